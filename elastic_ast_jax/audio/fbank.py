@@ -1,0 +1,97 @@
+"""Kaldi log-mel filterbank features in NumPy: what prediction computes, and the yardstick of the training graph.
+
+Source: Kaldi's `compute-fbank-feats` with `htk_compat`, `use_energy=false`, a Hanning window and no dither, as
+`torchaudio.compliance.kaldi.fbank` computes it for AST and ElasticAST.
+"""
+
+import functools
+import hashlib
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from elastic_ast_jax.lengths import FrontendSpec
+
+PREEMPHASIS = 0.97
+# Smallest mel energy: the resolution of float32 at 1.
+ENERGY_FLOOR = float(np.finfo(np.float32).eps)
+_LOWEST_HZ = 20.0
+
+
+def hanning(window: int) -> Float32[np.ndarray, 'window']:
+    """The symmetric Hann window; 0 at both ends."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / (window - 1))).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def mel_filters(sample_rate: int, fft_length: int, bins: int) -> Float32[np.ndarray, 'spectrum mels']:
+    """Triangular mel filters from 20 Hz to half the sample rate over the bins of a real FFT.
+
+    Kaldi's triangles are linear in mel, not in Hz: `mel(f) = 1127 ln(1 + f / 700)`.
+    """
+
+    def mel(hertz):
+        return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)
+
+    edges = np.linspace(mel(_LOWEST_HZ), mel(sample_rate / 2), bins + 2)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    spectrum = mel(np.arange(fft_length // 2) * sample_rate / fft_length)[:, None]
+    triangles = np.minimum((spectrum - left) / (centre - left), (right - spectrum) / (right - centre))
+    filters = np.zeros((fft_length // 2 + 1, bins), np.float32)  # Kaldi leaves the Nyquist bin out
+    filters[:-1] = np.maximum(0.0, triangles)
+    filters.setflags(write=False)  # cached, so shared
+    return filters
+
+
+def log_mel(
+    waveform: Float[np.ndarray, 'samples'], spec: FrontendSpec, shift: int | None = None
+) -> Float32[np.ndarray, 'frames mels']:
+    """Natural log of mel energies of one clip, before normalisation.
+
+    Args:
+        waveform: Samples in [-1, 1] at `spec.sample_rate`. Its mean is removed first. A waveform shorter than a window is
+            zero-padded to one.
+        spec: The frontend.
+        shift: Samples between frames; `spec.shift()` if None.
+
+    Raises:
+        ValueError: An empty waveform, or values that are not finite.
+    """
+    if waveform.ndim != 1 or not len(waveform):
+        raise ValueError(f'a waveform has shape [samples] with at least one sample, not {list(waveform.shape)}')
+    shift = spec.shift() if shift is None else shift
+    samples = np.asarray(waveform, np.float32)
+    samples = samples - samples.mean()
+    samples = np.pad(samples, (0, max(0, spec.window - len(samples))))
+    count = int(spec.frames(len(samples), shift))
+    frames = np.lib.stride_tricks.sliding_window_view(samples, spec.window)[: (count - 1) * shift + 1 : shift]
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    windowed = (frames - np.float32(PREEMPHASIS) * before) * hanning(spec.window)
+    spectrum = np.fft.rfft(windowed, spec.fft_length, axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    energies = power.astype(np.float32) @ mel_filters(spec.sample_rate, spec.fft_length, spec.mel_bins)
+    features = np.log(np.maximum(energies, np.float32(ENERGY_FLOOR)))
+    if not np.isfinite(features).all():
+        raise ValueError('the waveform has values that are not finite, or too large for float32 energies')
+    return features
+
+
+def normalise(log_mels: Float[np.ndarray, 'frames mels'], spec: FrontendSpec) -> Float32[np.ndarray, 'frames mels']:
+    """`(x - mean) / (2 * std)`, AST's convention."""
+    return ((log_mels - spec.mean) / (2 * spec.std)).astype(np.float32)
+
+
+def fingerprint(spec: FrontendSpec) -> str:
+    """A short hash of what this frontend computes for a golden waveform, rounded to 0.01 so that machines agree.
+
+    It changes when the spec changes or when the code computes something else; stored with a model and checked at loading.
+    """
+    n = np.arange(2 * spec.sample_rate // 10 + 3 * spec.window)
+    phase = n / spec.sample_rate
+    golden = 0.5 * np.sin(2 * np.pi * (200 + 3000 * phase) * phase) + 0.1 * (((n * n) % 97) / 48.0 - 1.0)
+    features = normalise(log_mel(golden.astype(np.float32), spec), spec)
+    summary = np.concatenate([features.mean(axis=0), features.std(axis=0), [len(features)]])
+    digest = hashlib.sha256(repr(spec).encode())
+    digest.update(np.round(summary * 100).astype(np.int64).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,106 @@
+"""PackedBatch: the one contract between the pipeline, the model, the loss and prediction.
+
+Letters: R rows, T tokens a row, P values a patch, S clip slots a row, C classes. A clip's tokens are contiguous in its
+row; slots are numbered from 1 in `segment_ids`, and slot s of the other fields is the clip with segment id s + 1.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+NO_CLIP = -1
+NO_SEGMENT = 0
+
+
+class PackedBatch(NamedTuple):
+    """Rows of packed clips. NumPy on the host, `jax.Array` on devices; a pytree either way.
+
+    An empty row, or the empty end of one, is all padding and contributes nothing to any sum.
+    """
+
+    patches: Float[Any, 'R T P']  # normalised log-mel patches, mel-major inside; 0 in padding
+    segment_ids: Int[Any, 'R T']  # 1..S: the clip slot of a token; 0 in padding
+    freq_pos: Int[Any, 'R T']  # row of the clip's patch grid; 0 in padding
+    time_pos: Int[Any, 'R T']  # column of the clip's patch grid; 0 in padding
+    labels: Int[Any, 'R S'] | Float[Any, 'R S C']  # class of a slot, or its multi-hot target; 0 in an empty slot
+    valid: Bool[Any, 'R S']  # the slot holds a clip
+    clip_id: Int[Any, 'R S']  # index of the clip in its split; -1 in an empty slot
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """The static shape of every batch of one kind of step; one compilation belongs to it."""
+
+    rows: int
+    tokens: int
+    slots: int
+    patch_size: int
+    classes: int
+    multi_label: bool = False
+    dtype: Any = np.float32
+
+    def fields(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of each field."""
+        r, t, s = self.rows, self.tokens, self.slots
+        labels = ((r, s, self.classes), np.float32) if self.multi_label else ((r, s), np.int32)
+        return {
+            'patches': ((r, t, self.patch_size), self.dtype),
+            'segment_ids': ((r, t), np.int32),
+            'freq_pos': ((r, t), np.int32),
+            'time_pos': ((r, t), np.int32),
+            'labels': labels,
+            'valid': ((r, s), np.bool_),
+            'clip_id': ((r, s), np.int32),
+        }
+
+    def empty(self) -> PackedBatch:
+        """A batch of padding alone."""
+        arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self.fields().items()}
+        arrays['clip_id'].fill(NO_CLIP)
+        return PackedBatch(**arrays)
+
+    def abstract(self) -> PackedBatch:
+        """Shapes and dtypes without data, for `jax.eval_shape` and ahead-of-time compilation."""
+        import jax  # the one use of JAX here; the rest serves the host
+
+        return PackedBatch(**{name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.fields().items()})
+
+
+def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> None:
+    """Checks a host batch against its contract.
+
+    Args:
+        batch: NumPy arrays.
+        shape: What they must look like.
+        grid: Rows of the frequency and of the time position table.
+
+    Raises:
+        ValueError: Names the field, the row and what is wrong.
+    """
+    for name, (expected, dtype) in shape.fields().items():
+        array = getattr(batch, name)
+        if array.shape != expected or array.dtype != dtype:
+            raise ValueError(f'PackedBatch.{name} is {array.dtype}{list(array.shape)}, must be {np.dtype(dtype)}{list(expected)}')
+    if not np.isfinite(batch.patches).all():
+        row = int(np.argwhere(~np.isfinite(batch.patches).all((1, 2)))[0, 0])
+        raise ValueError(f'PackedBatch.patches of row {row} holds values that are not finite')
+    for row in range(shape.rows):
+        ids, valid = batch.segment_ids[row], batch.valid[row]
+        real = ids != NO_SEGMENT
+        used = ids[real]
+        if ids.min() < 0 or ids.max() > shape.slots:
+            raise ValueError(f'PackedBatch.segment_ids of row {row} leave 0..{shape.slots}: {int(ids.min())}..{int(ids.max())}')
+        if not real[: len(used)].all() or (np.diff(used) < 0).any():
+            raise ValueError(f'PackedBatch.segment_ids of row {row}: clips must be contiguous, in the order of their slots')
+        if not np.array_equal(np.unique(used), np.flatnonzero(valid) + 1):
+            raise ValueError(f'PackedBatch.valid of row {row} does not match the slots its tokens name')
+        if not np.array_equal(batch.clip_id[row] != NO_CLIP, valid):
+            raise ValueError(f'PackedBatch.clip_id of row {row} must be {NO_CLIP} exactly in empty slots')
+        for name, limit in zip(('freq_pos', 'time_pos'), grid):
+            positions = getattr(batch, name)[row]
+            if positions.min() < 0 or positions.max() >= limit or positions[~real].any():
+                raise ValueError(f'PackedBatch.{name} of row {row} must be 0..{limit - 1}, and 0 in padding')
+        if batch.patches[row][~real].any():
+            raise ValueError(f'PackedBatch.patches of row {row} must be 0 in padding')

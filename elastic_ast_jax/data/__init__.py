@@ -1,0 +1,1 @@
+"""Clips with known lengths and labels, and the batches made of them."""

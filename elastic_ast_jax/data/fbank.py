@@ -1,0 +1,50 @@
+"""The fbank of `elastic_ast_jax.audio.fbank` as a TensorFlow graph, for all clips of a row at once.
+
+The clips of a row stand one after another in one flat array of samples, each at a multiple of a block. A frame is then a
+run of whole blocks, so frames of any clip at any shift come out of a single gather of blocks.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.lengths import FrontendSpec
+
+
+def block_size(spec: FrontendSpec, shifts: Iterable[int]) -> int:
+    """The longest block that windows and all these shifts are multiples of, in samples."""
+    return math.gcd(spec.window, *(int(shift) for shift in shifts))
+
+
+def log_mel(samples: tf.Tensor, frame_start: tf.Tensor, spec: FrontendSpec, block: int) -> tf.Tensor:
+    """Natural log of mel energies, before normalisation.
+
+    Every step after the gather is linear up to the power spectrum, which lets two per-frame steps of Kaldi move: the
+    pre-emphasis runs once over the samples, and what it leaves of a frame's offset m, (1 - 0.97) m, is taken off after it.
+    The first sample of a frame, which Kaldi pre-emphasises with itself, is multiplied by the window's 0 either way.
+
+    Args:
+        samples: float32 `[n * block]`, each clip with its mean removed and zeros up to a multiple of `block`.
+        frame_start: int32 `[frames]`, the block at which each frame starts; its window must lie within the samples.
+        spec: The frontend.
+        block: See `block_size`.
+
+    Returns:
+        float32 `[frames, mels]`.
+    """
+    per_window = spec.window // block
+    index = frame_start[:, None] + tf.range(per_window)[None, :]
+    sums = tf.reduce_sum(tf.reshape(samples, [-1, block]), axis=1)
+    offset = tf.reduce_sum(tf.gather(sums, index), axis=1, keepdims=True) / spec.window
+    emphasised = samples - fbank.PREEMPHASIS * tf.concat([samples[:1], samples[:-1]], axis=0)
+    frames = tf.reshape(tf.gather(tf.reshape(emphasised, [-1, block]), index), [-1, spec.window])
+    windowed = (frames - (1 - fbank.PREEMPHASIS) * offset) * fbank.hanning(spec.window)
+    # Padding here and not by the transform's own argument, which costs a further copy.
+    padded = tf.pad(windowed, [[0, 0], [0, spec.fft_length - spec.window]])
+    spectrum = tf.signal.rfft(padded)
+    power = tf.math.real(spectrum * tf.math.conj(spectrum))
+    energies = tf.matmul(power, fbank.mel_filters(spec.sample_rate, spec.fft_length, spec.mel_bins))
+    return tf.math.log(tf.maximum(energies, np.float32(fbank.ENERGY_FLOOR)))

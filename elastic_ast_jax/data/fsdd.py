@@ -1,0 +1,55 @@
+"""The Free Spoken Digit Dataset: 3,000 recordings at 8 kHz of six people saying the digits 0 to 9, 50 times each.
+
+Source: https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), whose split this is: the first five
+recordings of every digit and speaker are for testing.
+"""
+
+import os
+import re
+
+from elastic_ast_jax.data.sources import DataError, FileClip, FileSource
+
+__all__ = ['load']
+
+_NAME = re.compile(r'(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav', re.IGNORECASE)
+_TEST_INDICES = 5
+
+
+def load(root: str | os.PathLike, split: str, rate: int) -> FileSource:
+    """The clips of a split in order of file name; the label is the digit.
+
+    Args:
+        root: Folder with the recordings, `{digit}_{speaker}_{index}.wav`. Files that are not WAV are ignored.
+        split: `'test'` is indices 0 to 4, `'train'` the rest.
+        rate: Sample rate in Hz that everything is resampled to.
+
+    Raises:
+        DataError: the folder is missing, has no recordings, none of the split, or a WAV file of another name; and whatever
+            `FileSource` refuses.
+    """
+    if split not in ('train', 'test'):
+        raise DataError(f"FSDD has no split {split!r}: use 'train' or 'test'")
+    root = os.path.abspath(root)
+    advice = 'pass --config.data.root=FOLDER with the recordings ({digit}_{speaker}_{index}.wav)'
+    inner = os.path.join(root, 'recordings')
+    if os.path.isdir(inner):
+        advice += f', perhaps --config.data.root={inner}'
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        raise DataError(f'{root}: no folder that can be listed ({error.strerror}): {advice}') from error
+    recordings = [name for name in names if name.lower().endswith('.wav')]
+    if not recordings:
+        raise DataError(f'{root}: no recordings in this folder: {advice}')
+    clips = []
+    for name in recordings:
+        match = _NAME.fullmatch(name)
+        if not match:
+            raise DataError(f'{os.path.join(root, name)}: FSDD has no recording of this name: move the file elsewhere, '
+                            f'or {advice}')
+        if (int(match['index']) < _TEST_INDICES) == (split == 'test'):
+            clips.append(FileClip(os.path.join(root, name), name, None, None, (match['digit'],), ''))
+    if not clips:
+        raise DataError(f"{root}: none of the {len(recordings)} recordings is of split {split!r} ('test' is indices 0 to "
+                        f"{_TEST_INDICES - 1}, 'train' the rest): {advice}")
+    return FileSource(clips, rate, root)

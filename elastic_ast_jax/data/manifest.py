@@ -1,0 +1,208 @@
+"""Manifests: a file that lists recordings, or parts of them, with their labels.
+
+JSON Lines (`.jsonl`, `.json`), one object a line:
+
+    {"audio": "dogs/rex.wav", "labels": ["dog", "bark"], "start": 1.5, "end": 4.0, "split": "train"}
+
+or CSV (`.csv`) with the same names as columns and labels separated by `;`. `start`, `end` (seconds) and `split` may be left
+out. Paths are absolute or relative to the manifest. UTF-8. Nothing in a manifest is ignored but blank lines.
+"""
+
+import collections
+import csv
+import difflib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from elastic_ast_jax.data import headers
+from elastic_ast_jax.data.sources import DataError, FileClip, FileSource
+
+__all__ = ['load']
+
+_FIELDS = ('audio', 'labels', 'start', 'end', 'split')
+_REQUIRED = ('audio', 'labels')
+_EXAMPLE = '{"audio": "a.wav", "labels": ["dog"]}'
+
+
+def load(path: str | os.PathLike, split: str | None, rate: int) -> FileSource:
+    """The clips of a manifest, in its order.
+
+    Args:
+        path: The manifest.
+        split: Take only the lines of this split. Where no line has a split, every clip belongs to every split.
+            None takes all lines.
+        rate: Sample rate in Hz that everything is resampled to.
+
+    Raises:
+        DataError: the manifest is missing, not UTF-8, empty, or of another suffix; lines that do not parse, have unknown or
+            missing fields or wrong types (all are counted and the first ten named); only some lines have a split; no line
+            has the split asked for; and whatever `FileSource` refuses.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in ('.jsonl', '.json', '.csv'):
+        raise DataError(f'{path}: the suffix of a manifest is .jsonl or .json (one object a line) or .csv, not {suffix!r}')
+    rows = _csv_rows if suffix == '.csv' else _json_rows
+    folder = os.path.abspath(path.parent)
+    clips, splits, problems = [], [], []
+    for line, row in rows(_text(path), path):
+        found = [row] if isinstance(row, str) else _problems(row)
+        if found:
+            problems.append(f'line {line}: ' + '; '.join(found))
+            continue
+        labels = row['labels']
+        clips.append(FileClip(
+            path=os.path.join(folder, row['audio']),
+            name=row['audio'],
+            start=_seconds(row.get('start')),
+            end=_seconds(row.get('end')),
+            labels=(labels,) if isinstance(labels, str) else tuple(labels),
+            where=f'{path.name} line {line}'))
+        splits.append(row.get('split'))
+    if problems:
+        raise DataError(f'{path}: {len(problems)} of its lines cannot be used:\n{headers.listing(problems)}')
+    if not clips:
+        raise DataError(f'{path}: the manifest lists no clips: write one a line')
+    return FileSource(_of_split(clips, splits, split, path), rate, folder)
+
+
+def _of_split(clips: list[FileClip], splits: list[str | None], split: str | None, path: Path) -> list[FileClip]:
+    counts = collections.Counter(splits)
+    if counts[None] == len(splits):
+        return clips
+    if counts[None]:
+        raise DataError(f'{clips[splits.index(None)].place}: has no split, as have {counts[None] - 1} more lines, but others '
+                        f'have: give every line of {path} a split, or none')
+    if split is None:
+        return clips
+    if split not in counts:
+        there = ', '.join(f'{name!r} ({number} clips)' for name, number in sorted(counts.items()))
+        raise DataError(f'{path}: no line has split {split!r}; the splits there are: {there}')
+    return [clip for clip, name in zip(clips, splits, strict=True) if name == split]
+
+
+def _problems(row: dict[str, Any]) -> list[str]:
+    """What is wrong with the fields of a line."""
+    found = [_unknown('key', name) for name in row if name not in _FIELDS]
+    found += [f'{name} is missing' for name in _REQUIRED if name not in row]
+    if 'audio' in row and not (isinstance(row['audio'], str) and row['audio'].strip()):
+        found.append(f'audio={row["audio"]!r} must be the path of a recording')
+    if 'labels' in row:
+        labels = [row['labels']] if isinstance(row['labels'], str) else row['labels']
+        if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
+            found.append(f'labels={row["labels"]!r} must be a list of names, or one name; none may be empty')
+        elif len(set(labels)) < len(labels):
+            found.append(f'labels={row["labels"]!r} has a label twice')
+    for name in ('start', 'end'):
+        value = row.get(name)
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= sys.float_info.max):
+            found.append(f'{name}={value!r} must be a number of seconds from 0 on')
+    split = row.get('split')
+    if split is not None and not (isinstance(split, str) and split.strip()):
+        found.append(f'split={split!r} must be a name')
+    return found
+
+
+def _seconds(value: int | float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line numbers with their objects, or with what is wrong."""
+    if text.lstrip().startswith('['):
+        raise DataError(f'{path}: begins with a list: write one JSON object a line, without brackets and commas around them')
+    # Not splitlines: a JSON string may hold characters which that takes for line ends.
+    for number, line in enumerate(text.split('\n'), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            yield number, f'is not JSON ({error}): write one object a line, such as {_EXAMPLE}'
+            continue
+        yield number, row if isinstance(row, dict) else f'{line.strip()[:40]!r} is not an object such as {_EXAMPLE}'
+
+
+def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line numbers (the first, of a row over several) with the fields as JSON would give them, or with what is wrong."""
+    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+    columns = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # What follows broken quotes cannot be told apart, so this is the last line reported.
+            yield line, f'is not CSV ({error}): check the quotes'
+            return
+        if not cells:
+            continue
+        if columns is None:
+            columns = [cell.strip() for cell in cells]
+            _check_columns(columns, path)
+        elif len(cells) != len(columns):
+            yield line, f'has {len(cells)} cells for the columns {", ".join(columns)}: quote cells that hold commas'
+        else:
+            yield line, {name: _cell(name, cell) for name, cell in zip(columns, cells, strict=True)}
+
+
+def _check_columns(columns: list[str], path: Path) -> None:
+    problems = [_unknown('column', name) for name in columns if name not in _FIELDS]
+    problems += [f'column {name!r} is missing' for name in _REQUIRED if name not in columns]
+    problems += [f'column {name!r} is there twice' for name, number in collections.Counter(columns).items() if number > 1]
+    if problems:
+        raise DataError(f'{path}: the first line must name the columns ({", ".join(_FIELDS)}), separated by commas: '
+                        + '; '.join(problems))
+
+
+def _cell(name: str, cell: str) -> Any:
+    """A cell as JSON would give it; one that is no number stays text, for `_problems` to refuse."""
+    if name == 'labels':
+        return [label.strip() for label in cell.split(';')] if cell.strip() else []
+    if name == 'audio' or cell.strip():
+        if name not in ('start', 'end'):
+            return cell
+        try:
+            return float(cell)
+        except ValueError:
+            return cell
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f'{path}: no such manifest: check the path') from error
+    except IsADirectoryError as error:
+        raise DataError(f'{path}: is a folder, not a manifest: pass the .jsonl or .csv file in it') from error
+    except OSError as error:
+        raise DataError(f'{path}: the manifest cannot be read ({error.strerror})') from error
+    try:
+        return data.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        line = data[:error.start].count(b'\n') + 1
+        raise DataError(f'{path}: line {line} is not UTF-8 ({error.reason}): save the manifest as UTF-8') from error
+
+
+def _unknown(kind: str, name: str) -> str:
+    nearest = difflib.get_close_matches(name.lower(), _FIELDS, n=1, cutoff=0.0)[0]
+    return f'unknown {kind} {name!r}, the nearest valid one is {nearest!r}'
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f'a key is there twice among {", ".join(name for name, _ in pairs)}')
+    return row
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f'{name} is not a number')

@@ -1,0 +1,228 @@
+"""Sources: the clips of one split with their lengths and labels, known before a sample is read."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from elastic_ast_jax import lengths
+from elastic_ast_jax.audio import reading
+from elastic_ast_jax.audio.reading import AudioError, Header
+from elastic_ast_jax.data import headers
+
+__all__ = ['DataError', 'FileClip', 'FileSource', 'Source', 'fingerprint', 'label_names', 'overlap', 'targets']
+
+# Durations in manifests are often rounded: an end this much past the recording's end, in seconds, means the end.
+_END_SLACK = 0.010
+
+
+class DataError(ValueError):
+    """A data set cannot be used. The message says which clips, what is wrong with them and what is allowed."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """One split of a data set, in its own order.
+
+    Attributes:
+        keys: A clip's name in messages and results, unique within the source: the path, or `path[start:end]` in seconds.
+        samples: Each clip's length at the sample rate the source was opened with.
+        labels: Each clip's labels; empty if it has none.
+        fingerprint: What `fingerprint` gives: changes when the data change.
+    """
+
+    keys: Sequence[str]
+    samples: Int64[np.ndarray, 'N']
+    labels: Sequence[tuple[str, ...]]
+    fingerprint: str
+
+    def read(self, i: int) -> Float32[np.ndarray, 'samples']:
+        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileClip:
+    """A recording, or a part of one.
+
+    Attributes:
+        path: Absolute path, for reading.
+        name: The path as shown: as the user wrote it.
+        start, end: The part in seconds; None is the recording's beginning, or its end.
+        labels: Names of its classes.
+        where: Where the clip is listed, for messages: 'manifest.jsonl line 7'. Empty if the path says it all.
+    """
+
+    path: str
+    name: str
+    start: float | None
+    end: float | None
+    labels: tuple[str, ...]
+    where: str
+
+    @property
+    def key(self) -> str:
+        """The clip's name in messages and results."""
+        if self.start is None and self.end is None:
+            return self.name
+        return f'{self.name}[{self.start or 0.0}:{"" if self.end is None else self.end}]'
+
+    @property
+    def place(self) -> str:
+        """The clip in an error message: where it is listed, and its name."""
+        return f'{self.where} ({self.key})' if self.where else self.key
+
+
+class FileSource:
+    """Clips of recordings in files: a `Source`. Opening it reads every recording's header, decoding happens in `read`.
+
+    Args:
+        clips: The clips, in the source's order.
+        rate: Sample rate in Hz that everything is resampled to.
+        cache_beside: Folder of the data, where headers are remembered (see `headers.cache_path`); None reads them all.
+
+    Raises:
+        DataError: no clips, recordings that cannot be used, parts that are empty or not within their recording, the same
+            part twice. All problems are counted and the first ten named.
+    """
+
+    def __init__(self, clips: Sequence[FileClip], rate: int, cache_beside: str | os.PathLike | None):
+        if not clips:
+            raise DataError('a source without clips: check the manifest or folder and the split asked for')
+        if rate < 1:
+            raise DataError(f'rate={rate}: the sample rate must be positive')
+        self.clips = tuple(clips)
+        self.rate = rate
+        paths = list(dict.fromkeys(clip.path for clip in self.clips))
+        cache = None if cache_beside is None else headers.cache_path(cache_beside)
+        found = dict(zip(paths, headers.look(paths, cache), strict=True))
+
+        problems, unusable, places = [], set(), {}
+        ranges = np.zeros((len(self.clips), 3), np.int64)  # first and last native frame, native rate
+        for i, clip in enumerate(self.clips):
+            header = found[clip.path]
+            if isinstance(header, AudioError):
+                if clip.path not in unusable:  # once for a recording with many parts
+                    unusable.add(clip.path)
+                    problems.append(f'{clip.where}: {header}' if clip.where else str(header))
+                continue
+            try:
+                first, last = _frames(clip, header)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            ranges[i] = first, last, header.rate
+            other = places.setdefault((os.path.normpath(clip.path), first, last), clip)
+            if other is not clip:
+                problems.append(f'{clip.place}: the same samples are listed before, in {other.place}: '
+                                f'keep one of them, with the labels of both')
+        if problems:
+            raise DataError(f'{_counted(len(problems), "problem")} in {_counted(len(self.clips), "clip")}:\n'
+                            f'{headers.listing(problems)}')
+
+        self._ranges = ranges[:, :2]
+        self.keys = tuple(clip.key for clip in self.clips)
+        self.labels = tuple(clip.labels for clip in self.clips)
+        self.samples = lengths.resampled(ranges[:, 1] - ranges[:, 0], ranges[:, 2], rate)
+        self.fingerprint = fingerprint(self.keys, self.samples, self.labels, rate)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, i: int) -> Float32[np.ndarray, 'samples']:
+        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long.
+
+        Raises:
+            AudioError: see `reading.read`.
+            DataError: the recording is no longer the one whose header was read.
+        """
+        first, last = self._ranges[i].tolist()
+        samples = reading.read(self.clips[i].path, self.rate, first, last)
+        if len(samples) != self.samples[i]:
+            raise DataError(f'{self.clips[i].place}: has {len(samples)} samples at {self.rate} Hz, but had {self.samples[i]} '
+                            f'when the data were opened: the file was changed meanwhile; start again')
+        return samples
+
+
+def fingerprint(keys: Sequence[str], samples: Int64[np.ndarray, 'N'], labels: Sequence[tuple[str, ...]], rate: int) -> str:
+    """SHA-256, in hexadecimal, of what a plan depends on: clips, lengths and labels in their order, and the sample rate."""
+    digest = hashlib.sha256(json.dumps([rate, list(keys), [list(names) for names in labels]]).encode())
+    digest.update(samples.astype('<i8').tobytes())
+    return digest.hexdigest()
+
+
+def label_names(source: Source) -> tuple[str, ...]:
+    """Every label of the source once, sorted: the classes of a model trained on it."""
+    return tuple(sorted({label for labels in source.labels for label in labels}))
+
+
+def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple[int, ...]]:
+    """Each clip's classes: positions of its labels in `names`.
+
+    Raises:
+        DataError: a clip has no label, or one that is not in `names`. All such clips are counted and the first ten named.
+    """
+    classes = {name: i for i, name in enumerate(names)}
+    if len(classes) != len(names):
+        twice = next(name for i, name in enumerate(names) if classes[name] != i)
+        raise DataError(f'the label {twice!r} is listed twice in the {len(names)} known labels: every class has one name')
+    found, wrong = [], []
+    for i, labels in enumerate(source.labels):
+        try:
+            found.append(tuple([classes[label] for label in labels]))
+        except KeyError:
+            wrong.append(i)
+        else:
+            if not labels:
+                wrong.append(i)
+    if not wrong:
+        return found
+    # Only what will be shown is compared with every known label: that takes a while when there are many of both.
+    problems = [_label_problem(source, i, names, classes) for i in wrong[:10]] + [''] * len(wrong[10:])
+    raise DataError(f'{_counted(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be used with the '
+                    f'{_counted(len(names), "known label")}:\n{headers.listing(problems)}')
+
+
+def overlap(a: Source, b: Source) -> int:
+    """How many keys two sources share: clips that are in both, if both name them in the same way."""
+    return len(set(a.keys) & set(b.keys))
+
+
+def _frames(clip: FileClip, header: Header) -> tuple[int, int]:
+    """First and last native frame of a clip."""
+    start = 0.0 if clip.start is None else clip.start
+    end = header.seconds if clip.end is None else clip.end
+    if not (math.isfinite(start) and math.isfinite(end)) or start < 0:
+        raise DataError(f'{clip.place}: start={start} and end={end} must be seconds from 0 on')
+    if clip.end is not None and end > header.seconds + _END_SLACK + 1e-9:
+        raise DataError(f'{clip.place}: end={end} s is past the end of the recording, which is {header.seconds:.3f} s long: '
+                        f'correct end, or leave it out to mean the end of the recording')
+    if start >= header.seconds:
+        raise DataError(f'{clip.place}: start={start} s is past the end of the recording, which is {header.seconds:.3f} s long')
+    if start >= end:
+        raise DataError(f'{clip.place}: start={start} s is not before end={end} s')
+    first = round(start * header.rate)
+    last = header.frames if clip.end is None else min(round(end * header.rate), header.frames)
+    if first >= last:
+        raise DataError(f'{clip.place}: from {start} s to {end} s there is no whole sample at {header.rate} Hz: '
+                        f'lengthen the clip or leave it out')
+    return first, last
+
+
+def _label_problem(source: Source, i: int, names: Sequence[str], classes: dict[str, int]) -> str:
+    place = source.clips[i].place if isinstance(source, FileSource) else source.keys[i]
+    unknown = next((label for label in source.labels[i] if label not in classes), None)
+    if unknown is None:
+        return f'{place}: no label: give it at least one, or leave the clip out'
+    nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0.0)
+    return f'{place}: unknown label {unknown!r}' + (f'; the nearest known one is {nearest[0]!r}' if nearest else '')
+
+
+def _counted(number: int, noun: str) -> str:
+    return f'{number} {noun}{"" if number == 1 else "s"}'

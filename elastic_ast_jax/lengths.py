@@ -1,0 +1,131 @@
+"""From samples to frames to patches to tokens: the one owner of this arithmetic.
+
+Everything here is plain integers, known before a sample is read. Whatever needs a length (index, plan, frontend,
+pipeline, prediction) asks a `FrontendSpec`; nothing recomputes one on its own.
+
+Array arguments work too: every function is made of `//`, comparisons and `maximum`, so a NumPy array of clips gives
+an array of lengths.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+# A product such as 10.0 * 2.3 may land a rounding error below the integer it means.
+_ROUNDING = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontendSpec:
+    """What turns a waveform into patches; travels unchanged from the config into the checkpoint.
+
+    Attributes:
+        sample_rate: Rate in Hz that every recording is resampled to.
+        window_ms: Length of an analysis window in milliseconds.
+        shift_ms: Distance between frames in milliseconds at frame-shift ratio 1.
+        mel_bins: Number of mel bins (F of a log-mel `[frames, mels]`).
+        mean, std: Statistics of the log-mel; the model sees `(log_mel - mean) / (2 * std)` (AST's convention).
+        patch_mels, patch_frames: Patch size. Patches do not overlap.
+        partial: What happens to the last frames of a clip that fill no whole patch: `'pad'` fills the patch up with zeros
+            (after normalisation: the data set's mean), `'floor'` drops them (the published code). A clip shorter than one
+            patch is padded to one either way.
+        max_frames: Longest clip in frames, and so the length of the time position table.
+    """
+
+    sample_rate: int = 16000
+    window_ms: float = 25.0
+    shift_ms: float = 10.0
+    mel_bins: int = 128
+    mean: float = -4.2677393
+    std: float = 4.5689974
+    patch_mels: int = 16
+    patch_frames: int = 16
+    partial: str = 'pad'
+    max_frames: int = 1024
+
+    def problems(self) -> list[str]:
+        """What makes this spec unusable, one sentence each; empty if nothing does."""
+        found = []
+        for name in ('sample_rate', 'window_ms', 'shift_ms', 'mel_bins', 'std', 'patch_mels', 'patch_frames', 'max_frames'):
+            if not getattr(self, name) > 0:
+                found.append(f'frontend.{name}={getattr(self, name)} must be positive')
+        if self.partial not in ('pad', 'floor'):
+            found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch up) or 'floor' (drop its frames)")
+        if found:
+            return found
+        if self.mel_bins % self.patch_mels:
+            found.append(
+                f'frontend.mel_bins={self.mel_bins} is not a multiple of frontend.patch_mels={self.patch_mels}: '
+                f'use {self.mel_bins // self.patch_mels * self.patch_mels or self.patch_mels} mel bins or another patch size')
+        if self.max_frames % self.patch_frames:
+            found.append(
+                f'frontend.max_frames={self.max_frames} is not a multiple of frontend.patch_frames={self.patch_frames}: '
+                f'use {-(-self.max_frames // self.patch_frames) * self.patch_frames}')
+        if self.window < 2 or self.shift() < 1:
+            found.append(f'frontend.window_ms={self.window_ms} and shift_ms={self.shift_ms} are less than a sample at {self.sample_rate} Hz')
+        return found
+
+    @property
+    def window(self) -> int:
+        """Samples in an analysis window (Kaldi truncates)."""
+        return int(self.sample_rate * self.window_ms * 0.001 + _ROUNDING)
+
+    @property
+    def fft_length(self) -> int:
+        """The window rounded up to a power of two, as Kaldi does."""
+        return 1 << (self.window - 1).bit_length()
+
+    @property
+    def mel_patches(self) -> int:
+        """Patches in frequency: rows of a clip's patch grid."""
+        return self.mel_bins // self.patch_mels
+
+    @property
+    def max_time_patches(self) -> int:
+        """Patches in time of the longest clip: rows of the time position table."""
+        return self.max_frames // self.patch_frames
+
+    @property
+    def patch_size(self) -> int:
+        """Values in a patch (P of a PackedBatch)."""
+        return self.patch_mels * self.patch_frames
+
+    def shift(self, ratio: float = 1.0) -> int:
+        """Samples between frames at a frame-shift ratio: whole milliseconds, `int(shift_ms * ratio)`, as in the paper.
+
+        At ratio 1 the shift is `shift_ms` itself, which may be a fraction of a millisecond.
+        """
+        milliseconds = self.shift_ms if ratio == 1.0 else int(self.shift_ms * ratio + _ROUNDING)
+        return int(self.sample_rate * milliseconds * 0.001 + _ROUNDING)
+
+    def frames(self, samples: Any, shift: Any) -> Any:
+        """Frames of a waveform: windows that fit wholly (Kaldi's `snip_edges`); at least one, of a zero-padded waveform."""
+        return np.maximum(1, 1 + (samples - self.window) // shift)
+
+    def samples_for(self, frames: Any, shift: Any) -> Any:
+        """The fewest samples that give this many frames."""
+        return self.window + (frames - 1) * shift
+
+    def time_patches(self, frames: Any) -> Any:
+        """Patches in time, by the rule of `partial`; at least one."""
+        whole = frames // self.patch_frames
+        if self.partial == 'pad':
+            whole = -(-frames // self.patch_frames)
+        return np.maximum(1, whole)
+
+    def tokens(self, frames: Any) -> Any:
+        """Tokens of a clip: its grid of mel patches times time patches."""
+        return self.mel_patches * self.time_patches(frames)
+
+
+def resampled(samples: Any, rate: Any, target: int) -> Any:
+    """Samples after resampling from `rate` to `target` Hz: `ceil(samples * target / rate)` in integers, as librosa counts."""
+    return -(-samples * target // rate)
+
+
+def kept_tokens(tokens: Any, dropout: float) -> Any:
+    """Tokens left by token dropout: `max(1, int((1 - dropout) * n))` (paper, section 3.2)."""
+    if not dropout:
+        return tokens
+    return np.maximum(1, np.floor((1.0 - dropout) * tokens + _ROUNDING).astype(np.int64))

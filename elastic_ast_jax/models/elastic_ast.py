@@ -1,0 +1,72 @@
+"""ElasticAST: patch embedding, positions, encoder, pooling per clip, head. From a PackedBatch to logits per clip slot."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from elastic_ast_jax.batch import PackedBatch
+from elastic_ast_jax.models import attention, pooling
+from elastic_ast_jax.models.encoder import Encoder, dense, layer_norm
+from elastic_ast_jax.models.positions import FactorisedPositions
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Width D, number of blocks, number of heads."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+# ViT's sizes; Ti, S, B and L have heads of width 64. Mi is for a laptop's processor.
+SIZES = {
+    'Mi': Size(128, 4, 4),
+    'Ti': Size(192, 12, 3),
+    'S': Size(384, 12, 6),
+    'B': Size(768, 12, 12),
+    'L': Size(1024, 24, 16),
+}
+
+
+class ElasticAST(nn.Module):
+    """Classifies the clips of packed rows. Source: Feng et al., Interspeech 2024 (arXiv 2407.08691).
+
+    Attributes:
+        size: Width, depth, heads.
+        classes: C.
+        grid: Rows of the frequency and of the time position table. A position beyond a table must be refused on the host.
+        attend: The attention; every implementation gives the same result.
+        pool: `'attention'` (one learned query, then a norm) or `'mean'` (the mean of a clip's tokens, then a norm).
+        scaled: Attention logits times 1/sqrt(head width), or unscaled as in the published code.
+        scan, remat: See `Encoder`.
+        dtype: Of the computation; parameters, softmax and logits are float32.
+    """
+
+    size: Size
+    classes: int
+    grid: tuple[int, int]
+    attend: attention.Attend = attention.plain
+    pool: str = 'attention'
+    scaled: bool = True
+    scan: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
+        size = self.size
+        x = dense(size.width, 'embed', self.dtype)(batch.patches)
+        x = x + FactorisedPositions(*self.grid, size.width, self.dtype, name='positions')(batch.freq_pos, batch.time_pos)
+        encoder = Encoder(size.depth, size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, name='encoder')
+        x = encoder(x, batch.segment_ids)
+        members = pooling.membership(batch.segment_ids, batch.valid.shape[1])
+        if self.pool == 'attention':
+            pooled = pooling.AttentionPool(size.heads, self.scaled, self.dtype, name='pool')(x, members)
+        else:
+            pooled = pooling.mean_pool(x, members)
+        pooled = layer_norm('norm_head', jnp.float32)(pooled)
+        return dense(self.classes, 'head', jnp.float32)(pooled)

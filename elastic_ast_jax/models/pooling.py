@@ -1,0 +1,61 @@
+"""From tokens to one vector per clip slot."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from elastic_ast_jax.models.encoder import dense, query_scale
+
+
+def membership(segment_ids: Int[Array, 'R T'], slots: int) -> Bool[Array, 'R T S']:
+    """Which slot each token belongs to; padding belongs to none."""
+    return segment_ids[:, :, None] == jnp.arange(1, slots + 1)
+
+
+class AttentionPool(nn.Module):
+    """One learned query, shared by all clips, attends over each clip's tokens (paper, section 3.1).
+
+    As the query is the same everywhere, a token has one logit per head; the softmax over a clip is a softmax over the members
+    of a segment, whose sums are products with the membership matrix. An empty slot gets a finite constant.
+    """
+
+    heads: int
+    scaled: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']) -> Float[Array, 'R S D']:
+        width = x.shape[-1]
+        split = (self.heads, width // self.heads)
+        learned = self.param('query', nn.initializers.normal(0.02), (width,))
+        q = dense(split, 'to_query', self.dtype)(learned.astype(self.dtype)) * query_scale(split[1], self.scaled)
+        k = dense(split, 'key', self.dtype)(x)
+        v = dense(split, 'value', self.dtype)(x)
+        logits = jnp.einsum('hc,rthc->rth', q, k, preferred_element_type=jnp.float32)
+        # The softmax does not depend on what is subtracted, so no gradient flows through the maximum.
+        fixed = jax.lax.stop_gradient(logits)
+        top = jnp.where(members[..., None], fixed[:, :, None, :], -jnp.inf).max(axis=1)  # [R, S, H]
+        top = jnp.where(jnp.isfinite(top), top, 0.0)
+        belongs = members.astype(jnp.float32)
+        # Padding tokens belong nowhere: 0 - 0 keeps their exponential finite.
+        shifted = jnp.where(members.any(axis=2)[..., None], logits - _of_token(belongs, top), 0.0)
+        weights = jnp.exp(shifted)
+        total = jnp.einsum('rts,rth->rsh', belongs, weights, precision='highest')
+        mixed = jnp.einsum('rts,rthc->rshc', belongs, weights[..., None] * v, precision='highest')
+        pooled = mixed / jnp.where(total > 0, total, 1.0)[..., None]
+        return dense(width, 'out', self.dtype, axis=(-2, -1))(pooled.astype(self.dtype))
+
+
+def _of_token(belongs: Float[Array, 'R T S'], value: Float[Array, 'R S H']) -> Float[Array, 'R T H']:
+    """The value of each token's slot, exactly: a sum of one term and zeros."""
+    return jnp.einsum('rts,rsh->rth', belongs, value, precision='highest')
+
+
+def mean_pool(x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']) -> Float[Array, 'R S D']:
+    """The mean over each clip's tokens; 0 for an empty slot."""
+    belongs = members.astype(jnp.float32)
+    total = jnp.einsum('rts,rtd->rsd', belongs, x.astype(jnp.float32), precision='highest')
+    return (total / jnp.maximum(belongs.sum(axis=1), 1.0)[..., None]).astype(x.dtype)

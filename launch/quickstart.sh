@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# From a fresh checkout to a trained, evaluated classifier; bash launch/quickstart.sh --help tells how.
+set -euo pipefail
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+usage() {
+  cat <<'TEXT'
+usage: bash launch/quickstart.sh [WORKDIR]
+
+Sets up .venv in the repository root (once), trains a small model on synthesised sounds, evaluates it, and predicts three
+clips of very different lengths. Nothing is downloaded but packages, and a CPU is enough. Called again, it uses what is there.
+
+  WORKDIR  where everything is kept (default: runs/quickstart in the repository root)
+TEXT
+}
+
+workdir=$root/runs/quickstart
+case ${1-} in
+  -h | --help)
+    usage
+    exit 0
+    ;;
+  -*)
+    printf "quickstart.sh: there is no option '%s'\n" "$1" >&2
+    usage >&2
+    exit 2
+    ;;
+  '') ;;
+  /*) workdir=$1 ;;
+  *) workdir=$PWD/$1 ;;
+esac
+if (($# > 1)); then
+  printf 'quickstart.sh: one WORKDIR, not %d\n' "$#" >&2
+  usage >&2
+  exit 2
+fi
+
+bash "$root/launch/install.sh" train
+unset PYTHONHOME PYTHONPATH  # an active environment's packages must not be found before those of .venv
+cd "$root"
+elastic_ast=.venv/bin/elastic-ast
+
+step() {
+  printf '\n== %s\n' "$1"
+  shift
+  printf '$ %s\n' "$*"
+  "$@"
+}
+
+step 'Train' "$elastic_ast" train --config=configs/quickstart.py --workdir="$workdir"
+step 'Evaluate' "$elastic_ast" evaluate --workdir="$workdir"
+# The manifest is written last, so it stands for complete clips.
+if [[ ! -e $workdir/clips/manifest.jsonl ]]; then
+  step 'Synthesise three clips: short, median, long' \
+    "$elastic_ast" synthesize "$workdir/clips" --config=configs/quickstart.py --clips=3
+fi
+step 'Predict them' "$elastic_ast" predict "$workdir" "$workdir/clips"
+
+cat <<TEXT
+
+== Done
+Model, metrics and settings: $workdir
+Evaluation:                  $workdir/eval
+Clips:                       $workdir/clips
+
+To classify recordings of your own (any length, any sample rate), with this model's labels:
+  $root/$elastic_ast predict $workdir RECORDING_OR_FOLDER ...
+To train on recordings of your own, with labels of your own, see configs/manifest.py:
+  $root/$elastic_ast train --config=configs/manifest.py --workdir=runs/mine
+TEXT

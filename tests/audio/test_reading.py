@@ -1,0 +1,226 @@
+import os
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elastic_ast_jax import lengths
+from elastic_ast_jax.audio import reading
+from elastic_ast_jax.audio.reading import AudioError, Header
+
+
+def noise(samples, channels=None, seed=0):
+    shape = samples if channels is None else (samples, channels)
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, shape).astype(np.float32)
+
+
+def tone(seconds, rate, hertz):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.fixture
+def wav(tmp_path):
+    def write(samples, rate=16000, name='a.wav', **kwargs):
+        path = str(tmp_path / name)
+        soundfile.write(path, samples, rate, **kwargs)
+        return path
+    return write
+
+
+def test_header_tells_what_read_returns(wav):
+    for name, rate, channels in (('a.wav', 8000, 1), ('b.flac', 44100, 2), ('c.ogg', 16000, 3), ('d.mp3', 22050, 1),
+                                 ('e.aiff', 48000, 6)):
+        path = wav(noise(2345, channels), rate, name)
+        assert reading.header(path) == Header(2345, rate, channels)
+        assert reading.read(path, rate).shape == (2345,)
+
+
+def test_16_bit_samples_are_divided_by_full_scale(wav):
+    samples = np.array([-32768, -1, 0, 1, 16384, 32767], np.int16)
+    read = reading.read(wav(samples), 16000)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, samples / 32768)
+
+
+def test_channels_are_averaged(wav):
+    samples = noise(1000, 3)
+    path = wav(samples, subtype='FLOAT')
+    np.testing.assert_allclose(reading.read(path, 16000), samples.astype(np.float64).mean(axis=1), atol=1e-7)
+
+
+@pytest.mark.parametrize('name', ['a.wav', 'a.flac', 'a.ogg', 'a.mp3'])
+def test_a_range_is_a_slice_of_the_whole(wav, name):
+    path = wav(noise(20000, 2), 44100, name)
+    whole = reading.read(path, 44100)
+    np.testing.assert_array_equal(reading.read(path, 44100, 7000, 9001), whole[7000:9001])
+    np.testing.assert_array_equal(reading.read(path, 44100, 19999), whole[19999:])
+
+
+def test_a_tone_stays_the_tone_at_another_rate(wav):
+    for native, rate in ((44100, 16000), (8000, 16000), (22050, 48000)):
+        read = reading.read(wav(tone(0.5, native, 440), native, subtype='FLOAT'), rate)
+        want = tone(0.5, rate, 440)
+        middle = slice(rate // 20, -rate // 20)  # the filter rings at the ends
+        np.testing.assert_allclose(read[middle], want[middle], atol=1e-3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3000), st.sampled_from([8000, 11025, 22050, 44100, 48000]), st.sampled_from([8000, 16000, 48000]))
+def test_lengths_after_resampling_are_those_that_were_planned(samples, native, rate):
+    read = reading.from_array(noise(samples), 'x', native, rate)
+    assert len(read) == lengths.resampled(samples, native, rate)
+
+
+def test_lengths_are_exact_where_a_rounded_ratio_is_not():
+    assert len(reading.from_array(noise(147), 'x', 11025, 48000)) == 640  # 147 * (48000 / 11025) is 640.0000000000001
+
+
+def test_threads_read_what_one_thread_reads(wav):
+    paths = [wav(noise(4000, seed=i), 8000, f'{i}.wav') for i in range(8)]
+    alone = [reading.read(path, 16000) for path in paths]
+    together = [None] * 8
+
+    def work(i):
+        for _ in range(5):
+            together[i] = reading.read(paths[i], 16000)
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize('call', [reading.header, lambda path: reading.read(path, 16000)])
+def test_files_that_are_no_recordings_are_refused_by_name(tmp_path, wav, call):
+    (tmp_path / 'text.wav').write_text('not a recording\n' * 100)
+    (tmp_path / 'empty.wav').touch()
+    (tmp_path / 'x.raw').write_bytes(bytes(1000))
+    wav(noise(0), name='silent.wav')
+    os.mkfifo(tmp_path / 'pipe.wav')
+    (tmp_path / 'link.wav').symlink_to('nowhere.wav')
+    for name, words in (('text.wav', 'libsndfile cannot read it .*[Ff]ormat not recognised'), ('empty.wav', 'empty'),
+                        ('silent.wav', 'no samples'), ('x.raw', 'without a header'), ('', 'folder'),
+                        ('missing.wav', 'no such file'), ('link.wav', 'no such file'),
+                        ('pipe.wav', 'not a regular file'), ('text.wav/b.wav', 'cannot be opened'),
+                        ('nul\0.wav', 'cannot be opened')):
+        path = str(tmp_path / name)
+        with pytest.raises(AudioError, match=words) as error:
+            call(path)
+        assert str(error.value).startswith(path)
+
+
+@pytest.mark.parametrize('name', ['a.wav', 'a.aiff', 'a.au', 'a.flac', 'a.mp3', 'a.caf'])
+def test_a_file_that_is_cut_short_is_refused(wav, name):
+    path = wav(noise(40000), name=name)
+    with open(path, 'r+b') as file:
+        file.truncate(os.path.getsize(path) // 2)
+    with pytest.raises(AudioError, match='cut short|malformed') as error:
+        reading.read(path, 16000)
+    assert str(error.value).startswith(path)
+
+
+def test_what_the_header_alone_tells_of_a_cut_is_known_before_decoding(wav):
+    path = wav(noise(1000))
+    with open(path, 'r+b') as file:
+        file.truncate(44 + 1000)
+    with pytest.raises(AudioError, match='promises 2000 bytes of samples and 1000 are there'):
+        reading.header(path)
+
+
+@pytest.mark.parametrize('size', [0x7FFFFFFF, 0xFFFFFFFF, 2044])  # programs that write to a pipe; one that counts the header
+def test_wav_sizes_that_writers_are_known_to_note_are_accepted(wav, size):
+    path = wav(noise(1000))
+    with open(path, 'r+b') as file:
+        file.seek(40)
+        file.write(size.to_bytes(4, 'little'))
+    assert reading.header(path) == Header(1000, 16000, 1)
+    assert len(reading.read(path, 16000)) == 1000
+
+
+@pytest.mark.parametrize('start, stop', [(-1, 5), (5, 5), (6, 5), (0, 101), (100, None)])
+def test_ranges_outside_the_recording_are_refused(wav, start, stop):
+    with pytest.raises(AudioError, match=r'has \[0, 100\)'):
+        reading.read(wav(noise(100)), 16000, start, stop)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('channels', [None, 2])
+def test_samples_that_are_not_finite_are_refused_with_their_time(wav, value, channels):
+    samples = noise(2000, channels)
+    samples[(1200,) if channels is None else (1200, 1)] = value
+    path = wav(samples, 8000, subtype='FLOAT')
+    with pytest.raises(AudioError, match=r'sample 1200 \(at 0\.150 s\)') as error:
+        reading.read(path, 16000, 1000)
+    assert str(error.value).startswith(path)
+    assert np.isfinite(reading.read(path, 16000, 0, 1200)).all()
+    with pytest.raises(AudioError, match=r'^x: sample 1200 \(at 0\.150 s\)'):
+        reading.from_array(samples, 'x', 8000, 16000)
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'int16', 'uint16', '>i2', '>u2', 'int32', 'uint32'])
+def test_integer_arrays_are_scaled_by_their_range(dtype):
+    info = np.iinfo(dtype)
+    samples = np.array([info.min, (info.min + info.max + 1) // 2, info.max], dtype)
+    read = reading.from_array(samples, 'x', 16000, 16000)
+    np.testing.assert_allclose(read, [-1, 0, 1 - 2.0 ** (1 - info.bits)], atol=1e-7)
+
+
+def test_an_array_reads_like_the_file_it_was_written_to(wav):
+    samples = np.random.default_rng(1).integers(-32768, 32767, (3000, 2), np.int16)
+    np.testing.assert_array_equal(reading.from_array(samples, 'x', 8000, 16000), reading.read(wav(samples, 8000), 16000))
+
+
+@pytest.mark.parametrize('samples, words', [
+    (np.zeros((2, 3, 4), np.float32), 'neither'),
+    (np.zeros((2, 16000), np.float32), 'transpose'),
+    (np.zeros((), np.float32), 'neither'),
+    (np.zeros(0, np.int16), 'no samples'),
+    (np.zeros((5, 0), np.int16), 'no samples'),
+    (np.zeros(5, np.int64), 'full scale'),
+    (np.zeros(5, bool), 'full scale'),
+    (np.zeros(5, np.complex64), 'full scale'),
+    (np.full(5, 1e300), 'infinite'),
+])
+def test_arrays_that_are_no_waveforms_are_refused(samples, words):
+    with pytest.raises(AudioError, match=f'^the clip: .*{words}'):
+        reading.from_array(samples, 'the clip', 16000, 16000)
+
+
+@pytest.mark.parametrize('rate, target', [(0, 16000), (16000, 0), (-8000, 16000)])
+def test_rates_below_one_are_refused(rate, target):
+    with pytest.raises(AudioError, match='^x: '):
+        reading.from_array(noise(10), 'x', rate, target)
+
+
+def test_find_lists_folders_sorted_and_keeps_what_is_named(tmp_path, wav):
+    for folder in ('d', 'd/sub', 'd/SUB.d'):
+        (tmp_path / folder).mkdir()
+    for name in ('d/b.WAV', 'd/a.opus', 'd/c.txt', 'd/sub/z.flac', 'd/sub/y.mp3', 'd/SUB.d/x.aif', 'd/noise.raw', 'notes.txt'):
+        (tmp_path / name).touch()
+    root = str(tmp_path)
+    assert reading.find([tmp_path / 'notes.txt', f'{root}/d', f'{root}/missing.wav']) == [
+        f'{root}/notes.txt', f'{root}/d/SUB.d/x.aif', f'{root}/d/a.opus', f'{root}/d/b.WAV', f'{root}/d/sub/y.mp3',
+        f'{root}/d/sub/z.flac', f'{root}/missing.wav']
+
+
+def test_find_follows_links_but_not_in_circles(tmp_path):
+    (tmp_path / 'd').mkdir()
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'd/a.wav').touch()
+    (tmp_path / 'elsewhere/b.wav').touch()
+    (tmp_path / 'd/link').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'd/self').symlink_to(tmp_path / 'd')
+    (tmp_path / 'elsewhere/back').symlink_to(tmp_path / 'd')
+    assert reading.find([str(tmp_path / 'd')]) == [str(tmp_path / 'd/a.wav'), str(tmp_path / 'd/link/b.wav')]
+
+
+def test_a_folder_without_recordings_is_refused(tmp_path):
+    (tmp_path / 'notes.txt').touch()
+    with pytest.raises(AudioError, match='no recording') as error:
+        reading.find([tmp_path])
+    assert str(error.value).startswith(str(tmp_path)) and '.flac' in str(error.value)
