@@ -82,7 +82,8 @@ def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> No
     for name, (expected, dtype) in shape.fields().items():
         array = getattr(batch, name)
         if array.shape != expected or array.dtype != dtype:
-            raise ValueError(f'PackedBatch.{name} is {array.dtype}{list(array.shape)}, must be {np.dtype(dtype)}{list(expected)}')
+            raise ValueError(
+                f'PackedBatch.{name} is {array.dtype}{list(array.shape)}, must be {np.dtype(dtype)}{list(expected)}')
     if not np.isfinite(batch.patches).all():
         row = int(np.argwhere(~np.isfinite(batch.patches).all((1, 2)))[0, 0])
         raise ValueError(f'PackedBatch.patches of row {row} holds values that are not finite')
@@ -98,7 +99,7 @@ def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> No
             raise ValueError(f'PackedBatch.valid of row {row} does not match the slots its tokens name')
         if not np.array_equal(batch.clip_id[row] != NO_CLIP, valid):
             raise ValueError(f'PackedBatch.clip_id of row {row} must be {NO_CLIP} exactly in empty slots')
-        for name, limit in zip(('freq_pos', 'time_pos'), grid):
+        for name, limit in zip(('freq_pos', 'time_pos'), grid, strict=True):
             positions = getattr(batch, name)[row]
             if positions.min() < 0 or positions.max() >= limit or positions[~real].any():
                 raise ValueError(f'PackedBatch.{name} of row {row} must be 0..{limit - 1}, and 0 in padding')

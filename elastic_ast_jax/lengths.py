@@ -51,7 +51,7 @@ class FrontendSpec:
             if not getattr(self, name) > 0:
                 found.append(f'frontend.{name}={getattr(self, name)} must be positive')
         if self.partial not in ('pad', 'floor'):
-            found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch up) or 'floor' (drop its frames)")
+            found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch) or 'floor' (drop its frames)")
         if found:
             return found
         if self.mel_bins % self.patch_mels:
@@ -63,7 +63,9 @@ class FrontendSpec:
                 f'frontend.max_frames={self.max_frames} is not a multiple of frontend.patch_frames={self.patch_frames}: '
                 f'use {-(-self.max_frames // self.patch_frames) * self.patch_frames}')
         if self.window < 2 or self.shift() < 1:
-            found.append(f'frontend.window_ms={self.window_ms} and shift_ms={self.shift_ms} are less than a sample at {self.sample_rate} Hz')
+            found.append(
+                f'frontend.window_ms={self.window_ms} and frontend.shift_ms={self.shift_ms} must be at least two samples and '
+                f'one sample at {self.sample_rate} Hz')
         return found
 
     @property

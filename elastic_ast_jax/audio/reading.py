@@ -15,6 +15,7 @@ import soundfile
 from jaxtyping import Float32, Shaped
 
 from elastic_ast_jax import lengths
+from elastic_ast_jax.errors import UserError
 
 __all__ = ['AudioError', 'Header', 'find', 'from_array', 'header', 'read']
 
@@ -30,7 +31,7 @@ _UNKNOWN_SIZE = 0x7FFF0000
 _SHORT_SECONDS = 0.010
 
 
-class AudioError(ValueError):
+class AudioError(UserError):
     """A recording cannot be used. The message begins with its path or name and says what is wrong and what to do."""
 
 

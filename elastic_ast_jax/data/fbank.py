@@ -13,6 +13,8 @@ import tensorflow as tf
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.lengths import FrontendSpec
 
+_BANDS = 4
+
 
 def block_size(spec: FrontendSpec, shifts: Iterable[int]) -> int:
     """The longest block that windows and all these shifts are multiples of, in samples."""
@@ -46,5 +48,16 @@ def log_mel(samples: tf.Tensor, frame_start: tf.Tensor, spec: FrontendSpec, bloc
     padded = tf.pad(windowed, [[0, 0], [0, spec.fft_length - spec.window]])
     spectrum = tf.signal.rfft(padded)
     power = tf.math.real(spectrum * tf.math.conj(spectrum))
-    energies = tf.matmul(power, fbank.mel_filters(spec.sample_rate, spec.fft_length, spec.mel_bins))
+    energies = tf.concat([tf.matmul(power[:, low:high], filters) for low, high, filters in _bands(spec)], axis=1)
     return tf.math.log(tf.maximum(energies, np.float32(fbank.ENERGY_FLOOR)))
+
+
+def _bands(spec: FrontendSpec) -> list[tuple[int, int, np.ndarray]]:
+    """The mel filters in a few parts, each with the range of the spectrum it covers: half the work of one large product."""
+    filters = fbank.mel_filters(spec.sample_rate, spec.fft_length, spec.mel_bins)
+    bands = []
+    for part in np.array_split(filters, min(_BANDS, spec.mel_bins), axis=1):
+        used = np.flatnonzero(part.any(axis=1))
+        low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)  # narrow filters may fall between two frequencies
+        bands.append((int(low), int(high), part[low:high]))
+    return bands

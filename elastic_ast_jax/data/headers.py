@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,11 +67,12 @@ def look(paths: Sequence[str | os.PathLike], cache: Path | None) -> list[Header 
 def cache_path(beside: str | os.PathLike) -> Path | None:
     """Where the headers of recordings in or below the folder `beside` are remembered; None if nothing can be written.
 
-    In the folder itself if it is writable, so that whoever uses the data next finds it; otherwise under
+    In the folder itself if it is writable (marked so, too: root may write anywhere), so that whoever uses the data next finds
+    it; otherwise under
     `${XDG_CACHE_HOME:-~/.cache}/elastic-ast/headers`.
     """
     beside = os.path.abspath(beside)
-    if os.path.isdir(beside) and os.access(beside, os.W_OK | os.X_OK):
+    if os.path.isdir(beside) and os.access(beside, os.W_OK | os.X_OK) and os.stat(beside).st_mode & stat.S_IWUSR:
         return Path(beside, _FILE)
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     folder = Path(base, 'elastic-ast', 'headers')

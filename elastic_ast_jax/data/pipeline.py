@@ -116,7 +116,7 @@ class RowReader:
         blocks = -(-np.maximum(draws.samples[members], frontend.window) // block)
         first_block = np.cumsum(blocks) - blocks
         samples = np.zeros(max(int(blocks.sum()) * block, frontend.window), np.float32)
-        for draw, place in zip(members, first_block * block):
+        for draw, place in zip(members, first_block * block, strict=True):
             waveform = self.source.read(int(draws.clip[draw]))
             start, count = draws.start[draw], draws.samples[draw]
             np.subtract(waveform[start : start + count], waveform.mean(), out=samples[place : place + count])
@@ -146,7 +146,7 @@ class RowReader:
             dropout_choice(seed, plan.epoch, int(draw), int(tokens), int(plan.draws.kept[draw]))
             if plan.draws.kept[draw] < tokens
             else None
-            for draw, tokens in zip(members, columns * mel_patches)
+            for draw, tokens in zip(members, columns * mel_patches, strict=True)
         ]
         layout = packing.row_layout(columns, mel_patches, kept)
         first_column = (np.cumsum(columns) - columns)[layout.segment_ids - 1]
@@ -186,7 +186,7 @@ def _row_graph(reader: RowReader) -> Any:
 
     def row(index: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.numpy_function(reader, [index], list(kinds.values()), stateful=False)
-        x = dict(zip(kinds, values))
+        x = dict(zip(kinds, values, strict=True))
         for name, tensor in x.items():
             tensor.set_shape([None] * ranks.get(name, 1))
         x['band_keep'].set_shape([None, frontend.mel_bins])

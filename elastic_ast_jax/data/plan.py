@@ -15,10 +15,11 @@ from jaxtyping import Float64, Int64
 from elastic_ast_jax import packing
 from elastic_ast_jax.data import random
 from elastic_ast_jax.data.random import Stream
+from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec, kept_tokens
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """A clip that does not fit, with its name and what to change."""
 
 
@@ -117,7 +118,7 @@ def draw(samples: Int64[np.ndarray, 'clips'], frontend: FrontendSpec, spec: Draw
 
 
 def _mask(width_words, start_words, limit, size) -> tuple[Int64[np.ndarray, 'N'], Int64[np.ndarray, 'N']]:
-    """Start and width of a mask: width uniform in [0, limit), start uniform in what is left (torchaudio's `mask_along_axis`)."""
+    """Start and width of a mask: width uniform in [0, limit), start in what is left (torchaudio's `mask_along_axis`)."""
     width: Float64[np.ndarray, 'N'] = random.uniform(width_words) * limit
     start = random.uniform(start_words) * (size - width)
     return start.astype(np.int64), width.astype(np.int64)

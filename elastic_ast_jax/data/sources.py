@@ -16,6 +16,7 @@ from elastic_ast_jax import lengths
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError, Header
 from elastic_ast_jax.data import headers
+from elastic_ast_jax.errors import UserError
 
 __all__ = ['DataError', 'FileClip', 'FileSource', 'Source', 'fingerprint', 'label_names', 'overlap', 'targets']
 
@@ -23,7 +24,7 @@ __all__ = ['DataError', 'FileClip', 'FileSource', 'Source', 'fingerprint', 'labe
 _END_SLACK = 0.010
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set cannot be used. The message says which clips, what is wrong with them and what is allowed."""
 
 

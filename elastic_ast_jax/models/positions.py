@@ -1,4 +1,4 @@
-"""Factorised learned positions: a frequency table and a time table, added at each token's grid position (paper, section 3.1)."""
+"""Factorised learned positions: a frequency and a time table, added at each token's grid position (paper, section 3.1)."""
 
 from typing import Any
 

@@ -113,6 +113,14 @@ def test_the_fingerprint_changes_with_the_data_and_only_then(clip):
     assert len(prints) == 8 and base not in prints
 
 
+def test_the_fingerprint_tells_values_apart_that_look_alike_joined():
+    one = np.array([10], np.int64)
+    prints = [sources.fingerprint(['a'], one, [('x', 'y')], 8000), sources.fingerprint(['a'], one, [('x', 'y')], 8001),
+              sources.fingerprint(['a'], one, [('xy',)], 8000), sources.fingerprint(['ax'], one, [('y',)], 8000),
+              sources.fingerprint(['a'], one + 1, [('x', 'y')], 8000)]
+    assert len(set(prints)) == 5
+
+
 def test_labels_become_class_numbers(clip):
     source = open_source(clip(labels=('dog', 'cat')), clip('b.wav', labels=('bird',)))
     assert sources.label_names(source) == ('bird', 'cat', 'dog')

@@ -1,0 +1,18 @@
+"""A small model on the embedded data set: a few minutes on two processor cores, nothing to download."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.data = dict(source='synthetic', synthetic_train=6000, synthetic_eval=400)
+    config.frontend = dict(
+        sample_rate=8000, mel_bins=64, mean=-4.99, std=4.25,
+        max_frames=1008,  # the longest clip has 10 s
+    )  # fmt: skip
+    config.augment = dict(token_dropout=0.0, freq_mask=0, time_mask=0.0)  # every clip is seen a few times only
+    config.packing = dict(rows=8, tokens=256, slots=32)
+    config.model = dict(size='Mi', width=96, depth=3)
+    config.train = dict(epochs=6)
+    config.optimizer = dict(rate=2e-3, b2=0.99, warmup_epochs=0.6)
+    return config

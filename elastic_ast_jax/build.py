@@ -1,0 +1,70 @@
+"""From a configuration to the parts that a step is made of."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from elastic_ast_jax import losses, optimizer
+from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax.config import Config
+from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.models.attention import Attend
+from elastic_ast_jax.models.elastic_ast import SIZES, ElasticAST, Size
+
+
+def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchShape:
+    """The shape of a batch of `rows` rows; of the config's if None."""
+    packing = config.packing
+    return BatchShape(
+        rows=rows or packing.rows, tokens=packing.tokens, slots=packing.slots, patch_size=config.frontend.patch_size,
+        classes=classes, multi_label=config.train.loss == 'bce')  # fmt: skip
+
+
+def model(config: Config, classes: int, attend: Attend, dtype: Any, scan: bool | None = None) -> ElasticAST:
+    """The network; `scan` overrides the config's, which changes no result.
+
+    Raises:
+        UserError: The width does not divide over the heads.
+    """
+    wanted, named = config.model, SIZES[config.model.size]
+    size = Size(wanted.width or named.width, wanted.depth or named.depth, wanted.heads or named.heads)
+    if size.width % size.heads:
+        raise UserError(f'model.width={size.width} does not divide over {size.heads} heads: set model.heads or another width')
+    frontend = config.frontend
+    return ElasticAST(
+        size=size, classes=classes, grid=(frontend.mel_patches, frontend.max_time_patches), attend=attend, pool=wanted.pool,
+        scaled=wanted.scaled, scan=wanted.scan if scan is None else scan, remat=wanted.remat, dtype=dtype)  # fmt: skip
+
+
+def init_params(network: ElasticAST, shape: BatchShape, seed: int) -> Any:
+    """Fresh parameters: a pure function of the network and the seed."""
+    return network.init(jax.random.key(seed), shape.empty())['params']
+
+
+def loss(config: Config) -> losses.Loss:
+    """The loss per clip."""
+    if config.train.loss == 'bce':
+        return losses.binary_cross_entropy
+    return losses.cross_entropy(config.train.label_smoothing)
+
+
+def rate(config: Config, epoch_ends: np.ndarray) -> optimizer.Schedule:
+    """The learning rate at each step; `epoch_ends[e]` steps are made by the end of epoch e."""
+    chosen, steps = config.optimizer, int(epoch_ends[-1])
+    warmup = math.ceil(chosen.warmup_epochs * steps / len(epoch_ends))
+    if chosen.schedule == 'published':
+        return optimizer.published(chosen.rate, epoch_ends, chosen.decay_from, chosen.decay_factor)
+    if chosen.schedule == 'constant':
+        return optimizer.constant(chosen.rate, warmup)
+    return optimizer.cosine(chosen.rate, steps, warmup)
+
+
+def update(config: Config, schedule: optimizer.Schedule) -> optax.GradientTransformation:
+    """The optimiser."""
+    chosen = config.optimizer
+    make = {'adamw': optimizer.adamw, 'adam_l2': optimizer.adam_l2}[chosen.kind]
+    return optimizer.clipped(
+        make(schedule, chosen.b1, chosen.b2, chosen.epsilon, chosen.weight_decay), chosen.clip_norm)

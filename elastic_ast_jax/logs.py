@@ -1,0 +1,85 @@
+"""What a run tells: a live line, `metrics.jsonl`, and TensorBoard events."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class MetricsLog:
+    """Appends metrics to `metrics.jsonl`, one JSON object a line, and to TensorBoard.
+
+    Steps that are replayed after a restart replace their lines.
+    """
+
+    def __init__(self, file: str | os.PathLike, tensorboard: str | os.PathLike, first_step: int):
+        """Opens the log of a run that is about to make `first_step`, and drops what was logged of it and of later steps."""
+        from tensorboard.summary import Writer  # not needed by those who only import the package
+
+        self._file = Path(file)
+        lines = [line for line in _whole_lines(self._file) if json.loads(line)['step'] <= first_step]
+        temporary = self._file.with_name(self._file.name + '.new')
+        temporary.write_text(''.join(lines), encoding='utf-8')
+        os.replace(temporary, self._file)
+        self._stream = open(self._file, 'a', encoding='utf-8')
+        self._events = Writer(str(tensorboard))
+
+    def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
+        """Logs numbers of `kind` ('train' or 'eval') after `step` steps."""
+        self._stream.write(json.dumps({'step': step, 'kind': kind, **values}) + '\n')
+        self._stream.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f'{kind}/{name}', value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+        self._events.close()
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """The lines of a file, without a last one that a crash cut off."""
+    if not file.exists():
+        return []
+    return [line for line in file.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
+
+
+class Progress:
+    """A line on the terminal that is written over; elsewhere a new line now and then."""
+
+    def __init__(self, stream: TextIO = sys.stderr, every: float = 10.0):
+        """`every`: seconds between lines where the stream is no terminal."""
+        self._stream, self._every = stream, every
+        self._live = stream.isatty()
+        self._last = time.monotonic() - every
+        self._width = 0
+
+    def show(self, text: str) -> None:
+        """Shows the state; cheap to call at every step."""
+        now = time.monotonic()
+        if now - self._last < (0.1 if self._live else self._every):
+            return
+        self._last = now
+        if self._live:
+            self._stream.write('\r' + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            self._stream.write(text + '\n')
+        self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._live and self._width:
+            self._stream.write('\r' + ' ' * self._width + '\r')
+            self._width = 0
+        self._stream.write(text + '\n')
+        self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'

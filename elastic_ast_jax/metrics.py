@@ -1,0 +1,85 @@
+"""Metrics of an evaluation, from the scores of every clip."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMetrics:
+    """One class against the others; NaN where the clips hold no example, or no counter-example."""
+
+    label: str
+    clips: int
+    accuracy: float  # share of the class's clips whose highest score is right
+    average_precision: float
+    auc: float
+    d_prime: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Of a whole split.
+
+    Attributes:
+        clips: Number of clips.
+        accuracy: Share of clips whose highest score is one of their classes.
+        mean_average_precision, auc, d_prime: Means over the classes that have them (macro); d' is that of the mean AUC.
+        classes_without: Number of classes without an example or a counter-example, left out of those means.
+        classes: Each class.
+    """
+
+    clips: int
+    accuracy: float
+    mean_average_precision: float
+    auc: float
+    d_prime: float
+    classes_without: int
+    classes: tuple[ClassMetrics, ...]
+
+
+def d_prime(auc: float) -> float:
+    """Sensitivity index, `sqrt(2) * inverse normal distribution of the AUC` (Gemmeke et al., 2017)."""
+    return float(np.sqrt(2) * norm.ppf(auc))
+
+
+def evaluate(scores: Float[np.ndarray, 'N C'], targets: Sequence[tuple[int, ...]], labels: Sequence[str]) -> Metrics:
+    """Metrics of scores `[N, C]` (the higher the likelier) against the classes of each clip.
+
+    Raises:
+        ValueError: No clips, or as many scores as clips are not there.
+    """
+    if not len(targets) or len(targets) != len(scores):
+        raise ValueError(f'{len(scores)} scores for {len(targets)} clips: metrics need at least one clip, and a score for each')
+    truth = np.zeros(scores.shape, bool)
+    for i, classes in enumerate(targets):
+        truth[i, list(classes)] = True
+    right = truth[np.arange(len(scores)), scores.argmax(axis=1)]
+    classes = []
+    for c, label in enumerate(labels):
+        examples = truth[:, c]
+        both = examples.any() and not examples.all()
+        auc = float(roc_auc_score(examples, scores[:, c])) if both else np.nan
+        classes.append(ClassMetrics(
+            label=label,
+            clips=int(examples.sum()),
+            accuracy=float(right[examples].mean()) if examples.any() else np.nan,
+            average_precision=float(average_precision_score(examples, scores[:, c])) if both else np.nan,
+            auc=auc,
+            d_prime=d_prime(auc),
+        ))  # fmt: skip
+    counted = [entry for entry in classes if not np.isnan(entry.auc)]
+    auc = float(np.mean([entry.auc for entry in counted])) if counted else np.nan
+    return Metrics(
+        clips=len(scores),
+        accuracy=float(right.mean()),
+        mean_average_precision=float(np.mean([entry.average_precision for entry in counted])) if counted else np.nan,
+        auc=auc,
+        d_prime=d_prime(auc),
+        classes_without=len(classes) - len(counted),
+        classes=tuple(classes),
+    )

@@ -1,0 +1,186 @@
+"""A workdir: what a run leaves behind, and all that evaluation and prediction need.
+
+    config.json        the resolved configuration
+    model.json         label names, and the fingerprint of the frontend that the model was trained with
+    plan.json          fingerprint of the plan, and the rows of each epoch
+    checkpoints/       see `checkpoints`
+    metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same
+    eval/              results of `elastic-ast evaluate`
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from elastic_ast_jax import config as configs
+from elastic_ast_jax.config import Config
+from elastic_ast_jax.errors import UserError
+
+# Keys that change where data lie or how a run is watched, not what it computes.
+_FREE = {'data.root', 'data.train', 'data.eval', 'data.workers', 'train.log_every', 'train.keep', 'train.save_every'}
+
+
+class WorkdirError(UserError):
+    """A workdir that cannot be used; names the path, what is wrong and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """What a model's numbers mean.
+
+    Attributes:
+        labels: Name of each class.
+        frontend: Fingerprint of the frontend (`audio.fbank.fingerprint`).
+    """
+
+    labels: tuple[str, ...]
+    frontend: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanRecord:
+    """The plan a run follows.
+
+    Attributes:
+        fingerprint: `data.plan.Planner.fingerprint` of the training split.
+        epoch_rows: Rows of each epoch, which the schedule of the learning rate needs.
+    """
+
+    fingerprint: str
+    epoch_rows: tuple[int, ...]
+
+
+class Workdir:
+    """Paths of a workdir, and its small files."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path).absolute()
+        self.checkpoints = self.path / 'checkpoints'
+        self.metrics = self.path / 'metrics.jsonl'
+        self.tensorboard = self.path / 'tensorboard'
+        self.evaluations = self.path / 'eval'
+
+    def prepare(self, config: Config) -> None:
+        """Makes the workdir for a run with this config, or checks that it belongs to one.
+
+        Raises:
+            WorkdirError: It cannot be written, holds other files, or belongs to another config; names the differing keys.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / '.writable'
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise WorkdirError(f'{self.path}: cannot be written ({error.strerror}); choose another --workdir') from error
+        file = self.path / 'config.json'
+        if file.exists():
+            self._check_same(config, self.config())
+        elif any(self.path.iterdir()):
+            raise WorkdirError(f'{self.path}: holds other files and no config.json; choose a new or empty --workdir')
+        _write(file, config.to_json())
+
+    def _check_same(self, config: Config, stored: Config) -> None:
+        new, old = config.flat(), stored.flat()
+        different = [key for key in new if new[key] != old[key] and key not in _FREE]
+        if different:
+            lines = '\n'.join(f'  - {key}: {old[key]!r} there, {new[key]!r} now' for key in different)
+            raise WorkdirError(
+                f'{self.path}: belongs to a run with another config:\n{lines}\nUse another --workdir, or the same values')
+
+    def config(self) -> Config:
+        """The stored config.
+
+        Raises:
+            WorkdirError: There is none, or it cannot be read.
+        """
+        values = self._read('config.json')
+        try:
+            return configs.from_dict(values)
+        except configs.ConfigError as error:
+            raise WorkdirError(f'{self.path / "config.json"}: {error}') from error
+
+    def contract(self) -> Contract:
+        """Labels and frontend fingerprint.
+
+        Raises:
+            WorkdirError: As `config`.
+        """
+        values = self._read('model.json')
+        return Contract(tuple(self._entry(values, 'model.json', 'labels')), self._entry(values, 'model.json', 'frontend'))
+
+    def set_contract(self, contract: Contract) -> None:
+        """Stores the contract, or checks that it is the stored one.
+
+        Raises:
+            WorkdirError: The data have other labels, or the frontend computes something else, than when the run began.
+        """
+        if (self.path / 'model.json').exists():
+            stored = self.contract()
+            if stored.labels != contract.labels:
+                gone = sorted(set(stored.labels) - set(contract.labels))
+                new = sorted(set(contract.labels) - set(stored.labels))
+                raise WorkdirError(f'{self.path}: the training data have other labels than when this run began: '
+                                   f'missing {gone}, new {new}; use another --workdir')
+            self.check_frontend(contract.frontend)
+        _write(self.path / 'model.json', json.dumps(dataclasses.asdict(contract), indent=2) + '\n')
+
+    def check_frontend(self, fingerprint: str) -> None:
+        """Checks that this code computes the features that the model was trained with.
+
+        Raises:
+            WorkdirError: It does not.
+        """
+        stored = self.contract().frontend
+        if stored != fingerprint:
+            raise WorkdirError(
+                f'{self.path}: the frontend of this installation (fingerprint {fingerprint}) computes other features than the '
+                f'one this model was trained with ({stored}), so its results would be wrong: restore the frontend section of '
+                f'config.json if it was changed, or use the version of elastic-ast-jax that trained it')
+
+    def plan(self) -> PlanRecord | None:
+        """The plan of the run, if one is stored."""
+        if not (self.path / 'plan.json').exists():
+            return None
+        values = self._read('plan.json')
+        return PlanRecord(
+            self._entry(values, 'plan.json', 'fingerprint'), tuple(self._entry(values, 'plan.json', 'epoch_rows')))
+
+    def set_plan(self, plan: PlanRecord) -> None:
+        _write(self.path / 'plan.json', json.dumps(dataclasses.asdict(plan)) + '\n')
+
+    def _read(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        if not self.path.is_dir():
+            near = difflib.get_close_matches(self.path.name, _siblings(self.path), 1)
+            hint = f'; did you mean {self.path.parent / near[0]}?' if near else ''
+            raise WorkdirError(f'{self.path}: there is no such workdir{hint}')
+        try:
+            values = json.loads(file.read_text(encoding='utf-8'))
+        except FileNotFoundError:
+            raise WorkdirError(
+                f'{self.path}: is no workdir of `elastic-ast train`, or its training never began: {name} is missing') from None
+        except (OSError, ValueError) as error:
+            raise WorkdirError(f'{file}: cannot be read ({error}); restore it or train again') from error
+        if not isinstance(values, dict):
+            raise WorkdirError(f'{file}: must hold a JSON object; restore it or train again')
+        return values
+
+    def _entry(self, values: dict[str, Any], name: str, key: str) -> Any:
+        if key not in values:
+            raise WorkdirError(f'{self.path / name}: has no entry {key!r}; restore it or train again')
+        return values[key]
+
+
+def _siblings(path: Path) -> list[str]:
+    return [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+
+
+def _write(file: Path, text: str) -> None:
+    """Replaces a file as a whole: whoever reads it sees the old or the new one."""
+    temporary = file.with_name(file.name + '.new')
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, file)

@@ -1,0 +1,185 @@
+"""Filterbank features, in NumPy and as a TensorFlow graph, against torchaudio's Kaldi features and against each other.
+
+In near-silent bins the reference's own float32 Fourier transform is up to 0.0075 off the exact one of its own frames (and its
+features up to 0.014 off the exact ones), as rounding is relative to a frame's loudest bin. So the bounds are close where there
+is something to hear and wide elsewhere.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.data import fbank as graph
+from elastic_ast_jax.lengths import FrontendSpec
+
+with np.load(Path(__file__).parents[1] / 'golden' / 'kaldi_fbank.npz') as _file:
+    GOLDEN = dict(_file)
+META = {entry['key']: entry for entry in json.loads(str(GOLDEN['meta']))}
+SPEC = FrontendSpec()
+# Natural log; the floor is ln(2 ** -23) = -15.94.
+QUIET = -12.0
+
+
+def assert_near(features, reference):
+    assert features.shape == reference.shape and features.dtype == np.float32
+    error = np.abs(features - reference)
+    assert error[reference > QUIET].max(initial=0.0) <= 2e-3
+    assert error.max() <= 0.02
+    assert np.median(error) <= 2e-4
+
+
+def spec_of(key):
+    entry = META[key]
+    return FrontendSpec(
+        sample_rate=entry['sample_rate'], window_ms=float(entry['frame_length_ms']), shift_ms=float(entry['frame_shift_ms']),
+        mel_bins=entry['num_mel_bins'])  # fmt: skip
+
+
+def wave_of(key):
+    return GOLDEN[META[key]['wave']] / np.float32(32768)
+
+
+def by_graph(waveforms, shifts, spec):
+    """Features of clips that stand one after another in one row of the graph."""
+    block = graph.block_size(spec, shifts)
+    samples, starts, counts = [], [], []
+    for waveform, shift in zip(waveforms, shifts, strict=True):
+        place = sum(map(len, samples)) // block
+        padded = np.zeros(-(-max(len(waveform), spec.window) // block) * block, np.float32)
+        padded[: len(waveform)] = waveform - waveform.mean()
+        counts.append(int(spec.frames(len(waveform), shift)))
+        starts.append(place + np.arange(counts[-1], dtype=np.int32) * (shift // block))
+        samples.append(padded)
+    features = tf.function(graph.log_mel)(np.concatenate(samples), np.concatenate(starts), spec, block).numpy()
+    return np.split(features, np.cumsum(counts)[:-1])
+
+
+def exact(waveform, spec, shift):
+    """The definition, step by step in float64."""
+    samples = waveform.astype(np.float64) - waveform.astype(np.float64).mean()
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.window) / (spec.window - 1))
+    filters = fbank.mel_filters(spec.sample_rate, spec.fft_length, spec.mel_bins).astype(np.float64)
+    rows = []
+    for start in range(0, len(samples) - spec.window + 1, shift):
+        frame = samples[start : start + spec.window]
+        frame = frame - frame.mean()
+        frame = frame - fbank.PREEMPHASIS * np.concatenate([frame[:1], frame[:-1]])
+        power = np.abs(np.fft.rfft(frame * window, spec.fft_length)) ** 2
+        rows.append(np.log(np.maximum(power @ filters, fbank.ENERGY_FLOOR)))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize('key', META)
+def test_equals_torchaudio(key):
+    spec = spec_of(key)
+    features = fbank.log_mel(wave_of(key), spec)
+    assert_near(features, GOLDEN[key])
+    (in_graph,) = by_graph([wave_of(key)], [spec.shift()], spec)
+    assert_near(in_graph, GOLDEN[key])
+    assert_near(in_graph, features)
+
+
+@pytest.mark.parametrize('key', META)
+def test_is_no_further_from_the_exact_values_than_torchaudio(key):
+    """By the root of the mean square: which of two float32 transforms is worse in the single worst bin is chance."""
+    spec, waveform = spec_of(key), wave_of(key)
+    truth = exact(waveform, spec, spec.shift())
+
+    def distance(features):
+        return np.sqrt(np.mean((features - truth) ** 2))
+
+    for features in (fbank.log_mel(waveform, spec), by_graph([waveform], [spec.shift()], spec)[0]):
+        assert distance(features) <= distance(GOLDEN[key])
+
+
+def test_clips_at_different_shifts_in_one_row_of_the_graph_equal_clips_alone():
+    rng = np.random.default_rng(0)
+    clips = [rng.uniform(-0.5, 0.5, n).astype(np.float32) for n in (4001, 160, 12_345, 400, 7000)]
+    shifts = [160, 192, 640, 160, 352]
+    for clip, shift, features in zip(clips, shifts, by_graph(clips, shifts, SPEC), strict=True):
+        assert_near(features, fbank.log_mel(clip, SPEC, shift))
+
+
+def test_a_rate_whose_shift_and_window_have_no_common_block():
+    spec = FrontendSpec(sample_rate=22050)
+    assert graph.block_size(spec, [spec.shift()]) == 1
+    clips = [np.random.default_rng(n).uniform(-0.5, 0.5, n).astype(np.float32) for n in (3000, 2221)]
+    for clip, features in zip(clips, by_graph(clips, [spec.shift()] * 2, spec), strict=True):
+        assert_near(features, fbank.log_mel(clip, spec))
+
+
+@pytest.mark.parametrize('ratios', [(1.0,), (1.0, 1.2), (1.0, 1.5, 4.0), (2.0, 3.3)])
+def test_windows_and_shifts_are_whole_blocks(ratios):
+    shifts = [SPEC.shift(ratio) for ratio in ratios]
+    block = graph.block_size(SPEC, shifts)
+    assert not any(length % block for length in [SPEC.window, *shifts])
+
+
+@pytest.mark.parametrize('samples', [1, 2, 250, 399])
+def test_a_waveform_shorter_than_a_window_is_one_frame_of_it_padded(samples):
+    waveform = np.random.default_rng(1).uniform(-0.5, 0.5, samples).astype(np.float32)
+    features = fbank.log_mel(waveform, SPEC)
+    assert features.shape == (1, SPEC.mel_bins)
+    padded = np.pad(waveform - waveform.mean(), (0, SPEC.window - samples))
+    assert_near(features, fbank.log_mel(padded, SPEC))
+    assert_near(by_graph([waveform], [SPEC.shift()], SPEC)[0], features)
+
+
+@pytest.mark.parametrize('level', [0.0, 0.25])
+def test_silence_is_the_floor(level):
+    silence = np.full(2000, level, np.float32)
+    floor = np.float32(np.log(fbank.ENERGY_FLOOR))
+    for features in (fbank.log_mel(silence, SPEC), by_graph([silence], [SPEC.shift()], SPEC)[0]):
+        assert np.array_equal(features, np.full_like(features, floor))
+
+
+def test_a_constant_offset_changes_nothing():
+    waveform = np.random.default_rng(2).uniform(-0.3, 0.3, 3000).astype(np.float32)
+    assert_near(fbank.log_mel(waveform + np.float32(0.25), SPEC), fbank.log_mel(waveform, SPEC))
+
+
+def test_an_empty_waveform_is_refused():
+    with pytest.raises(ValueError, match=r'at least one sample, not \[0\]'):
+        fbank.log_mel(np.zeros(0, np.float32), SPEC)
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+@pytest.mark.parametrize('value', [np.nan, np.inf, 1e30])
+def test_values_that_have_no_log_mel_are_refused(value):
+    waveform = np.zeros(1000, np.float32)
+    waveform[500] = value
+    with pytest.raises(ValueError, match='not finite, or too large'):
+        fbank.log_mel(waveform, SPEC)
+
+
+def test_filters_are_kaldis():
+    filters = fbank.mel_filters(16000, 512, 128)
+    assert filters.shape == (257, 128)
+    hertz = np.arange(257) * 31.25
+    assert not filters[(hertz < 20) | (hertz >= 8000)].any()
+    assert (filters >= 0).all() and filters.max() <= 1
+    with pytest.raises(ValueError, match='read-only'):
+        filters[0, 0] = 1.0  # they are shared
+
+
+def test_normalisation_is_asts():
+    spec = dataclasses.replace(SPEC, mean=-3.0, std=2.0)
+    log_mel = np.array([[-3.0, 1.0, -7.0]], np.float32)
+    normalised = fbank.normalise(log_mel, spec)
+    assert normalised.dtype == np.float32 and normalised.tolist() == [[0.0, 1.0, -1.0]]
+
+
+def test_the_fingerprint_is_stable_and_tells_every_field():
+    assert fbank.fingerprint(SPEC) == fbank.fingerprint(FrontendSpec())
+    changes = {
+        'sample_rate': 8000, 'window_ms': 20.0, 'shift_ms': 12.0, 'mel_bins': 64, 'mean': -4.0, 'std': 4.0, 'patch_mels': 8,
+        'patch_frames': 8, 'partial': 'floor', 'max_frames': 512,
+    }  # fmt: skip
+    assert changes.keys() == {field.name for field in dataclasses.fields(SPEC)}
+    prints = {fbank.fingerprint(dataclasses.replace(SPEC, **{name: value})) for name, value in changes.items()}
+    assert len(prints | {fbank.fingerprint(SPEC)}) == len(changes) + 1

@@ -1,0 +1,17 @@
+"""What all tests share: JAX on the CPU, strict broadcasting, quiet TensorFlow, repeatable property tests."""
+
+import os
+
+import hypothesis
+import jax
+
+# Read when TensorFlow is loaded and when JAX first looks for devices; both are later than this file.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+if 'JAX_PLATFORMS' not in os.environ:
+    jax.config.update('jax_platforms', 'cpu')
+# [T] + [R, T] is an error: arrays of different ranks must say which axes they mean.
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# The first example pays for imports and compilation, so no deadline; the same examples on every run, so no surprises.
+hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=True)
+hypothesis.settings.load_profile('repeatable')

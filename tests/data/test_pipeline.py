@@ -1,0 +1,219 @@
+"""The pipeline: its rows are what plain NumPy gives, and a function of (source, plan, step) alone."""
+
+import dataclasses
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from elastic_ast_jax import packing
+from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.batch import BatchShape, PackedBatch, validate
+from elastic_ast_jax.data.pipeline import RowReader, batches
+from elastic_ast_jax.data.plan import DrawSpec, Planner, Schedule, dropout_choice
+from elastic_ast_jax.lengths import FrontendSpec
+
+CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2
+# Less than a window and a patch, just a window, odd lengths, whole patches of 16 frames, and 100 frames.
+LENGTHS = [90, 200, 201, 3001, 1399, 5320, 2760, 8119, 777, 6444, 1480, 4999, 8120]
+FRONTEND = FrontendSpec(sample_rate=8000, mel_bins=32, max_frames=112)
+EVERYTHING = DrawSpec(shuffle=True, ratios=(1.0, 1.2, 2.5), token_dropout=0.2, freq_mask=12, time_mask=0.4)
+SINGLE = [(i % CLASSES,) for i in range(len(LENGTHS))]
+MULTI = [tuple(range(i % CLASSES)) for i in range(len(LENGTHS))]  # every fifth clip has none
+
+
+class Noise:
+    """Clips of noise; one of them may hold a damaged sample, or not be readable."""
+
+    fingerprint = 'noise'
+
+    def __init__(self, damaged=None, value=np.nan, broken=None, error=None):
+        self.keys = [f'noise{i}.wav' for i in range(len(LENGTHS))]
+        self.samples = np.array(LENGTHS)
+        self.labels = [('noise',)] * len(LENGTHS)
+        self.damaged, self.value, self.broken, self.error = damaged, value, broken, error
+
+    def read(self, i):
+        if i == self.broken:
+            raise self.error
+        waveform = np.random.default_rng(i).uniform(-0.5, 0.5, LENGTHS[i]).astype(np.float32) + np.float32(0.01 * i)
+        if i == self.damaged:
+            waveform[len(waveform) // 2] = self.value
+        return waveform
+
+
+def reader(
+    source=None, frontend=FRONTEND, spec=EVERYTHING, targets=SINGLE, epochs=2, rows=ROWS, host=0, hosts=1, dtype=np.float32
+):
+    source = source or Noise()
+    planner = Planner(source.keys, source.samples, frontend, spec, 1, TOKENS, SLOTS)
+    schedule = Schedule(tuple(len(planner.epoch(epoch).rows) for epoch in range(epochs)), rows * hosts)
+    shape = BatchShape(rows, TOKENS, SLOTS, frontend.patch_size, CLASSES, targets is MULTI, dtype)
+    return RowReader(source, targets, planner, schedule, shape, host, hosts)
+
+
+def run(made, first=0, last=None, workers=2):
+    return list(batches(made, first, made.schedule.steps if last is None else last, workers))
+
+
+def identical(a, b):
+    return len(a) == len(b) and all(
+        x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(itertools.chain(*a), itertools.chain(*b), strict=True))
+
+
+@pytest.fixture(scope='module')
+def whole():
+    """All batches of two epochs with everything switched on."""
+    return run(reader())
+
+
+def patches_by_numpy(source, planner, plan, draw):
+    """The grid of patches of one draw."""
+    draws, frontend = plan.draws, planner.frontend
+    start, samples, frames = (int(getattr(draws, name)[draw]) for name in ('start', 'samples', 'frames'))
+    waveform = source.read(int(draws.clip[draw]))[start : start + samples]
+    features = fbank.log_mel(waveform, frontend, int(draws.shift[draw]))
+    assert len(features) == frames
+    freq, time = draws.freq_start[draw], draws.time_start[draw]
+    features[:, freq : freq + draws.freq_width[draw]] = 0
+    features[time : time + draws.time_width[draw]] = 0
+    features = fbank.normalise(features, frontend)
+    return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]))
+
+
+def batches_by_numpy(made):
+    """Batch after batch with one clip, and one token, at a time."""
+    planner, shape = made.planner, made.shape
+    for step in range(made.schedule.steps):
+        epoch, number = made.schedule.locate(step)
+        plan, batch = planner.epoch(epoch), shape.empty()
+        for r, row in enumerate(range(number * shape.rows, min((number + 1) * shape.rows, len(plan.rows)))):
+            place = 0
+            for slot, draw in enumerate(plan.rows[row]):
+                clip, columns = plan.draws.clip[draw], int(plan.draws.time_patches[draw])
+                patches = patches_by_numpy(made.source, planner, plan, draw)
+                kept = np.arange(len(patches))
+                if plan.draws.kept[draw] < len(patches):
+                    kept = dropout_choice(planner.seed, epoch, int(draw), len(patches), int(plan.draws.kept[draw]))
+                for token in kept:
+                    batch.patches[r, place] = patches[token]
+                    batch.segment_ids[r, place] = slot + 1
+                    batch.freq_pos[r, place], batch.time_pos[r, place] = divmod(int(token), columns)
+                    place += 1
+                batch.valid[r, slot], batch.clip_id[r, slot] = True, clip
+                if shape.multi_label:
+                    batch.labels[r, slot, list(made.targets[clip])] = 1.0
+                else:
+                    batch.labels[r, slot] = made.targets[clip][0]
+        yield batch
+
+
+CASES = {
+    'all at once': {},
+    'all at once, last frames dropped': {'frontend': dataclasses.replace(FRONTEND, partial='floor')},
+    'several labels': {'targets': MULTI},
+    'crops and prefixes': {
+        'frontend': dataclasses.replace(FRONTEND, max_frames=64),
+        'spec': DrawSpec(shuffle=True, too_long='crop', prefix_frames=32, time_mask=0.5),
+    },
+    'crops, last frames dropped': {
+        'frontend': dataclasses.replace(FRONTEND, max_frames=64, partial='floor'),
+        'spec': DrawSpec(shuffle=True, ratios=(1.0, 1.5), too_long='crop', freq_mask=32),
+    },
+    'evaluation': {'spec': DrawSpec(), 'targets': MULTI},
+    'evaluation at twice the shift': {'spec': DrawSpec(ratios=(2.0,)), 'frontend': dataclasses.replace(FRONTEND, mel_bins=16)},
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_rows_are_those_of_plain_numpy(case):
+    made = reader(**CASES[case])
+    grid = made.planner.frontend.mel_patches, made.planner.frontend.max_time_patches
+    for batch, expected in zip(run(made), batches_by_numpy(made), strict=True):
+        validate(batch, made.shape, grid)
+        for name in PackedBatch._fields:
+            if name == 'patches':  # noise has no quiet bins, so float32 differs by less than 1e-3 before normalisation
+                np.testing.assert_allclose(batch.patches, expected.patches, rtol=0, atol=1e-4)
+            else:
+                assert np.array_equal(getattr(batch, name), getattr(expected, name)), name
+
+
+def test_what_prediction_fills_in_is_what_the_graph_gives():
+    made = reader(spec=DrawSpec(), epochs=1)
+    plan, frontend = made.planner.epoch(0), FRONTEND
+    clips = [patches_by_numpy(made.source, made.planner, plan, draw) for draw in range(len(LENGTHS))]
+    rows = [row.tolist() for row in plan.rows]
+    for step, batch in enumerate(run(made)):
+        filled = packing.fill_batch(rows[step * ROWS : (step + 1) * ROWS], clips, frontend.mel_patches, made.shape)
+        np.testing.assert_allclose(batch.patches, filled.patches, rtol=0, atol=1e-4)
+        for name in ('segment_ids', 'freq_pos', 'time_pos', 'valid', 'clip_id'):
+            assert np.array_equal(getattr(batch, name), getattr(filled, name)), name
+
+
+def test_epochs_hold_every_clip_once_and_end_in_empty_rows(whole):
+    made = reader()
+    ends = made.schedule.epoch_ends
+    for first, last in itertools.pairwise([0, *ends]):
+        clips = np.concatenate([batch.clip_id[batch.valid] for batch in whole[first:last]])
+        assert sorted(clips.tolist()) == list(range(len(LENGTHS)))
+    # This schedule ends with an empty row; it must not be left to chance whether one is tested.
+    made = reader(rows=4)
+    assert any(rows % 4 for rows in made.schedule.epoch_rows)
+    for epoch, batch in enumerate(run(made)[end - 1] for end in made.schedule.epoch_ends):
+        validate(batch, made.shape, (FRONTEND.mel_patches, FRONTEND.max_time_patches))
+        filled = made.schedule.epoch_rows[epoch] % 4 or 4
+        assert batch.valid[:filled].any(axis=1).all()
+        assert not batch.valid[filled:].any() and not batch.patches[filled:].any()
+
+
+def test_a_run_that_starts_at_a_step_sees_what_it_would_have_seen(whole):
+    for first in range(1, len(whole) + 1):
+        assert identical(run(reader(), first), whole[first:])
+    assert identical(run(reader(), 1, 3), whole[1:3])
+
+
+@pytest.mark.parametrize('workers', [1, 7])
+def test_the_number_of_workers_changes_nothing(whole, workers):
+    assert identical(run(reader(), workers=workers), whole)
+
+
+def test_hosts_together_read_the_rows_of_one():
+    one = run(reader(rows=4))
+    parts = [run(reader(rows=2, host=host, hosts=2)) for host in range(2)]
+    joined = [PackedBatch(*map(np.concatenate, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
+    assert identical(joined, one)
+
+
+def test_rows_on_the_hosts_must_make_up_a_step():
+    made = reader()
+    with pytest.raises(ValueError, match='2 rows a step are not 2 rows on each of 2 hosts'):
+        RowReader(made.source, made.targets, made.planner, made.schedule, made.shape, 0, 2)
+
+
+def test_bfloat16_is_the_float32_rounded(whole):
+    for batch, exact in zip(run(reader(dtype=ml_dtypes.bfloat16)), whole, strict=True):
+        assert batch.patches.dtype == ml_dtypes.bfloat16
+        assert np.array_equal(batch.patches, exact.patches.astype(ml_dtypes.bfloat16))
+
+
+class DiskError(OSError):
+    """An error of a kind that no library raises."""
+
+
+def test_an_error_of_a_read_arrives_as_it_was_raised(whole):
+    late = int(whole[1].clip_id[0, 0])  # in the second step
+    error, before = DiskError(f'noise{late}.wav: the disk is gone'), []
+    with pytest.raises(DiskError) as caught:
+        for batch in batches(reader(Noise(broken=late, error=error)), 0, len(whole), 2):
+            before.append(batch)
+    assert caught.value is error
+    assert identical(before, whole[:1])
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+@pytest.mark.parametrize('value', [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize('damaged', [0, 3, 12])
+def test_a_damaged_clip_is_refused_by_name(damaged, value):
+    with pytest.raises(ValueError, match=rf'noise{damaged}\.wav: the log-mel has values that are not finite'):
+        run(reader(Noise(damaged, value)))

@@ -1,0 +1,118 @@
+"""Pooling: one vector per clip slot, of that clip's tokens alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elastic_ast_jax.models import pooling
+
+SLOTS, WIDTH, HEADS = 5, 12, 3
+IDS = np.array([
+    [1, 1, 1, 2, 3, 3, 3, 3, 0, 0],
+    [0] * 10,
+    [2] * 10,
+    [1, 3, 3, 3, 5, 5, 5, 5, 5, 5],
+])  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def tokens():
+    return np.random.default_rng(0).normal(size=(*IDS.shape, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture(scope='module', params=[True, False], ids=['scaled', 'unscaled'])
+def pool(request):
+    """The module, parameters with a clear preference for some tokens, and the jitted function."""
+    module = pooling.AttentionPool(HEADS, scaled=request.param)
+    members = pooling.membership(jnp.asarray(IDS), SLOTS)
+    params = module.init(jax.random.key(0), jnp.zeros((*IDS.shape, WIDTH)), members)['params']
+    params = jax.tree.map(lambda x: x + 0.4 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    return module, params, jax.jit(lambda params, x: module.apply({'params': params}, x, members))
+
+
+def one_clip(params, x, scaled):
+    """Attention of the learned query over one clip's tokens, in float64."""
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+
+    def project(name, x):
+        return np.einsum('...d,dhc->...hc', x, params[name]['kernel']) + params[name]['bias']
+
+    query, keys, values = project('to_query', params['query']), project('key', x), project('value', x)
+    logits = np.einsum('hc,thc->th', query, keys) * ((WIDTH // HEADS) ** -0.5 if scaled else 1.0)
+    weights = np.exp(logits - logits.max(axis=0))
+    weights /= weights.sum(axis=0)
+    return np.einsum('th,thc,hcd->d', weights, values, params['out']['kernel']) + params['out']['bias']
+
+
+def test_membership_gives_a_token_to_its_slot_and_padding_to_none():
+    members = np.asarray(pooling.membership(jnp.asarray(IDS), SLOTS))
+    assert members.shape == (*IDS.shape, SLOTS)
+    for row, token in np.ndindex(IDS.shape):
+        assert np.flatnonzero(members[row, token]).tolist() == [IDS[row, token] - 1][: IDS[row, token]]
+
+
+def test_attention_pooling_equals_that_of_each_clip_alone(pool, tokens):
+    module, params, apply = pool
+    pooled = np.asarray(apply(params, tokens))
+    assert pooled.shape == (len(IDS), SLOTS, WIDTH)
+    for row, slot in np.ndindex(len(IDS), SLOTS):
+        clip = tokens[row, IDS[row] == slot + 1].astype(np.float64)
+        right = one_clip(params, clip, module.scaled) if len(clip) else np.asarray(params['out']['bias'])
+        np.testing.assert_allclose(pooled[row, slot], right, rtol=0, atol=2e-5)
+
+
+def test_the_softmax_is_stable_where_clips_of_a_row_differ_by_far(pool, tokens):
+    """One clip with logits of thousands does not drown the others of its row."""
+    module, params, apply = pool
+    loud = tokens * np.where(IDS == 3, 1e3, 1.0)[..., None].astype(np.float32)
+    pooled, alone = np.asarray(apply(params, loud)), np.asarray(apply(params, tokens))
+    assert np.isfinite(pooled).all()
+    others = np.array([slot != 2 for slot in range(SLOTS)])
+    np.testing.assert_allclose(pooled[:, others], alone[:, others], rtol=0, atol=1e-6)
+    for row in (0, 3):
+        right = one_clip(params, loud[row, IDS[row] == 3].astype(np.float64), module.scaled)
+        np.testing.assert_allclose(pooled[row, 2], right, rtol=1e-4, atol=1e-4 * np.abs(right).max())
+
+
+def test_no_gradient_leaves_a_clip(pool, tokens):
+    _, params, apply = pool
+    def of_slot(row, slot):
+        return np.array(jax.grad(lambda x: apply(params, x)[row, slot].sum())(tokens))
+
+    for row, slot in ((0, 0), (0, 1), (2, 1), (3, 2)):
+        gradient, own = of_slot(row, slot), IDS[row] == slot + 1
+        assert gradient[row, own].any(axis=-1).all()
+        gradient[row, own] = 0
+        assert not gradient.any()
+    for row, slot in ((0, 4), (1, 0)):  # empty slots
+        assert not of_slot(row, slot).any()
+
+
+def test_gradients_are_finite_in_rows_with_padding_and_without_clips(pool, tokens):
+    _, params, apply = pool
+    gradients = jax.grad(lambda params, x: (apply(params, x) ** 2).sum(), argnums=(0, 1))(params, tokens)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert not np.asarray(gradients[1])[IDS == 0].any()
+
+
+def test_mean_pooling_is_the_mean_of_each_clip(tokens):
+    members = pooling.membership(jnp.asarray(IDS), SLOTS)
+    pooled = np.asarray(pooling.mean_pool(jnp.asarray(tokens), members))
+    for row, slot in np.ndindex(len(IDS), SLOTS):
+        clip = tokens[row, IDS[row] == slot + 1]
+        np.testing.assert_allclose(pooled[row, slot], clip.mean(axis=0) if len(clip) else np.zeros(WIDTH), atol=1e-6)
+
+
+def test_bfloat16_stays_bfloat16_and_is_near(tokens):
+    members, rounded = pooling.membership(jnp.asarray(IDS), SLOTS), jnp.asarray(tokens, jnp.bfloat16)
+    modules = [pooling.AttentionPool(HEADS, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32)]
+    params = modules[0].init(jax.random.key(0), rounded, members)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+    low, full = (module.apply(params, rounded.astype(module.dtype), members) for module in modules)
+    assert low.dtype == jnp.bfloat16
+    assert np.abs(np.asarray(low, np.float32) - full).max() <= 0.02 * np.abs(full).max()
+    mean = pooling.mean_pool(rounded, members)
+    assert mean.dtype == jnp.bfloat16
+    exact = pooling.mean_pool(rounded.astype(jnp.float32), members)
+    assert np.abs(np.asarray(mean, np.float32) - exact).max() <= 0.01 * np.abs(exact).max()
