@@ -84,8 +84,9 @@ def test_arrays_give_what_numbers_give(spec, samples, shift):
     assert spec.tokens(frames).tolist() == [spec.tokens(n) for n in frames.tolist()]
 
 
-@pytest.mark.parametrize('ratio', RATIOS)
+@pytest.mark.parametrize('ratio', RATIOS + np.arange(1.0, 4.1, 0.2).tolist())
 def test_a_ratio_gives_whole_milliseconds(ratio):
+    """Also one that is a rounding error below the number it means, as `arange` makes them."""
     tenths = round(10 * ratio)  # 10 ms times the ratio, free of rounding
     assert SPEC.shift(ratio) == 16 * tenths
     assert FrontendSpec(sample_rate=44100).shift(ratio) == 44100 * tenths // 1000

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 
 import ml_dtypes
 import numpy as np
@@ -24,19 +25,21 @@ MULTI = [tuple(range(i % CLASSES)) for i in range(len(LENGTHS))]  # every fifth 
 
 
 class Noise:
-    """Clips of noise; one of them may hold a damaged sample, or not be readable."""
+    """Clips of noise; one of them may hold a damaged sample, not be readable, or take its time."""
 
     fingerprint = 'noise'
 
-    def __init__(self, damaged=None, value=np.nan, broken=None, error=None):
+    def __init__(self, damaged=None, value=np.nan, broken=None, error=None, slow=None):
         self.keys = [f'noise{i}.wav' for i in range(len(LENGTHS))]
         self.samples = np.array(LENGTHS)
         self.labels = [('noise',)] * len(LENGTHS)
-        self.damaged, self.value, self.broken, self.error = damaged, value, broken, error
+        self.damaged, self.value, self.broken, self.error, self.slow = damaged, value, broken, error, slow
 
     def read(self, i):
         if i == self.broken:
             raise self.error
+        if i == self.slow:
+            time.sleep(0.1)
         waveform = np.random.default_rng(i).uniform(-0.5, 0.5, LENGTHS[i]).astype(np.float32) + np.float32(0.01 * i)
         if i == self.damaged:
             waveform[len(waveform) // 2] = self.value
@@ -75,9 +78,9 @@ def patches_by_numpy(source, planner, plan, draw):
     waveform = source.read(int(draws.clip[draw]))[start : start + samples]
     features = fbank.log_mel(waveform, frontend, int(draws.shift[draw]))
     assert len(features) == frames
-    freq, time = draws.freq_start[draw], draws.time_start[draw]
-    features[:, freq : freq + draws.freq_width[draw]] = 0
-    features[time : time + draws.time_width[draw]] = 0
+    band, frame = draws.freq_start[draw], draws.time_start[draw]
+    features[:, band : band + draws.freq_width[draw]] = 0
+    features[frame : frame + draws.time_width[draw]] = 0
     features = fbank.normalise(features, frontend)
     return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]))
 
@@ -174,8 +177,8 @@ def test_a_run_that_starts_at_a_step_sees_what_it_would_have_seen(whole):
 
 
 @pytest.mark.parametrize('workers', [1, 7])
-def test_the_number_of_workers_changes_nothing(whole, workers):
-    assert identical(run(reader(), workers=workers), whole)
+def test_neither_the_number_of_workers_nor_a_slow_disk_changes_anything(whole, workers):
+    assert identical(run(reader(Noise(slow=int(whole[0].clip_id[0, 0]))), workers=workers), whole)
 
 
 def test_hosts_together_read_the_rows_of_one():

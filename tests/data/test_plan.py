@@ -160,6 +160,12 @@ def test_a_long_clip_is_cropped_at_random_in_training_and_at_its_start_otherwise
             assert not draws.start.any()
 
 
+def test_a_crop_starts_anywhere_from_the_first_to_the_last_sample_that_leaves_enough():
+    samples = np.full(5000, FRONTEND.samples_for(1025, 160))  # 160 samples, one frame, too many
+    draws = draw(samples, FRONTEND, DrawSpec(shuffle=True, too_long='crop'), 0, 0)
+    assert np.unique(draws.start).tolist() == list(range(161))
+
+
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 10**6))
 def test_token_dropout_keeps_this_many_tokens_in_order(tokens, kept, position):
     kept = min(kept, tokens)

@@ -1,0 +1,301 @@
+"""The model: the published network's numbers, and a clip's result that depends on the clip alone."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elastic_ast_jax import packing
+from elastic_ast_jax.batch import BatchShape, validate
+from elastic_ast_jax.models import attention
+from elastic_ast_jax.models.elastic_ast import SIZES, ElasticAST, Size
+from tests.published import to_params
+
+GOLDEN = Path(__file__).parents[1] / 'golden'
+# These networks compile longer than they run; this halves it.
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+ATTENTIONS = {'plain': attention.plain, 'blocked': attention.blocked(64, 128)}
+
+
+def by_clip(logits, batch, count):
+    """`[clips, C]` in the order of the clips."""
+    logits = np.asarray(logits)
+    found = np.full((count, logits.shape[-1]), np.nan, np.float32)
+    found[batch.clip_id[batch.valid]] = logits[batch.valid]
+    return found
+
+
+def published_loss(logits, labels, valid, name):
+    """Of the `[clips, C]` logits in valid slots; labels `[R, S, C]`."""
+    logits, labels = logits[np.nonzero(valid)], labels[np.nonzero(valid)]
+    if name == 'BCE':  # the mean over all entries
+        return -(labels * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits)).mean()
+    return -(labels * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
+
+
+class Published:
+    """The published network's weights, clips and results, and this project's for the same."""
+
+    def __init__(self, name, attend):
+        with np.load(GOLDEN / f'{name}.npz') as file:
+            self.golden = golden = dict(file)
+        meta = json.loads(str(golden['meta']))
+        self.count, classes = golden['logits'].shape
+        patch, (mels, frames) = meta['patch_size'], meta['sample_size']
+        grid = mels // patch, frames // patch
+        self.clips = [
+            packing.patchify(golden[f'clips/{i}'].T, patch, patch, golden[f'clips/{i}'].shape[1] // patch)
+            for i in range(self.count)
+        ]
+        rows = packing.pack([len(clip) for clip in self.clips], meta['max_tokens'], 4)
+        self.shape = BatchShape(len(rows), meta['max_tokens'], 4, patch * patch, classes, multi_label=True)
+        self.batch = packing.fill_batch([row.tolist() for row in rows], self.clips, grid[0], self.shape)
+        validate(self.batch, self.shape, grid)
+        self.batch.labels[self.batch.valid] = golden['labels'][self.batch.clip_id[self.batch.valid]]
+        self.model = ElasticAST(
+            Size(meta['dim'], meta['depth'], meta['heads']), classes, grid, attend, scaled=False,
+            pool='mean' if meta['avg_pool'] else 'attention')  # fmt: skip
+
+        weights = {key.removeprefix('weights/'): golden[key] for key in golden if key.startswith('weights/')}
+        gradients = {name: golden.get(f'grads/{name}', np.zeros_like(weight)) for name, weight in weights.items()}
+        self.params, self.gradients = (to_params(tensors, meta['heads']) for tensors in (weights, gradients))
+        if meta['avg_pool']:  # the weights of the attention pooling are there, but the mean is used
+            del self.params['pool'], self.gradients['pool']
+
+        def loss(params, batch):
+            logits = self.model.apply({'params': params}, batch)
+            return published_loss(logits, batch.labels, self.batch.valid, meta['loss']), logits
+
+        self.run = jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.fixture(scope='module', params=ATTENTIONS)
+def attend(request):
+    return ATTENTIONS[request.param]
+
+
+@pytest.fixture(scope='module', params=['elasticast_tiny', 'elasticast_tiny_avgpool'])
+def published(request, attend):
+    made = Published(request.param, attend)
+    return made, *made.run(made.params, made.batch)
+
+
+def test_parameters_have_the_published_shapes(published):
+    made = published[0]
+    params = jax.eval_shape(made.model.init, jax.random.key(0), made.shape.abstract())['params']
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(np.shape, made.params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+
+
+def test_logits_and_loss_are_those_of_the_published_network(published):
+    made, (loss, logits), _ = published
+    found = by_clip(logits, made.batch, made.count)
+    np.testing.assert_allclose(found, made.golden['logits'], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found, made.golden['logits_alone'], rtol=0, atol=1e-4)
+    assert loss == pytest.approx(float(made.golden['loss']), abs=1e-5)
+
+
+def test_gradients_are_those_of_the_published_network(published):
+    made, _, gradients = published
+    ours, theirs = (flax.traverse_util.flatten_dict(tree, sep='/') for tree in (gradients, made.gradients))
+    assert ours.keys() == theirs.keys()
+    for name, right in theirs.items():
+        if name.endswith('key/bias'):  # zero but for rounding: a softmax ignores what is added to all its logits
+            assert np.abs(ours[name]).max() <= 1e-5
+            continue
+        assert np.linalg.norm(ours[name] - right) <= 1e-4 * np.linalg.norm(right), name
+
+
+# A small network with weights that matter, and clips that fill rows in different ways.
+
+GRID, CLASSES, PATCH = (2, 8), 3, 6
+SHAPE = BatchShape(rows=3, tokens=32, slots=5, patch_size=PATCH, classes=CLASSES)
+COLUMNS = [1, 5, 2, 8, 3, 1, 6, 4]
+CLIPS = [np.random.default_rng(i).normal(size=(GRID[0] * n, PATCH)).astype(np.float32) for i, n in enumerate(COLUMNS)]
+ROWS = [[0, 1, 2, 4, 5], [6, 3], [7]]
+SMALL = ElasticAST(Size(16, 2, 2), CLASSES, GRID, attention.blocked(8, 16))
+
+
+def batch_of(rows):
+    return packing.fill_batch(rows, CLIPS, GRID[0], SHAPE)
+
+
+@functools.cache
+def logits_of(model):
+    """The jitted network."""
+    return jit(lambda params, batch: model.apply({'params': params}, batch))
+
+
+@functools.cache
+def gradients_of(model):
+    """The jitted network: logits, and the gradients of their product with a cotangent for parameters and patches."""
+    @jit
+    def run(params, batch, cotangent):
+        def logits(params, patches):
+            return model.apply({'params': params}, batch._replace(patches=patches))
+
+        value, pullback = jax.vjp(logits, params, batch.patches)
+        return value, *pullback(cotangent)
+
+    return run
+
+
+def abstract_params(model):
+    return jax.eval_shape(model.init, jax.random.key(0), SHAPE.abstract())['params']
+
+
+class Small:
+    """A small network with random parameters, none of them near its initial 0."""
+
+    def __init__(self, model):
+        rng = np.random.default_rng(0)
+        self.model = model
+        self.params = jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape).astype(np.float32), abstract_params(model))
+
+    def gradients(self, batch, cotangent):
+        """Logits, gradients of the parameters, and of the patches."""
+        return jax.tree.map(np.asarray, gradients_of(self.model)(self.params, batch, cotangent))
+
+    def logits(self, rows):
+        """`[clips, C]`; NaN for clips that are in no row."""
+        return by_clip(logits_of(self.model)(self.params, batch_of(rows)), batch_of(rows), len(CLIPS))
+
+
+@pytest.fixture(scope='module', params=['blocked, attention pooling', 'plain, mean'])
+def small(request):
+    mean = SMALL.clone(attend=attention.plain, pool='mean', scaled=False)
+    return Small(mean if request.param == 'plain, mean' else SMALL)
+
+
+def assert_same(logits, right):
+    """Promise of the project: 1e-5 of the largest logit."""
+    assert np.abs(logits - right).max() <= 1e-5 * np.abs(right).max()
+
+
+def test_a_clip_packed_with_others_is_the_clip_alone(small):
+    packed = small.logits(ROWS)
+    assert packed.std(axis=0).min() > 1e-3 * np.abs(packed).max()  # results differ, so mixing clips would show
+    for clip in range(len(CLIPS)):
+        assert_same(small.logits([[clip]])[clip], packed[clip])
+        assert_same(small.logits([[clip]])[clip], packed[clip])
+
+
+@pytest.mark.parametrize('rows', [
+    [[6, 3], [7], [0, 1, 2, 4, 5]],  # rows change places
+    [[5, 4, 2, 1, 0], [3, 6], [7]],  # clips do
+    [[0, 1, 6], [7, 2, 4, 5], [3]],  # other company
+])  # fmt: skip
+def test_permuting_clips_permutes_results(small, rows):
+    assert_same(small.logits(rows), small.logits(ROWS))
+
+
+def test_one_clips_gradient_reaches_no_other_token(small):
+    batch = batch_of(ROWS)
+    for row, slot in ((0, 0), (0, 2), (1, 1), (2, 0)):
+        cotangent = np.zeros((SHAPE.rows, SHAPE.slots, CLASSES), np.float32)
+        cotangent[row, slot] = [1.0, -2.0, 3.0]
+        gradient = np.copy(small.gradients(batch, cotangent)[2])
+        own = batch.segment_ids[row] == slot + 1
+        assert gradient[row, own].any(axis=-1).all()
+        gradient[row, own] = 0
+        assert not gradient.any()
+
+
+def test_empty_slots_and_rows_are_finite_and_move_no_parameter(small):
+    batch = batch_of(ROWS[:2])
+    cotangent = batch.valid[..., None] * np.array([1.0, -2.0, 3.0], np.float32)
+    logits, gradients, by_patch = small.gradients(batch, cotangent)
+    assert np.isfinite(logits).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert not by_patch[batch.segment_ids == 0].any()
+    # Whatever stands in padding, neither results nor gradients change.
+    litter = np.where((batch.segment_ids == 0)[..., None], np.float32(7.5), batch.patches)
+    again, same, _ = small.gradients(batch._replace(patches=litter), cotangent)
+    assert np.array_equal(again[batch.valid], logits[batch.valid])
+    assert all(map(np.array_equal, jax.tree.leaves(same), jax.tree.leaves(gradients)))
+
+
+def test_a_batch_of_nothing_is_finite_without_gradient(small):
+    logits, gradients, _ = small.gradients(SHAPE.empty(), np.zeros((SHAPE.rows, SHAPE.slots, CLASSES), np.float32))
+    assert np.isfinite(logits).all()
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.fixture(scope='module')
+def unrolled():
+    return Small(SMALL)
+
+
+SWITCHES = pytest.mark.parametrize('scan, remat', [(True, False), (False, True), (True, True)])
+
+
+@SWITCHES
+def test_scan_and_remat_change_neither_logits_nor_gradients(unrolled, scan, remat):
+    other, batch = Small(SMALL.clone(scan=scan, remat=remat)), batch_of(ROWS)
+    cotangent = np.random.default_rng(0).normal(size=(SHAPE.rows, SHAPE.slots, CLASSES)).astype(np.float32)
+    logits, *gradients = other.gradients(batch, cotangent)
+    right, *right_gradients = unrolled.gradients(batch, cotangent)
+    assert_same(logits, right)
+    for leaf, expected in zip(jax.tree.leaves(gradients), jax.tree.leaves(right_gradients), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.fixture(scope='module')
+def initial():
+    """Makes a model's parameters at initialisation."""
+    @functools.cache
+    def parameters(scan, remat):
+        model = SMALL.clone(scan=scan, remat=remat, attend=attention.plain)
+        return jit(model.init)(jax.random.key(0), SHAPE.empty())['params']
+
+    return parameters
+
+
+@SWITCHES
+def test_scan_and_remat_change_no_parameter_at_initialisation(initial, scan, remat):
+    ours, right = initial(scan, remat), initial(False, False)
+    assert jax.tree.structure(ours) == jax.tree.structure(right)
+    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(right)))
+
+
+def test_blocks_start_from_different_parameters(initial):
+    kernel = initial(False, False)['encoder']['blocks']['mlp']['up']['kernel']
+    assert kernel.shape == (2, 16, 64)
+    assert np.abs(kernel[0] - kernel[1]).max() > 0.01
+
+
+def test_scaling_is_that_of_the_queries(unrolled):
+    """Scaled attention is unscaled attention with queries and their biases divided by the root of the head width."""
+    unscaled = Small(SMALL.clone(scaled=False))
+    flat = flax.traverse_util.flatten_dict(unrolled.params)
+    factor = np.float32((SMALL.size.width // SMALL.size.heads) ** -0.5)
+    for path in flat:
+        if path[-2] in ('query', 'to_query'):
+            flat[path] = flat[path] * factor
+    unscaled.params = flax.traverse_util.unflatten_dict(flat)
+    assert_same(unscaled.logits(ROWS), unrolled.logits(ROWS))
+
+
+def test_bfloat16_keeps_parameters_and_logits_float32_and_is_near(unrolled):
+    low = Small(SMALL.clone(dtype=jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(abstract_params(low.model))} == {jnp.dtype('float32')}
+    logits, right = low.logits(ROWS), unrolled.logits(ROWS)
+    assert logits.dtype == np.float32
+    # Two blocks of width 16: the largest difference was 1.3 % of the largest logit.
+    assert np.abs(logits - right).max() <= 0.04 * np.abs(right).max()
+
+
+@pytest.mark.parametrize('name, millions', [('Mi', 0.97), ('Ti', 5.7), ('S', 22.0), ('B', 87.8), ('L', 307.6)])
+def test_sizes_are_those_of_vit(name, millions):
+    model = ElasticAST(SIZES[name], 527, (8, 64))
+    shape = dataclasses.replace(SHAPE, patch_size=256)
+    params = jax.eval_shape(model.init, jax.random.key(0), shape.abstract())['params']
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, rel=0.02)
+    if name != 'Mi':
+        assert SIZES[name].width // SIZES[name].heads == 64
