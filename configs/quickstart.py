@@ -13,6 +13,6 @@ def get_config() -> ConfigDict:
     config.augment = dict(token_dropout=0.0, freq_mask=0, time_mask=0.0)  # every clip is seen a few times only
     config.packing = dict(rows=8, tokens=256, slots=32)
     config.model = dict(size='Mi', width=96, depth=3)
-    config.train = dict(epochs=6)
+    config.train = dict(epochs=4)
     config.optimizer = dict(rate=2e-3, b2=0.99, warmup_epochs=0.6)
     return config

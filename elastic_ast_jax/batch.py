@@ -103,5 +103,10 @@ def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> No
             positions = getattr(batch, name)[row]
             if positions.min() < 0 or positions.max() >= limit or positions[~real].any():
                 raise ValueError(f'PackedBatch.{name} of row {row} must be 0..{limit - 1}, and 0 in padding')
+        labels = batch.labels[row]
+        if labels[~valid].any() or labels.min() < 0 or (not shape.multi_label and labels.max() >= shape.classes):
+            raise ValueError(f'PackedBatch.labels of row {row} must be 0 in empty slots, and classes 0..{shape.classes - 1}')
+        if batch.clip_id[row].min() < NO_CLIP:
+            raise ValueError(f'PackedBatch.clip_id of row {row} must be {NO_CLIP} or the index of a clip')
         if batch.patches[row][~real].any():
             raise ValueError(f'PackedBatch.patches of row {row} must be 0 in padding')

@@ -14,6 +14,8 @@ _OVERRIDES = 'Any key of the config can be overridden: --config.section.key=valu
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code. Errors that a user can mend are printed without a traceback."""
     logging.basicConfig(format='%(levelname)s: %(message)s')
+    # Orbax logs through absl and warns of what is meant so, such as a directory opened for reading only.
+    logging.getLogger('absl').addFilter(lambda record: record.levelno >= logging.ERROR)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)

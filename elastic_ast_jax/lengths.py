@@ -8,6 +8,7 @@ an array of lengths.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,12 @@ class FrontendSpec:
         """What makes this spec unusable, one sentence each; empty if nothing does."""
         found = []
         for name in ('sample_rate', 'window_ms', 'shift_ms', 'mel_bins', 'std', 'patch_mels', 'patch_frames', 'max_frames'):
-            if not getattr(self, name) > 0:
-                found.append(f'frontend.{name}={getattr(self, name)} must be positive')
+            if not 0 < getattr(self, name) < math.inf:
+                found.append(f'frontend.{name}={getattr(self, name)} must be positive and finite')
         if self.partial not in ('pad', 'floor'):
             found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch) or 'floor' (drop its frames)")
+        if not math.isfinite(self.mean):
+            found.append(f'frontend.mean={self.mean} must be finite')
         if found:
             return found
         if self.mel_bins % self.patch_mels:
@@ -115,6 +118,10 @@ class FrontendSpec:
         if self.partial == 'pad':
             whole = -(-frames // self.patch_frames)
         return np.maximum(1, whole)
+
+    def too_long(self, frames: Any) -> Any:
+        """Whether a clip has more time patches than there are positions."""
+        return self.time_patches(frames) > self.max_time_patches
 
     def tokens(self, frames: Any) -> Any:
         """Tokens of a clip: its grid of mel patches times time patches."""

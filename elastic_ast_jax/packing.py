@@ -22,7 +22,7 @@ class Rows:
     """Rows of clips: row r holds `clips[offsets[r]:offsets[r + 1]]`, positions in the sequence that was packed."""
 
     clips: Int[np.ndarray, 'N']
-    offsets: Int[np.ndarray, 'rows+1']
+    offsets: Int[np.ndarray, 'offsets']
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -37,7 +37,10 @@ class Rows:
 def pack(lengths: Sequence[int] | Int[np.ndarray, 'N'], tokens: int, slots: int) -> Rows:
     """Packs clips into rows of at most `tokens` tokens and `slots` clips, each clip exactly once.
 
-    A pure function of its arguments. A clip waits at most as long as the pool is long, `max(slots, 32)` clips.
+    A pure function of its arguments. A clip waits for at most as many rows as the pool holds clips, `max(slots, 32)`. The pool
+    stops growing once some subset fills the row; if that has more clips than there are slots, the row takes the best subset
+    of the pool that has not, which may leave a few tokens empty. (A pool that is always full packs worse: the clips that
+    would have filled later rows are gone.)
 
     Args:
         lengths: Tokens of each clip, in the order in which they should be used.
@@ -45,8 +48,10 @@ def pack(lengths: Sequence[int] | Int[np.ndarray, 'N'], tokens: int, slots: int)
         slots: Clips a row holds.
 
     Raises:
-        ValueError: A clip of no tokens, or of more than a row holds; names its position.
+        ValueError: A clip of no tokens, or of more than a row holds, with its position; rows without slots.
     """
+    if slots < 1:
+        raise ValueError(f'slots={slots}: a row needs at least one')
     sizes_in = np.asarray(lengths, dtype=np.int64)
     for wrong in np.flatnonzero((sizes_in < 1) | (sizes_in > tokens))[:1]:
         raise ValueError(f'clip {wrong} has {sizes_in[wrong]} tokens, but a row holds 1 to {tokens}')
@@ -124,7 +129,7 @@ class RowLayout:
 
 
 def row_layout(
-    time_patches: Int[np.ndarray, 'clips'], mel_patches: int, kept: Sequence[Int[np.ndarray, 'kept'] | None] | None = None
+    time_patches: Int[np.ndarray, 'clips'], mel_patches: int, kept: Sequence[Int[np.ndarray, '_'] | None] | None = None
 ) -> RowLayout:
     """Lays out a row of clips with grids of `mel_patches` x `time_patches[i]`.
 
@@ -162,8 +167,8 @@ def patchify(log_mel: Float[np.ndarray, 'frames mels'], mels: int, frames: int, 
 
 
 def fill_batch(
-    rows: Sequence[Sequence[int]],
-    clips: Sequence[Float[np.ndarray, 'n P']],
+    rows: Sequence[Sequence[int] | Int[np.ndarray, '_']],
+    clips: Sequence[Float[np.ndarray, '_ P']],
     mel_patches: int,
     shape: BatchShape,
 ) -> PackedBatch:

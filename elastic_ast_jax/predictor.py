@@ -81,7 +81,7 @@ class Predictor:
         """As `predict`, for many inputs: yields results as they come, in order, in bounded memory."""
         pending = []
         single = None  # whether all inputs are one chunk, known at the first
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor() as pool:
             for item in _last_marked(enumerate(inputs)):
                 pending.append(item[0])
                 if len(pending) == _CHUNK or item[1]:
@@ -113,7 +113,7 @@ class Predictor:
             else:
                 waveform = reading.from_array(np.asarray(source), name, frontend.sample_rate, frontend.sample_rate)
             frames = int(frontend.frames(len(waveform), frontend.shift()))
-            if frames > frontend.max_frames:  # before the work of computing them
+            if frontend.too_long(frames):  # before the work of computing them
                 raise AudioError(self._too_long(name, frames))
             features = fbank.normalise(fbank.log_mel(waveform, frontend), frontend)
             return name, len(waveform) / frontend.sample_rate, self._patches(features, name)
@@ -126,7 +126,7 @@ class Predictor:
             raise ValueError(f'{name}: shape {list(features.shape[::-1])} is not [{frontend.mel_bins} mel bins, frames]')
         if not np.isfinite(features).all():
             raise ValueError(f'{name}: holds values that are not finite')
-        if len(features) > frontend.max_frames:
+        if frontend.too_long(len(features)):
             raise ValueError(self._too_long(name, len(features)))
         columns = int(frontend.time_patches(len(features)))
         return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, columns)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax import config as configs
+from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
 
@@ -33,11 +34,11 @@ class Contract:
 
     Attributes:
         labels: Name of each class.
-        frontend: Fingerprint of the frontend (`audio.fbank.fingerprint`).
+        frontend: What the frontend computes.
     """
 
     labels: tuple[str, ...]
-    frontend: str
+    frontend: Fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,12 @@ class Workdir:
             WorkdirError: As `config`.
         """
         values = self._read('model.json')
-        return Contract(tuple(self._entry(values, 'model.json', 'labels')), self._entry(values, 'model.json', 'frontend'))
+        labels, frontend = (self._entry(values, 'model.json', key) for key in ('labels', 'frontend'))
+        try:
+            fingerprint = Fingerprint(frontend['spec'], tuple(frontend['golden']))
+        except (KeyError, TypeError) as error:
+            raise WorkdirError(f'{self.path / "model.json"}: the entry frontend is damaged; restore it') from error
+        return Contract(tuple(labels), fingerprint)
 
     def set_contract(self, contract: Contract) -> None:
         """Stores the contract, or checks that it is the stored one.
@@ -128,18 +134,20 @@ class Workdir:
             self.check_frontend(contract.frontend)
         _write(self.path / 'model.json', json.dumps(dataclasses.asdict(contract), indent=2) + '\n')
 
-    def check_frontend(self, fingerprint: str) -> None:
+    def check_frontend(self, fingerprint: Fingerprint) -> None:
         """Checks that this code computes the features that the model was trained with.
 
         Raises:
             WorkdirError: It does not.
         """
         stored = self.contract().frontend
-        if stored != fingerprint:
+        if not stored.matches(fingerprint):
+            what = 'the frontend section of config.json was changed: restore it'
+            if stored.spec == fingerprint.spec:
+                what = 'this version computes the features otherwise: use the version of elastic-ast-jax that trained it'
             raise WorkdirError(
-                f'{self.path}: the frontend of this installation (fingerprint {fingerprint}) computes other features than the '
-                f'one this model was trained with ({stored}), so its results would be wrong: restore the frontend section of '
-                f'config.json if it was changed, or use the version of elastic-ast-jax that trained it')
+                f'{self.path}: the features are not those that this model was trained with, so its results would be wrong; '
+                f'{what} (fingerprint {fingerprint.spec}, trained with {stored.spec})')
 
     def plan(self) -> PlanRecord | None:
         """The plan of the run, if one is stored."""

@@ -4,8 +4,10 @@ Source: Kaldi's `compute-fbank-feats` with `htk_compat`, `use_energy=false`, a H
 `torchaudio.compliance.kaldi.fbank` computes it for AST and ElasticAST.
 """
 
+import dataclasses
 import functools
 import hashlib
+import json
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -16,6 +18,8 @@ PREEMPHASIS = 0.97
 # Smallest mel energy: the resolution of float32 at 1.
 ENERGY_FLOOR = float(np.finfo(np.float32).eps)
 _LOWEST_HZ = 20.0
+# Two fingerprints of the same features may differ by this much, in normalised log-mel.
+_SAME = 1e-3
 
 
 def hanning(window: int) -> Float32[np.ndarray, 'window']:
@@ -82,16 +86,33 @@ def normalise(log_mels: Float[np.ndarray, 'frames mels'], spec: FrontendSpec) ->
     return ((log_mels - spec.mean) / (2 * spec.std)).astype(np.float32)
 
 
-def fingerprint(spec: FrontendSpec) -> str:
-    """A short hash of what this frontend computes for a golden waveform, rounded to 0.01 so that machines agree.
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """What a frontend computes: stored with a model, compared when it is loaded.
 
-    It changes when the spec changes or when the code computes something else; stored with a model and checked at loading.
+    Attributes:
+        spec: Short hash of the spec.
+        golden: Means and deviations of the features of a golden waveform, a pair for each mel patch. Numbers and no hash of
+            them, since machines round differently.
     """
+
+    spec: str
+    golden: tuple[float, ...]
+
+    def matches(self, other: 'Fingerprint') -> bool:
+        """The same spec, and the same features up to rounding."""
+        same_count = len(self.golden) == len(other.golden)
+        return self.spec == other.spec and same_count and np.allclose(self.golden, other.golden, atol=_SAME)
+
+
+def fingerprint(spec: FrontendSpec) -> Fingerprint:
+    """The fingerprint of a spec as this code computes it; changes with the spec, and with what the code computes."""
     n = np.arange(2 * spec.sample_rate // 10 + 3 * spec.window)
-    phase = n / spec.sample_rate
-    golden = 0.5 * np.sin(2 * np.pi * (200 + 3000 * phase) * phase) + 0.1 * (((n * n) % 97) / 48.0 - 1.0)
+    seconds = n / spec.sample_rate
+    sweep = 0.5 * np.sin(2 * np.pi * (200 + 0.1 * spec.sample_rate * seconds) * seconds)
+    golden = sweep + 0.1 * (((n * n) % 97) / 48.0 - 1.0)
     features = normalise(log_mel(golden.astype(np.float32), spec), spec)
-    summary = np.concatenate([features.mean(axis=0), features.std(axis=0), [len(features)]])
-    digest = hashlib.sha256(repr(spec).encode())
-    digest.update(np.round(summary * 100).astype(np.int64).tobytes())
-    return digest.hexdigest()[:16]
+    patches = features.reshape(len(features), spec.mel_patches, spec.patch_mels)
+    summary = np.stack([patches.mean(axis=(0, 2)), patches.std(axis=(0, 2))], axis=1).ravel()
+    values = json.dumps(dataclasses.asdict(spec), sort_keys=True)
+    return Fingerprint(hashlib.sha256(values.encode()).hexdigest()[:16], tuple(round(float(value), 5) for value in summary))

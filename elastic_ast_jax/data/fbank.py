@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-import tensorflow as tf
 
 from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.data.tf import tf
 from elastic_ast_jax.lengths import FrontendSpec
 
 _BANDS = 4

@@ -11,18 +11,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # read when TensorFlow is loaded; its notes on start-up help nobody here
-
 import numpy as np
-import tensorflow as tf
 
 from elastic_ast_jax import packing
 from elastic_ast_jax.batch import NO_CLIP, BatchShape, PackedBatch
 from elastic_ast_jax.data import fbank
 from elastic_ast_jax.data.plan import EpochPlan, Planner, Schedule, dropout_choice
 from elastic_ast_jax.data.sources import Source
-
-tf.config.set_visible_devices([], 'GPU')  # accelerators are JAX's
+from elastic_ast_jax.data.tf import tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +76,7 @@ class RowReader:
         self.failure: Exception | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, index: int) -> list[np.ndarray]:
+    def __call__(self, index: int | np.integer) -> list[np.ndarray]:
         """The arrays of `RowInputs` for row `index`."""
         try:
             return self.read(int(index)).arrays()
@@ -117,7 +113,11 @@ class RowReader:
         first_block = np.cumsum(blocks) - blocks
         samples = np.zeros(max(int(blocks.sum()) * block, frontend.window), np.float32)
         for draw, place in zip(members, first_block * block, strict=True):
-            waveform = self.source.read(int(draws.clip[draw]))
+            clip = int(draws.clip[draw])
+            waveform = self.source.read(clip)
+            if len(waveform) != self.planner.samples[clip]:
+                raise ValueError(f'{self.source.keys[clip]}: reading gives {len(waveform)} samples, the plan has '
+                                 f'{self.planner.samples[clip]}')
             start, count = draws.start[draw], draws.samples[draw]
             np.subtract(waveform[start : start + count], waveform.mean(), out=samples[place : place + count])
 
@@ -219,14 +219,16 @@ def batches(reader: RowReader, first_step: int, last_step: int, workers: int | N
         Exception: What reading a clip raised, as it was raised there.
         ValueError: A batch with values that are not finite; names the clip.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _processors()
     rows = reader.shape.rows
+    reader.failure = None
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
     options.threading.max_intra_op_parallelism = 1  # parallel over rows, not inside one
     options.deterministic = True
     dataset = tf.data.Dataset.range(first_step * rows, last_step * rows)
-    dataset = dataset.map(_row_graph(reader), num_parallel_calls=workers).batch(rows, drop_remainder=True)
+    row = tf.autograph.experimental.do_not_convert(_row_graph(reader))  # plain tensors, no Python control flow
+    dataset = dataset.map(row, num_parallel_calls=workers).batch(rows, drop_remainder=True)
     dataset = dataset.prefetch(2).with_options(options)
     try:
         for fields in dataset.as_numpy_iterator():
@@ -237,6 +239,11 @@ def batches(reader: RowReader, first_step: int, last_step: int, workers: int | N
         if reader.failure is None:
             raise
         raise reader.failure from None
+
+
+def _processors() -> int:
+    """Processors that this process may use; not every system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _check_finite(batch: PackedBatch, source: Source) -> None:

@@ -48,6 +48,13 @@ class DrawSpec:
     freq_mask: int = 0
     time_mask: float = 0.0
 
+    def __post_init__(self):
+        if self.too_long not in ('error', 'crop') or not self.ratios or min(self.ratios) <= 0:
+            raise ValueError(f"{self}: too_long must be 'error' or 'crop', and ratios positive")
+        if not (0 <= self.token_dropout < 1 and 0 <= self.time_mask <= 1 and self.freq_mask >= 0 and self.prefix_frames >= 0):
+            raise ValueError(
+                f'{self}: token_dropout must be in [0, 1), time_mask in [0, 1], freq_mask and prefix_frames not negative')
+
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
@@ -92,12 +99,12 @@ def draw(samples: Int64[np.ndarray, 'clips'], frontend: FrontendSpec, spec: Draw
     frames = frontend.frames(whole, shift)
 
     start = np.zeros(count, np.int64)
-    long = frames > frontend.max_frames
+    long = frontend.too_long(frames)
     if spec.too_long == 'crop' and long.any():
         slack = np.maximum(0, whole - frontend.samples_for(frontend.max_frames, shift))
         if spec.shuffle:
             start = np.where(long, random.integers(words(Stream.CROP), slack + 1), 0)
-        frames = np.minimum(frames, frontend.max_frames)
+        frames = np.where(long, frontend.max_frames, frames)
     if spec.prefix_frames:
         shortest = np.minimum(spec.prefix_frames, frames)
         length = shortest + random.integers(words(Stream.PREFIX), frames - shortest + 1)
@@ -171,7 +178,7 @@ class Planner:
     def _check(self, keys: Sequence[str]) -> None:
         front = self.frontend
         frames = front.frames(self.samples, min(front.shift(ratio) for ratio in self.spec.ratios))
-        long = np.flatnonzero(frames > front.max_frames)
+        long = np.flatnonzero(front.too_long(frames))
         if len(long) and self.spec.too_long == 'error':
             worst = long[np.argmax(frames[long])]
             raise PlanError(
@@ -226,5 +233,7 @@ class Schedule:
 
     def locate(self, step: int) -> tuple[int, int]:
         """The epoch that a step belongs to and its number in it."""
+        if not 0 <= step < self.steps:
+            raise IndexError(f'step {step} is not in 0..{self.steps - 1}')
         epoch = int(np.searchsorted(self.epoch_ends, step, side='right'))
         return epoch, step - (int(self.epoch_ends[epoch - 1]) if epoch else 0)

@@ -66,7 +66,9 @@ class ElasticAST(nn.Module):
         members = pooling.membership(batch.segment_ids, batch.valid.shape[1])
         if self.pool == 'attention':
             pooled = pooling.AttentionPool(size.heads, self.scaled, self.dtype, name='pool')(x, members)
-        else:
+        elif self.pool == 'mean':
             pooled = pooling.mean_pool(x, members)
+        else:
+            raise ValueError(f"pool={self.pool!r} must be 'attention' or 'mean'")
         pooled = layer_norm('norm_head', jnp.float32)(pooled)
         return dense(self.classes, 'head', jnp.float32)(pooled)

@@ -12,7 +12,7 @@ from elastic_ast_jax.models.encoder import dense, query_scale
 
 def membership(segment_ids: Int[Array, 'R T'], slots: int) -> Bool[Array, 'R T S']:
     """Which slot each token belongs to; padding belongs to none."""
-    return segment_ids[:, :, None] == jnp.arange(1, slots + 1)
+    return segment_ids[:, :, None] == jnp.arange(1, slots + 1)[None, None, :]
 
 
 class AttentionPool(nn.Module):

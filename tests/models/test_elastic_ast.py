@@ -227,9 +227,13 @@ def test_a_batch_of_nothing_is_finite_without_gradient(small):
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradients))
 
 
+# Attention inside scan and remat has tests of its own; this one compiles faster.
+PLAIN = SMALL.clone(attend=attention.plain)
+
+
 @pytest.fixture(scope='module')
 def unrolled():
-    return Small(SMALL)
+    return Small(PLAIN)
 
 
 SWITCHES = pytest.mark.parametrize('scan, remat', [(True, False), (False, True), (True, True)])
@@ -237,7 +241,7 @@ SWITCHES = pytest.mark.parametrize('scan, remat', [(True, False), (False, True),
 
 @SWITCHES
 def test_scan_and_remat_change_neither_logits_nor_gradients(unrolled, scan, remat):
-    other, batch = Small(SMALL.clone(scan=scan, remat=remat)), batch_of(ROWS)
+    other, batch = Small(PLAIN.clone(scan=scan, remat=remat)), batch_of(ROWS)
     cotangent = np.random.default_rng(0).normal(size=(SHAPE.rows, SHAPE.slots, CLASSES)).astype(np.float32)
     logits, *gradients = other.gradients(batch, cotangent)
     right, *right_gradients = unrolled.gradients(batch, cotangent)
@@ -251,7 +255,7 @@ def initial():
     """Makes a model's parameters at initialisation."""
     @functools.cache
     def parameters(scan, remat):
-        model = SMALL.clone(scan=scan, remat=remat, attend=attention.plain)
+        model = PLAIN.clone(scan=scan, remat=remat)
         return jit(model.init)(jax.random.key(0), SHAPE.empty())['params']
 
     return parameters
@@ -272,9 +276,9 @@ def test_blocks_start_from_different_parameters(initial):
 
 def test_scaling_is_that_of_the_queries(unrolled):
     """Scaled attention is unscaled attention with queries and their biases divided by the root of the head width."""
-    unscaled = Small(SMALL.clone(scaled=False))
+    unscaled = Small(PLAIN.clone(scaled=False))
     flat = flax.traverse_util.flatten_dict(unrolled.params)
-    factor = np.float32((SMALL.size.width // SMALL.size.heads) ** -0.5)
+    factor = np.float32((PLAIN.size.width // PLAIN.size.heads) ** -0.5)
     for path in flat:
         if path[-2] in ('query', 'to_query'):
             flat[path] = flat[path] * factor
@@ -283,12 +287,12 @@ def test_scaling_is_that_of_the_queries(unrolled):
 
 
 def test_bfloat16_keeps_parameters_and_logits_float32_and_is_near(unrolled):
-    low = Small(SMALL.clone(dtype=jnp.bfloat16))
+    low = Small(PLAIN.clone(dtype=jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(abstract_params(low.model))} == {jnp.dtype('float32')}
     logits, right = low.logits(ROWS), unrolled.logits(ROWS)
     assert logits.dtype == np.float32
-    # Two blocks of width 16: the largest difference was 1.3 % of the largest logit.
-    assert np.abs(logits - right).max() <= 0.04 * np.abs(right).max()
+    # Measured for this network: 0.4 % of the largest logit.
+    assert np.abs(logits - right).max() <= 0.02 * np.abs(right).max()
 
 
 @pytest.mark.parametrize('name, millions', [('Mi', 0.97), ('Ti', 5.7), ('S', 22.0), ('B', 87.8), ('L', 307.6)])
