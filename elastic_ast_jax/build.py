@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -41,7 +42,8 @@ def model(config: Config, classes: int, attend: Attend, dtype: Any, scan: bool |
 
 def init_params(network: ElasticAST, shape: BatchShape, seed: int) -> Any:
     """Fresh parameters: a pure function of the network and the seed."""
-    return network.init(jax.random.key(seed), shape.empty())['params']
+    batch = jax.tree.map(jnp.asarray, shape.empty())
+    return network.init(jax.random.key(seed), batch)['params']
 
 
 def loss(config: Config) -> losses.Loss:

@@ -266,7 +266,7 @@ def _problems(config: Config) -> list[str]:
             hint = f'; did you mean {near[0]!r}?' if near else ''
             found.append(f'{key}={value!r} must be one of {", ".join(map(repr, choices))}{hint}')
 
-    def within(key: str, low: float, high: float = float('inf'), below: bool = False) -> None:
+    def within(key: str, low: int, high: float = float('inf'), below: bool = False) -> None:
         value = config.flat()[key]
         if not (low <= value < high if below else low <= value <= high):
             limit = f'at least {low}' if high == float('inf') else f'from {low} {"to below" if below else "to"} {high}'
@@ -288,7 +288,7 @@ def _problems(config: Config) -> list[str]:
                 'model.heads'):  # fmt: skip
         within(key, 0)
     for key in ('augment.token_dropout', 'augment.time_mask', 'train.label_smoothing', 'optimizer.b1', 'optimizer.b2'):
-        within(key, 0, 1, below=True)
+        within(key, 0, 1.0, below=True)
     need(bool(augment.ratios) and min(augment.ratios, default=0) > 0, f'augment.ratios={augment.ratios} must be positive')
     need(augment.freq_mask <= front.mel_bins,
          f'augment.freq_mask={augment.freq_mask} is more than frontend.mel_bins={front.mel_bins}')
