@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.data = dict(source='manifest')
-    config.frontend = dict(sample_rate=16000, mean=-6.0, std=4.5, max_frames=1024)  # 10.2 s
-    config.augment = dict(token_dropout=0.1, freq_mask=48, time_mask=0.2)
-    config.packing = dict(rows=4, tokens=512, slots=32)
+    config.frontend = dict(sample_rate=16000, mean=-6.0, std=4.5, max_frames=1280)  # 10.2 s at the smallest frame shift
+    config.augment = dict(ratios=(0.8, 1.0, 1.2), token_dropout=0.1, freq_mask=48, time_mask=0.2)
+    config.packing = dict(rows=4, tokens=640, slots=32)
     config.model = dict(size='Mi')
     config.train = dict(epochs=40, label_smoothing=0.1)
-    config.optimizer = dict(rate=1e-3, warmup_epochs=4.0)
+    config.optimizer = dict(rate=1e-3, warmup_epochs=2.0)
     return config

@@ -64,8 +64,8 @@ Model, metrics and settings: $workdir
 Evaluation:                  $workdir/eval
 Clips:                       $workdir/clips
 
-To classify recordings of your own (any length, any sample rate), with this model's labels:
+To classify recordings of your own (any format and sample rate, up to 10 s with this model), with this model's labels:
   $root/$elastic_ast predict $workdir RECORDING_OR_FOLDER ...
 To train on recordings of your own, with labels of your own, see configs/manifest.py:
-  $root/$elastic_ast train --config=configs/manifest.py --workdir=runs/mine
+  $root/$elastic_ast train --config=configs/manifest.py --config.data.train=TRAIN.jsonl --config.data.eval=TEST.jsonl --workdir=runs/mine
 TEXT
