@@ -11,9 +11,8 @@ import optax
 from elastic_ast_jax import losses, optimizer
 from elastic_ast_jax.batch import BatchShape
 from elastic_ast_jax.config import Config
-from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.models.attention import Attend
-from elastic_ast_jax.models.elastic_ast import SIZES, ElasticAST, Size
+from elastic_ast_jax.models.elastic_ast import ElasticAST
 
 
 def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchShape:
@@ -25,19 +24,19 @@ def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchS
 
 
 def model(config: Config, classes: int, attend: Attend, dtype: Any, scan: bool | None = None) -> ElasticAST:
-    """The network; `scan` overrides the config's, which changes no result.
-
-    Raises:
-        UserError: The width does not divide over the heads.
-    """
-    wanted, named = config.model, SIZES[config.model.size]
-    size = Size(wanted.width or named.width, wanted.depth or named.depth, wanted.heads or named.heads)
-    if size.width % size.heads:
-        raise UserError(f'model.width={size.width} does not divide over {size.heads} heads: set model.heads or another width')
-    frontend = config.frontend
+    """The network; `scan` overrides the config's, which changes no result."""
+    wanted, frontend = config.model, config.frontend
     return ElasticAST(
-        size=size, classes=classes, grid=(frontend.mel_patches, frontend.max_time_patches), attend=attend, pool=wanted.pool,
-        scaled=wanted.scaled, scan=wanted.scan if scan is None else scan, remat=wanted.remat, dtype=dtype)  # fmt: skip
+        size=wanted.resolved(),
+        classes=classes,
+        grid=(frontend.mel_patches, frontend.max_time_patches),
+        attend=attend,
+        pool=wanted.pool,
+        scaled=wanted.scaled,
+        scan=wanted.scan if scan is None else scan,
+        remat=wanted.remat,
+        dtype=dtype,
+    )
 
 
 def init_params(network: ElasticAST, shape: BatchShape, seed: int) -> Any:

@@ -1,6 +1,7 @@
 """Checkpoints of a run: written in the background, complete or not there at all, the newest and the best kept."""
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.train_step import TrainState
 
 _log = logging.getLogger(__name__)
+_LONGEST = 400
 
 
 class CheckpointError(UserError):
@@ -41,7 +43,8 @@ class Checkpoints:
             checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
         ])  # fmt: skip
         options = ocp.CheckpointManagerOptions(
-            create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only)
+            create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only,
+            best_fn=_score)  # the policy decides what is kept; without this, scores would not be written  # fmt: skip
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=('params', 'optimizer'))
 
     def __enter__(self) -> 'Checkpoints':
@@ -64,20 +67,21 @@ class Checkpoints:
 
         Args:
             state: Of the run.
-            score: Of an evaluation of this state, the higher the better, if there was one.
+            score: Of an evaluation of this state, the higher the better, if there was one; NaN is none.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params), optimizer=ocp.args.StandardSave(state.optimizer))
-        metrics = None if score is None else {'score': float(score)}
+        metrics = None if score is None or math.isnan(score) else {'score': float(score)}
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read; None if there is no checkpoint.
 
-        A checkpoint that cannot be read is passed over with a warning: the run then repeats the steps since the one before.
+        A checkpoint that cannot be read is passed over with a warning and, once an older one was read, moved to the folder
+        `damaged`: the run then repeats the steps since.
 
         Args:
             abstract: Shapes, dtypes and shardings of the state.
@@ -87,22 +91,35 @@ class Checkpoints:
         """
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(abstract.params), optimizer=ocp.args.StandardRestore(abstract.optimizer))
-        failures = []
+        failures: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 found = self._manager.restore(step, args=items)
             except Exception as error:  # whatever damage does; it is told here, and raised if nothing is left
-                failures.append(f'{step}: {_first_line(error)}')
-                _log.warning('checkpoint %s is incomplete (%s); using the one before', self.directory / str(step), error)
+                failures[step] = _short(error)
                 continue
-            for broken in failures:  # out of the way, or saving that step again would find it there
-                self._manager.delete(int(broken.partition(':')[0]))
+            self._tell(failures, step)
+            for broken in failures:
+                self._put_aside(broken)
             step_array = jax.device_put(np.int32(step), abstract.step.sharding)
             return TrainState(step_array, found.params, found.optimizer)
         if failures:
-            raise CheckpointError(f'{self.directory}: no checkpoint can be read: {"; ".join(failures)}; '
-                                  f'train again in another --workdir')
+            raise CheckpointError(
+                f'{self.directory}: no checkpoint can be read, damaged or of another model: {_listed(failures)}; '
+                f'train again in another --workdir')
         return None
+
+    def _tell(self, failures: dict[int, str], used: int) -> None:
+        for step, why in failures.items():
+            _log.warning('checkpoint %s is incomplete, using the one before, %d: %s', self.directory / str(step), used, why)
+
+    def _put_aside(self, step: int) -> None:
+        """Moves a checkpoint out of the way of the one that will be saved in its place; nothing is deleted."""
+        aside = self.directory / 'damaged'
+        aside.mkdir(exist_ok=True)
+        number = sum(1 for _ in aside.iterdir())
+        os.rename(self.directory / str(step), aside / f'{step}-{number}')
+        self._manager.reload()
 
     def restore_params(self, abstract: Any, which: str) -> tuple[int, Any]:
         """Step and parameters of a checkpoint.
@@ -128,24 +145,28 @@ class Checkpoints:
             candidates = [int(which)]
         else:
             raise CheckpointError(f'{self.directory}: no checkpoint {which}; there are {steps}, latest and best')
-        failures = []
+        failures: dict[int, str] = {}
         for step in candidates:
             try:
                 params = self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract))).params
             except Exception as error:  # see `restore`
-                failures.append(f'{step}: {_first_line(error)}')
-                _log.warning('checkpoint %s cannot be read (%s)', self.directory / str(step), _first_line(error))
+                failures[step] = _short(error)
                 continue
-            if failures:
-                _log.warning('using checkpoint %s, the one before', step)
+            self._tell(failures, step)
             return step, params
         raise CheckpointError(
-            f'{self.directory}: no checkpoint can be read, damaged or of another model: {"; ".join(failures)}')
+            f'{self.directory}: no checkpoint can be read, damaged or of another model: {_listed(failures)}')
 
 
 def _score(metrics: Any) -> float:
     return metrics['score']
 
 
-def _first_line(error: Exception) -> str:
-    return f'{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else "no message"}'
+def _short(error: Exception) -> str:
+    """An error in one line of bearable length."""
+    text = ' '.join(str(error).split()) or 'no message'
+    return f'{type(error).__name__}: {text[:_LONGEST]}{" ..." if len(text) > _LONGEST else ""}'
+
+
+def _listed(failures: dict[int, str]) -> str:
+    return '; '.join(f'{step}: {why}' for step, why in failures.items())

@@ -9,14 +9,19 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import json
+import math
 import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.models.sizes import SIZES, Size
 
 
 class ConfigError(UserError):
@@ -78,6 +83,11 @@ class Model:
     scan: bool = False  # loop over the blocks: compiles faster, runs slower on accelerators
     remat: bool = False  # compute activations again in the backward pass: less memory, more time
     dtype: str = 'auto'  # 'float32' or 'bfloat16'; 'auto': bfloat16 on accelerators
+
+    def resolved(self) -> Size:
+        """The named size with what is set instead."""
+        named = SIZES[self.size]
+        return Size(self.width or named.width, self.depth or named.depth, self.heads or named.heads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +162,7 @@ def load(spec: str, overrides: Iterable[str] = ()) -> Config:
         key, equals, text = override.partition('=')
         if not equals:
             problems.append(f'--config.{override} has no value: write --config.{key}=VALUE')
+            continue
         texts[key] = text
     return resolve(values, texts, problems)
 
@@ -207,12 +218,19 @@ def _get_config(spec: str):
     module_spec.loader.exec_module(module)
     if not hasattr(module, 'get_config'):
         raise ConfigError([f'--config={spec}: {path} has no function get_config()'])
-    return module.get_config(argument) if argument else module.get_config()
+    takes = len(inspect.signature(module.get_config).parameters)
+    if argument and not takes:
+        raise ConfigError([f'--config={spec}: get_config() of {path} takes no argument: write --config={path}'])
+    values = module.get_config(argument) if argument else module.get_config()
+    if not isinstance(values, ConfigDict):
+        kind = type(values).__name__
+        raise ConfigError([f'--config={spec}: get_config() must return an ml_collections.ConfigDict, not {kind}'])
+    return values
 
 
 def _flatten(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for section, entries in values.items():
-        if isinstance(entries, Mapping):
+        if isinstance(entries, Mapping) and entries:
             yield from ((f'{section}.{name}', value) for name, value in entries.items())
         else:
             yield section, entries
@@ -228,7 +246,9 @@ def _convert(value: Any, kind: Any) -> Any:
             raise ValueError(f'must be a sequence, not {type(value).__name__}')
         return tuple(_convert(item, typing.get_args(kind)[0]) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) < 2**1000 else math.inf
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError('must be finite')
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f'must be {_NAMES[kind]}, not {type(value).__name__}')
     return value
@@ -244,7 +264,7 @@ def _parse(text: str, kind: Any) -> Any:
         return text.lower() == 'true'
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that a literal can do
         raise ValueError(f'must be {_NAMES.get(kind, "numbers separated by commas")}') from None
     if typing.get_origin(kind) is tuple and not isinstance(value, (tuple, list)):
         value = (value,)
@@ -266,10 +286,10 @@ def _problems(config: Config) -> list[str]:
             hint = f'; did you mean {near[0]!r}?' if near else ''
             found.append(f'{key}={value!r} must be one of {", ".join(map(repr, choices))}{hint}')
 
-    def within(key: str, low: int, high: float = float('inf'), below: bool = False) -> None:
+    def within(key: str, low: int, high: int | float = math.inf, below: bool = False) -> None:
         value = config.flat()[key]
         if not (low <= value < high if below else low <= value <= high):
-            limit = f'at least {low}' if high == float('inf') else f'from {low} {"to below" if below else "to"} {high}'
+            limit = f'at least {low}' if high == math.inf else f'from {low} {"to below" if below else "to"} {high}'
             found.append(f'{key}={value} must be {limit}')
 
     data, front, augment, packing = config.data, config.frontend, config.augment, config.packing
@@ -283,12 +303,13 @@ def _problems(config: Config) -> list[str]:
     for key in ('data.synthetic_train', 'data.synthetic_eval', 'packing.rows', 'packing.slots', 'packing.tokens',
                 'train.epochs', 'train.log_every', 'train.keep', 'train.eval_every', 'optimizer.decay_from'):  # fmt: skip
         within(key, 1)
-    for key in ('data.workers', 'train.seed', 'train.save_every', 'augment.prefix_frames', 'augment.freq_mask',
+    within('train.seed', 0, 2**32 - 1)  # what JAX makes a key of
+    for key in ('data.workers', 'train.save_every', 'augment.prefix_frames', 'augment.freq_mask',
                 'optimizer.weight_decay', 'optimizer.clip_norm', 'optimizer.warmup_epochs', 'model.width', 'model.depth',
                 'model.heads'):  # fmt: skip
         within(key, 0)
     for key in ('augment.token_dropout', 'augment.time_mask', 'train.label_smoothing', 'optimizer.b1', 'optimizer.b2'):
-        within(key, 0, 1.0, below=True)
+        within(key, 0, 1, below=True)
     need(bool(augment.ratios) and min(augment.ratios, default=0) > 0, f'augment.ratios={augment.ratios} must be positive')
     need(augment.freq_mask <= front.mel_bins,
          f'augment.freq_mask={augment.freq_mask} is more than frontend.mel_bins={front.mel_bins}')
@@ -302,7 +323,11 @@ def _problems(config: Config) -> list[str]:
              f'{packing.tokens // front.mel_patches * front.patch_frames}')
         need(augment.prefix_frames <= front.max_frames,
              f'augment.prefix_frames={augment.prefix_frames} is more than frontend.max_frames={front.max_frames}')
-    one_of('model.size', ('Mi', 'Ti', 'S', 'B', 'L'))
+    one_of('model.size', tuple(SIZES))
+    if config.model.size in SIZES and min(config.model.width, config.model.depth, config.model.heads) >= 0:
+        size = config.model.resolved()
+        need(size.width % size.heads == 0,
+             f'model.width={size.width} does not divide over {size.heads} heads: set model.heads or another width')
     one_of('model.pool', ('attention', 'mean'))
     one_of('model.attention', ('auto', 'plain', 'blocked'))
     one_of('model.dtype', ('auto', 'float32', 'bfloat16'))
@@ -312,5 +337,7 @@ def _problems(config: Config) -> list[str]:
     one_of('optimizer.kind', ('adamw', 'adam_l2'))
     one_of('optimizer.schedule', ('cosine', 'constant', 'published'))
     need(config.optimizer.rate > 0, f'optimizer.rate={config.optimizer.rate} must be positive')
+    need(0 < config.optimizer.decay_factor <= 1,
+         f'optimizer.decay_factor={config.optimizer.decay_factor} must be above 0 and at most 1')
     need(config.optimizer.epsilon > 0, f'optimizer.epsilon={config.optimizer.epsilon} must be positive')
     return found

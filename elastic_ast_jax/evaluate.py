@@ -21,6 +21,7 @@ from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.plan import Planner, Schedule
 from elastic_ast_jax.data.sources import Source, targets
+from elastic_ast_jax.logs import without_nan
 from elastic_ast_jax.metrics import Metrics, evaluate
 from elastic_ast_jax.train_step import make_eval_step
 from elastic_ast_jax.workdir import Workdir
@@ -125,7 +126,7 @@ def write(metrics: Metrics, step: int, cropped: int, folder: Path) -> tuple[Path
     """Writes `metrics.json` and `metrics.md`; NaN is null and a dash."""
     folder.mkdir(parents=True, exist_ok=True)
     json_file, table_file = folder / 'metrics.json', folder / 'metrics.md'
-    values = _without_nan({'step': step, 'cropped_clips': cropped, **dataclasses.asdict(metrics)})
+    values = without_nan({'step': step, 'cropped_clips': cropped, **dataclasses.asdict(metrics)})
     json_file.write_text(json.dumps(values, indent=2) + '\n', encoding='utf-8')
     lines = [summary(metrics, step), '']
     if cropped:
@@ -148,14 +149,6 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return '–' if math.isnan(value) else f'{value:.4f}'
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == '__main__':

@@ -1,7 +1,9 @@
 """What a run tells: a live line, `metrics.jsonl`, and TensorBoard events."""
 
 import json
+import math
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,29 +16,46 @@ class MetricsLog:
     Steps that are replayed after a restart replace their lines.
     """
 
-    def __init__(self, file: str | os.PathLike, tensorboard: str | os.PathLike, first_step: int):
-        """Opens the log of a run that is about to make `first_step`, and drops what was logged of it and of later steps."""
+    def __init__(self, file: str | os.PathLike, tensorboard: str | os.PathLike, steps_made: int):
+        """Opens the log of a run that has made `steps_made` steps, and drops what was logged of later ones."""
         from tensorboard.summary import Writer  # not needed by those who only import the package
 
         self._file = Path(file)
-        lines = [line for line in _whole_lines(self._file) if json.loads(line)['step'] <= first_step]
+        lines = [line for line in _whole_lines(self._file) if json.loads(line)['step'] <= steps_made]
         temporary = self._file.with_name(self._file.name + '.new')
         temporary.write_text(''.join(lines), encoding='utf-8')
         os.replace(temporary, self._file)
         self._stream = open(self._file, 'a', encoding='utf-8')
+        shutil.rmtree(tensorboard, ignore_errors=True)  # event files cannot be edited: written anew from what is kept
         self._events = Writer(str(tensorboard))
+        for line in lines:
+            entry = json.loads(line)
+            self._scalars(entry.pop('step'), entry.pop('kind'), entry)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Logs numbers of `kind` ('train' or 'eval') after `step` steps."""
-        self._stream.write(json.dumps({'step': step, 'kind': kind, **values}) + '\n')
+        self._stream.write(json.dumps(without_nan({'step': step, 'kind': kind, **values})) + '\n')
         self._stream.flush()
+        self._scalars(step, kind, without_nan(values))
+
+    def _scalars(self, step: int, kind: str, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            self._events.add_scalar(f'{kind}/{name}', value, step)
+            if value is not None:
+                self._events.add_scalar(f'{kind}/{name}', value, step)
         self._events.flush()
 
     def close(self) -> None:
         self._stream.close()
         self._events.close()
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for numbers that JSON has no word for: NaN and the infinities."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _whole_lines(file: Path) -> list[str]:
@@ -49,10 +68,10 @@ def _whole_lines(file: Path) -> list[str]:
 class Progress:
     """A line on the terminal that is written over; elsewhere a new line now and then."""
 
-    def __init__(self, stream: TextIO = sys.stderr, every: float = 10.0):
-        """`every`: seconds between lines where the stream is no terminal."""
-        self._stream, self._every = stream, every
-        self._live = stream.isatty()
+    def __init__(self, stream: TextIO | None = None, every: float = 10.0):
+        """`stream`: standard error if None; `every`: seconds between lines where it is no terminal."""
+        self._stream, self._every = stream or sys.stderr, every
+        self._live = self._stream.isatty()
         self._last = time.monotonic() - every
         self._width = 0
 

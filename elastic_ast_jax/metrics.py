@@ -51,8 +51,10 @@ def evaluate(scores: Float[np.ndarray, 'N C'], targets: Sequence[tuple[int, ...]
     """Metrics of scores `[N, C]` (the higher the likelier) against the classes of each clip.
 
     Raises:
-        ValueError: No clips, or as many scores as clips are not there.
+        ValueError: No clips, or scores of another number of clips or classes.
     """
+    if scores.shape[1] != len(labels):
+        raise ValueError(f'scores of {scores.shape[1]} classes for {len(labels)} labels')
     if not len(targets) or len(targets) != len(scores):
         raise ValueError(f'{len(scores)} scores for {len(targets)} clips: metrics need at least one clip, and a score for each')
     truth = np.zeros(scores.shape, bool)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Int
 
 Schedule = Callable[[Any], Any]
 
@@ -31,7 +32,7 @@ def clipped(optimizer: optax.GradientTransformation, norm: float) -> optax.Gradi
 
 
 def cosine(rate: float, steps: int, warmup_steps: int) -> Schedule:
-    """Linear warm-up from 0, then half a cosine down to 0 at the last step."""
+    """Linear warm-up from 0, then half a cosine that reaches 0 after the last step."""
     return optax.warmup_cosine_decay_schedule(0.0, rate, min(warmup_steps, steps - 1), steps)
 
 
@@ -40,7 +41,7 @@ def constant(rate: float, warmup_steps: int) -> Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup_steps), optax.constant_schedule(rate)], [warmup_steps])
 
 
-def published(rate: float, epoch_ends: Sequence[int], decay_from: int, factor: float) -> Schedule:
+def published(rate: float, epoch_ends: Sequence[int] | Int[np.ndarray, 'epochs'], decay_from: int, factor: float) -> Schedule:
     """The schedule of the published code: a staircase warm-up, then PyTorch's MultiStepLR stepped after each epoch.
 
     Every 50 steps up to step 1000 the rate is set to `step / 1000` of the full one, so it starts at 0. After epochs

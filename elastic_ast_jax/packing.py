@@ -183,6 +183,8 @@ def fill_batch(
     batch = shape.empty()
     for r, members in enumerate(rows):
         members = np.asarray(members)
+        if not len(members):
+            continue
         layout = row_layout(np.asarray([len(clips[i]) // mel_patches for i in members]), mel_patches)
         n = len(layout.segment_ids)
         batch.patches[r, :n] = np.concatenate([clips[i] for i in members])

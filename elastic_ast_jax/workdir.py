@@ -80,7 +80,7 @@ class Workdir:
         file = self.path / 'config.json'
         if file.exists():
             self._check_same(config, self.config())
-        elif any(self.path.iterdir()):
+        elif any(entry.name != 'config.json.new' for entry in self.path.iterdir()):  # a crash may leave that
             raise WorkdirError(f'{self.path}: holds other files and no config.json; choose a new or empty --workdir')
         _write(file, config.to_json())
 
@@ -112,11 +112,12 @@ class Workdir:
         """
         values = self._read('model.json')
         labels, frontend = (self._entry(values, 'model.json', key) for key in ('labels', 'frontend'))
-        try:
-            fingerprint = Fingerprint(frontend['spec'], tuple(frontend['golden']))
-        except (KeyError, TypeError) as error:
-            raise WorkdirError(f'{self.path / "model.json"}: the entry frontend is damaged; restore it') from error
-        return Contract(tuple(labels), fingerprint)
+        if not (isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)):
+            raise WorkdirError(f'{self.path / "model.json"}: labels must be a list of names; restore it or train again')
+        spec, golden = (frontend.get(key) for key in ('spec', 'golden')) if isinstance(frontend, dict) else (None, None)
+        if not (isinstance(spec, str) and isinstance(golden, list) and all(isinstance(x, float) for x in golden)):
+            raise WorkdirError(f'{self.path / "model.json"}: the entry frontend is damaged; restore it or train again')
+        return Contract(tuple(labels), Fingerprint(spec, tuple(golden)))
 
     def set_contract(self, contract: Contract) -> None:
         """Stores the contract, or checks that it is the stored one.
@@ -154,8 +155,13 @@ class Workdir:
         if not (self.path / 'plan.json').exists():
             return None
         values = self._read('plan.json')
-        return PlanRecord(
-            self._entry(values, 'plan.json', 'fingerprint'), tuple(self._entry(values, 'plan.json', 'epoch_rows')))
+        fingerprint, rows = (self._entry(values, 'plan.json', key) for key in ('fingerprint', 'epoch_rows'))
+        counts = isinstance(rows, list) and rows and all(type(count) is int and count > 0 for count in rows)
+        for key, good in (('fingerprint', isinstance(fingerprint, str)), ('epoch_rows', counts)):
+            if not good:
+                raise WorkdirError(
+                    f'{self.path / "plan.json"}: the entry {key} is damaged; restore it or train again in another --workdir')
+        return PlanRecord(fingerprint, tuple(rows))
 
     def set_plan(self, plan: PlanRecord) -> None:
         _write(self.path / 'plan.json', json.dumps(dataclasses.asdict(plan)) + '\n')

@@ -259,7 +259,7 @@ def test_the_report_counts_its_problems():
     (['train.eval_every=0'], ['train.eval_every=0 must be at least 1']),
     (['optimizer.decay_from=0'], ['optimizer.decay_from=0 must be at least 1']),
     (['data.workers=-1'], ['data.workers=-1 must be at least 0']),
-    (['train.seed=-1'], ['train.seed=-1 must be at least 0']),
+    (['train.seed=-1'], ['train.seed=-1 must be from 0 to 4294967295']),
     (['train.save_every=-1'], ['train.save_every=-1 must be at least 0']),
     (['augment.prefix_frames=-1'], ['augment.prefix_frames=-1 must be at least 0']),
     (['augment.freq_mask=-1'], ['augment.freq_mask=-1 must be at least 0']),

@@ -6,11 +6,13 @@ import os
 
 import pytest
 
+from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.config import Config, Data
 from elastic_ast_jax.workdir import Contract, PlanRecord, Workdir, WorkdirError
 
 CONFIG = Config(data=Data(source='synthetic'))
-CONTRACT = Contract(('cat', 'dog', 'owl'), '0123456789abcdef')
+FRONTEND = Fingerprint('0123456789abcdef', (-0.5, 0.25, -0.75, 0.125))
+CONTRACT = Contract(('cat', 'dog', 'owl'), FRONTEND)
 
 
 def changed(**sections):
@@ -170,7 +172,9 @@ def test_an_entry_that_is_missing_is_named(workdir, name, read, key):
 
 @pytest.mark.parametrize('name, read, key, value', [
     ('model.json', 'contract', 'labels', 3), ('model.json', 'contract', 'labels', 'cat'),
-    ('model.json', 'contract', 'frontend', 3), ('plan.json', 'plan', 'epoch_rows', 3),
+    ('model.json', 'contract', 'labels', [1, 2]), ('model.json', 'contract', 'frontend', 3),
+    ('model.json', 'contract', 'frontend', {'spec': 'x'}), ('model.json', 'contract', 'frontend', {'spec': 3, 'golden': [0.5]}),
+    ('model.json', 'contract', 'frontend', {'spec': 'x', 'golden': ['y']}), ('plan.json', 'plan', 'epoch_rows', 3),
     ('plan.json', 'plan', 'epoch_rows', ['x']), ('plan.json', 'plan', 'fingerprint', None),
 ])  # fmt: skip
 def test_an_entry_of_a_wrong_type_is_named(workdir, name, read, key, value):
@@ -195,15 +199,24 @@ def test_a_foreign_config_is_refused_with_its_file(workdir):
 # What a model's numbers mean
 
 
-def test_another_frontend_is_refused(workdir):
-    workdir.check_frontend(CONTRACT.frontend)
+@pytest.mark.parametrize('other, part', [
+    (Fingerprint('fedcba9876543210', FRONTEND.golden), 'frontend section of config.json was changed: restore it'),
+    (Fingerprint(FRONTEND.spec, (-0.5, 0.25, -0.75, 0.13)), 'use the version of elastic-ast-jax that trained it'),
+    (Fingerprint(FRONTEND.spec, FRONTEND.golden[:2]), 'use the version of elastic-ast-jax that trained it'),
+], ids=['another spec', 'other features', 'fewer features'])  # fmt: skip
+def test_another_frontend_is_refused(workdir, other, part):
     for call, argument in (
-        (workdir.check_frontend, 'another'),
-        (workdir.set_contract, dataclasses.replace(CONTRACT, frontend='another')),
+        (workdir.check_frontend, other),
+        (workdir.set_contract, dataclasses.replace(CONTRACT, frontend=other)),
     ):
         message = refused(call, argument)
-        assert 'another' in message and CONTRACT.frontend in message and 'frontend section of config.json' in message
+        assert message.startswith(f'{workdir.path}: ') and part in message
+        assert other.spec in message and FRONTEND.spec in message
     assert workdir.contract() == CONTRACT
+
+
+def test_a_frontend_that_rounds_differently_is_the_same(workdir):
+    workdir.check_frontend(Fingerprint(FRONTEND.spec, tuple(value + 1e-4 for value in FRONTEND.golden)))
 
 
 def test_other_labels_are_refused(workdir):

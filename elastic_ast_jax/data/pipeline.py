@@ -19,6 +19,7 @@ from elastic_ast_jax.data import fbank
 from elastic_ast_jax.data.plan import EpochPlan, Planner, Schedule, dropout_choice
 from elastic_ast_jax.data.sources import Source
 from elastic_ast_jax.data.tf import tf
+from elastic_ast_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +218,7 @@ def batches(reader: RowReader, first_step: int, last_step: int, workers: int | N
 
     Raises:
         Exception: What reading a clip raised, as it was raised there.
-        ValueError: A batch with values that are not finite; names the clip.
+        UserError: A batch with values that are not finite; names the clip.
     """
     workers = workers or _processors()
     rows = reader.shape.rows
@@ -254,4 +255,4 @@ def _check_finite(batch: PackedBatch, source: Source) -> None:
     if len(bad):  # else only the sum overflowed
         row, token = bad[0]
         clip = batch.clip_id[row, batch.segment_ids[row, token] - 1]
-        raise ValueError(f'{source.keys[clip]}: the log-mel has values that are not finite; is the audio damaged?')
+        raise UserError(f'{source.keys[clip]}: the log-mel has values that are not finite; is the audio damaged?')

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt64
 
 from elastic_ast_jax.data import random
+from elastic_ast_jax.errors import UserError
 
 __all__ = ['CLASSES', 'SyntheticSource']
 
@@ -66,7 +67,7 @@ class SyntheticSource:
         fingerprint: SHA-256 in hexadecimal over everything that decides the content.
 
     Raises:
-        ValueError: on an argument out of range.
+        UserError: on an argument out of range.
     """
 
     keys: list[str]
@@ -76,14 +77,14 @@ class SyntheticSource:
 
     def __init__(self, split: str, clips: int, seed: int, rate: int) -> None:
         if split not in _SPLITS:
-            raise ValueError(f"the synthetic data have no split {split!r}: use 'train' or 'test'")
+            raise UserError(f"the synthetic data have no split {split!r}: use 'train' or 'test'")
         if not 1 <= clips <= _MOST_CLIPS:
-            raise ValueError(f'clips={clips} of the synthetic split {split!r} must be between 1 and {_MOST_CLIPS}')
+            raise UserError(f'clips={clips} of the synthetic split {split!r} must be between 1 and {_MOST_CLIPS}')
         if not 0 <= seed < 1 << 64:
-            raise ValueError(f'seed={seed} of the synthetic data must be between 0 and 2**64 - 1')
+            raise UserError(f'seed={seed} of the synthetic data must be between 0 and 2**64 - 1')
         if rate < _LOWEST_RATE:
-            raise ValueError(
-                f'rate={rate} Hz is too low for the synthetic data, whose tones go up to {_HIGH_HERTZ[1]:.0f} Hz: '
+            raise UserError(
+                f'frontend.sample_rate={rate} is too low for the synthetic data, whose tones go up to {_HIGH_HERTZ[1]:.0f} Hz: '
                 f'use at least {_LOWEST_RATE} Hz')
         self.split, self.seed, self.rate = split, int(seed), int(rate)
         self.keys = [f'synthetic/{split}/{clip:05d}' for clip in range(clips)]

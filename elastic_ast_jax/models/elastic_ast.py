@@ -1,6 +1,5 @@
 """ElasticAST: patch embedding, positions, encoder, pooling per clip, head. From a PackedBatch to logits per clip slot."""
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -11,25 +10,7 @@ from elastic_ast_jax.batch import PackedBatch
 from elastic_ast_jax.models import attention, pooling
 from elastic_ast_jax.models.encoder import Encoder, dense, layer_norm
 from elastic_ast_jax.models.positions import FactorisedPositions
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """Width D, number of blocks, number of heads."""
-
-    width: int
-    depth: int
-    heads: int
-
-
-# ViT's sizes; Ti, S, B and L have heads of width 64. Mi is for a laptop's processor.
-SIZES = {
-    'Mi': Size(128, 4, 4),
-    'Ti': Size(192, 12, 3),
-    'S': Size(384, 12, 6),
-    'B': Size(768, 12, 12),
-    'L': Size(1024, 24, 16),
-}
+from elastic_ast_jax.models.sizes import Size
 
 
 class ElasticAST(nn.Module):

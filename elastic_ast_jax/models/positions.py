@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-
 # About the deviation of an embedded patch, so that a token's place is heard from the first step on; with the customary 0.02
 # a small model trained from scratch takes several times as long to tell one course in time from another.
 _DEVIATION = 0.3

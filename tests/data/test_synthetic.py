@@ -149,7 +149,7 @@ def test_keys_and_fingerprint():
     ({'split': 'validation'}, "no split 'validation': use 'train' or 'test'"),
     ({'clips': 0}, 'clips=0 .* between 1 and'),
     ({'seed': -1}, 'seed=-1 .* between 0 and'),
-    ({'rate': 4000}, 'rate=4000 Hz is too low .* at least 8000'),
+    ({'rate': 4000}, 'sample_rate=4000 is too low .* at least 8000'),
 ])
 def test_wrong_arguments_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):

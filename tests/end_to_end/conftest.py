@@ -133,7 +133,7 @@ def arguments(recordings):
 
 @pytest.fixture(scope='session')
 def trained(recordings, tmp_path_factory) -> pathlib.Path:
-    """The workdir of a finished run, started beside the manifests, which its config names without a folder. Not to be changed."""
+    """The workdir of a finished run, not to be changed. Its config names the manifests without their folder."""
     workdir = tmp_path_factory.mktemp('runs') / 'trained'
     with contextlib.chdir(recordings.folder):
         assert cli.main(['train', '--config=tiny.py', f'--workdir={workdir}']) == 0

@@ -1,39 +1,44 @@
 """`elastic-ast train` and `evaluate`: repeatable to the bit, resumable, self-contained, and every number said once."""
 
-import contextlib
 import itertools
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
+import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from elastic_ast_jax import logs
 
-STEPS, EPOCHS = 21, 3
+STEPS, EPOCHS, RATE = 21, 3, 8000
 
 
 def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    'overrides',
-    [
-        (),
-        ('data.workers=1', 'train.log_every=5', 'train.save_every=0', 'train.keep=1'),
-        ('data.train=train.csv', 'data.eval=test.csv'),
-    ],
-    ids=['same config', 'one worker, other logging and saving', 'manifests as CSV'],
-)
-def test_the_same_run_gives_the_same_bits(overrides, trained, arguments, recordings, command, tmp_path, same_bits, logged):
-    with contextlib.chdir(recordings.folder):
-        assert command(*arguments(tmp_path / 'again', *overrides)).code == 0
+def test_the_same_run_gives_the_same_bits(trained, arguments, recordings, command, tmp_path, same_bits, logged, monkeypatch):
+    """Also where the manifests are CSV."""
+    monkeypatch.chdir(recordings.folder)
+    assert command(*arguments(tmp_path / 'again', 'data.train=train.csv', 'data.eval=test.csv')).code == 0
     same_bits(trained, tmp_path / 'again', STEPS)
-    if 'train.log_every=5' not in overrides:
-        assert logged(tmp_path / 'again') == logged(trained)
+    assert logged(tmp_path / 'again') == logged(trained)
+
+
+def test_how_a_run_is_read_watched_and_saved_changes_no_bit(trained, arguments, command, tmp_path, same_bits, logged):
+    other = ('data.workers=1', 'train.log_every=5', 'train.save_every=0', 'train.keep=1')
+    assert command(*arguments(tmp_path / 'other', *other)).code == 0
+    same_bits(trained, tmp_path / 'other', STEPS)
+    assert [path.name for path in (tmp_path / 'other' / 'checkpoints').iterdir()] == [str(STEPS)]  # the newest, and the best
+    lines = [line for line in logged(tmp_path / 'other') if line['kind'] == 'train']
+    assert [line['step'] for line in lines] == [5, 7, 10, 14, 15, 20, 21]  # every fifth, and the last of each epoch
+    # A line has the means since the line before.
+    each = [line['fill'] for line in logged(trained) if line['kind'] == 'train']
+    assert [line['fill'] for line in lines] == pytest.approx([
+        np.mean(each[first:last]) for first, last in itertools.pairwise([0, 5, 7, 10, 14, 15, 20, 21])])
 
 
 def test_another_seed_is_another_run(trained, arguments, command, tmp_path, saved, logged):
@@ -47,6 +52,7 @@ def test_another_seed_is_another_run(trained, arguments, command, tmp_path, save
     assert counts[0] != counts[1]
 
 
+@pytest.mark.slow
 def test_scan_and_remat_change_results_by_rounding_alone(trained, arguments, command, tmp_path, logged):
     assert command(*arguments(tmp_path / 'other', 'model.scan=true', 'model.remat=true')).code == 0
     for key, tolerance in (('loss', 1e-4), ('gradient_norm', 1e-3)):
@@ -99,8 +105,8 @@ def test_metrics_have_each_step_once(trained, logged, recordings):
     assert [line['epoch'] for line in training] == [epoch for epoch in (1, 2, 3) for _ in range(7)]
     assert [line['step'] for line in evaluation] == [7, 14, 21]
     assert [line['clips'] for line in evaluation] == [len(recordings.test)] * EPOCHS
-    assert all(np.isfinite(value) for line in lines for value in line.values() if value != line['kind'])
-    # It learns: chance is a third.
+    assert all(np.isfinite(line[key]) for line in training for key in line if key != 'kind')
+    # It learns; chance is a third.
     assert evaluation[-1]['accuracy'] > 0.9
     assert training[-1]['loss'] < 0.5 * training[0]['loss']
 
@@ -113,15 +119,26 @@ def test_the_fill_of_training_rows_is_told_and_logged(trained, arguments, comman
     assert (fill <= 1).all() and (fill > 0).all()  # an epoch's last batch may have an empty row
 
 
+def no_number(name: str):
+    raise AssertionError(f'{name} is not JSON')
+
+
+def test_metrics_are_json_for_every_reader(trained):
+    """A metric that is undefined or infinite (d' of a perfect model) is null: NaN and Infinity are not JSON."""
+    for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines():
+        json.loads(line, parse_constant=no_number)
+
+
 def test_tensorboard_has_the_same_numbers(trained, logged):
-    events = EventAccumulator(str(trained / 'tensorboard'))
+    events = EventAccumulator(str(trained / 'tensorboard'), size_guidance={'tensors': 0})  # 0: all of them
     events.Reload()
     lines = logged(trained)
     for kind, key in itertools.chain(
         itertools.product(['train'], ['loss', 'accuracy', 'rate', 'fill']), itertools.product(['eval'], ['accuracy', 'auc'])
     ):
         expected = [(line['step'], np.float32(line[key])) for line in lines if line['kind'] == kind]
-        assert [(event.step, np.float32(event.tensor_proto.float_val[0])) for event in events.Tensors(f'{kind}/{key}')] == expected
+        found = [(event.step, np.float32(event.tensor_proto.float_val[0])) for event in events.Tensors(f'{kind}/{key}')]
+        assert found == expected
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(arguments, command, tmp_path, recordings):
@@ -129,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(ar
     wild = ('optimizer.rate=1e30', 'optimizer.clip_norm=0', 'train.save_every=1')
     done = command(*arguments(tmp_path / 'run', *wild))
     assert done.code == 1
-    assert re.search(r'elastic-ast train: step [23]: the loss \(.*\) or the gradient \(norm .*\) is not finite', done.err)
+    assert re.search(r'elastic-ast train: step [23]: .* not finite\.', done.err)
     assert 'optimizer.rate' in done.err
     named = [line['audio'] for line in recordings.train if line['audio'] in done.err]
     assert 0 < len(named) < len(recordings.train)  # the clips of its batch, and no others
@@ -140,6 +157,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(ar
     assert sum(probabilities) == pytest.approx(1)
 
 
+@pytest.mark.slow
+def test_several_labels_a_clip(recordings, arguments, command, tmp_path):
+    """Binary cross-entropy from training to prediction: a clip of two tones has two labels, and gets both."""
+    for split, clips in (('train', 64), ('test', 16)):
+        random, lines = np.random.default_rng(clips), []
+        for i in range(clips):
+            time = np.arange(random.integers(RATE // 4, RATE)) / RATE
+            labels = [label for label, bit in (('low', 1), ('high', 2)) if (i % 3 + 1) & bit]
+            sound = sum(0.3 * np.sin(2 * np.pi * {'low': 300, 'high': 2700}[label] * time) for label in labels)
+            soundfile.write(tmp_path / f'{split}{i}.wav', sound + 0.02 * random.standard_normal(len(time)), RATE)
+            lines.append(json.dumps({'audio': f'{split}{i}.wav', 'labels': labels}))
+        (tmp_path / f'{split}.jsonl').write_text('\n'.join(lines) + '\n')
+    files = (f'data.train={tmp_path / "train.jsonl"}', f'data.eval={tmp_path / "test.jsonl"}')
+    assert command(*arguments(tmp_path / 'run', *files, 'train.loss=bce', 'train.epochs=12')).code == 0
+    assert command('evaluate', f'--workdir={tmp_path / "run"}').code == 0
+    found = json.loads((tmp_path / 'run' / 'eval' / 'metrics.json').read_text())
+    assert found['clips'] == 16 and found['mean_average_precision'] > 0.9
+    done = command('predict', tmp_path / 'run', *(tmp_path / f'test{i}.wav' for i in range(3)), '--json')
+    for line, labels in zip(done.out.splitlines(), ({'low'}, {'high'}, {'low', 'high'}), strict=True):
+        assert {entry['label'] for entry in json.loads(line)['predictions'] if entry['probability'] > 0.5} == labels
+
+
 def damage(checkpoint: pathlib.Path) -> None:
     """As a crash of the machine leaves files: there, and empty."""
     hit = [path for path in checkpoint.rglob('*') if path.is_file() and path.parent.name == 'd']
@@ -148,7 +187,9 @@ def damage(checkpoint: pathlib.Path) -> None:
         path.write_bytes(b'')
 
 
-def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(workdir, trained, arguments, command, same_bits, logged, caplog):
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
+    workdir, trained, arguments, command, same_bits, logged, caplog
+):
     damage(workdir / 'checkpoints' / '21')
     done = command(*arguments(workdir))
     assert done.code == 0
@@ -156,6 +197,14 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(workdir, trai
     assert 'going on after step 18' in done.err
     same_bits(trained, workdir, STEPS)
     assert logged(workdir) == logged(trained)
+
+
+def test_best_is_the_best_and_latest_the_newest(workdir, logged, command):
+    shutil.rmtree(workdir / 'checkpoints' / '21')  # then the newest was never evaluated
+    accuracy = {line['step']: line['accuracy'] for line in logged(workdir) if line['kind'] == 'eval' and line['step'] < 18}
+    best = max(accuracy, key=lambda step: (accuracy[step], step))
+    for which, step in (('latest', 18), ('best', best)):
+        assert f'| step {step} |' in command('evaluate', f'--workdir={workdir}', f'--checkpoint={which}').out
 
 
 def shown(value: float, percent: bool = False) -> str:
@@ -174,7 +223,9 @@ def test_evaluation_agrees_with_what_training_logged(workdir, command, logged, r
         assert found['step'] == step
         assert found['clips'] == expected['clips'] == len(recordings.test)
         for key in ('accuracy', 'mean_average_precision', 'auc', 'd_prime'):
-            assert found[key] == (None if np.isinf(expected[key]) else pytest.approx(expected[key], abs=1e-6)), key
+            # d' of a perfect model is infinite, which JSON cannot say.
+            known = expected[key] is not None and np.isfinite(expected[key])
+            assert found[key] == (pytest.approx(expected[key], abs=1e-6) if known else None), key
         labels = [line['labels'][0] for line in recordings.test]
         assert {entry['label']: entry['clips'] for entry in found['classes']} == {
             label: labels.count(label) for label in labels}

@@ -14,7 +14,8 @@ import pytest
 from elastic_ast_jax import packing
 from elastic_ast_jax.batch import BatchShape, validate
 from elastic_ast_jax.models import attention
-from elastic_ast_jax.models.elastic_ast import SIZES, ElasticAST, Size
+from elastic_ast_jax.models.elastic_ast import ElasticAST
+from elastic_ast_jax.models.sizes import SIZES, Size
 from tests.published import to_params
 
 GOLDEN = Path(__file__).parents[1] / 'golden'

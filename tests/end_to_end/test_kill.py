@@ -1,0 +1,151 @@
+"""Training that is killed at any moment goes on and ends with the parameters of a run that nobody touched, bit for bit."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+# More steps and wider layers than the tiny config: more moments to be killed at, and longer ones at which a file is written.
+LONG = ('train.epochs=10', 'train.save_every=1', 'train.keep=2', 'model.width=128')
+SHORT = ('train.save_every=1',)
+# How a name begins or ends while Orbax writes the checkpoint.
+UNFINISHED = '.orbax-checkpoint-tmp'
+
+
+def unfinished(workdir: pathlib.Path) -> list[str]:
+    """Checkpoints that are being written, or were when the process ended."""
+    folder = workdir / 'checkpoints'
+    return [name for name in os.listdir(folder) if UNFINISHED in name] if folder.is_dir() else []
+
+
+def steps_logged(workdir: pathlib.Path) -> int:
+    file = workdir / 'metrics.jsonl'
+    return file.read_bytes().count(b'"train"') if file.exists() else 0
+
+
+class Life:
+    """One process that trains, until it is killed or done."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], log: pathlib.Path):
+        command = [sys.executable, '-m', 'elastic_ast_jax.train', *arguments[1:]]
+        with open(log, 'wb') as errors:
+            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        self.log = log
+
+    def wait_until(self, reached, seconds: float = 120) -> None:
+        """Waits for a condition. Looks often: a checkpoint is written in a few hundredths of a second."""
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert self.process.poll() is None, f'the run ended before it was killed: {self.log.read_text()}'
+            assert time.monotonic() < deadline, f'nothing to kill came: {self.log.read_text()}'
+            time.sleep(0.001)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def finish(self) -> None:
+        assert self.process.wait(timeout=240) == 0, self.log.read_text()
+
+
+def survive(arguments, environment, workdir: pathlib.Path, moments: list[str], seed: int) -> int:
+    """Trains through kills at these kinds of moments; gives the number of kills that left a checkpoint unfinished."""
+    draw, hits = random.Random(seed), 0
+    for number, moment in enumerate(moments):
+        made = steps_logged(workdir)
+        life = Life(arguments, environment, workdir.parent / f'life {number}.txt')
+        try:
+            if moment == 'starting':
+                time.sleep(draw.uniform(0.5, 6.0))
+            else:
+                steps = made + draw.randint(1, 4)
+                life.wait_until(lambda steps=steps: steps_logged(workdir) >= steps)
+            if moment == 'anywhere':
+                time.sleep(draw.uniform(0.0, 0.2))
+            if moment == 'writing':
+                life.wait_until(lambda: unfinished(workdir))
+        finally:
+            life.kill()
+        assert 'Traceback' not in life.log.read_text()
+        hits += bool(unfinished(workdir))
+    last = Life(arguments, environment, workdir.parent / 'last life.txt')
+    last.finish()
+    assert 'Traceback' not in last.log.read_text()
+    assert not unfinished(workdir)
+    return hits
+
+
+def check_log(workdir, reference, logged) -> None:
+    """Each step once, ascending, with the numbers of the run that nobody touched."""
+    lines = logged(workdir)
+    steps = [line['step'] for line in lines if line['kind'] == 'train']
+    assert steps == list(range(1, steps[-1] + 1))
+    assert lines == logged(reference)
+
+
+def last_step(workdir: pathlib.Path) -> int:
+    return json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])['step']
+
+
+def test_killed_twice(trained, arguments, environment, tmp_path, same_bits, logged):
+    workdir = tmp_path / 'run'
+    hits = survive(arguments(workdir, *SHORT), environment, workdir, ['writing', 'anywhere'], seed=0)
+    assert hits >= 1
+    same_bits(trained, workdir, last_step(trained))
+    check_log(workdir, trained, logged)
+
+
+@pytest.mark.slow
+def test_killed_ten_times(arguments, environment, tmp_path, command, same_bits, logged):
+    reference, workdir = tmp_path / 'reference', tmp_path / 'run'
+    assert command(*arguments(reference, *LONG)).code == 0
+    moments = ['starting', 'anywhere', 'writing', 'writing', 'anywhere'] * 2
+    hits = survive(arguments(workdir, *LONG), environment, workdir, moments, seed=1)
+    print(f'{hits} of {len(moments)} kills left a checkpoint unfinished')
+    assert hits >= 3
+    same_bits(reference, workdir, last_step(reference))
+    check_log(workdir, reference, logged)
+
+
+# What a kill between two system calls leaves behind: too short a moment to be hit on purpose.
+
+
+def test_killed_before_the_config_was_there(arguments, tmp_path, command):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'config.json.new').write_text('{"da')
+    done = command(*arguments(tmp_path / 'run', f'data.train={tmp_path / "none.jsonl"}'))
+    assert 'no such manifest' in done.err  # so the workdir was accepted
+    assert (tmp_path / 'run' / 'config.json').exists()
+
+
+def test_killed_while_files_were_written(workdir, trained, arguments, command, same_bits, logged):
+    """A line cut in two, and new versions of files that never took the place of the old ones."""
+    for name in ('config.json', 'model.json', 'plan.json', 'metrics.jsonl'):
+        (workdir / f'{name}.new').write_text('{"da')
+    with open(workdir / 'metrics.jsonl', 'a') as file:
+        file.write('{"step": 22, "ki')
+    for step in ('18', '21'):
+        (workdir / 'checkpoints' / step).rename(workdir / 'checkpoints' / f'{step}{UNFINISHED}-3')
+    assert command(*arguments(workdir)).code == 0
+    assert not unfinished(workdir)
+    same_bits(trained, workdir, last_step(trained))
+    assert logged(workdir) == logged(trained)
+
+
+def test_killed_while_old_checkpoints_were_deleted(workdir, trained, arguments, recordings, command, same_bits):
+    """A part of each is left, and the newest are whole."""
+    for step, left in (('3', None), ('6', 'params'), ('7', 'metrics'), ('9', 'optimizer'), ('14', 'params')):
+        for path in sorted((workdir / 'checkpoints' / step).rglob('*'), reverse=True):
+            if left not in path.parts:
+                path.rmdir() if path.is_dir() else path.unlink()
+    for which in ('latest', 'best'):
+        assert command('predict', workdir, recordings.test_files[0], f'--checkpoint={which}').code == 0
+    (workdir / 'checkpoints' / '21').rename(workdir / 'checkpoints' / f'21{UNFINISHED}-3')
+    assert command(*arguments(workdir)).code == 0
+    same_bits(trained, workdir, last_step(trained))

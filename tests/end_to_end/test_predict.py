@@ -1,0 +1,375 @@
+"""`elastic-ast predict` and `load`: a clip's result depends on the clip alone, whatever its company, format or place."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+import elastic_ast_jax
+from elastic_ast_jax import build, device, packing, sharding
+from elastic_ast_jax.audio import fbank, reading
+from elastic_ast_jax.checkpoints import Checkpoints
+from elastic_ast_jax.data import manifest
+from elastic_ast_jax.evaluate import Evaluator
+from elastic_ast_jax.train_step import make_eval_step
+from elastic_ast_jax.workdir import Workdir
+
+RATE, CLASSES, STEPS = 8000, 3, 21
+ATTENTIONS = ('plain', 'blocked')
+# Of the largest logit: what float32 on a processor leaves between a clip alone and in company.
+CLOSE = 1e-5
+
+
+def worst(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference as a share of the largest expected value."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def tone(hertz: float, seconds: float, rate: int = RATE) -> np.ndarray:
+    """A tone in noise, whose density does not depend on the rate."""
+    samples = round(seconds * rate)
+    noise = 0.02 * (rate / RATE) ** 0.5 * np.random.default_rng(0).standard_normal(samples)
+    return (0.4 * np.sin(2 * np.pi * hertz * np.arange(samples) / rate) + noise).astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def variant(trained, tmp_path_factory):
+    """`variant(attention, tokens)`: the trained model with another attention, or in rows of another length."""
+
+    def load(attention: str, tokens: int):
+        workdir = tmp_path_factory.mktemp('variant') / 'workdir'
+        shutil.copytree(trained, workdir)
+        values = json.loads((workdir / 'config.json').read_text('utf-8'))
+        values['model']['attention'] = attention
+        values['packing']['tokens'] = tokens
+        (workdir / 'config.json').write_text(json.dumps(values), encoding='utf-8')
+        return elastic_ast_jax.load(workdir)
+
+    return load
+
+
+@pytest.fixture(scope='module')
+def model(trained):
+    return elastic_ast_jax.load(trained)
+
+
+@pytest.fixture(scope='module')
+def log_mels(model, recordings) -> list[np.ndarray]:
+    """The evaluation clips as the model takes them: normalised, mel bin first."""
+    frontend = model.config.frontend
+    waveforms = [reading.read(path, frontend.sample_rate) for path in recordings.test_files]
+    return [fbank.normalise(fbank.log_mel(waveform, frontend), frontend).T for waveform in waveforms]
+
+
+@pytest.fixture(scope='module')
+def alone(model, log_mels) -> np.ndarray:
+    """Logits of each clip, computed by itself."""
+    return np.concatenate([model.logits([log_mel]) for log_mel in log_mels])
+
+
+@pytest.fixture(scope='module')
+def trained_parts(trained):
+    """Config and parameters, read without `load`."""
+    opened = Workdir(trained)
+    config = opened.config()
+    network = build.model(config, CLASSES, device.choose_attention('plain'), jnp.float32)
+    abstract = jax.eval_shape(lambda: build.init_params(network, build.batch_shape(config, CLASSES), 0))
+    with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
+        _, params = checkpoints.restore_params(abstract, 'latest')
+    return config, params
+
+
+@pytest.mark.parametrize('tokens', [96, 160])
+@pytest.mark.parametrize('attention', ATTENTIONS)
+def test_packed_equals_alone(attention, tokens, variant, log_mels, alone):
+    packed = variant(attention, tokens)
+    assert worst(packed.logits(log_mels), alone) <= CLOSE
+    random = np.random.default_rng(tokens)
+    for _ in range(5):
+        company = [random.normal(size=(32, frames)).astype(np.float32) for frames in random.integers(1, 101, 6)]
+        chosen = random.permutation(len(log_mels))[:9]
+        clips = [log_mels[i] for i in chosen] + company
+        order = random.permutation(len(clips))
+        found = np.zeros((len(clips), CLASSES), np.float32)
+        found[order] = packed.logits([clips[i] for i in order])
+        assert worst(found[: len(chosen)], alone[chosen]) <= CLOSE
+
+
+@pytest.mark.parametrize('attention', ATTENTIONS)
+def test_the_gradient_of_a_clip_is_its_own_alone(attention, trained_parts, log_mels):
+    config, params = trained_parts
+    network = build.model(config, CLASSES, device.choose_attention(attention), jnp.float32)
+    frontend, shape = config.frontend, build.batch_shape(config, CLASSES)
+    size = frontend.patch_mels, frontend.patch_frames
+    clips = [packing.patchify(log_mel.T, *size, int(frontend.time_patches(log_mel.shape[1]))) for log_mel in log_mels]
+    clips = sorted(clips, key=len)
+
+    @jax.jit
+    def gradient(patches, batch, row, slot):
+        def logit(patches):
+            return network.apply({'params': params}, batch._replace(patches=patches))[row, slot, 1]
+
+        return jax.grad(logit)(patches)
+
+    def of(rows, row, slot):
+        batch = jax.tree.map(jnp.asarray, packing.fill_batch(rows, clips, frontend.mel_patches, shape))
+        return np.asarray(gradient(batch.patches, batch, row, slot)), np.asarray(batch.segment_ids)
+
+    # The four shortest clips in one row, one of which is asked for, and two more in the other row.
+    assert sum(len(clip) for clip in clips[:4]) < shape.tokens
+    for slot, row in ((0, 0), (2, 0), (3, 0), (1, 1)):
+        rows = [[0, 1, 2, 3], [4, 5]]
+        together, segment_ids = of(rows, row, slot)
+        clip = rows[row][slot]
+        own = np.zeros_like(segment_ids, bool)
+        own[row] = segment_ids[row] == slot + 1
+        by_itself, _ = of([[clip]], 0, 0)
+        assert own.sum() == len(clips[clip])
+        assert worst(together[own], by_itself[0, : len(clips[clip])]) <= CLOSE
+        assert not together[~own].any()  # exactly 0: nothing leaks from other clips or from padding
+
+
+def test_files_give_the_probabilities_of_the_logits_of_their_log_mels(model, recordings, alone):
+    found = model.predict(recordings.test_files, top_k=CLASSES)
+    for path, result, logits in zip(recordings.test_files, found, alone, strict=True):
+        weights = np.exp(logits.astype(np.float64) - logits.max())
+        expected = dict(zip(model.labels, weights / weights.sum(), strict=True))
+        assert result['path'] == path
+        assert result['seconds'] == soundfile.info(path).duration
+        assert {entry['label']: entry['probability'] for entry in result['predictions']} == pytest.approx(expected, abs=1e-5)
+
+
+def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
+    """Evaluation reads clips through TensorFlow's graph, prediction through NumPy."""
+    config, params = trained_parts
+    mesh = sharding.make_mesh()
+    attend = sharding.sharded_attention(device.choose_attention(config.model.attention), mesh)
+    network = build.model(config, CLASSES, attend, jnp.float32)
+    step = make_eval_step(lambda params, batch: network.apply({'params': params}, batch), build.loss(config))
+    evaluator = Evaluator(config, model.labels, sharding.jit_eval_step(step, mesh), mesh)
+    scores = evaluator.scores(jax.device_put(params, sharding.replicated(mesh)))
+    assert worst(scores, alone) <= 2e-3
+
+
+def test_json_lines(trained, command, recordings):
+    files = recordings.test_files
+    done = command('predict', trained, *files, '--json', f'--top_k={CLASSES}')
+    assert done.code == 0
+    results = [json.loads(line) for line in done.out.splitlines()]
+    assert [result['path'] for result in results] == files
+    for result in results:
+        assert list(result) == ['path', 'seconds', 'predictions']
+        assert all(list(entry) == ['label', 'probability'] for entry in result['predictions'])
+        assert {entry['label'] for entry in result['predictions']} == {'low', 'middle', 'très haut'}
+        probabilities = [entry['probability'] for entry in result['predictions']]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-9)
+    first = [json.loads(line) for line in command('predict', trained, *files, '--json', '--top_k=1').out.splitlines()]
+    assert [result['predictions'] for result in first] == [result['predictions'][:1] for result in results]
+    # A trained model: most of it is right.
+    pairs = zip(results, recordings.test, strict=True)
+    assert sum(result['predictions'][0]['label'] == line['labels'][0] for result, line in pairs) >= len(files) - 1
+
+
+def test_the_table_says_what_the_json_lines_say(trained, command, recordings):
+    files = recordings.test_files[:3]
+    results = [json.loads(line) for line in command('predict', trained, *files, '--json', '--top_k=2').out.splitlines()]
+    expected = []
+    for result in results:
+        expected.append(f'{result["path"]}  ({result["seconds"]:.2f} s)')
+        expected += [f'  {100 * entry["probability"]:6.2f} %  {entry["label"]}' for entry in result['predictions']]
+    assert command('predict', trained, *files, '--top_k=2').out.splitlines() == expected
+
+
+def test_checkpoints_by_step(trained, command, recordings, model):
+    assert model.step == STEPS
+    assert elastic_ast_jax.load(trained, checkpoint='7').step == 7
+    asked = ('predict', trained, recordings.test_files[0], '--json')
+    latest = command(*asked).out
+    assert command(*asked, f'--checkpoint={STEPS}').out == latest
+    assert command(*asked, '--checkpoint=7').out != latest
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+    """The same middle tone in every format, rate and number of channels; and files that are no recordings."""
+    here = tmp_path / 'folder'
+    (here / 'below').mkdir(parents=True)
+
+    def write(name: str, rate: int = RATE, channels: int = 1, **form):
+        samples = tone(900, 0.6, rate)
+        soundfile.write(here / name, np.stack([samples] * channels, axis=1), rate, **form)
+
+    write('8bit.wav', subtype='PCM_U8')
+    write('16bit.wav', subtype='PCM_16')
+    write('24bit.wav', subtype='PCM_24')
+    write('float.wav', subtype='FLOAT')
+    write('lossless.flac')
+    write('lossy.ogg', subtype='VORBIS')
+    write('lossy.mp3')
+    write('cd.wav', rate=44100, channels=2)
+    write('studio.flac', rate=96000)
+    write('below/phone.WAV', rate=11025)
+    write('below/six.wav', rate=48000, channels=6)
+    (here / 'notes.txt').write_text('no recording')
+    return here
+
+
+def test_every_format_rate_and_number_of_channels(trained, command, folder):
+    done = command('predict', trained, folder, '--json', f'--top_k={CLASSES}')
+    assert done.code == 0
+    lines = map(json.loads, done.out.splitlines())
+    results = {str(pathlib.Path(result['path']).relative_to(folder)): result for result in lines}
+    assert list(results) == [
+        '16bit.wav', '24bit.wav', '8bit.wav', 'below/phone.WAV', 'below/six.wav', 'cd.wav', 'float.wav', 'lossless.flac',
+        'lossy.mp3', 'lossy.ogg', 'studio.flac']  # fmt: skip
+    expected = {entry['label']: entry['probability'] for entry in results['float.wav']['predictions']}
+    for name, result in results.items():
+        found = {entry['label']: entry['probability'] for entry in result['predictions']}
+        assert result['predictions'][0]['label'] == 'middle', name
+        assert result['seconds'] == pytest.approx(0.6, abs=0.001), name
+        same_samples = name in ('8bit.wav', '16bit.wav', '24bit.wav', 'lossless.flac')
+        assert found == pytest.approx(expected, abs=0.001 if same_samples else 0.15), name
+
+
+def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, recordings):
+    text = tmp_path / 'text.wav'
+    text.write_text('this is no recording')
+    soundfile.write(tmp_path / 'long.wav', tone(900, 1.5), RATE)
+    missing = tmp_path / 'missing.wav'
+    empty_folder = tmp_path / 'nothing here'
+    empty_folder.mkdir()
+    good = recordings.test_files[:2]
+    inputs = [good[0], text, missing, tmp_path / 'long.wav', empty_folder, good[1]]
+
+    done = command('predict', trained, *inputs, '--json')
+    assert done.code == 1
+    results = [json.loads(line) for line in done.out.splitlines()]
+    assert [result['path'] for result in results] == list(map(str, inputs))
+    assert [list(result) for result in results] == [
+        ['path', 'seconds', 'predictions'], *[['path', 'error']] * 4, ['path', 'seconds', 'predictions']]
+    errors = {pathlib.Path(result['path']).name: result['error'] for result in results if 'error' in result}
+    for name, (problem, remedy) in {
+        'text.wav': ('libsndfile cannot read it', 'convert it to WAV or FLAC'),
+        'missing.wav': ('no such file', 'check the path'),
+        'long.wav': ('has 148 frames, but the model has positions for 100 (1.0 s)', 'cut it into shorter parts'),
+        'nothing here': ('folder', 'pass the files in it'),
+    }.items():
+        assert str(tmp_path / name) in errors[name] and problem in errors[name] and remedy in errors[name]
+    # The good ones are what they are without the bad ones.
+    by_themselves = command('predict', trained, *good, '--json').out.splitlines()
+    for line, result in zip(by_themselves, (results[0], results[-1]), strict=True):
+        expected = {entry['label']: entry['probability'] for entry in json.loads(line)['predictions']}
+        assert {entry['label']: entry['probability'] for entry in result['predictions']} == pytest.approx(expected, abs=1e-5)
+
+    table = command('predict', trained, *inputs)
+    assert table.code == 1
+    assert f'{text}\n  error: {errors["text.wav"]}\n' in table.out
+
+
+def test_a_name_that_is_no_unicode_is_no_obstacle(trained, command, tmp_path, recordings):
+    name = tmp_path / 'caf\udce9.wav'  # as Latin-1 wrote it, and Python reads it
+    shutil.copy(recordings.test_files[0], name)
+    for options in (['--json'], []):
+        assert command('predict', trained, tmp_path, *options).code == 0
+
+
+def test_arrays_are_as_good_as_files(model, recordings):
+    path = recordings.test_files[4]
+    samples, _ = soundfile.read(path, dtype='float32')
+    whole, _ = soundfile.read(path, dtype='int16')
+    stereo = np.stack([samples, samples], axis=1)
+    found = model.predict([samples, path, stereo, whole, samples.astype(np.float64)], top_k=CLASSES)
+    assert [result['path'] for result in found] == ['array 0', path, 'array 2', 'array 3', 'array 4']
+    assert len({result['seconds'] for result in found}) == 1
+    expected = {entry['label']: entry['probability'] for entry in found[1]['predictions']}
+    for result in found:
+        assert {entry['label']: entry['probability'] for entry in result['predictions']} == pytest.approx(expected, abs=1e-5)
+
+
+def test_odd_clips_have_probabilities_all_the_same(model):
+    sound = tone(900, 0.5)
+    inputs = {
+        'one sample': np.ones(1, np.float32), 'shorter than a window': sound[:150], 'exactly a window': sound[:200],
+        'silence': np.zeros(4000, np.float32), 'constant': np.full(4000, 0.5, np.float32), 'full scale': np.sign(sound),
+        'plain': sound, 'with an offset': sound + np.float32(0.3),
+    }  # fmt: skip
+    found = dict(zip(inputs, model.predict(inputs.values(), top_k=CLASSES), strict=True))
+    for name, result in found.items():
+        assert 'error' not in result, name
+        assert result['seconds'] == len(inputs[name]) / RATE
+        probabilities = [entry['probability'] for entry in result['predictions']]
+        assert sum(probabilities) == pytest.approx(1), name
+    plain, offset = (
+        {entry['label']: entry['probability'] for entry in found[name]['predictions']} for name in ('plain', 'with an offset'))
+    assert offset == pytest.approx(plain, abs=1e-3)
+
+
+def test_nothing_in_nothing_out(model):
+    assert model.predict([]) == []
+    assert model.logits([]).shape == (0, CLASSES)
+
+
+def test_log_mels_that_cannot_be_are_named(model, log_mels):
+    wrong = {
+        'log_mels[1]: shape [100, 32] is not [32 mel bins, frames]': np.zeros((100, 32), np.float32),
+        'log_mels[1]: has 101 frames, but the model has positions for 100': np.zeros((32, 101), np.float32),
+        'log_mels[1]: holds values that are not finite': np.full((32, 9), np.nan, np.float32),
+        'log_mels[1]: shape [32, 0] is not': np.zeros((32, 0), np.float32),
+    }
+    for message, log_mel in wrong.items():
+        with pytest.raises(ValueError) as raised:
+            model.logits([log_mels[0], log_mel])
+        assert message in str(raised.value)
+
+
+def test_synthesized_clips_are_a_data_set(tmp_path, command):
+    config = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'
+    done = command('synthesize', tmp_path / 'clips', f'--config={config}', '--clips=4')
+    assert done.code == 0
+    source = manifest.load(tmp_path / 'clips' / 'manifest.jsonl', None, RATE)
+    assert len(source) == 4
+    assert source.samples.tolist() == sorted(source.samples)
+    assert f'{source.samples[0] / RATE:.2f} s to {source.samples[-1] / RATE:.2f} s' in done.out
+    assert all(name.endswith(f'_{label}.wav') for name, (label,) in zip(source.keys, source.labels, strict=True))
+    assert {path.name for path in (tmp_path / 'clips').iterdir() if path.suffix == '.wav'} == set(source.keys)
+    assert np.abs(source.read(3)).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ('options', 'part'),
+    [(['--clips=401'], '--clips=401 must be from 1 to data.synthetic_eval=400'), (['--config.data.source=fsdd'], 'data.root')],
+)
+def test_clips_that_cannot_be_synthesized(options, part, tmp_path, command):
+    config = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'
+    done = command('synthesize', tmp_path / 'clips', f'--config={config}', *options)
+    assert done.code == 1
+    assert part in done.err
+    assert not (tmp_path / 'clips').exists()
+
+
+# Imports of what only training needs fail, as where it is not installed.
+WITHOUT_TRAINING = """
+import sys
+sys.modules.update(dict.fromkeys(('tensorflow', 'tensorboard', 'tensorflow_datasets', 'clu')))
+from elastic_ast_jax.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_prediction_needs_no_tensorflow_and_survives_a_damaged_checkpoint(python, workdir, recordings, saved, tmp_path):
+    for path in (workdir / 'checkpoints' / str(STEPS) / 'params').rglob('*'):
+        if path.is_file():
+            path.write_bytes(b'')
+    done = python(WITHOUT_TRAINING, 'predict', workdir, recordings.folder / 'test', '--json', cwd=tmp_path)
+    assert done.code == 0
+    assert [json.loads(line)['path'] for line in done.out.splitlines()] == recordings.test_files
+    # What was used instead is said, where it does not disturb whoever reads the results.
+    assert f'checkpoint {workdir}/checkpoints/{STEPS} cannot be read' in done.err
+    assert 'using checkpoint 18, the one before' in done.err
+    assert 'Traceback' not in done.err

@@ -1,0 +1,192 @@
+"""Placement: the same run on one device and on eight, one compilation of each step.
+
+Run as a program this file makes the runs, in a process that sees eight devices, and prints what came of them as JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from elastic_ast_jax import losses, optimizer, packing, sharding
+from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.models import attention
+from elastic_ast_jax.models.elastic_ast import ElasticAST
+from elastic_ast_jax.models.sizes import Size
+from elastic_ast_jax.train_step import TrainState, make_eval_step, make_train_step
+
+STEPS = 20
+SHAPE = BatchShape(rows=8, tokens=24, slots=4, patch_size=6, classes=3)
+GRID = (2, 8)
+
+
+def batches():
+    """Five batches of different clips, one of them with empty rows."""
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        clips = [rng.normal(size=(GRID[0] * n, SHAPE.patch_size)).astype(np.float32) for n in rng.integers(1, 9, 32)]
+        rows = list(packing.pack([len(clip) for clip in clips], SHAPE.tokens, SHAPE.slots))
+        batch = packing.fill_batch(rows[: 3 if number == 2 else SHAPE.rows], clips, GRID[0], SHAPE)
+        batch.labels[batch.valid] = rng.integers(SHAPE.classes, size=batch.valid.sum())
+        yield batch
+
+
+def mesh_of(devices):
+    return jax.make_mesh((devices,), (sharding.DATA,), (AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+class Run:
+    """Training on a mesh, with attention whose loops depend on the data."""
+
+    def __init__(self, mesh):
+        self.mesh = mesh
+        attend = sharding.sharded_attention(attention.blocked(8, 16), mesh)
+        network = ElasticAST(Size(8, 1, 2), SHAPE.classes, GRID, attend)
+        update = optimizer.clipped(optimizer.adamw(optimizer.cosine(0.01, 2 * STEPS, 2), 0.9, 0.999, 1e-8, 0.05), 1.0)
+
+        def apply(params, batch):
+            return network.apply({'params': params}, batch)
+
+        def init():
+            params = network.init(jax.random.key(0), jax.tree.map(jnp.asarray, SHAPE.empty()))['params']
+            return TrainState(jnp.zeros((), jnp.int32), params, update.init(params))
+
+        self.init = init
+        self.train = sharding.jit_train_step(make_train_step(apply, losses.cross_entropy(), update), mesh)
+        self.evaluate = sharding.jit_eval_step(make_eval_step(apply, losses.cross_entropy()), mesh)
+
+    def results(self):
+        placed = [sharding.place_batch(batch, self.mesh) for batch in batches()]
+        state = sharding.born(self.init, self.mesh)
+        born = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(state.params)]
+        found = []
+        for step in range(STEPS):
+            state, sums = self.train(state, placed[step % len(placed)])
+            found.append(float(sums.loss / sums.clips))
+        evaluated = [self.evaluate(state.params, batch) for batch in placed]
+        return {
+            'born': born,
+            'losses': found,
+            'logits': [np.asarray(logits)[np.asarray(batch.valid)].tolist()
+                       for (logits, _), batch in zip(evaluated, placed, strict=True)],
+            'clips': [float(sums.clips) for _, sums in evaluated],
+            'compilations': [self.train._cache_size(), self.evaluate._cache_size()],
+            'rows on a device': sorted({shard.data.shape[0] for shard in placed[0].patches.addressable_shards}),
+            'devices of the batch': len(placed[0].patches.sharding.device_set),
+            'devices of the state': sorted({len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}),
+            'state is whole everywhere': all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state)),
+        }  # fmt: skip
+
+
+def refusals():
+    """What is said of numbers of rows on eight devices."""
+    said = {}
+    for rows in (1, 7, 8, 12, 16, 20):
+        try:
+            sharding.check_rows(rows, sharding.make_mesh())
+        except UserError as error:
+            said[rows] = str(error)
+    return said
+
+
+def exchanged():
+    """Whether eight devices exchange anything for attention to rows that lie on them."""
+    mesh = sharding.make_mesh()
+    rows = sharding.by_rows(mesh)
+    attend = jax.jit(sharding.sharded_attention(attention.blocked(8, 16), mesh), in_shardings=rows, out_shardings=rows)
+    heads = jax.ShapeDtypeStruct((SHAPE.rows, SHAPE.tokens, 2, 4), jnp.float32)
+    program = attend.lower(heads, heads, heads, jax.ShapeDtypeStruct((SHAPE.rows, SHAPE.tokens), jnp.int32)).compile().as_text()
+    return any(word in program for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute'))
+
+
+def main():
+    one, eight = Run(mesh_of(1)).results(), Run(sharding.make_mesh()).results()
+    print(json.dumps({'1': one, '8': eight, 'refused': refusals(), 'exchanged': exchanged()}))
+
+
+@pytest.fixture(scope='module')
+def runs():
+    flags = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'  # the latter compiles sooner
+    environment = os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_run_starts_with_the_same_numbers_on_any_number_of_devices(runs):
+    assert runs['8']['born'] == runs['1']['born']
+
+
+def test_eight_devices_learn_what_one_learns(runs):
+    one, eight = runs['1']['losses'], runs['8']['losses']
+    assert len(one) == STEPS and np.isfinite(one).all()
+    assert np.std(one) > 0.05  # the run goes somewhere
+    np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5)
+
+
+def test_eight_devices_evaluate_as_one_does(runs):
+    assert runs['1']['clips'] == runs['8']['clips']
+    for one, eight in zip(runs['1']['logits'], runs['8']['logits'], strict=True):
+        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_each_step_is_compiled_once_whatever_the_clips(runs, devices):
+    """From the first step on, whose state comes from elsewhere than that of the others."""
+    assert runs[str(devices)]['compilations'] == [1, 1]
+
+
+def test_rows_are_divided_and_the_state_is_whole_everywhere(runs):
+    eight = runs['8']
+    assert (eight['devices of the batch'], eight['rows on a device']) == (8, [1])
+    assert (eight['devices of the state'], eight['state is whole everywhere']) == ([8], True)
+
+
+def test_attention_stays_on_the_device_of_its_rows(runs):
+    assert not runs['exchanged']
+
+
+def test_rows_that_do_not_divide_are_refused_with_both_numbers_and_one_that_does(runs):
+    advised = {1: 8, 7: 8, 12: 16, 20: 16}
+    assert runs['refused'].keys() == {str(rows) for rows in advised}
+    for rows, near in advised.items():
+        message = runs['refused'][str(rows)]
+        assert f'packing.rows={rows} does not divide over 8 devices' in message
+        assert int(message.split()[-1]) in (near, near + 8), message
+
+
+def test_any_number_of_rows_divides_over_one_device():
+    for rows in (1, 7, 8):
+        sharding.check_rows(rows, mesh_of(1))
+
+
+def test_placed_tells_what_born_gives():
+    mesh = mesh_of(1)
+
+    def init():
+        return {'a': jnp.arange(6.0).reshape(2, 3), 'b': jnp.zeros((), jnp.int32)}
+
+    state, abstract = sharding.born(init, mesh), sharding.placed(jax.eval_shape(init), mesh)
+    for leaf, promised in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
+        assert (leaf.shape, leaf.dtype, leaf.sharding) == (promised.shape, promised.dtype, promised.sharding)
+
+
+def test_the_memory_of_the_old_state_is_used_again():
+    mesh = mesh_of(1)
+    batch = sharding.place_batch(SHAPE.empty(), mesh)
+    step = sharding.jit_train_step(lambda state, batch: (state + batch.valid.sum(), None), mesh)
+    old = sharding.born(lambda: jnp.zeros(3), mesh)
+    new, _ = step(old, batch)
+    assert old.is_deleted() and not new.is_deleted()
+
+
+if __name__ == '__main__':
+    main()
