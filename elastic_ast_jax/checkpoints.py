@@ -1,8 +1,10 @@
 """Checkpoints of a run: written in the background, complete or not there at all, the newest and the best kept."""
 
+import json
 import logging
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from elastic_ast_jax.train_step import TrainState
 
 _log = logging.getLogger(__name__)
 _LONGEST = 400
+# Orbax reads arrays in tasks; of those that fail together with the first, which is told, asyncio complains one by one.
+logging.getLogger('asyncio').setLevel(logging.CRITICAL)
 
 
 class CheckpointError(UserError):
@@ -40,12 +44,13 @@ class Checkpoints:
         self.directory = Path(directory)
         keeping = checkpoint_managers.AnyPreservationPolicy([
             checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
+            _Best(self.best),
         ])  # fmt: skip
         options = ocp.CheckpointManagerOptions(
-            create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only,
-            best_fn=_score)  # the policy decides what is kept; without this, scores would not be written  # fmt: skip
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=('params', 'optimizer'))
+            create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only)
+        self._scores: dict[int, float] = {}
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=('params', 'optimizer', 'score'))
+        self._scores = {step: score for step in self.steps() if (score := self._read_score(step)) is not None}
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -59,8 +64,14 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Step of the checkpoint with the best evaluation of those that have one; the later of equals."""
-        scored = [(_score(metrics), step) for step in self.steps() if (metrics := self._manager.metrics(step))]
-        return max(scored)[1] if scored else None
+        return max(((score, step) for step, score in self._scores.items()), default=(0.0, None))[1]
+
+    def _read_score(self, step: int) -> float | None:
+        """An item of its own and not Orbax's metrics: a damaged one of those keeps its manager from opening at all."""
+        try:
+            return float(json.loads((self.directory / str(step) / 'score' / 'metadata').read_text(encoding='utf-8'))['score'])
+        except (OSError, ValueError, KeyError, TypeError):  # never evaluated, or damaged: not the best
+            return None
 
     def save(self, state: TrainState, score: float | None) -> None:
         """Writes a checkpoint in the background, once the one before is written; a step already there is left alone.
@@ -72,10 +83,11 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params), optimizer=ocp.args.StandardSave(state.optimizer))
-        metrics = None if score is None or math.isnan(score) else {'score': float(score)}
-        self._manager.save(step, args=items, metrics=metrics, force=True)
+        items = {'params': ocp.args.StandardSave(state.params), 'optimizer': ocp.args.StandardSave(state.optimizer)}
+        if score is not None and math.isfinite(score):
+            items['score'] = ocp.args.JsonSave({'score': float(score)})
+            self._scores[step] = float(score)
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read; None if there is no checkpoint.
@@ -94,6 +106,7 @@ class Checkpoints:
         failures: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
+                self._check_shapes(step, abstract.params)
                 found = self._manager.restore(step, args=items)
             except Exception as error:  # whatever damage does; it is told here, and raised if nothing is left
                 failures[step] = _short(error)
@@ -109,6 +122,16 @@ class Checkpoints:
                 f'train again in another --workdir')
         return None
 
+    def _check_shapes(self, step: int, abstract: Any) -> None:
+        """Refuses parameters of another model before any is read."""
+        stored = ocp.StandardCheckpointHandler().metadata(self.directory / str(step) / 'params')
+        there = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(getattr(stored, 'tree', stored))}
+        here = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
+        wrong = [f'{name}: {there.get(name)} there, {here.get(name)} in this model'
+                 for name in sorted({*there, *here}) if there.get(name) != here.get(name)]  # fmt: skip
+        if wrong:
+            raise ValueError(f'of another model, {len(wrong)} parameters differ, such as {wrong[0]}')
+
     def _tell(self, failures: dict[int, str], used: int) -> None:
         for step, why in failures.items():
             _log.warning('checkpoint %s is incomplete, using the one before, %d: %s', self.directory / str(step), used, why)
@@ -119,6 +142,7 @@ class Checkpoints:
         aside.mkdir(exist_ok=True)
         number = sum(1 for _ in aside.iterdir())
         os.rename(self.directory / str(step), aside / f'{step}-{number}')
+        self._scores.pop(step, None)
         self._manager.reload()
 
     def restore_params(self, abstract: Any, which: str) -> tuple[int, Any]:
@@ -148,6 +172,7 @@ class Checkpoints:
         failures: dict[int, str] = {}
         for step in candidates:
             try:
+                self._check_shapes(step, abstract)
                 params = self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract))).params
             except Exception as error:  # see `restore`
                 failures[step] = _short(error)
@@ -158,8 +183,19 @@ class Checkpoints:
             f'{self.directory}: no checkpoint can be read, damaged or of another model: {_listed(failures)}')
 
 
-def _score(metrics: Any) -> float:
-    return metrics['score']
+class _Best:
+    """Orbax's preservation policy that keeps the checkpoint of the best evaluation, whatever its age."""
+
+    def __init__(self, best: Callable[[], int | None]):
+        self._best = best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        best = self._best()
+        return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
 def _short(error: Exception) -> str:

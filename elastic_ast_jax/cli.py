@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f'elastic-ast {options.command}: {error}', file=sys.stderr)
         return 1
+    except OSError as error:  # a folder that cannot be written, a full disk
+        what = f'{error.filename or "a file"}: cannot be written or read ({error.strerror or error})'
+        print(f'elastic-ast {options.command}: {what}', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

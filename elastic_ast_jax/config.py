@@ -215,7 +215,10 @@ def _get_config(spec: str):
     if module_spec is None or module_spec.loader is None:
         raise ConfigError([f'--config={spec}: {path} is no Python file'])
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ConfigError([f'--config={spec}: {path} cannot be loaded ({type(error).__name__}: {error})']) from error
     if not hasattr(module, 'get_config'):
         raise ConfigError([f'--config={spec}: {path} has no function get_config()'])
     takes = len(inspect.signature(module.get_config).parameters)

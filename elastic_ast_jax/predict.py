@@ -1,5 +1,6 @@
 """`elastic-ast predict`: classifies recordings and folders of recordings with a trained model."""
 
+import io
 import json
 import sys
 from collections.abc import Iterable
@@ -16,6 +17,9 @@ def run(workdir: str, inputs: Iterable[str], top_k: int = 5, as_json: bool = Fal
     Returns:
         The exit code: 1 if an input could not be used; the others are classified all the same.
     """
+    # A file name may hold bytes that are no text; they are shown escaped.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     device.use_compilation_cache()
     model = load(workdir, checkpoint)
     failed = False

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Shaped
 
 from elastic_ast_jax import build, device, packing
 from elastic_ast_jax.audio import fbank, reading
@@ -63,7 +63,7 @@ class Predictor:
         self._params = params
         self._apply = jax.jit(lambda params, batch: network.apply({'params': params}, batch))
 
-    def predict(self, inputs: Iterable[str | os.PathLike | Float[np.ndarray, '...']], top_k: int = 5) -> list[dict[str, Any]]:
+    def predict(self, inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']], top_k: int = 5) -> list[dict[str, Any]]:
         """Classifies recordings.
 
         Args:
@@ -89,7 +89,7 @@ class Predictor:
                     yield from self._chunk(list(pool.map(self._read, pending)), top_k, single)
                     pending = []
 
-    def logits(self, log_mels: Sequence[Float[np.ndarray, 'mels frames']]) -> Float32[np.ndarray, 'clips classes']:
+    def logits(self, log_mels: Sequence[Float[np.ndarray, 'mels _']]) -> Float32[np.ndarray, 'clips classes']:
         """Logits of normalised log-mels, for whoever compares numbers.
 
         Args:
@@ -161,7 +161,7 @@ class Predictor:
         weights = np.exp(exact - exact.max())
         return weights / weights.sum()
 
-    def _logits(self, clips: list[Float32[np.ndarray, 'n P']], single: bool) -> Float32[np.ndarray, 'clips classes']:
+    def _logits(self, clips: list[Float32[np.ndarray, '_ P']], single: bool) -> Float32[np.ndarray, 'clips classes']:
         """Logits of clips as patches. `single`: these are all, so a few of them need not fill a whole batch."""
         scores = np.zeros((len(clips), len(self.labels)), np.float32)
         if not clips:

@@ -27,7 +27,7 @@ from elastic_ast_jax.workdir import Contract, PlanRecord, Workdir, WorkdirError
 
 
 class TrainingError(UserError):
-    """A loss or gradient that is not finite; names the step and the clips of its batch."""
+    """A loss, gradient or update that is not finite; names the step and the clips of its batch."""
 
 
 def run(config: Config, path: str) -> None:
@@ -128,7 +128,7 @@ class _Watch:
         step, batch, device_sums = self._pending
         self._pending = None
         sums = Sums(*(float(value) for value in jax.device_get(device_sums)))
-        if not (np.isfinite(sums.loss) and np.isfinite(sums.gradient_norm)):
+        if not np.isfinite([sums.loss, sums.gradient_norm, sums.parameter_norm]).all():
             raise self._not_finite(step, batch, sums)
         self._window.append(sums)
         seconds = time.perf_counter() - self._window_began - self._idle
@@ -176,8 +176,9 @@ class _Watch:
         names = [self._source.keys[clip] for clip in batch.clip_id[batch.valid]]
         more = f' and {len(names) - 20} more' if len(names) > 20 else ''
         return TrainingError(
-            f'step {step}: the loss ({sums.loss}) or the gradient (norm {sums.gradient_norm}) is not finite. The last good '
-            f'checkpoint stays. Lower optimizer.rate, or look at the clips of this batch: {", ".join(names[:20])}{more}')
+            f'step {step}: the loss ({sums.loss}), the gradient (norm {sums.gradient_norm}) or the parameters after it (norm '
+            f'{sums.parameter_norm}) are not finite. The last good checkpoint stays. Lower optimizer.rate, or look at the clips '
+            f'of this batch: {", ".join(names[:20])}{more}')
 
 
 def _check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:

@@ -29,6 +29,7 @@ class Sums(NamedTuple):
         loss, correct: Sums over clips.
         clips, tokens: Valid slots and real tokens.
         gradient_norm: Global norm of the mean's gradient, before clipping; 0 in evaluation.
+        parameter_norm: Global norm of the parameters after the update; 0 in evaluation.
     """
 
     loss: Float[Any, '']
@@ -36,6 +37,7 @@ class Sums(NamedTuple):
     clips: Float[Any, '']
     tokens: Float[Any, '']
     gradient_norm: Float[Any, '']
+    parameter_norm: Float[Any, '']
 
 
 def _sums(logits: Array, batch: PackedBatch, loss: losses.Loss) -> Sums:
@@ -46,6 +48,7 @@ def _sums(logits: Array, batch: PackedBatch, loss: losses.Loss) -> Sums:
         clips=valid.sum(),
         tokens=(batch.segment_ids > 0).sum().astype(jnp.float32),
         gradient_norm=jnp.zeros(()),
+        parameter_norm=jnp.zeros(()),
     )
 
 
@@ -63,7 +66,7 @@ def make_train_step(apply: Apply, loss: losses.Loss, optimizer: optax.GradientTr
         gradients, sums = jax.grad(mean_loss, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        sums = sums._replace(gradient_norm=optax.global_norm(gradients))
+        sums = sums._replace(gradient_norm=optax.global_norm(gradients), parameter_norm=optax.global_norm(params))
         return TrainState(state.step + 1, params, optimizer_state), sums
 
     return train_step

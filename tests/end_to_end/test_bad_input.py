@@ -385,8 +385,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(spoil, workdir, recordi
     done = command('predict', workdir, file, '--json')
     assert (done.code, done.out) == (0, expected)
     said = [record.getMessage() for record in caplog.records if record.name.startswith('elastic_ast_jax')]
-    assert any(f'checkpoint {workdir}/checkpoints/{STEPS} cannot be read' in message for message in said)
-    assert any('using checkpoint 18, the one before' in message for message in said)
+    expected = f'checkpoint {workdir}/checkpoints/{STEPS} is incomplete, using the one before, 18'
+    assert any(expected in message for message in said)
     assert max(map(len, said)) < 1000  # what a person can read
 
 
