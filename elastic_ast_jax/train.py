@@ -177,8 +177,8 @@ class _Watch:
         more = f' and {len(names) - 20} more' if len(names) > 20 else ''
         return TrainingError(
             f'step {step}: the loss ({sums.loss}), the gradient (norm {sums.gradient_norm}) or the parameters after it (norm '
-            f'{sums.parameter_norm}) are not finite. The last good checkpoint stays. Lower optimizer.rate, or look at the clips '
-            f'of this batch: {", ".join(names[:20])}{more}')
+            f'{sums.parameter_norm}) are not finite. The last good checkpoint stays. Lower optimizer.rate, or look at the '
+            f'clips of this batch: {", ".join(names[:20])}{more}')
 
 
 def _check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
