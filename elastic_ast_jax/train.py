@@ -84,7 +84,7 @@ def run(config: Config, path: str) -> None:
                 done = watch.made(batch, sums)
                 epoch = np.searchsorted(schedule.epoch_ends, done) + 1  # epochs made, if this was the last step of one
                 ended = done == schedule.epoch_ends[epoch - 1]
-                if not ended and not (config.train.save_every and done % config.train.save_every == 0):
+                if not watch.save_due(done):
                     continue
                 watch.settle()  # nothing is saved after a step that went wrong
                 reached = None
@@ -150,9 +150,14 @@ class _Watch:
             f'step {step}/{self._schedule.steps}  epoch {epoch + 1}/{self._config.train.epochs}  loss {values["loss"]:.4f}  '
             f'rate {values["rate"]:.2e}  {values["clips_per_second"]:.0f} clips/s  '
             f'{values["tokens_per_second"]:.0f} tokens/s  fill {100 * values["fill"]:.1f} %  {duration(left)} left')
-        if step % self._config.train.log_every == 0 or step in self._schedule.epoch_ends:
+        if step % self._config.train.log_every == 0 or self.save_due(step):  # so that a restart begins with a new line
             self._log.write(step, 'train', values)
             self._window, self._idle, self._window_began = [], 0.0, time.perf_counter()
+
+    def save_due(self, step: int) -> bool:
+        """A checkpoint is due after this step."""
+        every = self._config.train.save_every
+        return step in self._schedule.epoch_ends or (every > 0 and step % every == 0)
 
     def evaluated(self, metrics):
         """Logs an evaluation after the steps made so far, and gives it back."""
