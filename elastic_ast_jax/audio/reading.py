@@ -4,31 +4,39 @@ Lengths come first (`header`, a few tens of microseconds), samples later (`read`
 wrong with a recording is an `AudioError`; a recording is never cut short or filled up to hide it.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import soundfile
+import soxr
 from jaxtyping import Float32, Shaped
 
 from elastic_ast_jax import lengths
+from elastic_ast_jax.audio import containers, mpeg, ogg
 from elastic_ast_jax.errors import UserError
 
-__all__ = ['AudioError', 'Header', 'find', 'from_array', 'header', 'read']
+__all__ = ['AudioError', 'Header', 'blocks', 'find', 'from_array', 'header', 'read']
 
 # libsndfile's names of formats are mostly the suffixes too. RAW has no header (so no rate); the others are usual spellings.
 _SUFFIXES = frozenset(f'.{name.lower()}' for name in soundfile.available_formats() if name != 'RAW') | {
     '.mp3', '.ogg', '.oga', '.opus', '.aif', '.aifc', '.snd', '.sph', '.wave'}
 
-# What libsndfile notes when a WAV, AIFF or AU file ends before its samples do. It then goes on with what is there.
-_SHORT_CHUNK = re.compile(r'^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)', re.MULTILINE)
-# A program that writes to a pipe cannot know the size of the samples and notes about the largest number there is.
-_UNKNOWN_SIZE = 0x7FFF0000
-# A header that promises up to this much more is a rounding or padding habit of some writer, not a lost recording.
-_SHORT_SECONDS = 0.010
+# Sample rates of sound, from infrasound to ultrasound. Any other is a damaged header, and would ask for absurd resampling.
+_RATES = (100, 10_000_000)
+# Bytes of a sample where every sample takes the same, by libsndfile's names.
+_WIDTHS = {'PCM_S8': 1, 'PCM_U8': 1, 'PCM_16': 2, 'PCM_24': 3, 'PCM_32': 4, 'FLOAT': 4, 'DOUBLE': 8, 'ULAW': 1, 'ALAW': 1}
+# No format libsndfile reads does better than FLAC, which may write 65535 frames of silence into some ten bytes.
+_FRAMES_PER_BYTE = 8192
+# Samples that an MP3's decoder may need before those it is asked for: an MPEG frame (of up to 1152) uses up to 511 bytes of
+# those in front of it, which are 22 of the smallest kind.
+_MPEG_MEMORY = 24 * 1152
+# Values (samples times channels) that are decoded at a time: 4 MiB.
+_DECODED = 1 << 20
 
 
 class AudioError(UserError):
@@ -59,7 +67,8 @@ def header(path: str | os.PathLike) -> Header:
     """Length, rate and channels of a recording, without decoding it.
 
     Raises:
-        AudioError: the file is missing, a folder, empty, unreadable to libsndfile, cut short, or holds no samples.
+        AudioError: the file is missing, a folder, empty, unreadable to libsndfile or holds no samples; its container tells that
+            the end is missing (see `containers`); its header promises what the file cannot hold, or a rate that is no sound's.
     """
     with _open(path) as file:
         return Header(file.frames, file.samplerate, file.channels)
@@ -68,7 +77,7 @@ def header(path: str | os.PathLike) -> Header:
 def read(path: str | os.PathLike, rate: int, start: int = 0, stop: int | None = None) -> Float32[np.ndarray, 'samples']:
     """The waveform of native frames `[start, stop)`: the mean of the channels, resampled to `rate`.
 
-    Safe to call from several threads.
+    Safe to call from several threads. Memory grows with what decodes, not with what a header promises.
 
     Args:
         path: A recording.
@@ -80,25 +89,48 @@ def read(path: str | os.PathLike, rate: int, start: int = 0, stop: int | None = 
 
     Raises:
         AudioError: as `header`; the range is not within the recording; the file decodes to fewer frames than its header
-            promises; a sample is NaN or infinite.
+            promises; a sample is NaN or infinite. An MP3 without a Xing, Info or VBRI header promises nothing: if it was cut
+            off between two of its frames, what is there is taken for the whole.
     """
     with _open(path) as file:
-        frames, native = file.frames, file.samplerate
+        frames = file.frames
         stop = frames if stop is None else stop
         if not 0 <= start < stop <= frames:
             raise AudioError(f'{path}: frames [{start}, {stop}) were asked for, but the recording has [0, {frames}): '
                              f'ask for a range within it that is not empty')
-        try:
-            if start:
-                file.seek(start)
-            block = file.read(stop - start, dtype='float32')
-        except soundfile.SoundFileRuntimeError as error:
-            raise AudioError(f'{path}: decoding fails ({_reason(error)}): the file is damaged or cut short; '
-                             f'get it again or leave it out') from error
-    if len(block) < stop - start:
-        raise AudioError(f'{path}: the header promises {frames} frames, but decoding ends at frame {start + len(block)}: the '
-                         f'file is cut short or its header is wrong; get it again, or convert what is there to WAV or FLAC')
-    return _waveform(block, str(path), native, rate, start)
+        return _joined(_waveform(file, path, rate, start, stop))
+
+
+def blocks(path: str | os.PathLike, rate: int, samples: int) -> Iterator[Float32[np.ndarray, '_']]:
+    """`read(path, rate)` piece by piece, for recordings of any length: memory does not grow with it.
+
+    Args:
+        path: A recording.
+        rate: Sample rate of the result in Hz.
+        samples: Samples of a block, at least one.
+
+    Yields:
+        Blocks of `samples` samples, the last one shorter; joined, they are what `read` returns.
+
+    Raises:
+        AudioError: as `read`: at the first block for what the header tells, later for what only decoding does.
+    """
+    if samples < 1:
+        raise ValueError(f'blocks of {samples} samples: a block has at least one')
+    with _open(path) as file:
+        pending, count = [], 0
+        for piece in _waveform(file, path, rate, 0, file.frames):
+            pending.append(piece)
+            count += len(piece)
+            if count < samples:
+                continue
+            joined = _joined(pending)
+            whole = count - count % samples
+            for first in range(0, whole, samples):
+                yield joined[first:first + samples]
+            pending, count = [joined[whole:]], count - whole
+        if count:
+            yield _joined(pending)
 
 
 def from_array(samples: Shaped[np.ndarray, '...'], name: str, rate: int, target: int) -> Float32[np.ndarray, 'samples']:
@@ -136,7 +168,8 @@ def from_array(samples: Shaped[np.ndarray, '...'], name: str, rate: int, target:
         # 64-bit integers most often hold 16-bit samples: dividing by 2 ** 63 would make silence of them.
         raise AudioError(f'{name}: samples of dtype {samples.dtype} have no known full scale: '
                          f'convert them to int16, int32 or float32 in [-1, 1]')
-    return _waveform(block, name, rate, target, 0)
+    mono = _finite(_mono(block), name, rate, 0)
+    return _joined(_resampled([mono], len(mono), name, rate, target))
 
 
 def find(paths: Iterable[str | os.PathLike]) -> list[str]:
@@ -181,7 +214,19 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
             yield path
 
 
-def _open(path: str | os.PathLike) -> soundfile.SoundFile:
+class _Sequential(soundfile.SoundFile):
+    """A recording that is read from where the last reading ended.
+
+    soundfile seeks to that very place after every reading. In an MP3 the decoder then forgets the frames before, of which it
+    needs the bits, and the next samples are wrong.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | ogg.Chain]:
     """The open recording, checked as far as its header tells."""
     try:
         found = os.stat(path)
@@ -195,37 +240,51 @@ def _open(path: str | os.PathLike) -> soundfile.SoundFile:
         raise AudioError(f'{path}: is not a regular file, so its length cannot be known: save the sound to a file')
     if not found.st_size:
         raise AudioError(f'{path}: the file is empty (0 bytes): get it again or leave it out')
+    if os.fspath(path).lower().endswith('.raw'):
+        raise AudioError(f'{path}: raw samples without a header, so rate and format are unknown: convert to WAV')
     try:
-        file = soundfile.SoundFile(os.fsencode(path))
-    except TypeError as error:  # how soundfile answers the suffix .raw
-        raise AudioError(f'{path}: raw samples without a header, so rate and format are unknown: convert to WAV') from error
-    except soundfile.SoundFileRuntimeError as error:
-        if not os.access(path, os.R_OK):
-            raise AudioError(f'{path}: no permission to read it: change its permissions') from error
-        raise AudioError(f'{path}: libsndfile cannot read it ({_reason(error)}): is it a recording? '
-                         f'If so, convert it to WAV or FLAC') from error
-    problem = _header_problem(file)
+        problem = containers.problem(path, found.st_size)
+    except PermissionError as error:
+        raise AudioError(f'{path}: no permission to read it: change its permissions') from error
+    except OSError as error:
+        raise AudioError(f'{path}: cannot be read ({error.strerror}): check the disk, or get it again') from error
     if problem:
-        file.close()
         raise AudioError(f'{path}: {problem}')
-    return file
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(_Sequential(os.fsencode(path)))
+            if file.format == 'MP3' and (measured := mpeg.measured(path, found.st_size)):
+                file = stack.enter_context(_Sequential(stack.enter_context(measured)))
+            elif file.format == 'OGG' and len(links := ogg.links(path, found.st_size)) > 1:
+                parts = [stack.enter_context(ogg.Part(path, begin, end)) for begin, end in links]
+                file = ogg.Chain([stack.enter_context(_Sequential(part)) for part in parts])
+        except soundfile.SoundFileRuntimeError as error:
+            raise AudioError(f'{path}: libsndfile cannot read it ({_reason(error)}): is it a recording? '
+                             f'If so, convert it to WAV or FLAC') from error
+        except ogg.ChainError as error:
+            raise AudioError(f'{path}: {error}: split it, or convert it to WAV or FLAC') from error
+        problem = _header_problem(file, found.st_size)
+        if problem:
+            raise AudioError(f'{path}: {problem}')
+        yield file
 
 
-def _header_problem(file: soundfile.SoundFile) -> str | None:
+def _header_problem(file: soundfile.SoundFile | ogg.Chain, size: int) -> str | None:
+    """What rules a recording of `size` bytes out, by what libsndfile understood of its header."""
     frames, rate, channels = file.frames, file.samplerate, file.channels
-    if rate < 1 or channels < 1:
-        return f'the header says {rate} Hz and {channels} channels: the file is damaged; get it again or leave it out'
-    short = _SHORT_CHUNK.search(file.extra_info)
-    if short:
-        promised, there = map(int, short.groups())
-        seconds = (promised - there) / max(1, there) * frames / rate
-        if promised < _UNKNOWN_SIZE and (seconds > _SHORT_SECONDS or not frames):
-            return (f'the file is cut short: its header promises {promised} bytes of samples and {there} are there; '
-                    f'get it again, or convert what is there to WAV or FLAC')
+    low, high = _RATES
+    if not low <= rate <= high or channels < 1:
+        return (f'the header says {rate} Hz and {channels} channels, but sound has {low} to {high} Hz and at least one '
+                f'channel: the file is damaged, or its header must be corrected')
     if frames < 1:
         return 'the recording holds no samples: get it again or leave it out'
     if frames >= 1 << 62:  # libsndfile's mark for an unknown length
         return 'the header does not tell the length: convert it to WAV or FLAC'
+    if frames * channels > size:  # so that the names of formats are not looked up for every file
+        width = 0 if file.format == 'FLAC' else _WIDTHS.get(file.subtype, 0)
+        if frames * channels * width > size or frames > size * _FRAMES_PER_BYTE:
+            return (f'the header promises {frames} frames of {channels} channels, which {size} bytes cannot hold: '
+                    f'the file is damaged or cut short; get it again or leave it out')
     return None
 
 
@@ -235,29 +294,92 @@ def _reason(error: Exception) -> str:
 
 
 def _waveform(
-    block: Float32[np.ndarray, '...'], name: str, native: int, rate: int, start: int
-) -> Float32[np.ndarray, 'samples']:
-    """Mono at `rate` from a decoded block `[samples]` or `[samples, channels]` that begins at native frame `start`."""
+    file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, rate: int, start: int, stop: int
+) -> Iterator[Float32[np.ndarray, '_']]:
+    """Pieces of the waveform of frames `[start, stop)` at `rate`, of some MiB each at most."""
+    native = file.samplerate
+    step = max(1, min(_DECODED // file.channels, _DECODED * native // max(1, rate)))
+    yield from _resampled(_decoded(file, path, start, stop, step), stop - start, str(path), native, rate)
+
+
+def _decoded(
+    file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, start: int, stop: int, step: int
+) -> Iterator[Float32[np.ndarray, '_']]:
+    """Frames `[start, stop)`, mono at their own rate, `step` at a time."""
+    begin = _exact_seek(file, path, start) if start else 0
+    if begin:
+        file.seek(begin)
+    for first in itertools.chain(range(begin, start, step), range(start, stop, step)):
+        last = min(first + step, stop if first >= start else start)
+        try:
+            block = file.read(last - first, dtype='float32')
+        except soundfile.SoundFileRuntimeError as error:
+            raise AudioError(f'{path}: decoding fails ({_reason(error)}): the file is damaged or cut short; '
+                             f'get it again or leave it out') from error
+        if len(block) < last - first:
+            raise AudioError(f'{path}: the header promises {file.frames} frames, but decoding ends at frame '
+                             f'{first + len(block)}: the file is cut short or its header is wrong; get it again, or convert '
+                             f'what is there to WAV or FLAC')
+        if first >= start:
+            yield _finite(_mono(block), str(path), file.samplerate, first)
+
+
+def _exact_seek(file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, start: int) -> int:
+    """The frame at or before `start` from which decoding gives the samples that decoding from the begin gives."""
+    if isinstance(file, ogg.Chain):
+        return file.begin_of(start)
+    if file.format == 'MP3':
+        return max(0, start - _MPEG_MEMORY)
+    if file.subtype == 'VORBIS':
+        # Within the last page libsndfile 1.2 goes too far, by the samples that the encoder filled its last block up with.
+        before = file.frames - ogg.last_page(path, os.path.getsize(path)) - 1
+        return max(0, min(start, before))
+    return start
+
+
+def _mono(block: Float32[np.ndarray, '...']) -> Float32[np.ndarray, 'samples']:
+    """The mean of the channels of `[samples]` or `[samples, channels]`."""
+    if block.ndim == 1:
+        return block
+    # Ten times as fast as mean(axis=1), which sums two or so values at a time.
+    mono = block[:, 0].copy()
+    with np.errstate(over='ignore', invalid='ignore'):
+        for channel in range(1, block.shape[1]):
+            mono += block[:, channel]
+    mono /= np.float32(block.shape[1])
+    return mono
+
+
+def _finite(mono: Float32[np.ndarray, 'samples'], name: str, rate: int, start: int) -> Float32[np.ndarray, 'samples']:
+    """`mono` itself, which begins at frame `start`, if all its samples are finite."""
+    finite = np.isfinite(mono)
+    if not finite.all():
+        first = start + int(np.argmin(finite))
+        raise AudioError(f'{name}: sample {first} (at {first / rate:.3f} s) is NaN or infinite: '
+                         f'repair the recording or leave it out')
+    return mono
+
+
+def _resampled(
+    pieces: Iterable[Float32[np.ndarray, '_']], samples: int, name: str, native: int, rate: int
+) -> Iterator[Float32[np.ndarray, '_']]:
+    """Pieces of a waveform of `samples` samples in all, at another rate: what librosa's `'soxr_hq'` makes of the whole."""
     if rate < 1:
         raise AudioError(f'{name}: cannot be resampled to {rate} Hz: ask for a positive sample rate')
-    if block.ndim == 2:
-        # Ten times as fast as mean(axis=1), which sums two or so values at a time.
-        mono = block[:, 0].copy()
-        with np.errstate(over='ignore', invalid='ignore'):
-            for channel in range(1, block.shape[1]):
-                mono += block[:, channel]
-        mono /= np.float32(block.shape[1])
-        block = mono
-    finite = np.isfinite(block)
-    if not finite.all():
-        first = int(np.argmin(finite))
-        raise AudioError(f'{name}: sample {start + first} (at {(start + first) / native:.3f} s) is NaN or infinite, '
-                         f'{finite.size - np.count_nonzero(finite)} such samples in all: repair the recording or leave it out')
     if native == rate:
-        return block
-    import librosa  # costs more than a second, and most data sets are at the model's rate already
+        yield from pieces
+        return
+    stream = soxr.ResampleStream(native, rate, 1, dtype='float32', quality='HQ')
+    left = lengths.resampled(samples, native, rate)
+    for piece in itertools.chain(pieces, [None]):
+        last = piece is None
+        piece = stream.resample_chunk(np.zeros(0, np.float32) if last else piece, last)[:left]
+        left -= len(piece)
+        yield piece
+    yield np.zeros(left, np.float32)  # soxr rounds the count down, librosa up
 
-    samples = lengths.resampled(len(block), native, rate)
-    block = librosa.resample(block, orig_sr=native, target_sr=rate, res_type='soxr_hq')
-    # librosa multiplies by a rounded ratio: its count may be one (a zero) too long where the exact one is a whole number.
-    return block if len(block) == samples else librosa.util.fix_length(block, size=samples)
+
+def _joined(pieces: Iterable[Float32[np.ndarray, '_']]) -> Float32[np.ndarray, 'samples']:
+    """One array of many; without a copy if there is only one."""
+    pieces = list(pieces)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -1,6 +1,8 @@
 import os
 import threading
+import tracemalloc
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -67,6 +69,13 @@ def test_a_tone_stays_the_tone_at_another_rate(wav):
         np.testing.assert_allclose(read[middle], want[middle], atol=1e-3)
 
 
+def test_resampling_is_librosas(wav):
+    for native, rate in ((44100, 16000), (8000, 16000), (11025, 48000)):
+        samples = noise(5001)
+        expected = librosa.resample(samples, orig_sr=native, target_sr=rate, res_type='soxr_hq')
+        np.testing.assert_array_equal(reading.read(wav(samples, native, subtype='FLOAT'), rate), expected)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 3000), st.sampled_from([8000, 11025, 22050, 44100, 48000]), st.sampled_from([8000, 16000, 48000]))
 def test_lengths_after_resampling_are_those_that_were_planned(samples, native, rate):
@@ -76,6 +85,57 @@ def test_lengths_after_resampling_are_those_that_were_planned(samples, native, r
 
 def test_lengths_are_exact_where_a_rounded_ratio_is_not():
     assert len(reading.from_array(noise(147), 'x', 11025, 48000)) == 640  # 147 * (48000 / 11025) is 640.0000000000001
+
+
+@pytest.mark.parametrize('name', ['a.wav', 'a.flac', 'a.ogg', 'a.opus', 'a.mp3'])
+@pytest.mark.parametrize('rate', [16000, 22050])
+def test_blocks_joined_are_what_is_read_at_once(wav, name, rate, monkeypatch):
+    path = wav(noise(48000, 2), 16000, name, format='OGG' if name == 'a.opus' else None,
+               subtype='OPUS' if name == 'a.opus' else None)
+    whole = reading.read(path, rate)
+    monkeypatch.setattr(reading, '_DECODED', 5000)  # so that even these few are decoded piece by piece
+    for samples in (1000, len(whole) - 1, len(whole), 10 * len(whole)):
+        blocks = list(reading.blocks(path, rate, samples))
+        assert all(len(block) == samples for block in blocks[:-1])
+        assert 0 < len(blocks[-1]) <= samples
+        np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize('name', ['a.ogg', 'a.mp3'])
+def test_ranges_at_the_end_are_exact(wav, name):
+    """Where libsndfile's own seeking in the last page of an OGG, or into an MP3 of dense frames, is not."""
+    path = wav(noise(48000), 16000, name)
+    whole = reading.read(path, 16000)
+    for start in range(0, 48000, 1997):
+        np.testing.assert_allclose(reading.read(path, 16000, start, min(start + 500, 48000)), whole[start:start + 500],
+                                   atol=1e-6, rtol=0)
+
+
+def test_blocks_of_a_long_recording_take_little_memory(wav):
+    path = wav(np.zeros((3_000_000, 8), np.int16), 192000)  # 92 MiB as float32
+    tracemalloc.start()
+    count = sum(len(block) for block in reading.blocks(path, 16000, 16000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 250_000
+    assert peak < 16 << 20
+
+
+def test_blocks_raise_what_read_raises(wav, tmp_path):
+    samples = noise(30000)
+    samples[21234] = np.nan
+    blocks = reading.blocks(wav(samples, 8000, subtype='FLOAT'), 8000, 1000)
+    with pytest.raises(AudioError, match=r'sample 21234 \(at 2\.654 s\)'):
+        list(blocks)
+    path = wav(noise(40000), name='a.flac')
+    with open(path, 'r+b') as file:
+        file.truncate(os.path.getsize(path) // 2)
+    for wrong, rate in ((path, 16000), (str(tmp_path / 'missing.wav'), 16000), (wav(noise(10)), 0)):
+        with pytest.raises(AudioError) as error:
+            list(reading.blocks(wrong, rate, 1000))
+        assert str(error.value).startswith(f'{wrong}: ')
+    with pytest.raises(ValueError, match='blocks of 0 samples'):
+        list(reading.blocks(wav(noise(10)), 8000, 0))
 
 
 def test_threads_read_what_one_thread_reads(wav):

@@ -1,0 +1,221 @@
+"""Recordings that were cut off are refused, by their header where it tells; healthy ones of unusual make are not."""
+
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from elastic_ast_jax.audio import mpeg, reading
+from elastic_ast_jax.audio.reading import AudioError
+
+RATE, FRAMES = 16000, 20011
+SAMPLES = np.random.default_rng(0).uniform(-0.5, 0.5, (FRAMES, 2)).astype(np.float32)
+CUTS = (0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
+# Containers whose header, or last page, tells what is missing.
+TELLING = [
+    ('WAV', 'PCM_U8'), ('WAV', 'PCM_16'), ('WAV', 'PCM_24'), ('WAV', 'PCM_32'), ('WAV', 'FLOAT'), ('WAV', 'ULAW'),
+    ('WAV', 'MS_ADPCM'), ('WAV', 'IMA_ADPCM'), ('WAVEX', 'PCM_16'), ('RF64', 'PCM_16'), ('W64', 'PCM_16'), ('AIFF', 'PCM_16'),
+    ('AIFF', 'FLOAT'), ('AU', 'PCM_16'), ('CAF', 'PCM_16'), ('NIST', 'PCM_16'), ('OGG', 'VORBIS'), ('OGG', 'OPUS'),
+    ('MP3', 'MPEG_LAYER_III'),
+]  # fmt: skip
+
+
+@pytest.fixture
+def make(tmp_path):
+    """`make(container, subtype)`: the bytes of a recording as soundfile writes it."""
+
+    def write(container: str, subtype: str | None = None, samples: np.ndarray = SAMPLES, **kwargs) -> bytes:
+        path = tmp_path / 'original'
+        soundfile.write(path, samples, RATE, format=container, subtype=subtype, **kwargs)
+        return path.read_bytes()
+
+    return write
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(content: bytes) -> str:
+        path = tmp_path / 'recording'
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack('<I', len(content)) + content + bytes(len(content) % 2)
+
+
+def without_xing(content: bytes) -> bytes:
+    assert b'Xing' in content[:100] or b'Info' in content[:100]
+    return content[mpeg.frame(content[:4])[0]:]
+
+
+def mpeg_frames(content: bytes) -> list[int]:
+    """Where each frame begins, and the end."""
+    begins = [0]
+    while found := mpeg.frame(content[begins[-1]:begins[-1] + 4]):
+        begins.append(begins[-1] + found[0])
+    return begins
+
+
+@pytest.mark.parametrize(('container', 'subtype'), TELLING)
+def test_a_cut_is_known_before_decoding(make, save, container, subtype):
+    whole = make(container, subtype)
+    header = reading.header(save(whole))
+    assert len(reading.read(save(whole), RATE)) == header.frames >= FRAMES
+    for cut in CUTS:
+        path = save(whole[:int(cut * len(whole))])
+        with pytest.raises(AudioError) as error:
+            reading.header(path)
+        assert str(error.value).startswith(f'{path}: ')
+        if 0.1 <= cut:
+            assert 'cut short' in str(error.value)
+
+
+def test_a_cut_flac_is_known_when_it_is_decoded(make, save):
+    whole = make('FLAC')
+    for cut in CUTS:
+        with pytest.raises(AudioError, match='cut short|cannot read'):
+            reading.read(save(whole[:int(cut * len(whole))]), RATE)
+
+
+def test_both_numbers_and_what_to_do_are_said(make, save):
+    whole = make('WAV', 'PCM_16')
+    with pytest.raises(AudioError, match=f'promises {4 * FRAMES} bytes of samples and 4000 are there; get it again'):
+        reading.header(save(whole[:4044]))
+
+
+@pytest.mark.parametrize('subtype', ['VORBIS', 'OPUS'])
+def test_an_ogg_that_ends_with_any_page_but_the_last_is_refused(make, save, subtype):
+    whole = make('OGG', subtype, np.tile(SAMPLES, (4, 1)))
+    pages = [i for i in range(1, len(whole)) if whole.startswith(b'OggS', i)]
+    assert len(pages) > 3
+    for end in pages[2:]:
+        with pytest.raises(AudioError, match='not marked as the end'):
+            reading.header(save(whole[:end]))
+
+
+def test_an_mp3_that_ends_with_any_frame_but_the_last_is_refused(make, save):
+    whole = make('MP3')
+    for end in mpeg_frames(whole)[4:-1]:
+        with pytest.raises(AudioError, match=f'promises {len(whole)} bytes of MPEG audio and {end} are there'):
+            reading.header(save(whole[:end]))
+
+
+@pytest.mark.parametrize('mode', ['CONSTANT', 'VARIABLE'])
+@pytest.mark.parametrize('channels', [1, 2])
+def test_an_mp3_without_a_xing_header_is_read_to_its_end(make, save, mode, channels):
+    """libsndfile would end where the bitrate of the first frame suggests."""
+    samples = np.concatenate([SAMPLES, 0 * SAMPLES, 0 * SAMPLES, 0.01 * SAMPLES])[:, :channels]
+    whole = make('MP3', None, samples, bitrate_mode=mode, compression_level=0.5)
+    known, path = reading.read(save(whole), RATE), save(without_xing(whole))
+    frames = reading.header(path).frames
+    assert len(samples) <= frames < len(samples) + 3000
+    bare = reading.read(path, RATE)
+    assert len(bare) == frames
+    # The encoder's delay is not noted any more, so all is a little later.
+    delay = max(range(1500), key=lambda d: float(bare[d + 5000:d + 9000] @ known[5000:9000]))
+    np.testing.assert_allclose(bare[delay:delay + len(known)], known, atol=1e-6)
+
+
+def test_an_mp3_without_a_xing_header_must_end_with_a_frame(make, save):
+    bare = without_xing(make('MP3'))
+    ends = mpeg_frames(bare)
+    assert ends[-1] == len(bare)
+    for end in ends[4:]:
+        assert reading.header(save(bare[:end])).frames > 0
+        for missing in (1, 50):
+            with pytest.raises(AudioError, match='its last MPEG frame'):
+                reading.header(save(bare[:end - missing]))
+        with pytest.raises(AudioError, match='its last MPEG frame'):
+            reading.header(save(bare[:end] + bare[:2]))
+
+
+@pytest.mark.parametrize('bare', [False, True])
+def test_tags_of_mp3s_are_no_harm(make, save, bare):
+    whole = make('MP3')
+    whole = without_xing(whole) if bare else whole
+    frames = reading.header(save(whole)).frames
+    id3 = b'ID3\4\0\0' + bytes((0, 0, 2, 100)) + bytes(256 + 100)
+    ape = b'APETAGEX' + bytes(200)
+    id3v1 = b'TAG' + bytes(125)
+    for content in (id3 + whole, whole + id3v1, id3 + id3 + whole + ape + id3v1, whole + bytes(999)):
+        path = save(content)
+        assert reading.header(path).frames == frames
+        assert len(reading.read(path, RATE)) == frames
+    with pytest.raises(AudioError, match='ID3 tag takes 366 bytes and 200 are there'):
+        reading.header(save(id3[:200]))
+
+
+def test_chunks_of_wavs_are_no_harm(make, save):
+    whole = make('WAV', 'PCM_16')
+    form, data = whole[12:36], whole[36:]
+    note = chunk(b'LIST', b'INFOICMT' + struct.pack('<I', 5) + b'abcd\0')
+    unpadded = b'note' + struct.pack('<I', 3) + b'odd'
+    for parts in ((note, form, data), (form, note, data, note), (form, data, b'junk that is no chunk'), (form, data, note[:10]),
+                  (chunk(b'PAD ', bytes(5)), form, data)):
+        content = b''.join(parts)
+        path = save(b'RIFF' + struct.pack('<I', 4 + len(content)) + b'WAVE' + content)
+        assert len(reading.read(path, RATE)) == FRAMES
+        if parts[-1] == data:
+            with pytest.raises(AudioError, match='cut short'):
+                reading.header(save(b'RIFF' + bytes(4) + b'WAVE' + content[:-400]))
+    path = save((b'RIFF' + bytes(4) + b'WAVE' + form + unpadded + data)[:-400])
+    with pytest.raises(AudioError, match='cut short'):
+        reading.header(path)
+
+
+@pytest.mark.parametrize('size', [0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_sizes_that_a_pipe_leaves_unknown_are_accepted(make, save, size):
+    for container, at, order in (('WAV', 40, '<'), ('AU', 8, '>')):
+        whole = bytearray(make(container, 'PCM_16'))
+        whole[at:at + 4] = struct.pack(f'{order}I', size if container == 'WAV' else 0xFFFFFFFF)
+        assert len(reading.read(save(bytes(whole)), RATE)) == FRAMES
+
+
+@pytest.mark.parametrize('subtype', ['VORBIS', 'OPUS'])
+def test_all_links_of_a_chained_ogg_are_read(make, save, subtype):
+    one, other = make('OGG', subtype), make('OGG', subtype, 0.1 * SAMPLES[:7000])
+    parts = [reading.read(save(content), RATE) for content in (one, other, one)]
+    expected, path = np.concatenate(parts), save(one + other + one)
+    assert reading.header(path).frames == len(expected)
+    np.testing.assert_array_equal(reading.read(path, RATE), expected)
+    for start in (0, 5000, FRAMES, FRAMES + 6999, FRAMES + 7000, len(expected) - 1):
+        np.testing.assert_array_equal(reading.read(path, RATE, start, min(start + 9000, len(expected))),
+                                      expected[start:start + 9000])
+    for broken in (one[:-300] + other, one[:one.rfind(b'OggS')] + other, one + other[:-300]):
+        with pytest.raises(AudioError, match='cut short'):
+            reading.header(save(broken))
+
+
+def test_links_of_unlike_channels_are_refused(make, save):
+    with pytest.raises(AudioError, match='2 recordings are chained .* 1 channels.* 2 channels'):
+        reading.header(save(make('OGG') + make('OGG', None, SAMPLES[:, 0])))
+
+
+def test_headers_that_promise_the_absurd_are_refused_before_memory_is_taken(make, save):
+    flac = bytearray(make('FLAC'))
+    flac[21] |= 0x0F
+    flac[22:26] = b'\xff' * 4  # 2 ** 36 - 1 frames
+    path = save(bytes(flac))
+    for call in (reading.header, lambda path: reading.read(path, RATE)):
+        with pytest.raises(AudioError, match=f'promises 68719476735 frames of 2 channels, which {os.path.getsize(path)} bytes'):
+            call(path)
+    for rate in (1, 99, 10_000_001, 2_000_000_000):
+        whole = bytearray(make('WAV', 'PCM_16'))
+        whole[24:28] = struct.pack('<I', rate)
+        with pytest.raises(AudioError, match=f'says {rate} Hz'):
+            reading.header(save(bytes(whole)))
+
+
+def test_small_files_of_any_beginning_have_no_effect_but_an_error(save):
+    for begin in (b'RIFF\0\0\0\0WAVE', b'RF64', b'riff', b'FORM\0\0\0\0AIFF', b'caff', b'.snd', b'NIST_1A\n', b'OggS', b'ID3',
+                  b'\xff\xfb\x90\0', b'\xff\xfb\x90', b'fLaC'):
+        for more in (b'', b'\0', b'\xff' * 50, bytes(50), b'data' * 30):
+            path = save(begin + more)
+            with pytest.raises(AudioError) as error:
+                reading.header(path)
+            assert str(error.value).startswith(f'{path}: ')
