@@ -1,6 +1,6 @@
 """ElasticAST: patch embedding, positions, encoder, pooling per clip, head. From a PackedBatch to logits per clip slot."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +11,23 @@ from elastic_ast_jax.models import attention, pooling
 from elastic_ast_jax.models.encoder import Encoder, dense, layer_norm
 from elastic_ast_jax.models.positions import FactorisedPositions
 from elastic_ast_jax.models.sizes import Size
+
+
+class Detail(NamedTuple):
+    """What the model makes of a batch on its way to the logits.
+
+    Attributes:
+        logits: Of each clip slot.
+        pooled: The vector of each slot that the head classifies.
+        tokens: The encoder's output at each token.
+        shares: What share of a clip's pooled vector each token has, per head of the pooling (one for the mean); sums to 1 over
+            the clip's tokens, 0 in padding.
+    """
+
+    logits: Float[Array, 'R S C']
+    pooled: Float[Array, 'R S D']
+    tokens: Float[Array, 'R T D']
+    shares: Float[Array, 'R T H']
 
 
 class ElasticAST(nn.Module):
@@ -37,8 +54,12 @@ class ElasticAST(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
+        return self.detail(batch).logits
+
+    @nn.compact
+    def detail(self, batch: PackedBatch) -> Detail:
+        """The logits, and what they are made of."""
         size = self.size
         x = dense(size.width, 'embed', self.dtype)(batch.patches)
         x = x + FactorisedPositions(*self.grid, size.width, self.dtype, name='positions')(batch.freq_pos, batch.time_pos)
@@ -46,10 +67,10 @@ class ElasticAST(nn.Module):
         x = encoder(x, batch.segment_ids)
         members = pooling.membership(batch.segment_ids, batch.valid.shape[1])
         if self.pool == 'attention':
-            pooled = pooling.AttentionPool(size.heads, self.scaled, self.dtype, name='pool')(x, members)
+            pooled, shares = pooling.AttentionPool(size.heads, self.scaled, self.dtype, name='pool')(x, members)
         elif self.pool == 'mean':
-            pooled = pooling.mean_pool(x, members)
+            pooled, shares = pooling.mean_pool(x, members)
         else:
             raise ValueError(f"pool={self.pool!r} must be 'attention' or 'mean'")
         pooled = layer_norm('norm_head', jnp.float32)(pooled)
-        return dense(self.classes, 'head', jnp.float32)(pooled)
+        return Detail(dense(self.classes, 'head', jnp.float32)(pooled), pooled, x, shares)

@@ -9,6 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from elastic_ast_jax.models.encoder import dense, query_scale
 
+# A clip's sum of exponentials has a term exp(0), so nothing real is below; padding's division stays finite.
+_SMALLEST = 0.5
+
 
 def membership(segment_ids: Int[Array, 'R T'], slots: int) -> Bool[Array, 'R T S']:
     """Which slot each token belongs to; padding belongs to none."""
@@ -27,7 +30,10 @@ class AttentionPool(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']) -> Float[Array, 'R S D']:
+    def __call__(
+        self, x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']
+    ) -> tuple[Float[Array, 'R S D'], Float[Array, 'R T H']]:
+        """The vector of each slot, and the share of it that each token has in each head: sums to 1 over a clip's tokens."""
         width = x.shape[-1]
         split = (self.heads, width // self.heads)
         learned = self.param('query', nn.initializers.normal(0.02), (width,))
@@ -45,8 +51,9 @@ class AttentionPool(nn.Module):
         weights = jnp.exp(shifted)
         total = jnp.einsum('rts,rth->rsh', belongs, weights, precision='highest')
         mixed = jnp.einsum('rts,rthc->rshc', belongs, weights[..., None] * v, precision='highest')
-        pooled = mixed / jnp.where(total > 0, total, 1.0)[..., None]
-        return dense(width, 'out', self.dtype, axis=(-2, -1))(pooled.astype(self.dtype))
+        total = jnp.where(total > 0, total, 1.0)
+        pooled = dense(width, 'out', self.dtype, axis=(-2, -1))((mixed / total[..., None]).astype(self.dtype))
+        return pooled, weights * members.any(axis=2)[..., None] / jnp.maximum(_of_token(belongs, total), _SMALLEST)
 
 
 def _of_token(belongs: Float[Array, 'R T S'], value: Float[Array, 'R S H']) -> Float[Array, 'R T H']:
@@ -54,8 +61,12 @@ def _of_token(belongs: Float[Array, 'R T S'], value: Float[Array, 'R S H']) -> F
     return jnp.einsum('rts,rsh->rth', belongs, value, precision='highest')
 
 
-def mean_pool(x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']) -> Float[Array, 'R S D']:
-    """The mean over each clip's tokens; 0 for an empty slot."""
+def mean_pool(
+    x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']
+) -> tuple[Float[Array, 'R S D'], Float[Array, 'R T 1']]:
+    """The mean over each clip's tokens, 0 for an empty slot; and each token's share of it, as `AttentionPool` with one head."""
     belongs = members.astype(jnp.float32)
+    counts = jnp.maximum(belongs.sum(axis=1), 1.0)[..., None]
     total = jnp.einsum('rts,rtd->rsd', belongs, x.astype(jnp.float32), precision='highest')
-    return (total / jnp.maximum(belongs.sum(axis=1), 1.0)[..., None]).astype(x.dtype)
+    shares = members.any(axis=2)[..., None] / jnp.maximum(_of_token(belongs, counts), 1.0)
+    return (total / counts).astype(x.dtype), shares

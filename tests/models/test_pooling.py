@@ -29,7 +29,7 @@ def pool(request):
     params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((*IDS.shape, WIDTH)), members)['params']
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.4 * rng.normal(size=x.shape).astype(np.float32), params)
-    return module, params, jax.jit(lambda params, x: module.apply({'params': params}, x, members))
+    return module, params, jax.jit(lambda params, x: module.apply({'params': params}, x, members)[0])
 
 
 def one_clip(params, x, scaled):
@@ -99,12 +99,34 @@ def test_gradients_are_finite_in_rows_with_padding_and_without_clips(pool, token
     assert not np.asarray(gradients[1])[IDS == 0].any()
 
 
+def test_shares_are_the_weights_with_which_tokens_are_mixed(pool, tokens):
+    """Identity projections of the values make the pooled vector the tokens weighted by their shares."""
+    module, params, _ = pool
+    identity = np.eye(WIDTH, dtype=np.float32).reshape(WIDTH, HEADS, -1)
+    params = params | {
+        'value': {'kernel': identity, 'bias': np.zeros(identity.shape[1:], np.float32)},
+        'out': {'kernel': identity.reshape(HEADS, -1, WIDTH), 'bias': np.zeros(WIDTH, np.float32)},
+    }
+    members = pooling.membership(jnp.asarray(IDS), SLOTS)
+    pooled, shares = map(np.asarray, module.apply({'params': params}, jnp.asarray(tokens), members))
+    assert shares.shape == (*IDS.shape, HEADS)
+    assert not shares[IDS == 0].any()
+    for row, slot in np.ndindex(len(IDS), SLOTS):
+        own = IDS[row] == slot + 1
+        if own.any():
+            np.testing.assert_allclose(shares[row, own].sum(axis=0), 1, atol=1e-6)
+            mixed = np.einsum('th,thc->hc', shares[row, own], tokens[row, own].reshape(-1, HEADS, WIDTH // HEADS))
+            np.testing.assert_allclose(pooled[row, slot], mixed.ravel(), atol=1e-5)
+
+
 def test_mean_pooling_is_the_mean_of_each_clip(tokens):
     members = pooling.membership(jnp.asarray(IDS), SLOTS)
-    pooled = np.asarray(pooling.mean_pool(jnp.asarray(tokens), members))
+    pooled, shares = map(np.asarray, pooling.mean_pool(jnp.asarray(tokens), members))
     for row, slot in np.ndindex(len(IDS), SLOTS):
         clip = tokens[row, IDS[row] == slot + 1]
         np.testing.assert_allclose(pooled[row, slot], clip.mean(axis=0) if len(clip) else np.zeros(WIDTH), atol=1e-6)
+        np.testing.assert_allclose(shares[row, IDS[row] == slot + 1], 1 / max(len(clip), 1))
+    assert not shares[IDS == 0].any()
 
 
 def test_bfloat16_stays_bfloat16_and_is_near(tokens):
@@ -112,10 +134,10 @@ def test_bfloat16_stays_bfloat16_and_is_near(tokens):
     modules = [pooling.AttentionPool(HEADS, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32)]
     params = jax.jit(modules[0].init)(jax.random.key(0), rounded, members)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
-    low, full = (jax.jit(module.apply)(params, rounded.astype(module.dtype), members) for module in modules)
+    low, full = (jax.jit(module.apply)(params, rounded.astype(module.dtype), members)[0] for module in modules)
     assert low.dtype == jnp.bfloat16
     assert np.abs(np.asarray(low, np.float32) - full).max() <= 0.02 * np.abs(full).max()
-    mean = pooling.mean_pool(rounded, members)
+    mean, _ = pooling.mean_pool(rounded, members)
     assert mean.dtype == jnp.bfloat16
-    exact = pooling.mean_pool(rounded.astype(jnp.float32), members)
+    exact, _ = pooling.mean_pool(rounded.astype(jnp.float32), members)
     assert np.abs(np.asarray(mean, np.float32) - exact).max() <= 0.01 * np.abs(exact).max()
