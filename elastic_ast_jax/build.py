@@ -64,8 +64,9 @@ def rate(config: Config, epoch_ends: np.ndarray) -> optimizer.Schedule:
 
 
 def update(config: Config, schedule: optimizer.Schedule) -> optax.GradientTransformation:
-    """The optimiser."""
+    """The optimiser: clipping, then the update, then its scale by layer."""
     chosen = config.optimizer
     make = {'adamw': optimizer.adamw, 'adam_l2': optimizer.adam_l2}[chosen.kind]
-    return optimizer.clipped(
+    made = optimizer.clipped(
         make(schedule, chosen.b1, chosen.b2, chosen.epsilon, chosen.weight_decay), chosen.clip_norm)
+    return optimizer.layerwise(made, chosen.layer_decay, config.model.resolved().depth)

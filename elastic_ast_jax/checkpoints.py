@@ -1,12 +1,12 @@
 """Checkpoints of a run: written in the background, complete or not there at all, the newest and the best kept."""
 
-import json
+import errno
 import logging
 import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,19 +18,33 @@ from elastic_ast_jax.train_step import TrainState
 
 _log = logging.getLogger(__name__)
 _LONGEST = 400
-# Orbax reads arrays in tasks; of those that fail together with the first, which is told, asyncio complains one by one.
-logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+# Items of a checkpoint that are fields of the state; the step is the checkpoint's name.
+_STATE = ('params', 'optimizer', 'ema')
 
 
 class CheckpointError(UserError):
-    """No checkpoint can be used; names the directory, the steps tried and why each failed."""
+    """No checkpoint can be used, or one cannot be written; names the directory, the steps and what failed."""
+
+
+class Restored(NamedTuple):
+    """Parameters from one or several checkpoints.
+
+    Attributes:
+        step: Of the checkpoint; the newest, if several were averaged.
+        params: In the shapes, dtypes and places asked for.
+        description: What they are: 'step 300', 'step 300, moving average', 'mean of steps 100, 200, 300'.
+    """
+
+    step: int
+    params: Any
+    description: str
 
 
 class Checkpoints:
     """The checkpoints of one run, in directories named by step.
 
-    A checkpoint holds the parameters and the optimiser's state as separate items, so that prediction reads the parameters
-    alone. Its step is its name; with the config that is all a run needs to go on.
+    A checkpoint holds the parameters, the optimiser's state and the moving average, if there is one, as separate items, so
+    that prediction reads what it uses alone. Its step is its name; with the config that is all a run needs to go on.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 1, read_only: bool = False):
@@ -49,14 +63,19 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only)
         self._scores: dict[int, float] = {}
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=('params', 'optimizer', 'score'))
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=(*_STATE, 'score'))
         self._scores = {step: score for step in self.steps() if (score := self._read_score(step)) is not None}
 
     def __enter__(self) -> 'Checkpoints':
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._manager.close()  # waits for writes under way
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            self._manager.close()  # waits for writes under way
+        except Exception as error:  # whatever a full disk does
+            if kind is None:
+                raise self._not_written(error) from error
+            _log.warning('%s', self._not_written(error))  # something else ended the run; that is what is raised
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -69,7 +88,7 @@ class Checkpoints:
     def _read_score(self, step: int) -> float | None:
         """An item of its own and not Orbax's metrics: a damaged one of those keeps its manager from opening at all."""
         try:
-            return float(json.loads((self.directory / str(step) / 'score' / 'metadata').read_text(encoding='utf-8'))['score'])
+            return float(ocp.JsonCheckpointHandler().restore(self.directory / str(step) / 'score')['score'])
         except (OSError, ValueError, KeyError, TypeError):  # never evaluated, or damaged: not the best
             return None
 
@@ -83,11 +102,26 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = {'params': ocp.args.StandardSave(state.params), 'optimizer': ocp.args.StandardSave(state.optimizer)}
+        items = {item: ocp.args.StandardSave(part) for item in _STATE if (part := getattr(state, item)) is not None}
         if score is not None and math.isfinite(score):
             items['score'] = ocp.args.JsonSave({'score': float(score)})
             self._scores[step] = float(score)
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:  # whatever a full disk does, now or while the one before was written
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: Exception) -> CheckpointError:
+        full = os.strerror(errno.ENOSPC)  # somewhere in what TensorStore says
+        reason = full if full in str(error) else _short(error)
+        return CheckpointError(f'{self.directory}: a checkpoint cannot be written ({reason}). {self.outlook()}')
+
+    def outlook(self) -> str:
+        """What a run that stops now goes on from, and how."""
+        self._manager.reload()  # those on the disk, without one that was being written
+        whole = self.steps()
+        last = f'The last good checkpoint is of step {whole[-1]}' if whole else 'There is no checkpoint yet'
+        return f'{last}: when the disk has room and can be written, give the same command again'
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read; None if there is no checkpoint.
@@ -101,13 +135,12 @@ class Checkpoints:
         Raises:
             CheckpointError: There are checkpoints, and none can be read.
         """
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract.params), optimizer=ocp.args.StandardRestore(abstract.optimizer))
+        items = {item: ocp.args.StandardRestore(part) for item in _STATE if (part := getattr(abstract, item)) is not None}
         failures: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                self._check_shapes(step, abstract.params)
-                found = self._manager.restore(step, args=items)
+                self._check_shapes(step, 'params', abstract.params)
+                found = self._manager.restore(step, args=ocp.args.Composite(**items))
             except Exception as error:  # whatever damage does; it is told here, and raised if nothing is left
                 failures[step] = _short(error)
                 continue
@@ -115,19 +148,19 @@ class Checkpoints:
             for broken in failures:
                 self._put_aside(broken)
             step_array = jax.device_put(np.int32(step), abstract.step.sharding)
-            return TrainState(step_array, found.params, found.optimizer)
+            return TrainState(step_array, **{item: found[item] for item in items})
         if failures:
             raise CheckpointError(
                 f'{self.directory}: no checkpoint can be read, damaged or of another model: {_listed(failures)}; '
                 f'train again in another --workdir')
         return None
 
-    def _check_shapes(self, step: int, abstract: Any) -> None:
+    def _check_shapes(self, step: int, item: str, abstract: Any) -> None:
         """Refuses parameters of another model before any is read."""
-        stored = ocp.StandardCheckpointHandler().metadata(self.directory / str(step) / 'params')
+        stored = ocp.StandardCheckpointHandler().metadata(self.directory / str(step) / item)
         there = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(getattr(stored, 'tree', stored))}
         here = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
-        wrong = [f'{name}: {there.get(name)} there, {here.get(name)} in this model'
+        wrong = [f'{name}: {there.get(name, "not")} there, {here.get(name, "not")} in this model'
                  for name in sorted({*there, *here}) if there.get(name) != here.get(name)]  # fmt: skip
         if wrong:
             raise ValueError(f'of another model, {len(wrong)} parameters differ, such as {wrong[0]}')
@@ -145,12 +178,14 @@ class Checkpoints:
         self._scores.pop(step, None)
         self._manager.reload()
 
-    def restore_params(self, abstract: Any, which: str) -> tuple[int, Any]:
-        """Step and parameters of a checkpoint.
+    def restore_params(self, abstract: Any, which: str, ema: bool = False) -> Restored:
+        """The parameters of a checkpoint, or the mean of several.
 
         Args:
             abstract: Shapes, dtypes and shardings of the parameters.
-            which: `'latest'`, `'best'`, or a step. Only `'latest'` passes over a checkpoint that cannot be read.
+            which: `'latest'`, `'best'`, a step, `'average:N'` for the mean of the newest N, or `'average'` for that of all.
+                Only `'latest'` passes over a checkpoint that cannot be read.
+            ema: The moving average of the parameters instead of the parameters.
 
         Raises:
             CheckpointError: There is no such checkpoint, or it cannot be read, or it is of another model.
@@ -158,6 +193,9 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             raise CheckpointError(f'{self.directory}: there is no complete checkpoint; has training saved one?')
+        item = 'ema' if ema else 'params'
+        if which.partition(':')[0] == 'average':
+            return self._average(abstract, self._averaged_steps(which, steps), item)
         if which == 'latest':
             candidates = steps[::-1]
         elif which == 'best':
@@ -168,19 +206,49 @@ class Checkpoints:
         elif which.isdecimal() and int(which) in steps:
             candidates = [int(which)]
         else:
-            raise CheckpointError(f'{self.directory}: no checkpoint {which}; there are {steps}, latest and best')
+            raise CheckpointError(f'{self.directory}: no checkpoint {which}; there are {steps}, latest, best and average')
         failures: dict[int, str] = {}
         for step in candidates:
             try:
-                self._check_shapes(step, abstract)
-                params = self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract))).params
+                params = self._read_params(step, abstract, item)
             except Exception as error:  # see `restore`
                 failures[step] = _short(error)
                 continue
             self._tell(failures, step)
-            return step, params
+            return Restored(step, params, _described([step], item))
         raise CheckpointError(
             f'{self.directory}: no checkpoint can be read, damaged or of another model: {_listed(failures)}')
+
+    def _read_params(self, step: int, abstract: Any, item: str) -> Any:
+        self._check_shapes(step, item, abstract)
+        return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}))[item]
+
+    def _averaged_steps(self, which: str, steps: list[int]) -> list[int]:
+        """The steps of `'average'` or `'average:N'`."""
+        _, colon, number = which.partition(':')
+        if not colon:
+            return steps
+        if not number.isdecimal() or int(number) < 1:
+            raise CheckpointError(f'{self.directory}: {which}: write average:N with a positive whole number N, such as '
+                                  f'average:{min(3, len(steps))}, or average for all checkpoints')
+        if int(number) > len(steps):
+            raise CheckpointError(f'{self.directory}: {which} needs {number} checkpoints, and there are {len(steps)}, of steps '
+                                  f'{steps}: ask for fewer (train.keep tells how many a run keeps)')
+        return steps[-int(number) :]
+
+    def _average(self, abstract: Any, steps: list[int], item: str) -> Restored:
+        """The mean over checkpoints, summed in float64 on the host; one checkpoint is in memory at a time besides the sum."""
+        total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract)
+        for step in steps:
+            try:
+                params = self._read_params(step, abstract, item)
+            except Exception as error:  # see `restore`; a mean of fewer than were asked for would be another model
+                raise CheckpointError(f'{self.directory}: checkpoint {step} cannot be read for the average, damaged or of '
+                                      f'another model: {_short(error)}') from error
+            total = jax.tree.map(lambda so_far, leaf: so_far + np.asarray(leaf), total, params)
+        mean = jax.tree.map(
+            lambda whole, leaf: jax.device_put((whole / len(steps)).astype(leaf.dtype), leaf.sharding), total, abstract)
+        return Restored(steps[-1], mean, _described(steps, item))
 
 
 class _Best:
@@ -192,6 +260,11 @@ class _Best:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         best = self._best()
         return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+def _described(steps: list[int], item: str) -> str:
+    which = f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
+    return f'{which}, moving average' if item == 'ema' else which
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

@@ -14,13 +14,13 @@ _OVERRIDES = 'Any key of the config can be overridden: --config.section.key=valu
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code. Errors that a user can mend are printed without a traceback."""
     logging.basicConfig(format='%(levelname)s: %(message)s')
-    # Orbax logs through absl and warns of what is meant so, such as a directory opened for reading only.
-    logging.getLogger('absl').addFilter(lambda record: record.levelno >= logging.ERROR)
+    # Orbax logs through absl: it warns of what is meant so (a directory opened for reading only) and traces what it raises.
+    logging.getLogger('absl').addFilter(lambda record: record.levelno > logging.ERROR)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
     unknown = [override for override in overrides if not override.startswith('--config.')]
-    if unknown or (overrides and not hasattr(options, 'config')):
+    if unknown or (overrides and not (hasattr(options, 'config') or hasattr(options, 'overridable'))):
         parser.error(f'unrecognized arguments: {" ".join(unknown or overrides)}')
     options.overrides = [override.removeprefix('--config.') for override in overrides]
     try:
@@ -48,14 +48,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument('--config', required=True, metavar='FILE[:ARG]', help='a config file, such as configs/fsdd.py')
 
     def takes_checkpoint(command: argparse.ArgumentParser) -> None:
-        command.add_argument('--checkpoint', default='latest', help='latest (default), best, or a step')
+        command.add_argument('--checkpoint', default='latest', help='latest (default), best, a step, average or average:N')
 
     train = add('train', 'train a model, or go on with training', _OVERRIDES)
     takes_config(train)
     train.add_argument('--workdir', required=True, help='where the run is kept; an unfinished run in it goes on')
 
-    evaluate = add('evaluate', 'evaluate a trained model on its evaluation split')
+    evaluate = add('evaluate', 'evaluate a trained model on its evaluation split',
+                   'Where data moved since training: --config.data.eval=FILE and the like.')
     evaluate.add_argument('--workdir', required=True, help='of a training run')
+    evaluate.add_argument('--sweep', choices=('length', 'resolution'), help='a curve: accuracy against the longest length that '
+                          'is used of a clip, in frames, or against the ratio of the frame shift')
+    evaluate.add_argument('--points', type=_numbers, metavar='N,N,...', help='of the sweep; without, as in the paper as far '
+                          'as the model goes')
+    evaluate.set_defaults(overridable=True)
     takes_checkpoint(evaluate)
 
     predict = add('predict', 'classify recordings with a trained model')
@@ -63,9 +69,25 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument('inputs', nargs='+', metavar='INPUT', help='a recording, or a folder of recordings')
     predict.add_argument('--top_k', type=_positive, default=5, help='classes shown for each input (default 5)')
     predict.add_argument('--json', action='store_true', help='print JSON Lines')
+    predict.add_argument('--timeline', metavar='FOLDER', help='write what is heard when in each recording: JSON and a plot')
+    predict.add_argument('--window', type=_seconds, metavar='SECONDS', help='cut recordings into windows of this length; '
+                         'without, only those that are longer than the model takes, into the longest windows it takes')
+    predict.add_argument('--overlap', type=_share, metavar='SHARE', help='share of a window that the next one repeats '
+                         '(without, data.overlap of the training config)')
+    predict.add_argument('--explain', metavar='FILE.png', help='draw what the model listened to in one recording')
     takes_checkpoint(predict)
 
+    embed = add('embed', 'write embeddings of recordings to an .npz file')
+    embed.add_argument('workdir', help='of a training run')
+    embed.add_argument('inputs', nargs='+', metavar='INPUT', help='a recording, or a folder of recordings')
+    embed.add_argument('--out', required=True, metavar='FILE.npz', help='where to write')
+    embed.add_argument('--timestamps', action='store_true', help='vectors of time steps, besides those of recordings')
+    takes_checkpoint(embed)
+
     takes_config(add('plan', 'show how the data fill their batches, without decoding audio', _OVERRIDES))
+
+    takes_config(stats := add('stats', 'measure mean and deviation of the log-mel of the training split', _OVERRIDES))
+    stats.add_argument('--clips', type=_positive, help='measure this many clips, spread over the split; without, all')
 
     synthesize = add('synthesize', 'write clips of the embedded data set as WAV files', _OVERRIDES)
     synthesize.add_argument('folder', help='where to write')
@@ -78,6 +100,33 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is no positive whole number')
     return int(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(','))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value < float('inf') for value in values):
+        raise argparse.ArgumentTypeError(f'{text!r} must be positive numbers separated by commas')
+    return values
+
+
+def _seconds(text: str) -> float:
+    (value,) = _numbers(text) if ',' not in text else (0.0,)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f'{text!r} must be one positive number of seconds')
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} must be a number from 0 to below 1')
+    return value
 
 
 def _load_config(options: argparse.Namespace):
@@ -97,11 +146,21 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    _module('evaluate').run(options.workdir, options.checkpoint)
+    _module('evaluate').run(options.workdir, options.checkpoint, options.sweep, options.points, options.overrides)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    return _module('predict').run(options.workdir, options.inputs, options.top_k, options.json, options.checkpoint)
+    return _module('predict').run(
+        options.workdir, options.inputs, options.top_k, options.json, options.checkpoint, options.timeline, options.window,
+        options.overlap, options.explain)
+
+
+def _embed(options: argparse.Namespace) -> int:
+    return _module('embed').run(options.workdir, options.inputs, options.out, options.timestamps, options.checkpoint)
+
+
+def _stats(options: argparse.Namespace) -> None:
+    _module('stats').run(_load_config(options), options.clips)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -113,5 +172,6 @@ def _synthesize(options: argparse.Namespace) -> None:
 
 
 _COMMANDS = {
-    'train': _train, 'evaluate': _evaluate, 'predict': _predict, 'plan': _plan, 'synthesize': _synthesize,
+    'train': _train, 'evaluate': _evaluate, 'predict': _predict, 'embed': _embed, 'plan': _plan, 'stats': _stats,
+    'synthesize': _synthesize,
 }  # fmt: skip

@@ -37,15 +37,27 @@ class ConfigError(UserError):
 class Data:
     """Where the clips come from."""
 
-    source: str = 'manifest'  # 'manifest', 'fsdd' or 'synthetic'
-    train: str = ''  # manifest: training manifest, .jsonl or .csv
-    eval: str = ''  # manifest: evaluation manifest; the same file if it has a column `split`
-    train_split: str = 'train'  # manifest with a column `split`: the values that mean training ...
-    eval_split: str = 'test'  # ... and evaluation
-    root: str = ''  # fsdd: folder of the recordings
+    source: str = 'manifest'  # 'manifest', 'json' (AudioSet-style), 'folders', 'tfds', 'fsdd' or 'synthetic'
+    train: str = ''  # manifest: training manifest, .jsonl or .csv; json: training file; folders: a folder of class folders
+    eval: str = ''  # the same for evaluation; may be the same manifest if it has a column `split`, or the same folder
+    train_split: str = 'train'  # manifest with a column `split`, and tfds: the split for training ...
+    eval_split: str = 'test'  # ... and for evaluation
+    eval_share: float = 0.2  # folders, where train and eval are the same: share of the clips that is held out
+    label_csv: str = ''  # json: the CSV of the classes, with the columns index, mid and display_name
+    root: str = ''  # fsdd: folder of the recordings; if empty, the data set `spoken_digit` of TensorFlow Datasets
+    tfds_name: str = ''  # tfds: name of the data set, with its config and version if need be
+    tfds_dir: str = ''  # tfds and fsdd: folder of the prepared data sets; if empty, TensorFlow Datasets' own
+    tfds_audio: str = 'audio'  # tfds: features that hold the samples, ...
+    tfds_label: str = 'label'  # ... the label or labels, ...
+    tfds_key: str = ''  # ... and a clip's name; if empty, clips are known by a hash of their samples
+    tfds_rate: int = 0  # tfds: sample rate in Hz where the features do not tell it
     synthetic_train: int = 6000  # synthetic: number of training clips ...
     synthetic_eval: int = 400  # ... and of evaluation clips
-    too_long: str = 'error'  # clips beyond frontend.max_frames: 'error', or 'crop' (training: at random, evaluation: the start)
+    too_long: str = 'error'  # clips beyond frontend.max_frames: 'error', 'crop' (training: at random, evaluation: the start),
+    # or 'window' (training: at random, evaluation: windows, their logits averaged)
+    overlap: float = 0.5  # evaluation and prediction of windows: share of a window that the next one repeats
+    on_bad_audio: str = 'error'  # a recording that cannot be used: 'error', or 'skip' (left out, counted and listed)
+    balanced: bool = False  # training draws clips with replacement, those with rare labels more often
     workers: int = 0  # rows read at a time; 0: one per processor
 
 
@@ -55,9 +67,16 @@ class Augment:
 
     ratios: tuple[float, ...] = (1.0,)  # frame-shift ratios, one drawn per clip
     prefix_frames: int = 0  # cut to a prefix of random length from this many frames on; 0: never
+    cut_seconds: float = 0.0  # cut longer clips to a random length from this on, at a random place; 0: never
     token_dropout: float = 0.1  # share of tokens left out
     freq_mask: int = 48  # SpecAugment: narrower than this many mel bins; 0: none
     time_mask: float = 0.1875  # SpecAugment: narrower than this share of the clip's frames; 0: none
+    freq_masks: int = 1  # number of frequency masks ...
+    time_masks: int = 1  # ... and of time masks
+    time_warp: float = 0.0  # SpecAugment: a point in time moves by less than this share of the clip's frames; 0: none
+    mask_fill: str = 'zero'  # masks hold log-mel 0 ('zero') or the clip's mean log-mel ('mean')
+    mixup: float = 0.0  # share of clips that are mixed with another; needs train.loss='bce'
+    mixup_beta: float = 10.0  # the weight of a mixed clip is drawn from Beta(mixup_beta, mixup_beta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +117,15 @@ class Train:
     epochs: int = 40
     loss: str = 'cross_entropy'  # one label per clip; 'bce': any number of labels
     label_smoothing: float = 0.0
+    accumulate: int = 1  # parts of a batch that are computed one after another: less memory, the same gradient
+    ema: float = 0.0  # decay of the moving average of the parameters, which evaluation and prediction use; 0: none
+    freeze: tuple[str, ...] = ()  # parameters that stay as they are: beginnings of names, such as encoder
     log_every: int = 10  # steps between lines in metrics.jsonl
     save_every: int = 0  # steps between checkpoints; 0: at the end of each epoch only
     keep: int = 3  # newest checkpoints kept, besides the best
     eval_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
+    wandb: str = ''  # project of Weights & Biases that metrics go to as well; empty: none
+    profile_steps: int = 0  # steps that are profiled, soon after the start, for TensorBoard to show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +140,7 @@ class Optimizer:
     weight_decay: float = 0.05
     clip_norm: float = 1.0  # largest global norm of a gradient; 0: any
     schedule: str = 'cosine'  # 'cosine', 'constant' or 'published'
+    layer_decay: float = 1.0  # rate of a block relative to the next one's; 1: all alike
     warmup_epochs: float = 2.0  # cosine and constant: linear warm-up
     decay_from: int = 10  # published: the rate decays after this epoch and each that follows ...
     decay_factor: float = 0.75  # ... by this factor
@@ -265,6 +290,8 @@ def _parse(text: str, kind: Any) -> Any:
         if text.lower() not in ('true', 'false'):
             raise ValueError('must be true or false')
         return text.lower() == 'true'
+    if typing.get_args(kind)[:1] == (str,):
+        return tuple(part.strip() for part in text.split(',') if part.strip())
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that a literal can do
@@ -272,6 +299,14 @@ def _parse(text: str, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple and not isinstance(value, (tuple, list)):
         value = (value,)
     return _convert(value, kind)
+
+
+# Sources made of files of the user's: what data.train and data.eval are, and what that looks like.
+_FILES = {
+    'manifest': ('a manifest', 'FILE.jsonl or .csv'),
+    'json': ('a JSON file of recordings and labels', 'FILE.json'),
+    'folders': ('a folder of class folders', 'FOLDER'),
+}
 
 
 def _problems(config: Config) -> list[str]:
@@ -296,23 +331,40 @@ def _problems(config: Config) -> list[str]:
             found.append(f'{key}={value} must be {limit}')
 
     data, front, augment, packing = config.data, config.frontend, config.augment, config.packing
-    one_of('data.source', ('manifest', 'fsdd', 'synthetic'))
-    one_of('data.too_long', ('error', 'crop'))
-    if data.source == 'manifest':
-        for key in ('train', 'eval'):
-            need(bool(getattr(data, key)), f'data.{key} is empty: give a manifest with --config.data.{key}=FILE.jsonl or .csv')
-    if data.source == 'fsdd':
-        need(bool(data.root), 'data.root is empty: give the folder of the recordings with --config.data.root=FOLDER')
+    one_of('data.source', tuple(_FILES) + ('tfds', 'fsdd', 'synthetic'))
+    one_of('data.too_long', ('error', 'crop', 'window'))
+    one_of('data.on_bad_audio', ('error', 'skip'))
+    for key in ('train', 'eval') if data.source in _FILES else ():
+        what, example = _FILES[data.source]
+        need(bool(getattr(data, key)), f'data.{key} is empty: give {what} with --config.data.{key}={example}')
+    if data.source == 'json':
+        need(bool(data.label_csv), 'data.label_csv is empty: give the CSV of the classes with --config.data.label_csv=FILE.csv')
+    if data.source == 'tfds':
+        need(bool(data.tfds_name), 'data.tfds_name is empty: give the data set with --config.data.tfds_name=NAME')
     for key in ('data.synthetic_train', 'data.synthetic_eval', 'packing.rows', 'packing.slots', 'packing.tokens',
-                'train.epochs', 'train.log_every', 'train.keep', 'train.eval_every', 'optimizer.decay_from'):  # fmt: skip
+                'train.epochs', 'train.log_every', 'train.keep', 'train.eval_every', 'train.accumulate',
+                'optimizer.decay_from'):  # fmt: skip
         within(key, 1)
     within('train.seed', 0, 2**32 - 1)  # what JAX makes a key of
     for key in ('data.workers', 'train.save_every', 'augment.prefix_frames', 'augment.freq_mask',
                 'optimizer.weight_decay', 'optimizer.clip_norm', 'optimizer.warmup_epochs', 'model.width', 'model.depth',
-                'model.heads'):  # fmt: skip
+                'model.heads', 'data.tfds_rate', 'augment.freq_masks', 'augment.time_masks', 'augment.cut_seconds',
+                'train.profile_steps'):  # fmt: skip
         within(key, 0)
-    for key in ('augment.token_dropout', 'augment.time_mask', 'train.label_smoothing', 'optimizer.b1', 'optimizer.b2'):
+    for key in ('augment.token_dropout', 'augment.time_mask', 'augment.time_warp', 'train.label_smoothing', 'train.ema',
+                'data.overlap', 'optimizer.b1', 'optimizer.b2'):  # fmt: skip
         within(key, 0, 1, below=True)
+    within('augment.mixup', 0, 1)
+    need(0 < data.eval_share < 1, f'data.eval_share={data.eval_share} must be above 0 and below 1')
+    need(augment.mixup_beta > 0, f'augment.mixup_beta={augment.mixup_beta} must be positive')
+    one_of('augment.mask_fill', ('zero', 'mean'))
+    need(not augment.mixup or config.train.loss == 'bce',
+         f"augment.mixup={augment.mixup} makes fractions of labels: set train.loss='bce', or augment.mixup=0")
+    need(not (augment.cut_seconds and augment.prefix_frames),
+         'augment.cut_seconds and augment.prefix_frames both cut clips to a random length: set one of them to 0')
+    if packing.rows > 0 and config.train.accumulate > 0:
+        need(packing.rows % config.train.accumulate == 0,
+             f'packing.rows={packing.rows} does not divide into train.accumulate={config.train.accumulate} parts')
     need(bool(augment.ratios) and min(augment.ratios, default=0) > 0, f'augment.ratios={augment.ratios} must be positive')
     need(augment.freq_mask <= front.mel_bins,
          f'augment.freq_mask={augment.freq_mask} is more than frontend.mel_bins={front.mel_bins}')
@@ -340,6 +392,8 @@ def _problems(config: Config) -> list[str]:
     one_of('optimizer.kind', ('adamw', 'adam_l2'))
     one_of('optimizer.schedule', ('cosine', 'constant', 'published'))
     need(config.optimizer.rate > 0, f'optimizer.rate={config.optimizer.rate} must be positive')
+    need(0 < config.optimizer.layer_decay <= 1,
+         f'optimizer.layer_decay={config.optimizer.layer_decay} must be above 0 and at most 1')
     need(0 < config.optimizer.decay_factor <= 1,
          f'optimizer.decay_factor={config.optimizer.decay_factor} must be above 0 and at most 1')
     need(config.optimizer.epsilon > 0, f'optimizer.epsilon={config.optimizer.epsilon} must be positive')

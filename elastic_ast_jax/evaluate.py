@@ -1,154 +1,147 @@
-"""`elastic-ast evaluate`: metrics of a trained model on the evaluation split, as JSON and as a table."""
+"""`elastic-ast evaluate`: metrics of a trained model on the evaluation split, or a sweep of them, as JSON and as a table."""
 
 import dataclasses
 import json
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Float32
-
-from elastic_ast_jax import build, device, sharding
-from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.batch import BatchShape
-from elastic_ast_jax.checkpoints import Checkpoints
+from elastic_ast_jax import build, config, device, sharding, sweep, tables
 from elastic_ast_jax.config import Config
-from elastic_ast_jax.data import pipeline, splits
-from elastic_ast_jax.data.plan import Planner, Schedule
-from elastic_ast_jax.data.sources import Source, targets
-from elastic_ast_jax.logs import without_nan
-from elastic_ast_jax.metrics import Metrics, evaluate
+from elastic_ast_jax.data.sources import without_clips
+from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
+from elastic_ast_jax.logs import Progress, without_nan
+from elastic_ast_jax.metrics import Metrics
 from elastic_ast_jax.train_step import make_eval_step
+from elastic_ast_jax.trained import Trained, open_model
 from elastic_ast_jax.workdir import Workdir
 
+__all__ = ['Evaluator', 'changed', 'run', 'score', 'summary', 'write']
 
-class Evaluator:
-    """The evaluation split, planned once; evaluates parameters as often as asked, with one compilation.
+# What evaluation may change of the config: which clips are evaluated and how their batches are formed. Everything else belongs
+# to the model, or changes nothing here.
+CHANGEABLE = (
+    *(f'data.{name}' for name in (
+        'source', 'train', 'eval', 'train_split', 'eval_split', 'eval_share', 'label_csv', 'root', 'tfds_name', 'tfds_dir',
+        'tfds_audio', 'tfds_label', 'tfds_key', 'tfds_rate', 'synthetic_eval', 'too_long', 'overlap', 'on_bad_audio',
+        'workers')),
+    *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')),
+)  # fmt: skip
 
-    Attributes:
-        source, targets: The split's clips and their classes.
+
+def run(
+    path: str, checkpoint: str = 'latest', kind: str | None = None, points: Sequence[float] | None = None,
+    overrides: Sequence[str] = (),
+) -> Evaluation | sweep.Curve:  # fmt: skip
+    """Evaluates a workdir, prints the result and writes it into `eval/`: `metrics.json` and `.md`, or a sweep's files.
+
+    Args:
+        path: Of the workdir.
+        checkpoint: See `Checkpoints.restore_params`.
+        kind: `'length'` or `'resolution'` for a sweep; see `sweep`.
+        points: Of the sweep; those of the paper if None.
+        overrides: `section.key=value` each, of the keys in `CHANGEABLE`.
     """
-
-    def __init__(self, config: Config, labels: Sequence[str], step: Callable, mesh: Mesh):
-        """Opens and plans the split.
-
-        Args:
-            config: Of the run.
-            labels: Name of each class.
-            step: A compiled `eval_step`, see `sharding.jit_eval_step`.
-            mesh: Where it runs.
-
-        Raises:
-            DataError: A label that training does not have, or anything else wrong with the data.
-            PlanError: A clip that does not fit.
-        """
-        self.source: Source = splits.open_source(config, 'eval')
-        self.targets = targets(self.source, labels, 'evaluation')
-        self._labels, self._step, self._mesh = tuple(labels), step, mesh
-        self._shape: BatchShape = build.batch_shape(config, len(labels))
-        self._planner: Planner = splits.planner(config, self.source, 'eval')
-        self._schedule: Schedule = splits.schedule(self._planner, self._shape.rows, epochs=1)
-        self._workers = config.data.workers
-
-    @property
-    def cropped(self) -> int:
-        """Clips of which only the first `frontend.max_frames` frames are evaluated (`data.too_long='crop'`)."""
-        return self._planner.epoch(0).draws.cropped
-
-    def scores(self, params: Any) -> Float32[np.ndarray, 'N C']:
-        """Logits of every clip.
-
-        Raises:
-            RuntimeError: A clip came out other than exactly once, which the plan rules out.
-        """
-        reader = pipeline.RowReader(self.source, self.targets, self._planner, self._schedule, self._shape)
-        scores = np.full((len(self.targets), len(self._labels)), np.nan, np.float32)
-        seen = np.zeros(len(self.targets), np.int64)
-        for batch in pipeline.batches(reader, 0, self._schedule.steps, self._workers or None):
-            logits, _ = self._step(params, sharding.place_batch(batch, self._mesh))
-            clips = batch.clip_id[batch.valid]
-            scores[clips] = np.asarray(logits)[batch.valid]
-            np.add.at(seen, clips, 1)
-        if not (seen == 1).all():
-            raise RuntimeError(f'{(seen != 1).sum()} of {len(seen)} clips were not evaluated exactly once')
-        return scores
-
-    def metrics(self, params: Any) -> Metrics:
-        return evaluate(self.scores(params), self.targets, self._labels)
-
-
-def score(config: Config, metrics: Metrics) -> float:
-    """What the best checkpoint is best in: accuracy, or mAP where clips have several labels."""
-    return metrics.mean_average_precision if config.train.loss == 'bce' else metrics.accuracy
-
-
-def run(path: str, checkpoint: str = 'latest') -> Metrics:
-    """Evaluates a workdir, prints the result and writes `eval/metrics.json` and `eval/metrics.md`."""
+    if points and not kind:
+        raise UserError('--points are those of a sweep: add --sweep=length or --sweep=resolution')
     device.use_compilation_cache()
     workdir = Workdir(path)
-    config, contract = workdir.config(), workdir.contract()
-    workdir.check_frontend(fbank.fingerprint(config.frontend))
+    used = changed(workdir.config(), overrides)
     mesh = sharding.make_mesh()
-    sharding.check_rows(config.packing.rows, mesh)
-    attend = sharding.sharded_attention(device.choose_attention(config.model.attention), mesh)
-    network = build.model(config, len(contract.labels), attend, device.compute_dtype(config.model.dtype), scan=True)
-    step = make_eval_step(lambda params, batch: network.apply({'params': params}, batch), build.loss(config))
-    evaluator = Evaluator(config, contract.labels, sharding.jit_eval_step(step, mesh), mesh)
+    sharding.check_rows(used.packing.rows, mesh)
+    chosen = sweep.points(kind, used.frontend, points) if kind else ()
+    model = open_model(path, checkpoint, mesh)
 
-    shape = build.batch_shape(config, len(contract.labels))
-    abstract = jax.eval_shape(lambda: build.init_params(network, shape, 0))
-    abstract = sharding.placed(abstract, mesh)
-    with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
-        at, params = checkpoints.restore_params(abstract, checkpoint)
-    metrics = evaluator.metrics(params)
-    files = write(metrics, at, evaluator.cropped, workdir.evaluations)
-    print(summary(metrics, at))
+    def apply(params, batch):
+        return model.network.apply({'params': params}, batch)
+
+    step = sharding.jit_eval_step(make_eval_step(apply, build.loss(used)), mesh)
+    evaluator = Evaluator(used, model.labels, step, mesh)
+    if missing := without_clips(evaluator.source, model.labels):
+        named = ', '.join(missing[:10]) + (f' and {len(missing) - 10} more' if len(missing) > 10 else '')
+        print(f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip: {named}', file=sys.stderr)
+    if kind:
+        result = sweep.run(kind, chosen, evaluator, model.params, Progress())
+        shown = sweep.table(result)
+        files = sweep.write(result, model, overrides, workdir.evaluations)
+    else:
+        result = evaluator.evaluate(model.params)
+        shown = summary(result.metrics, model.description)
+        files = write(result, model, overrides, workdir.evaluations)
+    print(shown)
+    if result.skipped:
+        print(f'{len(result.skipped)} clips are left out, such as {result.skipped[0]}', file=sys.stderr)
     print(f'written: {" ".join(map(str, files))}', file=sys.stderr)
-    return metrics
+    return result
 
 
-def summary(metrics: Metrics, step: int) -> str:
+def changed(trained: Config, overrides: Iterable[str]) -> Config:
+    """The config of a run with what evaluation may change of it changed.
+
+    Where one file or folder serves both splits, a new place of the one is that of the other.
+
+    Raises:
+        ConfigError: A key that is unknown or belongs to the model, or a value that is not possible.
+    """
+    values, texts, fixed, problems = trained.flat(), {}, [], []
+    for override in overrides:
+        key, equals, text = override.partition('=')
+        if not equals:
+            problems.append(f'--config.{override} has no value: write --config.{key}=VALUE')
+        elif key in values and key not in CHANGEABLE:
+            fixed.append(key)
+        else:
+            texts[key] = text
+    if fixed:
+        problems.append(f'{", ".join(fixed)} cannot change when a trained model is evaluated; what can: '
+                        f'{", ".join(CHANGEABLE)}')
+    if trained.data.train and trained.data.train == trained.data.eval and 'data.eval' in texts:
+        texts.setdefault('data.train', texts['data.eval'])
+    return config.resolve(values, texts, problems)
+
+
+def summary(metrics: Metrics, description: str) -> str:
     """The whole split, as a Markdown table."""
     return '\n'.join([
         '| checkpoint | clips | accuracy | mAP | AUC | d-prime |',
         '|---:|---:|---:|---:|---:|---:|',
-        f'| step {step} | {metrics.clips} | {_percent(metrics.accuracy)} | {_number(metrics.mean_average_precision)} '
-        f'| {_number(metrics.auc)} | {_number(metrics.d_prime)} |',
+        tables.row([description, str(metrics.clips), tables.percent(metrics.accuracy),
+                    tables.number(metrics.mean_average_precision), tables.number(metrics.auc), tables.number(metrics.d_prime)]),
     ])  # fmt: skip
 
 
-def write(metrics: Metrics, step: int, cropped: int, folder: Path) -> tuple[Path, Path]:
+def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: Path) -> tuple[Path, Path]:
     """Writes `metrics.json` and `metrics.md`; NaN is null and a dash."""
     folder.mkdir(parents=True, exist_ok=True)
     json_file, table_file = folder / 'metrics.json', folder / 'metrics.md'
-    values = without_nan({'step': step, 'cropped_clips': cropped, **dataclasses.asdict(metrics)})
+    metrics = found.metrics
+    values = without_nan({
+        'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides), 'cropped_clips': found.cut,
+        'windowed_clips': found.windowed, 'skipped': list(found.skipped), **dataclasses.asdict(metrics),
+    })  # fmt: skip
     json_file.write_text(json.dumps(values, indent=2) + '\n', encoding='utf-8')
-    lines = [summary(metrics, step), '']
-    if cropped:
-        lines += [f'{cropped} clips are longer than the model takes: of those only the beginning was evaluated.', '']
+    lines = [summary(metrics, model.description), '']
+    if overrides:
+        lines += [f'With {tables.text(", ".join(overrides))}.', '']
+    if found.cut:
+        lines += [f'{found.cut} clips are longer than the model takes: of those only the beginning was evaluated.', '']
+    if found.windowed:
+        lines += [f'{found.windowed} clips are longer than the model takes: they were evaluated in windows, whose logits were '
+                  f'averaged.', '']  # fmt: skip
+    if found.skipped:
+        lines += [f'{len(found.skipped)} clips could not be used and are left out:', '']
+        lines += [f'- {tables.text(message)}' for message in found.skipped] + ['']
     if metrics.classes_without:
         lines += [f'{metrics.classes_without} classes have no example, or no other, and are left out of the means.', '']
     lines += ['| class | clips | accuracy | AP | AUC | d-prime |', '|---|---:|---:|---:|---:|---:|']
     lines += [
-        f'| {entry.label.replace("|", chr(92) + "|")} | {entry.clips} | {_percent(entry.accuracy)} '
-        f'| {_number(entry.average_precision)} | {_number(entry.auc)} | {_number(entry.d_prime)} |'
+        tables.row([tables.text(entry.label), str(entry.clips), tables.percent(entry.accuracy),
+                    tables.number(entry.average_precision), tables.number(entry.auc), tables.number(entry.d_prime)])
         for entry in metrics.classes
-    ]
+    ]  # fmt: skip
     table_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     return json_file, table_file
-
-
-def _percent(value: float) -> str:
-    return '–' if math.isnan(value) else f'{100 * value:.2f} %'
-
-
-def _number(value: float) -> str:
-    return '–' if math.isnan(value) else f'{value:.4f}'
 
 
 if __name__ == '__main__':

@@ -22,27 +22,34 @@ class FrontendSpec:
     """What turns a waveform into patches; travels unchanged from the config into the checkpoint.
 
     Attributes:
+        kind: `'kaldi'` is AST's log-mel filterbank, `'librosa'` that of EPIC-SOUNDS; see `audio.fbank`.
         sample_rate: Rate in Hz that every recording is resampled to.
         window_ms: Length of an analysis window in milliseconds.
         shift_ms: Distance between frames in milliseconds at frame-shift ratio 1.
+        fft: Length of the Fourier transform of kind `'librosa'`; 0, for kind `'kaldi'`, is the window's next power of two.
         mel_bins: Number of mel bins (F of a log-mel `[frames, mels]`).
         mean, std: Statistics of the log-mel; the model sees `(log_mel - mean) / (2 * std)` (AST's convention).
         patch_mels, patch_frames: Patch size. Patches do not overlap.
         partial: What happens to the last frames of a clip that fill no whole patch: `'pad'` fills the patch up with zeros
-            (after normalisation: the data set's mean), `'floor'` drops them (the published code). A clip shorter than one
+            (after normalisation: the data set's mean), `'floor'` drops them (the published code), `'edge'` repeats the last
+            frame, for one more patch where nothing is left over (the published code on EPIC-SOUNDS). A clip shorter than one
             patch is padded to one either way.
+        min_frames: A shorter clip is padded to this many frames (192 on EPIC-SOUNDS).
         max_frames: Longest clip in frames, and so the length of the time position table.
     """
 
+    kind: str = 'kaldi'
     sample_rate: int = 16000
     window_ms: float = 25.0
     shift_ms: float = 10.0
+    fft: int = 0
     mel_bins: int = 128
     mean: float = -4.2677393
     std: float = 4.5689974
     patch_mels: int = 16
     patch_frames: int = 16
     partial: str = 'pad'
+    min_frames: int = 0
     max_frames: int = 1024
 
     def problems(self) -> list[str]:
@@ -51,8 +58,14 @@ class FrontendSpec:
         for name in ('sample_rate', 'window_ms', 'shift_ms', 'mel_bins', 'std', 'patch_mels', 'patch_frames', 'max_frames'):
             if not 0 < getattr(self, name) < math.inf:
                 found.append(f'frontend.{name}={getattr(self, name)} must be positive and finite')
-        if self.partial not in ('pad', 'floor'):
-            found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch) or 'floor' (drop its frames)")
+        if self.kind not in ('kaldi', 'librosa'):
+            found.append(f"frontend.kind={self.kind!r} must be 'kaldi' (AST's filterbank) or 'librosa' (that of EPIC-SOUNDS)")
+        if self.partial not in ('pad', 'floor', 'edge'):
+            found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch), 'floor' (drop its frames) or "
+                         f"'edge' (repeat the last frame)")
+        if self.fft < 0 or not 0 <= self.min_frames <= self.max_frames:
+            found.append(f'frontend.fft={self.fft} must not be negative, and frontend.min_frames={self.min_frames} must be '
+                         f'from 0 to frontend.max_frames={self.max_frames}')
         if not math.isfinite(self.mean):
             found.append(f'frontend.mean={self.mean} must be finite')
         if found:
@@ -69,6 +82,10 @@ class FrontendSpec:
             found.append(
                 f'frontend.window_ms={self.window_ms} and frontend.shift_ms={self.shift_ms} must be at least two samples and '
                 f'one sample at {self.sample_rate} Hz')
+        if self.kind == 'kaldi' and self.fft:
+            found.append(f"frontend.fft={self.fft} goes with frontend.kind='librosa': set it to 0")
+        if self.kind == 'librosa' and self.fft < self.window:
+            found.append(f'frontend.fft={self.fft} is shorter than the window of {self.window} samples: set it to 2048, say')
         return found
 
     @property
@@ -78,8 +95,13 @@ class FrontendSpec:
 
     @property
     def fft_length(self) -> int:
-        """The window rounded up to a power of two, as Kaldi does."""
-        return 1 << (self.window - 1).bit_length()
+        """Samples that are transformed: `fft`, or the window rounded up to a power of two, as Kaldi does."""
+        return self.fft or 1 << (self.window - 1).bit_length()
+
+    @property
+    def lead(self) -> int:
+        """Samples by which the first frame's window begins before the clip: librosa centres frames, Kaldi does not."""
+        return self.fft // 2 - (self.fft - self.window) // 2 if self.kind == 'librosa' else 0
 
     @property
     def mel_patches(self) -> int:
@@ -105,11 +127,18 @@ class FrontendSpec:
         return int(self.sample_rate * milliseconds * 0.001 + _ROUNDING)
 
     def frames(self, samples: Any, shift: Any) -> Any:
-        """Frames of a waveform: windows that fit wholly (Kaldi's `snip_edges`); at least one, of a zero-padded waveform."""
+        """Frames of a waveform: windows that fit wholly (Kaldi's `snip_edges`); at least one, of a zero-padded waveform.
+
+        With kind `'librosa'`, windows whose centres are within it.
+        """
+        if self.kind == 'librosa':
+            return 1 + samples // shift
         return np.maximum(1, 1 + (samples - self.window) // shift)
 
     def samples_for(self, frames: Any, shift: Any) -> Any:
         """The fewest samples that give this many frames."""
+        if self.kind == 'librosa':
+            return np.maximum(1, (frames - 1) * shift)
         return self.window + (frames - 1) * shift
 
     def time_patches(self, frames: Any) -> Any:
@@ -117,7 +146,9 @@ class FrontendSpec:
         whole = frames // self.patch_frames
         if self.partial == 'pad':
             whole = -(-frames // self.patch_frames)
-        return np.maximum(1, whole)
+        if self.partial == 'edge':  # not beyond the last position, for a clip that fits without the patch of repetitions
+            whole = np.where(frames <= self.max_frames, np.minimum(whole + 1, self.max_time_patches), whole + 1)
+        return np.maximum(max(1, -(-self.min_frames // self.patch_frames)), whole)
 
     def too_long(self, frames: Any) -> Any:
         """Whether a clip has more time patches than there are positions."""

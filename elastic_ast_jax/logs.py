@@ -1,13 +1,20 @@
 """What a run tells: a live line, `metrics.jsonl`, and TensorBoard events."""
 
+import contextlib
 import json
 import math
 import os
-import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+from elastic_ast_jax.errors import UserError
+
+
+class LogError(UserError):
+    """A log that cannot be written; names the folder."""
 
 
 class MetricsLog:
@@ -17,26 +24,40 @@ class MetricsLog:
     """
 
     def __init__(self, file: str | os.PathLike, tensorboard: str | os.PathLike, steps_made: int):
-        """Opens the log of a run that has made `steps_made` steps, and drops what was logged of later ones."""
+        """Opens the log of a run that has made `steps_made` steps, and drops what was logged of later ones.
+
+        Raises:
+            LogError: It cannot be written.
+        """
         from tensorboard.summary import Writer  # not needed by those who only import the package
 
-        self._file = Path(file)
+        self._file, self._failed = Path(file), False
         lines = [line for line in _whole_lines(self._file) if json.loads(line)['step'] <= steps_made]
-        temporary = self._file.with_name(self._file.name + '.new')
-        temporary.write_text(''.join(lines), encoding='utf-8')
-        os.replace(temporary, self._file)
-        self._stream = open(self._file, 'a', encoding='utf-8')
-        shutil.rmtree(tensorboard, ignore_errors=True)  # event files cannot be edited: written anew from what is kept
-        self._events = Writer(str(tensorboard))
-        for line in lines:
-            entry = json.loads(line)
-            self._scalars(entry.pop('step'), entry.pop('kind'), entry)
+        with self._writing('at the start'):
+            temporary = self._file.with_name(self._file.name + '.new')
+            temporary.write_text(''.join(lines), encoding='utf-8')
+            os.replace(temporary, self._file)
+            self._stream = open(self._file, 'a', encoding='utf-8')
+            # Event files cannot be edited: written anew from what is kept. Profiles lie in the same folder, and stay.
+            for events in Path(tensorboard).glob('events.out.tfevents.*'):
+                events.unlink()
+            self._events = Writer(str(tensorboard))
+            for line in lines:
+                entry = json.loads(line)
+                self._scalars(entry.pop('step'), entry.pop('kind'), entry)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """Logs numbers of `kind` ('train' or 'eval') after `step` steps."""
-        self._stream.write(json.dumps(without_nan({'step': step, 'kind': kind, **values})) + '\n')
-        self._stream.flush()
-        self._scalars(step, kind, without_nan(values))
+        """Logs numbers of `kind` ('train' or 'eval') after `step` steps.
+
+        Raises:
+            LogError: It cannot be written.
+        """
+        values = without_nan(values)
+        line = json.dumps({'step': step, 'kind': kind, **values})
+        with self._writing(f'after step {step}'):
+            self._stream.write(line + '\n')
+            self._stream.flush()
+            self._scalars(step, kind, values)
 
     def _scalars(self, step: int, kind: str, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -45,8 +66,25 @@ class MetricsLog:
         self._events.flush()
 
     def close(self) -> None:
-        self._stream.close()
-        self._events.close()
+        """Closes the files.
+
+        Raises:
+            LogError: What is left could not be written, and nothing was said of it before.
+        """
+        for file in (self._stream, self._events):
+            with self._writing('at the end'):
+                file.close()
+
+    @contextlib.contextmanager
+    def _writing(self, when: str) -> Iterator[None]:
+        """Tells of the first failure; what follows from it, such as a buffer that cannot be flushed either, is left out."""
+        try:
+            yield
+        except Exception as error:  # OSError, or whatever ended the thread in which TensorBoard writes
+            if not self._failed:
+                self._failed = True
+                reason = getattr(error, 'strerror', None) or error
+                raise LogError(f'{self._file.parent}: the log cannot be written {when} ({reason})') from error
 
 
 def without_nan(value: Any) -> Any:
@@ -90,11 +128,16 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        if self._live and self._width:
-            self._stream.write('\r' + ' ' * self._width + '\r')
-            self._width = 0
+        self.clear()
         self._stream.write(text + '\n')
         self._stream.flush()
+
+    def clear(self) -> None:
+        """Takes the line off the terminal; what was written elsewhere stays."""
+        if self._live and self._width:
+            self._stream.write('\r' + ' ' * self._width + '\r')
+            self._stream.flush()
+            self._width = 0
 
 
 def duration(seconds: float) -> str:

@@ -31,6 +31,29 @@ def clipped(optimizer: optax.GradientTransformation, norm: float) -> optax.Gradi
     return optax.chain(optax.clip_by_global_norm(norm), optimizer) if norm else optimizer
 
 
+def layerwise(optimizer: optax.GradientTransformation, decay: float, depth: int) -> optax.GradientTransformation:
+    """Smaller updates for parameters nearer to the input, decoupled weight decay included; a decay of 1 changes nothing.
+
+    Of `depth` blocks, the update of block i (from 0) is multiplied by `decay ** (depth - i)`, that of the patch embedding and
+    of the positions by `decay ** (depth + 1)`; pooling, head and the norms after the blocks keep theirs. Source: BEiT (Bao et
+    al., 2022), which numbers the layers so.
+    """
+    if decay == 1.0:
+        return optimizer
+    blocks = decay ** np.arange(depth, 0, -1)
+
+    def scaled(path, update):
+        names = [key.key for key in path]
+        if names[0] in ('embed', 'positions'):
+            return update * decay ** (depth + 1)
+        if names[:2] == ['encoder', 'blocks']:  # stacked along the first axis
+            return update * jnp.asarray(blocks.reshape(-1, *[1] * (update.ndim - 1)), update.dtype)
+        return update
+
+    scale = optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
+    return optax.chain(optimizer, scale)
+
+
 def cosine(rate: float, steps: int, warmup_steps: int) -> Schedule:
     """Linear warm-up from 0, then half a cosine that reaches 0 after the last step."""
     return optax.warmup_cosine_decay_schedule(0.0, rate, min(warmup_steps, steps - 1), steps)

@@ -153,15 +153,19 @@ def row_layout(
     )
 
 
-def patchify(log_mel: Float[np.ndarray, 'frames mels'], mels: int, frames: int, columns: int) -> Float[np.ndarray, 'n P']:
+def patchify(
+    log_mel: Float[np.ndarray, 'frames mels'], mels: int, frames: int, columns: int, edge: bool = False
+) -> Float[np.ndarray, 'n P']:
     """A normalised log-mel as patches of `mels` x `frames`, frequency-major, each flattened mel-major.
 
-    Frames beyond the `columns` time patches are dropped, missing ones are 0.
+    Frames beyond the `columns` time patches are dropped; missing ones are 0, or repeat the last one if `edge`.
     """
     bands = log_mel.shape[1] // mels
     padded = np.zeros((columns * frames, log_mel.shape[1]), np.float32)
     count = min(len(log_mel), len(padded))
     padded[:count] = log_mel[:count]
+    if edge:
+        padded[count:] = log_mel[count - 1]
     grid = padded.reshape(columns, frames, bands, mels)
     return np.ascontiguousarray(grid.transpose(2, 0, 3, 1)).reshape(bands * columns, mels * frames)
 

@@ -23,7 +23,10 @@ def run(config: Config) -> None:
     """
     for split in ('train', 'eval'):
         source = splits.open_source(config, split)
-        planner = splits.planner(config, source, split)
+        if split == 'train':
+            planner = splits.planner(config, source)
+        else:
+            source, planner = splits.evaluation(config, source)
         start = time.perf_counter()
         plan = planner.epoch(0)
         seconds = time.perf_counter() - start

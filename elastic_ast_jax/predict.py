@@ -1,35 +1,80 @@
 """`elastic-ast predict`: classifies recordings and folders of recordings with a trained model."""
 
 import io
+import itertools
 import json
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from elastic_ast_jax import device
+from elastic_ast_jax import device, logs
 from elastic_ast_jax.audio import reading
+from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.predictor import load
+from elastic_ast_jax.timeline import TimelineFolder
+
+# Seconds of work on a recording after which a progress line appears.
+_PATIENCE = 2.0
 
 
-def run(workdir: str, inputs: Iterable[str], top_k: int = 5, as_json: bool = False, checkpoint: str = 'latest') -> int:
+class ExplainError(UserError):
+    """`--explain` with other than one recording."""
+
+
+def run(
+    workdir: str, inputs: Iterable[str], top_k: int = 5, as_json: bool = False, checkpoint: str = 'latest',
+    timeline: str | None = None, window: float | None = None, overlap: float | None = None, explain: str | None = None,
+) -> int:  # fmt: skip
     """Prints predictions, one input after another: a table, or JSON Lines.
+
+    Args:
+        workdir: Of a training run.
+        inputs: Recordings, and folders of recordings.
+        top_k: Classes shown for each.
+        as_json: Print JSON Lines.
+        checkpoint: See `predictor.load`.
+        timeline: Folder for a JSON file and a plot of each recording; what is printed then names the JSON file too.
+        window, overlap: Seconds of a window and the share that the next one repeats; see `Predictor.predict`.
+        explain: File for a plot of what the model listened to, in the one recording given.
 
     Returns:
         The exit code: 1 if an input could not be used; the others are classified all the same.
+
+    Raises:
+        ExplainError, ExplanationError, TimelineError, WindowError: Something asked for is not possible; told before anything is
+            computed.
     """
     # A file name may hold bytes that are no text; they are shown escaped.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors='backslashreplace')
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+    paths = expand(inputs)
+    if explain is not None:
+        from elastic_ast_jax import explain as drawing  # draws, which most predictions do not
+
+        drawing.check(explain)
+        paths = _only_one(paths, explain)
+    folder = None if timeline is None else TimelineFolder(timeline)
     device.use_compilation_cache()
     model = load(workdir, checkpoint)
-    failed = False
-    for result in model.stream(_expand(inputs), top_k):
+    if checkpoint != 'latest' or model.description != f'step {model.step}':
+        print(f'{workdir}: parameters of {model.description}', file=sys.stderr)
+    waiting, failed = _Waiting(), False
+    predict = model.stream if folder is None else model.timeline
+    for result in predict(paths, top_k, window, overlap, waiting.show):
+        waiting.end()
         failed |= 'error' in result
+        if folder is not None and 'error' not in result:
+            shown = {key: result[key] for key in ('path', 'seconds', 'predictions', 'windows') if key in result}
+            result = shown | {'timeline': str(folder.write(result)[0])}
         print(json.dumps(result, ensure_ascii=False) if as_json else _table(result), flush=True)
+    if explain is not None and not failed:
+        drawing.run(model, paths[0], explain, top_k, window, overlap)
     return 1 if failed else 0
 
 
-def _expand(inputs: Iterable[str]) -> Iterable[str]:
+def expand(inputs: Iterable[str]) -> Iterator[str]:
     """Files as they are, folders as the recordings in them; a folder that has none stays, and reading it tells so."""
     for path in inputs:
         try:
@@ -38,12 +83,51 @@ def _expand(inputs: Iterable[str]) -> Iterable[str]:
             yield path
 
 
+def _only_one(paths: Iterator[str], explain: str) -> list[str]:
+    first = list(itertools.islice(paths, 2))
+    if len(first) > 1:
+        raise ExplainError(f'--explain={explain} draws one recording, and there are more, {first[0]} and {first[1]} among '
+                           f'them: name one')
+    return first
+
+
 def _table(result: dict[str, Any]) -> str:
     if 'error' in result:
         return f'{result["path"]}\n  error: {result["error"]}'
-    lines = [f'{result["path"]}  ({result["seconds"]:.2f} s)']
+    windows = f', {result["windows"]} windows' if 'windows' in result else ''
+    lines = [f'{result["path"]}  ({result["seconds"]:.2f} s{windows})']
     lines += [f'  {100 * entry["probability"]:6.2f} %  {entry["label"]}' for entry in result['predictions']]
+    if 'timeline' in result:
+        lines.append(f'  timeline: {result["timeline"]}')
     return '\n'.join(lines)
+
+
+class _Waiting:
+    """A progress line on standard error for a recording that takes a while."""
+
+    def __init__(self):
+        self._progress = logs.Progress()
+        self._first = ('', 0.0, 0.0)
+
+    def show(self, name: str, done: float, seconds: float) -> None:
+        """Tells that `done` of the `seconds` of a recording are through the model.
+
+        The speed is that since the first call for the recording, so that compilation does not count.
+        """
+        now = time.monotonic()
+        if self._first[0] != name:
+            self._first = name, now, done
+        passed, advanced = now - self._first[1], done - self._first[2]
+        if passed < _PATIENCE or not 0 < advanced or done == seconds:
+            return
+        speed = advanced / passed
+        self._progress.show(f'{name}: {logs.duration(done)} of {logs.duration(seconds)}, {speed:.3g} times real time, '
+                            f'{logs.duration((seconds - done) / speed)} left')
+
+    def end(self) -> None:
+        """The recording is done."""
+        self._progress.clear()
+        self._first = ('', 0.0, 0.0)
 
 
 if __name__ == '__main__':

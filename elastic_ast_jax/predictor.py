@@ -1,23 +1,22 @@
 """A trained model for use: recordings or log-mels in, probabilities or logits out. Needs no TensorFlow."""
 
+import functools
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
-from elastic_ast_jax import build, device, packing
-from elastic_ast_jax.audio import fbank, reading
-from elastic_ast_jax.audio.reading import AudioError
-from elastic_ast_jax.checkpoints import Checkpoints
-from elastic_ast_jax.config import Config
-from elastic_ast_jax.workdir import Workdir
+from elastic_ast_jax import build, clips, details, embeddings, windows
+from elastic_ast_jax.clips import Clip
+from elastic_ast_jax.trained import Trained, open_model
+from elastic_ast_jax.windows import Windows
 
-# Recordings that are in memory at a time, as patches.
-_CHUNK = 64
+# Called with a recording's name, how many of its seconds are through the model, and how many there are.
+Progress = Callable[[str, float, float], None]
 
 
 def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
@@ -25,7 +24,7 @@ def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
 
     Args:
         workdir: What `elastic-ast train` made.
-        checkpoint: `'latest'`, `'best'` or a step.
+        checkpoint: `'latest'`, `'best'`, a step, `'average'` or `'average:N'`; see `Checkpoints.restore_params`.
 
     Raises:
         WorkdirError: It is no workdir, or was made by another frontend.
@@ -36,58 +35,147 @@ def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
         >>> model.predict(['clip.wav'], top_k=1)[0]['predictions']
         [{'label': 'rise', 'probability': 0.98}]
     """
-    opened = Workdir(workdir)
-    config, contract = opened.config(), opened.contract()
-    opened.check_frontend(fbank.fingerprint(config.frontend))
-    attend, dtype = device.choose_attention(config.model.attention), device.compute_dtype(config.model.dtype)
-    network = build.model(config, len(contract.labels), attend, dtype, scan=True)  # compiles sooner
-    abstract = jax.eval_shape(lambda: build.init_params(network, build.batch_shape(config, len(contract.labels)), 0))
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
-    with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
-        step, params = checkpoints.restore_params(abstract, checkpoint)
-    return Predictor(config, contract.labels, network, params, step)
+    return Predictor(open_model(workdir, checkpoint))
 
 
 class Predictor:
     """Classifies clips, packed together; a clip's result does not depend on its company.
 
+    A recording longer than the model has positions for is cut into windows, which are clips like others; its logits are the
+    mean of theirs, weighted by their lengths.
+
     Attributes:
         labels: Name of each class, in the order of the logits.
         config: Of the run that trained the model.
         step: Of the checkpoint.
+        description: Which parameters these are, in words.
     """
 
-    def __init__(self, config: Config, labels: Sequence[str], network: Any, params: Any, step: int):
-        self.config, self.labels, self.step = config, tuple(labels), step
-        self._params = params
-        self._apply = jax.jit(lambda params, batch: network.apply({'params': params}, batch))
+    def __init__(self, trained: Trained):
+        self.config, self.labels, self.step = trained.config, trained.labels, trained.step
+        self.description = trained.description
+        self._params = trained.params
+        self._apply = jax.jit(lambda params, batch: trained.network.apply({'params': params}, batch))
 
-    def predict(self, inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']], top_k: int = 5) -> list[dict[str, Any]]:
+        def detail(params, batch, fields):
+            found = trained.network.apply({'params': params}, batch, method='detail')
+            return {field: getattr(found, field) for field in fields}
+
+        self._detail = jax.jit(detail, static_argnames='fields')  # what is not asked for is not computed
+
+    def predict(
+        self, inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']], top_k: int = 5, window: float | None = None,
+        overlap: float | None = None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
         """Classifies recordings.
 
         Args:
             inputs: Paths of recordings of any rate, or arrays `[samples]` or `[samples, channels]` at the model's sample rate.
             top_k: Number of classes given for each, the likeliest first.
+            window: Cut recordings into windows of this many seconds. If None, only those that the model has no positions for
+                are cut, into the longest windows that it takes.
+            overlap: Share of a window that the next one repeats; that of the config (`data.overlap`) if None.
 
         Returns:
             A dictionary for each input, in their order: `path` (`'array 0'` for the first input if that is an array),
-            `seconds`, and `predictions`, a list of `{'label', 'probability'}`. For an input that cannot be used, `error`
-            instead of `seconds` and `predictions`.
-        """
-        return list(self.stream(inputs, top_k))
+            `seconds`, and `predictions`, a list of `{'label', 'probability'}`; `windows`, how many, if there were several.
+            For an input that cannot be used, `error` instead of all but `path`.
 
-    def stream(self, inputs: Iterable[Any], top_k: int = 5) -> Iterator[dict[str, Any]]:
-        """As `predict`, for many inputs: yields results as they come, in order, in bounded memory."""
-        pending = []
-        single = None  # whether all inputs are one chunk, known at the first
-        with ThreadPoolExecutor() as pool:
-            for item in _last_marked(enumerate(inputs)):
-                pending.append(item[0])
-                if len(pending) == _CHUNK or item[1]:
-                    single = item[1] if single is None else single
-                    yield from self._chunk(list(pool.map(self._read, pending)), top_k, single)
-                    pending = []
+        Raises:
+            WindowError: Windows that the model does not take.
+        """
+        return list(self.stream(inputs, top_k, window, overlap))
+
+    def stream(
+        self, inputs: Iterable[Any], top_k: int = 5, window: float | None = None, overlap: float | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        """As `predict`, for many or long inputs: yields results as they come, in order, in bounded memory.
+
+        Args:
+            inputs, top_k, window, overlap: See `predict`.
+            progress: Called from time to time.
+        """
+        for result, _, _ in self._results(inputs, top_k, self.windows(window, overlap), progress, keep=False):
+            yield result
+
+    def timeline(
+        self, inputs: Iterable[Any], top_k: int = 5, window: float | None = None, overlap: float | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        """As `stream`, with the windows' own results: when which class is heard.
+
+        Yields:
+            What `stream` does, and for an input without an error: `labels`, of all classes; `window`, seconds of a window, and
+            `overlap`, the share that the next one repeats; `timeline`, a list of `{'start', 'end', 'probabilities'}` with
+            seconds and the probability of each class, float32 `[C]`. A recording that was not cut has one window.
+        """
+        cut = self.windows(window, overlap)
+        rate = self.config.frontend.sample_rate
+        settings = {'labels': list(self.labels), 'window': cut.length / rate, 'overlap': self._overlap(overlap)}
+        for result, spans, probabilities in self._results(inputs, top_k, cut, progress, keep=True):
+            if 'error' in result:
+                yield result
+                continue
+            entries = [{'start': start / rate, 'end': stop / rate, 'probabilities': row}
+                       for (start, stop), row in zip(spans, probabilities, strict=True)]  # fmt: skip
+            yield result | settings | {'timeline': entries}
+
+    def embed(
+        self, inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']], timestamps: bool = False
+    ) -> list[dict[str, Any]]:
+        """Embeds recordings.
+
+        Args:
+            inputs: See `predict`.
+            timestamps: Whether vectors of time steps are wanted too.
+
+        Returns:
+            A dictionary for each input, in their order: `path`, `seconds`, and `embedding`, float32 `[D]`, the vector that the
+            head classifies; of a recording that was cut, the mean of its windows' weighted by their lengths, and `windows`,
+            how many. With timestamps also `timestamp_embeddings`, float32 `[steps, D]`, and `timestamps`, the centres of the
+            steps in milliseconds, ascending; see `embeddings`. For an input that cannot be used, `error` instead of all but
+            `path`.
+        """
+        return list(self.stream_embeddings(inputs, timestamps))
+
+    def stream_embeddings(
+        self, inputs: Iterable[Any], timestamps: bool = False, progress: Progress | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """As `embed`, for many or long inputs: yields results as they come, in order, in bounded memory."""
+        frontend = self.config.frontend
+        cut = embeddings.aligned(self.windows(), frontend)
+
+        def keep(clip: Clip, parts: dict[str, np.ndarray]) -> embeddings.Embedded:
+            if progress is not None:
+                progress(clip.name, clip.stop / frontend.sample_rate, clip.samples / frontend.sample_rate)
+            steps = embeddings.steps_of(parts['tokens'], frontend, clip.start, clip.stop) if timestamps else None
+            return embeddings.Embedded(parts['pooled'], steps)
+
+        fields = ('pooled', 'tokens') if timestamps else ('pooled',)
+        embedded = self.details(clips.read(inputs, frontend, cut), fields, keep)
+        yield from embeddings.results(embedded, frontend.sample_rate)
+
+    def details(
+        self, read: Iterable[Clip], fields: tuple[str, ...], keep: Callable[[Clip, dict[str, np.ndarray]], Any]
+    ) -> Iterator[tuple[Clip, Any]]:
+        """What the model makes of clips on its way to the logits; see `details.of_clips`.
+
+        Args:
+            read: Of `clips.read`.
+            fields: Names of fields of `models.elastic_ast.Detail`.
+            keep: What is wanted of a clip, from the clip's own parts of these.
+        """
+        shape = build.batch_shape(self.config, len(self.labels))
+        run = functools.partial(self._detail, self._params, fields=fields)
+        return details.of_clips(run, keep, read, self.config.frontend.mel_patches, shape)
+
+    def windows(self, window: float | None = None, overlap: float | None = None) -> Windows:
+        """How recordings are cut; see `predict`."""
+        return windows.choose(self.config.frontend, self._overlap(overlap), window)
+
+    def _overlap(self, overlap: float | None) -> float:
+        return self.config.data.overlap if overlap is None else overlap
 
     def logits(self, log_mels: Sequence[Float[np.ndarray, 'mels _']]) -> Float32[np.ndarray, 'clips classes']:
         """Logits of normalised log-mels, for whoever compares numbers.
@@ -99,95 +187,89 @@ class Predictor:
             ValueError: A wrong number of mel bins, more frames than the model has positions for, or values that are not
                 finite; names the clip.
         """
-        clips = [self._patches(np.asarray(log_mel, np.float32).T, f'log_mels[{i}]') for i, log_mel in enumerate(log_mels)]
-        return self._logits(clips, single=True)
+        features = [np.asarray(log_mel, np.float32).T for log_mel in log_mels]
+        for number, values in enumerate(features):
+            self._check(values, f'log_mels[{number}]')
+        patches = [clips.patches_of(values, self.config.frontend) for values in features]
+        scores = np.zeros((len(patches), len(self.labels)), np.float32)
+        for _ in self._score(patches, True, scores):
+            pass
+        return scores
 
-    def _read(self, item: tuple[int, Any]) -> tuple[str, float | None, Any]:
-        """Name, seconds, and patches or the error of an input."""
-        number, source = item
-        name, frontend = f'array {number}', self.config.frontend
-        try:
-            if isinstance(source, (str, os.PathLike)):
-                name = os.fspath(source)
-                waveform = reading.read(source, frontend.sample_rate)
-            else:
-                waveform = reading.from_array(np.asarray(source), name, frontend.sample_rate, frontend.sample_rate)
-            frames = int(frontend.frames(len(waveform), frontend.shift()))
-            if frontend.too_long(frames):  # before the work of computing them
-                raise AudioError(self._too_long(name, frames))
-            features = fbank.normalise(fbank.log_mel(waveform, frontend), frontend)
-            return name, len(waveform) / frontend.sample_rate, self._patches(features, name)
-        except ValueError as error:
-            return name, None, error
-
-    def _patches(self, features: Float32[np.ndarray, 'frames mels'], name: str) -> Float32[np.ndarray, 'n P']:
+    def _check(self, features: Float32[np.ndarray, '...'], name: str) -> None:
         frontend = self.config.frontend
         if features.ndim != 2 or features.shape[1] != frontend.mel_bins or not len(features):
             raise ValueError(f'{name}: shape {list(features.shape[::-1])} is not [{frontend.mel_bins} mel bins, frames]')
         if not np.isfinite(features).all():
             raise ValueError(f'{name}: holds values that are not finite')
         if frontend.too_long(len(features)):
-            raise ValueError(self._too_long(name, len(features)))
-        columns = int(frontend.time_patches(len(features)))
-        return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, columns)
+            raise ValueError(f'{name}: has {len(features)} frames, but the model has positions for {frontend.max_frames}: '
+                             f'cut it into shorter parts, or train with a larger frontend.max_frames')
 
-    def _too_long(self, name: str, frames: int) -> str:
-        frontend = self.config.frontend
-        seconds = frontend.samples_for(frontend.max_frames, frontend.shift()) / frontend.sample_rate
-        return (f'{name}: has {frames} frames, but the model has positions for {frontend.max_frames} ({seconds:.1f} s): '
-                f'cut it into shorter parts, or train with a larger frontend.max_frames')
-
-    def _chunk(self, read: list[tuple[str, float | None, Any]], top_k: int, single: bool) -> Iterator[dict[str, Any]]:
-        """Results of inputs that were read."""
-        good = [content for _, _, content in read if not isinstance(content, Exception)]
-        scores = iter(self._logits(good, single))
-        for name, seconds, content in read:
-            if isinstance(content, Exception):
-                yield {'path': name, 'error': str(content)}
+    def _results(
+        self, inputs: Iterable[Any], top_k: int, cut: Windows, progress: Progress | None, keep: bool
+    ) -> Iterator[tuple[dict[str, Any], list[tuple[int, int]], list[Float32[np.ndarray, 'C']]]]:
+        """The result of each recording; with `keep`, spans and probabilities of its windows."""
+        for clip, logits in self._scored(clips.read(inputs, self.config.frontend, cut), progress):
+            if clip.error is not None:
+                yield {'path': clip.name, 'error': clip.error}, [], []
                 continue
-            probabilities = self._probabilities(next(scores))
-            best = np.argsort(-probabilities, kind='stable')[:top_k]
-            yield {
-                'path': name,
-                'seconds': seconds,
-                'predictions': [{'label': self.labels[c], 'probability': float(probabilities[c])} for c in best],
-            }
+            exact, length = logits.astype(np.float64), clip.stop - clip.start
+            if clip.index == 0:
+                total, weight, spans, probabilities = np.zeros_like(exact), 0, [], []
+            total += length * exact
+            weight += length
+            if keep:
+                spans.append((clip.start, clip.stop))
+                probabilities.append(self.probabilities(exact).astype(np.float32))
+            if clip.last:
+                whole = self.probabilities(exact if clip.count == 1 else total / weight)
+                yield self._result(clip, whole, top_k), spans, probabilities
 
-    def _probabilities(self, logits: Float32[np.ndarray, 'C']) -> Float[np.ndarray, 'C']:
+    def _result(self, clip: Clip, probabilities: Float[np.ndarray, 'C'], top_k: int) -> dict[str, Any]:
+        best = np.argsort(-probabilities, kind='stable')[:top_k]
+        result = {
+            'path': clip.name,
+            'seconds': clip.samples / self.config.frontend.sample_rate,
+            'predictions': [{'label': self.labels[c], 'probability': float(probabilities[c])} for c in best],
+        }
+        return result | ({'windows': clip.count} if clip.count > 1 else {})
+
+    def _scored(
+        self, read: Iterable[Clip], progress: Progress | None
+    ) -> Iterator[tuple[Clip, Float32[np.ndarray, 'C'] | None]]:
+        """Clips, in order, with their logits; those with an error without."""
+        rate = self.config.frontend.sample_rate
+        for chunk, only in clips.chunks(read):
+            good = [clip for clip in chunk if clip.error is None]
+            scores = np.zeros((len(good), len(self.labels)), np.float32)
+            for done in self._score([clip.patches for clip in good], only, scores):
+                if progress is not None:
+                    at = good[done - 1]  # clips wait little for others, so about as many as these are through
+                    progress(at.name, at.stop / rate, at.samples / rate)
+            row = iter(scores)
+            for clip in chunk:
+                yield clip, next(row) if clip.error is None else None
+
+    def _score(
+        self, patches: Sequence[Float32[np.ndarray, '_ P']], only: bool, scores: Float32[np.ndarray, 'clips C']
+    ) -> Iterator[int]:
+        """Writes the logits of clips; yields after each batch how many clips are through."""
+        if not patches:
+            return
+        shape = build.batch_shape(self.config, len(self.labels))
+        packed = clips.batches(patches, self.config.frontend.mel_patches, shape, only)
+        results = ((batch.clip_id[batch.valid], batch.valid, self._apply(self._params, batch)) for batch in packed)
+        done, before = 0, next(results)
+        for after in itertools.chain(results, [None]):  # the device works on this one while the one before is read
+            numbers, valid, logits = before
+            scores[numbers] = np.asarray(logits)[valid]
+            done, before = done + len(numbers), after
+            yield done
+
+    def probabilities(self, logits: Float[np.ndarray, 'C']) -> Float[np.ndarray, 'C']:
         """Softmax over classes, or a sigmoid of each, as the model was trained."""
-        exact = logits.astype(np.float64)
         if self.config.train.loss == 'bce':
-            return 1 / (1 + np.exp(-exact))
-        weights = np.exp(exact - exact.max())
+            return np.exp(-np.logaddexp(0, -logits))
+        weights = np.exp(logits - logits.max())
         return weights / weights.sum()
-
-    def _logits(self, clips: list[Float32[np.ndarray, '_ P']], single: bool) -> Float32[np.ndarray, 'clips classes']:
-        """Logits of clips as patches. `single`: these are all, so a few of them need not fill a whole batch."""
-        scores = np.zeros((len(clips), len(self.labels)), np.float32)
-        if not clips:
-            return scores
-        settings = self.config.packing
-        rows = packing.pack([len(clip) for clip in clips], settings.tokens, settings.slots)
-        height = 1 if single and len(rows) == 1 else settings.rows
-        shape = build.batch_shape(self.config, len(self.labels), height)
-        results = []
-        for first in range(0, len(rows), height):
-            members = [rows[row] for row in range(first, min(first + height, len(rows)))]
-            batch = packing.fill_batch(members, clips, self.config.frontend.mel_patches, shape)
-            results.append((batch, self._apply(self._params, batch)))
-        for batch, logits in results:
-            scores[batch.clip_id[batch.valid]] = np.asarray(logits)[batch.valid]
-        return scores
-
-
-def _last_marked(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """Each item, and whether it is the last."""
-    iterator = iter(items)
-    try:
-        held = next(iterator)
-    except StopIteration:
-        return
-    for item in iterator:
-        yield held, False
-        held = item
-    yield held, True

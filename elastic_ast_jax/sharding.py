@@ -27,16 +27,18 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def check_rows(rows: int, mesh: Mesh) -> None:
-    """Rows divide over the devices.
+def check_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Rows divide over the devices, in each of `accumulate` parts of a batch.
 
     Raises:
-        UserError: They do not; names both numbers.
+        UserError: They do not; names the numbers.
     """
-    if rows % mesh.shape[DATA]:
-        nearest = max(1, round(rows / mesh.shape[DATA])) * mesh.shape[DATA]
+    devices = mesh.shape[DATA]
+    if rows % (devices * accumulate):
+        nearest = max(1, round(rows / (devices * accumulate))) * devices * accumulate
+        parts = f' in each of train.accumulate={accumulate} parts' if accumulate > 1 else ''
         raise UserError(
-            f'packing.rows={rows} does not divide over {mesh.shape[DATA]} devices: use a multiple, such as {nearest}')
+            f'packing.rows={rows} does not divide over {devices} devices{parts}: use a multiple, such as {nearest}')
 
 
 def sharded_attention(attend: Attend, mesh: Mesh) -> Attend:

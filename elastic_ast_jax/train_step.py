@@ -8,18 +8,35 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from elastic_ast_jax import losses
+from elastic_ast_jax import freezing, losses
 from elastic_ast_jax.batch import PackedBatch
 
 Apply = Callable[[Any, PackedBatch], Array]
 
 
 class TrainState(NamedTuple):
-    """All that changes during training. Random numbers are not in it: they are a function of (seed, step)."""
+    """All that changes during training. Random numbers are not in it: they are a function of (seed, step).
+
+    Attributes:
+        step: Updates made.
+        params: All parameters, frozen ones included.
+        optimizer: The optimiser's state; it holds nothing for frozen parameters.
+        ema: Moving average of the parameters; None if there is none.
+    """
 
     step: Int[Any, '']
     params: Any
     optimizer: optax.OptState
+    ema: Any = None
+
+
+def new_state(
+    params: Any, optimizer: optax.GradientTransformation, ema: bool = False, frozen: frozenset[str] = freezing.NOTHING
+) -> TrainState:
+    """The state before the first step; the moving average begins as a copy of the parameters."""
+    trained, _ = freezing.split(params, frozen)
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), average)
 
 
 class Sums(NamedTuple):
@@ -52,24 +69,62 @@ def _sums(logits: Array, batch: PackedBatch, loss: losses.Loss) -> Sums:
     )
 
 
-def make_train_step(apply: Apply, loss: losses.Loss, optimizer: optax.GradientTransformation):
+def make_train_step(
+    apply: Apply, loss: losses.Loss, optimizer: optax.GradientTransformation, accumulate: int = 1, ema: float = 0.0,
+    frozen: frozenset[str] = freezing.NOTHING,
+):  # fmt: skip
     """`train_step(state, batch) -> (state, sums)`: one update by the gradient of the mean loss over the batch's clips.
 
-    The mean is over clips, never over rows or hosts; a batch of empty rows changes nothing but the optimiser's moments.
+    The mean is over clips, never over rows or hosts; a batch of empty rows changes nothing but the optimiser's moments and
+    the moving average.
+
+    Args:
+        apply: `apply(params, batch)` gives the logits of every slot.
+        loss: Per slot.
+        optimizer: Its state is that of the parameters that are trained.
+        accumulate: Parts of the batch that are computed one after another. Each adds its share of the one gradient, so the
+            update is that of the whole batch but for the order of sums. Activations are those of one part at a time, for one
+            more array of the size of the trained parameters; devices exchange gradients once a part.
+        ema: Decay of the moving average; 0 if the state has none. Step number n (from 0) uses
+            `min(ema, (1 + n) / (10 + n))`, so that the first parameters are soon forgotten.
+        frozen: Names of the parameters that stay as they are, see `freezing`; the norms of gradients do not count them.
     """
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Sums]:
-        def mean_loss(params):
-            sums = _sums(apply(params, batch), batch, loss)
-            return sums.loss / jnp.maximum(sums.clips, 1.0), sums
+        trained, fixed = freezing.split(state.params, frozen)
+        clips = jnp.maximum(batch.valid.astype(jnp.float32).sum(), 1.0)
 
-        gradients, sums = jax.grad(mean_loss, has_aux=True)(state.params)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        def share(trained, part):
+            sums = _sums(apply(freezing.merge(trained, fixed), part), part, loss)
+            return sums.loss / clips, sums
+
+        gradient = jax.grad(share, has_aux=True)
+        if accumulate == 1:
+            gradients, sums = gradient(trained, batch)
+        else:
+            nothing = jax.tree.map(jnp.zeros_like, trained), Sums(*[jnp.zeros(())] * len(Sums._fields))
+            (gradients, sums), _ = jax.lax.scan(
+                lambda total, part: (jax.tree.map(jnp.add, total, gradient(trained, part)), None), nothing,
+                _parts(batch, accumulate))  # fmt: skip
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, trained)
+        params = freezing.merge(optax.apply_updates(trained, updates), fixed)
         sums = sums._replace(gradient_norm=optax.global_norm(gradients), parameter_norm=optax.global_norm(params))
-        return TrainState(state.step + 1, params, optimizer_state), sums
+        average = state.ema
+        if average is not None:
+            weight = 1.0 - jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            average = jax.tree.map(lambda old, new: old + weight * (new - old), average, params)  # exact where they are equal
+        return TrainState(state.step + 1, params, optimizer_state, average), sums
 
     return train_step
+
+
+def _parts(batch: PackedBatch, count: int) -> PackedBatch:
+    """The batch in parts `[count, rows / count, ...]`.
+
+    A part takes every `count`-th row: of rows that are divided over devices in blocks, each device keeps its own, and has
+    equally many in every part.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def make_eval_step(apply: Apply, loss: losses.Loss):

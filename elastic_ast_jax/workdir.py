@@ -6,12 +6,16 @@
     checkpoints/       see `checkpoints`
     metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same
     eval/              results of `elastic-ast evaluate`
+    skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`
+    wandb.json         id of the run at Weights & Biases, if `train.wandb` is set; wandb/ has its files
 """
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,12 @@ from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
 
-# Keys that change where data lie or how a run is watched, not what it computes.
-_FREE = {'data.root', 'data.train', 'data.eval', 'data.workers', 'train.log_every', 'train.keep', 'train.save_every'}
+# Keys that change where data lie or how a run is watched, not what it computes. A run that a damaged recording stopped may go
+# on without it.
+_FREE = {
+    'data.root', 'data.train', 'data.eval', 'data.label_csv', 'data.tfds_dir', 'data.on_bad_audio', 'data.workers',
+    'train.log_every', 'train.keep', 'train.save_every', 'train.wandb', 'train.profile_steps',
+}  # fmt: skip
 
 
 class WorkdirError(UserError):
@@ -63,6 +71,7 @@ class Workdir:
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.evaluations = self.path / 'eval'
+        self.skipped = self.path / 'skipped.txt'
 
     def prepare(self, config: Config) -> None:
         """Makes the workdir for a run with this config, or checks that it belongs to one.
@@ -165,6 +174,17 @@ class Workdir:
 
     def set_plan(self, plan: PlanRecord) -> None:
         _write(self.path / 'plan.json', json.dumps(dataclasses.asdict(plan)) + '\n')
+
+    def wandb_id(self) -> str:
+        """The id of this run at Weights & Biases: made once of the path and the time, then stored.
+
+        Raises:
+            WorkdirError: It cannot be read.
+        """
+        if not (self.path / 'wandb.json').exists():
+            made = hashlib.sha256(f'{self.path} {time.time_ns()}'.encode()).hexdigest()[:16]
+            _write(self.path / 'wandb.json', json.dumps({'id': made}) + '\n')
+        return str(self._entry(self._read('wandb.json'), 'wandb.json', 'id'))
 
     def _read(self, name: str) -> dict[str, Any]:
         file = self.path / name

@@ -8,8 +8,9 @@ usage() {
   cat <<'TEXT'
 usage: bash launch/quickstart.sh [WORKDIR]
 
-Sets up .venv in the repository root (once), trains a small model on synthesised sounds, evaluates it, and predicts three
-clips of very different lengths. Nothing is downloaded but packages, and a CPU is enough. Called again, it uses what is there.
+Sets up .venv in the repository root (once), trains a small model on synthesised sounds, evaluates it, predicts three clips of
+very different lengths, and draws two curves: how many clips are right if only their beginning is heard, and at coarser
+resolutions in time. Nothing is downloaded but packages, and a CPU is enough. Called again, it uses what is there.
 
   WORKDIR  where everything is kept (default: runs/quickstart in the repository root)
 TEXT
@@ -56,15 +57,21 @@ if [[ ! -e $workdir/clips/manifest.jsonl ]]; then
     "$elastic_ast" synthesize "$workdir/clips" --config=configs/quickstart.py --clips=3
 fi
 step 'Predict them' "$elastic_ast" predict "$workdir" "$workdir/clips"
+# From a sixth of a second, the first patch, to ten seconds, the longest clip.
+step 'Evaluate the first frames of each clip' "$elastic_ast" evaluate --workdir="$workdir" --sweep=length \
+  --points=16,32,48,64,96,128,192,256,384,512,768,1008
+step 'Evaluate at other frame shifts' "$elastic_ast" evaluate --workdir="$workdir" --sweep=resolution
 
 cat <<TEXT
 
 == Done
 Model, metrics and settings: $workdir
 Evaluation:                  $workdir/eval
+Accuracy against length:     $workdir/eval/length.png
+Accuracy against resolution: $workdir/eval/resolution.png
 Clips:                       $workdir/clips
 
-To classify recordings of your own (any format and sample rate, up to 10 s with this model), with this model's labels:
+To classify recordings of your own (any format, sample rate and length; beyond 10 s in windows), with this model's labels:
   $root/$elastic_ast predict $workdir RECORDING_OR_FOLDER ...
 To train on recordings of your own, with labels of your own, see configs/manifest.py:
   $root/$elastic_ast train --config=configs/manifest.py --config.data.train=TRAIN.jsonl --config.data.eval=TEST.jsonl --workdir=runs/mine

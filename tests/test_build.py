@@ -125,6 +125,17 @@ def test_the_optimiser_of_the_config():
         assert float(second) == pytest.approx(expected**2, rel=1e-4)
 
 
+def test_the_rate_by_layer_of_the_config():
+    """The depth is that of the model; the gradient is clipped before."""
+    params = {'embed': {'kernel': np.ones(4, np.float32)}, 'head': {'kernel': np.ones(4, np.float32)}}
+    chosen = config('optimizer.layer_decay=0.5', 'model.depth=2', 'optimizer.b1=0', 'optimizer.weight_decay=0')
+    update = build.update(chosen, lambda _: 0.1)
+    found, _ = update.update(params, update.init(params), params)
+    np.testing.assert_allclose([found['embed']['kernel'][0], found['head']['kernel'][0]], [-0.1 / 8, -0.1], rtol=1e-4)
+    plain = build.update(config(), lambda _: 0.1)
+    assert jax.tree.structure(plain.init(params)) != jax.tree.structure(update.init(params))  # off: today's optimiser
+
+
 # The platform: these tests run on a processor
 
 

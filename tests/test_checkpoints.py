@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 
 from elastic_ast_jax import sharding
 from elastic_ast_jax.checkpoints import CheckpointError, Checkpoints
-from elastic_ast_jax.train_step import TrainState
+from elastic_ast_jax.train_step import TrainState, new_state
 
 ADAM = optax.adam(1e-2)
 # Orbax's readers go on in threads of their own when one of them has failed, and end with an exception there.
@@ -25,9 +26,9 @@ def mesh():
     return sharding.make_mesh()
 
 
-def init(width=5):
+def init(width=5, ema=False):
     params = {'kernel': jax.random.normal(jax.random.key(0), (width, 3)), 'norm': {'scale': jnp.ones(3)}}
-    return TrainState(jnp.zeros((), jnp.int32), params, ADAM.init(params))
+    return new_state(params, ADAM, ema)
 
 
 @functools.cache
@@ -36,7 +37,9 @@ def train_step():
     def step(state, batch):
         gradients = jax.tree.map(lambda x: jnp.cos(x) + x * batch.mean(), state.params)
         updates, moments = ADAM.update(gradients, state.optimizer, state.params)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), moments), None
+        params = optax.apply_updates(state.params, updates)
+        ema = None if state.ema is None else jax.tree.map(lambda old, new: old + 0.25 * (new - old), state.ema, params)
+        return TrainState(state.step + 1, params, moments, ema), None
 
     return sharding.jit_train_step(step, mesh())
 
@@ -47,16 +50,16 @@ def after(state, steps=1):
     return state
 
 
-def fresh(steps=0):
-    return after(sharding.born(init, mesh()), steps)
+def fresh(steps=0, ema=False):
+    return after(sharding.born(functools.partial(init, ema=ema), mesh()), steps)
 
 
 def copy_of(state):
     return jax.tree.map(lambda x: np.array(x, copy=True), state)
 
 
-def abstract(width=5):
-    return sharding.placed(jax.eval_shape(functools.partial(init, width)), mesh())
+def abstract(width=5, ema=False):
+    return sharding.placed(jax.eval_shape(functools.partial(init, width, ema)), mesh())
 
 
 def same(a, b):
@@ -64,9 +67,9 @@ def same(a, b):
     return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def run(directory, scores, keep=3):
+def run(directory, scores, keep=3, ema=False):
     """A run that saves after every step with these scores (None: not evaluated). Copies of its states, by step."""
-    state, copies = fresh(), {}
+    state, copies = fresh(ema=ema), {}
     with Checkpoints(directory, keep) as checkpoints:
         for score in scores:
             state = after(state)
@@ -107,7 +110,16 @@ def test_a_restored_run_is_the_run_that_went_on(saved):
     with Checkpoints(directory) as checkpoints:
         resumed = after(checkpoints.restore(abstract()), steps=4)
     assert same(resumed, whole)
-    assert train_step()._cache_size() == 1  # nothing is compiled again
+    assert train_step()._cache_size() == 1  # nothing is compiled again; with a moving average the state is another
+
+
+def test_a_run_with_a_moving_average_goes_on_with_it(tmp_path):
+    copies = run(tmp_path / 'checkpoints', [None, None], ema=True)
+    assert not same(copies[2].ema, copies[2].params)
+    with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+        state = checkpoints.restore(abstract(ema=True))
+    assert same(state, copies[2])
+    assert same(after(state, steps=3), fresh(steps=5, ema=True))
 
 
 def test_a_new_run_has_nothing_to_restore(tmp_path):
@@ -198,8 +210,8 @@ def test_reading_only_changes_nothing(saved, tmp_path):
 def test_parameters_of_a_checkpoint(saved, which, step):
     directory, copies = saved
     with Checkpoints(directory, read_only=True) as checkpoints:
-        found, params = checkpoints.restore_params(abstract().params, which)
-    assert found == step and same(params, copies[step].params)
+        found, params, description = checkpoints.restore_params(abstract().params, which)
+    assert found == step and same(params, copies[step].params) and description == f'step {step}'
 
 
 @pytest.mark.parametrize('which', ['4', 'bset', '-1', '', '1.5'])
@@ -207,7 +219,7 @@ def test_an_unknown_checkpoint_is_refused_with_those_there_are(saved, which):
     directory, _ = saved
     with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
         checkpoints.restore_params(abstract().params, which)
-    assert f'{directory}: no checkpoint {which}; there are [1, 2, 3], latest and best' in str(caught.value)
+    assert f'{directory}: no checkpoint {which}; there are [1, 2, 3], latest, best and average' in str(caught.value)
 
 
 def test_without_a_checkpoint_there_are_no_parameters(tmp_path):
@@ -242,10 +254,120 @@ def test_the_message_about_another_shape_has_both(saved):
     directory, _ = saved
     with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
         checkpoints.restore_params(abstract(width=6).params, '3')
-    assert '(6, 3)' in str(caught.value) and '(5, 3)' in str(caught.value)
+    message = str(caught.value)
+    assert f'{directory}: ' in message and '3: ValueError: of another model, 1 parameters differ' in message
+    assert "['kernel']: (5, 3) there, (6, 3) in this model" in message
+
+
+# The moving average, and means of checkpoints
+
+
+@pytest.fixture(scope='module')
+def averaged(tmp_path_factory):
+    """A run of four checkpoints with a moving average, and its states."""
+    directory = tmp_path_factory.mktemp('averaged') / 'checkpoints'
+    return directory, run(directory, [0.25, 0.75, None, 0.5], keep=4, ema=True)
+
+
+@pytest.mark.parametrize('ema, field, said', [(False, 'params', ''), (True, 'ema', ', moving average')])
+@pytest.mark.parametrize('which, steps', [
+    ('latest', [4]), ('best', [2]), ('3', [3]), ('average', [1, 2, 3, 4]), ('average:1', [4]), ('average:3', [2, 3, 4]),
+])  # fmt: skip
+def test_parameters_and_moving_averages_of_one_checkpoint_or_several(averaged, which, steps, ema, field, said):
+    directory, copies = averaged
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        found = checkpoints.restore_params(abstract().params, which, ema)
+    expected = jax.tree.map(
+        lambda *leaves: np.mean(np.float64(leaves), axis=0).astype(leaves[0].dtype),
+        *(getattr(copies[step], field) for step in steps))
+    assert found.step == steps[-1] and same(found.params, expected)
+    for leaf, promised in zip(jax.tree.leaves(found.params), jax.tree.leaves(abstract().params), strict=True):
+        assert leaf.sharding == promised.sharding
+    numbers = f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
+    assert found.description == numbers + said
+
+
+@pytest.mark.parametrize('which', ['average:0', 'average:-1', 'average:', 'average:two', 'average:1.5'])
+def test_a_number_of_checkpoints_is_positive(saved, which):
+    directory, _ = saved
+    with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
+        checkpoints.restore_params(abstract().params, which)
+    assert f'{which}: write average:N with a positive whole number N, such as average:3' in str(caught.value)
+
+
+def test_a_mean_of_more_checkpoints_than_there_are_is_refused(saved):
+    directory, _ = saved
+    with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
+        checkpoints.restore_params(abstract().params, 'average:4')
+    assert 'average:4 needs 4 checkpoints, and there are 3, of steps [1, 2, 3]' in str(caught.value)
+    assert 'train.keep' in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_in_no_mean(saved):
+    directory, copies = saved
+    shutil.rmtree(directory / '2' / 'params')
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError, match='checkpoint 2 cannot be read for the average'):
+            checkpoints.restore_params(abstract().params, 'average')
+        assert same(checkpoints.restore_params(abstract().params, 'average:1').params, copies[3].params)
+
+
+def test_a_moving_average_that_was_not_saved_is_missed(saved):
+    directory, _ = saved
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError, match='no checkpoint can be read.* 3: '):
+            checkpoints.restore_params(abstract().params, '3', ema=True)
 
 
 # Damage
+
+
+@pytest.mark.parametrize('content', ['', '{"score": ', '[]', '{"score": "good"}', '{"other": 1}'])
+def test_a_damaged_score_is_no_score(saved, content):
+    directory, copies = saved
+    (file,) = [path for path in (directory / '2' / 'score').iterdir() if b'"score"' in path.read_bytes()]
+    file.write_text(content)
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.best() == 3 and checkpoints.steps() == [1, 2, 3]
+        assert same(checkpoints.restore(abstract()), copies[3])
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, with room for some checkpoints of this test and no more."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=600k', 'none', str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip('mounting is not permitted here')
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_and_spares_the_checkpoints_before(small_disk):
+    directory, state, copies = small_disk / 'checkpoints', fresh(), {}
+    with pytest.raises(CheckpointError) as caught, Checkpoints(directory, keep=100) as checkpoints:
+        for _ in range(100):
+            state = after(state)
+            copies[int(state.step)] = copy_of(state)
+            checkpoints.save(state, 0.5)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        last = checkpoints.steps()[-1]
+        assert 2 < last < 100
+    assert str(caught.value) == (
+        f'{directory}: a checkpoint cannot be written (No space left on device). The last good checkpoint is of step {last}: '
+        f'when the disk has room and can be written, give the same command again')
+    shutil.rmtree(directory / '1')  # room for another one
+    shutil.rmtree(directory / '2')
+    with Checkpoints(directory, keep=100) as checkpoints:
+        state = checkpoints.restore(abstract())
+        assert same(state, copies[last])
+        checkpoints.save(after(state), None)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == last + 1
 
 
 def truncated(path):
@@ -294,7 +416,7 @@ def test_prediction_passes_over_a_damaged_checkpoint_and_leaves_it(saved, warnin
     directory, copies = saved
     DAMAGE['values of parameters cut'](directory / '3')
     with Checkpoints(directory, read_only=True) as checkpoints:
-        step, params = checkpoints.restore_params(abstract().params, 'latest')
+        step, params, _ = checkpoints.restore_params(abstract().params, 'latest')
         assert step == 2 and same(params, copies[2].params)
         assert any(str(directory / '3') in warning for warning in warnings())
         with pytest.raises(CheckpointError, match='no checkpoint can be read.* 3: '):  # asked for, so no other

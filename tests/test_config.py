@@ -74,7 +74,10 @@ def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
 def test_a_recipe_that_needs_data_says_which_option_gives_them():
     manifest, fsdd = (str(Path(QUICKSTART).with_name(name)) for name in ('manifest.py', 'fsdd.py'))
     assert [problem.split()[0] for problem in problems(file=manifest)] == ['data.train', 'data.eval']
-    assert '--config.data.root=FOLDER' in problems(file=fsdd)[0]
+    assert '--config.data.label_csv=FILE.csv' in problems('data.source=json', 'data.train=a', 'data.eval=b', file=manifest)[0]
+    assert 'a folder of class folders' in problems('data.source=folders', 'data.train=a', file=manifest)[0]
+    assert '--config.data.tfds_name=NAME' in problems('data.source=tfds', file=manifest)[0]
+    assert load(fsdd).data.root == ''  # without a folder TensorFlow Datasets has it
 
 
 # Files
@@ -239,7 +242,7 @@ def test_the_report_counts_its_problems():
 
 
 @pytest.mark.parametrize('overrides, parts', [
-    (['data.source=mainfest'], ["data.source='mainfest' must be one of 'manifest', 'fsdd', 'synthetic'", "mean 'manifest'?"]),
+    (['data.source=mainfest'], ["data.source='mainfest' must be one of 'manifest', 'json', 'folders'", "mean 'manifest'?"]),
     (['data.too_long=cut'], ["data.too_long='cut' must be one of 'error', 'crop'"]),
     (['model.size=XL'], ["model.size='XL' must be one of 'Mi', 'Ti', 'S', 'B', 'L'"]),
     (['model.pool=max'], ["model.pool='max'", "'attention', 'mean'"]),
@@ -271,6 +274,20 @@ def test_the_report_counts_its_problems():
     (['model.heads=-1'], ['model.heads=-1 must be at least 0']),
     (['augment.token_dropout=1'], ['augment.token_dropout=1.0 must be from 0 to below 1']),
     (['augment.time_mask=1.5'], ['augment.time_mask=1.5 must be from 0 to below 1']),
+    (['augment.mixup=1.5', 'train.loss=bce'], ['augment.mixup=1.5 must be from 0 to 1']),
+    (['augment.mixup=0.5'], ["augment.mixup=0.5 makes fractions of labels: set train.loss='bce'"]),
+    (['augment.mixup_beta=0'], ['augment.mixup_beta=0.0 must be positive']),
+    (['augment.time_warp=1'], ['augment.time_warp=1.0 must be from 0 to below 1']),
+    (['augment.freq_masks=-1'], ['augment.freq_masks=-1 must be at least 0']),
+    (['augment.mask_fill=noise'], ["augment.mask_fill='noise' must be one of 'zero', 'mean'"]),
+    (['augment.cut_seconds=2', 'augment.prefix_frames=64'], ['augment.cut_seconds and augment.prefix_frames both cut']),
+    (['data.eval_share=1'], ['data.eval_share=1.0 must be above 0 and below 1']),
+    (['data.overlap=1'], ['data.overlap=1.0 must be from 0 to below 1']),
+    (['data.on_bad_audio=ignore'], ["data.on_bad_audio='ignore' must be one of 'error', 'skip'"]),
+    (['train.accumulate=3'], ['packing.rows=8 does not divide into train.accumulate=3 parts']),
+    (['train.ema=1'], ['train.ema=1.0 must be from 0 to below 1']),
+    (['train.profile_steps=-1'], ['train.profile_steps=-1 must be at least 0']),
+    (['optimizer.layer_decay=0'], ['optimizer.layer_decay=0.0 must be above 0 and at most 1']),
     (['train.label_smoothing=-0.1'], ['train.label_smoothing=-0.1 must be from 0 to below 1']),
     (['optimizer.b1=1'], ['optimizer.b1=1.0 must be from 0 to below 1']),
     (['optimizer.b2=1'], ['optimizer.b2=1.0 must be from 0 to below 1']),
@@ -330,3 +347,8 @@ def test_flat_holds_every_value_under_its_key():
     flat = Config().flat()
     sections = dataclasses.asdict(Config())
     assert flat == {f'{name}.{key}': value for name, section in sections.items() for key, value in section.items()}
+
+
+def test_texts_are_separated_by_commas():
+    assert load(QUICKSTART, ['train.freeze=embed, encoder']).train.freeze == ('embed', 'encoder')
+    assert load(QUICKSTART, ['train.freeze=']).train.freeze == ()

@@ -127,6 +127,7 @@ def test_the_transform_holds_the_window_and_is_the_shortest_power_of_two(spec):
 @pytest.mark.parametrize('field, value', [
     ('sample_rate', 0), ('window_ms', -25.0), ('shift_ms', 0.0), ('mel_bins', 0), ('std', 0.0), ('std', float('nan')),
     ('patch_mels', 0), ('patch_frames', -16), ('max_frames', 0), ('partial', 'drop'),
+    ('kind', 'mfcc'), ('fft', -1), ('min_frames', -1),
 ])  # fmt: skip
 def test_problems_name_the_field_and_its_value(field, value):
     (problem,) = dataclasses.replace(SPEC, **{field: value}).problems()
@@ -161,3 +162,38 @@ def test_windows_and_shifts_below_a_sample_are_problems():
     for field in ('window_ms', 'shift_ms'):
         (problem,) = dataclasses.replace(SPEC, **{field: 0.01}).problems()
         assert f'frontend.{field}=0.01' in problem and '16000 Hz' in problem
+
+
+# EPIC-SOUNDS: centred frames, the last one repeated up to the next multiple of 16, at least 192 and at most 3072 of them.
+EPIC = FrontendSpec(
+    kind='librosa', sample_rate=24_000, window_ms=10.0, shift_ms=5.0, fft=2048, mean=0.0, std=0.5, partial='edge',
+    min_frames=192, max_frames=3072)  # fmt: skip
+
+
+@pytest.mark.parametrize('frames, held', [
+    (1, 192), (176, 192), (191, 192), (192, 208), (193, 208), (1000, 1008), (3055, 3056), (3056, 3072),
+    (3071, 3072), (3072, 3072),
+])  # fmt: skip
+def test_epic_sounds_pads_to_the_next_multiple(frames, held):
+    assert EPIC.time_patches(frames) * 16 == held
+    assert not EPIC.too_long(frames)
+    assert EPIC.too_long(3073)
+    assert EPIC.time_patches(np.array([frames, 1])).tolist() == [held // 16, 12]
+
+
+@given(st.integers(1, 10**6))
+def test_centred_frames_begin_with_the_first_sample(samples):
+    frames = EPIC.frames(samples, 120)
+    assert (frames - 1) * 120 <= samples < frames * 120
+    fewest = int(EPIC.samples_for(frames, 120))
+    assert EPIC.frames(fewest, 120) == frames and (fewest == 1 or EPIC.frames(fewest - 1, 120) == frames - 1)
+
+
+def test_a_window_that_the_transform_does_not_hold_is_a_problem():
+    assert EPIC.problems() == [] and EPIC.fft_length == 2048 and EPIC.lead == 120
+    (problem,) = dataclasses.replace(EPIC, fft=128).problems()
+    assert 'frontend.fft=128' in problem and '240 samples' in problem
+    (problem,) = dataclasses.replace(SPEC, fft=512).problems()
+    assert "frontend.kind='librosa'" in problem
+    (problem,) = dataclasses.replace(SPEC, min_frames=2000).problems()
+    assert 'frontend.min_frames=2000' in problem and 'frontend.max_frames=1024' in problem

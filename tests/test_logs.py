@@ -7,7 +7,7 @@ import os
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from elastic_ast_jax.logs import MetricsLog, Progress, duration
+from elastic_ast_jax.logs import LogError, MetricsLog, Progress, duration
 
 
 def log(tmp_path, first, *entries):
@@ -88,6 +88,36 @@ def test_every_line_is_json_whatever_the_values(tmp_path, value):
     """An AUC of 1 has an infinite d', and no class at all has none; other readers of JSON know neither NaN nor Infinity."""
     log(tmp_path, 0, (10, value))
     json.loads((tmp_path / 'metrics.jsonl').read_text(), parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
+
+
+def test_profiles_beside_the_events_stay(tmp_path):
+    profile = tmp_path / 'tensorboard' / 'plugins' / 'profile' / 'now' / 'host.xplane.pb'
+    profile.parent.mkdir(parents=True)
+    profile.write_bytes(b'steps')
+    log(tmp_path, 0, (10, 1.0))
+    log(tmp_path, 0, (10, 2.0))
+    assert profile.read_bytes() == b'steps'
+    assert events(tmp_path, 'train/loss') == [(10, 2.0)]  # of the second run alone
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A log whose file lies on a device that is always full."""
+    if not os.path.exists('/dev/full'):
+        pytest.skip('no /dev/full here')
+    (tmp_path / 'metrics.jsonl.new').symlink_to('/dev/full')  # takes the place of the log, as the log's new version does
+    return MetricsLog(tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', 0)
+
+
+def test_a_full_disk_is_told_with_the_folder_and_the_step(full, tmp_path):
+    with pytest.raises(LogError) as caught, contextlib.closing(full):
+        full.write(10, 'train', {'loss': 1.0})
+    assert f'{tmp_path}: the log cannot be written after step 10 (No space left on device)' in str(caught.value)
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path):
+    with pytest.raises(LogError, match='the log cannot be written at the start'):
+        MetricsLog(tmp_path / 'gone' / 'metrics.jsonl', tmp_path / 'gone' / 'tensorboard', 0)
 
 
 # The line on the terminal

@@ -130,6 +130,43 @@ def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
     assert optimizer.clipped(plain, 0.0) is plain
 
 
+def test_updates_shrink_towards_the_input_block_by_block():
+    """Three blocks and a factor of a half: by hand."""
+    params = {
+        'embed': {'kernel': np.ones((2, 4))}, 'positions': {'time': np.ones((5, 4))},
+        'encoder': {'blocks': {'mlp': {'kernel': np.ones((3, 4, 2)), 'bias': np.ones((3, 2))}}, 'norm': {'scale': np.ones(4)}},
+        'pool': {'query': np.ones(4)}, 'norm_head': {'scale': np.ones(4)}, 'head': {'kernel': np.ones((4, 3))},
+    }  # fmt: skip
+    params = jax.tree.map(np.float32, params)
+    update = optimizer.layerwise(optax.sgd(16.0), 0.5, depth=3)
+    found, _ = jax.jit(update.update)(params, update.init(params), params)
+    for name, leaf in (('embed', found['embed']['kernel']), ('positions', found['positions']['time'])):
+        assert np.unique(leaf).tolist() == [-1.0], name
+    blocks = found['encoder']['blocks']['mlp']
+    for i, expected in enumerate((-2.0, -4.0, -8.0)):
+        assert np.unique(blocks['kernel'][i]).tolist() == np.unique(blocks['bias'][i]).tolist() == [expected]
+    after = [found['encoder']['norm']['scale'], found['pool']['query'], found['norm_head']['scale'], found['head']['kernel']]
+    assert all(np.unique(leaf).tolist() == [-16.0] for leaf in after)
+    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, params)
+
+
+def test_weight_decay_shrinks_with_the_layer_and_the_moments_do_not():
+    """AdamW without a gradient is nothing but its decoupled decay; with one, its second moment is that of the gradient."""
+    params = {'embed': {'kernel': np.full((2, 2), 2.0, np.float32)}, 'head': {'kernel': np.full((2, 2), 2.0, np.float32)}}
+    update = optimizer.layerwise(optimizer.adamw(lambda _: 0.1, 0.9, 0.99, 1e-8, weight_decay=0.5), 0.5, depth=1)
+    found, _ = update.update(jax.tree.map(np.zeros_like, params), update.init(params), params)
+    np.testing.assert_allclose(found['head']['kernel'], -0.1 * 0.5 * 2.0, rtol=1e-6)
+    np.testing.assert_allclose(found['embed']['kernel'], -0.1 * 0.5 * 2.0 / 4, rtol=1e-6)
+    _, state = update.update(params, update.init(params), params)
+    second = optax.tree.get(state, 'nu')
+    assert np.array_equal(second['embed']['kernel'], second['head']['kernel'])
+
+
+def test_the_same_rate_for_all_layers_is_the_optimiser_itself():
+    plain = optax.sgd(1.0)
+    assert optimizer.layerwise(plain, 1.0, 12) is plain
+
+
 # Schedules
 
 

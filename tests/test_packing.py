@@ -192,6 +192,9 @@ def test_patchify_is_that_of_plain_loops(count, columns):
     """Too few frames for the columns, just enough, or some that are dropped."""
     log_mel = np.random.default_rng(count).normal(size=(count, 6)).astype(np.float32)
     assert np.array_equal(packing.patchify(log_mel, 2, 4, columns), patches_by_loops(log_mel, 2, 4, columns))
+    missing = max(0, columns * 4 - count)
+    repeated = np.concatenate([log_mel, np.repeat(log_mel[-1:], missing, axis=0)])
+    assert np.array_equal(packing.patchify(log_mel, 2, 4, columns, edge=True), patches_by_loops(repeated, 2, 4, columns))
 
 
 def test_fill_batch_is_that_of_plain_loops():

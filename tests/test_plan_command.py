@@ -9,7 +9,8 @@ import pytest
 from elastic_ast_jax import plan
 from elastic_ast_jax.config import ConfigError, load
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.plan import DrawSpec, PlanError, Planner
+from elastic_ast_jax.data.draws import DrawSpec
+from elastic_ast_jax.data.plan import PlanError, Planner
 from elastic_ast_jax.lengths import FrontendSpec
 
 QUICKSTART = str(Path(__file__).parents[1] / 'configs' / 'quickstart.py')
@@ -51,7 +52,8 @@ def advice(columns, tokens, slots, **spec):
 def test_the_numbers_are_those_of_the_first_epoch(capsys, split, clips):
     text, chosen = printed(capsys)[split], config()
     source = splits.open_source(chosen, split)
-    epoch = splits.planner(chosen, source, split).epoch(0)
+    planner = splits.planner(chosen, source) if split == 'train' else splits.evaluation(chosen, source)[1]
+    epoch = planner.epoch(0)
     sizes = [int(epoch.draws.kept[row].sum()) for row in epoch.rows]
     counts = [len(row) for row in epoch.rows]
     assert text.startswith(f'{clips} clips, {sum(sizes)} tokens, {sum(sizes) / clips:.1f} a clip\n')
@@ -69,14 +71,23 @@ def test_the_numbers_are_those_of_the_first_epoch(capsys, split, clips):
 
 def test_steps_are_those_of_training(capsys):
     text, chosen = printed(capsys)['train'], config()
-    rows = len(splits.planner(chosen, splits.open_source(chosen, 'train'), 'train').epoch(0).rows)
+    rows = len(splits.planner(chosen, splits.open_source(chosen, 'train')).epoch(0).rows)
     assert number(text, r'steps +(\d+) an epoch') == -(-rows // 8)
     epochs = chosen.train.epochs
     assert number(text, rf'about (\d+) in {epochs} epochs') == epochs * -(-rows // 8)
 
 
+def test_evaluation_in_windows_is_planned_in_windows(capsys):
+    cropped, chosen = printed(capsys, 'frontend.max_frames=256', 'data.too_long=window'), config('frontend.max_frames=256')
+    frames = chosen.frontend.frames(splits.open_source(chosen, 'eval').samples, chosen.frontend.shift())
+    assert (frames > 256).any()
+    assert number(cropped['eval'], r'^(\d+) clips') > len(frames)
+    assert 'cropped' not in cropped['eval'] and 'cropped' in cropped['train']
+
+
 def test_cropped_clips_are_counted(capsys):
-    text, chosen = printed(capsys, 'frontend.max_frames=256', 'data.too_long=crop'), config('frontend.max_frames=256')
+    text = printed(capsys, 'frontend.max_frames=256', 'data.too_long=crop', 'augment.ratios=1')
+    chosen = config('frontend.max_frames=256')
     for split in ('train', 'eval'):
         source = splits.open_source(chosen, split)
         # 256 frames and 16 columns: what fills no more than these columns is whole.

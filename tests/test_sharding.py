@@ -46,7 +46,7 @@ def mesh_of(devices):
 class Run:
     """Training on a mesh, with attention whose loops depend on the data."""
 
-    def __init__(self, mesh):
+    def __init__(self, mesh, parts=1):
         self.mesh = mesh
         attend = sharding.sharded_attention(attention.blocked(8, 16), mesh)
         network = ElasticAST(Size(8, 1, 2), SHAPE.classes, GRID, attend)
@@ -60,7 +60,7 @@ class Run:
             return TrainState(jnp.zeros((), jnp.int32), params, update.init(params))
 
         self.init = init
-        self.train = sharding.jit_train_step(make_train_step(apply, losses.cross_entropy(), update), mesh)
+        self.train = sharding.jit_train_step(make_train_step(apply, losses.cross_entropy(), update, parts), mesh)
         self.evaluate = sharding.jit_eval_step(make_eval_step(apply, losses.cross_entropy()), mesh)
 
     def results(self):
@@ -107,9 +107,17 @@ def exchanged():
     return any(word in program for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute'))
 
 
+def moved_in_parts():
+    """What four devices do for a batch in two parts besides adding gradients."""
+    run = Run(mesh_of(4), parts=2)
+    program = run.train.lower(jax.eval_shape(run.init), SHAPE.abstract()).compile().as_text()
+    return [word for word in ('all-gather', 'all-to-all', 'collective-permute') if f' {word}' in program]
+
+
 def main():
-    one, eight = Run(mesh_of(1)).results(), Run(sharding.make_mesh()).results()
-    print(json.dumps({'1': one, '8': eight, 'refused': refusals(), 'exchanged': exchanged()}))
+    one, eight, parts = Run(mesh_of(1)).results(), Run(sharding.make_mesh()).results(), Run(mesh_of(4), parts=2).results()
+    print(json.dumps({
+        '1': one, '8': eight, '4 in parts': parts, 'refused': refusals(), 'exchanged': exchanged(), 'moved': moved_in_parts()}))
 
 
 @pytest.fixture(scope='module')
@@ -130,6 +138,15 @@ def test_eight_devices_learn_what_one_learns(runs):
     assert len(one) == STEPS and np.isfinite(one).all()
     assert np.std(one) > 0.05  # the run goes somewhere
     np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5)
+
+
+def test_devices_that_take_a_batch_in_parts_learn_what_one_learns_from_it_whole(runs):
+    np.testing.assert_allclose(runs['4 in parts']['losses'], runs['1']['losses'], rtol=0, atol=1e-5)
+    assert runs['4 in parts']['compilations'] == [1, 1] and runs['4 in parts']['rows on a device'] == [2]
+
+
+def test_rows_stay_on_their_device_when_a_batch_is_divided(runs):
+    assert runs['moved'] == []
 
 
 def test_eight_devices_evaluate_as_one_does(runs):
@@ -166,6 +183,12 @@ def test_rows_that_do_not_divide_are_refused_with_both_numbers_and_one_that_does
 def test_any_number_of_rows_divides_over_one_device():
     for rows in (1, 7, 8):
         sharding.check_rows(rows, mesh_of(1))
+
+
+def test_parts_have_equally_many_rows_on_each_device():
+    sharding.check_rows(6, mesh_of(1), accumulate=3)
+    with pytest.raises(UserError, match=r'packing.rows=8 .* 1 devices in each of train.accumulate=3 parts: .* such as 9'):
+        sharding.check_rows(8, mesh_of(1), accumulate=3)
 
 
 def test_placed_tells_what_born_gives():

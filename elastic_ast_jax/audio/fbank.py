@@ -1,7 +1,9 @@
-"""Kaldi log-mel filterbank features in NumPy: what prediction computes, and the yardstick of the training graph.
+"""Log-mel features in NumPy: what prediction computes, and the yardstick of the training graph.
 
-Source: Kaldi's `compute-fbank-feats` with `htk_compat`, `use_energy=false`, a Hanning window and no dither, as
-`torchaudio.compliance.kaldi.fbank` computes it for AST and ElasticAST.
+Kind `'kaldi'` is Kaldi's `compute-fbank-feats` with `htk_compat`, `use_energy=false`, a Hanning window and no dither, as
+`torchaudio.compliance.kaldi.fbank` computes it for AST and ElasticAST. Kind `'librosa'` is what ElasticAST computes on
+EPIC-SOUNDS: magnitudes (not powers) of librosa's centred STFT, HTK mel filters without normalisation, `log(x + 1e-6)`; the
+clip's mean stays.
 """
 
 import dataclasses
@@ -18,6 +20,8 @@ PREEMPHASIS = 0.97
 # Smallest mel energy: the resolution of float32 at 1.
 ENERGY_FLOOR = float(np.finfo(np.float32).eps)
 _LOWEST_HZ = 20.0
+# What kind 'librosa' adds to a mel magnitude before the logarithm.
+MAGNITUDE_OFFSET = 1e-6
 # Two fingerprints of the same features may differ by this much, in normalised log-mel.
 _SAME = 1e-3
 
@@ -25,6 +29,27 @@ _SAME = 1e-3
 def hanning(window: int) -> Float32[np.ndarray, 'window']:
     """The symmetric Hann window; 0 at both ends."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / (window - 1))).astype(np.float32)
+
+
+def hann(window: int) -> Float32[np.ndarray, 'window']:
+    """The periodic Hann window, which librosa uses; 0 at its beginning only."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)).astype(np.float32)
+
+
+def filters(spec: FrontendSpec) -> Float32[np.ndarray, 'spectrum mels']:
+    """The mel filters of a spec, over the bins of a real FFT of `spec.fft_length`."""
+    make = _htk_filters if spec.kind == 'librosa' else mel_filters
+    return make(spec.sample_rate, spec.fft_length, spec.mel_bins)
+
+
+@functools.lru_cache(maxsize=8)
+def _htk_filters(sample_rate: int, fft_length: int, bins: int) -> Float32[np.ndarray, 'spectrum mels']:
+    """HTK's triangles, linear in Hz, from 0 Hz to half the sample rate."""
+    import librosa  # costs more than a second
+
+    made = librosa.filters.mel(sr=sample_rate, n_fft=fft_length, n_mels=bins, htk=True, norm=None).T.copy()
+    made.setflags(write=False)  # cached, so shared
+    return made
 
 
 @functools.lru_cache(maxsize=8)
@@ -47,14 +72,20 @@ def mel_filters(sample_rate: int, fft_length: int, bins: int) -> Float32[np.ndar
     return filters
 
 
+def centres(spec: FrontendSpec) -> Float[np.ndarray, 'mels']:
+    """Centre of each mel filter in Hz; both kinds space them evenly on the same mel scale."""
+    lowest, highest = 1127.0 * np.log1p(np.array([0.0 if spec.kind == 'librosa' else _LOWEST_HZ, spec.sample_rate / 2]) / 700.0)
+    return 700.0 * np.expm1(np.linspace(lowest, highest, spec.mel_bins + 2)[1:-1] / 1127.0)
+
+
 def log_mel(
     waveform: Float[np.ndarray, 'samples'], spec: FrontendSpec, shift: int | None = None
 ) -> Float32[np.ndarray, 'frames mels']:
     """Natural log of mel energies of one clip, before normalisation.
 
     Args:
-        waveform: Samples in [-1, 1] at `spec.sample_rate`. Its mean is removed first. A waveform shorter than a window is
-            zero-padded to one.
+        waveform: Samples in [-1, 1] at `spec.sample_rate`. Kind `'kaldi'` removes its mean first and zero-pads one that is
+            shorter than a window.
         spec: The frontend.
         shift: Samples between frames; `spec.shift()` if None.
 
@@ -64,7 +95,14 @@ def log_mel(
     if waveform.ndim != 1 or not len(waveform):
         raise ValueError(f'a waveform has shape [samples] with at least one sample, not {list(waveform.shape)}')
     shift = spec.shift() if shift is None else shift
-    samples = np.asarray(waveform, np.float32)
+    compute = _librosa if spec.kind == 'librosa' else _kaldi
+    features = compute(np.asarray(waveform, np.float32), spec, shift)
+    if not np.isfinite(features).all():
+        raise ValueError('the waveform has values that are not finite, or too large for float32 energies')
+    return features
+
+
+def _kaldi(samples, spec, shift):
     samples = samples - samples.mean()
     samples = np.pad(samples, (0, max(0, spec.window - len(samples))))
     count = int(spec.frames(len(samples), shift))
@@ -74,11 +112,17 @@ def log_mel(
     windowed = (frames - np.float32(PREEMPHASIS) * before) * hanning(spec.window)
     spectrum = np.fft.rfft(windowed, spec.fft_length, axis=1)
     power = spectrum.real**2 + spectrum.imag**2
-    energies = power.astype(np.float32) @ mel_filters(spec.sample_rate, spec.fft_length, spec.mel_bins)
-    features = np.log(np.maximum(energies, np.float32(ENERGY_FLOOR)))
-    if not np.isfinite(features).all():
-        raise ValueError('the waveform has values that are not finite, or too large for float32 energies')
-    return features
+    energies = power.astype(np.float32) @ filters(spec)
+    return np.log(np.maximum(energies, np.float32(ENERGY_FLOOR)))
+
+
+def _librosa(samples, spec, shift):
+    import librosa  # costs more than a second
+
+    # Padded here, since librosa's own padding warns of clips that are shorter than the transform.
+    padded = np.pad(samples, spec.fft // 2)
+    spectrum = librosa.stft(padded, n_fft=spec.fft, hop_length=shift, win_length=spec.window, window='hann', center=False)
+    return np.log(np.abs(spectrum).T @ filters(spec) + np.float32(MAGNITUDE_OFFSET))
 
 
 def normalise(log_mels: Float[np.ndarray, 'frames mels'], spec: FrontendSpec) -> Float32[np.ndarray, 'frames mels']:

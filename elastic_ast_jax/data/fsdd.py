@@ -2,33 +2,40 @@
 
 Source: https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), whose split this is: the first five
 recordings of every digit and speaker are for testing.
+
+They come from a folder, or from TensorFlow Datasets' `spoken_digit`: the same recordings in a single split, shuffled, with
+their file names. Both give the same clips in the same order.
 """
 
 import os
 import re
 
-from elastic_ast_jax.data.sources import DataError, FileClip, FileSource
+from elastic_ast_jax.data import tfds
+from elastic_ast_jax.data.sources import BadAudio, DataError, FileClip, FileSource
 
-__all__ = ['load']
+__all__ = ['load', 'load_tfds']
 
 _NAME = re.compile(r'(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav', re.IGNORECASE)
 _TEST_INDICES = 5
+_DIGITS = tuple('0123456789')
+_DATA_SET = 'spoken_digit'
+_FEATURES = tfds.Features(key='audio/filename')
 
 
-def load(root: str | os.PathLike, split: str, rate: int) -> FileSource:
+def load(root: str | os.PathLike, split: str, rate: int, on_bad_audio: BadAudio = 'error') -> FileSource:
     """The clips of a split in order of file name; the label is the digit.
 
     Args:
         root: Folder with the recordings, `{digit}_{speaker}_{index}.wav`. Files that are not WAV are ignored.
         split: `'test'` is indices 0 to 4, `'train'` the rest.
         rate: Sample rate in Hz that everything is resampled to.
+        on_bad_audio: See `FileSource`.
 
     Raises:
         DataError: the folder is missing, has no recordings, none of the split, or a WAV file of another name; and whatever
             `FileSource` refuses.
     """
-    if split not in ('train', 'test'):
-        raise DataError(f"FSDD has no split {split!r}: use 'train' or 'test'")
+    _check_split(split)
     root = os.path.abspath(root)
     advice = 'pass --config.data.root=FOLDER with the recordings ({digit}_{speaker}_{index}.wav)'
     inner = os.path.join(root, 'recordings')
@@ -47,9 +54,46 @@ def load(root: str | os.PathLike, split: str, rate: int) -> FileSource:
         if not match:
             raise DataError(f'{os.path.join(root, name)}: FSDD has no recording of this name: move the file elsewhere, '
                             f'or {advice}')
-        if (int(match['index']) < _TEST_INDICES) == (split == 'test'):
+        if _is_of(match, split):
             clips.append(FileClip(os.path.join(root, name), name, None, None, (match['digit'],), ''))
     if not clips:
         raise DataError(f"{root}: none of the {len(recordings)} recordings is of split {split!r} ('test' is indices 0 to "
                         f"{_TEST_INDICES - 1}, 'train' the rest): {advice}")
-    return FileSource(clips, rate, root)
+    return FileSource(clips, rate, root, on_bad_audio, _DIGITS)
+
+
+def load_tfds(folder: str, split: str, rate: int, on_bad_audio: BadAudio = 'error') -> tfds.TfdsSource:
+    """What `load` gives, from TensorFlow Datasets' `spoken_digit`, which is downloaded and prepared if it is not there.
+
+    Args:
+        folder: Folder of prepared data sets; empty: TFDS's own.
+        split: `'test'` is indices 0 to 4, `'train'` the rest.
+        rate: Sample rate in Hz that everything is resampled to.
+        on_bad_audio: See `tfds.load`.
+
+    Raises:
+        DataError: the data set cannot be prepared, or is not FSDD; and whatever `tfds.load` refuses.
+    """
+    _check_split(split)
+
+    def keep(name: str) -> bool:
+        match = _NAME.fullmatch(name)
+        if not match:
+            raise DataError(f'{_DATA_SET}: {name!r} is no file name of FSDD ({{digit}}_{{speaker}}_{{index}}.wav): '
+                            f'is another data set in data.tfds_dir?')
+        return _is_of(match, split)
+
+    try:
+        return tfds.load(_DATA_SET, folder, 'train', rate, _FEATURES, on_bad_audio, keep)
+    except DataError as error:
+        raise DataError(f'{error}\nTo read FSDD from files, pass --config.data.root=FOLDER with the recordings '
+                        f'({{digit}}_{{speaker}}_{{index}}.wav)') from error
+
+
+def _check_split(split: str) -> None:
+    if split not in ('train', 'test'):
+        raise DataError(f"FSDD has no split {split!r}: use 'train' or 'test'")
+
+
+def _is_of(match: re.Match, split: str) -> bool:
+    return (int(match['index']) < _TEST_INDICES) == (split == 'test')

@@ -10,19 +10,20 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError, Header
 
-__all__ = ['cache_path', 'listing', 'look', 'scan']
+__all__ = ['cache_path', 'listing', 'look', 'replace', 'scan']
 
 _FILE = '.elastic-ast-headers.npz'
-_VERSION = 1
+_VERSION = 2
 _THREADS = 8
 _CHUNK = 64  # files a thread takes at a time
 _LISTED = 10
@@ -64,16 +65,15 @@ def look(paths: Sequence[str | os.PathLike], cache: Path | None) -> list[Header 
     return [header for header, _ in results]
 
 
-def cache_path(beside: str | os.PathLike) -> Path | None:
-    """Where the headers of recordings in or below the folder `beside` are remembered; None if nothing can be written.
+def cache_path(beside: str | os.PathLike, name: str = _FILE) -> Path | None:
+    """Where what is known about the data in or below the folder `beside` is remembered; None if nothing can be written.
 
-    In the folder itself if it is writable (marked so, too: root may write anywhere), so that whoever uses the data next finds
-    it; otherwise under
-    `${XDG_CACHE_HOME:-~/.cache}/elastic-ast/headers`.
+    In the folder itself under `name` if it is writable (marked so, too: root may write anywhere), so that whoever uses the
+    data next finds it; otherwise under `${XDG_CACHE_HOME:-~/.cache}/elastic-ast/headers`.
     """
     beside = os.path.abspath(beside)
     if os.path.isdir(beside) and os.access(beside, os.W_OK | os.X_OK) and os.stat(beside).st_mode & stat.S_IWUSR:
-        return Path(beside, _FILE)
+        return Path(beside, name)
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     folder = Path(base, 'elastic-ast', 'headers')
     if not folder.is_absolute():  # no home folder; a path relative to nowhere in particular is no place for a cache
@@ -84,7 +84,21 @@ def cache_path(beside: str | os.PathLike) -> Path | None:
         return None
     if not os.access(folder, os.W_OK | os.X_OK):
         return None
-    return folder / f'{hashlib.sha256(os.fsencode(beside)).hexdigest()}.npz'
+    place = beside if name == _FILE else os.path.join(beside, name)
+    return folder / f'{hashlib.sha256(os.fsencode(place)).hexdigest()}{os.path.splitext(name)[1]}'
+
+
+def replace(cache: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Replaces a cache by what `write` writes, in one step, so that no reader sees half of it; a failure is a warning."""
+    # Not tempfile: its files are for their owner alone, and a cache beside shared data is for everyone.
+    temporary = cache.with_name(f'{cache.name}.{secrets.token_hex(8)}.tmp')
+    try:
+        with open(temporary, 'xb') as file:
+            write(file)
+        os.replace(temporary, cache)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        logging.warning('%s: the header cache cannot be written (%s); the headers will be read again next time', cache, error)
 
 
 def listing(problems: Sequence[str]) -> str:
@@ -131,15 +145,6 @@ def _load(cache: Path) -> dict[str, _Entry]:
 
 
 def _save(cache: Path, entries: dict[str, _Entry]) -> None:
-    """Replaces the cache in one step, so that no reader sees half of it."""
     names = b''.join(os.fsencode(name) + b'\0' for name in entries)  # no path has a zero byte
-    # Not tempfile: its files are for their owner alone, and a cache beside shared data is for everyone.
-    temporary = cache.with_name(f'{cache.name}.{secrets.token_hex(8)}.tmp')
-    try:
-        with open(temporary, 'xb') as file:
-            np.savez(file, version=_VERSION, names=np.frombuffer(names, np.uint8),
-                     numbers=np.array(list(entries.values()), np.int64))
-        os.replace(temporary, cache)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        logging.warning('%s: the header cache cannot be written (%s); the headers will be read again next time', cache, error)
+    replace(cache, lambda file: np.savez(
+        file, version=_VERSION, names=np.frombuffer(names, np.uint8), numbers=np.array(list(entries.values()), np.int64)))

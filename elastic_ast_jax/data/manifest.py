@@ -9,27 +9,26 @@ out. Paths are absolute or relative to the manifest. UTF-8. Nothing in a manifes
 """
 
 import collections
-import csv
-import difflib
-import io
-import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax.data import headers
-from elastic_ast_jax.data.sources import DataError, FileClip, FileSource
+from elastic_ast_jax.data.sources import BadAudio, DataError, FileClip, FileSource
+from elastic_ast_jax.data.text import check_columns, csv_rows, nearest, read, strict_json
 
 __all__ = ['load']
 
 _FIELDS = ('audio', 'labels', 'start', 'end', 'split')
 _REQUIRED = ('audio', 'labels')
+_PUBLISHED = re.compile(r'\s*\{\s*"data"\s*:\s*\[')
 _EXAMPLE = '{"audio": "a.wav", "labels": ["dog"]}'
 
 
-def load(path: str | os.PathLike, split: str | None, rate: int) -> FileSource:
+def load(path: str | os.PathLike, split: str | None, rate: int, on_bad_audio: BadAudio = 'error') -> FileSource:
     """The clips of a manifest, in its order.
 
     Args:
@@ -37,6 +36,7 @@ def load(path: str | os.PathLike, split: str | None, rate: int) -> FileSource:
         split: Take only the lines of this split. Where no line has a split, every clip belongs to every split.
             None takes all lines.
         rate: Sample rate in Hz that everything is resampled to.
+        on_bad_audio: See `FileSource`.
 
     Raises:
         DataError: the manifest is missing, not UTF-8, empty, or of another suffix; lines that do not parse, have unknown or
@@ -50,7 +50,7 @@ def load(path: str | os.PathLike, split: str | None, rate: int) -> FileSource:
     rows = _csv_rows if suffix == '.csv' else _json_rows
     folder = os.path.abspath(path.parent)
     clips, splits, problems = [], [], []
-    for line, row in rows(_text(path), path):
+    for line, row in rows(read(path, 'manifest', '.jsonl or .csv'), path):
         found = [row] if isinstance(row, str) else _problems(row)
         if found:
             problems.append(f'line {line}: ' + '; '.join(found))
@@ -68,7 +68,7 @@ def load(path: str | os.PathLike, split: str | None, rate: int) -> FileSource:
         raise DataError(f'{path}: {len(problems)} of its lines cannot be used:\n{headers.listing(problems)}')
     if not clips:
         raise DataError(f'{path}: the manifest lists no clips: write one a line')
-    return FileSource(_of_split(clips, splits, split, path), rate, folder)
+    return FileSource(_of_split(clips, splits, split, path), rate, folder, on_bad_audio)
 
 
 def _of_split(clips: list[FileClip], splits: list[str | None], split: str | None, path: Path) -> list[FileClip]:
@@ -88,7 +88,7 @@ def _of_split(clips: list[FileClip], splits: list[str | None], split: str | None
 
 def _problems(row: dict[str, Any]) -> list[str]:
     """What is wrong with the fields of a line."""
-    found = [_unknown('key', name) for name in row if name not in _FIELDS]
+    found = [nearest('key', name, _FIELDS) for name in row if name not in _FIELDS]
     found += [f'{name} is missing' for name in _REQUIRED if name not in row]
     if 'audio' in row and not (isinstance(row['audio'], str) and row['audio'].strip()):
         found.append(f'audio={row["audio"]!r} must be the path of a recording')
@@ -116,12 +116,15 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
     """Line numbers with their objects, or with what is wrong."""
     if text.lstrip().startswith('['):
         raise DataError(f'{path}: begins with a list: write one JSON object a line, without brackets and commas around them')
+    if _PUBLISHED.match(text):
+        raise DataError(f'{path}: is no manifest, but a file of the published code ("data": [...]): '
+                        f'pass --config.data.source=json and --config.data.label_csv=FILE.csv')
     # Not splitlines: a JSON string may hold characters which that takes for line ends.
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
+            row = strict_json(line)
         except (ValueError, RecursionError) as error:
             yield number, f'is not JSON ({error}): write one object a line, such as {_EXAMPLE}'
             continue
@@ -129,37 +132,16 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers (the first, of a row over several) with the fields as JSON would give them, or with what is wrong."""
-    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+    """Line numbers with the fields as JSON would give them, or with what is wrong."""
     columns = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            # What follows broken quotes cannot be told apart, so this is the last line reported.
-            yield line, f'is not CSV ({error}): check the quotes'
-            return
-        if not cells:
-            continue
-        if columns is None:
-            columns = [cell.strip() for cell in cells]
-            _check_columns(columns, path)
-        elif len(cells) != len(columns):
-            yield line, f'has {len(cells)} cells for the columns {", ".join(columns)}: quote cells that hold commas'
+    for line, cells in csv_rows(text):
+        if isinstance(cells, str):
+            yield line, cells
+        elif columns is None:
+            columns = cells
+            check_columns(columns, _FIELDS, _REQUIRED, path)
         else:
             yield line, {name: _cell(name, cell) for name, cell in zip(columns, cells, strict=True)}
-
-
-def _check_columns(columns: list[str], path: Path) -> None:
-    problems = [_unknown('column', name) for name in columns if name not in _FIELDS]
-    problems += [f'column {name!r} is missing' for name in _REQUIRED if name not in columns]
-    problems += [f'column {name!r} is there twice' for name, number in collections.Counter(columns).items() if number > 1]
-    if problems:
-        raise DataError(f'{path}: the first line must name the columns ({", ".join(_FIELDS)}), separated by commas: '
-                        + '; '.join(problems))
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -174,35 +156,3 @@ def _cell(name: str, cell: str) -> Any:
         except ValueError:
             return cell
     return None
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f'{path}: no such manifest: check the path') from error
-    except IsADirectoryError as error:
-        raise DataError(f'{path}: is a folder, not a manifest: pass the .jsonl or .csv file in it') from error
-    except OSError as error:
-        raise DataError(f'{path}: the manifest cannot be read ({error.strerror})') from error
-    try:
-        return data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        line = data[:error.start].count(b'\n') + 1
-        raise DataError(f'{path}: line {line} is not UTF-8 ({error.reason}): save the manifest as UTF-8') from error
-
-
-def _unknown(kind: str, name: str) -> str:
-    nearest = difflib.get_close_matches(name.lower(), _FIELDS, n=1, cutoff=0.0)[0]
-    return f'unknown {kind} {name!r}, the nearest valid one is {nearest!r}'
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError(f'a key is there twice among {", ".join(name for name, _ in pairs)}')
-    return row
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f'{name} is not a number')

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from elastic_ast_jax import packing
+from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.batch import NO_CLIP, BatchShape, PackedBatch
 from elastic_ast_jax.data import fbank
-from elastic_ast_jax.data.plan import EpochPlan, Planner, Schedule, dropout_choice
-from elastic_ast_jax.data.sources import Source
+from elastic_ast_jax.data.draws import NO_PARTNER, Draws, dropout_choice, warped_frames
+from elastic_ast_jax.data.plan import EpochPlan, Planner, Schedule
+from elastic_ast_jax.data.sources import BadAudio, Source
 from elastic_ast_jax.data.tf import tf
 from elastic_ast_jax.errors import UserError
 
@@ -27,12 +29,14 @@ class RowInputs:
     """What the graph needs for one row; n clips, f frames (those that fill up patches included), t real tokens.
 
     Attributes:
-        samples: The clips' samples, each without its mean and at a multiple of a block.
-        frame_start: The block at which each frame starts; 0 for frames that fill up a patch.
-        frame_keep: 1 where a frame's values count, 0 under the time mask and in frames that fill up a patch.
-        frame_fill: What a frame holds where nothing counts: log-mel 0 (SpecAugment), or 0 after normalisation (fill).
+        samples: The clips' samples as `fbank.log_mel` wants them, each at a multiple of a block.
+        frame_start: The block at which each frame starts; 0 for frames that fill up a patch with zeros.
+        frame_keep: 1 where a frame's values count, 0 under a time mask and in frames that fill up a patch with zeros.
+        frame_real: 0 in frames that fill up a patch with zeros, 1 elsewhere.
         frame_clip: The clip a frame belongs to.
-        band_keep: 0 under the frequency mask of a clip, 1 elsewhere.
+        frame_from, frame_part: Time warp: the frame before the place that a frame comes from, and how far it is on the way to
+            the next one. Empty without time warp.
+        band_keep: 0 under the frequency masks of a clip, 1 elsewhere.
         patch: The patch of each token; patches are numbered along the frames of the row, mel patches of a column together.
         segment_ids, freq_pos, time_pos: See `packing.RowLayout`.
         labels, valid, clip_id: As in `PackedBatch`, for one row.
@@ -41,8 +45,10 @@ class RowInputs:
     samples: np.ndarray  # float32 [s]
     frame_start: np.ndarray  # int32 [f]
     frame_keep: np.ndarray  # float32 [f]
-    frame_fill: np.ndarray  # float32 [f]
+    frame_real: np.ndarray  # float32 [f]
     frame_clip: np.ndarray  # int32 [f]
+    frame_from: np.ndarray  # int32 [f] or [0]
+    frame_part: np.ndarray  # float32 [f] or [0]
     band_keep: np.ndarray  # float32 [n, mels]
     patch: np.ndarray  # int32 [t]
     segment_ids: np.ndarray  # int32 [t]
@@ -61,19 +67,22 @@ class RowReader:
 
     Attributes:
         failure: The first error of a read, for whoever iterates; TensorFlow keeps only its text.
+        skipped: What was wrong with each clip that could not be read, by its index; its slot is empty.
     """
 
     def __init__(
         self, source: Source, targets: Sequence[tuple[int, ...]], planner: Planner, schedule: Schedule, shape: BatchShape,
-        host: int = 0, hosts: int = 1,
+        host: int = 0, hosts: int = 1, on_bad_audio: BadAudio = 'error',
     ):  # fmt: skip
+        """`on_bad_audio='skip'` leaves the slots of clips that cannot be read empty."""
         if schedule.rows_per_step != shape.rows * hosts:
             raise ValueError(f'{schedule.rows_per_step} rows a step are not {shape.rows} rows on each of {hosts} hosts')
         self.source, self.targets, self.planner, self.schedule, self.shape = source, targets, planner, schedule, shape
         self.first_row = host * shape.rows
         frontend = planner.frontend
         self.block = fbank.block_size(frontend, [frontend.shift(ratio) for ratio in planner.spec.ratios])
-        self.masked = -frontend.mean / (2 * frontend.std)  # log-mel 0 after normalisation
+        self.on_bad_audio = on_bad_audio
+        self.skipped: dict[int, str] = {}
         self.failure: Exception | None = None
         self._lock = threading.Lock()
 
@@ -97,45 +106,96 @@ class RowReader:
     def read(self, index: int) -> RowInputs:
         """Reads the clips of row `index` and lays the row out."""
         plan, members = self.members(index)
+        waveforms = [self._waveform(plan.draws, int(draw)) for draw in members]
+        members = members[np.array([waveform is not None for waveform in waveforms], bool)]
         draws, frontend = plan.draws, self.planner.frontend
         columns = draws.time_patches[members]
         return RowInputs(
-            *self._samples_and_frames(draws, members),
-            band_keep=_outside(draws.freq_start[members], draws.freq_width[members], frontend.mel_bins),
+            samples=self._samples(draws, members, [waveform for waveform in waveforms if waveform is not None]),
+            **self._frames(draws, members, columns * frontend.patch_frames),
+            band_keep=_outside(draws.freq_start[members], draws.freq_width[members], np.arange(frontend.mel_bins)),
             **self._tokens(plan, members, columns),
-            **self._slots(draws.clip[members]),
+            **self._slots(draws, members),
         )
 
-    def _samples_and_frames(self, draws, members) -> tuple[np.ndarray, ...]:
-        """The first five arrays of `RowInputs`."""
-        frontend, block = self.planner.frontend, self.block
-        frames, shift = draws.frames[members], draws.shift[members]
-        blocks = -(-np.maximum(draws.samples[members], frontend.window) // block)
-        first_block = np.cumsum(blocks) - blocks
-        samples = np.zeros(max(int(blocks.sum()) * block, frontend.window), np.float32)
-        for draw, place in zip(members, first_block * block, strict=True):
-            clip = int(draws.clip[draw])
+    def _waveform(self, draws: Draws, draw: int) -> np.ndarray | None:
+        """The samples that a draw uses, mixed with its partner's; None if they cannot be read and need not be."""
+        clip, partner = int(draws.clip[draw]), int(draws.partner[draw])
+        centred = self.planner.frontend.kind == 'kaldi'
+        waveform = self._read(clip)
+        other = None if partner == NO_PARTNER else self._read(partner)
+        if waveform is None or (other is None and partner != NO_PARTNER):
+            return None
+        mean = waveform.mean() if centred else np.float32(0)
+        if other is not None:
+            other = (other - other.mean() if centred else other)[: len(waveform)]
+            weight = np.float32(draws.weight[draw])
+            waveform = weight * (waveform - mean)
+            waveform[: len(other)] += (1 - weight) * other  # a shorter partner is followed by zeros
+            mean = waveform.mean() if centred else np.float32(0)
+        return waveform[draws.start[draw] : draws.start[draw] + draws.samples[draw]] - mean
+
+    def _read(self, clip: int) -> np.ndarray | None:
+        """The whole waveform of a clip; None if it cannot be read and need not be."""
+        try:
             waveform = self.source.read(clip)
-            if len(waveform) != self.planner.samples[clip]:
-                raise ValueError(f'{self.source.keys[clip]}: reading gives {len(waveform)} samples, the plan has '
-                                 f'{self.planner.samples[clip]}')
-            start, count = draws.start[draw], draws.samples[draw]
-            np.subtract(waveform[start : start + count], waveform.mean(), out=samples[place : place + count])
+        except AudioError as error:
+            if self.on_bad_audio == 'error':
+                raise
+            with self._lock:
+                self.skipped[clip] = str(error)
+            return None
+        if len(waveform) != self.planner.samples[clip]:
+            raise ValueError(f'{self.source.keys[clip]}: reading gives {len(waveform)} samples, the plan has '
+                             f'{self.planner.samples[clip]}')
+        return waveform
 
-        held = draws.time_patches[members] * frontend.patch_frames  # frames of whole patches, filled up
+    def _blocks(self, draws: Draws, members: np.ndarray) -> np.ndarray:
+        """Blocks that each clip of a row takes up: its windows lie within."""
+        frontend = self.planner.frontend
+        samples = draws.samples[members]
+        needed = samples + frontend.window if frontend.kind == 'librosa' else np.maximum(samples, frontend.window)
+        return -(-needed // self.block)
+
+    def _samples(self, draws: Draws, members: np.ndarray, waveforms: list[np.ndarray]) -> np.ndarray:
+        """The samples of a row, one clip after another."""
+        frontend, blocks = self.planner.frontend, self._blocks(draws, members)
+        samples = np.zeros(max(int(blocks.sum()) * self.block, frontend.window), np.float32)
+        for waveform, place in zip(waveforms, (np.cumsum(blocks) - blocks) * self.block + frontend.lead, strict=True):
+            samples[place : place + len(waveform)] = waveform
+        return samples
+
+    def _frames(self, draws: Draws, members: np.ndarray, held: np.ndarray) -> dict[str, np.ndarray]:
+        """The frames of a row, of which each clip holds this many, those that fill up a patch included."""
+        frontend, blocks = self.planner.frontend, self._blocks(draws, members)
         owner = np.repeat(np.arange(len(members), dtype=np.int32), held)
-        number = np.arange(len(owner)) - np.repeat(np.cumsum(held) - held, held)
-        real = number < frames[owner]
-        frame_start = np.where(real, first_block[owner] + number * (shift // block)[owner], 0)
-        begin, width = draws.time_start[members][owner], draws.time_width[members][owner]
-        masked = (number >= begin) & (number < begin + width)
-        return (
-            samples,
-            frame_start.astype(np.int32),
-            (real & ~masked).astype(np.float32),
-            np.where(real, self.masked, 0.0).astype(np.float32),
-            owner,
-        )
+        first = np.repeat(np.cumsum(held) - held, held)
+        number = np.arange(len(owner)) - first
+        last = draws.frames[members][owner] - 1
+        edge = frontend.partial == 'edge'
+        real = (number <= last) | edge
+        start = (np.cumsum(blocks) - blocks)[owner] + np.minimum(number, last) * (draws.shift[members] // self.block)[owner]
+        keep = _outside(draws.time_start[members][owner], draws.time_width[members][owner], number[:, None])[:, 0]
+        warped, part = np.zeros(0, np.int64), np.zeros(0)
+        if self.planner.spec.time_warp and len(members):
+            counts = held if edge else draws.frames[members]
+            warps = [
+                warped_frames(int(count), float(draws.warp_from[draw]), float(draws.warp_to[draw]))
+                for count, draw in zip(counts, members, strict=True)
+            ]
+            warped, part = number.copy(), np.zeros(len(number))  # frames that fill up stay
+            moved = number < counts[owner]
+            warped[moved] = np.concatenate([before for before, _ in warps])
+            part[moved] = np.concatenate([between for _, between in warps])
+            warped += first
+        return {
+            'frame_start': np.where(real, start, 0).astype(np.int32),
+            'frame_keep': (real * keep).astype(np.float32),
+            'frame_real': real.astype(np.float32),
+            'frame_clip': owner,
+            'frame_from': warped.astype(np.int32),
+            'frame_part': part.astype(np.float32),
+        }
 
     def _tokens(self, plan: EpochPlan, members, columns) -> dict[str, np.ndarray]:
         """Where the row's tokens come from and where they sit, after token dropout."""
@@ -154,13 +214,16 @@ class RowReader:
         patch = (first_column + layout.time_pos) * mel_patches + layout.freq_pos
         return {'patch': patch.astype(np.int32), **dataclasses.asdict(layout)}
 
-    def _slots(self, clips) -> dict[str, np.ndarray]:
+    def _slots(self, draws: Draws, members: np.ndarray) -> dict[str, np.ndarray]:
         """Labels, valid and clip ids of the row."""
-        shape = self.shape
+        shape, clips = self.shape, draws.clip[members]
         labels = np.zeros((shape.slots, shape.classes), np.float32) if shape.multi_label else np.zeros(shape.slots, np.int32)
-        for slot, clip in enumerate(clips):
+        for slot, (clip, draw) in enumerate(zip(clips, members, strict=True)):
             if shape.multi_label:
-                labels[slot, list(self.targets[clip])] = 1.0
+                weight, partner = draws.weight[draw], draws.partner[draw]
+                labels[slot, list(self.targets[clip])] = weight
+                if partner != NO_PARTNER:
+                    labels[slot, list(self.targets[partner])] += np.float32(1 - weight)
             else:
                 (labels[slot],) = self.targets[clip]
         clip_id = np.full(shape.slots, NO_CLIP, np.int32)
@@ -168,22 +231,32 @@ class RowReader:
         return {'labels': labels, 'valid': clip_id != NO_CLIP, 'clip_id': clip_id}
 
 
-def _outside(start, width, size: int) -> np.ndarray:
-    """float32 `[n, size]`: 0 within `[start, start + width)`, else 1."""
-    position = np.arange(size)
-    return ((position < start[:, None]) | (position >= (start + width)[:, None])).astype(np.float32)
+def _outside(start: np.ndarray, width: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """float32 `[n, positions]`: 0 within any of a row's masks, `[start, start + width)` of each column, else 1.
+
+    Args:
+        start, width: `[n, masks]`.
+        position: `[positions]`, or `[n, positions]`.
+    """
+    outside = np.ones((len(start), position.shape[-1]), bool)
+    for first, size in zip(start.T[..., None], width.T[..., None], strict=True):
+        outside &= (position < first) | (position >= first + size)
+    return outside.astype(np.float32)
 
 
 def _row_graph(reader: RowReader) -> Any:
     """The function from a row's number to the fields of its part of a PackedBatch."""
     shape, frontend, block = reader.shape, reader.planner.frontend, reader.block
     kinds = {
-        'samples': tf.float32, 'frame_start': tf.int32, 'frame_keep': tf.float32, 'frame_fill': tf.float32,
-        'frame_clip': tf.int32, 'band_keep': tf.float32, 'patch': tf.int32, 'segment_ids': tf.int32, 'freq_pos': tf.int32,
-        'time_pos': tf.int32, 'labels': tf.float32 if shape.multi_label else tf.int32, 'valid': tf.bool, 'clip_id': tf.int32,
+        'samples': tf.float32, 'frame_start': tf.int32, 'frame_keep': tf.float32, 'frame_real': tf.float32,
+        'frame_clip': tf.int32, 'frame_from': tf.int32, 'frame_part': tf.float32, 'band_keep': tf.float32,
+        'patch': tf.int32, 'segment_ids': tf.int32, 'freq_pos': tf.int32, 'time_pos': tf.int32,
+        'labels': tf.float32 if shape.multi_label else tf.int32, 'valid': tf.bool, 'clip_id': tf.int32,
     }  # fmt: skip
     ranks = {'band_keep': 2, 'labels': 2 if shape.multi_label else 1}
-    masks = reader.planner.spec.freq_mask > 0
+    spec = reader.planner.spec
+    masks = spec.freq_mask > 0 and spec.freq_masks > 0
+    zero = np.float32(-frontend.mean / (2 * frontend.std))  # log-mel 0 after normalisation
 
     def row(index: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.numpy_function(reader, [index], list(kinds.values()), stateful=False)
@@ -192,11 +265,18 @@ def _row_graph(reader: RowReader) -> Any:
             tensor.set_shape([None] * ranks.get(name, 1))
         x['band_keep'].set_shape([None, frontend.mel_bins])
         features = fbank.log_mel(x['samples'], x['frame_start'], frontend, block)
+        if spec.time_warp:
+            after = tf.minimum(x['frame_from'] + 1, tf.size(x['frame_from']) - 1)
+            part = x['frame_part'][:, None]
+            features = (1 - part) * tf.gather(features, x['frame_from']) + part * tf.gather(features, after)
         # (features - mean) / (2 std) where values count and the fill elsewhere, as one product and one sum.
         keep = (x['frame_keep'] / (2 * frontend.std))[:, None]
         if masks:
             keep = keep * tf.gather(x['band_keep'], x['frame_clip'])
-        normalised = features * keep + x['frame_fill'][:, None]
+        fill = (x['frame_real'] * zero)[:, None]
+        if spec.mask_fill == 'mean':
+            fill += (x['frame_real'][:, None] / (2 * frontend.std) - keep) * _clip_means(features, x)[:, None]
+        normalised = features * keep + fill
         grid = [-1, frontend.patch_frames, frontend.mel_patches, frontend.patch_mels]
         patches = tf.transpose(tf.reshape(normalised, grid), [0, 2, 3, 1])  # column, mel patch, mel, frame
         padding = [[0, shape.tokens - tf.size(x['patch'])]]
@@ -206,6 +286,12 @@ def _row_graph(reader: RowReader) -> Any:
         return {'patches': tf.cast(tf.pad(tokens, padding + [[0, 0]]), shape.dtype), **fields}
 
     return row
+
+
+def _clip_means(features: tf.Tensor, x: dict[str, tf.Tensor]) -> tf.Tensor:
+    """For each frame of a row, the mean log-mel of its clip, float32 `[frames]`."""
+    sums = tf.math.segment_sum(tf.reduce_mean(features, axis=1) * x['frame_real'], x['frame_clip'])
+    return tf.gather(sums / tf.math.segment_sum(x['frame_real'], x['frame_clip']), x['frame_clip'])
 
 
 def batches(reader: RowReader, first_step: int, last_step: int, workers: int | None = None) -> Iterator[PackedBatch]:

@@ -22,6 +22,14 @@ class Stream(enum.IntEnum):
     TIME_WIDTH = 6
     TIME_START = 7
     TOKEN_DROPOUT = 8
+    BALANCED = 9
+    CUT_LENGTH = 10
+    CUT_START = 11
+    WARP_POINT = 12
+    WARP_DISTANCE = 13
+    MIX = 14
+    PARTNER = 15
+    MIX_WEIGHT = 16
 
 
 def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarray, 'count']:

@@ -4,10 +4,11 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -18,7 +19,12 @@ from elastic_ast_jax.audio.reading import AudioError, Header
 from elastic_ast_jax.data import headers
 from elastic_ast_jax.errors import UserError
 
-__all__ = ['DataError', 'FileClip', 'FileSource', 'Source', 'fingerprint', 'label_names', 'overlap', 'targets']
+__all__ = [
+    'BadAudio', 'DataError', 'FileClip', 'FileSource', 'Source', 'fingerprint', 'label_names', 'leave_out', 'overlap',
+    'targets', 'without_clips']
+
+# What happens to recordings that cannot be used: nothing starts, or they are left out, counted and listed.
+BadAudio = Literal['error', 'skip']
 
 # Durations in manifests are often rounded: an end this much past the recording's end, in seconds, means the end.
 _END_SLACK = 0.010
@@ -37,15 +43,23 @@ class Source(Protocol):
         samples: Each clip's length at the sample rate the source was opened with.
         labels: Each clip's labels; empty if it has none.
         fingerprint: What `fingerprint` gives: changes when the data change.
+        classes: Names of all classes in their order, where the data define them; otherwise None.
+        skipped: What was wrong with each clip that was left out when the source was opened.
     """
 
     keys: Sequence[str]
     samples: Int64[np.ndarray, 'N']
     labels: Sequence[tuple[str, ...]]
     fingerprint: str
+    classes: tuple[str, ...] | None
+    skipped: tuple[str, ...]
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
-        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long."""
+        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long. Safe to call from several threads.
+
+        Raises:
+            AudioError, DataError: The clip cannot be read, though nothing was wrong with it when the source was opened.
+        """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,50 +101,61 @@ class FileSource:
         clips: The clips, in the source's order.
         rate: Sample rate in Hz that everything is resampled to.
         cache_beside: Folder of the data, where headers are remembered (see `headers.cache_path`); None reads them all.
+        on_bad_audio: `'skip'` leaves out the clips of recordings that cannot be used and says so in a warning.
+        classes: Names of all classes in their order, if the data define them.
 
     Raises:
         DataError: no clips, recordings that cannot be used, parts that are empty or not within their recording, the same
             part twice. All problems are counted and the first ten named.
     """
 
-    def __init__(self, clips: Sequence[FileClip], rate: int, cache_beside: str | os.PathLike | None):
+    def __init__(
+        self, clips: Sequence[FileClip], rate: int, cache_beside: str | os.PathLike | None, on_bad_audio: BadAudio = 'error',
+        classes: tuple[str, ...] | None = None,
+    ):  # fmt: skip
         if not clips:
             raise DataError('a source without clips: check the manifest or folder and the split asked for')
         if rate < 1:
             raise DataError(f'rate={rate}: the sample rate must be positive')
-        self.clips = tuple(clips)
-        self.rate = rate
-        paths = list(dict.fromkeys(clip.path for clip in self.clips))
+        self.rate, self.classes = rate, classes
+        paths = list(dict.fromkeys(clip.path for clip in clips))
         cache = None if cache_beside is None else headers.cache_path(cache_beside)
         found = dict(zip(paths, headers.look(paths, cache), strict=True))
 
-        problems, unusable, places = [], set(), {}
-        ranges = np.zeros((len(self.clips), 3), np.int64)  # first and last native frame, native rate
-        for i, clip in enumerate(self.clips):
+        problems, skipped, unusable, places = [], [], set(), {}
+        kept, ranges = [], []  # clips; first and last native frame, native rate
+        for clip in clips:
             header = found[clip.path]
             if isinstance(header, AudioError):
-                if clip.path not in unusable:  # once for a recording with many parts
+                message = f'{clip.where}: {header}' if clip.where else str(header)
+                if on_bad_audio == 'skip':
+                    skipped.append(message)
+                elif clip.path not in unusable:  # once for a recording with many parts
                     unusable.add(clip.path)
-                    problems.append(f'{clip.where}: {header}' if clip.where else str(header))
+                    problems.append(message)
                 continue
             try:
                 first, last = _frames(clip, header)
             except DataError as error:
                 problems.append(str(error))
                 continue
-            ranges[i] = first, last, header.rate
+            kept.append(clip)
+            ranges.append((first, last, header.rate))
             other = places.setdefault((os.path.normpath(clip.path), first, last), clip)
             if other is not clip:
                 problems.append(f'{clip.place}: the same samples are listed before, in {other.place}: '
                                 f'keep one of them, with the labels of both')
         if problems:
-            raise DataError(f'{_counted(len(problems), "problem")} in {_counted(len(self.clips), "clip")}:\n'
+            raise DataError(f'{_counted(len(problems), "problem")} in {_counted(len(clips), "clip")}:\n'
                             f'{headers.listing(problems)}')
+        self.skipped = leave_out(skipped, len(clips))
 
-        self._ranges = ranges[:, :2]
-        self.keys = tuple(clip.key for clip in self.clips)
-        self.labels = tuple(clip.labels for clip in self.clips)
-        self.samples = lengths.resampled(ranges[:, 1] - ranges[:, 0], ranges[:, 2], rate)
+        native = np.array(ranges, np.int64)
+        self.clips = tuple(kept)
+        self._ranges = native[:, :2]
+        self.keys = tuple(clip.key for clip in kept)
+        self.labels = tuple(clip.labels for clip in kept)
+        self.samples = lengths.resampled(native[:, 1] - native[:, 0], native[:, 2], rate)
         self.fingerprint = fingerprint(self.keys, self.samples, self.labels, rate)
 
     def __len__(self) -> int:
@@ -158,9 +183,31 @@ def fingerprint(keys: Sequence[str], samples: Int64[np.ndarray, 'N'], labels: Se
     return digest.hexdigest()
 
 
+def leave_out(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
+    """Warns of the clips that are left out, of so many; gives back what is wrong with each.
+
+    Raises:
+        DataError: no clip is left.
+    """
+    if len(skipped) == clips:
+        raise DataError(f'none of {_counted(clips, "clip")} can be used:\n{headers.listing(skipped)}')
+    if skipped:
+        logging.warning("%d of %s are left out (data.on_bad_audio='skip'):\n%s",
+                        len(skipped), _counted(clips, 'clip'), headers.listing(skipped))
+    return tuple(skipped)
+
+
 def label_names(source: Source) -> tuple[str, ...]:
-    """Every label of the source once, sorted: the classes of a model trained on it."""
+    """The classes of a model trained on the source: those the data define, or else every label once, sorted."""
+    if source.classes is not None:
+        return source.classes
     return tuple(sorted({label for labels in source.labels for label in labels}))
+
+
+def without_clips(source: Source, names: Sequence[str]) -> list[str]:
+    """The classes of `names` that no clip of the source has, in their order: a model cannot learn them from it."""
+    there = {label for labels in source.labels for label in labels}
+    return [name for name in names if name not in there]
 
 
 def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple[int, ...]]:

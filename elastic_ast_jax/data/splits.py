@@ -4,43 +4,85 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Float64
+
+from elastic_ast_jax import windows
 from elastic_ast_jax.config import Config
-from elastic_ast_jax.data import fsdd, manifest
-from elastic_ast_jax.data.plan import DrawSpec, Planner, Schedule
+from elastic_ast_jax.data import audioset, folders, fsdd, manifest, tfds
+from elastic_ast_jax.data.draws import DrawSpec, balanced_weights
+from elastic_ast_jax.data.plan import Planner, Schedule
 from elastic_ast_jax.data.sources import Source
 from elastic_ast_jax.data.synthetic import SyntheticSource
+from elastic_ast_jax.data.windows import WindowSource
 
 Split = Literal['train', 'eval']
 
 
 def open_source(config: Config, split: Split) -> Source:
-    """The clips of a split. Reads lengths and labels, no audio.
+    """The clips of a split. Reads lengths and labels, and audio only where TFDS keeps lengths nowhere else.
 
     Raises:
         DataError: What is wrong with the data.
     """
-    data, rate = config.data, config.frontend.sample_rate
+    data, rate, bad = config.data, config.frontend.sample_rate, config.data.on_bad_audio
     if data.source == 'synthetic':
         clips = data.synthetic_train if split == 'train' else data.synthetic_eval
         return SyntheticSource('train' if split == 'train' else 'test', clips, config.train.seed, rate)
     if data.source == 'fsdd':
-        return fsdd.load(data.root, 'train' if split == 'train' else 'test', rate)
+        name = 'train' if split == 'train' else 'test'
+        return fsdd.load(data.root, name, rate, bad) if data.root else fsdd.load_tfds(data.tfds_dir, name, rate, bad)
     file, name = (data.train, data.train_split) if split == 'train' else (data.eval, data.eval_split)
+    if data.source == 'tfds':
+        features = tfds.Features(data.tfds_audio, data.tfds_label, data.tfds_key, data.tfds_rate)
+        return tfds.load(data.tfds_name, data.tfds_dir, name, rate, features, bad)
+    if data.source == 'json':
+        return audioset.load(file, data.label_csv, rate, bad)
     shared = Path(data.train).absolute() == Path(data.eval).absolute()
-    return manifest.load(file, name if shared else None, rate)
+    if data.source == 'folders':
+        return folders.load(file, rate, split if shared else None, data.eval_share, bad)
+    return manifest.load(file, name if shared else None, rate, bad)
 
 
-def planner(config: Config, source: Source, split: Split) -> Planner:
-    """Plans the epochs of a split: everything that is drawn for training, every clip once and whole for evaluation.
+def planner(config: Config, source: Source) -> Planner:
+    """Plans the epochs of training.
 
     Raises:
         PlanError: A clip does not fit.
     """
-    draws = DrawSpec(too_long=config.data.too_long)
-    if split == 'train':
-        draws = dataclasses.replace(draws, shuffle=True, **dataclasses.asdict(config.augment))
+    data = config.data
+    too_long = 'error' if data.too_long == 'error' else 'crop'
+    draws = DrawSpec(shuffle=True, balanced=data.balanced, too_long=too_long, **dataclasses.asdict(config.augment))
+    return _planner(config, source, draws, balanced_weights(source.labels) if data.balanced else None)
+
+
+def evaluation(config: Config, source: Source, ratio: float = 1.0, max_frames: int = 0) -> tuple[Source, Planner]:
+    """What evaluation packs, every clip once: the clips of a split, or windows of those that are too long; and its planner.
+
+    Args:
+        config: Of the run.
+        source: The split.
+        ratio: Frame-shift ratio of every clip.
+        max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0: no clip is cut.
+
+    Returns:
+        The source itself, or a `WindowSource` of it (`data.too_long='window'`).
+
+    Raises:
+        PlanError: A clip does not fit; with `data.too_long='error'` only, and without `max_frames`.
+    """
+    too_long = 'crop' if max_frames else config.data.too_long
+    if too_long == 'window':
+        frontend = config.frontend
+        source = WindowSource(source, windows.choose(frontend, config.data.overlap, shift=frontend.shift(ratio)))
+        too_long = 'error'  # no window is too long
+    return source, _planner(config, source, DrawSpec(ratios=(ratio,), max_frames=max_frames, too_long=too_long))
+
+
+def _planner(config: Config, source: Source, draws: DrawSpec, weights: Float64[np.ndarray, 'N'] | None = None) -> Planner:
     packing = config.packing
-    return Planner(source.keys, source.samples, config.frontend, draws, config.train.seed, packing.tokens, packing.slots)
+    return Planner(
+        source.keys, source.samples, config.frontend, draws, config.train.seed, packing.tokens, packing.slots, weights)
 
 
 def schedule(plans: Planner, rows_per_step: int, epochs: int) -> Schedule:

@@ -74,6 +74,8 @@ class SyntheticSource:
     samples: Int64[np.ndarray, 'N']
     labels: list[tuple[str, ...]]
     fingerprint: str
+    classes = None  # those that occur, which are all of them from `len(CLASSES)` clips on
+    skipped = ()
 
     def __init__(self, split: str, clips: int, seed: int, rate: int) -> None:
         if split not in _SPLITS:

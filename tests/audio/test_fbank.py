@@ -21,6 +21,9 @@ with np.load(Path(__file__).parents[1] / 'golden' / 'kaldi_fbank.npz') as _file:
     GOLDEN = dict(_file)
 META = {entry['key']: entry for entry in json.loads(str(GOLDEN['meta']))}
 SPEC = FrontendSpec()
+EPIC = FrontendSpec(
+    kind='librosa', sample_rate=24_000, window_ms=10.0, shift_ms=5.0, fft=2048, mean=0.0, std=0.5, partial='edge',
+    min_frames=192, max_frames=3072)  # fmt: skip
 # Natural log; the floor is ln(2 ** -23) = -15.94.
 QUIET = -12.0
 
@@ -50,8 +53,9 @@ def by_graph(waveforms, shifts, spec):
     samples, starts, counts = [], [], []
     for waveform, shift in zip(waveforms, shifts, strict=True):
         place = sum(map(len, samples)) // block
-        padded = np.zeros(-(-max(len(waveform), spec.window) // block) * block, np.float32)
-        padded[: len(waveform)] = waveform - waveform.mean()
+        needed = len(waveform) + spec.window if spec.kind == 'librosa' else max(len(waveform), spec.window)
+        padded = np.zeros(-(-needed // block) * block, np.float32)
+        padded[spec.lead :][: len(waveform)] = waveform - (waveform.mean() if spec.kind == 'kaldi' else 0)
         counts.append(int(spec.frames(len(waveform), shift)))
         starts.append(place + np.arange(counts[-1], dtype=np.int32) * (shift // block))
         samples.append(padded)
@@ -178,8 +182,59 @@ def test_the_fingerprint_is_stable_and_tells_every_field():
     assert fbank.fingerprint(SPEC) == fbank.fingerprint(FrontendSpec())
     changes = {
         'sample_rate': 8000, 'window_ms': 20.0, 'shift_ms': 12.0, 'mel_bins': 64, 'mean': -4.0, 'std': 4.0, 'patch_mels': 8,
-        'patch_frames': 8, 'partial': 'floor', 'max_frames': 512,
+        'patch_frames': 8, 'partial': 'floor', 'max_frames': 512, 'min_frames': 64, 'kind': 'librosa', 'fft': 1024,
     }  # fmt: skip
     assert changes.keys() == {field.name for field in dataclasses.fields(SPEC)}
-    prints = {fbank.fingerprint(dataclasses.replace(SPEC, **{name: value})) for name, value in changes.items()}
+    prints = {
+        fbank.fingerprint(dataclasses.replace(SPEC, **({'fft': 512} if name == 'kind' else {}), **{name: value}))
+        for name, value in changes.items()
+    }
     assert len(prints | {fbank.fingerprint(SPEC)}) == len(changes) + 1
+
+
+# The frontend of EPIC-SOUNDS
+
+
+@pytest.mark.parametrize('samples', [1, 100, 239, 240, 2400, 24_001])
+def test_librosas_kind_is_that_of_plain_numpy_and_of_the_graph(samples):
+    waveform = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(np.float32) + np.float32(0.1)
+    features = fbank.log_mel(waveform, EPIC)
+    assert features.shape == (EPIC.frames(samples, 120), 128) and features.dtype == np.float32
+    np.testing.assert_allclose(features, epic_by_numpy(waveform), rtol=0, atol=2e-4)
+    (graph,) = by_graph([waveform], [EPIC.shift()], EPIC)
+    np.testing.assert_allclose(graph, features, rtol=0, atol=2e-4)
+
+
+def epic_by_numpy(waveform):
+    """The formula of the paper's EPIC-SOUNDS features in float64, one frame at a time; each filter by its definition (HTK)."""
+
+    def mel(hertz):
+        return 2595 * np.log10(1 + hertz / 700)
+
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(240) / 240)
+    edges = 700 * (10 ** (np.linspace(0, mel(12_000), 130) / 2595) - 1)
+    hertz = np.arange(1025) * 24_000 / 2048
+    padded = np.pad(waveform.astype(np.float64), 1024)
+    frames = []
+    for start in range(0, len(waveform) + 1, 120):
+        frame = np.zeros(2048)
+        frame[904:1144] = padded[start + 904 : start + 1144] * window
+        magnitude = np.abs(np.fft.rfft(frame))
+        sums = [
+            (magnitude * np.clip(np.minimum((hertz - a) / (b - a), (c - hertz) / (c - b)), 0, None)).sum()
+            for a, b, c in zip(edges, edges[1:], edges[2:], strict=False)
+        ]
+        frames.append(np.log(np.array(sums) + 1e-6))
+    return np.array(frames)
+
+
+def test_librosas_kind_keeps_the_mean_and_has_its_own_floor():
+    silence = fbank.log_mel(np.zeros(500, np.float32), EPIC)
+    np.testing.assert_allclose(silence, np.log(1e-6), atol=1e-4)
+    low = fbank.log_mel(np.full(2400, 0.5, np.float32), EPIC)[10, 0]
+    assert low > np.log(1e-6) + 5  # a constant is heard in the lowest band
+
+
+def test_no_normalisation_is_a_mean_of_0_and_a_deviation_of_a_half():
+    features = fbank.log_mel(np.random.default_rng(0).normal(size=2400).astype(np.float32), EPIC)
+    assert np.array_equal(fbank.normalise(features, EPIC), features)

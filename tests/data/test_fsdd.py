@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import soundfile
+import tensorflow_datasets as tfds
 
 from elastic_ast_jax.data import fsdd, sources
 from elastic_ast_jax.data.sources import DataError
+from tests.prepared import prepare
 
 RATE = 8000
 
@@ -32,7 +34,7 @@ def test_the_first_five_recordings_of_each_digit_and_speaker_are_for_testing(roo
 def test_the_label_is_the_digit(root):
     source = fsdd.load(root, 'test', RATE)
     assert list(source.labels) == [('0',)] * 4 + [('7',)] * 4
-    assert sources.label_names(source) == ('0', '7')
+    assert sources.label_names(source) == tuple('0123456789')  # also those that have no clip here
 
 
 @pytest.mark.parametrize('name', ['10_theo_1.wav', 'x_theo_1.wav', '1_theo.wav', '1_theo_1_2.wav', 'copy of 1_theo_1.wav'])
@@ -72,3 +74,45 @@ def test_all_damaged_recordings_are_named_once(root):
         fsdd.load(root, 'train', RATE)
     lines = str(error.value).splitlines()
     assert len(lines) == 3 and all('_theo_5.wav: the file is empty' in line for line in lines[1:])
+
+
+def spoken_digit(folder, recordings):
+    """The data set as TFDS has it: one split, samples as 64-bit integers, file names."""
+    features = tfds.builder_cls('spoken_digit')(data_dir=str(folder)).info.features
+    examples = [{'audio': soundfile.read(path, dtype='int16')[0].astype(np.int64), 'label': path.name[0],
+                 'audio/filename': path.name} for path in recordings]
+    return prepare(folder, 'spoken_digit', dict(features), {'train': examples}, version='1.0.9')
+
+
+def test_tfds_gives_the_same_clips_as_the_folder(root, tmp_path):
+    recordings = sorted(root.glob('*.wav'))
+    for path in recordings:
+        samples = np.random.default_rng(len(path.name)).integers(-32768, 32767, 150 + recordings.index(path), np.int16)
+        soundfile.write(str(path), samples, RATE)
+    folder = spoken_digit(tmp_path / 'tfds', recordings)
+    for split in ('train', 'test'):
+        for rate in (RATE, 2 * RATE):
+            files, records = fsdd.load(root, split, rate), fsdd.load_tfds(folder, split, rate)
+            assert files.keys == records.keys and files.labels == records.labels and files.classes == records.classes
+            assert files.fingerprint == records.fingerprint
+            for i in range(len(files)):
+                np.testing.assert_array_equal(files.read(i), records.read(i))
+
+
+def test_another_data_set_in_place_of_fsdd_is_refused(root, tmp_path):
+    other = root / 'yes_george_1.wav'
+    (root / '0_george_5.wav').rename(other)
+    features = {'audio': tfds.features.Audio(sample_rate=RATE), 'label': tfds.features.Text(),
+                'audio/filename': tfds.features.Text()}
+    examples = [{'audio': np.arange(9), 'label': '0', 'audio/filename': other.name}]
+    folder = prepare(tmp_path / 'tfds', 'spoken_digit', features, {'train': examples}, version='1.0.9')
+    with pytest.raises(DataError, match="'yes_george_1.wav' is no file name of FSDD"):
+        fsdd.load_tfds(folder, 'train', RATE)
+
+
+def test_unreadable_recordings_are_left_out_where_that_is_asked_for(root, caplog):
+    (root / '0_theo_5.wav').write_bytes(b'')
+    source = fsdd.load(root, 'train', RATE, 'skip')
+    assert len(source) == 11 and '0_theo_5.wav' not in source.keys
+    assert len(source.skipped) == 1 and '0_theo_5.wav: the file is empty' in source.skipped[0]
+    assert "1 of 12 clips are left out (data.on_bad_audio='skip')" in caplog.text

@@ -155,3 +155,25 @@ def test_without_a_place_to_write_there_is_no_cache(tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     assert headers.cache_path(tmp_path / 'missing') is None
+
+
+def test_what_is_remembered_under_other_names_lies_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
+    assert headers.cache_path(tmp_path, '.lengths.json') == tmp_path / '.lengths.json'
+    places = {headers.cache_path(tmp_path / 'missing', name) for name in ('.a.json', '.b.json')}
+    assert len(places | {headers.cache_path(tmp_path / 'missing')}) == 3
+    assert {place.suffix for place in places} == {'.json'} and {place.parent for place in places} == {
+        tmp_path / 'xdg/elastic-ast/headers'}
+
+
+def test_a_cache_is_replaced_as_a_whole_or_not_at_all(tmp_path, caplog):
+    place = tmp_path / 'a.json'
+    headers.replace(place, lambda file: file.write(b'first'))
+
+    def full(file):
+        file.write(b'half')
+        raise OSError('no space left on device')
+
+    headers.replace(place, full)
+    assert place.read_bytes() == b'first' and os.listdir(tmp_path) == ['a.json']
+    assert 'no space left' in caplog.text

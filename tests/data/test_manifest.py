@@ -152,6 +152,8 @@ def test_recordings_and_parts_that_cannot_be_used_are_named_by_line(write):
     ('', 'm.jsonl', 'lists no clips'), ('\n\n', 'm.jsonl', 'lists no clips'), ('', 'm.csv', 'lists no clips'),
     ('audio,labels\n', 'm.csv', 'lists no clips'), ('x', 'm.txt', "not '.txt'"), ('x', 'm', "not ''"),
     ('[\n{"audio": "a.wav", "labels": "x"}\n]', 'm.json', 'begins with a list'),
+    ('{"data": [{"wav": "a.wav", "labels": "/m/x"}]}', 'm.json', 'data.source=json'),
+    ('{\n "data": [\n {"wav": "a.wav", "labels": "/m/x"}]}', 'm.json', 'data.source=json'),
     (b'{"audio": "a.wav",\n "labels": "\xe9"}', 'm.jsonl', 'line 2 is not UTF-8'),
     ('{"audio": "a.wav"}'.encode('utf-16'), 'm.jsonl', 'not UTF-8'),
 ])
@@ -178,3 +180,9 @@ def test_the_fingerprint_does_not_depend_on_where_the_data_lie(write, tmp_path, 
         (tmp_path / name).rename(tmp_path / 'moved' / name)
     monkeypatch.chdir(tmp_path / 'moved')
     assert load('m.jsonl').fingerprint == before
+
+
+def test_unreadable_recordings_are_left_out_where_that_is_asked_for(write):
+    path = write([{'audio': 'a.wav', 'labels': 'x'}, {'audio': 'missing.wav', 'labels': 'x'}])
+    source = manifest.load(path, None, RATE, 'skip')
+    assert source.keys == ('a.wav',) and source.skipped[0].startswith('m.jsonl line 2: ')

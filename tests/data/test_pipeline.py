@@ -10,9 +10,11 @@ import pytest
 
 from elastic_ast_jax import packing
 from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.batch import BatchShape, PackedBatch, validate
+from elastic_ast_jax.data.draws import NO_PARTNER, DrawSpec, balanced_weights, dropout_choice
 from elastic_ast_jax.data.pipeline import RowReader, batches
-from elastic_ast_jax.data.plan import DrawSpec, Planner, Schedule, dropout_choice
+from elastic_ast_jax.data.plan import Planner, Schedule
 from elastic_ast_jax.lengths import FrontendSpec
 
 CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2
@@ -20,7 +22,14 @@ CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2
 LENGTHS = [90, 200, 201, 3001, 1399, 5320, 2760, 8119, 777, 6444, 1480, 4999, 8120]
 FRONTEND = FrontendSpec(sample_rate=8000, mel_bins=32, max_frames=112)
 EVERYTHING = DrawSpec(shuffle=True, ratios=(1.0, 1.2, 2.5), token_dropout=0.2, freq_mask=12, time_mask=0.4)
+EPIC = FrontendSpec(
+    kind='librosa', sample_rate=8000, window_ms=10.0, shift_ms=5.0, fft=512, mel_bins=32, mean=0.0, std=0.5, partial='edge',
+    min_frames=32, max_frames=224)  # fmt: skip
+EPIC_DRAWS = DrawSpec(
+    shuffle=True, cut_seconds=0.2, too_long='crop', token_dropout=0.1, freq_mask=8, time_mask=0.2, freq_masks=2, time_masks=2,
+    time_warp=0.1, mask_fill='mean')  # fmt: skip
 SINGLE = [(i % CLASSES,) for i in range(len(LENGTHS))]
+MULTI_ALL = [(i % CLASSES, (i + 1) % CLASSES) for i in range(len(LENGTHS))]
 MULTI = [tuple(range(i % CLASSES)) for i in range(len(LENGTHS))]  # every fifth clip has none
 
 
@@ -33,6 +42,7 @@ class Noise:
         self.keys = [f'noise{i}.wav' for i in range(len(LENGTHS))]
         self.samples = np.array(LENGTHS)
         self.labels = [('noise',)] * len(LENGTHS)
+        self.classes, self.skipped = None, ()
         self.damaged, self.value, self.broken, self.error, self.slow = damaged, value, broken, error, slow
 
     def read(self, i):
@@ -47,13 +57,15 @@ class Noise:
 
 
 def reader(
-    source=None, frontend=FRONTEND, spec=EVERYTHING, targets=SINGLE, epochs=2, rows=ROWS, host=0, hosts=1, dtype=np.float32
+    source=None, frontend=FRONTEND, spec=EVERYTHING, targets=SINGLE, epochs=2, rows=ROWS, host=0, hosts=1, dtype=np.float32,
+    on_bad_audio='error',
 ):
     source = source or Noise()
-    planner = Planner(source.keys, source.samples, frontend, spec, 1, TOKENS, SLOTS)
+    weights = balanced_weights(targets) if spec.balanced else None
+    planner = Planner(source.keys, source.samples, frontend, spec, 1, TOKENS, SLOTS, weights)
     schedule = Schedule(tuple(len(planner.epoch(epoch).rows) for epoch in range(epochs)), rows * hosts)
-    shape = BatchShape(rows, TOKENS, SLOTS, frontend.patch_size, CLASSES, targets is MULTI, dtype)
-    return RowReader(source, targets, planner, schedule, shape, host, hosts)
+    shape = BatchShape(rows, TOKENS, SLOTS, frontend.patch_size, CLASSES, targets in (MULTI, MULTI_ALL), dtype)
+    return RowReader(source, targets, planner, schedule, shape, host, hosts, on_bad_audio)
 
 
 def run(made, first=0, last=None, workers=2):
@@ -75,14 +87,37 @@ def patches_by_numpy(source, planner, plan, draw):
     """The grid of patches of one draw."""
     draws, frontend = plan.draws, planner.frontend
     start, samples, frames = (int(getattr(draws, name)[draw]) for name in ('start', 'samples', 'frames'))
-    waveform = source.read(int(draws.clip[draw]))[start : start + samples]
+    waveform = mixed_by_numpy(source, draws, draw, frontend.kind == 'kaldi')[start : start + samples]
     features = fbank.log_mel(waveform, frontend, int(draws.shift[draw]))
     assert len(features) == frames
-    band, frame = draws.freq_start[draw], draws.time_start[draw]
-    features[:, band : band + draws.freq_width[draw]] = 0
-    features[frame : frame + draws.time_width[draw]] = 0
+    edge = frontend.partial == 'edge'
+    if edge:
+        held = int(draws.time_patches[draw]) * frontend.patch_frames
+        features = np.pad(features, ((0, held - frames), (0, 0)), 'edge')
+    if planner.spec.time_warp:
+        place = np.arange(len(features))
+        origin = np.interp(place, [0, draws.warp_to[draw], place[-1]], [0, draws.warp_from[draw], place[-1]])
+        features = np.stack([np.interp(origin, place, band) for band in features.T], axis=1)
+    fill = features.mean() if planner.spec.mask_fill == 'mean' else 0
+    for band, width in zip(draws.freq_start[draw], draws.freq_width[draw], strict=True):
+        features[:, band : band + width] = fill
+    for frame, width in zip(draws.time_start[draw], draws.time_width[draw], strict=True):
+        features[frame : frame + width] = fill
     features = fbank.normalise(features, frontend)
-    return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]))
+    return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]), edge)
+
+
+def mixed_by_numpy(source, draws, draw, centred):
+    """The whole waveform of a draw, mixed with its partner's as the paper says."""
+    waveform = source.read(int(draws.clip[draw]))
+    if draws.partner[draw] == NO_PARTNER:
+        return waveform
+    other = source.read(int(draws.partner[draw]))
+    if centred:
+        waveform, other = waveform - waveform.mean(), other - other.mean()
+    other = np.pad(other, (0, max(0, len(waveform) - len(other))))[: len(waveform)]
+    mixed = (draws.weight[draw] * waveform + (1 - draws.weight[draw]) * other).astype(np.float32)
+    return mixed - mixed.mean() if centred else mixed
 
 
 def batches_by_numpy(made):
@@ -106,7 +141,11 @@ def batches_by_numpy(made):
                     place += 1
                 batch.valid[r, slot], batch.clip_id[r, slot] = True, clip
                 if shape.multi_label:
-                    batch.labels[r, slot, list(made.targets[clip])] = 1.0
+                    weight, partner = plan.draws.weight[draw], plan.draws.partner[draw]
+                    for label in made.targets[clip]:
+                        batch.labels[r, slot, label] += weight
+                    for label in made.targets[partner] if partner != NO_PARTNER else ():
+                        batch.labels[r, slot, label] += 1 - weight
                 else:
                     batch.labels[r, slot] = made.targets[clip][0]
         yield batch
@@ -124,6 +163,15 @@ CASES = {
         'frontend': dataclasses.replace(FRONTEND, max_frames=64, partial='floor'),
         'spec': DrawSpec(shuffle=True, ratios=(1.0, 1.5), too_long='crop', freq_mask=32),
     },
+    'mixup and balanced sampling': {
+        'targets': MULTI_ALL, 'spec': DrawSpec(balanced=True, mixup=0.6, too_long='crop', cut_seconds=0.3, token_dropout=0.1),
+    },
+    'as on EPIC-SOUNDS': {'frontend': EPIC, 'spec': EPIC_DRAWS},
+    'as on EPIC-SOUNDS, mixed': {'frontend': EPIC, 'targets': MULTI, 'spec': dataclasses.replace(EPIC_DRAWS, mixup=0.5)},
+    'masks and warp with the usual frontend': {
+        'spec': DrawSpec(shuffle=True, ratios=(1.0, 1.2), time_warp=0.2, mask_fill='mean', freq_masks=3, freq_mask=8,
+                         time_masks=2, time_mask=0.2),
+    },
     'evaluation': {'spec': DrawSpec(), 'targets': MULTI},
     'evaluation at twice the shift': {'spec': DrawSpec(ratios=(2.0,)), 'frontend': dataclasses.replace(FRONTEND, mel_bins=16)},
 }
@@ -136,7 +184,9 @@ def test_rows_are_those_of_plain_numpy(case):
     for batch, expected in zip(run(made), batches_by_numpy(made), strict=True):
         validate(batch, made.shape, grid)
         for name in PackedBatch._fields:
-            if name == 'patches':  # noise has no quiet bins, so float32 differs by less than 1e-3 before normalisation
+            if name == 'labels' and made.planner.spec.mixup:
+                np.testing.assert_allclose(batch.labels, expected.labels, rtol=0, atol=1e-6)
+            elif name == 'patches':  # noise has no quiet bins, so float32 differs by less than 1e-3 before normalisation
                 np.testing.assert_allclose(batch.patches, expected.patches, rtol=0, atol=1e-4)
             else:
                 assert np.array_equal(getattr(batch, name), getattr(expected, name)), name
@@ -220,3 +270,60 @@ def test_an_error_of_a_read_arrives_as_it_was_raised(whole):
 def test_a_damaged_clip_is_refused_by_name(damaged, value):
     with pytest.raises(ValueError, match=rf'noise{damaged}\.wav: the log-mel has values that are not finite'):
         run(reader(Noise(damaged, value)))
+
+
+class Broken(Noise):
+    """Some of the clips cannot be decoded."""
+
+    def __init__(self, broken):
+        super().__init__()
+        self.unreadable = set(broken)
+
+    def read(self, i):
+        if i in self.unreadable:
+            raise AudioError(f'noise{i}.wav: decoding fails')
+        return super().read(i)
+
+
+def test_a_clip_that_cannot_be_decoded_stops_the_run_unless_it_is_skipped():
+    with pytest.raises(AudioError, match=r'noise3\.wav: decoding fails'):
+        run(reader(Broken([3])))
+    made = reader(Broken([3, 7]), on_bad_audio='skip')
+    found = run(made)
+    assert made.skipped == {3: 'noise3.wav: decoding fails', 7: 'noise7.wav: decoding fails'}
+    for batch in found:
+        validate(batch, made.shape, (FRONTEND.mel_patches, FRONTEND.max_time_patches))
+    clips = np.concatenate([batch.clip_id[batch.valid] for batch in found])
+    assert sorted(clips.tolist()) == sorted([i for i in range(len(LENGTHS)) if i not in (3, 7)] * 2)
+
+
+def test_what_is_skipped_changes_no_other_clip(whole):
+    """The tokens of each other clip are bit for bit those of a run without damage."""
+
+    def tokens(batches):
+        found = {}
+        for batch in batches:
+            for row, slot in np.argwhere(batch.valid):
+                own = batch.segment_ids[row] == slot + 1
+                found.setdefault(int(batch.clip_id[row, slot]), []).append(
+                    [x[row, own] for x in (batch.patches, batch.freq_pos, batch.time_pos)])
+        return found
+
+    healthy, damaged = tokens(whole), tokens(run(reader(Broken([3]), on_bad_audio='skip')))
+    assert healthy.keys() - damaged.keys() == {3}
+    for clip, parts in damaged.items():
+        assert all(identical(part, other) for part, other in zip(parts, healthy[clip], strict=True)), clip
+
+
+def test_a_row_of_nothing_but_damaged_clips_is_empty():
+    made = reader(Broken(range(len(LENGTHS))), on_bad_audio='skip')
+    assert not any(batch.valid.any() or batch.patches.any() for batch in run(made))
+
+
+def test_a_clip_whose_partner_cannot_be_decoded_is_left_out_too():
+    spec = DrawSpec(mixup=1.0)
+    made = reader(Broken([3]), spec=spec, targets=MULTI_ALL, epochs=1, on_bad_audio='skip')
+    draws = made.planner.epoch(0).draws
+    clips = np.concatenate([batch.clip_id[batch.valid] for batch in run(made)])
+    assert sorted(clips.tolist()) == np.flatnonzero((draws.partner != 3) & (draws.clip != 3)).tolist()
+    assert set(made.skipped) == {3}

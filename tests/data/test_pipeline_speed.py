@@ -15,7 +15,8 @@ os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before TensorFlow cou
 import numpy as np, soundfile
 from elastic_ast_jax.batch import BatchShape
 from elastic_ast_jax.data import pipeline
-from elastic_ast_jax.data.plan import DrawSpec, Planner, Schedule
+from elastic_ast_jax.data.draws import DrawSpec
+from elastic_ast_jax.data.plan import Planner, Schedule
 from elastic_ast_jax.data.sources import FileClip, FileSource
 from elastic_ast_jax.lengths import FrontendSpec
 

@@ -127,6 +127,34 @@ def test_labels_become_class_numbers(clip):
     assert sources.targets(source, ('bird', 'cat', 'dog'), 'train') == [(2, 1), (0,)]
 
 
+def test_classes_are_those_the_data_define_in_their_order(clip):
+    names = 'dog', 'cow', 'ant', 'bee'
+    source = FileSource([clip(labels=('dog',)), clip('b.wav', labels=('ant',))], RATE, None, classes=names)
+    assert sources.label_names(source) == names
+    assert sources.targets(source, names, 'train') == [(0,), (2,)]
+    assert sources.without_clips(source, names) == ['cow', 'bee']
+    assert sources.without_clips(open_source(clip(labels=('dog', 'ant'))), ('ant', 'dog')) == []
+
+
+def test_unreadable_recordings_are_left_out_where_that_is_asked_for(clip, caplog):
+    clips = [clip(), clip('missing.wav', frames=0, where='line 2'), clip('b.wav'),
+             clip('missing.wav', start=1.0, frames=0, where='line 4')]
+    source = FileSource(clips, RATE, None, 'skip')
+    assert source.keys == ('a.wav', 'b.wav') and source.skipped[0].startswith('line 2: ') and len(source.skipped) == 2
+    assert source.fingerprint == open_source(clip(), clip('b.wav')).fingerprint
+    assert [record.levelname for record in caplog.records] == ['WARNING']
+    assert "2 of 4 clips are left out (data.on_bad_audio='skip')" in caplog.text and 'missing.wav: no such file' in caplog.text
+    assert FileSource(clips[:1], RATE, None, 'skip').skipped == ()
+    with pytest.raises(DataError, match='none of 2 clips can be used:\n  line 2: .*no such file'):
+        FileSource(clips[1::2], RATE, None, 'skip')
+
+
+def test_a_wrong_list_is_no_unreadable_recording(clip):
+    for wrong in (clip(start=3.0), clip('./a.wav')):
+        with pytest.raises(DataError, match='1 problem in 2 clips'):
+            FileSource([clip(), wrong], RATE, None, 'skip')
+
+
 def test_unknown_and_missing_labels_are_refused_by_place(clip):
     source = open_source(
         clip(labels=('dog',)), clip('b.wav', labels=('cat', 'dgo'), where='m.csv line 3'), clip('c.wav', labels=()))

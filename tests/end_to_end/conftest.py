@@ -186,9 +186,10 @@ def saved():
 
     def read(workdir, step: int) -> dict[str, np.ndarray]:
         found = {}
-        for item in ('params', 'optimizer'):
+        folder = pathlib.Path(workdir, 'checkpoints', str(step))
+        for item in ('params', 'optimizer', *(['ema'] if (folder / 'ema').exists() else [])):
             with ocp.StandardCheckpointer() as reader:
-                tree = reader.restore(pathlib.Path(workdir, 'checkpoints', str(step), item))
+                tree = reader.restore(folder / item)
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 found[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
         return found

@@ -423,7 +423,7 @@ def test_no_checkpoint_that_can_be_read(workdir, recordings, arguments, refused)
         (['train', '--config=configs/fsdd.py'], '--workdir'),
         (['train', '--config=configs/fsdd.py', '--workdir=run', '--epochs=3'], 'unrecognized arguments: --epochs=3'),
         (['predict', 'run', 'a.wav', '--top_k=0'], "'0' is no positive whole number"),
-        (['evaluate', '--workdir=run', '--config.train.epochs=3'], 'unrecognized arguments: --config.train.epochs=3'),
+        (['predict', 'run', 'a.wav', '--config.train.epochs=3'], 'unrecognized arguments: --config.train.epochs=3'),
     ],
 )
 def test_wrong_usage(arguments, part, command):

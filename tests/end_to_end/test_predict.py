@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from elastic_ast_jax import build, device, packing, sharding
 from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.checkpoints import Checkpoints
 from elastic_ast_jax.data import manifest
-from elastic_ast_jax.evaluate import Evaluator
+from elastic_ast_jax.evaluator import Evaluator
 from elastic_ast_jax.train_step import make_eval_step
 from elastic_ast_jax.workdir import Workdir
 
@@ -80,8 +81,7 @@ def trained_parts(trained):
     network = build.model(config, CLASSES, device.choose_attention('plain'), jnp.float32)
     abstract = jax.eval_shape(lambda: build.init_params(network, build.batch_shape(config, CLASSES), 0))
     with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
-        _, params = checkpoints.restore_params(abstract, 'latest')
-    return config, params
+        return config, checkpoints.restore_params(abstract, 'latest').params
 
 
 @pytest.mark.parametrize('tokens', [96, 160])
@@ -240,24 +240,22 @@ def test_every_format_rate_and_number_of_channels(trained, command, folder):
 def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, recordings):
     text = tmp_path / 'text.wav'
     text.write_text('this is no recording')
-    soundfile.write(tmp_path / 'long.wav', tone(900, 1.5), RATE)
     missing = tmp_path / 'missing.wav'
     empty_folder = tmp_path / 'nothing here'
     empty_folder.mkdir()
     good = recordings.test_files[:2]
-    inputs = [good[0], text, missing, tmp_path / 'long.wav', empty_folder, good[1]]
+    inputs = [good[0], text, missing, empty_folder, good[1]]
 
     done = command('predict', trained, *inputs, '--json')
     assert done.code == 1
     results = [json.loads(line) for line in done.out.splitlines()]
     assert [result['path'] for result in results] == list(map(str, inputs))
     assert [list(result) for result in results] == [
-        ['path', 'seconds', 'predictions'], *[['path', 'error']] * 4, ['path', 'seconds', 'predictions']]
+        ['path', 'seconds', 'predictions'], *[['path', 'error']] * 3, ['path', 'seconds', 'predictions']]
     errors = {pathlib.Path(result['path']).name: result['error'] for result in results if 'error' in result}
     for name, (problem, remedy) in {
         'text.wav': ('libsndfile cannot read it', 'convert it to WAV or FLAC'),
         'missing.wav': ('no such file', 'check the path'),
-        'long.wav': ('has 148 frames, but the model has positions for 100 (1.0 s)', 'cut it into shorter parts'),
         'nothing here': ('folder', 'pass the files in it'),
     }.items():
         assert str(tmp_path / name) in errors[name] and problem in errors[name] and remedy in errors[name]
@@ -270,6 +268,23 @@ def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, rec
     table = command('predict', trained, *inputs)
     assert table.code == 1
     assert f'{text}\n  error: {errors["text.wav"]}\n' in table.out
+
+
+def test_parameters_that_are_not_simply_the_latest_are_told(trained, command, recordings):
+    asked = 'predict', trained, recordings.test_files[0], '--json'
+    assert command(*asked).err == ''
+    for checkpoint, description in (('7', 'step 7'), ('average:2', 'mean of steps 18, 21'), ('21', 'step 21')):
+        done = command(*asked, f'--checkpoint={checkpoint}')
+        assert done.err == f'{trained}: parameters of {description}\n'
+        json.loads(done.out)  # and nothing else
+
+
+def test_only_one_recording_is_explained(trained, command, recordings, tmp_path):
+    for inputs in (recordings.test_files[:2], [recordings.folder / 'test']):
+        done = command('predict', trained, *inputs, f'--explain={tmp_path / "why.png"}')
+        assert (done.code, done.out) == (1, '')
+        assert f'--explain={tmp_path / "why.png"} draws one recording' in done.err and 'name one' in done.err
+        assert recordings.test_files[0] in done.err and recordings.test_files[1] in done.err
 
 
 def test_a_name_that_is_no_unicode_is_no_obstacle(trained, command, tmp_path, recordings):
@@ -310,6 +325,47 @@ def test_odd_clips_have_probabilities_all_the_same(model):
     assert offset == pytest.approx(plain, abs=1e-3)
 
 
+def test_odd_files_have_results_and_nothing_is_said_about_them(trained, command, tmp_path):
+    sound = tone(900, 0.8)
+    odd = {
+        'clipped.wav': (np.clip(5 * sound, -1, 1), RATE),
+        'eight channels.wav': (np.stack([sound] * 8, axis=1), RATE),
+        'high rate.flac': (tone(900, 0.8, 192_000), 192_000),
+        'long.wav': (tone(900, 30.0), RATE),
+        'offset.wav': (sound + np.float32(0.5), RATE),
+        'one sample.wav': (sound[:1], RATE),
+        'plain.wav': (sound, RATE),
+        'quieter than 16 bits.wav': (sound * np.float32(1e-9), RATE),
+        'shorter than a frame.wav': (sound[:50], RATE),
+        'silence.flac': (np.zeros(RATE, np.float32), RATE),
+        'slow.wav': (tone(300, 2.0, 1000), 1000),
+    }
+    for name, (samples, rate) in odd.items():
+        form = {'subtype': 'FLOAT'} if name.endswith('.wav') else {}
+        soundfile.write(tmp_path / name, samples, rate, **form)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        done = command('predict', trained, tmp_path, '--json', f'--top_k={CLASSES}', f'--timeline={tmp_path / "timeline"}')
+    assert (done.code, done.err) == (0, '')
+    results = {pathlib.Path(result['path']).name: result for result in map(json.loads, done.out.splitlines())}
+    assert list(results) == sorted(odd)
+    for name, (samples, rate) in odd.items():
+        assert results[name]['seconds'] == pytest.approx(len(samples) / rate, abs=1 / RATE), name
+        assert sum(entry['probability'] for entry in results[name]['predictions']) == pytest.approx(1), name
+    for name in ('plain.wav', 'eight channels.wav', 'offset.wav', 'high rate.flac', 'long.wav'):
+        assert results[name]['predictions'][0]['label'] == 'middle', name
+
+
+def test_samples_beyond_all_bounds_are_an_error_and_no_warning(model):
+    wrong = [np.full(800, 1e25, np.float32) * np.array([1, -1] * 400, np.float32), np.full(20_000, 1e300)]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        found = model.predict([*wrong, tone(900, 0.5)])
+    assert ['error' in result for result in found] == [True, True, False]
+    for number, result in enumerate(found[:2]):
+        assert result['error'].startswith(f'array {number}') and 'repair the recording' in result['error']
+
+
 def test_nothing_in_nothing_out(model):
     assert model.predict([]) == []
     assert model.logits([]).shape == (0, CLASSES)
@@ -341,10 +397,10 @@ def test_synthesized_clips_are_a_data_set(tmp_path, command):
     assert np.abs(source.read(3)).max() > 0.05
 
 
-@pytest.mark.parametrize(
-    ('options', 'part'),
-    [(['--clips=401'], '--clips=401 must be from 1 to data.synthetic_eval=400'), (['--config.data.source=fsdd'], 'data.root')],
-)
+@pytest.mark.parametrize(('options', 'part'), [
+    (['--clips=401'], '--clips=401 must be from 1 to data.synthetic_eval=400'),
+    (['--config.data.source=fsdd'], "data.source='fsdd'"),
+])  # fmt: skip
 def test_clips_that_cannot_be_synthesized(options, part, tmp_path, command):
     config = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'
     done = command('synthesize', tmp_path / 'clips', f'--config={config}', *options)

@@ -242,5 +242,5 @@ def test_evaluation_agrees_with_what_training_logged(workdir, command, logged, r
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(trained, command):
     done = command('evaluate', f'--workdir={trained}', '--checkpoint=8')
     assert done.code == 1
-    assert 'no checkpoint 8; there are [3, 6, 7, 9, 12, 14, 15, 18, 21], latest and best' in done.err
+    assert 'no checkpoint 8; there are [3, 6, 7, 9, 12, 14, 15, 18, 21], latest, best and average' in done.err
     assert not (trained / 'eval').exists()

@@ -1,0 +1,174 @@
+"""The evaluation split, planned and evaluated: every clip counts once, whatever its length."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float32, Int64
+
+from elastic_ast_jax import build, sharding
+from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax.config import Config
+from elastic_ast_jax.data import pipeline, splits
+from elastic_ast_jax.data.plan import Planner, Schedule
+from elastic_ast_jax.data.sources import DataError, Source, targets
+from elastic_ast_jax.data.windows import WindowSource
+from elastic_ast_jax.metrics import Metrics, evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The split as it is looked at: at one frame shift, clips cut to a length, or into windows.
+
+    Attributes:
+        parts: What is packed: the split's clips, or windows of those that are too long.
+        owner: The clip of the split that each part belongs to.
+        planner, schedule: The plan of the parts.
+        cut: Whether only the beginning of a clip is used.
+        windowed: Whether a clip is cut into windows.
+    """
+
+    parts: Source
+    owner: Int64[np.ndarray, 'parts']
+    planner: Planner
+    schedule: Schedule
+    cut: Bool[np.ndarray, 'N']
+    windowed: Bool[np.ndarray, 'N']
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What parameters are worth on a split.
+
+    Attributes:
+        metrics: Over the clips that could be read.
+        cut: How many of them were cut, and only their beginning used.
+        windowed: How many of them were cut into windows, whose logits were averaged.
+        skipped: A message for each clip that is left out (`data.on_bad_audio='skip'`): those that could not be opened, then
+            those that could not be decoded.
+    """
+
+    metrics: Metrics
+    cut: int
+    windowed: int
+    skipped: tuple[str, ...]
+
+
+class Evaluator:
+    """The evaluation split, opened once; evaluates parameters as often as asked, with one compilation.
+
+    Attributes:
+        source, targets: The split's clips and their classes.
+    """
+
+    def __init__(self, config: Config, labels: Sequence[str], step: Callable, mesh: Mesh):
+        """Opens and plans the split.
+
+        Args:
+            config: Of the run.
+            labels: Name of each class.
+            step: A compiled `eval_step`, see `sharding.jit_eval_step`.
+            mesh: Where it runs.
+
+        Raises:
+            DataError: A label that training does not have, or anything else wrong with the data.
+            PlanError: A clip that does not fit.
+        """
+        self.source: Source = splits.open_source(config, 'eval')
+        self.targets = targets(self.source, labels, 'evaluation')
+        self._config, self._labels, self._step, self._mesh = config, tuple(labels), step, mesh
+        self._shape: BatchShape = build.batch_shape(config, len(labels))
+        self._undecodable: dict[int, str] = {}
+        self._whole = self.view()
+
+    @property
+    def cropped(self) -> int:
+        """Clips of which only the first `frontend.max_frames` frames are evaluated (`data.too_long='crop'`)."""
+        return int(self._whole.cut.sum())
+
+    @property
+    def windowed(self) -> int:
+        """Clips that are evaluated in several windows (`data.too_long='window'`)."""
+        return int(self._whole.windowed.sum())
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """A message for each clip left out so far; see `Evaluation`."""
+        return (*self.source.skipped, *(message for _, message in sorted(self._undecodable.items())))
+
+    def view(self, ratio: float = 1.0, max_frames: int = 0) -> View:
+        """Plans the split.
+
+        Args:
+            ratio: Frame-shift ratio of every clip.
+            max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0: no clip is cut.
+
+        Raises:
+            PlanError: A clip that does not fit; with `data.too_long='error'` only, and without `max_frames`.
+        """
+        config, frontend = self._config, self._config.frontend
+        parts, planner = splits.evaluation(config, self.source, ratio, max_frames)
+        owner = parts.owner if isinstance(parts, WindowSource) else np.arange(len(self.source.keys))
+        frames = frontend.frames(self.source.samples, frontend.shift(ratio))
+        cut = frames > max_frames if max_frames else frontend.too_long(frames) & (config.data.too_long == 'crop')
+        schedule = splits.schedule(planner, config.packing.rows, epochs=1)
+        return View(parts, owner, planner, schedule, cut, np.bincount(owner) > 1)
+
+    def evaluate(self, params: Any, view: View | None = None) -> Evaluation:
+        """Metrics of a view; without one, of whole clips.
+
+        Raises:
+            DataError: No clip can be decoded.
+        """
+        view = view or self._whole
+        scores, lost = self._scores(params, view)
+        self._undecodable |= lost
+        left = [clip for clip in range(len(self.targets)) if clip not in lost]
+        if not left:
+            raise DataError(f'no clip of the evaluation split can be decoded; the first: {lost[min(lost)]}')
+        metrics = evaluate(scores[left], [self.targets[clip] for clip in left], self._labels)
+        return Evaluation(metrics, int(view.cut[left].sum()), int(view.windowed[left].sum()), self.skipped)
+
+    def metrics(self, params: Any) -> Metrics:
+        """Of whole clips; `evaluate` without the rest."""
+        return self.evaluate(params).metrics
+
+    def scores(self, params: Any, view: View | None = None) -> Float32[np.ndarray, 'N C']:
+        """Logits of a view; without one, of whole clips. NaN for a clip that cannot be decoded."""
+        return self._scores(params, view or self._whole)[0]
+
+    def _scores(self, params: Any, view: View) -> tuple[Float32[np.ndarray, 'N C'], dict[int, str]]:
+        """Logits of every clip, and messages for those that cannot be decoded.
+
+        A clip of several windows has the mean of their logits, weighted by their lengths.
+
+        Raises:
+            RuntimeError: A part came out other than exactly once, which the plan rules out.
+        """
+        reader = pipeline.RowReader(
+            view.parts, [self.targets[clip] for clip in view.owner], view.planner, view.schedule, self._shape,
+            on_bad_audio=self._config.data.on_bad_audio)
+        logits_of_part = np.zeros((len(view.owner), len(self._labels)), np.float32)
+        times = np.zeros(len(view.owner), np.int64)
+        for batch in pipeline.batches(reader, 0, view.schedule.steps, self._config.data.workers or None):
+            logits, _ = self._step(params, sharding.place_batch(batch, self._mesh))
+            found = batch.clip_id[batch.valid]
+            logits_of_part[found] = np.asarray(logits)[batch.valid]
+            np.add.at(times, found, 1)
+        np.add.at(times, list(reader.skipped), 1)
+        if not (times == 1).all():
+            raise RuntimeError(f'{(times != 1).sum()} of {len(times)} clips were not evaluated exactly once')
+        lengths = view.parts.samples.astype(np.float64)
+        sums = np.zeros((len(self.targets), len(self._labels)))
+        np.add.at(sums, view.owner, logits_of_part * lengths[:, None])
+        scores = (sums / np.bincount(view.owner, lengths)[:, None]).astype(np.float32)
+        lost = {int(view.owner[part]): message for part, message in sorted(reader.skipped.items(), reverse=True)}
+        scores[list(lost)] = np.nan
+        return scores, lost
+
+
+def score(config: Config, metrics: Metrics) -> float:
+    """What the best checkpoint is best in: accuracy, or mAP where clips have several labels."""
+    return metrics.mean_average_precision if config.train.loss == 'bce' else metrics.accuracy

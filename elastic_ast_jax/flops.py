@@ -1,0 +1,54 @@
+"""Model FLOPs: the floating-point operations that the clips need, whatever the hardware does.
+
+Convention of PaLM (Chowdhery et al., 2022, appendix B): the products of matrices alone, two operations for a product and its
+sum; nothing for what is computed on padding, masked or computed again. With n tokens of a clip, width D, depth L, P values of
+a patch and C classes, the forward pass of a clip takes
+
+    n (2 P D + 24 L D^2) + 4 L n^2 D      patch embedding; four projections and the MLP of ratio 4; attention within the clip
+    n (4 D^2 + 4 D) + 2 D^2               pooling by attention: keys and values, logits and mixing, output (mean: n D)
+    2 D C                                 head
+
+Positions are looked up and count nothing, nor does the pooling's query, which is computed once for all clips. A training step
+counts three times the forward pass: the backward pass has two products for each. That is a convention too: frozen parameters
+need less.
+"""
+
+import numpy as np
+from jaxtyping import Int, Int64
+
+from elastic_ast_jax.models.encoder import MLP_RATIO
+from elastic_ast_jax.models.sizes import Size
+
+_FORWARD_AND_BACKWARD = 3
+
+
+def training(segment_ids: Int[np.ndarray, 'R T'], size: Size, patch_size: int, classes: int, pool: str) -> int:
+    """FLOPs of a training step on a batch; see `forward`."""
+    return _FORWARD_AND_BACKWARD * int(forward(clip_tokens(segment_ids), size, patch_size, classes, pool).sum())
+
+
+def forward(tokens: Int[np.ndarray, 'n'], size: Size, patch_size: int, classes: int, pool: str) -> Int64[np.ndarray, 'n']:
+    """FLOPs of the forward pass of each clip.
+
+    Args:
+        tokens: Of each clip.
+        size: Width and depth of the model.
+        patch_size: P.
+        classes: C.
+        pool: `'attention'` or `'mean'`.
+    """
+    n, width = tokens.astype(np.int64), size.width
+    block = (4 + 2 * MLP_RATIO) * 2 * width**2
+    total = n * (2 * patch_size * width + size.depth * block) + 4 * size.depth * width * n**2
+    pooling = n * (4 * width**2 + 4 * width) + 2 * width**2 if pool == 'attention' else n * width
+    return total + pooling + 2 * width * classes
+
+
+def clip_tokens(segment_ids: Int[np.ndarray, 'R T']) -> Int64[np.ndarray, '_']:
+    """Tokens of each clip of a batch, row by row; empty slots are left out."""
+    if not segment_ids.size:
+        return np.zeros(0, np.int64)
+    width = int(segment_ids.max()) + 1
+    rows = np.arange(len(segment_ids), dtype=np.int64)[:, None] * width
+    counts = np.bincount((segment_ids + rows).ravel(), minlength=len(segment_ids) * width).reshape(-1, width)[:, 1:]
+    return counts[counts > 0]

@@ -1,0 +1,60 @@
+"""A profile of a few training steps, which TensorBoard's profile plugin shows."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# Steps before the profile: compilation and the filling of queues would hide what a step costs.
+_SETTLING = 10
+
+
+class Profile:
+    """Profiles `steps` steps from the eleventh of this process on, sooner if the run would end first.
+
+    JAX writes it to `plugins/profile/TIME/HOST.xplane.pb` in the folder, where TensorBoard looks for it.
+    """
+
+    def __init__(self, folder: Path, steps: int, first: int, last: int, say: Callable[[str], Any]):
+        """Plans the profile.
+
+        Args:
+            folder: Of TensorBoard's files.
+            steps: Number of steps that are profiled; 0 for none.
+            first: Steps that the run has made.
+            last: Steps that it will have made when it ends.
+            say: Is told where the profile is.
+        """
+        self._folder, self._say = folder, say
+        self._begin = max(first, min(first + _SETTLING, last - steps))
+        self._end = min(self._begin + steps, last)
+        self._running = False
+
+    def __enter__(self) -> 'Profile':
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._running:
+            self._stop()
+
+    @contextlib.contextmanager
+    def step(self, made: int) -> Iterator[None]:
+        """In here a step is dispatched, after `made` others; the profile starts with the first of its steps."""
+        if made == self._begin and self._begin < self._end:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        with jax.profiler.StepTraceAnnotation('train', step_num=made + 1):
+            yield
+
+    def stop_after(self, made: int, settle: Callable[[], Any]) -> None:
+        """Ends the profile if `made` steps are its last; `settle` waits for the step under way."""
+        if self._running and made == self._end:
+            settle()
+            self._stop()
+            self._say(f'profile of steps {self._begin + 1} to {self._end}: {self._folder / "plugins" / "profile"}')
+
+    def _stop(self) -> None:
+        self._running = False
+        jax.profiler.stop_trace()

@@ -1,0 +1,232 @@
+"""Sweeps of evaluation: how a model's accuracy depends on how much of a clip it hears, or how finely in time.
+
+Every point evaluates every clip once, through the same pipeline and the same compiled step.
+
+`length` cuts each clip to its first L frames (paper: VoxCeleb and EPIC-SOUNDS). A clip that is shorter stays as it is, so the
+curve ends where L no longer cuts any.
+
+`resolution` computes each clip's log-mel with another frame shift, `int(10 r)` ms at ratio r (paper: AudioSet and VGGSound).
+The published evaluation also cuts or pads the spectrogram to `int(1024 / r)` frames, floored to whole patches: the length that
+its clips of 10.24 s have at that ratio. Clips of any length have no such common length, so here each is used whole.
+"""
+
+import dataclasses
+import json
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from elastic_ast_jax import plots, tables
+from elastic_ast_jax.data.plan import PlanError
+from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
+from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.logs import Progress, without_nan
+from elastic_ast_jax.trained import Trained
+
+Kind = Literal['length', 'resolution']
+
+# The points of the paper's curves, as its evaluation notebooks have them; lengths in frames.
+PAPER_LENGTHS = (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))
+PAPER_RATIOS = tuple(tenths / 10 for tenths in range(10, 41, 2))
+# A model with positions for fewer of the paper's lengths than this gets equal parts of what it has positions for.
+_FEWEST, _PARTS = 4, 8
+# Metrics that a point has, and what tables and plots call them.
+METRICS = types.MappingProxyType({'accuracy': 'accuracy', 'mean_average_precision': 'mAP', 'auc': 'AUC', 'd_prime': 'd-prime'})
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """How what a sweep varies is written: in the model's units, and in physical ones.
+
+    Attributes:
+        keys, columns: Of both, in JSON and in a table.
+        label, other_label: Of both, in a plot.
+        title: Of the curve.
+        explanation: What is counted as cut.
+    """
+
+    keys: tuple[str, str]
+    columns: tuple[str, str]
+    label: str
+    other_label: str
+    title: str
+    explanation: str
+
+
+AXES = types.MappingProxyType({
+    'length': Axis(
+        keys=('frames', 'seconds'), columns=('frames', 'seconds'), label='longest length that is used of a clip (frames)',
+        other_label='seconds', title='Clips cut to a length',
+        explanation='Cut: clips that are longer, of which only the beginning is used. The others are used whole.'),
+    'resolution': Axis(
+        keys=('ratio', 'shift_ms'), columns=('ratio', 'frame shift (ms)'), label='ratio of the frame shift',
+        other_label='frame shift (ms)', title='Other frame shifts',
+        explanation='Cut: clips that have more frames than the model has positions for, of which only the beginning is used.'),
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Where a model is evaluated.
+
+    Attributes:
+        x: Frames that clips are cut to, or the ratio of the frame shift.
+        physical: The same in seconds, or as a frame shift in milliseconds.
+        ratio, max_frames: See `Evaluator.view`.
+    """
+
+    x: int | float
+    physical: float
+    ratio: float = 1.0
+    max_frames: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A sweep's results: an evaluation at each point, ascending.
+
+    Attributes:
+        kind: `'length'` or `'resolution'`.
+        points: Where the model was evaluated.
+        evaluations: What was found there.
+    """
+
+    kind: Kind
+    points: tuple[Point, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """A message for each clip that is left out, at whichever point that was found."""
+        return tuple(dict.fromkeys(message for found in self.evaluations for message in found.skipped))
+
+
+def points(kind: Kind, frontend: FrontendSpec, values: Sequence[int | float] | None = None) -> tuple[Point, ...]:
+    """The points of a sweep, ascending and each once.
+
+    Args:
+        kind: `'length'` or `'resolution'`.
+        frontend: The model's.
+        values: Frames or ratios. If None, those of the paper; of its lengths, those that the model has positions for, and if
+            these are few, eighths of what it has, in whole patches.
+
+    Raises:
+        UserError: A length that is no whole number of frames or beyond the model's positions, or a ratio whose frame shift is
+            less than a millisecond.
+
+    Example:
+        >>> [point.x for point in points('length', FrontendSpec(max_frames=640))]
+        [256, 384, 400, 512, 640]
+    """
+    make = {'length': _length, 'resolution': _resolution}[kind]
+    if values is None:
+        values = PAPER_RATIOS if kind == 'resolution' else default_lengths(frontend)
+    return tuple(make(frontend, value) for value in sorted(set(values)))
+
+
+def default_lengths(frontend: FrontendSpec) -> tuple[int, ...]:
+    """The paper's lengths in frames as far as a model goes, and all it has positions for; see `points`."""
+    patch, longest = frontend.patch_frames, frontend.max_frames
+    fitting = [frames for frames in PAPER_LENGTHS if frames <= longest]
+    if len(fitting) < _FEWEST:
+        fitting = [longest * part // _PARTS for part in range(1, _PARTS)]
+    whole = {max(patch, frames // patch * patch) for frames in fitting}
+    return tuple(sorted(whole | {longest}))
+
+
+def _length(frontend: FrontendSpec, frames: int | float) -> Point:
+    if not (float(frames).is_integer() and 1 <= frames <= frontend.max_frames):
+        raise UserError(f'--points={frames:g} of --sweep=length: give whole numbers of frames from 1 to '
+                        f'frontend.max_frames={frontend.max_frames}, all that the model has positions for')
+    samples = int(frontend.samples_for(int(frames), frontend.shift()))
+    return Point(int(frames), samples / frontend.sample_rate, max_frames=int(frames))
+
+
+def _resolution(frontend: FrontendSpec, ratio: int | float) -> Point:
+    shift = frontend.shift(float(ratio))
+    if shift < 1:
+        raise UserError(f'--points={ratio:g} of --sweep=resolution: a frame shift of {ratio:g} times '
+                        f'frontend.shift_ms={frontend.shift_ms:g} is less than a millisecond: give larger ratios')
+    return Point(float(ratio), 1000 * shift / frontend.sample_rate, ratio=float(ratio))
+
+
+def run(kind: Kind, chosen: Sequence[Point], evaluator: Evaluator, params: Any, progress: Progress) -> Curve:
+    """Evaluates at each point.
+
+    Raises:
+        PlanError: A clip does not fit at one of them; none is evaluated then.
+    """
+    views = []
+    for point in chosen:
+        try:
+            views.append(evaluator.view(point.ratio, point.max_frames))
+        except PlanError as error:
+            raise PlanError(f'--sweep={kind} at {point.x:g} (a frame shift of {point.physical:g} ms): {error}') from error
+    found = []
+    for number, point in enumerate(chosen, 1):
+        progress.show(f'{kind} {point.x:g}, point {number} of {len(chosen)}')
+        found.append(evaluator.evaluate(params, views.pop(0)))  # a view may hold recordings
+    progress.say(f'{kind}: {len(chosen)} points, each with every clip once')
+    return Curve(kind, tuple(chosen), tuple(found))
+
+
+def table(curve: Curve) -> str:
+    """The points as a Markdown table."""
+    axis = AXES[curve.kind]
+    in_windows = any(found.windowed for found in curve.evaluations)
+    names = [*axis.columns, 'clips', 'cut', *['in windows'] * in_windows, *METRICS.values()]
+    lines = [tables.row(names), tables.row(['---:'] * len(names))]
+    for point, found in zip(curve.points, curve.evaluations, strict=True):
+        counts = [found.metrics.clips, found.cut, *[found.windowed] * in_windows]
+        accuracy, *others = (getattr(found.metrics, name) for name in METRICS)
+        lines.append(tables.row([
+            f'{point.x:g}', f'{point.physical:.4g}', *map(str, counts), tables.percent(accuracy), *map(tables.number, others)]))
+    return '\n'.join(lines)
+
+
+def write(curve: Curve, model: Trained, overrides: Sequence[str], folder: Path) -> tuple[Path, Path, Path]:
+    """Writes the curve as JSON, as a Markdown table and as a plot of what `score` takes, named by its kind.
+
+    Args:
+        curve: What was found.
+        model: What was evaluated.
+        overrides: What was changed of its config.
+        folder: Where to write; made if missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    json_file, table_file, plot_file = (folder / f'{curve.kind}.{suffix}' for suffix in ('json', 'md', 'png'))
+    axis, metric = AXES[curve.kind], 'mean_average_precision' if model.config.train.loss == 'bce' else 'accuracy'
+    values = {
+        'sweep': curve.kind, 'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides),
+        'metric': metric, 'points': [
+            dict(zip(axis.keys, (point.x, point.physical), strict=True))
+            | {'clips': found.metrics.clips, 'cut': found.cut, 'windowed': found.windowed}
+            | {name: getattr(found.metrics, name) for name in METRICS}
+            for point, found in zip(curve.points, curve.evaluations, strict=True)
+        ],
+        'skipped': list(curve.skipped),
+    }  # fmt: skip
+    json_file.write_text(json.dumps(without_nan(values), indent=2) + '\n', encoding='utf-8')
+
+    lines = [f'{axis.title}; {tables.text(model.description)}.', '', table(curve), '', axis.explanation]
+    if overrides:
+        lines += ['', f'With {tables.text(", ".join(overrides))}.']
+    if curve.skipped:
+        lines += ['', f'{len(curve.skipped)} clips could not be used and are left out:', '']
+        lines += [f'- {tables.text(message)}' for message in curve.skipped]
+    table_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+    percent = metric == 'accuracy'
+    physical = [np.format_float_positional(point.physical, 2, fractional=False, trim='-') for point in curve.points]
+    figure = plots.curve(
+        [float(point.x) for point in curve.points],
+        [score(model.config, found.metrics) * (100 if percent else 1) for found in curve.evaluations],
+        [found.metrics.clips for found in curve.evaluations], [found.cut for found in curve.evaluations],
+        title=f'{axis.title}; {model.description}', x_label=axis.label, y_label='accuracy (%)' if percent else METRICS[metric],
+        y_full=100.0 if percent else 1.0, other=physical, other_label=axis.other_label)
+    plots.save(figure, plot_file)
+    return json_file, table_file, plot_file

@@ -1,0 +1,177 @@
+"""Comforts of training, all at once: parts of batches, moving average, frozen parameters, rates by layer, W&B, a profile."""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from elastic_ast_jax import logs
+from tests.wandb_stand_in import SOURCE
+
+STEPS = 21
+ALL = ('train.accumulate=2', 'train.ema=0.9', 'train.freeze=embed,positions.time', 'optimizer.layer_decay=0.8',
+       'train.wandb=tones', 'train.profile_steps=2')  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def stand_in(tmp_path_factory):
+    """W&B's module, and where its calls are written down."""
+    folder = tmp_path_factory.mktemp('stand-in')
+    (folder / 'wandb.py').write_text(SOURCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.delitem(sys.modules, 'wandb', raising=False)
+        patch.setenv('WANDB_STAND_IN', str(folder / 'calls.jsonl'))
+        yield folder / 'calls.jsonl'
+        sys.modules.pop('wandb', None)
+
+
+@pytest.fixture(scope='module')
+def comfortable(stand_in, arguments, tmp_path_factory):
+    """The workdir of a run with all of it, and the calls of W&B; not to be changed."""
+    from elastic_ast_jax import cli
+
+    workdir = tmp_path_factory.mktemp('runs') / 'comfortable'
+    assert cli.main(arguments(workdir, *ALL)) == 0
+    calls = [json.loads(line) for line in stand_in.read_text().splitlines()]
+    stand_in.unlink()
+    return workdir, calls
+
+
+def profiles(workdir: pathlib.Path) -> list[pathlib.Path]:
+    return sorted((workdir / 'tensorboard' / 'plugins' / 'profile').glob('*/*.xplane.pb'))
+
+
+def test_frozen_parameters_stay_and_have_no_moments(comfortable, trained, saved):
+    workdir, _ = comfortable
+    first, last = saved(workdir, 3), saved(workdir, STEPS)
+    frozen = {name for name in last if name.startswith("params['embed']") or name == "params['positions']['time']"}
+    assert len(frozen) == 3
+    for name in (name for name in last if name.startswith('params')):
+        assert (first[name].tobytes() == last[name].tobytes()) == (name in frozen), name
+        average = f'ema{name.removeprefix("params")}'
+        assert (last[average].tobytes() == last[name].tobytes()) == (name in frozen), name
+    moments = [name for name in last if name.startswith('optimizer') and last[name].ndim]
+    assert moments and not any("['embed']" in name or "['positions']['time']" in name for name in moments)
+
+
+def test_the_bits_of_a_run_with_all_of_it_survive_a_restart(
+    comfortable, arguments, command, tmp_path, same_bits, logged, monkeypatch
+):
+    workdir, calls = comfortable
+    write = logs.MetricsLog.write
+
+    def write_and_stop(log, at, kind, values):
+        write(log, at, kind, values)
+        if (at, kind) == (11, 'train'):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(logs.MetricsLog, 'write', write_and_stop)
+    assert command(*arguments(tmp_path / 'run', *ALL)).code == 130
+    monkeypatch.undo()
+    assert 'going on after step 9' in command(*arguments(tmp_path / 'run', *ALL)).err
+    same_bits(workdir, tmp_path / 'run', STEPS)
+    assert logged(tmp_path / 'run') == logged(workdir)
+    assert profiles(tmp_path / 'run')
+
+
+def test_a_run_is_one_run_at_wandb_with_the_numbers_of_the_log(comfortable, logged):
+    workdir, calls = comfortable
+    begun, *lines, finished = calls
+    assert begun['project'] == 'tones' and begun['id'] == json.loads((workdir / 'wandb.json').read_text())['id']
+    assert begun['config']['train.ema'] == 0.9 and finished['exit_code'] == 0
+    expected = [
+        (line['step'], {f'{line["kind"]}/{key}': value for key, value in line.items()
+                        if key not in ('step', 'kind') and value is not None})
+        for line in logged(workdir)
+    ]  # fmt: skip
+    found = [(line['step'], {key: value for key, value in line['data'].items() if not key.endswith('per_second')})
+             for line in lines]  # fmt: skip
+    assert found == expected
+
+
+def test_tensorboard_finds_the_profile(comfortable):
+    """Its plugin looks for `plugins/profile/RUN/HOST.xplane.pb` below a folder of events."""
+    workdir, _ = comfortable
+    (file,) = profiles(workdir)
+    assert file.stat().st_size > 1000
+    assert b'train_step' in file.read_bytes()  # the step itself was traced
+    assert list((workdir / 'tensorboard').glob('events.out.tfevents.*'))
+
+
+def test_model_flops_are_logged(comfortable):
+    workdir, _ = comfortable
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    training = [line for line in lines if line['kind'] == 'train']
+    # A token of this model: at least three times its patch embedding and its two blocks.
+    least = 3 * (2 * 64 * 16 + 2 * 24 * 16**2)
+    for line in training:
+        assert least < line['model_flops_per_second'] / line['tokens_per_second'] < 2 * least
+
+
+def test_evaluation_and_prediction_use_the_moving_average_and_say_so(comfortable, command, logged, recordings, tmp_path, saved):
+    workdir = pathlib.Path(shutil.copytree(comfortable[0], tmp_path / 'run'))
+    done = command('evaluate', f'--workdir={workdir}')
+    assert done.code == 0 and f'step {STEPS}, moving average' in done.out
+    found = json.loads((workdir / 'eval' / 'metrics.json').read_text())
+    (last,) = [line for line in logged(workdir) if line['kind'] == 'eval' and line['step'] == STEPS]
+    assert found['accuracy'] == pytest.approx(last['accuracy'])
+    done = command('predict', workdir, recordings.test_files[0], '--json')
+    assert done.code == 0 and f'step {STEPS}, moving average' in done.err
+    average = [entry['probability'] for entry in json.loads(done.out)['predictions']]
+    # What it is not: the parameters themselves, which another config would use.
+    config = json.loads((workdir / 'config.json').read_text())
+    config['train']['ema'] = 0.0
+    (workdir / 'config.json').write_text(json.dumps(config))
+    done = command('predict', workdir, recordings.test_files[0], '--json')
+    assert done.code == 0 and 'moving average' not in done.err
+    assert [entry['probability'] for entry in json.loads(done.out)['predictions']] != average
+
+
+def test_the_mean_of_checkpoints_can_be_evaluated(trained, workdir, command):
+    done = command('evaluate', f'--workdir={workdir}', '--checkpoint=average:3')
+    assert done.code == 0 and 'mean of steps 15, 18, 21' in done.out
+    done = command('evaluate', f'--workdir={workdir}', '--checkpoint=average:10')
+    assert done.code == 1 and 'average:10 needs 10 checkpoints, and there are 9' in done.err
+
+
+# Refusals
+
+
+def test_a_name_that_no_parameter_has_is_refused_with_the_nearest(arguments, command, tmp_path):
+    done = command(*arguments(tmp_path / 'run', 'train.freeze=embed,encoder.block'))
+    assert done.code == 1
+    assert "'encoder.block'" in done.err and "the nearest is 'encoder.blocks'" in done.err
+
+
+def test_wandb_that_is_not_installed_is_missed_before_anything_is_made(arguments, command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    done = command(*arguments(tmp_path / 'run', 'train.wandb=tones'))
+    assert done.code == 1
+    assert 'wandb is not installed' in done.err and 'pip install wandb' in done.err
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
+def test_a_full_disk_ends_the_run_with_word_of_the_last_good_checkpoint(
+    workdir, trained, arguments, command, same_bits, logged
+):
+    for step in (18, 21):
+        shutil.rmtree(workdir / 'checkpoints' / str(step))
+    lines = (workdir / 'metrics.jsonl').read_text()
+    (workdir / 'metrics.jsonl').unlink()
+    (workdir / 'metrics.jsonl.new').symlink_to('/dev/full')  # takes the place of the log when it is opened
+    done = command(*arguments(workdir))
+    assert done.code == 1 and 'Traceback' not in done.err
+    assert (f'elastic-ast train: {workdir}: the log cannot be written after step 16 (No space left on device). The last good '
+            f'checkpoint is of step 15: when the disk has room and can be written, give the same command again') in done.err
+    (workdir / 'metrics.jsonl').unlink()
+    (workdir / 'metrics.jsonl').write_text(lines)
+    assert command(*arguments(workdir)).code == 0
+    same_bits(trained, workdir, STEPS)
+    assert logged(workdir) == logged(trained)
+    assert np.isfinite([line['loss'] for line in logged(workdir) if line['kind'] == 'train']).all()

@@ -1,0 +1,96 @@
+"""`elastic-ast evaluate`: what may be changed of a trained model's config, and what is written."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elastic_ast_jax import build, config
+from elastic_ast_jax.config import ConfigError
+from elastic_ast_jax.evaluate import CHANGEABLE, changed, score, summary, write
+from elastic_ast_jax.evaluator import Evaluation
+from elastic_ast_jax.metrics import evaluate
+from elastic_ast_jax.models import attention
+from elastic_ast_jax.trained import Trained
+
+
+def trained(**data) -> config.Config:
+    return config.from_dict({'data': {'train': '/a/train.jsonl', 'eval': '/a/test.jsonl'} | data})
+
+
+def test_data_may_have_moved():
+    used = changed(trained(), ['data.eval=/b/test.jsonl', 'data.too_long=window', 'packing.rows=16'])
+    assert used.data.eval == '/b/test.jsonl' and used.data.train == '/a/train.jsonl'
+    assert used.data.too_long == 'window' and used.packing.rows == 16
+    same = dataclasses.replace(
+        used, data=dataclasses.replace(used.data, eval='/a/test.jsonl', too_long='error'),
+        packing=dataclasses.replace(used.packing, rows=8))
+    assert same == trained()
+
+
+def test_a_manifest_that_serves_both_splits_moves_as_one():
+    """Otherwise its training clips would be evaluated too."""
+    used = changed(trained(train='/a/all.csv', eval='/a/all.csv'), ['data.eval=/b/all.csv'])
+    assert used.data.train == used.data.eval == '/b/all.csv'
+
+
+@pytest.mark.parametrize('override', ['model.depth=2', 'frontend.max_frames=2048', 'train.loss=bce', 'augment.mixup=1'])
+def test_the_model_stays_what_it_is(override):
+    with pytest.raises(ConfigError) as error:
+        changed(trained(), [override])
+    key = override.partition('=')[0]
+    assert f'{key} cannot change' in str(error.value)
+    assert all(name in str(error.value) for name in CHANGEABLE)
+
+
+@pytest.mark.parametrize(('override', 'said'), [
+    ('data.evil=x', 'unknown key data.evil: the nearest valid one is data.eval'),
+    ('data.eval', '--config.data.eval has no value'),
+    ('packing.rows=many', "packing.rows='many': must be a whole number"),
+    ('data.too_long=windows', "did you mean 'window'?"),
+    ('packing.tokens=8', 'raise packing.tokens'),
+])  # fmt: skip
+def test_values_are_checked_as_in_training(override, said):
+    with pytest.raises(ConfigError) as error:
+        changed(trained(), [override])
+    assert said in str(error.value)
+
+
+def test_every_changeable_key_is_one():
+    assert set(CHANGEABLE) <= config.Config().flat().keys()
+
+
+def model(loss: str = 'cross_entropy') -> Trained:
+    used = config.from_dict({'data': {'source': 'synthetic'}, 'train': {'loss': loss}})
+    network = build.model(used, 2, attention.plain, jnp.float32)
+    return Trained(used, ('a|b', 'c'), network, None, 30, 'mean of steps 20, 30')
+
+
+def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
+    metrics = evaluate(np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), [(0,), (1,)], ('a|b', 'c'))
+    json_file, table_file = write(Evaluation(metrics, 3, 4, ('x.wav: damaged',)), model(), ('data.eval=y',), tmp_path / 'eval')
+    values = json.loads(json_file.read_text('utf-8'))
+    assert values['checkpoint'] == 'mean of steps 20, 30' and values['step'] == 30 and values['overrides'] == ['data.eval=y']
+    assert (values['clips'], values['cropped_clips'], values['windowed_clips']) == (2, 3, 4)
+    assert values['skipped'] == ['x.wav: damaged']
+    table = table_file.read_text('utf-8')
+    assert '| mean of steps 20, 30 | 2 | 50.00 % |' in table
+    assert '3 clips are longer' in table and '4 clips are longer' in table and '- x.wav: damaged' in table
+    assert '| a\\|b | 1 | 100.00 % |' in table and '| c | 1 | 0.00 % |' in table
+
+
+def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):
+    metrics = evaluate(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
+    json_file, table_file = write(Evaluation(metrics, 0, 0, ()), model(), (), tmp_path)
+    assert json.loads(json_file.read_text('utf-8'))['mean_average_precision'] is None
+    assert '| b | 0 | – | – | – | – |' in table_file.read_text('utf-8')
+    assert '| 1 | 100.00 % | – | – | – |' in summary(metrics, 'step 30')
+
+
+def test_the_best_checkpoint_is_best_in_what_the_loss_is_for():
+    metrics = evaluate(np.array([[0.9, 0.2], [0.8, 0.1], [0.1, 0.3]], np.float32), [(0,), (1,), (1,)], ('a', 'b'))
+    assert metrics.accuracy != metrics.mean_average_precision
+    assert score(model().config, metrics) == metrics.accuracy
+    assert score(model(loss='bce').config, metrics) == metrics.mean_average_precision

@@ -1,0 +1,24 @@
+"""Cells of Markdown tables: one line, one cell, whatever the text."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elastic_ast_jax import tables
+
+
+@given(st.lists(st.text(), min_size=1, max_size=4))
+def test_text_neither_ends_its_cell_nor_its_line(texts):
+    row = tables.row(map(tables.text, texts))
+    assert len(row.splitlines()) == 1
+    cells = re.split(r'(?<!\\)(?:\\\\)*\|', row)  # a bar that an even number of backslashes precedes
+    assert len(cells) == len(texts) + 2
+
+
+@pytest.mark.parametrize(('value', 'share', 'number'), [
+    (0.5, '50.00 %', '0.5000'), (1 / 3, '33.33 %', '0.3333'), (math.nan, '–', '–')])  # fmt: skip
+def test_numbers(value, share, number):
+    assert (tables.percent(value), tables.number(value)) == (share, number)
