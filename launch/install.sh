@@ -20,6 +20,7 @@ extras: train   what training and evaluation of data sets need: TensorFlow and T
         tpu     JAX for TPUs
         cuda12  JAX for NVIDIA GPUs with CUDA 12; not together with cuda13
         cuda13  JAX for NVIDIA GPUs with CUDA 13
+        hear    PyTorch, which the tools of the HEAR benchmark ask for
 TEXT
 }
 
@@ -38,7 +39,7 @@ has() {  # has WORD LIST...: is the word in the list?
   return 1
 }
 
-known=(train test tpu cuda12 cuda13)
+known=(train test tpu cuda12 cuda13 hear)
 wanted=()
 for argument in "$@"; do
   if [[ $argument == -h || $argument == --help ]]; then
