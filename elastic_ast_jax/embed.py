@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from elastic_ast_jax import device, logs
-from elastic_ast_jax.arrays import GrowingArray, write_npz
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.inference.arrays import GrowingArray, write_npz
+from elastic_ast_jax.inference.predictor import load
 from elastic_ast_jax.predict import expand
-from elastic_ast_jax.predictor import load
 
 _CLIPS = {'seconds': np.float64, 'embeddings': np.float32}
 _STEPS = {'timestamp_embeddings': np.float32, 'timestamps': np.float64, 'offsets': np.int64}

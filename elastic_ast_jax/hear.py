@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from elastic_ast_jax import embeddings
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.predictor import Predictor, load
+from elastic_ast_jax.inference import embeddings
+from elastic_ast_jax.inference.predictor import Predictor, load
 
 __all__ = ['get_scene_embeddings', 'get_timestamp_embeddings', 'load_model']
 

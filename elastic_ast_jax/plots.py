@@ -14,7 +14,7 @@ from elastic_ast_jax.logs import duration
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from elastic_ast_jax.explain import Heard
+    from elastic_ast_jax.inference.explain import Heard
 
 # Classes that a timeline shows, and columns: what can be told apart on a page.
 _TIMELINE_CLASSES = 24

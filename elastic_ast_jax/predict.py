@@ -11,8 +11,8 @@ from typing import Any
 from elastic_ast_jax import device, logs
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.predictor import load
-from elastic_ast_jax.timeline import TimelineFolder
+from elastic_ast_jax.inference.predictor import load
+from elastic_ast_jax.inference.timeline import TimelineFolder
 
 # Seconds of work on a recording after which a progress line appears.
 _PATIENCE = 2.0
@@ -51,7 +51,7 @@ def run(
             stream.reconfigure(errors='backslashreplace')
     paths = expand(inputs)
     if explain is not None:
-        from elastic_ast_jax import explain as drawing  # draws, which most predictions do not
+        from elastic_ast_jax.inference import explain as drawing  # draws, which most predictions do not
 
         drawing.check(explain)
         paths = _only_one(paths, explain)

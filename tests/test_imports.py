@@ -56,6 +56,7 @@ def test_audio_and_models_know_neither_each_other_nor_data():
     assert not within(audio) & importers(models, data)
     assert not within(models) & importers(audio, data)
     assert not within(data) & importers(models)
+    assert not within(f'{PACKAGE}.inference') & importers(data)
 
 
 def test_only_commands_know_commands():

@@ -9,8 +9,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from elastic_ast_jax import build, config
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpoints import Checkpoints
+from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.models import attention
-from elastic_ast_jax.predictor import Predictor
 from elastic_ast_jax.train_step import new_state
 from elastic_ast_jax.trained import Trained
 from elastic_ast_jax.workdir import Contract, Workdir

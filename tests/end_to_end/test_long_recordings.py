@@ -254,7 +254,7 @@ def test_progress_grows_to_the_end(model):
 MEMORY = """
 import os, sys
 import elastic_ast_jax
-from elastic_ast_jax.timeline import TimelineFolder
+from elastic_ast_jax.inference.timeline import TimelineFolder
 
 def status(key):
     with open('/proc/self/status') as file:

@@ -5,9 +5,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from elastic_ast_jax import clips
 from elastic_ast_jax.batch import BatchShape, PackedBatch
-from elastic_ast_jax.clips import Clip
+from elastic_ast_jax.inference import clips
+from elastic_ast_jax.inference.clips import Clip
 
 _Kept = TypeVar('_Kept')
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from elastic_ast_jax.clips import Clip
+from elastic_ast_jax.inference.clips import Clip
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.windows import Windows
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from elastic_ast_jax.arrays import GrowingArray, write_npz
+from elastic_ast_jax.inference.arrays import GrowingArray, write_npz
 
 
 def test_numpy_reads_what_was_appended(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax import plots
-from elastic_ast_jax.timeline import TimelineError, TimelineFolder, safe_name
+from elastic_ast_jax.inference.timeline import TimelineError, TimelineFolder, safe_name
 
 
 def made(path: str = 'a.wav', windows: int = 3, classes: int = 2, seconds: float = 12.0, labels=None) -> dict:

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from elastic_ast_jax import clips, plots
+from elastic_ast_jax import plots
 from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.clips import Clip
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.inference import clips
+from elastic_ast_jax.inference.clips import Clip
+from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.predictor import Predictor
 from elastic_ast_jax.windows import Windows
 
 # What matplotlib writes with translucent colours.

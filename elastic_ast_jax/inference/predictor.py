@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
-from elastic_ast_jax import build, clips, details, embeddings, windows
-from elastic_ast_jax.clips import Clip
+from elastic_ast_jax import build, windows
+from elastic_ast_jax.inference import clips, details, embeddings
+from elastic_ast_jax.inference.clips import Clip
 from elastic_ast_jax.trained import Trained, open_model
 from elastic_ast_jax.windows import Windows
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax import cli, embeddings, explain, plots
+from elastic_ast_jax import cli, plots
 from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.explain import ExplanationError
-from elastic_ast_jax.predictor import Predictor
+from elastic_ast_jax.inference import embeddings, explain
+from elastic_ast_jax.inference.explain import ExplanationError
+from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.trained import Trained
 from tests import untrained
 

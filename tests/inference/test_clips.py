@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax import clips
 from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.batch import BatchShape
-from elastic_ast_jax.clips import CHUNK, Clip
+from elastic_ast_jax.inference import clips
+from elastic_ast_jax.inference.clips import CHUNK, Clip
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.windows import choose
 

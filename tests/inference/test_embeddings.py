@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastic_ast_jax import clips, embeddings, windows
-from elastic_ast_jax.embeddings import Embedded, Steps
+from elastic_ast_jax import windows
+from elastic_ast_jax.inference import clips, embeddings
+from elastic_ast_jax.inference.embeddings import Embedded, Steps
 from elastic_ast_jax.lengths import FrontendSpec
 
 AST = FrontendSpec()
