@@ -63,7 +63,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What changes a training clip; see `data.plan.DrawSpec`."""
+    """What changes a training clip; see `data.draws.DrawSpec`."""
 
     ratios: tuple[float, ...] = (1.0,)  # frame-shift ratios, one drawn per clip
     prefix_frames: int = 0  # cut to a prefix of random length from this many frames on; 0: never

@@ -10,20 +10,20 @@ from elastic_ast_jax import build, config, device, sharding, sweep, tables
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data.sources import without_clips
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
+from elastic_ast_jax.evaluator import Evaluation, Evaluator
 from elastic_ast_jax.logs import Progress, without_nan
 from elastic_ast_jax.metrics import Metrics
 from elastic_ast_jax.train_step import make_eval_step
 from elastic_ast_jax.trained import Trained, open_model
 from elastic_ast_jax.workdir import Workdir
 
-__all__ = ['Evaluator', 'changed', 'run', 'score', 'summary', 'write']
+__all__ = ['CHANGEABLE', 'changed', 'run', 'summary', 'write']
 
 # What evaluation may change of the config: which clips are evaluated and how their batches are formed. Everything else belongs
 # to the model, or changes nothing here.
 CHANGEABLE = (
     *(f'data.{name}' for name in (
-        'source', 'train', 'eval', 'train_split', 'eval_split', 'eval_share', 'label_csv', 'root', 'tfds_name', 'tfds_dir',
+        'source', 'train', 'eval', 'train_split', 'eval_split', 'label_csv', 'root', 'tfds_name', 'tfds_dir',
         'tfds_audio', 'tfds_label', 'tfds_key', 'tfds_rate', 'synthetic_eval', 'too_long', 'overlap', 'on_bad_audio',
         'workers')),
     *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')),
@@ -48,6 +48,9 @@ def run(
     device.use_compilation_cache()
     workdir = Workdir(path)
     used = changed(workdir.config(), overrides)
+    if used.data.source == 'folders' and used.data.train == used.data.eval:
+        print(f'{used.data.eval}: the held-out share data.eval_share={used.data.eval_share:g} of this folder is evaluated; '
+              f'for all of another folder, give --config.data.train a third one', file=sys.stderr)
     mesh = sharding.make_mesh()
     sharding.check_rows(used.packing.rows, mesh)
     chosen = sweep.points(kind, used.frontend, points) if kind else ()

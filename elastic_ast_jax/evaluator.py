@@ -157,6 +157,8 @@ class Evaluator:
             found = batch.clip_id[batch.valid]
             logits_of_part[found] = np.asarray(logits)[batch.valid]
             np.add.at(times, found, 1)
+        if isinstance(view.parts, WindowSource):
+            view.parts.release()
         np.add.at(times, list(reader.skipped), 1)
         if not (times == 1).all():
             raise RuntimeError(f'{(times != 1).sum()} of {len(times)} clips were not evaluated exactly once')

@@ -84,6 +84,8 @@ class FrontendSpec:
                 f'one sample at {self.sample_rate} Hz')
         if self.kind == 'kaldi' and self.fft:
             found.append(f"frontend.fft={self.fft} goes with frontend.kind='librosa': set it to 0")
+        if self.kind == 'librosa' and self.fft % 2:
+            found.append(f'frontend.fft={self.fft} must be even')
         if self.kind == 'librosa' and self.fft < self.window:
             found.append(f'frontend.fft={self.fft} is shorter than the window of {self.window} samples: set it to 2048, say')
         return found
@@ -102,6 +104,11 @@ class FrontendSpec:
     def lead(self) -> int:
         """Samples by which the first frame's window begins before the clip: librosa centres frames, Kaldi does not."""
         return self.fft // 2 - (self.fft - self.window) // 2 if self.kind == 'librosa' else 0
+
+    @property
+    def tail(self) -> int:
+        """Samples by which the last frame's window reaches beyond `samples_for`."""
+        return self.window - self.lead if self.kind == 'librosa' else 0
 
     @property
     def mel_patches(self) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ from elastic_ast_jax.logs import Progress
 
 # Clips whose features are in memory at a time.
 _CHUNK = 64
+_THREADS = 8
 # A value near any mean of log-mels, which sums are taken around: large squares would cost digits.
 _CENTRE = -5.0
 
@@ -72,15 +74,15 @@ def measure(source: Source, spec: FrontendSpec, skip: bool = False, clips: int |
 
     def sums(clip: int) -> tuple[float, float, int] | AudioError:
         try:
-            features = fbank.log_mel(source.read(clip), spec).astype(np.float64)
+            features = fbank.log_mel(source.read(clip), spec)
         except AudioError as error:
             if not skip:
                 raise
             return error
-        centred = features - _CENTRE
+        centred = features - np.float64(_CENTRE)
         return centred.sum(), (centred**2).sum(), len(features)
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         for first in range(0, len(chosen), _CHUNK):
             for found in pool.map(sums, chosen[first : first + _CHUNK].tolist()):
                 if isinstance(found, AudioError):
@@ -89,6 +91,7 @@ def measure(source: Source, spec: FrontendSpec, skip: bool = False, clips: int |
                 values, squares, frames = values + found[0], squares + found[1], frames + found[2]
                 measured += 1
             progress.show(f'{min(first + _CHUNK, len(chosen))} of {len(chosen)} clips')
+    progress.clear()
     number = frames * spec.mel_bins
     if not number:
         raise UserError(f'none of {len(chosen)} clips could be decoded; the first: {skipped[0]}')

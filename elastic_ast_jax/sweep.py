@@ -3,7 +3,7 @@
 Every point evaluates every clip once, through the same pipeline and the same compiled step.
 
 `length` cuts each clip to its first L frames (paper: VoxCeleb and EPIC-SOUNDS). A clip that is shorter stays as it is, so the
-curve ends where L no longer cuts any.
+curve is flat where L no longer cuts any.
 
 `resolution` computes each clip's log-mel with another frame shift, `int(10 r)` ms at ratio r (paper: AudioSet and VGGSound).
 The published evaluation also cuts or pads the spectrogram to `int(1024 / r)` frames, floored to whole patches: the length that
@@ -26,6 +26,7 @@ from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress, without_nan
 from elastic_ast_jax.trained import Trained
+from elastic_ast_jax.windows import WindowError
 
 Kind = Literal['length', 'resolution']
 
@@ -158,14 +159,14 @@ def run(kind: Kind, chosen: Sequence[Point], evaluator: Evaluator, params: Any, 
     """Evaluates at each point.
 
     Raises:
-        PlanError: A clip does not fit at one of them; none is evaluated then.
+        PlanError, WindowError: A clip does not fit at one of them; none is evaluated then.
     """
     views = []
     for point in chosen:
         try:
             views.append(evaluator.view(point.ratio, point.max_frames))
-        except PlanError as error:
-            raise PlanError(f'--sweep={kind} at {point.x:g} (a frame shift of {point.physical:g} ms): {error}') from error
+        except (PlanError, WindowError) as error:
+            raise type(error)(f'--sweep={kind} at {point.x:g} (a frame shift of {point.physical:g} ms): {error}') from error
     found = []
     for number, point in enumerate(chosen, 1):
         progress.show(f'{kind} {point.x:g}, point {number} of {len(chosen)}')

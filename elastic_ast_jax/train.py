@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -92,7 +92,8 @@ def run(config: Config, path: str) -> None:
         reader = pipeline.RowReader(
             source, classes, planner, schedule, shape, on_bad_audio=config.data.on_bad_audio)
         profile = Profile(workdir.tensorboard, config.train.profile_steps, first, schedule.steps, progress.say)
-        with _logs(config, workdir, first, checkpoints) as logs, profile:
+        skipped = _skipped(progress, workdir, source, reader, evaluator)
+        with skipped, _logs(config, workdir, first, checkpoints) as logs, profile:
             rates = np.asarray(jax.vmap(rate)(jnp.arange(schedule.steps)))
             watch = Watch(config, source, schedule, rates, work, logs, progress, first)
             for batch in pipeline.batches(reader, first, schedule.steps, config.data.workers or None):
@@ -111,8 +112,6 @@ def run(config: Config, path: str) -> None:
                         params = state.params if state.ema is None else state.ema
                         reached = score(config, watch.evaluated(evaluator.metrics(params)))
                 checkpoints.save(state, reached)
-    undecodable = [message for _, message in sorted(reader.skipped.items())]
-    _tell_skipped(progress, workdir, {'training': [*source.skipped, *undecodable], 'evaluation': evaluator.skipped})
     progress.say(f'{workdir.path}: training is finished, {schedule.steps} steps')
 
 
@@ -171,15 +170,25 @@ def _announce(
         progress.say(f'warning: {shared} clips are in both the training and the evaluation split')
 
 
-def _tell_skipped(progress: Progress, workdir: Workdir, skipped: Mapping[str, Sequence[str]]) -> None:
-    """Counts and lists the clips of each split that were left out (`data.on_bad_audio='skip'`)."""
-    if not any(skipped.values()):
-        return
-    workdir.skipped.write_text(''.join(f'{split}: {message}\n' for split, found in skipped.items() for message in found),
-                               encoding='utf-8')
-    for split, messages in skipped.items():
-        if messages:
-            progress.say(f'{len(messages)} {split} clips were left out (all: {workdir.skipped}):\n{headers.listing(messages)}')
+@contextlib.contextmanager
+def _skipped(
+    progress: Progress, workdir: Workdir, source: Source, reader: pipeline.RowReader, evaluator: Evaluator
+) -> Iterator[None]:  # fmt: skip
+    """However the run ends, counts and lists the clips that were left out (`data.on_bad_audio='skip'`)."""
+    try:
+        yield
+    finally:
+        undecodable = [message for _, message in sorted(reader.skipped.items())]
+        skipped = {'training': [*source.skipped, *undecodable], 'evaluation': evaluator.skipped}
+        lines = [f'{split}: {message}'.replace('\n', ' ') for split, messages in skipped.items() for message in messages]
+        if lines:
+            before = workdir.skipped.read_text(encoding='utf-8').splitlines() if workdir.skipped.exists() else []
+            every = dict.fromkeys([*before, *lines])  # a run that goes on does not meet every clip again
+            workdir.skipped.write_text(''.join(f'{line}\n' for line in every), encoding='utf-8')
+        for split, messages in skipped.items():
+            if messages:
+                progress.say(f'{len(messages)} {split} clips were left out (all: {workdir.skipped}):\n'
+                             f'{headers.listing(messages)}')
 
 
 def absolute_paths(config: Config) -> Config:

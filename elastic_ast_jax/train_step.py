@@ -75,8 +75,8 @@ def make_train_step(
 ):  # fmt: skip
     """`train_step(state, batch) -> (state, sums)`: one update by the gradient of the mean loss over the batch's clips.
 
-    The mean is over clips, never over rows or hosts; a batch of empty rows changes nothing but the optimiser's moments and
-    the moving average.
+    The mean is over clips, never over rows or hosts; a batch of empty rows adds no gradient, but momentum and weight decay
+    still move the parameters.
 
     Args:
         apply: `apply(params, batch)` gives the logits of every slot.

@@ -1,6 +1,7 @@
 """Follows the steps of a training run: checks and logs the metrics of each, and shows the line on the terminal."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -76,8 +77,8 @@ class Watch:
         packing = self._config.packing
         values = {
             'epoch': epoch + 1,
-            'loss': total.loss / max(total.clips, 1),
-            'accuracy': total.correct / max(total.clips, 1),
+            'loss': total.loss / total.clips if total.clips else math.nan,
+            'accuracy': total.correct / total.clips if total.clips else math.nan,
             'rate': float(self._rates[step - 1]),
             'gradient_norm': sums.gradient_norm,
             'clips_per_second': total.clips / seconds,

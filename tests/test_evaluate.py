@@ -9,8 +9,8 @@ import pytest
 
 from elastic_ast_jax import build, config
 from elastic_ast_jax.config import ConfigError
-from elastic_ast_jax.evaluate import CHANGEABLE, changed, score, summary, write
-from elastic_ast_jax.evaluator import Evaluation
+from elastic_ast_jax.evaluate import CHANGEABLE, changed, summary, write
+from elastic_ast_jax.evaluator import Evaluation, score
 from elastic_ast_jax.metrics import evaluate
 from elastic_ast_jax.models import attention
 from elastic_ast_jax.trained import Trained

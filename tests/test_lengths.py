@@ -193,6 +193,9 @@ def test_a_window_that_the_transform_does_not_hold_is_a_problem():
     assert EPIC.problems() == [] and EPIC.fft_length == 2048 and EPIC.lead == 120
     (problem,) = dataclasses.replace(EPIC, fft=128).problems()
     assert 'frontend.fft=128' in problem and '240 samples' in problem
+    assert EPIC.tail == 120 and SPEC.tail == 0
+    (problem,) = dataclasses.replace(EPIC, fft=511).problems()
+    assert 'frontend.fft=511 must be even' in problem
     (problem,) = dataclasses.replace(SPEC, fft=512).problems()
     assert "frontend.kind='librosa'" in problem
     (problem,) = dataclasses.replace(SPEC, min_frames=2000).problems()

@@ -22,6 +22,10 @@ ENERGY_FLOOR = float(np.finfo(np.float32).eps)
 _LOWEST_HZ = 20.0
 # What kind 'librosa' adds to a mel magnitude before the logarithm.
 MAGNITUDE_OFFSET = 1e-6
+# Frames that are computed at a time: memory beyond the result does not grow with the clip.
+_PART = 4096
+# Fields of a spec that came later: at their defaults they change nothing, so they do not count.
+_LATER = {'kind', 'fft', 'min_frames'}
 # Two fingerprints of the same features may differ by this much, in normalised log-mel.
 _SAME = 1e-3
 
@@ -106,14 +110,17 @@ def _kaldi(samples, spec, shift):
     samples = samples - samples.mean()
     samples = np.pad(samples, (0, max(0, spec.window - len(samples))))
     count = int(spec.frames(len(samples), shift))
-    frames = np.lib.stride_tricks.sliding_window_view(samples, spec.window)[: (count - 1) * shift + 1 : shift]
-    frames = frames - frames.mean(axis=1, keepdims=True)
-    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    windowed = (frames - np.float32(PREEMPHASIS) * before) * hanning(spec.window)
-    spectrum = np.fft.rfft(windowed, spec.fft_length, axis=1)
-    power = spectrum.real**2 + spectrum.imag**2
-    energies = power.astype(np.float32) @ filters(spec)
-    return np.log(np.maximum(energies, np.float32(ENERGY_FLOOR)))
+    every = np.lib.stride_tricks.sliding_window_view(samples, spec.window)[: (count - 1) * shift + 1 : shift]
+    parts = []
+    for first in range(0, count, _PART):
+        frames = every[first : first + _PART]
+        frames = frames - frames.mean(axis=1, keepdims=True)
+        before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+        windowed = (frames - np.float32(PREEMPHASIS) * before) * hanning(spec.window)
+        spectrum = np.fft.rfft(windowed, spec.fft_length, axis=1)
+        power = spectrum.real**2 + spectrum.imag**2
+        parts.append(power.astype(np.float32) @ filters(spec))
+    return np.log(np.maximum(np.concatenate(parts), np.float32(ENERGY_FLOOR)))
 
 
 def _librosa(samples, spec, shift):
@@ -121,8 +128,12 @@ def _librosa(samples, spec, shift):
 
     # Padded here, since librosa's own padding warns of clips that are shorter than the transform.
     padded = np.pad(samples, spec.fft // 2)
-    spectrum = librosa.stft(padded, n_fft=spec.fft, hop_length=shift, win_length=spec.window, window='hann', center=False)
-    return np.log(np.abs(spectrum).T @ filters(spec) + np.float32(MAGNITUDE_OFFSET))
+    parts = []
+    for first in range(0, int(spec.frames(len(samples), shift)), _PART):
+        part = padded[first * shift :][: (_PART - 1) * shift + spec.fft]
+        spectrum = librosa.stft(part, n_fft=spec.fft, hop_length=shift, win_length=spec.window, window='hann', center=False)
+        parts.append(np.abs(spectrum).T @ filters(spec))
+    return np.log(np.concatenate(parts) + np.float32(MAGNITUDE_OFFSET))
 
 
 def normalise(log_mels: Float[np.ndarray, 'frames mels'], spec: FrontendSpec) -> Float32[np.ndarray, 'frames mels']:
@@ -158,5 +169,7 @@ def fingerprint(spec: FrontendSpec) -> Fingerprint:
     features = normalise(log_mel(golden.astype(np.float32), spec), spec)
     patches = features.reshape(len(features), spec.mel_patches, spec.patch_mels)
     summary = np.stack([patches.mean(axis=(0, 2)), patches.std(axis=(0, 2))], axis=1).ravel()
-    values = json.dumps(dataclasses.asdict(spec), sort_keys=True)
+    changed = {field.name for field in dataclasses.fields(spec) if getattr(spec, field.name) != field.default}
+    values = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _LATER - changed}
+    values = json.dumps(values, sort_keys=True)
     return Fingerprint(hashlib.sha256(values.encode()).hexdigest()[:16], tuple(round(float(value), 5) for value in summary))

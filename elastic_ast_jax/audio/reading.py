@@ -30,6 +30,8 @@ _SUFFIXES = frozenset(f'.{name.lower()}' for name in soundfile.available_formats
 _RATES = (100, 10_000_000)
 # Bytes of a sample where every sample takes the same, by libsndfile's names.
 _WIDTHS = {'PCM_S8': 1, 'PCM_U8': 1, 'PCM_16': 2, 'PCM_24': 3, 'PCM_32': 4, 'FLOAT': 4, 'DOUBLE': 8, 'ULAW': 1, 'ALAW': 1}
+# Samples beyond this are no sound in any scale, and their energies overflow float32.
+_LOUDEST = 1e12
 # No format libsndfile reads does better than FLAC, which may write 65535 frames of silence into some ten bytes.
 _FRAMES_PER_BYTE = 8192
 # Samples that an MP3's decoder may need before those it is asked for: an MPEG frame (of up to 1152) uses up to 511 bytes of
@@ -351,13 +353,16 @@ def _mono(block: Float32[np.ndarray, '...']) -> Float32[np.ndarray, 'samples']:
 
 
 def _finite(mono: Float32[np.ndarray, 'samples'], name: str, rate: int, start: int) -> Float32[np.ndarray, 'samples']:
-    """`mono` itself, which begins at frame `start`, if all its samples are finite."""
+    """`mono` itself, which begins at frame `start`, if all its samples are finite and sound."""
+    loudest = float(np.abs(mono).max(initial=0))
+    if loudest <= _LOUDEST:  # false for NaN
+        return mono
     finite = np.isfinite(mono)
     if not finite.all():
         first = start + int(np.argmin(finite))
         raise AudioError(f'{name}: sample {first} (at {first / rate:.3f} s) is NaN or infinite: '
                          f'repair the recording or leave it out')
-    return mono
+    raise AudioError(f'{name}: samples reach {loudest:.3g}, but full scale is 1: repair the recording or leave it out')
 
 
 def _resampled(

@@ -49,7 +49,7 @@ def load(
         found = _problems(entry)
         if not found:
             labels = _labels(entry['labels'])
-            found = _label_problems(labels, names, Path(label_csv))
+            found = _label_problems(labels, names, Path(label_csv), hint=len(problems) < 10)
         if found:
             problems.append(f'data[{i}]{_shown(entry)}: ' + '; '.join(found))
             continue
@@ -141,14 +141,16 @@ def _problems(entry: Any) -> list[str]:
     return found
 
 
-def _label_problems(labels: list[str], names: dict[str, str], label_csv: Path) -> list[str]:
+def _label_problems(labels: list[str], names: dict[str, str], label_csv: Path, hint: bool) -> list[str]:
+    """What is wrong with labels; with a hint for those that will be shown, since looking for one takes a while."""
     found = ['an identifier is empty: labels are separated by single commas'] if '' in labels else []
     if len(set(labels)) < len(labels):
         found.append('a label is there twice')
     for label in labels:
         if label and label not in names:
-            near = difflib.get_close_matches(label, names, n=1, cutoff=0.0)[0]
-            found.append(f'label {label!r} is not in {label_csv.name}, the nearest there is {near!r} ({names[near]})')
+            near = difflib.get_close_matches(label, names, n=1, cutoff=0.0)[0] if hint else ''
+            found.append(f'label {label!r} is not in {label_csv.name}'
+                         + (f', the nearest there is {near!r} ({names[near]})' if near else ''))
     return found
 
 

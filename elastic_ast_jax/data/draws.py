@@ -148,7 +148,7 @@ def draw(
     time_patches = frontend.time_patches(frames)
     if frontend.partial == 'floor':
         frames = np.minimum(frames, time_patches * frontend.patch_frames)
-    used = np.minimum(end - start, frontend.samples_for(frames, shift))
+    used = np.minimum(end - start, frontend.samples_for(frames, shift) + frontend.tail)
 
     # Frames that repeat the last one are there when masks are drawn; those that fill up a patch with zeros are not.
     held = time_patches * frontend.patch_frames if frontend.partial == 'edge' else frames

@@ -20,7 +20,7 @@ import numpy as np
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError, Header
 
-__all__ = ['cache_path', 'listing', 'look', 'replace', 'scan']
+__all__ = ['cache_path', 'listing', 'look', 'replace']
 
 _FILE = '.elastic-ast-headers.npz'
 _VERSION = 2
@@ -31,27 +31,16 @@ _LISTED = 10
 _Entry = tuple[int, int, int, int, int]  # size, mtime_ns, frames, rate, channels
 
 
-def scan(paths: Sequence[str | os.PathLike], cache: Path | None) -> list[Header]:
+def look(paths: Sequence[str | os.PathLike], cache: Path | None) -> list[Header | AudioError]:
     """Headers of recordings, in order; what the cache does not know is read from the files and added to it.
 
     Args:
         paths: Recordings.
         cache: File of the cache, see `cache_path`; None goes without.
 
-    Raises:
-        AudioError: some recordings cannot be used; all are counted and the first ten named.
+    Returns:
+        For each recording its header, or the error that says why it cannot be used.
     """
-    found = look(paths, cache)
-    bad = [str(header) for header in found if isinstance(header, AudioError)]
-    if len(bad) == 1:
-        raise AudioError(bad[0])
-    if bad:
-        raise AudioError(f'{len(bad)} of {len(found)} recordings cannot be used:\n{listing(bad)}')
-    return found
-
-
-def look(paths: Sequence[str | os.PathLike], cache: Path | None) -> list[Header | AudioError]:
-    """Like `scan`, with the error in the place of a header for each recording that cannot be used."""
     # Absolute, but not normalised: `link/../a.wav` need not be `a.wav`.
     names = [os.path.join(os.getcwd(), path) for path in paths]
     known = {} if cache is None else _load(cache)

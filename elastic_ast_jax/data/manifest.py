@@ -12,7 +12,7 @@ import collections
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ _PUBLISHED = re.compile(r'\s*\{\s*"data"\s*:\s*\[')
 _EXAMPLE = '{"audio": "a.wav", "labels": ["dog"]}'
 
 
-def load(path: str | os.PathLike, split: str | None, rate: int, on_bad_audio: BadAudio = 'error') -> FileSource:
+def load(
+    path: str | os.PathLike, split: str | None, rate: int, on_bad_audio: BadAudio = 'error', classes_of: Sequence[str] = ()
+) -> FileSource:
     """The clips of a manifest, in its order.
 
     Args:
@@ -37,6 +39,7 @@ def load(path: str | os.PathLike, split: str | None, rate: int, on_bad_audio: Ba
             None takes all lines.
         rate: Sample rate in Hz that everything is resampled to.
         on_bad_audio: See `FileSource`.
+        classes_of: Splits whose labels are classes besides those of `split`.
 
     Raises:
         DataError: the manifest is missing, not UTF-8, empty, or of another suffix; lines that do not parse, have unknown or
@@ -68,7 +71,13 @@ def load(path: str | os.PathLike, split: str | None, rate: int, on_bad_audio: Ba
         raise DataError(f'{path}: {len(problems)} of its lines cannot be used:\n{headers.listing(problems)}')
     if not clips:
         raise DataError(f'{path}: the manifest lists no clips: write one a line')
-    return FileSource(_of_split(clips, splits, split, path), rate, folder, on_bad_audio)
+    names = {
+        label
+        for clip, name in zip(clips, splits, strict=True)
+        for label in clip.labels
+        if split is None or name is None or name in (split, *classes_of)
+    }
+    return FileSource(_of_split(clips, splits, split, path), rate, folder, on_bad_audio, tuple(sorted(names)))
 
 
 def _of_split(clips: list[FileClip], splits: list[str | None], split: str | None, path: Path) -> list[FileClip]:

@@ -19,7 +19,7 @@ from elastic_ast_jax.batch import NO_CLIP, BatchShape, PackedBatch
 from elastic_ast_jax.data import fbank
 from elastic_ast_jax.data.draws import NO_PARTNER, Draws, dropout_choice, warped_frames
 from elastic_ast_jax.data.plan import EpochPlan, Planner, Schedule
-from elastic_ast_jax.data.sources import BadAudio, Source
+from elastic_ast_jax.data.sources import BadAudio, DataError, Source
 from elastic_ast_jax.data.tf import tf
 from elastic_ast_jax.errors import UserError
 
@@ -153,7 +153,7 @@ class RowReader:
         """The whole waveform of a clip; None if it cannot be read and need not be."""
         try:
             waveform = self.source.read(clip)
-        except AudioError as error:
+        except (AudioError, DataError) as error:
             if self.on_bad_audio == 'error':
                 raise
             with self._lock:

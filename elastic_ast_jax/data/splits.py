@@ -41,7 +41,8 @@ def open_source(config: Config, split: Split) -> Source:
     shared = Path(data.train).absolute() == Path(data.eval).absolute()
     if data.source == 'folders':
         return folders.load(file, rate, split if shared else None, data.eval_share, bad)
-    return manifest.load(file, name if shared else None, rate, bad)
+    both = (data.train_split, data.eval_split)  # a class that only evaluation has is a warning, not a wrong label
+    return manifest.load(file, name, rate, bad, both) if shared else manifest.load(file, None, rate, bad)
 
 
 def planner(config: Config, source: Source) -> Planner:

@@ -66,6 +66,11 @@ class WindowSource:
         start, stop = self._windows.span(int(self._source.samples[clip]), int(self._number[i]))
         return self._whole(clip)[start:stop]
 
+    def release(self) -> None:
+        """Forgets the clips in memory."""
+        with self._lock:
+            self._held.clear()
+
     def _whole(self, clip: int) -> Float32[np.ndarray, 'samples']:
         """A clip, from memory if it was read lately. It is read once, however many threads want it."""
         with self._lock:

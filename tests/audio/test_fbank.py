@@ -6,6 +6,7 @@ is something to hear and wide elsewhere.
 """
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -238,3 +239,21 @@ def test_librosas_kind_keeps_the_mean_and_has_its_own_floor():
 def test_no_normalisation_is_a_mean_of_0_and_a_deviation_of_a_half():
     features = fbank.log_mel(np.random.default_rng(0).normal(size=2400).astype(np.float32), EPIC)
     assert np.array_equal(fbank.normalise(features, EPIC), features)
+
+
+@pytest.mark.parametrize('spec', [SPEC, EPIC], ids=['kaldi', 'librosa'])
+def test_a_long_clip_in_parts_is_the_clip(spec, monkeypatch):
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000).astype(np.float32)
+    whole = fbank.log_mel(waveform, spec)
+    monkeypatch.setattr(fbank, '_PART', 7)
+    np.testing.assert_allclose(fbank.log_mel(waveform, spec), whole, rtol=0, atol=1e-5)
+
+
+def test_fields_that_came_later_change_no_fingerprint_at_their_defaults():
+    """A workdir whose config was written before them keeps its fingerprint."""
+    values = {
+        'sample_rate': 16000, 'window_ms': 25.0, 'shift_ms': 10.0, 'mel_bins': 128, 'mean': -4.2677393, 'std': 4.5689974,
+        'patch_mels': 16, 'patch_frames': 16, 'partial': 'pad', 'max_frames': 1024,
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    assert fbank.fingerprint(SPEC).spec == digest[:16]

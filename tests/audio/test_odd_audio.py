@@ -6,6 +6,7 @@ import soundfile
 
 from elastic_ast_jax import lengths
 from elastic_ast_jax.audio import fbank, reading
+from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.lengths import FrontendSpec
 
 SPEC = FrontendSpec()
@@ -64,3 +65,9 @@ def test_8_bits_are_nearly_16(tmp_path):
         soundfile.write(tmp_path / f'{subtype}.wav', tone(8000), 16000, subtype=subtype)
     few, many = (reading.read(tmp_path / f'{subtype}.wav', 16000) for subtype in ('PCM_U8', 'PCM_16'))
     np.testing.assert_allclose(few, many, atol=1 / 128)
+
+
+def test_samples_that_are_no_sound_are_refused_by_name(tmp_path):
+    soundfile.write(tmp_path / 'huge.wav', np.full(100, 1e22), 8000, 'FLOAT')
+    with pytest.raises(AudioError, match=r'huge\.wav: samples reach 1e\+22, but full scale is 1'):
+        reading.read(tmp_path / 'huge.wav', 8000)

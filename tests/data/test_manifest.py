@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from elastic_ast_jax.data import manifest
-from elastic_ast_jax.data.sources import DataError
+from elastic_ast_jax.data.sources import DataError, label_names, without_clips
 
 RATE = 8000
 
@@ -186,3 +186,17 @@ def test_unreadable_recordings_are_left_out_where_that_is_asked_for(write):
     path = write([{'audio': 'a.wav', 'labels': 'x'}, {'audio': 'missing.wav', 'labels': 'x'}])
     source = manifest.load(path, None, RATE, 'skip')
     assert source.keys == ('a.wav',) and source.skipped[0].startswith('m.jsonl line 2: ')
+
+
+def test_classes_are_those_of_the_splits_that_are_used_readable_or_not(write, tmp_path):
+    """What training lacks, but evaluation has, is a class without clips and not an unknown label."""
+    (tmp_path / 'broken.wav').write_bytes(b'x' * 100)
+    path = write([
+        {'audio': 'a.wav', 'labels': ['dog'], 'split': 'train'}, {'audio': 'b.wav', 'labels': ['cat'], 'split': 'test'},
+        {'audio': 'broken.wav', 'labels': ['owl'], 'split': 'train'}, {'audio': 'c.wav', 'labels': ['typo'], 'split': 'other'},
+    ])  # fmt: skip
+    source = manifest.load(path, 'train', RATE, 'skip', ('train', 'test'))
+    assert label_names(source) == ('cat', 'dog', 'owl')
+    assert without_clips(source, label_names(source)) == ['cat', 'owl']
+    assert manifest.load(path, 'train', RATE, 'skip').classes == ('dog', 'owl')
+    assert manifest.load(path, None, RATE, 'skip').classes == ('cat', 'dog', 'owl', 'typo')
