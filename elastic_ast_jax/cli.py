@@ -3,17 +3,29 @@
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from elastic_ast_jax.errors import UserError
 
+# As a shell reports a program that a closed pipe ended.
+_BROKEN_PIPE = 141
 _OVERRIDES = 'Any key of the config can be overridden: --config.section.key=value.'
+
+
+class _Plain(logging.Formatter):
+    """`warning: ...`, as the commands themselves write it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f'{record.levelname.lower()}: {record.getMessage()}'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code. Errors that a user can mend are printed without a traceback."""
-    logging.basicConfig(format='%(levelname)s: %(message)s')
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain())
+    logging.basicConfig(handlers=[handler])
     # Orbax logs through absl: it warns of what is meant so (a directory opened for reading only) and traces what it raises.
     logging.getLogger('absl').addFilter(lambda record: record.levelno > logging.ERROR)
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -21,15 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(arguments)
     unknown = [override for override in overrides if not override.startswith('--config.')]
     if unknown or (overrides and not (hasattr(options, 'config') or hasattr(options, 'overridable'))):
-        parser.error(f'unrecognized arguments: {" ".join(unknown or overrides)}')
+        options.parser.error(f'unrecognized arguments: {" ".join(unknown or overrides)}')
     options.overrides = [override.removeprefix('--config.') for override in overrides]
     try:
         return _COMMANDS[options.command](options) or 0
     except UserError as error:
         print(f'elastic-ast {options.command}: {error}', file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except OSError as error:  # a folder that cannot be written, a full disk
-        what = f'{error.filename or "a file"}: cannot be written or read ({error.strerror or error})'
+        what = f'{error.filename or "the output"}: cannot be written or read ({error.strerror or error})'
         print(f'elastic-ast {options.command}: {what}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -42,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
     def add(name: str, purpose: str, more: str = '') -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=purpose, description=f'{purpose[0].upper()}{purpose[1:]}. {more}'.strip())
+        made = commands.add_parser(name, help=purpose, description=f'{purpose[0].upper()}{purpose[1:]}. {more}'.strip())
+        made.set_defaults(parser=made)  # so that an error shows how this command is used
+        return made
 
     def takes_config(command: argparse.ArgumentParser) -> None:
         command.add_argument('--config', required=True, metavar='FILE[:ARG]', help='a config file, such as configs/fsdd.py')
@@ -66,21 +83,22 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = add('predict', 'classify recordings with a trained model')
     predict.add_argument('workdir', help='of a training run')
-    predict.add_argument('inputs', nargs='+', metavar='INPUT', help='a recording, or a folder of recordings')
+    predict.add_argument('inputs', nargs='+', type=_path, metavar='INPUT', help='a recording, or a folder of recordings')
     predict.add_argument('--top_k', type=_positive, default=5, help='classes shown for each input (default 5)')
     predict.add_argument('--json', action='store_true', help='print JSON Lines')
-    predict.add_argument('--timeline', metavar='FOLDER', help='write what is heard when in each recording: JSON and a plot')
+    predict.add_argument('--timeline', type=_path, metavar='FOLDER',
+                         help='write what is heard when in each recording: JSON and a plot')
     predict.add_argument('--window', type=_seconds, metavar='SECONDS', help='cut recordings into windows of this length; '
                          'without, only those that are longer than the model takes, into the longest windows it takes')
     predict.add_argument('--overlap', type=_share, metavar='SHARE', help='share of a window that the next one repeats '
                          '(without, data.overlap of the training config)')
-    predict.add_argument('--explain', metavar='FILE.png', help='draw what the model listened to in one recording')
+    predict.add_argument('--explain', type=_path, metavar='FILE.png', help='draw what the model listened to in one recording')
     takes_checkpoint(predict)
 
     embed = add('embed', 'write embeddings of recordings to an .npz file')
     embed.add_argument('workdir', help='of a training run')
-    embed.add_argument('inputs', nargs='+', metavar='INPUT', help='a recording, or a folder of recordings')
-    embed.add_argument('--out', required=True, metavar='FILE.npz', help='where to write')
+    embed.add_argument('inputs', nargs='+', type=_path, metavar='INPUT', help='a recording, or a folder of recordings')
+    embed.add_argument('--out', type=_path, required=True, metavar='FILE.npz', help='where to write')
     embed.add_argument('--timestamps', action='store_true', help='vectors of time steps, besides those of recordings')
     takes_checkpoint(embed)
 
@@ -113,10 +131,19 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _seconds(text: str) -> float:
-    (value,) = _numbers(text) if ',' not in text else (0.0,)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f'{text!r} must be one positive number of seconds')
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text!r} must be a positive number of seconds')
     return value
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError('a path is missing')
+    return text
 
 
 def _share(text: str) -> float:

@@ -291,7 +291,10 @@ def _parse(text: str, kind: Any) -> Any:
             raise ValueError('must be true or false')
         return text.lower() == 'true'
     if typing.get_args(kind)[:1] == (str,):
-        return tuple(part.strip() for part in text.split(',') if part.strip())
+        parts = tuple(part.strip() for part in text.split(',')) if text.strip() else ()
+        if '' in parts:
+            raise ValueError('must be texts separated by single commas')
+        return parts
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that a literal can do

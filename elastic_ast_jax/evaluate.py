@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import sys
+import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from elastic_ast_jax import build, config, device, sharding, sweep, tables
+from elastic_ast_jax import build, config, device, files, sharding, sweep, tables
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data.sources import without_clips
 from elastic_ast_jax.errors import UserError
@@ -21,13 +22,20 @@ __all__ = ['CHANGEABLE', 'changed', 'run', 'summary', 'write']
 
 # What evaluation may change of the config: which clips are evaluated and how their batches are formed. Everything else belongs
 # to the model, or changes nothing here.
+_NO_FILE = '(none)'
 CHANGEABLE = (
-    *(f'data.{name}' for name in (
-        'source', 'train', 'eval', 'train_split', 'eval_split', 'label_csv', 'root', 'tfds_name', 'tfds_dir',
-        'tfds_audio', 'tfds_label', 'tfds_key', 'tfds_rate', 'synthetic_eval', 'too_long', 'overlap', 'on_bad_audio',
-        'workers')),
+    *(f'data.{name}' for name in ('source', 'too_long', 'overlap', 'on_bad_audio', 'workers')),
     *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')),
-)  # fmt: skip
+)
+# What each source reads of the section data besides, to know the evaluation split; `train` tells whether the two are the same.
+READ = types.MappingProxyType({
+    'manifest': ('train', 'eval', 'train_split', 'eval_split'),
+    'json': ('train', 'eval', 'label_csv'),
+    'folders': ('train', 'eval'),
+    'tfds': ('eval_split', 'tfds_name', 'tfds_dir', 'tfds_audio', 'tfds_label', 'tfds_key', 'tfds_rate'),
+    'fsdd': ('root', 'tfds_dir'),
+    'synthetic': ('synthetic_eval',),
+})
 
 
 def run(
@@ -64,6 +72,7 @@ def run(
     if missing := without_clips(evaluator.source, model.labels):
         named = ', '.join(missing[:10]) + (f' and {len(missing) - 10} more' if len(missing) > 10 else '')
         print(f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip: {named}', file=sys.stderr)
+    before = (workdir.evaluations / f'{kind or "metrics"}.json').exists()
     if kind:
         result = sweep.run(kind, chosen, evaluator, model.params, Progress())
         shown = sweep.table(result)
@@ -74,8 +83,8 @@ def run(
         files = write(result, model, overrides, workdir.evaluations)
     print(shown)
     if result.skipped:
-        print(f'{len(result.skipped)} clips are left out, such as {result.skipped[0]}', file=sys.stderr)
-    print(f'written: {" ".join(map(str, files))}', file=sys.stderr)
+        print(f'clips left out: {len(result.skipped)}, such as {result.skipped[0]}', file=sys.stderr)
+    print(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}', file=sys.stderr)
     return result
 
 
@@ -87,20 +96,23 @@ def changed(trained: Config, overrides: Iterable[str]) -> Config:
     Raises:
         ConfigError: A key that is unknown or belongs to the model, or a value that is not possible.
     """
-    values, texts, fixed, problems = trained.flat(), {}, [], []
+    values, texts, problems = trained.flat(), {}, []
     for override in overrides:
         key, equals, text = override.partition('=')
         if not equals:
             problems.append(f'--config.{override} has no value: write --config.{key}=VALUE')
-        elif key in values and key not in CHANGEABLE:
-            fixed.append(key)
         else:
             texts[key] = text
+    source = texts.get('data.source', trained.data.source)
+    can = (*CHANGEABLE, *(f'data.{name}' for name in READ.get(source, ())))
+    fixed = [key for key in texts if key in values and key not in can]
     if fixed:
-        problems.append(f'{", ".join(fixed)} cannot change when a trained model is evaluated; what can: '
-                        f'{", ".join(CHANGEABLE)}')
+        problems.append(f'{", ".join(fixed)} cannot change when a trained model is evaluated; what can, with '
+                        f'data.source={source!r}: {", ".join(can)}')
     if trained.data.train and trained.data.train == trained.data.eval and 'data.eval' in texts:
         texts.setdefault('data.train', texts['data.eval'])
+    elif 'data.source' in texts and 'train' in READ.get(source, ()) and not trained.data.train:
+        texts.setdefault('data.train', _NO_FILE)  # not read, as it is another than data.eval
     return config.resolve(values, texts, problems)
 
 
@@ -115,35 +127,37 @@ def summary(metrics: Metrics, description: str) -> str:
 
 
 def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: Path) -> tuple[Path, Path]:
-    """Writes `metrics.json` and `metrics.md`; NaN is null and a dash."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `metrics.json` and `metrics.md`; NaN is null and a dash.
+
+    Raises:
+        WriteError: One of the files cannot be written; it is as it was.
+    """
     json_file, table_file = folder / 'metrics.json', folder / 'metrics.md'
     metrics = found.metrics
     values = without_nan({
         'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides), 'cropped_clips': found.cut,
         'windowed_clips': found.windowed, 'skipped': list(found.skipped), **dataclasses.asdict(metrics),
     })  # fmt: skip
-    json_file.write_text(json.dumps(values, indent=2) + '\n', encoding='utf-8')
+    files.write_text(json_file, json.dumps(values, indent=2) + '\n')
     lines = [summary(metrics, model.description), '']
     if overrides:
         lines += [f'With {tables.text(", ".join(overrides))}.', '']
     if found.cut:
-        lines += [f'{found.cut} clips are longer than the model takes: of those only the beginning was evaluated.', '']
+        lines += [f'Clips longer than the model takes, of which only the beginning was evaluated: {found.cut}.', '']
     if found.windowed:
-        lines += [f'{found.windowed} clips are longer than the model takes: they were evaluated in windows, whose logits were '
-                  f'averaged.', '']  # fmt: skip
+        lines += [f'Clips longer than the model takes, evaluated in windows whose logits were averaged: {found.windowed}.', '']
     if found.skipped:
-        lines += [f'{len(found.skipped)} clips could not be used and are left out:', '']
+        lines += [f'Clips that could not be used, and are left out: {len(found.skipped)}.', '']
         lines += [f'- {tables.text(message)}' for message in found.skipped] + ['']
     if metrics.classes_without:
-        lines += [f'{metrics.classes_without} classes have no example, or no other, and are left out of the means.', '']
+        lines += [f'Classes that have no example, or no other, and are left out of the means: {metrics.classes_without}.', '']
     lines += ['| class | clips | accuracy | AP | AUC | d-prime |', '|---|---:|---:|---:|---:|---:|']
     lines += [
         tables.row([tables.text(entry.label), str(entry.clips), tables.percent(entry.accuracy),
                     tables.number(entry.average_precision), tables.number(entry.auc), tables.number(entry.d_prime)])
         for entry in metrics.classes
     ]  # fmt: skip
-    table_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    files.write_text(table_file, '\n'.join(lines) + '\n')
     return json_file, table_file
 
 

@@ -11,6 +11,7 @@ its clips of 10.24 s have at that ratio. Clips of any length have no such common
 """
 
 import dataclasses
+import itertools
 import json
 import types
 from collections.abc import Sequence
@@ -19,12 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from elastic_ast_jax import plots, tables
+from elastic_ast_jax import files, plots, tables
 from elastic_ast_jax.data.plan import PlanError
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
 from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.logs import Progress, without_nan
+from elastic_ast_jax.logs import Progress, counted, without_nan
 from elastic_ast_jax.trained import Trained
 from elastic_ast_jax.windows import WindowError
 
@@ -107,7 +108,7 @@ class Curve:
 
 
 def points(kind: Kind, frontend: FrontendSpec, values: Sequence[int | float] | None = None) -> tuple[Point, ...]:
-    """The points of a sweep, ascending and each once.
+    """The points of a sweep, ascending and each once: ratios of the same frame shift are one.
 
     Args:
         kind: `'length'` or `'resolution'`.
@@ -126,7 +127,10 @@ def points(kind: Kind, frontend: FrontendSpec, values: Sequence[int | float] | N
     make = {'length': _length, 'resolution': _resolution}[kind]
     if values is None:
         values = PAPER_RATIOS if kind == 'resolution' else default_lengths(frontend)
-    return tuple(make(frontend, value) for value in sorted(set(values)))
+    found = [make(frontend, value) for value in sorted(set(values))]
+    # Two ratios may be the same frame shift, which is in whole milliseconds.
+    return tuple(
+        point for before, point in itertools.pairwise([None, *found]) if before is None or point.physical != before.physical)
 
 
 def default_lengths(frontend: FrontendSpec) -> tuple[int, ...]:
@@ -171,7 +175,7 @@ def run(kind: Kind, chosen: Sequence[Point], evaluator: Evaluator, params: Any, 
     for number, point in enumerate(chosen, 1):
         progress.show(f'{kind} {point.x:g}, point {number} of {len(chosen)}')
         found.append(evaluator.evaluate(params, views.pop(0)))  # a view may hold recordings
-    progress.say(f'{kind}: {len(chosen)} points, each with every clip once')
+    progress.say(f'{kind}: {counted(len(chosen), "point")}, each with every clip once')
     return Curve(kind, tuple(chosen), tuple(found))
 
 
@@ -197,8 +201,10 @@ def write(curve: Curve, model: Trained, overrides: Sequence[str], folder: Path) 
         model: What was evaluated.
         overrides: What was changed of its config.
         folder: Where to write; made if missing.
+
+    Raises:
+        WriteError: One of the files cannot be written; it is as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     json_file, table_file, plot_file = (folder / f'{curve.kind}.{suffix}' for suffix in ('json', 'md', 'png'))
     axis, metric = AXES[curve.kind], 'mean_average_precision' if model.config.train.loss == 'bce' else 'accuracy'
     values = {
@@ -211,15 +217,15 @@ def write(curve: Curve, model: Trained, overrides: Sequence[str], folder: Path) 
         ],
         'skipped': list(curve.skipped),
     }  # fmt: skip
-    json_file.write_text(json.dumps(without_nan(values), indent=2) + '\n', encoding='utf-8')
+    files.write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
 
     lines = [f'{axis.title}; {tables.text(model.description)}.', '', table(curve), '', axis.explanation]
     if overrides:
         lines += ['', f'With {tables.text(", ".join(overrides))}.']
     if curve.skipped:
-        lines += ['', f'{len(curve.skipped)} clips could not be used and are left out:', '']
+        lines += ['', f'Clips that could not be used, and are left out: {len(curve.skipped)}.', '']
         lines += [f'- {tables.text(message)}' for message in curve.skipped]
-    table_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    files.write_text(table_file, '\n'.join(lines) + '\n')
 
     percent = metric == 'accuracy'
     physical = [np.format_float_positional(point.physical, 2, fractional=False, trim='-') for point in curve.points]

@@ -140,14 +140,14 @@ def _check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
 def _schedule(config: Config, workdir: Workdir, planner: Planner, source: Source) -> Schedule:
     """The steps of all epochs: stored when the run begins, checked and read when it goes on."""
     fingerprint = planner.fingerprint(source.fingerprint)
-    stored = workdir.plan()
+    stored = workdir.plan() if workdir.begun() else None
     if stored is None:
         schedule = splits.schedule(planner, config.packing.rows, config.train.epochs)
         workdir.set_plan(PlanRecord(fingerprint, schedule.epoch_rows))
         return schedule
     if stored.fingerprint != fingerprint:
-        raise WorkdirError(f'{workdir.path}: the training data changed since this run began (plan {stored.fingerprint} then, '
-                           f'{fingerprint} now): restore the data, or train in another --workdir')
+        raise WorkdirError(f'{workdir.path}: the training data, or what is drawn of them, changed since this run began (plan '
+                           f'{stored.fingerprint} then, {fingerprint} now): restore the data, or train in another --workdir')
     return Schedule(stored.epoch_rows, config.packing.rows)
 
 

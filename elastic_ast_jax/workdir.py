@@ -73,11 +73,16 @@ class Workdir:
         self.evaluations = self.path / 'eval'
         self.skipped = self.path / 'skipped.txt'
 
+    def begun(self) -> bool:
+        """Whether a checkpoint is there. Before that, config, labels and plan are those of the last start."""
+        return self.checkpoints.is_dir() and any(entry.name.isdecimal() for entry in self.checkpoints.iterdir())
+
     def prepare(self, config: Config) -> None:
         """Makes the workdir for a run with this config, or checks that it belongs to one.
 
         Raises:
-            WorkdirError: It cannot be written, holds other files, or belongs to another config; names the differing keys.
+            WorkdirError: It cannot be written, holds other files, or belongs to a run with another config that has begun; names
+                the differing keys.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +93,8 @@ class Workdir:
             raise WorkdirError(f'{self.path}: cannot be written ({error.strerror}); choose another --workdir') from error
         file = self.path / 'config.json'
         if file.exists():
-            self._check_same(config, self.config())
+            if self.begun():
+                self._check_same(config, self.config())
         elif any(entry.name != 'config.json.new' for entry in self.path.iterdir()):  # a crash may leave that
             raise WorkdirError(f'{self.path}: holds other files and no config.json; choose a new or empty --workdir')
         _write(file, config.to_json())
@@ -134,7 +140,7 @@ class Workdir:
         Raises:
             WorkdirError: The data have other labels, or the frontend computes something else, than when the run began.
         """
-        if (self.path / 'model.json').exists():
+        if self.begun() and (self.path / 'model.json').exists():
             stored = self.contract()
             if stored.labels != contract.labels:
                 gone = sorted(set(stored.labels) - set(contract.labels))

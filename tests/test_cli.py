@@ -18,7 +18,7 @@ from elastic_ast_jax.data import splits
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')
-COMMANDS = ('train', 'evaluate', 'predict', 'plan', 'synthesize')
+COMMANDS = ('train', 'evaluate', 'predict', 'embed', 'plan', 'stats', 'synthesize')
 FEW = ('--config.data.synthetic_train=64', '--config.data.synthetic_eval=40')
 
 
@@ -89,11 +89,14 @@ def test_a_command_is_a_module_too(command, capsys, monkeypatch):
     (['train', f'--config={QUICKSTART}'], '--workdir'),
     (['predict', 'run', 'a.wav', '--config.train.seed=1'], 'unrecognized arguments: --config.train.seed=1'),
     (['predict', 'run', 'a.wav', '--window=0'], "'0'"),
-    (['predict', 'run', 'a.wav', '--window=1,2'], "'1,2' must be one positive number of seconds"),
+    (['predict', 'run', 'a.wav', '--window=1,2'], "'1,2' must be a positive number of seconds"),
     (['predict', 'run', 'a.wav', '--overlap=1'], "'1' must be a number from 0 to below 1"),
     (['evaluate', '--workdir=run', '--sweep=size'], "invalid choice: 'size'"),
     (['evaluate', '--workdir=run', '--sweep=length', '--points=1,x'], "'1,x' must be positive numbers separated by commas"),
     (['embed', 'run', 'a.wav'], '--out'),
+    (['embed', 'run', '', '--out=a.npz'], 'a path is missing'),
+    (['predict', 'run', 'a.wav', '--windw=3'], 'usage: elastic-ast predict'),
+    (['predict', 'run', 'a.wav', '--window=nan'], "'nan' must be a positive number of seconds"),
     (['predict', 'run'], 'INPUT'),
     (['predict', 'run', 'a.wav', '--top_k=0'], "'0' is no positive whole number"),
     (['predict', 'run', 'a.wav', '--top_k=-1'], "'-1' is no positive whole number"),
@@ -176,3 +179,10 @@ def test_synthesize_writes_clips_from_the_shortest_to_the_longest_that_a_manifes
     manifest = str(out / 'manifest.jsonl')
     assert main(['plan', f'--config={ROOT / "configs" / "manifest.py"}', f'--config.data.train={manifest}',
                  f'--config.data.eval={manifest}']) == 0  # fmt: skip
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path):
+    """`elastic-ast plan ... | head -1`"""
+    command = f'{sys.executable} -m elastic_ast_jax.plan --config={QUICKSTART}; echo "code $?" >&2'
+    done = subprocess.run(['bash', '-c', f'({command}) | true'], capture_output=True, text=True, timeout=120)
+    assert 'Traceback' not in done.stderr and 'cannot be written' not in done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from elastic_ast_jax import build, config
 from elastic_ast_jax.config import ConfigError
-from elastic_ast_jax.evaluate import CHANGEABLE, changed, summary, write
+from elastic_ast_jax.evaluate import CHANGEABLE, READ, changed, summary, write
 from elastic_ast_jax.evaluator import Evaluation, score
 from elastic_ast_jax.metrics import evaluate
 from elastic_ast_jax.models import attention
@@ -59,7 +59,20 @@ def test_values_are_checked_as_in_training(override, said):
 
 
 def test_every_changeable_key_is_one():
-    assert set(CHANGEABLE) <= config.Config().flat().keys()
+    assert {*CHANGEABLE, *(f'data.{name}' for names in READ.values() for name in names)} <= config.Config().flat().keys()
+
+
+def test_a_key_that_the_source_does_not_read_is_refused():
+    """It would be told as if it had been used."""
+    with pytest.raises(ConfigError, match=r"data.root cannot change .*data.source='manifest'.* data.eval_split"):
+        changed(trained(), ['data.root=/elsewhere'])
+    with pytest.raises(ConfigError, match='data.eval cannot change'):
+        changed(config.from_dict({'data': {'source': 'synthetic'}}), ['data.eval=/b'])
+
+
+def test_other_data_need_no_training_split():
+    used = changed(config.from_dict({'data': {'source': 'synthetic'}}), ['data.source=folders', 'data.eval=/b'])
+    assert used.data.eval == '/b' != used.data.train
 
 
 def model(loss: str = 'cross_entropy') -> Trained:
@@ -77,7 +90,7 @@ def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
     assert values['skipped'] == ['x.wav: damaged']
     table = table_file.read_text('utf-8')
     assert '| mean of steps 20, 30 | 2 | 50.00 % |' in table
-    assert '3 clips are longer' in table and '4 clips are longer' in table and '- x.wav: damaged' in table
+    assert 'only the beginning was evaluated: 3.' in table and 'logits were averaged: 4.' in table and '- x.wav: damaged' in table
     assert '| a\\|b | 1 | 100.00 % |' in table and '| c | 1 | 0.00 % |' in table
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import pytest
 
@@ -27,6 +28,7 @@ def workdir(tmp_path):
     made.prepare(CONFIG)
     made.set_contract(CONTRACT)
     made.set_plan(PlanRecord('fedcba9876543210', (10, 11)))
+    (made.checkpoints / '5').mkdir(parents=True)
     return made
 
 
@@ -41,7 +43,7 @@ def test_what_is_stored_comes_back(workdir):
     assert again.config() == CONFIG
     assert again.contract() == CONTRACT
     assert again.plan() == PlanRecord('fedcba9876543210', (10, 11))
-    assert sorted(os.listdir(workdir.path)) == ['config.json', 'model.json', 'plan.json']  # and nothing besides
+    assert sorted(os.listdir(workdir.path)) == ['checkpoints', 'config.json', 'model.json', 'plan.json']  # and nothing besides
 
 
 def test_a_new_run_has_no_plan(tmp_path):
@@ -101,6 +103,17 @@ def test_every_other_key_must_be_the_same(workdir, key):
     other = not value if isinstance(value, bool) else value + 1 if isinstance(value, (int, float)) else value * 2 + value[:1]
     other = {'': 'x', (): ('x',)}.get(value, other)
     assert f'{key}: {value!r} there, {other!r} now' in refused(workdir.prepare, changed(**{section: {name: other}}))
+
+
+def test_before_the_first_checkpoint_a_start_may_be_mended(workdir):
+    """A start that failed, for a wrong name or a damaged recording, does not bind the next one."""
+    shutil.rmtree(workdir.checkpoints)
+    (workdir.checkpoints / '5.orbax-checkpoint-tmp').mkdir(parents=True)  # unfinished
+    assert not workdir.begun()
+    other = changed(train={'epochs': 7})
+    workdir.prepare(other)
+    workdir.set_contract(Contract(('cat', 'owl'), FRONTEND))
+    assert workdir.config() == other and workdir.contract().labels == ('cat', 'owl')
 
 
 # Places that will not do

@@ -23,6 +23,9 @@ from elastic_ast_jax.data.sources import BadAudio, DataError, Source
 from elastic_ast_jax.data.tf import tf
 from elastic_ast_jax.errors import UserError
 
+# The clip ids of a row that could not be read.
+_FAILED = NO_CLIP - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class RowInputs:
@@ -66,7 +69,8 @@ class RowReader:
     """Reads row `i` of consecutive steps: row `i % rows` of this host's part of step `i // rows`.
 
     Attributes:
-        failure: The first error of a read, for whoever iterates; TensorFlow keeps only its text.
+        failures: The error of each row that could not be read, by its number. TensorFlow would print a traceback and keep only
+            the text, so such a row is handed on empty and marked, and whoever iterates raises.
         skipped: What was wrong with each clip that could not be read, by its index; its slot is empty.
     """
 
@@ -83,17 +87,20 @@ class RowReader:
         self.block = fbank.block_size(frontend, [frontend.shift(ratio) for ratio in planner.spec.ratios])
         self.on_bad_audio = on_bad_audio
         self.skipped: dict[int, str] = {}
-        self.failure: Exception | None = None
+        self.failures: dict[int, Exception] = {}
         self._lock = threading.Lock()
 
     def __call__(self, index: int | np.integer) -> list[np.ndarray]:
         """The arrays of `RowInputs` for row `index`."""
+        plan, members = self.members(int(index))
         try:
-            return self.read(int(index)).arrays()
-        except Exception as error:  # kept whole for the consumer, then raised for TensorFlow to stop at
+            return self._read_row(plan, members).arrays()
+        except Exception as error:
             with self._lock:
-                self.failure = self.failure or error
-            raise
+                self.failures[int(index)] = error
+            empty = self._read_row(plan, members[:0])
+            empty.clip_id.fill(_FAILED)
+            return empty.arrays()
 
     def members(self, index: int) -> tuple[EpochPlan, np.ndarray]:
         """The plan of the epoch that row `index` belongs to, and the draw positions of its clips; none in an empty row."""
@@ -105,7 +112,9 @@ class RowReader:
 
     def read(self, index: int) -> RowInputs:
         """Reads the clips of row `index` and lays the row out."""
-        plan, members = self.members(index)
+        return self._read_row(*self.members(index))
+
+    def _read_row(self, plan: EpochPlan, members: np.ndarray) -> RowInputs:
         draws, frontend = plan.draws, self.planner.frontend
         samples, readable = self._samples(draws, members)
         members = members[readable]
@@ -314,7 +323,7 @@ def batches(reader: RowReader, first_step: int, last_step: int, workers: int | N
     """
     workers = workers or _processors()
     rows = reader.shape.rows
-    reader.failure = None
+    reader.failures.clear()
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
     options.threading.max_intra_op_parallelism = 1  # parallel over rows, not inside one
@@ -324,15 +333,12 @@ def batches(reader: RowReader, first_step: int, last_step: int, workers: int | N
     row = tf.autograph.experimental.do_not_convert(_row_graph(reader))  # plain tensors, no Python control flow
     dataset = dataset.map(row, num_parallel_calls=workers).batch(rows, drop_remainder=True)
     dataset = dataset.prefetch(2).with_options(options)
-    try:
-        for fields in dataset.as_numpy_iterator():
-            batch = PackedBatch(**fields)
-            _check_finite(batch, reader.source)
-            yield batch
-    except tf.errors.OpError:
-        if reader.failure is None:
-            raise
-        raise reader.failure from None
+    for fields in dataset.as_numpy_iterator():
+        batch = PackedBatch(**fields)
+        if (batch.clip_id == _FAILED).any():
+            raise reader.failures[min(reader.failures)]  # the rows before it were all read
+        _check_finite(batch, reader.source)
+        yield batch
 
 
 def _processors() -> int:

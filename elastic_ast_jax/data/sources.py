@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -238,8 +238,14 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
 
 
 def overlap(a: Source, b: Source) -> int:
-    """How many keys two sources share: clips that are in both, if both name them in the same way."""
-    return len(set(a.keys) & set(b.keys))
+    """How many clips are in both sources: the same part of the same file, or else of the same key."""
+    return len(_identities(a) & _identities(b))
+
+
+def _identities(source: Source) -> set[Hashable]:
+    if isinstance(source, FileSource):  # keys are relative, and two folders may hold files of the same names
+        return {(os.path.realpath(clip.path), clip.start, clip.end) for clip in source.clips}
+    return set(source.keys)
 
 
 def _frames(clip: FileClip, header: Header) -> tuple[int, int]:

@@ -121,3 +121,10 @@ def test_unreadable_recordings_are_named_or_left_out(write):
         folders.load(root, RATE)
     source = folders.load(root, RATE, on_bad_audio='skip')
     assert source.keys == ('a/a.wav',) and len(source.skipped) == 1
+
+
+def test_two_folders_with_files_of_the_same_names_share_none(write, tmp_path):
+    one, two = (folders.load(write('a/1.wav', 'b/1.wav', root=root), RATE) for root in ('one', 'two'))
+    assert one.keys == two.keys and sources.overlap(one, two) == 0
+    (tmp_path / 'link').symlink_to(tmp_path / 'one')
+    assert sources.overlap(one, folders.load(tmp_path / 'link', RATE)) == 2
