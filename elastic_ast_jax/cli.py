@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.logs import Progress
 
 # As a shell reports a program that a closed pipe ended.
 _BROKEN_PIPE = 141
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[options.command](options) or 0
     except UserError as error:
-        print(f'elastic-ast {options.command}: {error}', file=sys.stderr)
+        Progress().say(f'elastic-ast {options.command}: {error}')  # names in it may hold what steers a terminal
         return 1
     except BrokenPipeError:  # whoever read the output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

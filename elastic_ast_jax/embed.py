@@ -4,22 +4,20 @@ import contextlib
 import io
 import os
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from elastic_ast_jax import device, logs
+from elastic_ast_jax import device, files
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.inference.arrays import GrowingArray, write_npz
 from elastic_ast_jax.inference.predictor import load
+from elastic_ast_jax.logs import Waiting, counted, printable
 from elastic_ast_jax.predict import expand
 
 _CLIPS = {'seconds': np.float64, 'embeddings': np.float32}
 _STEPS = {'timestamp_embeddings': np.float32, 'timestamps': np.float64, 'offsets': np.int64}
-# Seconds before there is a progress line.
-_PATIENCE = 2.0
 
 
 class EmbeddingsError(UserError):
@@ -48,8 +46,9 @@ def run(
         The exit code: 1 if an input could not be used; the others are embedded all the same.
 
     Raises:
-        EmbeddingsError: `out` cannot be such a file, which is told before anything is computed; or the disk is full; or no
-            input can be used.
+        EmbeddingsError: `out` cannot be such a file, which is told before anything is computed; or there is no room to
+            collect them; or no input can be used.
+        WriteError: `out` cannot be written in the end.
 
     Example:
         >>> with np.load('clips.npz') as file:
@@ -63,21 +62,23 @@ def run(
     device.use_compilation_cache()
     model = load(workdir, checkpoint)
     if checkpoint != 'latest' or model.description != f'step {model.step}':
-        print(f'{workdir}: parameters of {model.description}', file=sys.stderr)
+        print(f'{printable(os.fspath(workdir))}: parameters of {model.description}', file=sys.stderr)
     wanted = _CLIPS | (_STEPS if timestamps else {})
     try:
         with contextlib.ExitStack() as stack:
             arrays = {name: stack.enter_context(GrowingArray(target.parent, dtype)) for name, dtype in wanted.items()}
-            paths, failed = _collect(model.stream_embeddings(expand(inputs), timestamps), arrays)
+            with Waiting() as waiting:
+                results = model.stream_embeddings(expand(inputs), timestamps, waiting.show)
+                paths, failed = _collect(results, arrays, waiting)
             if not paths:
-                raise EmbeddingsError(f'{out}: is not written, as none of the {failed} inputs can be used')
+                what = 'as the one input cannot be used' if failed == 1 else f'as none of the {failed} inputs can be used'
+                raise EmbeddingsError(f'{out}: is not written, {what}')
             write_npz(target, {'paths': np.array(paths)} | arrays)
             count, width = arrays['embeddings'].shape
-            more = f', and of {arrays["timestamps"].shape[0]} time steps' if timestamps else ''
-            print(f'{out}: embeddings of {count} recording{"s" * (count != 1)}{more}, each of {width} numbers')
+            more = f', and of {counted(arrays["timestamps"].shape[0], "time step")}' if timestamps else ''
+            print(f'{printable(str(out))}: embeddings of {counted(count, "recording")}{more}, each of {width} numbers')
     except OSError as error:  # what is wrong with an input is told of that input
-        raise EmbeddingsError(f'{out}: cannot be written ({error.strerror or error}): make room on that disk, or choose '
-                              f'another folder') from error
+        raise EmbeddingsError(files.problem(out, error)) from error
     return 1 if failed else 0
 
 
@@ -95,18 +96,16 @@ def _checked(out: Path) -> Path:
     return out
 
 
-def _collect(results: Iterable[dict], arrays: dict[str, GrowingArray]) -> tuple[list[str], int]:
+def _collect(results: Iterable[dict], arrays: dict[str, GrowingArray], waiting: Waiting) -> tuple[list[str], int]:
     """Appends results to the arrays; the paths of those that are good, and how many are not."""
     paths, failed, steps = [], 0, 0
-    progress, begun = logs.Progress(), time.monotonic()
     if 'offsets' in arrays:
         arrays['offsets'].append(np.zeros(1, np.int64))
     for result in results:
-        if time.monotonic() - begun > _PATIENCE:
-            progress.show(f'recording {len(paths) + failed + 1}: {result["path"]}')
+        waiting.done()
         if 'error' in result:
-            progress.clear()
-            print(f'elastic-ast embed: {result["error"]}', file=sys.stderr)
+            waiting.clear()
+            print(f'elastic-ast embed: {printable(result["error"])}', file=sys.stderr)
             failed += 1
             continue
         paths.append(result['path'])
@@ -117,7 +116,6 @@ def _collect(results: Iterable[dict], arrays: dict[str, GrowingArray]) -> tuple[
             arrays['timestamp_embeddings'].append(result['timestamp_embeddings'])
             arrays['timestamps'].append(result['timestamps'])
             arrays['offsets'].append(np.array([steps]))
-    progress.clear()
     return paths, failed
 
 

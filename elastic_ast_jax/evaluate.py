@@ -7,12 +7,13 @@ import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from elastic_ast_jax import build, config, device, files, sharding, sweep, tables
+from elastic_ast_jax import build, config, device, sharding, sweep, tables
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data.sources import without_clips
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation, Evaluator
-from elastic_ast_jax.logs import Progress, without_nan
+from elastic_ast_jax.files import write_text
+from elastic_ast_jax.logs import Progress, printable, without_nan
 from elastic_ast_jax.metrics import Metrics
 from elastic_ast_jax.train_step import make_eval_step
 from elastic_ast_jax.trained import Trained, open_model
@@ -22,7 +23,6 @@ __all__ = ['CHANGEABLE', 'changed', 'run', 'summary', 'write']
 
 # What evaluation may change of the config: which clips are evaluated and how their batches are formed. Everything else belongs
 # to the model, or changes nothing here.
-_NO_FILE = '(none)'
 CHANGEABLE = (
     *(f'data.{name}' for name in ('source', 'too_long', 'overlap', 'on_bad_audio', 'workers')),
     *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')),
@@ -36,6 +36,7 @@ READ = types.MappingProxyType({
     'fsdd': ('root', 'tfds_dir'),
     'synthetic': ('synthetic_eval',),
 })
+_NO_FILE = '(none)'
 
 
 def run(
@@ -83,7 +84,7 @@ def run(
         files = write(result, model, overrides, workdir.evaluations)
     print(shown)
     if result.skipped:
-        print(f'clips left out: {len(result.skipped)}, such as {result.skipped[0]}', file=sys.stderr)
+        print(printable(f'clips left out: {len(result.skipped)}, such as {result.skipped[0]}'), file=sys.stderr)
     print(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}', file=sys.stderr)
     return result
 
@@ -138,7 +139,7 @@ def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: P
         'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides), 'cropped_clips': found.cut,
         'windowed_clips': found.windowed, 'skipped': list(found.skipped), **dataclasses.asdict(metrics),
     })  # fmt: skip
-    files.write_text(json_file, json.dumps(values, indent=2) + '\n')
+    write_text(json_file, json.dumps(values, indent=2) + '\n')
     lines = [summary(metrics, model.description), '']
     if overrides:
         lines += [f'With {tables.text(", ".join(overrides))}.', '']
@@ -157,7 +158,7 @@ def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: P
                     tables.number(entry.average_precision), tables.number(entry.auc), tables.number(entry.d_prime)])
         for entry in metrics.classes
     ]  # fmt: skip
-    files.write_text(table_file, '\n'.join(lines) + '\n')
+    write_text(table_file, '\n'.join(lines) + '\n')
     return json_file, table_file
 
 

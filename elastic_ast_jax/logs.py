@@ -1,4 +1,4 @@
-"""What a run tells: a live line, `metrics.jsonl`, and TensorBoard events."""
+"""What a run tells: a live line, `metrics.jsonl`, and TensorBoard events; and how it writes names, counts and times."""
 
 import contextlib
 import json
@@ -6,11 +6,15 @@ import math
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from elastic_ast_jax.errors import UserError
+
+# Seconds of work after which a progress line appears.
+_PATIENCE = 2.0
 
 
 class LogError(UserError):
@@ -119,17 +123,19 @@ class Progress:
         if now - self._last < (0.1 if self._live else self._every):
             return
         self._last = now
+        text = printable(text)
         if self._live:
-            self._stream.write('\r' + text.ljust(self._width))
-            self._width = len(text)
+            text, width = self._cut(text)
+            self._stream.write('\r' + text + ' ' * (self._width - width))
+            self._width = width
         else:
             self._stream.write(text + '\n')
         self._stream.flush()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays, or several."""
         self.clear()
-        self._stream.write(text + '\n')
+        self._stream.write('\n'.join(map(printable, text.split('\n'))) + '\n')
         self._stream.flush()
 
     def clear(self) -> None:
@@ -138,6 +144,76 @@ class Progress:
             self._stream.write('\r' + ' ' * self._width + '\r')
             self._stream.flush()
             self._width = 0
+
+    def _cut(self, text: str) -> tuple[str, int]:
+        """As much of a text as fits in a line of the terminal, which could not be written over otherwise; and its width."""
+        columns, width = 0, 0
+        with contextlib.suppress(OSError):
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        for place, letter in enumerate(text):
+            more = 2 if unicodedata.east_asian_width(letter) in 'WF' else 1
+            # Some terminals begin a new line after the last column. Others do not know how many there are, and say 0.
+            if width + more >= columns > 0:
+                return text[:place], width
+            width += more
+        return text, width
+
+
+class Waiting(contextlib.AbstractContextManager):
+    """A progress line on standard error while recordings take long: how far a long one is, or how many are done."""
+
+    def __init__(self):
+        self._progress, self._begun, self._count = Progress(), time.monotonic(), 0
+        self._first = ('', 0.0, 0.0)
+
+    def __exit__(self, *_: Any) -> None:
+        self.clear()
+
+    def show(self, name: str, done: float, seconds: float) -> None:
+        """Tells that `done` of the `seconds` of a recording are through the model.
+
+        The speed is that since the first call for the recording, so that compilation does not count.
+        """
+        now = time.monotonic()
+        if self._first[0] != name:
+            self._first = name, now, done
+        passed, advanced = now - self._first[1], done - self._first[2]
+        if passed >= _PATIENCE and advanced > 0 and done < seconds:
+            speed = advanced / passed
+            self._progress.show(f'{duration(done)} of {duration(seconds)}, {speed:.3g} times real time, '
+                                f'{duration((seconds - done) / speed)} left: {name}')
+        elif self._count and now - self._begun >= _PATIENCE:
+            self._progress.show(f'{counted(self._count, "recording")} done')
+
+    def done(self) -> None:
+        """Counts a recording that is done."""
+        self._count += 1
+        self._first = ('', 0.0, 0.0)
+
+    def clear(self) -> None:
+        """Takes the line away, for something that stays."""
+        self._progress.clear()
+
+
+def printable(text: str) -> str:
+    """A text for one line of a terminal or a drawing: what would steer the terminal, or is no text, becomes an escape.
+
+    Example:
+        >>> printable('rain\\n.wav')
+        'rain\\\\n.wav'
+    """
+    return ''.join(letter if letter.isprintable() or unicodedata.category(letter) == 'Zs' else repr(letter)[1:-1]
+                   for letter in text)
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """`1 clip` or `2 clips`; `plural` if it is not made by an s."""
+    return f'{count} {singular if count == 1 else plural or singular + "s"}'
+
+
+def in_seconds(seconds: float) -> str:
+    """`0.70 s`; three digits of what would be 0.00 s."""
+    return f'{seconds:.2f} s' if seconds >= 0.01 else f'{seconds:.3g} s'
 
 
 def duration(seconds: float) -> str:

@@ -1,17 +1,21 @@
 """Plots, drawn without a display: each function returns a figure, `save` writes it."""
 
+import io
 import math
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from elastic_ast_jax.logs import duration
+from elastic_ast_jax.files import replaced
+from elastic_ast_jax.logs import duration, in_seconds, printable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from elastic_ast_jax.inference.explain import Heard
@@ -24,8 +28,10 @@ _TOP = 3
 # A class that is never likelier than this is not shown, if others are.
 _FAINT = 0.05
 # Seconds between ticks that are easy to count by.
-_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200,
+          10800, 21600, 43200, 86400)  # fmt: skip
 _MOST_TICKS = 13
+_MINUTE = 60
 _LONGEST_LABEL = 32
 # Frequencies to mark.
 _HERTZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
@@ -38,11 +44,18 @@ _MOST_LABELS = 16
 
 
 def save(figure: 'Figure', file: str | os.PathLike) -> None:
-    """Writes a figure in the format that the file's suffix names."""
+    """Writes a figure in the format that the file's suffix names.
+
+    Raises:
+        WriteError: The file cannot be written; it is as it was.
+    """
+    drawn = io.BytesIO()  # so that a full disk is told by the system, and not by an encoder in its own way
     with warnings.catch_warnings():
         # Characters that the font does not have are drawn as a box; to the user this is no news.
         warnings.filterwarnings('ignore', 'Glyph .* missing from', UserWarning)
-        figure.savefig(file)
+        figure.savefig(drawn, format=Path(file).suffix[1:])
+    with replaced(file) as temporary:
+        temporary.write_bytes(drawn.getvalue())
 
 
 def timeline(result: dict[str, Any]) -> 'Figure':
@@ -70,15 +83,13 @@ def timeline(result: dict[str, Any]) -> 'Figure':
     axes = figure.add_subplot()
     mesh = axes.pcolormesh(edges, np.arange(len(shown) + 1) - 0.5, columns.T, vmin=0, vmax=1, cmap='Blues')
     axes.invert_yaxis()
-    axes.set_yticks(range(len(shown)), [_printable(labels[c], _LONGEST_LABEL) for c in shown], parse_math=False)
-    ticks = _ticks(result['seconds'])
-    axes.set_xticks(ticks, [_clock(tick, ticks) for tick in ticks])
+    axes.set_yticks(range(len(shown)), [_shortened(labels[c], _LONGEST_LABEL) for c in shown], parse_math=False)
+    _mark_time(axes, result['seconds'])
     axes.set_xlim(0, edges[-1])
-    axes.set_xlabel('time')
     figure.colorbar(mesh, ax=axes, label='probability', pad=0.01)
     count = 'one window' if len(entries) == 1 else f'{len(entries)} windows of {result["window"]:.4g} s'
     of = f', {len(shown)} of {interesting} classes that are ever among the likeliest {_TOP}' if interesting > len(shown) else ''
-    title = f'{_printable(result["path"], 80)}\n{duration(result["seconds"])}, {count}{of}'
+    title = f'{_shortened(result["path"], 80)}\n{_length(result["seconds"])}, {count}{of}'
     axes.set_title(title, parse_math=False, fontsize=10)
     return figure
 
@@ -105,6 +116,7 @@ def curve(
     upper.plot(x, y, marker='o', markersize=4)
     upper.set_ylabel(y_label)
     low, high = upper.get_ylim()
+    high = min(high, 1.02 * y_full)
     low = max(min(low, high - 0.1 * y_full), -0.02 * y_full)
     upper.set_ylim(low, max(high, low + 0.1 * y_full))
     upper.grid(alpha=0.3)
@@ -149,17 +161,17 @@ def _edges(starts: list[float], ends: list[float]) -> Float[np.ndarray, 'edges']
     return np.concatenate([[starts[0]], (middles[1:] + middles[:-1]) / 2, [ends[-1]]])
 
 
-def _ticks(seconds: float) -> list[float]:
-    """Times to mark, from 0 on."""
+def _mark_time(axes: 'Axes', seconds: float) -> None:
+    """Marks times from 0 on along an axis of seconds: in seconds if they are less than a minute, as `2:03` otherwise."""
     step = next((step for step in _TICKS if seconds / step < _MOST_TICKS), math.ceil(seconds / 86400 / _MOST_TICKS) * 86400)
-    return [float(number * step) for number in range(int(seconds / step) + 1)]
+    ticks = [float(number * step) for number in range(int(seconds / step) + 1)]
+    axes.set_xticks(ticks, [duration(tick) if seconds >= _MINUTE else f'{tick:g}' for tick in ticks])
+    axes.set_xlabel('time' if seconds >= _MINUTE else 'time [s]')
 
 
-def _clock(time: float, ticks: list[float]) -> str:
-    """`1:02:03` or `2:03`; with tenths of seconds if the ticks are that close."""
-    if len(ticks) > 1 and ticks[1] < 1:
-        return f'{int(time) // 60}:{time % 60:04.1f}'
-    return duration(time)
+def _length(seconds: float) -> str:
+    """Of a recording, as its axis has it."""
+    return duration(seconds) if seconds >= _MINUTE else in_seconds(seconds)
 
 
 def explanation(heard: 'Heard', hertz: Float[np.ndarray, 'mels'], name: str, parameters: str, averages: bool) -> 'Figure':
@@ -179,9 +191,8 @@ def explanation(heard: 'Heard', hertz: Float[np.ndarray, 'mels'], name: str, par
     from matplotlib.figure import Figure
 
     mels, bands, edges = len(hertz), heard.attention.shape[1], heard.patch_edges
-    width = np.diff(edges) / (edges[-1] - edges[0])
-    multiple = (heard.attention / (width[:, None] / bands)).T
-    course = heard.attention.sum(axis=1) / width
+    multiple = _ratio(heard.attention, heard.even).T
+    course = _ratio(heard.attention.sum(axis=1), heard.even.sum(axis=1))
 
     figure = Figure(figsize=(11, 5.5), dpi=120, layout='constrained')
     parts = figure.add_gridspec(2, 2, width_ratios=(3.2, 1), height_ratios=(1, 4))
@@ -204,7 +215,8 @@ def explanation(heard: 'Heard', hertz: Float[np.ndarray, 'mels'], name: str, par
     bar.minorticks_off()
     bar.set_label('attention on a patch: how many times what an even spread would give')
     picture.set_yticks(*_hertz_ticks(hertz))
-    picture.set(ylabel='frequency [Hz]', xlabel='time [s]', xlim=(min(0, edges[0]), edges[-1]))
+    _mark_time(picture, heard.seconds)
+    picture.set(ylabel='frequency [Hz]', xlim=(min(0, edges[0]), edges[-1]))
     above.stairs(course, edges, fill=True, color=_ATTENTION)
     above.axhline(1, color='black', linewidth=0.8, linestyle='--')
     above.set(ylim=(0, 1.15 * max(1.0, course.max())), ylabel='attention')
@@ -218,18 +230,22 @@ def explanation(heard: 'Heard', hertz: Float[np.ndarray, 'mels'], name: str, par
 
     for place, (label, probability) in enumerate(heard.predictions):
         beside.barh(place, 100 * probability, height=0.35, color='tab:blue')
-        text = f'{_printable(label, _LONGEST_LABEL)}  {100 * probability:.1f} %'
+        text = f'{_shortened(label, _LONGEST_LABEL)}  {100 * probability:.1f} %'
         beside.annotate(text, (0, place - 0.2), (2, 2), textcoords='offset points', parse_math=False)
     beside.set(yticks=[], xlim=(0, 100), ylim=(max(5, len(heard.predictions)) - 0.5, -0.6), xlabel='probability [%]')
     beside.set_title('likeliest classes', loc='left', fontsize=10)
     beside.spines[['top', 'right']].set_visible(False)
 
     what = 'the model averages over all patches alike' if averages else 'what the model listened to'
-    length = f'{heard.seconds:.2f} s' if heard.seconds < 60 else duration(heard.seconds)
     cut = f' in {heard.windows} windows' if heard.windows > 1 else ''
-    figure.suptitle(f'{_printable(name, 80)}: {what}\n{length}{cut}; parameters of {parameters}', x=0.01, ha='left',
-                    fontsize=10, parse_math=False)  # fmt: skip
+    title = f'{_shortened(name, 80)}: {what}\n{_length(heard.seconds)}{cut}; parameters of {parameters}'
+    figure.suptitle(title, x=0.01, ha='left', fontsize=10, parse_math=False)
     return figure
+
+
+def _ratio(attention: Float[np.ndarray, '*pieces'], even: Float[np.ndarray, '*pieces']) -> Float[np.ndarray, '*pieces']:
+    """Attention as a multiple of an even spread's; 0 where no window is."""
+    return np.divide(attention, even, out=np.zeros_like(attention), where=even > 0)
 
 
 def _hertz_ticks(hertz: Float[np.ndarray, 'mels']) -> tuple[list[float], list[str]]:
@@ -244,8 +260,8 @@ def _hertz_ticks(hertz: Float[np.ndarray, 'mels']) -> tuple[list[float], list[st
     return places, names
 
 
-def _printable(text: str, longest: int) -> str:
+def _shortened(text: str, longest: int) -> str:
     """A text that can be drawn, cut in the middle if it is longer."""
-    text = ''.join(letter if letter.isprintable() else '\N{REPLACEMENT CHARACTER}' for letter in text)
+    text = printable(text)
     half = longest // 2
     return text if len(text) <= longest else f'{text[:half]}…{text[-half + 1:]}'

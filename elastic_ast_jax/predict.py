@@ -4,18 +4,15 @@ import io
 import itertools
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from elastic_ast_jax import device, logs
+from elastic_ast_jax import device
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.inference.predictor import load
 from elastic_ast_jax.inference.timeline import TimelineFolder
-
-# Seconds of work on a recording after which a progress line appears.
-_PATIENCE = 2.0
+from elastic_ast_jax.logs import Waiting, in_seconds, printable
 
 
 class ExplainError(UserError):
@@ -44,6 +41,7 @@ def run(
     Raises:
         ExplainError, ExplanationError, TimelineError, WindowError: Something asked for is not possible; told before anything is
             computed.
+        WriteError: A timeline or the explanation cannot be written.
     """
     # A file name may hold bytes that are no text; they are shown escaped.
     for stream in (sys.stdout, sys.stderr):
@@ -59,18 +57,21 @@ def run(
     device.use_compilation_cache()
     model = load(workdir, checkpoint)
     if checkpoint != 'latest' or model.description != f'step {model.step}':
-        print(f'{workdir}: parameters of {model.description}', file=sys.stderr)
-    waiting, failed = _Waiting(), False
+        print(f'{printable(workdir)}: parameters of {model.description}', file=sys.stderr)
+    failed = False
     predict = model.stream if folder is None else model.timeline
-    for result in predict(paths, top_k, window, overlap, waiting.show):
-        waiting.end()
-        failed |= 'error' in result
-        if folder is not None and 'error' not in result:
-            shown = {key: result[key] for key in ('path', 'seconds', 'predictions', 'windows') if key in result}
-            result = shown | {'timeline': str(folder.write(result)[0])}
-        print(json.dumps(result, ensure_ascii=False) if as_json else _table(result), flush=True)
+    with Waiting() as waiting:
+        for result in predict(paths, top_k, window, overlap, waiting.show):
+            failed |= 'error' in result
+            if folder is not None and 'error' not in result:
+                shown = {key: result[key] for key in ('path', 'seconds', 'predictions', 'windows') if key in result}
+                result = shown | {'timeline': str(folder.write(result)[0])}
+            waiting.clear()
+            print(json.dumps(result, ensure_ascii=False) if as_json else _table(result), flush=True)
+            waiting.done()
     if explain is not None and not failed:
-        drawing.run(model, paths[0], explain, top_k, window, overlap)
+        with Waiting() as waiting:
+            drawing.run(model, paths[0], explain, top_k, window, overlap, waiting.show)
     return 1 if failed else 0
 
 
@@ -93,41 +94,13 @@ def _only_one(paths: Iterator[str], explain: str) -> list[str]:
 
 def _table(result: dict[str, Any]) -> str:
     if 'error' in result:
-        return f'{result["path"]}\n  error: {result["error"]}'
+        return f'{printable(result["path"])}\n  error: {printable(result["error"])}'
     windows = f', {result["windows"]} windows' if 'windows' in result else ''
-    lines = [f'{result["path"]}  ({result["seconds"]:.2f} s{windows})']
-    lines += [f'  {100 * entry["probability"]:6.2f} %  {entry["label"]}' for entry in result['predictions']]
+    lines = [f'{printable(result["path"])}  ({in_seconds(result["seconds"])}{windows})']
+    lines += [f'  {100 * entry["probability"]:6.2f} %  {printable(entry["label"])}' for entry in result['predictions']]
     if 'timeline' in result:
-        lines.append(f'  timeline: {result["timeline"]}')
+        lines.append(f'  timeline: {printable(result["timeline"])}')
     return '\n'.join(lines)
-
-
-class _Waiting:
-    """A progress line on standard error for a recording that takes a while."""
-
-    def __init__(self):
-        self._progress = logs.Progress()
-        self._first = ('', 0.0, 0.0)
-
-    def show(self, name: str, done: float, seconds: float) -> None:
-        """Tells that `done` of the `seconds` of a recording are through the model.
-
-        The speed is that since the first call for the recording, so that compilation does not count.
-        """
-        now = time.monotonic()
-        if self._first[0] != name:
-            self._first = name, now, done
-        passed, advanced = now - self._first[1], done - self._first[2]
-        if passed < _PATIENCE or not 0 < advanced or done == seconds:
-            return
-        speed = advanced / passed
-        self._progress.show(f'{name}: {logs.duration(done)} of {logs.duration(seconds)}, {speed:.3g} times real time, '
-                            f'{logs.duration((seconds - done) / speed)} left')
-
-    def end(self) -> None:
-        """The recording is done."""
-        self._progress.clear()
-        self._first = ('', 0.0, 0.0)
 
 
 if __name__ == '__main__':

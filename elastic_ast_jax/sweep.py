@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from elastic_ast_jax import files, plots, tables
+from elastic_ast_jax import plots, tables
 from elastic_ast_jax.data.plan import PlanError
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
+from elastic_ast_jax.files import write_text
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress, counted, without_nan
 from elastic_ast_jax.trained import Trained
@@ -217,7 +218,7 @@ def write(curve: Curve, model: Trained, overrides: Sequence[str], folder: Path) 
         ],
         'skipped': list(curve.skipped),
     }  # fmt: skip
-    files.write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
+    write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
 
     lines = [f'{axis.title}; {tables.text(model.description)}.', '', table(curve), '', axis.explanation]
     if overrides:
@@ -225,7 +226,7 @@ def write(curve: Curve, model: Trained, overrides: Sequence[str], folder: Path) 
     if curve.skipped:
         lines += ['', f'Clips that could not be used, and are left out: {len(curve.skipped)}.', '']
         lines += [f'- {tables.text(message)}' for message in curve.skipped]
-    files.write_text(table_file, '\n'.join(lines) + '\n')
+    write_text(table_file, '\n'.join(lines) + '\n')
 
     percent = metric == 'accuracy'
     physical = [np.format_float_positional(point.physical, 2, fractional=False, trim='-') for point in curve.points]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from elastic_ast_jax import build, config
 from elastic_ast_jax.config import ConfigError
 from elastic_ast_jax.evaluate import CHANGEABLE, READ, changed, summary, write
 from elastic_ast_jax.evaluator import Evaluation, score
+from elastic_ast_jax.files import WriteError
 from elastic_ast_jax.metrics import evaluate
 from elastic_ast_jax.models import attention
 from elastic_ast_jax.trained import Trained
@@ -90,8 +92,19 @@ def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
     assert values['skipped'] == ['x.wav: damaged']
     table = table_file.read_text('utf-8')
     assert '| mean of steps 20, 30 | 2 | 50.00 % |' in table
-    assert 'only the beginning was evaluated: 3.' in table and 'logits were averaged: 4.' in table and '- x.wav: damaged' in table
+    assert 'only the beginning was evaluated: 3.' in table and 'logits were averaged: 4.' in table
+    assert '- x.wav: damaged' in table and 'left out: 1.' in table
     assert '| a\\|b | 1 | 100.00 % |' in table and '| c | 1 | 0.00 % |' in table
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
+def test_a_full_disk_leaves_the_results_before(tmp_path, little_room):
+    (tmp_path / 'metrics.json').write_text('older')
+    metrics = evaluate(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
+    with little_room(100), pytest.raises(WriteError, match=f'^{tmp_path}/metrics.json: cannot be written .*make room'):
+        write(Evaluation(metrics, 0, 0, ()), model(), (), tmp_path)
+    assert (tmp_path / 'metrics.json').read_text() == 'older'
+    assert [path.name for path in tmp_path.iterdir()] == ['metrics.json']
 
 
 def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
+import termios
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from elastic_ast_jax.logs import LogError, MetricsLog, Progress, duration
+from elastic_ast_jax.logs import LogError, MetricsLog, Progress, Waiting, counted, duration, in_seconds, printable
 
 
 def log(tmp_path, first, *entries):
@@ -131,6 +132,9 @@ class Terminal:
         os.set_blocking(self._screen, False)
         self.stream = open(device, 'w', encoding='utf-8')
 
+    def resize(self, columns):
+        termios.tcsetwinsize(self._screen, (24, columns))
+
     def written(self):
         text = b''
         with contextlib.suppress(BlockingIOError):
@@ -194,6 +198,32 @@ def test_a_terminal_is_not_flooded(terminal, clock):
     assert 5 <= terminal.written().count('\r') <= 11
 
 
+def test_a_line_that_is_longer_than_the_terminal_is_wide_is_cut(terminal, clock):
+    """One that goes on in the next row cannot be written over."""
+    terminal.resize(40)
+    progress = Progress(terminal.stream)
+    for text in ('0:10 left: ' + 'x' * 100, '0:09 left: ' + '日本' * 50, '0:08 left'):
+        progress.show(text)
+        clock[0] += 1
+    first, second, third = terminal.written().split('\r')[1:]
+    assert first == '0:10 left: ' + 'x' * 28
+    assert second == '0:09 left: ' + '日本' * 7  # two columns each
+    assert third == '0:08 left'.ljust(39)
+
+
+def test_a_terminal_that_does_not_know_its_width_shows_all(terminal):
+    terminal.resize(0)
+    Progress(terminal.stream).show('x' * 100 + '日本')
+    assert terminal.lines() == ['x' * 100 + '日本']
+
+
+def test_names_do_not_steer_the_terminal(terminal):
+    progress = Progress(terminal.stream)
+    progress.say('a\x1b[31m\nb\r')
+    progress.show('c\nd\x07')
+    assert terminal.lines() == ['a\\x1b[31m', 'b\\r', 'c\\nd\\x07']
+
+
 def test_elsewhere_there_is_a_line_now_and_then(tmp_path, clock):
     with open(tmp_path / 'log', 'w', encoding='utf-8') as stream:
         progress = Progress(stream, every=10.0)
@@ -211,3 +241,58 @@ def test_elsewhere_there_is_a_line_now_and_then(tmp_path, clock):
 ])  # fmt: skip
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize('text, shown', [
+    ('été 日本 🎵 .wav', 'été 日本 🎵 .wav'), ('a\u3000b\xa0c', 'a\u3000b\xa0c'), ('a\nb\r\t', 'a\\nb\\r\\t'),
+    ('\x1b[2J', '\\x1b[2J'), ('\x9b', '\\x9b'), ('caf\udce9', 'caf\\udce9'), ('a\u202eb\u2028c', 'a\\u202eb\\u2028c'), ('', ''),
+])  # fmt: skip
+def test_what_is_printed_of_a_name(text, shown):
+    assert printable(text) == shown
+
+
+def test_counts_and_seconds():
+    assert [counted(number, 'clip') for number in (0, 1, 2)] == ['0 clips', '1 clip', '2 clips']
+    assert [counted(number, 'class', 'classes') for number in (1, 2)] == ['1 class', '2 classes']
+    assert [in_seconds(seconds) for seconds in (1 / 16000, 0.0099, 0.01, 0.7, 61.0)] == [
+        '6.25e-05 s', '0.0099 s', '0.01 s', '0.70 s', '61.00 s']  # fmt: skip
+
+
+# While recordings take long
+
+
+@pytest.fixture
+def waiting(terminal, clock, monkeypatch):
+    monkeypatch.setattr('sys.stderr', terminal.stream)
+    terminal.resize(100)
+    with Waiting() as made:
+        yield made
+
+
+def test_a_long_recording_shows_how_far_it_is(waiting, terminal, clock):
+    for done in (60.0, 160.0):
+        waiting.show('long.wav', done, 3600.0)
+        clock[0] += 1
+    assert terminal.written() == ''  # not yet
+    waiting.show('long.wav', 260.0, 3600.0)
+    assert terminal.lines() == ['4:20 of 1:00:00, 100 times real time, 0:33 left: long.wav']
+    waiting.clear()
+    assert terminal.lines() == ['']
+
+
+def test_many_short_recordings_show_how_many_are_done(waiting, terminal, clock):
+    for _ in range(64):
+        waiting.done()
+        clock[0] += 0.03
+    waiting.show('64.wav', 1.0, 1.0)
+    assert terminal.lines() == ['']
+    clock[0] += 0.1
+    waiting.show('65.wav', 1.0, 1.0)
+    assert terminal.lines() == ['64 recordings done']
+
+
+def test_one_recording_that_takes_the_time_of_loading_shows_nothing(waiting, terminal, clock):
+    clock[0] += 10
+    waiting.show('a.wav', 1.0, 1.0)
+    waiting.done()
+    assert terminal.written() == ''

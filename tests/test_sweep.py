@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from elastic_ast_jax import build, config, plots, sweep
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation
+from elastic_ast_jax.files import WriteError
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.metrics import evaluate
 from elastic_ast_jax.models import attention
@@ -107,6 +109,14 @@ def test_what_is_written_says_everything(curve, tmp_path):
     assert files[2].read_bytes().startswith(PNG)
 
 
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
+@pytest.mark.parametrize(('room', 'whole'), [(100, []), (2000, ['length.json', 'length.md'])])
+def test_a_full_disk_leaves_whole_files_only(curve, tmp_path, room, whole, little_room):
+    with little_room(room), pytest.raises(WriteError, match=f'^{tmp_path}/length.{"png" if whole else "json"}: .*make room'):
+        sweep.write(curve, model(), (), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == whole
+
+
 def test_undefined_metrics_are_dashes_null_and_gaps(tmp_path):
     """Clips of one class only: no mAP."""
     metrics = evaluate(np.array(RIGHT, np.float32), [(0,), (0,)], ('a', 'b'))
@@ -144,7 +154,7 @@ def test_many_points_share_their_labels():
 @pytest.mark.parametrize('y', [[98.0, 98.5], [0.5, 1.0], [0.0, 0.0], [100.0, 100.0], [math.nan, math.nan]])
 def test_noise_does_not_look_like_a_slope(y):
     low, high = plain([1.0, 2.0], y).axes[0].get_ylim()
-    assert high - low >= 10 - 1e-9 and low >= -10 and high <= 110
+    assert high - low >= 10 - 1e-9 and low >= -10 and high <= 102 + 1e-9
     assert all(math.isnan(value) or low < value < high for value in y)
 
 

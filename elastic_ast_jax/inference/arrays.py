@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from elastic_ast_jax.files import replaced
+
 
 class GrowingArray(contextlib.AbstractContextManager):
     """An array whose first axis grows; its values wait on the disk, in a file without a name that vanishes by itself."""
@@ -53,18 +55,12 @@ def write_npz(path: Path, arrays: Mapping[str, GrowingArray | Shaped[np.ndarray,
     """Writes arrays to a file that `numpy.load` reads without pickle; the file appears complete or not at all.
 
     Raises:
-        OSError: The folder is not there, or not to be written to, or the disk is full.
+        WriteError: It cannot be written.
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with open(temporary, 'wb') as file, zipfile.ZipFile(file, 'w') as members:
-            for key, array in arrays.items():
-                with members.open(f'{key}.npy', 'w', force_zip64=True) as member:
-                    if isinstance(array, GrowingArray):
-                        array.write(member)
-                    else:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replaced(path) as temporary, open(temporary, 'wb') as file, zipfile.ZipFile(file, 'w') as members:
+        for key, array in arrays.items():
+            with members.open(f'{key}.npy', 'w', force_zip64=True) as member:
+                if isinstance(array, GrowingArray):
+                    array.write(member)
+                else:
+                    np.lib.format.write_array(member, array, allow_pickle=False)

@@ -98,6 +98,8 @@ def _open(number: int, source: Any, frontend: FrontendSpec, windows: Windows) ->
     try:
         if isinstance(source, (str, os.PathLike)):
             name = os.fspath(source)
+            if os.path.isdir(name):
+                reading.find([name])  # tells if there is no recording in it; that it is a folder at all is told below
             header = reading.header(source)
             samples = int(lengths.resampled(header.frames, header.rate, rate))
             if samples > windows.whole:

@@ -12,7 +12,7 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.inference.clips import Clip
-from elastic_ast_jax.inference.predictor import Predictor
+from elastic_ast_jax.inference.predictor import Predictor, Progress
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.windows import Windows
 
@@ -36,6 +36,7 @@ class Heard(NamedTuple):
         attention: Share of the pooled vector that came from each piece of the recording, mean over heads: columns are as long
             as a patch, or several, and bands are mel patches from the lowest. Sums to 1. Windows contribute by their lengths,
             as to the recording's result; their patches need not begin where columns do, and are spread over their frames.
+        even: The same of a model that listens to all patches of a window alike. Where windows overlap, there is more of it.
         patch_edges: Where these columns begin and end, in seconds. A patch that the recording does not fill reaches beyond it.
         seconds: Length of the recording.
         windows: How many it was cut into.
@@ -45,6 +46,7 @@ class Heard(NamedTuple):
     log_mel: Float[np.ndarray, 'columns mels']
     frame_edges: Float[np.ndarray, 'columns+1']
     attention: Float[np.ndarray, 'patches bands']
+    even: Float[np.ndarray, 'patches bands']
     patch_edges: Float[np.ndarray, 'patches+1']
     seconds: float
     windows: int
@@ -68,7 +70,7 @@ def check(file: str | os.PathLike) -> None:
 
 def run(
     model: Predictor, path: str | os.PathLike, file: str | os.PathLike, top_k: int = 5, window: float | None = None,
-    overlap: float | None = None,
+    overlap: float | None = None, progress: Progress | None = None,
 ) -> None:  # fmt: skip
     """Draws what a model listened to in a recording.
 
@@ -78,26 +80,32 @@ def run(
         file: Where to draw; its suffix says the format.
         top_k: Number of classes shown.
         window, overlap: See `Predictor.predict`.
+        progress: Called from time to time.
 
     Raises:
         ExplanationError: See `check`; or the recording cannot be used.
+        WriteError: The file cannot be written.
     """
     check(file)
-    heard = listen(model, path, top_k, window, overlap)
+    heard = listen(model, path, top_k, window, overlap, progress)
     averages = model.config.model.pool == 'mean'
     figure = plots.explanation(heard, fbank.centres(model.config.frontend), os.fspath(path), model.description, averages)
     plots.save(figure, file)
 
 
 def listen(
-    model: Predictor, path: str | os.PathLike, top_k: int = 5, window: float | None = None, overlap: float | None = None
-) -> Heard:
+    model: Predictor, path: str | os.PathLike, top_k: int = 5, window: float | None = None, overlap: float | None = None,
+    progress: Progress | None = None,
+) -> Heard:  # fmt: skip
     """What a model listens to in a recording; arguments and errors are those of `run`."""
     frontend = model.config.frontend
+    rate = frontend.sample_rate
     cut = model.windows(window, overlap)
     classes = min(top_k, len(model.labels))
 
     def keep(clip: Clip, parts: dict[str, np.ndarray]) -> tuple:
+        if progress is not None:
+            progress(clip.name, clip.stop / rate, clip.samples / rate)
         shares = parts['shares'].astype(np.float64).mean(axis=1).reshape(frontend.mel_patches, -1)
         return parts['logits'].astype(np.float64), shares
 
@@ -109,11 +117,11 @@ def listen(
             canvas = _Canvas(frontend, clip, cut)
         weight = canvas.weight(clip)
         logits = logits + weight * found[0]
-        canvas.add(clip, weight * found[1])
+        canvas.add(clip, found[1])
     probabilities = model.probabilities(logits)
     best = np.argsort(-probabilities, kind='stable')[:classes]
     return Heard(
-        *canvas.drawn(), clip.samples / frontend.sample_rate, clip.count,
+        *canvas.drawn(), clip.samples / rate, clip.count,
         [(model.labels[number], float(probabilities[number])) for number in best])  # fmt: skip
 
 
@@ -130,7 +138,7 @@ class _Canvas:
         self._wide = -(-patches // _MOST_COLUMNS) * frontend.patch_frames
         columns, wide_columns = (-(-patches * frontend.patch_frames // group) for group in (self._together, self._wide))
         self._sound, self._counts = np.zeros((columns, frontend.mel_bins)), np.zeros((columns, 1))
-        self._attention = np.zeros((wide_columns, frontend.mel_patches))
+        self._attention, self._even = np.zeros((2, wide_columns, frontend.mel_patches))
 
     def _first_frame(self, start: int) -> int:
         """Of a window; windows need not begin at whole frames."""
@@ -141,22 +149,23 @@ class _Canvas:
         return (clip.stop - clip.start) / self._total
 
     def add(self, clip: Clip, shares: Float[np.ndarray, 'bands patches']) -> None:
-        """Adds a window's features, and the attention on each of its patches."""
+        """Adds a window's features, and the attention on each of its patches, by the window's weight."""
         frontend = self._frontend
         grid = clip.patches.reshape(frontend.mel_patches, -1, frontend.patch_mels, frontend.patch_frames)
         features = grid.transpose(1, 3, 0, 2).reshape(-1, frontend.mel_bins)
         place = self._first_frame(clip.start) + np.arange(len(features))
-        spread = np.repeat(shares.T / frontend.patch_frames, frontend.patch_frames, axis=0)
-        np.add.at(self._attention, place // self._wide, spread)
+        of_a_frame = self.weight(clip) / frontend.patch_frames
+        np.add.at(self._attention, place // self._wide, of_a_frame * np.repeat(shares.T, frontend.patch_frames, axis=0))
+        np.add.at(self._even, place // self._wide, of_a_frame / shares.size)
         frames = min(len(features), int(frontend.frames(clip.stop - clip.start, frontend.shift())))
         column = place[:frames] // self._together
         np.add.at(self._sound, column, features[:frames])
         np.add.at(self._counts, column, 1)
 
-    def drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The first four fields of `Heard`."""
+    def drawn(self) -> tuple[np.ndarray, ...]:
+        """The first five fields of `Heard`."""
         sound = np.divide(self._sound, self._counts, out=np.full_like(self._sound, np.nan), where=self._counts > 0)
-        return (sound, self._edges(len(sound), self._together), self._attention,
+        return (sound, self._edges(len(sound), self._together), self._attention, self._even,
                 self._edges(len(self._attention), self._wide))  # fmt: skip
 
     def _edges(self, columns: int, frames: int) -> Float[np.ndarray, 'edges']:

@@ -7,6 +7,7 @@ from typing import Any
 
 from elastic_ast_jax import plots
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.files import replaced
 
 # Bytes of a file's name without its suffix; file systems take 255 with it.
 _LONGEST_NAME = 200
@@ -45,10 +46,14 @@ class TimelineFolder:
 
         Args:
             timeline: Of one recording, from `Predictor.timeline`.
+
+        Raises:
+            WriteError: One of the files cannot be written; it is as it was then.
         """
         name = self._name(timeline['path'])
         json_file, png_file = self.folder / f'{name}.json', self.folder / f'{name}.png'
-        with open(json_file, 'w', encoding='utf-8', errors='backslashreplace') as file:
+        with (replaced(json_file) as temporary,
+              open(temporary, 'w', encoding='utf-8', errors='backslashreplace') as file):  # fmt: skip
             settings = {key: value for key, value in timeline.items() if key != 'timeline'}
             file.write(json.dumps(settings, indent=1, ensure_ascii=False).removesuffix('\n}') + ',\n "timeline": [')
             for number, entry in enumerate(timeline['timeline']):

@@ -289,7 +289,8 @@ def test_the_workdir_of_another_config(workdir, arguments, refused):
 def test_the_workdir_of_other_data(workdir, arguments, data, refused):
     """The labels are the same, so it is the plan that tells."""
     write_manifest(data / 'train.jsonl', read_manifest(data / 'train.jsonl')[::-1])
-    refused(arguments(workdir, f'data.train={data / "train.jsonl"}'), workdir, 'the training data changed', 'restore the data')
+    changed = 'the training data, or what is drawn of them, changed'
+    refused(arguments(workdir, f'data.train={data / "train.jsonl"}'), workdir, changed, 'restore the data')
 
 
 def test_the_workdir_of_other_labels(workdir, arguments, data, refused):

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 import elastic_ast_jax
+from elastic_ast_jax import logs
 
 RATE = 8000
 WIDTH = 16
@@ -121,12 +122,25 @@ def test_the_rest_goes_on_without_a_bad_file(trained, model, command, recordings
     assert list(bad) == ['path', 'error'] and 'embedding' in fine
 
 
+def test_progress_is_told_where_it_takes_a_while(trained, command, sounds, tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, '_PATIENCE', 0.0)
+    long = tell(tmp_path / 'long\n.wav', np.tile(sounds[-1], 6))
+    line, *_ = command('embed', trained, long, f'--out={tmp_path / "out.npz"}').err.splitlines()
+    assert ' of 0:16, ' in line and ' times real time, ' in line and line.endswith(f' left: {tmp_path}/long\\n.wav')
+
+    (tmp_path / 'many').mkdir()
+    for number in range(130):
+        tell(tmp_path / 'many' / f'{number:03d}.wav', sounds[1])
+    done = command('embed', trained, tmp_path / 'many', f'--out={tmp_path / "out.npz"}')
+    assert done.err.splitlines()[0] == '64 recordings done'
+
+
 def test_nothing_but_bad_files(trained, command, tmp_path):
     out = tmp_path / 'out.npz'
     out.write_text('something older')
     done = command('embed', trained, tmp_path / 'missing.wav', f'--out={out}')
     assert done.code == 1
-    assert f'{out}: is not written, as none of the 1 inputs can be used' in done.err
+    assert f'{out}: is not written, as the one input cannot be used' in done.err
     assert out.read_text() == 'something older' and list(tmp_path.iterdir()) == [out]
 
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import elastic_ast_jax
-from elastic_ast_jax import predict
+from elastic_ast_jax import logs
 from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.windows import WindowError
 
@@ -234,12 +234,14 @@ def test_results_come_while_inputs_are_still_to_come(model):
 def test_progress_is_told_where_it_takes_a_while(trained, command, tmp_path, monkeypatch):
     soundfile.write(tmp_path / 'long.wav', tone(900, 90.0), RATE)
     arguments = ('predict', trained, tmp_path / 'long.wav', '--json', '--overlap=0.9')
-    monkeypatch.setattr(predict, '_PATIENCE', 0.0)
+    monkeypatch.setattr(logs, '_PATIENCE', 0.0)
     done = command(*arguments)
     line = done.err.splitlines()[0]
-    assert line.startswith(f'{tmp_path / "long.wav"}: 0:') and ' of 1:30, ' in line
-    assert line.endswith(' left') and 'times real time' in line
+    assert line.startswith('0:') and ' of 1:30, ' in line
+    assert line.endswith(f' left: {tmp_path / "long.wav"}') and 'times real time' in line
     json.loads(done.out)
+    done = command(*arguments, f'--explain={tmp_path / "out.png"}')
+    assert sum(' of 1:30, ' in line for line in done.err.splitlines()) == 2  # the second pass too
 
 
 def test_progress_grows_to_the_end(model):

@@ -186,6 +186,16 @@ def test_the_table_says_what_the_json_lines_say(trained, command, recordings):
     assert command('predict', trained, *files, '--top_k=2').out.splitlines() == expected
 
 
+def test_the_table_holds_no_control_characters_and_no_length_of_nothing(trained, command, tmp_path):
+    name = tmp_path / 'a\nb\x1b[31m.wav'
+    soundfile.write(name, tone(900, 0.1)[:1], RATE)
+    first, *_ = command('predict', trained, name).out.splitlines()
+    assert first == f'{tmp_path}/a\\nb\\x1b[31m.wav  (0.000125 s)'
+    missing = command('predict', trained, tmp_path / 'c\nd.wav').out.splitlines()
+    assert len(missing) == 2 and missing[0] == f'{tmp_path}/c\\nd.wav' and '\\nd.wav: no such file' in missing[1]
+    assert json.loads(command('predict', trained, name, '--json').out)['path'] == str(name)
+
+
 def test_checkpoints_by_step(trained, command, recordings, model):
     assert model.step == STEPS
     assert elastic_ast_jax.load(trained, checkpoint='7').step == 7
@@ -256,7 +266,7 @@ def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, rec
     for name, (problem, remedy) in {
         'text.wav': ('libsndfile cannot read it', 'convert it to WAV or FLAC'),
         'missing.wav': ('no such file', 'check the path'),
-        'nothing here': ('folder', 'pass the files in it'),
+        'nothing here': ('no recording in this folder or below', 'pass another folder, or the files by name'),
     }.items():
         assert str(tmp_path / name) in errors[name] and problem in errors[name] and remedy in errors[name]
     # The good ones are what they are without the bad ones.

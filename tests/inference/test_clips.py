@@ -59,6 +59,15 @@ def test_recordings_keep_their_order(tmp_path):
             np.testing.assert_array_equal(clip.patches, clips.patches_of(features, FRONTEND))
 
 
+def test_a_folder_is_told_by_what_is_in_it(tmp_path):
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'empty' / 'below').mkdir(parents=True)
+    soundfile.write(tmp_path / 'full' / 'a.wav', noise(100), 8000)
+    full, empty = clips.read([tmp_path / 'full', tmp_path / 'empty'], FRONTEND, WINDOWS)
+    assert full.error == f'{tmp_path}/full: is a folder, not a recording: pass the files in it'
+    assert empty.error.startswith(f'{tmp_path}/empty: no recording in this folder or below (looked for .')
+
+
 def test_an_error_ends_its_recording():
     sound = noise(200_000)
     sound[150_000] = np.nan

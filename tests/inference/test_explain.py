@@ -1,5 +1,7 @@
 """What a model listened to: shares that sum to 1, in the right place of the picture."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import soundfile
 
 from elastic_ast_jax import cli, plots
 from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.files import WriteError
 from elastic_ast_jax.inference import embeddings, explain
 from elastic_ast_jax.inference.explain import ExplanationError
 from elastic_ast_jax.inference.predictor import Predictor
@@ -104,6 +107,35 @@ def test_windows_follow_one_another(attentive, tmp_path):
     assert (middles[middles > 0.975] * second).sum() / second.sum() == pytest.approx(0.975 + 0.7275, abs=0.02)
 
 
+@pytest.mark.parametrize('seconds', [0.9, 3.21, 20.0])
+def test_a_model_that_averages_is_even_everywhere(tmp_path, seconds):
+    """Also where two windows overlap, which counts twice for the result."""
+    model = untrained.predictor(model={'pool': 'mean'})
+    heard = explain.listen(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.6)
+    assert heard.even.sum() == pytest.approx(1)
+    np.testing.assert_allclose(heard.attention, heard.even, rtol=1e-4, atol=1e-9)
+    figure = plots.explanation(heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True)
+    course = figure.axes[1].patches[0].get_data().values
+    np.testing.assert_allclose(course, 1, rtol=1e-4)
+    assert (heard.windows > 1) == (seconds > 1)
+
+
+@pytest.mark.parametrize('seconds, label, mark', [(45.0, 'time [s]', '45'), (65.0, 'time', '1:00')])
+def test_times_are_seconds_up_to_a_minute(model, tmp_path, seconds, label, mark):
+    heard = explain.listen(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.0)
+    picture = plots.explanation(heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=False).axes[0]
+    assert picture.get_xlabel() == label
+    assert picture.get_xticklabels()[-1].get_text() == mark
+    assert picture.get_xlim() == pytest.approx((0, seconds), abs=0.2)
+
+
+def test_progress_grows_to_the_end(model, tmp_path):
+    calls = []
+    explain.listen(model, recording(tmp_path / 'clip.wav', 20.0), progress=lambda *state: calls.append(state))
+    assert {(name, seconds) for name, _, seconds in calls} == {(str(tmp_path / 'clip.wav'), 20.0)}
+    assert len(calls) > 20 and max(done for _, done, _ in calls) == 20.0
+
+
 def test_long_recordings_have_no_more_columns_than_can_be_drawn(model, tmp_path):
     heard = explain.listen(model, recording(tmp_path / 'clip.wav', 45.0))
     assert len(heard.log_mel) <= 2000
@@ -157,6 +189,16 @@ def test_a_recording_that_cannot_be_used(model, tmp_path):
     with pytest.raises(ExplanationError, match='no such file'):
         explain.run(model, tmp_path / 'missing.wav', tmp_path / 'out.png')
     assert not (tmp_path / 'out.png').exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
+@pytest.mark.parametrize('name', ['out.png', 'out.jpg', 'out.svg', 'out.pdf', 'out.webp'])
+def test_a_full_disk_leaves_no_half_drawing(model, tmp_path, name, little_room):
+    path = recording(tmp_path / 'clip.wav', 0.5)
+    with little_room(2000), pytest.raises(WriteError) as raised:
+        explain.run(model, path, tmp_path / name)
+    assert str(raised.value).startswith(f'{tmp_path / name}: cannot be written (File too large): make room on that disk')
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_centres_of_mel_filters_are_their_peaks():

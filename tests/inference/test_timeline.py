@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import warnings
 
 import matplotlib.image
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax import plots
+from elastic_ast_jax.files import WriteError
 from elastic_ast_jax.inference.timeline import TimelineError, TimelineFolder, safe_name
 
 
@@ -113,10 +115,35 @@ def ticks(figure) -> list[str]:
     return [label.get_text() for label in figure.axes[0].get_xticklabels()]
 
 
-def test_times_are_minutes_and_seconds():
-    assert ticks(plots.timeline(made(seconds=0.5))) == ['0:00.0', '0:00.1', '0:00.2', '0:00.3', '0:00.4', '0:00.5']
-    assert ticks(plots.timeline(made(seconds=65.0)))[:3] == ['0:00', '0:10', '0:20']
-    assert ticks(plots.timeline(made(seconds=3600.0)))[-2:] == ['55:00', '1:00:00']
+@pytest.mark.parametrize('seconds, first, last, length', [
+    (0.02, ['0', '0.002', '0.004'], '0.02', '0.02 s'), (0.5, ['0', '0.05', '0.1'], '0.5', '0.50 s'),
+    (59.9, ['0', '5', '10'], '55', '59.90 s'), (65.0, ['0:00', '0:10', '0:20'], '1:00', '1:05'),
+    (3600.0, ['0:00', '5:00', '10:00'], '1:00:00', '1:00:00'),
+])  # fmt: skip
+def test_times_are_seconds_up_to_a_minute(seconds, first, last, length):
+    figure = plots.timeline(made(seconds=seconds))
+    assert ticks(figure)[:3] == first and ticks(figure)[-1] == last
+    assert figure.axes[0].get_xlabel() == ('time [s]' if seconds < 60 else 'time')
+    assert f'\n{length}, ' in figure.axes[0].get_title()
+
+
+def test_names_are_drawn_on_one_line_without_control_characters():
+    figure = plots.timeline(made('a\nb\x1b[31m.wav', labels=['c\td', 'e\u3000f']))
+    assert figure.axes[0].get_title().splitlines()[0] == 'a\\nb\\x1b[31m.wav'
+    assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {'c\\td', 'e\u3000f'}
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
+@pytest.mark.parametrize('room, failing', [(300, 'a.json'), (2000, 'a.png')])
+def test_a_full_disk_leaves_the_files_as_they_were(tmp_path, room, failing, little_room):
+    folder = TimelineFolder(tmp_path)
+    for name in ('a.json', 'a.png'):
+        (tmp_path / name).write_text('older')
+    with little_room(room), pytest.raises(WriteError) as raised:
+        folder.write(made())
+    assert str(raised.value).startswith(f'{tmp_path / failing}: cannot be written (File too large): make room on that disk')
+    assert (tmp_path / failing).read_text() == 'older'
+    assert sorted(os.listdir(tmp_path)) == ['a.json', 'a.png']
 
 
 def test_what_is_heard_stands_where_it_is_heard():
