@@ -1,10 +1,11 @@
 """Checkpoints of a run: written in the background, complete or not there at all, the newest and the best kept."""
 
+import contextlib
 import errno
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,10 +61,11 @@ class Checkpoints:
             checkpoint_managers.LatestN(keep),
             _Best(self.best),
         ])  # fmt: skip
-        options = ocp.CheckpointManagerOptions(
-            create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only)
         self._scores: dict[int, float] = {}
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=(*_STATE, 'score'))
+        with _without_warnings(logging.getLogger('absl')):  # that a directory opened for reading only is read only
+            options = ocp.CheckpointManagerOptions(
+                create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only)
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=(*_STATE, 'score'))
         self._scores = {step: score for step in self.steps() if (score := self._read_score(step)) is not None}
 
     def __enter__(self) -> 'Checkpoints':
@@ -249,6 +251,20 @@ class Checkpoints:
         mean = jax.tree.map(
             lambda whole, leaf: jax.device_put((whole / len(steps)).astype(leaf.dtype), leaf.sharding), total, abstract)
         return Restored(steps[-1], mean, _described(steps, item))
+
+
+@contextlib.contextmanager
+def _without_warnings(logger: logging.Logger) -> Iterator[None]:
+    """Errors only, as long as this lasts."""
+
+    def severe(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(severe)
+    try:
+        yield
+    finally:
+        logger.removeFilter(severe)
 
 
 class _Best:

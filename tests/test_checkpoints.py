@@ -190,6 +190,12 @@ def test_an_evaluation_without_a_number_is_not_the_best(tmp_path):
         assert checkpoints.best() == 2
 
 
+def test_reading_only_warns_of_nothing(saved, caplog):
+    with Checkpoints(saved[0], read_only=True) as checkpoints:
+        assert checkpoints.steps()
+    assert not caplog.records
+
+
 def test_reading_only_changes_nothing(saved, tmp_path):
     directory, _ = saved
     (directory / '4.orbax-checkpoint-tmp').mkdir()
