@@ -82,7 +82,7 @@ def _checked(builder: Any) -> Any:
     formats = sorted(form.value for form in builder.info.available_file_formats())
     if FORMAT not in formats:
         raise DataError(f'{builder.data_dir}: the data set is in {" and ".join(formats)} files, which cannot be read at '
-                        f'random. This writes {FORMAT} files beside them:\n'
+                        f'random. This writes {FORMAT} files beside them (pip install apache-beam first):\n'
                         f'  python -m tensorflow_datasets.scripts.convert_format --out_file_format={FORMAT} '
                         f'--dataset_version_dir={builder.data_dir}\n'
                         f"Or prepare it anew with download_and_prepare(file_format='{FORMAT}') in another folder, and "

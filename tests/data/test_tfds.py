@@ -329,6 +329,7 @@ def test_a_data_set_in_other_files_is_refused_with_what_to_do(prepare):
 
 @pytest.mark.slow
 def test_what_to_do_with_other_files_works(prepare):
+    pytest.importorskip('apache_beam', reason='the command needs it: pip install apache-beam')
     folder = prepare(clips(2), file_format='tfrecord')
     with pytest.raises(DataError) as error:
         load(folder)
