@@ -182,14 +182,19 @@ def load(spec: str, overrides: Iterable[str] = ()) -> Config:
         ConfigError: With every problem of the file's values, the overrides and their combination.
     """
     values = {name: value for name, value in _flatten(_get_config(spec).to_dict())}
+    return resolve(values, *override_texts(overrides))
+
+
+def override_texts(overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The texts of overrides, `section.key=value` each, by key; and what is wrong with the form of others."""
     texts, problems = {}, []
     for override in overrides:
         key, equals, text = override.partition('=')
-        if not equals:
+        if equals:
+            texts[key] = text
+        else:
             problems.append(f'--config.{override} has no value: write --config.{key}=VALUE')
-            continue
-        texts[key] = text
-    return resolve(values, texts, problems)
+    return texts, problems
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

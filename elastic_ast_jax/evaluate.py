@@ -97,13 +97,8 @@ def changed(trained: Config, overrides: Iterable[str]) -> Config:
     Raises:
         ConfigError: A key that is unknown or belongs to the model, or a value that is not possible.
     """
-    values, texts, problems = trained.flat(), {}, []
-    for override in overrides:
-        key, equals, text = override.partition('=')
-        if not equals:
-            problems.append(f'--config.{override} has no value: write --config.{key}=VALUE')
-        else:
-            texts[key] = text
+    values = trained.flat()
+    texts, problems = config.override_texts(overrides)
     source = texts.get('data.source', trained.data.source)
     can = (*CHANGEABLE, *(f'data.{name}' for name in READ.get(source, ())))
     fixed = [key for key in texts if key in values and key not in can]

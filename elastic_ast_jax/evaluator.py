@@ -172,5 +172,10 @@ class Evaluator:
 
 
 def score(config: Config, metrics: Metrics) -> float:
-    """What the best checkpoint is best in: accuracy, or mAP where clips have several labels."""
-    return metrics.mean_average_precision if config.train.loss == 'bce' else metrics.accuracy
+    """What the best checkpoint is best in."""
+    return getattr(metrics, score_name(config))
+
+
+def score_name(config: Config) -> str:
+    """The metric that `score` takes: accuracy, or mAP where clips have several labels."""
+    return 'mean_average_precision' if config.train.loss == 'bce' else 'accuracy'

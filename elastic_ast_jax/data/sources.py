@@ -18,6 +18,7 @@ from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError, Header
 from elastic_ast_jax.data import headers
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.logs import counted
 
 __all__ = [
     'BadAudio', 'DataError', 'FileClip', 'FileSource', 'Source', 'fingerprint', 'label_names', 'leave_out', 'overlap',
@@ -146,7 +147,7 @@ class FileSource:
                 problems.append(f'{clip.place}: the same samples are listed before, in {other.place}: '
                                 f'keep one of them, with the labels of both')
         if problems:
-            raise DataError(f'{_counted(len(problems), "problem")} in {_counted(len(clips), "clip")}:\n'
+            raise DataError(f'{counted(len(problems), "problem")} in {counted(len(clips), "clip")}:\n'
                             f'{headers.listing(problems)}')
         self.skipped = leave_out(skipped, len(clips))
 
@@ -190,10 +191,10 @@ def leave_out(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
         DataError: no clip is left.
     """
     if len(skipped) == clips:
-        raise DataError(f'none of {_counted(clips, "clip")} can be used:\n{headers.listing(skipped)}')
+        raise DataError(f'none of {counted(clips, "clip")} can be used:\n{headers.listing(skipped)}')
     if skipped:
         logging.warning("%d of %s are left out (data.on_bad_audio='skip'):\n%s",
-                        len(skipped), _counted(clips, 'clip'), headers.listing(skipped))
+                        len(skipped), counted(clips, 'clip'), headers.listing(skipped))
     return tuple(skipped)
 
 
@@ -233,8 +234,8 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
         return found
     # Only what will be shown is compared with every known label: that takes a while when there are many of both.
     problems = [_label_problem(source, i, names, classes) for i in wrong[:10]] + [''] * len(wrong[10:])
-    raise DataError(f'{_counted(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be used with the '
-                    f'{_counted(len(names), "known label")}:\n{headers.listing(problems)}')
+    raise DataError(f'{counted(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be used with the '
+                    f'{counted(len(names), "known label")}:\n{headers.listing(problems)}')
 
 
 def overlap(a: Source, b: Source) -> int:
@@ -276,7 +277,3 @@ def _label_problem(source: Source, i: int, names: Sequence[str], classes: dict[s
         return f'{place}: no label: give it at least one, or leave the clip out'
     nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0.0)
     return f'{place}: unknown label {unknown!r}' + (f'; the nearest known one is {nearest[0]!r}' if nearest else '')
-
-
-def _counted(number: int, noun: str) -> str:
-    return f'{number} {noun}{"" if number == 1 else "s"}'

@@ -3,11 +3,10 @@
 import collections
 import hashlib
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from elastic_ast_jax.data.sources import Source
 from elastic_ast_jax.windows import Windows
@@ -27,14 +26,6 @@ class WindowSource:
     Attributes:
         owner: The clip of the other source that each window belongs to, ascending.
     """
-
-    keys: Sequence[str]
-    samples: Int64[np.ndarray, 'N']
-    labels: Sequence[tuple[str, ...]]
-    fingerprint: str
-    classes: tuple[str, ...] | None
-    skipped: tuple[str, ...]
-    owner: Int64[np.ndarray, 'N']
 
     def __init__(self, source: Source, windows: Windows):
         """Cuts the clips of `source`; see `elastic_ast_jax.windows.choose`."""
