@@ -108,11 +108,44 @@ def _parser() -> argparse.ArgumentParser:
     takes_config(stats := add('stats', 'measure mean and deviation of the log-mel of the training split', _OVERRIDES))
     stats.add_argument('--clips', type=_positive, help='measure this many clips, spread over the split; without, all')
 
+    _add_convert(add('convert', 'convert weights of other programs to a workdir, or back'))
+
     synthesize = add('synthesize', 'write clips of the embedded data set as WAV files', _OVERRIDES)
     synthesize.add_argument('folder', help='where to write')
     takes_config(synthesize)
     synthesize.add_argument('--clips', type=_positive, default=3, help='number of clips (default 3)')
     return parser
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    """What weights are converted from or to is a command of its own, with its own options."""
+    kinds = command.add_subparsers(dest='kind', required=True, metavar='KIND')
+
+    def add(name: str, purpose: str) -> argparse.ArgumentParser:
+        made = kinds.add_parser(name, help=purpose, description=f'{purpose[0].upper()}{purpose[1:]}.')
+        made.set_defaults(parser=made)
+        return made
+
+    here = add('elasticast_torch', 'a state dict of the published PyTorch ElasticAST to a workdir')
+    here.add_argument('source', type=_path, metavar='IN', help='a state dict: .pth, .pt, .safetensors or .npz')
+    here.add_argument('out', type=_path, metavar='OUT', help='the workdir, a new folder')
+    here.add_argument('--heads', type=_positive, help='number of attention heads (without, heads of width 64)')
+    here.add_argument('--pool', '--pooling', choices=('attention', 'mean'), default='attention',
+                      help='how tokens become one vector (default attention)')
+    here.add_argument('--recipe', choices=('audioset', 'vggsound', 'voxceleb', 'epic_sounds'), help='whose features, mean, '
+                      'deviation and loss (without, that with as many classes, or audioset)')
+    here.add_argument('--mean', type=float, help="of the log-mel, instead of the recipe's")
+    here.add_argument('--std', type=float, help="of the log-mel, instead of the recipe's")
+    here.add_argument('--labels', type=_path, metavar='FILE', help='names of the classes: a name a line, or a CSV with the '
+                      'columns index, mid and display_name')
+    here.add_argument('--loss', choices=('bce', 'cross_entropy'), help="that it was trained with, instead of the recipe's")
+    here.add_argument('--scaled', action='store_true', help='attention logits are divided by sqrt(head width), as the '
+                      'published code does not')
+
+    back = add('to_elasticast_torch', 'the model of a workdir to a state dict that the published PyTorch code loads')
+    back.add_argument('workdir', help='of a training run or a conversion')
+    back.add_argument('out', type=_path, metavar='OUT.safetensors', help='where to write')
+    back.add_argument('--checkpoint', default='latest', help='latest (default), best, a step, average or average:N')
 
 
 def _positive(text: str) -> int:
@@ -195,11 +228,20 @@ def _plan(options: argparse.Namespace) -> None:
     _module('plan').run(_load_config(options))
 
 
+def _convert(options: argparse.Namespace) -> None:
+    if options.kind == 'to_elasticast_torch':
+        _module('convert.elasticast_torch').run_back(options.workdir, options.out, options.checkpoint)
+        return
+    _module('convert.elasticast_torch').run(
+        options.source, options.out, options.heads, options.pool, options.mean, options.std, options.labels, options.recipe,
+        options.loss, options.scaled)
+
+
 def _synthesize(options: argparse.Namespace) -> None:
     _module('synthesize').run(options.folder, _load_config(options), options.clips)
 
 
 _COMMANDS = {
     'train': _train, 'evaluate': _evaluate, 'predict': _predict, 'embed': _embed, 'plan': _plan, 'stats': _stats,
-    'synthesize': _synthesize,
+    'synthesize': _synthesize, 'convert': _convert,
 }  # fmt: skip

@@ -21,6 +21,7 @@ extras: train   what training and evaluation of data sets need: TensorFlow and T
         cuda12  JAX for NVIDIA GPUs with CUDA 12; not together with cuda13
         cuda13  JAX for NVIDIA GPUs with CUDA 13
         hear    PyTorch, which the tools of the HEAR benchmark ask for
+        convert PyTorch, which reads weights in .pth files, and transformers
 TEXT
 }
 
@@ -39,7 +40,7 @@ has() {  # has WORD LIST...: is the word in the list?
   return 1
 }
 
-known=(train test tpu cuda12 cuda13 hear)
+known=(train test tpu cuda12 cuda13 hear convert)
 wanted=()
 for argument in "$@"; do
   if [[ $argument == -h || $argument == --help ]]; then

@@ -15,7 +15,9 @@ MODULES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for path in sorted((ROOT / PACKAGE).rglob('*.py'))
 }
-COMMANDS = {f'{PACKAGE}.{name}' for name in ('cli', 'train', 'evaluate', 'predict', 'embed', 'plan', 'stats', 'synthesize')}
+COMMANDS = {f'{PACKAGE}.{name}' for name in (
+    'cli', 'train', 'evaluate', 'predict', 'embed', 'plan', 'stats', 'synthesize', 'convert.__main__',
+    'convert.elasticast_torch')}  # fmt: skip
 # What training needs: TensorFlow itself, the pipeline made of it, and the commands that run it.
 WITH_TENSORFLOW = {
     f'{PACKAGE}.{name}' for name in ('data.tf', 'data.fbank', 'data.pipeline', 'train', 'evaluate', 'evaluator', 'sweep')
@@ -68,11 +70,12 @@ def test_only_data_and_training_import_tensorflow():
 
 
 @pytest.mark.parametrize('library, but', [
-    ('clu', None), ('torch', 'hear'), ('torchaudio', None), ('wandb', 'wandb_log'), ('tests', None),
+    ('clu', ()), ('torch', ('hear', 'convert.tensors')), ('safetensors', ('convert.tensors',)), ('torchaudio', ()),
+    ('transformers', ()), ('wandb', ('wandb_log',)), ('tests', ()),
 ])  # fmt: skip
 def test_nothing_imports(library, but):
-    """Except for the module that serves it."""
-    assert importers(library) == ({f'{PACKAGE}.{but}'} if but else set())
+    """Except for the modules that serve it."""
+    assert importers(library) == {f'{PACKAGE}.{module}' for module in but}
 
 
 def test_nothing_evaluates_text():

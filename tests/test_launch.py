@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / 'launch').glob('*.sh'))
 TOOLS = ('bash', 'cat', 'cp', 'dirname', 'flock', 'mkdir', 'mv', 'rm')
-EXTRAS = ('train', 'test', 'tpu', 'cuda12', 'cuda13', 'hear')
+EXTRAS = ('train', 'test', 'tpu', 'cuda12', 'cuda13', 'hear', 'convert')
 TESTED_ON = '3.11 Linux x86_64'
 
 STAND_IN = """#!BASH
@@ -267,7 +267,7 @@ def test_extras(setup_cfg):
 
 
 def test_default_dependencies_leave_tensorflow_out(setup_cfg):
-    assert 'tensor' not in setup_cfg['options']['install_requires']
+    assert 'tensorflow' not in setup_cfg['options']['install_requires']
 
 
 def test_every_folder_with_code_is_a_package():

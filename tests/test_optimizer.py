@@ -11,11 +11,11 @@ import pytest
 
 from elastic_ast_jax import losses, optimizer, packing
 from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax.convert import elasticast
 from elastic_ast_jax.models import attention
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.sizes import Size
 from elastic_ast_jax.train_step import TrainState, make_eval_step, make_train_step
-from tests.published import to_params
 
 GOLDEN = Path(__file__).with_name('golden')
 
@@ -35,15 +35,17 @@ def test_twenty_steps_of_the_published_network_with_pytorchs_adam(name):
     targets = golden['labels'] if multi_label else golden['labels'].argmax(axis=1)
     batch.labels[batch.valid] = targets[batch.clip_id[batch.valid]]
 
+    def tensors(kind):
+        return {key.removeprefix(kind): golden[key] for key in golden if key.startswith(kind)}
+
+    layout = elasticast.infer(tensors('weights/'), meta['heads'], 'mean' if meta['avg_pool'] else 'attention')
+
     def params_of(kind):
-        tree = to_params({key.removeprefix(kind): golden[key] for key in golden if key.startswith(kind)}, meta['heads'])
-        if meta['avg_pool']:
-            del tree['pool']
-        return tree
+        return elasticast.to_params(tensors(kind), layout)
 
     network = ElasticAST(
         Size(meta['dim'], meta['depth'], meta['heads']), shape.classes, grid, attention.plain, scaled=False,
-        pool='mean' if meta['avg_pool'] else 'attention')  # fmt: skip
+        pool=layout.pool)  # fmt: skip
     adam = meta['adam']
     update = optimizer.adam_l2(lambda _: adam['lr'], adam['b1'], adam['b2'], 1e-8, adam['weight_decay'])
 

@@ -20,8 +20,8 @@ def dense(features: int | tuple[int, ...], name: str, dtype: Any, axis: int | tu
     return nn.DenseGeneral(features, axis=axis, dtype=dtype, kernel_init=_kernel_init, name=name)
 
 
-def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name=name)
+def layer_norm(name: str, dtype: Any, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
 
 
 def query_scale(head_width: int, scaled: bool) -> float:
@@ -65,12 +65,13 @@ class Block(nn.Module):
     attend: attention.Attend
     scaled: bool = True
     dtype: Any = jnp.float32
+    epsilon: float = LAYER_NORM_EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']) -> tuple[Float[Array, 'R T D'], None]:
         attended = SelfAttention(self.heads, self.attend, self.scaled, self.dtype, name='attention')
-        x = x + attended(layer_norm('norm_attention', self.dtype)(x), segment_ids)
-        x = x + Mlp(self.dtype, name='mlp')(layer_norm('norm_mlp', self.dtype)(x))
+        x = x + attended(layer_norm('norm_attention', self.dtype, self.epsilon)(x), segment_ids)
+        x = x + Mlp(self.dtype, name='mlp')(layer_norm('norm_mlp', self.dtype, self.epsilon)(x))
         return x, None
 
 
@@ -89,6 +90,7 @@ class Encoder(nn.Module):
     scan: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
+    epsilon: float = LAYER_NORM_EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']) -> Float[Array, 'R T D']:
@@ -101,5 +103,5 @@ class Encoder(nn.Module):
             length=self.depth,
             unroll=1 if self.scan else self.depth,
         )
-        x, _ = blocks(self.heads, self.attend, self.scaled, self.dtype, name='blocks')(x, segment_ids)
-        return layer_norm('norm', self.dtype)(x)
+        x, _ = blocks(self.heads, self.attend, self.scaled, self.dtype, self.epsilon, name='blocks')(x, segment_ids)
+        return layer_norm('norm', self.dtype, self.epsilon)(x)

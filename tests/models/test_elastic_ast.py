@@ -13,10 +13,10 @@ import pytest
 
 from elastic_ast_jax import packing
 from elastic_ast_jax.batch import BatchShape, validate
+from elastic_ast_jax.convert import elasticast
 from elastic_ast_jax.models import attention
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.sizes import SIZES, Size
-from tests.published import to_params
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
 # These networks compile longer than they run; this halves it.
@@ -65,9 +65,8 @@ class Published:
 
         weights = {key.removeprefix('weights/'): golden[key] for key in golden if key.startswith('weights/')}
         gradients = {name: golden.get(f'grads/{name}', np.zeros_like(weight)) for name, weight in weights.items()}
-        self.params, self.gradients = (to_params(tensors, meta['heads']) for tensors in (weights, gradients))
-        if meta['avg_pool']:  # the weights of the attention pooling are there, but the mean is used
-            del self.params['pool'], self.gradients['pool']
+        layout = elasticast.infer(weights, meta['heads'], self.model.pool)
+        self.params, self.gradients = (elasticast.to_params(tensors, layout) for tensors in (weights, gradients))
 
         def loss(params, batch):
             logits = self.model.apply({'params': params}, batch)

@@ -1,0 +1,115 @@
+"""AST, the fixed-length baseline: overlapping patches, class and distillation tokens, a learned position for each token."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from elastic_ast_jax.batch import PackedBatch
+from elastic_ast_jax.models import attention
+from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, dense, layer_norm
+from elastic_ast_jax.models.sizes import Size
+
+# The two tokens in front of the patches, which the head reads: class and distillation (DeiT).
+TOKENS = 2
+# That of the sum of ElasticAST's two position tables, so that neither model starts with a better ear for places.
+_POSITION_DEVIATION = 0.42
+
+
+class AST(nn.Module):
+    """Classifies clips of one length. Source: Gong, Chung and Glass, Interspeech 2021 (arXiv 2104.01778).
+
+    `model.apply(variables, batch)` takes a PackedBatch in which every clip fills whole columns of patches up to `frames`, as
+    the pipeline makes them with `frontend.min_frames` at `frontend.max_frames`, long clips cropped, and no token dropout: the
+    same batches, steps and losses serve this model and ElasticAST. `method='classify'` takes spectrograms.
+
+    Parameters have ElasticAST's names and layouts, where both have them.
+
+    Attributes:
+        size: Width, depth, heads.
+        classes: C.
+        mels: Mel bins of a spectrogram.
+        frames: The one length; frames of a batch's clips beyond it fill up their last patches and are ignored.
+        patch: Size of a patch in mel bins and frames, in the batch as in the model.
+        stride: Distance between patches in mel bins and frames; below `patch` they overlap.
+        attend: The attention; every implementation gives the same result.
+        scaled, scan, remat, dtype: As of ElasticAST.
+        epsilon: Of every LayerNorm; Hugging Face's ASTs have 1e-12.
+    """
+
+    size: Size
+    classes: int
+    mels: int = 128
+    frames: int = 1024
+    patch: tuple[int, int] = (16, 16)
+    stride: tuple[int, int] = (10, 10)
+    attend: attention.Attend = attention.plain
+    scaled: bool = True
+    scan: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+    epsilon: float = LAYER_NORM_EPSILON
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches: those that fit wholly."""
+        (mels, frames), (down, along) = self.patch, self.stride
+        return (self.mels - mels) // down + 1, (self.frames - frames) // along + 1
+
+    @property
+    def clip_tokens(self) -> int:
+        """Tokens of a clip in a PackedBatch, whose patches do not overlap."""
+        return self.mels // self.patch[0] * -(-self.frames // self.patch[1])
+
+    def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
+        """Logits of each clip slot; those of an empty slot mean nothing.
+
+        Raises:
+            ValueError: Rows that cannot hold as many clips of this length as they have slots.
+        """
+        rows, slots = batch.valid.shape
+        needed, tokens = slots * self.clip_tokens, batch.patches.shape[1]
+        if tokens < needed:
+            raise ValueError(
+                f'a row of {tokens} tokens cannot hold {slots} clips of {self.clip_tokens} tokens ({self.frames} frames): '
+                f'rows of {needed} tokens can, or {tokens // self.clip_tokens} slots')
+        (mels, frames), bands = self.patch, self.mels // self.patch[0]
+        # All clips are of one length, so that of slot s begins at token s * clip_tokens.
+        grid = batch.patches[:, :needed].reshape(rows * slots, bands, -1, mels, frames)
+        spectrograms = grid.transpose(0, 2, 4, 1, 3).reshape(rows * slots, -1, self.mels)
+        return self.classify(spectrograms[:, : self.frames]).reshape(rows, slots, self.classes)
+
+    @nn.compact
+    def classify(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N C']:
+        """Logits of normalised log-mels, each of exactly `self.frames` frames and `self.mels` mel bins.
+
+        Raises:
+            ValueError: Spectrograms of another shape.
+        """
+        if spectrograms.shape[1:] != (self.frames, self.mels):
+            raise ValueError(
+                f'this AST takes {self.frames} frames of {self.mels} mel bins, not {spectrograms.shape[1]} of '
+                f'{spectrograms.shape[2]}: pad or cut the clip')
+        clips, width = len(spectrograms), self.size.width
+        x = dense(width, 'embed', self.dtype)(self._patches(spectrograms))
+        special = self.param('tokens', nn.initializers.normal(0.02), (TOKENS, width)).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(special, (clips, TOKENS, width)), x], axis=1)
+        positions = self.param('positions', nn.initializers.normal(_POSITION_DEVIATION), x.shape[1:])
+        x = x + positions.astype(self.dtype)[None]
+        encoder = Encoder(
+            self.size.depth, self.size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, self.epsilon,
+            name='encoder')  # fmt: skip
+        x = encoder(x, jnp.ones(x.shape[:2], jnp.int32))
+        pooled = x[:, :TOKENS].astype(jnp.float32).mean(axis=1)
+        pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
+        return dense(self.classes, 'head', jnp.float32)(pooled)
+
+    def _patches(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N n P']:
+        """Patches, frequency-major, each flattened mel-major; they share values where they overlap."""
+        (down, along), (rows, columns) = self.stride, self.grid
+        bands = np.arange(rows)[:, None] * down + np.arange(self.patch[0])
+        times = np.arange(columns)[:, None] * along + np.arange(self.patch[1])
+        taken = spectrograms.transpose(0, 2, 1)[:, bands][:, :, :, times]  # [N, rows, mels, columns, frames]
+        return taken.transpose(0, 1, 3, 2, 4).reshape(len(spectrograms), rows * columns, -1)

@@ -1,0 +1,141 @@
+"""The fixed-length AST: the same logits from spectrograms and from rows of patches, of one length and nothing else."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from elastic_ast_jax import losses, packing
+from elastic_ast_jax.batch import BatchShape, validate
+from elastic_ast_jax.models import attention
+from elastic_ast_jax.models.ast import AST
+from elastic_ast_jax.models.sizes import Size
+from elastic_ast_jax.train_step import make_train_step, new_state
+
+MELS, FRAMES, CLASSES, PATCH = 32, 50, 3, 16
+BANDS, COLUMNS = MELS // PATCH, -(-FRAMES // PATCH)
+SHAPE = BatchShape(rows=2, tokens=2 * BANDS * COLUMNS + 3, slots=2, patch_size=PATCH * PATCH, classes=CLASSES)
+jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+
+
+def network(stride=10, **more):
+    return AST(Size(24, 2, 2), CLASSES, MELS, FRAMES, stride=(stride, stride), **more)
+
+
+def spectrograms(count, frames=FRAMES, seed=0):
+    return np.random.default_rng(seed).normal(0, 0.5, (count, frames, MELS)).astype(np.float32)
+
+
+def zeros(frames, mels=MELS):
+    return jnp.zeros((1, frames, mels))
+
+
+def packed(clips, rows):
+    """Clips of `FRAMES` frames as a batch."""
+    patches = [packing.patchify(clip, PATCH, PATCH, COLUMNS) for clip in clips]
+    batch = packing.fill_batch(rows, patches, BANDS, SHAPE)
+    validate(batch, SHAPE, (BANDS, COLUMNS))
+    return batch
+
+
+@functools.cache
+def variables(stride=10):
+    return jit(network(stride).init)(jax.random.key(0), jax.tree.map(jnp.asarray, SHAPE.empty()))
+
+
+@functools.cache
+def classify(stride=10):
+    return jit(functools.partial(network(stride).apply, method='classify'))
+
+
+@pytest.mark.parametrize('stride', [10, 16])
+def test_rows_of_patches_give_what_spectrograms_give(stride):
+    clips = spectrograms(3)
+    alone = np.concatenate([classify(stride)(variables(stride), clip[None]) for clip in clips])
+    batch = packed(clips, [[2, 0], [1]])
+    logits = np.asarray(jit(network(stride).apply)(variables(stride), batch))
+    assert logits.shape == (2, 2, CLASSES)
+    assert alone.std(axis=0).min() > 0.01
+    np.testing.assert_allclose(logits[[0, 0, 1], [1, 0, 0]], alone[[0, 2, 1]], atol=1e-5)
+
+
+def test_frames_that_fill_up_the_last_patch_of_a_row_are_ignored():
+    clips = spectrograms(1, COLUMNS * PATCH)
+    changed = clips.copy()
+    changed[:, FRAMES:] = 5
+    apply = jit(network().apply)
+    both = [np.asarray(apply(variables(), packed(each, [[0]])))[0, 0] for each in (clips, changed)]
+    np.testing.assert_array_equal(*both)
+
+
+@pytest.mark.parametrize('stride', [10, 16])
+def test_logits_depend_on_every_frame_and_mel_bin_within_whole_patches_and_on_no_other(stride):
+    model, weights = network(stride), variables(stride)
+    gradient = jit(jax.grad(lambda clip: model.apply(weights, clip, method='classify')[0, 0]))(spectrograms(1))
+    rows, columns = model.grid
+    used = np.zeros((FRAMES, MELS), bool)
+    used[: (columns - 1) * stride + PATCH, : (rows - 1) * stride + PATCH] = True
+    np.testing.assert_array_equal(np.asarray(gradient)[0] != 0, used)
+
+
+@pytest.mark.parametrize('length, stride, grid', [(1024, 10, (12, 101)), (1024, 16, (8, 64)), (128, 10, (12, 12))])
+def test_the_published_lengths_have_the_published_grids(length, stride, grid):
+    model = AST(Size(24, 2, 2), CLASSES, frames=length, stride=(stride, stride))
+    assert model.grid == grid
+    shapes = jax.eval_shape(functools.partial(model.init, method='classify'), jax.random.key(0), zeros(length, 128))
+    assert shapes['params']['positions'].shape == (grid[0] * grid[1] + 2, 24)
+
+
+@pytest.mark.parametrize('changed', [{'scan': True}, {'remat': True}, {'attend': attention.blocked(8, 16)}])
+def test_how_it_is_computed_changes_no_logit(changed):
+    clips = spectrograms(2)
+    other = jit(functools.partial(network(**changed).apply, method='classify'))(variables(), clips)
+    np.testing.assert_allclose(other, classify()(variables(), clips), atol=1e-5)
+
+
+def test_bfloat16_gives_nearly_the_same_float32_logits():
+    clips = spectrograms(2)
+    exact = np.asarray(classify()(variables(), clips))
+    rough = jit(functools.partial(network(dtype=jnp.bfloat16).apply, method='classify'))(variables(), clips)
+    assert rough.dtype == jnp.float32
+    np.testing.assert_allclose(rough, exact, atol=0.05 * np.abs(exact).max())
+
+
+def test_scaling_and_epsilon_count():
+    clips = spectrograms(1)
+    exact = classify()(variables(), clips)
+    for changed in ({'scaled': False}, {'epsilon': 0.1}):
+        other = jit(functools.partial(network(**changed).apply, method='classify'))(variables(), clips)
+        assert np.abs(other - exact).max() > 1e-3, changed
+
+
+def test_another_length_is_refused():
+    with pytest.raises(ValueError, match='takes 50 frames of 32 mel bins, not 49 of 32'):
+        network().apply(variables(), zeros(49), method='classify')
+
+
+def test_rows_that_are_too_short_for_their_slots_are_refused():
+    shape = dataclasses.replace(SHAPE, tokens=15)
+    with pytest.raises(ValueError, match='a row of 15 tokens cannot hold 2 clips of 8 tokens .50 frames.: rows of 16 tokens'):
+        network().apply(variables(), jax.tree.map(jnp.asarray, shape.empty()))
+
+
+def test_the_train_step_that_trains_elasticast_trains_it():
+    clips, labels = spectrograms(3), np.array([0, 1, 2])
+    batch = packed(clips, [[2, 0], [1]])
+    batch.labels[batch.valid] = labels[batch.clip_id[batch.valid]]
+    optimizer, model = optax.adam(3e-3), network()
+
+    def apply(params, part):
+        return model.apply({'params': params}, part)
+
+    step = jit(make_train_step(apply, losses.cross_entropy(0.0), optimizer))
+    state, found = new_state(variables()['params'], optimizer), []
+    for _ in range(12):
+        state, sums = step(state, batch)
+        found.append(float(sums.loss / sums.clips))
+    assert float(sums.clips) == 3 and found[-1] < 0.2 * found[0]
