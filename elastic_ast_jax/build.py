@@ -11,8 +11,11 @@ import optax
 from elastic_ast_jax import losses, optimizer
 from elastic_ast_jax.batch import BatchShape
 from elastic_ast_jax.config import Config
+from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.attention import Attend
 from elastic_ast_jax.models.elastic_ast import ElasticAST
+
+Network = ElasticAST | AST
 
 
 def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchShape:
@@ -23,23 +26,27 @@ def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchS
         classes=classes, multi_label=config.train.loss == 'bce')  # fmt: skip
 
 
-def model(config: Config, classes: int, attend: Attend, dtype: Any, scan: bool | None = None) -> ElasticAST:
+def model(config: Config, classes: int, attend: Attend, dtype: Any, scan: bool | None = None) -> Network:
     """The network; `scan` overrides the config's, which changes no result."""
     wanted, frontend = config.model, config.frontend
-    return ElasticAST(
+    common = dict(
         size=wanted.resolved(),
         classes=classes,
-        grid=(frontend.mel_patches, frontend.max_time_patches),
         attend=attend,
-        pool=wanted.pool,
-        scaled=wanted.scaled,
+        scaled=wanted.scaled and not config.init.published_quirks,
         scan=wanted.scan if scan is None else scan,
         remat=wanted.remat,
         dtype=dtype,
+        epsilon=wanted.epsilon,
     )
+    if wanted.kind == 'ast':
+        patch = frontend.patch_mels, frontend.patch_frames
+        frames = wanted.frames or frontend.max_frames
+        return AST(mels=frontend.mel_bins, frames=frames, patch=patch, stride=wanted.stride, **common)
+    return ElasticAST(grid=(frontend.mel_patches, frontend.max_time_patches), pool=wanted.pool, **common)
 
 
-def init_params(network: ElasticAST, shape: BatchShape, seed: int) -> Any:
+def init_params(network: Network, shape: BatchShape, seed: int) -> Any:
     """Fresh parameters: a pure function of the network and the seed."""
     batch = jax.tree.map(jnp.asarray, shape.empty())
     return network.init(jax.random.key(seed), batch)['params']

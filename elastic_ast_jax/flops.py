@@ -8,40 +8,51 @@ a patch and C classes, the forward pass of a clip takes
     n (4 D^2 + 4 D) + 2 D^2               pooling by attention: keys and values, logits and mixing, output (mean: n D)
     2 D C                                 head
 
+The fixed-length AST computes its embedding for the patches of its grid, and everything else of the blocks for two tokens more;
+its pooling is their mean, 2 D.
+
 Positions are looked up and count nothing, nor does the pooling's query, which is computed once for all clips. A training step
 counts three times the forward pass: the backward pass has two products for each. That is a convention too: frozen parameters
 need less.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Int, Int64
 
+from elastic_ast_jax.models.ast import AST, TOKENS
+from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.encoder import MLP_RATIO
-from elastic_ast_jax.models.sizes import Size
 
 _FORWARD_AND_BACKWARD = 3
 
 
-def training(segment_ids: Int[np.ndarray, 'R T'], size: Size, patch_size: int, classes: int, pool: str) -> int:
+def training(segment_ids: Int[np.ndarray, 'R T'], network: ElasticAST | AST, patch_size: int) -> int:
     """FLOPs of a training step on a batch; see `forward`."""
-    return _FORWARD_AND_BACKWARD * int(forward(clip_tokens(segment_ids), size, patch_size, classes, pool).sum())
+    return _FORWARD_AND_BACKWARD * int(forward(clip_tokens(segment_ids), network, patch_size).sum())
 
 
-def forward(tokens: Int[np.ndarray, 'n'], size: Size, patch_size: int, classes: int, pool: str) -> Int64[np.ndarray, 'n']:
+def forward(tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int) -> Int64[np.ndarray, 'n']:
     """FLOPs of the forward pass of each clip.
 
     Args:
-        tokens: Of each clip.
-        size: Width and depth of the model.
+        tokens: Of each clip; AST has its own, whatever a clip's.
+        network: The model.
         patch_size: P.
-        classes: C.
-        pool: `'attention'` or `'mean'`.
     """
-    n, width = tokens.astype(np.int64), size.width
-    block = (4 + 2 * MLP_RATIO) * 2 * width**2
-    total = n * (2 * patch_size * width + size.depth * block) + 4 * size.depth * width * n**2
-    pooling = n * (4 * width**2 + 4 * width) + 2 * width**2 if pool == 'attention' else n * width
-    return total + pooling + 2 * width * classes
+    width, depth, patches = network.size.width, network.size.depth, tokens.astype(np.int64)
+    if isinstance(network, AST):
+        patches = np.full_like(patches, math.prod(network.grid))
+        n, pooling = patches + TOKENS, TOKENS * width
+    elif network.pool == 'attention':
+        n = patches
+        pooling = n * (4 * width**2 + 4 * width) + 2 * width**2
+    else:
+        n = patches
+        pooling = n * width
+    blocks = depth * (n * (4 + 2 * MLP_RATIO) * 2 * width**2 + 4 * width * n**2)
+    return 2 * patch_size * width * patches + blocks + pooling + 2 * width * network.classes
 
 
 def clip_tokens(segment_ids: Int[np.ndarray, 'R T']) -> Int64[np.ndarray, '_']:

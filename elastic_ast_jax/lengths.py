@@ -31,8 +31,9 @@ class FrontendSpec:
         mean, std: Statistics of the log-mel; the model sees `(log_mel - mean) / (2 * std)` (AST's convention).
         patch_mels, patch_frames: Patch size. Patches do not overlap.
         partial: What happens to the last frames of a clip that fill no whole patch: `'pad'` fills the patch up with zeros
-            (after normalisation: the data set's mean), `'floor'` drops them (the published code), `'edge'` repeats the last
-            frame, for one more patch where nothing is left over (the published code on EPIC-SOUNDS). A clip shorter than one
+            (after normalisation: the data set's mean), `'zero'` with log-mel 0 (before normalisation: loud frames, of mel
+            energy 1; published ASTs are trained with them), `'floor'` drops them (the published ElasticAST), `'edge'` repeats
+            the last frame, for one more patch where nothing is left over (the same on EPIC-SOUNDS). A clip shorter than one
             patch is padded to one either way.
         min_frames: A shorter clip is padded to this many frames (192 on EPIC-SOUNDS).
         max_frames: Longest clip in frames, and so the length of the time position table.
@@ -60,9 +61,9 @@ class FrontendSpec:
                 found.append(f'frontend.{name}={getattr(self, name)} must be positive and finite')
         if self.kind not in ('kaldi', 'librosa'):
             found.append(f"frontend.kind={self.kind!r} must be 'kaldi' (AST's filterbank) or 'librosa' (that of EPIC-SOUNDS)")
-        if self.partial not in ('pad', 'floor', 'edge'):
-            found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch), 'floor' (drop its frames) or "
-                         f"'edge' (repeat the last frame)")
+        if self.partial not in ('pad', 'zero', 'floor', 'edge'):
+            found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch with the mean), 'zero' (with "
+                         f"log-mel 0), 'floor' (drop its frames) or 'edge' (repeat the last frame)")
         if self.fft < 0 or not 0 <= self.min_frames <= self.max_frames:
             found.append(f'frontend.fft={self.fft} must not be negative, and frontend.min_frames={self.min_frames} must be '
                          f'from 0 to frontend.max_frames={self.max_frames}')
@@ -125,6 +126,11 @@ class FrontendSpec:
         """Values in a patch (P of a PackedBatch)."""
         return self.patch_mels * self.patch_frames
 
+    @property
+    def filling(self) -> float:
+        """What a frame that fills up a patch holds, normalised; see `partial` (`'edge'` has another way)."""
+        return -self.mean / (2 * self.std) if self.partial == 'zero' else 0.0
+
     def shift(self, ratio: float = 1.0) -> int:
         """Samples between frames at a frame-shift ratio: whole milliseconds, `int(shift_ms * ratio)`, as in the paper.
 
@@ -151,7 +157,7 @@ class FrontendSpec:
     def time_patches(self, frames: Any) -> Any:
         """Patches in time, by the rule of `partial`; at least one."""
         whole = frames // self.patch_frames
-        if self.partial == 'pad':
+        if self.partial in ('pad', 'zero'):
             whole = -(-frames // self.patch_frames)
         if self.partial == 'edge':  # not beyond the last position, for a clip that fits without the patch of repetitions
             whole = np.where(frames <= self.max_frames, np.minimum(whole + 1, self.max_time_patches), whole + 1)

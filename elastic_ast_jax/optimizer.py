@@ -34,9 +34,9 @@ def clipped(optimizer: optax.GradientTransformation, norm: float) -> optax.Gradi
 def layerwise(optimizer: optax.GradientTransformation, decay: float, depth: int) -> optax.GradientTransformation:
     """Smaller updates for parameters nearer to the input, decoupled weight decay included; a decay of 1 changes nothing.
 
-    Of `depth` blocks, the update of block i (from 0) is multiplied by `decay ** (depth - i)`, that of the patch embedding and
-    of the positions by `decay ** (depth + 1)`; pooling, head and the norms after the blocks keep theirs. Source: BEiT (Bao et
-    al., 2022), which numbers the layers so.
+    Of `depth` blocks, the update of block i (from 0) is multiplied by `decay ** (depth - i)`, that of the patch embedding,
+    the positions and AST's two tokens by `decay ** (depth + 1)`; pooling, head and the norms after the blocks keep theirs.
+    Source: BEiT (Bao et al., 2022), which numbers the layers so.
     """
     if decay == 1.0:
         return optimizer
@@ -44,7 +44,7 @@ def layerwise(optimizer: optax.GradientTransformation, decay: float, depth: int)
 
     def scaled(path, update):
         names = [key.key for key in path]
-        if names[0] in ('embed', 'positions'):
+        if names[0] in ('embed', 'positions', 'tokens'):
             return update * decay ** (depth + 1)
         if names[:2] == ['encoder', 'blocks']:  # stacked along the first axis
             return update * jnp.asarray(blocks.reshape(-1, *[1] * (update.ndim - 1)), update.dtype)

@@ -154,14 +154,15 @@ def row_layout(
 
 
 def patchify(
-    log_mel: Float[np.ndarray, 'frames mels'], mels: int, frames: int, columns: int, edge: bool = False
+    log_mel: Float[np.ndarray, 'frames mels'], mels: int, frames: int, columns: int, edge: bool = False,
+    filling: float = 0.0,
 ) -> Float[np.ndarray, 'n P']:
     """A normalised log-mel as patches of `mels` x `frames`, frequency-major, each flattened mel-major.
 
-    Frames beyond the `columns` time patches are dropped; missing ones are 0, or repeat the last one if `edge`.
+    Frames beyond the `columns` time patches are dropped; missing ones hold `filling`, or repeat the last one if `edge`.
     """
     bands = log_mel.shape[1] // mels
-    padded = np.zeros((columns * frames, log_mel.shape[1]), np.float32)
+    padded = np.full((columns * frames, log_mel.shape[1]), filling, np.float32)
     count = min(len(log_mel), len(padded))
     padded[:count] = log_mel[:count]
     if edge:

@@ -58,6 +58,8 @@ def run(
     model = load(workdir, checkpoint)
     if checkpoint != 'latest' or model.description != f'step {model.step}':
         print(f'{printable(workdir)}: parameters of {model.description}', file=sys.stderr)
+    if explain is not None:
+        drawing.check_model(model)
     failed = False
     predict = model.stream if folder is None else model.timeline
     with Waiting() as waiting:

@@ -71,8 +71,7 @@ def run(config: Config, path: str) -> None:
     train_step = sharding.jit_train_step(step, mesh)
     eval_step = sharding.jit_eval_step(make_eval_step(apply, loss), mesh)
     evaluator = Evaluator(config, labels, eval_step, mesh)
-    work = functools.partial(
-        flops.training, size=network.size, patch_size=shape.patch_size, classes=shape.classes, pool=network.pool)
+    work = functools.partial(flops.training, network=network, patch_size=shape.patch_size)
     _announce(progress, config, source, evaluator, planner, schedule)
     if missing := without_clips(source, labels):
         progress.say(f'warning: {len(missing)} of {len(labels)} classes have no training clip: {", ".join(missing)}')

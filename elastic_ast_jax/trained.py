@@ -11,7 +11,6 @@ from elastic_ast_jax import build, device, sharding
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpoints import Checkpoints
 from elastic_ast_jax.config import Config
-from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.workdir import Workdir
 
 
@@ -30,7 +29,7 @@ class Trained:
 
     config: Config
     labels: tuple[str, ...]
-    network: ElasticAST
+    network: build.Network
     params: Any
     step: int
     description: str

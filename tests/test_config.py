@@ -11,6 +11,7 @@ import pytest
 
 from elastic_ast_jax import build, device
 from elastic_ast_jax.config import Config, ConfigError, from_dict, load
+from elastic_ast_jax.models import ast as models
 from elastic_ast_jax.train_step import TrainState, make_train_step
 
 RECIPES = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
@@ -346,9 +347,60 @@ def test_keys_that_json_lacks_have_their_defaults_and_foreign_ones_are_refused()
 def test_flat_holds_every_value_under_its_key():
     flat = Config().flat()
     sections = dataclasses.asdict(Config())
-    assert flat == {f'{name}.{key}': value for name, section in sections.items() for key, value in section.items()}
+    assert flat == {f'{name}.{key.rstrip("_")}': value for name, section in sections.items() for key, value in section.items()}
 
 
 def test_texts_are_separated_by_commas():
     assert load(QUICKSTART, ['train.freeze=embed, encoder']).train.freeze == ('embed', 'encoder')
     assert load(QUICKSTART, ['train.freeze=']).train.freeze == ()
+
+
+# The fixed-length baseline, and what training starts from
+
+AST = ['model.kind=ast', 'frontend.min_frames=64', 'frontend.max_frames=64', 'augment.token_dropout=0', 'packing.slots=16',
+       'packing.tokens=256']  # fmt: skip
+
+
+def test_the_baseline_is_a_model_of_its_own():
+    config = load(QUICKSTART, [*AST, 'model.stride=10,8', 'model.frames=50', 'model.epsilon=1e-12'])
+    network = build.model(config, 3, device.choose_attention('plain'), jnp.float32)
+    assert isinstance(network, models.AST)
+    assert (network.mels, network.frames, network.patch, network.stride, network.epsilon) == (64, 50, (16, 16), (10, 8), 1e-12)
+    assert build.model(load(QUICKSTART, AST), 3, device.choose_attention('plain'), jnp.float32).frames == 64
+
+
+@pytest.mark.parametrize('override, expected', [
+    ('frontend.min_frames=32', ['frontend.min_frames=32', 'frontend.max_frames=64']),
+    ('augment.token_dropout=0.1', ['augment.token_dropout=0.1', 'set it to 0']),
+    ('packing.slots=17', ['packing.tokens=256', 'packing.tokens=272', 'packing.slots=16']),
+    ('model.pool=mean', ["model.pool='mean'", "model.kind='elastic_ast'"]),
+    ('model.stride=10', ['model.stride=(10,)', '(16, 16)']),
+    ('model.stride=17,16', ['model.stride=(17, 16)', '(16, 16)']),
+    ('model.stride=0,16', ['model.stride=(0, 16)']),
+    ('model.frames=48', ['model.frames=48', 'from 49 to', 'frontend.max_frames=64']),
+    ('model.frames=65', ['model.frames=65']),
+    ('model.kind=vit', ["model.kind='vit'", "'elastic_ast', 'ast'"]),
+])  # fmt: skip
+def test_what_the_baseline_asks_for(override, expected):
+    (problem,) = problems(*AST, override) if 'kind' not in override else problems(override)
+    for text in expected:
+        assert text in problem
+
+
+def test_the_baselines_keys_go_with_it_alone():
+    found = problems('model.stride=10,10', 'model.frames=60')
+    assert [text.split('=')[0] for text in found] == ['model.stride', 'model.frames']
+
+
+def test_what_training_starts_from_is_a_key_that_python_reserves(write):
+    config = load(write("{'init': {'from': 'vit.npz', 'published_quirks': True}}"), PLACES)
+    assert config.init.from_ == 'vit.npz' and config.flat()['init.from'] == 'vit.npz'
+    assert from_dict(json.loads(config.to_json())) == config
+    assert load(QUICKSTART, ['init.from=a=b.pth']).init.from_ == 'a=b.pth'
+    assert 'init.from' in problems('init.form=x')[0]
+
+
+def test_the_published_quirks_leave_attention_unscaled():
+    for quirks, scaled in (('true', False), ('false', True)):
+        config = load(QUICKSTART, [f'init.published_quirks={quirks}'])
+        assert build.model(config, 3, device.choose_attention('plain'), jnp.float32).scaled == scaled

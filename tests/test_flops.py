@@ -7,8 +7,13 @@ import pytest
 from elastic_ast_jax import flops
 from elastic_ast_jax.batch import BatchShape
 from elastic_ast_jax.models import attention
+from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.sizes import Size
+
+
+def network(**more):
+    return ElasticAST(Size(8, 2, 2), 3, (2, 5), **more)
 
 
 def test_the_formula_by_hand():
@@ -16,13 +21,21 @@ def test_the_formula_by_hand():
     dense = 2 * 6 * 8 + 2 * 24 * 64
     one = dense + 2 * 4 * 8 + (4 * 64 + 4 * 8) + 2 * 64 + 2 * 8 * 3
     ten = 10 * dense + 100 * 2 * 4 * 8 + 10 * (4 * 64 + 4 * 8) + 2 * 64 + 2 * 8 * 3
-    assert flops.forward(np.array([1, 10]), Size(8, 2, 2), 6, 3, 'attention').tolist() == [one, ten]
-    mean = flops.forward(np.array([10]), Size(8, 2, 2), 6, 3, 'mean')
+    assert flops.forward(np.array([1, 10]), network(), 6).tolist() == [one, ten]
+    mean = flops.forward(np.array([10]), network(pool='mean'), 6)
     assert mean.tolist() == [10 * dense + 100 * 2 * 4 * 8 + 10 * 8 + 2 * 8 * 3]
 
 
+def test_the_fixed_length_baseline_by_hand():
+    """2 x 3 overlapping patches of 2 x 3 values and two tokens more, however long a clip is."""
+    fixed = AST(Size(8, 2, 2), 3, mels=4, frames=7, patch=(2, 3), stride=(2, 2))
+    one = 6 * 2 * 6 * 8 + 8 * 2 * 24 * 64 + 64 * 2 * 4 * 8 + 2 * 8 + 2 * 8 * 3
+    assert flops.forward(np.array([6, 1]), fixed, 6).tolist() == [one, one]
+
+
 def test_long_clips_of_large_models_do_not_overflow():
-    (found,) = flops.forward(np.array([1 << 20], np.int32), Size(1024, 24, 16), 256, 527, 'attention')
+    large = ElasticAST(Size(1024, 24, 16), 527, (8, 1 << 17))
+    (found,) = flops.forward(np.array([1 << 20], np.int32), large, 256)
     assert found > 1e17
 
 
@@ -33,7 +46,7 @@ def test_tokens_are_counted_clip_by_clip():
 
 
 def test_a_training_step_is_three_forward_passes_of_its_clips_wherever_they_sit():
-    arguments = Size(8, 2, 2), 6, 3, 'attention'
+    arguments = network(), 6
     expected = 3 * flops.forward(np.array([2, 1, 3]), *arguments).sum()
     for ids in ([[1, 1, 2, 3, 3, 3, 0]], [[1, 1, 2, 0], [1, 1, 1, 0], [0] * 4]):
         assert flops.training(np.array(ids, np.int32), *arguments) == expected
@@ -51,6 +64,6 @@ def test_a_compiler_counts_about_the_same(pool):
     forward = jax.jit(network.apply).lower(params, batch)
     both = jax.jit(jax.grad(lambda params, batch: network.apply(params, batch).sum())).lower(params, batch)
     counted, counted_both = (step.compile().cost_analysis()['flops'] for step in (forward, both))
-    kind = size, shape.patch_size, shape.classes, pool
+    kind = network, shape.patch_size
     assert counted == pytest.approx(flops.forward(flops.clip_tokens(batch.segment_ids), *kind).sum(), rel=0.03)
     assert counted_both == pytest.approx(flops.training(batch.segment_ids, *kind), rel=0.02)

@@ -15,7 +15,7 @@ specs = st.builds(
     FrontendSpec,
     sample_rate=st.sampled_from([8000, 16000, 44100]),
     shift_ms=st.sampled_from([5.0, 10.0, 12.5]),
-    partial=st.sampled_from(['pad', 'floor', 'edge']),
+    partial=st.sampled_from(['pad', 'zero', 'floor', 'edge']),
     max_frames=st.sampled_from([16, 96, 1024]),
 )
 overlaps = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75])

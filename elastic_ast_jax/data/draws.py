@@ -150,7 +150,7 @@ def draw(
         frames = np.minimum(frames, time_patches * frontend.patch_frames)
     used = np.minimum(end - start, frontend.samples_for(frames, shift) + frontend.tail)
 
-    # Frames that repeat the last one are there when masks are drawn; those that fill up a patch with zeros are not.
+    # Frames that repeat the last one are there when masks are drawn; those that fill up a patch with a constant are not.
     held = time_patches * frontend.patch_frames if frontend.partial == 'edge' else frames
     freq_start, freq_width = _masks(
         words(Stream.FREQ_WIDTH, spec.freq_masks), words(Stream.FREQ_START, spec.freq_masks), spec.freq_masks,

@@ -33,9 +33,9 @@ class RowInputs:
 
     Attributes:
         samples: The clips' samples as `fbank.log_mel` wants them, each at a multiple of a block.
-        frame_start: The block at which each frame starts; 0 for frames that fill up a patch with zeros.
-        frame_keep: 1 where a frame's values count, 0 under a time mask and in frames that fill up a patch with zeros.
-        frame_real: 0 in frames that fill up a patch with zeros, 1 elsewhere.
+        frame_start: The block at which each frame starts; 0 for frames that fill up a patch with a constant.
+        frame_keep: 1 where a frame's values count, 0 under a time mask and in frames that fill up a patch with a constant.
+        frame_real: 0 in frames that fill up a patch with a constant, 1 elsewhere.
         frame_clip: The clip a frame belongs to.
         frame_from, frame_part: Time warp: the frame before the place that a frame comes from, and how far it is on the way to
             the next one. Empty without time warp.
@@ -288,7 +288,7 @@ def _row_graph(reader: RowReader) -> Any:
         keep = (x['frame_keep'] / (2 * frontend.std))[:, None]
         if masks:
             keep = keep * tf.gather(x['band_keep'], x['frame_clip'])
-        fill = (x['frame_real'] * zero)[:, None]
+        fill = tf.where(x['frame_real'] > 0, zero, np.float32(frontend.filling))[:, None]
         if spec.mask_fill == 'mean':
             fill += (x['frame_real'][:, None] / (2 * frontend.std) - keep) * _clip_means(features, x)[:, None]
         normalised = features * keep + fill

@@ -152,7 +152,7 @@ def patches_of(features: Float32[np.ndarray, 'frames mels'], frontend: FrontendS
     """Normalised log-mels as patches."""
     columns = int(frontend.time_patches(len(features)))
     edge = frontend.partial == 'edge'
-    return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, columns, edge)
+    return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, columns, edge, frontend.filling)
 
 
 def _ahead(

@@ -11,7 +11,7 @@ from elastic_ast_jax.inference.clips import Clip
 
 _Kept = TypeVar('_Kept')
 
-# Fields of `models.elastic_ast.Detail` that have a value for each token; the others have one for each clip.
+# Fields of `models.detail.Detail` that have a value for each token; the others have one for each clip.
 _OF_TOKENS = ('tokens', 'shares')
 
 

@@ -68,6 +68,17 @@ def check(file: str | os.PathLike) -> None:
         raise ExplanationError(f'--explain={file}: there is no folder {path.parent}: make it, or choose another')
 
 
+def check_model(model: Predictor) -> None:
+    """Whether what a model listens to can be told.
+
+    Raises:
+        ExplanationError: It is the fixed-length AST, whose head reads two tokens that are no part of the recording.
+    """
+    if model.config.model.kind == 'ast':
+        raise ExplanationError("--explain draws the attention of ElasticAST's pooling, and this model, a fixed-length AST, has "
+                               "none: leave it out")
+
+
 def run(
     model: Predictor, path: str | os.PathLike, file: str | os.PathLike, top_k: int = 5, window: float | None = None,
     overlap: float | None = None, progress: Progress | None = None,
@@ -83,10 +94,11 @@ def run(
         progress: Called from time to time.
 
     Raises:
-        ExplanationError: See `check`; or the recording cannot be used.
+        ExplanationError: See `check` and `check_model`; or the recording cannot be used.
         WriteError: The file cannot be written.
     """
     check(file)
+    check_model(model)
     heard = listen(model, path, top_k, window, overlap, progress)
     averages = model.config.model.pool == 'mean'
     figure = plots.explanation(heard, fbank.centres(model.config.frontend), os.fspath(path), model.description, averages)

@@ -164,7 +164,7 @@ class Predictor:
 
         Args:
             read: Of `clips.read`.
-            fields: Names of fields of `models.elastic_ast.Detail`.
+            fields: Names of fields of `models.detail.Detail`.
             keep: What is wanted of a clip, from the clip's own parts of these.
         """
         shape = build.batch_shape(self.config, len(self.labels))

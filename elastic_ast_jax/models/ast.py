@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from elastic_ast_jax.batch import PackedBatch
 from elastic_ast_jax.models import attention
+from elastic_ast_jax.models.detail import Detail
 from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, dense, layer_norm
 from elastic_ast_jax.models.sizes import Size
 
@@ -64,7 +65,11 @@ class AST(nn.Module):
         return self.mels // self.patch[0] * -(-self.frames // self.patch[1])
 
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
-        """Logits of each clip slot; those of an empty slot mean nothing.
+        """Logits of each clip slot; those of an empty slot mean nothing. See `detail` for errors."""
+        return self.detail(batch).logits
+
+    def detail(self, batch: PackedBatch) -> Detail:
+        """The logits, and what they are made of. A token of the batch has the output at the patch that begins nearest.
 
         Raises:
             ValueError: Rows that cannot hold as many clips of this length as they have slots.
@@ -79,9 +84,12 @@ class AST(nn.Module):
         # All clips are of one length, so that of slot s begins at token s * clip_tokens.
         grid = batch.patches[:, :needed].reshape(rows * slots, bands, -1, mels, frames)
         spectrograms = grid.transpose(0, 2, 4, 1, 3).reshape(rows * slots, -1, self.mels)
-        return self.classify(spectrograms[:, : self.frames]).reshape(rows, slots, self.classes)
+        logits, pooled, encoded = self._run(spectrograms[:, : self.frames])
+        near = encoded[:, self._nearest()].reshape(rows, needed, -1)
+        return Detail(
+            logits.reshape(rows, slots, -1), pooled.reshape(rows, slots, -1),
+            jnp.pad(near, ((0, 0), (0, tokens - needed), (0, 0))), None)  # fmt: skip
 
-    @nn.compact
     def classify(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N C']:
         """Logits of normalised log-mels, each of exactly `self.frames` frames and `self.mels` mel bins.
 
@@ -92,6 +100,13 @@ class AST(nn.Module):
             raise ValueError(
                 f'this AST takes {self.frames} frames of {self.mels} mel bins, not {spectrograms.shape[1]} of '
                 f'{spectrograms.shape[2]}: pad or cut the clip')
+        return self._run(spectrograms)[0]
+
+    @nn.compact
+    def _run(
+        self, spectrograms: Float[Array, 'N frames mels']
+    ) -> tuple[Float[Array, 'N C'], Float[Array, 'N D'], Float[Array, 'N n D']]:
+        """Logits, the vectors that the head classifies, and the encoder's output at each patch."""
         clips, width = len(spectrograms), self.size.width
         x = dense(width, 'embed', self.dtype)(self._patches(spectrograms))
         special = self.param('tokens', nn.initializers.normal(0.02), (TOKENS, width)).astype(self.dtype)
@@ -104,7 +119,15 @@ class AST(nn.Module):
         x = encoder(x, jnp.ones(x.shape[:2], jnp.int32))
         pooled = x[:, :TOKENS].astype(jnp.float32).mean(axis=1)
         pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
-        return dense(self.classes, 'head', jnp.float32)(pooled)
+        return dense(self.classes, 'head', jnp.float32)(pooled), pooled, x[:, TOKENS:]
+
+    def _nearest(self) -> np.ndarray:
+        """For each token of a clip in a batch, whose patches do not overlap, the patch here that begins nearest."""
+        counts = self.mels // self.patch[0], -(-self.frames // self.patch[1])
+        rows, columns = (
+            np.minimum((np.arange(count) * patch + stride // 2) // stride, limit - 1)
+            for count, patch, stride, limit in zip(counts, self.patch, self.stride, self.grid, strict=True))  # fmt: skip
+        return (rows[:, None] * self.grid[1] + columns).ravel()
 
     def _patches(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N n P']:
         """Patches, frequency-major, each flattened mel-major; they share values where they overlap."""

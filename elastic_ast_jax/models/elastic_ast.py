@@ -1,6 +1,6 @@
 """ElasticAST: patch embedding, positions, encoder, pooling per clip, head. From a PackedBatch to logits per clip slot."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,26 +8,10 @@ from jaxtyping import Array, Float
 
 from elastic_ast_jax.batch import PackedBatch
 from elastic_ast_jax.models import attention, pooling
-from elastic_ast_jax.models.encoder import Encoder, dense, layer_norm
+from elastic_ast_jax.models.detail import Detail
+from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, dense, layer_norm
 from elastic_ast_jax.models.positions import FactorisedPositions
 from elastic_ast_jax.models.sizes import Size
-
-
-class Detail(NamedTuple):
-    """What the model makes of a batch on its way to the logits.
-
-    Attributes:
-        logits: Of each clip slot.
-        pooled: The vector of each slot that the head classifies.
-        tokens: The encoder's output at each token.
-        shares: What share of a clip's pooled vector each token has, per head of the pooling (one for the mean); sums to 1 over
-            the clip's tokens, 0 in padding.
-    """
-
-    logits: Float[Array, 'R S C']
-    pooled: Float[Array, 'R S D']
-    tokens: Float[Array, 'R T D']
-    shares: Float[Array, 'R T H']
 
 
 class ElasticAST(nn.Module):
@@ -42,6 +26,7 @@ class ElasticAST(nn.Module):
         scaled: Attention logits times 1/sqrt(head width), or unscaled as in the published code.
         scan, remat: See `Encoder`.
         dtype: Of the computation; parameters, softmax and logits are float32.
+        epsilon: Of every LayerNorm.
     """
 
     size: Size
@@ -53,6 +38,7 @@ class ElasticAST(nn.Module):
     scan: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
+    epsilon: float = LAYER_NORM_EPSILON
 
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
         return self.detail(batch).logits
@@ -63,7 +49,8 @@ class ElasticAST(nn.Module):
         size = self.size
         x = dense(size.width, 'embed', self.dtype)(batch.patches)
         x = x + FactorisedPositions(*self.grid, size.width, self.dtype, name='positions')(batch.freq_pos, batch.time_pos)
-        encoder = Encoder(size.depth, size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, name='encoder')
+        encoder = Encoder(
+            size.depth, size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, self.epsilon, name='encoder')
         x = encoder(x, batch.segment_ids)
         members = pooling.membership(batch.segment_ids, batch.valid.shape[1])
         if self.pool == 'attention':
@@ -72,5 +59,5 @@ class ElasticAST(nn.Module):
             pooled, shares = pooling.mean_pool(x, members)
         else:
             raise ValueError(f"pool={self.pool!r} must be 'attention' or 'mean'")
-        pooled = layer_norm('norm_head', jnp.float32)(pooled)
+        pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
         return Detail(dense(self.classes, 'head', jnp.float32)(pooled), pooled, x, shares)

@@ -103,6 +103,8 @@ def patches_by_numpy(source, planner, plan, draw):
         features[:, band : band + width] = fill
     for frame, width in zip(draws.time_start[draw], draws.time_width[draw], strict=True):
         features[frame : frame + width] = fill
+    if frontend.partial == 'zero':
+        features = np.pad(features, ((0, int(draws.time_patches[draw]) * frontend.patch_frames - frames), (0, 0)))
     features = fbank.normalise(features, frontend)
     return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]), edge)
 
@@ -165,6 +167,10 @@ CASES = {
     },
     'mixup and balanced sampling': {
         'targets': MULTI_ALL, 'spec': DrawSpec(balanced=True, mixup=0.6, too_long='crop', cut_seconds=0.3, token_dropout=0.1),
+    },
+    'as of a published AST': {
+        'frontend': dataclasses.replace(FRONTEND, partial='zero', min_frames=112),
+        'spec': DrawSpec(shuffle=True, ratios=(1.0, 2.5), freq_mask=12, time_mask=0.4, time_warp=0.1, mask_fill='mean'),
     },
     'as on EPIC-SOUNDS': {'frontend': EPIC, 'spec': EPIC_DRAWS},
     'as on EPIC-SOUNDS, mixed': {'frontend': EPIC, 'targets': MULTI, 'spec': dataclasses.replace(EPIC_DRAWS, mixup=0.5)},

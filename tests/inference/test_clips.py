@@ -22,7 +22,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
     return (0.1 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
 
 
-@pytest.mark.parametrize('partial', ['pad', 'floor', 'edge'])
+@pytest.mark.parametrize('partial', ['pad', 'zero', 'floor', 'edge'])
 def test_a_window_is_what_its_samples_are_by_themselves(partial):
     frontend = dataclasses.replace(FRONTEND, partial=partial)
     sound = noise(50_000) + np.linspace(0, 1, 50_000, dtype=np.float32)
