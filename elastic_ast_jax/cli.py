@@ -142,6 +142,13 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
     here.add_argument('--scaled', action='store_true', help='attention logits are divided by sqrt(head width), as the '
                       'published code does not')
 
+    fixed = add('ast_hf', 'a fixed-length AST that transformers wrote, to a workdir')
+    fixed.add_argument('source', type=_path, metavar='DIR', help='with config.json, model.safetensors and '
+                       'preprocessor_config.json')
+    fixed.add_argument('out', type=_path, metavar='OUT', help='the workdir, a new folder')
+    fixed.add_argument('--loss', choices=('bce', 'cross_entropy'), help='that it was trained with, instead of what the '
+                       'directory says')
+
     back = add('to_elasticast_torch', 'the model of a workdir to a state dict that the published PyTorch code loads')
     back.add_argument('workdir', help='of a training run or a conversion')
     back.add_argument('out', type=_path, metavar='OUT.safetensors', help='where to write')
@@ -231,6 +238,9 @@ def _plan(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     if options.kind == 'to_elasticast_torch':
         _module('convert.elasticast_torch').run_back(options.workdir, options.out, options.checkpoint)
+        return
+    if options.kind == 'ast_hf':
+        _module('convert.ast_hf_command').run(options.source, options.out, options.loss)
         return
     _module('convert.elasticast_torch').run(
         options.source, options.out, options.heads, options.pool, options.mean, options.std, options.labels, options.recipe,

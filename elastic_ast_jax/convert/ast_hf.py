@@ -53,8 +53,10 @@ class Converted(NamedTuple):
     Attributes:
         model: The network.
         params: Its parameters, float32 NumPy arrays.
-        frontend: What its spectrograms are made with; see `features` for what stands behind a short clip.
+        frontend: What its spectrograms are made with.
         labels: Names of the classes.
+        problem_type: What transformers calls the kind of its labels; None if the directory does not say.
+        shapes: Of each tensor of the file.
         went: Where each tensor of the file went, e.g. `'encoder/blocks/mlp/up/kernel[3]'`.
         notes: What was changed on the way, one sentence each.
     """
@@ -63,6 +65,8 @@ class Converted(NamedTuple):
     params: dict[str, Any]
     frontend: FrontendSpec
     labels: tuple[str, ...]
+    problem_type: str | None
+    shapes: dict[str, tuple[int, ...]]
     went: dict[str, str]
     notes: tuple[str, ...]
 
@@ -122,7 +126,10 @@ def convert(
     params = _fill(tensors, places, f'{name}: {WEIGHTS}')
     notes = () if frontend.max_frames == frames else (
         f'clips have {frames} frames, and rows hold whole patches, so {frontend.max_frames}: the model ignores the rest',)
-    return Converted(model, params, frontend, labels, {tensor: str(place) for tensor, place in places.items()}, notes)
+    shapes = {tensor: place.shape for tensor, place in places.items()}
+    went = {tensor: str(place) for tensor, place in places.items()}
+    problem = config.get('problem_type')
+    return Converted(model, params, frontend, labels, problem if isinstance(problem, str) else None, shapes, went, notes)
 
 
 def features(
@@ -132,8 +139,8 @@ def features(
 
     Those are loud frames, of mel energy 1, and not the data set's mean; published ASTs are trained with them.
     """
-    log_mel = fbank.log_mel(waveform, frontend)[:frames]
-    return fbank.normalise(np.pad(log_mel, ((0, frames - len(log_mel)), (0, 0))), frontend)
+    found = fbank.normalise(fbank.log_mel(waveform, frontend)[:frames], frontend)
+    return np.pad(found, ((0, frames - len(found)), (0, 0)), constant_values=frontend.filling)
 
 
 def _advice(directory: Path, missing: list[str]) -> str:
@@ -192,7 +199,7 @@ def _frontend(config: dict[str, Any], preprocessor: dict[str, Any], name: str) -
     mean, std = (preprocessor['mean'], preprocessor['std']) if preprocessor['do_normalize'] else (0.0, 0.5)
     frontend = FrontendSpec(
         sample_rate=preprocessor['sampling_rate'], mel_bins=mels, mean=float(mean), std=float(std), patch_mels=PATCH,
-        patch_frames=PATCH, min_frames=whole, max_frames=whole)  # fmt: skip
+        patch_frames=PATCH, partial='zero', min_frames=whole, max_frames=whole)  # fmt: skip
     problems = frontend.problems()
     if problems:
         raise AstHfError('\n'.join(f'{name}: {PREPROCESSOR}: {problem}' for problem in problems))

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,13 @@ from elastic_ast_jax import config as configs
 from elastic_ast_jax.config import Augment, Config, Packing
 from elastic_ast_jax.convert import elasticast, tensors
 from elastic_ast_jax.convert.elasticast import Layout
-from elastic_ast_jax.convert.saving import NO_DATA, ConvertError, new, save
+from elastic_ast_jax.convert.saving import NO_DATA, REPORT, ConvertError, new, report, save
 from elastic_ast_jax.convert.tensors import StateDict, TensorFileError
 from elastic_ast_jax.data import audioset, text
 from elastic_ast_jax.files import replaced, write_text
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import printable
+from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.sizes import SIZES
 from elastic_ast_jax.trained import open_model
 
@@ -26,7 +27,6 @@ __all__ = ['RECIPES', 'run', 'run_back']
 
 # In a workdir: tensors of the source that the model has no use for, which the published code wants back.
 _UNUSED = 'unused.npz'
-_REPORT = 'conversion.txt'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +101,16 @@ def run(
         f'{len(names)} classes{classes}',
         *state.notes,
     ]
-    report = _report(str(state.path), layout, notes)
+    said = report(str(state.path), notes, _table(layout))
     workdir.prepare(config)
     kept = workdir.path / _UNUSED
     kept.unlink(missing_ok=True)  # of a conversion that was interrupted
     if not_used := elasticast.unused(layout):
         with replaced(kept) as temporary:
             np.savez(temporary, **{name: state.tensors[name] for name in not_used})
-    write_text(workdir.path / _REPORT, report + '\n')
+    write_text(workdir.path / REPORT, said + '\n')
     save(workdir, config, names, elasticast.to_params(state.tensors, layout))
-    print(report)
+    print(said)
     print(f'written: {printable(str(workdir.path))}')
 
 
@@ -132,13 +132,16 @@ def run_back(path: str | os.PathLike, out: str | os.PathLike, checkpoint: str = 
     """
     model = open_model(path, checkpoint)
     config, frontend = model.config, model.config.frontend
+    if not isinstance(model.network, ElasticAST):
+        raise ConvertError(f'{os.fspath(path)}: is a fixed-length AST, and the published code is of ElasticAST: give the '
+                           f'workdir of one')
     if frontend.patch_mels != frontend.patch_frames:
         raise ConvertError(f'{os.fspath(path)}: has patches of {frontend.patch_mels} x {frontend.patch_frames}, and those of '
                            f'the published code are squares: it cannot be converted')
     layout = Layout(config.model.resolved(), len(model.labels), (frontend.mel_patches, frontend.max_time_patches),
                     frontend.patch_mels, config.model.pool)  # fmt: skip
     found, notes = elasticast.from_params(model.params, layout), [f'parameters of {model.description}']
-    if config.model.scaled:
+    if model.network.scaled:
         width = layout.size.width // layout.size.heads
         for name in found:
             if '.to_q.' in name:
@@ -150,7 +153,7 @@ def run_back(path: str | os.PathLike, out: str | os.PathLike, checkpoint: str = 
         notes.append(f'tensors that mean pooling does not use: {"as in the source" if kept.exists() else "zeros"}')
         found |= more
     tensors.write(out, {row.source: found[row.source] for row in elasticast.rows(layout)})
-    print(_report(os.fspath(out), layout, notes))
+    print(report(os.fspath(out), notes, _table(layout)))
     print(f'written: {printable(os.fspath(out))}')
 
 
@@ -196,11 +199,5 @@ def _kept(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float3
     return state.tensors
 
 
-def _report(title: str, layout: Layout, notes: Sequence[str]) -> str:
-    """Every tensor of the state dict, its shape and where it is in this package."""
-    table = elasticast.rows(layout)
-    name, shape = max(len(row.source) for row in table), max(len(str(list(row.shape))) for row in table)
-    lines = [printable(title), *(f'  {printable(note)}' for note in notes)]
-    lines += [f'{"tensor":<{name}}  {"shape":<{shape}}  parameter']
-    lines += [f'{row.source:<{name}}  {str(list(row.shape)):<{shape}}  {row.described()}' for row in table]
-    return '\n'.join([*lines, f'{len(table)} tensors, none missing, none left over'])
+def _table(layout: Layout) -> list[tuple[str, tuple[int, ...], str]]:
+    return [(row.source, row.shape, row.described()) for row in elasticast.rows(layout)]

@@ -11,13 +11,17 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpoints import Checkpoints
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.logs import printable
 from elastic_ast_jax.train_step import TrainState
 from elastic_ast_jax.workdir import Contract, Workdir
 
-__all__ = ['NO_DATA', 'ConvertError', 'new', 'save']
+__all__ = ['NO_DATA', 'REPORT', 'ConvertError', 'new', 'report', 'save']
 
 # `data.train` and `data.eval` of a converted model, which knows of no data; evaluation shows them where none are given.
 NO_DATA = {'source': 'manifest', 'train': '(none)', 'eval': 'none, give --config.data.eval=FILE.jsonl'}
+
+# In a workdir: where every tensor of the source went.
+REPORT = 'conversion.txt'
 
 
 class ConvertError(UserError):
@@ -55,3 +59,18 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
     workdir.set_contract(Contract(tuple(labels), fbank.fingerprint(config.frontend)))
     with Checkpoints(workdir.checkpoints) as checkpoints:
         checkpoints.save(TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None), None)
+
+
+def report(title: str, notes: Sequence[str], table: Sequence[tuple[str, tuple[int, ...], str]]) -> str:
+    """What a conversion says: notes, then every tensor of the state dict.
+
+    Args:
+        title: The file.
+        notes: What was found and changed, one sentence each.
+        table: Name, shape and place in this package of each tensor.
+    """
+    name, shape = max(len(row[0]) for row in table), max(len(str(list(row[1]))) for row in table)
+    lines = [printable(title), *(f'  {printable(note)}' for note in notes)]
+    lines += [f'{"tensor":<{name}}  {"shape":<{shape}}  parameter']
+    lines += [f'{source:<{name}}  {str(list(size)):<{shape}}  {where}' for source, size, where in table]
+    return '\n'.join([*lines, f'{len(table)} tensors, none missing, none left over'])
