@@ -119,7 +119,10 @@ def _get_config(spec: str):
     takes = len(inspect.signature(module.get_config).parameters)
     if argument and not takes:
         raise ConfigError([f'--config={spec}: get_config() of {path} takes no argument: write --config={path}'])
-    values = module.get_config(argument) if argument else module.get_config()
+    try:
+        values = module.get_config(argument) if argument else module.get_config()
+    except ValueError as error:
+        raise ConfigError([f'--config={spec}: get_config({argument!r}) of {path} refuses: {error}']) from error
     if not isinstance(values, ConfigDict):
         kind = type(values).__name__
         raise ConfigError([f'--config={spec}: get_config() must return an ml_collections.ConfigDict, not {kind}'])

@@ -43,15 +43,23 @@ def problems(*overrides, file=QUICKSTART):
 # Recipes
 
 
+def test_a_recipe_tells_what_its_argument_may_be():
+    fsdd = QUICKSTART.replace('quickstart', 'fsdd')
+    assert load(f'{fsdd}:ast', PLACES).model.kind == 'ast'
+    (problem,) = problems(*PLACES, file=f'{fsdd}:asst')
+    assert "'asst' must be 'elastic_ast' or 'ast'" in problem
+
+
 def test_there_are_recipes():
     assert {'quickstart', 'manifest', 'fsdd'} <= {path.stem for path in RECIPES}
 
 
-@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', [*map(str, RECIPES), f'{QUICKSTART.replace("quickstart", "fsdd")}:ast'],
+                         ids=lambda path: path.rpartition('/')[2])
 @pytest.mark.parametrize('loss', ['cross_entropy', 'bce'])
 def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
     """Shapes only: nothing runs."""
-    config = load(str(path), [*PLACES, f'train.loss={loss}', 'train.label_smoothing=0'])
+    config = load(path, [*PLACES, f'train.loss={loss}', 'train.label_smoothing=0'])
     classes, epoch_ends = 11, np.array([100, 200])
     shape = build.batch_shape(config, classes)
     network = build.model(config, classes, device.choose_attention(config.model.attention), jnp.bfloat16)
