@@ -82,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(overridable=True)
     takes_checkpoint(evaluate)
 
+    compare = add('compare', 'compare models over a sweep, each by several runs: a table and a plot',
+                  'First run elastic-ast evaluate --sweep in each workdir, with the same --points.')
+    compare.add_argument('models', nargs='+', type=_named_runs, metavar='NAME=W[,W...]', help='a model and the workdirs of its '
+                         'runs, such as with different seeds')
+    compare.add_argument('--out', type=_path, required=True, metavar='FOLDER', help='where to write')
+    compare.add_argument('--sweep', choices=('length', 'resolution'), default='length', help='which sweep (default length)')
+
     predict = add('predict', 'classify recordings with a trained model')
     predict.add_argument('workdir', help='of a training run')
     predict.add_argument('inputs', nargs='+', type=_path, metavar='INPUT', help='a recording, or a folder of recordings')
@@ -161,6 +168,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _named_runs(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, workdirs = text.partition('=')
+    runs = tuple(workdirs.split(','))
+    if not (name and equals and all(runs)):
+        raise argparse.ArgumentTypeError(f'{text!r} must be a name and workdirs: NAME=W,W,W')
+    return name, runs
+
+
 def _numbers(text: str) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(','))
@@ -217,6 +232,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     _module('evaluate').run(options.workdir, options.checkpoint, options.sweep, options.points, options.overrides)
 
 
+def _compare(options: argparse.Namespace) -> None:
+    _module('compare').run(options.models, options.out, options.sweep)
+
+
 def _predict(options: argparse.Namespace) -> int:
     return _module('predict').run(
         options.workdir, options.inputs, options.top_k, options.json, options.checkpoint, options.timeline, options.window,
@@ -253,5 +272,5 @@ def _synthesize(options: argparse.Namespace) -> None:
 
 _COMMANDS = {
     'train': _train, 'evaluate': _evaluate, 'predict': _predict, 'embed': _embed, 'plan': _plan, 'stats': _stats,
-    'synthesize': _synthesize, 'convert': _convert,
+    'synthesize': _synthesize, 'convert': _convert, 'compare': _compare,
 }  # fmt: skip

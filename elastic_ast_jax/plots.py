@@ -142,6 +142,38 @@ def curve(
     return figure
 
 
+def comparison(
+    x: Sequence[float], models: Sequence[tuple[str, Float[np.ndarray, '_'], Float[np.ndarray, '_']]], *, title: str,
+    x_label: str, y_label: str,
+) -> 'Figure':  # fmt: skip
+    """A metric of several models over what a sweep varied.
+
+    Args:
+        x: Where the points are, ascending and positive; on a logarithmic axis if they span more than a factor of 16.
+        models: Name, and mean and spread at each point; a spread of NaN is not drawn.
+        title, x_label, y_label: Of the plot.
+    """
+    from matplotlib.figure import Figure  # see `timeline`
+
+    figure = Figure(figsize=(7.5, 4.5), dpi=120, layout='constrained')
+    axes = figure.add_subplot()
+    for name, mean, spread in models:
+        axes.errorbar(
+            x, mean, np.nan_to_num(spread), marker='o', markersize=4, capsize=3, label=_shortened(name, _LONGEST_LABEL))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3)
+    if x[-1] > _LINEAR_SPAN * x[0]:
+        axes.set_xscale('log')
+    marked = x[(len(x) - 1) % -(-len(x) // _MOST_LABELS) :: -(-len(x) // _MOST_LABELS)]  # the last point always
+    axes.set_xticks(marked, [f'{place:g}' for place in marked])
+    axes.minorticks_off()
+    for text in axes.legend(loc='lower right').get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
 def _interesting(probabilities: Float[np.ndarray, 'windows C']) -> tuple[Int[np.ndarray, 'shown'], int]:
     """The classes to show, the likeliest on the whole first; and how many would be worth it."""
     top = np.argsort(-probabilities, axis=1, kind='stable')[:, :_TOP]

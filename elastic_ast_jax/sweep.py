@@ -13,10 +13,9 @@ its clips of 10.24 s have at that ratio. Clips of any length have no such common
 import dataclasses
 import itertools
 import json
-import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -27,49 +26,15 @@ from elastic_ast_jax.evaluator import Evaluation, Evaluator, score, score_name
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress, counted, without_nan
+from elastic_ast_jax.sweep_axes import AXES, METRICS, Kind
 from elastic_ast_jax.trained import Trained
 from elastic_ast_jax.windows import WindowError
-
-Kind = Literal['length', 'resolution']
 
 # The points of the paper's curves, as its evaluation notebooks have them; lengths in frames.
 PAPER_LENGTHS = (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))
 PAPER_RATIOS = tuple(tenths / 10 for tenths in range(10, 41, 2))
 # A model with positions for fewer of the paper's lengths than this gets equal parts of what it has positions for.
 _FEWEST, _PARTS = 4, 8
-# Metrics that a point has, and what tables and plots call them.
-METRICS = types.MappingProxyType({'accuracy': 'accuracy', 'mean_average_precision': 'mAP', 'auc': 'AUC', 'd_prime': 'd-prime'})
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """How what a sweep varies is written: in the model's units, and in physical ones.
-
-    Attributes:
-        keys, columns: Of both, in JSON and in a table.
-        label, other_label: Of both, in a plot.
-        title: Of the curve.
-        explanation: What is counted as cut.
-    """
-
-    keys: tuple[str, str]
-    columns: tuple[str, str]
-    label: str
-    other_label: str
-    title: str
-    explanation: str
-
-
-AXES = types.MappingProxyType({
-    'length': Axis(
-        keys=('frames', 'seconds'), columns=('frames', 'seconds'), label='longest length that is used of a clip (frames)',
-        other_label='seconds', title='Clips cut to a length',
-        explanation='Cut: clips that are longer, of which only the beginning is used. The others are used whole.'),
-    'resolution': Axis(
-        keys=('ratio', 'shift_ms'), columns=('ratio', 'frame shift (ms)'), label='ratio of the frame shift',
-        other_label='frame shift (ms)', title='Other frame shifts',
-        explanation='Cut: clips that have more frames than the model has positions for, of which only the beginning is used.'),
-})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
