@@ -33,8 +33,11 @@ def compute_dtype(choice: str) -> Any:
     return jnp.dtype(choice)
 
 
-def choose_attention(choice: str) -> Attend:
-    """`'plain'`, `'blocked'`, or `'auto'`: blocked on processors, where it is several times faster; plain on accelerators."""
+def choose_attention(choice: str, kind: str = 'elastic_ast') -> Attend:
+    """`'plain'`, `'blocked'`, or `'auto'`: blocked for packed rows on processors, where it is several times faster; else plain.
+
+    The fixed-length AST (kind `'ast'`) has a row for each clip, of which nothing can be skipped.
+    """
     if choice == 'auto':
-        choice = 'blocked' if jax.default_backend() == 'cpu' else 'plain'
+        choice = 'blocked' if jax.default_backend() == 'cpu' and kind != 'ast' else 'plain'
     return attention.blocked() if choice == 'blocked' else attention.plain

@@ -50,7 +50,7 @@ def open_model(workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mes
     opened = Workdir(workdir)
     config, contract = opened.config(), opened.contract()
     opened.check_frontend(fbank.fingerprint(config.frontend))
-    attend = device.choose_attention(config.model.attention)
+    attend = device.choose_attention(config.model.attention, config.model.kind)
     if mesh is not None:
         attend = sharding.sharded_attention(attend, mesh)
     network = build.model(config, len(contract.labels), attend, device.compute_dtype(config.model.dtype), scan=True)
