@@ -98,6 +98,8 @@ def problems(config: Config) -> list[str]:
     ]  # fmt: skip
     one_of('model.attention', ('auto', 'plain', 'blocked'))
     one_of('model.dtype', ('auto', 'float32', 'bfloat16'))
+    need(bool(config.init.from_) or not config.init.published_quirks,
+         'init.published_quirks=True is about weights that training starts from: give them with --config.init.from=PATH')
     one_of('train.loss', ('cross_entropy', 'bce'))
     need(not (config.train.loss == 'bce' and config.train.label_smoothing),
          "train.label_smoothing goes with train.loss='cross_entropy' only: set it to 0")

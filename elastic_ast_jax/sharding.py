@@ -1,6 +1,6 @@
 """Where arrays live: the mesh, the placement of state and batches, and the one place that jits a step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,10 @@ from elastic_ast_jax.models.attention import Attend
 DATA = 'data'
 
 
-def make_mesh() -> Mesh:
-    """All devices along the axis `data`, over which the rows of a batch are divided."""
-    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """These devices, or all, along the axis `data`, over which the rows of a batch are divided."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -56,9 +57,9 @@ def place_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def born(init: Callable[[], Any], mesh: Mesh) -> Any:
-    """The result of `init` placed on the mesh from the start: nothing is made in one place and then moved."""
-    return jax.jit(init, out_shardings=replicated(mesh))()
+def born(init: Callable[..., Any], mesh: Mesh, *given: Any) -> Any:
+    """The result of `init(*given)` placed on the mesh from the start: nothing is made in one place and then moved."""
+    return jax.jit(init, out_shardings=replicated(mesh))(*given)
 
 
 def jit_train_step(step: Callable, mesh: Mesh) -> Callable:

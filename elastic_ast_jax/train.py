@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from elastic_ast_jax import build, device, flops, freezing, sharding, wandb_log
 from elastic_ast_jax.audio import fbank
@@ -20,8 +22,10 @@ from elastic_ast_jax.data.plan import Planner, Schedule
 from elastic_ast_jax.data.sources import Source, label_names, overlap, targets, without_clips
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluator, score
+from elastic_ast_jax.files import write_text
 from elastic_ast_jax.logs import LogError, MetricsLog, Progress
 from elastic_ast_jax.profiling import Profile
+from elastic_ast_jax.starting import start as starting
 from elastic_ast_jax.train_step import TrainState, make_eval_step, make_train_step, new_state
 from elastic_ast_jax.wandb_log import WandbLog
 from elastic_ast_jax.watch import Watch
@@ -51,7 +55,8 @@ def run(config: Config, path: str) -> None:
     planner = splits.planner(config, source)
     schedule = _schedule(config, workdir, planner, source)
 
-    attend = sharding.sharded_attention(device.choose_attention(config.model.attention), mesh)
+    attend = device.choose_attention(config.model.attention, config.model.kind)
+    attend = sharding.sharded_attention(attend, mesh)
     network = build.model(config, len(labels), attend, device.compute_dtype(config.model.dtype))
     loss, rate = build.loss(config), build.rate(config, schedule.epoch_ends)
     optimizer, shape = build.update(config, rate), build.batch_shape(config, len(labels))
@@ -59,13 +64,16 @@ def run(config: Config, path: str) -> None:
     def apply(params, batch):
         return network.apply({'params': params}, batch)
 
-    def init_params():
-        return build.init_params(network, shape, config.train.seed)
+    def init_params(given: Mapping[str, Any] = types.MappingProxyType({})):
+        fresh = flatten_dict(build.init_params(network, shape, config.train.seed), sep='/')
+        return unflatten_dict(fresh | dict(given), sep='/')
 
-    averaged, frozen = config.train.ema > 0, freezing.frozen_names(jax.eval_shape(init_params), config.train.freeze)
+    abstract = jax.eval_shape(init_params)
+    averaged, frozen = config.train.ema > 0, freezing.frozen_names(abstract, config.train.freeze)
+    given = {} if workdir.begun() else _start(config, workdir, network, abstract, labels, progress)
 
-    def init() -> TrainState:
-        return new_state(init_params(), optimizer, averaged, frozen)
+    def init(given: Mapping[str, Any]) -> TrainState:
+        return new_state(init_params(given), optimizer, averaged, frozen)
 
     step = make_train_step(apply, loss, optimizer, config.train.accumulate, config.train.ema, frozen)
     train_step = sharding.jit_train_step(step, mesh)
@@ -79,9 +87,9 @@ def run(config: Config, path: str) -> None:
         progress.say(f'{len(frozen)} parameters stay as they are: train.freeze={",".join(config.train.freeze)}')
 
     with Checkpoints(workdir.checkpoints, config.train.keep) as checkpoints:
-        state = checkpoints.restore(sharding.placed(jax.eval_shape(init), mesh))
+        state = checkpoints.restore(sharding.placed(jax.eval_shape(init, given), mesh))
         if state is None:
-            state = sharding.born(init, mesh)
+            state = sharding.born(init, mesh, given)
         first = int(state.step)
         if first >= schedule.steps:
             progress.say(f'{workdir.path}: training is finished, {first} steps; nothing to do')
@@ -126,6 +134,21 @@ def _logs(config: Config, workdir: Workdir, first: int, checkpoints: Checkpoints
             yield logs
     except LogError as error:
         raise LogError(f'{error}. {checkpoints.outlook()}') from error
+
+
+def _start(
+    config: Config, workdir: Workdir, network: build.Network, abstract: Any, labels: tuple[str, ...], progress: Progress
+) -> dict[str, Any]:
+    """Parameters that do not start from random numbers, by name; what they are is said, and kept in the workdir."""
+    workdir.starting_point.unlink(missing_ok=True)  # of a start that failed
+    if not config.init.from_:
+        return {}
+    start = starting.begin(
+        config.init.from_, network, abstract, labels, config.init.published_quirks, config.frontend)
+    for line in start.report:
+        progress.say(line)
+    write_text(workdir.starting_point, '\n'.join(start.report) + '\n')
+    return start.params
 
 
 def _check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
@@ -191,7 +214,7 @@ def _skipped(
 
 
 def absolute_paths(config: Config) -> Config:
-    """The config with the paths of its data made absolute, so that the workdir can be used from anywhere."""
+    """The config with the paths of its data and weights made absolute, so that the workdir can be used from anywhere."""
     from pathlib import Path
 
     data = config.data
@@ -200,7 +223,10 @@ def absolute_paths(config: Config) -> Config:
         for key in _PATHS
         if getattr(data, key) and '://' not in getattr(data, key)  # a bucket's address is no path
     }
-    return dataclasses.replace(config, data=dataclasses.replace(data, **changed))
+    init = config.init
+    if init.from_:
+        init = dataclasses.replace(init, from_=str(Path(init.from_).expanduser().absolute()))
+    return dataclasses.replace(config, data=dataclasses.replace(data, **changed), init=init)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,8 @@
     metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same
     eval/              results of `elastic-ast evaluate`
     skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`
+    starting_point.txt what training started from, with `init.from`
+    conversion.txt     where the tensors of a converted model went, and unused.npz those that it has no use for
     wandb.json         id of the run at Weights & Biases, if `train.wandb` is set; wandb/ has its files
 """
 
@@ -72,6 +74,7 @@ class Workdir:
         self.tensorboard = self.path / 'tensorboard'
         self.evaluations = self.path / 'eval'
         self.skipped = self.path / 'skipped.txt'
+        self.starting_point = self.path / 'starting_point.txt'
 
     def begun(self) -> bool:
         """Whether a checkpoint is there. Before that, config, labels and plan are those of the last start."""

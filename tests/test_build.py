@@ -150,6 +150,7 @@ def test_attention_follows_the_platform_unless_it_is_chosen():
     assert device.choose_attention('blocked') is not attention.plain
     if jax.default_backend() == 'cpu':
         assert device.choose_attention('auto') is not attention.plain
+    assert device.choose_attention('auto', 'ast') is attention.plain  # its rows are full
 
 
 def test_compiled_programs_are_kept_where_the_user_keeps_caches(tmp_path, monkeypatch):

@@ -129,7 +129,7 @@ def test_a_new_run_has_nothing_to_restore(tmp_path):
 
 
 def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
-    """Saving goes on in the background, and the next step writes into the old state's memory."""
+    """Saving goes on in the background, and the next step may write into the old state's memory."""
     def large():
         params = {'kernel': jax.random.normal(jax.random.key(1), (1500, 1000)), 'norm': {'scale': jnp.ones(3)}}
         return TrainState(jnp.zeros((), jnp.int32), params, ADAM.init(params))
@@ -139,7 +139,6 @@ def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
         copy = copy_of(state)
         checkpoints.save(state, None)
         last = after(state, steps=3)
-        assert state.params['kernel'].is_deleted()
     assert not np.array_equal(last.params['kernel'], copy.params['kernel'])
     with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
         assert same(checkpoints.restore(sharding.placed(jax.eval_shape(large), mesh())), copy)

@@ -408,7 +408,12 @@ def test_what_training_starts_from_is_a_key_that_python_reserves(write):
     assert 'init.from' in problems('init.form=x')[0]
 
 
+def test_quirks_without_weights_are_none():
+    (problem,) = problems('init.published_quirks=true')
+    assert '--config.init.from=PATH' in problem
+
+
 def test_the_published_quirks_leave_attention_unscaled():
     for quirks, scaled in (('true', False), ('false', True)):
-        config = load(QUICKSTART, [f'init.published_quirks={quirks}'])
+        config = load(QUICKSTART, ['init.from=vit.npz', f'init.published_quirks={quirks}'])
         assert build.model(config, 3, device.choose_attention('plain'), jnp.float32).scaled == scaled

@@ -8,7 +8,7 @@ Source: the code of Feng et al., Interspeech 2024 (arXiv 2407.08691).
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.models.sizes import SIZES, Size
 
-__all__ = ['Layout', 'LayoutError', 'Row', 'infer', 'from_params', 'rows', 'to_params', 'unused']
+__all__ = ['Layout', 'LayoutError', 'Row', 'infer', 'from_params', 'placed', 'rows', 'to_params', 'unused']
 
 Shape = tuple[int, ...]
 _BLOCK = re.compile(r'blocks\.modules_list\.(\d+)\.')
@@ -190,8 +190,21 @@ def to_params(tensors: Mapping[str, Float32[np.ndarray, '...']], layout: Layout)
         tensors: By their published names, in the shapes of `rows(layout)`.
         layout: Of them.
     """
+    return unflatten_dict(placed(tensors, rows(layout)), sep='/')
+
+
+def placed(
+    tensors: Mapping[str, Float32[np.ndarray, '...']], table: Sequence[Row]
+) -> dict[str, Float32[np.ndarray, '...']]:
+    """The parameters that a table makes, under their names with slashes; blocks are stacked.
+
+    Args:
+        tensors: By the names of the table, in its shapes.
+        table: With a row for each block of a parameter that blocks have, or for none.
+    """
+    depth = 1 + max((row.block for row in table if row.block is not None), default=0)
     found: dict[str, Any] = {}
-    for row in rows(layout):
+    for row in table:
         if not row.targets:
             continue
         tensor = tensors[row.source]
@@ -201,8 +214,8 @@ def to_params(tensors: Mapping[str, Float32[np.ndarray, '...']], layout: Layout)
             if row.block is None:
                 found[target] = array.copy()
             else:
-                found.setdefault(target, np.empty((layout.size.depth, *row.target_shape), np.float32))[row.block] = array
-    return unflatten_dict(found, sep='/')
+                found.setdefault(target, np.empty((depth, *row.target_shape), np.float32))[row.block] = array
+    return found
 
 
 def from_params(params: Any, layout: Layout) -> dict[str, Float32[np.ndarray, '...']]:

@@ -23,6 +23,8 @@ __all__ = ['StateDict', 'TensorFileError', 'read', 'write']
 
 # What torch.nn.parallel puts before every name.
 _PARALLEL = 'module.'
+# Under which training scripts save a state dict, beside an epoch, say.
+_NESTED = ('model', 'state_dict')
 _INSTALL = 'pip install elastic-ast-jax[convert]'
 _SHOWN = 5
 # Of PyTorch: `weights_only=True` could be made to run code before 2.6 (CVE-2025-32434), and before 2.10 (CVE-2026-24747).
@@ -52,11 +54,12 @@ def read(path: str | os.PathLike) -> StateDict:
     """The tensors of a file.
 
     Args:
-        path: `.pth` or `.pt` (PyTorch's `torch.save` of a state dict), `.safetensors`, or `.npz`.
+        path: `.pth` or `.pt` (PyTorch's `torch.save` of a state dict, or of a dictionary that holds one as `model` or
+            `state_dict`), `.safetensors`, or `.npz`.
 
     Returns:
-        Floats of other widths and whole numbers are converted to float32, and a prefix `module.` of all names is dropped;
-        `notes` tells of both.
+        Floats of other widths and whole numbers are converted to float32, and a prefix `module.` of all names is dropped; what
+        stands beside a nested state dict is left aside; `notes` tells of all three.
 
     Raises:
         TensorFileError: No such file; one of another kind; one that is damaged or cut off; a pickle that asks for anything but
@@ -64,7 +67,7 @@ def read(path: str | os.PathLike) -> StateDict:
             missing, or a PyTorch that is not safe for files of strangers.
     """
     path = Path(path)
-    kinds: dict[str, Callable[[Path], dict[str, Any]]] = {
+    kinds: dict[str, Callable[[Path], tuple[dict[str, Any], list[str]]]] = {
         '.pth': _read_torch, '.pt': _read_torch, '.safetensors': _read_safetensors, '.npz': _read_npz}  # fmt: skip
     if path.suffix not in kinds:
         raise TensorFileError(f'{path}: must end in one of {", ".join(kinds)}: rename it to what it is')
@@ -73,10 +76,9 @@ def read(path: str | os.PathLike) -> StateDict:
             pass
     except OSError as error:
         raise TensorFileError(f'{path}: cannot be read ({error.strerror}): check the path') from error
-    found = kinds[path.suffix](path)
+    found, notes = kinds[path.suffix](path)
     if not found:
         raise TensorFileError(f'{path}: holds no tensors: give the file of a state dict')
-    notes = []
     if all(name.startswith(_PARALLEL) for name in found):
         found = {name.removeprefix(_PARALLEL): array for name, array in found.items()}
         notes.append(f"dropped '{_PARALLEL}' from all names")
@@ -114,7 +116,7 @@ def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '..
             raise OSError(str(error)) from error
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
+def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         import torch
     except ImportError as error:
@@ -137,6 +139,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
         raise _damaged(path, error) from error
     if not isinstance(found, dict):
         raise TensorFileError(f'{path}: holds a {type(found).__name__} and no state dict: save model.state_dict()')
+    found, notes = _unnested(found)
     others = {str(name): entry for name, entry in found.items()
               if not (isinstance(name, str) and isinstance(entry, torch.Tensor))}  # fmt: skip
     if others:
@@ -154,23 +157,32 @@ def _read_torch(path: Path) -> dict[str, Any]:
         except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised, without data
             raise TensorFileError(f'{path}: {name}: is no plain tensor of numbers ({tensor.layout}, {tensor.dtype}): save it '
                                   f'dense, as float32') from error
-    return arrays
+    return arrays, notes
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _unnested(found: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """The one nested state dict, and what was left aside; the dictionary itself if it holds none, or two."""
+    inner = [name for name in _NESTED if isinstance(found.get(name), dict)]
+    if len(inner) != 1:
+        return found, []
+    aside = [str(name) for name in found if name != inner[0]]
+    return found[inner[0]], [f"took the state dict '{inner[0]}'" + (f'; left aside: {_several(aside)}' if aside else '')]
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         from safetensors.numpy import load_file
     except ImportError as error:
         raise TensorFileError(f'{path}: reading it needs safetensors: {_INSTALL}') from error
     try:
-        return load_file(path)
+        return load_file(path), []
     except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy lacks
         raise TensorFileError(f'{path}: holds a kind of numbers that NumPy lacks ({error}): save it as float32') from error
     except Exception as error:  # the library's own, and what comes of absurd sizes
         raise _damaged(path, error) from error
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
+def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
     arrays = {}
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -180,6 +192,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
                 arrays[name] = file[name]
                 if not isinstance(arrays[name], np.ndarray):  # the bytes of another file
                     raise TensorFileError(f'{path}: {name}: is no array: write the file with numpy.savez(FILE, **tensors)')
+                if arrays[name].dtype == np.dtype('V2'):  # NumPy keeps the bytes of a bfloat16 and forgets what they are
+                    arrays[name] = arrays[name].view(ml_dtypes.bfloat16)
     except TensorFileError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise all kinds of errors on damage
@@ -187,7 +201,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
             raise TensorFileError(f'{path}: refused, as it holds a pickle, which can run any code. Nothing of it was run. Save '
                                   f'arrays of numbers with numpy.savez(FILE, **tensors)') from error
         raise _damaged(path, error) from error
-    return arrays
+    return arrays, []
 
 
 def _float32(path: Path, name: str, array: Any) -> Float32[np.ndarray, '...']:

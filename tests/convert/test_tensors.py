@@ -111,6 +111,30 @@ def test_bfloat16_of_pytorch(torch, tmp_path):
     assert state.notes == ('converted 1 of 1 tensors from bfloat16 to float32',)
 
 
+def test_bfloat16_of_numpy(tmp_path):
+    """NumPy writes its bytes and forgets the type: two bytes of nothing in particular."""
+    np.savez(tmp_path / 'w.npz', a=np.array([[1.5, -3.0], [2.0, 0.0]], ml_dtypes.bfloat16), b=WEIGHTS['a.bias'])
+    assert np.load(tmp_path / 'w.npz')['a'].dtype == np.dtype('V2')
+    state = tensors.read(tmp_path / 'w.npz')
+    same(state.tensors, {'a': np.float32([[1.5, -3.0], [2.0, 0.0]]), 'b': WEIGHTS['a.bias']})
+    assert state.notes == ('converted 1 of 2 tensors from bfloat16 to float32',)
+
+
+def test_other_bytes_of_numpy_are_no_numbers(tmp_path):
+    np.savez(tmp_path / 'w.npz', a=np.zeros(3, 'V4'))
+    with pytest.raises(TensorFileError, match='a: has the type .V4'):
+        tensors.read(tmp_path / 'w.npz')
+
+
+@pytest.mark.parametrize('name', ['model', 'state_dict'])
+def test_a_nested_state_dict_is_taken_and_it_is_said(torch, tmp_path, name):
+    inner = {f'module.{key}': torch.from_numpy(array) for key, array in WEIGHTS.items()}
+    torch.save({'epoch': 3, name: inner, 'optimizer': {'lr': 0.1}}, tmp_path / 'w.pth')
+    state = tensors.read(tmp_path / 'w.pth')
+    same(state.tensors, WEIGHTS)
+    assert state.notes == (f"took the state dict '{name}'; left aside: epoch, optimizer", "dropped 'module.' from all names")
+
+
 def test_parameters_that_need_gradients(torch, tmp_path):
     torch.save(dict(torch.nn.Linear(3, 2).named_parameters()), tmp_path / 'w.pth')
     assert tensors.read(tmp_path / 'w.pth').tensors['weight'].shape == (2, 3)
@@ -205,9 +229,28 @@ def test_a_whole_model_is_no_state_dict(torch, tmp_path):
 
 
 def test_a_training_checkpoint_says_where_its_state_dict_is(torch, tmp_path):
-    torch.save({'epoch': 3, 'state_dict': {'a': torch.ones(2)}}, tmp_path / 'checkpoint.pth')
-    with pytest.raises(TensorFileError, match="epoch, state_dict are no tensors; is 'state_dict' the state dict"):
+    torch.save({'epoch': 3, 'weights': {'a': torch.ones(2)}}, tmp_path / 'checkpoint.pth')
+    with pytest.raises(TensorFileError, match="epoch, weights are no tensors; is 'weights' the state dict"):
         tensors.read(tmp_path / 'checkpoint.pth')
+
+
+def test_two_nested_state_dicts_are_not_guessed_at(torch, tmp_path):
+    torch.save({'model': {'a': torch.ones(2)}, 'state_dict': {'a': torch.zeros(2)}}, tmp_path / 'w.pth')
+    with pytest.raises(TensorFileError, match='model, state_dict are no tensors'):
+        tensors.read(tmp_path / 'w.pth')
+
+
+def test_a_pickle_with_code_beside_a_nested_state_dict_is_refused_and_not_run(torch, tmp_path):
+    torch.save({'model': {'a': torch.ones(2)}, 'args': Evil(tmp_path / 'ran')}, tmp_path / 'evil.pth')
+    with pytest.raises(TensorFileError, match=r'evil.pth: refused, .*[Nn]othing of it was run'):
+        tensors.read(tmp_path / 'evil.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_what_is_nested_must_be_tensors(torch, tmp_path):
+    torch.save({'model': {'a': torch.ones(2), 'depth': 12}}, tmp_path / 'w.pth')
+    with pytest.raises(TensorFileError, match='depth is no tensor'):
+        tensors.read(tmp_path / 'w.pth')
 
 
 def test_a_sparse_tensor_is_refused(torch, tmp_path):
