@@ -117,6 +117,15 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_convert(add('convert', 'convert weights of other programs to a workdir, or back'))
 
+    parity = add('parity', 'compare with the PyTorch originals, or a clip alone with the clip in company',
+                 'Without arguments: features, logits, gradients and optimiser steps beside the values that PyTorch computed. '
+                 'With a workdir and recordings: whether the result of each depends on it alone.')
+    parity.add_argument('workdir', nargs='?', type=_path, help='of a training run or a conversion')
+    parity.add_argument('inputs', nargs='*', type=_path, metavar='INPUT', help='a recording, or a folder of recordings')
+    parity.add_argument('--json', action='store_true', help='print JSON')
+    parity.add_argument('--seed', type=_whole, default=0, help='of the random company (default 0)')
+    takes_checkpoint(parity)
+
     synthesize = add('synthesize', 'write clips of the embedded data set as WAV files', _OVERRIDES)
     synthesize.add_argument('folder', help='where to write')
     takes_config(synthesize)
@@ -174,6 +183,12 @@ def _named_runs(text: str) -> tuple[str, tuple[str, ...]]:
     if not (name and equals and all(runs)):
         raise argparse.ArgumentTypeError(f'{text!r} must be a name and workdirs: NAME=W,W,W')
     return name, runs
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 0')
+    return int(text)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -266,11 +281,20 @@ def _convert(options: argparse.Namespace) -> None:
         options.loss, options.scaled)
 
 
+def _parity(options: argparse.Namespace) -> int:
+    if options.workdir is None:
+        return _module('parity.report').run(options.json)
+    if not options.inputs:
+        options.parser.error(f'recordings are missing: which clips should {options.workdir} be tried with?')
+    return _module('parity.certificate').run(
+        options.workdir, options.inputs, options.checkpoint, options.seed, options.json)
+
+
 def _synthesize(options: argparse.Namespace) -> None:
     _module('synthesize').run(options.folder, _load_config(options), options.clips)
 
 
 _COMMANDS = {
     'train': _train, 'evaluate': _evaluate, 'predict': _predict, 'embed': _embed, 'plan': _plan, 'stats': _stats,
-    'synthesize': _synthesize, 'convert': _convert, 'compare': _compare,
+    'synthesize': _synthesize, 'parity': _parity, 'convert': _convert, 'compare': _compare,
 }  # fmt: skip

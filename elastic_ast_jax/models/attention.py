@@ -58,6 +58,11 @@ def blocked(block: int = 64, span: int = 128) -> Attend:
     return attend
 
 
+def available() -> dict[str, Attend]:
+    """The implementations that this machine has, by name."""
+    return {'plain': plain, 'blocked, 64 x 128': blocked(), 'blocked, 16 x 32': blocked(16, 32)}
+
+
 def _key_runs(segment_ids: Int[Array, 'R T'], block: int) -> tuple[Int[Array, 'R B'], Int[Array, 'R B']]:
     """First key and end of the keys that each block of queries needs; an empty run for a block of padding."""
     rows, tokens = segment_ids.shape

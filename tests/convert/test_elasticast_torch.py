@@ -1,7 +1,6 @@
 """The published network as a workdir: its logits, and its tensors back to the bit; what cannot be converted is told."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,20 +11,19 @@ from elastic_ast_jax.cli import main
 from elastic_ast_jax.convert import elasticast, elasticast_torch, tensors
 from elastic_ast_jax.convert.elasticast import LayoutError
 from elastic_ast_jax.convert.saving import ConvertError
+from elastic_ast_jax.parity import reference
 from elastic_ast_jax.workdir import Workdir
 from tests.untrained import workdir as untrained
 
-GOLDEN = Path(__file__).parents[1] / 'golden'
 safetensors = pytest.importorskip(
     'safetensors.numpy', reason='safetensors is not installed: pip install elastic-ast-jax[convert]')
 HEADS = '--heads=4'
 
 
-def load_golden(name):
+def load_stored(name):
     """The numbers, and the state dict among them."""
-    with np.load(GOLDEN / f'{name}.npz') as file:
-        golden = dict(file)
-    return golden, {key.removeprefix('weights/'): golden[key] for key in golden if key.startswith('weights/')}
+    stored = reference.load(name)
+    return stored, stored.part('weights/')
 
 
 @pytest.fixture(scope='module', params=[('elasticast_tiny', 'attention'), ('elasticast_tiny_avgpool', 'mean')],
@@ -33,17 +31,17 @@ def load_golden(name):
 def converted(request, tmp_path_factory):
     """The reference values, its state dict, and the workdir that the command made of it."""
     name, pool = request.param
-    golden, weights = load_golden(name)
+    stored, weights = load_stored(name)
     folder = tmp_path_factory.mktemp(pool)
     np.savez(folder / 'weights.npz', **weights)
     source, model = str(folder / 'weights.npz'), str(folder / 'model')
     assert main(['convert', 'elasticast_torch', source, model, HEADS, f'--pool={pool}']) == 0
-    return golden, weights, folder / 'model'
+    return stored, weights, folder / 'model'
 
 
 @pytest.fixture
 def weights_file(tmp_path):
-    np.savez(tmp_path / 'weights.npz', **load_golden('elasticast_tiny')[1])
+    np.savez(tmp_path / 'weights.npz', **load_stored('elasticast_tiny')[1])
     return tmp_path / 'weights.npz'
 
 
@@ -51,11 +49,11 @@ def weights_file(tmp_path):
 
 
 def test_logits_are_those_of_the_published_network(converted):
-    golden, _, folder = converted
-    clips = [golden[f'clips/{i}'] for i in range(len(golden['logits']))]
+    stored, _, folder = converted
+    clips = [stored[f'clips/{i}'] for i in range(len(stored['logits']))]
     found = elastic_ast_jax.load(folder).logits(clips)
-    np.testing.assert_allclose(found, golden['logits'], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found, golden['logits_alone'], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found, stored['logits'], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found, stored['logits_alone'], rtol=0, atol=1e-4)
 
 
 def test_the_report_names_every_tensor_and_where_it_went(converted):
@@ -188,7 +186,7 @@ def test_labels_that_do_not_fit(weights_file, tmp_path, text, problem):
 
 
 def test_a_file_that_does_not_fit_is_named_and_leaves_nothing(tmp_path):
-    weights = load_golden('elasticast_tiny')[1]
+    weights = load_stored('elasticast_tiny')[1]
     np.savez(tmp_path / 'w.npz', **weights | {'head.bias': np.zeros(8, np.float32)})
     with pytest.raises(LayoutError, match=r'w.npz: .*head.bias has the shape \[8\], expected \[7\]'):
         elasticast_torch.run(tmp_path / 'w.npz', tmp_path / 'model', heads=4)
@@ -204,7 +202,7 @@ def test_a_folder_that_holds_a_model_stays(weights_file, tmp_path):
 
 
 def test_kept_tensors_of_another_shape_are_refused(tmp_path):
-    np.savez(tmp_path / 'w.npz', **load_golden('elasticast_tiny_avgpool')[1])
+    np.savez(tmp_path / 'w.npz', **load_stored('elasticast_tiny_avgpool')[1])
     elasticast_torch.run(tmp_path / 'w.npz', tmp_path / 'model', heads=4, pool='mean')
     np.savez(tmp_path / 'model' / 'unused.npz', attn_pool_queries=np.zeros(3, np.float32))
     with pytest.raises(tensors.TensorFileError, match=r'unused.npz: attn_pool_queries has the shape \(3,\), expected \(48,\)'):

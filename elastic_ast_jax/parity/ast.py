@@ -1,0 +1,48 @@
+"""The fixed-length AST against transformers: features and logits."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from elastic_ast_jax.convert import ast_hf
+from elastic_ast_jax.convert.ast_hf import Converted
+from elastic_ast_jax.models.ast import AST
+from elastic_ast_jax.models.attention import Attend
+from elastic_ast_jax.parity import fbank
+from elastic_ast_jax.parity.reference import Reference
+from elastic_ast_jax.parity.rows import Row, compared
+
+__all__ = ['FILES', 'converted', 'feature_rows', 'logit_rows']
+
+# Title of each stored network.
+FILES = {'ast_hf_stride10': 'AST, stride 10', 'ast_hf_stride16': 'AST, stride 16'}
+# transformers computed its features in NumPy, so they lack the rounding that `fbank` allows for.
+FEATURES, LOGITS = 2e-3, 1e-4
+
+
+def converted(stored: Reference) -> Converted:
+    """The stored network as this package's."""
+    return ast_hf.convert(stored.meta['config'], stored.meta['preprocessor'], stored.part('weights/'), stored.name)
+
+
+def feature_rows(title: str, stored: Reference, made: Converted) -> list[Row]:
+    """The spectrograms of a recording that is shorter and of one that is longer than the network takes."""
+    rows = []
+    for length in ('short', 'long'):
+        found = ast_hf.features(fbank.waveform(stored[f'wave_{length}']), made.frontend, made.model.frames)
+        rows.append(compared(title, f'features of a {length} clip', found, stored[f'features_{length}'], FEATURES))
+    return rows
+
+
+def logit_rows(title: str, stored: Reference, made: Converted, attend: Attend) -> list[Row]:
+    """The logits of stored spectrograms."""
+    logits = _classify(made.model.clone(attend=attend), made.params, stored['spectrograms'])
+    return [compared(title, 'logits', np.asarray(logits), stored['logits'], LOGITS)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classify(network: AST, params: Any, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N C']:
+    return network.apply({'params': params}, spectrograms, method='classify')

@@ -1,0 +1,125 @@
+"""`elastic-ast parity`: the numbers of this package beside those of the PyTorch originals."""
+
+import dataclasses
+import json
+import os
+
+import jax
+
+from elastic_ast_jax import device
+from elastic_ast_jax.logs import Progress, counted, without_nan
+from elastic_ast_jax.models.attention import Attend
+from elastic_ast_jax.parity import ast, elastic_ast, fbank, reference, training
+from elastic_ast_jax.parity.rows import Row
+from elastic_ast_jax.parity.training import Training
+
+__all__ = ['Report', 'ast_rows', 'elastic_ast_rows', 'report', 'run', 'show']
+
+_LEGEND = ("Differences are the largest. Relative is to the largest value of the reference, and of a gradient the norm of the "
+           "difference to the norm of the reference, in PyTorch's layout. The bound is of the absolute difference if nothing "
+           "else is said.")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All that was compared.
+
+    Attributes:
+        rows: Of each thing.
+        notes: What has to be said about them, a paragraph each.
+    """
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> list[Row]:
+        return [row for row in self.rows if not row.passed]
+
+    def table(self) -> str:
+        """The rows, by model."""
+        wide = max(len(row.what) for row in self.rows)
+        lines = []
+        for model in dict.fromkeys(row.model for row in self.rows):
+            lines += [f'{model:<{wide}}  absolute  relative  bound']
+            for row in (row for row in self.rows if row.model == model):
+                bound = f'{row.bound:.1e}' + (' relative' if row.counts == 'relative' else '')
+                lines.append(f'{row.what:<{wide}}  {row.absolute:8.1e}  {row.relative:8.1e}  {bound:<17}'
+                             f'{"pass" if row.passed else "FAIL"}')  # fmt: skip
+            lines.append('')
+        return '\n'.join(lines)
+
+    def verdict(self) -> str:
+        """All pass, or which rows do not."""
+        if not self.failed:
+            return f'{counted(len(self.rows), "row")}, all pass'
+        names = '\n'.join(f'  {row.name}' for row in self.failed)
+        return f'{len(self.failed)} of {counted(len(self.rows), "row")} fail:\n{names}'
+
+
+def run(as_json: bool = False) -> int:
+    """Prints the report: a table, or JSON.
+
+    On the CPU, unless `JAX_PLATFORMS` names something else.
+
+    Returns:
+        The exit code: 1 if a row fails.
+
+    Raises:
+        ReferenceFileError: The installed package lacks reference values.
+    """
+    if 'JAX_PLATFORMS' not in os.environ:
+        jax.config.update('jax_platforms', 'cpu')
+    device.use_compilation_cache()
+    progress = Progress()
+    made = report(progress)
+    progress.clear()
+    return show(made, as_json)
+
+
+def show(made: Report, as_json: bool = False) -> int:
+    """Prints a report; the exit code is 1 if a row fails."""
+    place = f'float32 on {jax.default_backend()}, matrix products in the highest precision, JAX {jax.__version__}'
+    if as_json:
+        rows = [dataclasses.asdict(row) | {'passed': row.passed} for row in made.rows]
+        print(json.dumps(without_nan({'where': place, 'passed': not made.failed, 'rows': rows, 'notes': made.notes}), indent=2))
+    else:
+        print(made.table())
+        print('\n'.join([*made.notes, _LEGEND, f'{place}: {made.verdict()}']))
+    return 1 if made.failed else 0
+
+
+def report(progress: Progress | None = None) -> Report:
+    """Compares everything that there are reference values for.
+
+    Raises:
+        ReferenceFileError: The installed package lacks them.
+    """
+    progress = progress or Progress()
+    attend = device.choose_attention('auto')
+    rows, notes = [], []
+    for name, title in elastic_ast.FILES.items():
+        progress.show(f'{title}: compiling and running')
+        found, said = elastic_ast_rows(name, attend)
+        rows += found
+        notes += said
+    for name, title in ast.FILES.items():
+        progress.show(f'{title}: compiling and running')
+        rows += ast_rows(name, attend)
+    return Report((*rows, *fbank.rows()), tuple(notes))
+
+
+def elastic_ast_rows(name: str, attend: Attend) -> tuple[list[Row], list[str]]:
+    """All rows of a stored ElasticAST, and notes on them."""
+    with jax.default_matmul_precision('highest'):
+        made = elastic_ast.case(name, attend)
+        rows, notes = training.training_rows(made, Training(made))
+        return elastic_ast.forward_rows(made) + rows, notes
+
+
+def ast_rows(name: str, attend: Attend) -> list[Row]:
+    """All rows of a stored AST."""
+    stored = reference.load(name)
+    with jax.default_matmul_precision('highest'):
+        made = ast.converted(stored)
+        return ast.feature_rows(ast.FILES[name], stored, made) + ast.logit_rows(ast.FILES[name], stored, made, attend)

@@ -1,0 +1,111 @@
+"""The packing certificate: a sound model has it, one that leaks or does not listen has not."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from elastic_ast_jax.cli import main
+from elastic_ast_jax.inference import clips
+from elastic_ast_jax.models import attention
+from elastic_ast_jax.parity import certificate
+from elastic_ast_jax.trained import Trained
+from tests import untrained
+
+AST = {
+    'model': {'kind': 'ast', 'stride': (10, 10)}, 'augment': {'token_dropout': 0.0},
+    'frontend': {'min_frames': 96}, 'packing': {'tokens': 24, 'slots': 2},
+}  # fmt: skip
+
+
+def trained(**sections):
+    chosen = untrained.settings(**sections)
+    return Trained(chosen, untrained.LABELS, *untrained.fresh(chosen), 0, 'step 0')
+
+
+def patches(model, counts):
+    """Grids of this many columns, of noise."""
+    random, frontend = np.random.default_rng(0), model.config.frontend
+    return [clips.patches_of(random.normal(0, 0.5, (16 * n, frontend.mel_bins)).astype(np.float32), frontend) for n in counts]
+
+
+def certify(model, counts=(1, 3, 6, 2, 3), **more):
+    found = patches(model, counts)
+    return certificate.certify(model, [f'clip {i}' for i in range(len(found))], found, **more)
+
+
+@pytest.mark.parametrize('sections', [{}, AST], ids=['elastic', 'ast'])
+def test_a_model_whose_clips_do_not_touch_has_it(sections):
+    made = certify(trained(**sections))
+    assert made.passed and not made.failed and made.contrast > 0.01
+    kinds = ('alone, padded to', 'random company', 'rows of', 'attention: plain', 'attention: blocked')
+    for kind in kinds:
+        assert any(name.startswith(kind) for name in made.differences), kind
+    for column in made.differences.values():
+        assert column.shape == (5,) and (column >= 0).all()
+    assert max(column.max() for column in made.differences.values()) > 0  # other sums were computed
+
+
+def leaking(q, k, v, segment_ids):
+    """Attention to the whole row."""
+    return attention.plain(q, k, v, jnp.where(segment_ids > 0, 1, 0))
+
+
+def test_attention_that_leaks_is_found_out():
+    made = certify(trained(), attends={'leaking': leaking})
+    assert made.failed == ['attention: leaking'] and not made.passed
+
+
+def test_a_model_that_leaks_fails_wherever_there_is_company():
+    model = trained()
+    made = certify(dataclasses.replace(model, network=model.network.clone(attend=leaking)), (3,), attends={})
+    assert not made.passed and {f'random company, arrangement {number}' for number in (1, 2, 3)} <= set(made.failed)
+    assert not any(name.startswith('alone') for name in made.failed)
+
+
+def test_a_model_that_does_not_listen_has_none(capsys):
+    model = trained()
+    flat = flatten_dict(model.params, sep='/')
+    flat['head/kernel'] = np.zeros_like(flat['head/kernel'])
+    made = certify(dataclasses.replace(model, params=unflatten_dict(flat, sep='/')), (3, 3), attends={})
+    assert not made.failed and not made.tells and not made.passed
+    assert certificate.show(made, model) == 1
+    assert 'do not depend on the input' in capsys.readouterr().out
+
+
+def test_many_clips_are_thinned_out_and_it_is_said():
+    made = certify(trained(), [1, 2] * 50, attends={})
+    assert made.passed and len(made.names) < 100
+    assert made.names[0] == 'clip 0' and made.names[-1] == 'clip 99'
+    assert any('Of 100 clips' in note for note in made.notes)
+
+
+def test_without_clips_there_is_nothing_to_try():
+    with pytest.raises(certificate.CertificateError, match='no clips'):
+        certify(trained(), [])
+
+
+def test_the_command(tmp_path, capsys):
+    untrained.workdir(tmp_path / 'run')
+    random = np.random.default_rng(0)
+    (tmp_path / 'sounds').mkdir()
+    for name, samples in (('a', 4000), ('b', 60_000)):  # the second is cut into windows
+        soundfile.write(tmp_path / 'sounds' / f'{name}.wav', random.uniform(-0.5, 0.5, samples), 16000)
+    arguments = ['parity', str(tmp_path / 'run'), str(tmp_path / 'sounds')]
+    assert main([*arguments, '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['passed'] and found['clips'][0].endswith('a.wav') and found['clips'][1].endswith('b.wav, window 1')
+    assert {len(column) for column in found['differences'].values()} == {len(found['clips'])}
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert 'a.wav' in printed and 'all within 1e-05; pass' in printed
+    (tmp_path / 'sounds' / 'c.wav').write_bytes(b'RIFF')
+    assert main(arguments) == 1
+    assert 'c.wav' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(arguments[:2])
+    assert 'recordings are missing' in capsys.readouterr().err

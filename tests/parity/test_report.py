@@ -1,0 +1,234 @@
+"""The parity report: every row is there and passes, and what is wrong fails by name."""
+
+import contextlib
+import copy
+import dataclasses
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from elastic_ast_jax.batch import validate
+from elastic_ast_jax.cli import main
+from elastic_ast_jax.convert import elasticast
+from elastic_ast_jax.models import attention
+from elastic_ast_jax.parity import ast, elastic_ast, fbank, reference, report, training, yardstick
+from elastic_ast_jax.parity.report import Report
+from elastic_ast_jax.parity.rows import Row
+
+NAMES = list(elastic_ast.FILES)
+STAGES = ['embedding, against float64', 'output of the encoder, against float64', 'pooled vector, against float64',
+          'logits, against float64']  # fmt: skip
+LOGITS = ['logits, packed', 'logits, each clip alone']
+
+
+@pytest.fixture(scope='module')
+def told():
+    """What `elastic-ast parity --json` says, with its exit code."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = main(['parity', '--json'])
+    return code, json.loads(out.getvalue())
+
+
+@pytest.fixture(scope='module')
+def cases():
+    """The stored networks with the yardstick of attentions; what was compiled for one serves all tests."""
+    return {name: elastic_ast.case(name, attention.plain) for name in NAMES}
+
+
+def failed(rows):
+    return [row.what for row in rows if not row.passed]
+
+
+# As it is
+
+
+def test_all_rows_pass(told):
+    code, found = told
+    assert (code, found['passed']) == (0, True)
+    assert [row['what'] for row in found['rows'] if not row['passed']] == []
+    assert 'float32 on cpu' in found['where']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_everything_is_compared(told, cases, name):
+    rows = [row['what'] for row in told[1]['rows'] if row['model'] == elastic_ast.FILES[name]]
+    assert len(rows) == len(set(rows))
+    expected = [*STAGES, 'logits of float64, against PyTorch', *LOGITS, 'loss']
+    expected += [f'gradient of {row.source}' for row in elasticast.rows(cases[name].layout) if row.targets]
+    expected += [f'loss of step {step}' for step in range(1, 21)]
+    assert rows[: len(expected)] == expected
+    after = rows[len(expected) :]
+    assert after and all(what.startswith('logits after 20 steps') for what in after)
+
+
+def test_bounds_are_those_that_were_promised(told):
+    promised = {'gradient': 1e-4, 'loss': 1e-4, 'logits': 1e-4, 'features': 2e-3}
+    for row in told[1]['rows']:
+        kind = row['what'].split()[0]
+        if kind in promised and 'after' not in row['what']:
+            assert row['bound'] <= promised[kind], row
+        assert row['counts'] == ('relative' if kind == 'gradient' else 'absolute')
+    # Twenty steps later float32 does not determine every logit; those that it does are most.
+    after = [row for row in told[1]['rows'] if row['what'].startswith('logits after')]
+    assert sum(row['bound'] == 1e-3 for row in after) == len(NAMES)
+    assert len(after) - len(NAMES) <= 4
+    assert all(row['bound'] < 0.1 for row in after)
+
+
+def test_the_other_models_and_the_features_are_there(told):
+    rows = [(row['model'], row['what']) for row in told[1]['rows'] if row['model'] not in elastic_ast.FILES.values()]
+    assert rows == [
+        *((title, what) for title in ast.FILES.values()
+          for what in ('features of a short clip', 'features of a long clip', 'logits')),
+        *(('Kaldi features', f'log-mel at 12 settings, {what}') for what in ('bins above -12', 'all bins', 'median')),
+    ]  # fmt: skip
+
+
+def test_what_rounding_decides_is_told_with_the_exact_gradient(told):
+    """With mean pooling there is nothing of the kind."""
+    first = [note for note in told[1]['notes'] if "Adam's first step" in note]
+    assert len(first) == 1 and first[0].startswith(elastic_ast.FILES['elasticast_tiny'])
+    assert 'attn_pool_queries[21]' in first[0] and 'of 80791 elements' in first[0]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_another_attention_gives_the_same(cases, name):
+    """The command takes what `auto` chooses on this machine; this is the plain one."""
+    assert failed(elastic_ast.forward_rows(cases[name])) == []
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_batch_and_the_parameters_are_those_of_training(cases, name):
+    made = cases[name]
+    validate(made.batch, made.shape, made.layout.grid)
+    params = jax.eval_shape(made.network.init, jax.random.key(0), made.shape.abstract())['params']
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, made.params)
+
+
+# What is wrong
+
+
+def with_parameter(made, name, change):
+    flat = flatten_dict(made.params, sep='/')
+    assert name in flat
+    return dataclasses.replace(made, params=unflatten_dict(flat | {name: change(flat[name])}, sep='/'))
+
+
+@pytest.mark.parametrize('name, parameter, passing', [
+    ('elasticast_tiny', 'head/bias', 3), ('elasticast_tiny', 'pool/query', 2),
+    ('elasticast_tiny_avgpool', 'norm_head/scale', 2),
+    ('elasticast_tiny_avgpool', 'encoder/blocks/mlp/up/bias', 1), ('elasticast_tiny', 'positions/time', 0),
+])  # fmt: skip
+def test_a_parameter_that_is_a_little_off_fails_from_there_on(cases, name, parameter, passing):
+    def off(x):
+        """Not the same everywhere, as a norm ignores that."""
+        return x + np.float32(2e-3) * (-1) ** np.arange(x.shape[-1], dtype=np.float32)
+
+    rows = elastic_ast.forward_rows(with_parameter(cases[name], parameter, off))
+    assert failed(rows) == STAGES[passing:] + LOGITS
+
+
+@pytest.mark.parametrize('name, change', [
+    ('heads in another order', lambda x: x[:, :, ::-1]), ('keys of the other block', lambda x: x[::-1])])
+def test_weights_in_the_wrong_place_fail(cases, name, change):
+    rows = elastic_ast.forward_rows(with_parameter(cases['elasticast_tiny'], 'encoder/blocks/attention/key/kernel', change))
+    assert failed(rows) == STAGES[1:] + LOGITS
+
+
+def test_scaled_attention_fails(cases):
+    made = cases['elasticast_tiny_avgpool']
+    rows = elastic_ast.forward_rows(dataclasses.replace(made, network=made.network.clone(scaled=True)))
+    assert failed(rows) == STAGES[1:] + LOGITS
+
+
+def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
+    def everywhere(q, k, v, segment_ids):
+        return attention.plain(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
+
+    made = cases['elasticast_tiny']
+    rows = elastic_ast.forward_rows(dataclasses.replace(made, network=made.network.clone(attend=everywhere)))
+    assert failed(rows) == STAGES[1:] + ['logits, packed']
+
+
+def test_other_gradients_losses_and_results_fail_by_name(cases):
+    """Reference values that are twice their bound away from the right ones."""
+    made = cases['elasticast_tiny_avgpool']
+    arrays = dict(made.reference.arrays)
+    tensor = arrays['grads/norm.weight']
+    arrays['grads/norm.weight'] = tensor * np.float32(1 + 2 * training.GRADIENT)
+    arrays['loss'] = np.asarray(arrays['loss'] + np.float32(2 * training.LOSS))
+    arrays['train_losses'] = arrays['train_losses'] + np.where(np.arange(20) == 6, 2 * training.STEP_LOSS, 0).astype(np.float32)
+    arrays['logits_after'] = arrays['logits_after'].copy()
+    arrays['logits_after'][2, 3] += 2 * training.LOGITS_AFTER
+    other = dataclasses.replace(made, reference=dataclasses.replace(made.reference, arrays=arrays))
+    rows, _ = training.training_rows(other, training.Training(made))
+    assert failed(rows) == ['loss', 'gradient of norm.weight', 'loss of step 7', 'logits after 20 steps']
+
+
+def test_other_features_fail():
+    stored = reference.load('ast_hf_stride10')
+    made = ast.converted(stored)
+    off = made._replace(frontend=dataclasses.replace(made.frontend, mean=made.frontend.mean + 0.1))
+    assert failed(ast.feature_rows('', stored, off)) == ['features of a short clip', 'features of a long clip']
+    meta = copy.deepcopy(stored.meta)
+    meta['config']['layer_norm_eps'] = 1e-2
+    off = ast.converted(dataclasses.replace(stored, meta=meta))
+    assert failed(ast.logit_rows('', stored, off, attention.plain)) == ['logits']
+
+
+@pytest.mark.parametrize('quiet, loud, wrong', [(0.01, 1e-3, []), (0.01, 3e-3, ['bins above -12']), (0.03, 1e-3, ['all bins'])])
+def test_log_mels_may_differ_more_where_nothing_is_heard(quiet, loud, wrong):
+    wanted = np.linspace(-15.9, -2.0, 500, dtype=np.float32).reshape(5, 100)
+    found = wanted.copy()
+    found[0, 0] += quiet
+    found[4, 50] += loud
+    rows = fbank.log_mel_rows('', 'x', [wanted, found], [wanted, wanted])
+    assert failed(rows) == [f'x, {what}' for what in wrong]
+    shifted = fbank.log_mel_rows('', 'x', [wanted, wanted + np.float32(1e-3)], [wanted, wanted])
+    assert failed(shifted) == ['x, median']  # of the worse one
+
+
+def test_derivatives_of_the_yardstick_are_gradients(cases):
+    made = cases['elasticast_tiny_avgpool']
+
+    def loss(weights):
+        logits = [yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits for clip in made.clips]
+        return yardstick.loss(logits, made.reference['labels'], made.reference.meta['loss'])
+
+    weights, gradients = made.reference.part('weights/'), made.reference.part('grads/')
+    for name in ('head.weight', 'blocks.modules_list.0.attn.to_q.weight'):
+        index = tuple(int(i) for i in np.unravel_index(np.abs(gradients[name]).argmax(), gradients[name].shape))
+        assert yardstick.derivative(loss, weights, name, index) == pytest.approx(float(gradients[name][index]), rel=1e-4)
+
+
+# What is printed
+
+
+def rows_of(absolute):
+    return Report((Row('a model', 'one', 1e-6, 2e-6, 1e-4), Row('a model', 'two', absolute, 2e-6, 1e-4, 'absolute'),
+                   Row('another', 'three', 5.0, 2e-6, 1e-4, 'relative')), ('A note.',))  # fmt: skip
+
+
+def test_a_table_names_what_fails_and_ends_with_1(capsys):
+    assert report.show(rows_of(3e-4)) == 1
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith('two')]
+    assert line.split() == ['two', '3.0e-04', '2.0e-06', '1.0e-04', 'FAIL']
+    assert '1 of 3 rows fail:\n  a model: two\n' in out and 'A note.' in out
+
+
+def test_a_table_of_what_passes_ends_with_0(capsys):
+    assert report.show(rows_of(1e-5)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith('3 rows, all pass') and not any('FAIL' in line for line in lines)
+    assert [line.split()[:2] for line in lines if 'relative  bound' in line] == [['a', 'model'], ['another', 'absolute']]
+
+
+def test_numbers_that_json_lacks_are_null(capsys):
+    assert report.show(rows_of(float('nan')), as_json=True) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [row['passed'] for row in found['rows']] == [True, False, True] and found['rows'][1]['absolute'] is None
