@@ -3,7 +3,8 @@
 Adam's first step is the sign of each gradient (with the decay that is added to it). Where an element is smaller than what two
 float32 implementations differ by, that is chance; and a step in another direction makes another network from there on. So an
 element whose first step is not the same takes its first gradient from PyTorch. A note says which these are, what their exact
-gradient is, and how far the losses come apart without this.
+gradient is, and how far the losses come apart without this. The logits after the steps follow the small differences of all
+elements together; for them the whole first gradient is PyTorch's then.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from jaxtyping import Float
 
 from elastic_ast_jax import losses, optimizer
 from elastic_ast_jax.convert import elasticast
-from elastic_ast_jax.parity import yardstick
+from elastic_ast_jax.parity import rounding, yardstick
 from elastic_ast_jax.parity.elastic_ast import Case, stages
 from elastic_ast_jax.parity.rows import Row, compared, compared_by_norm
 from elastic_ast_jax.train_step import TrainState, make_train_step
@@ -32,10 +33,6 @@ LOGITS_AFTER = 1e-3
 _EPSILON = 1e-8
 # First steps that differ by more than this share of the rate are not the same.
 _SAME_STEP = 0.1
-# Draws of starting weights that are moved by a rounding, and how many times what this moves is allowed between two
-# implementations, each of which rounds at every step.
-_DRAWS = 4
-_ROOM = 3
 
 # By the names and in the layout of PyTorch's state dict.
 Tensors = Mapping[str, Float[np.ndarray, '...']]
@@ -203,28 +200,18 @@ def _rows_after(
     wanted = made.reference['logits_after']
     if np.abs(run.logits - wanted).max() <= LOGITS_AFTER:
         return [compared(made.title, what, run.logits, wanted, LOGITS_AFTER)], []
-    moved = np.max([np.abs(training.run(_rounded(made.params, draw), first).logits - run.logits).max(axis=1)
-                    for draw in range(_DRAWS)], axis=0)  # fmt: skip
-    loose = _ROOM * moved > LOGITS_AFTER
+    moved = np.max([np.abs(training.run(rounding.moved(made.params, draw), first).logits - run.logits).max(axis=1)
+                    for draw in range(rounding.DRAWS)], axis=0)  # fmt: skip
+    loose = rounding.ROOM * moved > LOGITS_AFTER
     clips = np.flatnonzero(loose)
-    rows = [compared(made.title, f'{what}, clip {i}', run.logits[i], wanted[i], _ROOM * float(moved[i])) for i in clips]
+    rows = [compared(made.title, f'{what}, clip {i}', run.logits[i], wanted[i], rounding.ROOM * float(moved[i])) for i in clips]
     if not loose.all():
         others = f'{what}, other clips' if rows else what
         rows.insert(0, compared(made.title, others, run.logits[~loose], wanted[~loose], LOGITS_AFTER))
-    if not rows[1:]:
+    if not len(clips):
         return rows, []
     told = ', '.join(f'clip {i} by {moved[i]:.1e}' for i in clips)
     return rows, [f'{made.title}: float32 does not determine all logits after the steps to {LOGITS_AFTER:g}. Starting weights '
-                  f'moved to a neighbouring float32 number, at random ({_DRAWS} draws, the same first update), move them: '
-                  f'{told}. The bound of these clips is {_ROOM} times that.']
+                  f'moved to a neighbouring float32 number, at random ({rounding.DRAWS} draws, the same first update), move '
+                  f'them: {told}. The bound of these clips is {rounding.ROOM} times that.']
 
-
-def _rounded(params: Any, draw: int) -> Any:
-    """Each parameter at one of the two float32 numbers next to it."""
-    random = np.random.default_rng(draw)
-
-    def moved(leaf: Float[np.ndarray, '...']) -> Float[np.ndarray, '...']:
-        towards = np.where(random.random(leaf.shape) < 0.5, -np.inf, np.inf).astype(leaf.dtype)
-        return np.nextafter(leaf, towards)
-
-    return jax.tree.map(moved, params)

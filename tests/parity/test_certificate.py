@@ -12,10 +12,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from elastic_ast_jax.cli import main
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.models import attention
-from elastic_ast_jax.parity import certificate
+from elastic_ast_jax.parity import certificate, conditions
 from elastic_ast_jax.trained import Trained
 from tests import untrained
 
+COLUMNS = (1, 3, 6, 2, 3)
 AST = {
     'model': {'kind': 'ast', 'stride': (10, 10)}, 'augment': {'token_dropout': 0.0},
     'frontend': {'min_frames': 96}, 'packing': {'tokens': 24, 'slots': 2},
@@ -33,7 +34,7 @@ def patches(model, counts):
     return [clips.patches_of(random.normal(0, 0.5, (16 * n, frontend.mel_bins)).astype(np.float32), frontend) for n in counts]
 
 
-def certify(model, counts=(1, 3, 6, 2, 3), **more):
+def certify(model, counts=COLUMNS, **more):
     found = patches(model, counts)
     return certificate.certify(model, [f'clip {i}' for i in range(len(found))], found, **more)
 
@@ -77,6 +78,32 @@ def test_a_model_that_does_not_listen_has_none(capsys):
     assert 'do not depend on the input' in capsys.readouterr().out
 
 
+def cancelling():
+    """The model with a bias that takes away nearly all of the first clip's logits, so that what is left is coarse."""
+    model = trained()
+    logits = conditions.Passes(model, patches(model, COLUMNS)).alone([0])[0]
+    flat = flatten_dict(model.params, sep='/')
+    flat['head/bias'] = flat['head/bias'] - np.float32(0.995) * logits
+    return dataclasses.replace(model, params=unflatten_dict(flat, sep='/'))
+
+
+def test_where_rounding_alone_moves_logits_further_that_is_the_bound_and_it_is_said():
+    made = certify(cancelling(), attends={})
+    assert made.passed and max(column.max() for column in made.differences.values()) > certificate.BOUND
+    assert certificate.BOUND < made.bounds[0] <= 1e-3
+    assert any('float32 does not determine the logits' in note for note in made.notes)
+    assert (certify(trained(), attends={}).bounds == certificate.BOUND).all()
+
+
+def test_attention_that_leaks_is_found_out_there_too():
+    assert certify(cancelling(), attends={'leaking': leaking}).failed == ['attention: leaking']
+
+
+def test_one_clip_is_told_from_noise():
+    made = certify(trained(), (3,), attends={})
+    assert made.passed and made.contrast > 0.01
+
+
 def test_many_clips_are_thinned_out_and_it_is_said():
     made = certify(trained(), [1, 2] * 50, attends={})
     assert made.passed and len(made.names) < 100
@@ -89,7 +116,7 @@ def test_without_clips_there_is_nothing_to_try():
         certify(trained(), [])
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, monkeypatch):
     untrained.workdir(tmp_path / 'run')
     random = np.random.default_rng(0)
     (tmp_path / 'sounds').mkdir()
@@ -103,6 +130,11 @@ def test_the_command(tmp_path, capsys):
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert 'a.wav' in printed and 'all within 1e-05; pass' in printed
+    monkeypatch.setattr(certificate, '_MOST', 1)  # of a large folder, not all are read
+    assert main([*arguments, '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found['clips']) == 1 and found['notes'] == ['Of 2 recordings, 1 are tried, spread over them.']
+    monkeypatch.undo()
     (tmp_path / 'sounds' / 'c.wav').write_bytes(b'RIFF')
     assert main(arguments) == 1
     assert 'c.wav' in capsys.readouterr().err
