@@ -4,7 +4,10 @@
 
 Without a folder, TensorFlow Datasets' `spoken_digit` is read, which is downloaded once: the same clips and the same split.
 `--config=configs/fsdd.py:ast` trains the fixed-length AST on the same clips by the same optimiser, for comparison.
+`python launch/sweep.py --config=configs/fsdd.py --out=FOLDER` trains what `sweep` yields, of either.
 """
+
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -36,3 +39,9 @@ def get_config(kind: str = 'elastic_ast') -> ConfigDict:
         config.augment.token_dropout = 0.0
         config.packing = dict(rows=4, tokens=25 * 32, slots=25)  # 100 clips a step, where packed rows of 512 tokens hold 99
     return config
+
+
+def sweep() -> Iterator[dict[str, float | int]]:
+    for rate in (1e-3, 3e-4):
+        for seed in range(3):
+            yield {'optimizer.rate': rate, 'train.seed': seed}

@@ -1,5 +1,7 @@
 """A small model on the embedded data set: a few minutes on two processor cores, nothing to download."""
 
+from collections.abc import Iterator
+
 from ml_collections import ConfigDict
 
 
@@ -21,3 +23,9 @@ def get_config() -> ConfigDict:
     config.train = dict(epochs=6)
     config.optimizer = dict(rate=2e-3, b2=0.99, warmup_epochs=0.6)
     return config
+
+
+def sweep() -> Iterator[dict[str, float | int]]:
+    for rate in (2e-3, 1e-3):
+        for seed in range(2):
+            yield {'optimizer.rate': rate, 'train.seed': seed}

@@ -14,6 +14,7 @@ from elastic_ast_jax.config import Config
 from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.attention import Attend
 from elastic_ast_jax.models.elastic_ast import ElasticAST
+from elastic_ast_jax.models.encoder import Place, anywhere
 
 Network = ElasticAST | AST
 
@@ -26,7 +27,9 @@ def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchS
         classes=classes, multi_label=config.train.loss == 'bce')  # fmt: skip
 
 
-def model(config: Config, classes: int, attend: Attend, dtype: Any, scan: bool | None = None) -> Network:
+def model(
+    config: Config, classes: int, attend: Attend, dtype: Any, scan: bool | None = None, place: Place = anywhere
+) -> Network:
     """The network; `scan` overrides the config's, which changes no result."""
     wanted, frontend = config.model, config.frontend
     common = dict(
@@ -38,6 +41,7 @@ def model(config: Config, classes: int, attend: Attend, dtype: Any, scan: bool |
         remat=wanted.remat,
         dtype=dtype,
         epsilon=wanted.epsilon,
+        place=place,
     )
     if wanted.kind == 'ast':
         patch = frontend.patch_mels, frontend.patch_frames

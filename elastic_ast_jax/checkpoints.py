@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from elastic_ast_jax import hosts
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.train_step import TrainState
 
@@ -140,17 +141,22 @@ class Checkpoints:
         items = {item: ocp.args.StandardRestore(part) for item in _STATE if (part := getattr(abstract, item)) is not None}
         failures: dict[int, str] = {}
         for step in reversed(self.steps()):
+            failure, found = None, {}
             try:
                 self._check_shapes(step, 'params', abstract.params)
                 found = self._manager.restore(step, args=ocp.args.Composite(**items))
             except Exception as error:  # whatever damage does; it is told here, and raised if nothing is left
-                failures[step] = _short(error)
+                failure = _short(error)
+            # What one process cannot read, none uses: all go on from the same step.
+            if failed := [text for text in hosts.gathered(failure) if text is not None]:
+                failures[step] = failed[0]
                 continue
             self._tell(failures, step)
             for broken in failures:
                 self._put_aside(broken)
-            step_array = jax.device_put(np.int32(step), abstract.step.sharding)
-            return TrainState(step_array, **{item: found[item] for item in items})
+            number = np.int32(step)  # the same on every process
+            placed = jax.make_array_from_callback((), abstract.step.sharding, lambda _, number=number: number)
+            return TrainState(placed, **{item: found[item] for item in items})
         if failures:
             raise CheckpointError(
                 f'{self.directory}: no checkpoint can be read, damaged or of another model: {_listed(failures)}; '
@@ -173,10 +179,12 @@ class Checkpoints:
 
     def _put_aside(self, step: int) -> None:
         """Moves a checkpoint out of the way of the one that will be saved in its place; nothing is deleted."""
-        aside = self.directory / 'damaged'
-        aside.mkdir(exist_ok=True)
-        number = sum(1 for _ in aside.iterdir())
-        os.rename(self.directory / str(step), aside / f'{step}-{number}')
+        if hosts.first():
+            aside = self.directory / 'damaged'
+            aside.mkdir(exist_ok=True)
+            number = sum(1 for _ in aside.iterdir())
+            os.rename(self.directory / str(step), aside / f'{step}-{number}')
+        hosts.wait(f'checkpoint {step} aside')
         self._scores.pop(step, None)
         self._manager.reload()
 

@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from elastic_ast_jax.errors import UserError
@@ -12,6 +13,8 @@ from elastic_ast_jax.logs import Progress
 
 # As a shell reports a program that a closed pipe ended.
 _BROKEN_PIPE = 141
+# `EX_SOFTWARE` of sysexits.h; 1 is for what the user can mend.
+_CRASHED = 70
 _OVERRIDES = 'Any key of the config can be overridden: --config.section.key=value.'
 
 
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[options.command](options) or 0
     except UserError as error:
         Progress().say(f'elastic-ast {options.command}: {error}')  # names in it may hold what steers a terminal
-        return 1
+        return error.exit_code
     except BrokenPipeError:  # whoever read the output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
@@ -50,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception:  # a defect here, or a process that lost another: a launcher starts the latter again
+        traceback.print_exc()
+        return _CRASHED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,12 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(overridable=True)
     takes_checkpoint(evaluate)
 
-    compare = add('compare', 'compare models over a sweep, each by several runs: a table and a plot',
-                  'First run elastic-ast evaluate --sweep in each workdir, with the same --points.')
-    compare.add_argument('models', nargs='+', type=_named_runs, metavar='NAME=W[,W...]', help='a model and the workdirs of its '
-                         'runs, such as with different seeds')
-    compare.add_argument('--out', type=_path, required=True, metavar='FOLDER', help='where to write')
-    compare.add_argument('--sweep', choices=('length', 'resolution'), default='length', help='which sweep (default length)')
+    compare = add('compare', 'compare runs in a table, or models over a sweep, each by several runs',
+                  'The table has what differs in their configs and how training went. For --sweep, first run elastic-ast '
+                  'evaluate --sweep in each workdir, with the same --points.')
+    compare.add_argument('runs', nargs='+', type=_runs, metavar='WORKDIR|NAME=W[,W...]', help='a workdir, or a model and the '
+                         'workdirs of its runs; with --sweep, workdirs that differ in the seed only are one model')
+    compare.add_argument('--out', type=_path, metavar='FOLDER', help='where to write; without, the table is printed only')
+    compare.add_argument('--sweep', choices=('length', 'resolution'), help='compare over this sweep')
 
     predict = add('predict', 'classify recordings with a trained model')
     predict.add_argument('workdir', help='of a training run')
@@ -125,6 +132,18 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument('--json', action='store_true', help='print JSON')
     parity.add_argument('--seed', type=_whole, default=0, help='of the random company (default 0)')
     takes_checkpoint(parity)
+
+    _add_benchmark(add(
+        'benchmark', 'measure the training and the prediction step on the devices that are there',
+        'Synthetic packed batches, no data. ' + _OVERRIDES))
+
+    takes_config(aot := add('compile', 'compile the steps for TPUs that are not there, and say what they need', _OVERRIDES))
+    aot.add_argument('--topology', required=True, help='such as v5e:2x4, v6e:16x16, v4:2x2x1 or v5p:4x4x4')
+    aot.add_argument('--search', action='store_true', help='find the most rows that fit, with and without remat')
+    aot.add_argument('--check', action='store_true', help='exit with 1 if a step does not fit')
+    aot.add_argument('--lengths', metavar='MIX', help='lengths of the clips, for FLOPs: audioset, voxceleb, epic, or a file '
+                     "with the seconds of a clip on each line (without, those of the config's data)")
+    aot.add_argument('--classes', type=_positive, help="number of classes (without, those of the config's data, or 527)")
 
     synthesize = add('synthesize', 'write clips of the embedded data set as WAV files', _OVERRIDES)
     synthesize.add_argument('folder', help='where to write')
@@ -171,17 +190,43 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
     back.add_argument('--checkpoint', default='latest', help='latest (default), best, a step, average or average:N')
 
 
+def _add_benchmark(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--size', default='B', help='of the model: Mi, Ti, S, B (default) or L')
+    command.add_argument('--rows', type=_positive, help='of a batch (without, 8 for each device; on a CPU 1)')
+    command.add_argument('--tokens', type=_positive, default=2048, help='of a row (default 2048)')
+    command.add_argument('--slots', type=_positive, default=32, help='clips a row holds at most (default 32)')
+    _takes_lengths(command)
+    command.add_argument('--attention', action='append', metavar='NAME', help='an implementation, or the beginning of the '
+                         'names of several, or auto; may be given again (without, all that are there)')
+    command.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='of the computation (default '
+                         'auto: bfloat16 on accelerators)')
+    command.add_argument('--steps', type=_positive, help='timed steps, after two to warm up (without, 10; on a CPU 3)')
+    command.add_argument('--predict', action='store_true', help='measure prediction only')
+    command.add_argument('--peak', type=_flops, metavar='FLOPS', help='FLOP/s of one device, such as 197e12 (without, that of '
+                         'the table of known devices)')
+    command.add_argument('--json', action='store_true', help='print JSON Lines')
+    command.set_defaults(overridable=True)
+
+
+def _takes_lengths(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--lengths', default='audioset', metavar='MIX', help='lengths of the clips: audioset (default), '
+                         'voxceleb, epic, or a file with the seconds of a clip on each line')
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is no positive whole number')
     return int(text)
 
 
-def _named_runs(text: str) -> tuple[str, tuple[str, ...]]:
-    name, equals, workdirs = text.partition('=')
+def _runs(text: str) -> tuple[str, tuple[str, ...]]:
+    """Name of a model, empty for none, and workdirs."""
+    if os.path.isdir(text) or (text and '=' not in text):  # names of sweeps hold the sign, too
+        return '', (text,)
+    name, _, workdirs = text.partition('=')
     runs = tuple(workdirs.split(','))
-    if not (name and equals and all(runs)):
-        raise argparse.ArgumentTypeError(f'{text!r} must be a name and workdirs: NAME=W,W,W')
+    if not (name and all(runs)):
+        raise argparse.ArgumentTypeError(f'{text!r} must be a workdir, or a name and workdirs: NAME=W,W,W')
     return name, runs
 
 
@@ -208,6 +253,16 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not 0 < value < float('inf'):
         raise argparse.ArgumentTypeError(f'{text!r} must be a positive number of seconds')
+    return value
+
+
+def _flops(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text!r} must be a positive number of operations a second')
     return value
 
 
@@ -239,16 +294,18 @@ def _module(name: str):
 
 def _train(options: argparse.Namespace) -> None:
     config = _load_config(options)
+    _module('hosts').join()
     train = _module('train')
     train.run(train.absolute_paths(config), options.workdir)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    _module('hosts').join()
     _module('evaluate').run(options.workdir, options.checkpoint, options.sweep, options.points, options.overrides)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    _module('compare').run(options.models, options.out, options.sweep)
+    _module('compare').run(options.runs, options.out, options.sweep)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -290,6 +347,20 @@ def _parity(options: argparse.Namespace) -> int:
         options.workdir, options.inputs, options.checkpoint, options.seed, options.json)
 
 
+def _compile(options: argparse.Namespace) -> int:
+    _module('topologies').prepare()  # before JAX is imported
+    return _module('compile').run(
+        _load_config(options), options.topology, options.lengths, options.classes, options.search, options.check)
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    benchmark = _module('benchmark')
+    wanted = benchmark.Options(
+        options.size, options.rows, options.tokens, options.slots, options.lengths, tuple(options.attention or ()),
+        options.dtype, options.steps, options.predict, options.peak, tuple(options.overrides))
+    return benchmark.run(wanted, options.json)
+
+
 def _synthesize(options: argparse.Namespace) -> None:
     _module('synthesize').run(options.folder, _load_config(options), options.clips)
 
@@ -297,4 +368,5 @@ def _synthesize(options: argparse.Namespace) -> None:
 _COMMANDS = {
     'train': _train, 'evaluate': _evaluate, 'predict': _predict, 'embed': _embed, 'plan': _plan, 'stats': _stats,
     'synthesize': _synthesize, 'parity': _parity, 'convert': _convert, 'compare': _compare,
+    'benchmark': _benchmark, 'compile': _compile,
 }  # fmt: skip

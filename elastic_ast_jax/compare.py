@@ -1,12 +1,12 @@
-"""`elastic-ast compare`: curves of several models side by side, each the mean of runs with different seeds.
+"""`elastic-ast compare`: runs side by side in a table; or curves of several models, each the mean of runs with different seeds.
 
-What is compared was measured by `elastic-ast evaluate --sweep=...`, which left it in each workdir.
+The table is made of what training logged (`run_table`). The curves were measured by `elastic-ast evaluate --sweep=...`, which
+left them in each workdir.
 """
 
 import dataclasses
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +14,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from elastic_ast_jax import plots, tables
-from elastic_ast_jax.errors import UserError
+from elastic_ast_jax import plots, run_table, tables
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.logs import printable, without_nan
+from elastic_ast_jax.run_table import CompareError, differing, written
 from elastic_ast_jax.sweep_axes import AXES, METRICS, Kind
 from elastic_ast_jax.workdir import Workdir
-
-
-class CompareError(UserError):
-    """Runs that cannot be compared; names them, what differs and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +46,59 @@ class Compared:
         return self.values.std(axis=0, ddof=1) if len(self.values) > 1 else np.full(self.values.shape[1], np.nan)
 
 
-def run(models: Sequence[tuple[str, Sequence[str]]], out: str | os.PathLike, kind: Kind = 'length') -> None:
-    """Writes the comparison as JSON, as a Markdown table and as a plot, named by its kind, and prints the table.
+def run(given: Sequence[tuple[str, Sequence[str]]], out: str | None = None, kind: Kind | None = None) -> None:
+    """Compares runs, or with `kind` the models that they are runs of.
+
+    Args:
+        given: Name of a model and its workdirs; without a name, a workdir that is one of its own, or one of those with the same
+            config but for the seed.
+        out: Folder for the files; None: only print the table.
+        kind: None for a table of the runs; `'length'` or `'resolution'` for the models over that sweep.
+
+    Raises:
+        CompareError: Runs that cannot be compared.
+        WorkdirError: One that is none.
+        WriteError: A file cannot be written.
+    """
+    workdirs = [Path(workdir).absolute() for _, found in given for workdir in found]
+    if twice := [str(workdir) for workdir in dict.fromkeys(workdirs) if workdirs.count(workdir) > 1]:
+        raise CompareError(f'{", ".join(twice)}: is given twice; give each run once')
+    if kind is None:
+        run_table.compare(given, out)
+    else:
+        over_sweep(_models(given), out, kind)
+
+
+def _models(given: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, list[str]]]:
+    """Named models first; then those of the workdirs without a name, called by what their configs differ in."""
+    named = [(name, list(workdirs)) for name, workdirs in given if name]
+    single = [workdir for name, workdirs in given if not name for workdir in workdirs]
+    configs = {workdir: Workdir(workdir).config().flat() for workdir in single}
+    keys = differing(list(configs.values()), but='train.seed') if configs else []
+    groups: dict[str, list[str]] = {}
+    for workdir in single:
+        groups.setdefault(', '.join(f'{key}={written(configs[workdir][key])}' for key in keys), []).append(workdir)
+    if not keys and single:
+        first = Path(single[0]).absolute()
+        groups = {first.name if len(single) == 1 else first.parent.name or 'runs': single}
+    return named + list(groups.items())
+
+
+def over_sweep(models: Sequence[tuple[str, Sequence[str]]], out: str | None, kind: Kind) -> None:
+    """Prints models over a sweep; writes them as JSON, as a Markdown table and as a plot, named by the sweep's kind.
 
     Args:
         models: Name and workdirs of each.
-        out: Folder for the files.
-        kind: Which sweep, `'length'` or `'resolution'`.
+        out: Folder for the files; None: only print.
+        kind: Which sweep.
 
     Raises:
         CompareError: A workdir without that sweep, or sweeps that differ in their points, their clips or their metric.
         WriteError: A file cannot be written.
     """
+    names = [name for name, _ in models]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise CompareError(f'{", ".join(twice)}: names two models; write all workdirs of one after it, NAME=W,W')
     sweeps = {workdir: _read(workdir, kind) for _, workdirs in models for workdir in workdirs}
     first = next(iter(sweeps))
     axis, metric, points = AXES[kind], sweeps[first]['metric'], sweeps[first]['points']
@@ -84,6 +121,9 @@ def run(models: Sequence[tuple[str, Sequence[str]]], out: str | os.PathLike, kin
         lines.append(tables.row([f'{point[axis.keys[0]]:g}', f'{point[axis.keys[1]]:.4g}', *cells]))
     explanation = (f'{"Accuracy" if percent else METRICS[metric]} of {points[0]["clips"]} clips: mean and standard deviation '
                    f'of the runs, whose number is in brackets. {axis.title}.')
+    print('\n'.join(lines))
+    if out is None:
+        return
     folder = Path(out)
     write_text(folder / f'{kind}.md', '\n'.join([explanation, '', *lines]) + '\n')
     values = {
@@ -102,7 +142,6 @@ def run(models: Sequence[tuple[str, Sequence[str]]], out: str | os.PathLike, kin
         title=f'{axis.title}: mean and standard deviation of the runs', x_label=axis.label,
         y_label='accuracy (%)' if percent else METRICS[metric])
     plots.save(figure, folder / f'{kind}.png')
-    print('\n'.join(lines))
     print(f'written: {printable(str(folder / kind))}.md, .json, .png')
 
 
@@ -119,13 +158,19 @@ def _read(workdir: str, kind: Kind) -> dict:
     wanted = {*AXES[kind].keys, 'clips'}
     metric = found.get('metric') if isinstance(found, dict) else None
     points = found.get('points') if metric in METRICS else None
-    if not (isinstance(points, list) and points and all(isinstance(x, dict) and {*wanted, metric} <= x.keys() for x in points)):
+    numbers = (int, float, type(None))
+    if not (isinstance(points, list) and points and all(
+        isinstance(point, dict) and all(key in point and isinstance(point[key], numbers) for key in (*wanted, metric))
+        for point in points)):  # fmt: skip
         raise CompareError(f'{file}: is no sweep of this version: evaluate again with --sweep={kind}')
     return found
 
 
 def _check_alike(workdir: str, found: dict, first: str, reference: dict, keys: tuple[str, str]) -> None:
     """Curves are compared point by point, on the same clips, in the same metric."""
+    mine, theirs = (', '.join(sweep.get('overrides', ())) or 'nothing' for sweep in (found, reference))
+    if mine != theirs:
+        raise CompareError(f'{workdir}: was evaluated with {mine} changed, but {first} with {theirs}: evaluate both alike')
     if found['metric'] != reference['metric']:
         raise CompareError(f'{workdir}: was measured in {found["metric"]}, but {first} in {reference["metric"]}: compare runs '
                            f'with the same train.loss')

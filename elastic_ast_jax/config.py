@@ -20,10 +20,10 @@ from ml_collections import ConfigDict
 
 from elastic_ast_jax import config_checks
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.settings import Augment, Config, Data, Init, Model, Optimizer, Packing, Train, written
+from elastic_ast_jax.settings import Augment, Config, Data, Init, Mesh, Model, Optimizer, Packing, Train, written
 
 __all__ = [
-    'Augment', 'Config', 'ConfigError', 'Data', 'Init', 'Model', 'Optimizer', 'Packing', 'Train', 'from_dict', 'load',
+    'Augment', 'Config', 'ConfigError', 'Data', 'Init', 'Mesh', 'Model', 'Optimizer', 'Packing', 'Train', 'from_dict', 'load',
     'override_texts', 'resolve',
 ]  # fmt: skip
 

@@ -1,5 +1,6 @@
 """What a configuration must fulfil, within a key and between them."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Sequence
@@ -96,10 +97,15 @@ def problems(config: Config) -> list[str]:
         f"model.{key}={value!r} goes with model.kind='ast': leave it out"
         for key, value in (('stride', config.model.stride), ('frames', config.model.frames)) if value != getattr(Model, key)
     ]  # fmt: skip
-    one_of('model.attention', ('auto', 'plain', 'blocked'))
+    one_of('model.attention', ('auto', 'plain', 'blocked', 'splash', 'pallas', 'tokamax', 'cudnn'))
     one_of('model.dtype', ('auto', 'float32', 'bfloat16'))
     need(bool(config.init.from_) or not config.init.published_quirks,
          'init.published_quirks=True is about weights that training starts from: give them with --config.init.from=PATH')
+    axes = dataclasses.asdict(config.mesh)
+    for axis, size in axes.items():
+        need(size == -1 or size > 0, f'mesh.{axis}={size} must be a positive number of devices, or -1 for what is left')
+    left = [f'mesh.{axis}=-1' for axis, size in axes.items() if size == -1]
+    need(len(left) <= 1, f'{", ".join(left)}: one axis at most can take what is left')
     one_of('train.loss', ('cross_entropy', 'bce'))
     need(not (config.train.loss == 'bce' and config.train.label_smoothing),
          "train.label_smoothing goes with train.loss='cross_entropy' only: set it to 0")
@@ -120,6 +126,8 @@ def _ast_problems(config: Config) -> list[str]:
     found = []
     if model.pool != Model.pool:
         found.append(f"model.pool={model.pool!r} goes with model.kind='elastic_ast': leave it out")
+    if config.init.published_quirks:
+        found.append("init.published_quirks=True goes with model.kind='elastic_ast': the published AST has none of them")
     if front.min_frames != front.max_frames:
         found.append(f"frontend.min_frames={front.min_frames} must be frontend.max_frames={front.max_frames} with "
                      f"model.kind='ast', so that all clips are padded to its one length")

@@ -2,4 +2,10 @@
 
 
 class UserError(ValueError):
-    """Says which file, key or value is wrong, what is allowed, and what to do."""
+    """Says which file, key or value is wrong, what is allowed, and what to do.
+
+    Attributes:
+        exit_code: Of the command that it ends.
+    """
+
+    exit_code = 1

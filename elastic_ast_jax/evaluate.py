@@ -7,13 +7,15 @@ import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from elastic_ast_jax import build, config, device, sharding, sweep, tables
-from elastic_ast_jax.config import Config
+import jax
+
+from elastic_ast_jax import build, config, device, hosts, partition, sharding, sweep, tables
+from elastic_ast_jax.config import Config, Mesh
 from elastic_ast_jax.data.sources import without_clips
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation, Evaluator
 from elastic_ast_jax.files import write_text
-from elastic_ast_jax.logs import Progress, printable, without_nan
+from elastic_ast_jax.logs import Progress, without_nan
 from elastic_ast_jax.metrics import Metrics
 from elastic_ast_jax.train_step import make_eval_step
 from elastic_ast_jax.trained import Trained, open_model
@@ -25,7 +27,7 @@ __all__ = ['CHANGEABLE', 'changed', 'run', 'summary', 'write']
 # to the model, or changes nothing here.
 CHANGEABLE = (
     *(f'data.{name}' for name in ('source', 'too_long', 'overlap', 'on_bad_audio', 'workers')),
-    *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')),
+    *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')), *(f'mesh.{axis}' for axis in partition.AXES),
 )
 # What each source reads of the section data besides, to know the evaluation split; `train` tells whether the two are the same.
 READ = types.MappingProxyType({
@@ -55,12 +57,13 @@ def run(
     if points and not kind:
         raise UserError('--points are those of a sweep: add --sweep=length or --sweep=resolution')
     device.use_compilation_cache()
-    workdir = Workdir(path)
+    workdir, progress = Workdir(path), Progress(shown=hosts.first())
     used = changed(workdir.config(), overrides)
     if used.data.source == 'folders' and used.data.train == used.data.eval:
-        print(f'{used.data.eval}: the held-out share data.eval_share={used.data.eval_share:g} of this folder is evaluated; '
-              f'for all of another folder, give --config.data.train a third one', file=sys.stderr)
-    mesh = sharding.make_mesh()
+        progress.say(
+            f'{used.data.eval}: the held-out share data.eval_share={used.data.eval_share:g} of this folder is evaluated; for '
+            f'all of another folder, give --config.data.train a third one')
+    mesh = sharding.make_mesh(used.mesh)
     sharding.check_rows(used.packing.rows, mesh)
     chosen = sweep.points(kind, used.frontend, points) if kind else ()
     model = open_model(path, checkpoint, mesh)
@@ -68,24 +71,27 @@ def run(
     def apply(params, batch):
         return model.network.apply({'params': params}, batch)
 
-    step = sharding.jit_eval_step(make_eval_step(apply, build.loss(used)), mesh)
+    placement = jax.tree.map(lambda leaf: leaf.sharding, model.params)
+    step = sharding.jit_eval_step(make_eval_step(apply, build.loss(used)), mesh, placement)
     evaluator = Evaluator(used, model.labels, step, mesh)
     if missing := without_clips(evaluator.source, model.labels):
         named = ', '.join(missing[:10]) + (f' and {len(missing) - 10} more' if len(missing) > 10 else '')
-        print(f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip: {named}', file=sys.stderr)
+        progress.say(f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip: {named}')
     before = (workdir.evaluations / f'{kind or "metrics"}.json').exists()
     if kind:
-        result = sweep.run(kind, chosen, evaluator, model.params, Progress())
-        shown = sweep.table(result)
-        files = sweep.write(result, model, overrides, workdir.evaluations)
+        result = sweep.run(kind, chosen, evaluator, model.params, progress)
     else:
         result = evaluator.evaluate(model.params)
-        shown = summary(result.metrics, model.description)
-        files = write(result, model, overrides, workdir.evaluations)
+    if not hosts.first():
+        return result
+    if kind:
+        shown, files = sweep.table(result), sweep.write(result, model, overrides, workdir.evaluations)
+    else:
+        shown, files = summary(result.metrics, model.description), write(result, model, overrides, workdir.evaluations)
     print(shown)
     if result.skipped:
-        print(printable(f'clips left out: {len(result.skipped)}, such as {result.skipped[0]}'), file=sys.stderr)
-    print(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}', file=sys.stderr)
+        progress.say(f'clips left out: {len(result.skipped)}, such as {result.skipped[0]}')
+    progress.say(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}')
     return result
 
 
@@ -97,7 +103,8 @@ def changed(trained: Config, overrides: Iterable[str]) -> Config:
     Raises:
         ConfigError: A key that is unknown or belongs to the model, or a value that is not possible.
     """
-    values = trained.flat()
+    # Other devices than those of the training evaluate: all that are there, whole models on each, if nothing else is asked for.
+    values = trained.flat() | {f'mesh.{axis}': getattr(Mesh, axis) for axis in partition.AXES}
     texts, problems = config.override_texts(overrides)
     source = texts.get('data.source', trained.data.source)
     can = (*CHANGEABLE, *(f'data.{name}' for name in READ.get(source, ())))

@@ -8,8 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int64
 
-from elastic_ast_jax import build, sharding
-from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax import build, hosts, sharding
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.plan import Planner, Schedule
@@ -79,7 +78,8 @@ class Evaluator:
         self.source: Source = splits.open_source(config, 'eval')
         self.targets = targets(self.source, labels, 'evaluation')
         self._config, self._labels, self._step, self._mesh = config, tuple(labels), step, mesh
-        self._shape: BatchShape = build.batch_shape(config, len(labels))
+        self._rows = sharding.local_rows(config.packing.rows, mesh)
+        self._shape = build.batch_shape(config, len(labels), len(self._rows))
         self._undecodable: dict[int, str] = {}
         self._whole = self.view()
 
@@ -149,24 +149,27 @@ class Evaluator:
         """
         reader = pipeline.RowReader(
             view.parts, [self.targets[clip] for clip in view.owner], view.planner, view.schedule, self._shape,
-            on_bad_audio=self._config.data.on_bad_audio)
+            self._rows.start, self._config.data.on_bad_audio)
         logits_of_part = np.zeros((len(view.owner), len(self._labels)), np.float32)
         times = np.zeros(len(view.owner), np.int64)
         for batch in pipeline.batches(reader, 0, view.schedule.steps, self._config.data.workers or None):
-            logits, _ = self._step(params, sharding.place_batch(batch, self._mesh))
-            found = batch.clip_id[batch.valid]
-            logits_of_part[found] = np.asarray(logits)[batch.valid]
+            evaluated = self._step(params, sharding.place_batch(batch, self._mesh))
+            valid = np.asarray(evaluated.valid)
+            found = np.asarray(evaluated.clip_id)[valid]
+            logits_of_part[found] = np.asarray(evaluated.logits)[valid]
             np.add.at(times, found, 1)
         if isinstance(view.parts, WindowSource):
             view.parts.release()
-        np.add.at(times, list(reader.skipped), 1)
+        # Of those that cannot be read each process knows its own, and processes that share rows the same.
+        skipped = {int(part): message for own in hosts.gathered(reader.skipped) for part, message in own.items()}
+        np.add.at(times, list(skipped), 1)
         if not (times == 1).all():
             raise RuntimeError(f'{(times != 1).sum()} of {len(times)} clips were not evaluated exactly once')
         lengths = view.parts.samples.astype(np.float64)
         sums = np.zeros((len(self.targets), len(self._labels)))
         np.add.at(sums, view.owner, logits_of_part * lengths[:, None])
         scores = (sums / np.bincount(view.owner, lengths)[:, None]).astype(np.float32)
-        lost = {int(view.owner[part]): message for part, message in sorted(reader.skipped.items(), reverse=True)}
+        lost = {int(view.owner[part]): message for part, message in sorted(skipped.items(), reverse=True)}
         scores[list(lost)] = np.nan
         return scores, lost
 

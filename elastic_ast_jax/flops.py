@@ -28,9 +28,9 @@ from elastic_ast_jax.models.encoder import MLP_RATIO
 _FORWARD_AND_BACKWARD = 3
 
 
-def training(segment_ids: Int[np.ndarray, 'R T'], network: ElasticAST | AST, patch_size: int) -> int:
-    """FLOPs of a training step on a batch; see `forward`."""
-    return _FORWARD_AND_BACKWARD * int(forward(clip_tokens(segment_ids), network, patch_size).sum())
+def training(tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int) -> int:
+    """FLOPs of a training step on these clips; see `forward`."""
+    return _FORWARD_AND_BACKWARD * int(forward(tokens, network, patch_size).sum())
 
 
 def forward(tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int) -> Int64[np.ndarray, 'n']:

@@ -110,9 +110,9 @@ def _whole_lines(file: Path) -> list[str]:
 class Progress:
     """A line on the terminal that is written over; elsewhere a new line now and then."""
 
-    def __init__(self, stream: TextIO | None = None, every: float = 10.0):
-        """`stream`: standard error if None; `every`: seconds between lines where it is no terminal."""
-        self._stream, self._every = stream or sys.stderr, every
+    def __init__(self, stream: TextIO | None = None, every: float = 10.0, shown: bool = True):
+        """`stream`: standard error if None; `every`: seconds between lines where it is no terminal; `shown`: or say nothing."""
+        self._stream, self._every, self._shown = stream or sys.stderr, every, shown
         self._live = self._stream.isatty()
         self._last = time.monotonic() - every
         self._width = 0
@@ -120,7 +120,7 @@ class Progress:
     def show(self, text: str) -> None:
         """Shows the state; cheap to call at every step."""
         now = time.monotonic()
-        if now - self._last < (0.1 if self._live else self._every):
+        if not self._shown or now - self._last < (0.1 if self._live else self._every):
             return
         self._last = now
         text = printable(text)
@@ -134,6 +134,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays, or several."""
+        if not self._shown:
+            return
         self.clear()
         self._stream.write('\n'.join(map(printable, text.split('\n'))) + '\n')
         self._stream.flush()

@@ -77,7 +77,7 @@ class Model:
     frames: int = 0  # ast: its one length, where that is no whole number of patches; 0: frontend.max_frames
     epsilon: float = 1e-6  # of every LayerNorm
     scaled: bool = True  # attention logits times 1/sqrt(head width); False: as the published code
-    attention: str = 'auto'  # 'plain' or 'blocked'; 'auto': the faster one on this platform
+    attention: str = 'auto'  # 'plain', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest here
     scan: bool = False  # loop over the blocks: compiles faster, runs slower on accelerators
     remat: bool = False  # compute activations again in the backward pass: less memory, more time
     dtype: str = 'auto'  # 'float32' or 'bfloat16'; 'auto': bfloat16 on accelerators
@@ -134,6 +134,15 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How the devices of all processes are arranged; see `sharding`. A run may go on with another arrangement."""
+
+    data: int = -1  # groups of devices that each hold the whole model, and divide the rows of a batch; -1: as many as there are
+    fsdp: int = 1  # devices that divide the parameters, and the rows, among them
+    tensor: int = 1  # devices that divide the heads and hidden units of each block, and share rows
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run is a function of, besides the data themselves."""
 
@@ -145,6 +154,7 @@ class Config:
     init: Init = Init()
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
+    mesh: Mesh = Mesh()
 
     def flat(self) -> dict[str, Any]:
         """Every value under its dotted key."""

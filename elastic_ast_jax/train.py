@@ -2,18 +2,16 @@
 
 import contextlib
 import dataclasses
-import functools
 import sys
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 
-from elastic_ast_jax import build, device, flops, freezing, sharding, wandb_log
+from elastic_ast_jax import build, device, flops, hosts, sharding, steps, wandb_log
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpoints import Checkpoints
 from elastic_ast_jax.config import Config
@@ -23,10 +21,10 @@ from elastic_ast_jax.data.sources import Source, label_names, overlap, targets, 
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluator, score
 from elastic_ast_jax.files import write_text
-from elastic_ast_jax.logs import LogError, MetricsLog, Progress
+from elastic_ast_jax.logs import LogError, MetricsLog, Progress, counted
 from elastic_ast_jax.profiling import Profile
 from elastic_ast_jax.starting import start as starting
-from elastic_ast_jax.train_step import TrainState, make_eval_step, make_train_step, new_state
+from elastic_ast_jax.steps import Steps
 from elastic_ast_jax.wandb_log import WandbLog
 from elastic_ast_jax.watch import Watch
 from elastic_ast_jax.workdir import Contract, PlanRecord, Workdir, WorkdirError
@@ -36,14 +34,20 @@ _PATHS = ('train', 'eval', 'root', 'label_csv', 'tfds_dir')
 
 
 def run(config: Config, path: str) -> None:
-    """Trains in a workdir, from its newest checkpoint if there is one, to the last epoch."""
+    """Trains in a workdir, from its newest checkpoint if there is one, to the last epoch.
+
+    Several processes run the same, see `hosts`; the first of them writes and speaks.
+
+    Raises:
+        Preempted: SIGTERM came; a checkpoint of the last step is saved.
+    """
     device.use_compilation_cache()
-    progress = Progress()
-    if config.train.wandb:
+    progress = Progress(shown=hosts.first())
+    if config.train.wandb and hosts.first():
         wandb_log.library(config.train.wandb)  # what is not there is missed before the work
-    workdir = Workdir(path)
-    workdir.prepare(config)
-    mesh = sharding.make_mesh()
+    workdir = Workdir(path, writes=hosts.first())
+    hosts.first_then_others('workdir', lambda: workdir.prepare(config))
+    mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(config.packing.rows, mesh, config.train.accumulate)
 
     source = splits.open_source(config, 'train')
@@ -51,75 +55,70 @@ def run(config: Config, path: str) -> None:
     classes = targets(source, labels, 'training')
     if config.train.loss == 'cross_entropy':
         _check_single(source, classes)
-    workdir.set_contract(Contract(labels, fbank.fingerprint(config.frontend)))
     planner = splits.planner(config, source)
-    schedule = _schedule(config, workdir, planner, source)
+    hosts.first_then_others(
+        'contract', lambda: workdir.set_contract(Contract(labels, fbank.fingerprint(config.frontend))))
+    schedule = hosts.first_then_others('plan', lambda: _schedule(config, workdir, planner, source))
 
-    attend = device.choose_attention(config.model.attention, config.model.kind)
-    attend = sharding.sharded_attention(attend, mesh)
-    network = build.model(config, len(labels), attend, device.compute_dtype(config.model.dtype))
-    loss, rate = build.loss(config), build.rate(config, schedule.epoch_ends)
-    optimizer, shape = build.update(config, rate), build.batch_shape(config, len(labels))
+    dtype = device.compute_dtype(config.model.dtype)
+    attend, chosen = device.chosen_attention(config.model.attention, config.model.kind, dtype)
+    rate = build.rate(config, schedule.epoch_ends)
+    made = steps.make(config, len(labels), attend, dtype, mesh, rate)
+    given = {} if workdir.begun() else _start(config, workdir, made, labels, progress)
+    evaluator = Evaluator(config, labels, made.evaluate, mesh)
 
-    def apply(params, batch):
-        return network.apply({'params': params}, batch)
+    def work(step: int) -> int:
+        return flops.training(planner.clip_tokens(schedule, step), made.network, made.shape.patch_size)
 
-    def init_params(given: Mapping[str, Any] = types.MappingProxyType({})):
-        fresh = flatten_dict(build.init_params(network, shape, config.train.seed), sep='/')
-        return unflatten_dict(fresh | dict(given), sep='/')
-
-    abstract = jax.eval_shape(init_params)
-    averaged, frozen = config.train.ema > 0, freezing.frozen_names(abstract, config.train.freeze)
-    given = {} if workdir.begun() else _start(config, workdir, network, abstract, labels, progress)
-
-    def init(given: Mapping[str, Any]) -> TrainState:
-        return new_state(init_params(given), optimizer, averaged, frozen)
-
-    step = make_train_step(apply, loss, optimizer, config.train.accumulate, config.train.ema, frozen)
-    train_step = sharding.jit_train_step(step, mesh)
-    eval_step = sharding.jit_eval_step(make_eval_step(apply, loss), mesh)
-    evaluator = Evaluator(config, labels, eval_step, mesh)
-    work = functools.partial(flops.training, network=network, patch_size=shape.patch_size)
-    _announce(progress, config, source, evaluator, planner, schedule)
+    _announce(progress, config, source, evaluator, planner, schedule, mesh)
+    progress.say(chosen)
     if missing := without_clips(source, labels):
         progress.say(f'warning: {len(missing)} of {len(labels)} classes have no training clip: {", ".join(missing)}')
-    if frozen:
-        progress.say(f'{len(frozen)} parameters stay as they are: train.freeze={",".join(config.train.freeze)}')
+    if made.frozen:
+        progress.say(f'{len(made.frozen)} parameters stay as they are: train.freeze={",".join(config.train.freeze)}')
 
     with Checkpoints(workdir.checkpoints, config.train.keep) as checkpoints:
-        state = checkpoints.restore(sharding.placed(jax.eval_shape(init, given), mesh))
+        state = checkpoints.restore(sharding.placed(made.abstract, made.placement))
         if state is None:
-            state = sharding.born(init, mesh, given)
+            state = made.born(given)
         first = int(state.step)
         if first >= schedule.steps:
             progress.say(f'{workdir.path}: training is finished, {first} steps; nothing to do')
             return
         if first:
             progress.say(f'{workdir.path}: going on after step {first}')
+        rows = sharding.local_rows(config.packing.rows, mesh)
         reader = pipeline.RowReader(
-            source, classes, planner, schedule, shape, on_bad_audio=config.data.on_bad_audio)
+            source, classes, planner, schedule, build.batch_shape(config, len(labels), len(rows)), rows.start,
+            config.data.on_bad_audio)
         profile = Profile(workdir.tensorboard, config.train.profile_steps, first, schedule.steps, progress.say)
         skipped = _skipped(progress, workdir, source, reader, evaluator)
-        with skipped, _logs(config, workdir, first, checkpoints) as logs, profile:
+        with skipped, _logs(config, workdir, first, checkpoints) as logs, profile, hosts.Preemption() as preemption:
             rates = np.asarray(jax.vmap(rate)(jnp.arange(schedule.steps)))
             watch = Watch(config, source, schedule, rates, work, logs, progress, first)
             for batch in pipeline.batches(reader, first, schedule.steps, config.data.workers or None):
                 with profile.step(watch.steps):
-                    state, sums = train_step(state, sharding.place_batch(batch, mesh))
+                    state, sums = made.train(state, sharding.place_batch(batch, mesh))
                 done = watch.made(batch, sums)
                 profile.stop_after(done, watch.settle)
                 epoch = np.searchsorted(schedule.epoch_ends, done) + 1  # epochs made, if this was the last step of one
                 ended = done == schedule.epoch_ends[epoch - 1]
-                if not watch.save_due(done):
+                stopping = preemption.due(done)
+                if not (watch.save_due(done) or stopping):
                     continue
                 watch.settle()  # nothing is saved after a step that went wrong
                 reached = None
-                if ended and (epoch % config.train.eval_every == 0 or done == schedule.steps):
+                if ended and not stopping and (epoch % config.train.eval_every == 0 or done == schedule.steps):
                     with watch.paused():
                         params = state.params if state.ema is None else state.ema
                         reached = score(config, watch.evaluated(evaluator.metrics(params)))
                 checkpoints.save(state, reached)
-    progress.say(f'{workdir.path}: training is finished, {schedule.steps} steps')
+                if stopping and done < schedule.steps:
+                    raise hosts.Preempted(f'{workdir.path}: told to stop; step {done} of {schedule.steps} is saved: give the '
+                                          f'same command again to go on')
+    train, evaluate = (counted(step._cache_size(), 'time') for step in (made.train, made.evaluate))
+    progress.say(f'{workdir.path}: training is finished, {schedule.steps} steps; the training step was compiled {train}, that '
+                 f'of evaluation {evaluate}')
 
 
 @contextlib.contextmanager
@@ -127,9 +126,11 @@ def _logs(config: Config, workdir: Workdir, first: int, checkpoints: Checkpoints
     """What metrics are written to. A full disk there ends the run, with word of the checkpoint that is left."""
     try:
         with contextlib.ExitStack() as stack:
-            logs: list[Any] = [stack.enter_context(contextlib.closing(
-                MetricsLog(workdir.metrics, workdir.tensorboard, first)))]  # fmt: skip
-            if config.train.wandb:
+            logs: list[Any] = []
+            if hosts.first():
+                logs.append(stack.enter_context(contextlib.closing(
+                    MetricsLog(workdir.metrics, workdir.tensorboard, first))))  # fmt: skip
+            if config.train.wandb and hosts.first():
                 logs.append(stack.enter_context(WandbLog(config, workdir)))
             yield logs
     except LogError as error:
@@ -137,17 +138,19 @@ def _logs(config: Config, workdir: Workdir, first: int, checkpoints: Checkpoints
 
 
 def _start(
-    config: Config, workdir: Workdir, network: build.Network, abstract: Any, labels: tuple[str, ...], progress: Progress
+    config: Config, workdir: Workdir, made: Steps, labels: tuple[str, ...], progress: Progress
 ) -> dict[str, Any]:
     """Parameters that do not start from random numbers, by name; what they are is said, and kept in the workdir."""
-    workdir.starting_point.unlink(missing_ok=True)  # of a start that failed
+    if hosts.first():
+        workdir.starting_point.unlink(missing_ok=True)  # of a start that failed
     if not config.init.from_:
         return {}
     start = starting.begin(
-        config.init.from_, network, abstract, labels, config.init.published_quirks, config.frontend)
+        config.init.from_, made.network, made.abstract.params, labels, config.init.published_quirks, config.frontend)
     for line in start.report:
         progress.say(line)
-    write_text(workdir.starting_point, '\n'.join(start.report) + '\n')
+    if hosts.first():
+        write_text(workdir.starting_point, '\n'.join(start.report) + '\n')
     return start.params
 
 
@@ -174,7 +177,7 @@ def _schedule(config: Config, workdir: Workdir, planner: Planner, source: Source
 
 
 def _announce(
-    progress: Progress, config: Config, source: Source, evaluator: Evaluator, planner: Planner, schedule: Schedule
+    progress: Progress, config: Config, source: Source, evaluator: Evaluator, planner: Planner, schedule: Schedule, mesh: Mesh
 ) -> None:
     """What is about to run, and what is left out or used twice."""
     plan = planner.epoch(0)
@@ -182,7 +185,7 @@ def _announce(
     progress.say(
         f'{len(source.keys)} training clips, {len(evaluator.source.keys)} evaluation clips; {schedule.steps} steps of '
         f'{config.packing.rows} rows of {config.packing.tokens} tokens, {100 * fill:.2f} % full; '
-        f'{jax.device_count()} {jax.default_backend()} device(s)')
+        f'{_devices(mesh)}')
     for name, count in (('training', plan.draws.cropped), ('evaluation', evaluator.cropped)):
         if count:
             progress.say(f'warning: {count} {name} clips are cropped to {config.frontend.max_frames} frames')
@@ -190,6 +193,13 @@ def _announce(
         progress.say(f'{evaluator.windowed} evaluation clips are evaluated in several windows')
     if shared := overlap(source, evaluator.source):
         progress.say(f'warning: {shared} clips are in both the training and the evaluation split')
+
+
+def _devices(mesh: Mesh) -> str:
+    """The devices and their arrangement, in words."""
+    axes = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items() if size > 1)
+    processes = '' if hosts.alone() else f' of {jax.process_count()} processes'
+    return f'{counted(mesh.size, jax.default_backend() + " device")}{processes}{f": {axes}" if axes else ""}'
 
 
 @contextlib.contextmanager
@@ -224,7 +234,7 @@ def absolute_paths(config: Config) -> Config:
         if getattr(data, key) and '://' not in getattr(data, key)  # a bucket's address is no path
     }
     init = config.init
-    if init.from_:
+    if init.from_ and '://' not in init.from_:
         init = dataclasses.replace(init, from_=str(Path(init.from_).expanduser().absolute()))
     return dataclasses.replace(config, data=dataclasses.replace(data, **changed), init=init)
 

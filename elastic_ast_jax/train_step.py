@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from elastic_ast_jax import freezing, losses
 from elastic_ast_jax.batch import PackedBatch
@@ -127,11 +127,26 @@ def _parts(batch: PackedBatch, count: int) -> PackedBatch:
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
-def make_eval_step(apply: Apply, loss: losses.Loss):
-    """`eval_step(params, batch) -> (logits [R, S, C], sums)`."""
+class Evaluated(NamedTuple):
+    """What came of a batch, and of which clips: with several processes none has the whole batch.
 
-    def eval_step(params: Any, batch: PackedBatch) -> tuple[Array, Sums]:
+    Attributes:
+        logits: Of each slot.
+        clip_id, valid: Of the batch.
+        sums: Over its clips.
+    """
+
+    logits: Float[Any, 'R S C']
+    clip_id: Int[Any, 'R S']
+    valid: Bool[Any, 'R S']
+    sums: Sums
+
+
+def make_eval_step(apply: Apply, loss: losses.Loss):
+    """`eval_step(params, batch) -> Evaluated`."""
+
+    def eval_step(params: Any, batch: PackedBatch) -> Evaluated:
         logits = apply(params, batch)
-        return logits, _sums(logits, batch, loss)
+        return Evaluated(logits, batch.clip_id, batch.valid, _sums(logits, batch, loss))
 
     return eval_step

@@ -11,6 +11,7 @@ from elastic_ast_jax import build, device, sharding
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpoints import Checkpoints
 from elastic_ast_jax.config import Config
+from elastic_ast_jax.models.encoder import anywhere
 from elastic_ast_jax.workdir import Workdir
 
 
@@ -50,14 +51,16 @@ def open_model(workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mes
     opened = Workdir(workdir)
     config, contract = opened.config(), opened.contract()
     opened.check_frontend(fbank.fingerprint(config.frontend))
-    attend = device.choose_attention(config.model.attention, config.model.kind)
+    dtype = device.compute_dtype(config.model.dtype)
+    attend = device.choose_attention(config.model.attention, config.model.kind, dtype, required=False)
     if mesh is not None:
         attend = sharding.sharded_attention(attend, mesh)
-    network = build.model(config, len(contract.labels), attend, device.compute_dtype(config.model.dtype), scan=True)
+    place = anywhere if mesh is None else sharding.sharded_activations(mesh)
+    network = build.model(config, len(contract.labels), attend, dtype, scan=True, place=place)
     shape = build.batch_shape(config, len(contract.labels))
     abstract = jax.eval_shape(lambda: build.init_params(network, shape, 0))
-    here = SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else sharding.replicated(mesh)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    abstract = sharding.placed(abstract, here if mesh is None else sharding.params_placement(abstract, mesh))
     with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
         found = checkpoints.restore_params(abstract, checkpoint, config.train.ema > 0)
     return Trained(config, contract.labels, network, found.params, found.step, found.description)

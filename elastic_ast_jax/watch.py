@@ -29,14 +29,14 @@ class Watch:
 
     def __init__(
         self, config: Config, source: Source, schedule: Schedule, rates: Float[np.ndarray, 'steps'],
-        flops: Callable[[np.ndarray], int], logs: Sequence[Any], progress: Progress, first: int,
+        flops: Callable[[int], int], logs: Sequence[Any], progress: Progress, first: int,
     ):  # fmt: skip
         """Begins to follow a run.
 
         Args:
             config, source, schedule: Of the run.
             rates: Learning rate of each step.
-            flops: FLOPs of a training step, from a batch's segment ids.
+            flops: FLOPs of a training step, by its number from 0.
             logs: What metrics are written to, each with `write(step, kind, values)`.
             progress: The line on the terminal.
             first: Steps made before.
@@ -70,7 +70,7 @@ class Watch:
         sums = Sums(*(float(value) for value in jax.device_get(device_sums)))
         if not np.isfinite([sums.loss, sums.gradient_norm, sums.parameter_norm]).all():
             raise self._not_finite(step, batch, sums)
-        self._window.append((sums, self._flops(batch.segment_ids)))
+        self._window.append((sums, self._flops(step - 1)))
         seconds = time.perf_counter() - self._window_began - self._idle
         total = Sums(*np.sum([each for each, _ in self._window], axis=0))
         epoch, _ = self._schedule.locate(step - 1)

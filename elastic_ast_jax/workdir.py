@@ -6,7 +6,7 @@
     checkpoints/       see `checkpoints`
     metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same
     eval/              results of `elastic-ast evaluate`
-    skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`
+    skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`; skipped.PID.txt of further processes
     starting_point.txt what training started from, with `init.from`
     conversion.txt     where the tensors of a converted model went, and unused.npz those that it has no use for
     wandb.json         id of the run at Weights & Biases, if `train.wandb` is set; wandb/ has its files
@@ -25,12 +25,14 @@ from elastic_ast_jax import config as configs
 from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.files import write_text
 
-# Keys that change where data lie or how a run is watched, not what it computes. A run that a damaged recording stopped may go
-# on without it.
+# Keys that change where data, weights and devices lie or how a run is watched, not what it computes. A run that a damaged
+# recording stopped may go on without it.
 _FREE = {
-    'data.root', 'data.train', 'data.eval', 'data.label_csv', 'data.tfds_dir', 'data.on_bad_audio', 'data.workers',
-    'train.log_every', 'train.keep', 'train.save_every', 'train.wandb', 'train.profile_steps',
+    'init.from', 'data.root', 'data.train', 'data.eval', 'data.label_csv', 'data.tfds_dir', 'data.on_bad_audio', 'data.workers',
+    'train.log_every', 'train.keep', 'train.save_every', 'train.wandb', 'train.profile_steps', 'mesh.data', 'mesh.fsdp',
+    'mesh.tensor',
 }  # fmt: skip
 
 
@@ -67,13 +69,15 @@ class PlanRecord:
 class Workdir:
     """Paths of a workdir, and its small files."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, writes: bool = True):
+        """`writes=False` is for all but the first of several processes: what would be written is only checked."""
+        self._writes = writes
         self.path = Path(path).absolute()
         self.checkpoints = self.path / 'checkpoints'
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.evaluations = self.path / 'eval'
-        self.skipped = self.path / 'skipped.txt'
+        self.skipped = self.path / ('skipped.txt' if writes else f'skipped.{os.getpid()}.txt')  # each process its own clips
         self.starting_point = self.path / 'starting_point.txt'
 
     def begun(self) -> bool:
@@ -87,28 +91,40 @@ class Workdir:
             WorkdirError: It cannot be written, holds other files, or belongs to a run with another config that has begun; names
                 the differing keys.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / '.writable'
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise WorkdirError(f'{self.path}: cannot be written ({error.strerror}); choose another --workdir') from error
+        if self._writes:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                probe = self.path / '.writable'
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                raise WorkdirError(f'{self.path}: cannot be written ({error.strerror}); choose another --workdir') from error
         file = self.path / 'config.json'
         if file.exists():
-            if self.begun():
-                self._check_same(config, self.config())
-        elif any(entry.name != 'config.json.new' for entry in self.path.iterdir()):  # a crash may leave that
+            self.check_same(config)
+        elif not self._writes:
+            raise WorkdirError(f'{self.path}: the first process wrote no config.json that this one sees: --workdir must be a '
+                               f'folder that all processes share')
+        elif any(not entry.name.startswith('.config.') for entry in self.path.iterdir()):  # a crash may leave that
             raise WorkdirError(f'{self.path}: holds other files and no config.json; choose a new or empty --workdir')
-        _write(file, config.to_json())
+        self._write(file, config.to_json())
 
-    def _check_same(self, config: Config, stored: Config) -> None:
-        new, old = config.flat(), stored.flat()
+    def check_same(self, config: Config) -> None:
+        """Checks that a run that has begun here, if there is one, has this config.
+
+        Raises:
+            WorkdirError: It has another one, whose differing keys are named, or one that cannot be read.
+        """
+        if not self.begun():
+            return
+        new, old = config.flat(), self.config().flat()
         different = [key for key in new if new[key] != old[key] and key not in _FREE]
         if different:
             lines = '\n'.join(f'  - {key}: {old[key]!r} there, {new[key]!r} now' for key in different)
-            raise WorkdirError(
-                f'{self.path}: belongs to a run with another config:\n{lines}\nUse another --workdir, or the same values')
+            advice = 'Use another --workdir, or the same values'
+            if (self.path / 'conversion.txt').exists():
+                advice = f'It holds converted weights: train in another --workdir with --config.init.from={self.path}'
+            raise WorkdirError(f'{self.path}: belongs to a run with another config:\n{lines}\n{advice}')
 
     def config(self) -> Config:
         """The stored config.
@@ -151,7 +167,7 @@ class Workdir:
                 raise WorkdirError(f'{self.path}: the training data have other labels than when this run began: '
                                    f'missing {gone}, new {new}; use another --workdir')
             self.check_frontend(contract.frontend)
-        _write(self.path / 'model.json', json.dumps(dataclasses.asdict(contract), indent=2) + '\n')
+        self._write(self.path / 'model.json', json.dumps(dataclasses.asdict(contract), indent=2) + '\n')
 
     def check_frontend(self, fingerprint: Fingerprint) -> None:
         """Checks that this code computes the features that the model was trained with.
@@ -182,7 +198,7 @@ class Workdir:
         return PlanRecord(fingerprint, tuple(rows))
 
     def set_plan(self, plan: PlanRecord) -> None:
-        _write(self.path / 'plan.json', json.dumps(dataclasses.asdict(plan)) + '\n')
+        self._write(self.path / 'plan.json', json.dumps(dataclasses.asdict(plan)) + '\n')
 
     def wandb_id(self) -> str:
         """The id of this run at Weights & Biases: made once of the path and the time, then stored.
@@ -192,8 +208,12 @@ class Workdir:
         """
         if not (self.path / 'wandb.json').exists():
             made = hashlib.sha256(f'{self.path} {time.time_ns()}'.encode()).hexdigest()[:16]
-            _write(self.path / 'wandb.json', json.dumps({'id': made}) + '\n')
+            self._write(self.path / 'wandb.json', json.dumps({'id': made}) + '\n')
         return str(self._entry(self._read('wandb.json'), 'wandb.json', 'id'))
+
+    def _write(self, file: Path, text: str) -> None:
+        if self._writes:
+            write_text(file, text)
 
     def _read(self, name: str) -> dict[str, Any]:
         file = self.path / name
@@ -220,10 +240,3 @@ class Workdir:
 
 def _siblings(path: Path) -> list[str]:
     return [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
-
-
-def _write(file: Path, text: str) -> None:
-    """Replaces a file as a whole: whoever reads it sees the old or the new one."""
-    temporary = file.with_name(file.name + '.new')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, file)

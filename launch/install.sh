@@ -18,6 +18,7 @@ newer if it is not there. Calling it again costs nothing while setup.cfg and lau
 extras: train   what training and evaluation of data sets need: TensorFlow and TensorFlow Datasets
         test    pytest and its companions; holds train
         tpu     JAX for TPUs
+        compile the TPUs' compiler, which elastic-ast compile asks for
         cuda12  JAX for NVIDIA GPUs with CUDA 12; not together with cuda13
         cuda13  JAX for NVIDIA GPUs with CUDA 13
         hear    PyTorch, which the tools of the HEAR benchmark ask for
@@ -40,7 +41,7 @@ has() {  # has WORD LIST...: is the word in the list?
   return 1
 }
 
-known=(train test tpu cuda12 cuda13 hear convert)
+known=(train test tpu compile cuda12 cuda13 hear convert)
 wanted=()
 for argument in "$@"; do
   if [[ $argument == -h || $argument == --help ]]; then

@@ -153,6 +153,32 @@ def test_attention_follows_the_platform_unless_it_is_chosen():
     assert device.choose_attention('auto', 'ast') is attention.plain  # its rows are full
 
 
+def test_what_attention_was_chosen_is_said():
+    attend, said = device.chosen_attention('plain')
+    assert attend is attention.plain and said == 'attention: plain, as model.attention=plain says'
+    assert device.chosen_attention('auto', 'ast')[1].startswith('attention: plain, for rows of')
+    if jax.default_backend() == 'cpu':
+        assert device.chosen_attention('auto')[1] == 'attention: blocked, the fastest that passes its checks on cpu'
+
+
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about kernels that do not run on a processor')
+@pytest.mark.parametrize('name', ['splash', 'pallas', 'cudnn'])
+def test_a_kernel_that_does_not_run_here_is_an_error_unless_the_choice_was_anothers(name):
+    with pytest.raises(device.AttentionError, match=f"model.attention='{name}' does not work on this cpu in float32: .+auto"):
+        device.choose_attention(name)
+    attend, said = device.chosen_attention(name, required=False)
+    assert attend is not attention.plain
+    assert said.startswith('attention: blocked') and f'{name} is refused: ' in said
+
+
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about kernels that do not run on a processor')
+def test_auto_goes_on_to_the_next_kernel_and_says_what_is_wrong_with_those_before(monkeypatch):
+    monkeypatch.setattr(device, '_BY_PLATFORM', {'cpu': ('splash', 'pallas', 'plain')})
+    attend, said = device.chosen_attention('auto')
+    assert attend is attention.plain
+    assert said.startswith('attention: plain') and said.index('splash is refused') < said.index('pallas is refused')
+
+
 def test_compiled_programs_are_kept_where_the_user_keeps_caches(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

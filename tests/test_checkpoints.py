@@ -26,6 +26,10 @@ def mesh():
     return sharding.make_mesh()
 
 
+def whole():
+    return sharding.replicated(mesh())
+
+
 def init(width=5, ema=False):
     params = {'kernel': jax.random.normal(jax.random.key(0), (width, 3)), 'norm': {'scale': jnp.ones(3)}}
     return new_state(params, ADAM, ema)
@@ -51,7 +55,7 @@ def after(state, steps=1):
 
 
 def fresh(steps=0, ema=False):
-    return after(sharding.born(functools.partial(init, ema=ema), mesh()), steps)
+    return after(sharding.born(functools.partial(init, ema=ema), whole()), steps)
 
 
 def copy_of(state):
@@ -59,7 +63,7 @@ def copy_of(state):
 
 
 def abstract(width=5, ema=False):
-    return sharding.placed(jax.eval_shape(functools.partial(init, width, ema)), mesh())
+    return sharding.placed(jax.eval_shape(functools.partial(init, width, ema)), whole())
 
 
 def same(a, b):
@@ -134,14 +138,14 @@ def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
         params = {'kernel': jax.random.normal(jax.random.key(1), (1500, 1000)), 'norm': {'scale': jnp.ones(3)}}
         return TrainState(jnp.zeros((), jnp.int32), params, ADAM.init(params))
 
-    state = sharding.born(large, mesh())
+    state = sharding.born(large, whole())
     with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
         copy = copy_of(state)
         checkpoints.save(state, None)
         last = after(state, steps=3)
     assert not np.array_equal(last.params['kernel'], copy.params['kernel'])
     with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-        assert same(checkpoints.restore(sharding.placed(jax.eval_shape(large), mesh())), copy)
+        assert same(checkpoints.restore(sharding.placed(jax.eval_shape(large), whole())), copy)
 
 
 def test_a_step_that_is_there_is_left_alone(saved):

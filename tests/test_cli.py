@@ -18,7 +18,7 @@ from elastic_ast_jax.data import splits
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')
-COMMANDS = ('train', 'evaluate', 'predict', 'embed', 'plan', 'stats', 'synthesize', 'convert', 'parity')
+COMMANDS = ('train', 'evaluate', 'predict', 'embed', 'plan', 'stats', 'synthesize', 'convert', 'compare', 'parity')
 FEW = ('--config.data.synthetic_train=64', '--config.data.synthetic_eval=40')
 
 

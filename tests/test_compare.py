@@ -1,12 +1,20 @@
-"""Comparison of models over a sweep, from what evaluation left in their workdirs."""
+"""Comparison of runs in a table, from what training logged; and of models over a sweep, from what evaluation left."""
 
+import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from elastic_ast_jax import plots
+from elastic_ast_jax import plots, run_table
 from elastic_ast_jax.cli import main
+from elastic_ast_jax.config import load
+from elastic_ast_jax.workdir import PlanRecord, Workdir
+
+QUICKSTART = str(Path(__file__).parents[1] / 'configs' / 'quickstart.py')
 
 
 def leave(folder, values, xs=(16, 32, 64), metric='accuracy', clips=40, seconds=0.01):
@@ -26,9 +34,9 @@ def runs(tmp_path):
     return tmp_path
 
 
-def compare(folder, *models, **more):
+def compare(folder, *models, sweep='length'):
     written = [f'{name}={",".join(str(folder / run) for run in found)}' for name, found in models]
-    return main(['compare', *written, f'--out={folder / "out"}', *(f'--{key}={value}' for key, value in more.items())])
+    return main(['compare', *written, f'--out={folder / "out"}', f'--sweep={sweep}'])
 
 
 def test_mean_and_spread_of_each_point(runs, capsys):
@@ -84,8 +92,158 @@ def test_a_workdir_without_a_sweep_says_how_to_make_one(runs, capsys):
     assert 'cannot be read' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('text', ['runs', '=runs', 'a=', 'a=r,,s'])
+@pytest.mark.parametrize('text', ['', '=runs', 'a=', 'a=r,,s'])
 def test_a_model_is_a_name_and_workdirs(text, capsys):
     with pytest.raises(SystemExit):
         main(['compare', text, '--out=x'])
     assert 'NAME=W,W,W' in capsys.readouterr().err
+
+
+# Workdirs without a name are models by their configs.
+
+
+def trained(folder, evaluations=(), *overrides, steps=None, planned=20, rows=8, seconds=2.0):
+    """A workdir that training left: an evaluation every 10 steps, which took `seconds` each 10 steps."""
+    config = load(QUICKSTART, [f'packing.rows={rows}', *overrides])
+    workdir = Workdir(folder)
+    workdir.prepare(config)
+    workdir.set_plan(PlanRecord('plan', (rows * planned,)))
+    lines = []
+    for step in range(10, (steps if steps is not None else 10 * len(evaluations)) + 1, 10):
+        speed = 0.5 * 10 * rows * config.packing.tokens / seconds
+        lines.append({'step': step, 'kind': 'train', 'loss': 1.0, 'fill': 0.5, 'tokens_per_second': speed})
+        if step // 10 <= len(evaluations):
+            value = evaluations[step // 10 - 1]
+            lines.append({'step': step, 'kind': 'eval', 'accuracy': value, 'mean_average_precision': value})
+    workdir.metrics.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    return str(folder)
+
+
+def test_workdirs_that_differ_in_the_seed_alone_are_one_model(tmp_path, capsys):
+    for rate in (1e-3, 2e-3):
+        for seed in range(2):
+            run = tmp_path / 'runs' / f'{rate}-{seed}'
+            trained(run, [], f'optimizer.rate={rate}', f'train.seed={seed}')
+            leave(run, [0.5 + rate, 0.6, 0.7 + seed / 10])
+    runs = [str(path) for path in sorted((tmp_path / 'runs').iterdir())]
+    leave(tmp_path / 'other', [0.1, 0.2, 0.3])
+    assert main(['compare', *runs, f'old={tmp_path / "other"}', '--sweep=length']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == '| frames | seconds | old (1) | optimizer.rate=0.001 (2) | optimizer.rate=0.002 (2) |'
+    assert lines[-1] == '| 64 | 0.64 | 30.00 % ± – | 75.00 % ± 7.07 % | 75.00 % ± 7.07 % |'
+    assert main(['compare', *runs[:2], '--sweep=length']) == 0
+    assert '| runs (2) |' in capsys.readouterr().out
+    assert main(['compare', runs[0], '--sweep=length']) == 0
+    assert '| 0.001-0 (1) |' in capsys.readouterr().out
+
+
+# The table of runs
+
+
+def table(capsys, *arguments):
+    """The cells that are printed, by row and column."""
+    assert main(['compare', *map(str, arguments)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    head, _, *rows = [[cell.strip() for cell in line[1:-1].split(' | ')] for line in lines]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_a_row_for_each_run_with_what_its_config_differs_in(tmp_path, capsys):
+    trained(tmp_path / 'a', [0.5, 0.75], 'train.seed=1')
+    trained(tmp_path / 'b', [0.8, 0.7], 'augment.ratios=1.0,2.0', seconds=35.0)
+    first, second = table(capsys, tmp_path / 'a', tmp_path / 'b')
+    assert first == {
+        'run': 'a', 'augment.ratios': '1.0,1.4,2.0,2.8,4.0', 'train.seed': '1', 'steps': '20', 'time': '0:04',
+        'accuracy, last': '75.00 %', 'accuracy, best': '75.00 %', 'at step': '20'}  # fmt: skip
+    assert second == {
+        'run': 'b', 'augment.ratios': '1.0,2.0', 'train.seed': '0', 'steps': '20', 'time': '1:10',
+        'accuracy, last': '70.00 %', 'accuracy, best': '80.00 %', 'at step': '10'}  # fmt: skip
+
+
+def test_the_files_have_the_same_and_exact_numbers(tmp_path, capsys):
+    trained(tmp_path / 'a', [0.5, 1 / 3], 'train.seed=1')
+    trained(tmp_path / 'b', [None, 0.7])
+    out = tmp_path / 'out'
+    assert main(['compare', str(tmp_path / 'a'), str(tmp_path / 'b'), f'--out={out}']) == 0
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in (out / 'runs.md').read_text().splitlines()[2:]) and 'runs.md, .csv, .png' in printed
+    first, second = csv.DictReader((out / 'runs.csv').read_text().splitlines())
+    assert float(first['last_accuracy']) == 1 / 3 and float(first['best_accuracy']) == 0.5 and first['best_step'] == '10'
+    assert float(first['seconds']) == pytest.approx(4) and first['steps'] == first['planned_steps'] == '20'
+    assert first['train.seed'] == '1' and first['workdir'] == str(tmp_path / 'a')
+    assert (second['last_accuracy'], second['best_step']) == ('0.7', '20')
+    assert (out / 'runs.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_models_have_a_column_and_runs_of_the_same_name_their_paths(tmp_path, capsys):
+    for folder in ('x', 'y'):
+        trained(tmp_path / folder / 'run', [0.5])
+    first, second = table(capsys, f'one | two={tmp_path / "x" / "run"}', tmp_path / 'y' / 'run')
+    assert (first['model'], second['model']) == ('one \\| two', '')
+    assert (first['run'], second['run']) == (str(tmp_path / 'x' / 'run'), str(tmp_path / 'y' / 'run'))
+
+
+def test_an_unfinished_run_shows_how_far_it_is(tmp_path, capsys):
+    trained(tmp_path / 'half', [0.5], planned=30)
+    trained(tmp_path / 'begun', [])
+    with open(tmp_path / 'half' / 'metrics.jsonl', 'a') as file:
+        file.write('{"step": 20, "kind": "tra')  # is being written
+    half, begun = table(capsys, tmp_path / 'half', tmp_path / 'begun')
+    assert half['steps'] == '10 of 30' and half['accuracy, last'] == '50.00 %'
+    assert (begun['steps'], begun['time'], begun['accuracy, best'], begun['at step']) == ('0 of 20', '–', '–', '–')
+
+
+def test_the_later_of_equals_is_the_best_and_map_is_the_metric_of_several_labels(tmp_path, capsys):
+    trained(tmp_path / 'a', [0.5, 0.5], 'train.loss=bce')
+    (row,) = table(capsys, tmp_path / 'a')
+    assert (row['mAP, best'], row['at step']) == ('0.5000', '20')
+
+
+def test_a_folder_with_the_sign_in_its_name_is_a_workdir(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained(tmp_path / 'optimizer.rate=0.001+train.seed=0', [0.5])
+    (row,) = table(capsys, 'optimizer.rate=0.001+train.seed=0')
+    assert row['run'] == 'optimizer.rate=0.001+train.seed=0' and 'model' not in row
+
+
+@pytest.mark.parametrize('spoil, parts', [
+    (lambda folder: trained(folder / 'b', [0.5], 'train.loss=bce'), ['mean_average_precision', 'accuracy', 'train.loss']),
+    (lambda folder: (trained(folder / 'b', [0.5]), (folder / 'b' / 'metrics.jsonl').unlink()), ['metrics.jsonl is missing']),
+    (lambda folder: (trained(folder / 'b', [0.5]), (folder / 'b' / 'plan.json').unlink()), ['plan.json is missing']),
+    (lambda folder: (trained(folder / 'b', [0.5]), (folder / 'b' / 'metrics.jsonl').write_text('{"step": 3}\n')),
+     ['metrics.jsonl: cannot be read']),
+    (lambda folder: None, ['there is no such workdir']),
+])  # fmt: skip
+def test_runs_that_cannot_be_compared_are_named(tmp_path, capsys, spoil, parts):
+    trained(tmp_path / 'a', [0.5])
+    spoil(tmp_path)
+    assert main(['compare', str(tmp_path / 'a'), str(tmp_path / 'b'), f'--out={tmp_path / "out"}']) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / 'b') in said and all(part in said for part in parts)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('sweep', [[], ['--sweep=length']])
+def test_a_run_counts_once(tmp_path, capsys, monkeypatch, sweep):
+    trained(tmp_path / 'a', [0.5])
+    monkeypatch.chdir(tmp_path)
+    assert main(['compare', 'a', f'b={tmp_path / "a"}', *sweep]) == 1
+    assert 'is given twice' in capsys.readouterr().err
+
+
+def test_the_plot_has_a_curve_for_each_run(tmp_path):
+    runs = [run_table.read(trained(tmp_path / f'{count}', [0.5, None, 0.25][:count])) for count in (1, 3)]
+    (axes,) = run_table.figure(runs, ['$a$', 'b']).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ['$a$', 'b']
+    first, second = axes.get_lines()
+    assert list(first.get_xdata()) == [10] and list(first.get_ydata()) == [50]
+    np.testing.assert_equal(second.get_ydata(), [50, np.nan, 25])
+
+
+def test_a_table_needs_neither_jax_nor_a_drawing_library(tmp_path):
+    trained(tmp_path / 'a', [0.5])
+    program = ('import sys\nfrom elastic_ast_jax.cli import main\n'
+               f'main(["compare", {str(tmp_path / "a")!r}])\n'
+               'print("loaded", *sorted({"jax", "tensorflow", "matplotlib"} & set(sys.modules)))')  # fmt: skip
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=Path(QUICKSTART).parents[1])
+    assert done.stdout.splitlines()[-1] == 'loaded', done.stderr

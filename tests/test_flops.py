@@ -49,8 +49,8 @@ def test_a_training_step_is_three_forward_passes_of_its_clips_wherever_they_sit(
     arguments = network(), 6
     expected = 3 * flops.forward(np.array([2, 1, 3]), *arguments).sum()
     for ids in ([[1, 1, 2, 3, 3, 3, 0]], [[1, 1, 2, 0], [1, 1, 1, 0], [0] * 4]):
-        assert flops.training(np.array(ids, np.int32), *arguments) == expected
-    assert flops.training(np.zeros((2, 5), np.int32), *arguments) == 0
+        assert flops.training(flops.clip_tokens(np.array(ids, np.int32)), *arguments) == expected
+    assert flops.training(flops.clip_tokens(np.zeros((2, 5), np.int32)), *arguments) == 0
 
 
 @pytest.mark.parametrize('pool', ['attention', 'mean'])
@@ -66,4 +66,4 @@ def test_a_compiler_counts_about_the_same(pool):
     counted, counted_both = (step.compile().cost_analysis()['flops'] for step in (forward, both))
     kind = network, shape.patch_size
     assert counted == pytest.approx(flops.forward(flops.clip_tokens(batch.segment_ids), *kind).sum(), rel=0.03)
-    assert counted_both == pytest.approx(flops.training(batch.segment_ids, *kind), rel=0.02)
+    assert counted_both == pytest.approx(flops.training(flops.clip_tokens(batch.segment_ids), *kind), rel=0.02)

@@ -1,4 +1,4 @@
-"""Placement: the same run on one device and on eight, one compilation of each step.
+"""Placement: the same run on one device and on eight in any arrangement, one compilation of each step.
 
 Run as a program this file makes the runs, in a process that sees eight devices, and prints what came of them as JSON.
 """
@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from flax.traverse_util import flatten_dict
 
-from elastic_ast_jax import losses, optimizer, packing, sharding
+from elastic_ast_jax import losses, optimizer, packing, settings, sharding
 from elastic_ast_jax.batch import BatchShape
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.models import attention
@@ -26,6 +26,11 @@ from elastic_ast_jax.train_step import TrainState, make_eval_step, make_train_st
 STEPS = 20
 SHAPE = BatchShape(rows=8, tokens=24, slots=4, patch_size=6, classes=3)
 GRID = (2, 8)
+# Number of devices, how many of them divide the parameters, and how many the heads.
+MESHES = {
+    '1': (1,), '2': (2,), '4': (4,), '8': (8,), '8, fsdp 8': (8, 8), '8, tensor 4': (8, 1, 4),
+    '8, fsdp and tensor 2': (8, 2, 2), '4, fsdp 4': (4, 4), '2, tensor 2': (2, 1, 2),
+}  # fmt: skip
 
 
 def batches():
@@ -39,8 +44,8 @@ def batches():
         yield batch
 
 
-def mesh_of(devices):
-    return jax.make_mesh((devices,), (sharding.DATA,), (AxisType.Auto,), devices=jax.devices()[:devices])
+def mesh_of(devices, fsdp=1, tensor=1):
+    return sharding.make_mesh(settings.Mesh(-1, fsdp, tensor), jax.devices()[:devices])
 
 
 class Run:
@@ -49,7 +54,7 @@ class Run:
     def __init__(self, mesh, parts=1):
         self.mesh = mesh
         attend = sharding.sharded_attention(attention.blocked(8, 16), mesh)
-        network = ElasticAST(Size(8, 1, 2), SHAPE.classes, GRID, attend)
+        network = ElasticAST(Size(8, 2, 4), SHAPE.classes, GRID, attend, place=sharding.sharded_activations(mesh))
         update = optimizer.clipped(optimizer.adamw(optimizer.cosine(0.01, 2 * STEPS, 2), 0.9, 0.999, 1e-8, 0.05), 1.0)
 
         def apply(params, batch):
@@ -59,13 +64,16 @@ class Run:
             params = network.init(jax.random.key(0), jax.tree.map(jnp.asarray, SHAPE.empty()))['params']
             return TrainState(jnp.zeros((), jnp.int32), params, update.init(params))
 
-        self.init = init
-        self.train = sharding.jit_train_step(make_train_step(apply, losses.cross_entropy(), update, parts), mesh)
-        self.evaluate = sharding.jit_eval_step(make_eval_step(apply, losses.cross_entropy()), mesh)
+        abstract = jax.eval_shape(init)
+        self.init, self.placement = init, sharding.state_placement(abstract, abstract.params, mesh)
+        train = make_train_step(apply, losses.cross_entropy(), update, parts)
+        self.train = sharding.jit_train_step(train, mesh, self.placement)
+        evaluate = make_eval_step(apply, losses.cross_entropy())
+        self.evaluate = sharding.jit_eval_step(evaluate, mesh, self.placement.params)
 
     def results(self):
         placed = [sharding.place_batch(batch, self.mesh) for batch in batches()]
-        state = sharding.born(self.init, self.mesh)
+        state = sharding.born(self.init, self.placement)
         born = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(state.params)]
         found = []
         for step in range(STEPS):
@@ -75,14 +83,17 @@ class Run:
         return {
             'born': born,
             'losses': found,
-            'logits': [np.asarray(logits)[np.asarray(batch.valid)].tolist()
-                       for (logits, _), batch in zip(evaluated, placed, strict=True)],
-            'clips': [float(sums.clips) for _, sums in evaluated],
+            'logits': [np.asarray(found.logits)[np.asarray(found.valid)].tolist() for found in evaluated],
+            'clips': [float(found.sums.clips) for found in evaluated],
+            'params': {name: np.asarray(leaf).ravel().tolist() for name, leaf in flatten_dict(state.params, sep='/').items()},
             'compilations': [self.train._cache_size(), self.evaluate._cache_size()],
             'rows on a device': sorted({shard.data.shape[0] for shard in placed[0].patches.addressable_shards}),
             'devices of the batch': len(placed[0].patches.sharding.device_set),
             'devices of the state': sorted({len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}),
             'state is whole everywhere': all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state)),
+            'shares': sorted({leaf.addressable_shards[0].data.nbytes / leaf.nbytes
+                              for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+                              if all(name in jax.tree_util.keystr(path) for name in ('blocks', 'kernel'))}),
         }  # fmt: skip
 
 
@@ -115,9 +126,10 @@ def moved_in_parts():
 
 
 def main():
-    one, eight, parts = Run(mesh_of(1)).results(), Run(sharding.make_mesh()).results(), Run(mesh_of(4), parts=2).results()
-    print(json.dumps({
-        '1': one, '8': eight, '4 in parts': parts, 'refused': refusals(), 'exchanged': exchanged(), 'moved': moved_in_parts()}))
+    found = {name: Run(mesh_of(*arrangement)).results() for name, arrangement in MESHES.items()}
+    parts = Run(mesh_of(4), parts=2).results()
+    print(json.dumps(found | {
+        '4 in parts': parts, 'refused': refusals(), 'exchanged': exchanged(), 'moved': moved_in_parts()}))
 
 
 @pytest.fixture(scope='module')
@@ -133,11 +145,15 @@ def test_a_run_starts_with_the_same_numbers_on_any_number_of_devices(runs):
     assert runs['8']['born'] == runs['1']['born']
 
 
-def test_eight_devices_learn_what_one_learns(runs):
-    one, eight = runs['1']['losses'], runs['8']['losses']
-    assert len(one) == STEPS and np.isfinite(one).all()
-    assert np.std(one) > 0.05  # the run goes somewhere
-    np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5)
+@pytest.mark.parametrize('mesh', MESHES)
+def test_any_arrangement_learns_what_one_device_learns(runs, mesh):
+    one, other = runs['1'], runs[mesh]
+    assert len(one['losses']) == STEPS and np.isfinite(one['losses']).all()
+    assert np.std(one['losses']) > 0.05  # the run goes somewhere
+    np.testing.assert_allclose(other['losses'], one['losses'], rtol=0, atol=1e-5)
+    for name, values in one['params'].items():
+        if not name.endswith('key/bias'):  # its gradient is rounding alone
+            np.testing.assert_allclose(other['params'][name], values, rtol=0, atol=1e-3, err_msg=name)
 
 
 def test_devices_that_take_a_batch_in_parts_learn_what_one_learns_from_it_whole(runs):
@@ -149,16 +165,23 @@ def test_rows_stay_on_their_device_when_a_batch_is_divided(runs):
     assert runs['moved'] == []
 
 
-def test_eight_devices_evaluate_as_one_does(runs):
-    assert runs['1']['clips'] == runs['8']['clips']
-    for one, eight in zip(runs['1']['logits'], runs['8']['logits'], strict=True):
-        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-4)
+@pytest.mark.parametrize('mesh', MESHES)
+def test_any_arrangement_evaluates_as_one_device_does(runs, mesh):
+    assert runs['1']['clips'] == runs[mesh]['clips']
+    for one, other in zip(runs['1']['logits'], runs[mesh]['logits'], strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('devices', [1, 8])
-def test_each_step_is_compiled_once_whatever_the_clips(runs, devices):
+@pytest.mark.parametrize('mesh', MESHES)
+def test_each_step_is_compiled_once_whatever_the_clips(runs, mesh):
     """From the first step on, whose state comes from elsewhere than that of the others."""
-    assert runs[str(devices)]['compilations'] == [1, 1]
+    assert runs[mesh]['compilations'] == [1, 1]
+
+
+@pytest.mark.parametrize('mesh, share', [
+    ('8', 1), ('8, fsdp 8', 1 / 8), ('8, tensor 4', 1 / 4), ('8, fsdp and tensor 2', 1 / 4)])  # fmt: skip
+def test_each_device_holds_its_share_of_kernels_and_moments(runs, mesh, share):
+    assert runs[mesh]['shares'] == [share]
 
 
 def test_rows_are_divided_and_the_state_is_whole_everywhere(runs):
@@ -197,7 +220,8 @@ def test_placed_tells_what_born_gives():
     def init():
         return {'a': jnp.arange(6.0).reshape(2, 3), 'b': jnp.zeros((), jnp.int32)}
 
-    state, abstract = sharding.born(init, mesh), sharding.placed(jax.eval_shape(init), mesh)
+    whole = sharding.replicated(mesh)
+    state, abstract = sharding.born(init, whole), sharding.placed(jax.eval_shape(init), whole)
     for leaf, promised in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
         assert (leaf.shape, leaf.dtype, leaf.sharding) == (promised.shape, promised.dtype, promised.sharding)
 
@@ -206,9 +230,20 @@ def test_the_memory_of_the_old_state_is_used_again():
     mesh = mesh_of(1)
     batch = sharding.place_batch(SHAPE.empty(), mesh)
     step = sharding.jit_train_step(lambda state, batch: (state + batch.valid.sum(), None), mesh)
-    old = sharding.born(lambda: jnp.zeros(3), mesh)
+    old = sharding.born(lambda: jnp.zeros(3), sharding.replicated(mesh))
     new, _ = step(old, batch)
     assert old.is_deleted() and not new.is_deleted()
+
+
+@pytest.mark.parametrize('wanted, said', [
+    (settings.Mesh(2), ['mesh.data=2, mesh.fsdp=1, mesh.tensor=1', 'make 2 devices, and there are 1']),
+    (settings.Mesh(-1, 3), ['mesh.fsdp=3', 'divides 1']),
+])  # fmt: skip
+def test_devices_that_make_no_such_mesh_are_refused(wanted, said):
+    with pytest.raises(UserError) as caught:
+        sharding.make_mesh(wanted, jax.devices()[:1])
+    for text in said:
+        assert text in str(caught.value)
 
 
 if __name__ == '__main__':

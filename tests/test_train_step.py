@@ -103,7 +103,7 @@ def test_empty_rows_change_nothing():
 def test_sums_are_counts_and_losses_of_the_clips():
     batch = make_batch([[0, 1, 2], [3], [4, 5]])
     _, sums = step(False)(fresh(), batch)
-    logits = np.asarray(evaluation(False)(fresh().params, batch)[0], np.float64)[batch.valid]
+    logits = np.asarray(evaluation(False)(fresh().params, batch).logits, np.float64)[batch.valid]
     classes = TARGETS[batch.clip_id[batch.valid]]
     target = 0.9 * np.eye(CLASSES)[classes] + 0.1 / CLASSES
     log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -142,14 +142,14 @@ def test_a_loss_that_is_not_finite_shows_in_the_sums(value):
     _, sums = step(False)(fresh(), batch)
     assert not np.isfinite(sums.loss) and not np.isfinite(sums.gradient_norm)
     assert float(sums.clips) == 6  # what is counted stays right
-    _, sums = evaluation(False)(fresh().params, batch)
+    sums = evaluation(False)(fresh().params, batch).sums
     assert not np.isfinite(sums.loss)
 
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
 def test_evaluation_gives_logits_and_the_sums_of_training(multi_label):
     batch = make_batch([[0, 1, 2], [3], [4, 5]], multi_label)
-    logits, sums = evaluation(multi_label)(fresh().params, batch)
+    logits, _, _, sums = evaluation(multi_label)(fresh().params, batch)
     assert logits.shape == (3, 5, CLASSES) and logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, jax.jit(apply)(fresh().params, batch), rtol=1e-4, atol=1e-5)
     _, trained = step(multi_label)(fresh(), batch)

@@ -36,6 +36,9 @@ _PREPROCESSOR_DEFAULTS = {
     'sampling_rate': 16000, 'num_mel_bins': 128, 'max_length': 1024, 'do_normalize': True, 'mean': -4.2677393,
     'std': 4.5689974,
 }  # fmt: skip
+_EXTRACTOR = 'ASTFeatureExtractor'
+# In Hz, of sound.
+_RATES = (1000, 384_000)
 # No number of an AST comes near; a JSON file may hold any.
 _LIMIT = 2**31
 # Names in a message; a state dict of another model has hundreds.
@@ -109,13 +112,17 @@ def convert(
     name: str = 'AST',
 ) -> Converted:  # fmt: skip
     """As `load`, from what the files hold; `name` stands before each error."""
+    extractor = preprocessor.get('feature_extractor_type', _EXTRACTOR)
+    if extractor != _EXTRACTOR:
+        raise AstHfError(f'{name}: {PREPROCESSOR}: feature_extractor_type={extractor!r} must be {_EXTRACTOR!r}: take the '
+                         f'preprocessor that this model was trained with')
     chosen = _chosen(config, _CONFIG_DEFAULTS, f'{name}: {CONFIG}')
     frontend, frames = _frontend(chosen, _chosen(preprocessor, _PREPROCESSOR_DEFAULTS, f'{name}: {PREPROCESSOR}'), name)
     _check_architecture(config, chosen, f'{name}: {CONFIG}')
     head = tensors.get('classifier.dense.weight')
-    if head is None or head.ndim != 2:
-        raise AstHfError(f'{name}: {WEIGHTS} has no classifier.dense.weight of two axes: it is no ASTForAudioClassification '
-                         f'({len(tensors)} tensors, {_some(sorted(tensors))})')
+    if head is None or head.ndim != 2 or 0 in head.shape:
+        raise AstHfError(f'{name}: {WEIGHTS} has no classifier.dense.weight of two axes with classes: it is no '
+                         f'ASTForAudioClassification ({len(tensors)} tensors, {_some(sorted(tensors))})')
     model = AST(
         Size(chosen['hidden_size'], chosen['num_hidden_layers'], chosen['num_attention_heads']), len(head),
         mels=frontend.mel_bins, frames=frames, patch=(PATCH, PATCH),
@@ -189,6 +196,9 @@ def _frontend(config: dict[str, Any], preprocessor: dict[str, Any], name: str) -
         if config[key] != preprocessor[key]:
             raise AstHfError(f'{name}: {key} is {config[key]} in {CONFIG}, but {preprocessor[key]} in {PREPROCESSOR}: '
                              f'take the preprocessor that this model was trained with')
+    if not _RATES[0] <= preprocessor['sampling_rate'] <= _RATES[1]:
+        raise AstHfError(f'{name}: {PREPROCESSOR}: sampling_rate={preprocessor["sampling_rate"]} must be from {_RATES[0]} to '
+                         f'{_RATES[1]} Hz')
     frames, mels = config['max_length'], config['num_mel_bins']
     if config['patch_size'] != PATCH:
         raise AstHfError(f'{name}: {CONFIG}: patch_size={config["patch_size"]} must be {PATCH}, the one size that is converted')

@@ -8,7 +8,7 @@ from elastic_ast_jax import config as configs
 from elastic_ast_jax.config import Augment, Config, Packing
 from elastic_ast_jax.convert import ast_hf
 from elastic_ast_jax.convert.ast_hf import Converted
-from elastic_ast_jax.convert.saving import NO_DATA, REPORT, new, report, save
+from elastic_ast_jax.convert.saving import NO_DATA, REPORT, ConvertError, check, new, report, save
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.logs import printable
 from elastic_ast_jax.models.sizes import SIZES
@@ -31,12 +31,15 @@ def run(source: str | os.PathLike, out: str | os.PathLike, loss: str | None = No
 
     Raises:
         AstHfError, TensorFileError: The directory cannot be used.
-        ConvertError: `out` holds a model.
+        ConvertError: `out` holds a model, or labels or features are such as no model can be used with.
         WorkdirError, CheckpointError, WriteError: `out` cannot be written.
     """
     workdir = new(out)
     found = ast_hf.load(source)
-    stated = _LOSSES.get(found.problem_type)
+    stated = _LOSSES.get(found.problem_type or '')
+    if found.problem_type and not (loss or stated):
+        raise ConvertError(f"{os.fspath(source)}: {ast_hf.CONFIG}: problem_type={found.problem_type!r} must be one of "
+                           f"{', '.join(map(repr, _LOSSES))}, or give --loss")
     chosen = loss or stated or ('bce' if found.model.classes == _MULTI_LABEL_CLASSES else 'cross_entropy')
     config = _config(found, chosen)
     model, front = found.model, found.frontend
@@ -49,6 +52,7 @@ def run(source: str | os.PathLike, out: str | os.PathLike, loss: str | None = No
         *found.notes,
     ]
     said = report(os.fspath(source), notes, [(name, found.shapes[name], where) for name, where in found.went.items()])
+    check(config, found.labels, source)
     workdir.prepare(config)
     write_text(workdir.path / REPORT, said + '\n')
     save(workdir, config, found.labels, found.params)

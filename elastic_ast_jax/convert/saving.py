@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpoints import Checkpoints
@@ -15,7 +16,7 @@ from elastic_ast_jax.logs import printable
 from elastic_ast_jax.train_step import TrainState
 from elastic_ast_jax.workdir import Contract, Workdir
 
-__all__ = ['NO_DATA', 'REPORT', 'ConvertError', 'new', 'report', 'save']
+__all__ = ['NO_DATA', 'REPORT', 'ConvertError', 'check', 'new', 'report', 'save']
 
 # `data.train` and `data.eval` of a converted model, which knows of no data; evaluation shows them where none are given.
 NO_DATA = {'source': 'manifest', 'train': '(none)', 'eval': 'none, give --config.data.eval=FILE.jsonl'}
@@ -59,6 +60,24 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
     workdir.set_contract(Contract(tuple(labels), fbank.fingerprint(config.frontend)))
     with Checkpoints(workdir.checkpoints) as checkpoints:
         checkpoints.save(TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None), None)
+
+
+def check(config: Config, labels: Sequence[str], source: str | os.PathLike) -> None:
+    """What no model can be used with; before anything is written.
+
+    Raises:
+        ConvertError: Names of classes that are empty or not distinct, or features that are not finite numbers.
+    """
+    if '' in labels or len(set(labels)) < len(labels):
+        twice = next(label for label in labels if not label or list(labels).count(label) > 1)
+        whose = 'several classes' if twice else 'a class'
+        raise ConvertError(f'{os.fspath(source)}: {twice!r} is the name of {whose}: names must differ and not be empty')
+    with np.errstate(over='ignore', invalid='ignore', divide='ignore'):
+        finite = np.isfinite(fbank.fingerprint(config.frontend).golden).all()
+    if not finite:
+        mean, std = config.frontend.mean, config.frontend.std
+        raise ConvertError(f'{os.fspath(source)}: features with mean {mean} and std {std} are not finite: give those of the '
+                           f'log-mel that the model was trained on')
 
 
 def report(title: str, notes: Sequence[str], table: Sequence[tuple[str, tuple[int, ...], str]]) -> str:

@@ -103,11 +103,9 @@ def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '..
     """
     if Path(path).suffix != '.safetensors':
         raise TensorFileError(f'{os.fspath(path)}: must end in .safetensors')
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise TensorFileError(f'{os.fspath(path)}: writing it needs safetensors: {_INSTALL}') from error
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
     with replaced(path) as temporary:
         try:
@@ -149,6 +147,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
                               f'{hint}')
     arrays = {}
     for name, tensor in found.items():
+        if tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise TensorFileError(f'{path}: {name}: claims {tensor.numel()} numbers and stores fewer: save it with '
+                                  f'tensor.contiguous()')
         try:
             if tensor.dtype == torch.bfloat16:  # which PyTorch does not hand to NumPy
                 arrays[name] = tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -170,10 +171,8 @@ def _unnested(found: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
-    try:
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise TensorFileError(f'{path}: reading it needs safetensors: {_INSTALL}') from error
+    from safetensors.numpy import load_file
+
     try:
         return load_file(path), []
     except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy lacks

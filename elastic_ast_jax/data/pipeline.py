@@ -76,13 +76,16 @@ class RowReader:
 
     def __init__(
         self, source: Source, targets: Sequence[tuple[int, ...]], planner: Planner, schedule: Schedule, shape: BatchShape,
-        host: int = 0, hosts: int = 1, on_bad_audio: BadAudio = 'error',
+        first_row: int = 0, on_bad_audio: BadAudio = 'error',
     ):  # fmt: skip
-        """`on_bad_audio='skip'` leaves the slots of clips that cannot be read empty."""
-        if schedule.rows_per_step != shape.rows * hosts:
-            raise ValueError(f'{schedule.rows_per_step} rows a step are not {shape.rows} rows on each of {hosts} hosts')
+        """Reads `shape.rows` rows of each step from `first_row` on: this process' part of the global batch.
+
+        `on_bad_audio='skip'` leaves the slots of clips that cannot be read empty.
+        """
+        if not 0 <= first_row <= schedule.rows_per_step - shape.rows:
+            raise ValueError(f'{shape.rows} rows from row {first_row} on are not within the {schedule.rows_per_step} of a step')
         self.source, self.targets, self.planner, self.schedule, self.shape = source, targets, planner, schedule, shape
-        self.first_row = host * shape.rows
+        self.first_row = first_row
         frontend = planner.frontend
         self.block = fbank.block_size(frontend, [frontend.shift(ratio) for ratio in planner.spec.ratios])
         self.on_bad_audio = on_bad_audio

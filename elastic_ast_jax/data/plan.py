@@ -92,6 +92,13 @@ class Planner:
         with self._lock:
             return self._plans(epoch)
 
+    def clip_tokens(self, schedule: 'Schedule', step: int) -> Int64[np.ndarray, '_']:
+        """Tokens of each clip of a step (from 0), those of all processes; what cannot be read counts too."""
+        epoch, number = schedule.locate(step)
+        plan, rows = self.epoch(epoch), schedule.rows_per_step
+        offsets = plan.rows.offsets[[min(row, len(plan.rows)) for row in (number * rows, (number + 1) * rows)]]
+        return plan.draws.kept[plan.rows.clips[slice(*offsets)]]
+
     def fingerprint(self, data: str) -> str:
         """A short hash of all that the plans are a function of; `data` is the fingerprint of the split."""
         parts = (data, self.frontend, self.spec, self.seed, self.tokens, self.slots)

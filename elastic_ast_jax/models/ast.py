@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from elastic_ast_jax.batch import PackedBatch
 from elastic_ast_jax.models import attention
 from elastic_ast_jax.models.detail import Detail
-from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, dense, layer_norm
+from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, Place, anywhere, dense, layer_norm
 from elastic_ast_jax.models.sizes import Size
 
 # The two tokens in front of the patches, which the head reads: class and distillation (DeiT).
@@ -38,6 +38,7 @@ class AST(nn.Module):
         attend: The attention; every implementation gives the same result.
         scaled, scan, remat, dtype: As of ElasticAST.
         epsilon: Of every LayerNorm; Hugging Face's ASTs have 1e-12.
+        place: See `encoder.Place`.
     """
 
     size: Size
@@ -52,6 +53,7 @@ class AST(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
+    place: Place = anywhere
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -115,7 +117,7 @@ class AST(nn.Module):
         x = x + positions.astype(self.dtype)[None]
         encoder = Encoder(
             self.size.depth, self.size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, self.epsilon,
-            name='encoder')  # fmt: skip
+            self.place, name='encoder')  # fmt: skip
         x = encoder(x, jnp.ones(x.shape[:2], jnp.int32))
         pooled = x[:, :TOKENS].astype(jnp.float32).mean(axis=1)
         pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)

@@ -58,19 +58,44 @@ def blocked(block: int = 64, span: int = 128) -> Attend:
     return attend
 
 
+def make(name: str) -> Attend:
+    """An implementation by its name in a config: `'plain'`, `'blocked'`, `'splash'`, `'pallas'`, `'tokamax'` or `'cudnn'`.
+
+    Raises:
+        ImportError: The library that it comes from is not installed.
+        KeyError: There is none of this name.
+    """
+    from elastic_ast_jax.models.kernels import gpu, tpu
+
+    makers = {
+        'plain': lambda: plain, 'blocked': blocked,
+        'splash': tpu.splash, 'pallas': gpu.pallas, 'tokamax': gpu.tokamax, 'cudnn': gpu.cudnn,
+    }  # fmt: skip
+    return makers[name]()
+
+
 def available() -> dict[str, Attend]:
-    """The implementations that this machine has, by name."""
-    return {'plain': plain, 'blocked, 64 x 128': blocked(), 'blocked, 16 x 32': blocked(16, 32)}
+    """The implementations that this machine has and that compute in float32 as exactly as they are told to, by name."""
+    kernels = ('splash',) if jax.default_backend() == 'tpu' else ()
+    xla = {'plain': plain, 'blocked, 64 x 128': blocked(), 'blocked, 16 x 32': blocked(16, 32)}
+    return xla | {name: make(name) for name in kernels}
 
 
-def _key_runs(segment_ids: Int[Array, 'R T'], block: int) -> tuple[Int[Array, 'R B'], Int[Array, 'R B']]:
-    """First key and end of the keys that each block of queries needs; an empty run for a block of padding."""
-    rows, tokens = segment_ids.shape
+def runs(segment_ids: Int[Array, 'R T']) -> tuple[Int[Array, 'R T'], Int[Array, 'R T']]:
+    """First token and end of each token's clip; padding between clips counts as one."""
+    tokens = segment_ids.shape[1]
     position = jnp.arange(tokens)
     before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     after = jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
     start = lax.cummax(jnp.where(segment_ids != before, position, 0), axis=1)
     end = lax.cummin(jnp.where(segment_ids != after, position + 1, tokens), axis=1, reverse=True)
+    return start, end
+
+
+def _key_runs(segment_ids: Int[Array, 'R T'], block: int) -> tuple[Int[Array, 'R B'], Int[Array, 'R B']]:
+    """First key and end of the keys that each block of queries needs; an empty run for a block of padding."""
+    rows, tokens = segment_ids.shape
+    start, end = runs(segment_ids)
     real = segment_ids > 0
     first = jnp.where(real, start, tokens).reshape(rows, -1, block).min(axis=2)
     last = jnp.where(real, end, 0).reshape(rows, -1, block).max(axis=2)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from elastic_ast_jax.batch import PackedBatch
 from elastic_ast_jax.models import attention, pooling
 from elastic_ast_jax.models.detail import Detail
-from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, dense, layer_norm
+from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, Place, anywhere, dense, layer_norm
 from elastic_ast_jax.models.positions import FactorisedPositions
 from elastic_ast_jax.models.sizes import Size
 
@@ -27,6 +27,7 @@ class ElasticAST(nn.Module):
         scan, remat: See `Encoder`.
         dtype: Of the computation; parameters, softmax and logits are float32.
         epsilon: Of every LayerNorm.
+        place: See `encoder.Place`.
     """
 
     size: Size
@@ -39,6 +40,7 @@ class ElasticAST(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
+    place: Place = anywhere
 
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
         return self.detail(batch).logits
@@ -50,7 +52,8 @@ class ElasticAST(nn.Module):
         x = dense(size.width, 'embed', self.dtype)(batch.patches)
         x = x + FactorisedPositions(*self.grid, size.width, self.dtype, name='positions')(batch.freq_pos, batch.time_pos)
         encoder = Encoder(
-            size.depth, size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, self.epsilon, name='encoder')
+            size.depth, size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, self.epsilon, self.place,
+            name='encoder')  # fmt: skip
         x = encoder(x, batch.segment_ids)
         members = pooling.membership(batch.segment_ids, batch.valid.shape[1])
         if self.pool == 'attention':

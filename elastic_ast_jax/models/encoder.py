@@ -1,5 +1,6 @@
 """Pre-norm ViT blocks over packed rows. Source: ViT (Dosovitskiy et al., 2021); attention stays within a clip."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from elastic_ast_jax.models import attention
 
+# Tells the compiler where activations lie on several devices; does nothing to their values.
+Place = Callable[[Array], Array]
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
 
@@ -18,6 +21,11 @@ _kernel_init = nn.initializers.xavier_uniform()
 def dense(features: int | tuple[int, ...], name: str, dtype: Any, axis: int | tuple[int, ...] = -1) -> nn.DenseGeneral:
     """A linear layer with the transformer's initialisation; kernels float32, computation in `dtype`."""
     return nn.DenseGeneral(features, axis=axis, dtype=dtype, kernel_init=_kernel_init, name=name)
+
+
+def anywhere(x: Array) -> Array:
+    """The `Place` of a single device."""
+    return x
 
 
 def layer_norm(name: str, dtype: Any, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:
@@ -66,12 +74,13 @@ class Block(nn.Module):
     scaled: bool = True
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
+    place: Place = anywhere
 
     @nn.compact
     def __call__(self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']) -> tuple[Float[Array, 'R T D'], None]:
         attended = SelfAttention(self.heads, self.attend, self.scaled, self.dtype, name='attention')
-        x = x + attended(layer_norm('norm_attention', self.dtype, self.epsilon)(x), segment_ids)
-        x = x + Mlp(self.dtype, name='mlp')(layer_norm('norm_mlp', self.dtype, self.epsilon)(x))
+        x = self.place(x + attended(layer_norm('norm_attention', self.dtype, self.epsilon)(x), segment_ids))
+        x = self.place(x + Mlp(self.dtype, name='mlp')(layer_norm('norm_mlp', self.dtype, self.epsilon)(x)))
         return x, None
 
 
@@ -91,6 +100,7 @@ class Encoder(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
+    place: Place = anywhere
 
     @nn.compact
     def __call__(self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']) -> Float[Array, 'R T D']:
@@ -103,5 +113,6 @@ class Encoder(nn.Module):
             length=self.depth,
             unroll=1 if self.scan else self.depth,
         )
-        x, _ = blocks(self.heads, self.attend, self.scaled, self.dtype, self.epsilon, name='blocks')(x, segment_ids)
+        blocks = blocks(self.heads, self.attend, self.scaled, self.dtype, self.epsilon, self.place, name='blocks')
+        x, _ = blocks(self.place(x), segment_ids)
         return layer_norm('norm', self.dtype, self.epsilon)(x)

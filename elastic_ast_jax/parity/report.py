@@ -5,6 +5,7 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 
 from elastic_ast_jax import device
 from elastic_ast_jax.logs import Progress, counted, without_nan
@@ -96,7 +97,7 @@ def report(progress: Progress | None = None) -> Report:
         ReferenceFileError: The installed package lacks them.
     """
     progress = progress or Progress()
-    attend = device.choose_attention('auto')
+    attend = device.choose_attention('auto', dtype=jnp.float32)
     rows, notes = [], []
     for name, title in elastic_ast.FILES.items():
         progress.show(f'{title}: compiling and running')

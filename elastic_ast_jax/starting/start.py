@@ -27,7 +27,7 @@ _PROJECTIONS = {'to_query': 'query', 'key': 'key', 'value': 'value', 'out': 'out
 _WITHOUT = {'tokens': 'this model has no class tokens', 'pool': 'this model pools otherwise',
             'head': 'its classes are others, or have no names'}  # fmt: skip
 # What decides what a value of a spectrogram means.
-_FEATURES = ('kind', 'sample_rate', 'window_ms', 'shift_ms', 'fft', 'mel_bins', 'mean', 'std')
+_FEATURES = ('kind', 'sample_rate', 'window_ms', 'shift_ms', 'fft', 'mel_bins', 'mean', 'std', 'partial')
 # Tensors of a block's attention in the published code, all of which it counts when it means to count blocks.
 _COUNTED = 6
 
@@ -161,7 +161,7 @@ def _from(names: Sequence[str]) -> str:
 def _positions(donor: Donor, network: ElasticAST | AST, quirks: bool, frontend: FrontendSpec) -> _Part:
     """Positions on this network's grid."""
     stride = network.stride if isinstance(network, AST) else (frontend.patch_mels, frontend.patch_frames)
-    freq, time = _looked(donor, network.grid, stride, frontend.mel_bins)
+    freq, time = _looked(donor, network.grid, stride, frontend.mel_bins, quirks)
     said = f'{_from(donor.sources["positions"])}; {freq.how}; {time.how}'
     old = donor.positions
     if isinstance(old, Tables):
@@ -186,11 +186,14 @@ def _positions(donor: Donor, network: ElasticAST | AST, quirks: bool, frontend: 
     return _Part({'positions': whole}, said, ('positions',))
 
 
-def _looked(donor: Donor, grid: tuple[int, int], stride: tuple[int, int], mels: int) -> tuple[Looked, Looked]:
+def _looked(
+    donor: Donor, grid: tuple[int, int], stride: tuple[int, int], mels: int, quirks: bool
+) -> tuple[Looked, Looked]:
     """Where frequency and time are looked up in the donor's positions.
 
-    Rows of patches on another number of mel bins lie at the same frequencies where they lie at the same share of the bins. A
-    clip's first frame is always ElasticAST's first position, so a shorter table takes the first ones.
+    Rows of patches on another number of mel bins lie at the same frequencies where they lie at the same share of the bins. What
+    was trained on sound has a clip's first frame at its first position, so a shorter table takes the first ones; with `quirks`,
+    a grid of the same stride those in the middle, as of an image.
     """
     old = donor.positions
     if isinstance(old, Tables):
@@ -204,7 +207,7 @@ def _looked(donor: Donor, grid: tuple[int, int], stride: tuple[int, int], mels: 
         rows = tables.centred(freq) if stride_there[0] == stride[0] else tables.by_place(freq)
     if stride_there[1] != stride[1]:
         return rows, tables.by_place(time)
-    if isinstance(old, Tables) and time.here < time.there:
+    if time.here < time.there and (isinstance(old, Tables) or (old.stride and not quirks)):
         return rows, tables.first(time)
     return rows, tables.centred(time)
 

@@ -1,6 +1,7 @@
 """A directory of transformers' AST as a workdir: the command, and what can be done with the workdir."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,3 +90,19 @@ def test_what_an_ast_cannot_do_is_told(made, tmp_path, capsys):
 def test_the_loss_can_be_given(made, tmp_path):
     assert main(['convert', 'ast_hf', str(made[0]), str(tmp_path / 'model'), '--loss=bce']) == 0
     assert Workdir(tmp_path / 'model').config().train.loss == 'bce'
+
+
+@pytest.mark.parametrize('file, key, value, said', [
+    ('preprocessor_config.json', 'sampling_rate', 2**31 - 1, 'sampling_rate=2147483647 must be from 1000'),
+    ('preprocessor_config.json', 'std', 1e-300, 'not finite'),
+    ('preprocessor_config.json', 'feature_extractor_type', 'Wav2Vec2FeatureExtractor', "must be 'ASTFeatureExtractor'"),
+    ('config.json', 'id2label', {str(i): 'same' for i in range(4)}, "'same' is the name of several classes"),
+    ('config.json', 'problem_type', 'regression', "problem_type='regression' must be one of"),
+])  # fmt: skip
+def test_what_no_model_can_be_used_with_is_refused(made, tmp_path, capsys, file, key, value, said):
+    source = shutil.copytree(made[0], tmp_path / 'hf')
+    values = json.loads((source / file).read_text())
+    (source / file).write_text(json.dumps(values | {key: value}))
+    assert main(['convert', 'ast_hf', str(source), str(tmp_path / 'model')]) == 1
+    assert said in capsys.readouterr().err.replace('\n', ' ')
+    assert not (tmp_path / 'model' / 'config.json').exists()

@@ -177,7 +177,7 @@ def test_the_classes_tell_the_recipe(tmp_path, name, classes):
 
 
 @pytest.mark.parametrize('text, problem', [('a\nb\n', 'names 2 classes, and the model has 7'),
-                                           ('a\nb\nc\nd\ne\nf\na\n', "'a' is there twice")])
+                                           ('a\nb\nc\nd\ne\nf\na\n', "'a' is the name of several classes")])
 def test_labels_that_do_not_fit(weights_file, tmp_path, text, problem):
     (tmp_path / 'labels.txt').write_text(text, encoding='utf-8')
     with pytest.raises(ConvertError, match=f'labels.txt.*{problem}'):

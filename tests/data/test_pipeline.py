@@ -57,15 +57,15 @@ class Noise:
 
 
 def reader(
-    source=None, frontend=FRONTEND, spec=EVERYTHING, targets=SINGLE, epochs=2, rows=ROWS, host=0, hosts=1, dtype=np.float32,
-    on_bad_audio='error',
+    source=None, frontend=FRONTEND, spec=EVERYTHING, targets=SINGLE, epochs=2, rows=ROWS, first_row=0, step_rows=None,
+    dtype=np.float32, on_bad_audio='error',
 ):
     source = source or Noise()
     weights = balanced_weights(targets) if spec.balanced else None
     planner = Planner(source.keys, source.samples, frontend, spec, 1, TOKENS, SLOTS, weights)
-    schedule = Schedule(tuple(len(planner.epoch(epoch).rows) for epoch in range(epochs)), rows * hosts)
+    schedule = Schedule(tuple(len(planner.epoch(epoch).rows) for epoch in range(epochs)), step_rows or rows)
     shape = BatchShape(rows, TOKENS, SLOTS, frontend.patch_size, CLASSES, targets in (MULTI, MULTI_ALL), dtype)
-    return RowReader(source, targets, planner, schedule, shape, host, hosts, on_bad_audio)
+    return RowReader(source, targets, planner, schedule, shape, first_row, on_bad_audio)
 
 
 def run(made, first=0, last=None, workers=2):
@@ -239,15 +239,15 @@ def test_neither_the_number_of_workers_nor_a_slow_disk_changes_anything(whole, w
 
 def test_hosts_together_read_the_rows_of_one():
     one = run(reader(rows=4))
-    parts = [run(reader(rows=2, host=host, hosts=2)) for host in range(2)]
+    parts = [run(reader(rows=2, first_row=first, step_rows=4)) for first in (0, 2)]
     joined = [PackedBatch(*map(np.concatenate, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
     assert identical(joined, one)
 
 
-def test_rows_on_the_hosts_must_make_up_a_step():
+def test_rows_of_a_host_lie_within_a_step():
     made = reader()
-    with pytest.raises(ValueError, match='2 rows a step are not 2 rows on each of 2 hosts'):
-        RowReader(made.source, made.targets, made.planner, made.schedule, made.shape, 0, 2)
+    with pytest.raises(ValueError, match='2 rows from row 1 on are not within the 2 of a step'):
+        RowReader(made.source, made.targets, made.planner, made.schedule, made.shape, 1)
 
 
 def test_bfloat16_is_the_float32_rounded(whole):

@@ -156,7 +156,9 @@ def command(capsys):
             code = cli.main(list(map(str, arguments)))
         except SystemExit as wrong_usage:
             code = wrong_usage.code
-        return Outcome(code, *capsys.readouterr())
+        outcome = Outcome(code, *capsys.readouterr())
+        assert code != 70, outcome.err  # a defect, with a traceback
+        return outcome
 
     return run
 

@@ -139,3 +139,22 @@ def test_the_train_step_that_trains_elasticast_trains_it():
         state, sums = step(state, batch)
         found.append(float(sums.loss / sums.clips))
     assert float(sums.clips) == 3 and found[-1] < 0.2 * found[0]
+
+
+@pytest.mark.parametrize('stride', [10, 16])
+def test_a_token_of_a_batch_has_the_output_at_the_patch_that_begins_nearest(stride):
+    """By counting: patches of the batch begin every 16 bins and frames, those of the model every `stride`."""
+    made = network(stride)
+    rows, columns = made.grid
+    wanted = []
+    for band in range(BANDS):
+        for column in range(COLUMNS):
+            row, along = (
+                min(range(count), key=lambda i, place=place: abs(i * stride - 16 * place))
+                for place, count in ((band, rows), (column, columns)))  # fmt: skip
+            wanted.append(row * columns + along)
+    assert made._nearest().tolist() == wanted
+    found = jit(functools.partial(made.apply, method='detail'))(variables(stride), packed(spectrograms(2), [[0, 1]]))
+    assert found.tokens.shape == (SHAPE.rows, SHAPE.tokens, 24) and not np.asarray(found.tokens)[:, 2 * BANDS * COLUMNS :].any()
+    clip = BANDS * COLUMNS
+    assert not np.allclose(found.tokens[0, 0], found.tokens[0, clip - 1]) and found.shares is None

@@ -1,0 +1,62 @@
+# shellcheck shell=bash
+# Options of a launch script; read by the scripts in this folder, which call `usage` and `say` their own.
+
+refuse() {  # refuse TEXT: says what is wrong with the arguments, and how they are written
+  say "$@" >&2
+  usage >&2
+  exit 2
+}
+
+# read_options VALUED FLAGS ARGUMENT...
+# shellcheck disable=SC2034  # the arrays are for the script that reads this file
+# `--zone=Z` and `--zone Z` set $zone for each name in VALUED, `--spot` sets $spot to 1 for each name in FLAGS. What comes
+# after `--` is left in the array `command`, and every other word in the array `words`.
+read_options() {
+  local _valued=" $1 " _flags=" $2 " _name  # not the name of any option
+  shift 2
+  words=()
+  command=()
+  while (($#)); do
+    _name=${1%%=*}
+    _name=${_name#--}
+    case $1 in
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      --)
+        command=("${@:2}")
+        return
+        ;;
+      --*)
+        if [[ $_flags == *" $_name "* && $1 != *=* ]]; then
+          printf -v "$_name" 1
+        elif [[ $_valued == *" $_name "* && $1 == *=* ]]; then
+          printf -v "$_name" %s "${1#*=}"
+        elif [[ $_valued == *" $_name "* ]]; then
+          (($# > 1)) || refuse "$1 has no value"
+          printf -v "$_name" %s "$2"
+          shift
+        else
+          refuse "there is no option '$1'"
+        fi
+        ;;
+      -*) refuse "there is no option '$1'" ;;
+      *) words+=("$1") ;;
+    esac
+    shift
+  done
+}
+
+whole() {  # whole NAME LOWEST: the option's value is a whole number, that or more
+  local name=$1 value=${!1}
+  if ! [[ $value =~ ^(0|[1-9][0-9]{0,8})$ ]] || ((value < $2)); then
+    refuse "--$name=$value must be a whole number from $2 on"
+  fi
+}
+
+quoted() {  # quoted WORD...: as one line that a shell reads as these words
+  local line
+  printf -v line ' %q' "$@"
+  printf '%s\n' "${line# }"
+}

@@ -1,0 +1,311 @@
+#!/usr/bin/env bash
+# A run on a Cloud TPU slice, over all its workers; bash launch/tpu_pod.sh --help tells how.
+set -euo pipefail
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck source=options.bash
+source "$root/launch/options.bash"
+# shellcheck source=processes.bash
+source "$root/launch/processes.bash"
+
+usage() {
+  cat <<'TEXT'
+usage: bash launch/tpu_pod.sh ACTION --name=NAME [OPTIONS] [-- COMMAND...]
+
+  create   ask for the TPU, and wait until it is ready
+  setup    copy the project to all workers and install it
+  run      start COMMAND on all workers; it goes on when this computer is gone
+  logs     follow the output of one worker
+  status   the state of the TPU, and of the run on each worker
+  watch    all of it: create, setup, run, and again after a crash or when the TPU was taken away. Ends when the run does; started
+           again, goes on with watching
+  delete   delete the TPU
+
+  --zone=Z --project=P   without, gcloud's own
+  --type=T               accelerator type, such as v5litepod-16 or v6e-8 (create, watch)
+  --version=V            runtime version (without, the usual one for the type)
+  --spot                 a TPU that can be taken away at any time, for less money
+  --node                 ask for a node that is there at once or not at all, instead of a queued resource
+  --commit=C             what is copied: this commit of this checkout (default HEAD)
+  --repository=URL       the workers fetch the commit from there instead
+  --worker=K             whose output is followed (logs; default 0)
+  --restarts=R           start again at most R times (watch; default 20)
+  --poll=S               seconds between looks at the state (create, watch; default 60)
+  --dry_run              print the commands of gcloud, and run none
+
+A TPU that is taken away takes its disks with it: --workdir and the data must be in a bucket, gs://BUCKET/... Before the first
+call, have gcloud's key at hand for all workers: ssh-add ~/.ssh/google_compute_engine
+
+example: bash launch/tpu_pod.sh watch --name=ast --zone=us-west4-a --type=v5litepod-16 --spot -- \
+           elastic-ast train --config=configs/manifest.py --config.data.train=gs://B/train.jsonl ... --workdir=gs://B/runs/1
+TEXT
+}
+
+say() { printf 'tpu_pod.sh: %s\n' "$*"; }
+fail() {
+  say "$@" >&2
+  exit 1
+}
+
+name='' zone='' project='' type='' version='' spot='' node='' commit=HEAD repository='' worker=0 restarts=20 poll=60 dry_run=''
+read_options 'name zone project type version commit repository worker restarts poll' 'spot node dry_run' "$@"
+((${#words[@]} == 1)) || refuse "one action, not ${#words[@]}: ${words[*]-}"
+action=${words[0]}
+case $action in
+  create | setup | run | logs | status | watch | delete) ;;
+  *) refuse "there is no action '$action'" ;;
+esac
+[[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] || refuse "--name='$name' must be lower-case letters, digits and hyphens"
+case $action in create | watch) [[ -n $type ]] || refuse '--type is missing, such as --type=v5litepod-16' ;; esac
+case $action in run | watch) ((${#command[@]})) || refuse 'the command is missing: write it after --' ;; esac
+whole worker 0
+whole restarts 0
+whole poll 1
+if [[ -z $version ]]; then
+  case $type in
+    v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+    v5p-*) version=v2-alpha-tpuv5 ;;
+    v6e-*) version=v2-alpha-tpuv6e ;;
+    *) version=tpu-ubuntu2204-base ;;
+  esac
+fi
+[[ -n $dry_run ]] || command -v gcloud >/dev/null || fail 'gcloud is not on PATH: install the Google Cloud CLI'
+
+place=(--quiet ${zone:+"--zone=$zone"} ${project:+"--project=$project"})
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+do_or_show() {  # do_or_show COMMAND...
+  if [[ -n $dry_run ]]; then
+    quoted "$@"
+  else
+    "$@"
+  fi
+}
+
+call() { do_or_show gcloud compute tpus "$@"; }
+
+remote() {  # remote WORKER WORD...: runs a command on a worker, or on `all`; its shell, bash, reads the words as they are
+  call tpu-vm ssh "$name" "${place[@]}" --worker="$1" --command="$(quoted "${@:2}")"
+}
+
+on_all() { remote all bash elastic-ast-jax/launch/tpu_worker.sh "$@"; }
+
+describe() {  # describe KIND FORMAT: sets $state to what gcloud says, MISSING or UNKNOWN
+  local error
+  if [[ -n $dry_run ]]; then
+    call "$1" describe "$name" "${place[@]}" "--format=value($2)"
+    state=READY
+  elif ! state=$(call "$1" describe "$name" "${place[@]}" "--format=value($2)" 2>"$scratch/error"); then
+    error=$(<"$scratch/error")
+    state=UNKNOWN
+    case $error in
+      *NOT_FOUND* | *'not found'*) state=MISSING ;;
+      *) say "the state of $name is unknown: $error" >&2 ;;
+    esac
+  fi
+}
+
+find_state() {  # sets $state, and $phase: ready, coming, leaving, lost (it has to be deleted), missing or unknown
+  if [[ -n $node ]]; then
+    describe tpu-vm state
+  else
+    describe queued-resources state.state
+    if [[ $state == ACTIVE || -n $dry_run ]]; then
+      describe tpu-vm state
+      [[ $state != MISSING ]] || state=SUSPENDING  # the node is gone before its request says so
+    fi
+  fi
+  case $state in
+    READY) phase=ready ;;
+    MISSING) phase=missing ;;
+    UNKNOWN) phase=unknown ;;
+    PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) phase=lost ;;
+    DELETING | STOPPING | SUSPENDING | HIDING | HIDDEN) phase=leaving ;;
+    *) phase=coming ;;  # CREATING, ACCEPTED, WAITING_FOR_RESOURCES, PROVISIONING, STARTING, RESTARTING, REPAIRING, ...
+  esac
+}
+
+await() {  # until the TPU is ready; 1 if it will not be
+  local shown=''
+  while find_state; do
+    [[ $state == "$shown" || -n $dry_run ]] || say "$name: $state"
+    shown=$state
+    case $phase in
+      ready) return ;;
+      lost | missing) return 1 ;;
+    esac
+    sleep "$poll"
+  done
+}
+
+create() {
+  if [[ -n $node ]]; then
+    call tpu-vm create "$name" "${place[@]}" --accelerator-type="$type" --version="$version" ${spot:+--spot}
+  else
+    call queued-resources create "$name" "${place[@]}" --node-id="$name" --accelerator-type="$type" \
+      --runtime-version="$version" ${spot:+--spot}
+  fi && await
+}
+
+delete() {
+  if [[ -n $node ]]; then
+    call tpu-vm delete "$name" "${place[@]}"
+  else
+    call queued-resources delete "$name" "${place[@]}" --force
+  fi
+}
+
+setup() {
+  if [[ -n $repository ]]; then
+    # shellcheck disable=SC2016  # for the worker's shell
+    remote all bash -c 'mkdir -p elastic-ast-jax && cd elastic-ast-jax && git init -q &&
+      git fetch -q --depth=1 -- "$1" "$2" && git checkout -q --force --detach FETCH_HEAD' - "$repository" "$commit" || return
+  else
+    git -C "$root" diff --quiet HEAD -- 2>/dev/null || say "commit $commit is copied, without the changes since" >&2
+    do_or_show git -C "$root" archive --format=tar.gz --output="$scratch/elastic-ast-jax.tar.gz" "$commit" || return
+    call tpu-vm scp "$scratch/elastic-ast-jax.tar.gz" "$name:elastic-ast-jax.tar.gz" "${place[@]}" --worker=all || return
+    remote all bash -c 'mkdir -p elastic-ast-jax && cd elastic-ast-jax &&
+      find . -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} + && tar -xzf ../elastic-ast-jax.tar.gz' || return
+  fi
+  on_all install
+}
+
+run() { on_all start "${command[@]}"; }
+
+look() {  # before the project is there, there is no run
+  # shellcheck disable=SC2016
+  remote all bash -c 'bash elastic-ast-jax/launch/tpu_worker.sh look 2>/dev/null || echo "run: 0 none $HOSTNAME"'
+}
+
+# Sets $verdict: running; none; finished; `CODE HOST` of the first worker whose process ended badly; or unknown.
+look_at_run() {
+  local lines
+  verdict=unknown
+  if [[ -n $dry_run ]]; then
+    look
+    return
+  fi
+  lines=$(look 2>"$scratch/error") || return 0
+  lines=$(sed -n 's/^run: //p' <<<"$lines")
+  verdict=$(sed -nE '/^[0-9.]+ [0-9]+ /p' <<<"$lines" | first_bad_end)
+  if [[ -z $lines ]]; then
+    verdict=unknown
+  elif [[ -n $verdict ]]; then
+    return
+  elif [[ $lines == *' running '* ]]; then
+    verdict=running
+  elif [[ $lines == *' none '* ]]; then
+    verdict=none
+  else
+    verdict=finished
+  fi
+}
+
+# One life of the run, from wherever the TPU and the run are; 1 if another one is needed.
+live() {
+  local code host
+  find_state
+  while [[ $phase == leaving ]]; do
+    sleep "$poll"
+    find_state
+  done
+  case $phase in
+    lost)
+      delete || return 1
+      create || return 1
+      ;;
+    missing) create || return 1 ;;
+    *) await || return 1 ;;
+  esac
+  look_at_run
+  while [[ $verdict == unknown ]]; do  # what cannot be seen may be running well
+    say "not all workers of $name can be reached: $(tail -n 3 "$scratch/error")" >&2
+    sleep "$poll"
+    find_state
+    [[ $phase == ready ]] || return 1
+    look_at_run
+  done
+  if [[ $verdict != running && $verdict != finished ]]; then
+    setup || return 1
+    on_all finish || return 1
+    run || return 1
+    say "running on all workers; to see it: bash launch/tpu_pod.sh logs --name=$name ${zone:+--zone=$zone}"
+    verdict=running
+  fi
+  while [[ $verdict == running || $verdict == unknown ]]; do
+    sleep "$poll"
+    find_state
+    case $phase in
+      lost | missing | leaving)
+        say "$name was taken away: $state"
+        return 1
+        ;;
+      ready) look_at_run ;;
+    esac
+  done
+  if [[ $verdict == finished ]]; then
+    say "the run is finished; the TPU is still there: bash launch/tpu_pod.sh delete --name=$name ${zone:+--zone=$zone}"
+    exit 0
+  fi
+  [[ $verdict != none ]] || return 1  # the workers were made anew
+  read -r code host <<<"$verdict"
+  say "$host was the first to end: $(ended_how "$code")" >&2
+  on_all show "$host" >&2 || true
+  on_all finish || true
+  worth_restarting "$code" || exit "$code"
+  return 1
+}
+
+watch() {
+  local restart
+  if [[ -n $dry_run ]]; then
+    find_state
+    create
+    setup
+    run
+    look_at_run
+    printf '# when the TPU was taken away, and then all over again:\n'
+    delete
+    return
+  fi
+  find_state
+  [[ $phase != unknown ]] || fail 'nothing is done; mend that, and watch again'
+  for ((restart = 0; restart <= restarts; restart++)); do
+    if ((restart)); then
+      say "starting again, restart $restart of $restarts"
+      sleep "$poll"
+    fi
+    live || true
+  done
+  fail "giving up after $restarts restarts"
+}
+
+warn_of_disk() {  # a workdir that is lost with the TPU
+  local word
+  for word in "${command[@]}"; do
+    if [[ $word == --workdir=* && $word != --workdir=gs://* ]]; then
+      say "warning: ${word} is on the workers' own disks: use gs://BUCKET/... to go on when the TPU is taken away" >&2
+    fi
+  done
+}
+
+case $action in
+  create) create || fail "$name is not there: $state" ;;
+  setup) setup || fail "the project is not set up on all workers of $name" ;;
+  run)
+    warn_of_disk
+    run || fail "the run did not start on all workers of $name"
+    ;;
+  logs) remote "$worker" tail -n 100 -F elastic-ast.log ;;
+  status)
+    find_state
+    [[ -n $dry_run ]] || say "$name: $state"
+    [[ $phase != ready ]] || look
+    ;;
+  watch)
+    warn_of_disk
+    watch
+    ;;
+  delete) delete ;;
+esac

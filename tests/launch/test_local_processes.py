@@ -1,0 +1,185 @@
+"""Several processes on one computer: what each is told, who is named when one dies, and that none is left behind."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import time
+
+import pytest
+
+from tests.launch.machine import until
+
+# Notes its number, the number of its start and its id, waits until all of this start have, and does what the test says.
+WORKER = """
+number = int(os.environ['JAX_PROCESS_ID'])
+start = len(list(folder.glob(f'begun.{number}.*')))
+(folder / f'begun.{number}.{start}').write_text(json.dumps([os.getpid(), dict(os.environ)]))
+while len(list(folder.glob(f'begun.*.{start}'))) < int(os.environ['JAX_NUM_PROCESSES']):
+    time.sleep(0.01)
+import signal
+"""
+
+
+@pytest.fixture
+def launch(machine):
+    """Runs `worker` in so many processes; its code knows `number` and `start`."""
+    def launched(code, *options, processes=3, arguments=()):
+        machine.stand_in('worker', WORKER + code)
+        return machine.run('local_processes.sh', str(processes), f'--logs={machine.folder / "logs"}', *options, '--', 'worker',
+                           *arguments)  # fmt: skip
+
+    return launched
+
+
+def begun(machine) -> dict[tuple[int, int], tuple[int, dict]]:
+    """Id and environment of each process that was begun, by its number and start."""
+    return {tuple(map(int, file.name.split('.')[1:])): json.loads(file.read_text()) for file in machine.folder.glob('begun.*')}
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f'/proc/{pid}/stat') as file:
+        return file.read().rpartition(')')[2].split()[0] != 'Z'
+
+
+def none_left(machine) -> bool:
+    return not any(alive(pid) for pid, _ in begun(machine).values())
+
+
+def test_each_process_knows_its_place(machine, launch):
+    words = ['--workdir=a b\'c"d', '$HOME `id` *', '']
+    done = launch('print("from", number)', '--devices=4', arguments=words)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout == 'from 0\n'
+    assert [(machine.folder / 'logs' / f'process{i}.log').read_text() for i in (1, 2)] == ['from 1\n', 'from 2\n']
+    assert machine.called('worker') == [words] * 3
+    found = [environment for _, environment in begun(machine).values()]
+    assert sorted(environment['JAX_PROCESS_ID'] for environment in found) == ['0', '1', '2']
+    assert {environment['JAX_NUM_PROCESSES'] for environment in found} == {'3'}
+    (address,) = {environment['JAX_COORDINATOR_ADDRESS'] for environment in found}
+    assert re.fullmatch(r'127\.0\.0\.1:[0-9]{5}', address)
+    assert {environment['XLA_FLAGS'] for environment in found} == {'--xla_force_host_platform_device_count=4'}
+    assert {environment['JAX_PLATFORMS'] for environment in found} == {'cpu'}
+
+
+def test_the_dry_run_prints_what_would_be_started(machine):
+    machine.stand_in('worker')
+    done = machine.run('local_processes.sh', '2', '--devices', '8', '--dry_run', '--', 'worker', 'a b', XLA_FLAGS='--one')
+    assert done.returncode == 0 and not machine.called('worker')
+    for number, line in enumerate(done.stdout.splitlines()):
+        words = shlex.split(line)
+        assert words[0] == 'env' and words[-2:] == ['worker', 'a b']
+        assert f'JAX_PROCESS_ID={number}' in words and 'JAX_NUM_PROCESSES=2' in words
+        assert 'XLA_FLAGS=--one --xla_force_host_platform_device_count=8' in words
+    assert number == 1
+
+
+def test_the_first_to_die_is_named_and_all_start_again_at_another_port(machine, launch):
+    done = launch("""
+if start == 0 and number == 1:
+    print('out of luck')
+    sys.exit(7)
+if start == 0:
+    time.sleep(60)
+""")
+    assert done.returncode == 0
+    assert 'process 1 was the first to end: exit code 7' in done.stderr
+    assert '  | out of luck\n' in done.stderr and 'logs/process1.log' in done.stderr
+    assert 'starting all 3 again, restart 1 of 3' in done.stderr
+    found = begun(machine)
+    assert found.keys() == {(number, start) for number in range(3) for start in range(2)}
+    ports = [{found[number, start][1]['JAX_COORDINATOR_ADDRESS'] for number in range(3)} for start in range(2)]
+    assert len(ports[0]) == len(ports[1]) == 1 and ports[0] != ports[1]
+    assert none_left(machine)
+    assert (machine.folder / 'logs' / 'process1.restart1.log').exists()
+
+
+def test_one_that_is_killed_is_restarted_and_one_that_hangs_is_killed(machine, launch):
+    began = time.monotonic()
+    done = launch("""
+if start == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if number == 2:
+        time.sleep(0.5)  # the others ignore SIGTERM by now
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+""", '--grace=1')  # fmt: skip
+    assert done.returncode == 0
+    assert 'process 2 was the first to end: killed by SIGKILL' in done.stderr
+    assert 'killing 2 that did not end' in done.stderr
+    assert time.monotonic() - began < 20 and none_left(machine)
+
+
+@pytest.mark.parametrize('code', [1, 2, 130])
+def test_mistakes_and_interruptions_are_not_repeated(machine, launch, code):
+    done = launch(f'sys.exit({code}) if number == 0 else time.sleep(60)')
+    assert done.returncode == code
+    assert 'process 0 was the first to end' in done.stderr and 'again' not in done.stderr
+    assert {start for _, start in begun(machine)} <= {0} and none_left(machine)
+
+
+@pytest.mark.parametrize('code', [3, 75])
+def test_restarts_have_an_end(machine, launch, code):
+    done = launch(f'sys.exit({code}) if number == 1 else time.sleep(60)', '--restarts=2')
+    assert done.returncode == code
+    assert 'giving up after 2 restarts' in done.stderr and done.stderr.count('was the first to end') == 3
+    assert {start for number, start in begun(machine) if number == 1} == {0, 1, 2} and none_left(machine)
+
+
+@pytest.mark.parametrize(('sent', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_signals_are_passed_on_and_waited_for(machine, sent, code):
+    machine.stand_in('worker', WORKER + f"""
+def end(*_):
+    time.sleep(0.3)
+    (folder / f'saved.{{number}}').touch()
+    sys.exit({code})
+signal.signal({int(sent)}, end)
+(folder / f'ready.{{number}}').touch()
+time.sleep(60)
+""")
+    process = machine.start('local_processes.sh', '2', f'--logs={machine.folder / "logs"}', '--', 'worker')
+    until(lambda: len(list(machine.folder.glob('ready.*'))) == 2)
+    process.send_signal(sent)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == code, said
+    assert len(list(machine.folder.glob('saved.*'))) == 2
+    assert 'again' not in said and none_left(machine)
+
+
+def test_a_second_signal_does_not_wait(machine):
+    machine.stand_in('worker', WORKER + """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(folder / f'ready.{number}').touch()
+time.sleep(60)
+""")
+    process = machine.start('local_processes.sh', '2', f'--logs={machine.folder / "logs"}', '--', 'worker')
+    until(lambda: len(list(machine.folder.glob('ready.*'))) == 2)
+    process.terminate()
+    time.sleep(0.5)
+    process.terminate()
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 137 and 'killing 2' in said and none_left(machine)
+
+
+def test_a_process_whose_shell_was_killed_too_is_missed(machine, launch):
+    done = launch("""
+if number == 1:
+    os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(60)
+""", '--restarts=0')  # fmt: skip
+    assert done.returncode == 137
+    assert 'process 1 was the first to end' in done.stderr and none_left(machine)
+
+
+def test_what_a_process_started_ends_with_it(machine, launch):
+    done = launch("""
+child = subprocess.Popen(['sleep', '60'])
+(folder / f'begun.{number}.9').write_text(json.dumps([child.pid, {}]))
+""")
+    assert done.returncode == 0
+    until(lambda: none_left(machine))
