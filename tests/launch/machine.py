@@ -1,8 +1,10 @@
 """A computer for the launch scripts: a copy of the checkout, and a PATH whose programs note what they are asked for."""
 
+import functools
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 import time
 
@@ -53,7 +55,9 @@ class Machine(Checkout):
         """Like `run`, without waiting; what it says goes to one pipe."""
         return subprocess.Popen(
             [self.bin / 'bash', self.root / 'launch' / script, *arguments], cwd=self.elsewhere, text=True,
-            env={'PATH': str(self.bin), **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            env={'PATH': str(self.bin), **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            # Of a shell in the background the tests inherit that SIGINT is ignored, and then bash cannot trap it.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
 
 def until(reached, seconds: float = 30.0) -> None:
