@@ -13,6 +13,8 @@ from elastic_ast_jax.models import attention
 from elastic_ast_jax.models.attention import Attend
 from elastic_ast_jax.models.kernels import conformance
 
+# Made of XLA's operations alone. Training checks them too; a model that is only opened starts a second sooner without.
+_NO_KERNELS = ('plain', 'blocked')
 # What 'auto' tries, the fastest first.
 _BY_PLATFORM = {'cpu': ('blocked', 'plain'), 'tpu': ('splash', 'plain'), 'gpu': ('tokamax', 'pallas', 'cudnn', 'plain')}
 
@@ -56,7 +58,7 @@ def chosen_attention(choice: str, kind: str = 'elastic_ast', dtype: Any = None, 
         kind: The fixed-length AST (`'ast'`) has a row for each clip, of which nothing can be skipped: `'auto'` is plain.
         dtype: What it will compute in; that of `compute_dtype('auto')` if None.
         required: Another choice than `'auto'` must work here. Otherwise it is tried first, as when a model that one platform
-            trained is opened on another: the results are the same.
+            trained is opened on another: the results are the same. Those without kernels are not checked then.
 
     Raises:
         AttentionError: The choice does not work here; says what is wrong with it.
@@ -68,7 +70,7 @@ def chosen_attention(choice: str, kind: str = 'elastic_ast', dtype: Any = None, 
     dtype = compute_dtype('auto') if dtype is None else jnp.dtype(dtype)
     refused = []
     for name in names:
-        problems = _problems(name, dtype)
+        problems = () if not required and name in _NO_KERNELS else _problems(name, dtype)
         if not problems:
             why = _why(name, platform, kind) if choice != name else f'as model.attention={choice} says'
             return attention.make(name), '; '.join([f'attention: {name}, {why}', *refused])
