@@ -191,7 +191,13 @@ def saved():
         folder = pathlib.Path(workdir, 'checkpoints', str(step))
         for item in ('params', 'optimizer', *(['ema'] if (folder / 'ema').exists() else [])):
             with ocp.StandardCheckpointer() as reader:
-                tree = reader.restore(folder / item)
+                stored = reader.metadata(folder / item)
+                stored = getattr(stored, 'item_metadata', stored)
+                # All in one place, wherever the processes of the run had it.
+                here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+                tree = reader.restore(folder / item, jax.tree.map(
+                    lambda leaf, here=here: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                    getattr(stored, 'tree', stored)))  # fmt: skip
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 found[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
         return found
