@@ -20,7 +20,7 @@ from elastic_ast_jax.errors import UserError
 
 Result = TypeVar('Result')
 
-COORDINATOR, PROCESSES, PROCESS, AUTO = VARIABLES = (
+COORDINATOR, PROCESSES, PROCESS, AUTO = (
     'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID', 'ELASTIC_AST_DISTRIBUTED')  # fmt: skip
 # Of a run that was told to stop, has saved, and wants to be started again: `EX_TEMPFAIL` of sysexits.h.
 PREEMPTED = 75

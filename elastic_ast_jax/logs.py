@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -211,6 +211,12 @@ def printable(text: str) -> str:
 def counted(count: int, singular: str, plural: str | None = None) -> str:
     """`1 clip` or `2 clips`; `plural` if it is not made by an s."""
     return f'{count} {singular if count == 1 else plural or singular + "s"}'
+
+
+def some(names: Sequence[str], shown: int = 8) -> str:
+    """The first few names, and how many more there are: `a, b and 3 more`."""
+    more = len(names) - shown
+    return ', '.join(names[:shown]) + (f' and {more} more' if more > 0 else '')
 
 
 def in_seconds(seconds: float) -> str:

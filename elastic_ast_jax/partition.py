@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 
@@ -125,8 +126,6 @@ def of_state(state: Any, params: Any, param_specs: Any) -> Any:
 
     So moments and moving averages lie where their parameters do; counts and everything else are whole on every device.
     """
-    import jax
-
     known = {tuple(name): (leaf.shape, spec) for (name, leaf), spec in zip(
         flatten_dict(params).items(), flatten_dict(param_specs).values(), strict=True)}  # fmt: skip
 

@@ -20,6 +20,7 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.convert import tensors as files
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.logs import some
 from elastic_ast_jax.models.ast import AST, TOKENS
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.models.sizes import Size
@@ -122,7 +123,7 @@ def convert(
     head = tensors.get('classifier.dense.weight')
     if head is None or head.ndim != 2 or 0 in head.shape:
         raise AstHfError(f'{name}: {WEIGHTS} has no classifier.dense.weight of two axes with classes: it is no '
-                         f'ASTForAudioClassification ({len(tensors)} tensors, {_some(sorted(tensors))})')
+                         f'ASTForAudioClassification ({len(tensors)} tensors, {some(sorted(tensors), _MOST_NAMED)})')
     model = AST(
         Size(chosen['hidden_size'], chosen['num_hidden_layers'], chosen['num_attention_heads']), len(head),
         mels=frontend.mel_bins, frames=frames, patch=(PATCH, PATCH),
@@ -291,8 +292,8 @@ def _fill(
     """The parameters."""
     missing, extra = sorted(places.keys() - tensors.keys()), sorted(tensors.keys() - places.keys())
     if missing or extra:
-        said = [f'lacks {_some(missing)}'] if missing else []
-        said += [f'holds {_some(extra)}, which no such AST has'] if extra else []
+        said = [f'lacks {some(missing, _MOST_NAMED)}'] if missing else []
+        said += [f'holds {some(extra, _MOST_NAMED)}, which no such AST has'] if extra else []
         raise AstHfError(f'{name} {" and ".join(said)}: is it of the model that {CONFIG} describes?')
     stacks: dict[tuple[str, ...], list[np.ndarray]] = collections.defaultdict(list)
     stacked = {place.path for place in places.values() if place.index is not None}
@@ -309,9 +310,3 @@ def _fill(
         inner = functools.reduce(lambda tree, key: tree.setdefault(key, {}), outer, params)
         inner[last] = np.stack(parts) if path in stacked else np.ascontiguousarray(parts[0])
     return params
-
-
-def _some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _MOST_NAMED
-    return ', '.join(names[:_MOST_NAMED]) + (f' and {more} more' if more > 0 else '')

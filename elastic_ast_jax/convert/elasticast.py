@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float32
 
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.logs import some
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.models.sizes import SIZES, Size
 
@@ -145,7 +146,7 @@ def infer(tensors: Mapping[str, np.ndarray], heads: int | None = None, pool: str
     anchors = {'pos_embed_freq': 2, 'pos_embed_time': 2, 'patch_embed.0.weight': 2, 'head.weight': 2}
     blocks = {match[1] for name in tensors if (match := _BLOCK.match(name))}
     if not blocks and not anchors.keys() & (tensors.keys() - {'head.weight'}):
-        raise LayoutError(f'this is no ElasticAST: it holds {_list(list(tensors), 3)}, and none of '
+        raise LayoutError(f'this is no ElasticAST: it holds {some(list(tensors), 3)}, and none of '
                           f'{", ".join(anchors)} or blocks.modules_list.0. ...')
     absent = [name for name in anchors if name not in tensors]
     if absent or not blocks:
@@ -172,12 +173,12 @@ def infer(tensors: Mapping[str, np.ndarray], heads: int | None = None, pool: str
     expected = {row.source: row.shape for row in rows(layout)}
     problems = []
     if missing := [name for name in expected if name not in shapes]:
-        problems.append(f'missing: {_list(missing)}')
+        problems.append(f'missing: {some(missing, _SHOWN)}')
     if left := [name for name in shapes if name not in expected]:
-        problems.append(f'left over: {_list(left)}')
+        problems.append(f'left over: {some(left, _SHOWN)}')
     if wrong := [f'{name} has the shape {list(shapes[name])}, expected {list(shape)}'
                  for name, shape in expected.items() if name in shapes and shapes[name] != shape]:  # fmt: skip
-        problems.append(f'wrong: {_list(wrong)}')
+        problems.append(f'wrong: {some(wrong, _SHOWN)}')
     if problems:
         raise LayoutError(f'the tensors are not those of an ElasticAST of {layout.described()}: {"; ".join(problems)}')
     return layout
@@ -236,7 +237,3 @@ def from_params(params: Any, layout: Layout) -> dict[str, Float32[np.ndarray, '.
 def unused(layout: Layout) -> dict[str, Shape]:
     """Names and shapes of the tensors that make no parameter: those of the attention pooling, where the mean pools."""
     return {row.source: row.shape for row in rows(layout) if not row.targets}
-
-
-def _list(names: list[str], most: int = _SHOWN) -> str:
-    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')

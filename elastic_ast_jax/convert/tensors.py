@@ -18,6 +18,7 @@ from jaxtyping import Float32
 
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.files import replaced
+from elastic_ast_jax.logs import some
 
 __all__ = ['StateDict', 'TensorFileError', 'read', 'write']
 
@@ -89,8 +90,8 @@ def read(path: str | os.PathLike) -> StateDict:
         tensors[name] = _float32(path, name, array)
     notes += [f'converted {count} of {len(found)} tensors from {kind} to float32' for kind, count in kinds_found.items()]
     if wrong := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
-        raise TensorFileError(f'{path}: {_several(wrong)} {"holds" if len(wrong) == 1 else "hold"} values that are not finite '
-                              f'in float32: the training that made it went wrong, or the file is damaged')
+        raise TensorFileError(f'{path}: {some(wrong, _SHOWN)} {"holds" if len(wrong) == 1 else "hold"} values that are not '
+                              f'finite in float32: the training that made it went wrong, or the file is damaged')
     return StateDict(path, tensors, tuple(notes))
 
 
@@ -143,7 +144,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
     if others:
         inner = [name for name, entry in others.items() if isinstance(entry, dict)]
         hint = f'; is {inner[0]!r} the state dict? Save that alone' if inner else ': save model.state_dict() alone'
-        raise TensorFileError(f'{path}: {_several(list(others))} {"is no tensor" if len(others) == 1 else "are no tensors"}'
+        raise TensorFileError(f'{path}: {some(list(others), _SHOWN)} {"is no tensor" if len(others) == 1 else "are no tensors"}'
                               f'{hint}')
     arrays = {}
     for name, tensor in found.items():
@@ -167,7 +168,7 @@ def _unnested(found: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
     if len(inner) != 1:
         return found, []
     aside = [str(name) for name in found if name != inner[0]]
-    return found[inner[0]], [f"took the state dict '{inner[0]}'" + (f'; left aside: {_several(aside)}' if aside else '')]
+    return found[inner[0]], [f"took the state dict '{inner[0]}'" + (f'; left aside: {some(aside, _SHOWN)}' if aside else '')]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -213,8 +214,3 @@ def _float32(path: Path, name: str, array: Any) -> Float32[np.ndarray, '...']:
 def _damaged(path: Path, error: Exception) -> TensorFileError:
     reason = ' '.join(str(error).split())[:200] or type(error).__name__
     return TensorFileError(f'{path}: is damaged or cut off, or no {path.suffix} file ({reason}): fetch it again')
-
-
-def _several(names: list[str]) -> str:
-    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-    return ', '.join(names[:_SHOWN]) + more

@@ -12,10 +12,10 @@ from jaxtyping import Float32
 from elastic_ast_jax.convert.elasticast import Row, placed
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.logs import some
 
 # Heads of the published ViT and DeiT by width, for files that do not tell them: no shape of PyTorch's does.
 _HEADS = types.MappingProxyType({192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16})
-_SHOWN = 8
 # LayerNorm's in timm, big_vision and the published code.
 EPSILON = 1e-6
 
@@ -162,9 +162,3 @@ def patch_kernel(kernel: Float32[np.ndarray, 'm f C D']) -> Float32[np.ndarray, 
 def channels_note(channels: int) -> tuple[str, ...]:
     """What `patch_kernel` did."""
     return (f'patch kernel: {channels} input channels summed to one',) if channels > 1 else ()
-
-
-def some(names: Sequence[str], shown: int = _SHOWN) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - shown
-    return ', '.join(names[:shown]) + (f' and {more} more' if more > 0 else '')

@@ -8,8 +8,9 @@ from typing import Any
 
 from elastic_ast_jax.convert import tensors as files
 from elastic_ast_jax.convert.elasticast import LayoutError
+from elastic_ast_jax.logs import some
 from elastic_ast_jax.starting import ast, big_vision, own, vit
-from elastic_ast_jax.starting.donor import Donor, DonorError, some
+from elastic_ast_jax.starting.donor import Donor, DonorError
 
 _CONFIG, _WEIGHTS = 'config.json', 'model.safetensors'
 _RECOGNISED = (

@@ -11,12 +11,12 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Float32
 
 from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.logs import counted, printable
+from elastic_ast_jax.logs import counted, printable, some
 from elastic_ast_jax.models.ast import AST, TOKENS
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.sizes import SIZES
 from elastic_ast_jax.starting import donors, tables
-from elastic_ast_jax.starting.donor import Donor, DonorError, Grid, Tables, some
+from elastic_ast_jax.starting.donor import Donor, DonorError, Grid, Tables
 from elastic_ast_jax.starting.tables import Axis, Looked
 
 Params = dict[str, Float32[np.ndarray, '...']]
