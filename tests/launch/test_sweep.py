@@ -205,11 +205,13 @@ def test_options_that_are_not_accepted(sweep, options, part):
 
 @pytest.mark.parametrize('at_once', [1, 2])
 def test_so_many_run_at_a_time(sweep, at_once):
-    sweep.write(SEEDS, 'time.sleep(0.3)')
+    together = f'while len((folder / "calls.jsonl").read_text().splitlines()) < {at_once}: time.sleep(0.01)'
+    sweep.write(SEEDS, f'{together}\ntime.sleep(0.1)')
     done = sweep.run(f'--local={at_once}')
     assert done.returncode == 0, done.stderr
     begun, ended = sweep.calls('begun'), sweep.calls('ended')
-    assert [name for name, *_ in begun][0] == 'train.seed=0' and len(begun) == len(ended) == 4
+    assert {name for name, *_ in begun[:at_once]} == {f'train.seed={seed}' for seed in range(at_once)}
+    assert len(begun) == len(ended) == 4
     moments = sorted([(moment, 1) for _, moment, *_ in begun] + [(moment, -1) for _, moment in ended])
     running = [sum(change for _, change in moments[: place + 1]) for place in range(len(moments))]
     assert max(running) == at_once
