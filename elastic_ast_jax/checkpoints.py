@@ -5,6 +5,7 @@ import errno
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,22 @@ class Restored(NamedTuple):
     description: str
 
 
+class Written(NamedTuple):
+    """A checkpoint that is complete.
+
+    Attributes:
+        step: Its name.
+        bytes: Of its files.
+        seconds: From the call of `save` until all was written.
+        waited: Seconds of these in which `save` had not returned, so that no training went on.
+    """
+
+    step: int
+    bytes: int
+    seconds: float
+    waited: float
+
+
 class Checkpoints:
     """The checkpoints of one run, in directories named by step.
 
@@ -63,9 +80,13 @@ class Checkpoints:
             _Best(self.best),
         ])  # fmt: skip
         self._scores: dict[int, float] = {}
+        self._written: list[Written] = []
+        self._under_way: tuple[int, float, float] | None = None  # step, when `save` was called, seconds until it returned
+        self._finished = 0.0
         with _without_warnings(logging.getLogger('absl')):  # that a directory opened for reading only is read only
             options = ocp.CheckpointManagerOptions(
-                create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only)
+                create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._note_time))
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=(*_STATE, 'score'))
         self._scores = {step: score for step in self.steps() if (score := self._read_score(step)) is not None}
 
@@ -86,31 +107,84 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Step of the checkpoint with the best evaluation of those that have one; the later of equals."""
-        return max(((score, step) for step, score in self._scores.items()), default=(0.0, None))[1]
+        numbers = [(score, step) for step, score in self._scores.items() if not math.isnan(score)]
+        return max(numbers, default=(0.0, None))[1]
 
     def _read_score(self, step: int) -> float | None:
         """An item of its own and not Orbax's metrics: a damaged one of those keeps its manager from opening at all."""
         try:
-            return float(ocp.JsonCheckpointHandler().restore(self.directory / str(step) / 'score')['score'])
+            score = ocp.JsonCheckpointHandler().restore(self.directory / str(step) / 'score')['score']
+            return math.nan if score is None else float(score)  # JSON has no NaN
         except (OSError, ValueError, KeyError, TypeError):  # never evaluated, or damaged: not the best
             return None
 
+    def score(self, step: int) -> float | None:
+        """The score of a checkpoint's evaluation, NaN if it has no number; None if there was no evaluation."""
+        return self._scores.get(step)
+
     def save(self, state: TrainState, score: float | None) -> None:
-        """Writes a checkpoint in the background, once the one before is written; a step already there is left alone.
+        """Writes a checkpoint in the background, once the one before is written; one that is there only gets its score.
 
         Args:
             state: Of the run.
             score: Of an evaluation of this state, the higher the better, if there was one; NaN is none.
+
+        Raises:
+            CheckpointError: This one or the one before cannot be written.
         """
+        began = time.perf_counter()
         step = int(state.step)
-        if step in self._manager.all_steps():
-            return
-        items = {item: ocp.args.StandardSave(part) for item in _STATE if (part := getattr(state, item)) is not None}
-        if score is not None and math.isfinite(score):
-            items['score'] = ocp.args.JsonSave({'score': float(score)})
-            self._scores[step] = float(score)
+        scored = None if score is None else ocp.args.JsonSave({'score': float(score) if math.isfinite(score) else None})
+        self.wait()
+        new = scored is not None and step not in self._scores
+        if new:  # before the older checkpoints are looked through for what to keep
+            self._scores[step] = float(score) if math.isfinite(score) else math.nan
+        with self._writing():
+            if step not in self._manager.all_steps():
+                items = {item: ocp.args.StandardSave(part) for item in _STATE if (part := getattr(state, item)) is not None}
+                if scored is not None:
+                    items['score'] = scored
+                self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+                self._under_way = step, began, time.perf_counter() - began
+            elif new:
+                with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as writer:
+                    writer.save(self.directory / str(step) / 'score', args=scored, force=True)  # or a damaged one stays
+
+    def wait(self) -> None:
+        """Waits for the checkpoint that is being written.
+
+        Raises:
+            CheckpointError: It cannot be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._settle()
+
+    def written(self) -> list[Written]:
+        """The checkpoints completed since this was last asked, on the first process."""
+        if self._under_way is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+        found, self._written = self._written, []
+        return found
+
+    def _settle(self) -> None:
+        """Takes down what the checkpoint cost that was under way."""
+        if self._under_way is not None:
+            step, began, waited = self._under_way
+            self._under_way = None
+            if not hosts.first():  # which deletes the older ones, perhaps now
+                return
+            size = sum(file.stat().st_size for file in (self.directory / str(step)).rglob('*') if file.is_file())
+            self._written.append(Written(step, size, self._finished - began, waited))
+
+    def _note_time(self) -> None:
+        """Called by Orbax, from the thread that writes, when all is written."""
+        self._finished = time.perf_counter()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            yield
         except Exception as error:  # whatever a full disk does, now or while the one before was written
             raise self._not_written(error) from error
 

@@ -25,6 +25,7 @@ from elastic_ast_jax.logs import LogError, MetricsLog, Progress, counted
 from elastic_ast_jax.profiling import Profile
 from elastic_ast_jax.starting import start as starting
 from elastic_ast_jax.steps import Steps
+from elastic_ast_jax.train_step import TrainState
 from elastic_ast_jax.wandb_log import WandbLog
 from elastic_ast_jax.watch import Watch
 from elastic_ast_jax.workdir import Contract, PlanRecord, Workdir, WorkdirError
@@ -82,7 +83,7 @@ def run(config: Config, path: str) -> None:
         if state is None:
             state = made.born(given)
         first = int(state.step)
-        if first >= schedule.steps:
+        if first >= schedule.steps and checkpoints.score(first) is not None:
             progress.say(f'{workdir.path}: training is finished, {first} steps; nothing to do')
             return
         if first:
@@ -96,26 +97,40 @@ def run(config: Config, path: str) -> None:
         with skipped, _logs(config, workdir, first, checkpoints) as logs, profile, hosts.Preemption() as preemption:
             rates = np.asarray(jax.vmap(rate)(jnp.arange(schedule.steps)))
             watch = Watch(config, source, schedule, rates, work, logs, progress, first)
+
+            def save(state: TrainState, evaluated: bool) -> None:
+                reached = None
+                if evaluated:
+                    with watch.paused():
+                        params = state.params if state.ema is None else state.ema
+                        reached = score(config, watch.evaluated(evaluator.metrics(params)))
+                checkpoints.save(state, reached)
+
+            def tell() -> None:
+                for checkpoint in checkpoints.written():
+                    watch.saved(checkpoint)
+
+            if watch.evaluation_due(first) and checkpoints.score(first) is None:
+                save(state, evaluated=True)  # the run was told to stop before it could
             for batch in pipeline.batches(reader, first, schedule.steps, config.data.workers or None):
                 with profile.step(watch.steps):
                     state, sums = made.train(state, sharding.place_batch(batch, mesh))
                 done = watch.made(batch, sums)
                 profile.stop_after(done, watch.settle)
-                epoch = np.searchsorted(schedule.epoch_ends, done) + 1  # epochs made, if this was the last step of one
-                ended = done == schedule.epoch_ends[epoch - 1]
-                stopping = preemption.due(done)
-                if not (watch.save_due(done) or stopping):
-                    continue
-                watch.settle()  # nothing is saved after a step that went wrong
-                reached = None
-                if ended and not stopping and (epoch % config.train.eval_every == 0 or done == schedule.steps):
-                    with watch.paused():
-                        params = state.params if state.ema is None else state.ema
-                        reached = score(config, watch.evaluated(evaluator.metrics(params)))
-                checkpoints.save(state, reached)
-                if stopping and done < schedule.steps:
-                    raise hosts.Preempted(f'{workdir.path}: told to stop; step {done} of {schedule.steps} is saved: give the '
-                                          f'same command again to go on')
+                tell()
+                if preemption.due(done):
+                    watch.settle()  # nothing is saved after a step that went wrong
+                    save(state, evaluated=False)  # there may be little time
+                    if done < schedule.steps:
+                        checkpoints.wait()
+                        tell()
+                        raise hosts.Preempted(f'{workdir.path}: told to stop; step {done} of {schedule.steps} is saved: give '
+                                              f'the same command again to go on')
+                if watch.save_due(done):
+                    watch.settle()
+                    save(state, watch.evaluation_due(done))
+            checkpoints.wait()
+            tell()
     train, evaluate = (counted(step._cache_size(), 'time') for step in (made.train, made.evaluate))
     progress.say(f'{workdir.path}: training is finished, {schedule.steps} steps; the training step was compiled {train}, that '
                  f'of evaluation {evaluate}')

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from elastic_ast_jax.batch import PackedBatch
+from elastic_ast_jax.checkpoints import Written
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data.plan import Schedule
 from elastic_ast_jax.data.sources import Source
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.logs import Progress, duration
+from elastic_ast_jax.logs import Progress, duration, in_seconds
 from elastic_ast_jax.metrics import Metrics
 from elastic_ast_jax.train_step import Sums
 
@@ -100,6 +101,11 @@ class Watch:
         every = self._config.train.save_every
         return step in self._schedule.epoch_ends or (every > 0 and step % every == 0)
 
+    def evaluation_due(self, step: int) -> bool:
+        """An evaluation is due after this step: it ends an epoch, and that epoch's turn or the run."""
+        ended = np.flatnonzero(self._schedule.epoch_ends == step) + 1
+        return step == self._schedule.steps or bool((ended % self._config.train.eval_every == 0).any())
+
     def evaluated(self, metrics: Metrics) -> Metrics:
         """Logs an evaluation after the steps made so far, and gives it back."""
         values = {
@@ -111,6 +117,13 @@ class Watch:
         self._progress.say(f'epoch {epoch + 1}{of}: accuracy {100 * metrics.accuracy:.2f} %, '
                            f'mAP {metrics.mean_average_precision:.4f} on {metrics.clips} clips')
         return metrics
+
+    def saved(self, checkpoint: Written) -> None:
+        """Logs what a checkpoint took, some steps after its own."""
+        values = checkpoint._asdict()
+        self._write(self.steps, 'checkpoint', {'of_step': values.pop('step'), **values})
+        self._progress.say(f'checkpoint of step {checkpoint.step}: {checkpoint.bytes / 2**20:.1f} MiB in '
+                           f'{in_seconds(checkpoint.seconds)}, for {in_seconds(checkpoint.waited)} of which training waited')
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

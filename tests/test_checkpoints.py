@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -158,6 +159,19 @@ def test_a_step_that_is_there_is_left_alone(saved):
         assert checkpoints.best() == 2
 
 
+def test_a_checkpoint_gets_its_score_later(tmp_path):
+    directory = tmp_path / 'checkpoints'
+    state = run(directory, [0.5, None])[2]
+    with Checkpoints(directory) as checkpoints:
+        assert (checkpoints.score(1), checkpoints.score(2), checkpoints.best()) == (0.5, None, 1)
+        checkpoints.save(state, 0.75)
+        assert checkpoints.best() == 2
+        assert not checkpoints.written()
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert (checkpoints.score(2), checkpoints.best()) == (0.75, 2)
+        assert same(checkpoints.restore(abstract()), state)
+
+
 # What is kept
 
 
@@ -191,6 +205,9 @@ def test_an_evaluation_without_a_number_is_not_the_best(tmp_path):
     run(tmp_path / 'checkpoints', [0.5, 0.75, float('nan'), 0.25], keep=1)
     with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
         assert checkpoints.best() == 2
+    run(tmp_path / 'one', [float('nan')])
+    with Checkpoints(tmp_path / 'one', read_only=True) as checkpoints:
+        assert math.isnan(checkpoints.score(1)) and checkpoints.best() is None  # it was evaluated
 
 
 def test_reading_only_warns_of_nothing(saved, caplog):
@@ -338,7 +355,11 @@ def test_a_damaged_score_is_no_score(saved, content):
     file.write_text(content)
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.best() == 3 and checkpoints.steps() == [1, 2, 3]
-        assert same(checkpoints.restore(abstract()), copies[3])
+        state = checkpoints.restore(abstract())
+        assert same(state, copies[3])
+        checkpoints.save(copies[2], 0.25)  # another one takes its place
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.score(2) == 0.25
 
 
 # A full disk

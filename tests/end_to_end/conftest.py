@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ import pytest
 import soundfile
 from jax.experimental.compilation_cache import compilation_cache
 
-from elastic_ast_jax import cli
+from elastic_ast_jax import cli, logs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RATE = 8000
@@ -224,6 +225,29 @@ def logged():
 
     def read(workdir) -> list[dict]:
         lines = [json.loads(line) for line in pathlib.Path(workdir, 'metrics.jsonl').read_text('utf-8').splitlines()]
-        return [{key: value for key, value in line.items() if not key.endswith('per_second')} for line in lines]
+        return [{key: value for key, value in line.items() if not key.endswith('per_second')}
+                for line in lines if line['kind'] != 'checkpoint']  # fmt: skip
 
     return read
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """`with stopped(step, by):` a run in here is stopped by Ctrl-C or SIGTERM when the line of that step is written."""
+
+    @contextlib.contextmanager
+    def during(step: int, by: int = signal.SIGINT):
+        write = logs.MetricsLog.write
+
+        def write_and_stop(log, at, kind, values):
+            write(log, at, kind, values)
+            if (at, kind) == (step, 'train'):
+                if by == signal.SIGINT:
+                    raise KeyboardInterrupt  # the signal itself is ignored in what a shell runs in the background
+                signal.raise_signal(by)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(logs.MetricsLog, 'write', write_and_stop)
+            yield
+
+    return during

@@ -6,8 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-from elastic_ast_jax import logs
-
 STEPS = 21
 BODY = 'train.freeze=embed,positions,encoder,pool,norm_head'
 
@@ -52,20 +50,12 @@ def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, s
     assert len(same) == len([name for name in after if name.startswith('params')]) - 2
 
 
-def test_a_run_that_goes_on_needs_its_starting_point_no_more(trained, arguments, command, tmp_path, monkeypatch, same_bits):
+def test_a_run_that_goes_on_needs_its_starting_point_no_more(trained, arguments, command, tmp_path, stopped, same_bits):
     source = shutil.copytree(trained, tmp_path / 'source')
     options = (f'init.from={source}', 'train.epochs=2')
     assert command(*arguments(tmp_path / 'whole', *options)).code == 0
-    write = logs.MetricsLog.write
-
-    def write_and_stop(log, at, kind, values):
-        write(log, at, kind, values)
-        if (at, kind) == (8, 'train'):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(logs.MetricsLog, 'write', write_and_stop)
-    assert command(*arguments(tmp_path / 'run', *options)).code == 130
-    monkeypatch.undo()
+    with stopped(8):
+        assert command(*arguments(tmp_path / 'run', *options)).code == 130
     shutil.rmtree(source)
     assert 'going on after step 7' in command(*arguments(tmp_path / 'run', *options)).err
     same_bits(tmp_path / 'whole', tmp_path / 'run', 14)
@@ -122,16 +112,8 @@ def test_the_baseline_is_a_starting_point_for_elasticast_and_the_other_way_round
         assert np.isfinite(losses(logged, tmp_path / workdir)).all()
 
 
-def test_the_baselines_bits_survive_a_restart(baseline, arguments, command, tmp_path, monkeypatch, same_bits, logged):
-    write = logs.MetricsLog.write
-
-    def write_and_stop(log, at, kind, values):
-        write(log, at, kind, values)
-        if (at, kind) == (5, 'train'):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(logs.MetricsLog, 'write', write_and_stop)
-    assert command(*arguments(tmp_path / 'run', *AST)).code == 130
-    monkeypatch.undo()
+def test_the_baselines_bits_survive_a_restart(baseline, arguments, command, tmp_path, stopped, same_bits, logged):
+    with stopped(5):
+        assert command(*arguments(tmp_path / 'run', *AST)).code == 130
     assert command(*arguments(tmp_path / 'run', *AST)).code == 0
     same_bits(baseline, tmp_path / 'run', len(losses(logged, baseline)))

@@ -5,13 +5,12 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from elastic_ast_jax import logs
 
 STEPS, EPOCHS, RATE = 21, 3, 8000
 
@@ -61,18 +60,11 @@ def test_scan_and_remat_change_results_by_rounding_alone(trained, arguments, com
 
 
 def test_stopping_and_going_on_gives_the_bits_of_a_run_without_a_stop(
-    trained, arguments, command, tmp_path, same_bits, logged, monkeypatch
+    trained, arguments, command, tmp_path, same_bits, logged, stopped
 ):
-    write = logs.MetricsLog.write
-
     def stopped_after(step: int):
-        def write_and_stop(log, at, kind, values):
-            write(log, at, kind, values)
-            if (at, kind) == (step, 'train'):
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(logs.MetricsLog, 'write', write_and_stop)
-        done = command(*arguments(tmp_path / 'run'))
+        with stopped(step):
+            done = command(*arguments(tmp_path / 'run'))
         assert done.code == 130
         return done
 
@@ -80,12 +72,37 @@ def test_stopping_and_going_on_gives_the_bits_of_a_run_without_a_stop(
     assert 'going on' not in stopped_after(13).err
     assert [line['step'] for line in logged(tmp_path / 'run') if line['kind'] == 'train'] == [*range(1, 14)]
     assert 'going on after step 12' in stopped_after(14).err  # the last step of the second epoch, before it is evaluated
-    monkeypatch.undo()
     done = command(*arguments(tmp_path / 'run'))
     assert done.code == 0
     assert 'going on after step 12' in done.err
     same_bits(trained, tmp_path / 'run', STEPS)
     assert logged(tmp_path / 'run') == logged(trained)
+
+
+def test_a_run_told_to_stop_at_an_epochs_end_is_evaluated_when_it_goes_on(
+    trained, arguments, command, tmp_path, same_bits, logged, stopped
+):
+    for step in (14, STEPS):
+        with stopped(step - 1, signal.SIGTERM):  # that line is written when the next step is under way
+            done = command(*arguments(tmp_path / 'run'))
+        assert done.code == (75 if step < STEPS else 0), done.err
+        assert (tmp_path / 'run' / 'checkpoints' / str(step) / 'score').exists() == (step == STEPS)
+    assert logged(tmp_path / 'run') == logged(trained)
+    assert (tmp_path / 'run' / 'checkpoints' / '14' / 'score').exists()
+    same_bits(trained, tmp_path / 'run', STEPS)
+    assert 'nothing to do' in command(*arguments(tmp_path / 'run')).err
+
+
+def test_what_checkpoints_take_is_told_and_logged(trained, command, arguments, tmp_path):
+    lines = [json.loads(line) for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines()]
+    lines = [line for line in lines if line['kind'] == 'checkpoint']
+    assert [line['of_step'] for line in lines] == [3, 6, 7, 9, 12, 14, 15, 18, 21]
+    for line in lines:
+        files = (trained / 'checkpoints' / str(line['of_step'])).rglob('*')
+        assert line['bytes'] == sum(file.stat().st_size for file in files if file.is_file()) > 10_000
+        assert line['step'] >= line['of_step'] and 0 < line['waited'] <= line['seconds'] < 60
+    said = command(*arguments(tmp_path / 'run', 'train.epochs=1')).err
+    assert re.search(r'checkpoint of step 7: 0\.\d MiB in \S+ s, for \S+ s of which training waited\n', said)
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(workdir, arguments, command):
