@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from elastic_ast_jax.recipes import variant
 
-def get_config(kind: str = 'elastic_ast') -> ConfigDict:
-    if kind not in ('elastic_ast', 'ast'):
-        raise ValueError(f"{kind!r} must be 'elastic_ast' or 'ast'")
+
+def get_config(text: str = '') -> ConfigDict:
+    chosen = variant(text, {'elastic_ast': {}, 'ast': {}})
     config = ConfigDict()
     config.data = dict(source='fsdd')
     config.frontend = dict(
@@ -32,7 +33,7 @@ def get_config(kind: str = 'elastic_ast') -> ConfigDict:
     config.model = dict(size='Mi')
     config.train = dict(epochs=40, label_smoothing=0.1)
     config.optimizer = dict(rate=1e-3, warmup_epochs=2.0)
-    if kind == 'ast':
+    if chosen.word == 'ast':
         config.model.kind = 'ast'
         config.data.too_long = 'crop'
         config.frontend.min_frames = config.frontend.max_frames = 128  # 0.66 s at the middle frame shift: 19 of 20 clips fit

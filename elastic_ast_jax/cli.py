@@ -98,26 +98,35 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = add('predict', 'classify recordings with a trained model')
     predict.add_argument('workdir', help='of a training run')
-    predict.add_argument('inputs', nargs='+', type=_path, metavar='INPUT', help='a recording, or a folder of recordings')
+    predict.add_argument('inputs', nargs='+', type=_local, metavar='INPUT', help='a recording, or a folder of recordings')
     predict.add_argument('--top_k', type=_positive, default=5, help='classes shown for each input (default 5)')
     predict.add_argument('--json', action='store_true', help='print JSON Lines')
-    predict.add_argument('--timeline', type=_path, metavar='FOLDER',
+    predict.add_argument('--timeline', type=_local, metavar='FOLDER',
                          help='write what is heard when in each recording: JSON and a plot')
     predict.add_argument('--window', type=_seconds, metavar='SECONDS', help='cut recordings into windows of this length; '
                          'without, only those that are longer than the model takes, into the longest windows it takes')
     predict.add_argument('--overlap', type=_share, metavar='SHARE', help='share of a window that the next one repeats '
                          '(without, data.overlap of the training config)')
-    predict.add_argument('--explain', type=_path, metavar='FILE.png', help='draw what the model listened to in one recording')
+    predict.add_argument('--explain', type=_local, metavar='FILE.png', help='draw what the model listened to in one recording')
     takes_checkpoint(predict)
 
     embed = add('embed', 'write embeddings of recordings to an .npz file')
     embed.add_argument('workdir', help='of a training run')
-    embed.add_argument('inputs', nargs='+', type=_path, metavar='INPUT', help='a recording, or a folder of recordings')
-    embed.add_argument('--out', type=_path, required=True, metavar='FILE.npz', help='where to write')
+    embed.add_argument('inputs', nargs='+', type=_local, metavar='INPUT', help='a recording, or a folder of recordings')
+    embed.add_argument('--out', type=_local, required=True, metavar='FILE.npz', help='where to write')
     embed.add_argument('--timestamps', action='store_true', help='vectors of time steps, besides those of recordings')
     takes_checkpoint(embed)
 
-    takes_config(add('plan', 'show how the data fill their batches, without decoding audio', _OVERRIDES))
+    _add_prepare(add('prepare', 'turn a data set, or the recordings of a manifest, into files that are read at random',
+                     'What it prints at the end reads them: --config.data.source=tfds and so on.'))
+
+    takes_config(plan := add('plan', 'show how the data fill their batches and what training takes, without decoding audio',
+                             'Where the data are not there, the lengths are those that the recipe ships. ' + _OVERRIDES))
+    plan.add_argument('--lengths', choices=('data', 'recipe'), help="of the clips: the data's, or drawn from the histogram "
+                      "that the recipe ships (without, the data's if they can be opened)")
+    plan.add_argument('--topology', help='chips that the time of training is told for: v5e:2x4, v6e:16x16, v4:2x2x1, v5p:4x4x4')
+    plan.add_argument('--utilization', type=_positive_share, metavar='SHARE', help="share of the chips' peak that the model's "
+                      'FLOPs reach (default 0.4)')
 
     takes_config(stats := add('stats', 'measure mean and deviation of the log-mel of the training split', _OVERRIDES))
     stats.add_argument('--clips', type=_positive, help='measure this many clips, spread over the split; without, all')
@@ -128,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
                  'Without arguments: features, logits, gradients and optimiser steps beside the values that PyTorch computed. '
                  'With a workdir and recordings: whether the result of each depends on it alone.')
     parity.add_argument('workdir', nargs='?', type=_path, help='of a training run or a conversion')
-    parity.add_argument('inputs', nargs='*', type=_path, metavar='INPUT', help='a recording, or a folder of recordings')
+    parity.add_argument('inputs', nargs='*', type=_local, metavar='INPUT', help='a recording, or a folder of recordings')
     parity.add_argument('--json', action='store_true', help='print JSON')
     parity.add_argument('--seed', type=_whole, default=0, help='of the random company (default 0)')
     takes_checkpoint(parity)
@@ -146,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     aot.add_argument('--classes', type=_positive, help="number of classes (without, those of the config's data, or 527)")
 
     synthesize = add('synthesize', 'write clips of the embedded data set as WAV files', _OVERRIDES)
-    synthesize.add_argument('folder', help='where to write')
+    synthesize.add_argument('folder', type=_local, help='where to write')
     takes_config(synthesize)
     synthesize.add_argument('--clips', type=_positive, default=3, help='number of clips (default 3)')
     return parser
@@ -162,7 +171,7 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
         return made
 
     here = add('elasticast_torch', 'a state dict of the published PyTorch ElasticAST to a workdir')
-    here.add_argument('source', type=_path, metavar='IN', help='a state dict: .pth, .pt, .safetensors or .npz')
+    here.add_argument('source', type=_local, metavar='IN', help='a state dict: .pth, .pt, .safetensors or .npz')
     here.add_argument('out', type=_path, metavar='OUT', help='the workdir, a new folder')
     here.add_argument('--heads', type=_positive, help='number of attention heads (without, heads of width 64)')
     here.add_argument('--pool', '--pooling', choices=('attention', 'mean'), default='attention',
@@ -171,14 +180,14 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
                       'deviation and loss (without, that with as many classes, or audioset)')
     here.add_argument('--mean', type=float, help="of the log-mel, instead of the recipe's")
     here.add_argument('--std', type=float, help="of the log-mel, instead of the recipe's")
-    here.add_argument('--labels', type=_path, metavar='FILE', help='names of the classes: a name a line, or a CSV with the '
+    here.add_argument('--labels', type=_local, metavar='FILE', help='names of the classes: a name a line, or a CSV with the '
                       'columns index, mid and display_name')
     here.add_argument('--loss', choices=('bce', 'cross_entropy'), help="that it was trained with, instead of the recipe's")
     here.add_argument('--scaled', action='store_true', help='attention logits are divided by sqrt(head width), as the '
                       'published code does not')
 
     fixed = add('ast_hf', 'a fixed-length AST that transformers wrote, to a workdir')
-    fixed.add_argument('source', type=_path, metavar='DIR', help='with config.json, model.safetensors and '
+    fixed.add_argument('source', type=_local, metavar='DIR', help='with config.json, model.safetensors and '
                        'preprocessor_config.json')
     fixed.add_argument('out', type=_path, metavar='OUT', help='the workdir, a new folder')
     fixed.add_argument('--loss', choices=('bce', 'cross_entropy'), help='that it was trained with, instead of what the '
@@ -188,6 +197,37 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
     back.add_argument('workdir', help='of a training run or a conversion')
     back.add_argument('out', type=_path, metavar='OUT.safetensors', help='where to write')
     back.add_argument('--checkpoint', default='latest', help='latest (default), best, a step, average or average:N')
+
+
+def _add_prepare(command: argparse.ArgumentParser) -> None:
+    """Each data set is a command of its own."""
+    kinds = command.add_subparsers(dest='data_set', required=True, metavar='DATASET')
+
+    def add(name: str, purpose: str) -> argparse.ArgumentParser:
+        made = kinds.add_parser(name, help=purpose, description=f'{purpose[0].upper()}{purpose[1:]}.')
+        made.set_defaults(parser=made)
+        return made
+
+    def takes_rest(made: argparse.ArgumentParser) -> None:
+        made.add_argument('--out', type=_local, required=True, metavar='DIR', help='folder of prepared data sets')
+        made.add_argument('--splits', type=_names, default=(), metavar='SPLIT,...', help='prepare these only (without, all)')
+        made.add_argument('--on-bad-audio', choices=('skip', 'error'), default='skip', help='leave missing and broken '
+                          'recordings out and list them (default), or stop')
+        made.add_argument('--beam', action='append', default=[], metavar='KEY=VALUE', help='an option of Apache Beam, such as '
+                          'runner=DataflowRunner; may be given again (without, it runs here)')
+
+    for name, what in (('audioset', 'AudioSet: balanced, unbalanced, eval'), ('vggsound', 'VGGSound'),
+                       ('voxceleb1', 'VoxCeleb1, identification of speakers'), ('epic_sounds', 'EPIC-SOUNDS'),
+                       ('speech_commands', 'Speech Commands, version 0.02'), ('esc50', 'ESC-50, five folds')):
+        made = add(name, what)
+        made.add_argument('--manual-dir', dest='source', type=_local, required=True, metavar='DIR', help='folder with what its '
+                          'owners hand out; if something is missing there, it is said what goes where')
+        takes_rest(made)
+    made = add('manifest', 'the recordings that a manifest lists')
+    made.add_argument('source', type=_local, metavar='FILE', help='a manifest: .jsonl or .csv')
+    made.add_argument('--rate', type=_positive, default=16000, help='sample rate in Hz (default 16000)')
+    made.add_argument('--name', default='', help='of the data set (without, that of the file)')
+    takes_rest(made)
 
 
 def _add_benchmark(command: argparse.ArgumentParser) -> None:
@@ -221,7 +261,8 @@ def _positive(text: str) -> int:
 
 def _runs(text: str) -> tuple[str, tuple[str, ...]]:
     """Name of a model, empty for none, and workdirs."""
-    if os.path.isdir(text) or (text and '=' not in text):  # names of sweeps hold the sign, too
+    # Names of sweeps hold the sign, too.
+    if os.path.isdir(text) or text.startswith('gs://') or (text and '=' not in text):
         return '', (text,)
     name, _, workdirs = text.partition('=')
     runs = tuple(workdirs.split(','))
@@ -234,6 +275,12 @@ def _whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 0')
     return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    if not all(text.split(',')):
+        raise argparse.ArgumentTypeError(f'{text!r} must be names separated by commas')
+    return tuple(text.split(','))
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -272,6 +319,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _local(text: str) -> str:
+    if '://' in text:
+        raise argparse.ArgumentTypeError(f'{text!r} must be a local path: only a workdir may be in a bucket')
+    return _path(text)
+
+
 def _share(text: str) -> float:
     try:
         value = float(text)
@@ -279,6 +332,16 @@ def _share(text: str) -> float:
         value = -1.0
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f'{text!r} must be a number from 0 to below 1')
+    return value
+
+
+def _positive_share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} must be a number above 0 and at most 1')
     return value
 
 
@@ -323,7 +386,10 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    _module('plan').run(_load_config(options))
+    if options.utilization and not options.topology:
+        options.parser.error('--utilization is of chips: name them with --topology')
+    config, plan = _load_config(options), _module('plan')
+    plan.run(config, options.config, options.lengths, options.topology, options.utilization or plan.UTILIZATION)
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -365,8 +431,14 @@ def _synthesize(options: argparse.Namespace) -> None:
     _module('synthesize').run(options.folder, _load_config(options), options.clips)
 
 
+def _prepare(options: argparse.Namespace) -> None:
+    more = {'rate': options.rate, 'name': options.name} if options.data_set == 'manifest' else {}
+    _module('prepare').run(
+        options.data_set, options.source, options.out, options.splits, options.on_bad_audio, options.beam, **more)
+
+
 _COMMANDS = {
     'train': _train, 'evaluate': _evaluate, 'predict': _predict, 'embed': _embed, 'plan': _plan, 'stats': _stats,
     'synthesize': _synthesize, 'parity': _parity, 'convert': _convert, 'compare': _compare,
-    'benchmark': _benchmark, 'compile': _compile,
+    'benchmark': _benchmark, 'compile': _compile, 'prepare': _prepare,
 }  # fmt: skip

@@ -1,28 +1,61 @@
-"""`elastic-ast plan`: how a data set fills its batches, from lengths alone. No audio is decoded."""
+"""`elastic-ast plan`: how a data set fills its batches and what training takes, from lengths alone. No audio is decoded.
 
+Where the data are not there, the lengths are drawn from the histogram that the recipe ships, see `histograms`.
+"""
+
+import dataclasses
+import math
 import sys
 import time
+from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 
-from elastic_ast_jax import packing
+from elastic_ast_jax import build, flops, histograms, packing, topologies
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.plan import EpochPlan, Planner
+from elastic_ast_jax.data.sources import Source, label_names
+from elastic_ast_jax.data.splits import Split
+from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.histograms import HistogramError, HistogramSource
+from elastic_ast_jax.logs import counted, printable
+from elastic_ast_jax.models import attention
+
+UTILIZATION = 0.4
 
 _GOOD_FILL = 0.995
 # Draws that other row lengths are tried on.
 _SAMPLE = 20_000
+_SPLITS: tuple[Split, ...] = ('train', 'eval')
 
 
-def run(config: Config) -> None:
+def run(
+    config: Config, recipe: str = '', lengths: Literal['data', 'recipe'] | None = None, topology: str | None = None,
+    utilization: float = UTILIZATION,
+) -> None:  # fmt: skip
     """Prints the plan of both splits.
+
+    Args:
+        config: Of the run.
+        recipe: The config file, whose `lengths()` serves where the data are not there.
+        lengths: Whose lengths are used; None: those of the data if they can be opened, or else the recipe's.
+        topology: Chips that the time of training is told for, such as `v5e:16x16`; None: none.
+        utilization: Share of their peak that the model's FLOPs reach.
 
     Raises:
         PlanError: A clip does not fit; says which and what to change.
+        HistogramError, DataError: There are no lengths.
+        TopologyError: There is no such topology.
     """
-    for split in ('train', 'eval'):
-        source = splits.open_source(config, split)
+    chips = None if topology is None else topologies.parse(topology)
+    sources, told = _sources(config, recipe, lengths)
+    if told:
+        print(f'lengths: {told}')
+        # Labels are not known, without which draws cannot be balanced. There are as many of them, of the same lengths.
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, balanced=False))
+    for split, source in sources.items():
         if split == 'train':
             planner = splits.planner(config, source)
         else:
@@ -34,11 +67,57 @@ def run(config: Config) -> None:
         if split == 'train':
             epochs = config.train.epochs
             steps = -(-len(plan.rows) // config.packing.rows)
+            needed = training_flops(config, plan, len(label_names(source)))
+            print(f'  {"clips a step":<14}{config.packing.rows * len(plan.draws.kept) / len(plan.rows):.1f} on average')
             print(f'  {"steps":<14}{steps} an epoch, about {steps * epochs} in {epochs} epochs')
+            print(f'  {"FLOPs":<14}{needed / steps / 1e12:.4g} T a step, about {needed * epochs:.3g} in {epochs} epochs')
+            if chips:
+                print(f'  {topology:<14}{_time(needed * epochs, config, *chips, utilization)}')
             advice = advise(plan, planner, config.packing.rows)
             print(f'  {"advice":<14}{advice}' if advice else f'  {"advice":<14}none: rows are well filled')
         print(f'  {"longest clip":<14}{_longest(source, planner)}')
         print(f'  {"planned in":<14}{seconds:.2f} s')
+
+
+def _sources(config: Config, recipe: str, lengths: str | None) -> tuple[dict[Split, Source], str]:
+    """Both splits; and whose lengths they have, empty if they are the data."""
+    why = 'as --lengths=recipe says'
+    failure = None
+    if lengths != 'recipe':
+        try:
+            return {split: splits.open_source(config, split) for split in _SPLITS}, ''
+        except (UserError, ImportError, OSError) as error:
+            if lengths == 'data':
+                raise
+            reason = printable((str(error) or type(error).__name__).splitlines()[0])
+            failure, why = error, f'as the data cannot be opened ({reason})'
+    found = histograms.from_recipe(recipe) if recipe else None
+    if found is None:
+        if failure is not None:
+            raise failure
+        raise HistogramError(f'--lengths=recipe: {recipe or "the config"} has no function lengths(), which returns how long '
+                             f'the clips are; the recipes of public data sets in configs/ have one')
+    rate, seed = config.frontend.sample_rate, config.train.seed
+    sources = {split: HistogramSource(found, split, rate, seed) for split in _SPLITS}
+    return sources, f'drawn from the histogram of {recipe.partition(":")[0]} with seed {seed}, {why}'
+
+
+def training_flops(config: Config, plan: EpochPlan, classes: int) -> int:
+    """Model FLOPs of training for an epoch, see `flops`."""
+    network = build.model(config, classes, attention.make('plain'), jnp.float32)
+    return flops.training(plan.draws.kept, network, config.frontend.patch_size)
+
+
+def _time(needed: int, config: Config, generation: str, sizes: tuple[int, ...], utilization: float) -> str:
+    """How long chips take for so many FLOPs."""
+    peak, chips = topologies.peak(generation), math.prod(sizes)
+    hours = needed / (peak.flops * utilization) / 3600
+    text = (f'{hours:.3g} chip-hours at {100 * utilization:g} % of the peak of {peak.flops / 1e12:g} TFLOP/s, '
+            f'{hours / chips:.3g} h on {counted(chips, "chip")}')
+    shards = max(1, chips // max(1, config.mesh.tensor))  # what rows divide over
+    if config.packing.rows % shards:
+        text += f', which takes a multiple of {shards} rows a step: packing.rows={config.packing.rows} cannot be divided so'
+    return text
 
 
 def describe(plan: EpochPlan, planner: Planner, rows_per_step: int) -> str:

@@ -24,8 +24,8 @@ class Data:
     tfds_dir: str = ''  # tfds and fsdd: folder of the prepared data sets; if empty, TensorFlow Datasets' own
     tfds_audio: str = 'audio'  # tfds: features that hold the samples, ...
     tfds_label: str = 'label'  # ... the label or labels, ...
-    tfds_key: str = ''  # ... and a clip's name; if empty, clips are known by a hash of their samples
-    tfds_rate: int = 0  # tfds: sample rate in Hz where the features do not tell it
+    tfds_key: str = ''  # ... and a clip's name; if empty, what the data set says, or a hash of the clip's samples
+    tfds_rate: int = 0  # tfds: sample rate in Hz where the data set does not tell it
     synthetic_train: int = 6000  # synthetic: number of training clips ...
     synthetic_eval: int = 400  # ... and of evaluation clips
     too_long: str = 'error'  # clips beyond frontend.max_frames: 'error', 'crop' (training: at random, evaluation: the start),

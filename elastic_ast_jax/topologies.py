@@ -84,6 +84,11 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
     return generation, sizes
 
 
+def peak(generation: str) -> Peak:
+    """Of one chip of a generation that `parse` gave."""
+    return next(peak for peak in peaks.PEAKS if peak.name == _GENERATIONS[generation][0])
+
+
 def find(name: str) -> Topology:
     """The devices of a topology.
 
@@ -106,5 +111,4 @@ def find(name: str) -> Topology:
     except jax.errors.JaxRuntimeError as error:
         raise TopologyError(f'--topology={name!r}: libtpu refuses: {str(error).splitlines()[0]}: several hosts have 2x2 chips '
                             f'each, so the first two numbers must be even') from error
-    peak = next(peak for peak in peaks.PEAKS if peak.name == _GENERATIONS[generation][0])
-    return Topology(name, math.prod(sizes), peak, tuple(found.devices))
+    return Topology(name, math.prod(sizes), peak(generation), tuple(found.devices))

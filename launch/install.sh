@@ -16,7 +16,9 @@ Installs elastic-ast-jax and the named extras into .venv in the repository root,
 newer if it is not there. Calling it again costs nothing while setup.cfg and launch/constraints.txt stay as they are.
 
 extras: train   what training and evaluation of data sets need: TensorFlow and TensorFlow Datasets
-        test    pytest and its companions; holds train
+        test    pytest and its companions; holds train, gcs and prepare
+        gcs     what workdirs in buckets need: gs://BUCKET/FOLDER
+        prepare Apache Beam, which elastic-ast prepare asks for; holds train
         tpu     JAX for TPUs
         compile the TPUs' compiler, which elastic-ast compile asks for
         cuda12  JAX for NVIDIA GPUs with CUDA 12; not together with cuda13
@@ -41,7 +43,7 @@ has() {  # has WORD LIST...: is the word in the list?
   return 1
 }
 
-known=(train test tpu compile cuda12 cuda13 hear convert)
+known=(train test gcs prepare tpu compile cuda12 cuda13 hear convert)
 wanted=()
 for argument in "$@"; do
   if [[ $argument == -h || $argument == --help ]]; then
@@ -51,7 +53,8 @@ for argument in "$@"; do
   for extra in ${argument//,/ }; do
     has "$extra" "${known[@]}" || fail "there is no extra '$extra': choose from ${known[*]}"
     wanted+=("$extra")
-    [[ $extra == test ]] && wanted+=(train)
+    [[ $extra == test ]] && wanted+=(train gcs prepare)
+    [[ $extra == prepare ]] && wanted+=(train)
   done
 done
 

@@ -89,6 +89,8 @@ def test_a_command_is_a_module_too(command, capsys, monkeypatch):
     (['train', f'--config={QUICKSTART}'], '--workdir'),
     (['predict', 'run', 'a.wav', '--config.train.seed=1'], 'unrecognized arguments: --config.train.seed=1'),
     (['predict', 'run', 'a.wav', '--window=0'], "'0'"),
+    (['predict', 'gs://b/run', 'gs://b/a.wav'], "'gs://b/a.wav' must be a local path: only a workdir may be in a bucket"),
+    (['embed', 'run', 'a.wav', '--out=gs://b/a.npz'], "'gs://b/a.npz' must be a local path"),
     (['predict', 'run', 'a.wav', '--window=1,2'], "'1,2' must be a positive number of seconds"),
     (['predict', 'run', 'a.wav', '--overlap=1'], "'1' must be a number from 0 to below 1"),
     (['evaluate', '--workdir=run', '--sweep=size'], "invalid choice: 'size'"),

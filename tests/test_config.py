@@ -59,7 +59,7 @@ def test_there_are_recipes():
 @pytest.mark.parametrize('loss', ['cross_entropy', 'bce'])
 def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
     """Shapes only: nothing runs."""
-    config = load(path, [*PLACES, f'train.loss={loss}', 'train.label_smoothing=0'])
+    config = load(path, [*PLACES, f'train.loss={loss}', 'train.label_smoothing=0', 'augment.mixup=0'])
     classes, epoch_ends = 11, np.array([100, 200])
     shape = build.batch_shape(config, classes)
     network = build.model(config, classes, device.choose_attention(config.model.attention), jnp.bfloat16)

@@ -1,4 +1,4 @@
-"""`elastic-ast plan`: what it prints is what training will do, and its advice is good."""
+"""`elastic-ast plan`: what it prints is what training will do, with the data or without; and its advice is good."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elastic_ast_jax import plan
+from elastic_ast_jax import cli, plan
 from elastic_ast_jax.config import ConfigError, load
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.draws import DrawSpec
 from elastic_ast_jax.data.plan import PlanError, Planner
+from elastic_ast_jax.data.sources import DataError
+from elastic_ast_jax.histograms import HistogramError
 from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.topologies import TopologyError
 
 QUICKSTART = str(Path(__file__).parents[1] / 'configs' / 'quickstart.py')
 FRONTEND = FrontendSpec(max_frames=2048)  # 8 mel patches
@@ -103,6 +106,157 @@ def test_no_advice_where_rows_are_full(capsys):
 def test_advice_is_shown(capsys):
     text = printed(capsys, 'packing.slots=2')['train']
     assert re.search(r'advice +rows run out of slots: raise packing.slots to 4', text)
+
+
+def test_flops_are_those_of_the_clips_that_are_planned(capsys):
+    """The formula of `flops` by hand, three times: 3 blocks of width 96, patches of 256 values."""
+    text, chosen = printed(capsys)['train'], config()
+    source = splits.open_source(chosen, 'train')
+    epoch = splits.planner(chosen, source).epoch(0)
+    n, width, depth, patch = epoch.draws.kept.astype(float), 96, 3, 256
+    classes = len({label for labels in source.labels for label in labels})
+    forward = n * (2 * patch * width + 24 * depth * width**2) + 4 * depth * n**2 * width
+    forward += n * (4 * width**2 + 4 * width) + 2 * width**2 + 2 * width * classes
+    steps = -(-len(epoch.rows) // 8)
+    assert number(text, r'FLOPs +([\d.e-]+) T a step') == pytest.approx(3 * forward.sum() / steps / 1e12, rel=1e-3)
+    total = number(text, rf'about ([\d.e+]+) in {chosen.train.epochs} epochs\n +(?:advice)')
+    assert total == pytest.approx(3 * forward.sum() * chosen.train.epochs, rel=5e-3)
+    assert number(text, r'clips a step +([\d.]+)') == pytest.approx(8 * 600 / len(epoch.rows), abs=0.05)
+
+
+@pytest.mark.parametrize('topology, chips, peak', [('v5e:2x4', 8, 197e12), ('v5p:2x2x1', 4, 459e12)])
+def test_hours_are_flops_by_the_peak_and_its_share(capsys, topology, chips, peak):
+    plan.run(config(), topology=topology, utilization=0.25)
+    text = capsys.readouterr().out.split('eval: ')[0]
+    total = number(text, r'T a step, about ([\d.e+]+) in')
+    hours = total / (0.25 * peak) / 3600
+    line = re.search(rf'{topology} +([\d.e-]+) chip-hours at 25 % of the peak of {peak / 1e12:g} TFLOP/s, '
+                     rf'([\d.e-]+) h on {chips} chips\n', text)  # fmt: skip
+    assert [float(x) for x in line.groups()] == pytest.approx([hours, hours / chips], rel=0.01)
+
+
+def test_chips_that_have_no_row_are_told_of(capsys):
+    plan.run(config(), topology='v5e:4x4')
+    assert '16 chips, which takes a multiple of 16 rows a step: packing.rows=8 cannot be' in capsys.readouterr().out
+    plan.run(config('mesh.tensor=2'), topology='v5e:4x4')
+    assert 'cannot be divided' not in capsys.readouterr().out
+
+
+# Without the data
+
+
+RECIPE = """
+from ml_collections import ConfigDict
+
+
+def get_config():
+    config = ConfigDict()
+    config.data = dict(source='manifest', train='missing.jsonl', eval='missing.jsonl')
+    config.frontend = dict(max_frames=512)
+    config.packing = dict(rows=4, tokens=512, slots=32)
+    config.model = dict(size='Mi')
+    config.train = dict(epochs=3)
+    return config
+
+
+def lengths():
+    return {'classes': 3, 'train': [(0.5, 2.0, 900), (4.0, 4.0, 100)], 'eval': [(1.0, 1.0, 50)]}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """`recipe(text)` writes a config file."""
+    def written(text=RECIPE):
+        (tmp_path / 'recipe.py').write_text(text)
+        return str(tmp_path / 'recipe.py')
+    return written
+
+
+def test_a_plan_without_the_data_says_whose_lengths_it_has(capsys, recipe):
+    plan.run(load(recipe()), recipe())
+    text = capsys.readouterr().out
+    drawn = r'lengths: drawn from the histogram of .*recipe.py with seed 0, as the data cannot be opened \(.*missing.jsonl'
+    assert re.match(drawn, text)
+    assert 'train: 1000 clips, ' in text and 'eval: 50 clips, ' in text
+    assert re.search(r'longest clip +clip \d+: 4.00 s, 398 frames, 200 tokens', text)
+
+
+def test_lengths_without_the_data_depend_on_the_seed_alone(capsys, recipe):
+    def text(*overrides):
+        plan.run(load(recipe(), overrides), recipe(), 'recipe')
+        return re.sub('planned in.*', '', capsys.readouterr().out)
+
+    assert text() == text() and '--lengths=recipe' in text()
+    assert text('train.seed=1').splitlines()[1:] != text().splitlines()[1:]
+
+
+def test_balanced_draws_are_planned_without_labels(capsys, recipe):
+    plan.run(load(recipe(), ['data.balanced=true']), recipe())
+    assert 'train: 1000 clips, ' in capsys.readouterr().out
+
+
+def test_the_data_come_first_where_they_are_there(capsys):
+    plan.run(config(), QUICKSTART)
+    assert capsys.readouterr().out.startswith('train: 600 clips')
+
+
+def test_only_the_data_will_do_if_they_are_asked_for(recipe):
+    with pytest.raises(DataError, match='missing.jsonl'):
+        plan.run(load(recipe()), recipe(), 'data')
+
+
+def test_without_data_and_lengths_the_data_are_missed(recipe):
+    path = recipe(RECIPE.partition('def lengths')[0])
+    with pytest.raises(DataError, match='missing.jsonl'):
+        plan.run(load(path), path)
+    with pytest.raises(HistogramError, match=r'--lengths=recipe: .*recipe.py has no function lengths\(\)'):
+        plan.run(load(path), path, 'recipe')
+
+
+def test_lengths_of_another_form_are_named(recipe):
+    path = recipe(RECIPE.replace("'eval': [(1.0, 1.0, 50)]", "'eval': [(1.0, 50)]"))
+    with pytest.raises(HistogramError, match=r'eval bin 0: \(1.0, 50\) must be'):
+        plan.run(load(path), path, 'recipe')
+
+
+def test_a_clip_of_a_histogram_that_does_not_fit_is_refused_as_others_are(recipe):
+    with pytest.raises(PlanError, match='clips are longer than frontend.max_frames=256'):
+        plan.run(load(recipe(), ['frontend.max_frames=256']), recipe(), 'recipe')
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--topology=v7:2x2'], "--topology='v7:2x2' must be a generation"),
+    (['--topology=v5e:2x4', '--utilization=0'], "'0' must be a number above 0 and at most 1"),
+    (['--topology=v5e:2x4', '--utilization=1.01'], "'1.01' must be a number above 0 and at most 1"),
+    (['--utilization=0.5'], 'name them with --topology'),
+    (['--lengths=audioset'], "invalid choice: 'audioset'"),
+])  # fmt: skip
+def test_the_command_refuses_what_is_no_topology_or_share(capsys, recipe, arguments, message):
+    try:
+        code = cli.main(['plan', f'--config={recipe()}', *arguments])
+    except SystemExit as error:
+        code = error.code
+    assert code and message in capsys.readouterr().err
+
+
+def test_the_command_plans_without_the_data(capsys, recipe):
+    assert cli.main(['plan', f'--config={recipe()}', '--topology=v5e:2x2']) == 0
+    text = capsys.readouterr().out
+    assert text.startswith('lengths: drawn') and ' 40 % of the peak of 197 TFLOP/s' in text
+
+
+def test_a_topology_is_refused_before_anything_is_planned(capsys, recipe):
+    with pytest.raises(TopologyError, match='along 2 axes'):
+        plan.run(load(recipe()), recipe(), topology='v5e:2x2x2')
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_million_clips_are_planned_within_a_minute(capsys):
+    path = str(Path(QUICKSTART).with_name('audioset.py'))
+    plan.run(load(path), path, 'recipe')
+    assert number(capsys.readouterr().out.split('eval: ')[0], r'planned in +([\d.]+) s') < 60
 
 
 # What does not fit

@@ -20,7 +20,7 @@ from elastic_ast_jax.data import headers
 from elastic_ast_jax.data.sources import BadAudio, DataError, FileClip, FileSource
 from elastic_ast_jax.data.text import check_columns, csv_rows, nearest, read, strict_json
 
-__all__ = ['load']
+__all__ = ['entries', 'load']
 
 _FIELDS = ('audio', 'labels', 'start', 'end', 'split')
 _REQUIRED = ('audio', 'labels')
@@ -47,6 +47,23 @@ def load(
             has the split asked for; and whatever `FileSource` refuses.
     """
     path = Path(path)
+    clips, splits = entries(path)
+    names = {
+        label
+        for clip, name in zip(clips, splits, strict=True)
+        for label in clip.labels
+        if split is None or name is None or name in (split, *classes_of)
+    }
+    folder = os.path.abspath(path.parent)
+    return FileSource(_of_split(clips, splits, split, path), rate, folder, on_bad_audio, tuple(sorted(names)))
+
+
+def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
+    """The clips of a manifest, in its order, and the split of each; either all have one, or none has.
+
+    Raises:
+        DataError: as `load`, for what the manifest alone tells.
+    """
     suffix = path.suffix.lower()
     if suffix not in ('.jsonl', '.json', '.csv'):
         raise DataError(f'{path}: the suffix of a manifest is .jsonl or .json (one object a line) or .csv, not {suffix!r}')
@@ -71,23 +88,16 @@ def load(
         raise DataError(f'{path}: {len(problems)} of its lines cannot be used:\n{headers.listing(problems)}')
     if not clips:
         raise DataError(f'{path}: the manifest lists no clips: write one a line')
-    names = {
-        label
-        for clip, name in zip(clips, splits, strict=True)
-        for label in clip.labels
-        if split is None or name is None or name in (split, *classes_of)
-    }
-    return FileSource(_of_split(clips, splits, split, path), rate, folder, on_bad_audio, tuple(sorted(names)))
+    without = splits.count(None)
+    if 0 < without < len(splits):
+        raise DataError(f'{clips[splits.index(None)].place}: has no split, as have {without - 1} more lines, but others '
+                        f'have: give every line of {path} a split, or none')
+    return clips, splits
 
 
 def _of_split(clips: list[FileClip], splits: list[str | None], split: str | None, path: Path) -> list[FileClip]:
     counts = collections.Counter(splits)
-    if counts[None] == len(splits):
-        return clips
-    if counts[None]:
-        raise DataError(f'{clips[splits.index(None)].place}: has no split, as have {counts[None] - 1} more lines, but others '
-                        f'have: give every line of {path} a split, or none')
-    if split is None:
+    if split is None or None in counts:
         return clips
     if split not in counts:
         there = ', '.join(f'{name!r} ({number} clips)' for name, number in sorted(counts.items()))

@@ -21,8 +21,8 @@ from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.logs import counted
 
 __all__ = [
-    'BadAudio', 'DataError', 'FileClip', 'FileSource', 'Source', 'fingerprint', 'label_names', 'leave_out', 'overlap',
-    'targets', 'without_clips']
+    'BadAudio', 'DataError', 'FileClip', 'FileSource', 'Source', 'clip_frames', 'fingerprint', 'label_names', 'leave_out',
+    'overlap', 'targets', 'without_clips']
 
 # What happens to recordings that cannot be used: nothing starts, or they are left out, counted and listed.
 BadAudio = Literal['error', 'skip']
@@ -136,7 +136,7 @@ class FileSource:
                     problems.append(message)
                 continue
             try:
-                first, last = _frames(clip, header)
+                first, last = clip_frames(clip, header)
             except DataError as error:
                 problems.append(str(error))
                 continue
@@ -243,14 +243,12 @@ def overlap(a: Source, b: Source) -> int:
     return len(_identities(a) & _identities(b))
 
 
-def _identities(source: Source) -> set[Hashable]:
-    if isinstance(source, FileSource):  # keys are relative, and two folders may hold files of the same names
-        return {(os.path.realpath(clip.path), clip.start, clip.end) for clip in source.clips}
-    return set(source.keys)
+def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
+    """First native frame of a clip, and the one after its last.
 
-
-def _frames(clip: FileClip, header: Header) -> tuple[int, int]:
-    """First and last native frame of a clip."""
+    Raises:
+        DataError: the clip is empty, or not within its recording.
+    """
     start = 0.0 if clip.start is None else clip.start
     end = header.seconds if clip.end is None else clip.end
     if not (math.isfinite(start) and math.isfinite(end)) or start < 0:
@@ -268,6 +266,12 @@ def _frames(clip: FileClip, header: Header) -> tuple[int, int]:
         raise DataError(f'{clip.place}: from {start} s to {end} s there is no whole sample at {header.rate} Hz: '
                         f'lengthen the clip or leave it out')
     return first, last
+
+
+def _identities(source: Source) -> set[Hashable]:
+    if isinstance(source, FileSource):  # keys are relative, and two folders may hold files of the same names
+        return {(os.path.realpath(clip.path), clip.start, clip.end) for clip in source.clips}
+    return set(source.keys)
 
 
 def _label_problem(source: Source, i: int, names: Sequence[str], classes: dict[str, int]) -> str:

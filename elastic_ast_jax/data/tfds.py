@@ -1,7 +1,8 @@
 """Data sets of TensorFlow Datasets (TFDS), read at random through ArrayRecord.
 
 TFDS shuffles when it writes, so that a clip's position says nothing: clips are known by their key, a feature or a hash of
-their samples, and stand in its order. The lengths are found by reading every record once, and remembered beside the data.
+their samples, and stand in its order. The lengths are in the index that `elastic-ast prepare` writes; without one they are
+found by reading every record once, and remembered beside the data.
 """
 
 import collections
@@ -24,8 +25,9 @@ from elastic_ast_jax import lengths
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.data import headers
+from elastic_ast_jax.data.builders import index
 from elastic_ast_jax.data.sources import BadAudio, DataError, fingerprint, leave_out
-from elastic_ast_jax.data.tfds_builder import FORMAT, Features, chosen, open_builder, sample_rate
+from elastic_ast_jax.data.tfds_builder import FORMAT, Features, chosen, completed, open_builder, sample_rate
 
 __all__ = ['Features', 'TfdsSource', 'load']
 
@@ -109,7 +111,9 @@ def load(
             in ArrayRecord files; the sample rate is unknown; clips that cannot be read, have no samples, or share a key. All
             such clips are counted and the first ten named.
     """
-    reader = _Reader(open_builder(name, folder), split, features)
+    builder = open_builder(name, folder)
+    features = completed(builder.info, features)
+    reader = _Reader(builder, split, features)
     clips, problems = reader.scan()
     if keep is not None:
         clips = [clip for clip in clips if keep(clip.key)]
@@ -145,7 +149,7 @@ class _Reader:
             there = ', '.join(f'{name!r} ({info.num_examples} clips)' for name, info in builder.info.splits.items())
             raise DataError(f"{builder.info.full_name}: no split {split!r}; the splits there are: {there}. Parts are written "
                             f"'train[:80%]' and 'train[80%:]'") from error
-        self._folder = str(builder.data_dir)
+        self._folder, self._splits = str(builder.data_dir), tuple(builder.info.splits)
         self._names = names
         features = chosen(builder.info, names)
         audio, label = features[names.audio], features[names.label]
@@ -166,7 +170,10 @@ class _Reader:
         return _full_scale(self._parsed(record, name, self._sound)[self._names.audio], name)
 
     def scan(self) -> tuple[list[_Clip], list[_Problem]]:
-        """Every clip, and those that cannot be used; from the cache if the data are as they were."""
+        """Every clip, and those that cannot be used; from the index, or from the cache if the data are as they were."""
+        indexed = self._indexed()
+        if indexed is not None:
+            return indexed, []
         stamp = self._stamp()
         # One cache for each part of a split and choice of features; the stamp tells whether it still holds.
         which = json.dumps([self.place, dataclasses.astuple(self._names)])
@@ -187,6 +194,27 @@ class _Reader:
                        'problems': [(problem.key, problem.message) for problem in problems]}
             headers.replace(cache, lambda file: file.write(json.dumps(content).encode()))
         return clips, problems
+
+    def _indexed(self) -> list[_Clip] | None:
+        """Every clip, if the data set has an index of what is asked for that belongs to its files."""
+        names, files = self._names, {}
+        if (names.audio, names.label, names.key) != ('audio', 'label', 'key') or self.classes is None:
+            return None
+        wanted = {os.path.basename(file) for file, _, _ in self._files}
+        for split in self._splits:
+            if any(f'-{split}.' in name for name in wanted):
+                files |= index.load(self._folder, split) or {}
+        clips = []
+        for path, skip, take in self._files:
+            file = files.get(os.path.basename(path))
+            if file is None or file.size != _size_and_time(path)[0]:
+                return None
+            part = slice(skip, None if take < 0 else skip + take)
+            for key, frames, labels in zip(file.keys[part], file.frames[part], file.labels[part], strict=True):
+                if max(labels, default=0) >= len(self.classes):
+                    return None  # the files do not belong together: reading them tells
+                clips.append(_Clip(len(clips), key, frames, tuple(self.classes[label] for label in labels)))
+        return clips if len(clips) == len(self._records) else None
 
     def _look(self, record: int) -> _Clip | _Problem:
         names, name = self._names, f'{self.place} record {record}'

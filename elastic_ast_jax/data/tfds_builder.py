@@ -5,14 +5,14 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from elastic_ast_jax.data.sources import DataError
 
-__all__ = ['FORMAT', 'Features', 'chosen', 'open_builder', 'sample_rate']
+__all__ = ['FORMAT', 'Features', 'chosen', 'completed', 'open_builder', 'sample_rate']
 
 # The file format of TFDS that can be read at random.
 FORMAT = 'array_record'
@@ -28,8 +28,8 @@ class Features:
         audio: The samples: `Tensor` or `Audio`, `[samples]` or `[samples, channels]`. Integers have 16 bits, floats full
             scale 1.
         label: `ClassLabel` or `Text`, or a `Sequence` of either.
-        key: `Text`, or a whole number; unique in the split. Empty: SHA-256 of the samples.
-        rate: Sample rate in Hz where `audio` does not tell it; 0 if it does.
+        key: `Text`, or a whole number; unique in the split. Empty: what the data set says, or SHA-256 of the samples.
+        rate: Sample rate in Hz where neither `audio` nor the data set tells it; 0 if one does.
     """
 
     audio: str = 'audio'
@@ -133,20 +133,35 @@ def chosen(info: Any, names: Features) -> dict[str, Any]:
     return found
 
 
+def completed(info: Any, names: Features) -> Features:
+    """The features to read: what `names` leaves open is as the data set says, if it was prepared by `elastic-ast prepare`."""
+    told = _told(info, 'key', str)
+    return names if names.key or told not in info.features else dataclasses.replace(names, key=told)
+
+
 def sample_rate(info: Any, names: Features) -> int:
-    """Sample rate of the recordings in Hz, as the audio feature or `names` tells it.
+    """Sample rate of the recordings in Hz, as the audio feature, the data set or `names` tells it.
 
     Raises:
-        DataError: neither does, or they disagree.
+        DataError: none does, or they disagree.
     """
     told = getattr(info.features[names.audio], 'sample_rate', None) or 0
+    who = f'the feature {names.audio!r}'
+    if not told and (meant := _told(info, 'sample_rate', int)):
+        told, who = meant, 'the data set'
     if told and names.rate and told != names.rate:
-        raise DataError(f'{info.full_name}: data.tfds_rate={names.rate}, but the feature {names.audio!r} says {told} Hz: '
-                        f'leave out data.tfds_rate')
+        raise DataError(f'{info.full_name}: data.tfds_rate={names.rate}, but {who} says {told} Hz: leave out data.tfds_rate')
     if not (told or names.rate):
         raise DataError(f'{info.full_name}: the feature {names.audio!r} does not tell the sample rate: give it in Hz with '
                         f'--config.data.tfds_rate')
     return int(told or names.rate)
+
+
+def _told(info: Any, name: str, kind: type) -> Any:
+    """What the metadata of a data set say, if they say it."""
+    metadata = info.metadata
+    value = metadata.get(name) if isinstance(metadata, Mapping) else None
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def _kind(feature: Any) -> str:
