@@ -7,15 +7,16 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from elastic_ast_jax import hosts
+from elastic_ast_jax import buckets, files, hosts
+from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.train_step import TrainState
 
@@ -70,11 +71,14 @@ class Checkpoints:
         """Opens the directory.
 
         Args:
-            directory: Absolute path; made if missing, unless `read_only`.
+            directory: Absolute path, or in a bucket; made if missing, unless `read_only`.
             keep: Number of newest checkpoints kept, besides the one of the best evaluation.
             read_only: Never write or delete.
+
+        Raises:
+            CheckpointError: The bucket cannot be used.
         """
-        self.directory = Path(directory)
+        self.directory = files.at(directory)
         keeping = checkpoint_managers.AnyPreservationPolicy([
             checkpoint_managers.LatestN(keep),
             _Best(self.best),
@@ -83,12 +87,28 @@ class Checkpoints:
         self._written: list[Written] = []
         self._under_way: tuple[int, float, float] | None = None  # step, when `save` was called, seconds until it returned
         self._finished = 0.0
-        with _without_warnings(logging.getLogger('absl')):  # that a directory opened for reading only is read only
+        with self._opening(), _without_warnings(logging.getLogger('absl')):  # that what is only read is read only
             options = ocp.CheckpointManagerOptions(
                 create=not read_only, read_only=read_only, preservation_policy=keeping, cleanup_tmp_directories=not read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._note_time))
-            self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=(*_STATE, 'score'))
-        self._scores = {step: score for step in self.steps() if (score := self._read_score(step)) is not None}
+            self._manager = ocp.CheckpointManager(
+                epath.Path(os.fspath(self.directory)), options=options, item_names=(*_STATE, 'score'))
+            self._scores = {step: score for step in self.steps() if (score := self._read_score(step)) is not None}
+
+    def _item(self, step: int, item: str) -> epath.Path:
+        """Where an item of a checkpoint is, as Orbax takes it."""
+        return epath.Path(os.fspath(self.directory / str(step) / item))
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        try:
+            if isinstance(self.directory, BucketPath):
+                buckets.check(self.directory)
+            yield
+        except Exception as error:
+            if not isinstance(self.directory, BucketPath):
+                raise
+            raise CheckpointError(f'{self.directory}: cannot be used for checkpoints ({buckets.reason(error)})') from error
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -113,7 +133,7 @@ class Checkpoints:
     def _read_score(self, step: int) -> float | None:
         """An item of its own and not Orbax's metrics: a damaged one of those keeps its manager from opening at all."""
         try:
-            score = ocp.JsonCheckpointHandler().restore(self.directory / str(step) / 'score')['score']
+            score = ocp.JsonCheckpointHandler().restore(self._item(step, 'score'))['score']
             return math.nan if score is None else float(score)  # JSON has no NaN
         except (OSError, ValueError, KeyError, TypeError):  # never evaluated, or damaged: not the best
             return None
@@ -148,7 +168,7 @@ class Checkpoints:
                 self._under_way = step, began, time.perf_counter() - began
             elif new:
                 with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as writer:
-                    writer.save(self.directory / str(step) / 'score', args=scored, force=True)  # or a damaged one stays
+                    writer.save(self._item(step, 'score'), args=scored, force=True)  # or a damaged one stays
 
     def wait(self) -> None:
         """Waits for the checkpoint that is being written.
@@ -174,8 +194,7 @@ class Checkpoints:
             self._under_way = None
             if not hosts.first():  # which deletes the older ones, perhaps now
                 return
-            size = sum(file.stat().st_size for file in (self.directory / str(step)).rglob('*') if file.is_file())
-            self._written.append(Written(step, size, self._finished - began, waited))
+            self._written.append(Written(step, files.size(self.directory / str(step)), self._finished - began, waited))
 
     def _note_time(self) -> None:
         """Called by Orbax, from the thread that writes, when all is written."""
@@ -190,15 +209,22 @@ class Checkpoints:
 
     def _not_written(self, error: Exception) -> CheckpointError:
         full = os.strerror(errno.ENOSPC)  # somewhere in what TensorStore says
-        reason = full if full in str(error) else _short(error)
+        reason = full if full in str(error) else self._reason(error)
         return CheckpointError(f'{self.directory}: a checkpoint cannot be written ({reason}). {self.outlook()}')
 
     def outlook(self) -> str:
         """What a run that stops now goes on from, and how."""
-        self._manager.reload()  # those on the disk, without one that was being written
-        whole = self.steps()
+        try:
+            self._manager.reload()  # those on the disk, without one that was being written
+            whole = self.steps()
+        except Exception:  # as what was told before
+            return 'Checkpoints cannot be listed either: give the same command again when they can'
         last = f'The last good checkpoint is of step {whole[-1]}' if whole else 'There is no checkpoint yet'
-        return f'{last}: when the disk has room and can be written, give the same command again'
+        what = 'bucket' if isinstance(self.directory, BucketPath) else 'disk has room and'
+        return f'{last}: when the {what} can be written, give the same command again'
+
+    def _reason(self, error: Exception) -> str:
+        return buckets.reason(error) if isinstance(self.directory, BucketPath) else _short(error)
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read; None if there is no checkpoint.
@@ -239,7 +265,7 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, item: str, abstract: Any) -> None:
         """Refuses parameters of another model before any is read."""
-        stored = ocp.StandardCheckpointHandler().metadata(self.directory / str(step) / item)
+        stored = ocp.StandardCheckpointHandler().metadata(self._item(step, item))
         there = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(getattr(stored, 'tree', stored))}
         here = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
         wrong = [f'{name}: {there.get(name, "not")} there, {here.get(name, "not")} in this model'
@@ -257,7 +283,7 @@ class Checkpoints:
             aside = self.directory / 'damaged'
             aside.mkdir(exist_ok=True)
             number = sum(1 for _ in aside.iterdir())
-            os.rename(self.directory / str(step), aside / f'{step}-{number}')
+            (self.directory / str(step)).rename(aside / f'{step}-{number}')
         hosts.wait(f'checkpoint {step} aside')
         self._scores.pop(step, None)
         self._manager.reload()

@@ -7,15 +7,14 @@ left them in each workdir.
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
-from elastic_ast_jax import plots, run_table, tables
-from elastic_ast_jax.files import write_text
+from elastic_ast_jax import files, plots, run_table, tables
 from elastic_ast_jax.logs import printable, without_nan
 from elastic_ast_jax.run_table import CompareError, differing, written
 from elastic_ast_jax.sweep_axes import AXES, METRICS, Kind
@@ -60,7 +59,7 @@ def run(given: Sequence[tuple[str, Sequence[str]]], out: str | None = None, kind
         WorkdirError: One that is none.
         WriteError: A file cannot be written.
     """
-    workdirs = [Path(workdir).absolute() for _, found in given for workdir in found]
+    workdirs = [files.at(workdir) for _, found in given for workdir in found]
     if twice := [str(workdir) for workdir in dict.fromkeys(workdirs) if workdirs.count(workdir) > 1]:
         raise CompareError(f'{", ".join(twice)}: is given twice; give each run once')
     if kind is None:
@@ -79,7 +78,7 @@ def _models(given: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, list[
     for workdir in single:
         groups.setdefault(', '.join(f'{key}={written(configs[workdir][key])}' for key in keys), []).append(workdir)
     if not keys and single:
-        first = Path(single[0]).absolute()
+        first = files.at(single[0])
         groups = {first.name if len(single) == 1 else first.parent.name or 'runs': single}
     return named + list(groups.items())
 
@@ -124,8 +123,8 @@ def over_sweep(models: Sequence[tuple[str, Sequence[str]]], out: str | None, kin
     print('\n'.join(lines))
     if out is None:
         return
-    folder = Path(out)
-    write_text(folder / f'{kind}.md', '\n'.join([explanation, '', *lines]) + '\n')
+    folder = files.at(out)
+    files.write_text(folder / f'{kind}.md', '\n'.join([explanation, '', *lines]) + '\n')
     values = {
         'sweep': kind, 'metric': metric, 'points': [{key: point[key] for key in (*axis.keys, 'clips')} for point in points],
         'models': [
@@ -134,7 +133,7 @@ def over_sweep(models: Sequence[tuple[str, Sequence[str]]], out: str | None, kin
             for model in compared
         ],
     }  # fmt: skip
-    write_text(folder / f'{kind}.json', json.dumps(without_nan(values), indent=2) + '\n')
+    files.write_text(folder / f'{kind}.json', json.dumps(without_nan(values), indent=2) + '\n')
     scale = 100.0 if percent else 1.0
     figure = plots.comparison(
         [float(point[axis.keys[0]]) for point in points],
@@ -142,7 +141,7 @@ def over_sweep(models: Sequence[tuple[str, Sequence[str]]], out: str | None, kin
         title=f'{axis.title}: mean and standard deviation of the runs', x_label=axis.label,
         y_label='accuracy (%)' if percent else METRICS[metric])
     plots.save(figure, folder / f'{kind}.png')
-    print(f'written: {printable(str(folder / kind))}.md, .json, .png')
+    print(f'written: {printable(os.path.join(out, kind))}.md, .json, .png')
 
 
 def _read(workdir: str, kind: Kind) -> dict:

@@ -5,11 +5,12 @@ import json
 import sys
 import types
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import jax
 
 from elastic_ast_jax import build, config, device, hosts, partition, sharding, sweep, tables
+from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Config, Mesh
 from elastic_ast_jax.data.sources import without_clips
 from elastic_ast_jax.errors import UserError
@@ -129,7 +130,7 @@ def summary(metrics: Metrics, description: str) -> str:
     ])  # fmt: skip
 
 
-def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: Path) -> tuple[Path, Path]:
+def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: Path | BucketPath) -> tuple[PurePath, PurePath]:
     """Writes `metrics.json` and `metrics.md`; NaN is null and a dash.
 
     Raises:

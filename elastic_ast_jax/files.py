@@ -1,11 +1,14 @@
-"""Files of results, which appear whole or not at all."""
+"""Files of results, here or in a bucket, which appear whole or not at all."""
 
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from elastic_ast_jax import buckets
+from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.errors import UserError
 
 # What is said by a disk that is full, a quota that is used up, and a file that is larger than may be.
@@ -14,6 +17,43 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class WriteError(UserError):
     """A file cannot be written; names it, and says what to do."""
+
+
+def at(path: str | os.PathLike) -> Path | BucketPath:
+    """The place that a path names: an absolute local path, or one in a bucket, `gs://BUCKET/...`.
+
+    Raises:
+        PlaceError: It holds '://' and names no folder in a bucket.
+    """
+    text = os.fspath(path)
+    return buckets.at(text) if '://' in text else Path(text).absolute()
+
+
+def size(folder: Path | BucketPath) -> int:
+    """Bytes of what is in a folder and below.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    if isinstance(folder, BucketPath):
+        return folder.size()
+    return sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
+
+
+@contextlib.contextmanager
+def local(path: Path | BucketPath) -> Iterator[Path]:
+    """The file itself, or a copy of what is in a bucket, for readers that take files alone.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not isinstance(path, BucketPath):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 @contextlib.contextmanager
@@ -27,7 +67,7 @@ def replaced(path: str | os.PathLike) -> Iterator[Path]:
         path: What is to be written.
 
     Yields:
-        A path with the same suffix in the same folder.
+        A local path with the same suffix; in the same folder, if `path` is local.
 
     Raises:
         WriteError: An `OSError` while it was written or put in place.
@@ -36,6 +76,14 @@ def replaced(path: str | os.PathLike) -> Iterator[Path]:
         >>> with replaced('metrics.json') as temporary:
         ...     temporary.write_text('{}')
     """
+    if isinstance(path, BucketPath):  # an object appears whole by itself
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                yield Path(folder, path.name)
+                path.upload(Path(folder, path.name))
+            except OSError as error:
+                raise WriteError(problem(path, error)) from error
+        return
     path = Path(path)
     # Of a long name only the beginning, as file systems take 255 bytes.
     temporary = path.with_name(f'.{path.stem[:40]}.{os.getpid()}.part{path.suffix}')

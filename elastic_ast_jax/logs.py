@@ -8,9 +8,9 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
+from elastic_ast_jax import files, metrics_file
 from elastic_ast_jax.errors import UserError
 
 # Seconds of work after which a progress line appears.
@@ -22,7 +22,7 @@ class LogError(UserError):
 
 
 class MetricsLog:
-    """Appends metrics to `metrics.jsonl`, one JSON object a line, and to TensorBoard.
+    """Writes metrics to `metrics.jsonl`, one JSON object a line, and to TensorBoard, as `metrics_file` says.
 
     Steps that are replayed after a restart replace their lines.
     """
@@ -33,22 +33,9 @@ class MetricsLog:
         Raises:
             LogError: It cannot be written.
         """
-        from tensorboard.summary import Writer  # not needed by those who only import the package
-
-        self._file, self._failed = Path(file), False
-        lines = [line for line in _whole_lines(self._file) if json.loads(line)['step'] <= steps_made]
+        self._file, self._failed = files.at(file), False
         with self._writing('at the start'):
-            temporary = self._file.with_name(self._file.name + '.new')
-            temporary.write_text(''.join(lines), encoding='utf-8')
-            os.replace(temporary, self._file)
-            self._stream = open(self._file, 'a', encoding='utf-8')
-            # Event files cannot be edited: written anew from what is kept. Profiles lie in the same folder, and stay.
-            for events in Path(tensorboard).glob('events.out.tfevents.*'):
-                events.unlink()
-            self._events = Writer(str(tensorboard))
-            for line in lines:
-                entry = json.loads(line)
-                self._scalars(entry.pop('step'), entry.pop('kind'), entry)
+            self._lines = metrics_file.begin(self._file, files.at(tensorboard), steps_made)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Logs numbers of `kind` ('train' or 'eval') after `step` steps.
@@ -56,28 +43,26 @@ class MetricsLog:
         Raises:
             LogError: It cannot be written.
         """
-        values = without_nan(values)
-        line = json.dumps({'step': step, 'kind': kind, **values})
         with self._writing(f'after step {step}'):
-            self._stream.write(line + '\n')
-            self._stream.flush()
-            self._scalars(step, kind, values)
+            self._lines.add(json.dumps({'step': step, 'kind': kind, **without_nan(values)}) + '\n')
 
-    def _scalars(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if value is not None:
-                self._events.add_scalar(f'{kind}/{name}', value, step)
-        self._events.flush()
-
-    def close(self) -> None:
-        """Closes the files.
+    def flush(self) -> None:
+        """Writes what is still held back, as a checkpoint is about to be saved that a restart goes on from.
 
         Raises:
-            LogError: What is left could not be written, and nothing was said of it before.
+            LogError: It cannot be written.
         """
-        for file in (self._stream, self._events):
-            with self._writing('at the end'):
-                file.close()
+        with self._writing('before a checkpoint'):
+            self._lines.flush()
+
+    def close(self) -> None:
+        """Writes what is left.
+
+        Raises:
+            LogError: It could not be written, and nothing was said of it before.
+        """
+        with self._writing('at the end'):
+            self._lines.close()
 
     @contextlib.contextmanager
     def _writing(self, when: str) -> Iterator[None]:
@@ -98,13 +83,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _whole_lines(file: Path) -> list[str]:
-    """The lines of a file, without a last one that a crash cut off."""
-    if not file.exists():
-        return []
-    return [line for line in file.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
 
 
 class Progress:

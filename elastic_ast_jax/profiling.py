@@ -1,11 +1,15 @@
 """A profile of a few training steps, which TensorBoard's profile plugin shows."""
 
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from elastic_ast_jax.buckets import BucketPath
 
 # Steps before the profile: compilation and the filling of queues would hide what a step costs.
 _SETTLING = 10
@@ -14,10 +18,11 @@ _SETTLING = 10
 class Profile:
     """Profiles `steps` steps from the eleventh of this process on, sooner if the run would end first.
 
-    JAX writes it to `plugins/profile/TIME/HOST.xplane.pb` in the folder, where TensorBoard looks for it.
+    JAX writes it to `plugins/profile/TIME/HOST.xplane.pb` in the folder, where TensorBoard looks for it; for a bucket, by
+    way of a temporary folder.
     """
 
-    def __init__(self, folder: Path, steps: int, first: int, last: int, say: Callable[[str], Any]):
+    def __init__(self, folder: Path | BucketPath, steps: int, first: int, last: int, say: Callable[[str], Any]):
         """Plans the profile.
 
         Args:
@@ -31,6 +36,7 @@ class Profile:
         self._begin = max(first, min(first + _SETTLING, last - steps))
         self._end = min(self._begin + steps, last)
         self._running = False
+        self._written = folder
 
     def __enter__(self) -> 'Profile':
         return self
@@ -43,7 +49,9 @@ class Profile:
     def step(self, made: int) -> Iterator[None]:
         """In here a step is dispatched, after `made` others; the profile starts with the first of its steps."""
         if made == self._begin and self._begin < self._end:
-            jax.profiler.start_trace(str(self._folder))
+            if isinstance(self._folder, BucketPath):
+                self._written = Path(tempfile.mkdtemp())
+            jax.profiler.start_trace(str(self._written))
             self._running = True
         with jax.profiler.StepTraceAnnotation('train', step_num=made + 1):
             yield
@@ -58,3 +66,7 @@ class Profile:
     def _stop(self) -> None:
         self._running = False
         jax.profiler.stop_trace()
+        if isinstance(self._folder, BucketPath):
+            for file in filter(Path.is_file, self._written.rglob('*')):
+                (self._folder / file.relative_to(self._written)).upload(file)
+            shutil.rmtree(self._written)

@@ -5,14 +5,13 @@ import dataclasses
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elastic_ast_jax import plots, tables
+from elastic_ast_jax import files, metrics_file, plots, tables
 from elastic_ast_jax.data.plan import Schedule
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.files import write_text
 from elastic_ast_jax.logs import duration, printable
 from elastic_ast_jax.sweep_axes import METRICS
 from elastic_ast_jax.workdir import Workdir
@@ -73,16 +72,11 @@ def read(workdir: str) -> Run:
     """
     folder = Workdir(workdir)
     config, plan = folder.config(), folder.plan()
-    if plan is None or not folder.metrics.exists():
-        raise CompareError(f'{workdir}: was not trained here, so there is nothing to compare: its '
-                           f'{"metrics.jsonl" if plan else "plan.json"} is missing')
     metric = 'mean_average_precision' if config.train.loss == 'bce' else 'accuracy'
     evaluations, steps, seconds = [], 0, 0.0
     try:
-        text = folder.metrics.read_text(encoding='utf-8')
-        for line in text.splitlines(keepends=True):
-            if not line.endswith('\n'):
-                break  # being written, or cut off
+        lines = metrics_file.lines(folder.metrics)
+        for line in lines or []:
             entry = json.loads(line)
             if entry['kind'] == 'eval':
                 value = entry[metric]
@@ -94,6 +88,9 @@ def read(workdir: str) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CompareError(f'{folder.metrics}: cannot be read ({type(error).__name__}: {error}): restore it, or leave this run '
                            f'out') from error
+    if plan is None or lines is None:
+        raise CompareError(f'{workdir}: was not trained here, so there is nothing to compare: its '
+                           f'{"metrics.jsonl" if plan else "plan.json"} is missing')
     planned = Schedule(plan.epoch_rows, config.packing.rows).steps
     return Run(workdir, config.flat(), metric, tuple(evaluations), steps, planned, seconds if steps else math.nan)
 
@@ -125,7 +122,7 @@ def compare(given: Sequence[tuple[str, Sequence[str]]], out: str | None) -> None
         if run.metric != runs[0].metric:
             raise CompareError(f'{run.workdir}: is scored by {run.metric}, but {runs[0].workdir} by {runs[0].metric}: compare '
                                f'runs with the same train.loss')
-    names = [Path(run.workdir).name for run in runs]
+    names = [files.at(run.workdir).name for run in runs]
     if len(set(names)) < len(names):
         names = [run.workdir for run in runs]
     keys = differing([run.config for run in runs])
@@ -136,12 +133,12 @@ def compare(given: Sequence[tuple[str, Sequence[str]]], out: str | None) -> None
     metric = METRICS[runs[0].metric]
     explanation = (f'The {metric} of the evaluations during training: the last one and the best one, which was chosen by '
                    f'the same clips. Time: of training, without evaluation.')
-    file = Path(out) / 'runs'
-    write_text(file.with_suffix('.md'), '\n'.join([explanation, '', *lines]) + '\n')
-    write_text(file.with_suffix('.csv'), _csv(runs, names, groups, keys))
+    file = files.at(out) / 'runs'
+    files.write_text(file.with_suffix('.md'), '\n'.join([explanation, '', *lines]) + '\n')
+    files.write_text(file.with_suffix('.csv'), _csv(runs, names, groups, keys))
     labels = [_label(run, name, group, keys) for run, name, group in zip(runs, names, groups, strict=True)]
     plots.save(figure(runs, labels), file.with_suffix('.png'))
-    print(f'written: {printable(str(file))}.md, .csv, .png')
+    print(f'written: {printable(os.path.join(out, file.name))}.md, .csv, .png')
 
 
 def _markdown(runs: Sequence[Run], names: Sequence[str], groups: Sequence[str], keys: Sequence[str]) -> list[str]:

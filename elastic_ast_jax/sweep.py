@@ -14,12 +14,13 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from elastic_ast_jax import plots, tables
+from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.data.plan import PlanError
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation, Evaluator, score, score_name
@@ -159,7 +160,9 @@ def table(curve: Curve) -> str:
     return '\n'.join(lines)
 
 
-def write(curve: Curve, model: Trained, overrides: Sequence[str], folder: Path) -> tuple[Path, Path, Path]:
+def write(
+    curve: Curve, model: Trained, overrides: Sequence[str], folder: Path | BucketPath
+) -> tuple[PurePath, PurePath, PurePath]:
     """Writes the curve as JSON, as a Markdown table and as a plot of what `score` takes, named by its kind.
 
     Args:

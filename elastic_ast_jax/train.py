@@ -104,6 +104,8 @@ def run(config: Config, path: str) -> None:
                     with watch.paused():
                         params = state.params if state.ema is None else state.ema
                         reached = score(config, watch.evaluated(evaluator.metrics(params)))
+                for log in logs:
+                    log.flush()
                 checkpoints.save(state, reached)
 
             def tell() -> None:

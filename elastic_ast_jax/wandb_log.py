@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.logs import without_nan
@@ -28,7 +29,8 @@ def library(project: str) -> Any:
 class WandbLog:
     """The same metrics as `metrics.jsonl`, in one W&B run for a workdir, however often the training is started.
 
-    W&B itself reads the environment: `WANDB_MODE=offline` writes to the workdir alone, for `wandb sync`.
+    W&B itself reads the environment: `WANDB_MODE=offline` writes to the workdir alone, for `wandb sync`. Where the workdir is
+    in a bucket, W&B writes where it does by itself: into `WANDB_DIR`, or the current folder.
     """
 
     def __init__(self, config: Config, workdir: Workdir):
@@ -39,10 +41,11 @@ class WandbLog:
             WorkdirError: The stored id cannot be read.
         """
         project = config.train.wandb
+        folder = None if isinstance(workdir.path, BucketPath) else str(workdir.path)
         wandb, run = library(project), workdir.wandb_id()
         try:
             self._run = wandb.init(
-                project=project, id=run, resume='allow', name=workdir.path.name, dir=str(workdir.path),
+                project=project, id=run, resume='allow', name=workdir.path.name, dir=folder,
                 config=config.flat())  # fmt: skip
         except Exception as error:  # not logged in, no network, ...
             raise UserError(f'train.wandb={project!r}: W&B does not start ({type(error).__name__}: {error}): run `wandb '
@@ -60,6 +63,9 @@ class WandbLog:
         if self._run is not None and step >= self._run.step:
             named = {f'{kind}/{name}': value for name, value in without_nan(values).items() if value is not None}
             self._guarded(lambda run: run.log(named, step=step))
+
+    def flush(self) -> None:
+        """Nothing: W&B sends by itself."""
 
     def _guarded(self, call: Any) -> None:
         """Training goes on without W&B if it fails."""

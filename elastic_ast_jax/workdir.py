@@ -4,7 +4,8 @@
     model.json         label names, and the fingerprint of the frontend that the model was trained with
     plan.json          fingerprint of the plan, and the rows of each epoch
     checkpoints/       see `checkpoints`
-    metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same
+    metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same. In a bucket: metrics/, see
+                       `metrics_file`
     eval/              results of `elastic-ast evaluate`
     skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`; skipped.PID.txt of further processes
     starting_point.txt what training started from, with `init.from`
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax import config as configs
+from elastic_ast_jax import files
 from elastic_ast_jax.audio.fbank import Fingerprint
+from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.files import write_text
 
 # Keys that change where data, weights and devices lie or how a run is watched, not what it computes. A run that a damaged
 # recording stopped may go on without it.
@@ -34,6 +36,10 @@ _FREE = {
     'train.log_every', 'train.keep', 'train.save_every', 'train.wandb', 'train.profile_steps', 'mesh.data', 'mesh.fsdp',
     'mesh.tensor',
 }  # fmt: skip
+
+
+# What Orbax writes last into a checkpoint in a bucket.
+_COMPLETE = 'commit_success.txt'
 
 
 class WorkdirError(UserError):
@@ -70,9 +76,15 @@ class Workdir:
     """Paths of a workdir, and its small files."""
 
     def __init__(self, path: str | os.PathLike, writes: bool = True):
-        """`writes=False` is for all but the first of several processes: what would be written is only checked."""
+        """A local folder, or one in a bucket: `gs://BUCKET/FOLDER`.
+
+        `writes=False` is for all but the first of several processes: what would be written is only checked.
+
+        Raises:
+            PlaceError: As `files.at`.
+        """
         self._writes = writes
-        self.path = Path(path).absolute()
+        self.path = files.at(path)
         self.checkpoints = self.path / 'checkpoints'
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
@@ -82,6 +94,8 @@ class Workdir:
 
     def begun(self) -> bool:
         """Whether a checkpoint is there. Before that, config, labels and plan are those of the last start."""
+        if isinstance(self.path, BucketPath):  # where they have their names before they are complete
+            return any((entry / _COMPLETE).exists() for entry in self.checkpoints.iterdir() if entry.name.isdecimal())
         return self.checkpoints.is_dir() and any(entry.name.isdecimal() for entry in self.checkpoints.iterdir())
 
     def prepare(self, config: Config) -> None:
@@ -211,22 +225,27 @@ class Workdir:
             self._write(self.path / 'wandb.json', json.dumps({'id': made}) + '\n')
         return str(self._entry(self._read('wandb.json'), 'wandb.json', 'id'))
 
-    def _write(self, file: Path, text: str) -> None:
+    def _write(self, file: Path | BucketPath, text: str) -> None:
         if self._writes:
-            write_text(file, text)
+            files.write_text(file, text)
 
     def _read(self, name: str) -> dict[str, Any]:
         file = self.path / name
-        if not self.path.is_dir():
-            near = difflib.get_close_matches(self.path.name, _siblings(self.path), 1)
-            hint = f'; did you mean {self.path.parent / near[0]}?' if near else ''
-            raise WorkdirError(f'{self.path}: there is no such workdir{hint}')
         try:
-            values = json.loads(file.read_text(encoding='utf-8'))
+            if not self.path.is_dir():
+                near = difflib.get_close_matches(self.path.name, _siblings(self.path), 1)
+                hint = f'; did you mean {self.path.parent / near[0]}?' if near else ''
+                raise WorkdirError(f'{self.path}: there is no such workdir{hint}')
+            data = file.read_bytes()
         except FileNotFoundError:
             raise WorkdirError(
                 f'{self.path}: is no workdir of `elastic-ast train`, or its training never began: {name} is missing') from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise WorkdirError(
+                f'{file}: cannot be read ({error.strerror or error}); make it readable, or train again') from error
+        try:
+            values = json.loads(data.decode('utf-8'))
+        except ValueError as error:
             raise WorkdirError(f'{file}: cannot be read ({error}); restore it or train again') from error
         if not isinstance(values, dict):
             raise WorkdirError(f'{file}: must hold a JSON object; restore it or train again')
@@ -238,5 +257,7 @@ class Workdir:
         return values[key]
 
 
-def _siblings(path: Path) -> list[str]:
+def _siblings(path: Path | BucketPath) -> list[str]:
+    if isinstance(path, BucketPath):  # to ask of each whether it is a folder would take long
+        return [entry.name for entry in path.parent.iterdir()]
     return [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []

@@ -14,11 +14,11 @@ usage: bash launch/gke.sh ACTION --name=NAME [OPTIONS] [-- OVERRIDES...]
   logs     follow the output of one host
   delete   end the run; its workdir stays
 
-  --image=I             container image with the project and the extras train and tpu: elastic-ast is on its PATH, and its working
+  --image=I             container image with the project and the extras train, tpu, gcs: elastic-ast is on its PATH, and its working
                         directory is the root of the repository (apply)
   --accelerator=A       such as tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice (apply)
   --topology=T          chips of a slice, such as 4x4 or 2x2x4 (apply)
-  --bucket=B            workdir is gs://B/NAME (apply)
+  --bucket=B            workdir is gs://B/NAME; the bucket is mounted as the folder /bucket, where data are read from (apply)
   --config=FILE[:ARG]   within the image (apply)
   --chips=C             chips of a host (default 4, or all of a smaller slice; 8 for machine types ending in -8t)
   --slices=S            number of slices (default 1)
@@ -29,10 +29,10 @@ usage: bash launch/gke.sh ACTION --name=NAME [OPTIONS] [-- OVERRIDES...]
   --slice=S --host=H    whose output is followed (logs; default 0 and 0)
   --dry_run             print what kubectl would be called with, and call nothing
 
-After -- come overrides of the config: --config.data.train=gs://B/train.jsonl
+After -- come overrides of the config: --config.data.train=/bucket/train.jsonl
 
 example: bash launch/gke.sh apply --name=ast --image=us-docker.pkg.dev/p/r/elastic-ast-jax:1 --accelerator=tpu-v5-lite-podslice \
-           --topology=4x4 --bucket=B --config=configs/manifest.py -- --config.data.train=gs://B/train.jsonl ...
+           --topology=4x4 --bucket=B --config=configs/manifest.py -- --config.data.train=/bucket/train.jsonl ...
 TEXT
 }
 
@@ -118,7 +118,7 @@ case $action in
     whole chips 1
     ((all % chips == 0)) || refuse "--topology=$topology has $all chips, which are no whole number of hosts of --chips=$chips"
     # shellcheck disable=SC2034  # for fill_in
-    hosts=$((all / chips)) workdir=gs://$bucket/$name
+    hosts=$((all / chips)) workdir=gs://$bucket/$name store=${bucket%%/*}
     filled=$(fill_in)
     if [[ -n $dry_run ]]; then
       printf '%s\n' "$filled"

@@ -28,16 +28,19 @@ usage: bash launch/tpu_pod.sh ACTION --name=NAME [OPTIONS] [-- COMMAND...]
   --node                 ask for a node that is there at once or not at all, instead of a queued resource
   --commit=C             what is copied: this commit of this checkout (default HEAD)
   --repository=URL       the workers fetch the commit from there instead
+  --fetch=COMMAND        what brings the data to a worker, run by bash in the home folder of each, after the project is installed
   --worker=K             whose output is followed (logs; default 0)
   --restarts=R           start again at most R times (watch; default 20)
   --poll=S               seconds between looks at the state (create, watch; default 60)
   --dry_run              print the commands of gcloud, and run none
 
-A TPU that is taken away takes its disks with it: --workdir and the data must be in a bucket, gs://BUCKET/... Before the first
-call, have gcloud's key at hand for all workers: ssh-add ~/.ssh/google_compute_engine
+A TPU that is taken away takes its disks with it: --workdir must be in a bucket, gs://BUCKET/FOLDER, and --fetch copies the data
+again. COMMAND starts in the folder of the project. Before the first call, have gcloud's key at hand for all workers:
+ssh-add ~/.ssh/google_compute_engine
 
-example: bash launch/tpu_pod.sh watch --name=ast --zone=us-west4-a --type=v5litepod-16 --spot -- \
-           elastic-ast train --config=configs/manifest.py --config.data.train=gs://B/train.jsonl ... --workdir=gs://B/runs/1
+example: bash launch/tpu_pod.sh watch --name=ast --zone=us-west4-a --type=v5litepod-16 --spot \
+           --fetch='gcloud storage cp --recursive gs://B/data .' -- \
+           elastic-ast train --config=configs/manifest.py --config.data.train=../data/train.jsonl ... --workdir=gs://B/runs/1
 TEXT
 }
 
@@ -47,8 +50,8 @@ fail() {
   exit 1
 }
 
-name='' zone='' project='' type='' version='' spot='' node='' commit=HEAD repository='' worker=0 restarts=20 poll=60 dry_run=''
-read_options 'name zone project type version commit repository worker restarts poll' 'spot node dry_run' "$@"
+name='' zone='' project='' type='' version='' spot='' node='' commit=HEAD repository='' fetch='' worker=0 restarts=20 poll=60 dry_run=''
+read_options 'name zone project type version commit repository fetch worker restarts poll' 'spot node dry_run' "$@"
 ((${#words[@]} == 1)) || refuse "one action, not ${#words[@]}: ${words[*]-}"
 action=${words[0]}
 case $action in
@@ -168,7 +171,8 @@ setup() {
     remote all bash -c 'mkdir -p elastic-ast-jax && cd elastic-ast-jax &&
       find . -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} + && tar -xzf ../elastic-ast-jax.tar.gz' || return
   fi
-  on_all install
+  on_all install || return
+  [[ -z $fetch ]] || remote all bash -c "$fetch"
 }
 
 run() { on_all start "${command[@]}"; }

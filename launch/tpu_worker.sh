@@ -40,7 +40,7 @@ install() {
     "${apt[@]}" update
     "${apt[@]}" install python3.11 python3.11-venv || "${apt[@]}" install python3-venv
   fi
-  bash "$root/launch/install.sh" tpu train
+  bash "$root/launch/install.sh" tpu train gcs
 }
 
 start() {

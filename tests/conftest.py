@@ -7,8 +7,11 @@ import hypothesis
 import jax
 import pytest
 
+from tests import gcs_stand_in
+
 # Read when TensorFlow is loaded and when JAX first looks for devices; both are later than this file.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('EPATH_USE_TF', 'false')  # read once; TensorFlow cannot be told of another place for buckets
 if 'JAX_PLATFORMS' not in os.environ:
     jax.config.update('jax_platforms', 'cpu')
 # [T] + [R, T] is an error: arrays of different ranks must say which axes they mean.
@@ -17,6 +20,21 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # The first example pays for imports and compilation, so no deadline; the same examples on every run, so no surprises.
 hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('repeatable')
+
+
+@pytest.fixture(scope='session')
+def storage():
+    """Buckets for the whole session, as their clients remember where they are."""
+    with gcs_stand_in.served() as made:
+        yield made
+
+
+@pytest.fixture
+def shelf(storage):
+    """What the bucket `gs://shelf` holds, which is nothing yet."""
+    storage.clear()
+    yield storage
+    storage.clear()
 
 
 @pytest.fixture

@@ -52,6 +52,18 @@ def test_a_run_has_the_config_and_every_number(calls, workdir):
     assert finished == {'call': 'finish', 'exit_code': 0}
 
 
+def test_a_workdir_in_a_bucket_is_no_folder_for_their_files(calls, shelf):
+    made = Workdir('gs://shelf/run one')
+    made.prepare(config())
+    with WandbLog(config(), made) as log:
+        log.write(10, 'train', {'loss': 0.5})
+        log.flush()
+    with WandbLog(config(), made):
+        pass
+    first, logged, _, second, _ = calls()
+    assert (first['name'], first['dir'], logged['step']) == ('run one', None, 10) and first['id'] == second['id']
+
+
 def test_a_workdir_is_one_run_however_often_it_is_opened(calls, workdir, tmp_path):
     with pytest.raises(KeyboardInterrupt), WandbLog(config(), workdir) as log:
         log.write(10, 'train', {'loss': 0.5})

@@ -95,6 +95,15 @@ def test_what_is_given_is_filled_in(filled):
     assert container(jobset)['resources'] == {'limits': {'google.com/tpu': 4}}
 
 
+def test_the_bucket_is_mounted_for_reading(filled):
+    job_template = job(filled('--bucket=store/runs'))['template']
+    (volume,) = job_template['spec']['volumes']
+    assert volume['csi']['volumeAttributes'] == {'bucketName': 'store'} and volume['csi']['readOnly']
+    assert job_template['metadata']['annotations'] == {'gke-gcsfuse/volumes': 'true'}
+    (mount,) = job_template['spec']['containers'][0]['volumeMounts']
+    assert (mount['name'], mount['mountPath']) == (volume['name'], '/bucket')
+
+
 def test_what_is_not_given_is_left_out(filled):
     pod = job(filled())['template']['spec']
     assert 'cloud.google.com/gke-spot' not in pod['nodeSelector'] and 'serviceAccountName' not in pod

@@ -167,7 +167,7 @@ def test_a_run_over_all_workers(cloud):
     for host in HOSTS:
         assert (machine.folder / 'workers' / host / 'elastic-ast.log').read_text() == f'from {host}\n'
     installed = [call for call in machine.calls() if '--editable' in call]
-    assert len(installed) == 2 and all('.[train,tpu]' in call for call in installed)
+    assert len(installed) == 2 and all('.[train,gcs,tpu]' in call for call in installed)
 
 
 def test_a_preempted_node_is_made_anew_and_the_run_goes_on(cloud):
@@ -288,6 +288,16 @@ def test_setup_copies_the_commit_and_keeps_what_is_installed(cloud):
     assert 'commit HEAD is copied, without the changes since' in again.stderr
     assert not (project / 'stale.txt').exists() and not (project / 'later.txt').exists()
     assert (project / '.venv' / 'kept').exists() and '# changed' not in (project / 'setup.cfg').read_text()
+
+
+def test_data_are_fetched_to_each_worker_after_the_project(cloud):
+    machine = cloud()
+    machine.run('tpu_pod.sh', 'create', *WATCH)
+    command = "[ -d elastic-ast-jax/.venv ] && mkdir -p data && printf '%s' \"it's\" > 'data/a b'"
+    done = machine.run('tpu_pod.sh', 'setup', '--name=ast', f'--fetch={command}')
+    assert done.returncode == 0, done.stderr
+    assert {(machine.folder / 'workers' / host / 'data' / 'a b').read_text() for host in HOSTS} == {"it's"}
+    assert machine.run('tpu_pod.sh', 'setup', '--name=ast', '--fetch=exit 3').returncode == 1
 
 
 def test_workers_can_fetch_a_commit_themselves(cloud):
