@@ -52,7 +52,7 @@ def model(
 
 def init_params(network: Network, shape: BatchShape, seed: int) -> Any:
     """Fresh parameters: a pure function of the network and the seed."""
-    batch = jax.tree.map(jnp.asarray, shape.empty())
+    batch = jax.tree.map(lambda field: jnp.zeros(field.shape, field.dtype), shape.abstract())  # nothing, while this is traced
     return network.init(jax.random.key(seed), batch)['params']
 
 

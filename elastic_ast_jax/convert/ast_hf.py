@@ -3,8 +3,6 @@
 Nothing but JSON and safetensors is read, neither of which can hold code, so a directory need not be trusted.
 """
 
-import collections
-import functools
 import json
 import math
 import os
@@ -14,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Float, Float32
 
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.convert import tensors as files
+from elastic_ast_jax.convert.rows import Row, differences, placed
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import some
@@ -60,8 +60,7 @@ class Converted(NamedTuple):
         frontend: What its spectrograms are made with.
         labels: Names of the classes.
         problem_type: What transformers calls the kind of its labels; None if the directory does not say.
-        shapes: Of each tensor of the file.
-        went: Where each tensor of the file went, e.g. `'encoder/blocks/mlp/up/kernel[3]'`.
+        table: Every tensor of the file, and where it went.
         notes: What was changed on the way, one sentence each.
     """
 
@@ -70,22 +69,8 @@ class Converted(NamedTuple):
     frontend: FrontendSpec
     labels: tuple[str, ...]
     problem_type: str | None
-    shapes: dict[str, tuple[int, ...]]
-    went: dict[str, str]
+    table: tuple[Row, ...]
     notes: tuple[str, ...]
-
-
-class _Place(NamedTuple):
-    """Where a tensor goes: the shape it must have, the parameter, its place in it, and whether PyTorch has it transposed."""
-
-    shape: tuple[int, ...]
-    path: tuple[str, ...]
-    target: tuple[int, ...]
-    index: int | None = None
-    transposed: bool = False
-
-    def __str__(self) -> str:
-        return '/'.join(self.path) + ('' if self.index is None else f'[{self.index}]')
 
 
 def load(directory: str | os.PathLike) -> Converted:
@@ -130,14 +115,15 @@ def convert(
         stride=(chosen['frequency_stride'], chosen['time_stride']), epsilon=float(chosen['layer_norm_eps']))  # fmt: skip
     labels = _labels(config, model.classes, f'{name}: {CONFIG}')
     _check_depth(tensors, model.size.depth, name)
-    places = _places(model)
-    params = _fill(tensors, places, f'{name}: {WEIGHTS}')
+    table = _rows(model)
+    if problems := differences(tensors, table):
+        raise AstHfError(f'{name}: {WEIGHTS}: its tensors are not those of the AST that {CONFIG} describes: '
+                         f'{"; ".join(problems)}')
+    params = unflatten_dict(placed(tensors, table), sep='/')
     notes = () if frontend.max_frames == frames else (
         f'clips have {frames} frames, and rows hold whole patches, so {frontend.max_frames}: the model ignores the rest',)
-    shapes = {tensor: place.shape for tensor, place in places.items()}
-    went = {tensor: str(place) for tensor, place in places.items()}
     problem = config.get('problem_type')
-    return Converted(model, params, frontend, labels, problem if isinstance(problem, str) else None, shapes, went, notes)
+    return Converted(model, params, frontend, labels, problem if isinstance(problem, str) else None, table, notes)
 
 
 def features(
@@ -250,63 +236,37 @@ def _check_depth(tensors: Mapping[str, np.ndarray], depth: int, name: str) -> No
         raise AstHfError(f'{name}: {CONFIG} says num_hidden_layers={depth}, but {WEIGHTS} holds {blocks} blocks')
 
 
-def _places(model: AST) -> dict[str, _Place]:
+def _rows(model: AST) -> tuple[Row, ...]:
     """Every tensor that an AST of this size has, and where it goes."""
     width, heads, classes = model.size.width, model.size.heads, model.classes
     split, square, hidden = (heads, width // heads), (width, width), MLP_RATIO * width
     tokens = TOKENS + math.prod(model.grid)
-    places = {
-        f'{_MODEL}embeddings.cls_token': _Place((1, 1, width), ('tokens',), (width,), 0),
-        f'{_MODEL}embeddings.distillation_token': _Place((1, 1, width), ('tokens',), (width,), 1),
-        f'{_MODEL}embeddings.position_embeddings': _Place((1, tokens, width), ('positions',), (tokens, width)),
-    }
+    found = [
+        Row(f'{_MODEL}embeddings.cls_token', (1, 1, width), ('tokens',), (width,), 0),
+        Row(f'{_MODEL}embeddings.distillation_token', (1, 1, width), ('tokens',), (width,), 1),
+        Row(f'{_MODEL}embeddings.position_embeddings', (1, tokens, width), ('positions',), (tokens, width)),
+    ]
 
-    def linear(source, shape, path, kernel, bias, index=None):
-        places[f'{source}.weight'] = _Place(shape, (*path, 'kernel'), kernel, index, transposed=True)
-        places[f'{source}.bias'] = _Place((shape[0],), (*path, 'bias'), bias, index)
+    def linear(source, shape, target, kernel, bias, block=None):
+        found.append(Row(f'{source}.weight', shape, (f'{target}/kernel',), kernel, block, linear=True))
+        found.append(Row(f'{source}.bias', (shape[0],), (f'{target}/bias',), bias, block))
 
-    def norm(source, path, index=None):
-        places[f'{source}.weight'] = _Place((width,), (*path, 'scale'), (width,), index)
-        places[f'{source}.bias'] = _Place((width,), (*path, 'bias'), (width,), index)
+    def norm(source, target, block=None):
+        found.append(Row(f'{source}.weight', (width,), (f'{target}/scale',), (width,), block))
+        found.append(Row(f'{source}.bias', (width,), (f'{target}/bias',), (width,), block))
 
     patch = math.prod(model.patch)
-    linear(f'{_MODEL}embeddings.patch_embeddings.projection', (width, 1, *model.patch), ('embed',), (patch, width), (width,))
+    linear(f'{_MODEL}embeddings.patch_embeddings.projection', (width, 1, *model.patch), 'embed', (patch, width), (width,))
     for i in range(model.size.depth):
-        source, blocks = f'{_MODEL}encoder.layer.{i}', ('encoder', 'blocks')
-        norm(f'{source}.layernorm_before', (*blocks, 'norm_attention'), i)
-        norm(f'{source}.layernorm_after', (*blocks, 'norm_mlp'), i)
+        source, blocks = f'{_MODEL}encoder.layer.{i}', 'encoder/blocks'
+        norm(f'{source}.layernorm_before', f'{blocks}/norm_attention', i)
+        norm(f'{source}.layernorm_after', f'{blocks}/norm_mlp', i)
         for part in ('query', 'key', 'value'):
-            linear(f'{source}.attention.attention.{part}', square, (*blocks, 'attention', part), (width, *split), split, i)
-        linear(f'{source}.attention.output.dense', square, (*blocks, 'attention', 'out'), (*split, width), (width,), i)
-        linear(f'{source}.intermediate.dense', (hidden, width), (*blocks, 'mlp', 'up'), (width, hidden), (hidden,), i)
-        linear(f'{source}.output.dense', (width, hidden), (*blocks, 'mlp', 'down'), (hidden, width), (width,), i)
-    norm(f'{_MODEL}layernorm', ('encoder', 'norm'))
-    norm('classifier.layernorm', ('norm_head',))
-    linear('classifier.dense', (classes, width), ('head',), (width, classes), (classes,))
-    return places
-
-
-def _fill(
-    tensors: Mapping[str, Float32[np.ndarray, '...']], places: Mapping[str, _Place], name: str
-) -> dict[str, Any]:
-    """The parameters."""
-    missing, extra = sorted(places.keys() - tensors.keys()), sorted(tensors.keys() - places.keys())
-    if missing or extra:
-        said = [f'lacks {some(missing, _MOST_NAMED)}'] if missing else []
-        said += [f'holds {some(extra, _MOST_NAMED)}, which no such AST has'] if extra else []
-        raise AstHfError(f'{name} {" and ".join(said)}: is it of the model that {CONFIG} describes?')
-    stacks: dict[tuple[str, ...], list[np.ndarray]] = collections.defaultdict(list)
-    stacked = {place.path for place in places.values() if place.index is not None}
-    for source, place in places.items():
-        tensor = tensors[source]
-        if tensor.shape != place.shape:
-            raise AstHfError(f'{name}: {source} has shape {list(tensor.shape)}, but {CONFIG} asks for {list(place.shape)}')
-        if place.transposed:
-            tensor = tensor.reshape(len(tensor), -1).T
-        stacks[place.path].append(tensor.reshape(place.target))
-    params: dict[str, Any] = {}
-    for path, parts in stacks.items():  # the parts of a stack come in the order of their indices
-        *outer, last = path
-        inner = functools.reduce(lambda tree, key: tree.setdefault(key, {}), outer, params)
-        inner[last] = np.stack(parts) if path in stacked else np.ascontiguousarray(parts[0])
-    return params
+            linear(f'{source}.attention.attention.{part}', square, f'{blocks}/attention/{part}', (width, *split), split, i)
+        linear(f'{source}.attention.output.dense', square, f'{blocks}/attention/out', (*split, width), (width,), i)
+        linear(f'{source}.intermediate.dense', (hidden, width), f'{blocks}/mlp/up', (width, hidden), (hidden,), i)
+        linear(f'{source}.output.dense', (width, hidden), f'{blocks}/mlp/down', (hidden, width), (width,), i)
+    norm(f'{_MODEL}layernorm', 'encoder/norm')
+    norm('classifier.layernorm', 'norm_head')
+    linear('classifier.dense', (classes, width), 'head', (width, classes), (classes,))
+    return tuple(found)

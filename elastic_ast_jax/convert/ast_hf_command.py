@@ -51,7 +51,7 @@ def run(source: str | os.PathLike, out: str | os.PathLike, loss: str | None = No
         'clips beyond its length are cut in evaluation, as transformers does, and heard in windows in prediction',
         *found.notes,
     ]
-    said = report(os.fspath(source), notes, [(name, found.shapes[name], where) for name, where in found.went.items()])
+    said = report(os.fspath(source), notes, [(row.source, row.shape, row.described()) for row in found.table])
     check(config, found.labels, source)
     workdir.prepare(config)
     write_text(workdir.path / REPORT, said + '\n')

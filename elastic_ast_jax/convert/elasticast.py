@@ -1,32 +1,30 @@
 """The published PyTorch ElasticAST: its tensors' names and shapes, and the parameters of this package that they are.
 
-One table, `rows`, serves both ways. PyTorch's linear layers hold `[out, in]`, Flax's `[in, out]`; keys and values are one
-projection there (keys first) and two here; heads are an axis here; the blocks here are stacked along a first axis.
+One table, `rows`, serves both ways. Keys and values are one projection there (keys first) and two here.
 Source: the code of Feng et al., Interspeech 2024 (arXiv 2407.08691).
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float32
 
+from elastic_ast_jax.convert.rows import Row, Shape, differences, placed
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.logs import some
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.models.sizes import SIZES, Size
 
-__all__ = ['Layout', 'LayoutError', 'Row', 'infer', 'from_params', 'placed', 'rows', 'to_params', 'unused']
+__all__ = ['Layout', 'LayoutError', 'infer', 'from_params', 'rows', 'to_params', 'unused']
 
-Shape = tuple[int, ...]
 _BLOCK = re.compile(r'blocks\.modules_list\.(\d+)\.')
 # Width of a head of ViT's sizes, which the published network keeps.
 _HEAD_WIDTH = 64
-_SHOWN = 10
 
 
 class LayoutError(UserError):
@@ -55,33 +53,6 @@ class Layout:
         """In words, all but the heads and the pooling, which no shape tells."""
         return (f'width {self.size.width}, {self.size.depth} blocks, {self.classes} classes, patches of {self.patch} x '
                 f'{self.patch}, {self.grid[0]} x {self.grid[1]} positions')
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One tensor of the state dict, and where it goes.
-
-    Attributes:
-        source: Its name.
-        shape: Its shape, in PyTorch's layout.
-        targets: Parameters that it makes, joined by slashes, side by side in its output axis; none if the mean pools.
-        target_shape: Of each of them, for one block.
-        block: Number of the block, the first index of the targets; None outside of the blocks.
-        linear: Whether it is `[out, in]` and has to be transposed.
-    """
-
-    source: str
-    shape: Shape
-    targets: tuple[str, ...]
-    target_shape: Shape
-    block: int | None = None
-    linear: bool = False
-
-    def described(self) -> str:
-        """Where it goes, in words."""
-        if not self.targets:
-            return 'not used by mean pooling, kept for the way back'
-        return ', '.join(self.targets) + ('' if self.block is None else f' [{self.block}]')
 
 
 def rows(layout: Layout) -> tuple[Row, ...]:
@@ -170,16 +141,7 @@ def infer(tensors: Mapping[str, np.ndarray], heads: int | None = None, pool: str
     layout = Layout(
         Size(width, len(blocks), heads), shapes['head.weight'][0],
         (shapes['pos_embed_freq'][0], shapes['pos_embed_time'][0]), patch, pool)  # fmt: skip
-    expected = {row.source: row.shape for row in rows(layout)}
-    problems = []
-    if missing := [name for name in expected if name not in shapes]:
-        problems.append(f'missing: {some(missing, _SHOWN)}')
-    if left := [name for name in shapes if name not in expected]:
-        problems.append(f'left over: {some(left, _SHOWN)}')
-    if wrong := [f'{name} has the shape {list(shapes[name])}, expected {list(shape)}'
-                 for name, shape in expected.items() if name in shapes and shapes[name] != shape]:  # fmt: skip
-        problems.append(f'wrong: {some(wrong, _SHOWN)}')
-    if problems:
+    if problems := differences(tensors, rows(layout)):
         raise LayoutError(f'the tensors are not those of an ElasticAST of {layout.described()}: {"; ".join(problems)}')
     return layout
 
@@ -192,31 +154,6 @@ def to_params(tensors: Mapping[str, Float32[np.ndarray, '...']], layout: Layout)
         layout: Of them.
     """
     return unflatten_dict(placed(tensors, rows(layout)), sep='/')
-
-
-def placed(
-    tensors: Mapping[str, Float32[np.ndarray, '...']], table: Sequence[Row]
-) -> dict[str, Float32[np.ndarray, '...']]:
-    """The parameters that a table makes, under their names with slashes; blocks are stacked.
-
-    Args:
-        tensors: By the names of the table, in its shapes.
-        table: With a row for each block of a parameter that blocks have, or for none.
-    """
-    depth = 1 + max((row.block for row in table if row.block is not None), default=0)
-    found: dict[str, Any] = {}
-    for row in table:
-        if not row.targets:
-            continue
-        tensor = tensors[row.source]
-        parts = np.split(tensor.T if row.linear else tensor, len(row.targets), axis=-1)
-        for target, part in zip(row.targets, parts, strict=True):
-            array = part.reshape(row.target_shape)
-            if row.block is None:
-                found[target] = array.copy()
-            else:
-                found.setdefault(target, np.empty((depth, *row.target_shape), np.float32))[row.block] = array
-    return found
 
 
 def from_params(params: Any, layout: Layout) -> dict[str, Float32[np.ndarray, '...']]:

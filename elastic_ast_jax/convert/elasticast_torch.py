@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from elastic_ast_jax import config as configs
+from elastic_ast_jax import files
+from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Augment, Config, Packing
 from elastic_ast_jax.convert import elasticast, tensors
 from elastic_ast_jax.convert.elasticast import Layout
@@ -154,7 +156,7 @@ def run_back(path: str | os.PathLike, out: str | os.PathLike, checkpoint: str = 
         notes.append(f'LayerNorms have epsilon {model.network.epsilon:g} here and {LAYER_NORM_EPSILON:g} in the published '
                      f'code: results differ by that')
     if missing := elasticast.unused(layout):
-        kept = Path(path) / _UNUSED
+        kept = files.at(path) / _UNUSED
         more = _kept(kept, missing) if kept.exists() else {name: np.zeros(shape, np.float32) for name, shape in missing.items()}
         notes.append(f'tensors that mean pooling does not use: {"as in the source" if kept.exists() else "zeros"}')
         found |= more
@@ -194,8 +196,9 @@ def _labels(path: str, classes: int) -> list[str]:
     return names
 
 
-def _kept(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32[np.ndarray, '...']]:
-    state: StateDict = tensors.read(path)
+def _kept(path: Path | BucketPath, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32[np.ndarray, '...']]:
+    with files.local(path) as here:
+        state: StateDict = tensors.read(here)
     there = {name: array.shape for name, array in state.tensors.items()}
     if wrong := [name for name, shape in shapes.items() if there.get(name) != shape]:
         raise TensorFileError(f'{path}: {wrong[0]} has the shape {there.get(wrong[0], "of nothing")}, expected '

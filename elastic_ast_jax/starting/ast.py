@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float32
 
-from elastic_ast_jax.convert.elasticast import Row
+from elastic_ast_jax.convert.rows import Row
 from elastic_ast_jax.starting import vit
 from elastic_ast_jax.starting.donor import EPSILON, Donor, DonorError, Grid, anchored, channels_note, heads_of
 

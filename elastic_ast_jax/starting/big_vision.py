@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from elastic_ast_jax.convert.elasticast import Row
+from elastic_ast_jax.convert.rows import Row
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.starting import vit
 from elastic_ast_jax.starting.donor import EPSILON, Donor, anchored, channels_note, filled, patch_kernel

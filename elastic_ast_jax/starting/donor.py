@@ -2,17 +2,15 @@
 
 import collections
 import dataclasses
-import re
 import types
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32
 
-from elastic_ast_jax.convert.elasticast import Row, placed
+from elastic_ast_jax.convert.rows import Row, differences, placed
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.logs import some
 
 # Heads of the published ViT and DeiT by width, for files that do not tell them: no shape of PyTorch's does.
 _HEADS = types.MappingProxyType({192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16})
@@ -111,25 +109,16 @@ def filled(
     Raises:
         DonorError: Tensors that are missing, left over or of another shape.
     """
-    expected = {row.source: row.shape for row in table}
-    problems = []
-    if missing := [name for name in expected if name not in tensors]:
-        problems.append(f'lacks {some(missing)}')
-    if left := [name for name in tensors if name not in expected and name not in unused]:
-        problems.append(f'holds {some(left)}, which such a network does not have')
-    if wrong := [f'{name} of shape {list(tensors[name].shape)} instead of {list(shape)}'
-                 for name, shape in expected.items() if name in tensors and tensors[name].shape != shape]:  # fmt: skip
-        problems.append(f'holds {some(wrong)}')
-    if problems:
-        raise DonorError(f'recognised as {scheme}, but it {" and ".join(problems)}')
+    if problems := differences(tensors, table, unused):
+        raise DonorError(f'recognised as {scheme}, but its tensors are not those of one: {"; ".join(problems)}')
     return placed(tensors, table), grouped({row.source: row.targets[0] for row in table})
 
 
 def grouped(went: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Tensors by the first name of the parameter that each became, `'encoder'` of `'encoder/norm/bias'` or `'tokens[0]'`."""
+    """Tensors by the first name of the parameter that each became, such as `'encoder'` of `'encoder/norm/bias'`."""
     groups = collections.defaultdict(list)
     for tensor, parameter in went.items():
-        groups[re.split(r'[/[]', parameter, maxsplit=1)[0]].append(tensor)
+        groups[parameter.partition('/')[0]].append(tensor)
     return {group: tuple(names) for group, names in groups.items()}
 
 
@@ -142,11 +131,11 @@ def anchored(
         DonorError: It is not there, or of another number of axes.
     """
     if name not in tensors:
-        raise DonorError(f'recognised as {scheme}, but it lacks {name}')
+        raise DonorError(f'recognised as {scheme}, but its tensors are not those of one: missing: {name}')
     shape = tensors[name].shape
     if len(shape) != axes or 0 in shape:
-        raise DonorError(f'recognised as {scheme}, but it holds {name} of shape {list(shape)}: expected {axes} axes, none of '
-                         f'them empty')
+        raise DonorError(f'recognised as {scheme}, but its tensors are not those of one: {name} has the shape {list(shape)}, '
+                         f'expected {axes} axes, none of them empty')
     return shape
 
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from elastic_ast_jax import files as places
+from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.convert import tensors as files
 from elastic_ast_jax.convert.elasticast import LayoutError
 from elastic_ast_jax.logs import some
@@ -27,7 +29,13 @@ def read(path: str | os.PathLike) -> Donor:
         DonorError: Nothing is there, or nothing that is recognised, or a network with tensors too many, too few or of other
             shapes.
         TensorFileError, LayoutError, AstHfError, WorkdirError, CheckpointError: Its file or folder cannot be used.
+        PlaceError: As `files.at`.
     """
+    place = places.at(path)
+    if isinstance(place, BucketPath):
+        if not (place / _CONFIG).exists():
+            raise DonorError(f'{place}: is no workdir of this project, and nothing else is read from a bucket: copy it here')
+        return own.workdir(place)
     path = Path(path)
     if not path.exists():
         raise DonorError(f'{path}: there is no such file or folder')

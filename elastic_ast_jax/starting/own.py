@@ -64,8 +64,9 @@ def hugging_face_ast(directory: str | os.PathLike) -> Donor:
     model, params = found.model, _flat(found.params)
     return Donor(
         kind='an AST of Hugging Face', width=model.size.width, depth=model.size.depth, heads=model.size.heads,
-        patch=model.patch, params=params, positions=_grid(model, params), sources=grouped(found.went), labels=found.labels,
-        epsilon=model.epsilon, frontend=found.frontend, notes=found.notes)  # fmt: skip
+        patch=model.patch, params=params, positions=_grid(model, params),
+        sources=grouped({row.source: row.targets[0] for row in found.table}), labels=found.labels, epsilon=model.epsilon,
+        frontend=found.frontend, notes=found.notes)  # fmt: skip
 
 
 def _flat(params: Any) -> dict[str, Float32[np.ndarray, '...']]:

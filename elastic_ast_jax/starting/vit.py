@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from elastic_ast_jax.convert.elasticast import Row
+from elastic_ast_jax.convert.rows import Row
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.starting.donor import (
     EPSILON,

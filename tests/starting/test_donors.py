@@ -53,19 +53,19 @@ def test_each_missing_tensor_is_named_with_what_was_recognised(scheme, tmp_path)
     name, state = scheme
     for missing in needed(state):
         path = saved(tmp_path, {key: array for key, array in state.items() if key != missing})
-        refused(path, f'lacks {missing}', name)
+        refused(path, f'missing: {missing}', name)
 
 
 def test_a_tensor_too_many_is_named(scheme, tmp_path):
     name, state = scheme
     refused(saved(tmp_path, state | {'adapter.weight': np.ones(3, np.float32)})
             if name != 'big_vision' or 'cls' in state else saved(tmp_path, state | {'params/adapter.weight': np.ones(3)}),
-            'adapter.weight, which such a network does not have', name)  # fmt: skip
+            'adapter.weight', 'left over: ', name)  # fmt: skip
 
 
 def test_layer_scale_is_not_left_out_in_silence(tmp_path):
     state = sources.timm() | {f'blocks.{i}.ls1.gamma': np.ones(16, np.float32) for i in range(2)}
-    refused(saved(tmp_path, state), 'holds blocks.0.ls1.gamma, blocks.1.ls1.gamma, which such a network does not have')
+    refused(saved(tmp_path, state), 'left over: blocks.0.ls1.gamma, blocks.1.ls1.gamma')
 
 
 def test_both_shapes_of_a_wrong_one_are_named(scheme, tmp_path):
@@ -79,17 +79,17 @@ def test_both_shapes_of_a_wrong_one_are_named(scheme, tmp_path):
     name = next(name for name in state if name.endswith(('mlp.fc1.weight', 'intermediate.dense.weight', 'Dense_0/kernel')))
     shape = list(state[name].shape)
     refused(saved(tmp_path, state | {name: state[name][..., :-1]}),
-            f'{name} of shape {[*shape[:-1], shape[-1] - 1]} instead of {shape}')  # fmt: skip
+            f'{name} has the shape {[*shape[:-1], shape[-1] - 1]}, expected {shape}')  # fmt: skip
 
 
 def test_a_block_too_few(tmp_path):
     state = {name: array for name, array in sources.timm().items() if not name.startswith('blocks.0.')}
-    refused(saved(tmp_path, state), 'lacks blocks.0.norm1.weight', 'holds blocks.1.')
+    refused(saved(tmp_path, state), 'missing: blocks.0.norm1.weight', 'left over: blocks.1.')
 
 
 def test_an_absurd_number_of_a_block(tmp_path):
     state = sources.timm() | {'blocks.99999999999.norm1.bias': np.ones(16, np.float32)}
-    refused(saved(tmp_path, state), 'holds blocks.99999999999.norm1.bias')
+    refused(saved(tmp_path, state), 'left over: blocks.99999999999.norm1.bias')
 
 
 def test_positions_of_no_square(tmp_path):
