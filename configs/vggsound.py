@@ -34,7 +34,7 @@ def get_config(text: str = '') -> ConfigDict:
     )  # fmt: skip
     config.packing = dict(rows=2, tokens=1280, slots=16)  # 11.9 clips a step on average; one has 504 tokens at most
     config.model = dict(size='B')
-    config.train = dict(epochs=40, loss='bce')  # one label a clip, but the paper's loss; its metric is accuracy
+    config.train = dict(epochs=40, loss='bce', metric='accuracy')  # one label a clip, but the paper's loss
     config.optimizer = dict(
         kind='adam_l2', rate=1e-5, b1=0.95, b2=0.999, weight_decay=5e-7, clip_norm=0.0, schedule='published',
         decay_from=10, decay_factor=0.75)  # fmt: skip

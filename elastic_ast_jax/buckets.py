@@ -13,9 +13,11 @@ from typing import Any
 
 from elastic_ast_jax.errors import UserError
 
-__all__ = ['SCHEME', 'BucketPath', 'PlaceError', 'at', 'check', 'reason']
+__all__ = ['SCHEME', 'UNREACHED', 'BucketPath', 'PlaceError', 'at', 'check', 'exit_code', 'judged', 'reason']
 
 SCHEME = 'gs://'
+# Exit code of a command that a bucket ended which may be reached later (EX_IOERR of sysexits.h): launchers start it again.
+UNREACHED = 74
 # What gcsfs or Orbax take for a pattern or a version.
 _RESERVED = frozenset('*?[]#')
 _LONGEST = 300
@@ -123,7 +125,7 @@ class BucketPath(PurePosixPath):
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, 'no such file or bucket', str(self)) from error
         except Exception as error:  # of gcsfs, aiohttp, google-auth; each has its own
-            raise OSError(errno.EIO, reason(error), str(self)) from error
+            raise OSError(errno.EACCES if _lasting(error) else errno.EIO, reason(error), str(self)) from error
 
 
 def at(text: str) -> BucketPath:
@@ -172,7 +174,37 @@ def reason(error: Exception) -> str:
     text = ' '.join(str(error).split())[:_LONGEST] or type(error).__name__
     if isinstance(error, ImportError):
         return f'gs:// needs gcsfs and google-cloud-storage ({text}): bash launch/install.sh gcs'
-    refused = getattr(error, 'code', None) in (401, 403) or any(word in text for word in _REFUSED)
-    if refused or type(error).__module__.startswith('google.auth'):
+    if _refused(error):
         return f'no access: {text}: {_LOG_IN}'
     return f'{type(error).__name__}: {text}'
+
+
+def judged(made: UserError, path: Any, cause: BaseException) -> UserError:
+    """`made`, with the exit code `UNREACHED` if its cause is a bucket that may be reached later.
+
+    Args:
+        made: What is raised.
+        path: Of what was written or read.
+        cause: What went wrong.
+    """
+    if isinstance(path, BucketPath) and not _lasting(cause):
+        made.exit_code = UNREACHED
+    return made
+
+
+def exit_code(error: OSError) -> int:
+    """Of a command that an error ended which nothing had words for."""
+    return UNREACHED if str(error.filename).startswith(SCHEME) and not _lasting(error) else 1
+
+
+def _refused(error: BaseException) -> bool:
+    if type(error).__module__.startswith('google.auth'):
+        return not getattr(error, 'retryable', False)
+    return getattr(error, 'code', None) in (401, 403) or any(word in str(error) for word in _REFUSED)
+
+
+def _lasting(error: BaseException) -> bool:
+    """Whether trying again cannot help: no access, no such file or bucket, missing packages."""
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENOENT):
+        return True
+    return isinstance(error, (ImportError, FileNotFoundError)) or getattr(error, 'code', None) == 404 or _refused(error)

@@ -50,7 +50,7 @@ class Written(NamedTuple):
     Attributes:
         step: Its name.
         bytes: Of its files.
-        seconds: From the call of `save` until all was written.
+        seconds: From the call of `save` until all was written, but for the last step that makes it count as complete.
         waited: Seconds of these in which `save` had not returned, so that no training went on.
     """
 
@@ -94,6 +94,8 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 epath.Path(os.fspath(self.directory)), options=options, item_names=(*_STATE, 'score'))
             self._scores = {step: score for step in self.steps() if (score := self._read_score(step)) is not None}
+            if not read_only:  # what follows from them is the same on all processes
+                self._scores = {int(step): score for step, score in hosts.gathered(self._scores)[0].items()}
 
     def _item(self, step: int, item: str) -> epath.Path:
         """Where an item of a checkpoint is, as Orbax takes it."""
@@ -108,7 +110,8 @@ class Checkpoints:
         except Exception as error:
             if not isinstance(self.directory, BucketPath):
                 raise
-            raise CheckpointError(f'{self.directory}: cannot be used for checkpoints ({buckets.reason(error)})') from error
+            made = CheckpointError(f'{self.directory}: cannot be used for checkpoints ({buckets.reason(error)})')
+            raise buckets.judged(made, self.directory, error) from error
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -194,7 +197,12 @@ class Checkpoints:
             self._under_way = None
             if not hosts.first():  # which deletes the older ones, perhaps now
                 return
-            self._written.append(Written(step, files.size(self.directory / str(step)), self._finished - began, waited))
+            try:
+                size = files.size(self.directory / str(step))
+            except OSError as error:
+                _log.warning('checkpoint %s: its size cannot be told (%s)', self.directory / str(step), error.strerror or error)
+                return
+            self._written.append(Written(step, size, self._finished - began, waited))
 
     def _note_time(self) -> None:
         """Called by Orbax, from the thread that writes, when all is written."""
@@ -210,7 +218,8 @@ class Checkpoints:
     def _not_written(self, error: Exception) -> CheckpointError:
         full = os.strerror(errno.ENOSPC)  # somewhere in what TensorStore says
         reason = full if full in str(error) else self._reason(error)
-        return CheckpointError(f'{self.directory}: a checkpoint cannot be written ({reason}). {self.outlook()}')
+        made = CheckpointError(f'{self.directory}: a checkpoint cannot be written ({reason}). {self.outlook()}')
+        return buckets.judged(made, self.directory, error)
 
     def outlook(self) -> str:
         """What a run that stops now goes on from, and how."""

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from elastic_ast_jax import buckets
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.logs import Progress
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that cannot be written, a full disk
         what = f'{error.filename or "the output"}: cannot be written or read ({error.strerror or error})'
         print(f'elastic-ast {options.command}: {what}', file=sys.stderr)
-        return 1
+        return buckets.exit_code(error)
     except KeyboardInterrupt:
         return 130
     except Exception:  # a defect here, or a process that lost another: a launcher starts the latter again

@@ -14,6 +14,7 @@ import math
 import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,7 +25,7 @@ from elastic_ast_jax.settings import Augment, Config, Data, Init, Mesh, Model, O
 
 __all__ = [
     'Augment', 'Config', 'ConfigError', 'Data', 'Init', 'Mesh', 'Model', 'Optimizer', 'Packing', 'Train', 'from_dict', 'load',
-    'override_texts', 'resolve',
+    'module',    'override_texts', 'resolve',
 ]  # fmt: skip
 
 
@@ -101,26 +102,36 @@ def resolve(values: Mapping[str, Any], texts: Mapping[str, str], problems: list[
     return config
 
 
-def _get_config(spec: str):
-    """What the file's `get_config` returns."""
+def module(spec: str) -> tuple[ModuleType, str, str]:
+    """The module of `FILE` or `FILE:ARG`, FILE and ARG.
+
+    Raises:
+        ConfigError: There is no such file, or it is no Python that can be loaded.
+    """
     path, _, argument = spec.partition(':')
     if not os.path.isfile(path):
         raise ConfigError([f'--config={spec}: there is no file {path}; recipes are in configs/'])
     module_spec = importlib.util.spec_from_file_location('elastic_ast_config', path)
     if module_spec is None or module_spec.loader is None:
         raise ConfigError([f'--config={spec}: {path} is no Python file'])
-    module = importlib.util.module_from_spec(module_spec)
+    loaded = importlib.util.module_from_spec(module_spec)
     try:
-        module_spec.loader.exec_module(module)
+        module_spec.loader.exec_module(loaded)
     except (SyntaxError, ImportError) as error:
         raise ConfigError([f'--config={spec}: {path} cannot be loaded ({type(error).__name__}: {error})']) from error
-    if not hasattr(module, 'get_config'):
+    return loaded, path, argument
+
+
+def _get_config(spec: str):
+    """What the file's `get_config` returns."""
+    loaded, path, argument = module(spec)
+    if not hasattr(loaded, 'get_config'):
         raise ConfigError([f'--config={spec}: {path} has no function get_config()'])
-    takes = len(inspect.signature(module.get_config).parameters)
+    takes = len(inspect.signature(loaded.get_config).parameters)
     if argument and not takes:
         raise ConfigError([f'--config={spec}: get_config() of {path} takes no argument: write --config={path}'])
     try:
-        values = module.get_config(argument) if argument else module.get_config()
+        values = loaded.get_config(argument) if argument else loaded.get_config()
     except ValueError as error:
         raise ConfigError([f'--config={spec}: get_config({argument!r}) of {path} refuses: {error}']) from error
     if not isinstance(values, ConfigDict):

@@ -48,6 +48,10 @@ def problems(config: Config) -> list[str]:
         need(bool(data.label_csv), 'data.label_csv is empty: give the CSV of the classes with --config.data.label_csv=FILE.csv')
     if data.source == 'tfds':
         need(bool(data.tfds_name), 'data.tfds_name is empty: give the data set with --config.data.tfds_name=NAME')
+    for key in ('train', 'eval', 'root', 'label_csv'):
+        place = getattr(data, key)
+        need('://' not in place, f'data.{key}={place!r} is no local path: copy the data here, or mount the bucket (gcsfuse) '
+                                 f'and give its folder')
     for key in ('data.synthetic_train', 'data.synthetic_eval', 'packing.rows', 'packing.slots', 'packing.tokens',
                 'train.epochs', 'train.log_every', 'train.keep', 'train.eval_every', 'train.accumulate',
                 'optimizer.decay_from'):  # fmt: skip
@@ -107,6 +111,7 @@ def problems(config: Config) -> list[str]:
     left = [f'mesh.{axis}=-1' for axis, size in axes.items() if size == -1]
     need(len(left) <= 1, f'{", ".join(left)}: one axis at most can take what is left')
     one_of('train.loss', ('cross_entropy', 'bce'))
+    one_of('train.metric', ('auto', 'accuracy', 'mean_average_precision'))
     need(not (config.train.loss == 'bce' and config.train.label_smoothing),
          "train.label_smoothing goes with train.loss='cross_entropy' only: set it to 0")
     one_of('optimizer.kind', ('adamw', 'adam_l2'))

@@ -176,9 +176,4 @@ class Evaluator:
 
 def score(config: Config, metrics: Metrics) -> float:
     """What the best checkpoint is best in."""
-    return getattr(metrics, score_name(config))
-
-
-def score_name(config: Config) -> str:
-    """The metric that `score` takes: accuracy, or mAP where clips have several labels."""
-    return 'mean_average_precision' if config.train.loss == 'bce' else 'accuracy'
+    return getattr(metrics, config.train.scored_by())

@@ -76,13 +76,14 @@ def replaced(path: str | os.PathLike) -> Iterator[Path]:
         >>> with replaced('metrics.json') as temporary:
         ...     temporary.write_text('{}')
     """
-    if isinstance(path, BucketPath):  # an object appears whole by itself
+    if '://' in os.fspath(path):  # an object appears whole by itself
+        path = at(path)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 yield Path(folder, path.name)
                 path.upload(Path(folder, path.name))
             except OSError as error:
-                raise WriteError(problem(path, error)) from error
+                raise buckets.judged(WriteError(problem(path, error)), path, error) from error
         return
     path = Path(path)
     # Of a long name only the beginning, as file systems take 255 bytes.

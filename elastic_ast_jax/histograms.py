@@ -4,7 +4,6 @@ A recipe's `lengths()` returns a dictionary: `classes`, the number of classes, a
 to seconds, clips)`. Lengths are drawn uniformly within a bin; one that begins where it ends holds clips of one length.
 """
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from elastic_ast_jax import config
 from elastic_ast_jax.data import random
 from elastic_ast_jax.data.random import Stream
 from elastic_ast_jax.data.sources import DataError, fingerprint
@@ -46,13 +46,16 @@ def from_recipe(spec: str) -> Histogram | None:
         spec: `FILE` or `FILE:VARIANT`, of a config that can be loaded.
 
     Raises:
-        HistogramError: It returns something else than lengths.
+        HistogramError: It fails, or returns something else than lengths.
     """
-    path = spec.partition(':')[0]
-    found = importlib.util.spec_from_file_location('elastic_ast_recipe', path)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return checked(module.lengths(), path) if hasattr(module, 'lengths') else None
+    recipe, path, _ = config.module(spec)
+    if not hasattr(recipe, 'lengths'):
+        return None
+    try:
+        found = recipe.lengths()
+    except Exception as error:
+        raise HistogramError(f'{path}: lengths() fails ({type(error).__name__}: {error})') from error
+    return checked(found, path)
 
 
 def checked(value: Any, path: str) -> Histogram:

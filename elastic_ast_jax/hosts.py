@@ -77,9 +77,14 @@ def alone() -> bool:
     return jax.process_count() == 1
 
 
+def number() -> int:
+    """This process' number, from 0."""
+    return jax.process_index()
+
+
 def first() -> bool:
     """Whether this is the process that writes logs, plots and messages."""
-    return jax.process_index() == 0
+    return number() == 0
 
 
 def wait(point: str) -> None:

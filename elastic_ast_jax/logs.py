@@ -2,17 +2,19 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
-from elastic_ast_jax import files, metrics_file
+from elastic_ast_jax import buckets, files, metrics_file
 from elastic_ast_jax.errors import UserError
 
+_log = logging.getLogger(__name__)
 # Seconds of work after which a progress line appears.
 _PATIENCE = 2.0
 
@@ -27,15 +29,22 @@ class MetricsLog:
     Steps that are replayed after a restart replace their lines.
     """
 
-    def __init__(self, file: str | os.PathLike, tensorboard: str | os.PathLike, steps_made: int):
+    def __init__(
+        self, file: str | os.PathLike, tensorboard: str | os.PathLike, steps_made: int, evaluated: bool = True,
+    ):  # fmt: skip
         """Opens the log of a run that has made `steps_made` steps, and drops what was logged of later ones.
+
+        Args:
+            file, tensorboard: See `metrics_file`.
+            steps_made: Steps that the run goes on after.
+            evaluated: Whether an evaluation after these counts; if not, it will be made again.
 
         Raises:
             LogError: It cannot be written.
         """
         self._file, self._failed = files.at(file), False
         with self._writing('at the start'):
-            self._lines = metrics_file.begin(self._file, files.at(tensorboard), steps_made)
+            self._lines = metrics_file.begin(self._file, files.at(tensorboard), steps_made, evaluated)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Logs numbers of `kind` ('train' or 'eval') after `step` steps.
@@ -73,7 +82,22 @@ class MetricsLog:
             if not self._failed:
                 self._failed = True
                 reason = getattr(error, 'strerror', None) or error
-                raise LogError(f'{self._file.parent}: the log cannot be written {when} ({reason})') from error
+                made = LogError(f'{self._file.parent}: the log cannot be written {when} ({reason})')
+                raise buckets.judged(made, self._file, error) from error
+
+
+@contextlib.contextmanager
+def afterwards(work: Callable[[], Any]) -> Iterator[None]:
+    """Does `work` when this is over, however it ends. After an error, a failure of `work` is told and does not replace it."""
+    try:
+        yield
+    except BaseException:
+        try:
+            work()
+        except Exception as error:
+            _log.warning('%s', error)
+        raise
+    work()
 
 
 def without_nan(value: Any) -> Any:

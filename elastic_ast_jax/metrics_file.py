@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,25 +42,33 @@ def lines(file: Path | BucketPath) -> list[str] | None:
     return _whole(file.read_text(encoding='utf-8')) if file.exists() else None
 
 
-def begin(file: Path | BucketPath, tensorboard: Path | BucketPath, steps: int) -> '_Appended | _InParts':
+def begin(
+    file: Path | BucketPath, tensorboard: Path | BucketPath, steps: int, evaluated: bool = True
+) -> '_Appended | _InParts':
     """Opens the metrics of a run that has made `steps` steps, without the lines of later ones.
 
     Args:
         file: See `lines`.
         tensorboard: Folder of the events. Profiles lie in it too, and stay.
         steps: That the run has made.
+        evaluated: Keep the line of an evaluation after these.
 
     Returns:
         What takes further lines: `add(line)`; `flush()`, after which all are written; `close()`.
     """
-    return _InParts(file, tensorboard, steps) if isinstance(file, BucketPath) else _Appended(file, tensorboard, steps)
+    def keep(line: str) -> bool:
+        entry = json.loads(line)
+        step = entry.get('of_step', entry['step'])  # what a checkpoint took is told some steps later
+        return step < steps or (step == steps and (evaluated or entry['kind'] != 'eval'))
+
+    return _InParts(file, tensorboard, keep) if isinstance(file, BucketPath) else _Appended(file, tensorboard, keep)
 
 
 class _Appended:
     """In local files, each line at once."""
 
-    def __init__(self, file: Path, tensorboard: Path, steps: int):
-        kept = [line for line in lines(file) or [] if _step(line) <= steps]
+    def __init__(self, file: Path, tensorboard: Path, keep: Callable[[str], bool]):
+        kept = [line for line in lines(file) or [] if keep(line)]
         temporary = file.with_name(file.name + '.new')
         temporary.write_text(''.join(kept), encoding='utf-8')
         os.replace(temporary, file)
@@ -87,12 +95,12 @@ class _Appended:
 class _InParts:
     """In a bucket. Of a part, the events are written first: those without lines are seen, and dropped, at the next start."""
 
-    def __init__(self, file: BucketPath, tensorboard: BucketPath, steps: int):
+    def __init__(self, file: BucketPath, tensorboard: BucketPath, keep: Callable[[str], bool]):
         self._folder, self._tensorboard = _folder(file), tensorboard
         self._waiting: list[str] = []
         self._next = 0
         for number, part in sorted(_parts(self._folder).items(), reverse=True):  # what a crash leaves is a beginning
-            kept = [line for line in part if _step(line) <= steps]
+            kept = [line for line in part if keep(line)]
             if not kept:
                 self._lines(number).unlink()
             elif kept != part:
@@ -147,10 +155,6 @@ def _parts(folder: BucketPath) -> dict[int, list[str]]:
 
 def _whole(text: str) -> list[str]:
     return [line for line in text.splitlines(keepends=True) if line.endswith('\n')]
-
-
-def _step(line: str) -> int:
-    return json.loads(line)['step']
 
 
 def _writer(folder: Path) -> Any:

@@ -1,6 +1,5 @@
 """The command `prepare`: recordings to a data set in ArrayRecord files, which `data.source='tfds'` reads."""
 
-import collections
 import importlib
 import os
 import shlex
@@ -41,7 +40,8 @@ def run(
         rate, name: Sample rate in Hz and name of the data set, for a manifest.
 
     Raises:
-        DataError: Files are missing or of another form, recordings cannot be used, or other splits are prepared already.
+        DataError: Files are missing or of another form, recordings cannot be used, or what is prepared already is something
+            else: at another rate, of other splits or lists, or without clips that may not be left out.
         files.WriteError: It cannot be written.
     """
     from elastic_ast_jax.data.tf import tf  # noqa: F401 - quietly, before TFDS needs it
@@ -49,50 +49,53 @@ def run(
     kind = getattr(importlib.import_module(f'elastic_ast_jax.data.builders.{data_set}'), _BUILDERS[data_set][0])
     options = {'data_dir': out, 'only': tuple(splits), 'on_bad_audio': on_bad_audio}
     builder = kind(source, rate=rate, name=name, **options) if data_set == 'manifest' else kind(**options)
-    if not builder.is_prepared():
-        _prepare(builder, data_set, Path(source), beam)
+    if data_set == 'manifest':
+        _prepare(builder, Path(source), Path(source).exists(), beam)
     else:
-        missing = [split for split in splits if split not in builder.info.splits]
-        if missing:
-            raise DataError(f'{builder.data_dir}: is prepared with the splits {", ".join(builder.info.splits)}, without '
-                            f'{missing[0]}: choose another folder with --out, or remove this one and prepare all')
-        print(f'{builder.data_dir} is prepared already')
+        _prepare_folder(builder, Path(source), beam)
     _show(builder, os.fspath(out), *_BUILDERS[data_set][1:])
 
 
-def _prepare(builder: Any, data_set: str, source: Path, beam: Sequence[str]) -> None:
+def _prepare_folder(builder: Any, folder: Path, beam: Sequence[str]) -> None:
+    """Says what goes where if something is missing."""
     layout = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
-    if data_set == 'manifest':
-        return builder.prepare(None, beam)
-    if not (source.is_dir() and os.listdir(source)):
-        raise DataError(f'{source}: no such folder, or nothing in it: give what is below with --manual-dir\n{layout}')
+    there = folder.is_dir() and any(folder.iterdir())
+    if not (there or builder.is_prepared()):
+        raise DataError(f'{folder}: no such folder, or nothing in it: give what is below with --manual-dir\n{layout}')
     try:
-        builder.prepare(source, beam)
+        _prepare(builder, folder, there, beam)
     except DataError as error:
         if ': no such ' not in str(error):
             raise
         raise DataError(f'{error}\n{layout}') from error
 
 
+def _prepare(builder: Any, source: Path, there: bool, beam: Sequence[str]) -> None:
+    """Prepares a data set; or tells that it is prepared, of the same lists if its source is still there."""
+    if builder.prepare(source, beam):
+        return
+    compared = builder.check(source if there else None)
+    print(f'{builder.data_dir} is prepared already'
+          + ('' if compared else f', from lists that cannot be compared with what is in {source}'))
+
+
 def _show(builder: Any, out: str, train: str, evaluate: str, recipe: str) -> None:
     """Prints what a data set holds, and what to train with."""
-    from elastic_ast_jax.data.builders import index
-    from elastic_ast_jax.data.builders.base import LEFT_OUT
+    from elastic_ast_jax.data.builders import index, left_out
 
     folder, there, rate = Path(builder.data_dir), builder.info.splits, builder.info.metadata['sample_rate']
-    left_out = collections.Counter(
-        tuple(line.split('\t')[:2]) for line in (folder / LEFT_OUT).read_text(encoding='utf-8').split('\n') if line)
+    lost = left_out.count(folder)
     print(f'{folder}: {counted(len(builder.classes), "class", "classes")}, {rate} Hz')
     rows = [('split', 'clips', 'length', 'missing', 'broken')]
     for split, info in there.items():
         seconds = sum(sum(file.frames) for file in (index.load(folder, split) or {}).values()) / rate
-        rows.append((split, str(info.num_examples), duration(seconds), *(str(left_out[split, why]) for why in rows[0][3:])))
+        rows.append((split, str(info.num_examples), duration(seconds), *(str(lost[split, why]) for why in rows[0][3:])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for split, *numbers in rows:
         aligned = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
         print('  '.join(['', split.ljust(widths[0]), *aligned]))
-    if left_out:
-        print(f'{counted(left_out.total(), "clip")} left out, listed in {folder / LEFT_OUT}')
+    if lost:
+        print(f'{counted(lost.total(), "clip")} left out, listed in {folder / left_out.NAME}')
     train, evaluate = _splits(list(there), train, evaluate)
     print(f'train on it with\n'
           f'  elastic-ast train --config=configs/{recipe}.py --workdir=WORKDIR --config.data.source=tfds '

@@ -1,6 +1,7 @@
 """A profile of a few training steps, which TensorBoard's profile plugin shows."""
 
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import jax
 
 from elastic_ast_jax.buckets import BucketPath
 
+_log = logging.getLogger(__name__)
 # Steps before the profile: compilation and the filling of queues would hide what a step costs.
 _SETTLING = 10
 
@@ -41,9 +43,15 @@ class Profile:
     def __enter__(self) -> 'Profile':
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        if self._running:
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if not self._running:
+            return
+        try:
             self._stop()
+        except Exception as error:
+            if kind is None:
+                raise
+            _log.warning('the profile is not written (%s)', error)  # something else ended the run; that is what is raised
 
     @contextlib.contextmanager
     def step(self, made: int) -> Iterator[None]:

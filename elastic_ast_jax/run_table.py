@@ -72,7 +72,7 @@ def read(workdir: str) -> Run:
     """
     folder = Workdir(workdir)
     config, plan = folder.config(), folder.plan()
-    metric = 'mean_average_precision' if config.train.loss == 'bce' else 'accuracy'
+    metric = config.train.scored_by()
     evaluations, steps, seconds = [], 0, 0.0
     try:
         lines = metrics_file.lines(folder.metrics)

@@ -103,6 +103,7 @@ class Train:
     seed: int = 0
     epochs: int = 40
     loss: str = 'cross_entropy'  # one label per clip; 'bce': any number of labels
+    metric: str = 'auto'  # what the best is best in: 'accuracy', 'mean_average_precision'; 'auto': by the loss, mAP with 'bce'
     label_smoothing: float = 0.0
     accumulate: int = 1  # parts of a batch that are computed one after another: less memory, the same gradient
     ema: float = 0.0  # decay of the moving average of the parameters, which evaluation and prediction use; 0: none
@@ -113,6 +114,12 @@ class Train:
     eval_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
     wandb: str = ''  # project of Weights & Biases that metrics go to as well; empty: none
     profile_steps: int = 0  # steps that are profiled, soon after the start, for TensorBoard to show
+
+    def scored_by(self) -> str:
+        """The name of the metric that checkpoints are scored and runs are compared by."""
+        if self.metric != 'auto':
+            return self.metric
+        return 'mean_average_precision' if self.loss == 'bce' else 'accuracy'
 
 
 @dataclasses.dataclass(frozen=True)

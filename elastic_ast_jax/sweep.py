@@ -23,7 +23,7 @@ from elastic_ast_jax import plots, tables
 from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.data.plan import PlanError
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.evaluator import Evaluation, Evaluator, score, score_name
+from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress, counted, without_nan
@@ -175,7 +175,7 @@ def write(
         WriteError: One of the files cannot be written; it is as it was.
     """
     json_file, table_file, plot_file = (folder / f'{curve.kind}.{suffix}' for suffix in ('json', 'md', 'png'))
-    axis, metric = AXES[curve.kind], score_name(model.config)
+    axis, metric = AXES[curve.kind], model.config.train.scored_by()
     values = {
         'sweep': curve.kind, 'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides),
         'metric': metric, 'points': [

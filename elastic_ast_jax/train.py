@@ -21,7 +21,7 @@ from elastic_ast_jax.data.sources import Source, label_names, overlap, targets, 
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluator, score
 from elastic_ast_jax.files import write_text
-from elastic_ast_jax.logs import LogError, MetricsLog, Progress, counted
+from elastic_ast_jax.logs import LogError, MetricsLog, Progress, afterwards, counted
 from elastic_ast_jax.profiling import Profile
 from elastic_ast_jax.starting import start as starting
 from elastic_ast_jax.steps import Steps
@@ -46,7 +46,7 @@ def run(config: Config, path: str) -> None:
     progress = Progress(shown=hosts.first())
     if config.train.wandb and hosts.first():
         wandb_log.library(config.train.wandb)  # what is not there is missed before the work
-    workdir = Workdir(path, writes=hosts.first())
+    workdir = Workdir(path, hosts.number())
     hosts.first_then_others('workdir', lambda: workdir.prepare(config))
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(config.packing.rows, mesh, config.train.accumulate)
@@ -145,13 +145,17 @@ def _logs(config: Config, workdir: Workdir, first: int, checkpoints: Checkpoints
         with contextlib.ExitStack() as stack:
             logs: list[Any] = []
             if hosts.first():
-                logs.append(stack.enter_context(contextlib.closing(
-                    MetricsLog(workdir.metrics, workdir.tensorboard, first))))  # fmt: skip
+                evaluated = checkpoints.score(first) is not None
+                log = MetricsLog(workdir.metrics, workdir.tensorboard, first, evaluated)
+                stack.enter_context(afterwards(log.close))
+                logs.append(log)
             if config.train.wandb and hosts.first():
                 logs.append(stack.enter_context(WandbLog(config, workdir)))
             yield logs
     except LogError as error:
-        raise LogError(f'{error}. {checkpoints.outlook()}') from error
+        made = LogError(f'{error}. {checkpoints.outlook()}')
+        made.exit_code = error.exit_code
+        raise made from error
 
 
 def _start(
@@ -224,9 +228,8 @@ def _skipped(
     progress: Progress, workdir: Workdir, source: Source, reader: pipeline.RowReader, evaluator: Evaluator
 ) -> Iterator[None]:  # fmt: skip
     """However the run ends, counts and lists the clips that were left out (`data.on_bad_audio='skip'`)."""
-    try:
-        yield
-    finally:
+
+    def tell() -> None:
         undecodable = [message for _, message in sorted(reader.skipped.items())]
         skipped = {'training': [*source.skipped, *undecodable], 'evaluation': evaluator.skipped}
         lines = [f'{split}: {message}'.replace('\n', ' ') for split, messages in skipped.items() for message in messages]
@@ -238,6 +241,9 @@ def _skipped(
             if messages:
                 progress.say(f'{len(messages)} {split} clips were left out (all: {workdir.skipped}):\n'
                              f'{headers.listing(messages)}')
+
+    with afterwards(tell):
+        yield
 
 
 def absolute_paths(config: Config) -> Config:

@@ -7,7 +7,7 @@
     metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same. In a bucket: metrics/, see
                        `metrics_file`
     eval/              results of `elastic-ast evaluate`
-    skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`; skipped.PID.txt of further processes
+    skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`; skipped.N.txt of further processes
     starting_point.txt what training started from, with `init.from`
     conversion.txt     where the tensors of a converted model went, and unused.npz those that it has no use for
     wandb.json         id of the run at Weights & Biases, if `train.wandb` is set; wandb/ has its files
@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from elastic_ast_jax import buckets, files
 from elastic_ast_jax import config as configs
-from elastic_ast_jax import files
 from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Config
@@ -75,21 +75,21 @@ class PlanRecord:
 class Workdir:
     """Paths of a workdir, and its small files."""
 
-    def __init__(self, path: str | os.PathLike, writes: bool = True):
+    def __init__(self, path: str | os.PathLike, process: int = 0):
         """A local folder, or one in a bucket: `gs://BUCKET/FOLDER`.
 
-        `writes=False` is for all but the first of several processes: what would be written is only checked.
+        Of several processes the first, 0, writes; for the others, what would be written is only checked.
 
         Raises:
             PlaceError: As `files.at`.
         """
-        self._writes = writes
+        self._writes = process == 0
         self.path = files.at(path)
         self.checkpoints = self.path / 'checkpoints'
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.evaluations = self.path / 'eval'
-        self.skipped = self.path / ('skipped.txt' if writes else f'skipped.{os.getpid()}.txt')  # each process its own clips
+        self.skipped = self.path / (f'skipped.{process}.txt' if process else 'skipped.txt')  # each process its own clips
         self.starting_point = self.path / 'starting_point.txt'
 
     def begun(self) -> bool:
@@ -112,7 +112,8 @@ class Workdir:
                 probe.touch()
                 probe.unlink()
             except OSError as error:
-                raise WorkdirError(f'{self.path}: cannot be written ({error.strerror}); choose another --workdir') from error
+                made = WorkdirError(f'{self.path}: cannot be written ({error.strerror}); choose another --workdir')
+                raise buckets.judged(made, self.path, error) from error
         file = self.path / 'config.json'
         if file.exists():
             self.check_same(config)
@@ -241,8 +242,8 @@ class Workdir:
             raise WorkdirError(
                 f'{self.path}: is no workdir of `elastic-ast train`, or its training never began: {name} is missing') from None
         except OSError as error:
-            raise WorkdirError(
-                f'{file}: cannot be read ({error.strerror or error}); make it readable, or train again') from error
+            made = WorkdirError(f'{file}: cannot be read ({error.strerror or error}); make it readable, or train again')
+            raise buckets.judged(made, file, error) from error
         try:
             values = json.loads(data.decode('utf-8'))
         except ValueError as error:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import inspect
 import json
 import os
@@ -199,19 +198,11 @@ def _where(names: Sequence[str], runs: int) -> str:
 
 def _sweep(config: str) -> list[Any]:
     """What the file's `sweep` yields."""
-    path, _, argument = config.partition(':')
-    if not os.path.isfile(path):
-        raise SweepError(f'--config={config}: there is no file {path}; recipes are in configs/')
-    spec = importlib.util.spec_from_file_location('elastic_ast_sweep', path)
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, AttributeError) as error:  # the last one of what is no Python file
-        raise SweepError(f'--config={config}: {path} cannot be loaded ({type(error).__name__}: {error})') from error
-    if not hasattr(module, 'sweep'):
+    recipe, path, argument = configs.module(config)
+    if not hasattr(recipe, 'sweep'):
         raise SweepError(f'--config={config}: {path} has no function sweep(), which yields the overrides of each run')
-    takes = bool(inspect.signature(module.sweep).parameters)
-    return list(module.sweep(argument) if argument and takes else module.sweep())
+    takes = bool(inspect.signature(recipe.sweep).parameters)
+    return list(recipe.sweep(argument) if argument and takes else recipe.sweep())
 
 
 def text_of(value: Any) -> str:
@@ -234,14 +225,14 @@ def name_of(overrides: Mapping[str, Any]) -> str:
 
 
 def finished(path: Path) -> bool:
-    """Whether the last step of a run has a checkpoint; of what cannot be read, training will tell."""
+    """Whether the last step of a run has a checkpoint, and that an evaluation; of what cannot be read, training will tell."""
     workdir = Workdir(path)
     try:
         record = workdir.plan()
         steps = Schedule(record.epoch_rows, workdir.config().packing.rows).steps if record else 0
     except WorkdirError:
         return False
-    return steps > 0 and (workdir.checkpoints / str(steps)).is_dir()
+    return steps > 0 and (workdir.checkpoints / str(steps) / 'score').exists()
 
 
 class LocalRuns:

@@ -28,7 +28,7 @@ usage: bash launch/tpu_pod.sh ACTION --name=NAME [OPTIONS] [-- COMMAND...]
   --node                 ask for a node that is there at once or not at all, instead of a queued resource
   --commit=C             what is copied: this commit of this checkout (default HEAD)
   --repository=URL       the workers fetch the commit from there instead
-  --fetch=COMMAND        what brings the data to a worker, run by bash in the home folder of each, after the project is installed
+  --fetch=COMMAND        what brings the data to a worker: run by bash in the home folder of each, once, when the project is installed
   --worker=K             whose output is followed (logs; default 0)
   --restarts=R           start again at most R times (watch; default 20)
   --poll=S               seconds between looks at the state (create, watch; default 60)
@@ -171,8 +171,14 @@ setup() {
     remote all bash -c 'mkdir -p elastic-ast-jax && cd elastic-ast-jax &&
       find . -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} + && tar -xzf ../elastic-ast-jax.tar.gz' || return
   fi
-  on_all install || return
-  [[ -z $fetch ]] || remote all bash -c "$fetch"
+  on_all install
+}
+
+# Once on each worker for each COMMAND: data that are there stay there.
+fetch_data() {
+  # shellcheck disable=SC2016  # for the worker's shell
+  [[ -z $fetch ]] || remote all bash -c '[[ -e elastic-ast.fetched && $(<elastic-ast.fetched) == "$1" ]] ||
+    { bash -c "$1" && printf "%s" "$1" >elastic-ast.fetched; }' - "$fetch"
 }
 
 run() { on_all start "${command[@]}"; }
@@ -232,6 +238,10 @@ live() {
   done
   if [[ $verdict != running && $verdict != finished ]]; then
     setup || return 1
+    if ! fetch_data; then
+      say "the data could not be brought to all workers of $name" >&2
+      return 1
+    fi
     on_all finish || return 1
     run || return 1
     say "running on all workers; to see it: bash launch/tpu_pod.sh logs --name=$name ${zone:+--zone=$zone}"
@@ -267,6 +277,7 @@ watch() {
     find_state
     create
     setup
+    fetch_data
     run
     look_at_run
     printf '# when the TPU was taken away, and then all over again:\n'
@@ -286,8 +297,10 @@ watch() {
 }
 
 warn_of_disk() {  # a workdir that is lost with the TPU
-  local word
+  local word before=''
   for word in "${command[@]}"; do
+    [[ $before != --workdir ]] || word=--workdir=$word
+    before=$word
     if [[ $word == --workdir=* && $word != --workdir=gs://* ]]; then
       say "warning: ${word} is on the workers' own disks: use gs://BUCKET/... to go on when the TPU is taken away" >&2
     fi
@@ -296,7 +309,10 @@ warn_of_disk() {  # a workdir that is lost with the TPU
 
 case $action in
   create) create || fail "$name is not there: $state" ;;
-  setup) setup || fail "the project is not set up on all workers of $name" ;;
+  setup)
+    setup || fail "the project is not set up on all workers of $name"
+    fetch_data || fail "the data are not on all workers of $name"
+    ;;
   run)
     warn_of_disk
     run || fail "the run did not start on all workers of $name"

@@ -1,5 +1,6 @@
 """Paths in a bucket: what is written is there, whole; what is not there is nothing; whatever fails says what to do."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from elastic_ast_jax import files
-from elastic_ast_jax.buckets import BucketPath, PlaceError
+from elastic_ast_jax.buckets import UNREACHED, BucketPath, PlaceError, exit_code, judged
 from elastic_ast_jax.checkpoints import CheckpointError, Checkpoints
 from elastic_ast_jax.files import WriteError
 from elastic_ast_jax.profiling import Profile
@@ -168,6 +169,23 @@ def test_a_file_that_cannot_be_written_is_told(folder, shelf):
     with pytest.raises(WriteError) as caught:
         files.write_text(folder / 'a.txt', 'x')
     assert str(caught.value).startswith(f'{folder}/a.txt: cannot be written (no access: ') and ROLE in str(caught.value)
+
+
+@pytest.mark.parametrize('error, code', [
+    (ConnectionError('reset'), UNREACHED), (TimeoutError(), UNREACHED), (FileNotFoundError('gs://b'), 1),
+    (ImportError('gcsfs'), 1), (ValueError('PERMISSION_DENIED: storage.objects.create'), 1),
+])  # fmt: skip
+def test_a_command_that_a_bucket_ends_for_a_while_has_a_code_of_its_own(folder, error, code):
+    assert judged(WriteError('x'), folder / 'a', error).exit_code == code
+    assert judged(WriteError('x'), Path('a'), error).exit_code == 1  # on a disk it stays as it is
+
+
+def test_a_failure_without_words_of_its_own_has_that_code_too(folder, shelf):
+    shelf.refuse = lambda method, path: 403
+    with pytest.raises(OSError) as caught:
+        (folder / 'x').read_bytes()
+    assert exit_code(caught.value) == 1
+    assert exit_code(OSError(errno.EIO, 'no answer', 'gs://b/x')) == UNREACHED and exit_code(OSError(errno.EIO, '', 'x')) == 1
 
 
 # What uses them

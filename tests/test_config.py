@@ -257,6 +257,8 @@ def test_the_report_counts_its_problems():
     (['model.pool=max'], ["model.pool='max'", "'attention', 'mean'"]),
     (['model.attention=block'], ["model.attention='block'", "did you mean 'blocked'?"]),
     (['model.dtype=float16'], ["model.dtype='float16'", "did you mean 'bfloat16'?"]),
+    (['data.train=gs://b/train.jsonl'], ["data.train='gs://b/train.jsonl' is no local path: copy the data here"]),
+    (['train.metric=acc'], ["train.metric='acc' must be one of 'auto', 'accuracy', 'mean_average_precision'"]),
     (['train.loss=ce'], ["train.loss='ce'", "'cross_entropy', 'bce'"]),
     (['optimizer.kind=adam'], ["optimizer.kind='adam'", "'adamw', 'adam_l2'"]),
     (['optimizer.schedule=linear'], ["optimizer.schedule='linear'", "'cosine', 'constant', 'published'"]),
@@ -417,3 +419,12 @@ def test_the_published_quirks_leave_attention_unscaled():
     for quirks, scaled in (('true', False), ('false', True)):
         config = load(QUICKSTART, ['init.from=vit.npz', f'init.published_quirks={quirks}'])
         assert build.model(config, 3, device.choose_attention('plain'), jnp.float32).scaled == scaled
+
+
+def test_the_metric_follows_the_loss_unless_it_is_chosen():
+    def scored(*overrides):
+        return load(QUICKSTART, ['train.label_smoothing=0', *overrides]).train.scored_by()
+
+    assert scored() == 'accuracy' and scored('train.loss=bce') == 'mean_average_precision'
+    assert scored('train.loss=bce', 'train.metric=accuracy') == 'accuracy'
+    assert scored('train.metric=mean_average_precision') == 'mean_average_precision'

@@ -8,7 +8,17 @@ import termios
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from elastic_ast_jax.logs import LogError, MetricsLog, Progress, Waiting, counted, duration, in_seconds, printable
+from elastic_ast_jax.logs import (
+    LogError,  # fmt: skip
+    MetricsLog,
+    Progress,
+    Waiting,
+    afterwards,
+    counted,
+    duration,
+    in_seconds,
+    printable,
+)
 
 
 def log(tmp_path, first, *entries):
@@ -296,3 +306,21 @@ def test_one_recording_that_takes_the_time_of_loading_shows_nothing(waiting, ter
     waiting.show('a.wav', 1.0, 1.0)
     waiting.done()
     assert terminal.written() == ''
+
+
+# The end
+
+
+def test_what_is_done_afterwards_does_not_hide_why_it_ended(caplog):
+    def fails():
+        raise OSError('full')
+
+    with pytest.raises(KeyError), afterwards(fails):
+        raise KeyError('first')
+    assert [record.getMessage() for record in caplog.records] == ['full']
+    with pytest.raises(OSError, match='full'), afterwards(fails):
+        pass
+    done = []
+    with afterwards(lambda: done.append(1)):
+        pass
+    assert done == [1]

@@ -136,3 +136,18 @@ def test_a_log_that_cannot_be_written_says_how_to_get_access(shelf):
     opened.close()  # what follows from it is not told again
     with pytest.raises(LogError, match='at the start'):
         MetricsLog(METRICS, TENSORBOARD, 0)
+
+
+@pytest.mark.parametrize('bucket', [True, False])
+def test_of_a_step_that_is_evaluated_again_the_evaluation_is_dropped(shelf, tmp_path, bucket):
+    place = (METRICS, TENSORBOARD) if bucket else (str(tmp_path / 'metrics.jsonl'), str(tmp_path / 'tensorboard'))
+    opened = MetricsLog(*place, 0)
+    for step in (1, 2):
+        opened.write(step, 'train', {'loss': 0.5})
+        opened.write(step, 'eval', {'accuracy': 0.5})
+    opened.write(3, 'checkpoint', {'of_step': 2, 'bytes': 1})  # told later, and kept
+    opened.close()
+    for evaluated, kinds in ((True, ['eval', 'checkpoint']), (False, ['checkpoint'])):
+        MetricsLog(*place, 2, evaluated).close()
+        found = [json.loads(line) for line in metrics_file.lines(files.at(place[0]))]
+        assert [line['kind'] for line in found] == ['train', 'eval', 'train', *kinds]

@@ -98,7 +98,8 @@ def test_what_is_given_is_filled_in(filled):
 def test_the_bucket_is_mounted_for_reading(filled):
     job_template = job(filled('--bucket=store/runs'))['template']
     (volume,) = job_template['spec']['volumes']
-    assert volume['csi']['volumeAttributes'] == {'bucketName': 'store'} and volume['csi']['readOnly']
+    assert volume['csi']['volumeAttributes'] == {'bucketName': 'store', 'mountOptions': 'implicit-dirs'}
+    assert volume['csi']['readOnly']
     assert job_template['metadata']['annotations'] == {'gke-gcsfuse/volumes': 'true'}
     (mount,) = job_template['spec']['containers'][0]['volumeMounts']
     assert (mount['name'], mount['mountPath']) == (volume['name'], '/bucket')

@@ -126,7 +126,7 @@ def test_the_sweeps_of_the_recipes_can_be_run(module, recipe, tmp_path):
     runs = module.planned(str(recipe), ['data.root=x'], tmp_path)
     assert len({run.name for run in runs}) == len(runs) >= 4
     configs = [config.load(str(recipe), run.overrides) for run in runs]
-    assert len({each.optimizer.rate for each in configs}) == 2 and len({each.train.seed for each in configs}) >= 2
+    assert len({each.to_json() for each in configs}) == len(runs)
     assert not any(run.finished for run in runs)
 
 
@@ -182,7 +182,7 @@ def test_all_problems_are_told_before_anything_runs(sweep, values, options, part
 
 @pytest.mark.parametrize('config, part', [
     ('nowhere.py', 'there is no file nowhere.py'), (str(ROOT / 'configs' / 'manifest.py'), 'has no function sweep()'),
-    (str(ROOT / 'README.md'), 'cannot be loaded'),
+    (str(ROOT / 'README.md'), 'is no Python file'),
 ])  # fmt: skip
 def test_a_config_without_a_sweep_is_named(sweep, config, part):
     sweep.write(SEEDS)
@@ -235,13 +235,15 @@ def make_workdir(sweep, name: str, steps: int, *overrides: str) -> None:
     workdir = Workdir(sweep.out / name)
     workdir.prepare(values)
     workdir.set_plan(PlanRecord('plan', (4 * values.packing.rows + 1, 5 * values.packing.rows)))
-    (workdir.checkpoints / str(steps)).mkdir(parents=True)
+    (workdir.checkpoints / str(steps) / 'score').mkdir(parents=True)
 
 
 def test_a_finished_run_is_left_alone_and_an_unfinished_one_goes_on(sweep):
     sweep.write(SEEDS)
     make_workdir(sweep, 'train.seed=0', 10, 'train.seed=0')
     make_workdir(sweep, 'train.seed=1', 9, 'train.seed=1')
+    make_workdir(sweep, 'train.seed=2', 10, 'train.seed=2')
+    (sweep.out / 'train.seed=2' / 'checkpoints' / '10' / 'score').rmdir()  # killed before it was evaluated
     done = sweep.run('--config.train.keep=5')  # which changes nothing of what is computed
     assert done.returncode == 0, done.stderr
     assert f'# finished: {sweep.out / "train.seed=0"}' in done.stdout

@@ -196,6 +196,8 @@ def test_a_mistake_ends_the_watching_with_its_lines(cloud):
     assert done.returncode == 1
     assert 'was the first to end: exit code 1' in done.stderr and '| wrong key' in done.stderr
     assert "on the workers' own disks" in done.stderr
+    apart = machine.run('tpu_pod.sh', 'run', '--name=ast', '--dry_run', '--', 'trainer', '--workdir', 'runs/here')
+    assert "--workdir=runs/here is on the workers' own disks" in apart.stderr
     assert begun(machine) == {(0, 0)} and 'delete' not in actions(machine)
 
 
@@ -297,7 +299,11 @@ def test_data_are_fetched_to_each_worker_after_the_project(cloud):
     done = machine.run('tpu_pod.sh', 'setup', '--name=ast', f'--fetch={command}')
     assert done.returncode == 0, done.stderr
     assert {(machine.folder / 'workers' / host / 'data' / 'a b').read_text() for host in HOSTS} == {"it's"}
-    assert machine.run('tpu_pod.sh', 'setup', '--name=ast', '--fetch=exit 3').returncode == 1
+    (machine.folder / 'workers' / HOSTS[0] / 'data' / 'a b').write_text('changed here')
+    machine.run('tpu_pod.sh', 'setup', '--name=ast', f'--fetch={command}')  # once is enough
+    assert (machine.folder / 'workers' / HOSTS[0] / 'data' / 'a b').read_text() == 'changed here'
+    failed = machine.run('tpu_pod.sh', 'setup', '--name=ast', '--fetch=exit 3')
+    assert failed.returncode == 1 and 'the data are not on all workers' in failed.stderr
 
 
 def test_workers_can_fetch_a_commit_themselves(cloud):

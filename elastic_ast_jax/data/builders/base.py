@@ -1,18 +1,15 @@
 """What the builders have in common: a Beam pipeline that writes shards, and a data set made of those that are whole.
 
 Every shard is written by one worker from the list of its clips, so nothing is shuffled between workers and memory does not
-grow with the data. Shards wait in `VERSION.unfinished` beside the data set until all are there; the data set itself appears
+grow with the data. Shards stay in `VERSION.unfinished` beside the data set until that is in place; the data set itself appears
 whole. Workers need the recordings and that folder under the same paths, so buckets must be mounted, and this package.
 """
 
 import contextlib
-import fcntl
 import io
-import logging
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,17 +18,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from elastic_ast_jax import files
-from elastic_ast_jax.data import headers
-from elastic_ast_jax.data.builders import index, shards
+from elastic_ast_jax.data.builders import index, left_out, running, shards
 from elastic_ast_jax.data.builders.lists import Layout
 from elastic_ast_jax.data.builders.shards import Form, Record, Shard
 from elastic_ast_jax.data.sources import BadAudio, DataError, FileClip
-from elastic_ast_jax.logs import Progress, counted, printable
+from elastic_ast_jax.logs import counted
 
-__all__ = ['LEFT_OUT', 'ClipBuilder', 'beam']
+__all__ = ['ClipBuilder']
 
-# The list of clips that were left out, beside the prepared data.
-LEFT_OUT = 'left_out.txt'
+_ANEW = 'choose another folder with --out, or remove this one and prepare anew'
 
 
 class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -41,7 +36,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Args:
         only: Splits that are prepared; empty: all.
-        on_bad_audio: `'skip'` leaves out clips whose recordings are missing or cannot be used, and lists them in `LEFT_OUT`.
+        on_bad_audio: `'skip'` leaves out clips whose recordings are missing or cannot be used, and lists them: see `left_out`.
         data_dir: Folder that the data set's folder is made in.
         others: As for every builder of TFDS.
 
@@ -60,28 +55,74 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, *, data_dir: str | os.PathLike, only: Sequence[str] = (), on_bad_audio: BadAudio = 'skip', **others: Any
     ):  # fmt: skip
         self._only, self._on_bad_audio = tuple(only), on_bad_audio
-        self._splits, self._form = {}, None
+        self._splits, self._form, self._pipeline = {}, None, None
         super().__init__(data_dir=os.path.abspath(data_dir), file_format='array_record', **others)
 
-    def prepare(self, folder: Path | None, options: Sequence[str] = ()) -> None:
-        """Prepares the data set, as `download_and_prepare` does, but quietly.
+    def prepare(self, source: Path, options: Sequence[str] = ()) -> bool:
+        """Prepares the data set, as `download_and_prepare` does, but quietly, one process at a time, and unless it is prepared.
 
         Args:
-            folder: What the owners of the data set hand out; None where `layout` knows.
+            source: Folder with what the owners of the data set hand out, or a manifest.
             options: Of Beam: `KEY=VALUE` or `KEY`.
 
+        Returns:
+            Whether it was prepared now.
+
         Raises:
-            DataError: Lists are missing or of another form, recordings cannot be used, or workers do not see the files.
+            DataError: Lists are missing or of another form, recordings cannot be used, workers do not see the files, or another
+                process is at it.
             files.WriteError: It cannot be written.
         """
-        beam()
-        from apache_beam.options.pipeline_options import PipelineOptions
+        with running.locked(self._root):
+            if self.is_prepared():
+                self.info.read_from_directory(self.data_dir)  # another process may have prepared it since this one looked
+                shutil.rmtree(self._unfinished, ignore_errors=True)  # of a process that was killed when all else was done
+                return False
+            if self.data_path.exists():
+                raise DataError(f'{self.data_dir}: is no whole data set: choose another folder with --out, or remove this one')
+            self._pipeline = running.pipeline(options)
+            for left in self._root.glob(f'incomplete.*_{self.version}'):  # of a process that was killed
+                shutil.rmtree(left)
+            config = tfds.download.DownloadConfig(manual_dir=os.path.abspath(source))
+            # TFDS speaks of downloads, and makes a folder for them.
+            with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as nothing:
+                self.download_and_prepare(download_config=config, download_dir=nothing)
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+            return True
 
-        config = tfds.download.DownloadConfig(
-            manual_dir=folder and os.path.abspath(folder), beam_options=PipelineOptions([f'--{option}' for option in options]))
-        # TFDS speaks of downloads, and makes a folder for them.
-        with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as nothing:
-            self.download_and_prepare(download_config=config, download_dir=nothing)
+    def check(self, source: Path | None) -> bool:
+        """Makes sure that the data set, which is prepared, is what `prepare` would make of the same.
+
+        Args:
+            source: As for `prepare`; None if it is not there any more.
+
+        Returns:
+            Whether the lists were compared. They are not if they are not there, or not known of what is prepared.
+
+        Raises:
+            DataError: Rate, splits or lists are others, clips were left out that may not be, or the lists cannot be read.
+        """
+        there, about = tuple(self.info.splits), dict(self.info.metadata.items())
+        missing = [split for split in self._only or self.SPLITS if split not in there]
+        if missing:
+            raise DataError(f'{self.data_dir}: is prepared with the splits {", ".join(there)}, without {missing[0]}: choose '
+                            f'others with --splits=SPLIT,..., another folder with --out, or remove this one and prepare all')
+        if about['sample_rate'] != self.RATE:
+            raise DataError(f'{self.data_dir}: is prepared at {about["sample_rate"]} Hz, not at {self.RATE}: {_ANEW}')
+        lost = sum(number for (split, _), number in left_out.count(self.data_dir).items() if split in (self._only or there))
+        if lost and self._on_bad_audio == 'error':
+            raise DataError(f'{self.data_dir}: is prepared without {counted(lost, "clip")}, which {left_out.NAME} lists: mend '
+                            f'the recordings, remove this folder and prepare anew, or leave them out with --on-bad-audio=skip')
+        if source is None or 'lists' not in about:  # which earlier versions did not write
+            return False
+        layout = self.layout(source)
+        stamps = {split: layout.stamp(split) for split, _ in self._chosen(layout)}
+        stored = {split: stamp for split, stamp in about['lists'].items() if split in (self._only or there)}
+        if stamps != stored:
+            other = next(split for split in (*stamps, *stored) if stamps.get(split) != stored.get(split))
+            raise DataError(f'{self.data_dir}: split {other!r} is prepared from other lists than there are in {source} '
+                            f'now: {_ANEW}')
+        return True
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -111,6 +152,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         layout = self.layout(self._source(dl_manager))
         self._form = Form(self.RATE, layout.classes, self.SEVERAL)
         self._splits = {split: shards.shards(self._unfinished, split, clips) for split, clips in self._chosen(layout)}
+        self.info.metadata['lists'] = {split: layout.stamp(split) for split in self._splits}
         label = self.info.features['label']
         (label.feature if self.SEVERAL else label).names = list(layout.classes)
 
@@ -125,7 +167,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for shard in todo:
             shards.save(shard)
         paths = [shard.path for shard in todo]
-        return beam().Create(paths) | beam().Reshuffle() | beam().Map(partial(shards.write_listed, form=self._form))
+        beam = running.beam()
+        return beam.Create(paths) | beam.Reshuffle() | beam.Map(partial(shards.write_listed, form=self._form))
 
     def _chosen(self, layout: Layout) -> Iterator[tuple[str, Mapping[str, FileClip]]]:
         splits = self.SPLITS or tuple(layout.splits)
@@ -149,93 +192,33 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
         self._plan(dl_manager)
-        with _locked(self._unfinished):
-            for folder in self._root.glob(f'incomplete.*_{self.version}'):  # of a process that was killed
-                if folder != Path(self.data_dir):
-                    shutil.rmtree(folder)
-            if todo := self._split_generators(dl_manager):
-                self._run(todo, download_config)
-            found = {split: [(shard, shards.record(shard, self._form)) for shard in parts]
-                     for split, parts in self._splits.items()}  # fmt: skip
-            lost = [shard.path for parts in found.values() for shard, record in parts if record is None]
-            if lost:
-                raise DataError(f'{counted(len(lost), "shard")} did not come back, {lost[0]} for one: the workers of the Beam '
-                                f'pipeline must see {self._unfinished} and the recordings under the same paths; start again '
-                                f'to write what is missing')
-            self._report({split: [record for _, record in parts] for split, parts in found.items()})
-            return self._put_together(found)
-
-    def _run(self, todo: dict[str, Any], download_config: Any) -> None:
-        """Runs the pipeline. What is written stays if it fails."""
-        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-
-        options = download_config.beam_options or PipelineOptions([])
-        # Beam's own choice on this machine would first look for another runner in the network.
-        runner = download_config.beam_runner or options.view_as(StandardOptions).runner or 'FnApiRunner'
-        try:
-            pipeline = beam().Pipeline(runner=runner, options=options)
-        except (ValueError, ImportError) as error:
-            raise DataError(f'Apache Beam does not take these options ({str(error).splitlines()[0]}): '
-                            f'correct --beam') from error
-        total = sum(map(len, self._splits.values()))
-        try:
-            with _progress(self._unfinished, total), _quiet('apache_beam.runners.common'), pipeline:
-                for split, transform in todo.items():
-                    pipeline | split >> transform
-        except Exception as error:
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            # Beam hands on what a worker raised as text, and where.
-            said = next((line for line in str(error).splitlines() if 'cannot be written (' in line), None)
-            if said is None:
-                raise
-            said = said.rpartition('WriteError: ')[2]
-            raise files.WriteError(f'{said.partition(" [while running")[0]}; what is done is kept') from error
-
-    def _report(self, found: Mapping[str, Sequence[Record]]) -> None:
-        """Writes the list of clips that were left out and warns of them.
-
-        Raises:
-            DataError: There are some, and may not be; or no clip of a split is left.
-        """
-        left_out = {split: [clip for one in records for clip in one.left_out] for split, records in found.items()}
-        messages = [f'{split}: {clip.message}' for split, clips in left_out.items() for clip in clips]
-        if messages:
-            missing = sum(clip.missing for clips in left_out.values() for clip in clips)
-            clips = len(messages) + sum(len(one.keys) for records in found.values() for one in records)
-            about = (f'{self.name}: {len(messages)} of {counted(clips, "clip")} cannot be used ({missing} missing, '
-                     f'{len(messages) - missing} broken)')
-            empty = [split for split, records in found.items() if not any(one.keys for one in records)]
-            if empty:
-                raise DataError(f'{about}, so none of split {empty[0]!r} is left:\n{headers.listing(messages)}\n'
-                                f'{self.MANUAL_DOWNLOAD_INSTRUCTIONS}')
-            if self._on_bad_audio == 'error':
-                raise DataError(f'{about}:\n{headers.listing(messages)}\nmend them and start again to go on, or leave them '
-                                f'out with --on-bad-audio=skip')
-            logging.warning('%s; they are left out:\n%s', about, headers.listing(messages))
-        files.write_text(Path(self.data_dir, LEFT_OUT), ''.join(
-            f'{split}\t{"missing" if clip.missing else "broken"}\t{clip.key}\t{printable(clip.message)}\n'
-            for split, clips in left_out.items() for clip in clips))
+        if todo := self._split_generators(dl_manager):
+            running.run(self._pipeline or running.pipeline(), todo, self._unfinished, sum(map(len, self._splits.values())))
+        found = {split: [(shard, shards.record(shard, self._form)) for shard in parts] for split, parts in self._splits.items()}
+        lost = [shard.path for parts in found.values() for shard, record in parts if record is None]
+        if lost:
+            raise DataError(f'{counted(len(lost), "shard")} did not come back, {lost[0]} for one: the workers of the Beam '
+                            f'pipeline must see {self._unfinished} and the recordings under the same paths; start again '
+                            f'to write what is missing')
+        left_out.report(self.data_dir, {split: [record for _, record in parts] for split, parts in found.items()},
+                        self._on_bad_audio, self.name, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        return self._put_together(found)
 
     def _put_together(self, found: Mapping[str, Sequence[tuple[Shard, Record]]]) -> list[tfds.core.SplitInfo]:
-        """Indexes the shards that hold clips and moves them into the data set."""
-        moves, infos = [], []
+        """Indexes the shards that hold clips and puts them into the data set."""
+        infos = []
         for split, parts in found.items():
             parts = [(shard, record) for shard, record in parts if record.keys]
             template = self._get_filename_template(split_name=split)
             names = [os.path.basename(template.sharded_filepath(shard_index=i, num_shards=len(parts)))
                      for i in range(len(parts))]  # fmt: skip
+            for name, (shard, _) in zip(names, parts, strict=True):
+                _put(shard.path, Path(self.data_dir, name))
             index.save(self.data_dir, split, {name: record for name, (_, record) in zip(names, parts, strict=True)})
             infos.append(tfds.core.SplitInfo(
                 name=split, shard_lengths=[len(record.keys) for _, record in parts],
                 num_bytes=sum(record.size for _, record in parts), filename_template=template))
-            moves += [(shard.path, Path(self.data_dir, name)) for name, (shard, _) in zip(names, parts, strict=True)]
-        for source, target in moves:  # after all that could fail
-            os.replace(source, target)
         return infos
-
-    def _post_download_and_prepare_hook(self) -> None:
-        shutil.rmtree(self._unfinished, ignore_errors=True)
 
     @property
     def _root(self) -> Path:
@@ -248,25 +231,6 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self._root / f'{self.version}.unfinished'
 
 
-def beam() -> Any:
-    """Apache Beam, imported without its notes on what of it is not installed.
-
-    Raises:
-        DataError: It is not installed.
-    """
-    try:
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            import apache_beam
-        finally:
-            logging.disable(before)
-    except ImportError as error:
-        raise DataError('preparing a data set takes Apache Beam, which is not installed: bash launch/install.sh prepare, or '
-                        'pip install apache-beam') from error
-    return apache_beam
-
-
 def _is_text(key: str) -> bool:
     try:
         key.encode('utf-8', 'surrogateescape')
@@ -275,53 +239,12 @@ def _is_text(key: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Makes a folder, which no other process may lock meanwhile."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+def _put(source: str, target: Path) -> None:
+    """Gives a file a second name. The first one stays, since TFDS removes the folder of the second if anything fails yet."""
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f'{folder}: another process is preparing this data set: wait until it is done') from error
-        except OSError as error:  # file systems that cannot lock
-            logging.warning('%s: cannot be locked (%s): let only one process prepare this data set', folder, error.strerror)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # if nothing was written
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keeps a logger from saying what is raised as well."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextlib.contextmanager
-def _progress(folder: Path, total: int) -> Iterator[None]:
-    """Says now and then how many shards are there, wherever they are written."""
-    done, progress = threading.Event(), Progress()
-
-    def watch() -> None:
-        while not done.wait(1.0):
-            progress.show(f'{len(list(folder.glob("*.json")))} of {counted(total, "shard")} written')
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-        progress.clear()
+            os.link(source, target)
+        except OSError:  # where files have one name only, or another user wrote it
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise files.WriteError(f'{files.problem(target, error)}; what is done is kept') from error

@@ -1,10 +1,13 @@
 """Preparation that is interrupted, repeated or impossible, and the index that it writes."""
 
-import fcntl
+import errno
 import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -76,6 +79,68 @@ def test_a_killed_preparation_is_not_taken_for_done_and_goes_on(esc50, prepare, 
     check(esc50, out)
 
 
+LATE = """
+import os, signal, sys
+import tensorflow_datasets as tfds
+from elastic_ast_jax import cli
+
+def last_of_all(info, folder):  # TFDS calls it when the shards are in the folder that it will rename
+    os.kill(os.getpid(), signal.SIGKILL)
+
+tfds.core.DatasetInfo.write_to_directory = last_of_all
+cli.main(sys.argv[1:])
+"""
+
+
+def without_recordings(miniature: Miniature) -> None:
+    """Removes what can be used, so that no shard can be written again."""
+    for key in (key for clips in miniature.clips.values() for key in clips):
+        (miniature.folder / 'audio' / key).unlink()
+
+
+def test_a_preparation_that_is_killed_when_all_is_written_keeps_what_is_written(esc50, prepare, python, tmp_path):
+    killed = python(LATE, 'prepare', *esc50.command, f'--out={tmp_path}/out')
+    assert killed.code == -signal.SIGKILL, killed.err
+    assert len(os.listdir(tmp_path / 'out' / 'esc50')) == 2 and not (tmp_path / 'out' / 'esc50' / '1.0.0').exists()
+    without_recordings(esc50)
+    assert prepare(esc50).code == 0 and os.listdir(tmp_path / 'out' / 'esc50') == ['1.0.0']
+    check(esc50, tmp_path / 'out')
+
+
+@pytest.mark.parametrize('links', [True, False], ids=['links', 'no links'])
+def test_a_disk_that_is_full_when_all_is_written_loses_nothing_of_it(links, esc50, prepare, tmp_path, monkeypatch):
+    from tensorflow_datasets.core import DatasetInfo
+
+    def fails(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    if not links:
+        monkeypatch.setattr(os, 'link', fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetInfo, 'write_to_directory', fails)
+        full = prepare(esc50)
+    assert full.code == 1 and 'No space left on device' in full.err
+    assert os.listdir(tmp_path / 'out' / 'esc50') == ['1.0.0.unfinished']
+    without_recordings(esc50)
+    assert prepare(esc50).code == 0 and os.listdir(tmp_path / 'out' / 'esc50') == ['1.0.0']
+    check(esc50, tmp_path / 'out')
+
+
+def test_shards_that_cannot_be_put_into_the_data_set_are_kept(esc50, prepare, tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'link', fails)
+        patch.setattr('shutil.copyfile', fails)
+        full = prepare(esc50)
+    assert full.code == 1 and 'array_record-00000-of-00001: cannot be written (No space left on device): make room' in full.err
+    assert 'what is done is kept' in full.err
+    without_recordings(esc50)
+    assert prepare(esc50).code == 0
+    check(esc50, tmp_path / 'out')
+
+
 def check(miniature: Miniature, out: pathlib.Path) -> None:
     for split, clips in miniature.clips.items():
         source = tfds.load(miniature.name, str(out), split, miniature.rate, Features())
@@ -111,21 +176,125 @@ def test_a_data_set_is_prepared_once_and_some_splits_may_do(esc50, prepare, tmp_
     assert done.code == 0 and '--config.data.train_split=fold1 --config.data.eval_split=fold5' in done.out
     again = prepare(esc50, '--splits=fold1')
     assert again.code == 0 and 'is prepared already' in again.out and not again.err
-    other = prepare(esc50, '--splits=fold1,fold2')
-    assert other.code == 1 and 'is prepared with the splits fold1, fold5, without fold2: choose another' in other.err
+    for options in (['--splits=fold1,fold2'], []):
+        other = prepare(esc50, *options)
+        assert other.code == 1 and 'is prepared with the splits fold1, fold5, without fold2: choose others' in other.err
     with pytest.raises(DataError, match="'fold1' .3 clips.*'fold5' .4 clips"):
         tfds.load('esc50', str(tmp_path / 'out'), 'fold2', miniatures.RATE, Features())
 
 
-def test_another_process_that_prepares_the_same_is_waited_for(esc50, prepare, tmp_path):
-    folder = tmp_path / 'out' / 'esc50' / '1.0.0.unfinished'
-    folder.mkdir(parents=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    refused = prepare(esc50)
-    assert refused.code == 1 and 'another process is preparing this data set' in refused.err and folder.exists()
-    os.close(descriptor)
-    assert prepare(esc50).code == 0 and not folder.exists()
+def test_a_data_set_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_it(esc50, prepare, tmp_path):
+    assert prepare(esc50).code == 0
+    strict = prepare(esc50, '--on-bad-audio=error')
+    assert strict.code == 1 and 'is prepared without 2 clips, which left_out.txt lists: mend the recordings' in strict.err
+    assert prepare(esc50, '--on-bad-audio=error', '--splits=fold1,fold3').code == 0  # which lack none
+    path = esc50.folder / 'meta' / 'esc50.csv'
+    text = path.read_text()
+    path.write_text(''.join(line for line in text.splitlines(keepends=True) if not line.startswith('4-')))
+    other = prepare(esc50, '--splits=fold4,fold5')
+    assert other.code == 1 and "no clip is of split 'fold4'" in other.err
+    path.write_text(''.join(line for line in text.splitlines(keepends=True) if not line.startswith('1-100030')))
+    other = prepare(esc50)
+    assert other.code == 1 and "1.0.0: split 'fold1' is prepared from other lists than there are in" in other.err
+    assert 'choose another folder with --out' in other.err and prepare(esc50, '--splits=fold2').code == 0
+    path.write_text(text.replace('dog', 'wolf'))
+    assert prepare(esc50, '--splits=fold2').code == 1
+    path.write_text(text)
+    assert prepare(esc50).code == 0
+    esc50.folder.rename(tmp_path / 'elsewhere')
+    gone = prepare(esc50)
+    assert gone.code == 0 and f'from lists that cannot be compared with what is in {esc50.folder}\n' in gone.out
+    esc50.command[1] = f'--manual-dir={tmp_path}/elsewhere'
+    moved = prepare(esc50)
+    assert moved.code == 0 and 'is prepared already\n' in moved.out
+    check(esc50, tmp_path / 'out')
+
+
+def test_a_manifest_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_it(prepare, tmp_path):
+    made = miniatures.manifest(tmp_path / 'manifest')
+    assert prepare(made, '--rate=8000').code == 0 and prepare(made, '--rate=8000').code == 0
+    other = prepare(made)
+    assert other.code == 1 and 'my_sounds/1.0.0: is prepared at 8000 Hz, not at 16000: choose another folder' in other.err
+    path = made.folder / 'My sounds.jsonl'
+    lines = path.read_text().splitlines(keepends=True)
+    for changed in (lines[1:], [*lines[:-1], lines[-1].replace('[]', '["low"]')], [line for line in lines if 'train' in line],
+                    [*lines, '{"audio": "0.wav", "labels": ["low"], "split": "more"}\n'],
+                    [line.replace('0.2', '0.3') for line in lines]):
+        path.write_text(''.join(changed))
+        other = prepare(made, '--rate=8000')
+        assert other.code == 1 and 'is prepared from other lists than there are in' in other.err
+    path.write_text(''.join(reversed(lines)))
+    assert prepare(made, '--rate=8000').code == 0
+
+
+def test_names_of_clips_that_were_left_out_are_a_line_each(prepare, tmp_path):
+    made = miniatures.manifest(tmp_path / 'manifest')
+    with open(made.folder / 'My sounds.jsonl', 'a') as file:
+        for name in ('two\nlines\tmissing.wav', 'red\x1b[31m\u2028.wav', 'no text\udcff.wav'):
+            file.write(json.dumps({'audio': name, 'labels': ['low'], 'split': 'test'}) + '\n')
+    done = prepare(made)
+    assert done.code == 0, done.err
+    cells = [line.split('\t') for line in (tmp_path / 'out/my_sounds/1.0.0/left_out.txt').read_text().splitlines()]
+    assert {len(line) for line in cells} == {4} and '\x1b' not in done.err
+    assert sorted(line[2] for line in cells) == sorted([
+        'broken.wav', 'missing.wav', r'two\nlines\tmissing.wav', r'red\x1b[31m\u2028.wav', r'no text\udcff.wav'])
+    row, = (line.split() for line in done.out.splitlines() if line.startswith('  test'))
+    assert row[-2:] == ['4', '0'] and '5 clips left out' in done.out
+
+
+WAITS = """
+import os, sys, time
+import tensorflow_datasets as tfds
+from elastic_ast_jax import cli
+
+write, there = tfds.core.DatasetInfo.write_to_directory, sys.argv.pop(1)
+
+def waits(info, folder):
+    open(there, 'w').close()
+    while os.path.exists(there):
+        time.sleep(0.05)
+    write(info, folder)
+
+tfds.core.DatasetInfo.write_to_directory = waits
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_of_two_preparations_the_second_is_refused_until_the_data_set_is_in_place(esc50, prepare, environment, tmp_path):
+    there = tmp_path / 'there'
+    first = subprocess.Popen(
+        [sys.executable, '-c', WAITS, str(there), 'prepare', *esc50.command, f'--out={tmp_path}/out'], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8')  # fmt: skip
+    try:
+        while not there.exists():
+            assert first.poll() is None, first.stdout.read()
+            time.sleep(0.05)
+        before = sorted(os.listdir(tmp_path / 'out' / 'esc50'))
+        refused = prepare(esc50)
+        assert refused.code == 1 and 'another process is preparing this data set' in refused.err
+        assert sorted(os.listdir(tmp_path / 'out' / 'esc50')) == before
+        there.unlink()
+        said, _ = first.communicate(timeout=120)
+    finally:
+        first.kill()
+    assert first.returncode == 0, said
+    again = prepare(esc50)
+    assert again.code == 0 and 'is prepared already' in again.out
+    check(esc50, tmp_path / 'out')
+
+
+def test_what_another_has_prepared_meanwhile_is_not_prepared_again(esc50, tmp_path):
+    from elastic_ast_jax.data.builders.esc50 import Esc50
+
+    late, early = (Esc50(data_dir=tmp_path / 'out') for _ in range(2))
+    assert not late.is_prepared() and early.prepare(esc50.folder)
+    folder = pathlib.Path(early.data_dir)
+    files = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    (tmp_path / 'out' / 'esc50' / '1.0.0.unfinished').mkdir()  # as one leaves it that is killed at the very end
+    assert not late.prepare(esc50.folder) and late.check(esc50.folder)
+    assert {path.name: path.stat().st_ino for path in folder.iterdir()} == files
+    assert late.classes == early.classes and dict(late.info.splits).keys() == dict(early.info.splits).keys()
+    assert os.listdir(tmp_path / 'out' / 'esc50') == ['1.0.0']
 
 
 def test_what_cannot_be_prepared_is_said_with_what_goes_where(esc50, prepare, command, tmp_path):
@@ -139,8 +308,9 @@ def test_what_cannot_be_prepared_is_said_with_what_goes_where(esc50, prepare, co
     refused = prepare(esc50, '--splits=fold6')
     assert refused.code == 1 and "no split 'fold6': choose from fold1, fold2" in refused.err
     assert prepare(esc50, '--splits=fold1,').code == 2
-    refused = prepare(esc50, '--beam=runner=SlowRunner')
-    assert refused.code == 1 and 'Apache Beam does not take these options' in refused.err and 'SlowRunner' in refused.err
+    (tmp_path / 'half' / 'esc50' / '1.0.0').mkdir(parents=True)
+    refused = command('prepare', *esc50.command, f'--out={tmp_path}/half')
+    assert refused.code == 1 and 'esc50/1.0.0: is no whole data set: choose another folder' in refused.err
     for recording in (esc50.folder / 'audio').glob('3-*'):
         recording.unlink()
     refused = prepare(esc50)
