@@ -15,6 +15,7 @@ Installs what the tests need into .venv in the repository root (once) and runs t
 
 examples: bash launch/test.sh -x -k packing
           bash launch/test.sh tests/test_packing.py     paths count from the repository root
+          bash launch/test.sh -n 2 --dist loadfile      two processes, each with the tests of whole files
           bash launch/test.sh -m ''                     everything, slow or not
 TEXT
     exit 0
