@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from elastic_ast_jax import buckets
 from elastic_ast_jax.errors import UserError
@@ -62,12 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='elastic-ast', description='Audio classification of clips of any length. Each command has its own --help.')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-
-    def add(name: str, purpose: str, more: str = '') -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=purpose, description=f'{purpose[0].upper()}{purpose[1:]}. {more}'.strip())
-        made.set_defaults(parser=made)  # so that an error shows how this command is used
-        return made
+    add = _commands(parser, 'command', 'COMMAND')
 
     def takes_config(command: argparse.ArgumentParser) -> None:
         command.add_argument('--config', required=True, metavar='FILE[:ARG]', help='a config file, such as configs/fsdd.py')
@@ -162,14 +157,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _commands(parser: argparse.ArgumentParser, dest: str, metavar: str) -> Callable[..., argparse.ArgumentParser]:
+    """`add(name, purpose, more)` makes a command of this parser."""
+    commands = parser.add_subparsers(dest=dest, required=True, metavar=metavar)
+
+    def add(name: str, purpose: str, more: str = '') -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=purpose, description=f'{purpose[0].upper()}{purpose[1:]}. {more}'.strip())
+        made.set_defaults(parser=made)  # so that an error shows how this command is used
+        return made
+
+    return add
+
+
 def _add_convert(command: argparse.ArgumentParser) -> None:
     """What weights are converted from or to is a command of its own, with its own options."""
-    kinds = command.add_subparsers(dest='kind', required=True, metavar='KIND')
-
-    def add(name: str, purpose: str) -> argparse.ArgumentParser:
-        made = kinds.add_parser(name, help=purpose, description=f'{purpose[0].upper()}{purpose[1:]}.')
-        made.set_defaults(parser=made)
-        return made
+    add = _commands(command, 'kind', 'KIND')
 
     here = add('elasticast_torch', 'a state dict of the published PyTorch ElasticAST to a workdir')
     here.add_argument('source', type=_local, metavar='IN', help='a state dict: .pth, .pt, .safetensors or .npz')
@@ -202,12 +204,7 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
 
 def _add_prepare(command: argparse.ArgumentParser) -> None:
     """Each data set is a command of its own."""
-    kinds = command.add_subparsers(dest='data_set', required=True, metavar='DATASET')
-
-    def add(name: str, purpose: str) -> argparse.ArgumentParser:
-        made = kinds.add_parser(name, help=purpose, description=f'{purpose[0].upper()}{purpose[1:]}.')
-        made.set_defaults(parser=made)
-        return made
+    add = _commands(command, 'data_set', 'DATASET')
 
     def takes_rest(made: argparse.ArgumentParser) -> None:
         made.add_argument('--out', type=_local, required=True, metavar='DIR', help='folder of prepared data sets')
