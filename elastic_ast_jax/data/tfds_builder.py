@@ -160,7 +160,8 @@ def sample_rate(info: Any, names: Features) -> int:
 def _told(info: Any, name: str, kind: type) -> Any:
     """What the metadata of a data set say, if they say it."""
     metadata = info.metadata
-    value = metadata.get(name) if isinstance(metadata, Mapping) else None
+    there = isinstance(metadata, Mapping) and name in metadata.keys()  # only `keys` and `[]` read what TFDS reads late
+    value = metadata[name] if there else None
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
