@@ -157,11 +157,12 @@ class Checkpoints:
         """
         began = time.perf_counter()
         step = int(state.step)
-        scored = None if score is None else ocp.args.JsonSave({'score': float(score) if math.isfinite(score) else None})
+        number = float(score) if score is not None and math.isfinite(score) else None
+        scored = None if score is None else ocp.args.JsonSave({'score': number})
         self.wait()
         new = scored is not None and step not in self._scores
         if new:  # before the older checkpoints are looked through for what to keep
-            self._scores[step] = float(score) if math.isfinite(score) else math.nan
+            self._scores[step] = math.nan if number is None else number
         with self._writing():
             if step not in self._manager.all_steps():
                 items = {item: ocp.args.StandardSave(part) for item in _STATE if (part := getattr(state, item)) is not None}

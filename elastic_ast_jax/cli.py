@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
 import traceback
@@ -291,24 +292,25 @@ def _numbers(text: str) -> tuple[float, ...]:
     return values
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text!r} must be a positive number of seconds')
-    return value
+def _number(allowed: Callable[[float], bool], what: str) -> Callable[[str], float]:
+    """The type of a number that is allowed, which `what` says in words."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan  # which no comparison allows
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f'{text!r} must be {what}')
+        return value
+
+    return parse
 
 
-def _flops(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text!r} must be a positive number of operations a second')
-    return value
+_seconds = _number(lambda value: 0 < value < math.inf, 'a positive number of seconds')
+_flops = _number(lambda value: 0 < value < math.inf, 'a positive number of operations a second')
+_share = _number(lambda value: 0 <= value < 1, 'a number from 0 to below 1')
+_positive_share = _number(lambda value: 0 < value <= 1, 'a number above 0 and at most 1')
 
 
 def _path(text: str) -> str:
@@ -321,26 +323,6 @@ def _local(text: str) -> str:
     if '://' in text:
         raise argparse.ArgumentTypeError(f'{text!r} must be a local path: only a workdir may be in a bucket')
     return _path(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} must be a number from 0 to below 1')
-    return value
-
-
-def _positive_share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r} must be a number above 0 and at most 1')
-    return value
 
 
 def _load_config(options: argparse.Namespace):
