@@ -16,11 +16,13 @@ from ml_collections import ConfigDict
 from elastic_ast_jax.recipes import variant
 
 # Frame shifts in ms that the paper trains ASTs at.
-_SHIFTS = (10, 20, 30, 40)
+VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'shift': (10, 20, 30, 40)}}
+# Points of the paper's curves: frame shifts in ms.
+SWEEPS = {'resolution': tuple(range(10, 41, 2))}
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, {'elastic_ast': {}, 'published': {}, 'ast': {'shift': _SHIFTS}})
+    chosen = variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
         source='tfds', tfds_name='audioset', train_split='balanced+unbalanced', eval_split='eval',

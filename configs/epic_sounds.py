@@ -16,11 +16,13 @@ from ml_collections import ConfigDict
 from elastic_ast_jax.recipes import shares, variant
 
 # Lengths that the paper trains ASTs at; the first is taken where none is asked for.
-_FRAMES = (1024, 400, 1600)
+VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}
+# Points of the paper's curves: frames.
+SWEEPS = {'length': (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))}
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, {'elastic_ast': {}, 'published': {}, 'ast': {'frames': _FRAMES}})
+    chosen = variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
         source='tfds', tfds_name='epic_sounds', train_split='train', eval_split='validation',

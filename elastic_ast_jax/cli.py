@@ -78,10 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add('evaluate', 'evaluate a trained model on its evaluation split',
                    'Where data moved since training: --config.data.eval=FILE and the like.')
     evaluate.add_argument('--workdir', required=True, help='of a training run')
-    evaluate.add_argument('--sweep', choices=('length', 'resolution'), help='a curve: accuracy against the longest length that '
-                          'is used of a clip, in frames, or against the ratio of the frame shift')
+    evaluate.add_argument('--sweep', choices=('length', 'resolution', 'budget'), help='a curve: accuracy against the longest '
+                          'length that is used of a clip, in frames, or against the ratio of the frame shift; or against the '
+                          'tokens that a clip may cost, the best ways of which predict --budget_tokens uses')
     evaluate.add_argument('--points', type=_numbers, metavar='N,N,...', help='of the sweep; without, as in the paper as far '
                           'as the model goes')
+    evaluate.add_argument('--shifts', type=_numbers, metavar='MS,MS,...', help='points of --sweep=resolution, as frame shifts '
+                          'in milliseconds')
+    evaluate.add_argument('--fixed_length', choices=('own', 'resized'), default='own', help="in a sweep, an AST pads or cuts "
+                          "clips to its own length (default), or to each point's, with its positions resized as in the paper")
     evaluate.set_defaults(overridable=True)
     takes_checkpoint(evaluate)
 
@@ -92,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
                          'workdirs of its runs; with --sweep, workdirs that differ in the seed only are one model')
     compare.add_argument('--out', type=_path, metavar='FOLDER', help='where to write; without, the table is printed only')
     compare.add_argument('--sweep', choices=('length', 'resolution'), help='compare over this sweep')
+    compare.add_argument('--fixed_length', choices=('own', 'resized'), default='own', help='how ASTs were evaluated')
+    compare.add_argument('--published', metavar='DATASET', help="draw the paper's curves too: voxceleb or epic_sounds over the "
+                         'length, audioset or vggsound over the resolution')
+    compare.add_argument('--beside', action='append', default=[], type=_runs, metavar='NAME=W[,W...]',
+                         help="show this over the sweep too, but measure no model's drop by it, as of elastic-ast baseline")
+    compare.add_argument('--over', metavar='KEY', help='compare the last evaluation of training over this key of the config')
 
     predict = add('predict', 'classify recordings with a trained model')
     predict.add_argument('workdir', help='of a training run')
@@ -104,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
                          'without, only those that are longer than the model takes, into the longest windows it takes')
     predict.add_argument('--overlap', type=_share, metavar='SHARE', help='share of a window that the next one repeats '
                          '(without, data.overlap of the training config)')
+    predict.add_argument('--budget_tokens', type=_positive, metavar='N', help='spend at most N tokens on a recording, or '
+                         'window, in the best way that evaluate --sweep=budget has found')
     predict.add_argument('--explain', type=_local, metavar='FILE.png', help='draw what the model listened to in one recording')
     takes_checkpoint(predict)
 
@@ -124,6 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument('--topology', help='chips that the time of training is told for: v5e:2x4, v6e:16x16, v4:2x2x1, v5p:4x4x4')
     plan.add_argument('--utilization', type=_positive_share, metavar='SHARE', help="share of the chips' peak that the model's "
                       'FLOPs reach (default 0.4)')
+
+    takes_config(baseline := add('baseline', 'evaluate logistic regression on mean and deviation of log-mels, to compare with',
+                                 _OVERRIDES))
+    baseline.add_argument('--sweep', choices=('length', 'resolution'), help='see elastic-ast evaluate')
+    baseline.add_argument('--points', type=_numbers, metavar='N,N,...', help='of the sweep')
+    baseline.add_argument('--shifts', type=_numbers, metavar='MS,MS,...', help='points of --sweep=resolution in milliseconds')
+    baseline.add_argument('--out', type=_path, metavar='FOLDER', help='write a sweep here, for elastic-ast compare')
 
     takes_config(stats := add('stats', 'measure mean and deviation of the log-mel of the training split', _OVERRIDES))
     stats.add_argument('--clips', type=_positive, help='measure this many clips, spread over the split; without, all')
@@ -344,21 +364,28 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     _module('hosts').join()
-    _module('evaluate').run(options.workdir, options.checkpoint, options.sweep, options.points, options.overrides)
+    _module('evaluate').run(options.workdir, options.checkpoint, options.sweep, options.points, options.overrides,
+                             options.shifts, options.fixed_length == 'resized')
 
 
 def _compare(options: argparse.Namespace) -> None:
-    _module('compare').run(options.runs, options.out, options.sweep)
+    _module('compare').run(
+        options.runs, options.out, options.sweep, options.fixed_length == 'resized', options.published, options.over,
+        options.beside)
 
 
 def _predict(options: argparse.Namespace) -> int:
     return _module('predict').run(
         options.workdir, options.inputs, options.top_k, options.json, options.checkpoint, options.timeline, options.window,
-        options.overlap, options.explain)
+        options.overlap, options.explain, options.budget_tokens)
 
 
 def _embed(options: argparse.Namespace) -> int:
     return _module('embed').run(options.workdir, options.inputs, options.out, options.timestamps, options.checkpoint)
+
+
+def _baseline(options: argparse.Namespace) -> None:
+    _module('baseline').run(_load_config(options), options.out, options.sweep, options.points, options.shifts)
 
 
 def _stats(options: argparse.Namespace) -> None:
@@ -419,6 +446,6 @@ def _prepare(options: argparse.Namespace) -> None:
 
 _COMMANDS = {
     'train': _train, 'evaluate': _evaluate, 'predict': _predict, 'embed': _embed, 'plan': _plan, 'stats': _stats,
-    'synthesize': _synthesize, 'parity': _parity, 'convert': _convert, 'compare': _compare,
+    'baseline': _baseline, 'synthesize': _synthesize, 'parity': _parity, 'convert': _convert, 'compare': _compare,
     'benchmark': _benchmark, 'compile': _compile, 'prepare': _prepare,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """`elastic-ast compare`: runs side by side in a table; or curves of several models, each the mean of runs with different seeds.
 
 The table is made of what training logged (`run_table`). The curves were measured by `elastic-ast evaluate --sweep=...`, which
-left them in each workdir.
+left them in each workdir. Where the data set is one of the paper's, its curves are drawn beside them.
 """
 
 import dataclasses
@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from elastic_ast_jax import files, plots, run_table, tables
+from elastic_ast_jax import files, over_key, plots, published, run_table, tables
 from elastic_ast_jax.logs import printable, without_nan
+from elastic_ast_jax.published import Published
 from elastic_ast_jax.run_table import CompareError, differing, written
-from elastic_ast_jax.sweep_axes import AXES, METRICS, Kind
+from elastic_ast_jax.sweep_axes import AXES, METRICS, Axis, Kind, name
 from elastic_ast_jax.workdir import Workdir
 
 
@@ -41,11 +42,18 @@ class Compared:
 
     @property
     def spread(self) -> Float64[np.ndarray, 'points']:
-        """Standard deviation of one run, estimated from these (n - 1); NaN of a single one."""
-        return self.values.std(axis=0, ddof=1) if len(self.values) > 1 else np.full(self.values.shape[1], np.nan)
+        return _spread(self.values)
 
 
-def run(given: Sequence[tuple[str, Sequence[str]]], out: str | None = None, kind: Kind | None = None) -> None:
+def _spread(values: Float64[np.ndarray, 'runs places']) -> Float64[np.ndarray, 'places']:
+    """Standard deviation of one run, estimated from these (n - 1); NaN of a single one."""
+    return values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
+
+
+def run(
+    given: Sequence[tuple[str, Sequence[str]]], out: str | None = None, kind: Kind | None = None, resized: bool = False,
+    published_of: str | None = None, over: str | None = None, beside: Sequence[tuple[str, Sequence[str]]] = (),
+) -> None:  # fmt: skip
     """Compares runs, or with `kind` the models that they are runs of.
 
     Args:
@@ -53,19 +61,31 @@ def run(given: Sequence[tuple[str, Sequence[str]]], out: str | None = None, kind
             config but for the seed.
         out: Folder for the files; None: only print the table.
         kind: None for a table of the runs; `'length'` or `'resolution'` for the models over that sweep.
+        resized: ASTs are compared as they were run at the length of each point.
+        published_of: A data set of the paper, whose curves are shown too.
+        over: Instead of `kind`, a key of the config: see `over_key`.
+        beside: Models as `given` that are shown over the sweep, and that no model's drop is measured by.
 
     Raises:
         CompareError: Runs that cannot be compared.
+        PublishedError: The paper has no such curves.
         WorkdirError: One that is none.
         WriteError: A file cannot be written.
     """
-    workdirs = [files.at(workdir) for _, found in given for workdir in found]
+    workdirs = [files.at(workdir) for _, found in (*given, *beside) for workdir in found]
     if twice := [str(workdir) for workdir in dict.fromkeys(workdirs) if workdirs.count(workdir) > 1]:
         raise CompareError(f'{", ".join(twice)}: is given twice; give each run once')
-    if kind is None:
+    if kind is None and (resized or published_of or beside):
+        raise CompareError('--fixed_length, --published and --beside are for curves: add --sweep=length or --sweep=resolution')
+    if kind and over:
+        raise CompareError(f'--over={over} and --sweep={kind} are two comparisons: give one of them')
+    if over:
+        over_key.compare(_models(given), over, out)
+    elif kind is None:
         run_table.compare(given, out)
     else:
-        over_sweep(_models(given), out, kind)
+        paper = published.read(published_of, kind) if published_of else None
+        over_sweep(_models(given), out, kind, resized, paper, beside)
 
 
 def _models(given: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, list[str]]]:
@@ -83,70 +103,144 @@ def _models(given: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, list[
     return named + list(groups.items())
 
 
-def over_sweep(models: Sequence[tuple[str, Sequence[str]]], out: str | None, kind: Kind) -> None:
+def over_sweep(
+    models: Sequence[tuple[str, Sequence[str]]], out: str | None, kind: Kind, resized: bool = False,
+    paper: Published | None = None, beside: Sequence[tuple[str, Sequence[str]]] = (),
+) -> None:  # fmt: skip
     """Prints models over a sweep; writes them as JSON, as a Markdown table and as a plot, named by the sweep's kind.
 
     Args:
         models: Name and workdirs of each.
         out: Folder for the files; None: only print.
         kind: Which sweep.
+        resized: ASTs as they were run at the length of each point; other models as they are.
+        paper: The paper's curves.
+        beside: Models that no model's drop is measured by.
 
     Raises:
         CompareError: A workdir without that sweep, or sweeps that differ in their points, their clips or their metric.
         WriteError: A file cannot be written.
     """
+    judged, models = len(models), [*models, *beside]
     names = [name for name, _ in models]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise CompareError(f'{", ".join(twice)}: names two models; write all workdirs of one after it, NAME=W,W')
-    sweeps = {workdir: _read(workdir, kind) for _, workdirs in models for workdir in workdirs}
+    sweeps = {workdir: _read(workdir, kind, resized) for _, workdirs in models for workdir in workdirs}
     first = next(iter(sweeps))
     axis, metric, points = AXES[kind], sweeps[first]['metric'], sweeps[first]['points']
     for workdir, found in sweeps.items():
-        _check_alike(workdir, found, first, sweeps[first], axis.keys)
+        _check_alike(workdir, found, first, sweeps[first], axis.common)
+    if paper and paper.metric != metric:
+        raise CompareError(f'{first}: was measured in {metric}, but the published curves are in {paper.metric}')
     compared = [
         Compared(name, tuple(workdirs), np.array(
             [[math.nan if point[metric] is None else point[metric] for point in sweeps[workdir]['points']]
              for workdir in workdirs], np.float64))
         for name, workdirs in models
     ]  # fmt: skip
-    percent = metric == 'accuracy'
-    write = tables.percent if percent else tables.number
-    lines = [
-        tables.row([*axis.columns, *(f'{tables.text(model.name)} ({len(model.workdirs)})' for model in compared)]),
-        tables.row(['---:'] * (len(axis.columns) + len(compared))),
-    ]
-    for number, point in enumerate(points):
-        cells = [f'{write(model.mean[number])} ± {write(model.spread[number])}' for model in compared]
-        lines.append(tables.row([f'{point[axis.keys[0]]:g}', f'{point[axis.keys[1]]:.4g}', *cells]))
-    explanation = (f'{"Accuracy" if percent else METRICS[metric]} of {points[0]["clips"]} clips: mean and standard deviation '
-                   f'of the runs, whose number is in brackets. {axis.title}.')
-    print('\n'.join(lines))
+    places = [float(point[axis.common]) for point in points]
+    how = ' ASTs pad or cut clips to the length of each point, with their positions resized.' if resized else ''
+    lines = [f'{"Accuracy" if metric == "accuracy" else METRICS[metric]} of {points[0]["clips"]} clips: mean and standard '
+             f'deviation of the runs, whose number is in brackets. {axis.title}.{how}',
+             '', *_table(compared, points, axis, metric, paper)]  # fmt: skip
+    falls = drops(compared[:judged])
+    if falls:
+        lines += ['', *_drops_table(falls, places, axis)]
+    print('\n'.join(lines[2:]))
     if out is None:
         return
-    folder = files.at(out)
-    files.write_text(folder / f'{kind}.md', '\n'.join([explanation, '', *lines]) + '\n')
+    folder, stem = files.at(out), name(kind, resized)
+    files.write_text(folder / f'{stem}.md', '\n'.join(lines) + '\n')
     values = {
-        'sweep': kind, 'metric': metric, 'points': [{key: point[key] for key in (*axis.keys, 'clips')} for point in points],
+        'sweep': kind, 'resized': resized, 'metric': metric,
+        'points': [{key: point[key] for key in (*axis.keys, 'clips')} for point in points],
         'models': [
             {'name': model.name, 'workdirs': list(model.workdirs), 'values': model.values.tolist(),
              'mean': model.mean.tolist(), 'spread': model.spread.tolist()}
             for model in compared
         ],
+        'worst_drops': [
+            {'name': fall.name, 'values': fall.values.tolist(), 'at': [places[point] for point in fall.at]} for fall in falls],
     }  # fmt: skip
-    files.write_text(folder / f'{kind}.json', json.dumps(without_nan(values), indent=2) + '\n')
+    files.write_text(folder / f'{stem}.json', json.dumps(without_nan(values), indent=2) + '\n')
+    percent = metric == 'accuracy'
     scale = 100.0 if percent else 1.0
     figure = plots.comparison(
-        [float(point[axis.keys[0]]) for point in points],
-        [(model.name, scale * model.mean, scale * model.spread) for model in compared],
-        title=f'{axis.title}: mean and standard deviation of the runs', x_label=axis.label,
-        y_label='accuracy (%)' if percent else METRICS[metric])
-    plots.save(figure, folder / f'{kind}.png')
-    print(f'written: {printable(os.path.join(out, kind))}.md, .json, .png')
+        places, [(model.name, scale * model.mean, scale * model.spread) for model in compared],
+        title=f'{axis.title}: mean and standard deviation of the runs', x_label=axis.names[axis.common],
+        y_label='accuracy (%)' if percent else METRICS[metric],
+        others=[(label, paper.places, scale * np.array(curve)) for label, curve in paper.curves.items()] if paper else ())
+    plots.save(figure, folder / f'{stem}.png')
+    print(f'written: {printable(os.path.join(out, stem))}.md, .json, .png')
 
 
-def _read(workdir: str, kind: Kind) -> dict:
-    """A sweep that evaluation left."""
-    file = Workdir(workdir).evaluations / f'{kind}.json'
+def _table(
+    compared: Sequence[Compared], points: Sequence[dict], axis: Axis, metric: str, paper: Published | None
+) -> list[str]:
+    """Every model at every point; and the published ones, at those points that the paper has."""
+    write = tables.percent if metric == 'accuracy' else tables.number
+    labels = [f'{tables.text(model.name)} ({len(model.workdirs)})' for model in compared] + list(paper.curves if paper else ())
+    lines = [tables.row([*axis.columns, *labels]), tables.row(['---:'] * (len(axis.columns) + len(labels)))]
+    for number, point in enumerate(points):
+        cells = [f'{write(model.mean[number])} ± {write(model.spread[number])}' for model in compared]
+        if paper:
+            at = {place: here for here, place in enumerate(paper.places)}.get(float(point[axis.common]))
+            cells += [write(math.nan if at is None else curve[at]) for curve in paper.curves.values()]
+        lines.append(tables.row([f'{point[axis.keys[0]]:g}', f'{point[axis.keys[1]]:.4g}', *cells]))
+    return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Drop:
+    """How far a model falls below the best of the others, where it does so most.
+
+    Attributes:
+        name: Of the model.
+        values: In each run; negative where it is the best at every point.
+        at: The point of each run, by its number.
+    """
+
+    name: str
+    values: Float64[np.ndarray, 'runs']
+    at: tuple[int, ...]
+
+
+def drops(compared: Sequence[Compared]) -> list[Drop]:
+    """The worst drop of each model below the best of the others at the same point, run by run.
+
+    The first run of one model is compared with the first of the others, and so on. Models of fewer runs than others are left
+    out, as is what has no seed; if a value is undefined, there is none. Being best of several is partly luck: of equally good
+    models each has a small drop.
+    """
+    most = max(len(model.values) for model in compared)
+    whole = [model for model in compared if len(model.values) == most]
+    if len(whole) < 2 or any(np.isnan(model.values).any() for model in whole):
+        return []
+    found = []
+    for model in whole:
+        others = np.max([other.values for other in whole if other is not model], axis=0)
+        below = others - model.values
+        found.append(Drop(model.name, below.max(axis=1), tuple(below.argmax(axis=1).tolist())))
+    return found
+
+
+def _drops_table(falls: Sequence[Drop], places: Sequence[float], axis: Axis) -> list[str]:
+    lines = [
+        'Worst drop below the best of the other models at the same point; mean and standard deviation of the runs:', '',
+        tables.row(['model', 'worst drop', f'at {axis.names[axis.common]}']), tables.row(['---', '---:', '---'])]  # fmt: skip
+    for fall in falls:
+        drop = f'{tables.number(fall.values.mean())} ± {tables.number(_spread(fall.values[:, None])[0])}'
+        at = ', '.join(f'{places[point]:g}' for point in dict.fromkeys(fall.at))
+        lines.append(tables.row([tables.text(fall.name), drop, at]))
+    return lines
+
+
+def _read(workdir: str, kind: Kind, resized: bool) -> dict:
+    """A sweep that evaluation left; with `resized`, the one of that kind if there is one."""
+    folder = Workdir(workdir).evaluations
+    file = folder / f'{name(kind, resized)}.json'
+    if resized and not file.exists():
+        file = folder / f'{kind}.json'
     try:
         found = json.loads(file.read_text(encoding='utf-8'))
     except FileNotFoundError:
@@ -165,7 +259,7 @@ def _read(workdir: str, kind: Kind) -> dict:
     return found
 
 
-def _check_alike(workdir: str, found: dict, first: str, reference: dict, keys: tuple[str, str]) -> None:
+def _check_alike(workdir: str, found: dict, first: str, reference: dict, key: str) -> None:
     """Curves are compared point by point, on the same clips, in the same metric."""
     mine, theirs = (', '.join(sweep.get('overrides', ())) or 'nothing' for sweep in (found, reference))
     if mine != theirs:
@@ -173,17 +267,17 @@ def _check_alike(workdir: str, found: dict, first: str, reference: dict, keys: t
     if found['metric'] != reference['metric']:
         raise CompareError(f'{workdir}: was measured in {found["metric"]}, but {first} in {reference["metric"]}: compare runs '
                            f'with the same train.loss')
-    places, others = ([point[keys[0]] for point in sweep['points']] for sweep in (found, reference))
-    if places != others:
-        written = ','.join(f'{x:g}' for x in others)
-        here = ','.join(f'{x:g}' for x in places)
-        raise CompareError(f'{workdir}: was measured at {keys[0]} {here}, but {first} at {written}: evaluate both with the '
-                           f'same --points')
-    for key, what in ((keys[1], 'another frame shift'), ('clips', 'other clips')):
-        for mine, theirs in zip(found['points'], reference['points'], strict=True):
-            if mine[key] != theirs[key]:
-                raise CompareError(f'{workdir}: has {key}={mine[key]} at {mine[keys[0]]:g} {keys[0]}, but {first} has '
-                                   f'{theirs[key]}: they were measured with {what}')
+    here, there = ([point[key] for point in sweep['points']] for sweep in (found, reference))
+    if here != there:
+        option = '--points' if key == 'frames' else '--shifts'
+        mine, theirs = (','.join(f'{x:g}' for x in places) for places in (here, there))
+        raise CompareError(f'{workdir}: was measured at {key} {mine}, but {first} at {theirs}: evaluate both with the same '
+                           f'{option}')
+    for what, why in (('seconds', 'another frame shift'), ('clips', 'other clips')):
+        for place, mine, theirs in zip(here, found['points'], reference['points'], strict=True):
+            if mine.get(what) != theirs.get(what):
+                raise CompareError(f'{workdir}: has {what}={mine[what]} at {place:g} {key}, but {first} has {theirs[what]}: '
+                                   f'they were measured with {why}')
 
 
 if __name__ == '__main__':

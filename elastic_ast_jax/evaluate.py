@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 
 import jax
 
-from elastic_ast_jax import build, config, device, hosts, partition, sharding, sweep, tables
+from elastic_ast_jax import budget_sweep, build, config, device, hosts, partition, sharding, sweep, sweep_axes, tables
+from elastic_ast_jax import resized as resizing
 from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Config, Mesh
 from elastic_ast_jax.data.sources import without_clips
@@ -36,7 +37,7 @@ READ = types.MappingProxyType({
     'json': ('train', 'eval', 'label_csv'),
     'folders': ('train', 'eval'),
     'tfds': ('eval_split', 'tfds_name', 'tfds_dir', 'tfds_audio', 'tfds_label', 'tfds_key', 'tfds_rate'),
-    'fsdd': ('root', 'tfds_dir'),
+    'fsdd': ('root', 'tfds_dir', 'held_out'),
     'synthetic': ('synthetic_eval',),
 })
 _NO_FILE = '(none)'
@@ -44,19 +45,25 @@ _NO_FILE = '(none)'
 
 def run(
     path: str, checkpoint: str = 'latest', kind: str | None = None, points: Sequence[float] | None = None,
-    overrides: Sequence[str] = (),
-) -> Evaluation | sweep.Curve:  # fmt: skip
+    overrides: Sequence[str] = (), shifts: Sequence[float] | None = None, resized: bool = False,
+) -> Evaluation | sweep.Curve | tuple[budget_sweep.Found, ...]:  # fmt: skip
     """Evaluates a workdir, prints the result and writes it into `eval/`: `metrics.json` and `.md`, or a sweep's files.
 
     Args:
         path: Of the workdir.
         checkpoint: See `Checkpoints.restore_params`.
-        kind: `'length'` or `'resolution'` for a sweep; see `sweep`.
+        kind: `'length'` or `'resolution'` for a sweep, see `sweep`; or `'budget'`, see `budget_sweep`.
         points: Of the sweep; those of the paper if None.
         overrides: `section.key=value` each, of the keys in `CHANGEABLE`.
+        shifts: Instead of `points`, those of the sweep `'resolution'` as frame shifts in milliseconds.
+        resized: At each point of a sweep, run an AST at its length, with its positions resized; see `sweep`.
     """
     if points and not kind:
-        raise UserError('--points are those of a sweep: add --sweep=length or --sweep=resolution')
+        raise UserError('--points are those of a sweep: add --sweep=length, --sweep=resolution or --sweep=budget')
+    if resized and kind not in ('length', 'resolution'):
+        raise UserError('--fixed_length is of two sweeps: add --sweep=length or --sweep=resolution')
+    if shifts and (points or kind != 'resolution'):
+        raise UserError('--shifts are the points of --sweep=resolution: give either --shifts or --points, and that sweep')
     device.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=hosts.first())
     used = changed(workdir.config(), overrides)
@@ -66,27 +73,32 @@ def run(
             f'all of another folder, give --config.data.train a third one')
     mesh = sharding.make_mesh(used.mesh)
     sharding.check_rows(used.packing.rows, mesh)
-    chosen = sweep.points(kind, used.frontend, points) if kind else ()
+    if shifts:
+        points = sweep.ratios(used.frontend, shifts)
+    if kind == 'budget':
+        budget_sweep.check(used, points)
+    chosen = sweep.points(kind, used.frontend, points, used.model.kind == 'ast') if kind and kind != 'budget' else ()
     model = open_model(path, checkpoint, mesh)
-
-    def apply(params, batch):
-        return model.network.apply({'params': params}, batch)
-
-    placement = jax.tree.map(lambda leaf: leaf.sharding, model.params)
-    step = sharding.jit_eval_step(make_eval_step(apply, build.loss(used)), mesh, placement)
-    evaluator = Evaluator(used, model.labels, step, mesh)
+    evaluator = _evaluator(model, used, mesh)
     if missing := without_clips(evaluator.source, model.labels):
         named = ', '.join(missing[:10]) + (f' and {len(missing) - 10} more' if len(missing) > 10 else '')
         progress.say(f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip: {named}')
-    before = (workdir.evaluations / f'{kind or "metrics"}.json').exists()
+    if kind == 'budget':
+        return budget_sweep.run(workdir, points, evaluator, model, overrides, progress)
+    before = (workdir.evaluations / f'{sweep_axes.name(kind, resized) if kind else "metrics"}.json').exists()
     if kind:
-        result = sweep.run(kind, chosen, evaluator, model.params, progress)
+        evaluators = [(evaluator, model.params)] * len(chosen)
+        if resized:
+            models = [_resized(model, used, point, mesh) for point in chosen]
+            evaluators = [(_evaluator(other, its, mesh), other.params) for other, its in models]
+        result = sweep.run(kind, chosen, evaluators, progress)
     else:
         result = evaluator.evaluate(model.params)
     if not hosts.first():
         return result
     if kind:
-        shown, files = sweep.table(result), sweep.write(result, model, overrides, workdir.evaluations)
+        shown, files = sweep.table(result), sweep.write(
+            result, model.config, model.description, model.step, overrides, workdir.evaluations, resized)
     else:
         shown, files = summary(result.metrics, model.description), write(result, model, overrides, workdir.evaluations)
     print(shown)
@@ -94,6 +106,26 @@ def run(
         progress.say(f'clips left out: {len(result.skipped)}, such as {result.skipped[0]}')
     progress.say(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}')
     return result
+
+
+def _evaluator(model: Trained, used: Config, mesh: jax.sharding.Mesh) -> Evaluator:
+    """What evaluates a model on the evaluation split of a config."""
+
+    def apply(params, batch):
+        return model.network.apply({'params': params}, batch)
+
+    placement = jax.tree.map(lambda leaf: leaf.sharding, model.params)
+    step = sharding.jit_eval_step(make_eval_step(apply, build.loss(used)), mesh, placement)
+    return Evaluator(used, model.labels, step, mesh)
+
+
+def _resized(model: Trained, used: Config, point: sweep.Point, mesh: jax.sharding.Mesh) -> tuple[Trained, Config]:
+    """An AST for the clips of a point: cut to its length, or of the model's own duration at its frame shift."""
+    if point.max_frames:
+        return resizing.resized(model, used, point.max_frames, mesh, same_duration=False)
+    own, frontend = used.model.frames or used.frontend.max_frames, used.frontend
+    frames = -(-own * frontend.shift() // frontend.shift(point.ratio))
+    return resizing.resized(model, used, frames, mesh, same_duration=True)
 
 
 def changed(trained: Config, overrides: Iterable[str]) -> Config:

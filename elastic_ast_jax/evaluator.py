@@ -1,12 +1,13 @@
 """The evaluation split, planned and evaluated: every clip counts once, whatever its length."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from elastic_ast_jax import build, hosts, sharding
 from elastic_ast_jax.config import Config
@@ -15,6 +16,7 @@ from elastic_ast_jax.data.plan import Planner, Schedule
 from elastic_ast_jax.data.sources import DataError, Source, targets
 from elastic_ast_jax.data.windows import WindowSource
 from elastic_ast_jax.metrics import Metrics, evaluate
+from elastic_ast_jax.token_budget import Saving
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,10 @@ class View:
         parts: What is packed: the split's clips, or windows of those that are too long.
         owner: The clip of the split that each part belongs to.
         planner, schedule: The plan of the parts.
-        cut: Whether only the beginning of a clip is used.
+        cut: Whether only a part of a clip is used: its beginning, or with a saving some of its tokens.
         windowed: Whether a clip is cut into windows.
+        tokens: Of each part, as the model gets it.
+        seconds: Of each clip that are listened to; what windows share is counted twice, but no more than the clip has.
     """
 
     parts: Source
@@ -35,6 +39,8 @@ class View:
     schedule: Schedule
     cut: Bool[np.ndarray, 'N']
     windowed: Bool[np.ndarray, 'N']
+    tokens: Int64[np.ndarray, 'parts']
+    seconds: Float64[np.ndarray, 'N']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +49,19 @@ class Evaluation:
 
     Attributes:
         metrics: Over the clips that could be read.
-        cut: How many of them were cut, and only their beginning used.
+        cut: How many of them were cut, and only a part of them used.
         windowed: How many of them were cut into windows, whose logits were averaged.
         skipped: A message for each clip that is left out (`data.on_bad_audio='skip'`): those that could not be opened, then
             those that could not be decoded.
+        tokens, seconds: Means over these clips: what the model got of a clip, and how much of it was listened to.
     """
 
     metrics: Metrics
     cut: int
     windowed: int
     skipped: tuple[str, ...]
+    tokens: float = math.nan
+    seconds: float = math.nan
 
 
 class Evaluator:
@@ -98,23 +107,34 @@ class Evaluator:
         """A message for each clip left out so far; see `Evaluation`."""
         return (*self.source.skipped, *(message for _, message in sorted(self._undecodable.items())))
 
-    def view(self, ratio: float = 1.0, max_frames: int = 0) -> View:
+    def view(self, ratio: float = 1.0, max_frames: int = 0, saving: Saving | None = None) -> View:
         """Plans the split.
 
         Args:
             ratio: Frame-shift ratio of every clip.
             max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0: no clip is cut.
+            saving: Brings each clip, or window, under a number of tokens, at its own ratio instead of `ratio`.
 
         Raises:
             PlanError: A clip that does not fit; with `data.too_long='error'` only, and without `max_frames`.
         """
         config, frontend = self._config, self._config.frontend
-        parts, planner = splits.evaluation(config, self.source, ratio, max_frames)
+        ratio = saving.ratio if saving else ratio
+        shift = frontend.shift(ratio)
+        parts, planner = splits.evaluation(config, self.source, ratio, max_frames, saving)
         owner = parts.owner if isinstance(parts, WindowSource) else np.arange(len(self.source.keys))
-        frames = frontend.frames(self.source.samples, frontend.shift(ratio))
-        cut = frames > max_frames if max_frames else frontend.too_long(frames) & (config.data.too_long == 'crop')
+        frames = frontend.frames(self.source.samples, shift)
+        if max_frames:
+            cut = frames > min(max_frames, frontend.max_frames)
+        else:
+            cut = frontend.too_long(frames) & (config.data.too_long == 'crop')
+        if saving:
+            cut = cut | (np.bincount(owner, frontend.tokens(frontend.frames(parts.samples, shift)) > saving.tokens) > 0)
         schedule = splits.schedule(planner, config.packing.rows, epochs=1)
-        return View(parts, owner, planner, schedule, cut, np.bincount(owner) > 1)
+        draws = planner.epoch(0).draws  # in the order of the parts
+        used = np.minimum(np.bincount(owner, draws.samples), self.source.samples)
+        return View(
+            parts, owner, planner, schedule, cut, np.bincount(owner) > 1, draws.kept, used / frontend.sample_rate)
 
     def evaluate(self, params: Any, view: View | None = None) -> Evaluation:
         """Metrics of a view; without one, of whole clips.
@@ -129,7 +149,10 @@ class Evaluator:
         if not left:
             raise DataError(f'no clip of the evaluation split can be decoded; the first: {lost[min(lost)]}')
         metrics = evaluate(scores[left], [self.targets[clip] for clip in left], self._labels)
-        return Evaluation(metrics, int(view.cut[left].sum()), int(view.windowed[left].sum()), self.skipped)
+        tokens = np.bincount(view.owner, view.tokens)
+        return Evaluation(
+            metrics, int(view.cut[left].sum()), int(view.windowed[left].sum()), self.skipped, float(tokens[left].mean()),
+            float(view.seconds[left].mean()))
 
     def metrics(self, params: Any) -> Metrics:
         """Of whole clips; `evaluate` without the rest."""

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from elastic_ast_jax import config
-from elastic_ast_jax.data import random
-from elastic_ast_jax.data.random import Stream
+from elastic_ast_jax import config, philox
 from elastic_ast_jax.data.sources import DataError, fingerprint
 from elastic_ast_jax.data.splits import Split
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.philox import Stream
 from elastic_ast_jax.recipes import Bin
 
 __all__ = ['Histogram', 'HistogramError', 'HistogramSource', 'checked', 'from_recipe']
@@ -140,5 +139,5 @@ def _drawn(bins: Sequence[Bin], seed: int, epoch: int) -> Float64[np.ndarray, 'c
     counts = [one.clips for one in bins]
     start = np.repeat([one.start for one in bins], counts)
     width = np.repeat([one.end - one.start for one in bins], counts)
-    seconds = start + width * random.uniform(random.words(seed, epoch, Stream.CUT_LENGTH, len(start)))
-    return seconds[np.argsort(random.words(seed, epoch, Stream.ORDER, len(start)), kind='stable')]
+    seconds = start + width * philox.uniform(philox.words(seed, epoch, Stream.CUT_LENGTH, len(start)))
+    return seconds[np.argsort(philox.words(seed, epoch, Stream.ORDER, len(start)), kind='stable')]

@@ -7,6 +7,7 @@ clip is one shift and one or.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -171,26 +172,41 @@ def patchify(
     return np.ascontiguousarray(grid.transpose(2, 0, 3, 1)).reshape(bands * columns, mels * frames)
 
 
+class Kept(NamedTuple):
+    """Which tokens of a clip are there, where some are left out.
+
+    Attributes:
+        columns: Of the whole grid.
+        tokens: Their numbers in it, ascending.
+    """
+
+    columns: int
+    tokens: Int[np.ndarray, 'n']
+
+
 def fill_batch(
     rows: Sequence[Sequence[int] | Int[np.ndarray, '_']],
     clips: Sequence[Float[np.ndarray, '_ P']],
     mel_patches: int,
     shape: BatchShape,
+    kept: Sequence[Kept | None] | None = None,
 ) -> PackedBatch:
     """Rows of clips as a PackedBatch without labels: the way of prediction, and the yardstick of the pipeline's graph.
 
     Args:
         rows: Clip numbers of each row, at most `shape.rows` of them; missing rows stay empty.
-        clips: All clips as patches, each a whole grid (see `patchify`).
+        clips: All clips as patches, each a whole grid (see `patchify`), or what is left of one.
         mel_patches: Rows of the patch grid.
         shape: Shape of the batch.
+        kept: What is left of each clip; None, for a clip or for all, is a whole grid.
     """
-    batch = shape.empty()
+    batch, kept = shape.empty(), kept or [None] * len(clips)
     for r, members in enumerate(rows):
         members = np.asarray(members)
         if not len(members):
             continue
-        layout = row_layout(np.asarray([len(clips[i]) // mel_patches for i in members]), mel_patches)
+        columns = [len(clips[i]) // mel_patches if kept[i] is None else kept[i].columns for i in members]
+        layout = row_layout(np.asarray(columns), mel_patches, [kept[i] and kept[i].tokens for i in members])
         n = len(layout.segment_ids)
         batch.patches[r, :n] = np.concatenate([clips[i] for i in members])
         batch.segment_ids[r, :n] = layout.segment_ids

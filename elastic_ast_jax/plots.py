@@ -145,6 +145,7 @@ def curve(
 def comparison(
     x: Sequence[float], models: Sequence[tuple[str, Float[np.ndarray, '_'], Float[np.ndarray, '_']]], *, title: str,
     x_label: str, y_label: str,
+    others: Sequence[tuple[str, Sequence[float], Float[np.ndarray, '_']]] = (),
 ) -> 'Figure':  # fmt: skip
     """A metric of several models over what a sweep varied.
 
@@ -152,6 +153,7 @@ def comparison(
         x: Where the points are, ascending and positive; on a logarithmic axis if they span more than a factor of 16.
         models: Name, and mean and spread at each point; a spread of NaN is not drawn.
         title, x_label, y_label: Of the plot.
+        others: Name, places and values of curves that are drawn behind, dashed.
     """
     from matplotlib.figure import Figure  # see `timeline`
 
@@ -160,6 +162,8 @@ def comparison(
     for name, mean, spread in models:
         axes.errorbar(
             x, mean, np.nan_to_num(spread), marker='o', markersize=4, capsize=3, label=_shortened(name, _LONGEST_LABEL))
+    for name, places, values in others:
+        axes.plot(places, values, linestyle='--', linewidth=1, zorder=1, label=_shortened(name, _LONGEST_LABEL))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_title(title, fontsize=11)

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from elastic_ast_jax import device
+from elastic_ast_jax import device, tables
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.inference.predictor import load
+from elastic_ast_jax.inference.predictor import Predictor, load
 from elastic_ast_jax.inference.timeline import TimelineFolder
 from elastic_ast_jax.logs import Waiting, in_seconds, printable
+from elastic_ast_jax.sweep_axes import METRICS
 
 
 class ExplainError(UserError):
@@ -22,6 +23,7 @@ class ExplainError(UserError):
 def run(
     workdir: str, inputs: Iterable[str], top_k: int = 5, as_json: bool = False, checkpoint: str = 'latest',
     timeline: str | None = None, window: float | None = None, overlap: float | None = None, explain: str | None = None,
+    budget_tokens: int | None = None,
 ) -> int:  # fmt: skip
     """Prints predictions, one input after another: a table, or JSON Lines.
 
@@ -34,13 +36,14 @@ def run(
         timeline: Folder for a JSON file and a plot of each recording; what is printed then names the JSON file too.
         window, overlap: Seconds of a window and the share that the next one repeats; see `Predictor.predict`.
         explain: File for a plot of what the model listened to, in the one recording given.
+        budget_tokens: The most tokens that a recording, or window, may cost; see `Predictor.budget`.
 
     Returns:
         The exit code: 1 if an input could not be used; the others are classified all the same.
 
     Raises:
-        ExplainError, ExplanationError, TimelineError, WindowError: Something asked for is not possible; told before anything is
-            computed.
+        BudgetError, ExplainError, ExplanationError, TimelineError, WindowError: Something asked for is not possible; told
+            before anything is computed.
         WriteError: A timeline or the explanation cannot be written.
     """
     # A file name may hold bytes that are no text; they are shown escaped.
@@ -52,18 +55,22 @@ def run(
         from elastic_ast_jax.inference import explain as drawing  # draws, which most predictions do not
 
         drawing.check(explain)
+        if budget_tokens is not None:
+            raise ExplainError('--explain draws what the model hears in all of a recording: leave --budget_tokens out')
         paths = _only_one(paths, explain)
     folder = None if timeline is None else TimelineFolder(timeline)
     device.use_compilation_cache()
     model = load(workdir, checkpoint)
     if checkpoint != 'latest' or model.description != f'step {model.step}':
         print(f'{printable(workdir)}: parameters of {model.description}', file=sys.stderr)
+    if budget_tokens is not None:
+        _tell_saving(model, workdir, budget_tokens)
     if explain is not None:
         drawing.check_model(model)
     failed = False
     predict = model.stream if folder is None else model.timeline
     with Waiting() as waiting:
-        for result in predict(paths, top_k, window, overlap, waiting.show):
+        for result in predict(paths, top_k, window, overlap, waiting.show, budget_tokens):
             failed |= 'error' in result
             if folder is not None and 'error' not in result:
                 shown = {key: result[key] for key in ('path', 'seconds', 'predictions', 'windows') if key in result}
@@ -92,6 +99,21 @@ def _only_one(paths: Iterator[str], explain: str) -> list[str]:
         raise ExplainError(f'--explain={explain} draws one recording, and there are more, {first[0]} and {first[1]} among '
                            f'them: name one')
     return first
+
+
+def _tell_saving(model: Predictor, workdir: str, budget_tokens: int) -> None:
+    """Says on standard error how the budget is kept, and what that was found to be worth."""
+    budgets = model.budgets()
+    chosen, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
+    worth = tables.percent(chosen.score) if budgets.metric == 'accuracy' else tables.number(chosen.score)
+    said = [f'{workdir}: at most {chosen.saving.tokens} tokens, {chosen.saving.in_words(model.config.frontend)}: in evaluation '
+            f'{metric} {worth}, {chosen.latency_ms:.3g} ms a clip']  # fmt: skip
+    if budgets.checkpoint != model.description:
+        said.append(f'warning: that was measured with parameters of {budgets.checkpoint}, and these are of '
+                    f'{model.description}: measure again with elastic-ast evaluate --workdir={workdir} '
+                    f'--sweep=budget')  # fmt: skip
+    for line in said:
+        print(printable(line), file=sys.stderr)
 
 
 def _table(result: dict[str, Any]) -> str:

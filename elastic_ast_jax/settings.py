@@ -20,6 +20,7 @@ class Data:
     eval_share: float = 0.2  # folders, where train and eval are the same: share of the clips that is held out
     label_csv: str = ''  # json: the CSV of the classes, with the columns index, mid and display_name
     root: str = ''  # fsdd: folder of the recordings; if empty, the data set `spoken_digit` of TensorFlow Datasets
+    held_out: tuple[str, ...] = ()  # fsdd: speakers that evaluation hears and training does not; none: the data set's own split
     tfds_name: str = ''  # tfds: name of the data set, with its config and version if need be
     tfds_dir: str = ''  # tfds and fsdd: folder of the prepared data sets; if empty, TensorFlow Datasets' own
     tfds_audio: str = 'audio'  # tfds: features that hold the samples, ...

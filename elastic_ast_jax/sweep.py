@@ -8,11 +8,16 @@ curve is flat where L no longer cuts any.
 `resolution` computes each clip's log-mel with another frame shift, `int(10 r)` ms at ratio r (paper: AudioSet and VGGSound).
 The published evaluation also cuts or pads the spectrogram to `int(1024 / r)` frames, floored to whole patches: the length that
 its clips of 10.24 s have at that ratio. Clips of any length have no such common length, so here each is used whole.
+
+A fixed-length AST pads or cuts what is left of a clip to its own length. Or, as in the paper's figures, it is run at the length
+of each point, with its positions resized: every clip is padded or cut to L frames, or to the model's own duration in frames of
+the other shift.
 """
 
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,14 +26,14 @@ import numpy as np
 
 from elastic_ast_jax import plots, tables
 from elastic_ast_jax.buckets import BucketPath
+from elastic_ast_jax.config import Config
 from elastic_ast_jax.data.plan import PlanError
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress, counted, without_nan
-from elastic_ast_jax.sweep_axes import AXES, METRICS, Kind
-from elastic_ast_jax.trained import Trained
+from elastic_ast_jax.sweep_axes import AXES, METRICS, Kind, name
 from elastic_ast_jax.windows import WindowError
 
 # The points of the paper's curves, as its evaluation notebooks have them; lengths in frames.
@@ -74,7 +79,9 @@ class Curve:
         return tuple(dict.fromkeys(message for found in self.evaluations for message in found.skipped))
 
 
-def points(kind: Kind, frontend: FrontendSpec, values: Sequence[int | float] | None = None) -> tuple[Point, ...]:
+def points(
+    kind: Kind, frontend: FrontendSpec, values: Sequence[int | float] | None = None, fixed_length: bool = False
+) -> tuple[Point, ...]:  # fmt: skip
     """The points of a sweep, ascending and each once: ratios of the same frame shift are one.
 
     Args:
@@ -82,6 +89,7 @@ def points(kind: Kind, frontend: FrontendSpec, values: Sequence[int | float] | N
         frontend: The model's.
         values: Frames or ratios. If None, those of the paper; of its lengths, those that the model has positions for, and if
             these are few, eighths of what it has, in whole patches.
+        fixed_length: The model is an AST: lengths may be beyond its own.
 
     Raises:
         UserError: A length that is no whole number of frames or beyond the model's positions, or a ratio whose frame shift is
@@ -91,10 +99,11 @@ def points(kind: Kind, frontend: FrontendSpec, values: Sequence[int | float] | N
         >>> [point.x for point in points('length', FrontendSpec(max_frames=640))]
         [256, 384, 400, 512, 640]
     """
-    make = {'length': _length, 'resolution': _resolution}[kind]
     if values is None:
         values = PAPER_RATIOS if kind == 'resolution' else default_lengths(frontend)
-    found = [make(frontend, value) for value in sorted(set(values))]
+    longest = math.inf if fixed_length else frontend.max_frames
+    found = [_resolution(frontend, value) if kind == 'resolution' else _length(frontend, value, longest)
+             for value in sorted(set(values))]  # fmt: skip
     # Two ratios may be the same frame shift, which is in whole milliseconds.
     return tuple(
         point for before, point in itertools.pairwise([None, *found]) if before is None or point.physical != before.physical)
@@ -110,8 +119,20 @@ def default_lengths(frontend: FrontendSpec) -> tuple[int, ...]:
     return tuple(sorted(whole | {longest}))
 
 
-def _length(frontend: FrontendSpec, frames: int | float) -> Point:
-    if not (float(frames).is_integer() and 1 <= frames <= frontend.max_frames):
+def ratios(frontend: FrontendSpec, shifts: Sequence[float]) -> tuple[float, ...]:
+    """Points of `resolution` by their frame shifts in milliseconds, which are the same for models whose own shifts differ.
+
+    Raises:
+        UserError: A shift that is no whole number of milliseconds.
+    """
+    if broken := [shift for shift in shifts if not float(shift).is_integer() and shift != frontend.shift_ms]:
+        raise UserError(f'--shifts={broken[0]:g}: give whole numbers of milliseconds, as other frame shifts than '
+                        f'frontend.shift_ms={frontend.shift_ms:g} are')
+    return tuple(shift / frontend.shift_ms for shift in shifts)
+
+
+def _length(frontend: FrontendSpec, frames: int | float, longest: int | float) -> Point:
+    if not (float(frames).is_integer() and 1 <= frames <= longest):
         raise UserError(f'--points={frames:g} of --sweep=length: give whole numbers of frames from 1 to '
                         f'frontend.max_frames={frontend.max_frames}, all that the model has positions for')
     samples = int(frontend.samples_for(int(frames), frontend.shift()))
@@ -126,20 +147,28 @@ def _resolution(frontend: FrontendSpec, ratio: int | float) -> Point:
     return Point(float(ratio), 1000 * shift / frontend.sample_rate, ratio=float(ratio))
 
 
-def run(kind: Kind, chosen: Sequence[Point], evaluator: Evaluator, params: Any, progress: Progress) -> Curve:
+def run(
+    kind: Kind, chosen: Sequence[Point], evaluators: Sequence[tuple[Evaluator, Any]], progress: Progress
+) -> Curve:
     """Evaluates at each point.
+
+    Args:
+        kind: `'length'` or `'resolution'`.
+        chosen: The points.
+        evaluators: What evaluates at each point, and the parameters it evaluates there.
+        progress: To tell.
 
     Raises:
         PlanError, WindowError: A clip does not fit at one of them; none is evaluated then.
     """
     views = []
-    for point in chosen:
+    for point, (evaluator, _) in zip(chosen, evaluators, strict=True):
         try:
             views.append(evaluator.view(point.ratio, point.max_frames))
         except (PlanError, WindowError) as error:
             raise type(error)(f'--sweep={kind} at {point.x:g} (a frame shift of {point.physical:g} ms): {error}') from error
     found = []
-    for number, point in enumerate(chosen, 1):
+    for number, (point, (evaluator, params)) in enumerate(zip(chosen, evaluators, strict=True), 1):
         progress.show(f'{kind} {point.x:g}, point {number} of {len(chosen)}')
         found.append(evaluator.evaluate(params, views.pop(0)))  # a view may hold recordings
     progress.say(f'{kind}: {counted(len(chosen), "point")}, each with every clip once')
@@ -154,41 +183,47 @@ def table(curve: Curve) -> str:
     lines = [tables.row(names), tables.row(['---:'] * len(names))]
     for point, found in zip(curve.points, curve.evaluations, strict=True):
         counts = [found.metrics.clips, found.cut, *[found.windowed] * in_windows]
-        accuracy, *others = (getattr(found.metrics, name) for name in METRICS)
+        accuracy, *others = (getattr(found.metrics, key) for key in METRICS)
         lines.append(tables.row([
             f'{point.x:g}', f'{point.physical:.4g}', *map(str, counts), tables.percent(accuracy), *map(tables.number, others)]))
     return '\n'.join(lines)
 
 
 def write(
-    curve: Curve, model: Trained, overrides: Sequence[str], folder: Path | BucketPath
+    curve: Curve, config: Config, description: str, step: int, overrides: Sequence[str], folder: Path | BucketPath,
+    resized: bool = False,
 ) -> tuple[PurePath, PurePath, PurePath]:
     """Writes the curve as JSON, as a Markdown table and as a plot of what `score` takes, named by its kind.
 
     Args:
         curve: What was found.
-        model: What was evaluated.
+        config: Of what was evaluated.
+        description: What that was, in words.
+        step: Of its checkpoint.
         overrides: What was changed of its config.
         folder: Where to write; made if missing.
+        resized: An AST was run at the length of each point; see `sweep_axes.name`.
 
     Raises:
         WriteError: One of the files cannot be written; it is as it was.
     """
-    json_file, table_file, plot_file = (folder / f'{curve.kind}.{suffix}' for suffix in ('json', 'md', 'png'))
-    axis, metric = AXES[curve.kind], model.config.train.scored_by()
+    json_file, table_file, plot_file = (folder / f'{name(curve.kind, resized)}.{suffix}' for suffix in ('json', 'md', 'png'))
+    axis, metric = AXES[curve.kind], config.train.scored_by()
     values = {
-        'sweep': curve.kind, 'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides),
+        'sweep': curve.kind, 'checkpoint': description, 'step': step, 'overrides': list(overrides),
         'metric': metric, 'points': [
             dict(zip(axis.keys, (point.x, point.physical), strict=True))
             | {'clips': found.metrics.clips, 'cut': found.cut, 'windowed': found.windowed}
-            | {name: getattr(found.metrics, name) for name in METRICS}
+            | {key: getattr(found.metrics, key) for key in METRICS}
             for point, found in zip(curve.points, curve.evaluations, strict=True)
         ],
         'skipped': list(curve.skipped),
     }  # fmt: skip
     write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
 
-    lines = [f'{axis.title}; {tables.text(model.description)}.', '', table(curve), '', axis.explanation]
+    lines = [f'{axis.title}; {tables.text(description)}.', '', table(curve), '', axis.explanation]
+    if resized:
+        lines += ['', 'Clips are padded or cut to the length of each point, and the positions of the AST resized to it.']
     if overrides:
         lines += ['', f'With {tables.text(", ".join(overrides))}.']
     if curve.skipped:
@@ -200,9 +235,9 @@ def write(
     physical = [np.format_float_positional(point.physical, 2, fractional=False, trim='-') for point in curve.points]
     figure = plots.curve(
         [float(point.x) for point in curve.points],
-        [score(model.config, found.metrics) * (100 if percent else 1) for found in curve.evaluations],
+        [score(config, found.metrics) * (100 if percent else 1) for found in curve.evaluations],
         [found.metrics.clips for found in curve.evaluations], [found.cut for found in curve.evaluations],
-        title=f'{axis.title}; {model.description}', x_label=axis.label, y_label='accuracy (%)' if percent else METRICS[metric],
+        title=f'{axis.title}; {description}', x_label=axis.label, y_label='accuracy (%)' if percent else METRICS[metric],
         y_full=100.0 if percent else 1.0, other=physical, other_label=axis.other_label)
     plots.save(figure, plot_file)
     return json_file, table_file, plot_file

@@ -16,6 +16,7 @@ class Axis:
 
     Attributes:
         keys, columns: Of both, in JSON and in a table.
+        common: The key by which the points of several models are the same.
         label, other_label: Of both, in a plot.
         title: Of the curve.
         explanation: What is counted as cut.
@@ -23,19 +24,30 @@ class Axis:
 
     keys: tuple[str, str]
     columns: tuple[str, str]
+    common: str
     label: str
     other_label: str
     title: str
     explanation: str
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What a plot calls what each key counts."""
+        return dict(zip(self.keys, (self.label, self.other_label), strict=True))
+
 
 AXES = types.MappingProxyType({
     'length': Axis(
-        keys=('frames', 'seconds'), columns=('frames', 'seconds'), label='longest length that is used of a clip (frames)',
-        other_label='seconds', title='Clips cut to a length',
+        keys=('frames', 'seconds'), columns=('frames', 'seconds'), common='frames',
+        label='longest length that is used of a clip (frames)', other_label='seconds', title='Clips cut to a length',
         explanation='Cut: clips that are longer, of which only the beginning is used. The others are used whole.'),
     'resolution': Axis(
-        keys=('ratio', 'shift_ms'), columns=('ratio', 'frame shift (ms)'), label='ratio of the frame shift',
-        other_label='frame shift (ms)', title='Other frame shifts',
+        keys=('ratio', 'shift_ms'), columns=('ratio', 'frame shift (ms)'), common='shift_ms',
+        label='ratio of the frame shift', other_label='frame shift (ms)', title='Other frame shifts',
         explanation='Cut: clips that have more frames than the model has positions for, of which only the beginning is used.'),
 })  # fmt: skip
+
+
+def name(kind: Kind, resized: bool = False) -> str:
+    """Of the files that a sweep is written to; with `resized`, of an AST that was run at the length of each point."""
+    return f'{kind}-resized' if resized else kind

@@ -7,6 +7,7 @@
     metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same. In a bucket: metrics/, see
                        `metrics_file`
     eval/              results of `elastic-ast evaluate`
+    budgets.json       the best saving of each token budget, of `elastic-ast evaluate --sweep=budget`
     skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`; skipped.N.txt of further processes
     starting_point.txt what training started from, with `init.from`
     conversion.txt     where the tensors of a converted model went, and unused.npz those that it has no use for
@@ -22,12 +23,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from elastic_ast_jax import buckets, files
+from elastic_ast_jax import buckets, files, token_budget
 from elastic_ast_jax import config as configs
 from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.token_budget import Budgets
 
 # Keys that change where data, weights and devices lie or how a run is watched, not what it computes. A run that a damaged
 # recording stopped may go on without it.
@@ -40,6 +42,8 @@ _FREE = {
 
 # What Orbax writes last into a checkpoint in a bucket.
 _COMPLETE = 'commit_success.txt'
+# What helps where a file of a run is damaged.
+_RESTORE = 'restore it or train again'
 
 
 class WorkdirError(UserError):
@@ -215,6 +219,30 @@ class Workdir:
     def set_plan(self, plan: PlanRecord) -> None:
         self._write(self.path / 'plan.json', json.dumps(dataclasses.asdict(plan)) + '\n')
 
+    def budgets(self) -> Budgets:
+        """The best saving of each token budget that was measured.
+
+        Raises:
+            WorkdirError: None was, or what is stored cannot be read.
+        """
+        file = self.path / 'budgets.json'
+        measure = f'elastic-ast evaluate --workdir={self.path} --sweep=budget'
+        if self.path.is_dir() and not file.exists():
+            raise WorkdirError(f'{self.path}: no token budget was measured with this model: run {measure}')
+        advice = f'measure again with {measure}'
+        try:
+            return token_budget.from_json(self._read('budgets.json', advice))
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise WorkdirError(f'{file}: {error}; {advice}') from error
+
+    def set_budgets(self, budgets: Budgets) -> Path | BucketPath:
+        """Stores what was measured of token budgets; gives back the file."""
+        file = self.path / 'budgets.json'
+        self._write(file, json.dumps(budgets.to_json(), indent=2) + '\n')
+        return file
+
     def wandb_id(self) -> str:
         """The id of this run at Weights & Biases: made once of the path and the time, then stored.
 
@@ -230,7 +258,7 @@ class Workdir:
         if self._writes:
             files.write_text(file, text)
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str, advice: str = _RESTORE) -> dict[str, Any]:
         file = self.path / name
         try:
             if not self.path.is_dir():
@@ -247,14 +275,14 @@ class Workdir:
         try:
             values = json.loads(data.decode('utf-8'))
         except ValueError as error:
-            raise WorkdirError(f'{file}: cannot be read ({error}); restore it or train again') from error
+            raise WorkdirError(f'{file}: cannot be read ({error}); {advice}') from error
         if not isinstance(values, dict):
-            raise WorkdirError(f'{file}: must hold a JSON object; restore it or train again')
+            raise WorkdirError(f'{file}: must hold a JSON object; {advice}')
         return values
 
     def _entry(self, values: dict[str, Any], name: str, key: str) -> Any:
         if key not in values:
-            raise WorkdirError(f'{self.path / name}: has no entry {key!r}; restore it or train again')
+            raise WorkdirError(f'{self.path / name}: has no entry {key!r}; {_RESTORE}')
         return values[key]
 
 

@@ -9,6 +9,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -236,12 +237,16 @@ def finished(path: Path) -> bool:
 
 
 class LocalRuns:
-    """Runs some commands at a time, each in a session of its own, so that only this process gets what the terminal sends."""
+    """Runs some commands at a time, each in a session of its own, so that only this process gets what the terminal sends.
+
+    Each has its share of the processors: small models learn nearly twice as fast side by side as one after another.
+    """
 
     def __init__(self, size: int):
         self._size = size
         self._signals: list[int] = []
-        self._running: dict[int, tuple[Run, subprocess.Popen, float]] = {}
+        self._running: dict[int, tuple[Run, subprocess.Popen, float, set[int]]] = {}
+        self._shares = _shares(size)
 
     def work(self, runs: Sequence[Run], commands: Sequence[Sequence[str]]) -> int:
         """Runs them all; gives 0, or 1 if one failed, or 128 and the number of the signal that ended the sweep."""
@@ -279,19 +284,22 @@ class LocalRuns:
     def _start(self, run: Run, command: Sequence[str]) -> None:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         print(f'started: {run.name}; its output: {printable(str(run.log))}', flush=True)
+        share = self._shares.pop()
         with open(run.log, 'ab') as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        self._running[process.pid] = run, process, time.monotonic()
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=functools.partial(os.sched_setaffinity, 0, share) if share else None)
+        self._running[process.pid] = run, process, time.monotonic(), share
 
     def _ended(self) -> list[tuple[Run, int]]:
         """Those that have ended since, with their exit codes, all told."""
         ended = []
-        for pid, (run, process, began) in list(self._running.items()):
+        for pid, (run, process, began, share) in list(self._running.items()):
             code = process.poll()
             if code is None:
                 continue
             del self._running[pid]
+            self._shares.append(share)
             ended.append((run, code))
             took = duration(time.monotonic() - began)
             if code == 0:
@@ -307,6 +315,12 @@ class LocalRuns:
         for pid in self._running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, number)
+
+
+def _shares(size: int) -> list[set[int]]:
+    """The processors of each of `size` runs; empty where the system does not divide them, or one run has them all."""
+    here = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
+    return [set(here[number::size]) if 1 < size <= len(here) else set() for number in range(size)]
 
 
 def submit(commands: Sequence[Sequence[str]], out: Path, options: Sequence[str], only_print: bool) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elastic_ast_jax import plots, run_table
+from elastic_ast_jax import over_key, plots, published, run_table
 from elastic_ast_jax.cli import main
 from elastic_ast_jax.config import load
 from elastic_ast_jax.workdir import PlanRecord, Workdir
@@ -92,6 +92,68 @@ def test_a_workdir_without_a_sweep_says_how_to_make_one(runs, capsys):
     assert 'cannot be read' in capsys.readouterr().err
 
 
+def leave_shifts(folder, values, own, shifts=(10, 20, 40)):
+    """A workdir with a sweep of frame shifts, whose ratios are those to its own."""
+    (folder / 'eval').mkdir(parents=True)
+    points = [{'ratio': shift / own, 'shift_ms': shift, 'clips': 40, 'accuracy': value}
+              for shift, value in zip(shifts, values, strict=True)]  # fmt: skip
+    (folder / 'eval' / 'resolution-resized.json').write_text(json.dumps({'metric': 'accuracy', 'points': points}))
+    return f'{folder}'
+
+
+def test_models_of_different_frame_shifts_meet_at_the_same_milliseconds(tmp_path, capsys):
+    elastic = [leave_shifts(tmp_path / f'e{seed}', [0.8, 0.7, 0.6 + seed / 10], 10) for seed in range(2)]
+    coarse = [leave_shifts(tmp_path / f'c{seed}', [0.2, 0.5, 0.7], 40) for seed in range(2)]
+    baseline = leave_shifts(tmp_path / 'baseline', [0.9, 0.9, 0.9], 10)
+    out = tmp_path / 'out'
+    arguments = f'E={",".join(elastic)}', f'AST at 40 ms={",".join(coarse)}', f'--beside=average={baseline}'
+    assert main(['compare', *arguments, '--sweep=resolution', '--fixed_length=resized', f'--out={out}']) == 0
+    table = (out / 'resolution-resized.md').read_text()
+    assert '| 4 | 40 | 65.00 % ± 7.07 % | 70.00 % ± 0.00 % | 90.00 % ± – |' in table
+    # By seed, E falls 0.1 and 0.0 below the other at 40 ms, and that 0.6 below E at 10 ms; a single run has no spread.
+    drops = table.partition('Worst drop')[2]
+    assert '| E | 0.0500 ± 0.0707 | 40 |' in drops and '| AST at 40 ms | 0.6000 ± 0.0000 | 10 |' in drops
+    assert 'average' not in drops
+    found = json.loads((out / 'resolution-resized.json').read_text())
+    assert found['resized'] and found['worst_drops'][0]['values'] == pytest.approx([0.1, 0.0])
+    other = leave_shifts(tmp_path / 'other', [0.5, 0.5, 0.5], 10, shifts=(10, 20, 30))
+    assert main(['compare', f'E={elastic[0]}', f'O={other}', '--sweep=resolution', '--fixed_length=resized']) != 0
+    assert '--shifts' in capsys.readouterr().err
+
+
+def test_asts_are_compared_as_they_were_run_and_others_as_they_are(runs):
+    (runs / 'b0' / 'eval' / 'length-resized.json').write_text((runs / 'a0' / 'eval' / 'length.json').read_text())
+    models = f'Elastic={runs / "a1"}', f'AST={runs / "b0"}'
+    for how, expected in (('own', '25.00 %'), ('resized', '50.00 %')):
+        assert main(['compare', *models, '--sweep=length', f'--fixed_length={how}', f'--out={runs / "out"}']) == 0
+        table = (runs / 'out' / f'length{"-resized" * (how == "resized")}.md').read_text()
+        assert f'| 16 | 0.16 | 60.00 % ± – | {expected} ± – |' in table
+
+
+def test_published_curves_are_drawn_where_the_paper_has_them(tmp_path, capsys):
+    run = leave(tmp_path / 'a', [0.4, 0.5, 0.6], xs=(256, 300, 400))
+    assert main(['compare', f'mine={run}', '--sweep=length', '--published=voxceleb', f'--out={tmp_path / "out"}']) == 0
+    table = (tmp_path / 'out' / 'length.md').read_text()
+    assert 'AST at 400 frames, published' in table
+    assert '| 400 | 4 | 60.00 % ± – | 53.24 % | 48.98 % | 51.24 % | 47.47 % |' in table
+    assert '| 300 | 3 | 50.00 % ± – | – | – | – | – |' in table  # a length that the paper does not have
+    assert main(['compare', f'mine={run}', '--sweep=length', '--published=audioset']) != 0
+    assert 'has curves of voxceleb and epic_sounds' in capsys.readouterr().err
+    leave(tmp_path / 'b', [0.4], xs=(256,), metric='mean_average_precision')
+    assert main(['compare', f'b={tmp_path / "b"}', '--sweep=length', '--published=voxceleb']) != 0
+    assert 'the published curves are in accuracy' in capsys.readouterr().err
+    assert main(['compare', str(run), '--published=voxceleb']) != 0
+    assert 'add --sweep' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind, data_set', [(kind, name) for kind, names in published.DATA_SETS.items() for name in names])
+def test_every_published_curve_has_a_value_at_each_place(kind, data_set):
+    found = published.read(data_set, kind)
+    assert all(len(curve) == len(found.places) and all(0 < value < 1 for value in curve) for curve in found.curves.values())
+    assert len(found.curves) == {'length': 4, 'resolution': 5}[kind]
+    assert found.metric == ('mean_average_precision' if data_set == 'audioset' else 'accuracy')
+
+
 @pytest.mark.parametrize('text', ['', '=runs', 'a=', 'a=r,,s'])
 def test_a_model_is_a_name_and_workdirs(text, capsys):
     with pytest.raises(SystemExit):
@@ -130,7 +192,7 @@ def test_workdirs_that_differ_in_the_seed_alone_are_one_model(tmp_path, capsys):
     assert main(['compare', *runs, f'old={tmp_path / "other"}', '--sweep=length']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == '| frames | seconds | old (1) | optimizer.rate=0.001 (2) | optimizer.rate=0.002 (2) |'
-    assert lines[-1] == '| 64 | 0.64 | 30.00 % ± – | 75.00 % ± 7.07 % | 75.00 % ± 7.07 % |'
+    assert lines[4] == '| 64 | 0.64 | 30.00 % ± – | 75.00 % ± 7.07 % | 75.00 % ± 7.07 % |'
     assert main(['compare', *runs[:2], '--sweep=length']) == 0
     assert '| runs (2) |' in capsys.readouterr().out
     assert main(['compare', runs[0], '--sweep=length']) == 0
@@ -247,3 +309,44 @@ def test_a_table_needs_neither_jax_nor_a_drawing_library(tmp_path):
                'print("loaded", *sorted({"jax", "tensorflow", "matplotlib"} & set(sys.modules)))')  # fmt: skip
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=Path(QUICKSTART).parents[1])
     assert done.stdout.splitlines()[-1] == 'loaded', done.stderr
+
+
+# Runs over a key of their configs.
+
+
+def test_runs_over_a_key(tmp_path, capsys):
+    for share in (0.0, 0.3):
+        for seed in range(2):
+            trained(tmp_path / f'{share}-{seed}', [0.1, 0.5 + share + seed / 10], f'augment.token_dropout={share}',
+                    f'train.seed={seed}', planned=20)  # fmt: skip
+    trained(tmp_path / 'other', [0.2, 0.25], 'augment.token_dropout=0.9', planned=20)
+    runs = f'E={",".join(str(tmp_path / name) for name in ("0.3-0", "0.0-1", "0.0-0", "0.3-1"))}'
+    out = tmp_path / 'out'
+    arguments = 'compare', runs, f'one={tmp_path / "other"}', '--over=augment.token_dropout', f'--out={out}'
+    assert main([*arguments]) == 0
+    table = (out / 'augment.token_dropout.md').read_text().splitlines()
+    assert table[2].startswith('| model | augment.token_dropout | runs | accuracy |')
+    assert table[4].startswith('| E | 0.0 | 2 | 55.00 % ± 7.07 % | 0:04 |')
+    assert table[5].startswith('| E | 0.3 | 2 | 85.00 % ± 7.07 % |') and table[6].startswith('| one | 0.9 | 1 | 25.00 % ± – |')
+    found = json.loads((out / 'augment.token_dropout.json').read_text())
+    assert found['groups'][0]['values'] == pytest.approx([0.6, 0.5])
+    assert (out / 'augment.token_dropout.png').read_bytes().startswith(b'\x89PNG')
+    assert main(['compare', runs, '--over=augment.dropout']) != 0
+    assert 'has no such key; its keys are' in capsys.readouterr().err
+    assert main(['compare', runs, '--over=augment.token_dropout', '--sweep=length']) != 0
+    assert 'two comparisons' in capsys.readouterr().err
+    trained(tmp_path / 'half', [0.2], planned=20)
+    assert main(['compare', f'h={tmp_path / "half"}', '--over=augment.token_dropout']) != 0
+    assert 'is not finished, 10 of 20 steps' in capsys.readouterr().err
+
+
+def test_a_model_with_one_value_is_a_line_across(tmp_path):
+    for frames in (64, 128):
+        trained(tmp_path / f'{frames}', [0.1, 0.5], f'frontend.max_frames={frames}', planned=20)
+    trained(tmp_path / 'e', [0.2, 0.7], planned=20)
+    groups = over_key.grouped(
+        [('AST', [str(tmp_path / '128'), str(tmp_path / '64')]), ('E', [str(tmp_path / 'e')])], 'frontend.max_frames')
+    (axes,) = over_key.figure(groups, 'frontend.max_frames', 'accuracy').axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ['64', '128']
+    across = [line for line in axes.get_lines() if line.get_label() == 'E']
+    assert len(across) == 1 and set(across[0].get_ydata()) == {70.0}

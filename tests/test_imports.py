@@ -16,12 +16,14 @@ MODULES = {
     for path in sorted((ROOT / PACKAGE).rglob('*.py'))
 }
 COMMANDS = {f'{PACKAGE}.{name}' for name in (
-    'cli', 'train', 'evaluate', 'predict', 'embed', 'plan', 'stats', 'synthesize', 'compare', 'convert.__main__',
+    'cli', 'train', 'evaluate', 'predict', 'embed', 'plan', 'stats', 'baseline', 'synthesize', 'compare', 'convert.__main__',
     'convert.elasticast_torch', 'convert.ast_hf_command', 'parity.__main__', 'parity.certificate',
     'benchmark', 'compile', 'prepare')}  # fmt: skip
 # What training needs: TensorFlow itself, the pipeline made of it, and the commands that run it.
 WITH_TENSORFLOW = {
-    f'{PACKAGE}.{name}' for name in ('data.tf', 'data.fbank', 'data.pipeline', 'train', 'evaluate', 'evaluator', 'sweep')
+    f'{PACKAGE}.{name}' for name in (
+        'data.tf', 'data.fbank', 'data.pipeline', 'train', 'evaluate', 'evaluator', 'sweep', 'budget_sweep',
+        'baseline')
 } | {
     f'{PACKAGE}.data.builders.{name}' for name in (
         'base', 'audioset', 'vggsound', 'voxceleb1', 'epic_sounds', 'speech_commands', 'esc50', 'manifest')

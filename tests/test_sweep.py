@@ -4,20 +4,17 @@ import json
 import math
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastic_ast_jax import build, config, plots, sweep
+from elastic_ast_jax import config, plots, sweep
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation
 from elastic_ast_jax.files import WriteError
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.metrics import evaluate
-from elastic_ast_jax.models import attention
-from elastic_ast_jax.trained import Trained
 
 PNG = b'\x89PNG\r\n\x1a\n'
 
@@ -75,10 +72,8 @@ def found(scores, cut: int, skipped: tuple[str, ...] = ()) -> Evaluation:
     return Evaluation(evaluate(np.array(scores, np.float32), [(0,), (1,)], ('a', 'b')), cut, 0, skipped)
 
 
-def model(loss: str = 'cross_entropy') -> Trained:
-    used = config.from_dict({'data': {'source': 'synthetic'}, 'train': {'loss': loss}})
-    network = build.model(used, 2, attention.plain, jnp.float32)
-    return Trained(used, ('a', 'b'), network, None, 30, 'step 30, moving average')
+def settings(loss: str = 'cross_entropy') -> config.Config:
+    return config.from_dict({'data': {'source': 'synthetic'}, 'train': {'loss': loss}})
 
 
 RIGHT, HALF = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]
@@ -90,8 +85,28 @@ def curve() -> sweep.Curve:
     return sweep.Curve('length', sweep.points('length', FrontendSpec(), (16.0, 32.0)), evaluations)
 
 
+def test_an_ast_may_be_tried_at_lengths_beyond_its_own():
+    frontend = FrontendSpec(max_frames=128)
+    with pytest.raises(UserError, match='whole numbers of frames from 1 to frontend.max_frames=128'):
+        sweep.points('length', frontend, (256.0,))
+    (point,) = sweep.points('length', frontend, (256.0,), fixed_length=True)
+    assert point.x == point.max_frames == 256
+
+
+def test_shifts_are_the_same_points_for_models_of_different_shifts():
+    fine, coarse = FrontendSpec(shift_ms=10.0), FrontendSpec(shift_ms=40.0)
+    shifts = 10.0, 15.0, 40.0
+    for frontend in (fine, coarse):
+        found = sweep.points('resolution', frontend, sweep.ratios(frontend, shifts))
+        assert [point.physical for point in found] == list(shifts)
+    with pytest.raises(UserError, match='--shifts=12.5: give whole numbers of milliseconds'):
+        sweep.ratios(fine, (12.5,))
+    assert sweep.ratios(FrontendSpec(shift_ms=2.5), (2.5, 5.0)) == (1.0, 2.0)
+
+
 def test_what_is_written_says_everything(curve, tmp_path):
-    files = sweep.write(curve, model(), ('data.eval=other.jsonl',), tmp_path / 'eval')
+    files = sweep.write(
+        curve, settings(), 'step 30, moving average', 30, ('data.eval=other.jsonl',), tmp_path / 'eval')
     assert [file.name for file in files] == ['length.json', 'length.md', 'length.png']
     values = json.loads(files[0].read_text('utf-8'), parse_constant=lambda name: pytest.fail(f'{name} is not JSON'))
     assert (values['sweep'], values['checkpoint'], values['step']) == ('length', 'step 30, moving average', 30)
@@ -113,7 +128,7 @@ def test_what_is_written_says_everything(curve, tmp_path):
 @pytest.mark.parametrize(('room', 'whole'), [(100, []), (2000, ['length.json', 'length.md'])])
 def test_a_full_disk_leaves_whole_files_only(curve, tmp_path, room, whole, little_room):
     with little_room(room), pytest.raises(WriteError, match=f'^{tmp_path}/length.{"png" if whole else "json"}: .*make room'):
-        sweep.write(curve, model(), (), tmp_path)
+        sweep.write(curve, settings(), 'step 30', 30, (), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == whole
 
 
@@ -122,7 +137,7 @@ def test_undefined_metrics_are_dashes_null_and_gaps(tmp_path):
     metrics = evaluate(np.array(RIGHT, np.float32), [(0,), (0,)], ('a', 'b'))
     assert math.isnan(metrics.mean_average_precision)
     curve = sweep.Curve('resolution', sweep.points('resolution', FrontendSpec(), (1.0,)), (Evaluation(metrics, 0, 0, ()),))
-    json_file, table_file, plot_file = sweep.write(curve, model(loss='bce'), (), tmp_path)
+    json_file, table_file, plot_file = sweep.write(curve, settings('bce'), 'step 30', 30, (), tmp_path)
     values = json.loads(json_file.read_text('utf-8'))
     assert values['metric'] == 'mean_average_precision' and values['points'][0]['mean_average_precision'] is None
     assert '| 1 | 10 | 2 | 0 | 50.00 % | – | – | – |' in table_file.read_text('utf-8')

@@ -3,14 +3,16 @@
 import collections
 import dataclasses
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.special
 from jaxtyping import Float64, Int64
 
-from elastic_ast_jax.data import random
-from elastic_ast_jax.data.random import Stream
+from elastic_ast_jax import philox
 from elastic_ast_jax.lengths import FrontendSpec, kept_tokens
+from elastic_ast_jax.philox import Stream
+from elastic_ast_jax.token_budget import Saving
 
 NO_PARTNER = -1
 
@@ -39,6 +41,8 @@ class DrawSpec:
         mask_fill: What masks hold: log-mel 0 (`'zero'`), or the clip's mean log-mel (`'mean'`; paper, EPIC-SOUNDS).
         mixup: Share of draws whose waveform and labels are mixed with those of another clip (paper: 0.5 on AudioSet).
         mixup_beta: The first clip's weight is drawn from Beta(mixup_beta, mixup_beta) (paper: 10).
+        saving: For evaluation: clips have no more tokens than this allows, at its ratio. Nothing that training draws, so that
+            it is no part of a plan's fingerprint (`repr`), which stored runs have.
     """
 
     shuffle: bool = False
@@ -57,6 +61,7 @@ class DrawSpec:
     mask_fill: str = 'zero'
     mixup: float = 0.0
     mixup_beta: float = 10.0
+    saving: Saving | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         if self.too_long not in ('error', 'crop') or not self.ratios or min(self.ratios) <= 0:
@@ -68,6 +73,12 @@ class DrawSpec:
                 raise ValueError(f'{self}: {name} must not be negative')
         if not (0 <= self.token_dropout < 1 and 0 <= self.time_mask <= 1 and 0 <= self.time_warp < 1 and 0 <= self.mixup <= 1):
             raise ValueError(f'{self}: token_dropout and time_warp must be in [0, 1), time_mask and mixup in [0, 1]')
+        if self.saving and (self.token_dropout or self.ratios != (self.saving.ratio,)):
+            raise ValueError(f'{self}: {self.saving} goes with its own ratio alone, and without token_dropout')
+
+    def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
+        """Tokens that are left of a clip that has `tokens`; of each, if it is an array."""
+        return self.saving.kept(tokens, frontend) if self.saving else kept_tokens(tokens, self.token_dropout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +93,7 @@ class Draws:
         start, samples: The part of the waveform that is used.
         frames: Frames of that part.
         time_patches: Columns of the patch grid.
-        kept: Tokens left by token dropout.
+        kept: Tokens left by token dropout, or by a saving.
         freq_start, freq_width, time_start, time_width: SpecAugment's masks in mel bins and frames; width 0 is no mask.
         warp_from, warp_to: SpecAugment's time warp: the frame that moves, and where to; equal for none.
         cropped: Number of clips cut to the frontend's `max_frames`.
@@ -114,22 +125,22 @@ def draw(
     count = len(samples)
 
     def words(stream: Stream, masks: int = 1):
-        return random.words(seed, epoch, stream, count * masks)
+        return philox.words(seed, epoch, stream, count * masks)
 
     clip = np.arange(count)
     if spec.balanced:
-        clip = _with_replacement(random.uniform(words(Stream.BALANCED)), weights)
+        clip = _with_replacement(philox.uniform(words(Stream.BALANCED)), weights)
     elif spec.shuffle:
         clip = np.argsort(words(Stream.ORDER), kind='stable')
     whole = samples[clip]
     shifts = np.array([frontend.shift(ratio) for ratio in spec.ratios], np.int64)
-    shift = shifts[random.integers(words(Stream.RATIO), len(shifts))]
+    shift = shifts[philox.integers(words(Stream.RATIO), len(shifts))]
 
     start, end = np.zeros(count, np.int64), whole
     if spec.cut_seconds:
         shortest = np.minimum(round(spec.cut_seconds * frontend.sample_rate), whole)
-        length = shortest + random.integers(words(Stream.CUT_LENGTH), whole - shortest + 1)
-        start = random.integers(words(Stream.CUT_START), whole - length + 1)
+        length = shortest + philox.integers(words(Stream.CUT_LENGTH), whole - shortest + 1)
+        start = philox.integers(words(Stream.CUT_START), whole - length + 1)
         end = start + length
     frames = frontend.frames(end - start, shift)
     if spec.max_frames:
@@ -138,13 +149,15 @@ def draw(
     if spec.too_long == 'crop' and long.any():
         slack = np.maximum(0, end - start - frontend.samples_for(frontend.max_frames, shift))
         if spec.shuffle:
-            start = start + np.where(long, random.integers(words(Stream.CROP), slack + 1), 0)
+            start = start + np.where(long, philox.integers(words(Stream.CROP), slack + 1), 0)
         frames = np.where(long, frontend.max_frames, frames)
     if spec.prefix_frames:
         shortest = np.minimum(spec.prefix_frames, frames)
-        length = shortest + random.integers(words(Stream.PREFIX), frames - shortest + 1)
+        length = shortest + philox.integers(words(Stream.PREFIX), frames - shortest + 1)
         whole_patches = length // frontend.patch_frames * frontend.patch_frames
         frames = np.where(frames > spec.prefix_frames, np.maximum(whole_patches, frontend.patch_frames), frames)
+    if spec.saving:
+        frames = spec.saving.frames(frames, frontend)
     time_patches = frontend.time_patches(frames)
     if frontend.partial == 'floor':
         frames = np.minimum(frames, time_patches * frontend.patch_frames)
@@ -159,17 +172,17 @@ def draw(
         words(Stream.TIME_WIDTH, spec.time_masks), words(Stream.TIME_START, spec.time_masks), spec.time_masks,
         np.floor(spec.time_mask * held), held)
     warp_from, warp_to = _warp(
-        random.uniform(words(Stream.WARP_POINT)), random.uniform(words(Stream.WARP_DISTANCE)),
+        philox.uniform(words(Stream.WARP_POINT)), philox.uniform(words(Stream.WARP_DISTANCE)),
         np.floor(spec.time_warp * held), held)
     partner, weight = np.full(count, NO_PARTNER), np.ones(count)
     if spec.mixup:
-        mixed = random.uniform(words(Stream.MIX)) < spec.mixup
-        partner[mixed] = random.integers(words(Stream.PARTNER), count)[mixed]
-        position = random.uniform(words(Stream.MIX_WEIGHT))[mixed]
+        mixed = philox.uniform(words(Stream.MIX)) < spec.mixup
+        partner[mixed] = philox.integers(words(Stream.PARTNER), count)[mixed]
+        position = philox.uniform(words(Stream.MIX_WEIGHT))[mixed]
         weight[mixed] = scipy.special.betaincinv(spec.mixup_beta, spec.mixup_beta, position)  # of the Beta distribution
     return Draws(
         clip=clip.astype(np.int64), partner=partner, weight=weight, shift=shift, start=start, samples=used, frames=frames,
-        time_patches=time_patches, kept=kept_tokens(frontend.tokens(frames), spec.token_dropout), freq_start=freq_start,
+        time_patches=time_patches, kept=spec.kept(frontend.tokens(frames), frontend), freq_start=freq_start,
         freq_width=freq_width, time_start=time_start, time_width=time_width, warp_from=warp_from, warp_to=warp_to,
         cropped=int(long.sum()) if spec.too_long == 'crop' else 0)  # fmt: skip
 
@@ -193,8 +206,8 @@ def _with_replacement(
 def _masks(width_words, start_words, masks, limit, size) -> tuple[Int64[np.ndarray, 'N M'], Int64[np.ndarray, 'N M']]:
     """Start and width of masks: width uniform in [0, limit), start in what is left (torchaudio's `mask_along_axis`)."""
     shape = (masks, len(limit))  # the first mask's words do not depend on how many masks there are
-    width = random.uniform(width_words).reshape(shape) * limit
-    start = random.uniform(start_words).reshape(shape) * (size - width)
+    width = philox.uniform(width_words).reshape(shape) * limit
+    start = philox.uniform(start_words).reshape(shape) * (size - width)
     return start.astype(np.int64).T, width.astype(np.int64).T
 
 
@@ -221,5 +234,4 @@ def warped_frames(
 
 def dropout_choice(seed: int, epoch: int, position: int, tokens: int, kept: int) -> Int64[np.ndarray, 'kept']:
     """The tokens of the draw at `position` that token dropout keeps, ascending; every subset is equally likely."""
-    order = np.argsort(random.words_of(seed, epoch, Stream.TOKEN_DROPOUT, position, tokens), kind='stable')
-    return np.sort(order[:kept])
+    return philox.subset(philox.words_of(seed, epoch, Stream.TOKEN_DROPOUT, position, tokens), kept)

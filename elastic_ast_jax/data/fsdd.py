@@ -1,7 +1,7 @@
 """The Free Spoken Digit Dataset: 3,000 recordings at 8 kHz of six people saying the digits 0 to 9, 50 times each.
 
 Source: https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), whose split this is: the first five
-recordings of every digit and speaker are for testing.
+recordings of every digit and speaker are for testing. Or all recordings of some speakers are, whom training never hears.
 
 They come from a folder, or from TensorFlow Datasets' `spoken_digit`: the same recordings in a single split, shuffled, with
 their file names. Both give the same clips in the same order.
@@ -9,6 +9,7 @@ their file names. Both give the same clips in the same order.
 
 import os
 import re
+from collections.abc import Collection
 
 from elastic_ast_jax.data import tfds
 from elastic_ast_jax.data.sources import BadAudio, DataError, FileClip, FileSource
@@ -22,7 +23,9 @@ _DATA_SET = 'spoken_digit'
 _FEATURES = tfds.Features(key='audio/filename')
 
 
-def load(root: str | os.PathLike, split: str, rate: int, on_bad_audio: BadAudio = 'error') -> FileSource:
+def load(
+    root: str | os.PathLike, split: str, rate: int, on_bad_audio: BadAudio = 'error', held_out: Collection[str] = ()
+) -> FileSource:
     """The clips of a split in order of file name; the label is the digit.
 
     Args:
@@ -30,10 +33,11 @@ def load(root: str | os.PathLike, split: str, rate: int, on_bad_audio: BadAudio 
         split: `'test'` is indices 0 to 4, `'train'` the rest.
         rate: Sample rate in Hz that everything is resampled to.
         on_bad_audio: See `FileSource`.
+        held_out: Speakers; if there are any, `'test'` is their recordings, and `'train'` those of the others.
 
     Raises:
-        DataError: the folder is missing, has no recordings, none of the split, or a WAV file of another name; and whatever
-            `FileSource` refuses.
+        DataError: the folder is missing, has no recordings, none of the split, none of a speaker that is held out, or a WAV
+            file of another name; and whatever `FileSource` refuses.
     """
     _check_split(split)
     root = os.path.abspath(root)
@@ -48,21 +52,25 @@ def load(root: str | os.PathLike, split: str, rate: int, on_bad_audio: BadAudio 
     recordings = [name for name in names if name.lower().endswith('.wav')]
     if not recordings:
         raise DataError(f'{root}: no recordings in this folder: {advice}')
-    clips = []
+    clips, speakers = [], set()
     for name in recordings:
         match = _NAME.fullmatch(name)
         if not match:
             raise DataError(f'{os.path.join(root, name)}: FSDD has no recording of this name: move the file elsewhere, '
                             f'or {advice}')
-        if _is_of(match, split):
+        speakers.add(match['speaker'])
+        if _is_of(match, split, held_out):
             clips.append(FileClip(os.path.join(root, name), name, None, None, (match['digit'],), ''))
+    _check_speakers(held_out, speakers)
     if not clips:
         raise DataError(f"{root}: none of the {len(recordings)} recordings is of split {split!r} ('test' is indices 0 to "
                         f"{_TEST_INDICES - 1}, 'train' the rest): {advice}")
     return FileSource(clips, rate, root, on_bad_audio, _DIGITS)
 
 
-def load_tfds(folder: str, split: str, rate: int, on_bad_audio: BadAudio = 'error') -> tfds.TfdsSource:
+def load_tfds(
+    folder: str, split: str, rate: int, on_bad_audio: BadAudio = 'error', held_out: Collection[str] = ()
+) -> tfds.TfdsSource:
     """What `load` gives, from TensorFlow Datasets' `spoken_digit`, which is downloaded and prepared if it is not there.
 
     Args:
@@ -70,24 +78,29 @@ def load_tfds(folder: str, split: str, rate: int, on_bad_audio: BadAudio = 'erro
         split: `'test'` is indices 0 to 4, `'train'` the rest.
         rate: Sample rate in Hz that everything is resampled to.
         on_bad_audio: See `tfds.load`.
+        held_out: See `load`.
 
     Raises:
-        DataError: the data set cannot be prepared, or is not FSDD; and whatever `tfds.load` refuses.
+        DataError: the data set cannot be prepared, or is not FSDD, or has no such speaker; and whatever `tfds.load` refuses.
     """
     _check_split(split)
+    speakers = set()
 
     def keep(name: str) -> bool:
         match = _NAME.fullmatch(name)
         if not match:
             raise DataError(f'{_DATA_SET}: {name!r} is no file name of FSDD ({{digit}}_{{speaker}}_{{index}}.wav): '
                             f'is another data set in data.tfds_dir?')
-        return _is_of(match, split)
+        speakers.add(match['speaker'])
+        return _is_of(match, split, held_out)
 
     try:
-        return tfds.load(_DATA_SET, folder, 'train', rate, _FEATURES, on_bad_audio, keep)
+        source = tfds.load(_DATA_SET, folder, 'train', rate, _FEATURES, on_bad_audio, keep)
     except DataError as error:
         raise DataError(f'{error}\nTo read FSDD from files, pass --config.data.root=FOLDER with the recordings '
                         f'({{digit}}_{{speaker}}_{{index}}.wav)') from error
+    _check_speakers(held_out, speakers)
+    return source
 
 
 def _check_split(split: str) -> None:
@@ -95,5 +108,12 @@ def _check_split(split: str) -> None:
         raise DataError(f"FSDD has no split {split!r}: use 'train' or 'test'")
 
 
-def _is_of(match: re.Match, split: str) -> bool:
-    return (int(match['index']) < _TEST_INDICES) == (split == 'test')
+def _is_of(match: re.Match, split: str, held_out: Collection[str]) -> bool:
+    test = match['speaker'] in held_out if held_out else int(match['index']) < _TEST_INDICES
+    return test == (split == 'test')
+
+
+def _check_speakers(held_out: Collection[str], speakers: Collection[str]) -> None:
+    if (strange := sorted(set(held_out) - set(speakers))) or (held_out and set(held_out) == set(speakers)):
+        problem = f'there is no {", ".join(strange)}' if strange else 'nobody is left for training'
+        raise DataError(f'data.held_out={",".join(held_out)}: {problem}; the speakers are {", ".join(sorted(speakers))}')

@@ -216,17 +216,21 @@ class RowReader:
         }
 
     def _tokens(self, plan: EpochPlan, members, columns) -> dict[str, np.ndarray]:
-        """Where the row's tokens come from and where they sit, after token dropout."""
+        """Where the row's tokens come from and where they sit, after token dropout or a saving."""
         if not len(members):
             empty = np.zeros(0, np.int32)
             return {'patch': empty, 'segment_ids': empty, 'freq_pos': empty, 'time_pos': empty}
-        mel_patches, seed = self.planner.frontend.mel_patches, self.planner.seed
-        kept = [
-            dropout_choice(seed, plan.epoch, int(draw), int(tokens), int(plan.draws.kept[draw]))
-            if plan.draws.kept[draw] < tokens
-            else None
-            for draw, tokens in zip(members, columns * mel_patches, strict=True)
-        ]
+        frontend, saving = self.planner.frontend, self.planner.spec.saving
+        mel_patches = frontend.mel_patches
+        if saving:
+            kept = [saving.choice(int(count), frontend) for count in columns]
+        else:
+            kept = [
+                dropout_choice(self.planner.seed, plan.epoch, int(draw), int(tokens), int(plan.draws.kept[draw]))
+                if plan.draws.kept[draw] < tokens
+                else None
+                for draw, tokens in zip(members, columns * mel_patches, strict=True)
+            ]
         layout = packing.row_layout(columns, mel_patches, kept)
         first_column = (np.cumsum(columns) - columns)[layout.segment_ids - 1]
         patch = (first_column + layout.time_pos) * mel_patches + layout.freq_pos

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 from elastic_ast_jax import packing
 from elastic_ast_jax.data.draws import Draws, DrawSpec, draw
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.lengths import FrontendSpec, kept_tokens
+from elastic_ast_jax.lengths import FrontendSpec
 
 
 class PlanError(UserError):
@@ -74,7 +74,7 @@ class Planner:
                 f'{keys[worst]}, has {frames[worst]} frames ({self.samples[worst] / front.sample_rate:.2f} s): raise '
                 f'frontend.max_frames to {-(-int(frames[worst]) // front.patch_frames) * front.patch_frames}, or set '
                 f"data.too_long='crop' to use only a part of long clips, or 'window' to evaluate them in windows")
-        needed = kept_tokens(front.tokens(np.minimum(frames, front.max_frames)), self.spec.token_dropout)
+        needed = self.spec.kept(front.tokens(np.minimum(frames, front.max_frames)), front)
         wide = np.flatnonzero(needed > self.tokens)
         if len(wide):
             worst = wide[np.argmax(needed[wide])]

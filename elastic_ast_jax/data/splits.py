@@ -15,6 +15,7 @@ from elastic_ast_jax.data.plan import Planner, Schedule
 from elastic_ast_jax.data.sources import Source
 from elastic_ast_jax.data.synthetic import SyntheticSource
 from elastic_ast_jax.data.windows import WindowSource
+from elastic_ast_jax.token_budget import Saving
 
 Split = Literal['train', 'eval']
 
@@ -31,7 +32,9 @@ def open_source(config: Config, split: Split) -> Source:
         return SyntheticSource('train' if split == 'train' else 'test', clips, config.train.seed, rate)
     if data.source == 'fsdd':
         name = 'train' if split == 'train' else 'test'
-        return fsdd.load(data.root, name, rate, bad) if data.root else fsdd.load_tfds(data.tfds_dir, name, rate, bad)
+        if data.root:
+            return fsdd.load(data.root, name, rate, bad, data.held_out)
+        return fsdd.load_tfds(data.tfds_dir, name, rate, bad, data.held_out)
     file, name = (data.train, data.train_split) if split == 'train' else (data.eval, data.eval_split)
     if data.source == 'tfds':
         features = tfds.Features(data.tfds_audio, data.tfds_label, data.tfds_key, data.tfds_rate)
@@ -57,7 +60,9 @@ def planner(config: Config, source: Source) -> Planner:
     return _planner(config, source, draws, balanced_weights(source.labels) if data.balanced else None)
 
 
-def evaluation(config: Config, source: Source, ratio: float = 1.0, max_frames: int = 0) -> tuple[Source, Planner]:
+def evaluation(
+    config: Config, source: Source, ratio: float = 1.0, max_frames: int = 0, saving: Saving | None = None
+) -> tuple[Source, Planner]:
     """What evaluation packs, every clip once: the clips of a split, or windows of those that are too long; and its planner.
 
     Args:
@@ -65,6 +70,7 @@ def evaluation(config: Config, source: Source, ratio: float = 1.0, max_frames: i
         source: The split.
         ratio: Frame-shift ratio of every clip.
         max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0: no clip is cut.
+        saving: Brings each clip, or window, under a number of tokens, at its own ratio instead of `ratio`.
 
     Returns:
         The source itself, or a `WindowSource` of it (`data.too_long='window'`).
@@ -72,12 +78,14 @@ def evaluation(config: Config, source: Source, ratio: float = 1.0, max_frames: i
     Raises:
         PlanError: A clip does not fit; with `data.too_long='error'` only, and without `max_frames`.
     """
+    ratio = saving.ratio if saving else ratio
     too_long = 'crop' if max_frames else config.data.too_long
     if too_long == 'window':
         frontend = config.frontend
         source = WindowSource(source, windows.choose(frontend, config.data.overlap, shift=frontend.shift(ratio)))
         too_long = 'error'  # no window is too long
-    return source, _planner(config, source, DrawSpec(ratios=(ratio,), max_frames=max_frames, too_long=too_long))
+    draws = DrawSpec(ratios=(ratio,), max_frames=max_frames, too_long=too_long, saving=saving)
+    return source, _planner(config, source, draws)
 
 
 def _planner(config: Config, source: Source, draws: DrawSpec, weights: Float64[np.ndarray, 'N'] | None = None) -> Planner:

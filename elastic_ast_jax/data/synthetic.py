@@ -15,7 +15,7 @@ import types
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt64
 
-from elastic_ast_jax.data import random
+from elastic_ast_jax import philox
 from elastic_ast_jax.errors import UserError
 
 __all__ = ['CLASSES', 'SyntheticSource']
@@ -90,7 +90,7 @@ class SyntheticSource:
                 f'use at least {_LOWEST_RATE} Hz')
         self.split, self.seed, self.rate = split, int(seed), int(rate)
         self.keys = [f'synthetic/{split}/{clip:05d}' for clip in range(clips)]
-        self.samples = (_seconds(random.uniform(self._words(_SECONDS, 0, 2 * clips))) * rate).astype(np.int64)
+        self.samples = (_seconds(philox.uniform(self._words(_SECONDS, 0, 2 * clips))) * rate).astype(np.int64)
         self._classes = _balanced(self._words(_LABELS, 0, -(-clips // len(CLASSES)) * len(CLASSES)))[:clips]
         self.labels = [(CLASSES[index],) for index in self._classes]
         content = f'synthetic version={VERSION} seed={seed} split={split} clips={clips} rate={rate}'
@@ -107,7 +107,7 @@ class SyntheticSource:
         length = int(self.samples[i])
         # The noise takes a quarter of a word a sample, and a sample more than the clip has, for its filter.
         words = self._words(_SOUND, i, _TRAITS + -(-(length + 1) // 4))
-        return _render(CLASSES[self._classes[i]], length, self.rate, random.uniform(words[:_TRAITS]), words[_TRAITS:])
+        return _render(CLASSES[self._classes[i]], length, self.rate, philox.uniform(words[:_TRAITS]), words[_TRAITS:])
 
     def _words(self, purpose: int, clip: int, count: int) -> UInt64[np.ndarray, 'count']:
         """Raw words of a stream of its own; they do not depend on how many are asked for.

@@ -19,6 +19,8 @@ from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.batch import BatchShape, PackedBatch
 from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.packing import Kept
+from elastic_ast_jax.token_budget import Saving
 from elastic_ast_jax.windows import Windows, cut
 
 # Clips that pass through the model together.
@@ -44,6 +46,7 @@ class Clip:
         index, count: Which of the recording's windows this is, and how many there are.
         start, stop: The clip's samples in the recording.
         patches: What the model takes, frequency-major (see `packing.patchify`); empty with an error.
+        kept: Which tokens of the clip's grid these are, if some are left out.
         error: Why the recording cannot be used. No clip of it follows then, but clips may have come before.
     """
 
@@ -54,6 +57,7 @@ class Clip:
     start: int = 0
     stop: int = 0
     patches: Float32[np.ndarray, 'n P'] = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    kept: Kept | None = None
     error: str | None = None
 
     @property
@@ -72,27 +76,32 @@ class _Long:
     waveforms: Callable[[], Iterator[Float32[np.ndarray, '_']]]
 
 
-def read(inputs: Iterable[Any], frontend: FrontendSpec, windows: Windows) -> Iterator[Clip]:
+def read(
+    inputs: Iterable[Any], frontend: FrontendSpec, windows: Windows, saving: Saving | None = None
+) -> Iterator[Clip]:
     """The clips of recordings, in order.
 
     Args:
         inputs: Paths of recordings of any rate, or arrays `[samples]` or `[samples, channels]` at the frontend's rate.
         frontend: Of the model.
         windows: How recordings that are too long are cut.
+        saving: Brings every clip under a number of tokens.
     """
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool, ThreadPoolExecutor(1) as decoder:
         try:
-            for opened in _ahead(pool, lambda item: _open(*item, frontend, windows), enumerate(inputs), _AHEAD):
+            for opened in _ahead(pool, lambda item: _open(*item, frontend, windows, saving), enumerate(inputs), _AHEAD):
                 if isinstance(opened, Clip):
                     yield opened
                 else:
-                    yield from _windows(opened, frontend, pool, decoder)
+                    yield from _windows(opened, frontend, saving, pool, decoder)
         finally:  # whoever stops asking does not wait for what was planned
             for executor in (decoder, pool):
                 executor.shutdown(cancel_futures=True)
 
 
-def _open(number: int, source: Any, frontend: FrontendSpec, windows: Windows) -> Clip | _Long:
+def _open(
+    number: int, source: Any, frontend: FrontendSpec, windows: Windows, saving: Saving | None
+) -> Clip | _Long:
     """The clip that a recording is, what is wrong with it, or how to cut it."""
     name, rate = f'array {number}', frontend.sample_rate
     try:
@@ -112,7 +121,7 @@ def _open(number: int, source: Any, frontend: FrontendSpec, windows: Windows) ->
                 spans = windows.spans(len(array))
                 return _Long(name, len(array), spans, lambda: _slices(array, name, rate, spans))
             waveform = reading.from_array(array, name, rate, rate)
-        return _clip(name, len(waveform), waveform, 0, [(0, len(waveform))], frontend)
+        return _clip(name, len(waveform), waveform, 0, [(0, len(waveform))], frontend, saving)
     except ValueError as error:  # AudioError, or what NumPy makes no array of
         return Clip(name, error=str(error))
 
@@ -123,14 +132,16 @@ def _slices(array: np.ndarray, name: str, rate: int, spans: list[tuple[int, int]
         yield reading.from_array(array[start:stop], f'{name}[{start}:{stop}]', rate, rate)  # messages count from there
 
 
-def _windows(recording: _Long, frontend: FrontendSpec, pool: Executor, decoder: Executor) -> Iterator[Clip]:
+def _windows(
+    recording: _Long, frontend: FrontendSpec, saving: Saving | None, pool: Executor, decoder: Executor
+) -> Iterator[Clip]:
     """The clips of a recording that is cut: one thread decodes, others compute features."""
     waveforms = recording.waveforms()
     decoded = _ahead(decoder, lambda index: (index, next(waveforms)), range(len(recording.spans)), _DECODED_AHEAD)
 
     def clip(item: tuple[int, Float32[np.ndarray, '_']]) -> Clip:
         index, waveform = item
-        return _clip(recording.name, recording.samples, waveform, index, recording.spans, frontend)
+        return _clip(recording.name, recording.samples, waveform, index, recording.spans, frontend, saving)
 
     try:
         yield from _ahead(pool, clip, decoded, _AHEAD)
@@ -139,13 +150,34 @@ def _windows(recording: _Long, frontend: FrontendSpec, pool: Executor, decoder: 
 
 
 def _clip(name: str, samples: int, waveform: Float32[np.ndarray, 'samples'], index: int, spans: Sequence[tuple[int, int]],
-          frontend: FrontendSpec) -> Clip:  # fmt: skip
+          frontend: FrontendSpec, saving: Saving | None) -> Clip:  # fmt: skip
     try:
         with np.errstate(over='ignore', invalid='ignore'):  # what is not finite is refused
-            features = fbank.normalise(fbank.log_mel(waveform, frontend), frontend)
+            patches, kept = _tokens(waveform, frontend, saving)
     except ValueError as error:
         raise AudioError(f'{name}: {error}: repair the recording or leave it out') from error
-    return Clip(name, samples, index, len(spans), *spans[index], patches_of(features, frontend))
+    return Clip(name, samples, index, len(spans), *spans[index], patches, kept)
+
+
+def alone(waveform: Float32[np.ndarray, 'samples'], frontend: FrontendSpec, saving: Saving | None = None) -> Clip:
+    """The clip of a waveform that the model takes whole."""
+    return _clip('waveform', len(waveform), waveform, 0, [(0, len(waveform))], frontend, saving)
+
+
+def _tokens(
+    waveform: Float32[np.ndarray, 'samples'], frontend: FrontendSpec, saving: Saving | None
+) -> tuple[Float32[np.ndarray, 'n P'], Kept | None]:
+    """The patches of a clip that a saving leaves, and which they are."""
+    shift = frontend.shift(saving.ratio if saving else 1.0)
+    frames = int(frontend.frames(len(waveform), shift))
+    used = int(saving.frames(frames, frontend)) if saving else frames
+    if used < frames:  # as the pipeline does: features of what is heard alone
+        waveform = waveform[: int(frontend.samples_for(used, shift)) + frontend.tail]
+    features = fbank.log_mel(waveform, frontend, shift)[:used]
+    patches = patches_of(fbank.normalise(features, frontend), frontend)
+    columns = len(patches) // frontend.mel_patches
+    chosen = saving.choice(columns, frontend) if saving else None
+    return (patches, None) if chosen is None else (patches[chosen], Kept(columns, chosen))
 
 
 def patches_of(features: Float32[np.ndarray, 'frames mels'], frontend: FrontendSpec) -> Float32[np.ndarray, 'n P']:
@@ -181,8 +213,10 @@ def chunks(clips: Iterable[Clip]) -> Iterator[tuple[list[Clip], bool]]:
         yield waiting, only
 
 
-def batches(patches: Sequence[Float32[np.ndarray, '_ P']], mel_patches: int, shape: BatchShape, only: bool
-            ) -> Iterator[PackedBatch]:  # fmt: skip
+def batches(
+    patches: Sequence[Float32[np.ndarray, '_ P']], mel_patches: int, shape: BatchShape, only: bool,
+    kept: Sequence[Kept | None] | None = None, most: int | None = None,
+) -> Iterator[PackedBatch]:  # fmt: skip
     """Packed batches of clips; `clip_id` is a clip's position in `patches`.
 
     Args:
@@ -190,10 +224,14 @@ def batches(patches: Sequence[Float32[np.ndarray, '_ P']], mel_patches: int, sha
         mel_patches: Rows of the patch grid.
         shape: Of the batches.
         only: Nothing else is packed, so that what fits in one row need not fill a whole batch: it is a batch of one row.
+        kept: See `packing.fill_batch`.
+        most: Tokens that no clip exceeds, if that is less than a row; the row of a clip that is alone has as many.
     """
     rows = packing.pack([len(clip) for clip in patches], shape.tokens, shape.slots)
     if only and len(rows) == 1:
         shape = dataclasses.replace(shape, rows=1)
+        if most is not None and len(patches) == 1:
+            shape = dataclasses.replace(shape, tokens=min(most, shape.tokens), slots=1)
     for first in range(0, len(rows), shape.rows):
         members = [rows[row] for row in range(first, min(first + shape.rows, len(rows)))]
-        yield packing.fill_batch(members, patches, mel_patches, shape)
+        yield packing.fill_batch(members, patches, mel_patches, shape, kept)

@@ -10,11 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
-from elastic_ast_jax import build, windows
+from elastic_ast_jax import build, token_budget, windows
 from elastic_ast_jax.inference import clips, details, embeddings
 from elastic_ast_jax.inference.clips import Clip
+from elastic_ast_jax.token_budget import Budgets, Measured, Saving
 from elastic_ast_jax.trained import Trained, open_model
 from elastic_ast_jax.windows import Windows
+from elastic_ast_jax.workdir import Workdir
 
 # Called with a recording's name, how many of its seconds are through the model, and how many there are.
 Progress = Callable[[str, float, float], None]
@@ -36,7 +38,7 @@ def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
         >>> model.predict(['clip.wav'], top_k=1)[0]['predictions']
         [{'label': 'rise', 'probability': 0.98}]
     """
-    return Predictor(open_model(workdir, checkpoint))
+    return Predictor(open_model(workdir, checkpoint), workdir)
 
 
 class Predictor:
@@ -52,7 +54,9 @@ class Predictor:
         description: Which parameters these are, in words.
     """
 
-    def __init__(self, trained: Trained):
+    def __init__(self, trained: Trained, workdir: str | os.PathLike | None = None):
+        """Serves a model; `workdir` is where it is from, which token budgets are looked up in."""
+        self._workdir = workdir
         self.config, self.labels, self.step = trained.config, trained.labels, trained.step
         self.description = trained.description
         self._params = trained.params
@@ -66,7 +70,7 @@ class Predictor:
 
     def predict(
         self, inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']], top_k: int = 5, window: float | None = None,
-        overlap: float | None = None,
+        overlap: float | None = None, budget_tokens: int | None = None,
     ) -> list[dict[str, Any]]:  # fmt: skip
         """Classifies recordings.
 
@@ -76,6 +80,7 @@ class Predictor:
             window: Cut recordings into windows of this many seconds. If None, only those that the model has no positions for
                 are cut, into the longest windows that it takes.
             overlap: Share of a window that the next one repeats; that of the config (`data.overlap`) if None.
+            budget_tokens: The most tokens that a recording, or window, may cost; see `budget`. If None, as many as it has.
 
         Returns:
             A dictionary for each input, in their order: `path` (`'array 0'` for the first input if that is an array),
@@ -84,25 +89,28 @@ class Predictor:
 
         Raises:
             WindowError: Windows that the model does not take.
+            BudgetError, WorkdirError: As `budget`.
         """
-        return list(self.stream(inputs, top_k, window, overlap))
+        return list(self.stream(inputs, top_k, window, overlap, budget_tokens=budget_tokens))
 
     def stream(
         self, inputs: Iterable[Any], top_k: int = 5, window: float | None = None, overlap: float | None = None,
-        progress: Progress | None = None,
+        progress: Progress | None = None, budget_tokens: int | None = None,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """As `predict`, for many or long inputs: yields results as they come, in order, in bounded memory.
 
         Args:
-            inputs, top_k, window, overlap: See `predict`.
+            inputs, top_k, window, overlap, budget_tokens: See `predict`.
             progress: Called from time to time.
         """
-        for result, _, _ in self._results(inputs, top_k, self.windows(window, overlap), progress, keep=False):
+        saving = self._saving(budget_tokens)
+        cut = self.windows(window, overlap, saving)
+        for result, _, _ in self._results(inputs, top_k, cut, saving, progress, keep=False):
             yield result
 
     def timeline(
         self, inputs: Iterable[Any], top_k: int = 5, window: float | None = None, overlap: float | None = None,
-        progress: Progress | None = None,
+        progress: Progress | None = None, budget_tokens: int | None = None,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """As `stream`, with the windows' own results: when which class is heard.
 
@@ -111,10 +119,11 @@ class Predictor:
             `overlap`, the share that the next one repeats; `timeline`, a list of `{'start', 'end', 'probabilities'}` with
             seconds and the probability of each class, float32 `[C]`. A recording that was not cut has one window.
         """
-        cut = self.windows(window, overlap)
+        saving = self._saving(budget_tokens)
+        cut = self.windows(window, overlap, saving)
         rate = self.config.frontend.sample_rate
         settings = {'labels': list(self.labels), 'window': cut.length / rate, 'overlap': self._overlap(overlap)}
-        for result, spans, probabilities in self._results(inputs, top_k, cut, progress, keep=True):
+        for result, spans, probabilities in self._results(inputs, top_k, cut, saving, progress, keep=True):
             if 'error' in result:
                 yield result
                 continue
@@ -171,9 +180,34 @@ class Predictor:
         run = functools.partial(self._detail, self._params, fields=fields)
         return details.of_clips(run, keep, read, self.config.frontend.mel_patches, shape)
 
-    def windows(self, window: float | None = None, overlap: float | None = None) -> Windows:
-        """How recordings are cut; see `predict`."""
-        return windows.choose(self.config.frontend, self._overlap(overlap), window)
+    def windows(
+        self, window: float | None = None, overlap: float | None = None, saving: Saving | None = None
+    ) -> Windows:
+        """How recordings are cut; see `predict`. Frames that are further apart make windows longer."""
+        frontend = self.config.frontend
+        return windows.choose(frontend, self._overlap(overlap), window, frontend.shift(saving.ratio) if saving else None)
+
+    def budget(self, tokens: int) -> Measured:
+        """How predictions of at most so many tokens for each recording are made, and what that was found to be worth.
+
+        It is the best that `elastic-ast evaluate --sweep=budget` has found with that many tokens or fewer.
+
+        Raises:
+            BudgetError: The model has the same number for every recording, fewer tokens than were ever measured, or it was not
+                loaded from a workdir.
+            WorkdirError: Nothing was measured, or what was cannot be read.
+        """
+        return self.budgets().best(tokens)
+
+    def budgets(self) -> Budgets:
+        """What is known of all token budgets; errors as `budget`."""
+        token_budget.check_model(self.config.model.kind)
+        if self._workdir is None:
+            raise token_budget.BudgetError('token budgets are stored in a workdir, and this model was not loaded from one')
+        return Workdir(self._workdir).budgets()
+
+    def _saving(self, budget_tokens: int | None) -> Saving | None:
+        return None if budget_tokens is None else self.budget(budget_tokens).saving
 
     def _overlap(self, overlap: float | None) -> float:
         return self.config.data.overlap if overlap is None else overlap
@@ -191,9 +225,19 @@ class Predictor:
         features = [np.asarray(log_mel, np.float32).T for log_mel in log_mels]
         for number, values in enumerate(features):
             self._check(values, f'log_mels[{number}]')
-        patches = [clips.patches_of(values, self.config.frontend) for values in features]
-        scores = np.zeros((len(patches), len(self.labels)), np.float32)
-        for _ in self._score(patches, True, scores):
+        made = [Clip(f'log_mels[{number}]', patches=clips.patches_of(values, self.config.frontend))
+                for number, values in enumerate(features)]  # fmt: skip
+        return self._logits(made)
+
+    def logits_alone(
+        self, waveform: Float32[np.ndarray, 'samples'], saving: Saving | None = None
+    ) -> Float32[np.ndarray, 'classes']:
+        """Logits of a waveform at the model's rate that it takes whole, for whoever measures the time; see `token_budget`."""
+        return self._logits([clips.alone(waveform, self.config.frontend, saving)], saving)[0]
+
+    def _logits(self, made: Sequence[Clip], saving: Saving | None = None) -> Float32[np.ndarray, 'clips classes']:
+        scores = np.zeros((len(made), len(self.labels)), np.float32)
+        for _ in self._score(made, True, scores, saving):
             pass
         return scores
 
@@ -208,10 +252,10 @@ class Predictor:
                              f'cut it into shorter parts, or train with a larger frontend.max_frames')
 
     def _results(
-        self, inputs: Iterable[Any], top_k: int, cut: Windows, progress: Progress | None, keep: bool
+        self, inputs: Iterable[Any], top_k: int, cut: Windows, saving: Saving | None, progress: Progress | None, keep: bool
     ) -> Iterator[tuple[dict[str, Any], list[tuple[int, int]], list[Float32[np.ndarray, 'C']]]]:
         """The result of each recording; with `keep`, spans and probabilities of its windows."""
-        for clip, logits in self._scored(clips.read(inputs, self.config.frontend, cut), progress):
+        for clip, logits in self._scored(clips.read(inputs, self.config.frontend, cut, saving), saving, progress):
             if clip.error is not None:
                 yield {'path': clip.name, 'error': clip.error}, [], []
                 continue
@@ -237,14 +281,14 @@ class Predictor:
         return result | ({'windows': clip.count} if clip.count > 1 else {})
 
     def _scored(
-        self, read: Iterable[Clip], progress: Progress | None
+        self, read: Iterable[Clip], saving: Saving | None, progress: Progress | None
     ) -> Iterator[tuple[Clip, Float32[np.ndarray, 'C'] | None]]:
         """Clips, in order, with their logits; those with an error without."""
         rate = self.config.frontend.sample_rate
         for chunk, only in clips.chunks(read):
             good = [clip for clip in chunk if clip.error is None]
             scores = np.zeros((len(good), len(self.labels)), np.float32)
-            for done in self._score([clip.patches for clip in good], only, scores):
+            for done in self._score(good, only, scores, saving):
                 if progress is not None:
                     at = good[done - 1]  # clips wait little for others, so about as many as these are through
                     progress(at.name, at.stop / rate, at.samples / rate)
@@ -253,13 +297,15 @@ class Predictor:
                 yield clip, next(row) if clip.error is None else None
 
     def _score(
-        self, patches: Sequence[Float32[np.ndarray, '_ P']], only: bool, scores: Float32[np.ndarray, 'clips C']
+        self, good: Sequence[Clip], only: bool, scores: Float32[np.ndarray, 'clips C'], saving: Saving | None = None
     ) -> Iterator[int]:
         """Writes the logits of clips; yields after each batch how many clips are through."""
-        if not patches:
+        if not good:
             return
         shape = build.batch_shape(self.config, len(self.labels))
-        packed = clips.batches(patches, self.config.frontend.mel_patches, shape, only)
+        packed = clips.batches(
+            [clip.patches for clip in good], self.config.frontend.mel_patches, shape, only, [clip.kept for clip in good],
+            saving.tokens if saving else None)
         results = ((batch.clip_id[batch.valid], batch.valid, self._apply(self._params, batch)) for batch in packed)
         done, before = 0, next(results)
         for after in itertools.chain(results, [None]):  # the device works on this one while the one before is read

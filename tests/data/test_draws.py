@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastic_ast_jax.data import random
+from elastic_ast_jax import philox
 from elastic_ast_jax.data.draws import (
     NO_PARTNER,
     Draws,
@@ -18,8 +18,8 @@ from elastic_ast_jax.data.draws import (
     dropout_choice,
     warped_frames,
 )  # fmt: skip
-from elastic_ast_jax.data.random import Stream
 from elastic_ast_jax.lengths import FrontendSpec, kept_tokens
+from elastic_ast_jax.philox import Stream
 
 FRONTEND = FrontendSpec()
 RATE = FRONTEND.sample_rate
@@ -133,9 +133,9 @@ def test_masks_follow_their_formula():
     for axis, limit, size in (
         ('freq', 48, np.full(len(SAMPLES), 128)), ('time', np.floor(0.1875 * draws.frames), draws.frames),
     ):  # fmt: skip
-        words = [random.words(0, 4, Stream[f'{axis.upper()}_{part}'], len(SAMPLES)) for part in ('WIDTH', 'START')]
-        width = random.uniform(words[0]) * limit
-        start = random.uniform(words[1]) * (size - width)
+        words = [philox.words(0, 4, Stream[f'{axis.upper()}_{part}'], len(SAMPLES)) for part in ('WIDTH', 'START')]
+        width = philox.uniform(words[0]) * limit
+        start = philox.uniform(words[1]) * (size - width)
         assert getattr(draws, f'{axis}_width')[:, 0].tolist() == [int(x) for x in width]
         assert getattr(draws, f'{axis}_start')[:, 0].tolist() == [int(x) for x in start]
     assert draws.freq_width.max() == 47

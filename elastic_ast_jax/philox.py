@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of (seed, epoch, stream, position).
+"""Random numbers as a pure function of (seed, epoch, stream, position), for data and for prediction.
 
 Raw words of the Philox counter generator, whose values NumPy promises to keep; the methods of `numpy.random.Generator`
 may change from one NumPy version to the next and are not used.
@@ -7,7 +7,7 @@ may change from one NumPy version to the next and are not used.
 import enum
 
 import numpy as np
-from jaxtyping import Float64, UInt64
+from jaxtyping import Float64, Int64, UInt64
 
 
 class Stream(enum.IntEnum):
@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
     MIX = 14
     PARTNER = 15
     MIX_WEIGHT = 16
+    TOKEN_BUDGET = 17
 
 
 def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarray, 'count']:
@@ -53,3 +54,8 @@ def uniform(word: UInt64[np.ndarray, 'n']) -> Float64[np.ndarray, 'n']:
 def integers(word: UInt64[np.ndarray, 'n'], count):
     """Uniform integers in [0, count), count a number or an array; the bias is below count / 2**53."""
     return np.floor(uniform(word) * count).astype(np.int64)
+
+
+def subset(word: UInt64[np.ndarray, 'n'], size: int) -> Int64[np.ndarray, 'size']:
+    """`size` of the numbers from 0 to n - 1, ascending; every subset is equally likely, and a larger one holds the smaller."""
+    return np.sort(np.argsort(word, kind='stable')[:size])

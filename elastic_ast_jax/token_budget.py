@@ -1,0 +1,218 @@
+"""Token budgets: what is left of a clip that may cost no more than so many tokens.
+
+Two things bring a clip under a budget: frames further apart, at a ratio of the frame shift that is the same for all clips, and
+leaving out what is then still too much. Which tokens stay is a function of the clip's length alone and is decided here, for
+evaluation and for prediction alike, so that a measured accuracy is that of prediction.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from elastic_ast_jax import philox
+from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.philox import Stream
+
+How = Literal['cut', 'drop']
+
+# What happens to what is too much, in words.
+IN_WORDS = types.MappingProxyType({'cut': 'the first frames', 'drop': 'random tokens'})
+
+
+class BudgetError(UserError):
+    """A token budget that cannot be kept; says what is possible."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """How a clip is brought under a number of tokens. One that has no more at this ratio loses nothing.
+
+    Attributes:
+        tokens: The most that a clip may have.
+        ratio: Of the frame shift, for every clip; at least 1.
+        how: What is kept of a clip that has more tokens at this ratio: its first frames, as many as fill whole columns of
+            patches (`'cut'`), or tokens from all over it, chosen at random for each length of clips (`'drop'`).
+    """
+
+    tokens: int
+    ratio: float = 1.0
+    how: How = 'cut'
+
+    def __post_init__(self):
+        if self.how not in IN_WORDS or self.tokens < 1 or not 1 <= self.ratio < math.inf:
+            raise ValueError(f"{self}: tokens must be positive, ratio at least 1 and finite, and how 'cut' or 'drop'")
+
+    def frames(self, frames: Any, frontend: FrontendSpec) -> Any:
+        """Frames that are computed of a clip that has `frames` at this ratio; of each, if it is an array."""
+        if self.how == 'drop':
+            return frames
+        most = self._columns(frontend) * frontend.patch_frames
+        return np.where(frontend.tokens(frames) > self.tokens, np.minimum(frames, most), frames)
+
+    def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
+        """Tokens that are left of a clip that has `tokens` at this ratio; of each, if it is an array."""
+        most = self.tokens if self.how == 'drop' else self._columns(frontend) * frontend.mel_patches
+        return np.where(tokens > self.tokens, most, tokens)
+
+    def choice(self, columns: int, frontend: FrontendSpec) -> Int64[np.ndarray, 'kept'] | None:
+        """Which tokens of a patch grid stay, ascending and frequency-major (see `packing.row_layout`); None if all do.
+
+        Args:
+            columns: Of the grid that the frames of `frames` make. It may have more of them than fit although frames were cut:
+                those that a frontend fills up (`frontend.min_frames`, `frontend.partial='edge'`).
+            frontend: Of the model.
+        """
+        tokens = columns * frontend.mel_patches
+        if tokens <= self.tokens:
+            return None
+        if self.how == 'cut':
+            return np.flatnonzero(np.arange(tokens) % columns < self._columns(frontend))
+        # The words belong to this number of tokens, and to no epoch of a run.
+        return philox.subset(philox.words_of(0, 0, Stream.TOKEN_BUDGET, tokens, tokens), self.tokens)
+
+    def _columns(self, frontend: FrontendSpec) -> int:
+        """Columns of patches that fit."""
+        return self.tokens // frontend.mel_patches
+
+    def in_words(self, frontend: FrontendSpec) -> str:
+        """`frame shift 7 ms, the first frames`."""
+        return f'frame shift {1000 * frontend.shift(self.ratio) / frontend.sample_rate:g} ms, {IN_WORDS[self.how]}'
+
+
+def check_model(kind: str) -> None:
+    """Whether a model of this kind (`model.kind`) can do with fewer tokens.
+
+    Raises:
+        BudgetError: It is the fixed-length AST, which takes the same number for every clip.
+    """
+    if kind == 'ast':
+        raise BudgetError('a fixed-length AST (model.kind=ast) takes the same number of tokens for every clip, so it has no '
+                          'token budget: use an ElasticAST')
+
+
+def check_tokens(tokens: int, frontend: FrontendSpec) -> None:
+    """Whether a budget holds a column of patches.
+
+    Raises:
+        BudgetError: It does not.
+    """
+    if tokens < frontend.mel_patches:
+        raise BudgetError(
+            f'a budget of {tokens} tokens is less than one column of patches: give at least {frontend.mel_patches}, as '
+            f'frontend.mel_bins={frontend.mel_bins} are {frontend.mel_patches} patches of '
+            f'frontend.patch_mels={frontend.patch_mels}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a saving was found to be worth.
+
+    Attributes:
+        saving: What was measured.
+        score: The metric; NaN if it is undefined.
+        latency_ms: Of one clip alone, from its waveform to its logits.
+    """
+
+    saving: Saving
+    score: float
+    latency_ms: float
+
+    def rank(self) -> tuple[float, float]:
+        """The better the larger: by the metric, and of equals the faster; what is undefined comes last."""
+        return -math.inf if math.isnan(self.score) else self.score, -self.latency_ms
+
+
+@dataclasses.dataclass(frozen=True)
+class Budgets:
+    """The best saving of each token budget that was measured: what is stored with a model.
+
+    Attributes:
+        checkpoint, step: Of the parameters it was measured with; see `Trained`.
+        metric: What the best are best in.
+        measured: By their tokens, ascending.
+    """
+
+    checkpoint: str
+    step: int
+    metric: str
+    measured: tuple[Measured, ...]
+
+    def best(self, tokens: int) -> Measured:
+        """The best of all that were measured with a budget of at most so many tokens. More tokens are never worse.
+
+        Raises:
+            BudgetError: The smallest that was measured is larger.
+        """
+        fitting = [one for one in self.measured if one.saving.tokens <= tokens]
+        if not fitting:
+            known = ', '.join(str(one.saving.tokens) for one in self.measured)
+            raise BudgetError(f'a budget of {tokens} tokens is less than any that was measured: give one of {known}, or more')
+        return max(fitting, key=Measured.rank)
+
+    def to_json(self) -> dict[str, Any]:
+        """For `from_json`; NaN is null."""
+        entries = [
+            dataclasses.asdict(one.saving)
+            | {'score': None if math.isnan(one.score) else one.score, 'latency_ms': one.latency_ms}
+            for one in self.measured
+        ]
+        return {'checkpoint': self.checkpoint, 'step': self.step, 'metric': self.metric, 'budgets': entries}
+
+
+def best_of_each(measured: Iterable[Measured]) -> tuple[Measured, ...]:
+    """The best of those with the same budget, by their tokens, ascending."""
+    found: dict[int, Measured] = {}
+    for one in measured:
+        tokens = one.saving.tokens
+        found[tokens] = max(found.get(tokens, one), one, key=Measured.rank)
+    return tuple(found[tokens] for tokens in sorted(found))
+
+
+def from_json(values: Mapping[str, Any]) -> Budgets:
+    """What `Budgets.to_json` made.
+
+    Raises:
+        ValueError: Something else; names the entry.
+    """
+    entries = values.get('budgets')
+    if not isinstance(entries, list) or not entries:
+        raise ValueError('budgets must be a list that is not empty')
+    for key, kind in (('checkpoint', str), ('step', int), ('metric', str)):
+        if type(values.get(key)) is not kind:
+            raise ValueError(f'{key}={values.get(key)!r} must be {"text" if kind is str else "a whole number"}')
+    measured = tuple(_entry(entry, number) for number, entry in enumerate(entries))
+    tokens = [one.saving.tokens for one in measured]
+    if tokens != sorted(set(tokens)):
+        raise ValueError(f'the tokens of budgets must ascend: {tokens}')
+    return Budgets(values['checkpoint'], values['step'], values['metric'], measured)
+
+
+def _entry(entry: Any, number: int) -> Measured:
+    """Entry `number` of the list `budgets`."""
+    if not isinstance(entry, dict):
+        raise ValueError(f'budgets[{number}] must be an object')
+
+    def problem(key: str, allowed: str) -> ValueError:
+        return ValueError(f'budgets[{number}]: {key}={entry.get(key)!r} must be {allowed}')
+
+    def is_number(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    tokens, ratio, how, score, latency = (entry.get(key) for key in ('tokens', 'ratio', 'how', 'score', 'latency_ms'))
+    if type(tokens) is not int or tokens < 1:
+        raise problem('tokens', 'a positive whole number')
+    if not is_number(ratio) or ratio < 1:
+        raise problem('ratio', 'a number from 1')
+    if not isinstance(how, str) or how not in IN_WORDS:
+        raise problem('how', "'cut' or 'drop'")
+    if score is not None and not is_number(score):
+        raise problem('score', 'a number, or null')
+    if not is_number(latency) or latency < 0:
+        raise problem('latency_ms', 'a number from 0')
+    return Measured(Saving(tokens, float(ratio), how), math.nan if score is None else float(score), float(latency))

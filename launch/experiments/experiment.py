@@ -1,0 +1,242 @@
+"""Trains, evaluates and draws one of the paper's experiments; the scripts beside this one say which models each has.
+
+    python launch/experiments/experiment.py CONFIG --name=NAME --model=VARIANT ... --sweep=KIND [--config.key=value ...]
+
+What is finished is left alone, what was interrupted goes on, so that a finished experiment is only drawn again. Runs are
+shared: an experiment takes those that another has trained in the same folder.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'launch'))
+
+try:
+    import sweep as runs_of
+
+    from elastic_ast_jax import config as configs
+    from elastic_ast_jax import published
+    from elastic_ast_jax.errors import UserError
+    from elastic_ast_jax.sweep_axes import AXES
+except ImportError as error:
+    sys.exit(f'experiment.py: {error}: call it with the Python of the project (bash launch/install.sh train)')
+
+ELASTIC_AST = (sys.executable, '-c', 'import sys; from elastic_ast_jax.cli import main; sys.exit(main())')
+BASELINE = 'logistic regression'
+
+
+class ExperimentError(UserError):
+    """An experiment that a recipe is not made for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model of an experiment.
+
+    Attributes:
+        name: In tables and plots.
+        variant: Of the recipe.
+        overrides: `section.key=value` each.
+    """
+
+    name: str
+    variant: str
+    overrides: tuple[str, ...] = ()
+
+    def folder(self, out: Path, seed: int) -> Path:
+        """Of its run with this seed."""
+        words = '+'.join([*self.variant.split(','), *(text.rpartition('.')[2] for text in self.overrides)])
+        return out / words / f'seed-{seed}'
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs an experiment; returns 0, 1 if something failed, or 128 and the number of a signal."""
+    options, overrides = _arguments(argv)
+    try:
+        return Experiment(options, overrides).work()
+    except UserError as error:
+        print(f'{options.name}: {error}', file=sys.stderr)
+        return 1
+
+
+def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and overrides of every run without `--config.`."""
+    parser = argparse.ArgumentParser(prog='experiment.py', allow_abbrev=False, description="One of the paper's experiments.")
+    parser.add_argument('--name', required=True, help='of the experiment, and of its folder of tables and plots')
+    parser.add_argument('--model', action='append', required=True, metavar='VARIANT', help='of the recipe; first|second for '
+                        'the first that it has, and key=* for each value of a key')
+    parser.add_argument('--row_budget', metavar='N,N,...', help="train each model with rows of so many times the recipe's "
+                        'tokens, and as many tokens a step, where its rows divide so')
+    parser.add_argument('--vary', metavar='KEY=VALUE,...', help='train each model with each of these values')
+    parser.add_argument('--sweep', choices=('length', 'resolution'), help='evaluate each model over this sweep')
+    parser.add_argument('--over', metavar='KEY', help='or draw the accuracy on whole clips over this key')
+    parser.add_argument('--fixed_length', action='append', choices=('own', 'resized'), default=None,
+                        help='how a sweep treats ASTs; see elastic-ast evaluate --help; may be given twice')  # fmt: skip
+    parser.add_argument('--out', metavar='FOLDER', help='where all is kept (default: runs/experiments/NAME_OF_CONFIG)')
+    parser.add_argument('--seeds', default='0,1,2', metavar='N,N,...', help='of the runs (default 0,1,2)')
+    parser.add_argument('--jobs', type=int, default=1, metavar='K', help='run K at a time, each on its share of the processors')
+    options, rest = parser.parse_known_args(argv)
+    words = [word for word in rest if not word.startswith('--config.')]
+    if len(words) != 1 or words[0].startswith('-'):
+        parser.error(f'give one CONFIG, a file such as configs/fsdd_speakers.py, and not {" ".join(words) or "none"}')
+    if not all(part.isdecimal() for part in options.seeds.split(',')) or options.jobs < 1:
+        parser.error('--seeds must be whole numbers separated by commas, and --jobs at least 1')
+    if bool(options.sweep) == bool(options.over):
+        parser.error('give either --sweep or --over')
+    options.config = words[0]
+    options.seeds = list(dict.fromkeys(map(int, options.seeds.split(','))))
+    return options, [word.removeprefix('--config.') for word in rest if word.startswith('--config.')]
+
+
+class Experiment:
+    """An experiment on a recipe's data."""
+
+    def __init__(self, options: argparse.Namespace, overrides: Sequence[str]):
+        """Finds the models, and checks all their configs.
+
+        Raises:
+            ExperimentError, ConfigError: The recipe is not made for this experiment, or a config is not possible.
+        """
+        self._options, self._overrides = options, tuple(overrides)
+        self._recipe, path, argument = configs.module(options.config)
+        if argument:
+            raise ExperimentError(f'{options.config}: give the file alone, {path}; the experiment chooses its variants')
+        self._task = Path(path).stem
+        self._out = Path(options.out or ROOT / 'runs' / 'experiments' / self._task).absolute()
+        self._models = list(_models(self._recipe, path, options))
+        for model in self._models:
+            configs.load(f'{path}:{model.variant}', (*self._overrides, *model.overrides))
+        self._hows = (options.fixed_length or ['own']) if options.sweep else []
+
+    def work(self) -> int:
+        """Trains and evaluates what is missing, seed by seed, and draws."""
+        trained = runs_of.LocalRuns(self._options.jobs)
+        for seed in self._options.seeds:
+            for what in (self._training(seed), self._evaluation(seed)):
+                runs, commands = [run for run, _ in what], [command for _, command in what]
+                if runs and (code := trained.work(runs, commands)):
+                    return code
+        return self._draw()
+
+    def _training(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
+        found = []
+        for model in self._models:
+            run = self._run(model, seed, 'train')
+            config = f'{self._options.config}:{model.variant}'
+            overrides = (*self._overrides, *model.overrides, f'train.seed={seed}')
+            if not runs_of.finished(run.workdir):
+                options = [f'--config={config}', f'--workdir={run.workdir}', *(f'--config.{text}' for text in overrides)]
+                found.append((run, [*ELASTIC_AST, 'train', *options]))
+        return found
+
+    def _evaluation(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
+        """Of a sweep's curves that are not there; and of the baseline, which has no seed."""
+        sweep = self._options.sweep
+        if not sweep:
+            return []
+        points = self._points()
+        found = []
+        if seed == self._options.seeds[0] and not _measured(self._out / BASELINE, sweep, points):
+            run = runs_of.Run(f'{BASELINE}, {sweep}', self._out / BASELINE, self._out / 'logs' / f'{BASELINE}-{sweep}.log', ())
+            config = f'{self._options.config}:{self._models[0].variant}'
+            options = [f'--config={config}', f'--out={run.workdir}', *self._sweep_options(points)]
+            found.append((run, [*ELASTIC_AST, 'baseline', *options, *(f'--config.{text}' for text in self._overrides)]))
+        for model in self._models:
+            fixed = model.variant.startswith('ast')
+            for how in self._hows if fixed else ['own']:
+                run = self._run(model, seed, f'{sweep}-{how}')
+                if not _measured(run.workdir, sweep if how == 'own' else f'{sweep}-resized', points):
+                    options = [f'--workdir={run.workdir}', *self._sweep_options(points), f'--fixed_length={how}']
+                    found.append((run, [*ELASTIC_AST, 'evaluate', *options]))
+        return found
+
+    def _run(self, model: Model, seed: int, what: str) -> runs_of.Run:
+        folder = model.folder(self._out, seed)
+        name = f'{folder.parent.name}, seed {seed}, {what}'
+        return runs_of.Run(name, folder, self._out / 'logs' / f'{folder.parent.name}-{seed}-{what}.log', ())
+
+    def _points(self) -> tuple[int, ...]:
+        sweeps = getattr(self._recipe, 'SWEEPS', {})
+        if self._options.sweep not in sweeps:
+            raise ExperimentError(f'{self._options.config}: SWEEPS has no {self._options.sweep!r}, the points of this curve')
+        return sweeps[self._options.sweep]
+
+    def _sweep_options(self, points: Sequence[int]) -> list[str]:
+        option = '--points' if self._options.sweep == 'length' else '--shifts'
+        return [f'--sweep={self._options.sweep}', f'{option}={",".join(map(str, points))}']
+
+    def _draw(self) -> int:
+        """Tables and plots of all seeds, by `elastic-ast compare`."""
+        out = self._out / self._options.name
+        groups = [f'{model.name}={",".join(str(model.folder(self._out, seed)) for seed in self._options.seeds)}'
+                  for model in self._models]  # fmt: skip
+        if not self._options.sweep:
+            groups = [f'{name}={",".join(group.partition("=")[2] for group in same)}'
+                      for name, same in _by_name(groups)]  # fmt: skip
+            return _told([*ELASTIC_AST, 'compare', *groups, f'--over={self._options.over}', f'--out={out}'])
+        known = published.DATA_SETS[self._options.sweep]
+        beside = [f'--beside={BASELINE}={self._out / BASELINE}']
+        beside += [f'--published={self._task}'] if self._task in known else []
+        for how in self._hows:
+            options = [f'--sweep={self._options.sweep}', f'--fixed_length={how}', f'--out={out}', *beside]
+            if code := _told([*ELASTIC_AST, 'compare', *groups, *options]):
+                return code
+        return 0
+
+
+def _models(recipe: object, path: str, options: argparse.Namespace) -> Iterator[Model]:
+    """The models that `--model` and `--vary` name."""
+    variants = getattr(recipe, 'VARIANTS', {})
+    key, equals, values = (options.vary or '').partition('=')
+    varied = [(f'{key}={value}',) for value in values.split(',')] if equals else [()]
+    if options.row_budget:
+        packing = configs.load(path).packing
+        varied = [
+            (f'packing.tokens={times * packing.tokens}', f'packing.rows={packing.rows // times}',
+             f'packing.slots={times * packing.slots}')
+            for times in map(int, options.row_budget.split(',')) if packing.rows % times == 0]  # fmt: skip
+    for wanted in options.model:
+        name = next((name for name in wanted.split('|') if name.partition(',')[0] in variants), None)
+        if name is None:
+            raise ExperimentError(f'{path}: VARIANTS has no {wanted.replace("|", " or ")}, which this experiment trains')
+        word, _, star = name.partition(',')
+        its = star.removesuffix('=*')
+        if star and its not in variants[word]:
+            raise ExperimentError(f"{path}: the fixed-length AST has no variants by its {its}, which this experiment compares: "
+                                  f"VARIANTS['{word}'] has {', '.join(variants[word]) or 'none'}")
+        for value in sorted(variants[word][its]) if star else [None]:
+            default = value is None or value == variants[word][its][0]
+            unit = {'frames': 'frames', 'shift': 'ms'}.get(its, its)
+            label = 'ElasticAST' if word != 'ast' else 'AST' if value is None or options.over else f'AST at {value} {unit}'
+            for overrides in varied:
+                yield Model(label, word if default else f'{word},{its}={value}', overrides)
+
+
+def _by_name(groups: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Groups with the same name together, in order."""
+    for name in dict.fromkeys(group.partition('=')[0] for group in groups):
+        yield name, [group for group in groups if group.partition('=')[0] == name]
+
+
+def _measured(workdir: Path, name: str, points: Sequence[int]) -> bool:
+    """Whether a sweep at these points is there; evaluation writes it when the run is finished."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((workdir / 'eval' / f'{name}.json').read_text(encoding='utf-8'))
+        key = AXES[found['sweep']].common
+        return [point[key] for point in found['points']] == list(points)
+    return False
+
+
+def _told(command: Sequence[str]) -> int:
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

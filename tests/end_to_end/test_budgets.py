@@ -1,0 +1,215 @@
+"""`elastic-ast evaluate --sweep=budget` and `predict --budget_tokens`: what was measured is what prediction does."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import soundfile
+
+import elastic_ast_jax
+from elastic_ast_jax import budget_plot, budget_sweep, config, plots, sharding
+from elastic_ast_jax.audio import reading
+from elastic_ast_jax.build import loss
+from elastic_ast_jax.evaluator import Evaluator
+from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.token_budget import BudgetError, Saving
+from elastic_ast_jax.train_step import make_eval_step
+from elastic_ast_jax.trained import open_model
+
+RATE, CLIPS = 8000, 12
+# Of the largest logit.
+CLOSE = 1e-5
+
+
+@pytest.fixture(scope='module')
+def model(trained):
+    return elastic_ast_jax.load(trained)
+
+
+@pytest.fixture(scope='module')
+def evaluated(trained, recordings):
+    """`evaluated(saving, **data)`: the evaluator and its logits under a saving."""
+    mesh = sharding.make_mesh()
+    opened = open_model(trained, mesh=mesh)
+    step = sharding.jit_eval_step(
+        make_eval_step(lambda params, batch: opened.network.apply({'params': params}, batch), loss(opened.config)), mesh)
+
+    def of(saving, **data):
+        values = {'train': str(recordings.folder / 'train.jsonl'), 'eval': str(recordings.folder / 'test.jsonl')} | data
+        used = config.from_dict(json.loads(opened.config.to_json()) | {'data': {'source': 'manifest'} | values})
+        evaluator = Evaluator(used, opened.labels, step, mesh)
+        view = evaluator.view(saving=saving)
+        return evaluator, view, evaluator.scores(opened.params, view), evaluator.evaluate(opened.params, view)
+
+    return of
+
+
+@pytest.mark.parametrize('saving', [
+    Saving(10), Saving(10, how='drop'), Saving(11, 2.0), Saving(7, 1.4, 'drop'), Saving(3, 4.0), Saving(60, 2.0),
+], ids=str)  # fmt: skip
+def test_evaluation_and_prediction_agree(evaluated, model, recordings, saving):
+    _, view, found, evaluation = evaluated(saving)
+    waveforms = [reading.read(path, RATE) for path in recordings.test_files]
+    alone = np.stack([model.logits_alone(waveform, saving) for waveform in waveforms])
+    assert np.abs(found - alone).max() <= CLOSE * np.abs(alone).max()
+    assert (view.tokens <= saving.tokens).all() and evaluation.tokens == view.tokens.mean()
+    longest = np.array([len(waveform) for waveform in waveforms]) / RATE
+    assert (view.seconds <= longest).all() and evaluation.seconds == pytest.approx(view.seconds.mean())
+    if saving.how == 'cut' and saving.tokens < 60:
+        frames = saving.tokens // 2 * 4
+        assert view.seconds.max() == pytest.approx((200 + (frames - 1) * 80 * saving.ratio) / RATE)
+    else:  # all but what fills no frame
+        assert (view.seconds > longest - 80 * saving.ratio / RATE).all()
+    frontend = model.config.frontend
+    shorter = [frontend.tokens(frontend.frames(len(waveform), frontend.shift(saving.ratio))) > saving.tokens
+               for waveform in waveforms]  # fmt: skip
+    assert evaluation.cut == sum(shorter) and view.cut.tolist() == shorter
+    assert (evaluation.cut == 0) == (saving.tokens == 60)
+
+
+def test_windows_of_evaluation_are_those_of_prediction(evaluated, model, recordings, tmp_path):
+    sounds = [reading.read(path, RATE) for path in recordings.test_files]
+    long = [np.concatenate(sounds), np.concatenate(sounds[:5]), sounds[0]]
+    lines = []
+    for number, sound in enumerate(long):
+        soundfile.write(tmp_path / f'{number}.wav', sound, RATE, subtype='FLOAT')
+        lines.append(json.dumps({'audio': f'{number}.wav', 'labels': ['low']}) + '\n')
+    (tmp_path / 'list.jsonl').write_text(''.join(lines), encoding='utf-8')
+    for saving in (Saving(12, 1.4), Saving(9, 2.0, 'drop')):
+        _, view, scores, evaluation = evaluated(saving, eval=str(tmp_path / 'list.jsonl'), too_long='window')
+        assert evaluation.windowed == 2 and (view.tokens <= saving.tokens).all() and len(view.tokens) > 5
+        assert (view.seconds <= [len(sound) / RATE for sound in long]).all()
+        files = [str(tmp_path / f'{number}.wav') for number in range(3)]
+        results = model._results(files, 3, model.windows(saving=saving), saving, None, keep=True)
+        for row, (result, spans, _) in zip(scores, results, strict=True):
+            found = {one['label']: one['probability'] for one in result['predictions']}
+            expected = model.probabilities(row.astype(np.float64))
+            np.testing.assert_allclose([found[label] for label in model.labels], expected, atol=CLOSE)
+            assert len(spans) == result.get('windows', 1)
+
+
+def test_the_sweep_and_what_prediction_makes_of_it(workdir, command, recordings, monkeypatch):
+    monkeypatch.chdir(recordings.folder)
+    arguments = 'evaluate', f'--workdir={workdir}', '--sweep=budget'
+    assert command('evaluate', f'--workdir={workdir}').code == 0
+    whole = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
+    done = command(*arguments, '--points=4,10,60')
+    assert done.code == 0, done.err
+    found = json.loads((workdir / 'eval' / 'budget.json').read_text('utf-8'), parse_constant=pytest.fail)
+    assert (found['checkpoint'], found['step'], found['metric'], found['latency_clips']) == ('step 21', 21, 'accuracy', CLIPS)
+    points = found['points']
+    assert {point['shift_ms'] for point in points} == {10, 14, 20, 28, 40}
+    assert {(point['budget'], point['how']) for point in points if point['shift_ms'] == 10} == {
+        (4, 'cut'), (4, 'drop'), (10, 'cut'), (10, 'drop'), (60, 'all')}
+    for point in points:
+        assert point['clips'] == CLIPS and point['tokens'] <= point['budget'] and 0 < point['latency_ms'] < 10_000
+        assert (point['shortened'] == 0) == (point['how'] == 'all')
+        assert 0 < point['seconds'] <= 1
+    (all_of_it,) = (point for point in points if point['how'] == 'all' and point['shift_ms'] == 10)
+    assert all(all_of_it[key] == whole[key] for key in ('accuracy', 'mean_average_precision', 'auc', 'd_prime'))
+    # What is stored is the best of each budget.
+    stored = json.loads((workdir / 'budgets.json').read_text('utf-8'))
+    assert (stored['checkpoint'], stored['step'], stored['metric']) == ('step 21', 21, 'accuracy')
+    assert [one['tokens'] for one in stored['budgets']] == [4, 10, 60]
+    for one in stored['budgets']:
+        same = [point for point in points if point['budget'] == one['tokens']]
+        assert one['score'] == max(point['accuracy'] for point in same)
+        (chosen,) = (point for point in same if point['best'])
+        assert (chosen['ratio'], chosen['latency_ms']) == (one['ratio'], one['latency_ms'])
+        assert one['latency_ms'] == min(point['latency_ms'] for point in same if point['accuracy'] == one['score'])
+    table = (workdir / 'eval' / 'budget.md').read_text('utf-8')
+    assert done.out.strip() in table and len(done.out.splitlines()) == 2 + 3
+    for name in ('eval/budget.json', 'eval/budget.md', 'eval/budget.png', 'budgets.json'):
+        assert str(workdir / name) in done.err
+    # Prediction on the evaluation clips is as good as was measured.
+    done = command('predict', workdir, *recordings.test_files, '--json', '--top_k=1', '--budget_tokens=25')
+    assert done.code == 0
+    best = max((one for one in stored['budgets'] if one['tokens'] <= 25), key=lambda one: (one['score'], -one['latency_ms']))
+    assert f'at most {best["tokens"]} tokens, frame shift' in done.err and f'accuracy {100 * best["score"]:.2f} %' in done.err
+    labels = [json.loads(line)['predictions'][0]['label'] for line in done.out.splitlines()]
+    right = np.mean([label == line['labels'][0] for label, line in zip(labels, recordings.test, strict=True)])
+    assert right == pytest.approx(best['score'])
+
+
+def test_by_default_budgets_go_from_a_column_to_the_largest_clip(evaluated):
+    evaluator, _, _, _ = evaluated(None)
+    frontend = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
+    tried = budget_sweep.savings(evaluator, frontend, None)
+    largest = int(evaluator.view().tokens.max())
+    budgets = sorted({saving.tokens for saving, _ in tried})
+    assert budgets[0] == 2 and budgets[-1] == largest and 6 <= len(budgets) <= 8
+    assert [saving for saving, all_fit in tried if all_fit and saving.ratio == 1] == [Saving(largest)]
+    for ratio in (1.4, 2.0, 2.8, 4.0):  # up to the first budget that changes nothing
+        (end,) = (saving.tokens for saving, all_fit in tried if all_fit and saving.ratio == ratio)
+        most = int(evaluator.view(ratio).tokens.max())
+        assert end == min(tokens for tokens in budgets if tokens >= most)
+        for how in ('cut', 'drop'):
+            short = [saving.tokens for saving, all_fit in tried if (saving.ratio, saving.how, all_fit) == (ratio, how, False)]
+            assert short == [tokens for tokens in budgets if tokens < most]
+
+
+@pytest.mark.parametrize(('columns', 'budgets'), [
+    (1, (8,)), (2, (8, 16)), (29, (8, 16, 24, 32, 56, 88, 144, 232)), (64, (8, 16, 24, 48, 88, 160, 280, 512)),
+])  # fmt: skip
+def test_default_budgets(columns, budgets):
+    found = budget_sweep.default_budgets(FrontendSpec(), 8 * columns)
+    assert found == budgets
+
+
+def test_ratios_of_the_same_frame_shift_come_once():
+    assert budget_sweep.ratios(FrontendSpec()) == budget_sweep.RATIOS
+    assert budget_sweep.ratios(FrontendSpec(shift_ms=1.0)) == (1.0, 2.0, 4.0)
+    assert budget_sweep.ratios(FrontendSpec(shift_ms=1.9)) == (1.0, 1.4, 2.0, 2.8, 4.0)
+
+
+@pytest.mark.parametrize(('points', 'said'), [
+    ('1,4', 'a budget of 1 tokens is less than one column of patches: give at least 2'), ('2.5', 'give whole numbers of'),
+])  # fmt: skip
+def test_budgets_that_cannot_be(workdir, command, points, said):
+    done = command('evaluate', f'--workdir={workdir}', '--sweep=budget', f'--points={points}')
+    assert done.code == 1 and said in done.err
+    assert not (workdir / 'budgets.json').exists() and not (workdir / 'eval').exists()
+
+
+def test_a_fixed_length_model_has_no_budget():
+    ast = dataclasses.replace(config.Config(), model=config.Model(kind='ast'))
+    with pytest.raises(BudgetError, match='fixed-length AST'):
+        budget_sweep.check(ast, None)
+
+
+def test_prediction_with_what_is_not_stored(workdir, command, recordings):
+    clip = recordings.test_files[0]
+    done = command('predict', workdir, clip, '--budget_tokens=8')
+    assert done.code == 1 and f'run elastic-ast evaluate --workdir={workdir} --sweep=budget' in done.err and not done.out
+    budgets = {'checkpoint': 'step 18', 'step': 18, 'metric': 'accuracy', 'budgets': [
+        {'tokens': 6, 'ratio': 1.4, 'how': 'drop', 'score': None, 'latency_ms': 1.5}]}  # fmt: skip
+    (workdir / 'budgets.json').write_text(json.dumps(budgets), encoding='utf-8')
+    done = command('predict', workdir, clip, '--budget_tokens=5')
+    assert done.code == 1 and 'a budget of 5 tokens is less than any that was measured: give one of 6' in done.err
+    done = command('predict', workdir, clip, '--budget_tokens=6')
+    assert done.code == 0 and 'at most 6 tokens, frame shift 14 ms, random tokens: in evaluation accuracy –' in done.err
+    assert 'warning: that was measured with parameters of step 18, and these are of step 21: measure again' in done.err
+    done = command('predict', workdir, clip, '--budget_tokens=6', f'--explain={workdir}/heard.png')
+    assert done.code == 1 and 'leave --budget_tokens out' in done.err
+    done = command('predict', workdir, clip, '--budget_tokens=0')
+    assert done.code == 2 and 'no positive whole number' in done.err
+
+
+def test_the_plot(tmp_path):
+    points = [
+        budget_plot.Point('5 ms', 'the first frames', False, 4.0, 0.1, 1.0, 50.0, False),
+        budget_plot.Point('5 ms', 'random tokens', False, 4.0, 0.4, 1.5, 60.0, True),
+        budget_plot.Point('5 ms', 'random tokens', True, 20.0, 0.4, 2.0, math.nan, True),
+        budget_plot.Point('10 ms', 'the first frames', True, 3.0, 0.4, 1.0, 40.0, False),
+    ]  # fmt: skip
+    figure = budget_plot.budgets(points, 'Token budgets; $step$ 3', 'accuracy (%)')
+    plots.save(figure, tmp_path / 'budget.png')
+    assert (tmp_path / 'budget.png').read_bytes().startswith(b'\x89PNG')
+    tokens, seconds, latency = figure.axes
+    assert tokens.get_ylabel() == 'accuracy (%)' and 'seconds' in seconds.get_xlabel() and '(ms)' in latency.get_xlabel()
+    for axes, costs in ((tokens, [4.0, 20.0]), (seconds, [0.1, 0.4]), (latency, [1.0, 2.0])):
+        cut, dropped, *others, best = axes.lines
+        np.testing.assert_array_equal(cut.get_xdata(), costs)  # the point where all fit ends both lines
+        assert len(dropped.get_xdata()) == 2 and len(others) == 2 and len(best.get_xdata()) == 2

@@ -1,0 +1,133 @@
+"""A budget in prediction keeps the tokens that it keeps in evaluation, and a clip that is alone has a row of that length."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax.data import pipeline
+from elastic_ast_jax.data.draws import DrawSpec
+from elastic_ast_jax.data.plan import Planner
+from elastic_ast_jax.data.splits import schedule
+from elastic_ast_jax.inference import clips
+from elastic_ast_jax.inference.predictor import Predictor
+from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.token_budget import BudgetError, Budgets, Measured, Saving
+from elastic_ast_jax.windows import choose
+from elastic_ast_jax.workdir import Workdir, WorkdirError
+from tests import untrained
+
+KALDI = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
+LIBROSA = FrontendSpec(
+    kind='librosa', sample_rate=8000, window_ms=10.0, fft=256, mel_bins=32, mean=0.0, std=0.5, patch_frames=4, min_frames=24,
+    max_frames=100, partial='edge')  # fmt: skip
+# Less than a window, a few frames, and more than the model has positions for at some of the ratios.
+LENGTHS = (90, 700, 1999, 3001, 5320, 8080)
+SAVINGS = [Saving(14, 1.0, 'cut'), Saving(15, 1.0, 'drop'), Saving(9, 1.4, 'cut'), Saving(8, 2.8, 'drop'), Saving(200, 2.0)]
+
+
+def noise(i: int, samples: int) -> np.ndarray:
+    return np.random.default_rng(i).uniform(-0.5, 0.5, samples).astype(np.float32)
+
+
+class Noise:
+    fingerprint = 'noise'
+    keys = [str(i) for i in range(len(LENGTHS))]
+    samples = np.array(LENGTHS)
+    labels = [('noise',)] * len(LENGTHS)
+    classes, skipped = None, ()
+
+    def read(self, i):
+        return noise(i, LENGTHS[i])
+
+
+@pytest.mark.parametrize('saving', SAVINGS, ids=str)
+@pytest.mark.parametrize('partial', ['pad', 'zero', 'floor', 'edge', 'librosa'])
+def test_the_pipeline_and_prediction_keep_the_same(partial, saving):
+    frontend = LIBROSA if partial == 'librosa' else dataclasses.replace(KALDI, partial=partial)
+    source, shape = Noise(), BatchShape(2, 100, 4, frontend.patch_size, 1)
+    spec = DrawSpec(ratios=(saving.ratio,), too_long='crop', saving=saving)
+    planner = Planner(source.keys, source.samples, frontend, spec, 0, shape.tokens, shape.slots)
+    reader = pipeline.RowReader(source, [(0,)] * len(LENGTHS), planner, schedule(planner, 2, 1), shape)
+    seen = set()
+    for batch in pipeline.batches(reader, 0, reader.schedule.steps, 1):
+        for row, slot in zip(*np.nonzero(batch.valid), strict=True):
+            number = int(batch.clip_id[row, slot])
+            seen.add(number)
+            longest = choose(frontend, 0.0, shift=frontend.shift(saving.ratio)).length  # cropping takes the beginning
+            clip = clips.alone(noise(number, LENGTHS[number])[:longest], frontend, saving)
+            (alone,) = clips.batches([clip.patches], frontend.mel_patches, shape, True, [clip.kept], saving.tokens)
+            assert alone.patches.shape == (1, min(saving.tokens, shape.tokens), frontend.patch_size)
+            assert alone.valid.tolist() == [[True]]
+            own, there = batch.segment_ids[row] == slot + 1, alone.segment_ids[0] == 1
+            for name in ('freq_pos', 'time_pos'):
+                np.testing.assert_array_equal(getattr(batch, name)[row][own], getattr(alone, name)[0][there])
+            np.testing.assert_allclose(batch.patches[row][own], alone.patches[0][there], atol=2e-3)
+    assert seen == set(range(len(LENGTHS)))
+
+
+def test_clips_in_company_are_what_they_are_alone():
+    model = untrained.predictor()
+    rate = model.config.frontend.sample_rate
+    waveforms = [noise(i, round(rate * seconds)) for i, seconds in enumerate((0.05, 0.4, 0.9, 0.3, 0.8))]
+    for saving in (Saving(6), Saving(5, 1.4, 'drop')):
+        cut = model.windows(saving=saving)
+        found = [logits for _, logits in model._scored(clips.read(waveforms, model.config.frontend, cut, saving), saving, None)]
+        alone = np.stack([model.logits_alone(waveform, saving) for waveform in waveforms])
+        assert np.abs(np.stack(found) - alone).max() <= 1e-5 * np.abs(alone).max()
+        assert np.abs(alone[1:] - np.stack([model.logits_alone(waveform) for waveform in waveforms[1:]])).max() > 1e-3
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    untrained.workdir(tmp_path / 'W')
+    return Workdir(tmp_path / 'W')
+
+
+@pytest.fixture
+def model(workdir) -> Predictor:
+    import elastic_ast_jax
+
+    return elastic_ast_jax.load(workdir.path)
+
+
+def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
+    first, second = Saving(6, 2.0, 'drop'), Saving(8, 1.4)
+    workdir.set_budgets(Budgets('step 0', 0, 'accuracy', (Measured(first, 0.5, 1.0), Measured(second, 0.75, 1.0))))
+    rate = model.config.frontend.sample_rate
+    waveform = noise(0, rate * 9 // 10)
+    for tokens, saving in ((7, first), (100, second)):
+        assert model.budget(tokens).saving == saving
+        logits = model.logits_alone(waveform, saving).astype(np.float64)
+        expected = dict(zip(model.labels, model.probabilities(logits), strict=True))
+        (result,) = model.predict([waveform], top_k=3, budget_tokens=tokens)
+        (timeline,) = model.timeline([waveform], top_k=3, budget_tokens=tokens)
+        assert {one['label']: one['probability'] for one in result['predictions']} == pytest.approx(expected, abs=1e-6)
+        assert timeline['predictions'] == result['predictions']
+    with pytest.raises(BudgetError, match='give one of 6, 8, or more'):
+        model.predict([waveform], budget_tokens=5)
+
+
+def test_frames_that_are_further_apart_make_longer_windows(workdir, model):
+    workdir.set_budgets(Budgets('step 0', 0, 'accuracy', (Measured(Saving(8, 2.0), 0.5, 1.0),)))
+    sound = noise(0, 3 * model.config.frontend.sample_rate)
+    (whole,), (limited,) = model.predict([sound]), model.predict([sound], budget_tokens=8)
+    assert whole['windows'] > limited['windows'] > 1
+
+
+def test_budgets_that_are_not_there(workdir, model):
+    with pytest.raises(WorkdirError, match=f'no token budget was measured .* evaluate --workdir={workdir.path} --sweep=budget'):
+        model.predict([noise(0, 8000)], budget_tokens=8)
+    with pytest.raises(BudgetError, match='not loaded from one'):
+        untrained.predictor().budget(8)
+
+
+@pytest.mark.parametrize(('text', 'said'), [
+    ('{"bud', 'cannot be read'), ('[]', 'must hold a JSON object'), ('{}', 'budgets must be a list'),
+])  # fmt: skip
+def test_budgets_that_are_damaged(workdir, model, text, said):
+    (workdir.path / 'budgets.json').write_text(text)
+    with pytest.raises(WorkdirError, match=f'^{workdir.path}/budgets.json: {said}.*measure again with elastic-ast evaluate'):
+        model.budget(8)
+    model.predict([noise(0, 8000)])  # who asks for none needs none
