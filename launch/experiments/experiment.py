@@ -52,8 +52,8 @@ class Model:
 
     def folder(self, out: Path, seed: int) -> Path:
         """Of its run with this seed."""
-        words = '+'.join([*self.variant.split(','), *(text.rpartition('.')[2] for text in self.overrides)])
-        return out / words / f'seed-{seed}'
+        words = [*self.variant.split(','), *(text.partition('.')[2] for text in self.overrides)]  # without the section
+        return out / '+'.join(words) / f'seed-{seed}'
 
 
 def main(argv: Sequence[str]) -> int:
@@ -110,7 +110,7 @@ class Experiment:
             raise ExperimentError(f'{options.config}: give the file alone, {path}; the experiment chooses its variants')
         self._task = Path(path).stem
         self._out = Path(options.out or ROOT / 'runs' / 'experiments' / self._task).absolute()
-        self._models = list(_models(self._recipe, path, options))
+        self._models = list(_models(self._recipe, path, options, self._overrides))
         for model in self._models:
             configs.load(f'{path}:{model.variant}', (*self._overrides, *model.overrides))
         self._hows = (options.fixed_length or ['own']) if options.sweep else []
@@ -191,13 +191,13 @@ class Experiment:
         return 0
 
 
-def _models(recipe: object, path: str, options: argparse.Namespace) -> Iterator[Model]:
-    """The models that `--model` and `--vary` name."""
+def _models(recipe: object, path: str, options: argparse.Namespace, given: Sequence[str]) -> Iterator[Model]:
+    """The models that `--model`, `--vary` and `--row_budget` name, with the overrides that are given for all."""
     variants = getattr(recipe, 'VARIANTS', {})
     key, equals, values = (options.vary or '').partition('=')
     varied = [(f'{key}={value}',) for value in values.split(',')] if equals else [()]
     if options.row_budget:
-        packing = configs.load(path).packing
+        packing = configs.load(path, given).packing
         varied = [
             (f'packing.tokens={times * packing.tokens}', f'packing.rows={packing.rows // times}',
              f'packing.slots={times * packing.slots}')
@@ -215,8 +215,12 @@ def _models(recipe: object, path: str, options: argparse.Namespace) -> Iterator[
             default = value is None or value == variants[word][its][0]
             unit = {'frames': 'frames', 'shift': 'ms'}.get(its, its)
             label = 'ElasticAST' if word != 'ast' else 'AST' if value is None or options.over else f'AST at {value} {unit}'
+            variant = word if default else f'{word},{its}={value}'
+            own = configs.load(f'{path}:{variant}', given)
             for overrides in varied:
-                yield Model(label, word if default else f'{word},{its}={value}', overrides)
+                # What is the recipe's own already needs no run of its own.
+                others = [text for text in overrides if configs.load(f'{path}:{variant}', (*given, text)) != own]
+                yield Model(label, variant, tuple(others))
 
 
 def _by_name(groups: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from elastic_ast_jax import config
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = {**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '2'}
 EXPERIMENTS = ROOT / 'launch' / 'experiments'
@@ -23,7 +25,7 @@ from ml_collections import ConfigDict
 from elastic_ast_jax.recipes import variant
 
 VARIANTS = {'elastic_ast': {}, 'ast': {'frames': (32,)}}
-SWEEPS = {'length': (16, 32, 64)}
+SWEEPS = {'length': (32, 256, 400)}
 
 
 def get_config(text=''):
@@ -45,24 +47,28 @@ def get_config(text=''):
 
 def run(script: str, *arguments, start=subprocess.run, **more):
     """A script's call of experiment.py, by this Python instead of the one that it would install."""
-    (line,) = [line for line in (EXPERIMENTS / script).read_text().splitlines() if line.startswith('experiment ')]
-    words = shlex.split(line.removeprefix('experiment ').removesuffix(' "$@"'))
-    python = [sys.executable, str(EXPERIMENTS / 'experiment.py'), f'--name={script.removesuffix(".sh")}', *words]
+    python = [sys.executable, str(EXPERIMENTS / 'experiment.py'), f'--name={script.removesuffix(".sh")}', *_words(script)]
     return start([*python, *map(str, arguments)], text=True, cwd=ROOT, env=HERE, **more)
 
 
+def _words(script: str) -> list[str]:
+    """What a script asks of experiment.py."""
+    (line,) = [line for line in (EXPERIMENTS / script).read_text().splitlines() if line.startswith('experiment ')]
+    return shlex.split(line.removeprefix('experiment ').removesuffix(' "$@"'))
+
+
 @pytest.fixture(scope='module')
-def config(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp('recipe') / 'tiny.py'
+def recipe(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp('recipe') / 'voxceleb.py'  # so that it is drawn beside the paper's curves
     path.write_text(CONFIG)
     return path
 
 
 @pytest.fixture(scope='module')
-def done(config, tmp_path_factory) -> Path:
+def done(recipe, tmp_path_factory) -> Path:
     """The length experiment of one seed: interrupted, and then finished."""
     out = tmp_path_factory.mktemp('experiment')
-    arguments = [config, f'--out={out}', '--seeds=0', '--jobs=2']
+    arguments = [recipe, f'--out={out}', '--seeds=0', '--jobs=2']
     first = run('length.sh', *arguments, start=subprocess.Popen, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     begun, deadline = out / 'elastic_ast' / 'seed-0' / 'config.json', time.monotonic() + 120
     while not begun.exists() and first.poll() is None and time.monotonic() < deadline:
@@ -82,10 +88,12 @@ def test_every_model_is_trained_and_drawn(done):
     for stem in ('length', 'length-resized'):
         found = json.loads((done / 'length' / f'{stem}.json').read_text())
         assert [model['name'] for model in found['models']] == ['ElasticAST', 'AST at 32 frames', 'logistic regression']
-        assert [point['frames'] for point in found['points']] == [16, 32, 64]
+        assert [point['frames'] for point in found['points']] == [32, 256, 400]
         assert all(point['clips'] == 16 for point in found['points'])
         assert [fall['name'] for fall in found['worst_drops']] == ['ElasticAST', 'AST at 32 frames']
         assert (done / 'length' / f'{stem}.png').stat().st_size > 1000
+        table = (done / 'length' / f'{stem}.md').read_text()
+        assert '| ElasticAST, published |' in table and '| 53.24 % | 48.98 % |' in table  # at 400 frames
     texts = [(done / 'length' / f'{stem}.json').read_text() for stem in ('length', 'length-resized')]
     own, resized = (json.loads(text)['models'] for text in texts)
     assert own[0]['values'] == resized[0]['values']  # ElasticAST has no length of its own
@@ -93,15 +101,15 @@ def test_every_model_is_trained_and_drawn(done):
     assert values[1] == values[2]  # beyond its own 32 frames an AST hears no more
 
 
-def test_what_is_finished_is_only_drawn(done, config):
+def test_what_is_finished_is_only_drawn(done, recipe):
     before = {path: path.stat().st_mtime_ns for path in done.rglob('*') if path.is_file() and 'seed-0' in path.parts}
-    again = run('length.sh', config, f'--out={done}', '--seeds=0', capture_output=True)
+    again = run('length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
     assert again.returncode == 0 and 'started' not in again.stdout and 'length-resized.md' in again.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_another_experiment_takes_the_same_runs(done, config):
-    found = run('native_length.sh', config, f'--out={done}', '--seeds=0', capture_output=True)
+def test_another_experiment_takes_the_same_runs(done, recipe):
+    found = run('native_length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
     assert found.returncode == 0 and 'started' not in found.stdout
     table = (done / 'native_length' / 'frontend.max_frames.md').read_text()
     assert '| ElasticAST | 1280 | 1 |' in table and '| AST | 32 | 1 |' in table
@@ -117,8 +125,8 @@ def test_another_experiment_takes_the_same_runs(done, config):
     ('length.sh', ['configs/quickstart.py'], 'VARIANTS has no elastic_ast'),
     ('length.sh', ['missing.py'], 'missing.py'),
 ])  # fmt: skip
-def test_wrong_arguments_are_told_before_anything_runs(config, tmp_path, script, arguments, expected):
-    given = [argument.replace('CONFIG', str(config)) for argument in arguments]
+def test_wrong_arguments_are_told_before_anything_runs(recipe, tmp_path, script, arguments, expected):
+    given = [argument.replace('CONFIG', str(recipe)) for argument in arguments]
     found = run(script, *given, f'--out={tmp_path / "out"}', capture_output=True)
     assert found.returncode in (1, 2) and expected in found.stderr and 'Traceback' not in found.stderr
     assert not (tmp_path / 'out').exists()
@@ -132,17 +140,17 @@ def test_every_script_tells_what_it_is(script):
     assert subprocess.run(['bash', '-n', str(path)]).returncode == 0
 
 
-@pytest.mark.parametrize('recipe', ['voxceleb', 'epic_sounds', 'audioset', 'vggsound', 'fsdd_speakers', 'amazon_queen'])
-def test_the_recipes_are_made_for_the_experiments(recipe, tmp_path):
+@pytest.mark.parametrize('name', ['voxceleb', 'epic_sounds', 'audioset', 'vggsound', 'fsdd_speakers', 'amazon_queen'])
+def test_the_recipes_are_made_for_the_experiments(name, tmp_path):
     """As far as the models and their configs, which are all checked before anything runs."""
     sys.path.insert(0, str(EXPERIMENTS))
     import experiment
 
     kinds = {'voxceleb': ['length'], 'epic_sounds': ['length'], 'audioset': ['resolution'], 'vggsound': ['resolution']}
-    for kind in kinds.get(recipe, ['length', 'resolution']):
+    for kind in kinds.get(name, ['length', 'resolution']):
         by = {'length': 'ast,frames=*', 'resolution': 'ast,shift=*'}[kind]
         options, overrides = experiment._arguments([
-            f'configs/{recipe}.py', f'--name={kind}', '--model=resolutions|elastic_ast', f'--model={by}', f'--sweep={kind}',
+            f'configs/{name}.py', f'--name={kind}', '--model=resolutions|elastic_ast', f'--model={by}', f'--sweep={kind}',
             f'--out={tmp_path}', '--config.data.train=a.jsonl', '--config.data.eval=a.jsonl'])  # fmt: skip
         made = experiment.Experiment(options, overrides)
         names = [model.name for model in made._models]
@@ -150,6 +158,24 @@ def test_the_recipes_are_made_for_the_experiments(recipe, tmp_path):
         assert len(set(folders)) == len(folders) and 'ast/seed-1' in folders  # the default, which other experiments share
         assert names[0] == 'ElasticAST' and len(names) == {'length': 4, 'resolution': 5}[kind]
         assert len(made._points()) >= 7
+
+
+@pytest.mark.parametrize(('script', 'folders', 'rows'), [
+    ('token_dropout.sh', ['+token_dropout=0', '+token_dropout=0.1', '', '+token_dropout=0.5'], [2, 2, 2, 2]),
+    ('row_budget.sh', ['', '+tokens=1024+rows=1+slots=128'], [2, 1]),
+    ('scaled_attention.sh', ['', '+scaled=False'], [2, 2]),
+])  # fmt: skip
+def test_a_varied_key_shares_the_recipe_s_own_run(script, folders, rows, tmp_path):
+    sys.path.insert(0, str(EXPERIMENTS))
+    import experiment
+
+    options, overrides = experiment._arguments([*_words(script), '--name=x', 'configs/fsdd_speakers.py'])
+    models = experiment.Experiment(options, overrides)._models
+    found = [model.folder(tmp_path, 3).relative_to(tmp_path).as_posix() for model in models]
+    assert found == [f'elastic_ast{folder}/seed-3' for folder in folders]
+    used = [config.load(f'{ROOT}/configs/fsdd_speakers.py', model.overrides) for model in models]
+    assert [one.packing.rows for one in used] == rows
+    assert {one.packing.rows * one.packing.tokens for one in used} == {1024}
 
 
 # The dialogues of the game.
