@@ -50,6 +50,9 @@ def run(
         AudioError: A recording cannot be decoded, and `data.on_bad_audio='error'`.
         UserError: No clip can be decoded, or the points are not possible.
     """
+    sweep.check_options(kind, points, shifts)
+    if out and not kind:
+        raise UserError('--out is where a sweep is written: add --sweep=length or --sweep=resolution')
     frontend, skip = config.frontend, config.data.on_bad_audio == 'skip'
     if shifts:
         points = sweep.ratios(frontend, shifts)
@@ -82,7 +85,9 @@ def run(
     curve = sweep.Curve(kind, chosen, evaluations)
     print(sweep.table(curve))
     if out:
-        written = sweep.write(curve, config, description, 0, (), files.at(out) / 'eval')
+        folder = files.at(out)
+        written = sweep.write(curve, config, description, 0, (), folder / 'eval', kind='baseline')
+        files.write_text(folder / 'config.json', config.to_json())
         progress.say(f'written: {" ".join(map(str, written))}')
     return curve
 

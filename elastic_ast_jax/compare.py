@@ -5,6 +5,7 @@ left them in each workdir. Where the data set is one of the paper's, its curves 
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -28,11 +29,13 @@ class Compared:
 
     Attributes:
         name: Of the model.
+        kind: `model.kind` of its runs, or what evaluation says instead; empty if it does not tell.
         workdirs: Of its runs.
         values: The metric of each run at each point; NaN where it is undefined.
     """
 
     name: str
+    kind: str
     workdirs: tuple[str, ...]
     values: Float64[np.ndarray, 'runs points']
 
@@ -133,7 +136,7 @@ def over_sweep(
     if paper and paper.metric != metric:
         raise CompareError(f'{first}: was measured in {metric}, but the published curves are in {paper.metric}')
     compared = [
-        Compared(name, tuple(workdirs), np.array(
+        Compared(name, sweeps[workdirs[0]].get('model', ''), tuple(workdirs), np.array(
             [[math.nan if point[metric] is None else point[metric] for point in sweeps[workdir]['points']]
              for workdir in workdirs], np.float64))
         for name, workdirs in models
@@ -145,7 +148,7 @@ def over_sweep(
              '', *_table(compared, points, axis, metric, paper)]  # fmt: skip
     falls = drops(compared[:judged])
     if falls:
-        lines += ['', *_drops_table(falls, places, axis)]
+        lines += ['', *_drops_table(falls, places, axis, metric)]
     print('\n'.join(lines[2:]))
     if out is None:
         return
@@ -160,7 +163,8 @@ def over_sweep(
             for model in compared
         ],
         'worst_drops': [
-            {'name': fall.name, 'values': fall.values.tolist(), 'at': [places[point] for point in fall.at]} for fall in falls],
+            {'name': fall.name, 'below': fall.below, 'values': fall.values.tolist(), 'at': [places[point] for point in fall.at]}
+            for fall in falls],
     }  # fmt: skip
     files.write_text(folder / f'{stem}.json', json.dumps(without_nan(values), indent=2) + '\n')
     percent = metric == 'accuracy'
@@ -192,71 +196,101 @@ def _table(
 
 @dataclasses.dataclass(frozen=True)
 class Drop:
-    """How far a model falls below the best of the others, where it does so most.
+    """How far a model falls below the best of some others, where it does so most.
 
     Attributes:
         name: Of the model.
+        below: The others, in words.
         values: In each run; negative where it is the best at every point.
         at: The point of each run, by its number.
     """
 
     name: str
+    below: str
     values: Float64[np.ndarray, 'runs']
     at: tuple[int, ...]
 
 
 def drops(compared: Sequence[Compared]) -> list[Drop]:
-    """The worst drop of each model below the best of the others at the same point, run by run.
+    """The worst drop of each model below the best of the other ASTs at the same point, and of all others, run by run.
 
     The first run of one model is compared with the first of the others, and so on. Models of fewer runs than others are left
-    out, as is what has no seed; if a value is undefined, there is none. Being best of several is partly luck: of equally good
-    models each has a small drop.
+    out; if a value is undefined, there is none. Being best of several is partly luck: of equally good models each has a small
+    drop.
     """
     most = max(len(model.values) for model in compared)
     whole = [model for model in compared if len(model.values) == most]
-    if len(whole) < 2 or any(np.isnan(model.values).any() for model in whole):
+    if any(np.isnan(model.values).any() for model in whole):
         return []
     found = []
-    for model in whole:
-        others = np.max([other.values for other in whole if other is not model], axis=0)
-        below = others - model.values
-        found.append(Drop(model.name, below.max(axis=1), tuple(below.argmax(axis=1).tolist())))
+    for below, among in (('other fixed-length ASTs', ('ast',)), ('all others', None)):
+        for model in whole:
+            others = [other.values for other in whole if other is not model and (among is None or other.kind in among)]
+            if others:
+                fall = np.max(others, axis=0) - model.values
+                found.append(Drop(model.name, below, fall.max(axis=1), tuple(fall.argmax(axis=1).tolist())))
     return found
 
 
-def _drops_table(falls: Sequence[Drop], places: Sequence[float], axis: Axis) -> list[str]:
+def _drops_table(falls: Sequence[Drop], places: Sequence[float], axis: Axis, metric: str) -> list[str]:
+    """A column for each kind of others."""
+    write = tables.percent if metric == 'accuracy' else tables.number
+    kinds = list(dict.fromkeys(fall.below for fall in falls))
+    head = ['worst drop', *itertools.chain.from_iterable((f'below the best of {kind}', f'at {axis.names[axis.common]}')
+                                                         for kind in kinds)]  # fmt: skip
     lines = [
-        'Worst drop below the best of the other models at the same point; mean and standard deviation of the runs:', '',
-        tables.row(['model', 'worst drop', f'at {axis.names[axis.common]}']), tables.row(['---', '---:', '---'])]  # fmt: skip
-    for fall in falls:
-        drop = f'{tables.number(fall.values.mean())} ± {tables.number(_spread(fall.values[:, None])[0])}'
-        at = ', '.join(f'{places[point]:g}' for point in dict.fromkeys(fall.at))
-        lines.append(tables.row([tables.text(fall.name), drop, at]))
+        'How far each model falls below the best of the others at the same point, where it does so most: mean and standard '
+        'deviation of the runs. Of equally good models each has a small drop, as the best of several is partly luck.', '',
+        tables.row(head), tables.row(['---'] + ['---:', '---'] * len(kinds))]  # fmt: skip
+    for model in dict.fromkeys(fall.name for fall in falls):
+        cells = []
+        for kind in kinds:
+            fall = next((fall for fall in falls if (fall.name, fall.below) == (model, kind)), None)
+            at = dict.fromkeys(fall.at) if fall else ()
+            cells += [f'{write(fall.values.mean())} ± {write(_spread(fall.values[:, None])[0])}' if fall else '–',
+                      ', '.join(f'{places[point]:g}' for point in at) or '–']  # fmt: skip
+        lines.append(tables.row([tables.text(model), *cells]))
     return lines
 
 
 def _read(workdir: str, kind: Kind, resized: bool) -> dict:
-    """A sweep that evaluation left; with `resized`, the one of that kind if there is one."""
+    """A sweep that evaluation left; with `resized` the one of that kind, unless the model has no length of its own."""
     folder = Workdir(workdir).evaluations
+    how = ' --fixed_length=resized' if resized else ''
+    again = f'elastic-ast evaluate --workdir={workdir} --sweep={kind}{how}'
     file = folder / f'{name(kind, resized)}.json'
     if resized and not file.exists():
         file = folder / f'{kind}.json'
     try:
         found = json.loads(file.read_text(encoding='utf-8'))
     except FileNotFoundError:
-        raise CompareError(
-            f'{workdir}: has no {kind} sweep: run elastic-ast evaluate --workdir={workdir} --sweep={kind}') from None
+        raise CompareError(f'{workdir}: has no {kind} sweep: run {again}') from None
     except (OSError, ValueError) as error:
         raise CompareError(f'{file}: cannot be read ({error}): evaluate again') from error
-    wanted = {*AXES[kind].keys, 'clips'}
-    metric = found.get('metric') if isinstance(found, dict) else None
-    points = found.get('points') if metric in METRICS else None
-    numbers = (int, float, type(None))
-    if not (isinstance(points, list) and points and all(
-        isinstance(point, dict) and all(key in point and isinstance(point[key], numbers) for key in (*wanted, metric))
-        for point in points)):  # fmt: skip
-        raise CompareError(f'{file}: is no sweep of this version: evaluate again with --sweep={kind}')
+    if not _is_sweep(found, kind):
+        raise CompareError(f'{file}: is no sweep of this version: run {again}')
+    if resized and file.stem == kind and found.get('model', 'ast') == 'ast':
+        raise CompareError(f'{workdir}: has no sweep of an AST that was run at the length of each point: run {again}')
     return found
+
+
+def _is_sweep(found: object, kind: Kind) -> bool:
+    """Whether a file holds what `sweep.write` writes."""
+
+    def number(value: object) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    if not isinstance(found, dict) or not isinstance(found.get('metric'), str) or found['metric'] not in METRICS:
+        return False
+    overrides, points = found.get('overrides', []), found.get('points')
+    if not (isinstance(overrides, list) and all(isinstance(text, str) for text in overrides)):
+        return False
+    if not (isinstance(found.get('model', ''), str) and isinstance(points, list) and points):
+        return False
+    return all(
+        isinstance(point, dict) and all(number(point.get(key)) for key in (*AXES[kind].keys, 'clips'))
+        and found['metric'] in point and (point[found['metric']] is None or number(point[found['metric']]))
+        for point in points)  # fmt: skip
 
 
 def _check_alike(workdir: str, found: dict, first: str, reference: dict, key: str) -> None:

@@ -13,7 +13,7 @@ from elastic_ast_jax import budget_sweep, build, config, device, hosts, partitio
 from elastic_ast_jax import resized as resizing
 from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Config, Mesh
-from elastic_ast_jax.data.sources import without_clips
+from elastic_ast_jax.data.sources import Source, without_clips
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation, Evaluator
 from elastic_ast_jax.files import write_text
@@ -58,12 +58,9 @@ def run(
         shifts: Instead of `points`, those of the sweep `'resolution'` as frame shifts in milliseconds.
         resized: At each point of a sweep, run an AST at its length, with its positions resized; see `sweep`.
     """
-    if points and not kind:
-        raise UserError('--points are those of a sweep: add --sweep=length, --sweep=resolution or --sweep=budget')
+    sweep.check_options(kind, points, shifts)
     if resized and kind not in ('length', 'resolution'):
         raise UserError('--fixed_length is of two sweeps: add --sweep=length or --sweep=resolution')
-    if shifts and (points or kind != 'resolution'):
-        raise UserError('--shifts are the points of --sweep=resolution: give either --shifts or --points, and that sweep')
     device.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=hosts.first())
     used = changed(workdir.config(), overrides)
@@ -90,7 +87,7 @@ def run(
         evaluators = [(evaluator, model.params)] * len(chosen)
         if resized:
             models = [_resized(model, used, point, mesh) for point in chosen]
-            evaluators = [(_evaluator(other, its, mesh), other.params) for other, its in models]
+            evaluators = [(_evaluator(other, its, mesh, evaluator.source), other.params) for other, its in models]
         result = sweep.run(kind, chosen, evaluators, progress)
     else:
         result = evaluator.evaluate(model.params)
@@ -108,15 +105,15 @@ def run(
     return result
 
 
-def _evaluator(model: Trained, used: Config, mesh: jax.sharding.Mesh) -> Evaluator:
-    """What evaluates a model on the evaluation split of a config."""
+def _evaluator(model: Trained, used: Config, mesh: jax.sharding.Mesh, source: Source | None = None) -> Evaluator:
+    """What evaluates a model on the evaluation split of a config, which may be open already."""
 
     def apply(params, batch):
         return model.network.apply({'params': params}, batch)
 
     placement = jax.tree.map(lambda leaf: leaf.sharding, model.params)
     step = sharding.jit_eval_step(make_eval_step(apply, build.loss(used)), mesh, placement)
-    return Evaluator(used, model.labels, step, mesh)
+    return Evaluator(used, model.labels, step, mesh, source)
 
 
 def _resized(model: Trained, used: Config, point: sweep.Point, mesh: jax.sharding.Mesh) -> tuple[Trained, Config]:

@@ -71,7 +71,9 @@ class Evaluator:
         source, targets: The split's clips and their classes.
     """
 
-    def __init__(self, config: Config, labels: Sequence[str], step: Callable, mesh: Mesh):
+    def __init__(
+        self, config: Config, labels: Sequence[str], step: Callable, mesh: Mesh, source: Source | None = None
+    ):
         """Opens and plans the split.
 
         Args:
@@ -79,12 +81,13 @@ class Evaluator:
             labels: Name of each class.
             step: A compiled `eval_step`, see `sharding.jit_eval_step`.
             mesh: Where it runs.
+            source: The split, if it is open already.
 
         Raises:
             DataError: A label that training does not have, or anything else wrong with the data.
             PlanError: A clip that does not fit.
         """
-        self.source: Source = splits.open_source(config, 'eval')
+        self.source: Source = splits.open_source(config, 'eval') if source is None else source
         self.targets = targets(self.source, labels, 'evaluation')
         self._config, self._labels, self._step, self._mesh = config, tuple(labels), step, mesh
         self._rows = sharding.local_rows(config.packing.rows, mesh)

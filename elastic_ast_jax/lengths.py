@@ -136,8 +136,11 @@ class FrontendSpec:
 
         At ratio 1 the shift is `shift_ms` itself, which may be a fraction of a millisecond.
         """
-        milliseconds = self.shift_ms if ratio == 1.0 else int(self.shift_ms * ratio + _ROUNDING)
-        return int(self.sample_rate * milliseconds * 0.001 + _ROUNDING)
+        return int(self.sample_rate * self.milliseconds(ratio) * 0.001 + _ROUNDING)
+
+    def milliseconds(self, ratio: float = 1.0) -> float:
+        """The frame shift that `shift` rounds down to whole samples."""
+        return float(self.shift_ms if ratio == 1.0 else int(self.shift_ms * ratio + _ROUNDING))
 
     def frames(self, samples: Any, shift: Any) -> Any:
         """Frames of a waveform: windows that fit wholly (Kaldi's `snip_edges`); at least one, of a zero-padded waveform.

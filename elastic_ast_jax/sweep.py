@@ -1,6 +1,6 @@
 """Sweeps of evaluation: how a model's accuracy depends on how much of a clip it hears, or how finely in time.
 
-Every point evaluates every clip once, through the same pipeline and the same compiled step.
+Every point evaluates every clip once, through the same pipeline.
 
 `length` cuts each clip to its first L frames (paper: VoxCeleb and EPIC-SOUNDS). A clip that is shorter stays as it is, so the
 curve is flat where L no longer cuts any.
@@ -79,6 +79,18 @@ class Curve:
         return tuple(dict.fromkeys(message for found in self.evaluations for message in found.skipped))
 
 
+def check_options(kind: str | None, values: Sequence[float] | None, shifts: Sequence[float] | None) -> None:
+    """Whether the options of a command go together.
+
+    Raises:
+        UserError: Points without a sweep, or frame shifts of another sweep or beside points.
+    """
+    if values and not kind:
+        raise UserError('--points are those of a sweep: add --sweep')
+    if shifts and (values or kind != 'resolution'):
+        raise UserError('--shifts are the points of --sweep=resolution: give either --shifts or --points, and that sweep')
+
+
 def points(
     kind: Kind, frontend: FrontendSpec, values: Sequence[int | float] | None = None, fixed_length: bool = False
 ) -> tuple[Point, ...]:  # fmt: skip
@@ -144,7 +156,7 @@ def _resolution(frontend: FrontendSpec, ratio: int | float) -> Point:
     if shift < 1:
         raise UserError(f'--points={ratio:g} of --sweep=resolution: a frame shift of {ratio:g} times '
                         f'frontend.shift_ms={frontend.shift_ms:g} is less than a millisecond: give larger ratios')
-    return Point(float(ratio), 1000 * shift / frontend.sample_rate, ratio=float(ratio))
+    return Point(float(ratio), frontend.milliseconds(float(ratio)), ratio=float(ratio))
 
 
 def run(
@@ -191,7 +203,7 @@ def table(curve: Curve) -> str:
 
 def write(
     curve: Curve, config: Config, description: str, step: int, overrides: Sequence[str], folder: Path | BucketPath,
-    resized: bool = False,
+    resized: bool = False, kind: str = '',
 ) -> tuple[PurePath, PurePath, PurePath]:
     """Writes the curve as JSON, as a Markdown table and as a plot of what `score` takes, named by its kind.
 
@@ -203,6 +215,7 @@ def write(
         overrides: What was changed of its config.
         folder: Where to write; made if missing.
         resized: An AST was run at the length of each point; see `sweep_axes.name`.
+        kind: Of the model, if it is none of `model.kind`.
 
     Raises:
         WriteError: One of the files cannot be written; it is as it was.
@@ -210,7 +223,8 @@ def write(
     json_file, table_file, plot_file = (folder / f'{name(curve.kind, resized)}.{suffix}' for suffix in ('json', 'md', 'png'))
     axis, metric = AXES[curve.kind], config.train.scored_by()
     values = {
-        'sweep': curve.kind, 'checkpoint': description, 'step': step, 'overrides': list(overrides),
+        'sweep': curve.kind, 'model': kind or config.model.kind, 'checkpoint': description, 'step': step,
+        'overrides': list(overrides),
         'metric': metric, 'points': [
             dict(zip(axis.keys, (point.x, point.physical), strict=True))
             | {'clips': found.metrics.clips, 'cut': found.cut, 'windowed': found.windowed}

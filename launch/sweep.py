@@ -179,15 +179,19 @@ def _checked(
                  if values[key] != (tuple(value) if isinstance(value, list) else value)]  # fmt: skip
         if wrong:
             return run, wrong
-        if start := resolved.init.from_:  # as train does
-            start = str(Path(start).expanduser().absolute())
-            resolved = dataclasses.replace(resolved, init=dataclasses.replace(resolved.init, from_=start))
-        Workdir(run.workdir).check_same(resolved)
+        Workdir(run.workdir).check_same(absolute(resolved))
     except configs.ConfigError as error:
         return run, list(error.problems)
     except WorkdirError as error:
         return run, [str(error)]
     return dataclasses.replace(run, finished=finished(run.workdir)), []
+
+
+def absolute(config: configs.Config) -> configs.Config:
+    """The config as training stores it."""
+    if not (start := config.init.from_):
+        return config
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, from_=str(Path(start).expanduser().absolute())))
 
 
 def _where(names: Sequence[str], runs: int) -> str:
@@ -227,23 +231,28 @@ def name_of(overrides: Mapping[str, Any]) -> str:
 
 def finished(path: Path) -> bool:
     """Whether the last step of a run has a checkpoint, and that an evaluation; of what cannot be read, training will tell."""
+    last = steps(path)
+    return last > 0 and (Workdir(path).checkpoints / str(last) / 'score').exists()
+
+
+def steps(path: Path) -> int:
+    """Steps of a run; 0 if it was not begun, or cannot be read."""
     workdir = Workdir(path)
     try:
         record = workdir.plan()
-        steps = Schedule(record.epoch_rows, workdir.config().packing.rows).steps if record else 0
+        return Schedule(record.epoch_rows, workdir.config().packing.rows).steps if record else 0
     except WorkdirError:
-        return False
-    return steps > 0 and (workdir.checkpoints / str(steps) / 'score').exists()
+        return 0
 
 
 class LocalRuns:
     """Runs some commands at a time, each in a session of its own, so that only this process gets what the terminal sends.
 
-    Each has its share of the processors: small models learn nearly twice as fast side by side as one after another.
+    Each has its share of the processors: small models do not keep several busy.
     """
 
-    def __init__(self, size: int):
-        self._size = size
+    def __init__(self, size: int, name: str = 'sweep.py'):
+        self._size, self._name = size, name
         self._signals: list[int] = []
         self._running: dict[int, tuple[Run, subprocess.Popen, float, set[int]]] = {}
         self._shares = _shares(size)
@@ -270,11 +279,11 @@ class LocalRuns:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signals:
-            print(f'sweep.py: ended by {signal.Signals(self._signals[0]).name}; {len(waiting)} runs were not begun. Started '
-                  f'again, it goes on', file=sys.stderr)  # fmt: skip
+            print(f'{self._name}: ended by {signal.Signals(self._signals[0]).name}; {len(waiting)} runs were not begun. '
+                  f'Started again, it goes on', file=sys.stderr)  # fmt: skip
             return 128 + self._signals[0]
         if failed:
-            print(f'sweep.py: {len(failed)} of {counted(len(runs), "run")} failed: '
+            print(f'{self._name}: {len(failed)} of {counted(len(runs), "run")} failed: '
                   f'{", ".join(run.name for run in failed)}', file=sys.stderr)  # fmt: skip
         return 1 if failed else 0
 

@@ -60,6 +60,15 @@ def test_its_sweeps_lie_where_compare_finds_them(task, tmp_path, capsys, sweep, 
     assert '| average (1) |' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(('options', 'expected'), [
+    (('--points=16',), 'add --sweep'), (('--sweep=length', '--shifts=10'), 'points of --sweep=resolution'),
+    (('--sweep=resolution', '--shifts=10', '--points=1'), 'either --shifts or --points'), (('--out=x',), 'add --sweep'),
+])  # fmt: skip
+def test_options_that_do_not_go_together_are_refused(task, capsys, options, expected):
+    assert main(['baseline', f'--config={task}', *options]) == 1
+    assert expected in capsys.readouterr().err
+
+
 def test_several_labels_and_classes_without_examples():
     rng = np.random.default_rng(1)
     features = rng.standard_normal((60, 4))

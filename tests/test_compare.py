@@ -17,12 +17,12 @@ from elastic_ast_jax.workdir import PlanRecord, Workdir
 QUICKSTART = str(Path(__file__).parents[1] / 'configs' / 'quickstart.py')
 
 
-def leave(folder, values, xs=(16, 32, 64), metric='accuracy', clips=40, seconds=0.01):
+def leave(folder, values, xs=(16, 32, 64), metric='accuracy', clips=40, seconds=0.01, model='elastic_ast'):
     """A workdir with a length sweep."""
     (folder / 'eval').mkdir(parents=True)
     points = [{'frames': x, 'seconds': x * seconds, 'clips': clips, 'cut': 0, metric: value}
               for x, value in zip(xs, values, strict=True)]  # fmt: skip
-    (folder / 'eval' / 'length.json').write_text(json.dumps({'metric': metric, 'points': points}))
+    (folder / 'eval' / 'length.json').write_text(json.dumps({'metric': metric, 'model': model, 'points': points}))
     return folder
 
 
@@ -92,30 +92,35 @@ def test_a_workdir_without_a_sweep_says_how_to_make_one(runs, capsys):
     assert 'cannot be read' in capsys.readouterr().err
 
 
-def leave_shifts(folder, values, own, shifts=(10, 20, 40)):
+def leave_shifts(folder, values, own, shifts=(10, 20, 40), model='ast'):
     """A workdir with a sweep of frame shifts, whose ratios are those to its own."""
     (folder / 'eval').mkdir(parents=True)
     points = [{'ratio': shift / own, 'shift_ms': shift, 'clips': 40, 'accuracy': value}
               for shift, value in zip(shifts, values, strict=True)]  # fmt: skip
-    (folder / 'eval' / 'resolution-resized.json').write_text(json.dumps({'metric': 'accuracy', 'points': points}))
+    (folder / 'eval' / 'resolution-resized.json').write_text(json.dumps({'metric': 'accuracy', 'model': model, 'points': points}))
     return f'{folder}'
 
 
 def test_models_of_different_frame_shifts_meet_at_the_same_milliseconds(tmp_path, capsys):
-    elastic = [leave_shifts(tmp_path / f'e{seed}', [0.8, 0.7, 0.6 + seed / 10], 10) for seed in range(2)]
+    elastic = [leave_shifts(tmp_path / f'e{seed}', [0.8, 0.7, 0.6 + seed / 10], 10, model='elastic_ast')
+               for seed in range(2)]  # fmt: skip
+    fine = [leave_shifts(tmp_path / f'f{seed}', [0.7, 0.6, 0.1], 10) for seed in range(2)]
     coarse = [leave_shifts(tmp_path / f'c{seed}', [0.2, 0.5, 0.7], 40) for seed in range(2)]
     baseline = leave_shifts(tmp_path / 'baseline', [0.9, 0.9, 0.9], 10)
     out = tmp_path / 'out'
-    arguments = f'E={",".join(elastic)}', f'AST at 40 ms={",".join(coarse)}', f'--beside=average={baseline}'
+    models = ('E', elastic), ('AST at 10 ms', fine), ('AST at 40 ms', coarse)
+    arguments = *(f'{name}={",".join(runs)}' for name, runs in models), f'--beside=average={baseline}'
     assert main(['compare', *arguments, '--sweep=resolution', '--fixed_length=resized', f'--out={out}']) == 0
     table = (out / 'resolution-resized.md').read_text()
-    assert '| 4 | 40 | 65.00 % ± 7.07 % | 70.00 % ± 0.00 % | 90.00 % ± – |' in table
-    # By seed, E falls 0.1 and 0.0 below the other at 40 ms, and that 0.6 below E at 10 ms; a single run has no spread.
-    drops = table.partition('Worst drop')[2]
-    assert '| E | 0.0500 ± 0.0707 | 40 |' in drops and '| AST at 40 ms | 0.6000 ± 0.0000 | 10 |' in drops
+    assert '| 4 | 40 | 65.00 % ± 7.07 % | 10.00 % ± 0.00 % | 70.00 % ± 0.00 % | 90.00 % ± – |' in table
+    # By seed, E falls 10 % and 0 % below the AST at 40 ms there; that falls 50 % below the other AST at 10 ms, 60 % below E.
+    drops = table.partition('How far')[2]
+    assert '| E | 5.00 % ± 7.07 % | 40 | 5.00 % ± 7.07 % | 40 |' in drops
+    assert '| AST at 40 ms | 50.00 % ± 0.00 % | 10 | 60.00 % ± 0.00 % | 10 |' in drops
     assert 'average' not in drops
     found = json.loads((out / 'resolution-resized.json').read_text())
     assert found['resized'] and found['worst_drops'][0]['values'] == pytest.approx([0.1, 0.0])
+    assert found['worst_drops'][0]['below'] == 'other fixed-length ASTs'
     other = leave_shifts(tmp_path / 'other', [0.5, 0.5, 0.5], 10, shifts=(10, 20, 30))
     assert main(['compare', f'E={elastic[0]}', f'O={other}', '--sweep=resolution', '--fixed_length=resized']) != 0
     assert '--shifts' in capsys.readouterr().err
@@ -128,6 +133,26 @@ def test_asts_are_compared_as_they_were_run_and_others_as_they_are(runs):
         assert main(['compare', *models, '--sweep=length', f'--fixed_length={how}', f'--out={runs / "out"}']) == 0
         table = (runs / 'out' / f'length{"-resized" * (how == "resized")}.md').read_text()
         assert f'| 16 | 0.16 | 60.00 % ± – | {expected} ± – |' in table
+
+
+def test_an_ast_that_was_not_run_at_other_lengths_is_refused(runs, capsys):
+    leave(runs / 'ast', [0.5, 0.5, 0.5], model='ast')
+    assert main(['compare', f'E={runs / "a0"}', f'AST={runs / "ast"}', '--sweep=length', '--fixed_length=resized']) != 0
+    said = capsys.readouterr().err
+    assert f'elastic-ast evaluate --workdir={runs / "ast"} --sweep=length --fixed_length=resized' in said
+
+
+@pytest.mark.parametrize('change', [
+    {'metric': []}, {'metric': 3}, {'overrides': None}, {'overrides': [3]}, {'points': []}, {'points': [3]}, {'model': 7},
+    {'points': [{'frames': None, 'seconds': 1, 'clips': 1, 'accuracy': 0.5}]},
+    {'points': [{'frames': 16, 'seconds': 1, 'clips': '1', 'accuracy': 0.5}]},
+    {'points': [{'frames': 16, 'seconds': 1, 'clips': 1}]},
+])  # fmt: skip
+def test_what_is_no_sweep_is_refused(runs, capsys, change):
+    file = runs / 'a0' / 'eval' / 'length.json'
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert compare(runs, ('a', ['a0'])) != 0
+    assert 'is no sweep of this version' in capsys.readouterr().err
 
 
 def test_published_curves_are_drawn_where_the_paper_has_them(tmp_path, capsys):

@@ -102,6 +102,9 @@ def test_shifts_are_the_same_points_for_models_of_different_shifts():
     with pytest.raises(UserError, match='--shifts=12.5: give whole numbers of milliseconds'):
         sweep.ratios(fine, (12.5,))
     assert sweep.ratios(FrontendSpec(shift_ms=2.5), (2.5, 5.0)) == (1.0, 2.0)
+    # Where milliseconds are no whole samples, too.
+    odd = FrontendSpec(sample_rate=11025)
+    assert [point.physical for point in sweep.points('resolution', odd, sweep.ratios(odd, shifts))] == list(shifts)
 
 
 def test_what_is_written_says_everything(curve, tmp_path):

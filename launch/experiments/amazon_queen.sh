@@ -4,6 +4,7 @@ set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 package=flight-of-the-amazon-queen
+edition=cc91960d133fcd4173eda4bac304e80d2bbdbaa085640287ab9e0507bd603f67 # SHA-256 of its data
 
 usage() {
   cat <<'TEXT'
@@ -41,7 +42,7 @@ if (($# > 2)); then
   exit 2
 fi
 folder=$1
-if [[ -e $folder/manifest.jsonl ]]; then # written last
+if [[ -e $folder/manifest.jsonl ]]; then
   exit 0
 fi
 command -v dpkg-deb >/dev/null || fail 'dpkg-deb is missing, which unpacks Debian packages (apt-get install dpkg)'
@@ -59,7 +60,14 @@ of packages come with apt-get update"
 fi
 dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$scratch" --wildcards "*/$package/queen.1c" "*/$package/copyright" ||
   fail "$deb: is no package of $package, or another version of it"
+data=$scratch/usr/share/scummvm/$package/queen.1c
+licence=$scratch/usr/share/doc/$package/copyright
+for file in "$data" "$licence"; do
+  [[ -f $file && ! -L $file ]] || fail "$deb: holds no ${file#"$scratch"}"
+done
+printf '%s  %s\n' "$edition" "$data" | sha256sum --check --status ||
+  fail "$deb: holds another edition of the game than configs/amazon_queen.py is made for (2004, English, speech as MP3)"
 bash "$root/launch/install.sh" train
 unset PYTHONHOME PYTHONPATH
-"$root/.venv/bin/python" "$root/launch/experiments/amazon_queen.py" "$scratch/usr/share/scummvm/$package/queen.1c" "$folder"
-cp "$scratch/usr/share/doc/$package/copyright" "$folder/copyright"
+cp "$licence" "$folder/copyright"
+"$root/.venv/bin/python" "$root/launch/experiments/amazon_queen.py" "$data" "$folder" # which writes the manifest last

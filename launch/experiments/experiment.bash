@@ -19,7 +19,8 @@ finished it only draws. Runs are shared with the other experiments in the same f
   --seeds=0,1,2  of the runs
   --jobs=K       run K at a time, each on its share of the processors (default 1)
 
-What stands behind --config. is for every run, such as --config.data.root=FOLDER.
+What stands behind --config. is for every run: where the data are (--config.data.root=FOLDER, --config.data.tfds_dir=FOLDER), and
+for the paper's recipes what it starts from (--config.init.from=WEIGHTS), without which they begin with random numbers.
 TEXT
 }
 

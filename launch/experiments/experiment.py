@@ -9,7 +9,9 @@ shared: an experiment takes those that another has trained in the same folder.
 import argparse
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,12 +26,14 @@ try:
     from elastic_ast_jax import config as configs
     from elastic_ast_jax import published
     from elastic_ast_jax.errors import UserError
-    from elastic_ast_jax.sweep_axes import AXES
+    from elastic_ast_jax.sweep_axes import AXES, name
+    from elastic_ast_jax.workdir import Workdir
 except ImportError as error:
     sys.exit(f'experiment.py: {error}: call it with the Python of the project (bash launch/install.sh train)')
 
 ELASTIC_AST = (sys.executable, '-c', 'import sys; from elastic_ast_jax.cli import main; sys.exit(main())')
 BASELINE = 'logistic regression'
+SIGNALLED = 128
 
 
 class ExperimentError(UserError):
@@ -88,6 +92,10 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error(f'give one CONFIG, a file such as configs/fsdd_speakers.py, and not {" ".join(words) or "none"}')
     if not all(part.isdecimal() for part in options.seeds.split(',')) or options.jobs < 1:
         parser.error('--seeds must be whole numbers separated by commas, and --jobs at least 1')
+    if options.row_budget and not all(part.isdecimal() and int(part) for part in options.row_budget.split(',')):
+        parser.error(f'--row_budget={options.row_budget} must be positive whole numbers separated by commas')
+    if options.out and ('://' in options.out or ',' in os.path.abspath(options.out)):
+        parser.error(f'--out={options.out} must be a local folder without a comma in its path')
     if bool(options.sweep) == bool(options.over):
         parser.error('give either --sweep or --over')
     options.config = words[0]
@@ -111,39 +119,63 @@ class Experiment:
         self._task = Path(path).stem
         self._out = Path(options.out or ROOT / 'runs' / 'experiments' / self._task).absolute()
         self._models = list(_models(self._recipe, path, options, self._overrides))
-        for model in self._models:
-            configs.load(f'{path}:{model.variant}', (*self._overrides, *model.overrides))
         self._hows = (options.fixed_length or ['own']) if options.sweep else []
+        if options.sweep:
+            self._points()
+        for model in self._models:
+            for seed in options.seeds:
+                used = runs_of.absolute(configs.load(f'{path}:{model.variant}', self._changed(model, seed)))
+                Workdir(model.folder(self._out, seed)).check_same(used)
 
     def work(self) -> int:
-        """Trains and evaluates what is missing, seed by seed, and draws."""
-        trained = runs_of.LocalRuns(self._options.jobs)
+        """Trains and evaluates what is missing, seed by seed, and draws what is complete.
+
+        Raises:
+            ExperimentError: Another experiment works in the same folder.
+        """
+        self._out.mkdir(parents=True, exist_ok=True)
+        with open(self._out / 'lock', 'w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ExperimentError(f'{self._out}: another experiment is at work there, and shares its runs: wait for it, or '
+                                      f'give another --out') from None
+            return self._work()
+
+    def _work(self) -> int:
+        runs, failed = runs_of.LocalRuns(self._options.jobs, self._options.name), 0
         for seed in self._options.seeds:
-            for what in (self._training(seed), self._evaluation(seed)):
-                runs, commands = [run for run, _ in what], [command for _, command in what]
-                if runs and (code := trained.work(runs, commands)):
-                    return code
-        return self._draw()
+            for missing in (self._training, self._evaluation):
+                if what := missing(seed):
+                    code = runs.work([run for run, _ in what], [command for _, command in what])
+                    if code > SIGNALLED:
+                        return code
+                    failed |= code
+        return failed or self._draw()
+
+    def _changed(self, model: Model, seed: int) -> tuple[str, ...]:
+        """All overrides of a run."""
+        return (*self._overrides, *model.overrides, f'train.seed={seed}')
 
     def _training(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
+        """Of models that are not trained to the end."""
         found = []
         for model in self._models:
             run = self._run(model, seed, 'train')
-            config = f'{self._options.config}:{model.variant}'
-            overrides = (*self._overrides, *model.overrides, f'train.seed={seed}')
             if not runs_of.finished(run.workdir):
-                options = [f'--config={config}', f'--workdir={run.workdir}', *(f'--config.{text}' for text in overrides)]
+                options = [f'--config={self._options.config}:{model.variant}', f'--workdir={run.workdir}']
+                options += [f'--config.{text}' for text in self._changed(model, seed)]
                 found.append((run, [*ELASTIC_AST, 'train', *options]))
         return found
 
     def _evaluation(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
-        """Of a sweep's curves that are not there; and of the baseline, which has no seed."""
+        """Of curves that are not there, of models that are trained to the end; and of the baseline, which has no seed."""
         sweep = self._options.sweep
         if not sweep:
             return []
         points = self._points()
         found = []
-        if seed == self._options.seeds[0] and not _measured(self._out / BASELINE, sweep, points):
+        if seed == self._options.seeds[0] and not self._has_baseline():
             run = runs_of.Run(f'{BASELINE}, {sweep}', self._out / BASELINE, self._out / 'logs' / f'{BASELINE}-{sweep}.log', ())
             config = f'{self._options.config}:{self._models[0].variant}'
             options = [f'--config={config}', f'--out={run.workdir}', *self._sweep_options(points)]
@@ -152,21 +184,34 @@ class Experiment:
             fixed = model.variant.startswith('ast')
             for how in self._hows if fixed else ['own']:
                 run = self._run(model, seed, f'{sweep}-{how}')
-                if not _measured(run.workdir, sweep if how == 'own' else f'{sweep}-resized', points):
+                if not runs_of.finished(run.workdir):
+                    continue  # its training has failed, and said so
+                if not _measured(run.workdir, name(sweep, how == 'resized'), points, runs_of.steps(run.workdir)):
                     options = [f'--workdir={run.workdir}', *self._sweep_options(points), f'--fixed_length={how}']
                     found.append((run, [*ELASTIC_AST, 'evaluate', *options]))
         return found
 
+    def _has_baseline(self) -> bool:
+        """Whether it was measured on these data, by these features."""
+        folder = self._out / BASELINE
+        if not _measured(folder, self._options.sweep, self._points(), 0):
+            return False
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            there = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+            here = json.loads(configs.load(f'{self._options.config}:{self._models[0].variant}', self._overrides).to_json())
+            return all(there[section] == here[section] for section in ('data', 'frontend'))
+        return False
+
     def _run(self, model: Model, seed: int, what: str) -> runs_of.Run:
         folder = model.folder(self._out, seed)
-        name = f'{folder.parent.name}, seed {seed}, {what}'
-        return runs_of.Run(name, folder, self._out / 'logs' / f'{folder.parent.name}-{seed}-{what}.log', ())
+        log = self._out / 'logs' / f'{folder.parent.name}-{seed}-{what}.log'
+        return runs_of.Run(f'{folder.parent.name}, seed {seed}, {what}', folder, log, ())
 
     def _points(self) -> tuple[int, ...]:
         sweeps = getattr(self._recipe, 'SWEEPS', {})
         if self._options.sweep not in sweeps:
             raise ExperimentError(f'{self._options.config}: SWEEPS has no {self._options.sweep!r}, the points of this curve')
-        return sweeps[self._options.sweep]
+        return tuple(sorted(set(sweeps[self._options.sweep])))
 
     def _sweep_options(self, points: Sequence[int]) -> list[str]:
         option = '--points' if self._options.sweep == 'length' else '--shifts'
@@ -178,17 +223,18 @@ class Experiment:
         groups = [f'{model.name}={",".join(str(model.folder(self._out, seed)) for seed in self._options.seeds)}'
                   for model in self._models]  # fmt: skip
         if not self._options.sweep:
-            groups = [f'{name}={",".join(group.partition("=")[2] for group in same)}'
-                      for name, same in _by_name(groups)]  # fmt: skip
+            groups = [f'{model}={",".join(group.partition("=")[2] for group in same)}'
+                      for model, same in _by_name(groups)]  # fmt: skip
             return _told([*ELASTIC_AST, 'compare', *groups, f'--over={self._options.over}', f'--out={out}'])
         known = published.DATA_SETS[self._options.sweep]
-        beside = [f'--beside={BASELINE}={self._out / BASELINE}']
-        beside += [f'--published={self._task}'] if self._task in known else []
+        failed = 0
         for how in self._hows:
-            options = [f'--sweep={self._options.sweep}', f'--fixed_length={how}', f'--out={out}', *beside]
-            if code := _told([*ELASTIC_AST, 'compare', *groups, *options]):
-                return code
-        return 0
+            options = [f'--sweep={self._options.sweep}', f'--fixed_length={how}', f'--out={out}']
+            options.append(f'--beside={BASELINE}={self._out / BASELINE}')
+            if self._task in known and how == 'resized':  # as the paper's ASTs were run
+                options.append(f'--published={self._task}')
+            failed |= _told([*ELASTIC_AST, 'compare', *groups, *options])
+        return failed
 
 
 def _models(recipe: object, path: str, options: argparse.Namespace, given: Sequence[str]) -> Iterator[Model]:
@@ -202,11 +248,14 @@ def _models(recipe: object, path: str, options: argparse.Namespace, given: Seque
             (f'packing.tokens={times * packing.tokens}', f'packing.rows={packing.rows // times}',
              f'packing.slots={times * packing.slots}')
             for times in map(int, options.row_budget.split(',')) if packing.rows % times == 0]  # fmt: skip
+        if len(varied) < 2:
+            raise ExperimentError(f'{path}: packing.rows={packing.rows} cannot be divided among rows that are '
+                                  f'{options.row_budget} times as long: give --config.packing.rows=8, or fewer tokens a row')
     for wanted in options.model:
-        name = next((name for name in wanted.split('|') if name.partition(',')[0] in variants), None)
-        if name is None:
+        found = next((one for one in wanted.split('|') if one.partition(',')[0] in variants), None)
+        if found is None:
             raise ExperimentError(f'{path}: VARIANTS has no {wanted.replace("|", " or ")}, which this experiment trains')
-        word, _, star = name.partition(',')
+        word, _, star = found.partition(',')
         its = star.removesuffix('=*')
         if star and its not in variants[word]:
             raise ExperimentError(f"{path}: the fixed-length AST has no variants by its {its}, which this experiment compares: "
@@ -225,16 +274,17 @@ def _models(recipe: object, path: str, options: argparse.Namespace, given: Seque
 
 def _by_name(groups: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Groups with the same name together, in order."""
-    for name in dict.fromkeys(group.partition('=')[0] for group in groups):
-        yield name, [group for group in groups if group.partition('=')[0] == name]
+    for model in dict.fromkeys(group.partition('=')[0] for group in groups):
+        yield model, [group for group in groups if group.partition('=')[0] == model]
 
 
-def _measured(workdir: Path, name: str, points: Sequence[int]) -> bool:
-    """Whether a sweep at these points is there; evaluation writes it when the run is finished."""
+def _measured(workdir: Path, stem: str, points: Sequence[int], step: int) -> bool:
+    """Whether a sweep of the checkpoint of this step is there, at these points, on the recipe's clips."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads((workdir / 'eval' / f'{name}.json').read_text(encoding='utf-8'))
+        found = json.loads((workdir / 'eval' / f'{stem}.json').read_text(encoding='utf-8'))
         key = AXES[found['sweep']].common
-        return [point[key] for point in found['points']] == list(points)
+        as_here = [point[key] for point in found['points']] == list(points) and 'model' in found
+        return as_here and found['step'] == step and not found['overrides']
     return False
 
 
