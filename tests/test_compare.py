@@ -97,7 +97,8 @@ def leave_shifts(folder, values, own, shifts=(10, 20, 40), model='ast'):
     (folder / 'eval').mkdir(parents=True)
     points = [{'ratio': shift / own, 'shift_ms': shift, 'clips': 40, 'accuracy': value}
               for shift, value in zip(shifts, values, strict=True)]  # fmt: skip
-    (folder / 'eval' / 'resolution-resized.json').write_text(json.dumps({'metric': 'accuracy', 'model': model, 'points': points}))
+    found = {'metric': 'accuracy', 'model': model, 'points': points}
+    (folder / 'eval' / 'resolution-resized.json').write_text(json.dumps(found))
     return f'{folder}'
 
 
