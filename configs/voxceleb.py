@@ -6,7 +6,7 @@
 PREPARED is what `elastic-ast prepare voxceleb1` wrote, SSAST the weights of SSAST-Base-Patch-400 (`SSAST-Base-Patch-400.pth`).
 `configs/voxceleb.py:ast,frames=400` is the fixed-length AST at 400, 1024 or 1600 frames, from the same weights.
 `configs/voxceleb.py:published` has what the published code has and a key can express, and needs `init.from`.
-The paper's other way to train, on prefixes of random length: `--config.augment.prefix_frames=384`.
+`configs/voxceleb.py:prefixes` is trained in the paper's other way, on prefixes of random length.
 
 Otherwise than published: rows are packed across batches, so that a step has about twelve clips and not exactly.
 """
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from elastic_ast_jax.recipes import exponential, variant
 
 # Lengths that the paper trains ASTs at; the first is taken where none is asked for.
-VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}
+VARIANTS = {'elastic_ast': {}, 'prefixes': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}
 # Points of the paper's curves: frames.
 SWEEPS = {'length': (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))}
 
@@ -36,6 +36,8 @@ def get_config(text: str = '') -> ConfigDict:
     config.optimizer = dict(
         kind='adam_l2', rate=1e-5, b1=0.95, b2=0.999, weight_decay=5e-7, clip_norm=0.0, schedule='published',
         decay_from=5, decay_factor=0.75)  # fmt: skip
+    if chosen.word == 'prefixes':
+        config.augment.prefix_frames = 384
     if chosen.word == 'published':
         config.frontend.partial = 'floor'
         config.model.scaled = False

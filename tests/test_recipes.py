@@ -23,14 +23,17 @@ FRAMES = [f'ast,frames={frames}' for frames in (400, 1024, 1600)]
 VARIANTS = {
     'audioset': ['', 'published', 'ast', *SHIFTS],
     'vggsound': ['', 'published', 'ast', *SHIFTS],
-    'voxceleb': ['', 'published', 'ast', *FRAMES],
+    'voxceleb': ['', 'prefixes', 'published', 'ast', *FRAMES],
     'epic_sounds': ['', 'published', 'ast', *FRAMES],
     'speech_commands': ['', 'ast'],
     'esc50': ['', 'fold=5', 'ast', 'ast,fold=2'],
     'fsdd': ['', 'elastic_ast', 'ast'],
+    'fsdd_speakers': ['', 'prefixes', 'resolutions', 'ast', 'ast,frames=64', 'ast,shift=10', 'ast,shift=20'],
+    'amazon_queen': ['', 'resolutions', 'ast', 'ast,frames=160', 'ast,shift=20', 'ast,shift=40'],
 }
 EVERY = [(name, text) for name, texts in VARIANTS.items() for text in texts]
-WITH_LENGTHS = [(name, text) for name, text in EVERY if name != 'fsdd']
+# Those whose steps have the clips that the recipe says, of lengths that it knows.
+WITH_LENGTHS = [(name, text) for name, text in EVERY if name != 'fsdd' and text not in ('prefixes', 'resolutions')]
 PAPER = ('audioset', 'vggsound', 'voxceleb', 'epic_sounds')
 
 
@@ -40,8 +43,10 @@ def spec(name, text=''):
 
 
 def config_of(name, text='', *more):
-    weights = ['init.from=vit.npz'] if text == 'published' else []
-    return load(spec(name, text), [*weights, *more])
+    needed = ['init.from=vit.npz'] if text == 'published' else []
+    if name == 'amazon_queen':
+        needed += ['data.train=lines.jsonl', 'data.eval=lines.jsonl']
+    return load(spec(name, text), [*needed, *more])
 
 
 def module(name):
@@ -70,7 +75,7 @@ def test_batches_are_full_of_about_as_many_clips_as_the_recipe_says(name, text):
     assert len(said) == 2
     clips = config.packing.rows * len(plan.draws.kept) / len(plan.rows)
     if config.model.kind == 'ast':
-        assert clips == pytest.approx(said[1], abs=0.01)  # the last row of an epoch may have fewer
+        assert said[1] - 0.15 < clips <= said[1]  # the last row of an epoch may have fewer
     else:  # 'published' drops the frames of partial patches, on VoxCeleb
         assert clips == pytest.approx(said[0], abs=0.5 if text == 'published' else 0.02 * said[0])
     if name in PAPER:
@@ -89,7 +94,7 @@ def test_every_variant_makes_a_model(name, text):
     params = jax.eval_shape(lambda: build.init_params(network, shape, 0))
     logits = jax.eval_shape(lambda params, batch: network.apply({'params': params}, batch), params, shape.abstract())
     assert logits.shape == (config.packing.rows, config.packing.slots, classes)
-    if name != 'fsdd':
+    if config.model.size == 'B':
         assert 84e6 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 92e6  # ViT-B
 
 

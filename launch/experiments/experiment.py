@@ -34,6 +34,8 @@ except ImportError as error:
 ELASTIC_AST = (sys.executable, '-c', 'import sys; from elastic_ast_jax.cli import main; sys.exit(main())')
 BASELINE = 'logistic regression'
 SIGNALLED = 128
+# What variants are called; the others are ElasticAST.
+NAMES = {'ast': 'AST', 'prefixes': 'ElasticAST, prefixes'}
 
 
 class ExperimentError(UserError):
@@ -74,8 +76,8 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options, and overrides of every run without `--config.`."""
     parser = argparse.ArgumentParser(prog='experiment.py', allow_abbrev=False, description="One of the paper's experiments.")
     parser.add_argument('--name', required=True, help='of the experiment, and of its folder of tables and plots')
-    parser.add_argument('--model', action='append', required=True, metavar='VARIANT', help='of the recipe; first|second for '
-                        'the first that it has, and key=* for each value of a key')
+    parser.add_argument('--model', action='append', required=True, metavar='VARIANT', help='of the recipe: first|second for '
+                        'the first that it has, word? if it has it, and key=* for each value of a key')
     parser.add_argument('--row_budget', metavar='N,N,...', help="train each model with rows of so many times the recipe's "
                         'tokens, and as many tokens a step, where its rows divide so')
     parser.add_argument('--vary', metavar='KEY=VALUE,...', help='train each model with each of these values')
@@ -252,7 +254,9 @@ def _models(recipe: object, path: str, options: argparse.Namespace, given: Seque
             raise ExperimentError(f'{path}: packing.rows={packing.rows} cannot be divided among rows that are '
                                   f'{options.row_budget} times as long: give --config.packing.rows=8, or fewer tokens a row')
     for wanted in options.model:
-        found = next((one for one in wanted.split('|') if one.partition(',')[0] in variants), None)
+        found = next((one for one in wanted.removesuffix('?').split('|') if one.partition(',')[0] in variants), None)
+        if found is None and wanted.endswith('?'):
+            continue
         if found is None:
             raise ExperimentError(f'{path}: VARIANTS has no {wanted.replace("|", " or ")}, which this experiment trains')
         word, _, star = found.partition(',')
@@ -263,7 +267,9 @@ def _models(recipe: object, path: str, options: argparse.Namespace, given: Seque
         for value in sorted(variants[word][its]) if star else [None]:
             default = value is None or value == variants[word][its][0]
             unit = {'frames': 'frames', 'shift': 'ms'}.get(its, its)
-            label = 'ElasticAST' if word != 'ast' else 'AST' if value is None or options.over else f'AST at {value} {unit}'
+            label = NAMES.get(word, 'ElasticAST')
+            if word == 'ast' and value is not None and not options.over:
+                label = f'AST at {value} {unit}'
             variant = word if default else f'{word},{its}={value}'
             own = configs.load(f'{path}:{variant}', given)
             for overrides in varied:
