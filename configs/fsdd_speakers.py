@@ -38,6 +38,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.optimizer = dict(rate=1e-3, warmup_epochs=2.0)
     if chosen.word == 'prefixes':
         config.augment.prefix_frames = 32
+        config.packing.tokens = 288  # as many clips a step
     if chosen.word == 'resolutions':
         config.augment.ratios = tuple(1 + i / 5 for i in range(16))  # 1.0, 1.2, ..., 4.0
         config.packing.tokens = 256  # about as many clips a step

@@ -38,6 +38,7 @@ def get_config(text: str = '') -> ConfigDict:
         decay_from=5, decay_factor=0.75)  # fmt: skip
     if chosen.word == 'prefixes':
         config.augment.prefix_frames = 384
+        config.packing.rows = 2  # about as many clips a step
     if chosen.word == 'published':
         config.frontend.partial = 'floor'
         config.model.scaled = False
