@@ -3,13 +3,13 @@
 import argparse
 import importlib
 import logging
-import math
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from elastic_ast_jax import buckets
+from elastic_ast_jax.cli_types import flops, local, names, numbers, path, positive, positive_share, runs, seconds, share, whole
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.logs import Progress
 
@@ -81,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument('--sweep', choices=('length', 'resolution', 'budget'), help='a curve: accuracy against the longest '
                           'length that is used of a clip, in frames, or against the ratio of the frame shift; or against the '
                           'tokens that a clip may cost, the best ways of which predict --budget_tokens uses')
-    evaluate.add_argument('--points', type=_numbers, metavar='N,N,...', help='of the sweep; without, as in the paper as far '
+    evaluate.add_argument('--points', type=numbers, metavar='N,N,...', help='of the sweep; without, as in the paper as far '
                           'as the model goes')
-    evaluate.add_argument('--shifts', type=_numbers, metavar='MS,MS,...', help='points of --sweep=resolution, as frame shifts '
+    evaluate.add_argument('--shifts', type=numbers, metavar='MS,MS,...', help='points of --sweep=resolution, as frame shifts '
                           'in milliseconds')
     evaluate.add_argument('--fixed_length', choices=('own', 'resized'), default='own', help="in a sweep, an AST pads or cuts "
                           "clips to its own length (default), or to each point's, with its positions resized as in the paper")
@@ -93,37 +93,37 @@ def _parser() -> argparse.ArgumentParser:
     compare = add('compare', 'compare runs in a table, or models over a sweep, each by several runs',
                   'The table has what differs in their configs and how training went. For --sweep, first run elastic-ast '
                   'evaluate --sweep in each workdir, with the same --points.')
-    compare.add_argument('runs', nargs='+', type=_runs, metavar='WORKDIR|NAME=W[,W...]', help='a workdir, or a model and the '
+    compare.add_argument('runs', nargs='+', type=runs, metavar='WORKDIR|NAME=W[,W...]', help='a workdir, or a model and the '
                          'workdirs of its runs; with --sweep, workdirs that differ in the seed only are one model')
-    compare.add_argument('--out', type=_path, metavar='FOLDER', help='where to write; without, the table is printed only')
+    compare.add_argument('--out', type=path, metavar='FOLDER', help='where to write; without, the table is printed only')
     compare.add_argument('--sweep', choices=('length', 'resolution'), help='compare over this sweep')
     compare.add_argument('--fixed_length', choices=('own', 'resized'), default='own', help='how ASTs were evaluated')
     compare.add_argument('--published', metavar='DATASET', help="draw the paper's curves too: voxceleb or epic_sounds over the "
                          'length, audioset or vggsound over the resolution')
-    compare.add_argument('--beside', action='append', default=[], type=_runs, metavar='NAME=W[,W...]',
+    compare.add_argument('--beside', action='append', default=[], type=runs, metavar='NAME=W[,W...]',
                          help="show this over the sweep too, but measure no model's drop by it, as of elastic-ast baseline")
     compare.add_argument('--over', metavar='KEY', help='compare the last evaluation of training over this key of the config')
 
     predict = add('predict', 'classify recordings with a trained model')
     predict.add_argument('workdir', help='of a training run')
-    predict.add_argument('inputs', nargs='+', type=_local, metavar='INPUT', help='a recording, or a folder of recordings')
-    predict.add_argument('--top_k', type=_positive, default=5, help='classes shown for each input (default 5)')
+    predict.add_argument('inputs', nargs='+', type=local, metavar='INPUT', help='a recording, or a folder of recordings')
+    predict.add_argument('--top_k', type=positive, default=5, help='classes shown for each input (default 5)')
     predict.add_argument('--json', action='store_true', help='print JSON Lines')
-    predict.add_argument('--timeline', type=_local, metavar='FOLDER',
+    predict.add_argument('--timeline', type=local, metavar='FOLDER',
                          help='write what is heard when in each recording: JSON and a plot')
-    predict.add_argument('--window', type=_seconds, metavar='SECONDS', help='cut recordings into windows of this length; '
+    predict.add_argument('--window', type=seconds, metavar='SECONDS', help='cut recordings into windows of this length; '
                          'without, only those that are longer than the model takes, into the longest windows it takes')
-    predict.add_argument('--overlap', type=_share, metavar='SHARE', help='share of a window that the next one repeats '
+    predict.add_argument('--overlap', type=share, metavar='SHARE', help='share of a window that the next one repeats '
                          '(without, data.overlap of the training config)')
-    predict.add_argument('--budget_tokens', type=_positive, metavar='N', help='spend at most N tokens on a recording, or '
+    predict.add_argument('--budget_tokens', type=positive, metavar='N', help='spend at most N tokens on a recording, or '
                          'window, in the best way that evaluate --sweep=budget has found')
-    predict.add_argument('--explain', type=_local, metavar='FILE.png', help='draw what the model listened to in one recording')
+    predict.add_argument('--explain', type=local, metavar='FILE.png', help='draw what the model listened to in one recording')
     takes_checkpoint(predict)
 
     embed = add('embed', 'write embeddings of recordings to an .npz file')
     embed.add_argument('workdir', help='of a training run')
-    embed.add_argument('inputs', nargs='+', type=_local, metavar='INPUT', help='a recording, or a folder of recordings')
-    embed.add_argument('--out', type=_local, required=True, metavar='FILE.npz', help='where to write')
+    embed.add_argument('inputs', nargs='+', type=local, metavar='INPUT', help='a recording, or a folder of recordings')
+    embed.add_argument('--out', type=local, required=True, metavar='FILE.npz', help='where to write')
     embed.add_argument('--timestamps', action='store_true', help='vectors of time steps, besides those of recordings')
     takes_checkpoint(embed)
 
@@ -135,28 +135,28 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument('--lengths', choices=('data', 'recipe'), help="of the clips: the data's, or drawn from the histogram "
                       "that the recipe ships (without, the data's if they can be opened)")
     plan.add_argument('--topology', help='chips that the time of training is told for: v5e:2x4, v6e:16x16, v4:2x2x1, v5p:4x4x4')
-    plan.add_argument('--utilization', type=_positive_share, metavar='SHARE', help="share of the chips' peak that the model's "
+    plan.add_argument('--utilization', type=positive_share, metavar='SHARE', help="share of the chips' peak that the model's "
                       'FLOPs reach (default 0.4)')
 
     takes_config(baseline := add('baseline', 'evaluate logistic regression on mean and deviation of log-mels, to compare with',
                                  _OVERRIDES))
     baseline.add_argument('--sweep', choices=('length', 'resolution'), help='see elastic-ast evaluate')
-    baseline.add_argument('--points', type=_numbers, metavar='N,N,...', help='of the sweep')
-    baseline.add_argument('--shifts', type=_numbers, metavar='MS,MS,...', help='points of --sweep=resolution in milliseconds')
-    baseline.add_argument('--out', type=_path, metavar='FOLDER', help='write a sweep here, for elastic-ast compare')
+    baseline.add_argument('--points', type=numbers, metavar='N,N,...', help='of the sweep')
+    baseline.add_argument('--shifts', type=numbers, metavar='MS,MS,...', help='points of --sweep=resolution in milliseconds')
+    baseline.add_argument('--out', type=path, metavar='FOLDER', help='write a sweep here, for elastic-ast compare')
 
     takes_config(stats := add('stats', 'measure mean and deviation of the log-mel of the training split', _OVERRIDES))
-    stats.add_argument('--clips', type=_positive, help='measure this many clips, spread over the split; without, all')
+    stats.add_argument('--clips', type=positive, help='measure this many clips, spread over the split; without, all')
 
     _add_convert(add('convert', 'convert weights of other programs to a workdir, or back'))
 
     parity = add('parity', 'compare with the PyTorch originals, or a clip alone with the clip in company',
                  'Without arguments: features, logits, gradients and optimiser steps beside the values that PyTorch computed. '
                  'With a workdir and recordings: whether the result of each depends on it alone.')
-    parity.add_argument('workdir', nargs='?', type=_path, help='of a training run or a conversion')
-    parity.add_argument('inputs', nargs='*', type=_local, metavar='INPUT', help='a recording, or a folder of recordings')
+    parity.add_argument('workdir', nargs='?', type=path, help='of a training run or a conversion')
+    parity.add_argument('inputs', nargs='*', type=local, metavar='INPUT', help='a recording, or a folder of recordings')
     parity.add_argument('--json', action='store_true', help='print JSON')
-    parity.add_argument('--seed', type=_whole, default=0, help='of the random company (default 0)')
+    parity.add_argument('--seed', type=whole, default=0, help='of the random company (default 0)')
     takes_checkpoint(parity)
 
     _add_benchmark(add(
@@ -169,12 +169,12 @@ def _parser() -> argparse.ArgumentParser:
     aot.add_argument('--check', action='store_true', help='exit with 1 if a step does not fit')
     aot.add_argument('--lengths', metavar='MIX', help='lengths of the clips, for FLOPs: audioset, voxceleb, epic, or a file '
                      "with the seconds of a clip on each line (without, those of the config's data)")
-    aot.add_argument('--classes', type=_positive, help="number of classes (without, those of the config's data, or 527)")
+    aot.add_argument('--classes', type=positive, help="number of classes (without, those of the config's data, or 527)")
 
     synthesize = add('synthesize', 'write clips of the embedded data set as WAV files', _OVERRIDES)
-    synthesize.add_argument('folder', type=_local, help='where to write')
+    synthesize.add_argument('folder', type=local, help='where to write')
     takes_config(synthesize)
-    synthesize.add_argument('--clips', type=_positive, default=3, help='number of clips (default 3)')
+    synthesize.add_argument('--clips', type=positive, default=3, help='number of clips (default 3)')
     return parser
 
 
@@ -195,31 +195,31 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
     add = _commands(command, 'kind', 'KIND')
 
     here = add('elasticast_torch', 'a state dict of the published PyTorch ElasticAST to a workdir')
-    here.add_argument('source', type=_local, metavar='IN', help='a state dict: .pth, .pt, .safetensors or .npz')
-    here.add_argument('out', type=_path, metavar='OUT', help='the workdir, a new folder')
-    here.add_argument('--heads', type=_positive, help='number of attention heads (without, heads of width 64)')
+    here.add_argument('source', type=local, metavar='IN', help='a state dict: .pth, .pt, .safetensors or .npz')
+    here.add_argument('out', type=path, metavar='OUT', help='the workdir, a new folder')
+    here.add_argument('--heads', type=positive, help='number of attention heads (without, heads of width 64)')
     here.add_argument('--pool', '--pooling', choices=('attention', 'mean'), default='attention',
                       help='how tokens become one vector (default attention)')
     here.add_argument('--recipe', choices=('audioset', 'vggsound', 'voxceleb', 'epic_sounds'), help='whose features, mean, '
                       'deviation and loss (without, that with as many classes, or audioset)')
     here.add_argument('--mean', type=float, help="of the log-mel, instead of the recipe's")
     here.add_argument('--std', type=float, help="of the log-mel, instead of the recipe's")
-    here.add_argument('--labels', type=_local, metavar='FILE', help='names of the classes: a name a line, or a CSV with the '
+    here.add_argument('--labels', type=local, metavar='FILE', help='names of the classes: a name a line, or a CSV with the '
                       'columns index, mid and display_name')
     here.add_argument('--loss', choices=('bce', 'cross_entropy'), help="that it was trained with, instead of the recipe's")
     here.add_argument('--scaled', action='store_true', help='attention logits are divided by sqrt(head width), as the '
                       'published code does not')
 
     fixed = add('ast_hf', 'a fixed-length AST that transformers wrote, to a workdir')
-    fixed.add_argument('source', type=_local, metavar='DIR', help='with config.json, model.safetensors and '
+    fixed.add_argument('source', type=local, metavar='DIR', help='with config.json, model.safetensors and '
                        'preprocessor_config.json')
-    fixed.add_argument('out', type=_path, metavar='OUT', help='the workdir, a new folder')
+    fixed.add_argument('out', type=path, metavar='OUT', help='the workdir, a new folder')
     fixed.add_argument('--loss', choices=('bce', 'cross_entropy'), help='that it was trained with, instead of what the '
                        'directory says')
 
     back = add('to_elasticast_torch', 'the model of a workdir to a state dict that the published PyTorch code loads')
     back.add_argument('workdir', help='of a training run or a conversion')
-    back.add_argument('out', type=_path, metavar='OUT.safetensors', help='where to write')
+    back.add_argument('out', type=path, metavar='OUT.safetensors', help='where to write')
     back.add_argument('--checkpoint', default='latest', help='latest (default), best, a step, average or average:N')
 
 
@@ -228,8 +228,8 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     add = _commands(command, 'data_set', 'DATASET')
 
     def takes_rest(made: argparse.ArgumentParser) -> None:
-        made.add_argument('--out', type=_local, required=True, metavar='DIR', help='folder of prepared data sets')
-        made.add_argument('--splits', type=_names, default=(), metavar='SPLIT,...', help='prepare these only (without, all)')
+        made.add_argument('--out', type=local, required=True, metavar='DIR', help='folder of prepared data sets')
+        made.add_argument('--splits', type=names, default=(), metavar='SPLIT,...', help='prepare these only (without, all)')
         made.add_argument('--on-bad-audio', choices=('skip', 'error'), default='skip', help='leave missing and broken '
                           'recordings out and list them (default), or stop')
         made.add_argument('--beam', action='append', default=[], metavar='KEY=VALUE', help='an option of Apache Beam, such as '
@@ -239,29 +239,29 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
                        ('voxceleb1', 'VoxCeleb1, identification of speakers'), ('epic_sounds', 'EPIC-SOUNDS'),
                        ('speech_commands', 'Speech Commands, version 0.02'), ('esc50', 'ESC-50, five folds')):
         made = add(name, what)
-        made.add_argument('--manual-dir', dest='source', type=_local, required=True, metavar='DIR', help='folder with what its '
+        made.add_argument('--manual-dir', dest='source', type=local, required=True, metavar='DIR', help='folder with what its '
                           'owners hand out; if something is missing there, it is said what goes where')
         takes_rest(made)
     made = add('manifest', 'the recordings that a manifest lists')
-    made.add_argument('source', type=_local, metavar='FILE', help='a manifest: .jsonl or .csv')
-    made.add_argument('--rate', type=_positive, default=16000, help='sample rate in Hz (default 16000)')
+    made.add_argument('source', type=local, metavar='FILE', help='a manifest: .jsonl or .csv')
+    made.add_argument('--rate', type=positive, default=16000, help='sample rate in Hz (default 16000)')
     made.add_argument('--name', default='', help='of the data set (without, that of the file)')
     takes_rest(made)
 
 
 def _add_benchmark(command: argparse.ArgumentParser) -> None:
     command.add_argument('--size', default='B', help='of the model: Mi, Ti, S, B (default) or L')
-    command.add_argument('--rows', type=_positive, help='of a batch (without, 8 for each device; on a CPU 1)')
-    command.add_argument('--tokens', type=_positive, default=2048, help='of a row (default 2048)')
-    command.add_argument('--slots', type=_positive, default=32, help='clips a row holds at most (default 32)')
+    command.add_argument('--rows', type=positive, help='of a batch (without, 8 for each device; on a CPU 1)')
+    command.add_argument('--tokens', type=positive, default=2048, help='of a row (default 2048)')
+    command.add_argument('--slots', type=positive, default=32, help='clips a row holds at most (default 32)')
     _takes_lengths(command)
     command.add_argument('--attention', action='append', metavar='NAME', help='an implementation, or the beginning of the '
                          'names of several, or auto; may be given again (without, all that are there)')
     command.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto', help='of the computation (default '
                          'auto: bfloat16 on accelerators)')
-    command.add_argument('--steps', type=_positive, help='timed steps, after two to warm up (without, 10; on a CPU 3)')
+    command.add_argument('--steps', type=positive, help='timed steps, after two to warm up (without, 10; on a CPU 3)')
     command.add_argument('--predict', action='store_true', help='measure prediction only')
-    command.add_argument('--peak', type=_flops, metavar='FLOPS', help='FLOP/s of one device, such as 197e12 (without, that of '
+    command.add_argument('--peak', type=flops, metavar='FLOPS', help='FLOP/s of one device, such as 197e12 (without, that of '
                          'the table of known devices)')
     command.add_argument('--json', action='store_true', help='print JSON Lines')
     command.set_defaults(overridable=True)
@@ -270,79 +270,6 @@ def _add_benchmark(command: argparse.ArgumentParser) -> None:
 def _takes_lengths(command: argparse.ArgumentParser) -> None:
     command.add_argument('--lengths', default='audioset', metavar='MIX', help='lengths of the clips: audioset (default), '
                          'voxceleb, epic, or a file with the seconds of a clip on each line')
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no positive whole number')
-    return int(text)
-
-
-def _runs(text: str) -> tuple[str, tuple[str, ...]]:
-    """Name of a model, empty for none, and workdirs."""
-    # Names of sweeps hold the sign, too.
-    if os.path.isdir(text) or text.startswith('gs://') or (text and '=' not in text):
-        return '', (text,)
-    name, _, workdirs = text.partition('=')
-    runs = tuple(workdirs.split(','))
-    if not (name and all(runs)):
-        raise argparse.ArgumentTypeError(f'{text!r} must be a workdir, or a name and workdirs: NAME=W,W,W')
-    return name, runs
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 0')
-    return int(text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    if not all(text.split(',')):
-        raise argparse.ArgumentTypeError(f'{text!r} must be names separated by commas')
-    return tuple(text.split(','))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(','))
-    except ValueError:
-        values = ()
-    if not values or not all(0 < value < float('inf') for value in values):
-        raise argparse.ArgumentTypeError(f'{text!r} must be positive numbers separated by commas')
-    return values
-
-
-def _number(allowed: Callable[[float], bool], what: str) -> Callable[[str], float]:
-    """The type of a number that is allowed, which `what` says in words."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan  # which no comparison allows
-        if not allowed(value):
-            raise argparse.ArgumentTypeError(f'{text!r} must be {what}')
-        return value
-
-    return parse
-
-
-_seconds = _number(lambda value: 0 < value < math.inf, 'a positive number of seconds')
-_flops = _number(lambda value: 0 < value < math.inf, 'a positive number of operations a second')
-_share = _number(lambda value: 0 <= value < 1, 'a number from 0 to below 1')
-_positive_share = _number(lambda value: 0 < value <= 1, 'a number above 0 and at most 1')
-
-
-def _path(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError('a path is missing')
-    return text
-
-
-def _local(text: str) -> str:
-    if '://' in text:
-        raise argparse.ArgumentTypeError(f'{text!r} must be a local path: only a workdir may be in a bucket')
-    return _path(text)
 
 
 def _load_config(options: argparse.Namespace):
