@@ -32,9 +32,9 @@ def get_config(text: str = '') -> ConfigDict:
     )  # fmt: skip
     # A voice is a voice in any part of a line. With the masks of the paper (a third of the mel bins) half as many are right.
     config.augment = dict(cut_seconds=0.8, token_dropout=0.3, freq_mask=8, time_mask=0.1)
-    config.packing = dict(rows=4, tokens=256, slots=32)  # 31 clips a step
+    config.packing = dict(rows=4, tokens=512, slots=64)  # 63 clips a step
     config.model = dict(size='Mi')
-    config.train = dict(epochs=40, eval_every=10)
+    config.train = dict(epochs=50, eval_every=10)
     config.optimizer = dict(rate=1e-3, warmup_epochs=2.0)
     if chosen.word == 'resolutions':
         config.augment.ratios = tuple(1 + i / 5 for i in range(16))  # 1.0, 1.2, ..., 4.0
@@ -45,7 +45,7 @@ def get_config(text: str = '') -> ConfigDict:
         config.model.kind = 'ast'
         config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames)
         config.augment.token_dropout = 0.0
-        config.packing = dict(rows=4, tokens=8 * 4 * frames // 16, slots=8)  # 32 clips a step
+        config.packing = dict(rows=4, tokens=16 * 4 * frames // 16, slots=16)  # 64 clips a step
     return config
 
 
