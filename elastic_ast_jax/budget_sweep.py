@@ -3,49 +3,57 @@
 For each budget of tokens, each way of keeping it (a ratio of the frame shift, and what happens to what is still too much; see
 `token_budget`) evaluates every clip of the evaluation split once, through the same pipeline and the same compiled step as any
 evaluation. A way is tried up to the first budget that holds every clip at its ratio: with a larger one nothing changes.
+
+The best way of a budget is chosen on one half of the clips, and what is told and stored is its worth on the other half: of
+several ways that are about equally good, the best owes some of its score to luck with the clips that it is the best on.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
-import time
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
-from elastic_ast_jax import budget_plot, device, hosts, plots, tables, token_budget, windows
+from elastic_ast_jax import budget_latency, budget_plot, hosts, plots, tables, token_budget, windows
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data.sources import DataError
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
 from elastic_ast_jax.files import write_text
-from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress, counted, without_nan
-from elastic_ast_jax.models.encoder import anywhere
+from elastic_ast_jax.metrics import Metrics, evaluate
 from elastic_ast_jax.sweep_axes import METRICS
 from elastic_ast_jax.token_budget import IN_WORDS, Budgets, Measured, Saving
 from elastic_ast_jax.trained import Trained
-from elastic_ast_jax.workdir import Workdir
+from elastic_ast_jax.workdir import Workdir, WorkdirError
 
 RATIOS = (1.0, 1.4, 2.0, 2.8, 4.0)
 # Budgets that are tried if none are named.
 _COUNT = 8
-# Clips whose latency is measured; several times each, as long as that takes no longer than so many seconds in all.
+# Clips whose latency is measured, if that does not take too long.
 _TIMED = 20
-_ROUNDS, _PATIENCE = 10, 30
 _EXPLANATION = (
     'Each clip has at most as many tokens as the budget: the log-mel is computed at the frame shift, and of a clip that has '
     'more tokens then, the first frames are kept, as many as fill whole columns of patches, or tokens chosen at random. '
     'Shortened: clips that had more. A way is listed up to the first budget at which it shortens no clip. Seconds: what is '
     'listened to of a clip. Latency: of one clip alone, from waveform to logits, median over {clips}, of each the shortest of '
-    'several times; reading the file and compilation do not count.')  # fmt: skip
+    'up to ten times; reading the file and compilation do not count.')  # fmt: skip
+# How the best of a budget was chosen, by whether it could be told on other clips.
+_CHOICE = types.MappingProxyType({
+    True: 'The best of a budget has the best {metric} on every second clip from the first on; {column} is its {metric} on the '
+          'others, which the choice did not see. All else is of all clips.',
+    False: 'The best of a budget has the best {metric} on all clips, as one half of them has no {metric}: on clips that it was '
+           'chosen on it looks better than it is.',
+})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +64,15 @@ class Found:
         saving: What was tried.
         all_fit: It leaves nothing out of any clip.
         evaluation: Over all clips.
-        score: The metric of the model's config.
-        latency_ms: Of one clip alone; NaN in all processes but the first.
+        score: The metric of the model's config, over all clips.
+        measured: For the choice of the best; its latency is NaN in all processes but the first.
     """
 
     saving: Saving
     all_fit: bool
     evaluation: Evaluation
     score: float
-    latency_ms: float
-
-    def measured(self) -> Measured:
-        return Measured(self.saving, self.score, self.latency_ms)
+    measured: Measured
 
 
 def check(config: Config, values: Sequence[float] | None) -> None:
@@ -128,60 +133,97 @@ def run(
         WriteError: A file cannot be written.
     """
     frontend = model.config.frontend
-    chosen = savings(evaluator, frontend, values)
-    evaluations = []
-    for number, (saving, _) in enumerate(chosen, 1):
-        progress.show(f'{saving.tokens} tokens, {saving.in_words(frontend)}, point {number} of {len(chosen)}')
-        evaluations.append(evaluator.evaluate(model.params, evaluator.view(saving=saving)))
+    tried = savings(evaluator, frontend, values)
+    evaluated = []
+    for number, (saving, _) in enumerate(tried, 1):
+        progress.show(f'{saving.tokens} tokens, {saving.in_words(frontend)}, point {number} of {len(tried)}')
+        evaluated.append(_evaluate(evaluator, model, saving))
     progress.show('latency')
-    alone, waveforms = _on_one_device(model), list(_waveforms(evaluator, frontend)) if hosts.first() else []
-    times = latencies(alone, waveforms, [saving for saving, _ in chosen])
-    found = [
-        Found(*tried, evaluation, score(model.config, evaluation.metrics), milliseconds)
-        for tried, evaluation, milliseconds in zip(chosen, evaluations, times, strict=True)
-    ]  # fmt: skip
-    progress.say(f'budget: {counted(len(chosen), "point")}, each with every clip once')
-    if hosts.first():
-        best = token_budget.best_of_each(one.measured() for one in found)
-        metric = model.config.train.scored_by()
-        print(table([one for one in found if one.measured() in best], frontend))
-        files = write(found, best, model, overrides, workdir, len(waveforms))
-        stored = workdir.set_budgets(Budgets(model.description, model.step, metric, best))
-        progress.say(f'written: {" ".join(map(str, (*files, stored)))}')
+    alone, waveforms = budget_latency.on_one_device(model), list(_waveforms(evaluator, frontend)) if hosts.first() else []
+    times, timed = budget_latency.latencies(alone, waveforms, [saving for saving, _ in tried])
+    unseen = not any(math.isnan(one) for _, halves in evaluated for one in halves)
+    found = []
+    for (saving, all_fit), (evaluation, halves), milliseconds in zip(tried, evaluated, times, strict=True):
+        whole = score(model.config, evaluation.metrics)
+        scores = halves if unseen else (whole, whole)
+        found.append(Found(saving, all_fit, evaluation, whole, Measured(saving, *scores, unseen, milliseconds)))
+    progress.say(f'budget: {counted(len(tried), "point")}, each with every clip once')
+    try:
+        if hosts.first():
+            _tell(workdir, found, timed, model, overrides, values is not None, progress)
+    finally:
+        hosts.wait('token budgets are written')  # a process that is at its end does not wait long for the others
     return tuple(found)
 
 
-def latencies(
-    model: Predictor, waveforms: Sequence[Float32[np.ndarray, '_']], tried: Sequence[Saving]
-) -> list[float]:
-    """Milliseconds from a waveform to its logits under each saving: alone, in a row of as many tokens as that allows.
+def _tell(
+    workdir: Workdir, found: Sequence[Found], timed: int, model: Trained, overrides: Sequence[str], some: bool,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Prints, writes and stores what was found; see `write` and `_store`."""
+    frontend, metric, unseen = model.config.frontend, model.config.train.scored_by(), all(one.measured.unseen for one in found)
+    best = token_budget.best_of_each(one.measured for one in found)
+    if not unseen:
+        progress.say(f'warning: {_choice(metric, unseen)}')
+    print(table([one for one in found if one.measured in best], frontend, metric if unseen else None))
+    before = (workdir.evaluations / 'budget.json').exists()
+    files = write(found, best, model, overrides, workdir, timed)
+    progress.say(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}')
+    progress.say(_store(workdir, Budgets(model.description, model.step, metric, best), overrides, some, frontend))
 
-    The median over the waveforms, NaN without any. Of several times the shortest counts, and all savings take turns, as others
-    may use the machine.
+
+def _evaluate(evaluator: Evaluator, model: Trained, saving: Saving) -> tuple[Evaluation, tuple[float, float]]:
+    """A saving over all clips, and its metric on the half of the clips that chooses and on the other one, NaN if undefined."""
+    view = evaluator.view(saving=saving)
+    scores = evaluator.scores(model.params, view)
+    lost = np.isnan(scores).all(axis=1)
+    if lost.sum() > len(evaluator.skipped) - len(evaluator.source.skipped):
+        evaluator.evaluate(model.params, view)  # it keeps what is wrong with them, and refuses a split of which nothing is left
+    left = np.flatnonzero(~lost)
+
+    def of(clips: Int64[np.ndarray, '_']) -> Metrics:
+        return evaluate(scores[clips], [evaluator.targets[clip] for clip in clips], model.labels)
+
+    chooses, tells = (
+        score(model.config, of(half)) if len(half) else math.nan for half in (left[left % 2 == 0], left[left % 2 == 1]))
+    tokens = np.bincount(view.owner, view.tokens)
+    evaluation = Evaluation(
+        of(left), int(view.cut[left].sum()), int(view.windowed[left].sum()), evaluator.skipped, float(tokens[left].mean()),
+        float(view.seconds[left].mean()))
+    return evaluation, (chooses, tells)
+
+
+def _choice(metric: str, unseen: bool) -> str:
+    """How the best of a budget was chosen."""
+    return _CHOICE[unseen].format(metric=METRICS[metric], column=_unseen(metric))
+
+
+def _unseen(metric: str) -> str:
+    """The column of what is told of the best."""
+    return f'{METRICS[metric]}, unseen clips'
+
+
+def _store(workdir: Workdir, measured: Budgets, overrides: Sequence[str], some: bool, frontend: FrontendSpec) -> str:
+    """Stores the best of each budget with the model, and says what became of what was there.
+
+    Args:
+        workdir: Of the model.
+        measured: What is stored.
+        overrides: With any, nothing is stored: what is stored is of the model's own evaluation clips.
+        some: Whether only these budgets were asked for, so that others that were measured before are kept.
+        frontend: Of the model.
     """
-    if not waveforms:
-        return [math.nan] * len(tried)
-    for saving in tried:
-        model.logits_alone(waveforms[0], saving)  # compiles
-    shortest, begun = np.full((len(tried), len(waveforms)), math.inf), time.perf_counter()
-    for turn in range(_ROUNDS):
-        if turn and time.perf_counter() - begun > _PATIENCE:
-            break
-        for place in np.ndindex(shortest.shape):
-            start = time.perf_counter()
-            model.logits_alone(waveforms[place[1]], tried[place[0]])
-            shortest[place] = min(shortest[place], time.perf_counter() - start)
-    return [float(median) for median in 1000 * np.median(shortest, axis=1)]
-
-
-def _on_one_device(model: Trained) -> Predictor:
-    """The model as prediction has it, wherever evaluation has put its parameters; all processes take part."""
-    whole = jax.tree.map(
-        lambda leaf: leaf if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True), model.params)
-    params = jax.device_put(jax.tree.map(np.asarray, whole), jax.local_devices()[0])
-    wanted = model.config.model
-    attend = device.choose_attention(wanted.attention, wanted.kind, device.compute_dtype(wanted.dtype), required=False)
-    return Predictor(dataclasses.replace(model, params=params, network=model.network.clone(attend=attend, place=anywhere)))
+    if overrides:
+        return (f'nothing is stored for predict --budget_tokens, as the config was changed ({", ".join(overrides)}): what is '
+                f'stored is measured with the config of the model')
+    kept = measured
+    if some:
+        with contextlib.suppress(WorkdirError):  # there is nothing, or nothing that can be used
+            kept = measured.with_others_of(workdir.budgets(frontend))
+    file, before = workdir.set_budgets(kept)
+    others = [str(one.saving.tokens) for one in kept.measured if one not in measured.measured]
+    keeping = f'; budgets that were measured before are kept: {", ".join(others)}' if others else ''
+    return f'{"written over" if before else "stored"}: {file}{keeping}'
 
 
 def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32[np.ndarray, '_']]:
@@ -189,8 +231,7 @@ def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32
     source, found = evaluator.source, 0
     longest = windows.choose(frontend, 0.0).whole
     count = len(source.keys)
-    spread = np.linspace(0, count - 1, min(_TIMED, count)).round().astype(int).tolist()
-    for clip in dict.fromkeys([*spread, *range(count)]):
+    for clip in dict.fromkeys([*budget_latency.spread(count, _TIMED), *range(count)]):
         if found == _TIMED:
             return
         try:
@@ -200,18 +241,20 @@ def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32
             continue  # evaluation tells
 
 
-def table(found: Sequence[Found], frontend: FrontendSpec) -> str:
-    """Savings as a Markdown table, by their budgets."""
+def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = None) -> str:
+    """Savings as a Markdown table, by their budgets; of the best, `unseen` is the metric that is told on unseen clips."""
     names = ['budget (tokens)', 'frame shift (ms)', 'kept', 'tokens', 'seconds', 'latency (ms)', 'clips', 'shortened',
-             *METRICS.values()]  # fmt: skip
+             *METRICS.values(), *([_unseen(unseen)] if unseen else [])]  # fmt: skip
     lines = [tables.row(names), tables.row(['---:', '---:', ':---', *['---:'] * (len(names) - 3)])]
     for one in sorted(found, key=lambda one: (one.saving.tokens, one.saving.ratio, one.saving.how)):
         evaluation, saving = one.evaluation, one.saving
         accuracy, *others = (getattr(evaluation.metrics, name) for name in METRICS)
+        told = [(tables.percent if unseen == 'accuracy' else tables.number)(one.measured.score)] if unseen else []
         lines.append(tables.row([
             str(saving.tokens), f'{_shift_ms(saving, frontend):g}', 'all' if one.all_fit else IN_WORDS[saving.how],
-            f'{evaluation.tokens:.1f}', f'{evaluation.seconds:.2f}', f'{one.latency_ms:.2f}', str(evaluation.metrics.clips),
-            str(evaluation.cut), tables.percent(accuracy), *map(tables.number, others)]))  # fmt: skip
+            f'{evaluation.tokens:.1f}', f'{evaluation.seconds:.2f}', f'{one.measured.latency_ms:.2f}',
+            str(evaluation.metrics.clips), str(evaluation.cut), tables.percent(accuracy), *map(tables.number, others),
+            *told]))  # fmt: skip
     return '\n'.join(lines)
 
 
@@ -233,18 +276,20 @@ def write(
     """
     json_file, table_file, plot_file = (workdir.evaluations / f'budget.{suffix}' for suffix in ('json', 'md', 'png'))
     frontend, metric = model.config.frontend, model.config.train.scored_by()
+    unseen = all(one.unseen for one in best)
     skipped = tuple(dict.fromkeys(message for one in found for message in one.evaluation.skipped))
     values = {
         'sweep': 'budget', 'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides), 'metric': metric,
-        'latency_clips': timed, 'device': jax.local_devices()[0].device_kind,
-        'points': [_values(one, frontend) | {'best': one.measured() in best} for one in found], 'skipped': list(skipped),
+        'chosen_on': 'half of the clips' if unseen else 'all clips', 'latency_clips': timed,
+        'device': jax.local_devices()[0].device_kind, 'points': [_values(one, frontend, best) for one in found],
+        'skipped': list(skipped),
     }  # fmt: skip
     write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
 
-    chosen = [one for one in found if one.measured() in best]
+    chosen = [one for one in found if one.measured in best]
     lines = [f'Token budgets; {tables.text(model.description)}; latency on {jax.local_devices()[0].device_kind}.', '',
-             'The best of each budget:', '', table(chosen, frontend), '', 'All:', '', table(found, frontend), '',
-             _EXPLANATION.format(clips=counted(timed, 'clip'))]  # fmt: skip
+             'The best of each budget:', '', table(chosen, frontend, metric if unseen else None), '', 'All:', '',
+             table(found, frontend), '', f'{_EXPLANATION.format(clips=counted(timed, "clip"))} {_choice(metric, unseen)}']
     if overrides:
         lines += ['', f'With {tables.text(", ".join(overrides))}.']
     if skipped:
@@ -256,21 +301,22 @@ def write(
     points = [
         budget_plot.Point(
             f'{_shift_ms(one.saving, frontend):g} ms', IN_WORDS[one.saving.how], one.all_fit, one.evaluation.tokens,
-            one.evaluation.seconds, one.latency_ms, factor * one.score, one.measured() in best)
+            one.evaluation.seconds, one.measured.latency_ms, factor * one.score, one.measured in best)
         for one in found
     ]  # fmt: skip
     plots.save(budget_plot.budgets(points, f'Token budgets; {model.description}', label), plot_file)
     return json_file, table_file, plot_file
 
 
-def _values(one: Found, frontend: FrontendSpec) -> dict[str, Any]:
-    """A point of the JSON file."""
-    evaluation, saving = one.evaluation, one.saving
+def _values(one: Found, frontend: FrontendSpec, best: Sequence[Measured]) -> dict[str, Any]:
+    """A point of the JSON file; only one of the best has what is told of it on unseen clips."""
+    evaluation, saving, is_best = one.evaluation, one.saving, one.measured in best
     return {
         'budget': saving.tokens, 'ratio': saving.ratio, 'shift_ms': _shift_ms(saving, frontend),
         'how': 'all' if one.all_fit else saving.how, 'tokens': evaluation.tokens, 'seconds': evaluation.seconds,
-        'latency_ms': one.latency_ms, 'clips': evaluation.metrics.clips, 'shortened': evaluation.cut,
-        'windowed': evaluation.windowed, **{name: getattr(evaluation.metrics, name) for name in METRICS},
+        'latency_ms': one.measured.latency_ms, 'clips': evaluation.metrics.clips, 'shortened': evaluation.cut,
+        'windowed': evaluation.windowed, **{name: getattr(evaluation.metrics, name) for name in METRICS}, 'best': is_best,
+        **({'unseen_score': one.measured.score} if is_best and one.measured.unseen else {}),
     }  # fmt: skip
 
 

@@ -223,7 +223,7 @@ def drops(compared: Sequence[Compared]) -> list[Drop]:
     if any(np.isnan(model.values).any() for model in whole):
         return []
     found = []
-    for below, among in (('other fixed-length ASTs', ('ast',)), ('all others', None)):
+    for below, among in (('the fixed-length ASTs', ('ast',)), ('all', None)):
         for model in whole:
             others = [other.values for other in whole if other is not model and (among is None or other.kind in among)]
             if others:

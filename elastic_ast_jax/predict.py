@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -103,16 +104,15 @@ def _only_one(paths: Iterator[str], explain: str) -> list[str]:
 
 def _tell_saving(model: Predictor, workdir: str, budget_tokens: int) -> None:
     """Says on standard error how the budget is kept, and what that was found to be worth."""
-    budgets = model.budgets()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        budgets = model.budgets()
     chosen, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
     worth = tables.percent(chosen.score) if budgets.metric == 'accuracy' else tables.number(chosen.score)
-    said = [f'{workdir}: at most {chosen.saving.tokens} tokens, {chosen.saving.in_words(model.config.frontend)}: in evaluation '
-            f'{metric} {worth}, {chosen.latency_ms:.3g} ms a clip']  # fmt: skip
-    if budgets.checkpoint != model.description:
-        said.append(f'warning: that was measured with parameters of {budgets.checkpoint}, and these are of '
-                    f'{model.description}: measure again with elastic-ast evaluate --workdir={workdir} '
-                    f'--sweep=budget')  # fmt: skip
-    for line in said:
+    clips = 'on clips that the choice did not see' if chosen.unseen else 'on the clips that it was chosen on'
+    said = (f'{workdir}: at most {chosen.saving.tokens} tokens, {chosen.saving.in_words(model.config.frontend)}: in evaluation '
+            f'{metric} {worth} {clips}, {chosen.latency_ms:.3g} ms a clip')  # fmt: skip
+    for line in (said, *(f'warning: {warning.message}' for warning in told)):
         print(printable(line), file=sys.stderr)
 
 

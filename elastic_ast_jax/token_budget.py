@@ -2,11 +2,14 @@
 
 Two things bring a clip under a budget: frames further apart, at a ratio of the frame shift that is the same for all clips, and
 leaving out what is then still too much. Which tokens stay is a function of the clip's length alone and is decided here, for
-evaluation and for prediction alike, so that a measured accuracy is that of prediction.
+evaluation and for prediction alike, so that a measured accuracy is that of prediction. The exceptions are recordings that the
+model has no positions for, where evaluation cuts them (`data.too_long='crop'`): prediction hears these in windows, each of
+which has the whole budget.
 """
 
 import dataclasses
 import math
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -17,16 +20,25 @@ from jaxtyping import Int64
 from elastic_ast_jax import philox
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.logs import without_nan
 from elastic_ast_jax.philox import Stream
 
 How = Literal['cut', 'drop']
 
 # What happens to what is too much, in words.
 IN_WORDS = types.MappingProxyType({'cut': 'the first frames', 'drop': 'random tokens'})
+# More than any clip has, and little enough for integers of any width.
+_MOST_TOKENS = 2**31 - 1
+# A ratio of the frame shift that is larger than any that makes sense.
+_MOST_RATIO = 100
 
 
 class BudgetError(UserError):
     """A token budget that cannot be kept; says what is possible."""
+
+
+class BudgetWarning(UserWarning):
+    """What is known of token budgets may not hold for these parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +109,13 @@ def check_model(kind: str) -> None:
 
 
 def check_tokens(tokens: int, frontend: FrontendSpec) -> None:
-    """Whether a budget holds a column of patches.
+    """Whether a budget holds a column of patches, and no more than can be counted.
 
     Raises:
         BudgetError: It does not.
     """
+    if tokens > _MOST_TOKENS:
+        raise BudgetError(f'a budget of {tokens} tokens is more than any clip has: give at most {_MOST_TOKENS}')
     if tokens < frontend.mel_patches:
         raise BudgetError(
             f'a budget of {tokens} tokens is less than one column of patches: give at least {frontend.mel_patches}, as '
@@ -109,23 +123,42 @@ def check_tokens(tokens: int, frontend: FrontendSpec) -> None:
             f'frontend.patch_mels={frontend.patch_mels}')
 
 
+def check_saving(saving: Saving, frontend: FrontendSpec) -> None:
+    """Whether a model with this frontend can keep a budget this way.
+
+    Raises:
+        BudgetError: It cannot, as `check_tokens`; or the ratio makes no frame shift.
+    """
+    check_tokens(saving.tokens, frontend)
+    if saving.ratio > _MOST_RATIO or frontend.shift(saving.ratio) < 1:
+        raise BudgetError(
+            f'the ratio {saving.ratio:g} of the frame shift, for a budget of {saving.tokens} tokens, is not possible: at most '
+            f'{_MOST_RATIO}, and frontend.shift_ms={frontend.shift_ms:g} times it must be at least a sample')
+
+
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """What a saving was found to be worth.
 
+    The best of several is better than it is worth on the clips that it was chosen on, so it is told what it is worth on others.
+
     Attributes:
         saving: What was measured.
-        score: The metric; NaN if it is undefined.
+        choice_score: The metric that a saving is chosen by; NaN if it is undefined.
+        score: The metric that is told; NaN if it is undefined.
+        unseen: Whether the two are of different clips.
         latency_ms: Of one clip alone, from its waveform to its logits.
     """
 
     saving: Saving
+    choice_score: float
     score: float
+    unseen: bool
     latency_ms: float
 
     def rank(self) -> tuple[float, float]:
         """The better the larger: by the metric, and of equals the faster; what is undefined comes last."""
-        return -math.inf if math.isnan(self.score) else self.score, -self.latency_ms
+        return -math.inf if math.isnan(self.choice_score) else self.choice_score, -self.latency_ms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +177,9 @@ class Budgets:
     measured: tuple[Measured, ...]
 
     def best(self, tokens: int) -> Measured:
-        """The best of all that were measured with a budget of at most so many tokens. More tokens are never worse.
+        """The best of all that were measured with a budget of at most so many tokens.
+
+        With more tokens it is never worse on the clips that it was chosen on.
 
         Raises:
             BudgetError: The smallest that was measured is larger.
@@ -155,11 +190,27 @@ class Budgets:
             raise BudgetError(f'a budget of {tokens} tokens is less than any that was measured: give one of {known}, or more')
         return max(fitting, key=Measured.rank)
 
+    def with_others_of(self, before: 'Budgets') -> 'Budgets':
+        """These, and those of other tokens that were measured before, with the same parameters and in the same metric."""
+        if (before.checkpoint, before.step, before.metric) != (self.checkpoint, self.step, self.metric):
+            return self
+        both = {one.saving.tokens: one for one in (*before.measured, *self.measured)}
+        return dataclasses.replace(self, measured=tuple(both[tokens] for tokens in sorted(both)))
+
+    def other_parameters(self, checkpoint: str, step: int) -> str | None:
+        """Which parameters these were measured with, and which are given, if that is not the same."""
+        if (checkpoint, step) == (self.checkpoint, self.step):
+            return None
+        theirs, given = self.checkpoint, checkpoint
+        if theirs == given:
+            theirs, given = f'step {self.step}', f'step {step}'
+        return f'parameters of {theirs}, and these are of {given}'
+
     def to_json(self) -> dict[str, Any]:
         """For `from_json`; NaN is null."""
         entries = [
-            dataclasses.asdict(one.saving)
-            | {'score': None if math.isnan(one.score) else one.score, 'latency_ms': one.latency_ms}
+            dataclasses.asdict(one.saving) | without_nan({
+                'choice_score': one.choice_score, 'score': one.score, 'unseen': one.unseen, 'latency_ms': one.latency_ms})
             for one in self.measured
         ]
         return {'checkpoint': self.checkpoint, 'step': self.step, 'metric': self.metric, 'budgets': entries}
@@ -199,20 +250,27 @@ def _entry(entry: Any, number: int) -> Measured:
         raise ValueError(f'budgets[{number}] must be an object')
 
     def problem(key: str, allowed: str) -> ValueError:
-        return ValueError(f'budgets[{number}]: {key}={entry.get(key)!r} must be {allowed}')
+        found = f'{key}={entry[key]!r} must' if key in entry else f'{key} is missing, and must'
+        return ValueError(f'budgets[{number}]: {found} be {allowed}')
 
     def is_number(value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # an integer may be larger than any float
 
-    tokens, ratio, how, score, latency = (entry.get(key) for key in ('tokens', 'ratio', 'how', 'score', 'latency_ms'))
+    tokens, ratio, how, latency = (entry.get(key) for key in ('tokens', 'ratio', 'how', 'latency_ms'))
     if type(tokens) is not int or tokens < 1:
         raise problem('tokens', 'a positive whole number')
     if not is_number(ratio) or ratio < 1:
         raise problem('ratio', 'a number from 1')
     if not isinstance(how, str) or how not in IN_WORDS:
         raise problem('how', "'cut' or 'drop'")
-    if score is not None and not is_number(score):
-        raise problem('score', 'a number, or null')
+    scores = []
+    for key in ('choice_score', 'score'):
+        score = entry.get(key, '')  # null is undefined; missing is wrong
+        if score is not None and not is_number(score):
+            raise problem(key, 'a number, or null')
+        scores.append(math.nan if score is None else float(score))
+    if type(entry.get('unseen')) is not bool:
+        raise problem('unseen', 'true or false')
     if not is_number(latency) or latency < 0:
         raise problem('latency_ms', 'a number from 0')
-    return Measured(Saving(tokens, float(ratio), how), math.nan if score is None else float(score), float(latency))
+    return Measured(Saving(tokens, float(ratio), how), *scores, entry['unseen'], float(latency))

@@ -29,6 +29,7 @@ from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.token_budget import Budgets
 
 # Keys that change where data, weights and devices lie or how a run is watched, not what it computes. A run that a damaged
@@ -219,11 +220,11 @@ class Workdir:
     def set_plan(self, plan: PlanRecord) -> None:
         self._write(self.path / 'plan.json', json.dumps(dataclasses.asdict(plan)) + '\n')
 
-    def budgets(self) -> Budgets:
-        """The best saving of each token budget that was measured.
+    def budgets(self, frontend: FrontendSpec) -> Budgets:
+        """The best saving of each token budget that was measured, for a model with this frontend.
 
         Raises:
-            WorkdirError: None was, or what is stored cannot be read.
+            WorkdirError: None was, or what is stored cannot be read or is nothing that such a model can do.
         """
         file = self.path / 'budgets.json'
         measure = f'elastic-ast evaluate --workdir={self.path} --sweep=budget'
@@ -231,17 +232,21 @@ class Workdir:
             raise WorkdirError(f'{self.path}: no token budget was measured with this model: run {measure}')
         advice = f'measure again with {measure}'
         try:
-            return token_budget.from_json(self._read('budgets.json', advice))
+            found = token_budget.from_json(self._read('budgets.json', advice))
+            for one in found.measured:
+                token_budget.check_saving(one.saving, frontend)
         except ValueError as error:
-            if isinstance(error, UserError):
+            if isinstance(error, WorkdirError):
                 raise
             raise WorkdirError(f'{file}: {error}; {advice}') from error
+        return found
 
-    def set_budgets(self, budgets: Budgets) -> Path | BucketPath:
-        """Stores what was measured of token budgets; gives back the file."""
+    def set_budgets(self, budgets: Budgets) -> tuple[Path | BucketPath, bool]:
+        """Stores what was measured of token budgets; gives back the file, and whether one was written over."""
         file = self.path / 'budgets.json'
+        before = file.exists()
         self._write(file, json.dumps(budgets.to_json(), indent=2) + '\n')
-        return file
+        return file, before
 
     def wandb_id(self) -> str:
         """The id of this run at Weights & Biases: made once of the path and the time, then stored.

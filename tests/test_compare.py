@@ -121,7 +121,7 @@ def test_models_of_different_frame_shifts_meet_at_the_same_milliseconds(tmp_path
     assert 'average' not in drops
     found = json.loads((out / 'resolution-resized.json').read_text())
     assert found['resized'] and found['worst_drops'][0]['values'] == pytest.approx([0.1, 0.0])
-    assert found['worst_drops'][0]['below'] == 'other fixed-length ASTs'
+    assert found['worst_drops'][0]['below'] == 'the fixed-length ASTs'
     other = leave_shifts(tmp_path / 'other', [0.5, 0.5, 0.5], 10, shifts=(10, 20, 30))
     assert main(['compare', f'E={elastic[0]}', f'O={other}', '--sweep=resolution', '--fixed_length=resized']) != 0
     assert '--shifts' in capsys.readouterr().err

@@ -111,8 +111,22 @@ def test_a_budget_holds_a_column():
     token_budget.check_tokens(2, KALDI)
     with pytest.raises(BudgetError, match=r'a budget of 1 tokens is less than .*: give at least 2, as frontend\.mel_bins=32'):
         token_budget.check_tokens(1, KALDI)
+    token_budget.check_tokens(2**31 - 1, KALDI)
+    with pytest.raises(BudgetError, match='more than any clip has: give at most 2147483647'):
+        token_budget.check_tokens(2**31, KALDI)
     with pytest.raises(BudgetError, match=r'model\.kind=ast'):
         token_budget.check_model('ast')
+
+
+def test_a_ratio_makes_a_frame_shift():
+    token_budget.check_saving(Saving(2, 100.0), KALDI)
+    half = dataclasses.replace(KALDI, shift_ms=0.5)
+    token_budget.check_saving(Saving(2, 2.0), half)
+    for saving, frontend in ((Saving(2, 101.0), KALDI), (Saving(2, 1e308), KALDI), (Saving(2, 1.5), half)):
+        with pytest.raises(BudgetError, match=r'at most 100, and frontend\.shift_ms=.* times it must be at least a sample'):
+            token_budget.check_saving(saving, frontend)
+    with pytest.raises(BudgetError, match='less than one column'):
+        token_budget.check_saving(Saving(1), KALDI)
 
 
 def test_how_a_saving_is_told():
@@ -122,9 +136,11 @@ def test_how_a_saving_is_told():
 
 # What was measured
 
+# What is told of them has another order than what they are chosen by.
 MEASURED = (
-    Measured(Saving(8, 2.0, 'drop'), 0.5, 3.0), Measured(Saving(16, 1.4), 0.9, 2.0), Measured(Saving(32), 0.8, 4.0),
-    Measured(Saving(64), 0.9, 6.0), Measured(Saving(128), math.nan, 1.0),
+    Measured(Saving(8, 2.0, 'drop'), 0.5, 0.7, True, 3.0), Measured(Saving(16, 1.4), 0.9, 0.6, True, 2.0),
+    Measured(Saving(32), 0.8, 0.8, True, 4.0), Measured(Saving(64), 0.9, 0.9, True, 6.0),
+    Measured(Saving(128), math.nan, math.nan, False, 1.0),
 )  # fmt: skip
 BUDGETS = Budgets('step 30, moving average', 30, 'accuracy', MEASURED)
 
@@ -140,16 +156,32 @@ def test_a_budget_that_is_less_than_any():
 
 
 def test_the_best_of_each_budget():
-    many = [Measured(Saving(8, ratio, how), score, latency) for ratio, how, score, latency in [
-        (1.0, 'cut', math.nan, 1.0), (1.4, 'cut', 0.5, 3.0), (2.0, 'cut', 0.5, 2.0), (2.0, 'drop', 0.4, 1.0)]]  # fmt: skip
+    many = [Measured(Saving(8, ratio, how), score, told, True, latency) for ratio, how, score, told, latency in [
+        (1.0, 'cut', math.nan, 0.9, 1.0), (1.4, 'cut', 0.5, 0.8, 3.0), (2.0, 'cut', 0.5, 0.3, 2.0),
+        (2.0, 'drop', 0.4, 1.0, 1.0)]]  # fmt: skip
     found = token_budget.best_of_each([MEASURED[1], *many, MEASURED[4]])
     assert found == (many[2], MEASURED[1], MEASURED[4])
+
+
+def test_budgets_that_were_measured_before_stay_if_all_else_is_the_same():
+    again = Measured(Saving(16, 4.0), 0.1, 0.1, True, 1.0)
+    new = dataclasses.replace(BUDGETS, measured=(Measured(Saving(4), 0.2, 0.2, True, 1.0), again))
+    both = new.with_others_of(BUDGETS)
+    assert both.measured == (new.measured[0], MEASURED[0], again, *MEASURED[2:])
+    for other in ({'checkpoint': 'step 30'}, {'step': 31}, {'metric': 'mean_average_precision'}):
+        assert new.with_others_of(dataclasses.replace(BUDGETS, **other)) == new
+
+
+def test_other_parameters_are_noticed():
+    assert BUDGETS.other_parameters('step 30, moving average', 30) is None
+    assert BUDGETS.other_parameters('step 30', 30) == 'parameters of step 30, moving average, and these are of step 30'
+    assert BUDGETS.other_parameters('step 30, moving average', 31) == 'parameters of step 30, and these are of step 31'
 
 
 def test_what_is_stored_comes_back():
     text = json.dumps(BUDGETS.to_json(), allow_nan=False)
     again = token_budget.from_json(json.loads(text))
-    assert math.isnan(again.measured[-1].score)
+    assert math.isnan(again.measured[-1].score) and math.isnan(again.measured[-1].choice_score)
     assert dataclasses.replace(again, measured=again.measured[:-1]) == dataclasses.replace(BUDGETS, measured=MEASURED[:-1])
 
 
@@ -162,10 +194,16 @@ def test_what_is_stored_comes_back():
     (1, 'tokens', True, 'tokens=True'), (1, 'tokens', 8, r'must ascend: \[8, 8, 32'), (1, 'tokens', 999, 'must ascend'),
     (1, 'ratio', 0.5, 'ratio=0.5 must be a number from 1'), (1, 'ratio', '2', "ratio='2'"), (1, 'ratio', math.inf, 'ratio=inf'),
     (1, 'how', 'half', "how='half' must be 'cut' or 'drop'"), (1, 'how', ['cut'], 'how='), (1, 'score', 'good', "score='good'"),
-    (1, 'score', math.nan, 'score=nan'), (1, 'latency_ms', None, 'latency_ms=None'), (1, 'latency_ms', -1, 'latency_ms=-1'),
+    (1, 'score', math.nan, 'score=nan'), (1, 'score', 10**400, 'score=1000'), (1, 'choice_score', True, 'choice_score=True'),
+    (1, 'latency_ms', None, 'latency_ms=None'), (1, 'latency_ms', -1, 'latency_ms=-1'), (1, 'ratio', 10**400, 'ratio=1000'),
+    (1, 'unseen', 1, 'unseen=1 must be true or false'),
 ])  # fmt: skip
 def test_what_is_damaged_is_named(place, key, value, said):
     values = json.loads(json.dumps(BUDGETS.to_json()))
     (values if place is None else values['budgets'][place])[key] = value
     with pytest.raises(ValueError, match=said):
         token_budget.from_json(values)
+    if place is not None:
+        del values['budgets'][place][key]
+        with pytest.raises(ValueError, match=rf'budgets\[1\]: {key} is missing, and must be'):
+            token_budget.from_json(values)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Float, Float32, Shaped
 from elastic_ast_jax import build, token_budget, windows
 from elastic_ast_jax.inference import clips, details, embeddings
 from elastic_ast_jax.inference.clips import Clip
+from elastic_ast_jax.logs import printable
 from elastic_ast_jax.token_budget import Budgets, Measured, Saving
 from elastic_ast_jax.trained import Trained, open_model
 from elastic_ast_jax.windows import Windows
@@ -56,7 +58,7 @@ class Predictor:
 
     def __init__(self, trained: Trained, workdir: str | os.PathLike | None = None):
         """Serves a model; `workdir` is where it is from, which token budgets are looked up in."""
-        self._workdir = workdir
+        self._workdir, self._budgets = workdir, None
         self.config, self.labels, self.step = trained.config, trained.labels, trained.step
         self.description = trained.description
         self._params = trained.params
@@ -200,11 +202,20 @@ class Predictor:
         return self.budgets().best(tokens)
 
     def budgets(self) -> Budgets:
-        """What is known of all token budgets; errors as `budget`."""
-        token_budget.check_model(self.config.model.kind)
-        if self._workdir is None:
-            raise token_budget.BudgetError('token budgets are stored in a workdir, and this model was not loaded from one')
-        return Workdir(self._workdir).budgets()
+        """What is known of all token budgets, read when it is first asked for; errors as `budget`.
+
+        Where it was measured with other parameters than these, a `BudgetWarning` says so, once.
+        """
+        if self._budgets is None:
+            token_budget.check_model(self.config.model.kind)
+            if self._workdir is None:
+                raise token_budget.BudgetError('token budgets are stored in a workdir, and this model was not loaded from one')
+            self._budgets = Workdir(self._workdir).budgets(self.config.frontend)
+            if others := self._budgets.other_parameters(self.description, self.step):
+                warnings.warn(
+                    f'token budgets were measured with {printable(others)}: measure again with elastic-ast evaluate '
+                    f'--workdir={self._workdir} --sweep=budget', token_budget.BudgetWarning, stacklevel=2)  # fmt: skip
+        return self._budgets
 
     def _saving(self, budget_tokens: int | None) -> Saving | None:
         return None if budget_tokens is None else self.budget(budget_tokens).saving

@@ -1,10 +1,16 @@
 """A budget in prediction keeps the tokens that it keeps in evaluation, and a clip that is alone has a row of that length."""
 
 import dataclasses
+import json
+import math
+import time
+import warnings
 
 import numpy as np
 import pytest
 
+import elastic_ast_jax
+from elastic_ast_jax import budget_latency
 from elastic_ast_jax.batch import BatchShape
 from elastic_ast_jax.data import pipeline
 from elastic_ast_jax.data.draws import DrawSpec
@@ -13,7 +19,8 @@ from elastic_ast_jax.data.splits import schedule
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.token_budget import BudgetError, Budgets, Measured, Saving
+from elastic_ast_jax.token_budget import BudgetError, Budgets, BudgetWarning, Measured, Saving
+from elastic_ast_jax.trained import open_model
 from elastic_ast_jax.windows import choose
 from elastic_ast_jax.workdir import Workdir, WorkdirError
 from tests import untrained
@@ -87,14 +94,16 @@ def workdir(tmp_path):
 
 @pytest.fixture
 def model(workdir) -> Predictor:
-    import elastic_ast_jax
-
     return elastic_ast_jax.load(workdir.path)
+
+
+def budgets(*scores: tuple[Saving, float], checkpoint: str = 'step 0', step: int = 0) -> Budgets:
+    return Budgets(checkpoint, step, 'accuracy', tuple(Measured(saving, score, 0.4, True, 1.0) for saving, score in scores))
 
 
 def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
     first, second = Saving(6, 2.0, 'drop'), Saving(8, 1.4)
-    workdir.set_budgets(Budgets('step 0', 0, 'accuracy', (Measured(first, 0.5, 1.0), Measured(second, 0.75, 1.0))))
+    workdir.set_budgets(budgets((first, 0.5), (second, 0.75)))
     rate = model.config.frontend.sample_rate
     waveform = noise(0, rate * 9 // 10)
     for tokens, saving in ((7, first), (100, second)):
@@ -110,7 +119,7 @@ def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
 
 
 def test_frames_that_are_further_apart_make_longer_windows(workdir, model):
-    workdir.set_budgets(Budgets('step 0', 0, 'accuracy', (Measured(Saving(8, 2.0), 0.5, 1.0),)))
+    workdir.set_budgets(budgets((Saving(8, 2.0), 0.5)))
     sound = noise(0, 3 * model.config.frontend.sample_rate)
     (whole,), (limited,) = model.predict([sound]), model.predict([sound], budget_tokens=8)
     assert whole['windows'] > limited['windows'] > 1
@@ -131,3 +140,95 @@ def test_budgets_that_are_damaged(workdir, model, text, said):
     with pytest.raises(WorkdirError, match=f'^{workdir.path}/budgets.json: {said}.*measure again with elastic-ast evaluate'):
         model.budget(8)
     model.predict([noise(0, 8000)])  # who asks for none needs none
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    ({'tokens': 1}, 'a budget of 1 tokens is less than one column of patches: give at least 2'),
+    ({'tokens': 10**30}, 'more than any clip has'), ({'ratio': 101}, 'the ratio 101 of the frame shift'),
+    ({'ratio': 1e308}, 'at most 100'), ({'ratio': 10**400}, 'ratio=1000'),
+])  # fmt: skip
+def test_budgets_that_no_model_can_keep(workdir, model, changes, said):
+    """A file from elsewhere makes no clip without tokens, no endless frame shift and no overflow."""
+    values = budgets((Saving(8), 0.5)).to_json()
+    values['budgets'][0] |= changes
+    (workdir.path / 'budgets.json').write_text(json.dumps(values))
+    with pytest.raises(WorkdirError, match=f'^{workdir.path}/budgets.json: .*{said}.*measure again with elastic-ast evaluate'):
+        model.predict([noise(0, 8000)], budget_tokens=8)
+
+
+def test_budgets_of_other_parameters_are_told_once(workdir, model):
+    for checkpoint, step, said in (('step 3', 3, 'of step 3, and these are of step 0'), ('step 0', 7, 'of step 7, and')):
+        workdir.set_budgets(budgets((Saving(8), 0.5), checkpoint=checkpoint, step=step))
+        again = elastic_ast_jax.load(workdir.path)
+        with pytest.warns(BudgetWarning, match=f'were measured with parameters {said}.*measure again with elastic-ast') as told:
+            again.predict([noise(0, 8000)], budget_tokens=8)
+            again.predict([noise(0, 8000)], budget_tokens=9)
+        assert len(told) == 1
+    workdir.set_budgets(budgets((Saving(8), 0.5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.predict([noise(0, 8000)], budget_tokens=8)
+
+
+def test_budgets_are_read_once(workdir, model):
+    workdir.set_budgets(budgets((Saving(8), 0.5)))
+    assert model.budget(8).saving.tokens == 8
+    (workdir.path / 'budgets.json').unlink()
+    assert model.budget(9).saving.tokens == 8
+
+
+def test_what_is_written_over_is_known(workdir):
+    assert workdir.set_budgets(budgets((Saving(8), 0.5))) == (workdir.path / 'budgets.json', False)
+    assert workdir.set_budgets(budgets((Saving(9), 0.5))) == (workdir.path / 'budgets.json', True)
+
+
+# Latency
+
+class Slow(Predictor):
+    """Takes its time with every clip, and remembers which they were."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.seen = []
+
+    def logits_alone(self, waveform, saving=None):
+        self.seen.append((len(waveform), saving))
+        time.sleep(0.02)
+        return super().logits_alone(waveform, saving)
+
+
+@pytest.fixture
+def slow(workdir):
+    return Slow(open_model(workdir.path))
+
+
+TIMED = [Saving(4), Saving(4, how='drop'), Saving(8, 2.0)]
+
+
+def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
+    waveforms = [noise(i, 4000 + i) for i in range(12)]
+    found, timed = budget_latency.latencies(slow, waveforms, TIMED, patience=0.0)
+    assert timed == 1 and len(found) == 3 and all(20 < one < 10_000 for one in found)
+    # Two programs are compiled, for rows of 4 and of 8 tokens; then each saving takes its turn.
+    assert len(slow.seen) == 2 + 3 and slow.seen[2:] == [(4000, saving) for saving in TIMED]
+
+
+def test_as_many_clips_are_timed_as_there_is_time_for(slow):
+    """A turn of three takes at least 60 ms, so in 0.4 s there are at most six."""
+    waveforms = [noise(i, 4000 + i) for i in range(12)]
+    _, timed = budget_latency.latencies(slow, waveforms, TIMED, patience=0.4)
+    assert 1 <= timed <= 6 and 2 + 3 * timed <= len(slow.seen) <= 2 + 3 * 6
+
+
+def test_clips_are_timed_up_to_ten_times(slow):
+    waveforms = [noise(i, 4000 + i) for i in range(2)]
+    found, timed = budget_latency.latencies(slow, waveforms, TIMED[:1], patience=600.0)
+    assert timed == 2 and [length for length, _ in slow.seen] == [4000, *[4000, 4001] * 10]
+    assert budget_latency.latencies(slow, [], TIMED[:1]) == ([pytest.approx(math.nan, nan_ok=True)], 0)
+
+
+@pytest.mark.parametrize(('count', 'most', 'places'), [
+    (12, 1, [0]), (12, 2, [0, 11]), (12, 4, [0, 4, 7, 11]), (3, 20, [0, 1, 2]), (1, 5, [0]),
+])  # fmt: skip
+def test_clips_are_from_all_over_the_split(count, most, places):
+    assert budget_latency.spread(count, most) == places
