@@ -86,7 +86,7 @@ def check_options(kind: str | None, values: Sequence[float] | None, shifts: Sequ
         UserError: Points without a sweep, or frame shifts of another sweep or beside points.
     """
     if values and not kind:
-        raise UserError('--points are those of a sweep: add --sweep')
+        raise UserError('--points are those of a sweep: add --sweep=length, for one')
     if shifts and (values or kind != 'resolution'):
         raise UserError('--shifts are the points of --sweep=resolution: give either --shifts or --points, and that sweep')
 
