@@ -236,8 +236,8 @@ def _drops_table(falls: Sequence[Drop], places: Sequence[float], axis: Axis, met
     """A column for each kind of others."""
     write = tables.percent if metric == 'accuracy' else tables.number
     kinds = list(dict.fromkeys(fall.below for fall in falls))
-    head = ['worst drop', *itertools.chain.from_iterable((f'below the best of {kind}', f'at {axis.names[axis.common]}')
-                                                         for kind in kinds)]  # fmt: skip
+    place = dict(zip(axis.keys, axis.columns, strict=True))[axis.common]
+    head = ['worst drop', *itertools.chain.from_iterable((f'below the best of {kind}', f'at {place}') for kind in kinds)]
     lines = [
         'How far each model falls below the best of the others at the same point, where it does so most: mean and standard '
         'deviation of the runs. Of equally good models each has a small drop, as the best of several is partly luck.', '',

@@ -75,7 +75,7 @@ def compare(models: Sequence[tuple[str, Sequence[str]]], key: str, out: str | No
         return
     folder = files.at(out)
     explanation = (f'The {METRICS[metric]} on whole clips at the end of training, mean and standard deviation of the runs, and '
-                   f'the mean time of training without evaluation.')
+                   f'the mean time of training without evaluation, on a machine that may have done other work as well.')
     files.write_text(folder / f'{key}.md', '\n'.join([explanation, '', *lines]) + '\n')
     values = {'key': key, 'metric': metric, 'groups': [
         {'model': group.model, 'value': group.value, 'workdirs': [run.workdir for run in group.runs],

@@ -173,7 +173,7 @@ def comparison(
     marked = x[(len(x) - 1) % -(-len(x) // _MOST_LABELS) :: -(-len(x) // _MOST_LABELS)]  # the last point always
     axes.set_xticks(marked, [f'{place:g}' for place in marked])
     axes.minorticks_off()
-    for text in axes.legend(loc='lower right').get_texts():
+    for text in axes.legend(loc='best').get_texts():
         text.set_parse_math(False)
     return figure
 
