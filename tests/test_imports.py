@@ -42,11 +42,16 @@ def imports(path):
     return found
 
 
+# Parsed while tests are collected: CPython 3.11 counts the depth of its parser for all threads together, and may refuse to
+# parse while others do.
+IMPORTS = {module: imports(path) for module, path in MODULES.items()}
+
+
 def importers(*targets):
     """Modules that import one of the targets or something in it."""
     return {
-        module for module, path in MODULES.items()
-        for name in imports(path) if any(name == target or name.startswith(f'{target}.') for target in targets)
+        module for module, found in IMPORTS.items()
+        for name in found if any(name == target or name.startswith(f'{target}.') for target in targets)
     }  # fmt: skip
 
 
