@@ -18,7 +18,7 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.sources import Source, label_names, targets
+from elastic_ast_jax.data.sources import Source, evenly, label_names, targets
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation
 from elastic_ast_jax.lengths import FrontendSpec
@@ -56,15 +56,13 @@ def run(
     frontend, skip = config.frontend, config.data.on_bad_audio == 'skip'
     if shifts:
         points = sweep.ratios(frontend, shifts)
-    chosen = sweep.points(kind, frontend, points, fixed_length=True) if kind else (sweep.Point(frontend.max_frames, 0.0),)
+    whole = sweep.Point(0, 0.0)
+    chosen = sweep.points(kind, frontend, points, fixed_length=True) if kind else (whole,)
     progress = Progress()
     train = splits.open_source(config, 'train')
     labels = label_names(train)
     classes = targets(train, labels, 'training')
-    count = len(train.keys)
-    taken = np.arange(count) if count <= _CLIPS else np.arange(_CLIPS) * count // _CLIPS
-    whole = sweep.Point(0, 0.0)
-    learned, (features,) = described(train, frontend, [whole], taken, skip, progress)
+    learned, (features,) = described(train, frontend, [whole], evenly(train, _CLIPS), skip, progress)
     score = fit(features, [classes[clip] for clip in learned], len(labels), config.train.loss == 'bce')
 
     held = splits.open_source(config, 'eval')

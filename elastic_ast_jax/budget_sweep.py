@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from elastic_ast_jax import budget_latency, budget_plot, hosts, plots, tables, token_budget, windows
 from elastic_ast_jax.audio.reading import AudioError
@@ -30,8 +30,7 @@ from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress, counted, without_nan
-from elastic_ast_jax.metrics import Metrics, evaluate
-from elastic_ast_jax.sweep_axes import METRICS
+from elastic_ast_jax.sweep_axes import METRICS, in_plot, in_table
 from elastic_ast_jax.token_budget import IN_WORDS, Budgets, Measured, Saving
 from elastic_ast_jax.trained import Trained
 from elastic_ast_jax.workdir import Workdir, WorkdirError
@@ -137,13 +136,14 @@ def run(
     evaluated = []
     for number, (saving, _) in enumerate(tried, 1):
         progress.show(f'{saving.tokens} tokens, {saving.in_words(frontend)}, point {number} of {len(tried)}')
-        evaluated.append(_evaluate(evaluator, model, saving))
+        evaluated.append(evaluator.evaluate_in_halves(model.params, evaluator.view(saving=saving)))
     progress.show('latency')
     alone, waveforms = budget_latency.on_one_device(model), list(_waveforms(evaluator, frontend)) if hosts.first() else []
     times, timed = budget_latency.latencies(alone, waveforms, [saving for saving, _ in tried])
-    unseen = not any(math.isnan(one) for _, halves in evaluated for one in halves)
+    of_halves = [[math.nan if half is None else score(model.config, half) for half in halves] for _, halves in evaluated]
+    unseen = not np.isnan(of_halves).any()
     found = []
-    for (saving, all_fit), (evaluation, halves), milliseconds in zip(tried, evaluated, times, strict=True):
+    for (saving, all_fit), (evaluation, _), halves, milliseconds in zip(tried, evaluated, of_halves, times, strict=True):
         whole = score(model.config, evaluation.metrics)
         scores = halves if unseen else (whole, whole)
         found.append(Found(saving, all_fit, evaluation, whole, Measured(saving, *scores, unseen, milliseconds)))
@@ -170,27 +170,6 @@ def _tell(
     files = write(found, best, model, overrides, workdir, timed)
     progress.say(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}')
     progress.say(_store(workdir, Budgets(model.description, model.step, metric, best), overrides, some, frontend))
-
-
-def _evaluate(evaluator: Evaluator, model: Trained, saving: Saving) -> tuple[Evaluation, tuple[float, float]]:
-    """A saving over all clips, and its metric on the half of the clips that chooses and on the other one, NaN if undefined."""
-    view = evaluator.view(saving=saving)
-    scores = evaluator.scores(model.params, view)
-    lost = np.isnan(scores).all(axis=1)
-    if lost.sum() > len(evaluator.skipped) - len(evaluator.source.skipped):
-        evaluator.evaluate(model.params, view)  # it keeps what is wrong with them, and refuses a split of which nothing is left
-    left = np.flatnonzero(~lost)
-
-    def of(clips: Int64[np.ndarray, '_']) -> Metrics:
-        return evaluate(scores[clips], [evaluator.targets[clip] for clip in clips], model.labels)
-
-    chooses, tells = (
-        score(model.config, of(half)) if len(half) else math.nan for half in (left[left % 2 == 0], left[left % 2 == 1]))
-    tokens = np.bincount(view.owner, view.tokens)
-    evaluation = Evaluation(
-        of(left), int(view.cut[left].sum()), int(view.windowed[left].sum()), evaluator.skipped, float(tokens[left].mean()),
-        float(view.seconds[left].mean()))
-    return evaluation, (chooses, tells)
 
 
 def _choice(metric: str, unseen: bool) -> str:
@@ -249,9 +228,9 @@ def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = N
     for one in sorted(found, key=lambda one: (one.saving.tokens, one.saving.ratio, one.saving.how)):
         evaluation, saving = one.evaluation, one.saving
         accuracy, *others = (getattr(evaluation.metrics, name) for name in METRICS)
-        told = [(tables.percent if unseen == 'accuracy' else tables.number)(one.measured.score)] if unseen else []
+        told = [in_table(unseen, one.measured.score)] if unseen else []
         lines.append(tables.row([
-            str(saving.tokens), f'{_shift_ms(saving, frontend):g}', 'all' if one.all_fit else IN_WORDS[saving.how],
+            str(saving.tokens), f'{frontend.milliseconds(saving.ratio):g}', 'all' if one.all_fit else IN_WORDS[saving.how],
             f'{evaluation.tokens:.1f}', f'{evaluation.seconds:.2f}', f'{one.measured.latency_ms:.2f}',
             str(evaluation.metrics.clips), str(evaluation.cut), tables.percent(accuracy), *map(tables.number, others),
             *told]))  # fmt: skip
@@ -290,17 +269,13 @@ def write(
     lines = [f'Token budgets; {tables.text(model.description)}; latency on {jax.local_devices()[0].device_kind}.', '',
              'The best of each budget:', '', table(chosen, frontend, metric if unseen else None), '', 'All:', '',
              table(found, frontend), '', f'{_EXPLANATION.format(clips=counted(timed, "clip"))} {_choice(metric, unseen)}']
-    if overrides:
-        lines += ['', f'With {tables.text(", ".join(overrides))}.']
-    if skipped:
-        lines += ['', f'Clips that could not be used, and are left out: {len(skipped)}.', '']
-        lines += [f'- {tables.text(message)}' for message in skipped]
+    lines += tables.changed(overrides) + tables.left_out(skipped)
     write_text(table_file, '\n'.join(lines) + '\n')
 
-    factor, label = (100.0, 'accuracy (%)') if metric == 'accuracy' else (1.0, METRICS[metric])
+    factor, label = in_plot(metric)
     points = [
         budget_plot.Point(
-            f'{_shift_ms(one.saving, frontend):g} ms', IN_WORDS[one.saving.how], one.all_fit, one.evaluation.tokens,
+            f'{frontend.milliseconds(one.saving.ratio):g} ms', IN_WORDS[one.saving.how], one.all_fit, one.evaluation.tokens,
             one.evaluation.seconds, one.measured.latency_ms, factor * one.score, one.measured in best)
         for one in found
     ]  # fmt: skip
@@ -312,13 +287,9 @@ def _values(one: Found, frontend: FrontendSpec, best: Sequence[Measured]) -> dic
     """A point of the JSON file; only one of the best has what is told of it on unseen clips."""
     evaluation, saving, is_best = one.evaluation, one.saving, one.measured in best
     return {
-        'budget': saving.tokens, 'ratio': saving.ratio, 'shift_ms': _shift_ms(saving, frontend),
+        'budget': saving.tokens, 'ratio': saving.ratio, 'shift_ms': frontend.milliseconds(saving.ratio),
         'how': 'all' if one.all_fit else saving.how, 'tokens': evaluation.tokens, 'seconds': evaluation.seconds,
         'latency_ms': one.measured.latency_ms, 'clips': evaluation.metrics.clips, 'shortened': evaluation.cut,
         'windowed': evaluation.windowed, **{name: getattr(evaluation.metrics, name) for name in METRICS}, 'best': is_best,
         **({'unseen_score': one.measured.score} if is_best and one.measured.unseen else {}),
     }  # fmt: skip
-
-
-def _shift_ms(saving: Saving, frontend: FrontendSpec) -> float:
-    return 1000 * frontend.shift(saving.ratio) / frontend.sample_rate

@@ -18,8 +18,8 @@ from jaxtyping import Float64
 from elastic_ast_jax import files, over_key, plots, published, run_table, tables
 from elastic_ast_jax.logs import printable, without_nan
 from elastic_ast_jax.published import Published
-from elastic_ast_jax.run_table import CompareError, differing, written
-from elastic_ast_jax.sweep_axes import AXES, METRICS, Axis, Kind, name
+from elastic_ast_jax.run_table import CompareError, differing, spread, written
+from elastic_ast_jax.sweep_axes import AXES, METRICS, Axis, Kind, in_plot, in_table, name
 from elastic_ast_jax.workdir import Workdir
 
 
@@ -45,12 +45,7 @@ class Compared:
 
     @property
     def spread(self) -> Float64[np.ndarray, 'points']:
-        return _spread(self.values)
-
-
-def _spread(values: Float64[np.ndarray, 'runs places']) -> Float64[np.ndarray, 'places']:
-    """Standard deviation of one run, estimated from these (n - 1); NaN of a single one."""
-    return values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
+        return spread(self.values)
 
 
 def run(
@@ -167,13 +162,12 @@ def over_sweep(
             for fall in falls],
     }  # fmt: skip
     files.write_text(folder / f'{stem}.json', json.dumps(without_nan(values), indent=2) + '\n')
-    percent = metric == 'accuracy'
-    scale = 100.0 if percent else 1.0
+    factor, label = in_plot(metric)
     figure = plots.comparison(
-        places, [(model.name, scale * model.mean, scale * model.spread) for model in compared],
+        places, [(model.name, factor * model.mean, factor * model.spread) for model in compared],
         title=f'{axis.title}: mean and standard deviation of the runs', x_label=axis.names[axis.common],
-        y_label='accuracy (%)' if percent else METRICS[metric],
-        others=[(label, paper.places, scale * np.array(curve)) for label, curve in paper.curves.items()] if paper else ())
+        y_label=label,
+        others=[(one, paper.places, factor * np.array(curve)) for one, curve in paper.curves.items()] if paper else ())
     plots.save(figure, folder / f'{stem}.png')
     print(f'written: {printable(os.path.join(out, stem))}.md, .json, .png')
 
@@ -182,14 +176,13 @@ def _table(
     compared: Sequence[Compared], points: Sequence[dict], axis: Axis, metric: str, paper: Published | None
 ) -> list[str]:
     """Every model at every point; and the published ones, at those points that the paper has."""
-    write = tables.percent if metric == 'accuracy' else tables.number
     labels = [f'{tables.text(model.name)} ({len(model.workdirs)})' for model in compared] + list(paper.curves if paper else ())
     lines = [tables.row([*axis.columns, *labels]), tables.row(['---:'] * (len(axis.columns) + len(labels)))]
     for number, point in enumerate(points):
-        cells = [f'{write(model.mean[number])} ± {write(model.spread[number])}' for model in compared]
+        cells = [f'{in_table(metric, model.mean[number])} ± {in_table(metric, model.spread[number])}' for model in compared]
         if paper:
             at = {place: here for here, place in enumerate(paper.places)}.get(float(point[axis.common]))
-            cells += [write(math.nan if at is None else curve[at]) for curve in paper.curves.values()]
+            cells += [in_table(metric, math.nan if at is None else curve[at]) for curve in paper.curves.values()]
         lines.append(tables.row([f'{point[axis.keys[0]]:g}', f'{point[axis.keys[1]]:.4g}', *cells]))
     return lines
 
@@ -234,7 +227,6 @@ def drops(compared: Sequence[Compared]) -> list[Drop]:
 
 def _drops_table(falls: Sequence[Drop], places: Sequence[float], axis: Axis, metric: str) -> list[str]:
     """A column for each kind of others."""
-    write = tables.percent if metric == 'accuracy' else tables.number
     kinds = list(dict.fromkeys(fall.below for fall in falls))
     place = dict(zip(axis.keys, axis.columns, strict=True))[axis.common]
     head = ['worst drop', *itertools.chain.from_iterable((f'below the best of {kind}', f'at {place}') for kind in kinds)]
@@ -246,9 +238,12 @@ def _drops_table(falls: Sequence[Drop], places: Sequence[float], axis: Axis, met
         cells = []
         for kind in kinds:
             fall = next((fall for fall in falls if (fall.name, fall.below) == (model, kind)), None)
-            at = dict.fromkeys(fall.at) if fall else ()
-            cells += [f'{write(fall.values.mean())} ± {write(_spread(fall.values[:, None])[0])}' if fall else '–',
-                      ', '.join(f'{places[point]:g}' for point in at) or '–']  # fmt: skip
+            if fall is None:
+                cells += ['–', '–']
+                continue
+            mean, deviation = fall.values.mean(), spread(fall.values[:, None])[0]
+            cells += [f'{in_table(metric, mean)} ± {in_table(metric, deviation)}',
+                      ', '.join(f'{places[point]:g}' for point in dict.fromkeys(fall.at))]  # fmt: skip
         lines.append(tables.row([tables.text(model), *cells]))
     return lines
 

@@ -172,19 +172,15 @@ def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: P
         'windowed_clips': found.windowed, 'skipped': list(found.skipped), **dataclasses.asdict(metrics),
     })  # fmt: skip
     write_text(json_file, json.dumps(values, indent=2) + '\n')
-    lines = [summary(metrics, model.description), '']
-    if overrides:
-        lines += [f'With {tables.text(", ".join(overrides))}.', '']
+    lines = [summary(metrics, model.description), *tables.changed(overrides)]
     if found.cut:
-        lines += [f'Clips longer than the model takes, of which only the beginning was evaluated: {found.cut}.', '']
+        lines += ['', f'Clips longer than the model takes, of which only the beginning was evaluated: {found.cut}.']
     if found.windowed:
-        lines += [f'Clips longer than the model takes, evaluated in windows whose logits were averaged: {found.windowed}.', '']
-    if found.skipped:
-        lines += [f'Clips that could not be used, and are left out: {len(found.skipped)}.', '']
-        lines += [f'- {tables.text(message)}' for message in found.skipped] + ['']
+        lines += ['', f'Clips longer than the model takes, evaluated in windows whose logits were averaged: {found.windowed}.']
+    lines += tables.left_out(found.skipped)
     if metrics.classes_without:
-        lines += [f'Classes that have no example, or no other, and are left out of the means: {metrics.classes_without}.', '']
-    lines += ['| class | clips | accuracy | AP | AUC | d-prime |', '|---|---:|---:|---:|---:|---:|']
+        lines += ['', f'Classes that have no example, or no other, and are left out of the means: {metrics.classes_without}.']
+    lines += ['', '| class | clips | accuracy | AP | AUC | d-prime |', '|---|---:|---:|---:|---:|---:|']
     lines += [
         tables.row([tables.text(entry.label), str(entry.clips), tables.percent(entry.accuracy),
                     tables.number(entry.average_precision), tables.number(entry.auc), tables.number(entry.d_prime)])

@@ -146,16 +146,17 @@ class Evaluator:
             DataError: No clip can be decoded.
         """
         view = view or self._whole
-        scores, lost = self._scores(params, view)
-        self._undecodable |= lost
-        left = [clip for clip in range(len(self.targets)) if clip not in lost]
-        if not left:
-            raise DataError(f'no clip of the evaluation split can be decoded; the first: {lost[min(lost)]}')
-        metrics = evaluate(scores[left], [self.targets[clip] for clip in left], self._labels)
-        tokens = np.bincount(view.owner, view.tokens)
-        return Evaluation(
-            metrics, int(view.cut[left].sum()), int(view.windowed[left].sum()), self.skipped, float(tokens[left].mean()),
-            float(view.seconds[left].mean()))
+        return self._evaluation(view, *self._decoded(params, view))
+
+    def evaluate_in_halves(self, params: Any, view: View) -> tuple[Evaluation, list[Metrics | None]]:
+        """As `evaluate`, and the metrics of every second clip from the first on, and of the others; None without any.
+
+        Raises:
+            DataError: No clip can be decoded.
+        """
+        scores, left = self._decoded(params, view)
+        halves = [left[left % 2 == half] for half in (0, 1)]
+        return self._evaluation(view, scores, left), [self._metrics(scores, half) if len(half) else None for half in halves]
 
     def metrics(self, params: Any) -> Metrics:
         """Of whole clips; `evaluate` without the rest."""
@@ -164,6 +165,28 @@ class Evaluator:
     def scores(self, params: Any, view: View | None = None) -> Float32[np.ndarray, 'N C']:
         """Logits of a view; without one, of whole clips. NaN for a clip that cannot be decoded."""
         return self._scores(params, view or self._whole)[0]
+
+    def _decoded(self, params: Any, view: View) -> tuple[Float32[np.ndarray, 'N C'], Int64[np.ndarray, 'left']]:
+        """Logits of every clip, and the clips that could be decoded.
+
+        Raises:
+            DataError: None could.
+        """
+        scores, lost = self._scores(params, view)
+        self._undecodable |= lost
+        left = np.setdiff1d(np.arange(len(self.targets)), list(lost))
+        if not len(left):
+            raise DataError(f'no clip of the evaluation split can be decoded; the first: {lost[min(lost)]}')
+        return scores, left
+
+    def _evaluation(self, view: View, scores: Float32[np.ndarray, 'N C'], left: Int64[np.ndarray, 'left']) -> Evaluation:
+        tokens = np.bincount(view.owner, view.tokens)
+        return Evaluation(
+            self._metrics(scores, left), int(view.cut[left].sum()), int(view.windowed[left].sum()), self.skipped,
+            float(tokens[left].mean()), float(view.seconds[left].mean()))
+
+    def _metrics(self, scores: Float32[np.ndarray, 'N C'], clips: Int64[np.ndarray, 'some']) -> Metrics:
+        return evaluate(scores[clips], [self.targets[clip] for clip in clips], self._labels)
 
     def _scores(self, params: Any, view: View) -> tuple[Float32[np.ndarray, 'N C'], dict[int, str]]:
         """Logits of every clip, and messages for those that cannot be decoded.

@@ -11,8 +11,8 @@ import numpy as np
 
 from elastic_ast_jax import files, plots, run_table, tables
 from elastic_ast_jax.logs import duration, printable, without_nan
-from elastic_ast_jax.run_table import CompareError, Run, written
-from elastic_ast_jax.sweep_axes import METRICS
+from elastic_ast_jax.run_table import CompareError, Run, spread, written
+from elastic_ast_jax.sweep_axes import METRICS, in_plot, in_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,8 +39,8 @@ class Group:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of one run, estimated from these (n - 1); NaN of a single one."""
-        return float(np.std([run.last for run in self.runs], ddof=1)) if len(self.runs) > 1 else math.nan
+        """See `run_table.spread`."""
+        return float(spread(np.array([[run.last] for run in self.runs]))[0])
 
     @property
     def seconds(self) -> float:
@@ -62,14 +62,13 @@ def compare(models: Sequence[tuple[str, Sequence[str]]], key: str, out: str | No
     """
     groups = grouped(models, key)
     metric = groups[0].runs[0].metric
-    write = tables.percent if metric == 'accuracy' else tables.number
     head = ['model', key, 'runs', METRICS[metric], 'training']
     lines = [tables.row(head), tables.row(['---'] + ['---:'] * (len(head) - 1))]
     for group in groups:
         time = '–' if math.isnan(group.seconds) else duration(group.seconds)
         lines.append(tables.row([
             tables.text(group.model), tables.text(written(group.value)), str(len(group.runs)),
-            f'{write(group.mean)} ± {write(group.spread)}', time]))  # fmt: skip
+            f'{in_table(metric, group.mean)} ± {in_table(metric, group.spread)}', time]))  # fmt: skip
     print('\n'.join(lines))
     if out is None:
         return
@@ -110,7 +109,7 @@ def figure(groups: Sequence[Group], key: str, metric: str) -> 'Figure':
     """A curve for each model; a model with one value, where others have several, is a line across."""
     from matplotlib.figure import Figure  # half a second, and most commands draw nothing
 
-    scale = 100.0 if metric == 'accuracy' else 1.0
+    factor, label = in_plot(metric)
     made = Figure(figsize=(7.5, 4.5), dpi=120, layout='constrained')
     axes = made.add_subplot()
     of_model: dict[str, list[Group]] = {}
@@ -122,7 +121,7 @@ def figure(groups: Sequence[Group], key: str, metric: str) -> 'Figure':
     place = {value: number for number, value in enumerate(values)}
     for number, (name, its) in enumerate(of_model.items()):
         colour = f'C{number}'
-        mean, spread = ([scale * getattr(group, what) for group in its] for what in ('mean', 'spread'))
+        mean, spread = ([factor * getattr(group, what) for group in its] for what in ('mean', 'spread'))
         if several and len(its) == 1:
             axes.axhline(mean[0], color=colour, label=name)
             if not math.isnan(spread[0]):
@@ -132,7 +131,7 @@ def figure(groups: Sequence[Group], key: str, metric: str) -> 'Figure':
                           capsize=3, color=colour, label=name, linestyle='-' if len(its) > 1 else '')  # fmt: skip
     axes.set_xticks(range(len(values)), [written(value) for value in values], parse_math=False)
     axes.set_xlabel(key)
-    axes.set_ylabel('accuracy (%)' if metric == 'accuracy' else METRICS[metric])
+    axes.set_ylabel(label)
     axes.set_title('Whole clips: mean and standard deviation of the runs', fontsize=11)
     axes.grid(alpha=0.3)
     for text in axes.legend(loc='best').get_texts():

@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from elastic_ast_jax import device, tables
+from elastic_ast_jax import device
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.inference.predictor import Predictor, load
 from elastic_ast_jax.inference.timeline import TimelineFolder
 from elastic_ast_jax.logs import Waiting, in_seconds, printable
-from elastic_ast_jax.sweep_axes import METRICS
+from elastic_ast_jax.sweep_axes import METRICS, in_table
 
 
 class ExplainError(UserError):
@@ -108,7 +108,7 @@ def _tell_saving(model: Predictor, workdir: str, budget_tokens: int) -> None:
         warnings.simplefilter('always')
         budgets = model.budgets()
     chosen, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
-    worth = tables.percent(chosen.score) if budgets.metric == 'accuracy' else tables.number(chosen.score)
+    worth = in_table(budgets.metric, chosen.score)
     clips = 'on clips that the choice did not see' if chosen.unseen else 'on the clips that it was chosen on'
     said = (f'{workdir}: at most {chosen.saving.tokens} tokens, {chosen.saving.in_words(model.config.frontend)}: in evaluation '
             f'{metric} {worth} {clips}, {chosen.latency_ms:.3g} ms a clip')  # fmt: skip

@@ -9,11 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float64
+
 from elastic_ast_jax import files, metrics_file, plots, tables
 from elastic_ast_jax.data.plan import Schedule
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.logs import duration, printable
-from elastic_ast_jax.sweep_axes import METRICS
+from elastic_ast_jax.sweep_axes import METRICS, in_plot, in_table
 from elastic_ast_jax.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -100,6 +103,11 @@ def differing(configs: Sequence[Mapping[str, Any]], but: str = '') -> list[str]:
     return [key for key in configs[0] if key != but and any(config[key] != configs[0][key] for config in configs)]
 
 
+def spread(values: Float64[np.ndarray, 'runs places']) -> Float64[np.ndarray, 'places']:
+    """Standard deviation of one run, estimated from these (n - 1); NaN of a single one."""
+    return values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
+
+
 def written(value: Any) -> str:
     """A value of a config, as an override has it."""
     return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -143,7 +151,6 @@ def compare(given: Sequence[tuple[str, Sequence[str]]], out: str | None) -> None
 
 def _markdown(runs: Sequence[Run], names: Sequence[str], groups: Sequence[str], keys: Sequence[str]) -> list[str]:
     metric = METRICS[runs[0].metric]
-    write = tables.percent if runs[0].metric == 'accuracy' else tables.number
     model = ['model'] if any(groups) else []
     head = ['run', *model, *keys, 'steps', 'time', f'{metric}, last', f'{metric}, best', 'at step']
     texts = 1 + len(model) + len(keys)
@@ -154,8 +161,8 @@ def _markdown(runs: Sequence[Run], names: Sequence[str], groups: Sequence[str], 
         time = '–' if math.isnan(run.seconds) else duration(run.seconds)
         values = [name, *([group] if model else []), *(written(run.config[key]) for key in keys)]
         lines.append(tables.row([
-            *(tables.text(printable(value)) for value in values), steps, time, write(run.last), write(best),
-            '–' if at is None else str(at)]))  # fmt: skip
+            *(tables.text(printable(value)) for value in values), steps, time, in_table(run.metric, run.last),
+            in_table(run.metric, best), '–' if at is None else str(at)]))  # fmt: skip
     return lines
 
 
@@ -185,16 +192,16 @@ def figure(runs: Sequence[Run], labels: Sequence[str]) -> 'Figure':
     """The metric of each run over its steps."""
     from matplotlib.figure import Figure  # half a second, and most commands draw nothing
 
-    percent = runs[0].metric == 'accuracy'
+    factor, metric = in_plot(runs[0].metric)
     outside = len(runs) > _MOST_INSIDE
     made = Figure(figsize=(11 if outside else 7.5, max(4.5, 0.2 * len(runs))), dpi=120, layout='constrained')
     axes = made.add_subplot()
     for run, label in zip(runs, labels, strict=True):
         steps = [step for step, _ in run.evaluations]
-        values = [100 * value if percent else value for _, value in run.evaluations]
+        values = [factor * value for _, value in run.evaluations]
         axes.plot(steps, values, marker='.', markersize=4, linewidth=1.2, label=printable(label))
     axes.set_xlabel('step')
-    axes.set_ylabel('accuracy (%)' if percent else METRICS[runs[0].metric])
+    axes.set_ylabel(metric)
     axes.set_title('Evaluations during training', fontsize=11)
     axes.grid(alpha=0.3)
     place = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)} if outside else {'loc': 'lower right'}

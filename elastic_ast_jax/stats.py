@@ -12,7 +12,7 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.sources import Source
+from elastic_ast_jax.data.sources import Source, evenly
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress
@@ -67,8 +67,7 @@ def measure(source: Source, spec: FrontendSpec, skip: bool = False, clips: int |
         AudioError: A clip cannot be decoded, and `skip` is off.
         UserError: None is left, or all have the same value: there is nothing to normalise.
     """
-    count = len(source.keys)
-    chosen = np.arange(count) if clips is None or clips >= count else np.arange(clips) * count // clips
+    chosen = evenly(source, clips)
     progress = Progress()
     values, squares, frames, measured, skipped = 0.0, 0.0, 0, 0, []
 

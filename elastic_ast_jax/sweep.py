@@ -33,7 +33,7 @@ from elastic_ast_jax.evaluator import Evaluation, Evaluator, score
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress, counted, without_nan
-from elastic_ast_jax.sweep_axes import AXES, METRICS, Kind, name
+from elastic_ast_jax.sweep_axes import AXES, METRICS, Kind, in_plot, name
 from elastic_ast_jax.windows import WindowError
 
 # The points of the paper's curves, as its evaluation notebooks have them; lengths in frames.
@@ -238,20 +238,16 @@ def write(
     lines = [f'{axis.title}; {tables.text(description)}.', '', table(curve), '', axis.explanation]
     if resized:
         lines += ['', 'Clips are padded or cut to the length of each point, and the positions of the AST resized to it.']
-    if overrides:
-        lines += ['', f'With {tables.text(", ".join(overrides))}.']
-    if curve.skipped:
-        lines += ['', f'Clips that could not be used, and are left out: {len(curve.skipped)}.', '']
-        lines += [f'- {tables.text(message)}' for message in curve.skipped]
+    lines += tables.changed(overrides) + tables.left_out(curve.skipped)
     write_text(table_file, '\n'.join(lines) + '\n')
 
-    percent = metric == 'accuracy'
+    factor, label = in_plot(metric)
     physical = [np.format_float_positional(point.physical, 2, fractional=False, trim='-') for point in curve.points]
     figure = plots.curve(
         [float(point.x) for point in curve.points],
-        [score(config, found.metrics) * (100 if percent else 1) for found in curve.evaluations],
+        [factor * score(config, found.metrics) for found in curve.evaluations],
         [found.metrics.clips for found in curve.evaluations], [found.cut for found in curve.evaluations],
-        title=f'{axis.title}; {description}', x_label=axis.label, y_label='accuracy (%)' if percent else METRICS[metric],
-        y_full=100.0 if percent else 1.0, other=physical, other_label=axis.other_label)
+        title=f'{axis.title}; {description}', x_label=axis.label, y_label=label, y_full=factor,
+        other=physical, other_label=axis.other_label)
     plots.save(figure, plot_file)
     return json_file, table_file, plot_file

@@ -4,10 +4,22 @@ import dataclasses
 import types
 from typing import Literal
 
+from elastic_ast_jax import tables
+
 Kind = Literal['length', 'resolution']
 
 # Metrics that a point has, and what tables and plots call them.
 METRICS = types.MappingProxyType({'accuracy': 'accuracy', 'mean_average_precision': 'mAP', 'auc': 'AUC', 'd_prime': 'd-prime'})
+
+
+def in_table(metric: str, value: float) -> str:
+    """A metric as a cell: accuracy in percent."""
+    return tables.percent(value) if metric == 'accuracy' else tables.number(value)
+
+
+def in_plot(metric: str) -> tuple[float, str]:
+    """What a metric is multiplied by in plots, which is also its largest value there, and its name."""
+    return (100.0, 'accuracy (%)') if metric == 'accuracy' else (1.0, METRICS[metric])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Cells of the Markdown tables that commands print and write."""
+"""Cells of the Markdown tables that commands print and write, and lines below them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def row(cells: Iterable[str]) -> str:
@@ -12,6 +12,19 @@ def row(cells: Iterable[str]) -> str:
 def text(value: str) -> str:
     """Any text as one cell: what would end the cell or the line is escaped or a space."""
     return ' '.join(value.split()).replace('\\', '\\\\').replace('|', '\\|')
+
+
+def changed(overrides: Sequence[str]) -> list[str]:
+    """Lines below a table: what was changed of a config, if anything was."""
+    return ['', f'With {text(", ".join(overrides))}.'] if overrides else []
+
+
+def left_out(messages: Sequence[str]) -> list[str]:
+    """Lines below a table: a message for each clip that could not be used, if there are any."""
+    if not messages:
+        return []
+    listed = [f'- {text(message)}' for message in messages]
+    return ['', f'Clips that could not be used, and are left out: {len(messages)}.', '', *listed]
 
 
 def percent(value: float) -> str:

@@ -94,7 +94,7 @@ class Saving:
 
     def in_words(self, frontend: FrontendSpec) -> str:
         """`frame shift 7 ms, the first frames`."""
-        return f'frame shift {1000 * frontend.shift(self.ratio) / frontend.sample_rate:g} ms, {IN_WORDS[self.how]}'
+        return f'frame shift {frontend.milliseconds(self.ratio):g} ms, {IN_WORDS[self.how]}'
 
 
 def check_model(kind: str) -> None:

@@ -132,6 +132,7 @@ def test_a_ratio_makes_a_frame_shift():
 def test_how_a_saving_is_told():
     assert Saving(8, 1.4, 'drop').in_words(FrontendSpec()) == 'frame shift 14 ms, random tokens'
     assert Saving(8).in_words(FrontendSpec(shift_ms=12.5)) == 'frame shift 12.5 ms, the first frames'
+    assert Saving(8).in_words(FrontendSpec(sample_rate=11025)) == 'frame shift 10 ms, the first frames'  # 110 samples
 
 
 # What was measured

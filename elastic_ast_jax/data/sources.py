@@ -198,6 +198,12 @@ def leave_out(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
     return tuple(skipped)
 
 
+def evenly(source: Source, most: int | None) -> Int64[np.ndarray, 'clips']:
+    """At most so many clips of a source, from all over it; None: all."""
+    count = len(source.keys)
+    return np.arange(count) if most is None or count <= most else np.arange(most) * count // most
+
+
 def label_names(source: Source) -> tuple[str, ...]:
     """The classes of a model trained on the source: those the data define, or else every label once, sorted."""
     if source.classes is not None:
