@@ -179,19 +179,12 @@ def _checked(
                  if values[key] != (tuple(value) if isinstance(value, list) else value)]  # fmt: skip
         if wrong:
             return run, wrong
-        Workdir(run.workdir).check_same(absolute(resolved))
+        Workdir(run.workdir).check_same(resolved)
     except configs.ConfigError as error:
         return run, list(error.problems)
     except WorkdirError as error:
         return run, [str(error)]
     return dataclasses.replace(run, finished=finished(run.workdir)), []
-
-
-def absolute(config: configs.Config) -> configs.Config:
-    """The config as training stores it."""
-    if not (start := config.init.from_):
-        return config
-    return dataclasses.replace(config, init=dataclasses.replace(config.init, from_=str(Path(start).expanduser().absolute())))
 
 
 def _where(names: Sequence[str], runs: int) -> str:

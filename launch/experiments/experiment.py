@@ -31,7 +31,6 @@ try:
 except ImportError as error:
     sys.exit(f'experiment.py: {error}: call it with the Python of the project (bash launch/install.sh train)')
 
-ELASTIC_AST = (sys.executable, '-c', 'import sys; from elastic_ast_jax.cli import main; sys.exit(main())')
 BASELINE = 'logistic regression'
 SIGNALLED = 128
 # What variants are called; the others are ElasticAST.
@@ -100,6 +99,8 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error(f'--out={options.out} must be a local folder without a comma in its path')
     if bool(options.sweep) == bool(options.over):
         parser.error('give either --sweep or --over')
+    if options.sweep and (options.vary or options.row_budget):
+        parser.error('--vary and --row_budget go with --over')
     options.config = words[0]
     options.seeds = list(dict.fromkeys(map(int, options.seeds.split(','))))
     return options, [word.removeprefix('--config.') for word in rest if word.startswith('--config.')]
@@ -126,7 +127,7 @@ class Experiment:
             self._points()
         for model in self._models:
             for seed in options.seeds:
-                used = runs_of.absolute(configs.load(f'{path}:{model.variant}', self._changed(model, seed)))
+                used = configs.load(f'{path}:{model.variant}', self._changed(model, seed))
                 Workdir(model.folder(self._out, seed)).check_same(used)
 
     def work(self) -> int:
@@ -167,7 +168,7 @@ class Experiment:
             if not runs_of.finished(run.workdir):
                 options = [f'--config={self._options.config}:{model.variant}', f'--workdir={run.workdir}']
                 options += [f'--config.{text}' for text in self._changed(model, seed)]
-                found.append((run, [*ELASTIC_AST, 'train', *options]))
+                found.append((run, _command('train', *options)))
         return found
 
     def _evaluation(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
@@ -181,7 +182,7 @@ class Experiment:
             run = runs_of.Run(f'{BASELINE}, {sweep}', self._out / BASELINE, self._out / 'logs' / f'{BASELINE}-{sweep}.log', ())
             config = f'{self._options.config}:{self._models[0].variant}'
             options = [f'--config={config}', f'--out={run.workdir}', *self._sweep_options(points)]
-            found.append((run, [*ELASTIC_AST, 'baseline', *options, *(f'--config.{text}' for text in self._overrides)]))
+            found.append((run, _command('baseline', *options, *(f'--config.{text}' for text in self._overrides))))
         for model in self._models:
             fixed = model.variant.startswith('ast')
             for how in self._hows if fixed else ['own']:
@@ -190,7 +191,7 @@ class Experiment:
                     continue  # its training has failed, and said so
                 if not _measured(run.workdir, name(sweep, how == 'resized'), points, runs_of.steps(run.workdir)):
                     options = [f'--workdir={run.workdir}', *self._sweep_options(points), f'--fixed_length={how}']
-                    found.append((run, [*ELASTIC_AST, 'evaluate', *options]))
+                    found.append((run, _command('evaluate', *options)))
         return found
 
     def _has_baseline(self) -> bool:
@@ -222,12 +223,12 @@ class Experiment:
     def _draw(self) -> int:
         """Tables and plots of all seeds, by `elastic-ast compare`."""
         out = self._out / self._options.name
-        groups = [f'{model.name}={",".join(str(model.folder(self._out, seed)) for seed in self._options.seeds)}'
-                  for model in self._models]  # fmt: skip
+        workdirs: dict[str, list[str]] = {}  # over a key, the runs of all its values are of one name
+        for model in self._models:
+            workdirs.setdefault(model.name, []).extend(str(model.folder(self._out, seed)) for seed in self._options.seeds)
+        groups = [f'{model}={",".join(its)}' for model, its in workdirs.items()]
         if not self._options.sweep:
-            groups = [f'{model}={",".join(group.partition("=")[2] for group in same)}'
-                      for model, same in _by_name(groups)]  # fmt: skip
-            return _told([*ELASTIC_AST, 'compare', *groups, f'--over={self._options.over}', f'--out={out}'])
+            return _told(_command('compare', *groups, f'--over={self._options.over}', f'--out={out}'))
         known = published.DATA_SETS[self._options.sweep]
         failed = 0
         for how in self._hows:
@@ -235,7 +236,7 @@ class Experiment:
             options.append(f'--beside={BASELINE}={self._out / BASELINE}')
             if self._task in known and how == 'resized':  # as the paper's ASTs were run
                 options.append(f'--published={self._task}')
-            failed |= _told([*ELASTIC_AST, 'compare', *groups, *options])
+            failed |= _told(_command('compare', *groups, *options))
         return failed
 
 
@@ -278,12 +279,6 @@ def _models(recipe: object, path: str, options: argparse.Namespace, given: Seque
                 yield Model(label, variant, tuple(others))
 
 
-def _by_name(groups: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Groups with the same name together, in order."""
-    for model in dict.fromkeys(group.partition('=')[0] for group in groups):
-        yield model, [group for group in groups if group.partition('=')[0] == model]
-
-
 def _measured(workdir: Path, stem: str, points: Sequence[int], step: int) -> bool:
     """Whether a sweep of the checkpoint of this step is there, at these points, on the recipe's clips."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -292,6 +287,11 @@ def _measured(workdir: Path, stem: str, points: Sequence[int], step: int) -> boo
         as_here = [point[key] for point in found['points']] == list(points) and 'model' in found
         return as_here and found['step'] == step and not found['overrides']
     return False
+
+
+def _command(name: str, *options: str) -> list[str]:
+    """Of `elastic-ast`, with the Python that runs this."""
+    return [sys.executable, '-m', f'elastic_ast_jax.{name}', *options]
 
 
 def _told(command: Sequence[str]) -> int:

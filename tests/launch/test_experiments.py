@@ -153,6 +153,7 @@ def test_another_experiment_takes_the_same_runs(done, recipe):
     ('length.sh', ['missing.py'], 'missing.py'),
     ('length.sh', ['CONFIG', '--out=a,b'], 'without a comma'),
     ('length.sh', ['CONFIG', '--out=gs://b/x'], 'must be a local folder'),
+    ('length.sh', ['CONFIG', '--vary=model.scaled=True,False'], '--vary and --row_budget go with --over'),
     ('row_budget.sh', ['CONFIG', '--config.packing.rows=1'], 'packing.rows=1 cannot be divided'),
 ])  # fmt: skip
 def test_wrong_arguments_are_told_before_anything_runs(recipe, tmp_path, script, arguments, expected):
