@@ -13,17 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from elastic_ast_jax import files, sweep
+from elastic_ast_jax import evaluate, files, metrics, sweep
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.sources import Source, evenly, label_names, targets
+from elastic_ast_jax.data.sources import Source, check_single, evenly, label_names, targets
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.evaluator import Evaluation
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.logs import Progress
-from elastic_ast_jax.metrics import Metrics, evaluate
+from elastic_ast_jax.metrics import Metrics
+from elastic_ast_jax.workdir import Workdir
 
 # More training clips hardly change it, and are spread evenly over the split.
 _CLIPS = 10_000
@@ -41,18 +42,21 @@ def run(
 
     Args:
         config: Of a recipe: its data and frontend are what counts.
-        out: Folder that a sweep is written to, into `eval/`, where `compare` finds it; None: it is printed only.
+        out: Folder whose `eval/` the result is written into, where `compare` finds it; None: it is printed only.
         kind: `'length'` or `'resolution'` for a sweep; None for whole clips.
         points, shifts: Of the sweep; see `evaluate.run`.
 
     Raises:
         DataError: What is wrong with the data.
         AudioError: A recording cannot be decoded, and `data.on_bad_audio='error'`.
-        UserError: No clip can be decoded, or the points are not possible.
+        UserError: No clip can be decoded, the points are not possible, `out` has a trained model, or all training clips are of
+            the same classes.
     """
     sweep.check_options(kind, points, shifts)
-    if out and not kind:
-        raise UserError('--out is where a sweep is written: add --sweep=length or --sweep=resolution')
+    folder = files.at(out) if out else None
+    if folder and Workdir(out).begun():
+        raise UserError(f'--out={out}: is the workdir of a trained model, whose config and results would be lost: give another '
+                        f'folder')
     frontend, skip = config.frontend, config.data.on_bad_audio == 'skip'
     if shifts:
         points = sweep.ratios(frontend, shifts)
@@ -62,6 +66,11 @@ def run(
     train = splits.open_source(config, 'train')
     labels = label_names(train)
     classes = targets(train, labels, 'training')
+    if config.train.loss == 'cross_entropy':
+        check_single(train, classes)
+    if len(set(classes)) < 2:
+        label = ', '.join(train.labels[0]) or 'none'
+        raise UserError(f'all {len(classes)} training clips have the same labels, {label}: there is nothing to tell apart')
     learned, (features,) = described(train, frontend, [whole], evenly(train, _CLIPS), skip, progress)
     score = fit(features, [classes[clip] for clip in learned], len(labels), config.train.loss == 'bce')
 
@@ -71,23 +80,23 @@ def run(
     progress.clear()
     frames = [np.array([frontend.frames(held.samples[clip], frontend.shift(point.ratio)) for clip in left]) for point in chosen]
     evaluations = tuple(
-        Evaluation(evaluate(score(values), [truth[clip] for clip in left], labels),
+        Evaluation(metrics.evaluate(score(values), [truth[clip] for clip in left], labels),
                    int((lengths > point.max_frames).sum()) if point.max_frames else 0, 0, held.skipped)
         for point, values, lengths in zip(chosen, found, frames, strict=True))  # fmt: skip
     description = f'logistic regression on mean and deviation of log-mels, {len(learned)} training clips'
-    if not kind:
-        metrics = evaluations[0].metrics
-        print(f'{description}: accuracy {100 * metrics.accuracy:.2f} %, mAP {metrics.mean_average_precision:.4f} on '
-              f'{metrics.clips} clips')
-        return metrics
-    curve = sweep.Curve(kind, chosen, evaluations)
-    print(sweep.table(curve))
-    if out:
-        folder = files.at(out)
-        written = sweep.write(curve, config, description, 0, (), folder / 'eval', kind='baseline')
+    if kind:
+        result = sweep.Curve(kind, chosen, evaluations)
+        print(sweep.table(result))
+    else:
+        result = evaluations[0].metrics
+        print(f'{description}: accuracy {100 * result.accuracy:.2f} %, mAP {result.mean_average_precision:.4f} on '
+              f'{result.clips} clips')
+    if folder:
+        written = (sweep.write(result, config, description, 0, (), folder / 'eval', kind='baseline') if kind
+                   else evaluate.write(evaluations[0], description, 0, (), folder / 'eval'))  # fmt: skip
         files.write_text(folder / 'config.json', config.to_json())
         progress.say(f'written: {" ".join(map(str, written))}')
-    return curve
+    return result
 
 
 def described(

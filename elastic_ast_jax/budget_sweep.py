@@ -45,7 +45,8 @@ _EXPLANATION = (
     'more tokens then, the first frames are kept, as many as fill whole columns of patches, or tokens chosen at random. '
     'Shortened: clips that had more. A way is listed up to the first budget at which it shortens no clip. Seconds: what is '
     'listened to of a clip. Latency: of one clip alone, from waveform to logits, median over {clips}, of each the shortest of '
-    'up to ten times; reading the file and compilation do not count.')  # fmt: skip
+    'up to ten times; reading the file and compilation do not count. A budget with which nothing is better than with a smaller '
+    'one has no best of its own.')  # fmt: skip
 # How the best of a budget was chosen, by whether it could be told on other clips.
 _CHOICE = types.MappingProxyType({
     True: 'The best of a budget has the best {metric} on every second clip from the first on; {column} is its {metric} on the '

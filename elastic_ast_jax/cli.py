@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument('--published', metavar='DATASET', help="draw the paper's curves too: voxceleb or epic_sounds over the "
                          'length, audioset or vggsound over the resolution')
     compare.add_argument('--beside', action='append', default=[], type=runs, metavar='NAME=W[,W...]',
-                         help="show this over the sweep too, but measure no model's drop by it, as of elastic-ast baseline")
+                         help="show this too, but measure no model's drop by it, as of elastic-ast baseline")
     compare.add_argument('--over', metavar='KEY', help='compare the last evaluation of training over this key of the config')
 
     predict = add('predict', 'classify recordings with a trained model')
@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     baseline.add_argument('--sweep', choices=('length', 'resolution'), help='see elastic-ast evaluate')
     baseline.add_argument('--points', type=numbers, metavar='N,N,...', help='of the sweep')
     baseline.add_argument('--shifts', type=numbers, metavar='MS,MS,...', help='points of --sweep=resolution in milliseconds')
-    baseline.add_argument('--out', type=path, metavar='FOLDER', help='write a sweep here, for elastic-ast compare')
+    baseline.add_argument('--out', type=path, metavar='FOLDER', help='write the result here, for elastic-ast compare --beside')
 
     takes_config(stats := add('stats', 'measure mean and deviation of the log-mel of the training split', _OVERRIDES))
     stats.add_argument('--clips', type=positive, help='measure this many clips, spread over the split; without, all')
@@ -275,7 +275,7 @@ def _takes_lengths(command: argparse.ArgumentParser) -> None:
 def _load_config(options: argparse.Namespace):
     from elastic_ast_jax import config
 
-    return config.load(options.config, options.overrides)
+    return config.absolute_paths(config.load(options.config, options.overrides))
 
 
 def _module(name: str):
@@ -285,8 +285,7 @@ def _module(name: str):
 def _train(options: argparse.Namespace) -> None:
     config = _load_config(options)
     _module('hosts').join()
-    train = _module('train')
-    train.run(train.absolute_paths(config), options.workdir)
+    _module('train').run(config, options.workdir)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def run(
         resized: ASTs are compared as they were run at the length of each point.
         published_of: A data set of the paper, whose curves are shown too.
         over: Instead of `kind`, a key of the config: see `over_key`.
-        beside: Models as `given` that are shown over the sweep, and that no model's drop is measured by.
+        beside: Models as `given` that are shown too, and that no model's drop is measured by.
 
     Raises:
         CompareError: Runs that cannot be compared.
@@ -73,12 +73,14 @@ def run(
     workdirs = [files.at(workdir) for _, found in (*given, *beside) for workdir in found]
     if twice := [str(workdir) for workdir in dict.fromkeys(workdirs) if workdirs.count(workdir) > 1]:
         raise CompareError(f'{", ".join(twice)}: is given twice; give each run once')
-    if kind is None and (resized or published_of or beside):
-        raise CompareError('--fixed_length, --published and --beside are for curves: add --sweep=length or --sweep=resolution')
+    if kind is None and (resized or published_of):
+        raise CompareError('--fixed_length and --published are for curves: add --sweep=length or --sweep=resolution')
+    if beside and not (kind or over):
+        raise CompareError('--beside is for models that are compared: add --sweep=length, --sweep=resolution or --over=KEY')
     if kind and over:
         raise CompareError(f'--over={over} and --sweep={kind} are two comparisons: give one of them')
     if over:
-        over_key.compare(_models(given), over, out)
+        over_key.compare(_models(given, over), over, out, beside)
     elif kind is None:
         run_table.compare(given, out)
     else:
@@ -86,12 +88,12 @@ def run(
         over_sweep(_models(given), out, kind, resized, paper, beside)
 
 
-def _models(given: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, list[str]]]:
-    """Named models first; then those of the workdirs without a name, called by what their configs differ in."""
+def _models(given: Sequence[tuple[str, Sequence[str]]], over: str | None = None) -> list[tuple[str, list[str]]]:
+    """Named models first; then those of workdirs without a name, called by what else than `over` their configs differ in."""
     named = [(name, list(workdirs)) for name, workdirs in given if name]
     single = [workdir for name, workdirs in given if not name for workdir in workdirs]
     configs = {workdir: Workdir(workdir).config().flat() for workdir in single}
-    keys = differing(list(configs.values()), but='train.seed') if configs else []
+    keys = differing(list(configs.values()), but=('train.seed', over)) if configs else []
     groups: dict[str, list[str]] = {}
     for workdir in single:
         groups.setdefault(', '.join(f'{key}={written(configs[workdir][key])}' for key in keys), []).append(workdir)

@@ -14,6 +14,7 @@ import math
 import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,9 +25,12 @@ from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.settings import Augment, Config, Data, Init, Mesh, Model, Optimizer, Packing, Train, written
 
 __all__ = [
-    'Augment', 'Config', 'ConfigError', 'Data', 'Init', 'Mesh', 'Model', 'Optimizer', 'Packing', 'Train', 'from_dict', 'load',
-    'module',    'override_texts', 'resolve',
+    'PATHS', 'Augment', 'Config', 'ConfigError', 'Data', 'Init', 'Mesh', 'Model', 'Optimizer', 'Packing', 'Train',
+    'absolute_paths', 'from_dict', 'load', 'module', 'override_texts', 'resolve',
 ]  # fmt: skip
+
+# Where the data are, by section and key.
+PATHS = tuple(f'data.{name}' for name in ('train', 'eval', 'root', 'label_csv', 'tfds_dir'))
 
 
 class ConfigError(UserError):
@@ -100,6 +104,19 @@ def resolve(values: Mapping[str, Any], texts: Mapping[str, str], problems: list[
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def absolute_paths(config: Config) -> Config:
+    """The config with the paths of its data and weights made absolute, as a workdir has them, which is used from anywhere."""
+    data = {key.partition('.')[2]: _absolute(value) for key, value in config.flat().items() if key in PATHS}
+    init = dataclasses.replace(config.init, from_=_absolute(config.init.from_))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data), init=init)
+
+
+def _absolute(path: str) -> str:
+    if not path or '://' in path:  # a bucket's address is no path
+        return path
+    return str(Path(path).expanduser().absolute())
 
 
 def module(spec: str) -> tuple[ModuleType, str, str]:

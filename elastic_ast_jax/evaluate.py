@@ -97,7 +97,8 @@ def run(
         shown, files = sweep.table(result), sweep.write(
             result, model.config, model.description, model.step, overrides, workdir.evaluations, resized)
     else:
-        shown, files = summary(result.metrics, model.description), write(result, model, overrides, workdir.evaluations)
+        shown, files = summary(result.metrics, model.description), write(
+            result, model.description, model.step, overrides, workdir.evaluations)
     print(shown)
     if result.skipped:
         progress.say(f'clips left out: {len(result.skipped)}, such as {result.skipped[0]}')
@@ -159,8 +160,17 @@ def summary(metrics: Metrics, description: str) -> str:
     ])  # fmt: skip
 
 
-def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: Path | BucketPath) -> tuple[PurePath, PurePath]:
+def write(
+    found: Evaluation, description: str, step: int, overrides: Sequence[str], folder: Path | BucketPath
+) -> tuple[PurePath, PurePath]:
     """Writes `metrics.json` and `metrics.md`; NaN is null and a dash.
+
+    Args:
+        found: What was found.
+        description: Of what was evaluated, in words.
+        step: Of its checkpoint.
+        overrides: What was changed of its config.
+        folder: Where to write; made if missing.
 
     Raises:
         WriteError: One of the files cannot be written; it is as it was.
@@ -168,11 +178,11 @@ def write(found: Evaluation, model: Trained, overrides: Sequence[str], folder: P
     json_file, table_file = folder / 'metrics.json', folder / 'metrics.md'
     metrics = found.metrics
     values = without_nan({
-        'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides), 'cropped_clips': found.cut,
+        'checkpoint': description, 'step': step, 'overrides': list(overrides), 'cropped_clips': found.cut,
         'windowed_clips': found.windowed, 'skipped': list(found.skipped), **dataclasses.asdict(metrics),
     })  # fmt: skip
     write_text(json_file, json.dumps(values, indent=2) + '\n')
-    lines = [summary(metrics, model.description), *tables.changed(overrides)]
+    lines = [summary(metrics, description), *tables.changed(overrides)]
     if found.cut:
         lines += ['', f'Clips longer than the model takes, of which only the beginning was evaluated: {found.cut}.']
     if found.windowed:

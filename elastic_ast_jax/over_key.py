@@ -4,7 +4,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from elastic_ast_jax import files, plots, run_table, tables
 from elastic_ast_jax.logs import duration, printable, without_nan
 from elastic_ast_jax.run_table import CompareError, Run, spread, written
 from elastic_ast_jax.sweep_axes import METRICS, in_plot, in_table
+from elastic_ast_jax.workdir import Workdir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,45 +45,62 @@ class Group:
         return float(spread(np.array([[run.last] for run in self.runs]))[0])
 
     @property
+    def steps(self) -> float:
+        """Mean number of steps."""
+        return float(np.mean([run.steps for run in self.runs]))
+
+    @property
     def seconds(self) -> float:
         """Mean time of training, without evaluation."""
         return float(np.mean([run.seconds for run in self.runs]))
 
 
-def compare(models: Sequence[tuple[str, Sequence[str]]], key: str, out: str | None) -> None:
+def compare(
+    models: Sequence[tuple[str, Sequence[str]]], key: str, out: str | None, beside: Sequence[tuple[str, Sequence[str]]] = ()
+) -> None:
     """Prints a table; writes it as Markdown and JSON, and as a plot, named by the key.
 
     Args:
         models: Name and workdirs of each.
         key: Dotted, such as `augment.token_dropout`.
         out: Folder for the files; None: only print.
+        beside: Models without this key, shown by what `elastic-ast evaluate` or `baseline` found on whole clips.
 
     Raises:
-        CompareError: No such key, or runs that are not finished or scored by different metrics.
+        CompareError: No such key, runs that are not finished or scored by different metrics, or a model beside them that was
+            not evaluated.
         WriteError: A file cannot be written.
     """
     groups = grouped(models, key)
     metric = groups[0].runs[0].metric
-    head = ['model', key, 'runs', METRICS[metric], 'training']
+    others = {name: np.array([[_evaluated(workdir, metric)] for workdir in workdirs]) for name, workdirs in beside}
+    head = ['model', key, 'runs', 'steps', METRICS[metric], 'training']
     lines = [tables.row(head), tables.row(['---'] + ['---:'] * (len(head) - 1))]
     for group in groups:
         time = '–' if math.isnan(group.seconds) else duration(group.seconds)
         lines.append(tables.row([
-            tables.text(group.model), tables.text(written(group.value)), str(len(group.runs)),
+            tables.text(group.model), tables.text(written(group.value)), str(len(group.runs)), f'{group.steps:.0f}',
             f'{in_table(metric, group.mean)} ± {in_table(metric, group.spread)}', time]))  # fmt: skip
+    for name, values in others.items():
+        worth = f'{in_table(metric, float(values.mean()))} ± {in_table(metric, spread(values)[0])}'
+        lines.append(tables.row([tables.text(name), '–', str(len(values)), '–', worth, '–']))
     print('\n'.join(lines))
     if out is None:
         return
     folder = files.at(out)
     explanation = (f'The {METRICS[metric]} on whole clips at the end of training, mean and standard deviation of the runs, and '
-                   f'the mean time of training without evaluation, on a machine that may have done other work as well.')
+                   f'the mean number of steps, and time of training without evaluation, on a machine that may have done other '
+                   f'work as well.')
     files.write_text(folder / f'{key}.md', '\n'.join([explanation, '', *lines]) + '\n')
     values = {'key': key, 'metric': metric, 'groups': [
         {'model': group.model, 'value': group.value, 'workdirs': [run.workdir for run in group.runs],
-         'values': [run.last for run in group.runs], 'seconds': [run.seconds for run in group.runs]}
-        for group in groups]}  # fmt: skip
+         'values': [run.last for run in group.runs], 'steps': [run.steps for run in group.runs],
+         'seconds': [run.seconds for run in group.runs]}
+        for group in groups],
+        'beside': [{'model': name, 'values': values[:, 0].tolist()} for name, values in others.items()]}  # fmt: skip
     files.write_text(folder / f'{key}.json', json.dumps(without_nan(values), indent=2) + '\n')
-    plots.save(figure(groups, key, metric), folder / f'{key}.png')
+    across = {name: float(values.mean()) for name, values in others.items()}
+    plots.save(figure(groups, key, metric, across), folder / f'{key}.png')
     print(f'written: {printable(os.path.join(out, key))}.md, .json, .png')
 
 
@@ -105,8 +124,21 @@ def grouped(models: Sequence[tuple[str, Sequence[str]]], key: str) -> list[Group
     return found
 
 
-def figure(groups: Sequence[Group], key: str, metric: str) -> 'Figure':
-    """A curve for each model; a model with one value, where others have several, is a line across."""
+def _evaluated(workdir: str, metric: str) -> float:
+    """The metric on whole clips, as evaluation left it."""
+    file = Workdir(workdir).evaluations / 'metrics.json'
+    try:
+        value = json.loads(file.read_text(encoding='utf-8'))[metric]
+        return math.nan if value is None else float(value)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CompareError(f'{file}: cannot be read ({type(error).__name__}: {error}): evaluate whole clips, as elastic-ast '
+                           f'evaluate and elastic-ast baseline --out={workdir} do') from error
+
+
+def figure(
+    groups: Sequence[Group], key: str, metric: str, others: Mapping[str, float] = types.MappingProxyType({})
+) -> 'Figure':
+    """A curve for each model; a model with one value, where others have several, is a line across, and so are `others`."""
     from matplotlib.figure import Figure  # half a second, and most commands draw nothing
 
     factor, label = in_plot(metric)
@@ -129,6 +161,8 @@ def figure(groups: Sequence[Group], key: str, metric: str) -> 'Figure':
         else:
             axes.errorbar([place[group.value] for group in its], mean, np.nan_to_num(spread), marker='o', markersize=4,
                           capsize=3, color=colour, label=name, linestyle='-' if len(its) > 1 else '')  # fmt: skip
+    for name, value in others.items():
+        axes.axhline(factor * value, color='0.4', linestyle=':', label=name)
     axes.set_xticks(range(len(values)), [written(value) for value in values], parse_math=False)
     axes.set_xlabel(key)
     axes.set_ylabel(label)

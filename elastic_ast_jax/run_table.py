@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,9 +98,9 @@ def read(workdir: str) -> Run:
     return Run(workdir, config.flat(), metric, tuple(evaluations), steps, planned, seconds if steps else math.nan)
 
 
-def differing(configs: Sequence[Mapping[str, Any]], but: str = '') -> list[str]:
-    """The keys whose values are not the same in all configs, without the one named `but`."""
-    return [key for key in configs[0] if key != but and any(config[key] != configs[0][key] for config in configs)]
+def differing(configs: Sequence[Mapping[str, Any]], but: Collection[str | None] = ()) -> list[str]:
+    """The keys whose values are not the same in all configs, without those named in `but`."""
+    return [key for key in configs[0] if key not in but and any(config[key] != configs[0][key] for config in configs)]
 
 
 def spread(values: Float64[np.ndarray, 'runs places']) -> Float64[np.ndarray, 'places']:

@@ -217,12 +217,19 @@ class Budgets:
 
 
 def best_of_each(measured: Iterable[Measured]) -> tuple[Measured, ...]:
-    """The best of those with the same budget, by their tokens, ascending."""
-    found: dict[int, Measured] = {}
-    for one in measured:
-        tokens = one.saving.tokens
-        found[tokens] = max(found.get(tokens, one), one, key=Measured.rank)
-    return tuple(found[tokens] for tokens in sorted(found))
+    """The best of each budget, by their tokens, ascending; without budgets with which nothing is better than with fewer tokens.
+
+    A way that leaves nothing out of any clip is measured with the first budget that allows that, and may be the best of larger
+    ones too.
+    """
+    found: list[Measured] = []
+    for one in sorted(measured, key=lambda one: one.saving.tokens):
+        if found and one.rank() <= found[-1].rank():
+            continue
+        if found and one.saving.tokens == found[-1].saving.tokens:
+            found.pop()
+        found.append(one)
+    return tuple(found)
 
 
 def from_json(values: Mapping[str, Any]) -> Budgets:

@@ -1,9 +1,8 @@
 """`elastic-ast train`: the loop, and what it is wired to."""
 
 import contextlib
-import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,8 +16,7 @@ from elastic_ast_jax.checkpoints import Checkpoints
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import headers, pipeline, splits
 from elastic_ast_jax.data.plan import Planner, Schedule
-from elastic_ast_jax.data.sources import Source, label_names, overlap, targets, without_clips
-from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.data.sources import Source, check_single, label_names, overlap, targets, without_clips
 from elastic_ast_jax.evaluator import Evaluator, score
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.logs import LogError, MetricsLog, Progress, afterwards, counted
@@ -29,9 +27,6 @@ from elastic_ast_jax.train_step import TrainState
 from elastic_ast_jax.wandb_log import WandbLog
 from elastic_ast_jax.watch import Watch
 from elastic_ast_jax.workdir import Contract, PlanRecord, Workdir, WorkdirError
-
-# Keys of the section `data` that are paths.
-_PATHS = ('train', 'eval', 'root', 'label_csv', 'tfds_dir')
 
 
 def run(config: Config, path: str) -> None:
@@ -55,7 +50,7 @@ def run(config: Config, path: str) -> None:
     labels = label_names(source)
     classes = targets(source, labels, 'training')
     if config.train.loss == 'cross_entropy':
-        _check_single(source, classes)
+        check_single(source, classes)
     planner = splits.planner(config, source)
     hosts.first_then_others(
         'contract', lambda: workdir.set_contract(Contract(labels, fbank.fingerprint(config.frontend))))
@@ -175,14 +170,6 @@ def _start(
     return start.params
 
 
-def _check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
-    """Cross-entropy takes exactly one label a clip."""
-    for clip, labels in enumerate(classes):
-        if len(labels) != 1:
-            raise UserError(f"{source.keys[clip]} has {len(labels)} labels, but train.loss='cross_entropy' takes one a clip: "
-                            f"use --config.train.loss=bce (and label_smoothing=0) for several")
-
-
 def _schedule(config: Config, workdir: Workdir, planner: Planner, source: Source) -> Schedule:
     """The steps of all epochs: stored when the run begins, checked and read when it goes on."""
     fingerprint = planner.fingerprint(source.fingerprint)
@@ -244,22 +231,6 @@ def _skipped(
 
     with afterwards(tell):
         yield
-
-
-def absolute_paths(config: Config) -> Config:
-    """The config with the paths of its data and weights made absolute, so that the workdir can be used from anywhere."""
-    from pathlib import Path
-
-    data = config.data
-    changed = {
-        key: str(Path(getattr(data, key)).expanduser().absolute())
-        for key in _PATHS
-        if getattr(data, key) and '://' not in getattr(data, key)  # a bucket's address is no path
-    }
-    init = config.init
-    if init.from_ and '://' not in init.from_:
-        init = dataclasses.replace(init, from_=str(Path(init.from_).expanduser().absolute()))
-    return dataclasses.replace(config, data=dataclasses.replace(data, **changed), init=init)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,13 @@ class Workdir:
             raise WorkdirError(f'{self.path}: holds other files and no config.json; choose a new or empty --workdir')
         self._write(file, config.to_json())
 
-    def check_same(self, config: Config) -> None:
+    def check_same(self, config: Config, also: Collection[str] = (), advice: str = 'Use another --workdir') -> None:
         """Checks that a run that has begun here, if there is one, has this config.
+
+        Args:
+            config: With absolute paths.
+            also: Keys that a run may change when it goes on, and that must be the same nevertheless.
+            advice: What to do if it has another one; or use the same values.
 
         Raises:
             WorkdirError: It has another one, whose differing keys are named, or one that cannot be read.
@@ -138,10 +144,10 @@ class Workdir:
         if not self.begun():
             return
         new, old = config.flat(), self.config().flat()
-        different = [key for key in new if new[key] != old[key] and key not in _FREE]
+        different = [key for key in new if new[key] != old[key] and (key not in _FREE or key in also)]
         if different:
             lines = '\n'.join(f'  - {key}: {old[key]!r} there, {new[key]!r} now' for key in different)
-            advice = 'Use another --workdir, or the same values'
+            advice = f'{advice}, or the same values'
             if (self.path / 'conversion.txt').exists():
                 advice = f'It holds converted weights: train in another --workdir with --config.init.from={self.path}'
             raise WorkdirError(f'{self.path}: belongs to a run with another config:\n{lines}\n{advice}')

@@ -179,7 +179,7 @@ def _checked(
                  if values[key] != (tuple(value) if isinstance(value, list) else value)]  # fmt: skip
         if wrong:
             return run, wrong
-        Workdir(run.workdir).check_same(resolved)
+        Workdir(run.workdir).check_same(resolved, advice='Give another --out')
     except configs.ConfigError as error:
         return run, list(error.problems)
     except WorkdirError as error:

@@ -60,9 +60,36 @@ def test_its_sweeps_lie_where_compare_finds_them(task, tmp_path, capsys, sweep, 
     assert '| average (1) |' in capsys.readouterr().out
 
 
+def test_on_whole_clips_it_lies_where_compare_finds_it(task, tmp_path):
+    assert main(['baseline', f'--config={task}', f'--out={tmp_path / "out"}']) == 0
+    found = json.loads((tmp_path / 'out' / 'eval' / 'metrics.json').read_text())
+    assert (found['accuracy'], found['step']) == (1.0, 0) and found['checkpoint'].startswith('logistic regression')
+    assert json.loads((tmp_path / 'out' / 'config.json').read_text())['frontend']['mel_bins'] == 32
+
+
+def test_a_trained_model_is_not_written_over(task, tmp_path, capsys):
+    (tmp_path / 'run' / 'checkpoints' / '7').mkdir(parents=True)
+    assert main(['baseline', f'--config={task}', f'--out={tmp_path / "run"}']) == 1
+    assert 'is the workdir of a trained model' in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / 'run').iterdir()] == ['checkpoints']
+
+
+@pytest.mark.parametrize(('labels', 'loss', 'said'), [
+    (['p300'], 'cross_entropy', 'all 24 training clips have the same labels, p300: there is nothing to tell apart'),
+    (['p300', 'x'], 'bce', 'have the same labels, p300, x'),
+    (['p300', 'x'], 'cross_entropy', "has 2 labels, but train.loss='cross_entropy' takes one a clip"),
+])  # fmt: skip
+def test_labels_that_nothing_can_be_learned_from_are_refused(task, capsys, labels, loss, said):
+    manifest = task.parent / 'all.jsonl'
+    lines = [json.loads(line) | {'labels': labels} for line in manifest.read_text().splitlines()]
+    manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    assert main(['baseline', f'--config={task}', f'--config.train.loss={loss}']) == 1
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('options', 'expected'), [
     (('--points=16',), 'add --sweep'), (('--sweep=length', '--shifts=10'), 'points of --sweep=resolution'),
-    (('--sweep=resolution', '--shifts=10', '--points=1'), 'either --shifts or --points'), (('--out=x',), 'add --sweep'),
+    (('--sweep=resolution', '--shifts=10', '--points=1'), 'either --shifts or --points'),
 ])  # fmt: skip
 def test_options_that_do_not_go_together_are_refused(task, capsys, options, expected):
     assert main(['baseline', f'--config={task}', *options]) == 1

@@ -351,9 +351,10 @@ def test_runs_over_a_key(tmp_path, capsys):
     arguments = 'compare', runs, f'one={tmp_path / "other"}', '--over=augment.token_dropout', f'--out={out}'
     assert main([*arguments]) == 0
     table = (out / 'augment.token_dropout.md').read_text().splitlines()
-    assert table[2].startswith('| model | augment.token_dropout | runs | accuracy |')
-    assert table[4].startswith('| E | 0.0 | 2 | 55.00 % ± 7.07 % | 0:04 |')
-    assert table[5].startswith('| E | 0.3 | 2 | 85.00 % ± 7.07 % |') and table[6].startswith('| one | 0.9 | 1 | 25.00 % ± – |')
+    assert table[2].startswith('| model | augment.token_dropout | runs | steps | accuracy | training |')
+    assert table[4].startswith('| E | 0.0 | 2 | 20 | 55.00 % ± 7.07 % | 0:04 |')
+    assert table[5].startswith('| E | 0.3 | 2 | 20 | 85.00 % ± 7.07 % |')
+    assert table[6].startswith('| one | 0.9 | 1 | 20 | 25.00 % ± – |')
     found = json.loads((out / 'augment.token_dropout.json').read_text())
     assert found['groups'][0]['values'] == pytest.approx([0.6, 0.5])
     assert (out / 'augment.token_dropout.png').read_bytes().startswith(b'\x89PNG')
@@ -364,6 +365,29 @@ def test_runs_over_a_key(tmp_path, capsys):
     trained(tmp_path / 'half', [0.2], planned=20)
     assert main(['compare', f'h={tmp_path / "half"}', '--over=augment.token_dropout']) != 0
     assert 'is not finished, 10 of 20 steps' in capsys.readouterr().err
+
+
+def test_models_without_a_name_are_called_by_what_else_they_differ_in(tmp_path, capsys):
+    for share in (0.0, 0.3):
+        trained(tmp_path / f'{share}', [0.5], f'augment.token_dropout={share}', planned=20, steps=20)
+    found = [str(tmp_path / name) for name in ('0.0', '0.3')]
+    assert main(['compare', *found, '--over=augment.token_dropout']) == 0
+    names = {line.split('|')[1] for line in capsys.readouterr().out.splitlines()[2:]}
+    assert len(names) == 1
+
+
+def test_a_model_beside_those_over_a_key(tmp_path, capsys):
+    trained(tmp_path / 'e', [0.5], planned=20, steps=20)
+    (tmp_path / 'average' / 'eval').mkdir(parents=True)
+    arguments = ['compare', f'E={tmp_path / "e"}', '--over=train.seed', f'--beside=average={tmp_path / "average"}']
+    assert main(arguments) == 1
+    assert 'average/eval/metrics.json: cannot be read' in capsys.readouterr().err
+    (tmp_path / 'average' / 'eval' / 'metrics.json').write_text('{"accuracy": 0.25}')
+    assert main([*arguments, f'--out={tmp_path}']) == 0
+    assert capsys.readouterr().out.splitlines()[3] == '| average | – | 1 | – | 25.00 % ± – | – |'
+    assert json.loads((tmp_path / 'train.seed.json').read_text())['beside'] == [{'model': 'average', 'values': [0.25]}]
+    assert main(['compare', str(tmp_path / 'e'), f'--beside=average={tmp_path / "average"}']) == 1
+    assert 'add --sweep=length, --sweep=resolution or --over=KEY' in capsys.readouterr().err
 
 
 def test_a_model_with_one_value_is_a_line_across(tmp_path):

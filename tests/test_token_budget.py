@@ -156,12 +156,13 @@ def test_a_budget_that_is_less_than_any():
         BUDGETS.best(7)
 
 
-def test_the_best_of_each_budget():
+def test_the_best_of_each_budget_that_is_better_than_smaller_ones():
     many = [Measured(Saving(8, ratio, how), score, told, True, latency) for ratio, how, score, told, latency in [
         (1.0, 'cut', math.nan, 0.9, 1.0), (1.4, 'cut', 0.5, 0.8, 3.0), (2.0, 'cut', 0.5, 0.3, 2.0),
         (2.0, 'drop', 0.4, 1.0, 1.0)]]  # fmt: skip
     found = token_budget.best_of_each([MEASURED[1], *many, MEASURED[4]])
-    assert found == (many[2], MEASURED[1], MEASURED[4])
+    assert found == (many[2], MEASURED[1])
+    assert token_budget.best_of_each([*MEASURED[2:], many[0]]) == (many[0], MEASURED[2], MEASURED[3])
 
 
 def test_budgets_that_were_measured_before_stay_if_all_else_is_the_same():

@@ -94,6 +94,14 @@ def test_keys_that_change_no_result_may_differ(workdir):
     assert 'data.workers' not in refused(workdir.prepare, changed(data={'workers': 4}, train={'seed': 1}))
 
 
+def test_some_of_these_may_be_asked_to_be_the_same_too(workdir):
+    moved = changed(data={'root': '/moved', 'workers': 3})
+    workdir.check_same(moved)
+    message = refused(lambda config: workdir.check_same(config, ('data.root',), 'Give another --out'), moved)
+    assert "data.root: '' there, '/moved' now" in message and 'data.workers' not in message
+    assert message.endswith('Give another --out, or the same values')
+
+
 @pytest.mark.parametrize('key', [key for key in CONFIG.flat() if key not in (
     'init.from', 'data.root', 'data.train', 'data.eval', 'data.label_csv', 'data.tfds_dir', 'data.on_bad_audio', 'data.workers',
     'train.log_every', 'train.keep', 'train.save_every', 'train.wandb', 'train.profile_steps', 'mesh.data', 'mesh.fsdp',

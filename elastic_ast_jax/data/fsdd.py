@@ -84,22 +84,30 @@ def load_tfds(
         DataError: the data set cannot be prepared, or is not FSDD, or has no such speaker; and whatever `tfds.load` refuses.
     """
     _check_split(split)
-    speakers = set()
+    speakers, strange = set(), []
 
     def keep(name: str) -> bool:
         match = _NAME.fullmatch(name)
         if not match:
-            raise DataError(f'{_DATA_SET}: {name!r} is no file name of FSDD ({{digit}}_{{speaker}}_{{index}}.wav): '
-                            f'is another data set in data.tfds_dir?')
+            strange.append(name)
+            return False
         speakers.add(match['speaker'])
         return _is_of(match, split, held_out)
+
+    def check() -> None:
+        if strange:
+            raise DataError(f'{_DATA_SET}: {strange[0]!r} is no file name of FSDD ({{digit}}_{{speaker}}_{{index}}.wav): '
+                            f'is another data set in data.tfds_dir?')
+        _check_speakers(held_out, speakers)
 
     try:
         source = tfds.load(_DATA_SET, folder, 'train', rate, _FEATURES, on_bad_audio, keep)
     except DataError as error:
+        if speakers or strange:  # the names were read, and may be why nothing is left
+            check()
         raise DataError(f'{error}\nTo read FSDD from files, pass --config.data.root=FOLDER with the recordings '
                         f'({{digit}}_{{speaker}}_{{index}}.wav)') from error
-    _check_speakers(held_out, speakers)
+    check()
     return source
 
 

@@ -244,6 +244,18 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
                     f'{counted(len(names), "known label")}:\n{headers.listing(problems)}')
 
 
+def check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
+    """Whether each clip has one class, as cross-entropy takes it.
+
+    Raises:
+        DataError: One has none, or several.
+    """
+    for clip, labels in enumerate(classes):
+        if len(labels) != 1:
+            raise DataError(f"{source.keys[clip]} has {len(labels)} labels, but train.loss='cross_entropy' takes one a clip: "
+                            f"use --config.train.loss=bce (and label_smoothing=0) for several")
+
+
 def overlap(a: Source, b: Source) -> int:
     """How many clips are in both sources: the same part of the same file, or else of the same key."""
     return len(_identities(a) & _identities(b))

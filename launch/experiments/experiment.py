@@ -8,20 +8,21 @@ shared: an experiment takes those that another has trained in the same folder.
 
 import argparse
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'launch'))
 
 try:
+    import compared_models
     import sweep as runs_of
+    from compared_models import ExperimentError, Model
 
     from elastic_ast_jax import config as configs
     from elastic_ast_jax import published
@@ -33,32 +34,7 @@ except ImportError as error:
 
 BASELINE = 'logistic regression'
 SIGNALLED = 128
-# What variants are called; the others are ElasticAST.
-NAMES = {'ast': 'AST', 'prefixes': 'ElasticAST, prefixes'}
-
-
-class ExperimentError(UserError):
-    """An experiment that a recipe is not made for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A model of an experiment.
-
-    Attributes:
-        name: In tables and plots.
-        variant: Of the recipe.
-        overrides: `section.key=value` each.
-    """
-
-    name: str
-    variant: str
-    overrides: tuple[str, ...] = ()
-
-    def folder(self, out: Path, seed: int) -> Path:
-        """Of its run with this seed."""
-        words = [*self.variant.split(','), *(text.partition('.')[2] for text in self.overrides)]  # without the section
-        return out / '+'.join(words) / f'seed-{seed}'
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str]) -> int:
@@ -66,9 +42,11 @@ def main(argv: Sequence[str]) -> int:
     options, overrides = _arguments(argv)
     try:
         return Experiment(options, overrides).work()
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f'{options.name}: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -77,8 +55,8 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--name', required=True, help='of the experiment, and of its folder of tables and plots')
     parser.add_argument('--model', action='append', required=True, metavar='VARIANT', help='of the recipe: first|second for '
                         'the first that it has, word? if it has it, and key=* for each value of a key')
-    parser.add_argument('--row_budget', metavar='N,N,...', help="train each model with rows of so many times the recipe's "
-                        'tokens, and as many tokens a step, where its rows divide so')
+    parser.add_argument('--row_budget', metavar='N,N,...', help='train each model with the tokens of a step in so many '
+                        'rows, where they divide so')
     parser.add_argument('--vary', metavar='KEY=VALUE,...', help='train each model with each of these values')
     parser.add_argument('--sweep', choices=('length', 'resolution'), help='evaluate each model over this sweep')
     parser.add_argument('--over', metavar='KEY', help='or draw the accuracy on whole clips over this key')
@@ -121,14 +99,15 @@ class Experiment:
             raise ExperimentError(f'{options.config}: give the file alone, {path}; the experiment chooses its variants')
         self._task = Path(path).stem
         self._out = Path(options.out or ROOT / 'runs' / 'experiments' / self._task).absolute()
-        self._models = list(_models(self._recipe, path, options, self._overrides))
+        self._models = list(compared_models.of_experiment(self._recipe, path, options, self._overrides))
         self._hows = (options.fixed_length or ['own']) if options.sweep else []
         if options.sweep:
             self._points()
         for model in self._models:
             for seed in options.seeds:
-                used = configs.load(f'{path}:{model.variant}', self._changed(model, seed))
-                Workdir(model.folder(self._out, seed)).check_same(used)
+                used = configs.absolute_paths(configs.load(f'{path}:{model.variant}', self._changed(model, seed)))
+                advice = 'Give another --out; data that were moved can have a link at their old place'
+                Workdir(model.folder(self._out, seed)).check_same(used, also=configs.PATHS, advice=advice)
 
     def work(self) -> int:
         """Trains and evaluates what is missing, seed by seed, and draws what is complete.
@@ -173,17 +152,15 @@ class Experiment:
 
     def _evaluation(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
         """Of curves that are not there, of models that are trained to the end; and of the baseline, which has no seed."""
-        sweep = self._options.sweep
-        if not sweep:
-            return []
-        points = self._points()
-        found = []
+        sweep, found = self._options.sweep, []
+        points = self._points() if sweep else ()
         if seed == self._options.seeds[0] and not self._has_baseline():
-            run = runs_of.Run(f'{BASELINE}, {sweep}', self._out / BASELINE, self._out / 'logs' / f'{BASELINE}-{sweep}.log', ())
+            folder = self._baseline()
+            run = runs_of.Run(f'{BASELINE}, {folder.name}', folder, self._out / 'logs' / f'{BASELINE}-{folder.name}.log', ())
             config = f'{self._options.config}:{self._models[0].variant}'
-            options = [f'--config={config}', f'--out={run.workdir}', *self._sweep_options(points)]
+            options = [f'--config={config}', f'--out={folder}', *(self._sweep_options(points) if sweep else ())]
             found.append((run, _command('baseline', *options, *(f'--config.{text}' for text in self._overrides))))
-        for model in self._models:
+        for model in self._models if sweep else ():
             fixed = model.variant.startswith('ast')
             for how in self._hows if fixed else ['own']:
                 run = self._run(model, seed, f'{sweep}-{how}')
@@ -194,14 +171,19 @@ class Experiment:
                     found.append((run, _command('evaluate', *options)))
         return found
 
+    def _baseline(self) -> Path:
+        """Folder of the logistic regression: over this sweep, or on whole clips."""
+        return self._out / BASELINE / (self._options.sweep or 'whole')
+
     def _has_baseline(self) -> bool:
         """Whether it was measured on these data, by these features."""
-        folder = self._out / BASELINE
-        if not _measured(folder, self._options.sweep, self._points(), 0):
+        folder, sweep = self._baseline(), self._options.sweep
+        if not (_measured(folder, sweep, self._points(), 0) if sweep else (folder / 'eval' / 'metrics.json').exists()):
             return False
         with contextlib.suppress(OSError, ValueError, KeyError):
             there = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-            here = json.loads(configs.load(f'{self._options.config}:{self._models[0].variant}', self._overrides).to_json())
+            used = configs.load(f'{self._options.config}:{self._models[0].variant}', self._overrides)
+            here = json.loads(configs.absolute_paths(used).to_json())
             return all(there[section] == here[section] for section in ('data', 'frontend'))
         return False
 
@@ -227,56 +209,17 @@ class Experiment:
         for model in self._models:
             workdirs.setdefault(model.name, []).extend(str(model.folder(self._out, seed)) for seed in self._options.seeds)
         groups = [f'{model}={",".join(its)}' for model, its in workdirs.items()]
+        beside = f'--beside={BASELINE}={self._baseline()}'
         if not self._options.sweep:
-            return _told(_command('compare', *groups, f'--over={self._options.over}', f'--out={out}'))
+            return _told(_command('compare', *groups, f'--over={self._options.over}', beside, f'--out={out}'))
         known = published.DATA_SETS[self._options.sweep]
         failed = 0
         for how in self._hows:
-            options = [f'--sweep={self._options.sweep}', f'--fixed_length={how}', f'--out={out}']
-            options.append(f'--beside={BASELINE}={self._out / BASELINE}')
+            options = [f'--sweep={self._options.sweep}', f'--fixed_length={how}', beside, f'--out={out}']
             if self._task in known and how == 'resized':  # as the paper's ASTs were run
                 options.append(f'--published={self._task}')
             failed |= _told(_command('compare', *groups, *options))
         return failed
-
-
-def _models(recipe: object, path: str, options: argparse.Namespace, given: Sequence[str]) -> Iterator[Model]:
-    """The models that `--model`, `--vary` and `--row_budget` name, with the overrides that are given for all."""
-    variants = getattr(recipe, 'VARIANTS', {})
-    key, equals, values = (options.vary or '').partition('=')
-    varied = [(f'{key}={value}',) for value in values.split(',')] if equals else [()]
-    if options.row_budget:
-        packing = configs.load(path, given).packing
-        varied = [
-            (f'packing.tokens={times * packing.tokens}', f'packing.rows={packing.rows // times}',
-             f'packing.slots={times * packing.slots}')
-            for times in map(int, options.row_budget.split(',')) if packing.rows % times == 0]  # fmt: skip
-        if len(varied) < 2:
-            raise ExperimentError(f'{path}: packing.rows={packing.rows} cannot be divided among rows that are '
-                                  f'{options.row_budget} times as long: give --config.packing.rows=8, or fewer tokens a row')
-    for wanted in options.model:
-        found = next((one for one in wanted.removesuffix('?').split('|') if one.partition(',')[0] in variants), None)
-        if found is None and wanted.endswith('?'):
-            continue
-        if found is None:
-            raise ExperimentError(f'{path}: VARIANTS has no {wanted.replace("|", " or ")}, which this experiment trains')
-        word, _, star = found.partition(',')
-        its = star.removesuffix('=*')
-        if star and its not in variants[word]:
-            raise ExperimentError(f"{path}: the fixed-length AST has no variants by its {its}, which this experiment compares: "
-                                  f"VARIANTS['{word}'] has {', '.join(variants[word]) or 'none'}")
-        for value in sorted(variants[word][its]) if star else [None]:
-            default = value is None or value == variants[word][its][0]
-            unit = {'frames': 'frames', 'shift': 'ms'}.get(its, its)
-            label = NAMES.get(word, 'ElasticAST')
-            if word == 'ast' and value is not None and not options.over:
-                label = f'AST at {value} {unit}'
-            variant = word if default else f'{word},{its}={value}'
-            own = configs.load(f'{path}:{variant}', given)
-            for overrides in varied:
-                # What is the recipe's own already needs no run of its own.
-                others = [text for text in overrides if configs.load(f'{path}:{variant}', (*given, text)) != own]
-                yield Model(label, variant, tuple(others))
 
 
 def _measured(workdir: Path, stem: str, points: Sequence[int], step: int) -> bool:
@@ -285,7 +228,8 @@ def _measured(workdir: Path, stem: str, points: Sequence[int], step: int) -> boo
         found = json.loads((workdir / 'eval' / f'{stem}.json').read_text(encoding='utf-8'))
         key = AXES[found['sweep']].common
         as_here = [point[key] for point in found['points']] == list(points) and 'model' in found
-        return as_here and found['step'] == step and not found['overrides']
+        newest = (f'step {step}', f'step {step}, moving average')  # an average of several has the step of the last
+        return as_here and found['step'] == step and (not step or found['checkpoint'] in newest) and not found['overrides']
     return False
 
 

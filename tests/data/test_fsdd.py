@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import soundfile
@@ -29,6 +31,24 @@ def test_the_first_five_recordings_of_each_digit_and_speaker_are_for_testing(roo
     assert len(train) == 12 and sources.overlap(train, test) == 0
     assert train.keys[:3] == ('0_george_10.wav', '0_george_49.wav', '0_george_5.wav')
     assert train.samples[:3].tolist() == [220, 298, 210] and len(train.read(1)) == 298
+
+
+def test_speakers_that_are_held_out_are_for_testing_and_nobody_else_is(root):
+    train, test = (fsdd.load(root, split, RATE, held_out=('theo',)) for split in ('train', 'test'))
+    assert len(train) == len(test) == 10 and sources.overlap(train, test) == 0
+    assert all('_george_' in key for key in train.keys) and all('_theo_' in key for key in test.keys)
+
+
+@pytest.mark.parametrize(('held_out', 'said'), [
+    (('theo', 'anna', 'zoe'), 'data.held_out=theo,anna,zoe: there is no anna, zoe; the speakers are george, theo'),
+    (('theo', 'george'), 'nobody is left for training; the speakers are george, theo'),
+])  # fmt: skip
+def test_speakers_who_cannot_be_held_out_are_named(root, tmp_path, held_out, said):
+    folder = spoken_digit(tmp_path / 'tfds', sorted(root.glob('*.wav')))
+    for load, place in ((fsdd.load, root), (fsdd.load_tfds, folder)):
+        for split in ('train', 'test'):
+            with pytest.raises(DataError, match=said):
+                load(place, split, RATE, held_out=held_out)
 
 
 def test_the_label_is_the_digit(root):
@@ -90,9 +110,10 @@ def test_tfds_gives_the_same_clips_as_the_folder(root, tmp_path):
         samples = np.random.default_rng(len(path.name)).integers(-32768, 32767, 150 + recordings.index(path), np.int16)
         soundfile.write(str(path), samples, RATE)
     folder = spoken_digit(tmp_path / 'tfds', recordings)
-    for split in ('train', 'test'):
-        for rate in (RATE, 2 * RATE):
-            files, records = fsdd.load(root, split, rate), fsdd.load_tfds(folder, split, rate)
+    for held_out in ((), ('george',)):
+        for split, rate in itertools.product(('train', 'test'), (RATE, 2 * RATE)):
+            files = fsdd.load(root, split, rate, held_out=held_out)
+            records = fsdd.load_tfds(folder, split, rate, held_out=held_out)
             assert files.keys == records.keys and files.labels == records.labels and files.classes == records.classes
             assert files.fingerprint == records.fingerprint
             for i in range(len(files)):

@@ -115,6 +115,16 @@ def test_runs_of_another_config_are_not_taken(done, recipe):
     assert found.returncode == 1 and 'train.epochs: 1 there, 2 now' in found.stderr
 
 
+def test_runs_on_other_data_are_not_taken(done, recipe):
+    found = run('length.sh', recipe, f'--out={done}', '--seeds=0', '--config.data.train=other.jsonl', capture_output=True)
+    assert found.returncode == 1 and "data.train: '' there" in found.stderr and 'Give another --out' in found.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_told(done, recipe):
+    found = run('length.sh', recipe, f'--out={done / "said.txt" / "x"}', capture_output=True)
+    assert found.returncode == 1 and 'said.txt' in found.stderr and 'Traceback' not in found.stderr
+
+
 def test_curves_of_other_points_or_clips_are_measured_again(done):
     sys.path.insert(0, str(EXPERIMENTS))
     import experiment
@@ -126,6 +136,9 @@ def test_curves_of_other_points_or_clips_are_measured_again(done):
     assert not experiment._measured(workdir, 'length', points[:2], step)
     assert not experiment._measured(workdir, 'length', points, step + 1)
     assert not experiment._measured(workdir, 'length-resized', points, step)
+    other = json.dumps(found | {'checkpoint': 'mean of steps 1, 2'})
+    (workdir / 'eval' / 'of_others.json').write_text(other)
+    assert not experiment._measured(workdir, 'of_others', points, step)
 
 
 def test_one_experiment_at_a_time_works_in_a_folder(done, recipe):
@@ -137,9 +150,10 @@ def test_one_experiment_at_a_time_works_in_a_folder(done, recipe):
 
 def test_another_experiment_takes_the_same_runs(done, recipe):
     found = run('native_length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
-    assert found.returncode == 0 and 'started' not in found.stdout
+    assert found.returncode == 0 and [line for line in found.stdout.splitlines() if line.startswith('started')] == [
+        f'started: logistic regression, whole; its output: {done / "logs" / "logistic regression-whole.log"}']
     table = (done / 'native_length' / 'frontend.max_frames.md').read_text()
-    assert '| ElasticAST | 1280 | 1 |' in table and '| AST | 32 | 1 |' in table
+    assert all(row in table for row in ('| ElasticAST | 1280 | 1 |', '| AST | 32 | 1 |', '| logistic regression | – | 1 |'))
 
 
 @pytest.mark.parametrize(('script', 'arguments', 'expected'), [
@@ -154,7 +168,10 @@ def test_another_experiment_takes_the_same_runs(done, recipe):
     ('length.sh', ['CONFIG', '--out=a,b'], 'without a comma'),
     ('length.sh', ['CONFIG', '--out=gs://b/x'], 'must be a local folder'),
     ('length.sh', ['CONFIG', '--vary=model.scaled=True,False'], '--vary and --row_budget go with --over'),
-    ('row_budget.sh', ['CONFIG', '--config.packing.rows=1'], 'packing.rows=1 cannot be divided'),
+    ('row_budget.sh', ['CONFIG', '--config.packing.rows=1', '--config.packing.tokens=160'],
+     'the 160 tokens of a step (packing.rows x packing.tokens) do not divide into 8, 4, 3, 2 equal rows'),
+    ('length.sh', ['CONFIG', '--config.train.seed=7'], 'train.seed is varied by --seeds: leave it out'),
+    ('token_dropout.sh', ['CONFIG', '--config.augment.token_dropout=0.2'], 'is varied by this experiment: leave it out'),
 ])  # fmt: skip
 def test_wrong_arguments_are_told_before_anything_runs(recipe, tmp_path, script, arguments, expected):
     given = [argument.replace('CONFIG', str(recipe)) for argument in arguments]
@@ -193,7 +210,7 @@ def test_the_recipes_are_made_for_the_experiments(name, tmp_path):
 
 @pytest.mark.parametrize(('script', 'folders', 'rows'), [
     ('token_dropout.sh', ['+token_dropout=0', '+token_dropout=0.1', '', '+token_dropout=0.5'], [2, 2, 2, 2]),
-    ('row_budget.sh', ['', '+tokens=1024+rows=1+slots=128'], [2, 1]),
+    ('row_budget.sh', ['+tokens=256+rows=4+slots=32', '', '+tokens=1024+rows=1+slots=128'], [4, 2, 1]),
     ('scaled_attention.sh', ['', '+scaled=False'], [2, 2]),
 ])  # fmt: skip
 def test_a_varied_key_shares_the_recipe_s_own_run(script, folders, rows, tmp_path):
