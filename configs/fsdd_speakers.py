@@ -54,6 +54,6 @@ def get_config(text: str = '') -> ConfigDict:
 
 def lengths() -> dict:
     # Quantiles of the clips: 0, 25, 50, 90 and 100 %, and of those for testing also 99 %, as one speaker has a few long ones.
-    train = [(0.14, 0.34, 0.25), (0.34, 0.41, 0.25), (0.41, 0.59, 0.4), (0.59, 1.31, 0.1)]
+    train = [(0.14, 0.33, 0.25), (0.33, 0.4, 0.25), (0.4, 0.59, 0.4), (0.59, 1.31, 0.1)]
     test = [(0.16, 0.36, 0.25), (0.36, 0.44, 0.25), (0.44, 0.62, 0.4), (0.62, 0.86, 0.09), (0.86, 2.28, 0.01)]
     return {'classes': 10, 'train': shares(2000, train), 'eval': shares(1000, test)}
