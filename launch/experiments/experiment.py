@@ -140,15 +140,20 @@ class Experiment:
         return (*self._overrides, *model.overrides, f'train.seed={seed}')
 
     def _training(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
-        """Of models that are not trained to the end."""
+        """Of models that are not trained to the end; those of the most tokens first, so that none is left alone."""
         found = []
-        for model in self._models:
+        for model in sorted(self._models, key=lambda model: self._tokens(model, seed), reverse=True):
             run = self._run(model, seed, 'train')
             if not runs_of.finished(run.workdir):
                 options = [f'--config={self._options.config}:{model.variant}', f'--workdir={run.workdir}']
                 options += [f'--config.{text}' for text in self._changed(model, seed)]
                 found.append((run, _command('train', *options)))
         return found
+
+    def _tokens(self, model: Model, seed: int) -> int:
+        """Of a step."""
+        packing = configs.load(f'{self._options.config}:{model.variant}', self._changed(model, seed)).packing
+        return packing.rows * packing.tokens
 
     def _evaluation(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
         """Of curves that are not there, of models that are trained to the end; and of the baseline, which has no seed."""
