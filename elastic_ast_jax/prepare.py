@@ -5,22 +5,32 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastic_ast_jax.data.sources import BadAudio, DataError
 from elastic_ast_jax.logs import counted, duration
 
 __all__ = ['run']
 
-# Of each data set: builder in the module of its name in `data.builders`, splits mostly trained and evaluated on, recipe.
-_BUILDERS = {
-    'audioset': ('Audioset', 'balanced+unbalanced', 'eval', 'audioset'),
-    'vggsound': ('Vggsound', 'train', 'test', 'vggsound'),
-    'voxceleb1': ('Voxceleb1', 'train', 'test', 'voxceleb'),
-    'epic_sounds': ('EpicSounds', 'train', 'validation', 'epic_sounds'),
-    'speech_commands': ('SpeechCommandsV2', 'train', 'test', 'speech_commands'),
-    'esc50': ('Esc50', 'fold1+fold2+fold3+fold4', 'fold5', 'esc50'),
-    'manifest': ('ManifestBuilder', 'train', 'test', 'manifest'),
+
+class _DataSet(NamedTuple):
+    """Its builder in the module of its name in `data.builders`, splits mostly trained and evaluated on, recipe, weights."""
+
+    builder: str
+    train: str
+    evaluate: str
+    recipe: str
+    weights: str = ''
+
+
+_DATA_SETS = {
+    'audioset': _DataSet('Audioset', 'balanced+unbalanced', 'eval', 'audioset', 'VIT'),
+    'vggsound': _DataSet('Vggsound', 'train', 'test', 'vggsound', 'VIT'),
+    'voxceleb1': _DataSet('Voxceleb1', 'train', 'test', 'voxceleb', 'SSAST'),
+    'epic_sounds': _DataSet('EpicSounds', 'train', 'validation', 'epic_sounds', 'VIT'),
+    'speech_commands': _DataSet('SpeechCommandsV2', 'train', 'test', 'speech_commands', 'VIT'),
+    'esc50': _DataSet('Esc50', 'fold1+fold2+fold3+fold4', 'fold5', 'esc50', 'VIT'),
+    'manifest': _DataSet('ManifestBuilder', 'train', 'test', 'manifest'),
 }
 
 
@@ -46,14 +56,15 @@ def run(
     """
     from elastic_ast_jax.data.tf import tf  # noqa: F401 - quietly, before TFDS needs it
 
-    kind = getattr(importlib.import_module(f'elastic_ast_jax.data.builders.{data_set}'), _BUILDERS[data_set][0])
+    known = _DATA_SETS[data_set]
+    kind = getattr(importlib.import_module(f'elastic_ast_jax.data.builders.{data_set}'), known.builder)
     options = {'data_dir': out, 'only': tuple(splits), 'on_bad_audio': on_bad_audio}
     builder = kind(source, rate=rate, name=name, **options) if data_set == 'manifest' else kind(**options)
     if data_set == 'manifest':
         _prepare(builder, Path(source), Path(source).exists(), beam)
     else:
         _prepare_folder(builder, Path(source), beam)
-    _show(builder, os.fspath(out), *_BUILDERS[data_set][1:])
+    _show(builder, os.fspath(out), known)
 
 
 def _prepare_folder(builder: Any, folder: Path, beam: Sequence[str]) -> None:
@@ -79,16 +90,18 @@ def _prepare(builder: Any, source: Path, there: bool, beam: Sequence[str]) -> No
           + ('' if compared else f', from lists that cannot be compared with what is in {source}'))
 
 
-def _show(builder: Any, out: str, train: str, evaluate: str, recipe: str) -> None:
+def _show(builder: Any, out: str, known: _DataSet) -> None:
     """Prints what a data set holds, and what to train with."""
     from elastic_ast_jax.data.builders import index, left_out
 
     folder, there, rate = Path(builder.data_dir), builder.info.splits, builder.info.metadata['sample_rate']
     lost = left_out.count(folder)
     print(f'{folder}: {counted(len(builder.classes), "class", "classes")}, {rate} Hz')
-    rows = [('split', 'clips', 'length', 'missing', 'broken')]
+    rows, several = [('split', 'clips', 'length', 'missing', 'broken')], False
     for split, info in there.items():
-        seconds = sum(sum(file.frames) for file in (index.load(folder, split) or {}).values()) / rate
+        indexed = (index.load(folder, split) or {}).values()
+        several |= any(len(labels) != 1 for file in indexed for labels in file.labels)
+        seconds = sum(sum(file.frames) for file in indexed) / rate
         rows.append((split, str(info.num_examples), duration(seconds), *(str(lost[split, why]) for why in rows[0][3:])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for split, *numbers in rows:
@@ -96,11 +109,16 @@ def _show(builder: Any, out: str, train: str, evaluate: str, recipe: str) -> Non
         print('  '.join(['', split.ljust(widths[0]), *aligned]))
     if lost:
         print(f'{counted(lost.total(), "clip")} left out, listed in {folder / left_out.NAME}')
-    train, evaluate = _splits(list(there), train, evaluate)
-    print(f'train on it with\n'
-          f'  elastic-ast train --config=configs/{recipe}.py --workdir=WORKDIR --config.data.source=tfds '
-          f'--config.data.tfds_name={builder.name} --config.data.tfds_dir={shlex.quote(out)} '
-          f'--config.data.train_split={shlex.quote(train)} --config.data.eval_split={shlex.quote(evaluate)}')
+    train, evaluate = _splits(list(there), known.train, known.evaluate)
+    keys = {'data.source': 'tfds', 'data.tfds_name': builder.name, 'data.tfds_dir': out, 'data.train_split': train,
+            'data.eval_split': evaluate}  # fmt: skip
+    if known.recipe == 'manifest':  # which knows neither rate nor labels
+        keys |= {'frontend.sample_rate': rate} | ({'train.loss': 'bce', 'train.label_smoothing': 0} if several else {})
+    if known.weights:
+        keys |= {'init.from': known.weights}
+    print(f'train on it with{f" ({known.weights}: weights to start from, see the recipe)" if known.weights else ""}')
+    print('  ' + ' '.join([f'elastic-ast train --config=configs/{known.recipe}.py --workdir=WORKDIR',
+                           *(f'--config.{key}={shlex.quote(str(value))}' for key, value in keys.items())]))  # fmt: skip
 
 
 def _splits(there: Sequence[str], train: str, evaluate: str) -> tuple[str, str]:

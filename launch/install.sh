@@ -15,16 +15,17 @@ usage: bash launch/install.sh [EXTRA ...]
 Installs elastic-ast-jax and the named extras into .venv in the repository root, which is made with Python 3.11 or
 newer if it is not there. Calling it again costs nothing while setup.cfg and launch/constraints.txt stay as they are.
 
-extras: train   what training and evaluation of data sets need: TensorFlow and TensorFlow Datasets
-        test    pytest and its companions; holds train, gcs and prepare
-        gcs     what workdirs in buckets need: gs://BUCKET/FOLDER
-        prepare Apache Beam, which elastic-ast prepare asks for; holds train
-        tpu     JAX for TPUs
-        compile the TPUs' compiler, which elastic-ast compile asks for
-        cuda12  JAX for NVIDIA GPUs with CUDA 12; not together with cuda13
-        cuda13  JAX for NVIDIA GPUs with CUDA 13
-        hear    PyTorch, which the tools of the HEAR benchmark ask for
-        convert PyTorch, which reads weights in .pth files, and transformers
+extras: train    what training and evaluation of data sets need: TensorFlow and TensorFlow Datasets
+        test     pytest and its companions; holds train, gcs and prepare
+        gcs      what workdirs in buckets need: gs://BUCKET/FOLDER
+        prepare  Apache Beam, which elastic-ast prepare asks for; holds train
+        dataflow what Apache Beam's runner on Google Cloud asks for; holds prepare
+        tpu      JAX for TPUs
+        compile  the TPUs' compiler, which elastic-ast compile asks for
+        cuda12   JAX for NVIDIA GPUs with CUDA 12; not together with cuda13
+        cuda13   JAX for NVIDIA GPUs with CUDA 13
+        hear     PyTorch, which the tools of the HEAR benchmark ask for
+        convert  PyTorch, which reads weights in .pth files, and transformers
 TEXT
 }
 
@@ -43,7 +44,7 @@ has() {  # has WORD LIST...: is the word in the list?
   return 1
 }
 
-known=(train test gcs prepare tpu compile cuda12 cuda13 hear convert)
+known=(train test gcs prepare dataflow tpu compile cuda12 cuda13 hear convert)
 wanted=()
 for argument in "$@"; do
   if [[ $argument == -h || $argument == --help ]]; then
@@ -54,6 +55,7 @@ for argument in "$@"; do
     has "$extra" "${known[@]}" || fail "there is no extra '$extra': choose from ${known[*]}"
     wanted+=("$extra")
     [[ $extra == test ]] && wanted+=(train gcs prepare)
+    [[ $extra == dataflow ]] && wanted+=(prepare train)
     [[ $extra == prepare ]] && wanted+=(train)
   done
 done

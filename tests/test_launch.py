@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / 'launch').glob('*.sh'))
 TOOLS = ('bash', 'cat', 'cp', 'dirname', 'flock', 'mkdir', 'mv', 'rm')
-EXTRAS = ('train', 'test', 'gcs', 'prepare', 'tpu', 'compile', 'cuda12', 'cuda13', 'hear', 'convert')
+EXTRAS = ('train', 'test', 'gcs', 'prepare', 'dataflow', 'tpu', 'compile', 'cuda12', 'cuda13', 'hear', 'convert')
 TESTED_ON = '3.11 Linux x86_64'
 
 STAND_IN = """#!BASH
@@ -189,7 +189,7 @@ def test_elsewhere_the_ranges_alone_decide(ready, platform):
 
 def test_wrong_extras_are_refused(ready):
     refused = one_line(ready.run('install.sh', 'train,gpu'))
-    assert "there is no extra 'gpu': choose from train test gcs prepare tpu compile cuda12 cuda13 hear" in refused
+    assert "there is no extra 'gpu': choose from train test gcs prepare dataflow tpu compile cuda12 cuda13 hear" in refused
     ready.run('install.sh', 'cuda12')
     assert 'cuda12 and cuda13 exclude each other' in one_line(ready.run('install.sh', 'cuda13'))
     assert len(ready.calls()) == 1

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from elastic_ast_jax.data import audioset
-from elastic_ast_jax.data.builders.base import ClipBuilder
+from elastic_ast_jax.data.builders.base import ClipBuilder, what_goes_where
 from elastic_ast_jax.data.builders.lists import YOUTUBE_ID, Clips, Layout, Problems, recordings
 from elastic_ast_jax.data.sources import DataError, FileClip
 from elastic_ast_jax.data.text import read
@@ -24,14 +24,16 @@ class Audioset(ClipBuilder, skip_registration=True):
 
     Source of lists and splits: https://research.google.com/audioset/download.html (CC BY 4.0; the recordings belong to their
     makers and are handed out by nobody, so many are missing).
+
+    AudioSet's folder must hold, from research.google.com/audioset/download.html,
+      class_labels_indices.csv
+      balanced_train_segments.csv, unbalanced_train_segments.csv, eval_segments.csv
+    and the parts of the videos, cut from start_seconds to end_seconds, as WAV, FLAC or whatever libsndfile reads, in
+      audio/balanced_train_segments/, audio/unbalanced_train_segments/, audio/eval_segments/
+    or in folders in these, named YTID.wav, YYTID.wav (a Y before it), YTID_START.wav or YTID_START_END.wav, in seconds or ms
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """AudioSet's folder must hold, from research.google.com/audioset/download.html,
-  class_labels_indices.csv
-  balanced_train_segments.csv, unbalanced_train_segments.csv, eval_segments.csv
-and the parts of the videos, cut from start_seconds to end_seconds, as WAV, FLAC or whatever libsndfile reads, in
-  audio/balanced_train_segments/, audio/unbalanced_train_segments/, audio/eval_segments/
-or in folders in these, named YTID.wav, YYTID.wav (a Y before it), YTID_START.wav or YTID_START_END.wav, in seconds or ms"""
+    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
     name = 'audioset'
     SPLITS = tuple(_LISTS)
     SEVERAL = True

@@ -6,6 +6,7 @@ whole. Workers need the recordings and that folder under the same paths, so buck
 """
 
 import contextlib
+import inspect
 import io
 import os
 import shutil
@@ -24,15 +25,20 @@ from elastic_ast_jax.data.builders.shards import Form, Record, Shard
 from elastic_ast_jax.data.sources import BadAudio, DataError, FileClip
 from elastic_ast_jax.logs import counted
 
-__all__ = ['ClipBuilder']
+__all__ = ['ClipBuilder', 'what_goes_where']
 
 _ANEW = 'choose another folder with --out, or remove this one and prepare anew'
+
+
+def what_goes_where(docstring: str | None) -> str:
+    """The last paragraph of a builder's docstring, which `elastic-ast prepare` shows if something is missing."""
+    return inspect.cleandoc(docstring or '').rpartition('\n\n')[2]
 
 
 class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set of clips: mono, int16, with a key and one label or several.
 
-    A subclass has a docstring that says what to put where, `name`, `SPLITS`, `RATE`, `SEVERAL` and `layout`.
+    A subclass has a docstring whose last paragraph says what to put where, `name`, `SPLITS`, `RATE`, `SEVERAL` and `layout`.
 
     Args:
         only: Splits that are prepared; empty: all.

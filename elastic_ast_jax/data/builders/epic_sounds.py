@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from elastic_ast_jax.data.builders.base import ClipBuilder
+from elastic_ast_jax.data.builders.base import ClipBuilder, what_goes_where
 from elastic_ast_jax.data.builders.lists import SUFFIXES, Clips, Layout, Problems, in_order, inside, numbered, table
 from elastic_ast_jax.data.sources import FileClip
 
@@ -17,12 +17,14 @@ class EpicSounds(ClipBuilder, skip_registration=True):
 
     Source: https://github.com/epic-kitchens/epic-sounds-annotations (CC BY-NC 4.0), whose training and validation lists the
     splits are; what is tested on has no public labels. Parts of 24 kHz recordings, from start_sample to stop_sample.
+
+    EPIC-SOUNDS's folder must hold, from github.com/epic-kitchens/epic-sounds-annotations,
+      EPIC_Sounds_train.csv, EPIC_Sounds_validation.csv
+    and the sound of EPIC-KITCHENS-100's videos, at 24 kHz (others are resampled), as WAV or FLAC:
+      audio/P01_01.wav, or audio/P01/P01_01.wav
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """EPIC-SOUNDS's folder must hold, from github.com/epic-kitchens/epic-sounds-annotations,
-  EPIC_Sounds_train.csv, EPIC_Sounds_validation.csv
-and the sound of EPIC-KITCHENS-100's videos, at 24 kHz (others are resampled), as WAV or FLAC:
-  audio/P01_01.wav, or audio/P01/P01_01.wav"""
+    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
     name = 'epic_sounds'
     SPLITS = ('train', 'validation')
     RATE = _RATE

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from elastic_ast_jax.data.builders.base import ClipBuilder
+from elastic_ast_jax.data.builders.base import ClipBuilder, what_goes_where
 from elastic_ast_jax.data.builders.lists import Clips, Layout, Problems, in_order, inside, numbered, table
 from elastic_ast_jax.data.sources import FileClip
 
@@ -16,11 +16,13 @@ class Esc50(ClipBuilder, skip_registration=True):
 
     Source: https://github.com/karolpiczak/ESC-50 (CC BY-NC 3.0). Its five folds are the splits, to be evaluated in turn; what
     comes from one recording is in one fold.
+
+    ESC-50's folder must hold what github.com/karolpiczak/ESC-50 has:
+      meta/esc50.csv
+      audio/1-100032-A-0.wav and so on
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """ESC-50's folder must hold what github.com/karolpiczak/ESC-50 has:
-  meta/esc50.csv
-  audio/1-100032-A-0.wav and so on"""
+    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
     name = 'esc50'
     SPLITS = ('fold1', 'fold2', 'fold3', 'fold4', 'fold5')
 

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import fcntl
+import importlib
 import io
 import logging
 import os
@@ -44,39 +45,53 @@ def pipeline(given: Sequence[str] = ()) -> Any:
         given: Options of Beam: `KEY=VALUE` or `KEY`; without `runner=...` it runs here.
 
     Raises:
-        DataError: Beam is not installed, does not know a key, or does not take a value.
+        DataError: Beam is not installed, or not what the runner takes, does not know a key, or does not take a value.
     """
     beam()
     from apache_beam import Pipeline
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    from apache_beam.runners import create_runner
     from apache_beam.runners.portability.portable_runner import PortableRunner
 
-    flags, said, parsers = [f'--{option}' for option in given], io.StringIO(), []
+    flags, said, parsers, runner, refused = [f'--{option}' for option in given], io.StringIO(), [], None, None
     try:
         # argparse prints and exits, and does not say what the value was an option of.
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), _quiet('apache_beam.options.pipeline_options'):
             options = PipelineOptions(flags)
-            # Beam's own choice on this machine would first look for another runner in the network.
-            runner = options.view_as(StandardOptions).runner or 'FnApiRunner'
             try:
-                found, refused = Pipeline(runner=runner, options=options), None
-            except (ValueError, AttributeError, ImportError) as error:  # perhaps for want of a key that is misspelt
-                found, refused = None, error
+                # Beam's own choice on this machine would first look for another runner in the network.
+                runner = create_runner(options.view_as(StandardOptions).runner or 'FnApiRunner')
+            except (ValueError, AttributeError, ImportError) as error:
+                refused = error
             known = options.get_all_options(add_extra_args_fn=parsers.append)  # of the runner too, now that it is imported
             unknown = parsers[0].parse_known_args(flags)[1]
     except SystemExit as error:
         reason = said.getvalue().strip().rpartition('error: ')[2] if error.code else 'they ask for help'
         raise DataError(f'Apache Beam does not take these options ({reason}): correct --beam') from error
     # Job services, which Flink and Spark have, tell their own options only when a pipeline is sent to them.
-    if unknown and not (found and isinstance(found.runner, PortableRunner)):
+    if unknown and not isinstance(runner, PortableRunner):
         key = unknown[0].removeprefix('--').partition('=')[0]
         near = difflib.get_close_matches(key, known, 1)
         raise DataError(f'Apache Beam has no option {key!r}{f"; the nearest is {near[0]!r}" if near else ""}: correct '
                         f'--beam={unknown[0].removeprefix("--")}')
-    if refused:
-        raise DataError(f'Apache Beam does not take these options ({" ".join(str(refused).split())}): '
-                        f'correct --beam') from refused
-    return found
+    if runner:
+        _check_client(runner)
+        try:
+            return Pipeline(runner=runner, options=options)
+        except ValueError as error:  # a key that the runner needs is not there
+            refused = error
+    raise DataError(f'Apache Beam does not take these options ({" ".join(str(refused).split())}): correct --beam') from refused
+
+
+def _check_client(runner: Any) -> None:
+    """Says that what Dataflow takes is not installed before Beam asks the network for a bucket."""
+    if type(runner).__name__ != 'DataflowRunner':
+        return
+    try:
+        importlib.import_module('apache_beam.runners.dataflow.internal.apiclient')
+    except ImportError as error:
+        raise DataError(f'DataflowRunner takes what Apache Beam has for Google Cloud, which is not installed ({error}): '
+                        f'bash launch/install.sh dataflow, or pip install "apache-beam[gcp]"') from error
 
 
 def run(found: Any, transforms: Mapping[str, Any], folder: Path, total: int) -> None:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from elastic_ast_jax.data.builders.base import ClipBuilder
+from elastic_ast_jax.data.builders.base import ClipBuilder, what_goes_where
 from elastic_ast_jax.data.builders.lists import Clips, Layout, Problems, inside
 from elastic_ast_jax.data.sources import DataError, FileClip
 from elastic_ast_jax.data.text import read
@@ -23,11 +23,13 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
 
     Source: https://arxiv.org/abs/1804.03209 (CC BY 4.0). validation_list.txt and testing_list.txt are the splits; what is in
     neither is for training. All 35 words are classes; the recordings of noise are not used.
+
+    Speech Commands' folder must hold what speech_commands_v0.02.tar.gz unpacks to:
+      validation_list.txt, testing_list.txt
+      bed/00176480_nohash_0.wav and so on, a folder for each word
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """Speech Commands' folder must hold what speech_commands_v0.02.tar.gz unpacks to:
-  validation_list.txt, testing_list.txt
-  bed/00176480_nohash_0.wav and so on, a folder for each word"""
+    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
     name = 'speech_commands_v2'
     SPLITS = ('train', *_LISTS)
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from elastic_ast_jax.data.builders.base import ClipBuilder
+from elastic_ast_jax.data.builders.base import ClipBuilder, what_goes_where
 from elastic_ast_jax.data.builders.lists import YOUTUBE_ID, Clips, Layout, Problems, recordings
 from elastic_ast_jax.data.sources import DataError, FileClip
 from elastic_ast_jax.data.text import csv_rows, read
@@ -18,13 +18,15 @@ class Vggsound(ClipBuilder, skip_registration=True):
 
     Source of list and splits: https://www.robots.ox.ac.uk/~vgg/data/vggsound/ (CC BY 4.0; the recordings belong to their
     makers).
+
+    VGGSound's folder must hold, from www.robots.ox.ac.uk/~vgg/data/vggsound,
+      vggsound.csv
+    and the sound of the clips, as WAV, FLAC or whatever libsndfile reads (not MP4), in
+      audio/
+    or in folders in it, named YTID_START.wav with START in seconds and six digits: ---g-f_I2yQ_000001.wav
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """VGGSound's folder must hold, from www.robots.ox.ac.uk/~vgg/data/vggsound,
-  vggsound.csv
-and the sound of the clips, as WAV, FLAC or whatever libsndfile reads (not MP4), in
-  audio/
-or in folders in it, named YTID_START.wav with START in seconds and six digits: ---g-f_I2yQ_000001.wav"""
+    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
     name = 'vggsound'
     SPLITS = ('train', 'test')
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from elastic_ast_jax.data.builders.base import ClipBuilder
+from elastic_ast_jax.data.builders.base import ClipBuilder, what_goes_where
 from elastic_ast_jax.data.builders.lists import Clips, Layout, Problems, inside
 from elastic_ast_jax.data.sources import DataError, FileClip
 from elastic_ast_jax.data.text import read
@@ -19,13 +19,15 @@ class Voxceleb1(ClipBuilder, skip_registration=True):
 
     Source: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html, whose iden_split.txt the splits are (CC BY 4.0 for the
     list; the recordings belong to their makers). The label is the speaker's identifier.
+
+    VoxCeleb1's folder must hold, from www.robots.ox.ac.uk/~vgg/data/voxceleb,
+      iden_split.txt
+    and the recordings of development and test set (vox1_dev_wav.zip, vox1_test_wav.zip), in one tree or in two:
+      wav/id10001/1zcIwhmdeo4/00001.wav
+      dev/wav/... and test/wav/..., or vox1_dev_wav/wav/... and vox1_test_wav/wav/...
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """VoxCeleb1's folder must hold, from www.robots.ox.ac.uk/~vgg/data/voxceleb,
-  iden_split.txt
-and the recordings of development and test set (vox1_dev_wav.zip, vox1_test_wav.zip), in one tree or in two:
-  wav/id10001/1zcIwhmdeo4/00001.wav
-  dev/wav/... and test/wav/..., or vox1_dev_wav/wav/... and vox1_test_wav/wav/..."""
+    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
     name = 'voxceleb1'
     SPLITS = tuple(_SPLITS.values())
 

@@ -1,7 +1,7 @@
 """Data sets as their owners hand them out, with a few tones in place of the recordings.
 
 Each has twelve clips or more to train on and four to evaluate on, of three classes, one recording that is missing, and one that
-is broken.
+is broken; EPIC-SOUNDS, whose recordings have many clips each, also a clip past the end of one.
 """
 
 import csv
@@ -162,6 +162,9 @@ def epic_sounds(folder: pathlib.Path) -> Miniature:
             made.left_out.add((split, 'broken', f'{video}_12'))  # past the end of the recording
             rows.append(('P03_02_0', 'P03', 'P03_02', '00:00:00.000', '00:00:01.000', 0, 24000, 'beep', 'rustle', 0))
             made.missing(split, 'P03_02_0')
+            for i in range(2):  # two parts of a recording that is cut short
+                rows.append((f'P03_03_{i}', 'P03', 'P03_03', '00:00:00.000', '00:00:00.100', 0, 2400, 'beep', 'rustle', 0))
+                made.broken(split, f'P03_03_{i}', 'audio/P03/P03_03.wav')
         write_csv(folder / f'EPIC_Sounds_{split}.csv', rows, columns)
     return made
 

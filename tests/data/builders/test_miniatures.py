@@ -12,6 +12,7 @@ from tests.data.builders.miniatures import EVALUATED, MAKERS, Miniature
 
 pytest.importorskip('apache_beam', reason='data sets are prepared by Apache Beam')
 
+ROOT = pathlib.Path(__file__).parents[3]
 CONFIG = """
 from ml_collections import ConfigDict
 
@@ -46,7 +47,9 @@ def test_the_miniature_is_prepared_whole_planned_trained_on_and_evaluated(miniat
     check_what_is_said(miniature, out, done.out)
     check_contents(miniature, out, caplog)
     (tmp_path / 'tiny.py').write_text(CONFIG)
-    told = [word for word in done.out.split('\n')[-2].split() if word.startswith('--config.')]
+    recipe, *told = [word for word in done.out.split('\n')[-2].split() if word.startswith('--config') and '.init.' not in word]
+    with_recipe = command('plan', recipe.replace('=', f'={ROOT}/'), *told)
+    assert with_recipe.code == 0 and f'train: {clips_in(miniature, miniature.train)} clips' in with_recipe.out, with_recipe.err
     config = [f'--config={tmp_path}/tiny.py', *told, f'--config.frontend.sample_rate={miniature.rate}']
     planned = command('plan', *config)
     assert planned.code == 0 and f'train: {clips_in(miniature, miniature.train)} clips' in planned.out
@@ -69,8 +72,11 @@ def check_what_is_said(miniature: Miniature, out: pathlib.Path, said: str) -> No
         assert [int(rows[split][i]) for i in (0, 2, 3)] == [len(clips), *each]
     listed = (out / miniature.name / '1.0.0' / 'left_out.txt').read_text().splitlines()
     assert {tuple(line.split('\t')[:3]) for line in listed} == miniature.left_out and len(listed) == len(miniature.left_out)
-    assert f'2 clips left out, listed in {out}' in said
-    assert f'--config.data.train_split={miniature.train} --config.data.eval_split={miniature.evaluate}\n' in said
+    assert f'{len(miniature.left_out)} clips left out, listed in {out}' in said
+    assert f'--config.data.train_split={miniature.train} --config.data.eval_split={miniature.evaluate} ' in said
+    last = {'manifest': '--config.frontend.sample_rate=16000 --config.train.loss=bce --config.train.label_smoothing=0',
+            'voxceleb1': '--config.init.from=SSAST'}  # fmt: skip
+    assert said.endswith(f' {last.get(miniature.command[0], "--config.init.from=VIT")}\n')
 
 
 def check_contents(miniature: Miniature, out: pathlib.Path, caplog) -> None:

@@ -1,5 +1,7 @@
 """Options of Apache Beam, and one process at a time."""
 
+import importlib.util
+
 import pytest
 
 from elastic_ast_jax.data.builders import running
@@ -18,7 +20,6 @@ pytest.importorskip('apache_beam', reason='data sets are prepared by Apache Beam
     (['direct_num_worker=2'], "no option 'direct_num_worker'; the nearest is 'direct_num_workers': correct --beam=direct"),
     (['direct-num-workers=2'], "no option 'direct-num-workers'; the nearest is 'direct_num_workers'"),
     (['runner=DataflowRunner', 'projct=mine'], "no option 'projct'; the nearest is 'project'"),
-    (['runner=DataflowRunner'], 'does not take these options .*Missing required option: project'),
     (['runner=DirectRunner', 'zzzzzz'], "no option 'zzzzzz': correct --beam=zzzzzz"),
     (['--direct_num_workers=2'], "no option '--direct_num_workers'; the nearest is 'direct_num_workers'"),
     ([''], "no option '': correct"),
@@ -38,6 +39,12 @@ def test_options_that_beam_takes_reach_the_pipeline():
     # What a job service knows, this side cannot.
     flink = running.pipeline(['runner=FlinkRunner', 'parallelism=4', 'checkpointing_interval=60000'])
     assert flink.options.view_as(FlinkRunnerOptions).parallelism == 4
+
+
+@pytest.mark.skipif(importlib.util.find_spec('apitools') is not None, reason='what Dataflow takes is installed')
+def test_dataflow_without_its_client_is_said_before_anything_is_read():
+    with pytest.raises(DataError, match=r'DataflowRunner takes .* not installed \(.*launch/install.sh dataflow'):
+        running.pipeline(['runner=DataflowRunner', 'project=p', 'region=europe-west4', 'temp_location=gs://bucket/folder'])
 
 
 def test_a_folder_is_locked_once(tmp_path):
