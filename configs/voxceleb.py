@@ -8,7 +8,8 @@ PREPARED is what `elastic-ast prepare voxceleb1` wrote, SSAST the weights of SSA
 `configs/voxceleb.py:published` has what the published code has and a key can express, and needs `init.from`.
 `configs/voxceleb.py:prefixes` is trained in the paper's other way, on prefixes of random length.
 
-Otherwise than published: rows are packed across batches, so that a step has about twelve clips and not exactly.
+Otherwise than published: rows are packed across batches, so that a step has about twelve clips and not exactly; and, unless
+`published` is asked for, the last frames of a clip fill a patch up instead of being left out, and attention is scaled.
 """
 
 from ml_collections import ConfigDict

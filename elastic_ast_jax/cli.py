@@ -272,10 +272,10 @@ def _takes_lengths(command: argparse.ArgumentParser) -> None:
                          'voxceleb, epic, or a file with the seconds of a clip on each line')
 
 
-def _load_config(options: argparse.Namespace):
+def _load_config(options: argparse.Namespace, complete: bool = True):
     from elastic_ast_jax import config
 
-    return config.absolute_paths(config.load(options.config, options.overrides))
+    return config.absolute_paths(config.load(options.config, options.overrides, complete))
 
 
 def _module(name: str):
@@ -321,7 +321,7 @@ def _stats(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     if options.utilization and not options.topology:
         options.parser.error('--utilization is of chips: name them with --topology')
-    config, plan = _load_config(options), _module('plan')
+    config, plan = _load_config(options, complete=False), _module('plan')
     plan.run(config, options.config, options.lengths, options.topology, options.utilization or plan.UTILIZATION)
 
 
@@ -348,8 +348,9 @@ def _parity(options: argparse.Namespace) -> int:
 
 def _compile(options: argparse.Namespace) -> int:
     _module('topologies').prepare()  # before JAX is imported
+    config = _load_config(options, complete=False)
     return _module('compile').run(
-        _load_config(options), options.topology, options.lengths, options.classes, options.search, options.check)
+        config, options.topology, options.lengths, options.classes, options.search, options.check)
 
 
 def _benchmark(options: argparse.Namespace) -> int:

@@ -42,18 +42,19 @@ class ConfigError(UserError):
         self.problems = tuple(problems)
 
 
-def load(spec: str, overrides: Iterable[str] = ()) -> Config:
+def load(spec: str, overrides: Iterable[str] = (), complete: bool = True) -> Config:
     """Reads a config file and applies overrides.
 
     Args:
         spec: `FILE`, or `FILE:ARG` for a file whose `get_config` takes a string.
         overrides: `section.key=value` each.
+        complete: Whether data and weights have to be given, as for training; plans and compilation do without.
 
     Raises:
         ConfigError: With every problem of the file's values, the overrides and their combination.
     """
     values = {name: value for name, value in _flatten(_get_config(spec).to_dict())}
-    return resolve(values, *override_texts(overrides))
+    return resolve(values, *override_texts(overrides), complete)
 
 
 def override_texts(overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -77,8 +78,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return resolve(dict(_flatten(values)), {}, [])
 
 
-def resolve(values: Mapping[str, Any], texts: Mapping[str, str], problems: list[str]) -> Config:
-    """Values under dotted keys, then texts parsed by each key's type, over the defaults, checked."""
+def resolve(values: Mapping[str, Any], texts: Mapping[str, str], problems: list[str], complete: bool = True) -> Config:
+    """Values under dotted keys, then texts parsed by each key's type, over the defaults, checked; see `load`."""
     problems = list(problems)
     known = {f'{section.name}.{written(field.name)}': field.type for section in dataclasses.fields(Config)
              for field in dataclasses.fields(section.type)}  # fmt: skip
@@ -100,7 +101,7 @@ def resolve(values: Mapping[str, Any], texts: Mapping[str, str], problems: list[
             field.name: resolved[f'{section.name}.{written(field.name)}'] for field in dataclasses.fields(section.type)})
         for section in dataclasses.fields(Config)
     })  # fmt: skip
-    problems += config_checks.problems(config)
+    problems += config_checks.problems(config) + (config_checks.missing(config) if complete else [])
     if problems:
         raise ConfigError(problems)
     return config

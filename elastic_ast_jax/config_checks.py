@@ -41,13 +41,6 @@ def problems(config: Config) -> list[str]:
     one_of('data.source', tuple(_FILES) + ('tfds', 'fsdd', 'synthetic'))
     one_of('data.too_long', ('error', 'crop', 'window'))
     one_of('data.on_bad_audio', ('error', 'skip'))
-    for key in ('train', 'eval') if data.source in _FILES else ():
-        what, example = _FILES[data.source]
-        need(bool(getattr(data, key)), f'data.{key} is empty: give {what} with --config.data.{key}={example}')
-    if data.source == 'json':
-        need(bool(data.label_csv), 'data.label_csv is empty: give the CSV of the classes with --config.data.label_csv=FILE.csv')
-    if data.source == 'tfds':
-        need(bool(data.tfds_name), 'data.tfds_name is empty: give the data set with --config.data.tfds_name=NAME')
     for key in ('train', 'eval', 'root', 'label_csv'):
         place = getattr(data, key)
         need('://' not in place, f'data.{key}={place!r} is no local path: copy the data here, or mount the bucket (gcsfuse) '
@@ -103,8 +96,6 @@ def problems(config: Config) -> list[str]:
     ]  # fmt: skip
     one_of('model.attention', ('auto', 'plain', 'blocked', 'splash', 'pallas', 'tokamax', 'cudnn'))
     one_of('model.dtype', ('auto', 'float32', 'bfloat16'))
-    need(bool(config.init.from_) or not config.init.published_quirks,
-         'init.published_quirks=True is about weights that training starts from: give them with --config.init.from=PATH')
     axes = dataclasses.asdict(config.mesh)
     for axis, size in axes.items():
         need(size == -1 or size > 0, f'mesh.{axis}={size} must be a positive number of devices, or -1 for what is left')
@@ -122,6 +113,24 @@ def problems(config: Config) -> list[str]:
     need(0 < config.optimizer.decay_factor <= 1,
          f'optimizer.decay_factor={config.optimizer.decay_factor} must be above 0 and at most 1')
     need(config.optimizer.epsilon > 0, f'optimizer.epsilon={config.optimizer.epsilon} must be positive')
+    return found
+
+
+def missing(config: Config) -> list[str]:
+    """What has no default and training takes: data, and weights where a key is about them."""
+    quirks = ['init.published_quirks=True is about weights that training starts from: give them with --config.init.from=PATH']
+    return missing_data(config) + (quirks if config.init.published_quirks and not config.init.from_ else [])
+
+
+def missing_data(config: Config) -> list[str]:
+    """What the source of the data takes and is not given."""
+    data = config.data
+    found = [f'data.{key} is empty: give {_FILES[data.source][0]} with --config.data.{key}={_FILES[data.source][1]}'
+             for key in ('train', 'eval') if data.source in _FILES and not getattr(data, key)]  # fmt: skip
+    if data.source == 'json' and not data.label_csv:
+        found.append('data.label_csv is empty: give the CSV of the classes with --config.data.label_csv=FILE.csv')
+    if data.source == 'tfds' and not data.tfds_name:
+        found.append('data.tfds_name is empty: give the data set with --config.data.tfds_name=NAME')
     return found
 
 

@@ -246,6 +246,26 @@ def test_the_command_plans_without_the_data(capsys, recipe):
     assert text.startswith('lengths: drawn') and ' 40 % of the peak of 197 TFLOP/s' in text
 
 
+@pytest.mark.parametrize('name, reason', [
+    ('amazon_queen.py', 'data.train is empty: give a manifest'),
+    ('esc50.py:fold=5', "TensorFlow Datasets .*'esc50'"),
+])
+def test_a_recipe_is_planned_as_it_is_without_data(capsys, name, reason):
+    assert cli.main(['plan', f'--config={Path(QUICKSTART).with_name(name)}']) == 0
+    assert re.match(rf'lengths: drawn .*, as the data cannot be opened \({reason}', capsys.readouterr().out)
+
+
+def test_published_quirks_are_planned_without_the_weights_that_they_are_about(capsys):
+    assert cli.main(['plan', f'--config={QUICKSTART}', '--config.init.published_quirks=true']) == 0
+    assert capsys.readouterr().out.startswith('train: ')
+
+
+def test_a_config_without_data_and_lengths_is_told_what_to_give(capsys):
+    assert cli.main(['plan', f'--config={Path(QUICKSTART).with_name("manifest.py")}']) == 1
+    told = capsys.readouterr().err
+    assert 'data.train is empty: give a manifest with --config.data.train=' in told and 'data.eval is empty' in told
+
+
 def test_a_topology_is_refused_before_anything_is_planned(capsys, recipe):
     with pytest.raises(TopologyError, match='along 2 axes'):
         plan.run(load(recipe()), recipe(), topology='v5e:2x2x2')

@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from elastic_ast_jax import windows
+from elastic_ast_jax import config_checks, windows
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import audioset, folders, fsdd, manifest, tfds
 from elastic_ast_jax.data.draws import DrawSpec, balanced_weights
 from elastic_ast_jax.data.plan import Planner, Schedule
-from elastic_ast_jax.data.sources import Source
+from elastic_ast_jax.data.sources import DataError, Source
 from elastic_ast_jax.data.synthetic import SyntheticSource
 from elastic_ast_jax.data.windows import WindowSource
 from elastic_ast_jax.token_budget import Saving
@@ -26,6 +26,8 @@ def open_source(config: Config, split: Split) -> Source:
     Raises:
         DataError: What is wrong with the data.
     """
+    if gone := config_checks.missing_data(config):
+        raise DataError('; '.join(gone))
     data, rate, bad = config.data, config.frontend.sample_rate, config.data.on_bad_audio
     if data.source == 'synthetic':
         clips = data.synthetic_train if split == 'train' else data.synthetic_eval
