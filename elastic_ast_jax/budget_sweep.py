@@ -170,7 +170,8 @@ def _tell(
     before = (workdir.evaluations / 'budget.json').exists()
     files = write(found, best, model, overrides, workdir, timed)
     progress.say(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}')
-    progress.say(_store(workdir, Budgets(model.description, model.step, metric, best), overrides, some, frontend))
+    measured = Budgets(model.description, model.step, metric, best, tuple(overrides))
+    progress.say(_store(workdir, measured, some, frontend))
 
 
 def _choice(metric: str, unseen: bool) -> str:
@@ -183,19 +184,15 @@ def _unseen(metric: str) -> str:
     return f'{METRICS[metric]}, unseen clips'
 
 
-def _store(workdir: Workdir, measured: Budgets, overrides: Sequence[str], some: bool, frontend: FrontendSpec) -> str:
+def _store(workdir: Workdir, measured: Budgets, some: bool, frontend: FrontendSpec) -> str:
     """Stores the best of each budget with the model, and says what became of what was there.
 
     Args:
         workdir: Of the model.
         measured: What is stored.
-        overrides: With any, nothing is stored: what is stored is of the model's own evaluation clips.
         some: Whether only these budgets were asked for, so that others that were measured before are kept.
         frontend: Of the model.
     """
-    if overrides:
-        return (f'nothing is stored for predict --budget_tokens, as the config was changed ({", ".join(overrides)}): what is '
-                f'stored is measured with the config of the model')
     kept = measured
     if some:
         with contextlib.suppress(WorkdirError):  # there is nothing, or nothing that can be used

@@ -110,8 +110,9 @@ def _tell_saving(model: Predictor, workdir: str, budget_tokens: int) -> None:
     chosen, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
     worth = in_table(budgets.metric, chosen.score)
     clips = 'on clips that the choice did not see' if chosen.unseen else 'on the clips that it was chosen on'
-    said = (f'{workdir}: at most {chosen.saving.tokens} tokens, {chosen.saving.in_words(model.config.frontend)}: in evaluation '
-            f'{metric} {worth} {clips}, {chosen.latency_ms:.3g} ms a clip')  # fmt: skip
+    changed = f' (with {", ".join(budgets.overrides)})' if budgets.overrides else ''
+    said = (f'{workdir}: at most {chosen.saving.tokens} tokens, {chosen.saving.in_words(model.config.frontend)}: in evaluation'
+            f'{changed} {metric} {worth} {clips}, {chosen.latency_ms:.3g} ms a clip')  # fmt: skip
     for line in (said, *(f'warning: {warning.message}' for warning in told)):
         print(printable(line), file=sys.stderr)
 

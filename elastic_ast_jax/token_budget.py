@@ -169,12 +169,14 @@ class Budgets:
         checkpoint, step: Of the parameters it was measured with; see `Trained`.
         metric: What the best are best in.
         measured: By their tokens, ascending.
+        overrides: What was changed of the model's config for it, such as the place of the clips.
     """
 
     checkpoint: str
     step: int
     metric: str
     measured: tuple[Measured, ...]
+    overrides: tuple[str, ...] = ()
 
     def best(self, tokens: int) -> Measured:
         """The best of all that were measured with a budget of at most so many tokens.
@@ -191,8 +193,8 @@ class Budgets:
         return max(fitting, key=Measured.rank)
 
     def with_others_of(self, before: 'Budgets') -> 'Budgets':
-        """These, and those of other tokens that were measured before, with the same parameters and in the same metric."""
-        if (before.checkpoint, before.step, before.metric) != (self.checkpoint, self.step, self.metric):
+        """These, and those of other tokens that were measured before alike: parameters, metric and what was changed."""
+        if dataclasses.replace(before, measured=self.measured) != self:
             return self
         both = {one.saving.tokens: one for one in (*before.measured, *self.measured)}
         return dataclasses.replace(self, measured=tuple(both[tokens] for tokens in sorted(both)))
@@ -213,7 +215,8 @@ class Budgets:
                 'choice_score': one.choice_score, 'score': one.score, 'unseen': one.unseen, 'latency_ms': one.latency_ms})
             for one in self.measured
         ]
-        return {'checkpoint': self.checkpoint, 'step': self.step, 'metric': self.metric, 'budgets': entries}
+        return {'checkpoint': self.checkpoint, 'step': self.step, 'metric': self.metric, 'overrides': list(self.overrides),
+                'budgets': entries}  # fmt: skip
 
 
 def best_of_each(measured: Iterable[Measured]) -> tuple[Measured, ...]:
@@ -244,11 +247,14 @@ def from_json(values: Mapping[str, Any]) -> Budgets:
     for key, kind in (('checkpoint', str), ('step', int), ('metric', str)):
         if type(values.get(key)) is not kind:
             raise ValueError(f'{key}={values.get(key)!r} must be {"text" if kind is str else "a whole number"}')
+    overrides = values.get('overrides', [])
+    if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
+        raise ValueError(f'overrides={overrides!r} must be a list of texts')
     measured = tuple(_entry(entry, number) for number, entry in enumerate(entries))
     tokens = [one.saving.tokens for one in measured]
     if tokens != sorted(set(tokens)):
         raise ValueError(f'the tokens of budgets must ascend: {tokens}')
-    return Budgets(values['checkpoint'], values['step'], values['metric'], measured)
+    return Budgets(values['checkpoint'], values['step'], values['metric'], measured, tuple(overrides))
 
 
 def _entry(entry: Any, number: int) -> Measured:

@@ -143,7 +143,7 @@ MEASURED = (
     Measured(Saving(32), 0.8, 0.8, True, 4.0), Measured(Saving(64), 0.9, 0.9, True, 6.0),
     Measured(Saving(128), math.nan, math.nan, False, 1.0),
 )  # fmt: skip
-BUDGETS = Budgets('step 30, moving average', 30, 'accuracy', MEASURED)
+BUDGETS = Budgets('step 30, moving average', 30, 'accuracy', MEASURED, ('data.eval=y.jsonl',))
 
 
 @pytest.mark.parametrize(('tokens', 'found'), [(8, 8), (15, 8), (16, 16), (40, 16), (64, 16), (10**9, 16)])
@@ -170,7 +170,8 @@ def test_budgets_that_were_measured_before_stay_if_all_else_is_the_same():
     new = dataclasses.replace(BUDGETS, measured=(Measured(Saving(4), 0.2, 0.2, True, 1.0), again))
     both = new.with_others_of(BUDGETS)
     assert both.measured == (new.measured[0], MEASURED[0], again, *MEASURED[2:])
-    for other in ({'checkpoint': 'step 30'}, {'step': 31}, {'metric': 'mean_average_precision'}):
+    others = {'checkpoint': 'step 30'}, {'step': 31}, {'metric': 'mean_average_precision'}, {'overrides': ('data.eval=x',)}
+    for other in others:
         assert new.with_others_of(dataclasses.replace(BUDGETS, **other)) == new
 
 
@@ -190,7 +191,8 @@ def test_what_is_stored_comes_back():
 @pytest.mark.parametrize(('place', 'key', 'value', 'said'), [
     (None, 'budgets', 3, 'budgets must be a list'), (None, 'budgets', [], 'budgets must be a list'),
     (None, 'budgets', [3], r'budgets\[0\] must be an object'), (None, 'step', '30', "step='30' must be a whole number"),
-    (None, 'step', True, 'step=True'), (None, 'checkpoint', None, 'checkpoint=None must be text'),
+    (None, 'overrides', 'data.eval=x', "overrides='data.eval=x' must be a list of texts"),
+    (None, 'overrides', [3], 'overrides='), (None, 'step', True, 'step=True'), (None, 'checkpoint', None, 'checkpoint=None must be text'),
     (None, 'metric', 3, 'metric=3'),
     (1, 'tokens', 0, r'budgets\[1\]: tokens=0 must be a positive'), (1, 'tokens', 16.0, 'tokens=16.0'),
     (1, 'tokens', True, 'tokens=True'), (1, 'tokens', 8, r'must ascend: \[8, 8, 32'), (1, 'tokens', 999, 'must ascend'),

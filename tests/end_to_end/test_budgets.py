@@ -162,18 +162,24 @@ def test_the_sweep_and_what_prediction_makes_of_it(workdir, command, recordings,
     assert np.mean(correct[1::2]) == pytest.approx(best['score'])
 
 
-def test_what_is_stored_is_not_lost(workdir, command):
+def test_what_is_stored_is_not_lost(workdir, recordings, command):
     arguments, file = ('evaluate', f'--workdir={workdir}', '--sweep=budget'), workdir / 'budgets.json'
 
     def tokens() -> list[int]:
         return [one['tokens'] for one in json.loads(file.read_text('utf-8'))['budgets']]
 
-    # Other clips, or the same ones seen otherwise, are no measurement of the model.
+    # What was measured with other data says so, and is not kept beside what was measured without.
     done = command(*arguments, '--points=60', '--config.data.workers=1')
-    assert done.code == 0 and 'nothing is stored' in done.err and 'was changed (data.workers=1)' in done.err
-    assert not file.exists() and (workdir / 'eval' / 'budget.json').exists()
+    assert done.code == 0 and f'stored: {file}\n' in done.err
+    told = command('predict', workdir, recordings.test_files[0], '--budget_tokens=60').err
+    assert 'in evaluation (with data.workers=1) accuracy ' in told
+    done = command(*arguments, '--points=8')
+    assert f'written over: {file}\n' in done.err and 'written over earlier results: ' in done.err and tokens() == [8]
     done = command(*arguments, '--points=60')
-    assert f'stored: {file}\n' in done.err and 'written over earlier results: ' in done.err
+    assert f'written over: {file}; budgets that were measured before are kept: 8\n' in done.err
+    file.unlink()
+    done = command(*arguments, '--points=60')
+    assert f'stored: {file}\n' in done.err
     before = json.loads(file.read_text('utf-8'))['budgets']
     # Others of the same parameters are added.
     done = command(*arguments, '--points=4')
