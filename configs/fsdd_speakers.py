@@ -5,7 +5,8 @@
 Recordings of 0.14 s to 2.3 s, 2,000 for training and 1,000 for testing. `launch/experiments/` trains and compares the variants:
 `configs/fsdd_speakers.py:prefixes` is ElasticAST trained on beginnings of clips, of random length; `:resolutions` the one
 trained at frame shifts of 5 to 20 ms; `:ast,frames=80` the fixed-length AST at the 25, 50 or 90 % quantile of the clips'
-lengths; `:ast,shift=10` the one at 5, 10, 15 or 20 ms.
+lengths; `:ast,shift=10` the one at 5, 10, 15 or 20 ms; `:ast_resolutions` one trained at frame shifts of 5 to 20 ms, all padded
+or cut to 128 frames.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,10 @@ from elastic_ast_jax.recipes import shares, variant
 
 # The 25, 50 and 90 % quantiles of the training clips are 63, 77 and 114 frames; in whole patches, at least the quantile. The
 # first is taken where none is asked for.
-VARIANTS = {'elastic_ast': {}, 'prefixes': {}, 'resolutions': {}, 'ast': {'frames': (128, 64, 80), 'shift': (5, 10, 15, 20)}}
+VARIANTS = {
+    'elastic_ast': {}, 'prefixes': {}, 'resolutions': {}, 'ast': {'frames': (128, 64, 80), 'shift': (5, 10, 15, 20)},
+    'ast_resolutions': {},
+}  # fmt: skip
 # Points of the curves: frames, and frame shifts in ms.
 SWEEPS = {'length': (32, 48, 64, 80, 96, 128, 192, 256), 'resolution': (5, 7, 10, 12, 15, 17, 20)}
 
@@ -39,12 +43,13 @@ def get_config(text: str = '') -> ConfigDict:
     if chosen.word == 'prefixes':
         config.augment.prefix_frames = 32
         config.packing.tokens = 288  # as many clips a step
-    if chosen.word == 'resolutions':
+    if chosen.word in ('resolutions', 'ast_resolutions'):
         config.augment.ratios = tuple(1 + i / 5 for i in range(16))  # 1.0, 1.2, ..., 4.0
+    if chosen.word == 'resolutions':
         config.packing.tokens = 256  # about as many clips a step
-    if chosen.word == 'ast':
-        shift = chosen.values['shift']
-        frames = -(-chosen.values['frames'] * 5 // (16 * shift)) * 16  # as many seconds, in whole patches
+    if chosen.word in ('ast', 'ast_resolutions'):
+        shift = chosen.values.get('shift', 5)
+        frames = -(-chosen.values.get('frames', 128) * 5 // (16 * shift)) * 16  # as many seconds, in whole patches
         config.model.kind = 'ast'
         config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames)
         config.augment.token_dropout = 0.0

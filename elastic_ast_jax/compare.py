@@ -125,7 +125,8 @@ def over_sweep(
     names = [name for name, _ in models]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise CompareError(f'{", ".join(twice)}: names two models; write all workdirs of one after it, NAME=W,W')
-    sweeps = {workdir: _read(workdir, kind, resized) for _, workdirs in models for workdir in workdirs}
+    sweeps = {workdir: _read(workdir, kind, resized, judged=number < judged)
+              for number, (_, workdirs) in enumerate(models) for workdir in workdirs}  # fmt: skip
     first = next(iter(sweeps))
     axis, metric, points = AXES[kind], sweeps[first]['metric'], sweeps[first]['points']
     for workdir, found in sweeps.items():
@@ -250,8 +251,11 @@ def _drops_table(falls: Sequence[Drop], places: Sequence[float], axis: Axis, met
     return lines
 
 
-def _read(workdir: str, kind: Kind, resized: bool) -> dict:
-    """A sweep that evaluation left; with `resized` the one of that kind, unless the model has no length of its own."""
+def _read(workdir: str, kind: Kind, resized: bool, judged: bool = True) -> dict:
+    """A sweep that evaluation left; with `resized` the one of that kind, unless the model has no length of its own.
+
+    A model that no drop is measured by is shown as it was evaluated.
+    """
     folder = Workdir(workdir).evaluations
     how = ' --fixed_length=resized' if resized else ''
     again = f'elastic-ast evaluate --workdir={workdir} --sweep={kind}{how}'
@@ -266,7 +270,7 @@ def _read(workdir: str, kind: Kind, resized: bool) -> dict:
         raise CompareError(f'{file}: cannot be read ({error}): evaluate again') from error
     if not _is_sweep(found, kind):
         raise CompareError(f'{file}: is no sweep of this version: run {again}')
-    if resized and file.stem == kind and found.get('model', 'ast') == 'ast':
+    if judged and resized and file.stem == kind and found.get('model', 'ast') == 'ast':
         raise CompareError(f'{workdir}: has no sweep of an AST that was run at the length of each point: run {again}')
     return found
 

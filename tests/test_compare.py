@@ -141,6 +141,10 @@ def test_an_ast_that_was_not_run_at_other_lengths_is_refused(runs, capsys):
     assert main(['compare', f'E={runs / "a0"}', f'AST={runs / "ast"}', '--sweep=length', '--fixed_length=resized']) != 0
     said = capsys.readouterr().err
     assert f'elastic-ast evaluate --workdir={runs / "ast"} --sweep=length --fixed_length=resized' in said
+    # Beside the others it is shown as it was evaluated.
+    arguments = [f'E={runs / "a0"}', f'--beside=AST={runs / "ast"}', '--sweep=length', '--fixed_length=resized']
+    assert main(['compare', *arguments]) == 0
+    assert '| 16 | 0.16 | 50.00 % ± – | 50.00 % ± – |' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('change', [

@@ -28,7 +28,8 @@ VARIANTS = {
     'speech_commands': ['', 'ast'],
     'esc50': ['', 'fold=5', 'ast', 'ast,fold=2'],
     'fsdd': ['', 'elastic_ast', 'ast'],
-    'fsdd_speakers': ['', 'prefixes', 'resolutions', 'ast', 'ast,frames=64', 'ast,shift=10', 'ast,shift=20'],
+    'fsdd_speakers': ['', 'prefixes', 'resolutions', 'ast', 'ast,frames=64', 'ast,shift=10', 'ast,shift=20',
+                      'ast_resolutions'],
     'amazon_queen': ['', 'resolutions', 'ast', 'ast,frames=160', 'ast,shift=20', 'ast,shift=40'],
 }
 EVERY = [(name, text) for name, texts in VARIANTS.items() for text in texts]

@@ -11,7 +11,7 @@ from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
 
 # What variants are called; the others are ElasticAST.
-NAMES = {'ast': 'AST', 'prefixes': 'ElasticAST, prefixes'}
+NAMES = {'ast': 'AST', 'prefixes': 'ElasticAST, prefixes', 'ast_resolutions': 'AST, many frame shifts'}
 
 
 class ExperimentError(UserError):
@@ -26,11 +26,13 @@ class Model:
         name: In tables and plots.
         variant: Of the recipe.
         overrides: `section.key=value` each.
+        beside: It is shown, and no other model is measured by it.
     """
 
     name: str
     variant: str
     overrides: tuple[str, ...] = ()
+    beside: bool = False
 
     def folder(self, out: Path, seed: int) -> Path:
         """Of its run with this seed."""
@@ -53,7 +55,7 @@ def of_experiment(recipe: object, path: str, options: argparse.Namespace, given:
     """
     variants = getattr(recipe, 'VARIANTS', {})
     varied = _varied(path, options, given)
-    for wanted in options.model:
+    for wanted in (*options.model, *options.beside):
         found = next((one for one in wanted.removesuffix('?').split('|') if one.partition(',')[0] in variants), None)
         if found is None and wanted.endswith('?'):
             continue
@@ -75,7 +77,7 @@ def of_experiment(recipe: object, path: str, options: argparse.Namespace, given:
             for overrides in varied:
                 # What is the recipe's own already needs no run of its own.
                 others = [text for text in overrides if configs.load(f'{path}:{variant}', (*given, text)) != own]
-                yield Model(label, variant, tuple(others))
+                yield Model(label, variant, tuple(others), wanted in options.beside)
 
 
 def _varied(path: str, options: argparse.Namespace, given: Sequence[str]) -> list[tuple[str, ...]]:

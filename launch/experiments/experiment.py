@@ -55,6 +55,8 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--name', required=True, help='of the experiment, and of its folder of tables and plots')
     parser.add_argument('--model', action='append', required=True, metavar='VARIANT', help='of the recipe: first|second for '
                         'the first that it has, word? if it has it, and key=* for each value of a key')
+    parser.add_argument('--beside', action='append', default=[], metavar='VARIANT', help='as --model, for a model that a sweep '
+                        'shows, and that no other is measured by')  # fmt: skip
     parser.add_argument('--row_budget', metavar='N,N,...', help='train each model with the tokens of a step in so many '
                         'rows, where they divide so')
     parser.add_argument('--vary', metavar='KEY=VALUE,...', help='train each model with each of these values')
@@ -77,6 +79,8 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error(f'--out={options.out} must be a local folder without a comma in its path')
     if bool(options.sweep) == bool(options.over):
         parser.error('give either --sweep or --over')
+    if options.beside and options.over:
+        parser.error('--beside is for a sweep')
     if options.sweep and (options.vary or options.row_budget):
         parser.error('--vary and --row_budget go with --over')
     options.config = words[0]
@@ -166,8 +170,9 @@ class Experiment:
             options = [f'--config={config}', f'--out={folder}', *(self._sweep_options(points) if sweep else ())]
             found.append((run, _command('baseline', *options, *(f'--config.{text}' for text in self._overrides))))
         for model in self._models if sweep else ():
-            fixed = model.variant.startswith('ast')
-            for how in self._hows if fixed else ['own']:
+            # One that was trained at many frame shifts has its own length at each of them.
+            one_shift = model.variant.partition(',')[0] == 'ast'
+            for how in self._hows if one_shift else ['own']:
                 run = self._run(model, seed, f'{sweep}-{how}')
                 if not runs_of.finished(run.workdir):
                     continue  # its training has failed, and said so
@@ -212,15 +217,15 @@ class Experiment:
         out = self._out / self._options.name
         workdirs: dict[str, list[str]] = {}  # over a key, the runs of all its values are of one name
         for model in self._models:
-            workdirs.setdefault(model.name, []).extend(str(model.folder(self._out, seed)) for seed in self._options.seeds)
-        groups = [f'{model}={",".join(its)}' for model, its in workdirs.items()]
-        beside = f'--beside={BASELINE}={self._baseline()}'
+            given = f'--beside={model.name}' if model.beside else model.name
+            workdirs.setdefault(given, []).extend(str(model.folder(self._out, seed)) for seed in self._options.seeds)
+        groups = [f'{given}={",".join(its)}' for given, its in workdirs.items()] + [f'--beside={BASELINE}={self._baseline()}']
         if not self._options.sweep:
-            return _told(_command('compare', *groups, f'--over={self._options.over}', beside, f'--out={out}'))
+            return _told(_command('compare', *groups, f'--over={self._options.over}', f'--out={out}'))
         known = published.DATA_SETS[self._options.sweep]
         failed = 0
         for how in self._hows:
-            options = [f'--sweep={self._options.sweep}', f'--fixed_length={how}', beside, f'--out={out}']
+            options = [f'--sweep={self._options.sweep}', f'--fixed_length={how}', f'--out={out}']
             if self._task in known and how == 'resized':  # as the paper's ASTs were run
                 options.append(f'--published={self._task}')
             failed |= _told(_command('compare', *groups, *options))

@@ -208,6 +208,17 @@ def test_the_recipes_are_made_for_the_experiments(name, tmp_path):
         assert len(made._points()) >= 7
 
 
+def test_an_ast_of_many_frame_shifts_is_shown_and_no_model_is_measured_by_it():
+    sys.path.insert(0, str(EXPERIMENTS))
+    import experiment
+
+    options, overrides = experiment._arguments([*_words('resolution.sh'), '--name=x', 'configs/fsdd_speakers.py'])
+    models = experiment.Experiment(options, overrides)._models
+    assert [model.variant for model in models if model.beside] == ['ast_resolutions'] and len(models) == 6
+    shifts = config.load(f'{ROOT}/configs/fsdd_speakers.py:ast_resolutions').augment.ratios
+    assert shifts == config.load(f'{ROOT}/configs/fsdd_speakers.py:resolutions').augment.ratios
+
+
 @pytest.mark.parametrize(('script', 'folders', 'rows'), [
     ('token_dropout.sh', ['+token_dropout=0', '+token_dropout=0.1', '', '+token_dropout=0.5'], [2, 2, 2, 2]),
     ('row_budget.sh', ['+tokens=256+rows=4+slots=32', '', '+tokens=1024+rows=1+slots=128'], [4, 2, 1]),
