@@ -53,6 +53,24 @@ class FrontendSpec:
     min_frames: int = 0
     max_frames: int = 1024
 
+    def hash_values(self) -> dict[str, Any]:
+        """Return the values of a stored hash by their frozen names, which stay when a field is renamed."""
+        return {
+            'kind': self.kind,
+            'sample_rate': self.sample_rate,
+            'window_ms': self.window_ms,
+            'shift_ms': self.shift_ms,
+            'fft': self.fft,
+            'mel_bins': self.mel_bins,
+            'mean': self.mean,
+            'std': self.std,
+            'patch_mels': self.patch_mels,
+            'patch_frames': self.patch_frames,
+            'partial': self.partial,
+            'min_frames': self.min_frames,
+            'max_frames': self.max_frames,
+        }
+
     def problems(self) -> list[str]:
         """What makes this spec unusable, one sentence each; empty if nothing does."""
         found = []

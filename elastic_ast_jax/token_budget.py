@@ -211,7 +211,7 @@ class Budgets:
     def to_json(self) -> dict[str, Any]:
         """For `from_json`; NaN is null."""
         entries = [
-            dataclasses.asdict(one.saving) | without_nan({
+            {'tokens': one.saving.tokens, 'ratio': one.saving.ratio, 'how': one.saving.how} | without_nan({
                 'choice_score': one.choice_score, 'score': one.score, 'unseen': one.unseen, 'latency_ms': one.latency_ms})
             for one in self.measured
         ]

@@ -178,7 +178,7 @@ def _schedule(config: Config, workdir: Workdir, planner: Planner, source: Source
         schedule = splits.schedule(planner, config.packing.rows, config.train.epochs)
         workdir.set_plan(PlanRecord(fingerprint, schedule.epoch_rows))
         return schedule
-    if stored.fingerprint != fingerprint:
+    if not planner.recognizes(stored.fingerprint, source.fingerprint):
         raise WorkdirError(f'{workdir.path}: the training data, or what is drawn of them, changed since this run began (plan '
                            f'{stored.fingerprint} then, {fingerprint} now): restore the data, or train in another --workdir')
     return Schedule(stored.epoch_rows, config.packing.rows)

@@ -35,6 +35,10 @@ class Windows:
     hop: int
     whole: int
 
+    def hash_values(self) -> dict[str, int]:
+        """Return the values of a stored hash by their frozen names, which stay when a field is renamed."""
+        return {'length': self.length, 'hop': self.hop, 'whole': self.whole}
+
     def count(self, samples: Any) -> Any:
         """Windows of a recording of this many samples; of each, if it is an array."""
         return np.where(samples <= self.whole, 1, 1 - (self.length - samples) // self.hop)

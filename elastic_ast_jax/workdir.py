@@ -193,7 +193,9 @@ class Workdir:
                 raise WorkdirError(f'{self.path}: the training data have other labels than when this run began: '
                                    f'missing {gone}, new {new}; use another --workdir')
             self.check_frontend(contract.frontend)
-        self._write(self.path / 'model.json', json.dumps(dataclasses.asdict(contract), indent=2) + '\n')
+        frontend = {'spec': contract.frontend.spec, 'golden': contract.frontend.golden}
+        values = {'labels': contract.labels, 'frontend': frontend}
+        self._write(self.path / 'model.json', json.dumps(values, indent=2) + '\n')
 
     def check_frontend(self, fingerprint: Fingerprint) -> None:
         """Checks that this code computes the features that the model was trained with.
@@ -224,7 +226,8 @@ class Workdir:
         return PlanRecord(fingerprint, tuple(rows))
 
     def set_plan(self, plan: PlanRecord) -> None:
-        self._write(self.path / 'plan.json', json.dumps(dataclasses.asdict(plan)) + '\n')
+        values = {'fingerprint': plan.fingerprint, 'epoch_rows': plan.epoch_rows}
+        self._write(self.path / 'plan.json', json.dumps(values) + '\n')
 
     def budgets(self, frontend: FrontendSpec) -> Budgets:
         """The best saving of each token budget that was measured, for a model with this frontend.

@@ -8,13 +8,13 @@ clip's mean stays.
 
 import dataclasses
 import functools
-import hashlib
 import json
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.utils.hashing import text_hash
 
 PREEMPHASIS = 0.97
 # Smallest mel energy: the resolution of float32 at 1.
@@ -24,8 +24,8 @@ _LOWEST_HZ = 20.0
 MAGNITUDE_OFFSET = 1e-6
 # Frames that are computed at a time: memory beyond the result does not grow with the clip.
 _PART = 4096
-# Fields of a spec that came later: at their defaults they change nothing, so they do not count.
-_LATER = {'kind', 'fft', 'min_frames'}
+# Version 1 of a spec's hash has its values by name. Names that came later count only where the value is not the first default.
+_LATER = {'kind': 'kaldi', 'fft': 0, 'min_frames': 0}
 # Two fingerprints of the same features may differ by this much, in normalised log-mel.
 _SAME = 1e-3
 
@@ -169,7 +169,10 @@ def fingerprint(spec: FrontendSpec) -> Fingerprint:
     features = normalise(log_mel(golden.astype(np.float32), spec), spec)
     patches = features.reshape(len(features), spec.mel_patches, spec.patch_mels)
     summary = np.stack([patches.mean(axis=(0, 2)), patches.std(axis=(0, 2))], axis=1).ravel()
-    changed = {field.name for field in dataclasses.fields(spec) if getattr(spec, field.name) != field.default}
-    values = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _LATER - changed}
-    values = json.dumps(values, sort_keys=True)
-    return Fingerprint(hashlib.sha256(values.encode()).hexdigest()[:16], tuple(round(float(value), 5) for value in summary))
+    return Fingerprint(_spec_hash(spec), tuple(round(float(value), 5) for value in summary))
+
+
+def _spec_hash(spec: FrontendSpec) -> str:
+    """Return the short hash of a spec, of version 1, which every stored model has."""
+    values = {name: value for name, value in spec.hash_values().items() if name not in _LATER or value != _LATER[name]}
+    return text_hash(json.dumps(values, sort_keys=True))[:16]

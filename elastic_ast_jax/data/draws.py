@@ -41,8 +41,8 @@ class DrawSpec:
         mask_fill: What masks hold: log-mel 0 (`'zero'`), or the clip's mean log-mel (`'mean'`; paper, EPIC-SOUNDS).
         mixup: Share of draws whose waveform and labels are mixed with those of another clip (paper: 0.5 on AudioSet).
         mixup_beta: The first clip's weight is drawn from Beta(mixup_beta, mixup_beta) (paper: 10).
-        saving: For evaluation: clips have no more tokens than this allows, at its ratio. Nothing that training draws, so that
-            it is no part of a plan's fingerprint (`repr`), which stored runs have.
+        saving: For evaluation: clips have no more tokens than this allows, at its ratio. Training never draws it, so it is no
+            part of a plan's fingerprint.
     """
 
     shuffle: bool = False
@@ -61,7 +61,7 @@ class DrawSpec:
     mask_fill: str = 'zero'
     mixup: float = 0.0
     mixup_beta: float = 10.0
-    saving: Saving | None = dataclasses.field(default=None, repr=False)
+    saving: Saving | None = None
 
     def __post_init__(self):
         if self.too_long not in ('error', 'crop') or not self.ratios or min(self.ratios) <= 0:
@@ -75,6 +75,27 @@ class DrawSpec:
             raise ValueError(f'{self}: token_dropout and time_warp must be in [0, 1), time_mask and mixup in [0, 1]')
         if self.saving and (self.token_dropout or self.ratios != (self.saving.ratio,)):
             raise ValueError(f'{self}: {self.saving} goes with its own ratio alone, and without token_dropout')
+
+    def hash_values(self) -> dict[str, Any]:
+        """Return the values of a stored hash by their frozen names, which stay when a field is renamed."""
+        return {
+            'shuffle': self.shuffle,
+            'balanced': self.balanced,
+            'ratios': self.ratios,
+            'prefix_frames': self.prefix_frames,
+            'cut_seconds': self.cut_seconds,
+            'max_frames': self.max_frames,
+            'too_long': self.too_long,
+            'token_dropout': self.token_dropout,
+            'freq_mask': self.freq_mask,
+            'time_mask': self.time_mask,
+            'freq_masks': self.freq_masks,
+            'time_masks': self.time_masks,
+            'time_warp': self.time_warp,
+            'mask_fill': self.mask_fill,
+            'mixup': self.mixup,
+            'mixup_beta': self.mixup_beta,
+        }
 
     def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
         """Tokens that are left of a clip that has `tokens`; of each, if it is an array."""

@@ -5,9 +5,9 @@ A pure function of (lengths of the clips, what to draw, seed, epoch). Every host
 
 import dataclasses
 import functools
-import hashlib
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -16,6 +16,24 @@ from elastic_ast_jax import packing
 from elastic_ast_jax.data.draws import Draws, DrawSpec, draw
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
+
+_HASH_VERSION = 2
+_HASH_DIGITS = 16
+# Version 1 hashed the `repr` of the classes as they were called then. The text is frozen: stored runs have its hash.
+_VERSION_1 = (
+    '({data!r}, FrontendSpec(kind={frontend[kind]!r}, sample_rate={frontend[sample_rate]!r}, '
+    'window_ms={frontend[window_ms]!r}, shift_ms={frontend[shift_ms]!r}, fft={frontend[fft]!r}, '
+    'mel_bins={frontend[mel_bins]!r}, mean={frontend[mean]!r}, std={frontend[std]!r}, '
+    'patch_mels={frontend[patch_mels]!r}, patch_frames={frontend[patch_frames]!r}, partial={frontend[partial]!r}, '
+    'min_frames={frontend[min_frames]!r}, max_frames={frontend[max_frames]!r}), '
+    'DrawSpec(shuffle={draws[shuffle]!r}, balanced={draws[balanced]!r}, ratios={draws[ratios]!r}, '
+    'prefix_frames={draws[prefix_frames]!r}, cut_seconds={draws[cut_seconds]!r}, max_frames={draws[max_frames]!r}, '
+    'too_long={draws[too_long]!r}, token_dropout={draws[token_dropout]!r}, freq_mask={draws[freq_mask]!r}, '
+    'time_mask={draws[time_mask]!r}, freq_masks={draws[freq_masks]!r}, time_masks={draws[time_masks]!r}, '
+    'time_warp={draws[time_warp]!r}, mask_fill={draws[mask_fill]!r}, mixup={draws[mixup]!r}, '
+    'mixup_beta={draws[mixup_beta]!r}), {seed!r}, {tokens!r}, {slots!r})'
+)
 
 
 class PlanError(UserError):
@@ -100,9 +118,23 @@ class Planner:
         return plan.draws.kept[plan.rows.clips[slice(*offsets)]]
 
     def fingerprint(self, data: str) -> str:
-        """A short hash of all that the plans are a function of; `data` is the fingerprint of the split."""
-        parts = (data, self.frontend, self.spec, self.seed, self.tokens, self.slots)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        """Return a short hash of all that the plans are a function of; `data` is the fingerprint of the split."""
+        return mapping_hash('plan', _HASH_VERSION, self._hash_values(data))[:_HASH_DIGITS]
+
+    def recognizes(self, fingerprint: str, data: str) -> bool:
+        """Return whether a stored fingerprint, of any version, is that of these plans."""
+        version_1 = text_hash(_VERSION_1.format(**self._hash_values(data)))[:_HASH_DIGITS]
+        return fingerprint in (self.fingerprint(data), version_1)
+
+    def _hash_values(self, data: str) -> dict[str, Any]:
+        return {
+            'data': data,
+            'frontend': self.frontend.hash_values(),
+            'draws': self.spec.hash_values(),
+            'seed': self.seed,
+            'tokens': self.tokens,
+            'slots': self.slots,
+        }
 
 
 @dataclasses.dataclass(frozen=True)

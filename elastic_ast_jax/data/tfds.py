@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from elastic_ast_jax.data import headers
 from elastic_ast_jax.data.builders import index
 from elastic_ast_jax.data.sources import BadAudio, DataError, fingerprint, leave_out
 from elastic_ast_jax.data.tfds_builder import FORMAT, Features, chosen, completed, open_builder, sample_rate
+from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 
 __all__ = ['Features', 'TfdsSource', 'load']
 
 _VERSION = 1
+_STAMP_VERSION = 2
 _THREADS = 8
 _CHUNK = 64  # records a thread takes at a time
 # No recording of full scale 1 comes near; integers that were stored as floats do.
@@ -176,9 +178,10 @@ class _Reader:
             return indexed, []
         stamp = self._stamp()
         # One cache for each part of a split and choice of features; the stamp tells whether it still holds.
-        which = json.dumps([self.place, dataclasses.astuple(self._names)])
-        cache = headers.cache_path(self._folder, f'.elastic-ast-tfds-{hashlib.sha256(which.encode()).hexdigest()[:16]}.json')
-        known = None if cache is None else _load(cache, stamp)
+        names = self._names
+        which = json.dumps([self.place, [names.audio, names.label, names.key, names.rate]])
+        cache = headers.cache_path(self._folder, f'.elastic-ast-tfds-{text_hash(which)[:16]}.json')
+        known = None if cache is None else _load(cache, (stamp, self._stamp_of_version_1()))
         if known is not None:
             return known
         number = len(self._records)
@@ -190,7 +193,8 @@ class _Reader:
         clips = [found for found in looked if isinstance(found, _Clip)]
         problems = [found for found in looked if isinstance(found, _Problem)]
         if cache is not None and all(problem.lasting for problem in problems):
-            content = {'version': _VERSION, 'stamp': stamp, 'clips': [dataclasses.astuple(clip) for clip in clips],
+            content = {'version': _VERSION, 'stamp': stamp, 'clips': [(clip.record, clip.key, clip.frames, clip.labels)
+                       for clip in clips],
                        'problems': [(problem.key, problem.message) for problem in problems]}
             headers.replace(cache, lambda file: file.write(json.dumps(content).encode()))
         return clips, problems
@@ -248,10 +252,27 @@ class _Reader:
                             f'changed; prepare the data set again') from error
 
     def _stamp(self) -> str:
-        """Changes when what the clips are read from does."""
-        found = [(os.path.basename(file), *_size_and_time(file), skip, take) for file, skip, take in self._files]
-        about = [found, dataclasses.astuple(self._names), self.rate, self.classes, repr(self._whole)]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        """Return the hash of all that the clips are read from."""
+        files = [
+            {'name': name, 'size': size, 'mtime_ns': mtime_ns, 'skip': skip, 'take': take}
+            for name, size, mtime_ns, skip, take in self._file_stamps()
+        ]
+        names = self._names
+        values = {
+            'files': files,
+            'features': {'audio': names.audio, 'label': names.label, 'key': names.key, 'rate': names.rate},
+            'rate': self.rate,
+            'classes': self.classes,
+            'schema': self._whole.to_json(),  # TFDS's own, versioned format
+        }
+        return mapping_hash('tfds', _STAMP_VERSION, values)
+
+    def _stamp_of_version_1(self) -> str:
+        names = [self._names.audio, self._names.label, self._names.key, self._names.rate]
+        return text_hash(json.dumps([self._file_stamps(), names, self.rate, self.classes, repr(self._whole)]))
+
+    def _file_stamps(self) -> list[tuple]:
+        return [(os.path.basename(file), *_size_and_time(file), skip, take) for file, skip, take in self._files]
 
 
 def _size_and_time(file: str) -> tuple[int, int]:
@@ -300,11 +321,11 @@ def _numbered(same: Iterator[_Clip]) -> Iterator[_Clip]:
         yield clip if number == 1 else dataclasses.replace(clip, key=f'{clip.key}#{number}')
 
 
-def _load(cache: Path, stamp: str) -> tuple[list[_Clip], list[_Problem]] | None:
+def _load(cache: Path, stamps: Sequence[str]) -> tuple[list[_Clip], list[_Problem]] | None:
     """Clips and problems, if the cache is there, whole, and of the data as they are."""
     try:
         content = json.loads(cache.read_bytes())
-        if (content['version'], content['stamp']) != (_VERSION, stamp):
+        if content['version'] != _VERSION or content['stamp'] not in stamps:
             return None
         clips = [_Clip(int(record), str(key), int(frames), tuple(map(str, labels)))
                  for record, key, frames, labels in content['clips']]

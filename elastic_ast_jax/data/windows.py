@@ -1,7 +1,6 @@
 """A source whose clips are windows of another source's: recordings longer than a model has positions for."""
 
 import collections
-import hashlib
 import threading
 from concurrent.futures import Future
 
@@ -9,12 +8,16 @@ import numpy as np
 from jaxtyping import Float32
 
 from elastic_ast_jax.data.sources import Source
+from elastic_ast_jax.utils.hashing import text_hash
 from elastic_ast_jax.windows import Windows
 
 # Samples of decoded recordings that are held (256 MiB), and the fewest recordings: those on both sides of a seam, which rows
 # that are read at the same time ask for in turn.
 _HELD_SAMPLES = 1 << 26
 _HELD_LEAST = 2
+
+# The text whose hash is the fingerprint, frozen: no name of a class or a field goes into it.
+_VERSION_1 = '{data} Windows(length={length}, hop={hop}, whole={whole})'
 
 
 class WindowSource:
@@ -40,7 +43,7 @@ class WindowSource:
             for clip, number in zip(self.owner, self._number, strict=True)
         ]
         self.labels = [source.labels[clip] for clip in self.owner]
-        self.fingerprint = hashlib.sha256(f'{source.fingerprint} {windows}'.encode()).hexdigest()
+        self.fingerprint = text_hash(_VERSION_1.format(data=source.fingerprint, **windows.hash_values()))
         self.classes, self.skipped = source.classes, source.skipped
         self._held: collections.OrderedDict[int, Future] = collections.OrderedDict()
         self._lock = threading.Lock()

@@ -122,10 +122,10 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if source is None or 'lists' not in about:  # which earlier versions did not write
             return False
         layout = self.layout(source)
-        stamps = {split: layout.stamp(split) for split, _ in self._chosen(layout)}
-        stored = {split: stamp for split, stamp in about['lists'].items() if split in (self._only or there)}
-        if stamps != stored:
-            other = next(split for split in (*stamps, *stored) if stamps.get(split) != stored.get(split))
+        splits = [split for split, _ in self._chosen(layout)]
+        stamps = {split: stamp for split, stamp in about['lists'].items() if split in (self._only or there)}
+        same = [split for split in splits if split in stamps and layout.recognizes(stamps[split], split)]
+        if other := next((split for split in (*splits, *stamps) if split not in same), None):
             raise DataError(f'{self.data_dir}: split {other!r} is prepared from other lists than there are in {source} '
                             f'now: {_ANEW}')
         return True

@@ -1,7 +1,6 @@
 """Lists of recordings as the owners of data sets hand them out: strict reading, and errors that name the line."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from elastic_ast_jax.data import headers
 from elastic_ast_jax.data.sources import DataError, FileClip
 from elastic_ast_jax.data.text import check_columns, csv_rows, read
 from elastic_ast_jax.logs import counted
+from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 
 __all__ = ['SUFFIXES', 'YOUTUBE_ID', 'Clips', 'Layout', 'Problems', 'in_order', 'inside', 'numbered', 'recordings', 'table']
 
@@ -22,6 +22,8 @@ __all__ = ['SUFFIXES', 'YOUTUBE_ID', 'Clips', 'Layout', 'Problems', 'in_order', 
 YOUTUBE_ID = re.compile(r'[A-Za-z0-9_-]{11}')
 # In the order of preference where a recording is there more than once.
 SUFFIXES = ('.wav', '.flac', '.ogg', '.opus', '.mp3')
+
+_STAMP_VERSION = 2
 
 _Name = TypeVar('_Name', bound=Hashable)
 
@@ -39,9 +41,19 @@ class Layout:
     splits: Mapping[str, Mapping[str, FileClip]]
 
     def stamp(self, split: str) -> str:
-        """Changes with the classes and the split's clips, but not with where the recordings are."""
-        clips = sorted((key, clip.start, clip.end, clip.labels) for key, clip in self.splits[split].items())
-        return hashlib.sha256(json.dumps([self.classes, clips]).encode()).hexdigest()
+        """Return the hash of the classes and the split's clips, but not of the paths of the recordings."""
+        clips = [
+            {'key': key, 'start': start, 'end': end, 'labels': labels} for key, start, end, labels in self._sorted_clips(split)
+        ]
+        return mapping_hash('list', _STAMP_VERSION, {'classes': self.classes, 'clips': clips})
+
+    def recognizes(self, stamp: str, split: str) -> bool:
+        """Return whether a stored stamp, of any version, is that of this split."""
+        version_1 = text_hash(json.dumps([self.classes, self._sorted_clips(split)]))
+        return stamp in (self.stamp(split), version_1)
+
+    def _sorted_clips(self, split: str) -> list[tuple]:
+        return sorted((key, clip.start, clip.end, clip.labels) for key, clip in self.splits[split].items())
 
 
 class Problems:

@@ -22,10 +22,11 @@ from elastic_ast_jax import files
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.data.sources import DataError, FileClip, clip_frames
+from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 
 __all__ = ['Form', 'LeftOut', 'Record', 'Shard', 'features', 'record', 'save', 'shards', 'write', 'write_listed']
 
-_VERSION = 1
+_STAMP_VERSION = 2
 # A shard of 10 s clips is then some 300 MB; more clips than 512 shards hold make them larger, since every open file counts.
 _CLIPS = 1024
 _SHARDS = 512
@@ -66,9 +67,18 @@ class Shard:
         return f'{self.path}.json'
 
     def stamp(self, form: Form) -> str:
-        """Changes when the shard has to be written again."""
-        about = json.dumps([_VERSION, dataclasses.astuple(form), self.listed()])
-        return hashlib.sha256(about.encode()).hexdigest()
+        """Return the hash of the clips and their form: where it changes, the shard has to be written again."""
+        clips = [
+            {'key': key, 'path': clip.path, 'name': clip.name, 'start': clip.start, 'end': clip.end,
+             'labels': clip.labels, 'where': clip.where} for key, clip in self.clips
+        ]
+        values = {'rate': form.rate, 'classes': form.classes, 'several': form.several, 'clips': clips}
+        return mapping_hash('shard', _STAMP_VERSION, values)
+
+    def recognizes(self, stamp: str, form: Form) -> bool:
+        """Return whether a stored stamp, of any version, is that of these clips in this form."""
+        version_1 = text_hash(json.dumps([1, [form.rate, form.classes, form.several], self.listed()]))
+        return stamp in (self.stamp(form), version_1)
 
     def listed(self) -> list[list[Any]]:
         """The clips as JSON has them."""
@@ -179,7 +189,7 @@ def write(shard: Shard, form: Form) -> None:
 
     size = _write(shard.path, examples())
     content = {'stamp': shard.stamp(form), 'size': size, 'keys': keys, 'frames': frames, 'labels': labels,
-               'left_out': [dataclasses.astuple(clip) for clip in left_out]}
+               'left_out': [(clip.key, clip.path, clip.missing, clip.message, clip.stamp) for clip in left_out]}
     files.write_text(shard.record_path, json.dumps(content))
 
 
@@ -195,7 +205,7 @@ def record(shard: Shard, form: Form) -> Record | None:
             content['size'], tuple(content['keys']), tuple(content['frames']), tuple(map(tuple, content['labels'])),
             tuple(LeftOut(key, path, missing, message, tuple(stamp))
                   for key, path, missing, message, stamp in content['left_out']))
-        if content['stamp'] != shard.stamp(form) or os.path.getsize(shard.path) != found.size:
+        if not shard.recognizes(content['stamp'], form) or os.path.getsize(shard.path) != found.size:
             return None
     except (OSError, ValueError, KeyError, TypeError):  # missing, or half of it
         return None

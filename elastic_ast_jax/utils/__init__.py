@@ -1,0 +1,1 @@
+"""Small modules that every other room may import."""
