@@ -1,23 +1,32 @@
-"""Lines of dialogue from a computer game, 0.4 s to 9.3 s: which of 20 characters speaks, in a conversation never heard before?
+"""Lines of dialogue from a computer game, 0.4 s to 9.3 s: which of 20 characters speaks, in a
+conversation never heard before?
 
     bash launch/experiments/amazon_queen.sh FOLDER
     elastic-ast train --config=configs/amazon_queen.py --config.data.train=FOLDER/manifest.jsonl \
         --config.data.eval=FOLDER/manifest.jsonl --workdir=WORKDIR
 
-1,153 clips for training and 1,112 for testing, 1.7 hours together. `launch/experiments/` trains and compares the variants:
-`configs/amazon_queen.py:resolutions` is ElasticAST trained at frame shifts of 10 to 40 ms; `:ast,frames=160` the fixed-length
-AST at the 25, 50 or 90 % quantile of the clips' lengths; `:ast,shift=20` the one at 10, 20, 30 or 40 ms.
+1,153 clips for training and 1,112 for testing, 1.7 hours together. `launch/experiments/` trains and
+compares the variants: `configs/amazon_queen.py:resolutions` is ElasticAST trained at frame shifts
+of 10 to 40 ms; `:ast,frames=160` the fixed-length AST at the 25, 50 or 90 % quantile of the clips'
+lengths; `:ast,shift=20` the one at 10, 20, 30 or 40 ms.
 """
 
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.recipes import shares, variant
 
-# The 25, 50 and 90 % quantiles of the training clips are 160, 244 and 475 frames; in whole patches, at least the quantile. The
-# first is taken where none is asked for.
-VARIANTS = {'elastic_ast': {}, 'resolutions': {}, 'ast': {'frames': (480, 160, 256), 'shift': (10, 20, 30, 40)}}
+# The 25, 50 and 90 % quantiles of the training clips are 160, 244 and 475 frames; in whole patches,
+# at least the quantile. The first is taken where none is asked for.
+VARIANTS = {
+    'elastic_ast': {},
+    'resolutions': {},
+    'ast': {'frames': (480, 160, 256), 'shift': (10, 20, 30, 40)},
+}
 # Points of the curves: frames, and frame shifts in ms.
-SWEEPS = {'length': (64, 96, 160, 256, 352, 480, 640, 960), 'resolution': (10, 15, 20, 25, 30, 35, 40)}
+SWEEPS = {
+    'length': (64, 96, 160, 256, 352, 480, 640, 960),
+    'resolution': (10, 15, 20, 25, 30, 35, 40),
+}
 
 
 def get_config(text: str = '') -> ConfigDict:
@@ -27,10 +36,12 @@ def get_config(text: str = '') -> ConfigDict:
     config.frontend = dict(
         sample_rate=11025,  # the recordings' own
         mel_bins=64,
-        mean=-5.04, std=5.55,  # elastic-ast stats --config=configs/amazon_queen.py
+        mean=-5.04,
+        std=5.55,  # elastic-ast stats --config=configs/amazon_queen.py
         max_frames=960,
-    )  # fmt: skip
-    # A voice is a voice in any part of a line. The paper's masks, three times as wide, slow learning down.
+    )
+    # A voice is a voice in any part of a line. The paper's masks, three times as wide, slow
+    # learning down.
     config.augment = dict(cut_seconds=0.8, token_dropout=0.3, freq_mask=8, time_mask=0.1)
     config.packing = dict(rows=4, tokens=512, slots=64)  # 63 clips a step
     config.model = dict(size='Mi')
@@ -41,7 +52,9 @@ def get_config(text: str = '') -> ConfigDict:
         config.packing.rows = 2  # about as many clips a step
     if chosen.word == 'ast':
         shift = chosen.values['shift']
-        frames = -(-chosen.values['frames'] * 10 // (16 * shift)) * 16  # as many seconds, in whole patches
+        frames = (
+            -(-chosen.values['frames'] * 10 // (16 * shift)) * 16
+        )  # as many seconds, in whole patches
         config.model.kind = 'ast'
         config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames)
         config.augment.token_dropout = 0.0

@@ -1,23 +1,31 @@
-"""AudioSet-2M: ten seconds of two million videos, 527 classes; one model for frame shifts of 10 to 40 ms, as in the paper.
+"""AudioSet-2M: ten seconds of two million videos, 527 classes; one model for frame shifts of 10 to
+40 ms, as in the paper.
 
-    elastic-ast train --config=configs/audioset.py --config.data.tfds_dir=PREPARED --config.init.from=VIT --workdir=WORKDIR
-    elastic-ast evaluate --workdir=WORKDIR --sweep=resolution
+    elastic-ast train --config=configs/audioset.py --config.data.tfds_dir=PREPARED
+    --config.init.from=VIT --workdir=WORKDIR elastic-ast evaluate --workdir=WORKDIR
+    --sweep=resolution
 
-PREPARED is what `elastic-ast prepare audioset` wrote, VIT the weights of an ImageNet ViT-B/16, in any form `init.from` takes.
-`configs/audioset.py:ast,shift=20` is the fixed-length AST at 10, 20, 30 or 40 ms, from the same weights, for as many epochs;
-`:ast,shift=20,epochs=5` as few as published.
-`configs/audioset.py:published` has what the published code has and a key can express, and needs `init.from`.
+PREPARED is what `elastic-ast prepare audioset` wrote, VIT the weights of an ImageNet ViT-B/16, in
+any form `init.from` takes. `configs/audioset.py:ast,shift=20` is the fixed-length AST at 10, 20, 30
+or 40 ms, from the same weights, for as many epochs; `:ast,shift=20,epochs=5` as few as published.
+`configs/audioset.py:published` has what the published code has and a key can express, and needs
+`init.from`.
 
-Otherwise than published: a clip of 10 s is filled up to whole patches, and not to int(1024 / ratio) frames; rows are packed
-across batches, so that a step has about twelve clips and not exactly.
+Otherwise than published: a clip of 10 s is filled up to whole patches, and not to int(1024 / ratio)
+frames; rows are packed across batches, so that a step has about twelve clips and not exactly.
 """
 
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.recipes import variant
 
-# Frame shifts in ms that the paper trains ASTs at; the published ones were trained for a third of ElasticAST's epochs.
-VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'shift': (10, 20, 30, 40), 'epochs': (15, 5)}}
+# Frame shifts in ms that the paper trains ASTs at; the published ones were trained for a third of
+# ElasticAST's epochs.
+VARIANTS = {
+    'elastic_ast': {},
+    'published': {},
+    'ast': {'shift': (10, 20, 30, 40), 'epochs': (15, 5)},
+}
 # Points of the paper's curves: frame shifts in ms.
 SWEEPS = {'resolution': tuple(range(10, 41, 2))}
 
@@ -26,21 +34,39 @@ def get_config(text: str = '') -> ConfigDict:
     chosen = variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
-        source='tfds', tfds_name='audioset', train_split='balanced+unbalanced', eval_split='eval',
-        balanced=True, too_long='crop',  # some recordings are a little longer than 10 s
+        source='tfds',
+        tfds_name='audioset',
+        train_split='balanced+unbalanced',
+        eval_split='eval',
+        balanced=True,
+        too_long='crop',  # some recordings are a little longer than 10 s
         on_bad_audio='skip',
-    )  # fmt: skip
+    )
     config.frontend = dict(mean=-4.414, std=4.905, max_frames=1024)
     config.augment = dict(
         ratios=tuple(1 + i / 5 for i in range(16)),  # 1.0, 1.2, ..., 4.0
-        token_dropout=0.1, freq_mask=48, time_mask=192 / 1024, mixup=0.5, mixup_beta=10.0,
-    )  # fmt: skip
-    config.packing = dict(rows=2, tokens=1280, slots=16)  # 11.9 clips a step on average; one has 504 tokens at most
+        token_dropout=0.1,
+        freq_mask=48,
+        time_mask=192 / 1024,
+        mixup=0.5,
+        mixup_beta=10.0,
+    )
+    config.packing = dict(
+        rows=2, tokens=1280, slots=16
+    )  # 11.9 clips a step on average; one has 504 tokens at most
     config.model = dict(size='B')
     config.train = dict(epochs=15, loss='bce')
     config.optimizer = dict(
-        kind='adam_l2', rate=1e-5, b1=0.95, b2=0.999, weight_decay=5e-7, clip_norm=0.0, schedule='published',
-        decay_from=2, decay_factor=0.5)  # fmt: skip
+        kind='adam_l2',
+        rate=1e-5,
+        b1=0.95,
+        b2=0.999,
+        weight_decay=5e-7,
+        clip_norm=0.0,
+        schedule='published',
+        decay_from=2,
+        decay_factor=0.5,
+    )
     if chosen.word == 'published':
         config.frontend.partial = 'zero'  # filled up before normalisation
         config.model.scaled = False
@@ -49,7 +75,9 @@ def get_config(text: str = '') -> ConfigDict:
         shift = chosen.values['shift']
         frames = 1024 * 10 // shift // 16 * 16  # of 10.24 s, in whole patches: 1024, 512, 336, 256
         config.model.kind = 'ast'
-        config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames, partial='zero')
+        config.frontend.update(
+            shift_ms=float(shift), min_frames=frames, max_frames=frames, partial='zero'
+        )
         config.augment.update(ratios=(1.0,), token_dropout=0.0)
         config.packing = dict(rows=12, tokens=8 * frames // 16, slots=1)  # 12 clips a step
         config.train.epochs = chosen.values['epochs']
@@ -57,6 +85,11 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def lengths() -> dict:
-    # research.google.com/audioset/download.html: 22,176 and 2,042,985 segments for training and 20,383 for evaluation, of 10 s
-    # but for videos that are shorter. How many of the recordings one can still get is another matter.
-    return {'classes': 527, 'train': [(10.0, 10.0, 22_176 + 2_042_985)], 'eval': [(10.0, 10.0, 20_383)]}
+    # research.google.com/audioset/download.html: 22,176 and 2,042,985 segments for training and
+    # 20,383 for evaluation, of 10 s but for videos that are shorter. How many of the recordings one
+    # can still get is another matter.
+    return {
+        'classes': 527,
+        'train': [(10.0, 10.0, 22_176 + 2_042_985)],
+        'eval': [(10.0, 10.0, 20_383)],
+    }

@@ -1,14 +1,17 @@
-"""EPIC-SOUNDS: 44 sounds of kitchens, from 0.1 s to many minutes, at their native lengths in frames of 5 ms, as in the paper.
+"""EPIC-SOUNDS: 44 sounds of kitchens, from 0.1 s to many minutes, at their native lengths in frames
+of 5 ms, as in the paper.
 
-    elastic-ast train --config=configs/epic_sounds.py --config.data.tfds_dir=PREPARED --config.init.from=VIT --workdir=WORKDIR
-    elastic-ast evaluate --workdir=WORKDIR --sweep=length
+    elastic-ast train --config=configs/epic_sounds.py --config.data.tfds_dir=PREPARED
+    --config.init.from=VIT --workdir=WORKDIR elastic-ast evaluate --workdir=WORKDIR --sweep=length
 
-PREPARED is what `elastic-ast prepare epic_sounds` wrote, VIT an ImageNet ViT-B/16's weights, in any form `init.from` takes.
-`configs/epic_sounds.py:ast,frames=400` is the fixed-length AST at 400, 1024 or 1600 frames, from the same weights.
-`configs/epic_sounds.py:published` has what the published code has and a key can express, and needs `init.from`.
+PREPARED is what `elastic-ast prepare epic_sounds` wrote, VIT an ImageNet ViT-B/16's weights, in any
+form `init.from` takes. `configs/epic_sounds.py:ast,frames=400` is the fixed-length AST at 400, 1024
+or 1600 frames, from the same weights. `configs/epic_sounds.py:published` has what the published
+code has and a key can express, and needs `init.from`.
 
-Otherwise than published: rows are packed across batches, so that a step has about twelve clips and not exactly; weight decay
-leaves out biases, norms and tables; the rate rises from 0 and not from 1 %; masks and warp as `docs/design.md` tells.
+Otherwise than published: rows are packed across batches, so that a step has about twelve clips and
+not exactly; weight decay leaves out biases, norms and tables; the rate rises from 0 and not from 1
+%; masks and warp as `docs/design.md` tells.
 """
 
 from ml_collections import ConfigDict
@@ -25,22 +28,50 @@ def get_config(text: str = '') -> ConfigDict:
     chosen = variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
-        source='tfds', tfds_name='epic_sounds', train_split='train', eval_split='validation',
-        too_long='crop',  # to the 15.4 s of the paper; 'window' would hear all of a recording in evaluation
-    )  # fmt: skip
+        source='tfds',
+        tfds_name='epic_sounds',
+        train_split='train',
+        eval_split='validation',
+        # to the 15.4 s of the paper; 'window' would hear all of a recording in evaluation
+        too_long='crop',
+    )
     config.frontend = dict(
-        kind='librosa', sample_rate=24000, window_ms=10.0, shift_ms=5.0, fft=2048, partial='edge',
-        mean=0.0, std=0.5,  # (log_mel - mean) / (2 * std): not normalised
-        min_frames=192, max_frames=3072,
-    )  # fmt: skip
+        kind='librosa',
+        sample_rate=24000,
+        window_ms=10.0,
+        shift_ms=5.0,
+        fft=2048,
+        partial='edge',
+        mean=0.0,
+        std=0.5,  # (log_mel - mean) / (2 * std): not normalised
+        min_frames=192,
+        max_frames=3072,
+    )
     config.augment = dict(
-        cut_seconds=2.0, token_dropout=0.1, freq_mask=48, freq_masks=2, time_mask=192 / 1024, time_masks=2, time_warp=5 / 1024,
-        mask_fill='mean')  # fmt: skip
-    config.packing = dict(rows=2, tokens=1536, slots=16)  # 11.9 clips a step on average; one has 1536 tokens at most
+        cut_seconds=2.0,
+        token_dropout=0.1,
+        freq_mask=48,
+        freq_masks=2,
+        time_mask=192 / 1024,
+        time_masks=2,
+        time_warp=5 / 1024,
+        mask_fill='mean',
+    )
+    config.packing = dict(
+        rows=2, tokens=1536, slots=16
+    )  # 11.9 clips a step on average; one has 1536 tokens at most
     config.model = dict(size='B')
     config.train = dict(epochs=30)
     config.optimizer = dict(
-        kind='adamw', rate=1e-5, b1=0.9, b2=0.999, weight_decay=1e-4, clip_norm=0.0, schedule='constant', warmup_epochs=2.0)
+        kind='adamw',
+        rate=1e-5,
+        b1=0.9,
+        b2=0.999,
+        weight_decay=1e-4,
+        clip_norm=0.0,
+        schedule='constant',
+        warmup_epochs=2.0,
+    )
     if chosen.word == 'published':
         config.model.scaled = False
         config.init = dict(published_quirks=True)
@@ -54,10 +85,18 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def lengths() -> dict:
-    # Numbers: EPIC_Sounds_train.csv and EPIC_Sounds_validation.csv (github.com/epic-kitchens/epic-sounds-annotations). Shares:
-    # counted in 255 consecutive lines of the public lists (validation, test); those of all lines will differ somewhat.
+    # Numbers: EPIC_Sounds_train.csv and EPIC_Sounds_validation.csv
+    # (github.com/epic-kitchens/epic-sounds-annotations). Shares: counted in 255 consecutive lines
+    # of the public lists (validation, test); those of all lines will differ somewhat.
     bins = [
-        (0.2, 0.5, 0.18), (0.5, 1.0, 0.24), (1.0, 2.0, 0.23), (2.0, 4.0, 0.11), (4.0, 8.0, 0.10), (8.0, 16.0, 0.06),
-        (16.0, 32.0, 0.04), (32.0, 64.0, 0.03), (64.0, 256.0, 0.01),
-    ]  # fmt: skip
+        (0.2, 0.5, 0.18),
+        (0.5, 1.0, 0.24),
+        (1.0, 2.0, 0.23),
+        (2.0, 4.0, 0.11),
+        (4.0, 8.0, 0.10),
+        (8.0, 16.0, 0.06),
+        (16.0, 32.0, 0.04),
+        (32.0, 64.0, 0.03),
+        (64.0, 256.0, 0.01),
+    ]
     return {'classes': 44, 'train': shares(60_055, bins), 'eval': shares(8_035, bins)}

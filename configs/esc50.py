@@ -1,13 +1,15 @@
 """ESC-50: 2,000 recordings of 5 s, 50 classes, in five folds that are evaluated on in turn.
 
-    elastic-ast train --config=configs/esc50.py:fold=3 --config.data.tfds_dir=PREPARED --config.init.from=VIT --workdir=WORKDIR
-    python launch/sweep.py --config=configs/esc50.py --out=FOLDER --config.data.tfds_dir=PREPARED --config.init.from=VIT
+    elastic-ast train --config=configs/esc50.py:fold=3 --config.data.tfds_dir=PREPARED
+    --config.init.from=VIT --workdir=WORKDIR python launch/sweep.py --config=configs/esc50.py
+    --out=FOLDER --config.data.tfds_dir=PREPARED --config.init.from=VIT
 
-PREPARED is what `elastic-ast prepare esc50` wrote, VIT the weights of an ImageNet ViT-B/16, in any form `init.from` takes. The
-first command holds out fold 3 (without, fold 1), the second trains all five. `configs/esc50.py:ast,fold=3` is the fixed-length
-AST at 512 frames, from the same weights.
+PREPARED is what `elastic-ast prepare esc50` wrote, VIT the weights of an ImageNet ViT-B/16, in any
+form `init.from` takes. The first command holds out fold 3 (without, fold 1), the second trains all
+five. `configs/esc50.py:ast,fold=3` is the fixed-length AST at 512 frames, from the same weights.
 
-Not in the paper: statistics, rate, epochs, batch and masks are those of AST (Gong et al., 2021), the schedule is not.
+Not in the paper: statistics, rate, epochs, batch and masks are those of AST (Gong et al., 2021),
+the schedule is not.
 """
 
 from collections.abc import Iterator
@@ -26,7 +28,9 @@ def get_config(text: str = '') -> ConfigDict:
     config.data.update(_splits(chosen.values['fold']))
     config.frontend = dict(mean=-6.6268077, std=5.358466, max_frames=512)  # 5 s have 498 frames
     config.augment = dict(token_dropout=0.1, freq_mask=24, time_mask=96 / 512)
-    config.packing = dict(rows=6, tokens=8 * 230, slots=8)  # 48 clips a step, 230 tokens each after dropout
+    config.packing = dict(
+        rows=6, tokens=8 * 230, slots=8
+    )  # 48 clips a step, 230 tokens each after dropout
     config.model = dict(size='B')
     config.train = dict(epochs=25)
     config.optimizer = dict(rate=1e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
@@ -40,7 +44,10 @@ def get_config(text: str = '') -> ConfigDict:
 
 def _splits(fold: int) -> dict[str, str]:
     """One fold is evaluated on, the others are trained on."""
-    return {'train_split': '+'.join(f'fold{i}' for i in _FOLDS if i != fold), 'eval_split': f'fold{fold}'}
+    return {
+        'train_split': '+'.join(f'fold{i}' for i in _FOLDS if i != fold),
+        'eval_split': f'fold{fold}',
+    }
 
 
 def sweep() -> Iterator[dict[str, str]]:

@@ -1,10 +1,13 @@
-"""Free Spoken Digit Dataset: 3,000 recordings of spoken digits, 0.14 s to 2.3 s, at their native lengths.
+"""Free Spoken Digit Dataset: 3,000 recordings of spoken digits, 0.14 s to 2.3 s, at their native
+lengths.
 
-    elastic-ast train --config=configs/fsdd.py --config.data.root=FOLDER_OF_RECORDINGS --workdir=WORKDIR
+    elastic-ast train --config=configs/fsdd.py --config.data.root=FOLDER_OF_RECORDINGS
+    --workdir=WORKDIR
 
-Without a folder, TensorFlow Datasets' `spoken_digit` is read, which is downloaded once: the same clips and the same split.
-`--config=configs/fsdd.py:ast` trains the fixed-length AST on the same clips by the same optimiser, for comparison.
-`python launch/sweep.py --config=configs/fsdd.py --out=FOLDER` trains what `sweep` yields, of either.
+Without a folder, TensorFlow Datasets' `spoken_digit` is read, which is downloaded once: the same
+clips and the same split. `--config=configs/fsdd.py:ast` trains the fixed-length AST on the same
+clips by the same optimiser, for comparison. `python launch/sweep.py --config=configs/fsdd.py
+--out=FOLDER` trains what `sweep` yields, of either.
 """
 
 from collections.abc import Iterator
@@ -22,13 +25,20 @@ def get_config(text: str = '') -> ConfigDict:
         sample_rate=8000,  # the recordings' own
         shift_ms=5.0,  # twice the usual resolution in time: the clips are short
         mel_bins=64,  # as many as the 129 frequencies of the transform resolve
-        mean=-6.80, std=3.93,  # elastic-ast stats --config=configs/fsdd.py
+        mean=-6.80,
+        std=3.93,  # elastic-ast stats --config=configs/fsdd.py
         max_frames=576,  # 2.3 s at the smallest frame shift
-    )  # fmt: skip
+    )
     config.augment = dict(
-        ratios=(0.8, 1.0, 1.2),  # other frame shifts are other tempi: 98.3 % of the test clips right without, 99.3 % with
-        token_dropout=0.1, freq_mask=24, time_mask=0.2,
-    )  # fmt: skip
+        ratios=(
+            0.8,
+            1.0,
+            1.2,
+        ),  # other frame shifts are other tempi: 99.3 % of the test clips right, 98.3 % without
+        token_dropout=0.1,
+        freq_mask=24,
+        time_mask=0.2,
+    )
     config.packing = dict(rows=4, tokens=512, slots=64)  # 99 clips a step
     config.model = dict(size='Mi')
     config.train = dict(epochs=40, label_smoothing=0.1)
@@ -36,7 +46,9 @@ def get_config(text: str = '') -> ConfigDict:
     if chosen.word == 'ast':
         config.model.kind = 'ast'
         config.data.too_long = 'crop'
-        config.frontend.min_frames = config.frontend.max_frames = 128  # 0.66 s at the middle frame shift: 19 of 20 clips fit
+        config.frontend.min_frames = config.frontend.max_frames = (
+            128  # 0.66 s at the middle frame shift: 19 of 20 clips fit
+        )
         config.augment.token_dropout = 0.0
         config.packing = dict(rows=4, tokens=25 * 32, slots=25)  # 100 clips a step
     return config
@@ -50,6 +62,18 @@ def sweep() -> Iterator[dict[str, float | int]]:
 
 def lengths() -> dict:
     # Quantiles of the clips: 0, 25, 50, 90, 99 and 100 %.
-    train = [(0.14, 0.34, 0.25), (0.34, 0.42, 0.25), (0.42, 0.61, 0.4), (0.61, 0.92, 0.09), (0.92, 2.28, 0.01)]
-    test = [(0.14, 0.33, 0.25), (0.33, 0.42, 0.25), (0.42, 0.59, 0.4), (0.59, 0.87, 0.09), (0.87, 1.15, 0.01)]
+    train = [
+        (0.14, 0.34, 0.25),
+        (0.34, 0.42, 0.25),
+        (0.42, 0.61, 0.4),
+        (0.61, 0.92, 0.09),
+        (0.92, 2.28, 0.01),
+    ]
+    test = [
+        (0.14, 0.33, 0.25),
+        (0.33, 0.42, 0.25),
+        (0.42, 0.59, 0.4),
+        (0.59, 0.87, 0.09),
+        (0.87, 1.15, 0.01),
+    ]
     return {'classes': 10, 'train': shares(2700, train), 'eval': shares(300, test)}

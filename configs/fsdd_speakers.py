@@ -1,24 +1,30 @@
-"""Free Spoken Digit Dataset with two of its six speakers held out: which digit says somebody who was never heard before?
+"""Free Spoken Digit Dataset with two of its six speakers held out: which digit says somebody who
+was never heard before?
 
-    elastic-ast train --config=configs/fsdd_speakers.py --config.data.root=FOLDER_OF_RECORDINGS --workdir=WORKDIR
+    elastic-ast train --config=configs/fsdd_speakers.py --config.data.root=FOLDER_OF_RECORDINGS
+    --workdir=WORKDIR
 
-Recordings of 0.14 s to 2.3 s, 2,000 for training and 1,000 for testing. `launch/experiments/` trains and compares the variants:
-`configs/fsdd_speakers.py:prefixes` is ElasticAST trained on beginnings of clips, of random length; `:resolutions` the one
-trained at frame shifts of 5 to 20 ms; `:ast,frames=80` the fixed-length AST at the 25, 50 or 90 % quantile of the clips'
-lengths; `:ast,shift=10` the one at 5, 10, 15 or 20 ms; `:ast_resolutions` one trained at frame shifts of 5 to 20 ms, all padded
-or cut to 128 frames.
+Recordings of 0.14 s to 2.3 s, 2,000 for training and 1,000 for testing. `launch/experiments/`
+trains and compares the variants: `configs/fsdd_speakers.py:prefixes` is ElasticAST trained on
+beginnings of clips, of random length; `:resolutions` the one trained at frame shifts of 5 to 20 ms;
+`:ast,frames=80` the fixed-length AST at the 25, 50 or 90 % quantile of the clips' lengths;
+`:ast,shift=10` the one at 5, 10, 15 or 20 ms; `:ast_resolutions` one trained at frame shifts of 5
+to 20 ms, all padded or cut to 128 frames.
 """
 
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.recipes import shares, variant
 
-# The 25, 50 and 90 % quantiles of the training clips are 63, 77 and 114 frames; in whole patches, at least the quantile. The
-# first is taken where none is asked for.
+# The 25, 50 and 90 % quantiles of the training clips are 63, 77 and 114 frames; in whole patches,
+# at least the quantile. The first is taken where none is asked for.
 VARIANTS = {
-    'elastic_ast': {}, 'prefixes': {}, 'resolutions': {}, 'ast': {'frames': (128, 64, 80), 'shift': (5, 10, 15, 20)},
+    'elastic_ast': {},
+    'prefixes': {},
+    'resolutions': {},
+    'ast': {'frames': (128, 64, 80), 'shift': (5, 10, 15, 20)},
     'ast_resolutions': {},
-}  # fmt: skip
+}
 # Points of the curves: frames, and frame shifts in ms.
 SWEEPS = {'length': (32, 48, 64, 80, 96, 128, 192, 256), 'resolution': (5, 7, 10, 12, 15, 17, 20)}
 
@@ -26,16 +32,20 @@ SWEEPS = {'length': (32, 48, 64, 80, 96, 128, 192, 256), 'resolution': (5, 7, 10
 def get_config(text: str = '') -> ConfigDict:
     chosen = variant(text, VARIANTS)
     config = ConfigDict()
-    # One speaker whose recordings are loud, and one whose are quiet, as both are among the others, too.
+    # One speaker whose recordings are loud, and one whose are quiet, as both are among the others,
+    # too.
     config.data = dict(source='fsdd', held_out=('jackson', 'theo'), too_long='crop')
     config.frontend = dict(
         sample_rate=8000,  # the recordings' own
         shift_ms=5.0,  # twice the usual resolution in time: the clips are short
         mel_bins=64,  # as many as the 129 frequencies of the transform resolve
-        mean=-6.80, std=3.93,  # of all speakers, also those held out, see configs/fsdd.py
+        mean=-6.80,
+        std=3.93,  # of all speakers, also those held out, see configs/fsdd.py
         max_frames=576,
-    )  # fmt: skip
-    config.augment = dict(token_dropout=0.3, freq_mask=8, time_mask=0.1)  # four voices are few: wide masks leave too little
+    )
+    config.augment = dict(
+        token_dropout=0.3, freq_mask=8, time_mask=0.1
+    )  # four voices are few: wide masks leave too little
     config.packing = dict(rows=2, tokens=512, slots=64)  # 66 clips a step
     config.model = dict(size='Mi')
     config.train = dict(epochs=30, eval_every=10)
@@ -49,7 +59,9 @@ def get_config(text: str = '') -> ConfigDict:
         config.packing.tokens = 256  # about as many clips a step
     if chosen.word in ('ast', 'ast_resolutions'):
         shift = chosen.values.get('shift', 5)
-        frames = -(-chosen.values.get('frames', 128) * 5 // (16 * shift)) * 16  # as many seconds, in whole patches
+        frames = (
+            -(-chosen.values.get('frames', 128) * 5 // (16 * shift)) * 16
+        )  # as many seconds, in whole patches
         config.model.kind = 'ast'
         config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames)
         config.augment.token_dropout = 0.0
@@ -58,7 +70,14 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def lengths() -> dict:
-    # Quantiles of the clips: 0, 25, 50, 90 and 100 %, and of those for testing also 99 %, as one speaker has a few long ones.
+    # Quantiles of the clips: 0, 25, 50, 90 and 100 %, and of those for testing also 99 %, as one
+    # speaker has a few long ones.
     train = [(0.14, 0.33, 0.25), (0.33, 0.4, 0.25), (0.4, 0.59, 0.4), (0.59, 1.31, 0.1)]
-    test = [(0.16, 0.36, 0.25), (0.36, 0.44, 0.25), (0.44, 0.62, 0.4), (0.62, 0.86, 0.09), (0.86, 2.28, 0.01)]
+    test = [
+        (0.16, 0.36, 0.25),
+        (0.36, 0.44, 0.25),
+        (0.44, 0.62, 0.4),
+        (0.62, 0.86, 0.09),
+        (0.86, 2.28, 0.01),
+    ]
     return {'classes': 10, 'train': shares(2000, train), 'eval': shares(1000, test)}

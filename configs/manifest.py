@@ -1,11 +1,14 @@
-"""Your own recordings, listed in a manifest: JSON Lines with `audio` and `labels`, or a CSV with the same columns.
+"""Your own recordings, listed in a manifest: JSON Lines with `audio` and `labels`, or a CSV with
+the same columns.
 
-    elastic-ast train --config=configs/manifest.py --config.data.train=train.jsonl --config.data.eval=test.jsonl \
+    elastic-ast train --config=configs/manifest.py --config.data.train=train.jsonl
+    --config.data.eval=test.jsonl \
         --workdir=WORKDIR
 
-The choices suit a few thousand clips of up to 10 s and training from scratch on whatever computer there is. With more data
-or longer clips: a larger model (`--config.model.size=Ti`), longer positions (`--config.frontend.max_frames=...`). Several
-labels per clip: `--config.train.loss=bce --config.train.label_smoothing=0`.
+The choices suit a few thousand clips of up to 10 s and training from scratch on whatever computer
+there is. With more data or longer clips: a larger model (`--config.model.size=Ti`), longer
+positions (`--config.frontend.max_frames=...`). Several labels per clip: `--config.train.loss=bce
+--config.train.label_smoothing=0`.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +17,9 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.data = dict(source='manifest')
-    config.frontend = dict(sample_rate=16000, mean=-6.0, std=4.5, max_frames=1280)  # 10.2 s at the smallest frame shift
+    config.frontend = dict(
+        sample_rate=16000, mean=-6.0, std=4.5, max_frames=1280
+    )  # 10.2 s at the smallest frame shift
     config.augment = dict(ratios=(0.8, 1.0, 1.2), token_dropout=0.1, freq_mask=48, time_mask=0.2)
     config.packing = dict(rows=4, tokens=640, slots=32)
     config.model = dict(size='Mi')

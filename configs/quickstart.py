@@ -1,4 +1,7 @@
-"""A small model on the embedded data set: a few minutes on two processor cores, nothing to download."""
+"""A small model on the embedded data set:
+
+a few minutes on two processor cores, nothing to download.
+"""
 
 from collections.abc import Iterator
 
@@ -9,15 +12,20 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.data = dict(source='synthetic', synthetic_train=6000, synthetic_eval=400)
     config.frontend = dict(
-        sample_rate=8000, mel_bins=64, mean=-4.99, std=4.25,
+        sample_rate=8000,
+        mel_bins=64,
+        mean=-4.99,
+        std=4.25,
         max_frames=1008,  # the longest clip has 10 s
-    )  # fmt: skip
+    )
     config.augment = dict(
-        # One model for frame shifts of 10 to 40 ms: at 40 ms 96.5 % of the test clips right, 70 % without. Clips are shorter
-        # in tokens, so that more epochs take no more time.
+        # One model for frame shifts of 10 to 40 ms: at 40 ms 96.5 % of the test clips right, 70 %
+        # without. Clips are shorter in tokens, so that more epochs take no more time.
         ratios=(1.0, 1.4, 2.0, 2.8, 4.0),
-        token_dropout=0.0, freq_mask=0, time_mask=0.0,  # every clip is seen a few times only
-    )  # fmt: skip
+        token_dropout=0.0,
+        freq_mask=0,
+        time_mask=0.0,  # every clip is seen a few times only
+    )
     config.packing = dict(rows=8, tokens=256, slots=32)
     config.model = dict(size='Mi', width=96, depth=3)
     config.train = dict(epochs=6)

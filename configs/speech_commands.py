@@ -1,13 +1,15 @@
 """Speech Commands, version 2: which of 35 words is spoken within a second?
 
-    elastic-ast train --config=configs/speech_commands.py --config.data.tfds_dir=PREPARED --config.init.from=VIT \
+    elastic-ast train --config=configs/speech_commands.py --config.data.tfds_dir=PREPARED
+    --config.init.from=VIT \
         --workdir=WORKDIR
 
-PREPARED is what `elastic-ast prepare speech_commands` wrote, VIT the weights of an ImageNet ViT-B/16 in any form that
-`init.from` takes. `configs/speech_commands.py:ast` is the fixed-length AST at 112 frames, from the same weights.
+PREPARED is what `elastic-ast prepare speech_commands` wrote, VIT the weights of an ImageNet
+ViT-B/16 in any form that `init.from` takes. `configs/speech_commands.py:ast` is the fixed-length
+AST at 112 frames, from the same weights.
 
-Not in the paper: statistics, rate, epochs, batch, masks and mixup are those of AST (Gong et al., 2021), the schedule is not.
-Make choices with `--config.data.eval_split=validation`.
+Not in the paper: statistics, rate, epochs, batch, masks and mixup are those of AST (Gong et al.,
+2021), the schedule is not. Make choices with `--config.data.eval_split=validation`.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +20,13 @@ from elastic_ast_jax.recipes import shares, variant
 def get_config(text: str = '') -> ConfigDict:
     chosen = variant(text, {'elastic_ast': {}, 'ast': {}})
     config = ConfigDict()
-    config.data = dict(source='tfds', tfds_name='speech_commands_v2', train_split='train', eval_split='test', too_long='crop')
+    config.data = dict(
+        source='tfds',
+        tfds_name='speech_commands_v2',
+        train_split='train',
+        eval_split='test',
+        too_long='crop',
+    )
     config.frontend = dict(mean=-6.845978, std=5.5654526, max_frames=112)  # a second has 98 frames
     config.augment = dict(token_dropout=0.1, freq_mask=48, time_mask=48 / 128, mixup=0.6)
     config.packing = dict(rows=4, tokens=1568, slots=64)  # 128.4 clips a step on average
@@ -34,7 +42,8 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def lengths() -> dict:
-    # Numbers: testing_list.txt, and what of 105,829 recordings is in neither that nor validation_list.txt. Warden (2018): a
-    # second or less. That nine of ten have a whole one, and the shape of the others, is assumed.
+    # Numbers: testing_list.txt, and what of 105,829 recordings is in neither that nor
+    # validation_list.txt. Warden (2018): a second or less. That nine of ten have a whole one, and
+    # the shape of the others, is assumed.
     bins = [(0.4, 0.7, 0.02), (0.7, 1.0, 0.08), (1.0, 1.0, 0.90)]
     return {'classes': 35, 'train': shares(84_843, bins), 'eval': shares(11_005, bins)}

@@ -1,14 +1,17 @@
-"""VGGSound: ten seconds of 200,000 videos, 309 classes; one model for frame shifts of 10 to 40 ms, as in the paper.
+"""VGGSound: ten seconds of 200,000 videos, 309 classes; one model for frame shifts of 10 to 40 ms,
+as in the paper.
 
-    elastic-ast train --config=configs/vggsound.py --config.data.tfds_dir=PREPARED --config.init.from=VIT --workdir=WORKDIR
-    elastic-ast evaluate --workdir=WORKDIR --sweep=resolution
+    elastic-ast train --config=configs/vggsound.py --config.data.tfds_dir=PREPARED
+    --config.init.from=VIT --workdir=WORKDIR elastic-ast evaluate --workdir=WORKDIR
+    --sweep=resolution
 
-PREPARED is what `elastic-ast prepare vggsound` wrote, VIT the weights of an ImageNet ViT-B/16, in any form `init.from` takes.
-`configs/vggsound.py:ast,shift=20` is the fixed-length AST at 10, 20, 30 or 40 ms, from the same weights.
-`configs/vggsound.py:published` has what the published code has and a key can express, and needs `init.from`.
+PREPARED is what `elastic-ast prepare vggsound` wrote, VIT the weights of an ImageNet ViT-B/16, in
+any form `init.from` takes. `configs/vggsound.py:ast,shift=20` is the fixed-length AST at 10, 20, 30
+or 40 ms, from the same weights. `configs/vggsound.py:published` has what the published code has and
+a key can express, and needs `init.from`.
 
-Otherwise than published: a clip of 10 s is filled up to whole patches, and not to int(1024 / ratio) frames; rows are packed
-across batches, so that a step has about twelve clips and not exactly.
+Otherwise than published: a clip of 10 s is filled up to whole patches, and not to int(1024 / ratio)
+frames; rows are packed across batches, so that a step has about twelve clips and not exactly.
 """
 
 from ml_collections import ConfigDict
@@ -25,21 +28,38 @@ def get_config(text: str = '') -> ConfigDict:
     chosen = variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
-        source='tfds', tfds_name='vggsound', train_split='train', eval_split='test',
+        source='tfds',
+        tfds_name='vggsound',
+        train_split='train',
+        eval_split='test',
         too_long='crop',  # some recordings are a little longer than 10 s
         on_bad_audio='skip',
-    )  # fmt: skip
+    )
     config.frontend = dict(mean=-5.08, std=4.453, max_frames=1024)
     config.augment = dict(
         ratios=tuple(1 + i / 5 for i in range(16)),  # 1.0, 1.2, ..., 4.0
-        token_dropout=0.1, freq_mask=48, time_mask=192 / 1024,
-    )  # fmt: skip
-    config.packing = dict(rows=2, tokens=1280, slots=16)  # 11.9 clips a step on average; one has 504 tokens at most
+        token_dropout=0.1,
+        freq_mask=48,
+        time_mask=192 / 1024,
+    )
+    config.packing = dict(
+        rows=2, tokens=1280, slots=16
+    )  # 11.9 clips a step on average; one has 504 tokens at most
     config.model = dict(size='B')
-    config.train = dict(epochs=40, loss='bce', metric='accuracy')  # one label a clip, but the paper's loss
+    config.train = dict(
+        epochs=40, loss='bce', metric='accuracy'
+    )  # one label a clip, but the paper's loss
     config.optimizer = dict(
-        kind='adam_l2', rate=1e-5, b1=0.95, b2=0.999, weight_decay=5e-7, clip_norm=0.0, schedule='published',
-        decay_from=10, decay_factor=0.75)  # fmt: skip
+        kind='adam_l2',
+        rate=1e-5,
+        b1=0.95,
+        b2=0.999,
+        weight_decay=5e-7,
+        clip_norm=0.0,
+        schedule='published',
+        decay_from=10,
+        decay_factor=0.75,
+    )
     if chosen.word == 'published':
         config.frontend.partial = 'zero'  # filled up before normalisation
         config.model.scaled = False
@@ -48,12 +68,15 @@ def get_config(text: str = '') -> ConfigDict:
         shift = chosen.values['shift']
         frames = 1024 * 10 // shift // 16 * 16  # of 10.24 s, in whole patches: 1024, 512, 336, 256
         config.model.kind = 'ast'
-        config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames, partial='zero')
+        config.frontend.update(
+            shift_ms=float(shift), min_frames=frames, max_frames=frames, partial='zero'
+        )
         config.augment.update(ratios=(1.0,), token_dropout=0.0)
         config.packing = dict(rows=12, tokens=8 * frames // 16, slots=1)  # 12 clips a step
     return config
 
 
 def lengths() -> dict:
-    # Clips of 10 s (Chen et al., 2020). Numbers: those that Gong et al. (2023, CAV-MAE) could get, which are most of the list.
+    # Clips of 10 s (Chen et al., 2020). Numbers: those that Gong et al. (2023, CAV-MAE) could get,
+    # which are most of the list.
     return {'classes': 309, 'train': [(10.0, 10.0, 183_727)], 'eval': [(10.0, 10.0, 15_446)]}

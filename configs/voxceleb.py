@@ -1,15 +1,18 @@
-"""VoxCeleb1, identification: who of 1,251 people speaks? Utterances of 4 s to 145 s at their native lengths, as in the paper.
+"""VoxCeleb1, identification: who of 1,251 people speaks? Utterances of 4 s to 145 s at their native
+lengths, as in the paper.
 
-    elastic-ast train --config=configs/voxceleb.py --config.data.tfds_dir=PREPARED --config.init.from=SSAST --workdir=WORKDIR
-    elastic-ast evaluate --workdir=WORKDIR --sweep=length
+    elastic-ast train --config=configs/voxceleb.py --config.data.tfds_dir=PREPARED
+    --config.init.from=SSAST --workdir=WORKDIR elastic-ast evaluate --workdir=WORKDIR --sweep=length
 
-PREPARED is what `elastic-ast prepare voxceleb1` wrote, SSAST the weights of SSAST-Base-Patch-400 (`SSAST-Base-Patch-400.pth`).
-`configs/voxceleb.py:ast,frames=400` is the fixed-length AST at 400, 1024 or 1600 frames, from the same weights.
-`configs/voxceleb.py:published` has what the published code has and a key can express, and needs `init.from`.
-`configs/voxceleb.py:prefixes` is trained in the paper's other way, on prefixes of random length.
+PREPARED is what `elastic-ast prepare voxceleb1` wrote, SSAST the weights of SSAST-Base-Patch-400
+(`SSAST-Base-Patch-400.pth`). `configs/voxceleb.py:ast,frames=400` is the fixed-length AST at 400,
+1024 or 1600 frames, from the same weights. `configs/voxceleb.py:published` has what the published
+code has and a key can express, and needs `init.from`. `configs/voxceleb.py:prefixes` is trained in
+the paper's other way, on prefixes of random length.
 
-Otherwise than published: rows are packed across batches, so that a step has about twelve clips and not exactly; and, unless
-`published` is asked for, the last frames of a clip fill a patch up instead of being left out, and attention is scaled.
+Otherwise than published: rows are packed across batches, so that a step has about twelve clips and
+not exactly; and, unless `published` is asked for, the last frames of a clip fill a patch up instead
+of being left out, and attention is scaled.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +20,12 @@ from ml_collections import ConfigDict
 from elastic_ast_jax.recipes import exponential, variant
 
 # Lengths that the paper trains ASTs at; the first is taken where none is asked for.
-VARIANTS = {'elastic_ast': {}, 'prefixes': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}
+VARIANTS = {
+    'elastic_ast': {},
+    'prefixes': {},
+    'published': {},
+    'ast': {'frames': (1024, 400, 1600)},
+}
 # Points of the paper's curves: frames.
 SWEEPS = {'length': (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))}
 
@@ -26,17 +34,31 @@ def get_config(text: str = '') -> ConfigDict:
     chosen = variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
-        source='tfds', tfds_name='voxceleb1', train_split='train', eval_split='test',
-        too_long='crop',  # to the 30.7 s of the paper; 'window' would hear all of a recording in evaluation
-    )  # fmt: skip
+        source='tfds',
+        tfds_name='voxceleb1',
+        train_split='train',
+        eval_split='test',
+        # to the 30.7 s of the paper; 'window' would hear all of a recording in evaluation
+        too_long='crop',
+    )
     config.frontend = dict(mean=-5.842545, std=3.88305, max_frames=3072)
     config.augment = dict(token_dropout=0.1, freq_mask=48, time_mask=192 / 1024)
-    config.packing = dict(rows=3, tokens=1536, slots=16)  # 12.4 clips a step on average; one has 1536 tokens at most
+    config.packing = dict(
+        rows=3, tokens=1536, slots=16
+    )  # 12.4 clips a step on average; one has 1536 tokens at most
     config.model = dict(size='B')
     config.train = dict(epochs=40)
     config.optimizer = dict(
-        kind='adam_l2', rate=1e-5, b1=0.95, b2=0.999, weight_decay=5e-7, clip_norm=0.0, schedule='published',
-        decay_from=5, decay_factor=0.75)  # fmt: skip
+        kind='adam_l2',
+        rate=1e-5,
+        b1=0.95,
+        b2=0.999,
+        weight_decay=5e-7,
+        clip_norm=0.0,
+        schedule='published',
+        decay_from=5,
+        decay_factor=0.75,
+    )
     if chosen.word == 'prefixes':
         config.augment.prefix_frames = 384
         config.packing.rows = 2  # about as many clips a step
@@ -54,8 +76,9 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def lengths() -> dict:
-    # Numbers: iden_split.txt, with 138,361 utterances for training, 6,904 for validation and 8,251 for testing. Nagrani et al.
-    # (2017): 4.0 s at least, 8.2 s on average, 145.0 s at most. The shape between is assumed.
+    # Numbers: iden_split.txt, with 138,361 utterances for training, 6,904 for validation and 8,251
+    # for testing. Nagrani et al. (2017): 4.0 s at least, 8.2 s on average, 145.0 s at most. The
+    # shape between is assumed.
     return {
         'classes': 1251,
         'train': exponential(138_361, shortest=4.0, mean=8.2, longest=145.0),

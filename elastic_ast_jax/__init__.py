@@ -1,4 +1,5 @@
-"""ElasticAST in JAX: audio classification of clips of any length by packing their patches into rows of tokens.
+"""ElasticAST in JAX: audio classification of clips of any length by packing their patches into rows
+of tokens.
 
 `load(workdir)` gives a trained model; the command `elastic-ast` does the rest.
 """

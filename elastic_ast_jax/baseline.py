@@ -1,8 +1,9 @@
-"""`elastic-ast baseline`: how far the average sound of a clip goes, so that one knows what a model has to beat.
+"""`elastic-ast baseline`: how far the average sound of a clip goes, so that one knows what a model
+has to beat.
 
-Logistic regression on the mean and the standard deviation of each mel bin over a clip's frames. It learns from the training
-clips as they are, at ratio 1, and is evaluated like a model: whole clips, or a sweep, which `elastic-ast compare` draws beside
-models.
+Logistic regression on the mean and the standard deviation of each mel bin over a clip's frames. It
+learns from the training clips as they are, at ratio 1, and is evaluated like a model: whole clips,
+or a sweep, which `elastic-ast compare` draws beside models.
 """
 
 import os
@@ -35,28 +36,34 @@ _LEAST = 1e-6
 
 
 def run(
-    config: Config, out: str | None = None, kind: sweep.Kind | None = None, points: Sequence[float] | None = None,
+    config: Config,
+    out: str | None = None,
+    kind: sweep.Kind | None = None,
+    points: Sequence[float] | None = None,
     shifts: Sequence[float] | None = None,
-) -> Metrics | sweep.Curve:  # fmt: skip
+) -> Metrics | sweep.Curve:
     """Fits and evaluates the baseline, and prints the result.
 
     Args:
         config: Of a recipe: its data and frontend are what counts.
-        out: Folder whose `eval/` the result is written into, where `compare` finds it; None: it is printed only.
+        out: Folder whose `eval/` the result is written into, where `compare` finds it; None: it is
+        printed only.
         kind: `'length'` or `'resolution'` for a sweep; None for whole clips.
         points, shifts: Of the sweep; see `evaluate.run`.
 
     Raises:
         DataError: What is wrong with the data.
         AudioError: A recording cannot be decoded, and `data.on_bad_audio='error'`.
-        UserError: No clip can be decoded, the points are not possible, `out` has a trained model, or all training clips are of
-            the same classes.
+        UserError: No clip can be decoded, the points are not possible, `out` has a trained model,
+            or all training clips are of the same classes.
     """
     sweep.check_options(kind, points, shifts)
     folder = files.at(out) if out else None
     if folder and Workdir(out).begun():
-        raise UserError(f'--out={out}: is the workdir of a trained model, whose config and results would be lost: give another '
-                        f'folder')
+        raise UserError(
+            f'--out={out}: is the workdir of a trained model, whose config and results would be'
+            ' lost: give another folder'
+        )
     frontend, skip = config.frontend, config.data.on_bad_audio == 'skip'
     if shifts:
         points = sweep.ratios(frontend, shifts)
@@ -70,39 +77,67 @@ def run(
         check_single(train, classes)
     if len(set(classes)) < 2:
         label = ', '.join(train.labels[0]) or 'none'
-        raise UserError(f'all {len(classes)} training clips have the same labels, {label}: there is nothing to tell apart')
-    learned, (features,) = described(train, frontend, [whole], evenly(train, _CLIPS), skip, progress)
-    score = fit(features, [classes[clip] for clip in learned], len(labels), config.train.loss == 'bce')
+        raise UserError(
+            f'all {len(classes)} training clips have the same labels, {label}: there is nothing to'
+            ' tell apart'
+        )
+    learned, (features,) = described(
+        train, frontend, [whole], evenly(train, _CLIPS), skip, progress
+    )
+    score = fit(
+        features, [classes[clip] for clip in learned], len(labels), config.train.loss == 'bce'
+    )
 
     held = splits.open_source(config, 'eval')
     truth = targets(held, labels, 'evaluation')
     left, found = described(held, frontend, chosen, np.arange(len(held.keys)), skip, progress)
     progress.clear()
-    frames = [np.array([frontend.frames(held.samples[clip], frontend.shift(point.ratio)) for clip in left]) for point in chosen]
+    frames = [
+        np.array(
+            [frontend.frames(held.samples[clip], frontend.shift(point.ratio)) for clip in left]
+        )
+        for point in chosen
+    ]
     evaluations = tuple(
-        Evaluation(metrics.evaluate(score(values), [truth[clip] for clip in left], labels),
-                   int((lengths > point.max_frames).sum()) if point.max_frames else 0, 0, held.skipped)
-        for point, values, lengths in zip(chosen, found, frames, strict=True))  # fmt: skip
-    description = f'logistic regression on mean and deviation of log-mels, {len(learned)} training clips'
+        Evaluation(
+            metrics.evaluate(score(values), [truth[clip] for clip in left], labels),
+            int((lengths > point.max_frames).sum()) if point.max_frames else 0,
+            0,
+            held.skipped,
+        )
+        for point, values, lengths in zip(chosen, found, frames, strict=True)
+    )
+    description = (
+        f'logistic regression on mean and deviation of log-mels, {len(learned)} training clips'
+    )
     if kind:
         result = sweep.Curve(kind, chosen, evaluations)
         print(sweep.table(result))
     else:
         result = evaluations[0].metrics
-        print(f'{description}: accuracy {100 * result.accuracy:.2f} %, mAP {result.mean_average_precision:.4f} on '
-              f'{result.clips} clips')
+        print(
+            f'{description}: accuracy {100 * result.accuracy:.2f} %, mAP'
+            f' {result.mean_average_precision:.4f} on {result.clips} clips'
+        )
     if folder:
-        written = (sweep.write(result, config, description, 0, (), folder / 'eval', kind='baseline') if kind
-                   else evaluate.write(evaluations[0], description, 0, (), folder / 'eval'))  # fmt: skip
+        written = (
+            sweep.write(result, config, description, 0, (), folder / 'eval', kind='baseline')
+            if kind
+            else evaluate.write(evaluations[0], description, 0, (), folder / 'eval')
+        )
         files.write_text(folder / 'config.json', config.to_json())
         progress.say(f'written: {" ".join(map(str, written))}')
     return result
 
 
 def described(
-    source: Source, frontend: FrontendSpec, points: Sequence[sweep.Point], clips: Shaped[np.ndarray, 'n'], skip: bool,
+    source: Source,
+    frontend: FrontendSpec,
+    points: Sequence[sweep.Point],
+    clips: Shaped[np.ndarray, 'n'],
+    skip: bool,
     progress: Progress,
-) -> tuple[list[int], list[Float64[np.ndarray, 'N F2']]]:  # fmt: skip
+) -> tuple[list[int], list[Float64[np.ndarray, 'N F2']]]:
     """Mean and standard deviation of each mel bin, of clips as each point has them.
 
     Args:
@@ -142,10 +177,14 @@ def described(
     return left, [np.stack(of_point) for of_point in zip(*values, strict=True)]
 
 
-def _cut(waveform: Shaped[np.ndarray, '_'], frontend: FrontendSpec, point: sweep.Point) -> Shaped[np.ndarray, '_']:
+def _cut(
+    waveform: Shaped[np.ndarray, '_'], frontend: FrontendSpec, point: sweep.Point
+) -> Shaped[np.ndarray, '_']:
     if not point.max_frames:
         return waveform
-    return waveform[: int(frontend.samples_for(point.max_frames, frontend.shift(point.ratio))) + frontend.tail]
+    return waveform[
+        : int(frontend.samples_for(point.max_frames, frontend.shift(point.ratio))) + frontend.tail
+    ]
 
 
 def _summary(
@@ -156,7 +195,10 @@ def _summary(
 
 
 def fit(
-    features: Float64[np.ndarray, 'N F2'], classes: Sequence[tuple[int, ...]], count: int, several: bool
+    features: Float64[np.ndarray, 'N F2'],
+    classes: Sequence[tuple[int, ...]],
+    count: int,
+    several: bool,
 ) -> Callable[[Float64[np.ndarray, 'M F2']], Float64[np.ndarray, 'M C']]:
     """Learns; gives the function from features to scores of each class.
 
@@ -187,7 +229,9 @@ def fit(
 
     def score(values: Float64[np.ndarray, 'M F2']) -> Float64[np.ndarray, 'M C']:
         found = predict((values - mean) / deviation).reshape(len(values), -1)
-        scores = np.full((len(values), count), found.min() - 1)  # a class without a training clip comes last
+        scores = np.full(
+            (len(values), count), found.min() - 1
+        )  # a class without a training clip comes last
         scores[:, known] = found
         return scores
 

@@ -1,7 +1,8 @@
 """PackedBatch: the one contract between the pipeline, the model, the loss and prediction.
 
-Letters: R rows, T tokens a row, P values a patch, S clip slots a row, C classes. A clip's tokens are contiguous in its
-row; slots are numbered from 1 in `segment_ids`, and slot s of the other fields is the clip with segment id s + 1.
+Letters: R rows, T tokens a row, P values a patch, S clip slots a row, C classes. A clip's tokens
+are contiguous in its row; slots are numbered from 1 in `segment_ids`, and slot s of the other
+fields is the clip with segment id s + 1.
 """
 
 import dataclasses
@@ -24,7 +25,9 @@ class PackedBatch(NamedTuple):
     segment_ids: Int[Any, 'R T']  # 1..S: the clip slot of a token; 0 in padding
     freq_pos: Int[Any, 'R T']  # row of the clip's patch grid; 0 in padding
     time_pos: Int[Any, 'R T']  # column of the clip's patch grid; 0 in padding
-    labels: Int[Any, 'R S'] | Float[Any, 'R S C']  # class of a slot, or its multi-hot target; 0 in an empty slot
+    labels: (
+        Int[Any, 'R S'] | Float[Any, 'R S C']
+    )  # class of a slot, or its multi-hot target; 0 in an empty slot
     valid: Bool[Any, 'R S']  # the slot holds a clip
     clip_id: Int[Any, 'R S']  # index of the clip in its split; -1 in an empty slot
 
@@ -65,7 +68,12 @@ class BatchShape:
         """Shapes and dtypes without data, for `jax.eval_shape` and ahead-of-time compilation."""
         import jax  # the one use of JAX here; the rest serves the host
 
-        return PackedBatch(**{name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.fields().items()})
+        return PackedBatch(
+            **{
+                name: jax.ShapeDtypeStruct(shape, dtype)
+                for name, (shape, dtype) in self.fields().items()
+            }
+        )
 
 
 def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> None:
@@ -83,7 +91,9 @@ def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> No
         array = getattr(batch, name)
         if array.shape != expected or array.dtype != dtype:
             raise ValueError(
-                f'PackedBatch.{name} is {array.dtype}{list(array.shape)}, must be {np.dtype(dtype)}{list(expected)}')
+                f'PackedBatch.{name} is {array.dtype}{list(array.shape)}, must be'
+                f' {np.dtype(dtype)}{list(expected)}'
+            )
     if not np.isfinite(batch.patches).all():
         row = int(np.argwhere(~np.isfinite(batch.patches).all((1, 2)))[0, 0])
         raise ValueError(f'PackedBatch.patches of row {row} holds values that are not finite')
@@ -92,21 +102,42 @@ def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> No
         real = ids != NO_SEGMENT
         used = ids[real]
         if ids.min() < 0 or ids.max() > shape.slots:
-            raise ValueError(f'PackedBatch.segment_ids of row {row} leave 0..{shape.slots}: {int(ids.min())}..{int(ids.max())}')
+            raise ValueError(
+                f'PackedBatch.segment_ids of row {row} leave 0..{shape.slots}:'
+                f' {int(ids.min())}..{int(ids.max())}'
+            )
         if not real[: len(used)].all() or (np.diff(used) < 0).any():
-            raise ValueError(f'PackedBatch.segment_ids of row {row}: clips must be contiguous, in the order of their slots')
+            raise ValueError(
+                f'PackedBatch.segment_ids of row {row}: clips must be contiguous, in the order of'
+                ' their slots'
+            )
         if not np.array_equal(np.unique(used), np.flatnonzero(valid) + 1):
-            raise ValueError(f'PackedBatch.valid of row {row} does not match the slots its tokens name')
+            raise ValueError(
+                f'PackedBatch.valid of row {row} does not match the slots its tokens name'
+            )
         if not np.array_equal(batch.clip_id[row] != NO_CLIP, valid):
-            raise ValueError(f'PackedBatch.clip_id of row {row} must be {NO_CLIP} exactly in empty slots')
+            raise ValueError(
+                f'PackedBatch.clip_id of row {row} must be {NO_CLIP} exactly in empty slots'
+            )
         for name, limit in zip(('freq_pos', 'time_pos'), grid, strict=True):
             positions = getattr(batch, name)[row]
             if positions.min() < 0 or positions.max() >= limit or positions[~real].any():
-                raise ValueError(f'PackedBatch.{name} of row {row} must be 0..{limit - 1}, and 0 in padding')
+                raise ValueError(
+                    f'PackedBatch.{name} of row {row} must be 0..{limit - 1}, and 0 in padding'
+                )
         labels = batch.labels[row]
-        if labels[~valid].any() or labels.min() < 0 or (not shape.multi_label and labels.max() >= shape.classes):
-            raise ValueError(f'PackedBatch.labels of row {row} must be 0 in empty slots, and classes 0..{shape.classes - 1}')
+        if (
+            labels[~valid].any()
+            or labels.min() < 0
+            or (not shape.multi_label and labels.max() >= shape.classes)
+        ):
+            raise ValueError(
+                f'PackedBatch.labels of row {row} must be 0 in empty slots, and classes'
+                f' 0..{shape.classes - 1}'
+            )
         if batch.clip_id[row].min() < NO_CLIP:
-            raise ValueError(f'PackedBatch.clip_id of row {row} must be {NO_CLIP} or the index of a clip')
+            raise ValueError(
+                f'PackedBatch.clip_id of row {row} must be {NO_CLIP} or the index of a clip'
+            )
         if batch.patches[row][~real].any():
             raise ValueError(f'PackedBatch.patches of row {row} must be 0 in padding')

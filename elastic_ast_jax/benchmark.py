@@ -1,7 +1,9 @@
-"""`elastic-ast benchmark`: how fast the training and the prediction step are on the devices that are there.
+"""`elastic-ast benchmark`: how fast the training and the prediction step are on the devices that
+are there.
 
-Batches are synthetic and lie on the devices already, so what is measured is the step alone. Needs no data, and of libraries
-only JAX, Flax, Optax, NumPy, absl and ml_collections (and jaxtyping, which is Python alone).
+Batches are synthetic and lie on the devices already, so what is measured is the step alone. Needs
+no data, and of libraries only JAX, Flax, Optax, NumPy, absl and ml_collections (and jaxtyping,
+which is Python alone).
 """
 
 import dataclasses
@@ -47,7 +49,8 @@ class Options:
         rows: Of a global batch; None: 8 for each device, on a CPU 1.
         tokens, slots: Of a row.
         lengths: A mix, see `mixes.named`.
-        attentions: Names of implementations or beginnings of them, and `'auto'`; all that are there if empty.
+        attentions: Names of implementations or beginnings of them, and `'auto'`; all that are there
+        if empty.
         dtype: As `model.dtype`.
         steps: Timed steps; None: 10, on a CPU 3.
         predict: Measure prediction only.
@@ -102,8 +105,13 @@ class Measured:
         """Everything, with rates; without figures where there are none."""
         if self.error:
             return {'attention': self.attention, 'step': self.step, 'error': self.error}
-        rates = {f'{name}_per_second': getattr(self, name) / self.seconds for name in ('clips', 'tokens', 'flops')}
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != 'error'} | rates
+        rates = {
+            f'{name}_per_second': getattr(self, name) / self.seconds
+            for name in ('clips', 'tokens', 'flops')
+        }
+        return {
+            key: value for key, value in dataclasses.asdict(self).items() if key != 'error'
+        } | rates
 
 
 def run(options: Options, as_json: bool = False) -> int:
@@ -121,15 +129,31 @@ def run(options: Options, as_json: bool = False) -> int:
     peak = options.peak or (found.flops if found else None)
     dtype = device.compute_dtype(config.model.dtype)
     progress.say(
-        f'{mesh.size} x {kind}, {config.model.size} in {dtype}, {config.packing.rows} rows of {config.packing.tokens} tokens, '
-        f'lengths {mix.name}; peak: {f"{peak / 1e12:g} TFLOP/s a device" if peak else "not known, give --peak"}')
+        f'{mesh.size} x {kind}, {config.model.size} in {dtype}, {config.packing.rows} rows of'
+        f' {config.packing.tokens} tokens, lengths {mix.name}; peak:'
+        f' {f"{peak / 1e12:g} TFLOP/s a device" if peak else "not known, give --peak"}'
+    )
     results = []
     for step in (_PREDICT,) if options.predict else (_TRAIN, _PREDICT):
         for name, attend in chosen.items():
-            result = measure(config, mix, step, name, attend, mesh, options.steps or (3 if _on_cpu() else 10), peak)
+            result = measure(
+                config,
+                mix,
+                step,
+                name,
+                attend,
+                mesh,
+                options.steps or (3 if _on_cpu() else 10),
+                peak,
+            )
             if as_json:
-                print(json.dumps({'device': kind, 'devices': mesh.size, 'dtype': str(dtype), 'peak': peak} | result.to_json()),
-                      flush=True)
+                print(
+                    json.dumps(
+                        {'device': kind, 'devices': mesh.size, 'dtype': str(dtype), 'peak': peak}
+                        | result.to_json()
+                    ),
+                    flush=True,
+                )
             else:
                 progress.say(_line(result))
             results.append(result)
@@ -147,9 +171,14 @@ def _configured(options: Options) -> tuple[Config, mixes.Mix]:
     mix = mixes.named(options.lengths)
     rows = options.rows or (1 if _on_cpu() else 8) * jax.device_count()
     values = {
-        'data.source': 'synthetic', 'model.size': options.size, 'model.dtype': options.dtype, 'packing.rows': rows,
-        'packing.tokens': options.tokens, 'packing.slots': options.slots, 'train.loss': 'bce',
-    }  # fmt: skip
+        'data.source': 'synthetic',
+        'model.size': options.size,
+        'model.dtype': options.dtype,
+        'packing.rows': rows,
+        'packing.tokens': options.tokens,
+        'packing.slots': options.slots,
+        'train.loss': 'bce',
+    }
     values |= {f'frontend.{key}': value for key, value in dataclasses.asdict(mix.frontend).items()}
     return configs.resolve(values, *configs.override_texts(options.overrides)), mix
 
@@ -162,21 +191,35 @@ def _chosen(wanted: Sequence[str], config: Config) -> Mapping[str, Attend]:
     chosen: dict[str, Attend] = {}
     for name in wanted:
         fitting = {full: attend for full, attend in there.items() if full == name} or {
-            full: attend for full, attend in there.items() if full.startswith(name)}  # fmt: skip
+            full: attend for full, attend in there.items() if full.startswith(name)
+        }
         if name == 'auto':
             fitting = {name: device.choose_attention(name, config.model.kind)}
         if not fitting:  # what computes in bfloat16 alone is there by its name only
             try:
                 fitting = {name: attention.make(name)}
             except (ImportError, KeyError) as error:
-                why = f'cannot be loaded ({error})' if isinstance(error, ImportError) else 'is no implementation'
-                raise BenchmarkError(f'--attention={name}: {why}; there are auto, {", ".join(map(repr, there))}') from error
+                why = (
+                    f'cannot be loaded ({error})'
+                    if isinstance(error, ImportError)
+                    else 'is no implementation'
+                )
+                raise BenchmarkError(
+                    f'--attention={name}: {why}; there are auto, {", ".join(map(repr, there))}'
+                ) from error
         chosen |= fitting
     return chosen
 
 
 def measure(
-    config: Config, mix: mixes.Mix, step: Kind, name: str, attend: Attend, mesh: Mesh, count: int, peak: float | None
+    config: Config,
+    mix: mixes.Mix,
+    step: Kind,
+    name: str,
+    attend: Attend,
+    mesh: Mesh,
+    count: int,
+    peak: float | None,
 ) -> Measured:
     """Times one kind of step.
 
@@ -196,20 +239,30 @@ def measure(
         return _measure(config, mix, step, name, attend, mesh, count, peak)
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
-        return Measured(name, step, 'out of memory' if 'RESOURCE_EXHAUSTED' in text else text.splitlines()[0])
+        return Measured(
+            name, step, 'out of memory' if 'RESOURCE_EXHAUSTED' in text else text.splitlines()[0]
+        )
 
 
 def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
     training = step == _TRAIN
     made = steps.make(
-        config, _CLASSES, attend, device.compute_dtype(config.model.dtype), mesh, constant(config.optimizer.rate, 1))
+        config,
+        _CLASSES,
+        attend,
+        device.compute_dtype(config.model.dtype),
+        mesh,
+        constant(config.optimizer.rate, 1),
+    )
     host_batch = mixes.batch(mix, made.shape, _SEED, _DROPOUT if training else 0.0)
     lengths = flops.clip_tokens(host_batch.segment_ids)
     batch = sharding.place_batch(host_batch, mesh)
     state = made.born()
     used = _peak_bytes(mesh)
     begin = time.perf_counter()
-    compiled = (made.train.lower(state, batch) if training else made.evaluate.lower(state.params, batch)).compile()
+    compiled = (
+        made.train.lower(state, batch) if training else made.evaluate.lower(state.params, batch)
+    ).compile()
     compile_seconds = time.perf_counter() - begin
     if training:
         seconds = _times(lambda state: compiled(state, batch)[0], state, count)
@@ -217,20 +270,36 @@ def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
         params = state.params
         state = None  # prediction has no optimiser
         seconds = _times(lambda _: compiled(params, batch), None, count)
-    work = flops.training(lengths, made.network, made.shape.patch_size) if training else int(
-        flops.forward(lengths, made.network, made.shape.patch_size).sum())  # fmt: skip
+    work = (
+        flops.training(lengths, made.network, made.shape.patch_size)
+        if training
+        else int(flops.forward(lengths, made.network, made.shape.patch_size).sum())
+    )
     after = _peak_bytes(mesh)
-    grown = after is not None and after > (used or 0)  # the record is that of the whole process: only what exceeds it tells
+    grown = after is not None and after > (
+        used or 0
+    )  # the record is that of the whole process: only what exceeds it tells
     median = statistics.median(seconds)
     return Measured(
-        name, step, seconds=median, clips=len(lengths), tokens=int(lengths.sum()), rows=made.shape.rows, flops=work,
+        name,
+        step,
+        seconds=median,
+        clips=len(lengths),
+        tokens=int(lengths.sum()),
+        rows=made.shape.rows,
+        flops=work,
         peak_share=work / median / (peak * mesh.size) if peak else None,
-        memory=after if grown else _analysed_bytes(compiled), memory_from='device' if grown else 'compiler',
-        compile_seconds=compile_seconds)  # fmt: skip
+        memory=after if grown else _analysed_bytes(compiled),
+        memory_from='device' if grown else 'compiler',
+        compile_seconds=compile_seconds,
+    )
 
 
 def _times(step: Callable[[Any], Any], state: Any, count: int) -> list[float]:
-    """Seconds of each of `count` steps after some for warming up; each takes what the one before gave."""
+    """Seconds of each of `count` steps after some for warming up;
+
+    each takes what the one before gave.
+    """
     seconds = []
     for _ in range(_WARM_UP + count):
         begin = time.perf_counter()
@@ -240,18 +309,30 @@ def _times(step: Callable[[Any], Any], state: Any, count: int) -> list[float]:
 
 
 def _peak_bytes(mesh: Mesh) -> int | None:
-    """The most bytes that a device has held since the process began; None where the platform keeps no record."""
-    records = [(there.memory_stats() or {}).get('peak_bytes_in_use') for there in mesh.local_devices]
+    """The most bytes that a device has held since the process began;
+
+    None where the platform keeps no record.
+    """
+    records = [
+        (there.memory_stats() or {}).get('peak_bytes_in_use') for there in mesh.local_devices
+    ]
     return max(records) if records and None not in records else None
 
 
 def _analysed_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """What the compiler says that the program holds on a device: arguments, results that reuse none of them, temporaries."""
+    """What the compiler says that the program holds on a device:
+
+    arguments, results that reuse none of them, temporaries.
+    """
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None
-    return (analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-            + analysis.temp_size_in_bytes)  # fmt: skip
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
 
 
 def _line(result: Measured) -> str:
@@ -262,19 +343,38 @@ def _line(result: Measured) -> str:
 
 def table(results: Sequence[Measured]) -> str:
     """The figures side by side, as Markdown."""
-    lines = ['| step | attention | ms a step | clips/s | tokens/s | useful TFLOP/s | of the peak | memory |',
-             '|---|---|---:|---:|---:|---:|---:|---:|']  # fmt: skip
+    lines = [
+        (
+            '| step | attention | ms a step | clips/s | tokens/s | useful TFLOP/s | of the peak |'
+            ' memory |'
+        ),
+        '|---|---|---:|---:|---:|---:|---:|---:|',
+    ]
     for result in results:
         cells = [result.step, tables.text(result.attention)]
         if result.error:
             lines.append(tables.row([*cells, tables.text(result.error), *['–'] * 5]))
             continue
         share = '–' if result.peak_share is None else f'{100 * result.peak_share:.1f} %'
-        memory = '–' if result.memory is None else f'{result.memory / 2**30:.2f} GiB ({result.memory_from})'
+        memory = (
+            '–'
+            if result.memory is None
+            else f'{result.memory / 2**30:.2f} GiB ({result.memory_from})'
+        )
         per_second = 1 / result.seconds
-        lines.append(tables.row([
-            *cells, f'{1000 * result.seconds:.1f}', f'{result.clips * per_second:,.1f}', f'{result.tokens * per_second:,.0f}',
-            f'{result.flops * per_second / 1e12:.3g}', share, memory]))  # fmt: skip
+        lines.append(
+            tables.row(
+                [
+                    *cells,
+                    f'{1000 * result.seconds:.1f}',
+                    f'{result.clips * per_second:,.1f}',
+                    f'{result.tokens * per_second:,.0f}',
+                    f'{result.flops * per_second / 1e12:.3g}',
+                    share,
+                    memory,
+                ]
+            )
+        )
     return '\n'.join(lines)
 
 

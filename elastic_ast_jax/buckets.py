@@ -1,6 +1,7 @@
 """Paths in Google Cloud Storage, with those methods of `pathlib.Path` that a workdir needs.
 
-A bucket holds objects, each written whole, and no folders: a folder is there as long as something is in it.
+A bucket holds objects, each written whole, and no folders: a folder is there as long as something
+is in it.
 """
 
 import contextlib
@@ -13,18 +14,31 @@ from typing import Any
 
 from elastic_ast_jax.errors import UserError
 
-__all__ = ['SCHEME', 'UNREACHED', 'BucketPath', 'PlaceError', 'at', 'check', 'exit_code', 'judged', 'reason']
+__all__ = [
+    'SCHEME',
+    'UNREACHED',
+    'BucketPath',
+    'PlaceError',
+    'at',
+    'check',
+    'exit_code',
+    'judged',
+    'reason',
+]
 
 SCHEME = 'gs://'
-# Exit code of a command that a bucket ended which may be reached later (EX_IOERR of sysexits.h): launchers start it again.
+# Exit code of a command that a bucket ended which may be reached later (EX_IOERR of sysexits.h):
+# launchers start it again.
 UNREACHED = 74
 # What gcsfs or Orbax take for a pattern or a version.
 _RESERVED = frozenset('*?[]#')
 _LONGEST = 300
 # In what gcsfs and TensorStore say.
 _REFUSED = ('Forbidden', 'PERMISSION_DENIED', 'UNAUTHENTICATED')
-_LOG_IN = ('log in with `gcloud auth application-default login`, or have this account made Storage Object User and Storage '
-           'Legacy Bucket Reader of the bucket')  # fmt: skip
+_LOG_IN = (
+    'log in with `gcloud auth application-default login`, or have this account made Storage Object'
+    ' User and Storage Legacy Bucket Reader of the bucket'
+)
 
 
 class PlaceError(UserError):
@@ -32,7 +46,10 @@ class PlaceError(UserError):
 
 
 class BucketPath(PurePosixPath):
-    """`gs://BUCKET/...`; made by `at`. Whatever goes wrong is raised as an `OSError` whose `strerror` says what to do."""
+    """`gs://BUCKET/...`;
+
+    made by `at`. Whatever goes wrong is raised as an `OSError` whose `strerror` says what to do.
+    """
 
     def __str__(self) -> str:
         return SCHEME + self._key
@@ -65,7 +82,9 @@ class BucketPath(PurePosixPath):
                 found = store.ls(self._key, detail=False)
             except FileNotFoundError:
                 found = []
-        for name in sorted(PurePosixPath(key).name for key in found if key.rstrip('/') != self._key):
+        for name in sorted(
+            PurePosixPath(key).name for key in found if key.rstrip('/') != self._key
+        ):
             yield self / name
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
@@ -125,7 +144,9 @@ class BucketPath(PurePosixPath):
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, 'no such file or bucket', str(self)) from error
         except Exception as error:  # of gcsfs, aiohttp, google-auth; each has its own
-            raise OSError(errno.EACCES if _lasting(error) else errno.EIO, reason(error), str(self)) from error
+            raise OSError(
+                errno.EACCES if _lasting(error) else errno.EIO, reason(error), str(self)
+            ) from error
 
 
 def at(text: str) -> BucketPath:
@@ -140,16 +161,21 @@ def at(text: str) -> BucketPath:
     """
     key = PurePosixPath(text.removeprefix(SCHEME))
     if not text.startswith(SCHEME) or key.is_absolute() or len(key.parts) < 2:
-        raise PlaceError(f'{text}: is neither a local path nor a folder in a bucket: write gs://BUCKET/FOLDER')
+        raise PlaceError(
+            f'{text}: is neither a local path nor a folder in a bucket: write gs://BUCKET/FOLDER'
+        )
     if '..' in key.parts or _RESERVED & set(text):
-        raise PlaceError(f"{text}: a path in a bucket holds no '..' and none of {' '.join(sorted(_RESERVED))}: choose another "
-                         f"name")
+        raise PlaceError(
+            f"{text}: a path in a bucket holds no '..' and none of {' '.join(sorted(_RESERVED))}:"
+            ' choose another name'
+        )
     _prepare()
     return BucketPath(key)
 
 
 def check(path: BucketPath) -> None:
-    """Asks for the bucket itself, as Orbax does when it lists or deletes checkpoints: what hinders it is told at once.
+    """Asks for the bucket itself, as Orbax does when it lists or deletes checkpoints: what hinders
+    it is told at once.
 
     Raises:
         Exception: Of google-cloud-storage, see `reason`.
@@ -163,7 +189,9 @@ def _prepare() -> None:
     """Settles how Orbax, by epath, reaches buckets: as this module does."""
     import fsspec.config
 
-    os.environ.setdefault('EPATH_USE_TF', 'false')  # or it imports TensorFlow wherever that is installed
+    os.environ.setdefault(
+        'EPATH_USE_TF', 'false'
+    )  # or it imports TensorFlow wherever that is installed
     # What other processes and TensorStore write must be seen.
     fsspec.config.conf.setdefault('gcs', {}).setdefault('use_listings_cache', False)
     logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it raises what it logs
@@ -200,11 +228,17 @@ def exit_code(error: OSError) -> int:
 def _refused(error: BaseException) -> bool:
     if type(error).__module__.startswith('google.auth'):
         return not getattr(error, 'retryable', False)
-    return getattr(error, 'code', None) in (401, 403) or any(word in str(error) for word in _REFUSED)
+    return getattr(error, 'code', None) in (401, 403) or any(
+        word in str(error) for word in _REFUSED
+    )
 
 
 def _lasting(error: BaseException) -> bool:
     """Whether trying again cannot help: no access, no such file or bucket, missing packages."""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENOENT):
         return True
-    return isinstance(error, (ImportError, FileNotFoundError)) or getattr(error, 'code', None) == 404 or _refused(error)
+    return (
+        isinstance(error, (ImportError, FileNotFoundError))
+        or getattr(error, 'code', None) == 404
+        or _refused(error)
+    )

@@ -1,4 +1,6 @@
-"""How long a clip takes that is alone, from its waveform to its logits, under each way of keeping a token budget."""
+"""How long a clip takes that is alone, from its waveform to its logits, under each way of keeping a
+token budget.
+"""
 
 import dataclasses
 import math
@@ -16,18 +18,23 @@ from elastic_ast_jax.models.encoder import anywhere
 from elastic_ast_jax.token_budget import Saving
 from elastic_ast_jax.trained import Trained
 
-# Times that a clip is measured at most, and seconds that all of it takes, unless one clip takes longer.
+# Times that a clip is measured at most, and seconds that all of it takes, unless one clip takes
+# longer.
 _ROUNDS, _PATIENCE = 10, 30.0
 
 
 def latencies(
-    model: Predictor, waveforms: Sequence[Float32[np.ndarray, '_']], tried: Sequence[Saving], patience: float = _PATIENCE
+    model: Predictor,
+    waveforms: Sequence[Float32[np.ndarray, '_']],
+    tried: Sequence[Saving],
+    patience: float = _PATIENCE,
 ) -> tuple[list[float], int]:
-    """Milliseconds from a waveform to its logits under each saving: alone, in a row of as many tokens as that allows.
+    """Milliseconds from a waveform to its logits under each saving: alone, in a row of as many
+    tokens as that allows.
 
-    The median over clips, NaN without any. Of several times the shortest counts, and all savings take turns, as others may use
-    the machine. One clip under all savings is the least that is measured; from how long it takes follows how many others there
-    is time for.
+    The median over clips, NaN without any. Of several times the shortest counts, and all savings
+    take turns, as others may use the machine. One clip under all savings is the least that is
+    measured; from how long it takes follows how many others there is time for.
 
     Args:
         model: On one device.
@@ -41,7 +48,9 @@ def latencies(
     if not waveforms:
         return [math.nan] * len(tried), 0
     for saving in {saving.tokens: saving for saving in tried}.values():
-        model.logits_alone(waveforms[0], saving)  # compiles: rows of other tokens are other programs
+        model.logits_alone(
+            waveforms[0], saving
+        )  # compiles: rows of other tokens are other programs
     shortest, begun = np.full((len(tried), len(waveforms)), math.inf), time.perf_counter()
 
     def turn(clip: int) -> float:
@@ -59,7 +68,9 @@ def latencies(
             break
         longest = max(longest, turn(clip))
     measured = np.isfinite(shortest[0])
-    return [float(median) for median in 1000 * np.median(shortest[:, measured], axis=1)], int(measured.sum())
+    return [float(median) for median in 1000 * np.median(shortest[:, measured], axis=1)], int(
+        measured.sum()
+    )
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -68,10 +79,25 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def on_one_device(model: Trained) -> Predictor:
-    """The model as prediction has it, wherever evaluation has put its parameters; all processes take part."""
+    """The model as prediction has it, wherever evaluation has put its parameters;
+
+    all processes take part.
+    """
     whole = jax.tree.map(
-        lambda leaf: leaf if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True), model.params)
+        lambda leaf: (
+            leaf
+            if leaf.is_fully_addressable
+            else multihost_utils.process_allgather(leaf, tiled=True)
+        ),
+        model.params,
+    )
     params = jax.device_put(jax.tree.map(np.asarray, whole), jax.local_devices()[0])
     wanted = model.config.model
-    attend = device.choose_attention(wanted.attention, wanted.kind, device.compute_dtype(wanted.dtype), required=False)
-    return Predictor(dataclasses.replace(model, params=params, network=model.network.clone(attend=attend, place=anywhere)))
+    attend = device.choose_attention(
+        wanted.attention, wanted.kind, device.compute_dtype(wanted.dtype), required=False
+    )
+    return Predictor(
+        dataclasses.replace(
+            model, params=params, network=model.network.clone(attend=attend, place=anywhere)
+        )
+    )

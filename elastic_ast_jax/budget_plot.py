@@ -34,7 +34,8 @@ class Point(NamedTuple):
 
 
 def budgets(points: Sequence[Point], title: str, y_label: str) -> 'Figure':
-    """A metric over tokens, seconds and latency, side by side: a line for each way, the best of each budget marked.
+    """A metric over tokens, seconds and latency, side by side: a line for each way, the best of
+    each budget marked.
 
     Args:
         points: Those of a line in the order of their budgets.
@@ -46,18 +47,39 @@ def budgets(points: Sequence[Point], title: str, y_label: str) -> 'Figure':
     panels = figure.subplots(1, 3, sharey=True)
     shifts = list(dict.fromkeys(point.shift for point in points))
     hows = list(dict.fromkeys(point.how for point in points if not point.all_fit)) or ['all']
-    costs = (('tokens', 'tokens of a clip (mean)'), ('seconds', 'seconds listened to (mean)'),
-             ('latency_ms', 'latency of a clip alone (ms)'))  # fmt: skip
+    costs = (
+        ('tokens', 'tokens of a clip (mean)'),
+        ('seconds', 'seconds listened to (mean)'),
+        ('latency_ms', 'latency of a clip alone (ms)'),
+    )
     for axes, (name, label) in zip(panels, costs, strict=True):
         for color, shift in enumerate(shifts):
             for style, how in enumerate(hows):
-                line = [point for point in points if point.shift == shift and (point.all_fit or point.how == how)]
+                line = [
+                    point
+                    for point in points
+                    if point.shift == shift and (point.all_fit or point.how == how)
+                ]
                 axes.plot(
-                    [getattr(point, name) for point in line], [point.y for point in line], color=f'C{color}', markersize=4,
-                    marker=_MARKERS[style], linestyle=_STYLES[style], label=f'{shift}, {how}')  # fmt: skip
+                    [getattr(point, name) for point in line],
+                    [point.y for point in line],
+                    color=f'C{color}',
+                    markersize=4,
+                    marker=_MARKERS[style],
+                    linestyle=_STYLES[style],
+                    label=f'{shift}, {how}',
+                )
         best = [point for point in points if point.best]
-        axes.plot([getattr(point, name) for point in best], [point.y for point in best], linestyle='none', marker='o',
-                  markersize=11, markerfacecolor='none', markeredgecolor='black', label='best of a budget')  # fmt: skip
+        axes.plot(
+            [getattr(point, name) for point in best],
+            [point.y for point in best],
+            linestyle='none',
+            marker='o',
+            markersize=11,
+            markerfacecolor='none',
+            markeredgecolor='black',
+            label='best of a budget',
+        )
         axes.set_xscale('log')
         axes.xaxis.set_major_formatter('{x:g}')
         axes.xaxis.set_minor_formatter(_between)
@@ -66,7 +88,13 @@ def budgets(points: Sequence[Point], title: str, y_label: str) -> 'Figure':
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(y_label)
     handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc='outside right upper', fontsize='small', handlelength=3, title='frame shift, what is kept')
+    figure.legend(
+        *handles,
+        loc='outside right upper',
+        fontsize='small',
+        handlelength=3,
+        title='frame shift, what is kept',
+    )
     figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 

@@ -1,11 +1,14 @@
-"""`elastic-ast evaluate --sweep=budget`: accuracy against the tokens, the seconds and the time that a clip may cost.
+"""`elastic-ast evaluate --sweep=budget`: accuracy against the tokens, the seconds and the time that
+a clip may cost.
 
-For each budget of tokens, each way of keeping it (a ratio of the frame shift, and what happens to what is still too much; see
-`token_budget`) evaluates every clip of the evaluation split once, through the same pipeline and the same compiled step as any
-evaluation. A way is tried up to the first budget that holds every clip at its ratio: with a larger one nothing changes.
+For each budget of tokens, each way of keeping it (a ratio of the frame shift, and what happens to
+what is still too much; see `token_budget`) evaluates every clip of the evaluation split once,
+through the same pipeline and the same compiled step as any evaluation. A way is tried up to the
+first budget that holds every clip at its ratio: with a larger one nothing changes.
 
-The best way of a budget is chosen on one half of the clips, and what is told and stored is its worth on the other half: of
-several ways that are about equally good, the best owes some of its score to luck with the clips that it is the best on.
+The best way of a budget is chosen on one half of the clips, and what is told and stored is its
+worth on the other half: of several ways that are about equally good, the best owes some of its
+score to luck with the clips that it is the best on.
 """
 
 import contextlib
@@ -41,19 +44,28 @@ _COUNT = 8
 # Clips whose latency is measured, if that does not take too long.
 _TIMED = 20
 _EXPLANATION = (
-    'Each clip has at most as many tokens as the budget: the log-mel is computed at the frame shift, and of a clip that has '
-    'more tokens then, the first frames are kept, as many as fill whole columns of patches, or tokens chosen at random. '
-    'Shortened: clips that had more. A way is listed up to the first budget at which it shortens no clip. Seconds: what is '
-    'listened to of a clip. Latency: of one clip alone, from waveform to logits, median over {clips}, of each the shortest of '
-    'up to ten times; reading the file and compilation do not count. A budget with which nothing is better than with a smaller '
-    'one has no best of its own.')  # fmt: skip
+    'Each clip has at most as many tokens as the budget: the log-mel is computed at the frame'
+    ' shift, and of a clip that has more tokens then, the first frames are kept, as many as fill'
+    ' whole columns of patches, or tokens chosen at random. Shortened: clips that had more. A way'
+    ' is listed up to the first budget at which it shortens no clip. Seconds: what is listened to'
+    ' of a clip. Latency: of one clip alone, from waveform to logits, median over {clips}, of each'
+    ' the shortest of up to ten times; reading the file and compilation do not count. A budget with'
+    ' which nothing is better than with a smaller one has no best of its own.'
+)
 # How the best of a budget was chosen, by whether it could be told on other clips.
-_CHOICE = types.MappingProxyType({
-    True: 'The best of a budget has the best {metric} on every second clip from the first on; {column} is its {metric} on the '
-          'others, which the choice did not see. All else is of all clips.',
-    False: 'The best of a budget has the best {metric} on all clips, as one half of them has no {metric}: on clips that it was '
-           'chosen on it looks better than it is.',
-})  # fmt: skip
+_CHOICE = types.MappingProxyType(
+    {
+        True: (
+            'The best of a budget has the best {metric} on every second clip from the first on;'
+            ' {column} is its {metric} on the others, which the choice did not see. All else is of'
+            ' all clips.'
+        ),
+        False: (
+            'The best of a budget has the best {metric} on all clips, as one half of them has no'
+            ' {metric}: on clips that it was chosen on it looks better than it is.'
+        ),
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +102,14 @@ def check(config: Config, values: Sequence[float] | None) -> None:
 
 
 def default_budgets(frontend: FrontendSpec, tokens: int) -> tuple[int, ...]:
-    """About eight budgets from one column of patches to `tokens`, of whole columns, each by about the same factor larger."""
+    """About eight budgets from one column of patches to `tokens`, of whole columns, each by about
+    the same factor larger.
+    """
     columns = -(-tokens // frontend.mel_patches)
     steps = range(_COUNT)
-    return tuple(sorted({round(columns ** (step / (_COUNT - 1))) * frontend.mel_patches for step in steps}))
+    return tuple(
+        sorted({round(columns ** (step / (_COUNT - 1))) * frontend.mel_patches for step in steps})
+    )
 
 
 def ratios(frontend: FrontendSpec) -> tuple[float, ...]:
@@ -102,10 +118,19 @@ def ratios(frontend: FrontendSpec) -> tuple[float, ...]:
     return tuple(sorted(ratio for shift, ratio in shifts.items() if shift >= frontend.shift()))
 
 
-def savings(evaluator: Evaluator, frontend: FrontendSpec, values: Sequence[float] | None) -> list[tuple[Saving, bool]]:
-    """What is tried, and whether all clips fit: `values` as budgets, the default ones if None, with each ratio and way."""
+def savings(
+    evaluator: Evaluator, frontend: FrontendSpec, values: Sequence[float] | None
+) -> list[tuple[Saving, bool]]:
+    """What is tried, and whether all clips fit:
+
+    `values` as budgets, the default ones if None, with each ratio and way.
+    """
     largest = {ratio: int(evaluator.view(ratio).tokens.max()) for ratio in ratios(frontend)}
-    budgets = default_budgets(frontend, largest[1.0]) if values is None else sorted({int(value) for value in values})
+    budgets = (
+        default_budgets(frontend, largest[1.0])
+        if values is None
+        else sorted({int(value) for value in values})
+    )
     found = []
     for ratio, most in largest.items():
         short = [tokens for tokens in budgets if tokens < most]
@@ -115,10 +140,15 @@ def savings(evaluator: Evaluator, frontend: FrontendSpec, values: Sequence[float
 
 
 def run(
-    workdir: Workdir, values: Sequence[float] | None, evaluator: Evaluator, model: Trained, overrides: Sequence[str],
+    workdir: Workdir,
+    values: Sequence[float] | None,
+    evaluator: Evaluator,
+    model: Trained,
+    overrides: Sequence[str],
     progress: Progress,
-) -> tuple[Found, ...]:  # fmt: skip
-    """Evaluates every saving, prints the best of each budget, writes `eval/budget.json`, `.md` and `.png`, and stores the best.
+) -> tuple[Found, ...]:
+    """Evaluates every saving, prints the best of each budget, writes `eval/budget.json`, `.md` and
+    `.png`, and stores the best.
 
     Args:
         workdir: Of the model.
@@ -136,40 +166,69 @@ def run(
     tried = savings(evaluator, frontend, values)
     evaluated = []
     for number, (saving, _) in enumerate(tried, 1):
-        progress.show(f'{saving.tokens} tokens, {saving.in_words(frontend)}, point {number} of {len(tried)}')
+        progress.show(
+            f'{saving.tokens} tokens, {saving.in_words(frontend)}, point {number} of {len(tried)}'
+        )
         evaluated.append(evaluator.evaluate_in_halves(model.params, evaluator.view(saving=saving)))
     progress.show('latency')
-    alone, waveforms = budget_latency.on_one_device(model), list(_waveforms(evaluator, frontend)) if hosts.first() else []
+    alone, waveforms = (
+        budget_latency.on_one_device(model),
+        list(_waveforms(evaluator, frontend)) if hosts.first() else [],
+    )
     times, timed = budget_latency.latencies(alone, waveforms, [saving for saving, _ in tried])
-    of_halves = [[math.nan if half is None else score(model.config, half) for half in halves] for _, halves in evaluated]
+    of_halves = [
+        [math.nan if half is None else score(model.config, half) for half in halves]
+        for _, halves in evaluated
+    ]
     unseen = not np.isnan(of_halves).any()
     found = []
-    for (saving, all_fit), (evaluation, _), halves, milliseconds in zip(tried, evaluated, of_halves, times, strict=True):
+    for (saving, all_fit), (evaluation, _), halves, milliseconds in zip(
+        tried, evaluated, of_halves, times, strict=True
+    ):
         whole = score(model.config, evaluation.metrics)
         scores = halves if unseen else (whole, whole)
-        found.append(Found(saving, all_fit, evaluation, whole, Measured(saving, *scores, unseen, milliseconds)))
+        found.append(
+            Found(
+                saving, all_fit, evaluation, whole, Measured(saving, *scores, unseen, milliseconds)
+            )
+        )
     progress.say(f'budget: {counted(len(tried), "point")}, each with every clip once')
     try:
         if hosts.first():
             _tell(workdir, found, timed, model, overrides, values is not None, progress)
     finally:
-        hosts.wait('token budgets are written')  # a process that is at its end does not wait long for the others
+        hosts.wait(
+            'token budgets are written'
+        )  # a process that is at its end does not wait long for the others
     return tuple(found)
 
 
 def _tell(
-    workdir: Workdir, found: Sequence[Found], timed: int, model: Trained, overrides: Sequence[str], some: bool,
+    workdir: Workdir,
+    found: Sequence[Found],
+    timed: int,
+    model: Trained,
+    overrides: Sequence[str],
+    some: bool,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     """Prints, writes and stores what was found; see `write` and `_store`."""
-    frontend, metric, unseen = model.config.frontend, model.config.train.scored_by(), all(one.measured.unseen for one in found)
+    frontend, metric, unseen = (
+        model.config.frontend,
+        model.config.train.scored_by(),
+        all(one.measured.unseen for one in found),
+    )
     best = token_budget.best_of_each(one.measured for one in found)
     if not unseen:
         progress.say(f'warning: {_choice(metric, unseen)}')
-    print(table([one for one in found if one.measured in best], frontend, metric if unseen else None))
+    print(
+        table([one for one in found if one.measured in best], frontend, metric if unseen else None)
+    )
     before = (workdir.evaluations / 'budget.json').exists()
     files = write(found, best, model, overrides, workdir, timed)
-    progress.say(f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}')
+    progress.say(
+        f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}'
+    )
     measured = Budgets(model.description, model.step, metric, best, tuple(overrides))
     progress.say(_store(workdir, measured, some, frontend))
 
@@ -190,7 +249,8 @@ def _store(workdir: Workdir, measured: Budgets, some: bool, frontend: FrontendSp
     Args:
         workdir: Of the model.
         measured: What is stored.
-        some: Whether only these budgets were asked for, so that others that were measured before are kept.
+        some: Whether only these budgets were asked for, so that others that were measured before
+        are kept.
         frontend: Of the model.
     """
     kept = measured
@@ -204,7 +264,10 @@ def _store(workdir: Workdir, measured: Budgets, some: bool, frontend: FrontendSp
 
 
 def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32[np.ndarray, '_']]:
-    """Clips from all over the split, as far as the model takes one whole; others for those that cannot be read."""
+    """Clips from all over the split, as far as the model takes one whole;
+
+    others for those that cannot be read.
+    """
     source, found = evaluator.source, 0
     longest = windows.choose(frontend, 0.0).whole
     count = len(source.keys)
@@ -219,26 +282,57 @@ def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32
 
 
 def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = None) -> str:
-    """Savings as a Markdown table, by their budgets; of the best, `unseen` is the metric that is told on unseen clips."""
-    names = ['budget (tokens)', 'frame shift (ms)', 'kept', 'tokens', 'seconds', 'latency (ms)', 'clips', 'shortened',
-             *METRICS.values(), *([_unseen(unseen)] if unseen else [])]  # fmt: skip
+    """Savings as a Markdown table, by their budgets;
+
+    of the best, `unseen` is the metric that is told on unseen clips.
+    """
+    names = [
+        'budget (tokens)',
+        'frame shift (ms)',
+        'kept',
+        'tokens',
+        'seconds',
+        'latency (ms)',
+        'clips',
+        'shortened',
+        *METRICS.values(),
+        *([_unseen(unseen)] if unseen else []),
+    ]
     lines = [tables.row(names), tables.row(['---:', '---:', ':---', *['---:'] * (len(names) - 3)])]
     for one in sorted(found, key=lambda one: (one.saving.tokens, one.saving.ratio, one.saving.how)):
         evaluation, saving = one.evaluation, one.saving
         accuracy, *others = (getattr(evaluation.metrics, name) for name in METRICS)
         told = [in_table(unseen, one.measured.score)] if unseen else []
-        lines.append(tables.row([
-            str(saving.tokens), f'{frontend.milliseconds(saving.ratio):g}', 'all' if one.all_fit else IN_WORDS[saving.how],
-            f'{evaluation.tokens:.1f}', f'{evaluation.seconds:.2f}', f'{one.measured.latency_ms:.2f}',
-            str(evaluation.metrics.clips), str(evaluation.cut), tables.percent(accuracy), *map(tables.number, others),
-            *told]))  # fmt: skip
+        lines.append(
+            tables.row(
+                [
+                    str(saving.tokens),
+                    f'{frontend.milliseconds(saving.ratio):g}',
+                    'all' if one.all_fit else IN_WORDS[saving.how],
+                    f'{evaluation.tokens:.1f}',
+                    f'{evaluation.seconds:.2f}',
+                    f'{one.measured.latency_ms:.2f}',
+                    str(evaluation.metrics.clips),
+                    str(evaluation.cut),
+                    tables.percent(accuracy),
+                    *map(tables.number, others),
+                    *told,
+                ]
+            )
+        )
     return '\n'.join(lines)
 
 
 def write(
-    found: Sequence[Found], best: Sequence[Measured], model: Trained, overrides: Sequence[str], workdir: Workdir, timed: int
+    found: Sequence[Found],
+    best: Sequence[Measured],
+    model: Trained,
+    overrides: Sequence[str],
+    workdir: Workdir,
+    timed: int,
 ) -> tuple[PurePath, ...]:
-    """Writes `budget.json`, `.md` and `.png` into the folder of evaluations; NaN is null and a dash.
+    """Writes `budget.json`, `.md` and `.png` into the folder of evaluations; NaN is null and a
+    dash.
 
     Args:
         found: What was evaluated.
@@ -251,32 +345,60 @@ def write(
     Raises:
         WriteError: One of the files cannot be written; it is as it was.
     """
-    json_file, table_file, plot_file = (workdir.evaluations / f'budget.{suffix}' for suffix in ('json', 'md', 'png'))
+    json_file, table_file, plot_file = (
+        workdir.evaluations / f'budget.{suffix}' for suffix in ('json', 'md', 'png')
+    )
     frontend, metric = model.config.frontend, model.config.train.scored_by()
     unseen = all(one.unseen for one in best)
     skipped = tuple(dict.fromkeys(message for one in found for message in one.evaluation.skipped))
     values = {
-        'sweep': 'budget', 'checkpoint': model.description, 'step': model.step, 'overrides': list(overrides), 'metric': metric,
-        'chosen_on': 'half of the clips' if unseen else 'all clips', 'latency_clips': timed,
-        'device': jax.local_devices()[0].device_kind, 'points': [_values(one, frontend, best) for one in found],
+        'sweep': 'budget',
+        'checkpoint': model.description,
+        'step': model.step,
+        'overrides': list(overrides),
+        'metric': metric,
+        'chosen_on': 'half of the clips' if unseen else 'all clips',
+        'latency_clips': timed,
+        'device': jax.local_devices()[0].device_kind,
+        'points': [_values(one, frontend, best) for one in found],
         'skipped': list(skipped),
-    }  # fmt: skip
+    }
     write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
 
     chosen = [one for one in found if one.measured in best]
-    lines = [f'Token budgets; {tables.text(model.description)}; latency on {jax.local_devices()[0].device_kind}.', '',
-             'The best of each budget:', '', table(chosen, frontend, metric if unseen else None), '', 'All:', '',
-             table(found, frontend), '', f'{_EXPLANATION.format(clips=counted(timed, "clip"))} {_choice(metric, unseen)}']
+    lines = [
+        (
+            f'Token budgets; {tables.text(model.description)}; latency on'
+            f' {jax.local_devices()[0].device_kind}.'
+        ),
+        '',
+        'The best of each budget:',
+        '',
+        table(chosen, frontend, metric if unseen else None),
+        '',
+        'All:',
+        '',
+        table(found, frontend),
+        '',
+        f'{_EXPLANATION.format(clips=counted(timed, "clip"))} {_choice(metric, unseen)}',
+    ]
     lines += tables.changed(overrides) + tables.left_out(skipped)
     write_text(table_file, '\n'.join(lines) + '\n')
 
     factor, label = in_plot(metric)
     points = [
         budget_plot.Point(
-            f'{frontend.milliseconds(one.saving.ratio):g} ms', IN_WORDS[one.saving.how], one.all_fit, one.evaluation.tokens,
-            one.evaluation.seconds, one.measured.latency_ms, factor * one.score, one.measured in best)
+            f'{frontend.milliseconds(one.saving.ratio):g} ms',
+            IN_WORDS[one.saving.how],
+            one.all_fit,
+            one.evaluation.tokens,
+            one.evaluation.seconds,
+            one.measured.latency_ms,
+            factor * one.score,
+            one.measured in best,
+        )
         for one in found
-    ]  # fmt: skip
+    ]
     plots.save(budget_plot.budgets(points, f'Token budgets; {model.description}', label), plot_file)
     return json_file, table_file, plot_file
 
@@ -285,9 +407,17 @@ def _values(one: Found, frontend: FrontendSpec, best: Sequence[Measured]) -> dic
     """A point of the JSON file; only one of the best has what is told of it on unseen clips."""
     evaluation, saving, is_best = one.evaluation, one.saving, one.measured in best
     return {
-        'budget': saving.tokens, 'ratio': saving.ratio, 'shift_ms': frontend.milliseconds(saving.ratio),
-        'how': 'all' if one.all_fit else saving.how, 'tokens': evaluation.tokens, 'seconds': evaluation.seconds,
-        'latency_ms': one.measured.latency_ms, 'clips': evaluation.metrics.clips, 'shortened': evaluation.cut,
-        'windowed': evaluation.windowed, **{name: getattr(evaluation.metrics, name) for name in METRICS}, 'best': is_best,
+        'budget': saving.tokens,
+        'ratio': saving.ratio,
+        'shift_ms': frontend.milliseconds(saving.ratio),
+        'how': 'all' if one.all_fit else saving.how,
+        'tokens': evaluation.tokens,
+        'seconds': evaluation.seconds,
+        'latency_ms': one.measured.latency_ms,
+        'clips': evaluation.metrics.clips,
+        'shortened': evaluation.cut,
+        'windowed': evaluation.windowed,
+        **{name: getattr(evaluation.metrics, name) for name in METRICS},
+        'best': is_best,
         **({'unseen_score': one.measured.score} if is_best and one.measured.unseen else {}),
-    }  # fmt: skip
+    }

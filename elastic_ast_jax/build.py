@@ -23,12 +23,22 @@ def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchS
     """The shape of a batch of `rows` rows; of the config's if None."""
     packing = config.packing
     return BatchShape(
-        rows=rows or packing.rows, tokens=packing.tokens, slots=packing.slots, patch_size=config.frontend.patch_size,
-        classes=classes, multi_label=config.train.loss == 'bce')  # fmt: skip
+        rows=rows or packing.rows,
+        tokens=packing.tokens,
+        slots=packing.slots,
+        patch_size=config.frontend.patch_size,
+        classes=classes,
+        multi_label=config.train.loss == 'bce',
+    )
 
 
 def model(
-    config: Config, classes: int, attend: Attend, dtype: Any, scan: bool | None = None, place: Place = anywhere
+    config: Config,
+    classes: int,
+    attend: Attend,
+    dtype: Any,
+    scan: bool | None = None,
+    place: Place = anywhere,
 ) -> Network:
     """The network; `scan` overrides the config's, which changes no result."""
     wanted, frontend = config.model, config.frontend
@@ -46,13 +56,19 @@ def model(
     if wanted.kind == 'ast':
         patch = frontend.patch_mels, frontend.patch_frames
         frames = wanted.frames or frontend.max_frames
-        return AST(mels=frontend.mel_bins, frames=frames, patch=patch, stride=wanted.stride, **common)
-    return ElasticAST(grid=(frontend.mel_patches, frontend.max_time_patches), pool=wanted.pool, **common)
+        return AST(
+            mels=frontend.mel_bins, frames=frames, patch=patch, stride=wanted.stride, **common
+        )
+    return ElasticAST(
+        grid=(frontend.mel_patches, frontend.max_time_patches), pool=wanted.pool, **common
+    )
 
 
 def init_params(network: Network, shape: BatchShape, seed: int) -> Any:
     """Fresh parameters: a pure function of the network and the seed."""
-    batch = jax.tree.map(lambda field: jnp.zeros(field.shape, field.dtype), shape.abstract())  # nothing, while this is traced
+    batch = jax.tree.map(
+        lambda field: jnp.zeros(field.shape, field.dtype), shape.abstract()
+    )  # nothing, while this is traced
     return network.init(jax.random.key(seed), batch)['params']
 
 
@@ -79,5 +95,6 @@ def update(config: Config, schedule: optimizer.Schedule) -> optax.GradientTransf
     chosen = config.optimizer
     make = {'adamw': optimizer.adamw, 'adam_l2': optimizer.adam_l2}[chosen.kind]
     made = optimizer.clipped(
-        make(schedule, chosen.b1, chosen.b2, chosen.epsilon, chosen.weight_decay), chosen.clip_norm)
+        make(schedule, chosen.b1, chosen.b2, chosen.epsilon, chosen.weight_decay), chosen.clip_norm
+    )
     return optimizer.layerwise(made, chosen.layer_decay, config.model.resolved().depth)

@@ -1,4 +1,7 @@
-"""What the words of a command line mean: types for `argparse`, each of which tells what is allowed."""
+"""What the words of a command line mean:
+
+types for `argparse`, each of which tells what is allowed.
+"""
 
 import argparse
 import math
@@ -21,7 +24,9 @@ def runs(text: str) -> tuple[str, tuple[str, ...]]:
     name, _, listed = text.partition('=')
     workdirs = tuple(listed.split(','))
     if not (name and all(workdirs)):
-        raise argparse.ArgumentTypeError(f'{text!r} must be a workdir, or a name and workdirs: NAME=W,W,W')
+        raise argparse.ArgumentTypeError(
+            f'{text!r} must be a workdir, or a name and workdirs: NAME=W,W,W'
+        )
     return name, workdirs
 
 
@@ -81,5 +86,7 @@ def path(text: str) -> str:
 def local(text: str) -> str:
     """A path that is not in a bucket."""
     if '://' in text:
-        raise argparse.ArgumentTypeError(f'{text!r} must be a local path: only a workdir may be in a bucket')
+        raise argparse.ArgumentTypeError(
+            f'{text!r} must be a local path: only a workdir may be in a bucket'
+        )
     return path(text)

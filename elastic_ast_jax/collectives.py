@@ -1,4 +1,7 @@
-"""The communication of a compiled program, from its text (HLO): which collectives, how often, how many bytes."""
+"""The communication of a compiled program, from its text (HLO):
+
+which collectives, how often, how many bytes.
+"""
 
 import dataclasses
 import math
@@ -7,7 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_KINDS = 'all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast'
+_KINDS = (
+    'all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute'
+    '|collective-broadcast'
+)
 _COLLECTIVE = re.compile(rf' = (?P<result>.+?) (?P<kind>{_KINDS})(?P<start>-start)?\(')
 _COMPUTATION = re.compile(r'^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$')
 _CALLED = re.compile(r'(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)')
@@ -39,7 +45,8 @@ class _Computation:
         called: Names of the computations that it calls once.
         loops: Condition and body of each loop, and how often it runs, where the text says so.
         limits: Constants that a counter may be compared with.
-        below: Whether it says that a number is below another one, as the condition of a counted loop does.
+        below: Whether it says that a number is below another one, as the condition of a counted
+        loop does.
     """
 
     collectives: list[tuple[str, int]] = dataclasses.field(default_factory=list)
@@ -50,15 +57,18 @@ class _Computation:
 
     @property
     def trips(self) -> int:
-        """As a loop's condition: how often the loop runs if it counts from 0; 1 if that depends on the data."""
+        """As a loop's condition:
+
+        how often the loop runs if it counts from 0; 1 if that depends on the data.
+        """
         return self.limits[0] if self.below and len(self.limits) == 1 else 1
 
 
 def traffic(text: str) -> dict[str, Traffic]:
     """The collectives of one run of a program, by kind.
 
-    Those in a loop count as often as it runs; once if that depends on the data. An operation that begins in one place and ends
-    in another counts once.
+    Those in a loop count as often as it runs; once if that depends on the data. An operation that
+    begins in one place and ends in another counts once.
 
     Args:
         text: Of a compiled program: `compiled.as_text()`.
@@ -75,7 +85,11 @@ def traffic(text: str) -> dict[str, Traffic]:
         for callee in here.called:
             visit(callee, times)
         for condition, body, trips in here.loops:
-            visit(body, times * (computations.get(condition, _Computation()).trips if trips is None else trips))
+            visit(
+                body,
+                times
+                * (computations.get(condition, _Computation()).trips if trips is None else trips),
+            )
 
     visit(entry, 1)
     return {kind: Traffic(counts[kind], sizes[kind]) for kind in sorted(counts)}
@@ -90,7 +104,9 @@ def _computations(lines: Iterable[str]) -> tuple[dict[str, _Computation], str]:
             here = computations[head['name']] = _Computation()
             entry = head['name'] if head['entry'] else entry
         elif (found := _COLLECTIVE.search(line)) is not None:  # what it calls adds two numbers
-            here.collectives.append((found['kind'], _size(found['result'], found['kind'], found['start'] is not None)))
+            here.collectives.append(
+                (found['kind'], _size(found['result'], found['kind'], found['start'] is not None))
+            )
         elif (loop := _LOOP.search(line)) is not None:
             trips = _TRIPS.search(line)
             here.loops.append((loop['condition'], loop['body'], int(trips[1]) if trips else None))
@@ -98,12 +114,19 @@ def _computations(lines: Iterable[str]) -> tuple[dict[str, _Computation], str]:
             here.limits += map(int, _LIMIT.findall(line))
             here.below |= 'direction=LT' in line
             here.called += _CALLED.findall(line)
-            here.called += [name.strip().lstrip('%') for names in _CALLED_LISTS.findall(line) for name in names.split(',')]
+            here.called += [
+                name.strip().lstrip('%')
+                for names in _CALLED_LISTS.findall(line)
+                for name in names.split(',')
+            ]
     return computations, entry
 
 
 def _size(result: str, kind: str, start: bool) -> int:
-    """Bytes of a collective's result. What starts a gathering or a permutation gives its operands, then its results."""
+    """Bytes of a collective's result.
+
+    What starts a gathering or a permutation gives its operands, then its results.
+    """
     if start and kind in ('all-gather', 'collective-permute') and result.startswith('('):
         result = _members(result)[1]
     return sum(_bytes(dtype, shape) for dtype, shape in _ARRAY.findall(result))

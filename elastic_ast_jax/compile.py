@@ -1,4 +1,7 @@
-"""`elastic-ast compile`: the steps of a configuration, compiled for TPUs that are not there; what they need of each chip."""
+"""`elastic-ast compile`:
+
+the steps of a configuration, compiled for TPUs that are not there; what they need of each chip.
+"""
 
 import dataclasses
 import math
@@ -27,8 +30,11 @@ _MOST_ROWS = 4096
 _GUIDED = 4
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 _SIZE = r'([\d.]+)([KMGT]?)'
-# Two stages of the compiler find it, with words of their own; the earlier one looks at temporaries alone.
-_OUT_OF_MEMORY = re.compile(rf'(?:Used |temporaries \(){_SIZE}\)? (?:of|exceeds available HBM) \(?{_SIZE}')
+# Two stages of the compiler find it, with words of their own; the earlier one looks at temporaries
+# alone.
+_OUT_OF_MEMORY = re.compile(
+    rf'(?:Used |temporaries \(){_SIZE}\)? (?:of|exceeds available HBM) \(?{_SIZE}'
+)
 # Attention that the TPUs' compiler takes.
 _ATTENTIONS = ('auto', 'splash', 'plain', 'blocked')
 
@@ -44,10 +50,11 @@ class Compiled:
     Attributes:
         seconds: That compiling took.
         fits: Whether the compiler found room.
-        needed: At the most at one time. Of a step that does not fit, what the compiler says, which may be the temporaries
-            alone; None if it does not say.
+        needed: At the most at one time. Of a step that does not fit, what the compiler says, which
+            may be the temporaries alone; None if it does not say.
         limit: What the compiler may use of the memory, if it says so.
-        arguments, temporaries, outputs: Of a step that fits; outputs that do not take the place of arguments.
+        arguments, temporaries, outputs: Of a step that fits; outputs that do not take the place of
+        arguments.
         traffic: Of a step that fits, see `collectives.traffic`.
     """
 
@@ -79,9 +86,13 @@ class Work:
 
 
 def run(
-    config: Config, topology: str, lengths: str | None = None, classes: int | None = None, search: bool = False,
+    config: Config,
+    topology: str,
+    lengths: str | None = None,
+    classes: int | None = None,
+    search: bool = False,
     check: bool = False,
-) -> int:  # fmt: skip
+) -> int:
     """Compiles the training and the evaluation step and prints what they need.
 
     Args:
@@ -93,7 +104,8 @@ def run(
         check: Return 1 if a step does not fit.
 
     Raises:
-        TopologyError, MeshError, PartitionError, MixError, CompileError: What was asked for is not possible.
+        TopologyError, MeshError, PartitionError, MixError, CompileError: What was asked for is not
+        possible.
     """
     progress = Progress()
     found = topologies.find(topology)
@@ -103,22 +115,32 @@ def run(
         return _search(config, found, work, progress, check)
     mesh = sharding.make_mesh(config.mesh, found.devices)
     made = _steps(config, found, work)
-    progress.say(f'{found.name}: {counted(found.chips, "chip")}; {config.packing.rows} rows of {config.packing.tokens} tokens, '
-                 f'{config.packing.rows // sharding.row_shards(mesh)} a device; attention: {_attention_name(config)}')
+    progress.say(
+        f'{found.name}: {counted(found.chips, "chip")}; {config.packing.rows} rows of'
+        f' {config.packing.tokens} tokens, {config.packing.rows // sharding.row_shards(mesh)} a'
+        f' device; attention: {_attention_name(config)}'
+    )
     results = {}
     for name, lowered in (('train', _lower_train), ('evaluate', _lower_evaluate)):
         progress.say(f'compiling the {name} step')
-        results[name] = compiled(lambda lowered=lowered: lowered(made, mesh), found.peak.memory / found.cores)
+        results[name] = compiled(
+            lambda lowered=lowered: lowered(made, mesh), found.peak.memory / found.cores
+        )
     print(report(found, results))
     total = flops.training(work.tokens, made.network, made.shape.patch_size)
     clip = total / len(work.tokens)
-    print(f'\nFLOPs of a training step: {clip * work.clips / 1e12:.4g} T, {clip / 1e9:.4g} G a clip ({work.clips:.1f} clips a '
-          f'step, lengths of {work.of}); at the peak of {found.peak.flops / 1e12:g} TFLOP/s a chip, a step takes '
-          f'{1000 * clip * work.clips / found.peak.flops / found.chips:.3g} ms at least')
+    print(
+        f'\nFLOPs of a training step: {clip * work.clips / 1e12:.4g} T, {clip / 1e9:.4g} G a clip'
+        f' ({work.clips:.1f} clips a step, lengths of {work.of}); at the peak of'
+        f' {found.peak.flops / 1e12:g} TFLOP/s a chip, a step takes'
+        f' {1000 * clip * work.clips / found.peak.flops / found.chips:.3g} ms at least'
+    )
     fits = all(result.fits for result in results.values())
     if not fits:
-        progress.say(f'does not fit: use fewer rows (--config.packing.rows={_fewer(config, mesh)}), '
-                     f'--config.model.remat=true, or parameters divided over more chips (--config.mesh.fsdp)')
+        progress.say(
+            f'does not fit: use fewer rows (--config.packing.rows={_fewer(config, mesh)}), '
+            '--config.model.remat=true, or parameters divided over more chips (--config.mesh.fsdp)'
+        )
     return int(check and not fits)
 
 
@@ -136,23 +158,32 @@ def _attention_name(config: Config) -> str:
 
 def _chosen_attention(config: Config) -> attention.Attend:
     if config.model.attention not in _ATTENTIONS:
-        raise CompileError(f'model.attention={config.model.attention!r} does not run on TPUs: use '
-                           f'{", ".join(map(repr, _ATTENTIONS))}')
+        raise CompileError(
+            f'model.attention={config.model.attention!r} does not run on TPUs: use '
+            f'{", ".join(map(repr, _ATTENTIONS))}'
+        )
     return attention.make(_attention_name(config))
 
 
 def _work(config: Config, lengths: str | None, classes: int | None, progress: Progress) -> Work:
-    """Lengths of clips and the number of classes: of the config's data if they are there, else of a mix."""
+    """Lengths of clips and the number of classes:
+
+    of the config's data if they are there, else of a mix.
+    """
     if lengths is None:
         try:
             return _planned(config, classes)
         except (UserError, ImportError, OSError) as error:
             lengths = 'audioset'
-            progress.say(f'the data of the config cannot be read here ({str(error).splitlines()[0]}): lengths are those of '
-                         f'--lengths={lengths}, classes those of --classes')
+            progress.say(
+                f'the data of the config cannot be read here ({str(error).splitlines()[0]}):'
+                f' lengths are those of --lengths={lengths}, classes those of --classes'
+            )
     mix, packing = mixes.named(lengths), config.packing
     dropout = config.augment.token_dropout
-    packed = mixes.rows(mix, _SAMPLE_ROWS, packing.tokens, packing.slots, config.train.seed, dropout)
+    packed = mixes.rows(
+        mix, _SAMPLE_ROWS, packing.tokens, packing.slots, config.train.seed, dropout
+    )
     patches = np.concatenate(packed)
     tokens = np.asarray(mixes.kept_tokens(mix.frontend.mel_patches * patches, dropout), np.int64)
     return Work(tokens, len(tokens) / _SAMPLE_ROWS * packing.rows, lengths, classes or 527)
@@ -165,14 +196,25 @@ def _planned(config: Config, classes: int | None) -> Work:
     source = splits.open_source(config, 'train')
     plan = splits.planner(config, source).epoch(0)
     tokens = plan.draws.kept
-    return Work(tokens, len(tokens) / len(plan.rows) * config.packing.rows, 'the training data',
-                classes or len(sources.label_names(source)))  # fmt: skip
+    return Work(
+        tokens,
+        len(tokens) / len(plan.rows) * config.packing.rows,
+        'the training data',
+        classes or len(sources.label_names(source)),
+    )
 
 
 def _steps(config: Config, topology: Topology, work: Work) -> steps.Steps:
     dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
     mesh = sharding.make_mesh(config.mesh, topology.devices)
-    return steps.make(config, work.classes, _chosen_attention(config), dtype, mesh, constant(config.optimizer.rate, 1))
+    return steps.make(
+        config,
+        work.classes,
+        _chosen_attention(config),
+        dtype,
+        mesh,
+        constant(config.optimizer.rate, 1),
+    )
 
 
 def _lower_train(made: steps.Steps, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
@@ -182,7 +224,9 @@ def _lower_train(made: steps.Steps, mesh: jax.sharding.Mesh) -> jax.stages.Lower
 
 def _lower_evaluate(made: steps.Steps, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
     params = sharding.placed(made.abstract.params, made.placement.params)
-    return made.evaluate.lower(params, sharding.placed(made.shape.abstract(), sharding.by_rows(mesh)))
+    return made.evaluate.lower(
+        params, sharding.placed(made.shape.abstract(), sharding.by_rows(mesh))
+    )
 
 
 def compiled(lower: Callable[[], jax.stages.Lowered], room: float = math.inf) -> Compiled:
@@ -201,7 +245,9 @@ def compiled(lower: Callable[[], jax.stages.Lowered], room: float = math.inf) ->
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
         if 'RESOURCE_EXHAUSTED' not in text:
-            raise CompileError(f'the compiler for TPUs refuses this step: {text.splitlines()[0]}') from error
+            raise CompileError(
+                f'the compiler for TPUs refuses this step: {text.splitlines()[0]}'
+            ) from error
         needed = limit = None
         if (used := _OUT_OF_MEMORY.search(text)) is not None:
             needed, limit = float(used[1]) * _UNITS[used[2]], float(used[3]) * _UNITS[used[4]]
@@ -211,21 +257,43 @@ def compiled(lower: Callable[[], jax.stages.Lowered], room: float = math.inf) ->
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
     return Compiled(
-        seconds, needed <= room, float(needed), None, memory.argument_size_in_bytes, memory.temp_size_in_bytes, outputs,
-        collectives.traffic(made.as_text()))  # fmt: skip
+        seconds,
+        needed <= room,
+        float(needed),
+        None,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        outputs,
+        collectives.traffic(made.as_text()),
+    )
 
 
 def report(topology: Topology, results: dict[str, Compiled]) -> str:
     """Memory and communication of each step, as Markdown."""
     room = topology.peak.memory / topology.cores
     each = 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
-    lines = [f'| step | fits | per {each} | arguments | temporaries | outputs | of | compiled in |',
-             '|---|---|---:|---:|---:|---:|---:|---:|']  # fmt: skip
+    lines = [
+        f'| step | fits | per {each} | arguments | temporaries | outputs | of | compiled in |',
+        '|---|---|---:|---:|---:|---:|---:|---:|',
+    ]
     for name, result in results.items():
-        parts = [_gib(x) if result.fits else '–' for x in (result.arguments, result.temporaries, result.outputs)]
+        parts = [
+            _gib(x) if result.fits else '–'
+            for x in (result.arguments, result.temporaries, result.outputs)
+        ]
         needed = '–' if result.needed is None else _gib(result.needed)
-        lines.append(tables.row([
-            name, 'yes' if result.fits else 'no', needed, *parts, _gib(result.limit or room), f'{result.seconds:.0f} s']))
+        lines.append(
+            tables.row(
+                [
+                    name,
+                    'yes' if result.fits else 'no',
+                    needed,
+                    *parts,
+                    _gib(result.limit or room),
+                    f'{result.seconds:.0f} s',
+                ]
+            )
+        )
     lines += ['', f'| step | collective | times a step | bytes per {each} |', '|---|---|---:|---:|']
     for name, result in results.items():
         for kind, found in result.traffic.items():
@@ -245,35 +313,58 @@ def _search(config: Config, topology: Topology, work: Work, progress: Progress, 
     shards, accumulate = sharding.row_shards(mesh), config.train.accumulate
     room = topology.peak.memory / topology.cores
     each = 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
-    lines = [f'| topology | remat | rows per {each} that fit | rows of a batch | memory |', '|---|---|---:|---:|---:|']
+    lines = [
+        f'| topology | remat | rows per {each} that fit | rows of a batch | memory |',
+        '|---|---|---:|---:|---:|',
+    ]
     most = []
     for remat in (False, True):
         model = dataclasses.replace(config.model, remat=remat)
 
         def attempt(rows: int, model=model, remat=remat) -> Compiled:
             total = rows * shards * accumulate
-            changed = dataclasses.replace(config, model=model, packing=dataclasses.replace(config.packing, rows=total))
+            changed = dataclasses.replace(
+                config, model=model, packing=dataclasses.replace(config.packing, rows=total)
+            )
             made = _steps(changed, topology, work)
             result = compiled(lambda: _lower_train(made, mesh), room)
-            progress.say(f'{topology.name}, {"with" if remat else "without"} remat, {rows} rows: '
-                         f'{"fits" if result.fits else "does not fit"}, '
-                         f'{"-" if result.needed is None else _gib(result.needed)}, {result.seconds:.0f} s')
+            progress.say(
+                f'{topology.name}, {"with" if remat else "without"} remat, {rows} rows: '
+                f'{"fits" if result.fits else "does not fit"}, '
+                f'{"-" if result.needed is None else _gib(result.needed)}, {result.seconds:.0f} s'
+            )
             return result
 
         rows, result = most_rows(attempt, max(1, config.packing.rows // shards // accumulate), room)
         most.append(rows)
-        memory = '–' if result is None or result.needed is None else f'{_gib(result.needed)} of {_gib(room)}'
-        lines.append(tables.row([
-            topology.name, 'yes' if remat else 'no', str(rows), str(rows * shards * accumulate), memory]))
+        memory = (
+            '–'
+            if result is None or result.needed is None
+            else f'{_gib(result.needed)} of {_gib(room)}'
+        )
+        lines.append(
+            tables.row(
+                [
+                    topology.name,
+                    'yes' if remat else 'no',
+                    str(rows),
+                    str(rows * shards * accumulate),
+                    memory,
+                ]
+            )
+        )
     print('\n'.join(lines))
     return int(check and not any(most))
 
 
-def most_rows(attempt: Callable[[int], Compiled], first: int, room: float) -> tuple[int, Compiled | None]:
+def most_rows(
+    attempt: Callable[[int], Compiled], first: int, room: float
+) -> tuple[int, Compiled | None]:
     """The largest number of rows that fit, 0 if none do; and the step with these.
 
-    Memory grows about linearly with the rows, so few attempts are needed: the first go where the line through the last two
-    says, kept between the most that are known to fit and the fewest that are known not to. What is then left is halved.
+    Memory grows about linearly with the rows, so few attempts are needed: the first go where the
+    line through the last two says, kept between the most that are known to fit and the fewest that
+    are known not to. What is then left is halved.
 
     Args:
         attempt: Compiles a step with so many rows.
@@ -297,7 +388,9 @@ def most_rows(attempt: Callable[[int], Compiled], first: int, room: float) -> tu
             return low, best
         attempts += 1
         if attempts < _GUIDED or high > _MOST_ROWS:
-            rows = min(max(_predicted(known, rows, result.fits, result.limit or room), low + 1), high - 1)
+            rows = min(
+                max(_predicted(known, rows, result.fits, result.limit or room), low + 1), high - 1
+            )
         else:
             rows = (low + high) // 2
 

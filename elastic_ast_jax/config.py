@@ -1,8 +1,9 @@
-"""The way from a config file and overrides to a checked `Config`; what its keys mean is in `settings`.
+"""The way from a config file and overrides to a checked `Config`; what its keys mean is in
+`settings`.
 
-A config file is Python with `get_config() -> ml_collections.ConfigDict` that sets what differs from the defaults.
-`FILE:ARG` calls `get_config(ARG)`. Overrides are written `--config.section.key=value`. All problems, of whatever kind, are
-reported together.
+A config file is Python with `get_config() -> ml_collections.ConfigDict` that sets what differs from
+the defaults. `FILE:ARG` calls `get_config(ARG)`. Overrides are written
+`--config.section.key=value`. All problems, of whatever kind, are reported together.
 """
 
 import ast
@@ -22,12 +23,38 @@ from ml_collections import ConfigDict
 
 from elastic_ast_jax import config_checks
 from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.settings import Augment, Config, Data, Init, Mesh, Model, Optimizer, Packing, Train, written
+from elastic_ast_jax.settings import (
+    Augment,
+    Config,
+    Data,
+    Init,
+    Mesh,
+    Model,
+    Optimizer,
+    Packing,
+    Train,
+    written,
+)
 
 __all__ = [
-    'PATHS', 'Augment', 'Config', 'ConfigError', 'Data', 'Init', 'Mesh', 'Model', 'Optimizer', 'Packing', 'Train',
-    'absolute_paths', 'from_dict', 'load', 'module', 'override_texts', 'resolve',
-]  # fmt: skip
+    'PATHS',
+    'Augment',
+    'Config',
+    'ConfigError',
+    'Data',
+    'Init',
+    'Mesh',
+    'Model',
+    'Optimizer',
+    'Packing',
+    'Train',
+    'absolute_paths',
+    'from_dict',
+    'load',
+    'module',
+    'override_texts',
+    'resolve',
+]
 
 # Where the data are, by section and key.
 PATHS = tuple(f'data.{name}' for name in ('train', 'eval', 'root', 'label_csv', 'tfds_dir'))
@@ -38,7 +65,9 @@ class ConfigError(UserError):
 
     def __init__(self, problems: Sequence[str]):
         count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
-        super().__init__(f'{count} in the configuration:\n' + '\n'.join(f'  - {problem}' for problem in problems))
+        super().__init__(
+            f'{count} in the configuration:\n' + '\n'.join(f'  - {problem}' for problem in problems)
+        )
         self.problems = tuple(problems)
 
 
@@ -48,7 +77,8 @@ def load(spec: str, overrides: Iterable[str] = (), complete: bool = True) -> Con
     Args:
         spec: `FILE`, or `FILE:ARG` for a file whose `get_config` takes a string.
         overrides: `section.key=value` each.
-        complete: Whether data and weights have to be given, as for training; plans and compilation do without.
+        complete: Whether data and weights have to be given, as for training; plans and compilation
+        do without.
 
     Raises:
         ConfigError: With every problem of the file's values, the overrides and their combination.
@@ -58,7 +88,10 @@ def load(spec: str, overrides: Iterable[str] = (), complete: bool = True) -> Con
 
 
 def override_texts(overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """The texts of overrides, `section.key=value` each, by key; and what is wrong with the form of others."""
+    """The texts of overrides, `section.key=value` each, by key;
+
+    and what is wrong with the form of others.
+    """
     texts, problems = {}, []
     for override in overrides:
         key, equals, text = override.partition('=')
@@ -78,11 +111,18 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return resolve(dict(_flatten(values)), {}, [])
 
 
-def resolve(values: Mapping[str, Any], texts: Mapping[str, str], problems: list[str], complete: bool = True) -> Config:
-    """Values under dotted keys, then texts parsed by each key's type, over the defaults, checked; see `load`."""
+def resolve(
+    values: Mapping[str, Any], texts: Mapping[str, str], problems: list[str], complete: bool = True
+) -> Config:
+    """Values under dotted keys, then texts parsed by each key's type, over the defaults, checked;
+    see `load`.
+    """
     problems = list(problems)
-    known = {f'{section.name}.{written(field.name)}': field.type for section in dataclasses.fields(Config)
-             for field in dataclasses.fields(section.type)}  # fmt: skip
+    known = {
+        f'{section.name}.{written(field.name)}': field.type
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(section.type)
+    }
     resolved = Config().flat()
     for key in list(values) + [key for key in texts if key not in values]:
         if key not in known:
@@ -96,11 +136,17 @@ def resolve(values: Mapping[str, Any], texts: Mapping[str, str], problems: list[
                 resolved[key] = _parse(texts[key], kind)
         except ValueError as error:
             problems.append(f'{key}={texts.get(key, values.get(key))!r}: {error}')
-    config = Config(**{
-        section.name: section.type(**{
-            field.name: resolved[f'{section.name}.{written(field.name)}'] for field in dataclasses.fields(section.type)})
-        for section in dataclasses.fields(Config)
-    })  # fmt: skip
+    config = Config(
+        **{
+            section.name: section.type(
+                **{
+                    field.name: resolved[f'{section.name}.{written(field.name)}']
+                    for field in dataclasses.fields(section.type)
+                }
+            )
+            for section in dataclasses.fields(Config)
+        }
+    )
     problems += config_checks.problems(config) + (config_checks.missing(config) if complete else [])
     if problems:
         raise ConfigError(problems)
@@ -108,8 +154,14 @@ def resolve(values: Mapping[str, Any], texts: Mapping[str, str], problems: list[
 
 
 def absolute_paths(config: Config) -> Config:
-    """The config with the paths of its data and weights made absolute, as a workdir has them, which is used from anywhere."""
-    data = {key.partition('.')[2]: _absolute(value) for key, value in config.flat().items() if key in PATHS}
+    """The config with the paths of its data and weights made absolute, as a workdir has them, which
+    is used from anywhere.
+    """
+    data = {
+        key.partition('.')[2]: _absolute(value)
+        for key, value in config.flat().items()
+        if key in PATHS
+    }
     init = dataclasses.replace(config.init, from_=_absolute(config.init.from_))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **data), init=init)
 
@@ -136,7 +188,9 @@ def module(spec: str) -> tuple[ModuleType, str, str]:
     try:
         module_spec.loader.exec_module(loaded)
     except (SyntaxError, ImportError) as error:
-        raise ConfigError([f'--config={spec}: {path} cannot be loaded ({type(error).__name__}: {error})']) from error
+        raise ConfigError(
+            [f'--config={spec}: {path} cannot be loaded ({type(error).__name__}: {error})']
+        ) from error
     return loaded, path, argument
 
 
@@ -147,14 +201,20 @@ def _get_config(spec: str):
         raise ConfigError([f'--config={spec}: {path} has no function get_config()'])
     takes = len(inspect.signature(loaded.get_config).parameters)
     if argument and not takes:
-        raise ConfigError([f'--config={spec}: get_config() of {path} takes no argument: write --config={path}'])
+        raise ConfigError(
+            [f'--config={spec}: get_config() of {path} takes no argument: write --config={path}']
+        )
     try:
         values = loaded.get_config(argument) if argument else loaded.get_config()
     except ValueError as error:
-        raise ConfigError([f'--config={spec}: get_config({argument!r}) of {path} refuses: {error}']) from error
+        raise ConfigError(
+            [f'--config={spec}: get_config({argument!r}) of {path} refuses: {error}']
+        ) from error
     if not isinstance(values, ConfigDict):
         kind = type(values).__name__
-        raise ConfigError([f'--config={spec}: get_config() must return an ml_collections.ConfigDict, not {kind}'])
+        raise ConfigError(
+            [f'--config={spec}: get_config() must return an ml_collections.ConfigDict, not {kind}']
+        )
     return values
 
 
@@ -170,7 +230,10 @@ _NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or 
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """A Python value as a field's type; a whole number serves as a float, nothing else changes type."""
+    """A Python value as a field's type;
+
+    a whole number serves as a float, nothing else changes type.
+    """
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (tuple, list)):
             raise ValueError(f'must be a sequence, not {type(value).__name__}')
@@ -199,7 +262,13 @@ def _parse(text: str, kind: Any) -> Any:
         return parts
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that a literal can do
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):  # all that a literal can do
         raise ValueError(f'must be {_NAMES.get(kind, "numbers separated by commas")}') from None
     if typing.get_origin(kind) is tuple and not isinstance(value, (tuple, list)):
         value = (value,)

@@ -13,18 +13,27 @@ from elastic_ast_jax.models import attention
 from elastic_ast_jax.models.attention import Attend
 from elastic_ast_jax.models.kernels import conformance
 
-# Made of XLA's operations alone. Training checks them too; a model that is only opened starts a second sooner without.
+# Made of XLA's operations alone. Training checks them too; a model that is only opened starts a
+# second sooner without.
 _NO_KERNELS = ('plain', 'blocked')
 # What 'auto' tries, the fastest first.
-_BY_PLATFORM = {'cpu': ('blocked', 'plain'), 'tpu': ('splash', 'plain'), 'gpu': ('tokamax', 'pallas', 'cudnn', 'plain')}
+_BY_PLATFORM = {
+    'cpu': ('blocked', 'plain'),
+    'tpu': ('splash', 'plain'),
+    'gpu': ('tokamax', 'pallas', 'cudnn', 'plain'),
+}
 
 
 class AttentionError(UserError):
-    """An implementation of attention that does not work on this machine; says why, and what to set."""
+    """An implementation of attention that does not work on this machine;
+
+    says why, and what to set.
+    """
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, so that the next start of the same program is quick.
+    """Keeps compiled programs in the user's cache directory, so that the next start of the same
+    program is quick.
 
     `JAX_COMPILATION_CACHE_DIR` names another directory.
     """
@@ -45,20 +54,28 @@ def compute_dtype(choice: str) -> Any:
     return jnp.dtype(choice)
 
 
-def choose_attention(choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True) -> Attend:
+def choose_attention(
+    choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True
+) -> Attend:
     """The attention alone; see `chosen_attention`."""
     return chosen_attention(choice, kind, dtype, required)[0]
 
 
-def chosen_attention(choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True) -> tuple[Attend, str]:
-    """An implementation of attention that has passed the conformance suite here, and a sentence on which and why.
+def chosen_attention(
+    choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True
+) -> tuple[Attend, str]:
+    """An implementation of attention that has passed the conformance suite here, and a sentence on
+    which and why.
 
     Args:
-        choice: A name of `attention.make`, or `'auto'`: those of the platform in turn, the fastest first, the plain one last.
-        kind: The fixed-length AST (`'ast'`) has a row for each clip, of which nothing can be skipped: `'auto'` is plain.
+        choice: A name of `attention.make`, or `'auto'`: those of the platform in turn, the fastest
+        first, the plain one last.
+        kind: The fixed-length AST (`'ast'`) has a row for each clip, of which nothing can be
+        skipped: `'auto'` is plain.
         dtype: What it will compute in; that of `compute_dtype('auto')` if None.
-        required: Another choice than `'auto'` must work here. Otherwise it is tried first, as when a model that one platform
-            trained is opened on another: the results are the same. Those without kernels are not checked then.
+        required: Another choice than `'auto'` must work here. Otherwise it is tried first, as when
+            a model that one platform trained is opened on another: the results are the same. Those
+            without kernels are not checked then.
 
     Raises:
         AttentionError: The choice does not work here; says what is wrong with it.
@@ -72,11 +89,17 @@ def chosen_attention(choice: str, kind: str = 'elastic_ast', dtype: Any = None, 
     for name in names:
         problems = () if not required and name in _NO_KERNELS else _problems(name, dtype)
         if not problems:
-            why = _why(name, platform, kind) if choice != name else f'as model.attention={choice} says'
+            why = (
+                _why(name, platform, kind)
+                if choice != name
+                else f'as model.attention={choice} says'
+            )
             return attention.make(name), '; '.join([f'attention: {name}, {why}', *refused])
         refused.append(f'{name} is refused: {", ".join(problems[:2])}')
-    raise AttentionError(f"model.attention='{choice}' does not work on this {platform} in {dtype.name}: "
-                         f"{', '.join(problems[:2])}; set model.attention='auto'")
+    raise AttentionError(
+        f"model.attention='{choice}' does not work on this {platform} in {dtype.name}: "
+        f"{', '.join(problems[:2])}; set model.attention='auto'"
+    )
 
 
 def _why(name: str, platform: str, kind: str) -> str:
@@ -87,11 +110,18 @@ def _why(name: str, platform: str, kind: str) -> str:
 
 @functools.cache
 def _problems(name: str, dtype: Any) -> tuple[str, ...]:
-    """What is wrong with an implementation on this machine; nothing with the plain one, which all others are to equal."""
+    """What is wrong with an implementation on this machine;
+
+    nothing with the plain one, which all others are to equal.
+    """
     if name == 'plain':
         return ()
-    tokens = 203 if jax.default_backend() == 'cpu' else 603  # several blocks of what runs there, quickly
+    tokens = (
+        203 if jax.default_backend() == 'cpu' else 603
+    )  # several blocks of what runs there, quickly
     try:
         return tuple(conformance.check(attention.make(name), dtype=dtype, tokens=tokens))
-    except Exception as error:  # what libraries that are missing, and compilers, raise has no common base
+    except (
+        Exception
+    ) as error:  # what libraries that are missing, and compilers, raise has no common base
         return (f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}',)

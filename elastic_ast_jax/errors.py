@@ -1,4 +1,7 @@
-"""The base of errors that a user can mend; commands print their message alone, without a traceback."""
+"""The base of errors that a user can mend;
+
+commands print their message alone, without a traceback.
+"""
 
 
 class UserError(ValueError):

@@ -11,7 +11,8 @@ from elastic_ast_jax import buckets
 from elastic_ast_jax.buckets import BucketPath
 from elastic_ast_jax.errors import UserError
 
-# What is said by a disk that is full, a quota that is used up, and a file that is larger than may be.
+# What is said by a disk that is full, a quota that is used up, and a file that is larger than may
+# be.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,8 +61,8 @@ def local(path: Path | BucketPath) -> Iterator[Path]:
 def replaced(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary file to write, which takes the place of `path` at the end.
 
-    Whoever reads `path` sees the old file or the new one. If writing fails, the old one stays and nothing else is left. Folders
-    that are missing are made.
+    Whoever reads `path` sees the old file or the new one. If writing fails, the old one stays and
+    nothing else is left. Folders that are missing are made.
 
     Args:
         path: What is to be written.
@@ -111,5 +112,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def problem(path: str | os.PathLike, error: OSError) -> str:
     """That a file cannot be written, why, and what to do."""
-    advice = 'make room on that disk, or choose another place' if error.errno in _NO_ROOM else 'choose another place'
+    advice = (
+        'make room on that disk, or choose another place'
+        if error.errno in _NO_ROOM
+        else 'choose another place'
+    )
     return f'{os.fspath(path)}: cannot be written ({error.strerror or error}): {advice}'

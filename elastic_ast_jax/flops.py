@@ -1,19 +1,20 @@
 """Model FLOPs: the floating-point operations that the clips need, whatever the hardware does.
 
-Convention of PaLM (Chowdhery et al., 2022, appendix B): the products of matrices alone, two operations for a product and its
-sum; nothing for what is computed on padding, masked or computed again. With n tokens of a clip, width D, depth L, P values of
-a patch and C classes, the forward pass of a clip takes
+Convention of PaLM (Chowdhery et al., 2022, appendix B): the products of matrices alone, two
+operations for a product and its sum; nothing for what is computed on padding, masked or computed
+again. With n tokens of a clip, width D, depth L, P values of a patch and C classes, the forward
+pass of a clip takes
 
-    n (2 P D + 24 L D^2) + 4 L n^2 D      patch embedding; four projections and the MLP of ratio 4; attention within the clip
-    n (4 D^2 + 4 D) + 2 D^2               pooling by attention: keys and values, logits and mixing, output (mean: n D)
-    2 D C                                 head
+    n (2 P D + 24 L D^2) + 4 L n^2 D      patch embedding; four projections and the MLP of ratio 4;
+    attention within the clip n (4 D^2 + 4 D) + 2 D^2               pooling by attention: keys and
+    values, logits and mixing, output (mean: n D) 2 D C                                 head
 
-The fixed-length AST computes its embedding for the patches of its grid, and everything else of the blocks for two tokens more;
-its pooling is their mean, 2 D.
+The fixed-length AST computes its embedding for the patches of its grid, and everything else of the
+blocks for two tokens more; its pooling is their mean, 2 D.
 
-Positions are looked up and count nothing, nor does the pooling's query, which is computed once for all clips. A training step
-counts three times the forward pass: the backward pass has two products for each. That is a convention too: frozen parameters
-need less.
+Positions are looked up and count nothing, nor does the pooling's query, which is computed once for
+all clips. A training step counts three times the forward pass: the backward pass has two products
+for each. That is a convention too: frozen parameters need less.
 """
 
 import math
@@ -33,7 +34,9 @@ def training(tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size
     return _FORWARD_AND_BACKWARD * int(forward(tokens, network, patch_size).sum())
 
 
-def forward(tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int) -> Int64[np.ndarray, 'n']:
+def forward(
+    tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int
+) -> Int64[np.ndarray, 'n']:
     """FLOPs of the forward pass of each clip.
 
     Args:
@@ -61,5 +64,7 @@ def clip_tokens(segment_ids: Int[np.ndarray, 'R T']) -> Int64[np.ndarray, '_']:
         return np.zeros(0, np.int64)
     width = int(segment_ids.max()) + 1
     rows = np.arange(len(segment_ids), dtype=np.int64)[:, None] * width
-    counts = np.bincount((segment_ids + rows).ravel(), minlength=len(segment_ids) * width).reshape(-1, width)[:, 1:]
+    counts = np.bincount((segment_ids + rows).ravel(), minlength=len(segment_ids) * width).reshape(
+        -1, width
+    )[:, 1:]
     return counts[counts > 0]

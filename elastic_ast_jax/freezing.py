@@ -16,10 +16,12 @@ def frozen_names(params: Any, beginnings: Sequence[str]) -> frozenset[str]:
 
     Args:
         params: Nested dictionaries; shapes are enough.
-        beginnings: Of names, in whole parts: `'encoder'` means all of `encoder.*`, `'positions.time'` the one table.
+        beginnings: Of names, in whole parts: `'encoder'` means all of `encoder.*`,
+        `'positions.time'` the one table.
 
     Raises:
-        UserError: A beginning that no parameter has, with the nearest one that some have; or nothing is left to train.
+        UserError: A beginning that no parameter has, with the nearest one that some have; or
+        nothing is left to train.
     """
     names = list(flatten_dict(params, sep='.'))
     frozen = set()
@@ -27,19 +29,27 @@ def frozen_names(params: Any, beginnings: Sequence[str]) -> frozenset[str]:
         found = {name for name in names if f'{name}.'.startswith(f'{beginning}.')}
         if not found:
             parts = [name.split('.') for name in names]
-            known = sorted({'.'.join(part[:end]) for part in parts for end in range(1, len(part) + 1)})
+            known = sorted(
+                {'.'.join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
+            )
             near = difflib.get_close_matches(beginning, known, 1, cutoff=0.0)[0]
-            raise UserError(f'train.freeze: no parameter of this model is called {beginning!r} or begins with it in whole '
-                            f'parts: the nearest is {near!r}')
+            raise UserError(
+                f'train.freeze: no parameter of this model is called {beginning!r} or begins with'
+                f' it in whole parts: the nearest is {near!r}'
+            )
         frozen |= found
     if len(frozen) == len(names):
-        raise UserError(f'train.freeze={",".join(beginnings)} freezes all {len(names)} parameters: leave out one of them, such '
-                        f'as head')
+        raise UserError(
+            f'train.freeze={",".join(beginnings)} freezes all {len(names)} parameters: leave out'
+            ' one of them, such as head'
+        )
     return frozenset(frozen)
 
 
 def split(params: Any, frozen: frozenset[str]) -> tuple[Any, Any]:
-    """The parameters that are trained, and those that are not, each in nested dictionaries of its own."""
+    """The parameters that are trained, and those that are not, each in nested dictionaries of its
+    own.
+    """
     if not frozen:
         return params, {}
     flat = flatten_dict(params, sep='.')

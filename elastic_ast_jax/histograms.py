@@ -1,7 +1,9 @@
-"""How long the clips of a data set are, where the data are not there: the histogram that a recipe ships.
+"""How long the clips of a data set are, where the data are not there: the histogram that a recipe
+ships.
 
-A recipe's `lengths()` returns a dictionary: `classes`, the number of classes, and for `train` and `eval` bins `(from seconds,
-to seconds, clips)`. Lengths are drawn uniformly within a bin; one that begins where it ends holds clips of one length.
+A recipe's `lengths()` returns a dictionary: `classes`, the number of classes, and for `train` and
+`eval` bins `(from seconds, to seconds, clips)`. Lengths are drawn uniformly within a bin; one that
+begins where it ends holds clips of one length.
 """
 
 import math
@@ -53,7 +55,9 @@ def from_recipe(spec: str) -> Histogram | None:
     try:
         found = recipe.lengths()
     except Exception as error:
-        raise HistogramError(f'{path}: lengths() fails ({type(error).__name__}: {error})') from error
+        raise HistogramError(
+            f'{path}: lengths() fails ({type(error).__name__}: {error})'
+        ) from error
     return checked(found, path)
 
 
@@ -67,9 +71,15 @@ def checked(value: Any, path: str) -> Histogram:
     keys = {'classes', *_SPLITS}
     if not isinstance(value, Mapping) or set(value) != keys:
         keyed = isinstance(value, Mapping)
-        what = f'the keys {", ".join(map(repr, value)) or "(none)"}' if keyed else f'a value of type {type(value).__name__}'
-        raise HistogramError(f'{path}: lengths() returns {what}; it must return the like of {form}: bins from seconds to '
-                             f'seconds, with their clips')
+        what = (
+            f'the keys {", ".join(map(repr, value)) or "(none)"}'
+            if keyed
+            else f'a value of type {type(value).__name__}'
+        )
+        raise HistogramError(
+            f'{path}: lengths() returns {what}; it must return the like of {form}: bins from'
+            ' seconds to seconds, with their clips'
+        )
     problems = []
     if not (_is_whole(value['classes']) and value['classes'] > 0):
         problems.append(f'classes={value["classes"]!r} must be a positive whole number')
@@ -78,13 +88,22 @@ def checked(value: Any, path: str) -> Histogram:
         if not isinstance(bins, Sequence) or isinstance(bins, str) or not bins:
             problems.append(f'{split} must be a list of bins, not {bins!r:.40}')
             continue
-        problems += [f'{split} bin {number}: {one!r} must be (from seconds, to seconds, clips) with 0 < from <= to and a '
-                     f'positive whole number of clips' for number, one in enumerate(bins) if not _is_bin(one)]
+        problems += [
+            f'{split} bin {number}: {one!r} must be (from seconds, to seconds, clips) with 0 < from'
+            ' <= to and a positive whole number of clips'
+            for number, one in enumerate(bins)
+            if not _is_bin(one)
+        ]
     if problems:
         shown = [f'  - {problem}' for problem in problems[:_SHOWN]]
         shown += [f'  and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
-        raise HistogramError('\n'.join([f'{path}: lengths() must return the like of {form}:', *shown]))
-    made = {split: tuple(Bin(float(start), float(end), clips) for start, end, clips in value[split]) for split in _SPLITS}
+        raise HistogramError(
+            '\n'.join([f'{path}: lengths() must return the like of {form}:', *shown])
+        )
+    made = {
+        split: tuple(Bin(float(start), float(end), clips) for start, end, clips in value[split])
+        for split in _SPLITS
+    }
     return Histogram(value['classes'], **made)
 
 
@@ -93,10 +112,15 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_bin(value: Any) -> bool:
-    if not (isinstance(value, Sequence) and len(value) == 3 and _is_whole(value[2]) and value[2] > 0):
+    if not (
+        isinstance(value, Sequence) and len(value) == 3 and _is_whole(value[2]) and value[2] > 0
+    ):
         return False
     start, end, _ = value
-    return all(_is_whole(x) or isinstance(x, float) for x in (start, end)) and 0 < start <= end < math.inf
+    return (
+        all(_is_whole(x) or isinstance(x, float) for x in (start, end))
+        and 0 < start <= end < math.inf
+    )
 
 
 class HistogramSource:
@@ -129,9 +153,11 @@ class HistogramSource:
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
         """Raises:
-            DataError: Always: there are no samples.
+        DataError: Always: there are no samples.
         """
-        raise DataError(f'{self.keys[i]}: its length is drawn from a histogram, there is no recording')
+        raise DataError(
+            f'{self.keys[i]}: its length is drawn from a histogram, there is no recording'
+        )
 
 
 def _drawn(bins: Sequence[Bin], seed: int, epoch: int) -> Float64[np.ndarray, 'clips']:
@@ -139,5 +165,7 @@ def _drawn(bins: Sequence[Bin], seed: int, epoch: int) -> Float64[np.ndarray, 'c
     counts = [one.clips for one in bins]
     start = np.repeat([one.start for one in bins], counts)
     width = np.repeat([one.end - one.start for one in bins], counts)
-    seconds = start + width * philox.uniform(philox.words(seed, epoch, Stream.CUT_LENGTH, len(start)))
+    seconds = start + width * philox.uniform(
+        philox.words(seed, epoch, Stream.CUT_LENGTH, len(start))
+    )
     return seconds[np.argsort(philox.words(seed, epoch, Stream.ORDER, len(start)), kind='stable')]

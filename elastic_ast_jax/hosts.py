@@ -1,8 +1,10 @@
-"""Several processes as one program: how they find each other, who speaks, and how they stop together.
+"""Several processes as one program: how they find each other, who speaks, and how they stop
+together.
 
-The environment says whether there are others: `JAX_COORDINATOR_ADDRESS` (host:port), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`
-together, or `ELASTIC_AST_DISTRIBUTED=auto` where JAX finds out by itself (TPU pods, SLURM, GKE, Open MPI). Without either a
-process is alone. Every process runs the same program on the same config and the same workdir.
+The environment says whether there are others: `JAX_COORDINATOR_ADDRESS` (host:port),
+`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` together, or `ELASTIC_AST_DISTRIBUTED=auto` where JAX finds
+out by itself (TPU pods, SLURM, GKE, Open MPI). Without either a process is alone. Every process
+runs the same program on the same config and the same workdir.
 """
 
 import json
@@ -21,8 +23,13 @@ from elastic_ast_jax.errors import UserError
 Result = TypeVar('Result')
 
 COORDINATOR, PROCESSES, PROCESS, AUTO = (
-    'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID', 'ELASTIC_AST_DISTRIBUTED')  # fmt: skip
-# Of a run that was told to stop, has saved, and wants to be started again: `EX_TEMPFAIL` of sysexits.h.
+    'JAX_COORDINATOR_ADDRESS',
+    'JAX_NUM_PROCESSES',
+    'JAX_PROCESS_ID',
+    'ELASTIC_AST_DISTRIBUTED',
+)
+# Of a run that was told to stop, has saved, and wants to be started again: `EX_TEMPFAIL` of
+# sysexits.h.
 PREEMPTED = 75
 # A process that says nothing for this long is dead; the others end.
 _HEARTBEAT_SECONDS = 30
@@ -46,7 +53,11 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         HostsError: Variables that are missing or make no sense, or processes that do not come.
     """
-    given = {name: environment[name] for name in (COORDINATOR, PROCESSES, PROCESS) if environment.get(name)}
+    given = {
+        name: environment[name]
+        for name in (COORDINATOR, PROCESSES, PROCESS)
+        if environment.get(name)
+    }
     auto = environment.get(AUTO, '')
     if auto not in ('', 'auto'):
         raise HostsError(f"{AUTO}={auto!r} must be 'auto', or not be set")
@@ -54,7 +65,10 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
         return
     if not auto and len(given) < 3:
         missing = [name for name in (COORDINATOR, PROCESSES, PROCESS) if name not in given]
-        raise HostsError(f'{" and ".join(given)} without {" and ".join(missing)}: set all three, or {AUTO}=auto alone')
+        raise HostsError(
+            f'{" and ".join(given)} without {" and ".join(missing)}: set all three, or {AUTO}=auto'
+            ' alone'
+        )
     count, number = None, None
     if len(given) == 3:
         count, number = (_whole(name, given[name]) for name in (PROCESSES, PROCESS))
@@ -64,12 +78,22 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     try:
         jax.distributed.initialize(
-            given.get(COORDINATOR), count, number, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            initialization_timeout=_START_SECONDS)  # fmt: skip
+            given.get(COORDINATOR),
+            count,
+            number,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            initialization_timeout=_START_SECONDS,
+        )
     except (RuntimeError, ValueError) as error:
-        where = f'{count} processes at {given[COORDINATOR]}' if len(given) == 3 else f'the processes of {AUTO}=auto'
+        where = (
+            f'{count} processes at {given[COORDINATOR]}'
+            if len(given) == 3
+            else f'the processes of {AUTO}=auto'
+        )
         raise HostsError(
-            f'{where}: cannot be joined ({_first_line(error)}): do all run, and does each reach the first?') from error
+            f'{where}: cannot be joined ({_first_line(error)}): do all run, and does each reach the'
+            ' first?'
+        ) from error
 
 
 def alone() -> bool:
@@ -96,7 +120,9 @@ def wait(point: str) -> None:
 
 
 def first_then_others(point: str, action: Callable[[], Result]) -> Result:
-    """The result of an action that the first process takes before the others do, as they read what it writes."""
+    """The result of an action that the first process takes before the others do, as they read what
+    it writes.
+    """
     if first():
         result = action()
     wait(point)
@@ -122,8 +148,9 @@ def gathered(value: Any) -> list[Any]:
 class Preemption:
     """Notices SIGTERM, which schedulers send some time before they take a machine away.
 
-    As a context: the process' own way of handling the signal is back at its end. With several processes the signal reaches
-    JAX's own handler, which tells all of them, and all stop after the same step.
+    As a context: the process' own way of handling the signal is back at its end. With several
+    processes the signal reaches JAX's own handler, which tells all of them, and all stop after the
+    same step.
     """
 
     def __init__(self) -> None:

@@ -1,10 +1,10 @@
 """From samples to frames to patches to tokens: the one owner of this arithmetic.
 
-Everything here is plain integers, known before a sample is read. Whatever needs a length (index, plan, frontend,
-pipeline, prediction) asks a `FrontendSpec`; nothing recomputes one on its own.
+Everything here is plain integers, known before a sample is read. Whatever needs a length (index,
+plan, frontend, pipeline, prediction) asks a `FrontendSpec`; nothing recomputes one on its own.
 
-Array arguments work too: every function is made of `//`, comparisons and `maximum`, so a NumPy array of clips gives
-an array of lengths.
+Array arguments work too: every function is made of `//`, comparisons and `maximum`, so a NumPy
+array of clips gives an array of lengths.
 """
 
 import dataclasses
@@ -22,19 +22,23 @@ class FrontendSpec:
     """What turns a waveform into patches; travels unchanged from the config into the checkpoint.
 
     Attributes:
-        kind: `'kaldi'` is AST's log-mel filterbank, `'librosa'` that of EPIC-SOUNDS; see `audio.fbank`.
+        kind: `'kaldi'` is AST's log-mel filterbank, `'librosa'` that of EPIC-SOUNDS; see
+        `audio.fbank`.
         sample_rate: Rate in Hz that every recording is resampled to.
         window_ms: Length of an analysis window in milliseconds.
         shift_ms: Distance between frames in milliseconds at frame-shift ratio 1.
-        fft: Length of the Fourier transform of kind `'librosa'`; 0, for kind `'kaldi'`, is the window's next power of two.
+        fft: Length of the Fourier transform of kind `'librosa'`; 0, for kind `'kaldi'`, is the
+        window's next power of two.
         mel_bins: Number of mel bins (F of a log-mel `[frames, mels]`).
-        mean, std: Statistics of the log-mel; the model sees `(log_mel - mean) / (2 * std)` (AST's convention).
+        mean, std: Statistics of the log-mel; the model sees `(log_mel - mean) / (2 * std)` (AST's
+        convention).
         patch_mels, patch_frames: Patch size. Patches do not overlap.
-        partial: What happens to the last frames of a clip that fill no whole patch: `'pad'` fills the patch up with zeros
-            (after normalisation: the data set's mean), `'zero'` with log-mel 0 (before normalisation: loud frames, of mel
-            energy 1; published ASTs are trained with them), `'floor'` drops them (the published ElasticAST), `'edge'` repeats
-            the last frame, for one more patch where nothing is left over (the same on EPIC-SOUNDS). A clip shorter than one
-            patch is padded to one either way.
+        partial: What happens to the last frames of a clip that fill no whole patch: `'pad'` fills
+            the patch up with zeros (after normalisation: the data set's mean), `'zero'` with
+            log-mel 0 (before normalisation: loud frames, of mel energy 1; published ASTs are
+            trained with them), `'floor'` drops them (the published ElasticAST), `'edge'` repeats
+            the last frame, for one more patch where nothing is left over (the same on EPIC-SOUNDS).
+            A clip shorter than one patch is padded to one either way.
         min_frames: A shorter clip is padded to this many frames (192 on EPIC-SOUNDS).
         max_frames: Longest clip in frames, and so the length of the time position table.
     """
@@ -54,7 +58,9 @@ class FrontendSpec:
     max_frames: int = 1024
 
     def hash_values(self) -> dict[str, Any]:
-        """Return the values of a stored hash by their frozen names, which stay when a field is renamed."""
+        """Return the values of a stored hash by their frozen names, which stay when a field is
+        renamed.
+        """
         return {
             'kind': self.kind,
             'sample_rate': self.sample_rate,
@@ -74,39 +80,66 @@ class FrontendSpec:
     def problems(self) -> list[str]:
         """What makes this spec unusable, one sentence each; empty if nothing does."""
         found = []
-        for name in ('sample_rate', 'window_ms', 'shift_ms', 'mel_bins', 'std', 'patch_mels', 'patch_frames', 'max_frames'):
+        for name in (
+            'sample_rate',
+            'window_ms',
+            'shift_ms',
+            'mel_bins',
+            'std',
+            'patch_mels',
+            'patch_frames',
+            'max_frames',
+        ):
             if not 0 < getattr(self, name) < math.inf:
                 found.append(f'frontend.{name}={getattr(self, name)} must be positive and finite')
         if self.kind not in ('kaldi', 'librosa'):
-            found.append(f"frontend.kind={self.kind!r} must be 'kaldi' (AST's filterbank) or 'librosa' (that of EPIC-SOUNDS)")
+            found.append(
+                f"frontend.kind={self.kind!r} must be 'kaldi' (AST's filterbank) or 'librosa' (that"
+                ' of EPIC-SOUNDS)'
+            )
         if self.partial not in ('pad', 'zero', 'floor', 'edge'):
-            found.append(f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch with the mean), 'zero' (with "
-                         f"log-mel 0), 'floor' (drop its frames) or 'edge' (repeat the last frame)")
+            found.append(
+                f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch with the"
+                " mean), 'zero' (with log-mel 0), 'floor' (drop its frames) or 'edge' (repeat the"
+                ' last frame)'
+            )
         if self.fft < 0 or not 0 <= self.min_frames <= self.max_frames:
-            found.append(f'frontend.fft={self.fft} must not be negative, and frontend.min_frames={self.min_frames} must be '
-                         f'from 0 to frontend.max_frames={self.max_frames}')
+            found.append(
+                f'frontend.fft={self.fft} must not be negative, and'
+                f' frontend.min_frames={self.min_frames} must be from 0 to'
+                f' frontend.max_frames={self.max_frames}'
+            )
         if not math.isfinite(self.mean):
             found.append(f'frontend.mean={self.mean} must be finite')
         if found:
             return found
         if self.mel_bins % self.patch_mels:
             found.append(
-                f'frontend.mel_bins={self.mel_bins} is not a multiple of frontend.patch_mels={self.patch_mels}: '
-                f'use {self.mel_bins // self.patch_mels * self.patch_mels or self.patch_mels} mel bins or another patch size')
+                f'frontend.mel_bins={self.mel_bins} is not a multiple of'
+                f' frontend.patch_mels={self.patch_mels}: use'
+                f' {self.mel_bins // self.patch_mels * self.patch_mels or self.patch_mels} mel bins'
+                ' or another patch size'
+            )
         if self.max_frames % self.patch_frames:
             found.append(
-                f'frontend.max_frames={self.max_frames} is not a multiple of frontend.patch_frames={self.patch_frames}: '
-                f'use {-(-self.max_frames // self.patch_frames) * self.patch_frames}')
+                f'frontend.max_frames={self.max_frames} is not a multiple of'
+                f' frontend.patch_frames={self.patch_frames}: use'
+                f' {-(-self.max_frames // self.patch_frames) * self.patch_frames}'
+            )
         if self.window < 2 or self.shift() < 1:
             found.append(
-                f'frontend.window_ms={self.window_ms} and frontend.shift_ms={self.shift_ms} must be at least two samples and '
-                f'one sample at {self.sample_rate} Hz')
+                f'frontend.window_ms={self.window_ms} and frontend.shift_ms={self.shift_ms} must be'
+                f' at least two samples and one sample at {self.sample_rate} Hz'
+            )
         if self.kind == 'kaldi' and self.fft:
             found.append(f"frontend.fft={self.fft} goes with frontend.kind='librosa': set it to 0")
         if self.kind == 'librosa' and self.fft % 2:
             found.append(f'frontend.fft={self.fft} must be even')
         if self.kind == 'librosa' and self.fft < self.window:
-            found.append(f'frontend.fft={self.fft} is shorter than the window of {self.window} samples: set it to 2048, say')
+            found.append(
+                f'frontend.fft={self.fft} is shorter than the window of {self.window} samples: set'
+                ' it to 2048, say'
+            )
         return found
 
     @property
@@ -116,12 +149,18 @@ class FrontendSpec:
 
     @property
     def fft_length(self) -> int:
-        """Samples that are transformed: `fft`, or the window rounded up to a power of two, as Kaldi does."""
+        """Samples that are transformed:
+
+        `fft`, or the window rounded up to a power of two, as Kaldi does.
+        """
         return self.fft or 1 << (self.window - 1).bit_length()
 
     @property
     def lead(self) -> int:
-        """Samples by which the first frame's window begins before the clip: librosa centres frames, Kaldi does not."""
+        """Samples by which the first frame's window begins before the clip:
+
+        librosa centres frames, Kaldi does not.
+        """
         return self.fft // 2 - (self.fft - self.window) // 2 if self.kind == 'librosa' else 0
 
     @property
@@ -146,11 +185,15 @@ class FrontendSpec:
 
     @property
     def filling(self) -> float:
-        """What a frame that fills up a patch holds, normalised; see `partial` (`'edge'` has another way)."""
+        """What a frame that fills up a patch holds, normalised;
+
+        see `partial` (`'edge'` has another way).
+        """
         return -self.mean / (2 * self.std) if self.partial == 'zero' else 0.0
 
     def shift(self, ratio: float = 1.0) -> int:
-        """Samples between frames at a frame-shift ratio: whole milliseconds, `int(shift_ms * ratio)`, as in the paper.
+        """Samples between frames at a frame-shift ratio: whole milliseconds, `int(shift_ms *
+        ratio)`, as in the paper.
 
         At ratio 1 the shift is `shift_ms` itself, which may be a fraction of a millisecond.
         """
@@ -161,7 +204,8 @@ class FrontendSpec:
         return float(self.shift_ms if ratio == 1.0 else int(self.shift_ms * ratio + _ROUNDING))
 
     def frames(self, samples: Any, shift: Any) -> Any:
-        """Frames of a waveform: windows that fit wholly (Kaldi's `snip_edges`); at least one, of a zero-padded waveform.
+        """Frames of a waveform: windows that fit wholly (Kaldi's `snip_edges`); at least one, of a
+        zero-padded waveform.
 
         With kind `'librosa'`, windows whose centres are within it.
         """
@@ -180,8 +224,12 @@ class FrontendSpec:
         whole = frames // self.patch_frames
         if self.partial in ('pad', 'zero'):
             whole = -(-frames // self.patch_frames)
-        if self.partial == 'edge':  # not beyond the last position, for a clip that fits without the patch of repetitions
-            whole = np.where(frames <= self.max_frames, np.minimum(whole + 1, self.max_time_patches), whole + 1)
+        if (
+            self.partial == 'edge'
+        ):  # not beyond the last position, for a clip that fits without the patch of repetitions
+            whole = np.where(
+                frames <= self.max_frames, np.minimum(whole + 1, self.max_time_patches), whole + 1
+            )
         return np.maximum(max(1, -(-self.min_frames // self.patch_frames)), whole)
 
     def too_long(self, frames: Any) -> Any:
@@ -194,7 +242,10 @@ class FrontendSpec:
 
 
 def resampled(samples: Any, rate: Any, target: int) -> Any:
-    """Samples after resampling from `rate` to `target` Hz: `ceil(samples * target / rate)` in integers, as librosa counts."""
+    """Samples after resampling from `rate` to `target` Hz:
+
+    `ceil(samples * target / rate)` in integers, as librosa counts.
+    """
     return -(-samples * target // rate)
 
 

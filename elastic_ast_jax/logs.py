@@ -1,4 +1,7 @@
-"""What a run tells: a live line, `metrics.jsonl`, and TensorBoard events; and how it writes names, counts and times."""
+"""What a run tells:
+
+a live line, `metrics.jsonl`, and TensorBoard events; and how it writes names, counts and times.
+"""
 
 import contextlib
 import json
@@ -24,15 +27,21 @@ class LogError(UserError):
 
 
 class MetricsLog:
-    """Writes metrics to `metrics.jsonl`, one JSON object a line, and to TensorBoard, as `metrics_file` says.
+    """Writes metrics to `metrics.jsonl`, one JSON object a line, and to TensorBoard, as
+    `metrics_file` says.
 
     Steps that are replayed after a restart replace their lines.
     """
 
     def __init__(
-        self, file: str | os.PathLike, tensorboard: str | os.PathLike, steps_made: int, evaluated: bool = True,
-    ):  # fmt: skip
-        """Opens the log of a run that has made `steps_made` steps, and drops what was logged of later ones.
+        self,
+        file: str | os.PathLike,
+        tensorboard: str | os.PathLike,
+        steps_made: int,
+        evaluated: bool = True,
+    ):
+        """Opens the log of a run that has made `steps_made` steps, and drops what was logged of
+        later ones.
 
         Args:
             file, tensorboard: See `metrics_file`.
@@ -44,7 +53,9 @@ class MetricsLog:
         """
         self._file, self._failed = files.at(file), False
         with self._writing('at the start'):
-            self._lines = metrics_file.begin(self._file, files.at(tensorboard), steps_made, evaluated)
+            self._lines = metrics_file.begin(
+                self._file, files.at(tensorboard), steps_made, evaluated
+            )
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Logs numbers of `kind` ('train' or 'eval') after `step` steps.
@@ -56,7 +67,8 @@ class MetricsLog:
             self._lines.add(json.dumps({'step': step, 'kind': kind, **without_nan(values)}) + '\n')
 
     def flush(self) -> None:
-        """Writes what is still held back, as a checkpoint is about to be saved that a restart goes on from.
+        """Writes what is still held back, as a checkpoint is about to be saved that a restart goes
+        on from.
 
         Raises:
             LogError: It cannot be written.
@@ -75,10 +87,15 @@ class MetricsLog:
 
     @contextlib.contextmanager
     def _writing(self, when: str) -> Iterator[None]:
-        """Tells of the first failure; what follows from it, such as a buffer that cannot be flushed either, is left out."""
+        """Tells of the first failure;
+
+        what follows from it, such as a buffer that cannot be flushed either, is left out.
+        """
         try:
             yield
-        except Exception as error:  # OSError, or whatever ended the thread in which TensorBoard writes
+        except (
+            Exception
+        ) as error:  # OSError, or whatever ended the thread in which TensorBoard writes
             if not self._failed:
                 self._failed = True
                 reason = getattr(error, 'strerror', None) or error
@@ -88,7 +105,10 @@ class MetricsLog:
 
 @contextlib.contextmanager
 def afterwards(work: Callable[[], Any]) -> Iterator[None]:
-    """Does `work` when this is over, however it ends. After an error, a failure of `work` is told and does not replace it."""
+    """Does `work` when this is over, however it ends.
+
+    After an error, a failure of `work` is told and does not replace it.
+    """
     try:
         yield
     except BaseException:
@@ -113,7 +133,11 @@ class Progress:
     """A line on the terminal that is written over; elsewhere a new line now and then."""
 
     def __init__(self, stream: TextIO | None = None, every: float = 10.0, shown: bool = True):
-        """`stream`: standard error if None; `every`: seconds between lines where it is no terminal; `shown`: or say nothing."""
+        """`stream`:
+
+        standard error if None; `every`: seconds between lines where it is no terminal; `shown`: or
+        say nothing.
+        """
         self._stream, self._every, self._shown = stream or sys.stderr, every, shown
         self._live = self._stream.isatty()
         self._last = time.monotonic() - every
@@ -150,13 +174,16 @@ class Progress:
             self._width = 0
 
     def _cut(self, text: str) -> tuple[str, int]:
-        """As much of a text as fits in a line of the terminal, which could not be written over otherwise; and its width."""
+        """As much of a text as fits in a line of the terminal, which could not be written over
+        otherwise; and its width.
+        """
         columns, width = 0, 0
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(self._stream.fileno()).columns
         for place, letter in enumerate(text):
             more = 2 if unicodedata.east_asian_width(letter) in 'WF' else 1
-            # Some terminals begin a new line after the last column. Others do not know how many there are, and say 0.
+            # Some terminals begin a new line after the last column. Others do not know how many
+            # there are, and say 0.
             if width + more >= columns > 0:
                 return text[:place], width
             width += more
@@ -164,7 +191,10 @@ class Progress:
 
 
 class Waiting(contextlib.AbstractContextManager):
-    """A progress line on standard error while recordings take long: how far a long one is, or how many are done."""
+    """A progress line on standard error while recordings take long:
+
+    how far a long one is, or how many are done.
+    """
 
     def __init__(self):
         self._progress, self._begun, self._count = Progress(), time.monotonic(), 0
@@ -176,7 +206,8 @@ class Waiting(contextlib.AbstractContextManager):
     def show(self, name: str, done: float, seconds: float) -> None:
         """Tells that `done` of the `seconds` of a recording are through the model.
 
-        The speed is that since the first call for the recording, so that compilation does not count.
+        The speed is that since the first call for the recording, so that compilation does not
+        count.
         """
         now = time.monotonic()
         if self._first[0] != name:
@@ -184,8 +215,10 @@ class Waiting(contextlib.AbstractContextManager):
         passed, advanced = now - self._first[1], done - self._first[2]
         if passed >= _PATIENCE and advanced > 0 and done < seconds:
             speed = advanced / passed
-            self._progress.show(f'{duration(done)} of {duration(seconds)}, {speed:.3g} times real time, '
-                                f'{duration((seconds - done) / speed)} left: {name}')
+            self._progress.show(
+                f'{duration(done)} of {duration(seconds)}, {speed:.3g} times real time, '
+                f'{duration((seconds - done) / speed)} left: {name}'
+            )
         elif self._count and now - self._begun >= _PATIENCE:
             self._progress.show(f'{counted(self._count, "recording")} done')
 
@@ -200,14 +233,21 @@ class Waiting(contextlib.AbstractContextManager):
 
 
 def printable(text: str) -> str:
-    """A text for one line of a terminal or a drawing: what would steer the terminal, or is no text, becomes an escape.
+    """A text for one line of a terminal or a drawing: what would steer the terminal, or is no text,
+    becomes an escape.
 
     Example:
         >>> printable('rain\\n.wav')
         'rain\\\\n.wav'
     """
-    return ''.join(letter if letter.isprintable() or unicodedata.category(letter) == 'Zs' else repr(letter)[1:-1]
-                   for letter in text)
+    return ''.join(
+        (
+            letter
+            if letter.isprintable() or unicodedata.category(letter) == 'Zs'
+            else repr(letter)[1:-1]
+        )
+        for letter in text
+    )
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

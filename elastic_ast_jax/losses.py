@@ -11,7 +11,10 @@ Loss = Callable[..., Array]
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Loss:
-    """Softmax cross-entropy of one class per clip; `label_smoothing` of the target is spread over all classes."""
+    """Softmax cross-entropy of one class per clip;
+
+    `label_smoothing` of the target is spread over all classes.
+    """
 
     def loss(logits: Float[Array, 'R S C'], labels: Int[Array, 'R S']) -> Float[Array, 'R S']:
         target = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
@@ -20,12 +23,16 @@ def cross_entropy(label_smoothing: float = 0.0) -> Loss:
     return loss
 
 
-def binary_cross_entropy(logits: Float[Array, 'R S C'], labels: Float[Array, 'R S C']) -> Float[Array, 'R S']:
+def binary_cross_entropy(
+    logits: Float[Array, 'R S C'], labels: Float[Array, 'R S C']
+) -> Float[Array, 'R S']:
     """Mean over the classes of the binary cross-entropy of each."""
     return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
 
 
-def correct(logits: Float[Array, 'R S C'], labels: Int[Array, 'R S'] | Float[Array, 'R S C']) -> Float[Array, 'R S']:
+def correct(
+    logits: Float[Array, 'R S C'], labels: Int[Array, 'R S'] | Float[Array, 'R S C']
+) -> Float[Array, 'R S']:
     """1 where the highest logit is the class, or one of the classes, of the clip."""
     best = logits.argmax(axis=-1)
     if labels.ndim == 2:

@@ -28,8 +28,10 @@ class Metrics:
     Attributes:
         clips: Number of clips.
         accuracy: Share of clips whose highest score is one of their classes.
-        mean_average_precision, auc, d_prime: Means over the classes that have them (macro); d' is that of the mean AUC.
-        classes_without: Number of classes without an example or a counter-example, left out of those means.
+        mean_average_precision, auc, d_prime: Means over the classes that have them (macro); d' is
+        that of the mean AUC.
+        classes_without: Number of classes without an example or a counter-example, left out of
+        those means.
         classes: Each class.
     """
 
@@ -43,11 +45,13 @@ class Metrics:
 
 
 def d_prime(auc: float) -> float:
-    """Sensitivity index, `sqrt(2) * inverse normal distribution of the AUC` (Gemmeke et al., 2017)."""
+    """Sensitivity index: `sqrt(2)` times the normal quantile of the AUC (Gemmeke et al., 2017)."""
     return float(np.sqrt(2) * norm.ppf(auc))
 
 
-def evaluate(scores: Float[np.ndarray, 'N C'], targets: Sequence[tuple[int, ...]], labels: Sequence[str]) -> Metrics:
+def evaluate(
+    scores: Float[np.ndarray, 'N C'], targets: Sequence[tuple[int, ...]], labels: Sequence[str]
+) -> Metrics:
     """Metrics of scores `[N, C]` (the higher the likelier) against the classes of each clip.
 
     Raises:
@@ -56,7 +60,10 @@ def evaluate(scores: Float[np.ndarray, 'N C'], targets: Sequence[tuple[int, ...]
     if scores.shape[1] != len(labels):
         raise ValueError(f'scores of {scores.shape[1]} classes for {len(labels)} labels')
     if not len(targets) or len(targets) != len(scores):
-        raise ValueError(f'{len(scores)} scores for {len(targets)} clips: metrics need at least one clip, and a score for each')
+        raise ValueError(
+            f'{len(scores)} scores for {len(targets)} clips: metrics need at least one clip, and a'
+            ' score for each'
+        )
     truth = np.zeros(scores.shape, bool)
     for i, classes in enumerate(targets):
         truth[i, list(classes)] = True
@@ -66,20 +73,26 @@ def evaluate(scores: Float[np.ndarray, 'N C'], targets: Sequence[tuple[int, ...]
         examples = truth[:, c]
         both = examples.any() and not examples.all()
         auc = float(roc_auc_score(examples, scores[:, c])) if both else np.nan
-        classes.append(ClassMetrics(
-            label=label,
-            clips=int(examples.sum()),
-            accuracy=float(right[examples].mean()) if examples.any() else np.nan,
-            average_precision=float(average_precision_score(examples, scores[:, c])) if both else np.nan,
-            auc=auc,
-            d_prime=d_prime(auc),
-        ))  # fmt: skip
+        classes.append(
+            ClassMetrics(
+                label=label,
+                clips=int(examples.sum()),
+                accuracy=float(right[examples].mean()) if examples.any() else np.nan,
+                average_precision=(
+                    float(average_precision_score(examples, scores[:, c])) if both else np.nan
+                ),
+                auc=auc,
+                d_prime=d_prime(auc),
+            )
+        )
     counted = [entry for entry in classes if not np.isnan(entry.auc)]
     auc = float(np.mean([entry.auc for entry in counted])) if counted else np.nan
     return Metrics(
         clips=len(scores),
         accuracy=float(right.mean()),
-        mean_average_precision=float(np.mean([entry.average_precision for entry in counted])) if counted else np.nan,
+        mean_average_precision=(
+            float(np.mean([entry.average_precision for entry in counted])) if counted else np.nan
+        ),
         auc=auc,
         d_prime=d_prime(auc),
         classes_without=len(classes) - len(counted),

@@ -1,7 +1,8 @@
 """Metrics in a workdir: lines of JSON, and the same as TensorBoard events.
 
-A local `metrics.jsonl` is appended to, and so is a file of events. Objects in a bucket cannot be: there the lines are parts,
-`metrics/00000000.jsonl` and so on, and each has a file of events with its number, which TensorBoard reads in this order.
+A local `metrics.jsonl` is appended to, and so is a file of events. Objects in a bucket cannot be:
+there the lines are parts, `metrics/00000000.jsonl` and so on, and each has a file of events with
+its number, which TensorBoard reads in this order.
 """
 
 import contextlib
@@ -27,7 +28,8 @@ _READERS = 32
 
 
 def lines(file: Path | BucketPath) -> list[str] | None:
-    """The lines of a metrics file, each with its end, without a last one that a crash cut off; None if there is no file.
+    """The lines of a metrics file, each with its end, without a last one that a crash cut off; None
+    if there is no file.
 
     Args:
         file: `metrics.jsonl` in the workdir, whichever form it has.
@@ -56,12 +58,19 @@ def begin(
     Returns:
         What takes further lines: `add(line)`; `flush()`, after which all are written; `close()`.
     """
+
     def keep(line: str) -> bool:
         entry = json.loads(line)
-        step = entry.get('of_step', entry['step'])  # what a checkpoint took is told some steps later
+        step = entry.get(
+            'of_step', entry['step']
+        )  # what a checkpoint took is told some steps later
         return step < steps or (step == steps and (evaluated or entry['kind'] != 'eval'))
 
-    return _InParts(file, tensorboard, keep) if isinstance(file, BucketPath) else _Appended(file, tensorboard, keep)
+    return (
+        _InParts(file, tensorboard, keep)
+        if isinstance(file, BucketPath)
+        else _Appended(file, tensorboard, keep)
+    )
 
 
 class _Appended:
@@ -93,20 +102,28 @@ class _Appended:
 
 
 class _InParts:
-    """In a bucket. Of a part, the events are written first: those without lines are seen, and dropped, at the next start."""
+    """In a bucket.
+
+    Of a part, the events are written first: those without lines are seen, and dropped, at the next
+    start.
+    """
 
     def __init__(self, file: BucketPath, tensorboard: BucketPath, keep: Callable[[str], bool]):
         self._folder, self._tensorboard = _folder(file), tensorboard
         self._waiting: list[str] = []
         self._next = 0
-        for number, part in sorted(_parts(self._folder).items(), reverse=True):  # what a crash leaves is a beginning
+        for number, part in sorted(
+            _parts(self._folder).items(), reverse=True
+        ):  # what a crash leaves is a beginning
             kept = [line for line in part if keep(line)]
             if not kept:
                 self._lines(number).unlink()
             elif kept != part:
                 self._put(number, kept)
             self._next = max(self._next, number + 1 if kept else 0)
-        for events in self._tensorboard.iterdir():  # also what a crash left before it wrote the lines
+        for (
+            events
+        ) in self._tensorboard.iterdir():  # also what a crash left before it wrote the lines
             if events.name.startswith(_EVENTS) and events.name >= self._events(self._next).name:
                 events.unlink()
         self._written = time.monotonic()

@@ -1,15 +1,18 @@
-"""Mixes of clip lengths, and packed batches of such clips made of noise: what steps are measured with where there are no data.
+"""Mixes of clip lengths, and packed batches of such clips made of noise: what steps are measured
+with where there are no data.
 
-The named mixes are plain distributions with the range and the spread of the data sets they are called after, and no more:
+The named mixes are plain distributions with the range and the spread of the data sets they are
+called after, and no more:
 
-- `audioset`: every clip has 10.24 s; its frame-shift ratio is one of 1.0, 1.2, ..., 4.0, each as likely (the paper's training
-  on AudioSet), so a clip has 128 to 512 tokens;
-- `voxceleb`: 4 s and, on top, an exponential of mean 4.2 s, cut at 30.72 s (utterances of VoxCeleb1 have 4 s at least and
-  8.2 s on average);
-- `epic`: the logarithm is normal around 2 s with deviation 1.2, between 0.96 s and 15.36 s: many short clips and some long
-  ones, in frames of 5 ms (as EPIC-SOUNDS has).
+- `audioset`: every clip has 10.24 s; its frame-shift ratio is one of 1.0, 1.2, ..., 4.0, each as
+  likely (the paper's training on AudioSet), so a clip has 128 to 512 tokens;
+- `voxceleb`: 4 s and, on top, an exponential of mean 4.2 s, cut at 30.72 s (utterances of VoxCeleb1
+  have 4 s at least and 8.2 s on average);
+- `epic`: the logarithm is normal around 2 s with deviation 1.2, between 0.96 s and 15.36 s: many
+  short clips and some long ones, in frames of 5 ms (as EPIC-SOUNDS has).
 
-Any other name is a file with the length of a clip in seconds on each line, of which clips are drawn with replacement.
+Any other name is a file with the length of a clip in seconds on each line, of which clips are drawn
+with replacement.
 """
 
 import dataclasses
@@ -50,7 +53,9 @@ class Mix:
     def time_patches(self, clips: int, seed: int) -> Int64[np.ndarray, 'clips']:
         """Columns of the patch grids of so many clips."""
         frames = self.frames(np.random.default_rng((seed, 0)), clips)
-        return np.asarray(self.frontend.time_patches(np.minimum(frames, self.frontend.max_frames)), np.int64)
+        return np.asarray(
+            self.frontend.time_patches(np.minimum(frames, self.frontend.max_frames)), np.int64
+        )
 
 
 def _paper_ratios(generator: np.random.Generator, count: int) -> Int64[np.ndarray, 'count']:
@@ -79,14 +84,22 @@ def named(name: str) -> Mix:
     if name == 'voxceleb':
         return Mix(name, long, _utterances)
     if name == 'epic':
-        return Mix(name, dataclasses.replace(long, shift_ms=5.0, window_ms=10.0, min_frames=192), _events)
+        return Mix(
+            name, dataclasses.replace(long, shift_ms=5.0, window_ms=10.0, min_frames=192), _events
+        )
     if not os.path.isfile(name):
-        raise MixError(f'--lengths={name}: there is no such file; the mixes with names are audioset, voxceleb and epic, and a '
-                       f'file has the length of a clip in seconds on each line')
+        raise MixError(
+            f'--lengths={name}: there is no such file; the mixes with names are audioset, voxceleb'
+            ' and epic, and a file has the length of a clip in seconds on each line'
+        )
     seconds = _read(name)
     frames = (seconds * 100).astype(np.int64)
     longest = -(-max(1, int(frames.max())) // 16) * 16
-    return Mix(name, FrontendSpec(max_frames=longest), lambda generator, count: generator.choice(frames, count))
+    return Mix(
+        name,
+        FrontendSpec(max_frames=longest),
+        lambda generator, count: generator.choice(frames, count),
+    )
 
 
 def _read(path: str) -> Float64[np.ndarray, 'n']:
@@ -101,15 +114,21 @@ def _read(path: str) -> Float64[np.ndarray, 'n']:
             if value is None:
                 continue
             if not 0 < value < math.inf:
-                raise MixError(f'{path} line {number}: {line.strip()[:40]!r} is no length in seconds: write one positive '
-                               f'number on each line')
+                raise MixError(
+                    f'{path} line {number}: {line.strip()[:40]!r} is no length in seconds: write'
+                    ' one positive number on each line'
+                )
             found.append(value)
     if not found:
-        raise MixError(f'{path}: holds no lengths: write the length of a clip in seconds on each line')
+        raise MixError(
+            f'{path}: holds no lengths: write the length of a clip in seconds on each line'
+        )
     return np.asarray(found)
 
 
-def rows(mix: Mix, count: int, tokens: int, slots: int, seed: int, dropout: float) -> list[Int64[np.ndarray, '_']]:
+def rows(
+    mix: Mix, count: int, tokens: int, slots: int, seed: int, dropout: float
+) -> list[Int64[np.ndarray, '_']]:
     """`count` rows, packed as training packs them: the time patches of the clips of each.
 
     Args:
@@ -127,8 +146,10 @@ def rows(mix: Mix, count: int, tokens: int, slots: int, seed: int, dropout: floa
         patches = mix.time_patches(clips, seed)
         sizes = kept_tokens(mix.frontend.mel_patches * patches, dropout)
         if sizes.max() > tokens:
-            raise MixError(f'rows of {tokens} tokens are too short for --lengths={mix.name}, which has a clip of '
-                           f'{sizes.max()}: use rows of {sizes.max()} or more')
+            raise MixError(
+                f'rows of {tokens} tokens are too short for --lengths={mix.name}, which has a clip'
+                f' of {sizes.max()}: use rows of {sizes.max()} or more'
+            )
         packed = packing.pack(sizes, tokens, slots)
         if len(packed) >= 2 * count + slots:
             return [patches[packed[row]] for row in range(count)]
@@ -146,7 +167,10 @@ def batch(mix: Mix, shape: BatchShape, seed: int, dropout: float) -> PackedBatch
     first = 0
     for row, patches in enumerate(packed):
         counts = mix.frontend.mel_patches * patches
-        kept = [np.sort(generator.choice(n, int(kept_tokens(n, dropout)), replace=False)) for n in counts]
+        kept = [
+            np.sort(generator.choice(n, int(kept_tokens(n, dropout)), replace=False))
+            for n in counts
+        ]
         layout = packing.row_layout(patches, mix.frontend.mel_patches, kept)
         n = len(layout.segment_ids)
         made.patches[row, :n] = generator.standard_normal((n, shape.patch_size), np.float32)
@@ -155,6 +179,8 @@ def batch(mix: Mix, shape: BatchShape, seed: int, dropout: float) -> PackedBatch
         made.valid[row, : len(patches)] = True
         made.clip_id[row, : len(patches)] = first + np.arange(len(patches))
         labels = generator.integers(shape.classes, size=len(patches))
-        made.labels[row, : len(patches)] = np.eye(shape.classes)[labels] if shape.multi_label else labels
+        made.labels[row, : len(patches)] = (
+            np.eye(shape.classes)[labels] if shape.multi_label else labels
+        )
         first += len(patches)
     return made

@@ -12,8 +12,13 @@ from jaxtyping import Int
 Schedule = Callable[[Any], Any]
 
 
-def adamw(rate: Schedule, b1: float, b2: float, epsilon: float, weight_decay: float) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay of the kernels (Loshchilov & Hutter, 2019); biases, norms and tables do not decay."""
+def adamw(
+    rate: Schedule, b1: float, b2: float, epsilon: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay of the kernels (Loshchilov & Hutter, 2019);
+
+    biases, norms and tables do not decay.
+    """
     return optax.adamw(rate, b1, b2, epsilon, weight_decay=weight_decay, mask=_kernels)
 
 
@@ -21,8 +26,13 @@ def _kernels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
-def adam_l2(rate: Schedule, b1: float, b2: float, epsilon: float, weight_decay: float) -> optax.GradientTransformation:
-    """PyTorch's `Adam(weight_decay=...)`: the decay is L2 regularisation, added to the gradient of every parameter."""
+def adam_l2(
+    rate: Schedule, b1: float, b2: float, epsilon: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """PyTorch's `Adam(weight_decay=...)`:
+
+    the decay is L2 regularisation, added to the gradient of every parameter.
+    """
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(rate, b1, b2, epsilon))
 
 
@@ -31,12 +41,16 @@ def clipped(optimizer: optax.GradientTransformation, norm: float) -> optax.Gradi
     return optax.chain(optax.clip_by_global_norm(norm), optimizer) if norm else optimizer
 
 
-def layerwise(optimizer: optax.GradientTransformation, decay: float, depth: int) -> optax.GradientTransformation:
-    """Smaller updates for parameters nearer to the input, decoupled weight decay included; a decay of 1 changes nothing.
+def layerwise(
+    optimizer: optax.GradientTransformation, decay: float, depth: int
+) -> optax.GradientTransformation:
+    """Smaller updates for parameters nearer to the input, decoupled weight decay included; a decay
+    of 1 changes nothing.
 
-    Of `depth` blocks, the update of block i (from 0) is multiplied by `decay ** (depth - i)`, that of the patch embedding,
-    the positions and AST's two tokens by `decay ** (depth + 1)`; pooling, head and the norms after the blocks keep theirs.
-    Source: BEiT (Bao et al., 2022), which numbers the layers so.
+    Of `depth` blocks, the update of block i (from 0) is multiplied by `decay ** (depth - i)`, that
+    of the patch embedding, the positions and AST's two tokens by `decay ** (depth + 1)`; pooling,
+    head and the norms after the blocks keep theirs. Source: BEiT (Bao et al., 2022), which numbers
+    the layers so.
     """
     if decay == 1.0:
         return optimizer
@@ -61,15 +75,24 @@ def cosine(rate: float, steps: int, warmup_steps: int) -> Schedule:
 
 def constant(rate: float, warmup_steps: int) -> Schedule:
     """Linear warm-up from 0, then the same rate."""
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup_steps), optax.constant_schedule(rate)], [warmup_steps])
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, rate, warmup_steps), optax.constant_schedule(rate)],
+        [warmup_steps],
+    )
 
 
-def published(rate: float, epoch_ends: Sequence[int] | Int[np.ndarray, 'epochs'], decay_from: int, factor: float) -> Schedule:
-    """The schedule of the published code: a staircase warm-up, then PyTorch's MultiStepLR stepped after each epoch.
+def published(
+    rate: float,
+    epoch_ends: Sequence[int] | Int[np.ndarray, 'epochs'],
+    decay_from: int,
+    factor: float,
+) -> Schedule:
+    """The schedule of the published code: a staircase warm-up, then PyTorch's MultiStepLR stepped
+    after each epoch.
 
-    Every 50 steps up to step 1000 the rate is set to `step / 1000` of the full one, so it starts at 0. After epochs
-    `decay_from`, `decay_from + 1`, ... the current rate is multiplied by `factor`; a warm-up step that comes later sets it
-    anew, as it does there. Source: paper.
+    Every 50 steps up to step 1000 the rate is set to `step / 1000` of the full one, so it starts at
+    0. After epochs `decay_from`, `decay_from + 1`, ... the current rate is multiplied by `factor`;
+    a warm-up step that comes later sets it anew, as it does there. Source: paper.
 
     Args:
         rate: The full rate.

@@ -1,8 +1,9 @@
-"""Packing: integers in, rows out; then the layout of a row's tokens, and rows of clips as a PackedBatch.
+"""Packing: integers in, rows out; then the layout of a row's tokens, and rows of clips as a
+PackedBatch.
 
-The packer looks at a pool of the next clips. A row takes the oldest, then the subset of the pool that fills what is left
-best: exact subset sum, where a Python integer is the set of reachable sums (bit n: some subset has n tokens) and adding a
-clip is one shift and one or.
+The packer looks at a pool of the next clips. A row takes the oldest, then the subset of the pool
+that fills what is left best: exact subset sum, where a Python integer is the set of reachable sums
+(bit n: some subset has n tokens) and adding a clip is one shift and one or.
 """
 
 import dataclasses
@@ -14,13 +15,17 @@ from jaxtyping import Float, Int
 
 from elastic_ast_jax.batch import BatchShape, PackedBatch
 
-# A pool of this many clips fills rows whatever the mix of lengths; more slots than this ask for a longer one.
+# A pool of this many clips fills rows whatever the mix of lengths; more slots than this ask for a
+# longer one.
 _SMALLEST_POOL = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of clips: row r holds `clips[offsets[r]:offsets[r + 1]]`, positions in the sequence that was packed."""
+    """Rows of clips:
+
+    row r holds `clips[offsets[r]:offsets[r + 1]]`, positions in the sequence that was packed.
+    """
 
     clips: Int[np.ndarray, 'N']
     offsets: Int[np.ndarray, 'offsets']
@@ -38,10 +43,11 @@ class Rows:
 def pack(lengths: Sequence[int] | Int[np.ndarray, 'N'], tokens: int, slots: int) -> Rows:
     """Packs clips into rows of at most `tokens` tokens and `slots` clips, each clip exactly once.
 
-    A pure function of its arguments. A clip waits for at most as many rows as the pool holds clips, `max(slots, 32)`. The pool
-    stops growing once some subset fills the row; if that has more clips than there are slots, the row takes the best subset
-    of the pool that has not, which may leave a few tokens empty. (A pool that is always full packs worse: the clips that
-    would have filled later rows are gone.)
+    A pure function of its arguments. A clip waits for at most as many rows as the pool holds clips,
+    `max(slots, 32)`. The pool stops growing once some subset fills the row; if that has more clips
+    than there are slots, the row takes the best subset of the pool that has not, which may leave a
+    few tokens empty. (A pool that is always full packs worse: the clips that would have filled
+    later rows are gone.)
 
     Args:
         lengths: Tokens of each clip, in the order in which they should be used.
@@ -49,13 +55,16 @@ def pack(lengths: Sequence[int] | Int[np.ndarray, 'N'], tokens: int, slots: int)
         slots: Clips a row holds.
 
     Raises:
-        ValueError: A clip of no tokens, or of more than a row holds, with its position; rows without slots.
+        ValueError: A clip of no tokens, or of more than a row holds, with its position; rows
+        without slots.
     """
     if slots < 1:
         raise ValueError(f'slots={slots}: a row needs at least one')
     sizes_in = np.asarray(lengths, dtype=np.int64)
     for wrong in np.flatnonzero((sizes_in < 1) | (sizes_in > tokens))[:1]:
-        raise ValueError(f'clip {wrong} has {sizes_in[wrong]} tokens, but a row holds 1 to {tokens}')
+        raise ValueError(
+            f'clip {wrong} has {sizes_in[wrong]} tokens, but a row holds 1 to {tokens}'
+        )
     waiting = sizes_in.tolist()
     limit = max(slots, _SMALLEST_POOL)
     clips: list[int] = []
@@ -94,7 +103,10 @@ def pack(lengths: Sequence[int] | Int[np.ndarray, 'N'], tokens: int, slots: int)
 
 
 def _subset(history: list[int], sizes: list[int]) -> list[int]:
-    """Members of the subset with the largest reachable sum, latest first; of equal ones the one of older clips."""
+    """Members of the subset with the largest reachable sum, latest first;
+
+    of equal ones the one of older clips.
+    """
     rest, chosen = history[-1].bit_length() - 1, []
     for k in range(len(history) - 1, 0, -1):
         if not (history[k - 1] >> rest) & 1:  # out of reach without clip k
@@ -104,11 +116,16 @@ def _subset(history: list[int], sizes: list[int]) -> list[int]:
 
 
 def _small_subset(sizes: list[int], mask: int, slots: int) -> list[int]:
-    """As `_subset` over the whole pool, with at most `slots - 1` members: one set of sums for each number of members."""
+    """As `_subset` over the whole pool, with at most `slots - 1` members:
+
+    one set of sums for each number of members.
+    """
     layers = [[1] + [0] * (slots - 1)]
     for size in sizes[1:]:
         last = layers[-1]
-        layers.append([last[0]] + [last[c] | ((last[c - 1] << size) & mask) for c in range(1, slots)])
+        layers.append(
+            [last[0]] + [last[c] | ((last[c - 1] << size) & mask) for c in range(1, slots)]
+        )
     count = max(range(slots), key=lambda c: (layers[-1][c].bit_length(), -c))
     rest, chosen, k = layers[-1][count].bit_length() - 1, [], len(sizes) - 1
     while count:
@@ -130,11 +147,14 @@ class RowLayout:
 
 
 def row_layout(
-    time_patches: Int[np.ndarray, 'clips'], mel_patches: int, kept: Sequence[Int[np.ndarray, '_'] | None] | None = None
+    time_patches: Int[np.ndarray, 'clips'],
+    mel_patches: int,
+    kept: Sequence[Int[np.ndarray, '_'] | None] | None = None,
 ) -> RowLayout:
     """Lays out a row of clips with grids of `mel_patches` x `time_patches[i]`.
 
-    A clip's tokens run frequency-major, all time patches of the lowest mel band first: token (f, t) has index f * T + t.
+    A clip's tokens run frequency-major, all time patches of the lowest mel band first: token (f, t)
+    has index f * T + t.
 
     Args:
         time_patches: Columns of each clip's grid.
@@ -142,7 +162,10 @@ def row_layout(
         kept: For each clip the token indices that token dropout keeps, ascending, or None for all.
     """
     counts = mel_patches * time_patches
-    index = [np.arange(n, dtype=np.int32) if kept is None or kept[i] is None else kept[i] for i, n in enumerate(counts)]
+    index = [
+        np.arange(n, dtype=np.int32) if kept is None or kept[i] is None else kept[i]
+        for i, n in enumerate(counts)
+    ]
     sizes = [len(tokens) for tokens in index]
     token = np.concatenate(index).astype(np.int32)
     columns = np.repeat(time_patches, sizes).astype(np.int32)
@@ -155,12 +178,18 @@ def row_layout(
 
 
 def patchify(
-    log_mel: Float[np.ndarray, 'frames mels'], mels: int, frames: int, columns: int, edge: bool = False,
+    log_mel: Float[np.ndarray, 'frames mels'],
+    mels: int,
+    frames: int,
+    columns: int,
+    edge: bool = False,
     filling: float = 0.0,
 ) -> Float[np.ndarray, 'n P']:
-    """A normalised log-mel as patches of `mels` x `frames`, frequency-major, each flattened mel-major.
+    """A normalised log-mel as patches of `mels` x `frames`, frequency-major, each flattened
+    mel-major.
 
-    Frames beyond the `columns` time patches are dropped; missing ones hold `filling`, or repeat the last one if `edge`.
+    Frames beyond the `columns` time patches are dropped; missing ones hold `filling`, or repeat the
+    last one if `edge`.
     """
     bands = log_mel.shape[1] // mels
     padded = np.full((columns * frames, log_mel.shape[1]), filling, np.float32)
@@ -191,7 +220,8 @@ def fill_batch(
     shape: BatchShape,
     kept: Sequence[Kept | None] | None = None,
 ) -> PackedBatch:
-    """Rows of clips as a PackedBatch without labels: the way of prediction, and the yardstick of the pipeline's graph.
+    """Rows of clips as a PackedBatch without labels: the way of prediction, and the yardstick of
+    the pipeline's graph.
 
     Args:
         rows: Clip numbers of each row, at most `shape.rows` of them; missing rows stay empty.
@@ -205,8 +235,12 @@ def fill_batch(
         members = np.asarray(members)
         if not len(members):
             continue
-        columns = [len(clips[i]) // mel_patches if kept[i] is None else kept[i].columns for i in members]
-        layout = row_layout(np.asarray(columns), mel_patches, [kept[i] and kept[i].tokens for i in members])
+        columns = [
+            len(clips[i]) // mel_patches if kept[i] is None else kept[i].columns for i in members
+        ]
+        layout = row_layout(
+            np.asarray(columns), mel_patches, [kept[i] and kept[i].tokens for i in members]
+        )
         n = len(layout.segment_ids)
         batch.patches[r, :n] = np.concatenate([clips[i] for i in members])
         batch.segment_ids[r, :n] = layout.segment_ids

@@ -1,7 +1,8 @@
-"""Random numbers as a pure function of (seed, epoch, stream, position), for data and for prediction.
+"""Random numbers as a pure function of (seed, epoch, stream, position), for data and for
+prediction.
 
-Raw words of the Philox counter generator, whose values NumPy promises to keep; the methods of `numpy.random.Generator`
-may change from one NumPy version to the next and are not used.
+Raw words of the Philox counter generator, whose values NumPy promises to keep; the methods of
+`numpy.random.Generator` may change from one NumPy version to the next and are not used.
 """
 
 import enum
@@ -11,7 +12,10 @@ from jaxtyping import Float64, Int64, UInt64
 
 
 class Stream(enum.IntEnum):
-    """What a random number decides. Streams are independent of one another: adding one changes no other."""
+    """What a random number decides.
+
+    Streams are independent of one another: adding one changes no other.
+    """
 
     ORDER = 0
     RATIO = 1
@@ -39,10 +43,14 @@ def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarra
     return np.random.Philox(key=key).random_raw(count)
 
 
-def words_of(seed: int, epoch: int, stream: Stream, position: int, count: int) -> UInt64[np.ndarray, 'count']:
+def words_of(
+    seed: int, epoch: int, stream: Stream, position: int, count: int
+) -> UInt64[np.ndarray, 'count']:
     """Words that belong to one position alone, for draws that need many."""
     key = np.array([seed % 2**64, (epoch << 8) + stream], np.uint64)
-    counter = np.array([0, position, 0, 0], np.uint64)  # the first word counts the blocks of this position
+    counter = np.array(
+        [0, position, 0, 0], np.uint64
+    )  # the first word counts the blocks of this position
     return np.random.Philox(key=key, counter=counter).random_raw(count)
 
 
@@ -52,10 +60,16 @@ def uniform(word: UInt64[np.ndarray, 'n']) -> Float64[np.ndarray, 'n']:
 
 
 def integers(word: UInt64[np.ndarray, 'n'], count):
-    """Uniform integers in [0, count), count a number or an array; the bias is below count / 2**53."""
+    """Uniform integers in [0, count), count a number or an array;
+
+    the bias is below count / 2**53.
+    """
     return np.floor(uniform(word) * count).astype(np.int64)
 
 
 def subset(word: UInt64[np.ndarray, 'n'], size: int) -> Int64[np.ndarray, 'size']:
-    """`size` of the numbers from 0 to n - 1, ascending; every subset is equally likely, and a larger one holds the smaller."""
+    """`size` of the numbers from 0 to n - 1, ascending;
+
+    every subset is equally likely, and a larger one holds the smaller.
+    """
     return np.sort(np.argsort(word, kind='stable')[:size])

@@ -22,10 +22,17 @@ class ExplainError(UserError):
 
 
 def run(
-    workdir: str, inputs: Iterable[str], top_k: int = 5, as_json: bool = False, checkpoint: str = 'latest',
-    timeline: str | None = None, window: float | None = None, overlap: float | None = None, explain: str | None = None,
+    workdir: str,
+    inputs: Iterable[str],
+    top_k: int = 5,
+    as_json: bool = False,
+    checkpoint: str = 'latest',
+    timeline: str | None = None,
+    window: float | None = None,
+    overlap: float | None = None,
+    explain: str | None = None,
     budget_tokens: int | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Prints predictions, one input after another: a table, or JSON Lines.
 
     Args:
@@ -34,17 +41,20 @@ def run(
         top_k: Classes shown for each.
         as_json: Print JSON Lines.
         checkpoint: See `predictor.load`.
-        timeline: Folder for a JSON file and a plot of each recording; what is printed then names the JSON file too.
-        window, overlap: Seconds of a window and the share that the next one repeats; see `Predictor.predict`.
+        timeline: Folder for a JSON file and a plot of each recording; what is printed then names
+        the JSON file too.
+        window, overlap: Seconds of a window and the share that the next one repeats; see
+        `Predictor.predict`.
         explain: File for a plot of what the model listened to, in the one recording given.
-        budget_tokens: The most tokens that a recording, or window, may cost; see `Predictor.budget`.
+        budget_tokens: The most tokens that a recording, or window, may cost; see
+        `Predictor.budget`.
 
     Returns:
         The exit code: 1 if an input could not be used; the others are classified all the same.
 
     Raises:
-        BudgetError, ExplainError, ExplanationError, TimelineError, WindowError: Something asked for is not possible; told
-            before anything is computed.
+        BudgetError, ExplainError, ExplanationError, TimelineError, WindowError: Something asked for
+            is not possible; told before anything is computed.
         WriteError: A timeline or the explanation cannot be written.
     """
     # A file name may hold bytes that are no text; they are shown escaped.
@@ -53,11 +63,16 @@ def run(
             stream.reconfigure(errors='backslashreplace')
     paths = expand(inputs)
     if explain is not None:
-        from elastic_ast_jax.inference import explain as drawing  # draws, which most predictions do not
+        from elastic_ast_jax.inference import (
+            explain as drawing,
+        )  # draws, which most predictions do not
 
         drawing.check(explain)
         if budget_tokens is not None:
-            raise ExplainError('--explain draws what the model hears in all of a recording: leave --budget_tokens out')
+            raise ExplainError(
+                '--explain draws what the model hears in all of a recording: leave'
+                ' --budget_tokens out'
+            )
         paths = _only_one(paths, explain)
     folder = None if timeline is None else TimelineFolder(timeline)
     device.use_compilation_cache()
@@ -74,7 +89,11 @@ def run(
         for result in predict(paths, top_k, window, overlap, waiting.show, budget_tokens):
             failed |= 'error' in result
             if folder is not None and 'error' not in result:
-                shown = {key: result[key] for key in ('path', 'seconds', 'predictions', 'windows') if key in result}
+                shown = {
+                    key: result[key]
+                    for key in ('path', 'seconds', 'predictions', 'windows')
+                    if key in result
+                }
                 result = shown | {'timeline': str(folder.write(result)[0])}
             waiting.clear()
             print(json.dumps(result, ensure_ascii=False) if as_json else _table(result), flush=True)
@@ -86,7 +105,10 @@ def run(
 
 
 def expand(inputs: Iterable[str]) -> Iterator[str]:
-    """Files as they are, folders as the recordings in them; a folder that has none stays, and reading it tells so."""
+    """Files as they are, folders as the recordings in them;
+
+    a folder that has none stays, and reading it tells so.
+    """
     for path in inputs:
         try:
             yield from reading.find([path])
@@ -97,8 +119,10 @@ def expand(inputs: Iterable[str]) -> Iterator[str]:
 def _only_one(paths: Iterator[str], explain: str) -> list[str]:
     first = list(itertools.islice(paths, 2))
     if len(first) > 1:
-        raise ExplainError(f'--explain={explain} draws one recording, and there are more, {first[0]} and {first[1]} among '
-                           f'them: name one')
+        raise ExplainError(
+            f'--explain={explain} draws one recording, and there are more, {first[0]} and'
+            f' {first[1]} among them: name one'
+        )
     return first
 
 
@@ -109,10 +133,17 @@ def _tell_saving(model: Predictor, workdir: str, budget_tokens: int) -> None:
         budgets = model.budgets()
     chosen, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
     worth = in_table(budgets.metric, chosen.score)
-    clips = 'on clips that the choice did not see' if chosen.unseen else 'on the clips that it was chosen on'
+    clips = (
+        'on clips that the choice did not see'
+        if chosen.unseen
+        else 'on the clips that it was chosen on'
+    )
     changed = f' (with {", ".join(budgets.overrides)})' if budgets.overrides else ''
-    said = (f'{workdir}: at most {chosen.saving.tokens} tokens, {chosen.saving.in_words(model.config.frontend)}: in evaluation'
-            f'{changed} {metric} {worth} {clips}, {chosen.latency_ms:.3g} ms a clip')  # fmt: skip
+    said = (
+        f'{workdir}: at most {chosen.saving.tokens} tokens,'
+        f' {chosen.saving.in_words(model.config.frontend)}: in evaluation{changed} {metric} {worth}'
+        f' {clips}, {chosen.latency_ms:.3g} ms a clip'
+    )
     for line in (said, *(f'warning: {warning.message}' for warning in told)):
         print(printable(line), file=sys.stderr)
 
@@ -122,7 +153,10 @@ def _table(result: dict[str, Any]) -> str:
         return f'{printable(result["path"])}\n  error: {printable(result["error"])}'
     windows = f', {result["windows"]} windows' if 'windows' in result else ''
     lines = [f'{printable(result["path"])}  ({in_seconds(result["seconds"])}{windows})']
-    lines += [f'  {100 * entry["probability"]:6.2f} %  {printable(entry["label"])}' for entry in result['predictions']]
+    lines += [
+        f'  {100 * entry["probability"]:6.2f} %  {printable(entry["label"])}'
+        for entry in result['predictions']
+    ]
     if 'timeline' in result:
         lines.append(f'  timeline: {printable(result["timeline"])}')
     return '\n'.join(lines)

@@ -1,4 +1,7 @@
-"""The command `prepare`: recordings to a data set in ArrayRecord files, which `data.source='tfds'` reads."""
+"""The command `prepare`:
+
+recordings to a data set in ArrayRecord files, which `data.source='tfds'` reads.
+"""
 
 import importlib
 import os
@@ -14,7 +17,9 @@ __all__ = ['run']
 
 
 class _DataSet(NamedTuple):
-    """Its builder in the module of its name in `data.builders`, splits mostly trained and evaluated on, recipe, weights."""
+    """Its builder in the module of its name in `data.builders`, splits mostly trained and evaluated
+    on, recipe, weights.
+    """
 
     builder: str
     train: str
@@ -35,31 +40,45 @@ _DATA_SETS = {
 
 
 def run(
-    data_set: str, source: str | os.PathLike, out: str | os.PathLike, splits: Sequence[str] = (),
-    on_bad_audio: BadAudio = 'skip', beam: Sequence[str] = (), rate: int = 16000, name: str = '',
-) -> None:  # fmt: skip
-    """Prepares a data set, unless it is prepared already, and prints what it holds and how to train on it.
+    data_set: str,
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    splits: Sequence[str] = (),
+    on_bad_audio: BadAudio = 'skip',
+    beam: Sequence[str] = (),
+    rate: int = 16000,
+    name: str = '',
+) -> None:
+    """Prepares a data set, unless it is prepared already, and prints what it holds and how to train
+    on it.
 
     Args:
         data_set: `'manifest'`, or a data set that has a builder.
         source: The manifest, or the folder with what the owners of the data set hand out.
         out: Folder of prepared data sets.
         splits: Splits that are prepared; empty: all.
-        on_bad_audio: `'error'` stops where recordings are missing or broken, which are otherwise left out and listed.
-        beam: Options of Apache Beam, `KEY=VALUE` or `KEY`; `runner=...` chooses where it runs, which is here without.
+        on_bad_audio: `'error'` stops where recordings are missing or broken, which are otherwise
+        left out and listed.
+        beam: Options of Apache Beam, `KEY=VALUE` or `KEY`; `runner=...` chooses where it runs,
+        which is here without.
         rate, name: Sample rate in Hz and name of the data set, for a manifest.
 
     Raises:
-        DataError: Files are missing or of another form, recordings cannot be used, or what is prepared already is something
-            else: at another rate, of other splits or lists, or without clips that may not be left out.
+        DataError: Files are missing or of another form, recordings cannot be used, or what is
+            prepared already is something else: at another rate, of other splits or lists, or
+            without clips that may not be left out.
         files.WriteError: It cannot be written.
     """
     from elastic_ast_jax.data.tf import tf  # noqa: F401 - quietly, before TFDS needs it
 
     known = _DATA_SETS[data_set]
-    kind = getattr(importlib.import_module(f'elastic_ast_jax.data.builders.{data_set}'), known.builder)
+    kind = getattr(
+        importlib.import_module(f'elastic_ast_jax.data.builders.{data_set}'), known.builder
+    )
     options = {'data_dir': out, 'only': tuple(splits), 'on_bad_audio': on_bad_audio}
-    builder = kind(source, rate=rate, name=name, **options) if data_set == 'manifest' else kind(**options)
+    builder = (
+        kind(source, rate=rate, name=name, **options) if data_set == 'manifest' else kind(**options)
+    )
     if data_set == 'manifest':
         _prepare(builder, Path(source), Path(source).exists(), beam)
     else:
@@ -72,7 +91,10 @@ def _prepare_folder(builder: Any, folder: Path, beam: Sequence[str]) -> None:
     layout = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     there = folder.is_dir() and any(folder.iterdir())
     if not (there or builder.is_prepared()):
-        raise DataError(f'{folder}: no such folder, or nothing in it: give what is below with --manual-dir\n{layout}')
+        raise DataError(
+            f'{folder}: no such folder, or nothing in it: give what is below with'
+            f' --manual-dir\n{layout}'
+        )
     try:
         _prepare(builder, folder, there, beam)
     except DataError as error:
@@ -82,19 +104,28 @@ def _prepare_folder(builder: Any, folder: Path, beam: Sequence[str]) -> None:
 
 
 def _prepare(builder: Any, source: Path, there: bool, beam: Sequence[str]) -> None:
-    """Prepares a data set; or tells that it is prepared, of the same lists if its source is still there."""
+    """Prepares a data set;
+
+    or tells that it is prepared, of the same lists if its source is still there.
+    """
     if builder.prepare(source, beam):
         return
     compared = builder.check(source if there else None)
-    print(f'{builder.data_dir} is prepared already'
-          + ('' if compared else f', from lists that cannot be compared with what is in {source}'))
+    print(
+        f'{builder.data_dir} is prepared already'
+        + ('' if compared else f', from lists that cannot be compared with what is in {source}')
+    )
 
 
 def _show(builder: Any, out: str, known: _DataSet) -> None:
     """Prints what a data set holds, and what to train with."""
     from elastic_ast_jax.data.builders import index, left_out
 
-    folder, there, rate = Path(builder.data_dir), builder.info.splits, builder.info.metadata['sample_rate']
+    folder, there, rate = (
+        Path(builder.data_dir),
+        builder.info.splits,
+        builder.info.metadata['sample_rate'],
+    )
     lost = left_out.count(folder)
     print(f'{folder}: {counted(len(builder.classes), "class", "classes")}, {rate} Hz')
     rows, several = [('split', 'clips', 'length', 'missing', 'broken')], False
@@ -102,7 +133,14 @@ def _show(builder: Any, out: str, known: _DataSet) -> None:
         indexed = (index.load(folder, split) or {}).values()
         several |= any(len(labels) != 1 for file in indexed for labels in file.labels)
         seconds = sum(sum(file.frames) for file in indexed) / rate
-        rows.append((split, str(info.num_examples), duration(seconds), *(str(lost[split, why]) for why in rows[0][3:])))
+        rows.append(
+            (
+                split,
+                str(info.num_examples),
+                duration(seconds),
+                *(str(lost[split, why]) for why in rows[0][3:]),
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for split, *numbers in rows:
         aligned = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
@@ -110,15 +148,33 @@ def _show(builder: Any, out: str, known: _DataSet) -> None:
     if lost:
         print(f'{counted(lost.total(), "clip")} left out, listed in {folder / left_out.NAME}')
     train, evaluate = _splits(list(there), known.train, known.evaluate)
-    keys = {'data.source': 'tfds', 'data.tfds_name': builder.name, 'data.tfds_dir': out, 'data.train_split': train,
-            'data.eval_split': evaluate}  # fmt: skip
+    keys = {
+        'data.source': 'tfds',
+        'data.tfds_name': builder.name,
+        'data.tfds_dir': out,
+        'data.train_split': train,
+        'data.eval_split': evaluate,
+    }
     if known.recipe == 'manifest':  # which knows neither rate nor labels
-        keys |= {'frontend.sample_rate': rate} | ({'train.loss': 'bce', 'train.label_smoothing': 0} if several else {})
+        keys |= {'frontend.sample_rate': rate} | (
+            {'train.loss': 'bce', 'train.label_smoothing': 0} if several else {}
+        )
     if known.weights:
         keys |= {'init.from': known.weights}
-    print(f'train on it with{f" ({known.weights}: weights to start from, see the recipe)" if known.weights else ""}')
-    print('  ' + ' '.join([f'elastic-ast train --config=configs/{known.recipe}.py --workdir=WORKDIR',
-                           *(f'--config.{key}={shlex.quote(str(value))}' for key, value in keys.items())]))  # fmt: skip
+    print(
+        'train on it'
+        f' with'
+        f'{f" ({known.weights}: weights to start from, see the recipe)" if known.weights else ""}'
+    )
+    print(
+        '  '
+        + ' '.join(
+            [
+                f'elastic-ast train --config=configs/{known.recipe}.py --workdir=WORKDIR',
+                *(f'--config.{key}={shlex.quote(str(value))}' for key, value in keys.items()),
+            ]
+        )
+    )
 
 
 def _splits(there: Sequence[str], train: str, evaluate: str) -> tuple[str, str]:

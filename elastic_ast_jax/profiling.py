@@ -18,13 +18,21 @@ _SETTLING = 10
 
 
 class Profile:
-    """Profiles `steps` steps from the eleventh of this process on, sooner if the run would end first.
+    """Profiles `steps` steps from the eleventh of this process on, sooner if the run would end
+    first.
 
-    JAX writes it to `plugins/profile/TIME/HOST.xplane.pb` in the folder, where TensorBoard looks for it; for a bucket, by
-    way of a temporary folder.
+    JAX writes it to `plugins/profile/TIME/HOST.xplane.pb` in the folder, where TensorBoard looks
+    for it; for a bucket, by way of a temporary folder.
     """
 
-    def __init__(self, folder: Path | BucketPath, steps: int, first: int, last: int, say: Callable[[str], Any]):
+    def __init__(
+        self,
+        folder: Path | BucketPath,
+        steps: int,
+        first: int,
+        last: int,
+        say: Callable[[str], Any],
+    ):
         """Plans the profile.
 
         Args:
@@ -51,11 +59,16 @@ class Profile:
         except Exception as error:
             if kind is None:
                 raise
-            _log.warning('the profile is not written (%s)', error)  # something else ended the run; that is what is raised
+            _log.warning(
+                'the profile is not written (%s)', error
+            )  # something else ended the run; that is what is raised
 
     @contextlib.contextmanager
     def step(self, made: int) -> Iterator[None]:
-        """In here a step is dispatched, after `made` others; the profile starts with the first of its steps."""
+        """In here a step is dispatched, after `made` others;
+
+        the profile starts with the first of its steps.
+        """
         if made == self._begin and self._begin < self._end:
             if isinstance(self._folder, BucketPath):
                 self._written = Path(tempfile.mkdtemp())
@@ -69,7 +82,10 @@ class Profile:
         if self._running and made == self._end:
             settle()
             self._stop()
-            self._say(f'profile of steps {self._begin + 1} to {self._end}: {self._folder / "plugins" / "profile"}')
+            self._say(
+                f'profile of steps {self._begin + 1} to {self._end}:'
+                f' {self._folder / "plugins" / "profile"}'
+            )
 
     def _stop(self) -> None:
         self._running = False

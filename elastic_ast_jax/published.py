@@ -1,4 +1,6 @@
-"""The paper's curves, to be drawn beside one's own (`published.json`, from the authors' evaluation notebooks)."""
+"""The paper's curves, to be drawn beside one's own (`published.json`, from the authors' evaluation
+notebooks).
+"""
 
 import dataclasses
 import importlib.resources
@@ -40,10 +42,23 @@ def read(data_set: str, kind: Kind) -> Published:
         PublishedError: The paper has none.
     """
     if data_set not in DATA_SETS[kind]:
-        raise PublishedError(f'--published={data_set}: of the sweep over {kind} the paper has curves of '
-                             f'{" and ".join(DATA_SETS[kind])}')
-    values = json.loads(importlib.resources.files('elastic_ast_jax').joinpath('published.json').read_text(encoding='utf-8'))
-    places = values[kind]['frames'] if kind == 'length' else [_SHIFT_MS * ratio for ratio in values[kind]['ratios']]
+        raise PublishedError(
+            f'--published={data_set}: of the sweep over {kind} the paper has curves of '
+            f'{" and ".join(DATA_SETS[kind])}'
+        )
+    values = json.loads(
+        importlib.resources.files('elastic_ast_jax')
+        .joinpath('published.json')
+        .read_text(encoding='utf-8')
+    )
+    places = (
+        values[kind]['frames']
+        if kind == 'length'
+        else [_SHIFT_MS * ratio for ratio in values[kind]['ratios']]
+    )
     found = values[kind][data_set]
     return Published(
-        found['metric'], tuple(map(float, places)), {name: tuple(curve) for name, curve in found['curves'].items()})
+        found['metric'],
+        tuple(map(float, places)),
+        {name: tuple(curve) for name, curve in found['curves'].items()},
+    )

@@ -1,7 +1,7 @@
 """What recipes are written with: variants, and histograms of the lengths of clips.
 
-A variant is what stands after the colon in `--config=FILE:VARIANT`: a word, and keys with values that go with it, separated by
-commas: `configs/voxceleb.py:ast,frames=400`.
+A variant is what stands after the colon in `--config=FILE:VARIANT`: a word, and keys with values
+that go with it, separated by commas: `configs/voxceleb.py:ast,frames=400`.
 """
 
 import dataclasses
@@ -48,9 +48,10 @@ def variant(text: str, words: Mapping[str, Mapping[str, Sequence[int]]]) -> Vari
     """Parses what stands after the colon.
 
     Args:
-        text: Words and `key=value` pairs, separated by commas. Without a word it means the first of `words`.
-        words: The variants by their names. Each has keys with the values that are allowed, the first of which is taken where
-            none is given.
+        text: Words and `key=value` pairs, separated by commas. Without a word it means the first of
+        `words`.
+        words: The variants by their names. Each has keys with the values that are allowed, the
+            first of which is taken where none is given.
 
     Raises:
         RecipeError: With every problem of the text.
@@ -72,7 +73,10 @@ def variant(text: str, words: Mapping[str, Mapping[str, Sequence[int]]]) -> Vari
             chosen.append(part)
         else:
             near = difflib.get_close_matches(part, words, 1)
-            problems.append(f'{part!r} must be {_either(map(repr, words))}' + (f'; did you mean {near[0]!r}?' if near else ''))
+            problems.append(
+                f'{part!r} must be {_either(map(repr, words))}'
+                + (f'; did you mean {near[0]!r}?' if near else '')
+            )
             chosen += near  # so that its keys are judged by what was meant
     if len(chosen) > 1 and not problems:
         problems.append(f'{" and ".join(map(repr, chosen))} exclude each other: choose one')
@@ -85,7 +89,9 @@ def variant(text: str, words: Mapping[str, Mapping[str, Sequence[int]]]) -> Vari
             continue
         homes = [repr(other) for other, its in words.items() if key in its]
         takes = f'{word!r} takes {_either(keys)}' if keys else f'{word!r} takes no key'
-        problems.append(f'{key}={value} goes with {_either(homes)} only' if homes else f'{key}={value}: {takes}')
+        problems.append(
+            f'{key}={value} goes with {_either(homes)} only' if homes else f'{key}={value}: {takes}'
+        )
     if problems:
         raise RecipeError('; '.join(problems))
     return Variant(word, {key: int(given.get(key, allowed[0])) for key, allowed in keys.items()})
@@ -94,15 +100,22 @@ def variant(text: str, words: Mapping[str, Mapping[str, Sequence[int]]]) -> Vari
 def shares(clips: int, bins: Sequence[tuple[float, float, float | int]]) -> list[Bin]:
     """Bins of so many clips together, from the share of each, `(from seconds, to seconds, share)`.
 
-    Shares count relative to their sum. Clips are whole; the bins add up to exactly `clips`, and empty ones are left out.
+    Shares count relative to their sum. Clips are whole; the bins add up to exactly `clips`, and
+    empty ones are left out.
     """
     ends = np.cumsum([share for *_, share in bins])
     counts = np.diff(np.round(ends / ends[-1] * clips).astype(np.int64), prepend=0).tolist()
-    return [Bin(float(start), float(end), count) for (start, end, _), count in zip(bins, counts, strict=True) if count]
+    return [
+        Bin(float(start), float(end), count)
+        for (start, end, _), count in zip(bins, counts, strict=True)
+        if count
+    ]
 
 
 def exponential(clips: int, shortest: float, mean: float, longest: float) -> list[Bin]:
-    """Bins of an exponential distribution that begins at `shortest`, has about this mean and ends at `longest`, in seconds."""
+    """Bins of an exponential distribution that begins at `shortest`, has about this mean and ends
+    at `longest`, in seconds.
+    """
     edges = np.append(np.arange(shortest, longest, _WIDTH), longest)
     beyond = np.exp((shortest - edges) / (mean - shortest))  # share of longer clips
     return shares(clips, list(zip(edges[:-1], edges[1:], beyond[:-1] - beyond[1:], strict=True)))

@@ -1,4 +1,7 @@
-"""Training runs beside each other: how they were configured, and what their `metrics.jsonl` says became of them."""
+"""Training runs beside each other:
+
+how they were configured, and what their `metrics.jsonl` says became of them.
+"""
 
 import csv
 import dataclasses
@@ -39,10 +42,12 @@ class Run:
         workdir: As it was given.
         config: By dotted keys.
         metric: Its key in `metrics.jsonl`: accuracy, or mAP where clips have several labels.
-        evaluations: Step and metric of each evaluation during training, in order; NaN where it is undefined.
+        evaluations: Step and metric of each evaluation during training, in order; NaN where it is
+        undefined.
         steps: Logged so far.
         planned: Steps of the whole run.
-        seconds: Of training as the logged speeds have it, so without evaluation; NaN if they do not tell.
+        seconds: Of training as the logged speeds have it, so without evaluation; NaN if they do not
+        tell.
     """
 
     workdir: str
@@ -85,22 +90,45 @@ def read(workdir: str) -> Run:
                 value = entry[metric]
                 evaluations.append((entry['step'], math.nan if value is None else float(value)))
             if entry['kind'] == 'train':
-                tokens = entry['fill'] * (entry['step'] - steps) * config.packing.rows * config.packing.tokens
-                seconds += tokens / entry['tokens_per_second'] if entry['tokens_per_second'] else math.nan
+                tokens = (
+                    entry['fill']
+                    * (entry['step'] - steps)
+                    * config.packing.rows
+                    * config.packing.tokens
+                )
+                seconds += (
+                    tokens / entry['tokens_per_second'] if entry['tokens_per_second'] else math.nan
+                )
                 steps = entry['step']
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CompareError(f'{folder.metrics}: cannot be read ({type(error).__name__}: {error}): restore it, or leave this run '
-                           f'out') from error
+        raise CompareError(
+            f'{folder.metrics}: cannot be read ({type(error).__name__}: {error}): restore it, or'
+            ' leave this run out'
+        ) from error
     if plan is None or lines is None:
-        raise CompareError(f'{workdir}: was not trained here, so there is nothing to compare: its '
-                           f'{"metrics.jsonl" if plan else "plan.json"} is missing')
+        raise CompareError(
+            f'{workdir}: was not trained here, so there is nothing to compare: its '
+            f'{"metrics.jsonl" if plan else "plan.json"} is missing'
+        )
     planned = Schedule(plan.epoch_rows, config.packing.rows).steps
-    return Run(workdir, config.flat(), metric, tuple(evaluations), steps, planned, seconds if steps else math.nan)
+    return Run(
+        workdir,
+        config.flat(),
+        metric,
+        tuple(evaluations),
+        steps,
+        planned,
+        seconds if steps else math.nan,
+    )
 
 
 def differing(configs: Sequence[Mapping[str, Any]], but: Collection[str | None] = ()) -> list[str]:
     """The keys whose values are not the same in all configs, without those named in `but`."""
-    return [key for key in configs[0] if key not in but and any(config[key] != configs[0][key] for config in configs)]
+    return [
+        key
+        for key in configs[0]
+        if key not in but and any(config[key] != configs[0][key] for config in configs)
+    ]
 
 
 def spread(values: Float64[np.ndarray, 'runs places']) -> Float64[np.ndarray, 'places']:
@@ -114,7 +142,8 @@ def written(value: Any) -> str:
 
 
 def compare(given: Sequence[tuple[str, Sequence[str]]], out: str | None) -> None:
-    """Prints a table of runs; writes it as `runs.csv` and `runs.md`, and the metric over the steps as `runs.png`.
+    """Prints a table of runs; writes it as `runs.csv` and `runs.md`, and the metric over the steps
+    as `runs.png`.
 
     Args:
         given: Name of a group, empty for none, and its workdirs.
@@ -128,8 +157,10 @@ def compare(given: Sequence[tuple[str, Sequence[str]]], out: str | None) -> None
     groups = [name for name, workdirs in given for _ in workdirs]
     for run in runs:
         if run.metric != runs[0].metric:
-            raise CompareError(f'{run.workdir}: is scored by {run.metric}, but {runs[0].workdir} by {runs[0].metric}: compare '
-                               f'runs with the same train.loss')
+            raise CompareError(
+                f'{run.workdir}: is scored by {run.metric}, but {runs[0].workdir} by'
+                f' {runs[0].metric}: compare runs with the same train.loss'
+            )
     names = [files.at(run.workdir).name for run in runs]
     if len(set(names)) < len(names):
         names = [run.workdir for run in runs]
@@ -139,45 +170,88 @@ def compare(given: Sequence[tuple[str, Sequence[str]]], out: str | None) -> None
     if out is None:
         return
     metric = METRICS[runs[0].metric]
-    explanation = (f'The {metric} of the evaluations during training: the last one and the best one, which was chosen by '
-                   f'the same clips. Time: of training, without evaluation.')
+    explanation = (
+        f'The {metric} of the evaluations during training: the last one and the best one, which was'
+        ' chosen by the same clips. Time: of training, without evaluation.'
+    )
     file = files.at(out) / 'runs'
     files.write_text(file.with_suffix('.md'), '\n'.join([explanation, '', *lines]) + '\n')
     files.write_text(file.with_suffix('.csv'), _csv(runs, names, groups, keys))
-    labels = [_label(run, name, group, keys) for run, name, group in zip(runs, names, groups, strict=True)]
+    labels = [
+        _label(run, name, group, keys) for run, name, group in zip(runs, names, groups, strict=True)
+    ]
     plots.save(figure(runs, labels), file.with_suffix('.png'))
     print(f'written: {printable(os.path.join(out, file.name))}.md, .csv, .png')
 
 
-def _markdown(runs: Sequence[Run], names: Sequence[str], groups: Sequence[str], keys: Sequence[str]) -> list[str]:
+def _markdown(
+    runs: Sequence[Run], names: Sequence[str], groups: Sequence[str], keys: Sequence[str]
+) -> list[str]:
     metric = METRICS[runs[0].metric]
     model = ['model'] if any(groups) else []
     head = ['run', *model, *keys, 'steps', 'time', f'{metric}, last', f'{metric}, best', 'at step']
     texts = 1 + len(model) + len(keys)
-    lines = [tables.row(map(tables.text, head)), tables.row(['---'] * texts + ['---:'] * (len(head) - texts))]
+    lines = [
+        tables.row(map(tables.text, head)),
+        tables.row(['---'] * texts + ['---:'] * (len(head) - texts)),
+    ]
     for run, name, group in zip(runs, names, groups, strict=True):
         at, best = run.best
         steps = str(run.steps) if run.steps == run.planned else f'{run.steps} of {run.planned}'
         time = '–' if math.isnan(run.seconds) else duration(run.seconds)
         values = [name, *([group] if model else []), *(written(run.config[key]) for key in keys)]
-        lines.append(tables.row([
-            *(tables.text(printable(value)) for value in values), steps, time, in_table(run.metric, run.last),
-            in_table(run.metric, best), '–' if at is None else str(at)]))  # fmt: skip
+        lines.append(
+            tables.row(
+                [
+                    *(tables.text(printable(value)) for value in values),
+                    steps,
+                    time,
+                    in_table(run.metric, run.last),
+                    in_table(run.metric, best),
+                    '–' if at is None else str(at),
+                ]
+            )
+        )
     return lines
 
 
-def _csv(runs: Sequence[Run], names: Sequence[str], groups: Sequence[str], keys: Sequence[str]) -> str:
+def _csv(
+    runs: Sequence[Run], names: Sequence[str], groups: Sequence[str], keys: Sequence[str]
+) -> str:
     """Numbers as they are, shares of 1; what is undefined is empty."""
     metric, text = runs[0].metric, io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     model = ['model'] if any(groups) else []
-    writer.writerow(['run', *model, *keys, 'steps', 'planned_steps', 'seconds', f'last_{metric}', f'best_{metric}', 'best_step',
-                     'workdir'])  # fmt: skip
+    writer.writerow(
+        [
+            'run',
+            *model,
+            *keys,
+            'steps',
+            'planned_steps',
+            'seconds',
+            f'last_{metric}',
+            f'best_{metric}',
+            'best_step',
+            'workdir',
+        ]
+    )
     for run, name, group in zip(runs, names, groups, strict=True):
         at, best = run.best
-        numbers = ['' if x is None or math.isnan(x) else x for x in (run.seconds, run.last, best, at)]
-        writer.writerow([name, *([group] if model else []), *(written(run.config[key]) for key in keys), run.steps, run.planned,
-                         *numbers, run.workdir])  # fmt: skip
+        numbers = [
+            '' if x is None or math.isnan(x) else x for x in (run.seconds, run.last, best, at)
+        ]
+        writer.writerow(
+            [
+                name,
+                *([group] if model else []),
+                *(written(run.config[key]) for key in keys),
+                run.steps,
+                run.planned,
+                *numbers,
+                run.workdir,
+            ]
+        )
     return text.getvalue()
 
 
@@ -194,7 +268,9 @@ def figure(runs: Sequence[Run], labels: Sequence[str]) -> 'Figure':
 
     factor, metric = in_plot(runs[0].metric)
     outside = len(runs) > _MOST_INSIDE
-    made = Figure(figsize=(11 if outside else 7.5, max(4.5, 0.2 * len(runs))), dpi=120, layout='constrained')
+    made = Figure(
+        figsize=(11 if outside else 7.5, max(4.5, 0.2 * len(runs))), dpi=120, layout='constrained'
+    )
     axes = made.add_subplot()
     for run, label in zip(runs, labels, strict=True):
         steps = [step for step, _ in run.evaluations]
@@ -204,7 +280,9 @@ def figure(runs: Sequence[Run], labels: Sequence[str]) -> 'Figure':
     axes.set_ylabel(metric)
     axes.set_title('Evaluations during training', fontsize=11)
     axes.grid(alpha=0.3)
-    place = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)} if outside else {'loc': 'lower right'}
+    place = (
+        {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)} if outside else {'loc': 'lower right'}
+    )
     for text in axes.legend(fontsize='small', **place).get_texts():
         text.set_parse_math(False)
     return made

@@ -12,28 +12,54 @@ from elastic_ast_jax.models.sizes import SIZES, Size
 class Data:
     """Where the clips come from."""
 
-    source: str = 'manifest'  # 'manifest', 'json' (AudioSet-style), 'folders', 'tfds', 'fsdd' or 'synthetic'
-    train: str = ''  # manifest: training manifest, .jsonl or .csv; json: training file; folders: a folder of class folders
-    eval: str = ''  # the same for evaluation; may be the same manifest if it has a column `split`, or the same folder
-    train_split: str = 'train'  # manifest with a column `split`, and tfds: the split for training ...
+    source: str = (
+        'manifest'  # 'manifest', 'json' (AudioSet-style), 'folders', 'tfds', 'fsdd' or 'synthetic'
+    )
+    # manifest: training manifest, .jsonl or .csv; json: training file; folders: a folder of class
+    # folders
+    train: str = ''
+    # the same for evaluation; may be the same manifest if it has a column `split`, or the same
+    # folder
+    eval: str = ''
+    train_split: str = (
+        'train'  # manifest with a column `split`, and tfds: the split for training ...
+    )
     eval_split: str = 'test'  # ... and for evaluation
-    eval_share: float = 0.2  # folders, where train and eval are the same: share of the clips that is held out
-    label_csv: str = ''  # json: the CSV of the classes, with the columns index, mid and display_name
-    root: str = ''  # fsdd: folder of the recordings; if empty, the data set `spoken_digit` of TensorFlow Datasets
-    held_out: tuple[str, ...] = ()  # fsdd: speakers that evaluation hears and training does not; none: the data set's own split
+    eval_share: float = (
+        0.2  # folders, where train and eval are the same: share of the clips that is held out
+    )
+    label_csv: str = (
+        ''  # json: the CSV of the classes, with the columns index, mid and display_name
+    )
+    # fsdd: folder of the recordings; if empty, the data set `spoken_digit` of TensorFlow Datasets
+    root: str = ''
+    held_out: tuple[
+        str, ...
+        # fsdd: speakers that evaluation hears and training does not; none: the data set's own split
+    ] = ()
     tfds_name: str = ''  # tfds: name of the data set, with its config and version if need be
-    tfds_dir: str = ''  # tfds and fsdd: folder of the prepared data sets; if empty, TensorFlow Datasets' own
+    tfds_dir: str = (
+        ''  # tfds and fsdd: folder of the prepared data sets; if empty, TensorFlow Datasets' own
+    )
     tfds_audio: str = 'audio'  # tfds: features that hold the samples, ...
     tfds_label: str = 'label'  # ... the label or labels, ...
-    tfds_key: str = ''  # ... and a clip's name; if empty, what the data set says, or a hash of the clip's samples
+    # ... and a clip's name; if empty, what the data set says, or a hash of the clip's samples
+    tfds_key: str = ''
     tfds_rate: int = 0  # tfds: sample rate in Hz where the data set does not tell it
     synthetic_train: int = 6000  # synthetic: number of training clips ...
     synthetic_eval: int = 400  # ... and of evaluation clips
-    too_long: str = 'error'  # clips beyond frontend.max_frames: 'error', 'crop' (training: at random, evaluation: the start),
+    # clips beyond frontend.max_frames: 'error', 'crop' (training: at random, evaluation: the
+    # start),
+    too_long: str = 'error'
     # or 'window' (training: at random, evaluation: windows, their logits averaged)
-    overlap: float = 0.5  # evaluation and prediction of windows: share of a window that the next one repeats
-    on_bad_audio: str = 'error'  # a recording that cannot be used: 'error', or 'skip' (left out, counted and listed)
-    balanced: bool = False  # training draws clips with replacement, those with rare labels more often
+    overlap: float = (
+        0.5  # evaluation and prediction of windows: share of a window that the next one repeats
+    )
+    # a recording that cannot be used: 'error', or 'skip' (left out, counted and listed)
+    on_bad_audio: str = 'error'
+    balanced: bool = (
+        False  # training draws clips with replacement, those with rare labels more often
+    )
     workers: int = 0  # rows read at a time; 0: one per processor
 
 
@@ -43,16 +69,21 @@ class Augment:
 
     ratios: tuple[float, ...] = (1.0,)  # frame-shift ratios, one drawn per clip
     prefix_frames: int = 0  # cut to a prefix of random length from this many frames on; 0: never
-    cut_seconds: float = 0.0  # cut longer clips to a random length from this on, at a random place; 0: never
+    cut_seconds: float = (
+        0.0  # cut longer clips to a random length from this on, at a random place; 0: never
+    )
     token_dropout: float = 0.1  # share of tokens left out
     freq_mask: int = 48  # SpecAugment: narrower than this many mel bins; 0: none
     time_mask: float = 0.1875  # SpecAugment: narrower than this share of the clip's frames; 0: none
     freq_masks: int = 1  # number of frequency masks ...
     time_masks: int = 1  # ... and of time masks
-    time_warp: float = 0.0  # SpecAugment: a point in time moves by less than this share of the clip's frames; 0: none
+    # SpecAugment: a point in time moves by less than this share of the clip's frames; 0: none
+    time_warp: float = 0.0
     mask_fill: str = 'zero'  # masks hold log-mel 0 ('zero') or the clip's mean log-mel ('mean')
     mixup: float = 0.0  # share of clips that are mixed with another; needs train.loss='bce'
-    mixup_beta: float = 10.0  # the weight of a mixed clip is drawn from Beta(mixup_beta, mixup_beta)
+    mixup_beta: float = (
+        10.0  # the weight of a mixed clip is drawn from Beta(mixup_beta, mixup_beta)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +99,24 @@ class Packing:
 class Model:
     """The network; see `models.elastic_ast.ElasticAST` and `models.ast.AST`."""
 
-    kind: str = 'elastic_ast'  # 'elastic_ast', or 'ast': the fixed-length baseline, clips padded or cut to its length
+    # 'elastic_ast', or 'ast': the fixed-length baseline, clips padded or cut to its length
+    kind: str = 'elastic_ast'
     size: str = 'Ti'  # Mi (128 wide, 4 blocks, 4 heads), Ti, S, B or L
     width: int = 0  # instead of the size's; 0: the size's
     depth: int = 0
     heads: int = 0
     pool: str = 'attention'  # 'attention' or 'mean'
-    stride: tuple[int, ...] = (16, 16)  # ast: distance of patches in mel bins and frames; published ones have 10, or 16
-    frames: int = 0  # ast: its one length, where that is no whole number of patches; 0: frontend.max_frames
+    stride: tuple[int, ...] = (
+        16,
+        16,
+    )  # ast: distance of patches in mel bins and frames; published ones have 10, or 16
+    frames: int = (
+        0  # ast: its one length, where that is no whole number of patches; 0: frontend.max_frames
+    )
     epsilon: float = 1e-6  # of every LayerNorm
     scaled: bool = True  # attention logits times 1/sqrt(head width); False: as the published code
-    attention: str = 'auto'  # 'plain', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest here
+    # 'plain', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest here
+    attention: str = 'auto'
     scan: bool = False  # loop over the blocks: compiles faster, runs slower on accelerators
     remat: bool = False  # compute activations again in the backward pass: less memory, more time
     dtype: str = 'auto'  # 'float32' or 'bfloat16'; 'auto': bfloat16 on accelerators
@@ -93,8 +131,12 @@ class Model:
 class Init:
     """What training starts from; see `starting`."""
 
-    from_: str = ''  # weights: a workdir, a directory of Hugging Face's, .pth, .safetensors or .npz; empty: random numbers
-    published_quirks: bool = False  # as the published ElasticAST starts: unscaled attention, smaller pooling projections
+    # weights: a workdir, a directory of Hugging Face's, .pth, .safetensors or .npz; empty: random
+    # numbers
+    from_: str = ''
+    published_quirks: bool = (
+        False  # as the published ElasticAST starts: unscaled attention, smaller pooling projections
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +146,18 @@ class Train:
     seed: int = 0
     epochs: int = 40
     loss: str = 'cross_entropy'  # one label per clip; 'bce': any number of labels
-    metric: str = 'auto'  # what the best is best in: 'accuracy', 'mean_average_precision'; 'auto': by the loss, mAP with 'bce'
+    # what the best is best in: 'accuracy', 'mean_average_precision'; 'auto': by the loss, mAP with
+    # 'bce'
+    metric: str = 'auto'
     label_smoothing: float = 0.0
-    accumulate: int = 1  # parts of a batch that are computed one after another: less memory, the same gradient
-    ema: float = 0.0  # decay of the moving average of the parameters, which evaluation and prediction use; 0: none
-    freeze: tuple[str, ...] = ()  # parameters that stay as they are: beginnings of names, such as encoder
+    accumulate: int = (
+        1  # parts of a batch that are computed one after another: less memory, the same gradient
+    )
+    # decay of the moving average of the parameters, which evaluation and prediction use; 0: none
+    ema: float = 0.0
+    freeze: tuple[
+        str, ...
+    ] = ()  # parameters that stay as they are: beginnings of names, such as encoder
     log_every: int = 10  # steps between lines in metrics.jsonl
     save_every: int = 0  # steps between checkpoints; 0: at the end of each epoch only
     keep: int = 3  # newest checkpoints kept, besides the best
@@ -143,9 +192,14 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """How the devices of all processes are arranged; see `sharding`. A run may go on with another arrangement."""
+    """How the devices of all processes are arranged;
 
-    data: int = -1  # groups of devices that each hold the whole model, and divide the rows of a batch; -1: as many as there are
+    see `sharding`. A run may go on with another arrangement.
+    """
+
+    # groups of devices that each hold the whole model, and divide the rows of a batch; -1: as many
+    # as there are
+    data: int = -1
     fsdp: int = 1  # devices that divide the parameters, and the rows, among them
     tensor: int = 1  # devices that divide the heads and hidden units of each block, and share rows
 

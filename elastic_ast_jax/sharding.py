@@ -1,8 +1,9 @@
-"""Where arrays live: the mesh, the placement of state and batches, and the one place that jits a step.
+"""Where arrays live: the mesh, the placement of state and batches, and the one place that jits a
+step.
 
-A mesh has the axes `data`, `fsdp` and `tensor`. Rows of a batch are divided over `data` and `fsdp`; what divides parameters is
-in `partition`. The compiler inserts the communication; activations are told to stay with their rows, so that it gathers
-parameters, a block at a time, and not activations.
+A mesh has the axes `data`, `fsdp` and `tensor`. Rows of a batch are divided over `data` and `fsdp`;
+what divides parameters is in `partition`. The compiler inserts the communication; activations are
+told to stay with their rows, so that it gathers parameters, a block at a time, and not activations.
 """
 
 import math
@@ -22,7 +23,10 @@ from elastic_ast_jax.settings import Mesh as MeshSettings
 
 
 class MeshError(UserError):
-    """Devices that make no such mesh, or rows that do not divide over it; names the numbers and those that would do."""
+    """Devices that make no such mesh, or rows that do not divide over it;
+
+    names the numbers and those that would do.
+    """
 
 
 _ALL = MeshSettings()
@@ -39,10 +43,13 @@ def make_mesh(wanted: MeshSettings = _ALL, devices: Sequence[jax.Device] | None 
     known = math.prod(size for size in sizes if size != -1)
     if count % known or (-1 not in sizes and known != count):
         written = ', '.join(f'mesh.{axis}={size}' for axis, size in zip(AXES, sizes, strict=True))
-        raise MeshError(f'{written}: make {known} devices, and there are {count}: set mesh.data=-1 to take what is left, and '
-                        f'mesh.fsdp and mesh.tensor so that their product divides {count}')
+        raise MeshError(
+            f'{written}: make {known} devices, and there are {count}: set mesh.data=-1 to take what'
+            f' is left, and mesh.fsdp and mesh.tensor so that their product divides {count}'
+        )
     sizes = tuple(count // known if size == -1 else size for size in sizes)
-    # Auto: the compiler spreads shardings; Explicit, the default, is not what Linen's modules are written for.
+    # Auto: the compiler spreads shardings; Explicit, the default, is not what Linen's modules are
+    # written for.
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
@@ -69,12 +76,20 @@ def check_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
     if rows % (shards * accumulate):
         nearest = max(1, round(rows / (shards * accumulate))) * shards * accumulate
         parts = f' in each of train.accumulate={accumulate} parts' if accumulate > 1 else ''
-        over = f'{shards} devices' if mesh.shape[TENSOR] == 1 else f'{shards} groups of {mesh.shape[TENSOR]} devices'
-        raise MeshError(f'packing.rows={rows} does not divide over {over}{parts}: use a multiple, such as {nearest}')
+        over = (
+            f'{shards} devices'
+            if mesh.shape[TENSOR] == 1
+            else f'{shards} groups of {mesh.shape[TENSOR]} devices'
+        )
+        raise MeshError(
+            f'packing.rows={rows} does not divide over {over}{parts}: use a multiple, such as'
+            f' {nearest}'
+        )
 
 
 def local_rows(rows: int, mesh: Mesh) -> range:
-    """The rows of a global batch that lie on this process' devices; processes whose devices share rows have the same.
+    """The rows of a global batch that lie on this process' devices; processes whose devices share
+    rows have the same.
 
     Raises:
         MeshError: They are not next to each other, so that no part of a batch can be read for them.
@@ -82,20 +97,27 @@ def local_rows(rows: int, mesh: Mesh) -> range:
     indices = by_rows(mesh).addressable_devices_indices_map((rows,)).values()
     own = sorted({row for (index,) in indices for row in range(rows)[index]})
     if own != list(range(own[0], own[-1] + 1)):
-        raise MeshError(f'the rows of process {jax.process_index()} are scattered over the batch with mesh '
-                        f'{dict(mesh.shape)}: let mesh.data be a multiple of the number of processes')
+        raise MeshError(
+            f'the rows of process {jax.process_index()} are scattered over the batch with mesh '
+            f'{dict(mesh.shape)}: let mesh.data be a multiple of the number of processes'
+        )
     return range(own[0], own[-1] + 1)
 
 
 def sharded_attention(attend: Attend, mesh: Mesh) -> Attend:
     """The same attention, each device on its own rows and heads.
 
-    Loops whose bounds depend on the data cannot be partitioned by the compiler; rows and heads are independent, so they need
-    not be.
+    Loops whose bounds depend on the data cannot be partitioned by the compiler; rows and heads are
+    independent, so they need not be.
     """
     heads = PartitionSpec(ROWS, None, TENSOR)
     return jax.shard_map(
-        attend, mesh=mesh, in_specs=(heads, heads, heads, PartitionSpec(ROWS)), out_specs=heads, check_vma=False)
+        attend,
+        mesh=mesh,
+        in_specs=(heads, heads, heads, PartitionSpec(ROWS)),
+        out_specs=heads,
+        check_vma=False,
+    )
 
 
 def sharded_activations(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
@@ -111,23 +133,37 @@ def params_placement(abstract: Any, mesh: Mesh) -> Any:
         PartitionError: A dimension that its mesh axis does not divide; names it.
     """
     specs = partition.specs(abstract, mesh.shape)
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
 
 
 def state_placement(abstract: Any, params: Any, mesh: Mesh) -> Any:
-    """The NamedSharding of everything in a state whose parameters have these shapes; moments lie with their parameters."""
+    """The NamedSharding of everything in a state whose parameters have these shapes;
+
+    moments lie with their parameters.
+    """
     specs = partition.of_state(abstract, params, partition.specs(params, mesh.shape))
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
 
 
 def place_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
     """This process' rows of a batch, as its part of the global arrays."""
     sharding = by_rows(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+    )
 
 
 def born(init: Callable[..., Any], placement: Any, *given: Any) -> Any:
-    """The result of `init(*given)` placed from the start: nothing is made in one place and then moved.
+    """The result of `init(*given)` placed from the start: nothing is made in one place and then
+    moved.
 
     Args:
         init: Makes a state.
@@ -147,7 +183,11 @@ def jit_train_step(step: Callable, mesh: Mesh, placement: Any = None) -> Callabl
     """
     state = replicated(mesh) if placement is None else placement
     return jax.jit(
-        step, in_shardings=(state, by_rows(mesh)), out_shardings=(state, replicated(mesh)), donate_argnums=0)
+        step,
+        in_shardings=(state, by_rows(mesh)),
+        out_shardings=(state, replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 def jit_eval_step(step: Callable, mesh: Mesh, placement: Any = None) -> Callable:
@@ -160,4 +200,6 @@ def placed(abstract: Any, placement: Any) -> Any:
     """Shapes and dtypes with the placement that `born` gives."""
     if isinstance(placement, jax.sharding.Sharding):
         placement = jax.tree.map(lambda _: placement, abstract)
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, placement)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, placement
+    )

@@ -1,4 +1,7 @@
-"""`elastic-ast stats`: mean and standard deviation of the log-mel of the training clips, as config lines."""
+"""`elastic-ast stats`:
+
+mean and standard deviation of the log-mel of the training clips, as config lines.
+"""
 
 import dataclasses
 import math
@@ -31,7 +34,8 @@ class Statistics:
     Attributes:
         mean, std: Of the log-mel before normalisation, at frame-shift ratio 1.
         clips, frames: Measured.
-        skipped: What was wrong with each clip that could not be decoded (`data.on_bad_audio='skip'`).
+        skipped: What was wrong with each clip that could not be decoded
+        (`data.on_bad_audio='skip'`).
     """
 
     mean: float
@@ -54,7 +58,9 @@ def run(config: Config, clips: int | None = None) -> None:
     print(f'--config.frontend.mean={found.mean:.4f} --config.frontend.std={found.std:.4f}')
 
 
-def measure(source: Source, spec: FrontendSpec, skip: bool = False, clips: int | None = None) -> Statistics:
+def measure(
+    source: Source, spec: FrontendSpec, skip: bool = False, clips: int | None = None
+) -> Statistics:
     """Mean and standard deviation over clips of a source.
 
     Args:
@@ -97,7 +103,10 @@ def measure(source: Source, spec: FrontendSpec, skip: bool = False, clips: int |
     mean = values / number
     variance = squares / number - mean**2
     if variance <= 1e-12:
-        raise UserError(f'the log-mel of {measured} clips is {mean + _CENTRE:.4f} everywhere: are the recordings silent?')
+        raise UserError(
+            f'the log-mel of {measured} clips is {mean + _CENTRE:.4f} everywhere: are the'
+            ' recordings silent?'
+        )
     return Statistics(mean + _CENTRE, math.sqrt(variance), measured, frames, tuple(skipped))
 
 

@@ -1,4 +1,7 @@
-"""The steps of a configuration on a mesh: for training, for measuring, and for compiling for other machines."""
+"""The steps of a configuration on a mesh:
+
+for training, for measuring, and for compiling for other machines.
+"""
 
 import types
 from collections.abc import Callable, Mapping
@@ -23,7 +26,8 @@ class Steps(NamedTuple):
         network: The model.
         shape: Of a global batch.
         frozen: Names of the parameters that stay as they are.
-        init: `init(given)`: the state before the first step, of parameters given by name and random ones for the rest.
+        init: `init(given)`: the state before the first step, of parameters given by name and random
+        ones for the rest.
         abstract: Shapes and dtypes of the state.
         placement: A sharding of everything in the state.
         train: `train(state, batch)`, see `train_step.make_train_step`.
@@ -44,7 +48,9 @@ class Steps(NamedTuple):
         return sharding.born(self.init, self.placement, dict(given))
 
 
-def make(config: Config, classes: int, attend: Attend, dtype: Any, mesh: Mesh, rate: Schedule) -> Steps:
+def make(
+    config: Config, classes: int, attend: Attend, dtype: Any, mesh: Mesh, rate: Schedule
+) -> Steps:
     """The steps of a configuration.
 
     Args:
@@ -61,8 +67,17 @@ def make(config: Config, classes: int, attend: Attend, dtype: Any, mesh: Mesh, r
     """
     sharding.check_rows(config.packing.rows, mesh, config.train.accumulate)
     network = build.model(
-        config, classes, sharding.sharded_attention(attend, mesh), dtype, place=sharding.sharded_activations(mesh))
-    shape, loss, optimizer = build.batch_shape(config, classes), build.loss(config), build.update(config, rate)
+        config,
+        classes,
+        sharding.sharded_attention(attend, mesh),
+        dtype,
+        place=sharding.sharded_activations(mesh),
+    )
+    shape, loss, optimizer = (
+        build.batch_shape(config, classes),
+        build.loss(config),
+        build.update(config, rate),
+    )
     averaged = config.train.ema > 0
 
     def apply(params, batch):
@@ -80,7 +95,16 @@ def make(config: Config, classes: int, attend: Attend, dtype: Any, mesh: Mesh, r
 
     abstract = jax.eval_shape(init, {})
     placement = sharding.state_placement(abstract, params, mesh)
-    step = make_train_step(apply, loss, optimizer, config.train.accumulate, config.train.ema, frozen)
+    step = make_train_step(
+        apply, loss, optimizer, config.train.accumulate, config.train.ema, frozen
+    )
     return Steps(
-        network, shape, frozen, init, abstract, placement, sharding.jit_train_step(step, mesh, placement),
-        sharding.jit_eval_step(make_eval_step(apply, loss), mesh, placement.params))
+        network,
+        shape,
+        frozen,
+        init,
+        abstract,
+        placement,
+        sharding.jit_train_step(step, mesh, placement),
+        sharding.jit_eval_step(make_eval_step(apply, loss), mesh, placement.params),
+    )

@@ -9,7 +9,9 @@ from elastic_ast_jax import tables
 Kind = Literal['length', 'resolution']
 
 # Metrics that a point has, and what tables and plots call them.
-METRICS = types.MappingProxyType({'accuracy': 'accuracy', 'mean_average_precision': 'mAP', 'auc': 'AUC', 'd_prime': 'd-prime'})
+METRICS = types.MappingProxyType(
+    {'accuracy': 'accuracy', 'mean_average_precision': 'mAP', 'auc': 'AUC', 'd_prime': 'd-prime'}
+)
 
 
 def in_table(metric: str, value: float) -> str:
@@ -18,7 +20,7 @@ def in_table(metric: str, value: float) -> str:
 
 
 def in_plot(metric: str) -> tuple[float, str]:
-    """What a metric is multiplied by in plots, which is also its largest value there, and its name."""
+    """The factor of a metric in plots, which is also its largest value there, and its name."""
     return (100.0, 'accuracy (%)') if metric == 'accuracy' else (1.0, METRICS[metric])
 
 
@@ -48,18 +50,39 @@ class Axis:
         return dict(zip(self.keys, (self.label, self.other_label), strict=True))
 
 
-AXES = types.MappingProxyType({
-    'length': Axis(
-        keys=('frames', 'seconds'), columns=('frames', 'seconds'), common='frames',
-        label='longest length that is used of a clip (frames)', other_label='seconds', title='Clips cut to a length',
-        explanation='Cut: clips that are longer, of which only the beginning is used. The others are used whole.'),
-    'resolution': Axis(
-        keys=('ratio', 'shift_ms'), columns=('ratio', 'frame shift (ms)'), common='shift_ms',
-        label='ratio of the frame shift', other_label='frame shift (ms)', title='Other frame shifts',
-        explanation='Cut: clips that have more frames than the model has positions for, of which only the beginning is used.'),
-})  # fmt: skip
+AXES = types.MappingProxyType(
+    {
+        'length': Axis(
+            keys=('frames', 'seconds'),
+            columns=('frames', 'seconds'),
+            common='frames',
+            label='longest length that is used of a clip (frames)',
+            other_label='seconds',
+            title='Clips cut to a length',
+            explanation=(
+                'Cut: clips that are longer, of which only the beginning is used. The others are'
+                ' used whole.'
+            ),
+        ),
+        'resolution': Axis(
+            keys=('ratio', 'shift_ms'),
+            columns=('ratio', 'frame shift (ms)'),
+            common='shift_ms',
+            label='ratio of the frame shift',
+            other_label='frame shift (ms)',
+            title='Other frame shifts',
+            explanation=(
+                'Cut: clips that have more frames than the model has positions for, of which only'
+                ' the beginning is used.'
+            ),
+        ),
+    }
+)
 
 
 def name(kind: Kind, resized: bool = False) -> str:
-    """Of the files that a sweep is written to; with `resized`, of an AST that was run at the length of each point."""
+    """Of the files that a sweep is written to;
+
+    with `resized`, of an AST that was run at the length of each point.
+    """
     return f'{kind}-resized' if resized else kind

@@ -16,7 +16,14 @@ from elastic_ast_jax.checkpoints import Checkpoints
 from elastic_ast_jax.config import Config
 from elastic_ast_jax.data import headers, pipeline, splits
 from elastic_ast_jax.data.plan import Planner, Schedule
-from elastic_ast_jax.data.sources import Source, check_single, label_names, overlap, targets, without_clips
+from elastic_ast_jax.data.sources import (
+    Source,
+    check_single,
+    label_names,
+    overlap,
+    targets,
+    without_clips,
+)
 from elastic_ast_jax.evaluator import Evaluator, score
 from elastic_ast_jax.files import write_text
 from elastic_ast_jax.logs import LogError, MetricsLog, Progress, afterwards, counted
@@ -53,7 +60,9 @@ def run(config: Config, path: str) -> None:
         check_single(source, classes)
     planner = splits.planner(config, source)
     hosts.first_then_others(
-        'contract', lambda: workdir.set_contract(Contract(labels, fbank.fingerprint(config.frontend))))
+        'contract',
+        lambda: workdir.set_contract(Contract(labels, fbank.fingerprint(config.frontend))),
+    )
     schedule = hosts.first_then_others('plan', lambda: _schedule(config, workdir, planner, source))
 
     dtype = device.compute_dtype(config.model.dtype)
@@ -64,14 +73,22 @@ def run(config: Config, path: str) -> None:
     evaluator = Evaluator(config, labels, made.evaluate, mesh)
 
     def work(step: int) -> int:
-        return flops.training(planner.clip_tokens(schedule, step), made.network, made.shape.patch_size)
+        return flops.training(
+            planner.clip_tokens(schedule, step), made.network, made.shape.patch_size
+        )
 
     _announce(progress, config, source, evaluator, planner, schedule, mesh)
     progress.say(chosen)
     if missing := without_clips(source, labels):
-        progress.say(f'warning: {len(missing)} of {len(labels)} classes have no training clip: {", ".join(missing)}')
+        progress.say(
+            f'warning: {len(missing)} of {len(labels)} classes have no training clip:'
+            f' {", ".join(missing)}'
+        )
     if made.frozen:
-        progress.say(f'{len(made.frozen)} parameters stay as they are: train.freeze={",".join(config.train.freeze)}')
+        progress.say(
+            f'{len(made.frozen)} parameters stay as they are:'
+            f' train.freeze={",".join(config.train.freeze)}'
+        )
 
     with Checkpoints(workdir.checkpoints, config.train.keep) as checkpoints:
         state = checkpoints.restore(sharding.placed(made.abstract, made.placement))
@@ -85,11 +102,24 @@ def run(config: Config, path: str) -> None:
             progress.say(f'{workdir.path}: going on after step {first}')
         rows = sharding.local_rows(config.packing.rows, mesh)
         reader = pipeline.RowReader(
-            source, classes, planner, schedule, build.batch_shape(config, len(labels), len(rows)), rows.start,
-            config.data.on_bad_audio)
-        profile = Profile(workdir.tensorboard, config.train.profile_steps, first, schedule.steps, progress.say)
+            source,
+            classes,
+            planner,
+            schedule,
+            build.batch_shape(config, len(labels), len(rows)),
+            rows.start,
+            config.data.on_bad_audio,
+        )
+        profile = Profile(
+            workdir.tensorboard, config.train.profile_steps, first, schedule.steps, progress.say
+        )
         skipped = _skipped(progress, workdir, source, reader, evaluator)
-        with skipped, _logs(config, workdir, first, checkpoints) as logs, profile, hosts.Preemption() as preemption:
+        with (
+            skipped,
+            _logs(config, workdir, first, checkpoints) as logs,
+            profile,
+            hosts.Preemption() as preemption,
+        ):
             rates = np.asarray(jax.vmap(rate)(jnp.arange(schedule.steps)))
             watch = Watch(config, source, schedule, rates, work, logs, progress, first)
 
@@ -109,7 +139,9 @@ def run(config: Config, path: str) -> None:
 
             if watch.evaluation_due(first) and checkpoints.score(first) is None:
                 save(state, evaluated=True)  # the run was told to stop before it could
-            for batch in pipeline.batches(reader, first, schedule.steps, config.data.workers or None):
+            for batch in pipeline.batches(
+                reader, first, schedule.steps, config.data.workers or None
+            ):
                 with profile.step(watch.steps):
                     state, sums = made.train(state, sharding.place_batch(batch, mesh))
                 done = watch.made(batch, sums)
@@ -121,21 +153,30 @@ def run(config: Config, path: str) -> None:
                     if done < schedule.steps:
                         checkpoints.wait()
                         tell()
-                        raise hosts.Preempted(f'{workdir.path}: told to stop; step {done} of {schedule.steps} is saved: give '
-                                              f'the same command again to go on')
+                        raise hosts.Preempted(
+                            f'{workdir.path}: told to stop; step {done} of {schedule.steps} is'
+                            ' saved: give the same command again to go on'
+                        )
                 if watch.save_due(done):
                     watch.settle()
                     save(state, watch.evaluation_due(done))
             checkpoints.wait()
             tell()
     train, evaluate = (counted(step._cache_size(), 'time') for step in (made.train, made.evaluate))
-    progress.say(f'{workdir.path}: training is finished, {schedule.steps} steps; the training step was compiled {train}, that '
-                 f'of evaluation {evaluate}')
+    progress.say(
+        f'{workdir.path}: training is finished, {schedule.steps} steps; the training step was'
+        f' compiled {train}, that of evaluation {evaluate}'
+    )
 
 
 @contextlib.contextmanager
-def _logs(config: Config, workdir: Workdir, first: int, checkpoints: Checkpoints) -> Iterator[list[Any]]:
-    """What metrics are written to. A full disk there ends the run, with word of the checkpoint that is left."""
+def _logs(
+    config: Config, workdir: Workdir, first: int, checkpoints: Checkpoints
+) -> Iterator[list[Any]]:
+    """What metrics are written to.
+
+    A full disk there ends the run, with word of the checkpoint that is left.
+    """
     try:
         with contextlib.ExitStack() as stack:
             logs: list[Any] = []
@@ -156,13 +197,22 @@ def _logs(config: Config, workdir: Workdir, first: int, checkpoints: Checkpoints
 def _start(
     config: Config, workdir: Workdir, made: Steps, labels: tuple[str, ...], progress: Progress
 ) -> dict[str, Any]:
-    """Parameters that do not start from random numbers, by name; what they are is said, and kept in the workdir."""
+    """Parameters that do not start from random numbers, by name;
+
+    what they are is said, and kept in the workdir.
+    """
     if hosts.first():
         workdir.starting_point.unlink(missing_ok=True)  # of a start that failed
     if not config.init.from_:
         return {}
     start = starting.begin(
-        config.init.from_, made.network, made.abstract.params, labels, config.init.published_quirks, config.frontend)
+        config.init.from_,
+        made.network,
+        made.abstract.params,
+        labels,
+        config.init.published_quirks,
+        config.frontend,
+    )
     for line in start.report:
         progress.say(line)
     if hosts.first():
@@ -179,24 +229,36 @@ def _schedule(config: Config, workdir: Workdir, planner: Planner, source: Source
         workdir.set_plan(PlanRecord(fingerprint, schedule.epoch_rows))
         return schedule
     if not planner.recognizes(stored.fingerprint, source.fingerprint):
-        raise WorkdirError(f'{workdir.path}: the training data, or what is drawn of them, changed since this run began (plan '
-                           f'{stored.fingerprint} then, {fingerprint} now): restore the data, or train in another --workdir')
+        raise WorkdirError(
+            f'{workdir.path}: the training data, or what is drawn of them, changed since this run'
+            f' began (plan {stored.fingerprint} then, {fingerprint} now): restore the data, or'
+            ' train in another --workdir'
+        )
     return Schedule(stored.epoch_rows, config.packing.rows)
 
 
 def _announce(
-    progress: Progress, config: Config, source: Source, evaluator: Evaluator, planner: Planner, schedule: Schedule, mesh: Mesh
+    progress: Progress,
+    config: Config,
+    source: Source,
+    evaluator: Evaluator,
+    planner: Planner,
+    schedule: Schedule,
+    mesh: Mesh,
 ) -> None:
     """What is about to run, and what is left out or used twice."""
     plan = planner.epoch(0)
     fill = plan.fill(config.packing.rows, config.packing.tokens)
     progress.say(
-        f'{len(source.keys)} training clips, {len(evaluator.source.keys)} evaluation clips; {schedule.steps} steps of '
-        f'{config.packing.rows} rows of {config.packing.tokens} tokens, {100 * fill:.2f} % full; '
-        f'{_devices(mesh)}')
+        f'{len(source.keys)} training clips, {len(evaluator.source.keys)} evaluation clips;'
+        f' {schedule.steps} steps of {config.packing.rows} rows of {config.packing.tokens} tokens,'
+        f' {100 * fill:.2f} % full; {_devices(mesh)}'
+    )
     for name, count in (('training', plan.draws.cropped), ('evaluation', evaluator.cropped)):
         if count:
-            progress.say(f'warning: {count} {name} clips are cropped to {config.frontend.max_frames} frames')
+            progress.say(
+                f'warning: {count} {name} clips are cropped to {config.frontend.max_frames} frames'
+            )
     if evaluator.windowed:
         progress.say(f'{evaluator.windowed} evaluation clips are evaluated in several windows')
     if shared := overlap(source, evaluator.source):
@@ -207,27 +269,46 @@ def _devices(mesh: Mesh) -> str:
     """The devices and their arrangement, in words."""
     axes = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items() if size > 1)
     processes = '' if hosts.alone() else f' of {jax.process_count()} processes'
-    return f'{counted(mesh.size, jax.default_backend() + " device")}{processes}{f": {axes}" if axes else ""}'
+    devices = counted(mesh.size, jax.default_backend() + ' device')
+    return f'{devices}{processes}{f": {axes}" if axes else ""}'
 
 
 @contextlib.contextmanager
 def _skipped(
-    progress: Progress, workdir: Workdir, source: Source, reader: pipeline.RowReader, evaluator: Evaluator
-) -> Iterator[None]:  # fmt: skip
-    """However the run ends, counts and lists the clips that were left out (`data.on_bad_audio='skip'`)."""
+    progress: Progress,
+    workdir: Workdir,
+    source: Source,
+    reader: pipeline.RowReader,
+    evaluator: Evaluator,
+) -> Iterator[None]:
+    """However the run ends, counts and lists the clips that were left out
+    (`data.on_bad_audio='skip'`).
+    """
 
     def tell() -> None:
         undecodable = [message for _, message in sorted(reader.skipped.items())]
         skipped = {'training': [*source.skipped, *undecodable], 'evaluation': evaluator.skipped}
-        lines = [f'{split}: {message}'.replace('\n', ' ') for split, messages in skipped.items() for message in messages]
+        lines = [
+            f'{split}: {message}'.replace('\n', ' ')
+            for split, messages in skipped.items()
+            for message in messages
+        ]
         if lines:
-            before = workdir.skipped.read_text(encoding='utf-8').splitlines() if workdir.skipped.exists() else []
-            every = dict.fromkeys([*before, *lines])  # a run that goes on does not meet every clip again
+            before = (
+                workdir.skipped.read_text(encoding='utf-8').splitlines()
+                if workdir.skipped.exists()
+                else []
+            )
+            every = dict.fromkeys(
+                [*before, *lines]
+            )  # a run that goes on does not meet every clip again
             workdir.skipped.write_text(''.join(f'{line}\n' for line in every), encoding='utf-8')
         for split, messages in skipped.items():
             if messages:
-                progress.say(f'{len(messages)} {split} clips were left out (all: {workdir.skipped}):\n'
-                             f'{headers.listing(messages)}')
+                progress.say(
+                    f'{len(messages)} {split} clips were left out (all: {workdir.skipped}):\n'
+                    f'{headers.listing(messages)}'
+                )
 
     with afterwards(tell):
         yield

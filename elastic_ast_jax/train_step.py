@@ -1,4 +1,7 @@
-"""The training and the evaluation step: pure functions that know no mesh, no files and no schedule."""
+"""The training and the evaluation step:
+
+pure functions that know no mesh, no files and no schedule.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +18,8 @@ Apply = Callable[[Any, PackedBatch], Array]
 
 
 class TrainState(NamedTuple):
-    """All that changes during training. Random numbers are not in it: they are a function of (seed, step).
+    """All that changes during training. Random numbers are not in it: they are a function of (seed,
+    step).
 
     Attributes:
         step: Updates made.
@@ -31,7 +35,10 @@ class TrainState(NamedTuple):
 
 
 def new_state(
-    params: Any, optimizer: optax.GradientTransformation, ema: bool = False, frozen: frozenset[str] = freezing.NOTHING
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    ema: bool = False,
+    frozen: frozenset[str] = freezing.NOTHING,
 ) -> TrainState:
     """The state before the first step; the moving average begins as a copy of the parameters."""
     trained, _ = freezing.split(params, frozen)
@@ -70,24 +77,31 @@ def _sums(logits: Array, batch: PackedBatch, loss: losses.Loss) -> Sums:
 
 
 def make_train_step(
-    apply: Apply, loss: losses.Loss, optimizer: optax.GradientTransformation, accumulate: int = 1, ema: float = 0.0,
+    apply: Apply,
+    loss: losses.Loss,
+    optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
+    ema: float = 0.0,
     frozen: frozenset[str] = freezing.NOTHING,
-):  # fmt: skip
-    """`train_step(state, batch) -> (state, sums)`: one update by the gradient of the mean loss over the batch's clips.
+):
+    """`train_step(state, batch) -> (state, sums)`: one update by the gradient of the mean loss over
+    the batch's clips.
 
-    The mean is over clips, never over rows or hosts; a batch of empty rows adds no gradient, but momentum and weight decay
-    still move the parameters.
+    The mean is over clips, never over rows or hosts; a batch of empty rows adds no gradient, but
+    momentum and weight decay still move the parameters.
 
     Args:
         apply: `apply(params, batch)` gives the logits of every slot.
         loss: Per slot.
         optimizer: Its state is that of the parameters that are trained.
-        accumulate: Parts of the batch that are computed one after another. Each adds its share of the one gradient, so the
-            update is that of the whole batch but for the order of sums. Activations are those of one part at a time, for one
-            more array of the size of the trained parameters; devices exchange gradients once a part.
+        accumulate: Parts of the batch that are computed one after another. Each adds its share of
+            the one gradient, so the update is that of the whole batch but for the order of sums.
+            Activations are those of one part at a time, for one more array of the size of the
+            trained parameters; devices exchange gradients once a part.
         ema: Decay of the moving average; 0 if the state has none. Step number n (from 0) uses
             `min(ema, (1 + n) / (10 + n))`, so that the first parameters are soon forgotten.
-        frozen: Names of the parameters that stay as they are, see `freezing`; the norms of gradients do not count them.
+        frozen: Names of the parameters that stay as they are, see `freezing`; the norms of
+        gradients do not count them.
     """
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Sums]:
@@ -102,17 +116,26 @@ def make_train_step(
         if accumulate == 1:
             gradients, sums = gradient(trained, batch)
         else:
-            nothing = jax.tree.map(jnp.zeros_like, trained), Sums(*[jnp.zeros(())] * len(Sums._fields))
+            nothing = (
+                jax.tree.map(jnp.zeros_like, trained),
+                Sums(*[jnp.zeros(())] * len(Sums._fields)),
+            )
             (gradients, sums), _ = jax.lax.scan(
-                lambda total, part: (jax.tree.map(jnp.add, total, gradient(trained, part)), None), nothing,
-                _parts(batch, accumulate))  # fmt: skip
+                lambda total, part: (jax.tree.map(jnp.add, total, gradient(trained, part)), None),
+                nothing,
+                _parts(batch, accumulate),
+            )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, trained)
         params = freezing.merge(optax.apply_updates(trained, updates), fixed)
-        sums = sums._replace(gradient_norm=optax.global_norm(gradients), parameter_norm=optax.global_norm(params))
+        sums = sums._replace(
+            gradient_norm=optax.global_norm(gradients), parameter_norm=optax.global_norm(params)
+        )
         average = state.ema
         if average is not None:
             weight = 1.0 - jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-            average = jax.tree.map(lambda old, new: old + weight * (new - old), average, params)  # exact where they are equal
+            average = jax.tree.map(
+                lambda old, new: old + weight * (new - old), average, params
+            )  # exact where they are equal
         return TrainState(state.step + 1, params, optimizer_state, average), sums
 
     return train_step
@@ -121,8 +144,8 @@ def make_train_step(
 def _parts(batch: PackedBatch, count: int) -> PackedBatch:
     """The batch in parts `[count, rows / count, ...]`.
 
-    A part takes every `count`-th row: of rows that are divided over devices in blocks, each device keeps its own, and has
-    equally many in every part.
+    A part takes every `count`-th row: of rows that are divided over devices in blocks, each device
+    keeps its own, and has equally many in every part.
     """
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 

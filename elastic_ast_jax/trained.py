@@ -36,12 +36,15 @@ class Trained:
     description: str
 
 
-def open_model(workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mesh | None = None) -> Trained:
+def open_model(
+    workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mesh | None = None
+) -> Trained:
     """Opens the model of a workdir.
 
     Args:
         workdir: What `elastic-ast train` made.
-        checkpoint: `'latest'`, `'best'`, a step, `'average'` or `'average:N'`; see `Checkpoints.restore_params`.
+        checkpoint: `'latest'`, `'best'`, a step, `'average'` or `'average:N'`; see
+        `Checkpoints.restore_params`.
         mesh: Where it will run; one device if None.
 
     Raises:
@@ -52,7 +55,9 @@ def open_model(workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mes
     config, contract = opened.config(), opened.contract()
     opened.check_frontend(fbank.fingerprint(config.frontend))
     dtype = device.compute_dtype(config.model.dtype)
-    attend = device.choose_attention(config.model.attention, config.model.kind, dtype, required=False)
+    attend = device.choose_attention(
+        config.model.attention, config.model.kind, dtype, required=False
+    )
     if mesh is not None:
         attend = sharding.sharded_attention(attend, mesh)
     place = anywhere if mesh is None else sharding.sharded_activations(mesh)
@@ -60,7 +65,9 @@ def open_model(workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mes
     shape = build.batch_shape(config, len(contract.labels))
     abstract = jax.eval_shape(lambda: build.init_params(network, shape, 0))
     here = SingleDeviceSharding(jax.local_devices()[0])
-    abstract = sharding.placed(abstract, here if mesh is None else sharding.params_placement(abstract, mesh))
+    abstract = sharding.placed(
+        abstract, here if mesh is None else sharding.params_placement(abstract, mesh)
+    )
     with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
         found = checkpoints.restore_params(abstract, checkpoint, config.train.ema > 0)
     return Trained(config, contract.labels, network, found.params, found.step, found.description)

@@ -21,16 +21,21 @@ def library(project: str) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise UserError(f'train.wandb={project!r}, but wandb is not installed ({error}): pip install wandb, or set '
-                        f"train.wandb=''") from error
+        raise UserError(
+            f'train.wandb={project!r}, but wandb is not installed ({error}): pip install wandb, or'
+            ' set '
+            f"train.wandb=''"
+        ) from error
     return wandb
 
 
 class WandbLog:
-    """The same metrics as `metrics.jsonl`, in one W&B run for a workdir, however often the training is started.
+    """The same metrics as `metrics.jsonl`, in one W&B run for a workdir, however often the training
+    is started.
 
-    W&B itself reads the environment: `WANDB_MODE=offline` writes to the workdir alone, for `wandb sync`. Where the workdir is
-    in a bucket, W&B writes where it does by itself: into `WANDB_DIR`, or the current folder.
+    W&B itself reads the environment: `WANDB_MODE=offline` writes to the workdir alone, for `wandb
+    sync`. Where the workdir is in a bucket, W&B writes where it does by itself: into `WANDB_DIR`,
+    or the current folder.
     """
 
     def __init__(self, config: Config, workdir: Workdir):
@@ -45,11 +50,19 @@ class WandbLog:
         wandb, run = library(project), workdir.wandb_id()
         try:
             self._run = wandb.init(
-                project=project, id=run, resume='allow', name=workdir.path.name, dir=folder,
-                config=config.flat())  # fmt: skip
+                project=project,
+                id=run,
+                resume='allow',
+                name=workdir.path.name,
+                dir=folder,
+                config=config.flat(),
+            )
         except Exception as error:  # not logged in, no network, ...
-            raise UserError(f'train.wandb={project!r}: W&B does not start ({type(error).__name__}: {error}): run `wandb '
-                            f"login`, set WANDB_MODE=offline in the environment, or set train.wandb=''") from error
+            raise UserError(
+                f'train.wandb={project!r}: W&B does not start ({type(error).__name__}: {error}):'
+                ' run `wandb '
+                f"login`, set WANDB_MODE=offline in the environment, or set train.wandb=''"
+            ) from error
 
     def __enter__(self) -> 'WandbLog':
         return self
@@ -59,9 +72,16 @@ class WandbLog:
             self._guarded(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """Logs numbers of `kind` after `step` steps; those that a restart repeats are there already."""
+        """Logs numbers of `kind` after `step` steps;
+
+        those that a restart repeats are there already.
+        """
         if self._run is not None and step >= self._run.step:
-            named = {f'{kind}/{name}': value for name, value in without_nan(values).items() if value is not None}
+            named = {
+                f'{kind}/{name}': value
+                for name, value in without_nan(values).items()
+                if value is not None
+            }
             self._guarded(lambda run: run.log(named, step=step))
 
     def flush(self) -> None:
@@ -73,4 +93,8 @@ class WandbLog:
             call(self._run)
         except Exception as error:
             self._run = None
-            _log.warning('W&B failed and gets no more metrics; metrics.jsonl has them all: %s: %s', type(error).__name__, error)
+            _log.warning(
+                'W&B failed and gets no more metrics; metrics.jsonl has them all: %s: %s',
+                type(error).__name__,
+                error,
+            )

@@ -1,4 +1,7 @@
-"""Follows the steps of a training run: checks and logs the metrics of each, and shows the line on the terminal."""
+"""Follows the steps of a training run:
+
+checks and logs the metrics of each, and shows the line on the terminal.
+"""
 
 import contextlib
 import math
@@ -29,9 +32,16 @@ class Watch:
     """Settles each step once the next is under way, so that the device never waits for the host."""
 
     def __init__(
-        self, config: Config, source: Source, schedule: Schedule, rates: Float[np.ndarray, 'steps'],
-        flops: Callable[[int], int], logs: Sequence[Any], progress: Progress, first: int,
-    ):  # fmt: skip
+        self,
+        config: Config,
+        source: Source,
+        schedule: Schedule,
+        rates: Float[np.ndarray, 'steps'],
+        flops: Callable[[int], int],
+        logs: Sequence[Any],
+        progress: Progress,
+        first: int,
+    ):
         """Begins to follow a run.
 
         Args:
@@ -87,12 +97,20 @@ class Watch:
             'model_flops_per_second': sum(flops for _, flops in self._window) / seconds,
             'fill': total.tokens / (len(self._window) * packing.rows * packing.tokens),
         }
-        left = (time.perf_counter() - self._began) / (step - self._first) * (self._schedule.steps - step)
+        left = (
+            (time.perf_counter() - self._began)
+            / (step - self._first)
+            * (self._schedule.steps - step)
+        )
         self._progress.show(
-            f'step {step}/{self._schedule.steps}  epoch {epoch + 1}/{self._config.train.epochs}  loss {values["loss"]:.4f}  '
-            f'rate {values["rate"]:.2e}  {values["clips_per_second"]:.0f} clips/s  '
-            f'{values["tokens_per_second"]:.0f} tokens/s  fill {100 * values["fill"]:.1f} %  {duration(left)} left')
-        if step % self._config.train.log_every == 0 or self.save_due(step):  # so that a restart begins with a new line
+            f'step {step}/{self._schedule.steps}  epoch {epoch + 1}/{self._config.train.epochs} '
+            f' loss {values["loss"]:.4f}  rate {values["rate"]:.2e} '
+            f' {values["clips_per_second"]:.0f} clips/s  {values["tokens_per_second"]:.0f} tokens/s'
+            f'  fill {100 * values["fill"]:.1f} %  {duration(left)} left'
+        )
+        if step % self._config.train.log_every == 0 or self.save_due(
+            step
+        ):  # so that a restart begins with a new line
             self._write(step, 'train', values)
             self._window, self._idle, self._window_began = [], 0.0, time.perf_counter()
 
@@ -102,28 +120,39 @@ class Watch:
         return step in self._schedule.epoch_ends or (every > 0 and step % every == 0)
 
     def evaluation_due(self, step: int) -> bool:
-        """An evaluation is due after this step: it ends an epoch, and that epoch's turn or the run."""
+        """An evaluation is due after this step:
+
+        it ends an epoch, and that epoch's turn or the run.
+        """
         ended = np.flatnonzero(self._schedule.epoch_ends == step) + 1
-        return step == self._schedule.steps or bool((ended % self._config.train.eval_every == 0).any())
+        return step == self._schedule.steps or bool(
+            (ended % self._config.train.eval_every == 0).any()
+        )
 
     def evaluated(self, metrics: Metrics) -> Metrics:
         """Logs an evaluation after the steps made so far, and gives it back."""
         values = {
-            name: getattr(metrics, name) for name in ('clips', 'accuracy', 'mean_average_precision', 'auc', 'd_prime')
+            name: getattr(metrics, name)
+            for name in ('clips', 'accuracy', 'mean_average_precision', 'auc', 'd_prime')
         }
         self._write(self.steps, 'eval', values)
         epoch, _ = self._schedule.locate(self.steps - 1)
         of = ' (moving average)' if self._config.train.ema else ''
-        self._progress.say(f'epoch {epoch + 1}{of}: accuracy {100 * metrics.accuracy:.2f} %, '
-                           f'mAP {metrics.mean_average_precision:.4f} on {metrics.clips} clips')
+        self._progress.say(
+            f'epoch {epoch + 1}{of}: accuracy {100 * metrics.accuracy:.2f} %, '
+            f'mAP {metrics.mean_average_precision:.4f} on {metrics.clips} clips'
+        )
         return metrics
 
     def saved(self, checkpoint: Written) -> None:
         """Logs what a checkpoint took, some steps after its own."""
         values = checkpoint._asdict()
         self._write(self.steps, 'checkpoint', {'of_step': values.pop('step'), **values})
-        self._progress.say(f'checkpoint of step {checkpoint.step}: {checkpoint.bytes / 2**20:.1f} MiB in '
-                           f'{in_seconds(checkpoint.seconds)}, for {in_seconds(checkpoint.waited)} of which training waited')
+        self._progress.say(
+            f'checkpoint of step {checkpoint.step}: {checkpoint.bytes / 2**20:.1f} MiB in'
+            f' {in_seconds(checkpoint.seconds)}, for {in_seconds(checkpoint.waited)} of which'
+            ' training waited'
+        )
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -140,6 +169,8 @@ class Watch:
         names = [self._source.keys[clip] for clip in batch.clip_id[batch.valid]]
         more = f' and {len(names) - 20} more' if len(names) > 20 else ''
         return TrainingError(
-            f'step {step}: the loss ({sums.loss}), the gradient (norm {sums.gradient_norm}) or the parameters after it (norm '
-            f'{sums.parameter_norm}) are not finite. The last good checkpoint stays. Lower optimizer.rate, or look at the '
-            f'clips of this batch: {", ".join(names[:20])}{more}')
+            f'step {step}: the loss ({sums.loss}), the gradient (norm {sums.gradient_norm}) or the'
+            f' parameters after it (norm {sums.parameter_norm}) are not finite. The last good'
+            ' checkpoint stays. Lower optimizer.rate, or look at the clips of this batch:'
+            f' {", ".join(names[:20])}{more}'
+        )

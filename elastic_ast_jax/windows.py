@@ -1,8 +1,10 @@
-"""Windows of recordings that are longer than a model has positions for: the arithmetic of cutting them, in integers.
+"""Windows of recordings that are longer than a model has positions for: the arithmetic of cutting
+them, in integers.
 
-All windows of a recording have the same length. Each begins `hop` samples after the one before, but the last one ends where
-the recording ends and so begins earlier if need be: no sample is left out, and none is judged by a scrap of sound that the
-model has never seen the like of. The price is that the last two windows share more than the others do.
+All windows of a recording have the same length. Each begins `hop` samples after the one before, but
+the last one ends where the recording ends and so begins earlier if need be: no sample is left out,
+and none is judged by a scrap of sound that the model has never seen the like of. The price is that
+the last two windows share more than the others do.
 """
 
 import dataclasses
@@ -36,7 +38,9 @@ class Windows:
     whole: int
 
     def hash_values(self) -> dict[str, int]:
-        """Return the values of a stored hash by their frozen names, which stay when a field is renamed."""
+        """Return the values of a stored hash by their frozen names, which stay when a field is
+        renamed.
+        """
         return {'length': self.length, 'hop': self.hop, 'whole': self.whole}
 
     def count(self, samples: Any) -> Any:
@@ -55,19 +59,22 @@ class Windows:
         return [self.span(samples, index) for index in range(int(self.count(samples)))]
 
 
-def choose(frontend: FrontendSpec, overlap: float, seconds: float | None = None, shift: int | None = None) -> Windows:
+def choose(
+    frontend: FrontendSpec, overlap: float, seconds: float | None = None, shift: int | None = None
+) -> Windows:
     """The windows that a model takes.
 
     Args:
         frontend: The model's.
         overlap: Share of a window that the next one repeats, from 0 to below 1.
-        seconds: Length of a window: recordings that are longer are cut. If None, only those that the model has no positions for
-            are cut, into the longest windows that fill its positions.
+        seconds: Length of a window: recordings that are longer are cut. If None, only those that
+            the model has no positions for are cut, into the longest windows that fill its
+            positions.
         shift: Samples between frames; `frontend.shift()` if None.
 
     Raises:
-        WindowError: A window shorter than a frame's or longer than the model takes, or an overlap that is no share or moves
-            windows by less than a frame.
+        WindowError: A window shorter than a frame's or longer than the model takes, or an overlap
+            that is no share or moves windows by less than a frame.
 
     Example:
         >>> choose(FrontendSpec(), overlap=0.5)  # 1024 frames of 10 ms at 16 kHz
@@ -81,20 +88,29 @@ def choose(frontend: FrontendSpec, overlap: float, seconds: float | None = None,
     else:
         shortest = frontend.window
         if not (math.isfinite(seconds) and shortest <= round(seconds * rate) <= longest):
-            least, most = math.ceil(1000 * shortest / rate) / 1000, math.floor(1000 * longest / rate) / 1000
+            least, most = (
+                math.ceil(1000 * shortest / rate) / 1000,
+                math.floor(1000 * longest / rate) / 1000,
+            )
             raise WindowError(
-                f'a window of {seconds:g} s is not possible: the model takes from {least:g} s (one frame) to {most:g} s '
-                f'(frontend.max_frames={frontend.max_frames}); without a length, windows are as long as that')
+                f'a window of {seconds:g} s is not possible: the model takes from {least:g} s (one'
+                f' frame) to {most:g} s (frontend.max_frames={frontend.max_frames}); without a'
+                ' length, windows are as long as that'
+            )
         length = whole = round(seconds * rate)
     if not 0 <= overlap < 1:
-        raise WindowError(f'an overlap of {overlap:g} is not possible: give the share of a window that the next one repeats, '
-                          f'from 0 to below 1')
+        raise WindowError(
+            f'an overlap of {overlap:g} is not possible: give the share of a window that the next'
+            ' one repeats, from 0 to below 1'
+        )
     hop = length - int(length * overlap)
     least = min(shift, length)
     if hop < least:
         raise WindowError(
-            f'an overlap of {overlap:g} moves windows of {length / rate:.3f} s by {hop} samples, less than the {least} from '
-            f'one frame to the next: give at most {math.floor(1000 * (1 - least / length)) / 1000:g}')
+            f'an overlap of {overlap:g} moves windows of {length / rate:.3f} s by {hop} samples,'
+            f' less than the {least} from one frame to the next: give at most'
+            f' {math.floor(1000 * (1 - least / length)) / 1000:g}'
+        )
     return Windows(length, hop, whole)
 
 
@@ -106,7 +122,9 @@ def _whole(frontend: FrontendSpec, shift: int) -> int:
     return int(frontend.samples_for(frames + 1, shift)) - 1
 
 
-def cut(blocks: Iterable[Float32[np.ndarray, '_']], spans: Iterable[tuple[int, int]]) -> Iterator[Float32[np.ndarray, '_']]:
+def cut(
+    blocks: Iterable[Float32[np.ndarray, '_']], spans: Iterable[tuple[int, int]]
+) -> Iterator[Float32[np.ndarray, '_']]:
     """The spans of a waveform that comes in blocks; holds no more of it than a span and a block.
 
     Args:
@@ -123,7 +141,9 @@ def cut(blocks: Iterable[Float32[np.ndarray, '_']], spans: Iterable[tuple[int, i
         while end < stop:
             block = next(blocks, None)
             if block is None:
-                raise ValueError(f'the waveform has {end} samples, but [{start}, {stop}) was asked for')
+                raise ValueError(
+                    f'the waveform has {end} samples, but [{start}, {stop}) was asked for'
+                )
             parts.append(block[max(0, start - end) :])
             end += len(block)
         held = parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,17 +1,16 @@
 """A workdir: what a run leaves behind, and all that evaluation and prediction need.
 
-    config.json        the resolved configuration
-    model.json         label names, and the fingerprint of the frontend that the model was trained with
-    plan.json          fingerprint of the plan, and the rows of each epoch
-    checkpoints/       see `checkpoints`
-    metrics.jsonl      a line per logged step and per evaluation; tensorboard/ has the same. In a bucket: metrics/, see
-                       `metrics_file`
-    eval/              results of `elastic-ast evaluate`
-    budgets.json       the best saving of each token budget, of `elastic-ast evaluate --sweep=budget`
-    skipped.txt        clips that could not be used, where `data.on_bad_audio='skip'`; skipped.N.txt of further processes
-    starting_point.txt what training started from, with `init.from`
-    conversion.txt     where the tensors of a converted model went, and unused.npz those that it has no use for
-    wandb.json         id of the run at Weights & Biases, if `train.wandb` is set; wandb/ has its files
+config.json        the resolved configuration model.json         label names, and the fingerprint of
+the frontend that the model was trained with plan.json          fingerprint of the plan, and the
+rows of each epoch checkpoints/       see `checkpoints` metrics.jsonl      a line per logged step
+and per evaluation; tensorboard/ has the same. In a bucket: metrics/, see
+                   `metrics_file`
+eval/              results of `elastic-ast evaluate` budgets.json       the best saving of each
+token budget, of `elastic-ast evaluate --sweep=budget` skipped.txt        clips that could not be
+used, where `data.on_bad_audio='skip'`; skipped.N.txt of further processes starting_point.txt what
+training started from, with `init.from` conversion.txt     where the tensors of a converted model
+went, and unused.npz those that it has no use for wandb.json         id of the run at Weights &
+Biases, if `train.wandb` is set; wandb/ has its files
 """
 
 import dataclasses
@@ -33,13 +32,26 @@ from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.token_budget import Budgets
 
-# Keys that change where data, weights and devices lie or how a run is watched, not what it computes. A run that a damaged
-# recording stopped may go on without it.
+# Keys that change where data, weights and devices lie or how a run is watched, not what it
+# computes. A run that a damaged recording stopped may go on without it.
 _FREE = {
-    'init.from', 'data.root', 'data.train', 'data.eval', 'data.label_csv', 'data.tfds_dir', 'data.on_bad_audio', 'data.workers',
-    'train.log_every', 'train.keep', 'train.save_every', 'train.wandb', 'train.profile_steps', 'mesh.data', 'mesh.fsdp',
+    'init.from',
+    'data.root',
+    'data.train',
+    'data.eval',
+    'data.label_csv',
+    'data.tfds_dir',
+    'data.on_bad_audio',
+    'data.workers',
+    'train.log_every',
+    'train.keep',
+    'train.save_every',
+    'train.wandb',
+    'train.profile_steps',
+    'mesh.data',
+    'mesh.fsdp',
     'mesh.tensor',
-}  # fmt: skip
+}
 
 
 # What Orbax writes last into a checkpoint in a bucket.
@@ -84,7 +96,8 @@ class Workdir:
     def __init__(self, path: str | os.PathLike, process: int = 0):
         """A local folder, or one in a bucket: `gs://BUCKET/FOLDER`.
 
-        Of several processes the first, 0, writes; for the others, what would be written is only checked.
+        Of several processes the first, 0, writes; for the others, what would be written is only
+        checked.
 
         Raises:
             PlaceError: As `files.at`.
@@ -95,21 +108,34 @@ class Workdir:
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.evaluations = self.path / 'eval'
-        self.skipped = self.path / (f'skipped.{process}.txt' if process else 'skipped.txt')  # each process its own clips
+        self.skipped = self.path / (
+            f'skipped.{process}.txt' if process else 'skipped.txt'
+        )  # each process its own clips
         self.starting_point = self.path / 'starting_point.txt'
 
     def begun(self) -> bool:
-        """Whether a checkpoint is there. Before that, config, labels and plan are those of the last start."""
-        if isinstance(self.path, BucketPath):  # where they have their names before they are complete
-            return any((entry / _COMPLETE).exists() for entry in self.checkpoints.iterdir() if entry.name.isdecimal())
-        return self.checkpoints.is_dir() and any(entry.name.isdecimal() for entry in self.checkpoints.iterdir())
+        """Whether a checkpoint is there.
+
+        Before that, config, labels and plan are those of the last start.
+        """
+        if isinstance(
+            self.path, BucketPath
+        ):  # where they have their names before they are complete
+            return any(
+                (entry / _COMPLETE).exists()
+                for entry in self.checkpoints.iterdir()
+                if entry.name.isdecimal()
+            )
+        return self.checkpoints.is_dir() and any(
+            entry.name.isdecimal() for entry in self.checkpoints.iterdir()
+        )
 
     def prepare(self, config: Config) -> None:
         """Makes the workdir for a run with this config, or checks that it belongs to one.
 
         Raises:
-            WorkdirError: It cannot be written, holds other files, or belongs to a run with another config that has begun; names
-                the differing keys.
+            WorkdirError: It cannot be written, holds other files, or belongs to a run with another
+                config that has begun; names the differing keys.
         """
         if self._writes:
             try:
@@ -118,39 +144,61 @@ class Workdir:
                 probe.touch()
                 probe.unlink()
             except OSError as error:
-                made = WorkdirError(f'{self.path}: cannot be written ({error.strerror}); choose another --workdir')
+                made = WorkdirError(
+                    f'{self.path}: cannot be written ({error.strerror}); choose another --workdir'
+                )
                 raise buckets.judged(made, self.path, error) from error
         file = self.path / 'config.json'
         if file.exists():
             self.check_same(config)
         elif not self._writes:
-            raise WorkdirError(f'{self.path}: the first process wrote no config.json that this one sees: --workdir must be a '
-                               f'folder that all processes share')
-        elif any(not entry.name.startswith('.config.') for entry in self.path.iterdir()):  # a crash may leave that
-            raise WorkdirError(f'{self.path}: holds other files and no config.json; choose a new or empty --workdir')
+            raise WorkdirError(
+                f'{self.path}: the first process wrote no config.json that this one sees: --workdir'
+                ' must be a folder that all processes share'
+            )
+        elif any(
+            not entry.name.startswith('.config.') for entry in self.path.iterdir()
+        ):  # a crash may leave that
+            raise WorkdirError(
+                f'{self.path}: holds other files and no config.json; choose a new or empty'
+                ' --workdir'
+            )
         self._write(file, config.to_json())
 
-    def check_same(self, config: Config, also: Collection[str] = (), advice: str = 'Use another --workdir') -> None:
+    def check_same(
+        self, config: Config, also: Collection[str] = (), advice: str = 'Use another --workdir'
+    ) -> None:
         """Checks that a run that has begun here, if there is one, has this config.
 
         Args:
             config: With absolute paths.
-            also: Keys that a run may change when it goes on, and that must be the same nevertheless.
+            also: Keys that a run may change when it goes on, and that must be the same
+            nevertheless.
             advice: What to do if it has another one; or use the same values.
 
         Raises:
-            WorkdirError: It has another one, whose differing keys are named, or one that cannot be read.
+            WorkdirError: It has another one, whose differing keys are named, or one that cannot be
+            read.
         """
         if not self.begun():
             return
         new, old = config.flat(), self.config().flat()
-        different = [key for key in new if new[key] != old[key] and (key not in _FREE or key in also)]
+        different = [
+            key for key in new if new[key] != old[key] and (key not in _FREE or key in also)
+        ]
         if different:
-            lines = '\n'.join(f'  - {key}: {old[key]!r} there, {new[key]!r} now' for key in different)
+            lines = '\n'.join(
+                f'  - {key}: {old[key]!r} there, {new[key]!r} now' for key in different
+            )
             advice = f'{advice}, or the same values'
             if (self.path / 'conversion.txt').exists():
-                advice = f'It holds converted weights: train in another --workdir with --config.init.from={self.path}'
-            raise WorkdirError(f'{self.path}: belongs to a run with another config:\n{lines}\n{advice}')
+                advice = (
+                    'It holds converted weights: train in another --workdir with'
+                    f' --config.init.from={self.path}'
+                )
+            raise WorkdirError(
+                f'{self.path}: belongs to a run with another config:\n{lines}\n{advice}'
+            )
 
     def config(self) -> Config:
         """The stored config.
@@ -171,27 +219,48 @@ class Workdir:
             WorkdirError: As `config`.
         """
         values = self._read('model.json')
-        labels, frontend = (self._entry(values, 'model.json', key) for key in ('labels', 'frontend'))
-        if not (isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)):
-            raise WorkdirError(f'{self.path / "model.json"}: labels must be a list of names; restore it or train again')
-        spec, golden = (frontend.get(key) for key in ('spec', 'golden')) if isinstance(frontend, dict) else (None, None)
-        if not (isinstance(spec, str) and isinstance(golden, list) and all(isinstance(x, float) for x in golden)):
-            raise WorkdirError(f'{self.path / "model.json"}: the entry frontend is damaged; restore it or train again')
+        labels, frontend = (
+            self._entry(values, 'model.json', key) for key in ('labels', 'frontend')
+        )
+        if not (
+            isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
+        ):
+            raise WorkdirError(
+                f'{self.path / "model.json"}: labels must be a list of names; restore it or train'
+                ' again'
+            )
+        spec, golden = (
+            (frontend.get(key) for key in ('spec', 'golden'))
+            if isinstance(frontend, dict)
+            else (None, None)
+        )
+        if not (
+            isinstance(spec, str)
+            and isinstance(golden, list)
+            and all(isinstance(x, float) for x in golden)
+        ):
+            raise WorkdirError(
+                f'{self.path / "model.json"}: the entry frontend is damaged; restore it or train'
+                ' again'
+            )
         return Contract(tuple(labels), Fingerprint(spec, tuple(golden)))
 
     def set_contract(self, contract: Contract) -> None:
         """Stores the contract, or checks that it is the stored one.
 
         Raises:
-            WorkdirError: The data have other labels, or the frontend computes something else, than when the run began.
+            WorkdirError: The data have other labels, or the frontend computes something else, than
+            when the run began.
         """
         if self.begun() and (self.path / 'model.json').exists():
             stored = self.contract()
             if stored.labels != contract.labels:
                 gone = sorted(set(stored.labels) - set(contract.labels))
                 new = sorted(set(contract.labels) - set(stored.labels))
-                raise WorkdirError(f'{self.path}: the training data have other labels than when this run began: '
-                                   f'missing {gone}, new {new}; use another --workdir')
+                raise WorkdirError(
+                    f'{self.path}: the training data have other labels than when this run began: '
+                    f'missing {gone}, new {new}; use another --workdir'
+                )
             self.check_frontend(contract.frontend)
         frontend = {'spec': contract.frontend.spec, 'golden': contract.frontend.golden}
         values = {'labels': contract.labels, 'frontend': frontend}
@@ -207,22 +276,35 @@ class Workdir:
         if not stored.matches(fingerprint):
             what = 'the frontend section of config.json was changed: restore it'
             if stored.spec == fingerprint.spec:
-                what = 'this version computes the features otherwise: use the version of elastic-ast-jax that trained it'
+                what = (
+                    'this version computes the features otherwise: use the version of'
+                    ' elastic-ast-jax that trained it'
+                )
             raise WorkdirError(
-                f'{self.path}: the features are not those that this model was trained with, so its results would be wrong; '
-                f'{what} (fingerprint {fingerprint.spec}, trained with {stored.spec})')
+                f'{self.path}: the features are not those that this model was trained with, so its'
+                f' results would be wrong; {what} (fingerprint {fingerprint.spec}, trained with'
+                f' {stored.spec})'
+            )
 
     def plan(self) -> PlanRecord | None:
         """The plan of the run, if one is stored."""
         if not (self.path / 'plan.json').exists():
             return None
         values = self._read('plan.json')
-        fingerprint, rows = (self._entry(values, 'plan.json', key) for key in ('fingerprint', 'epoch_rows'))
-        counts = isinstance(rows, list) and rows and all(type(count) is int and count > 0 for count in rows)
+        fingerprint, rows = (
+            self._entry(values, 'plan.json', key) for key in ('fingerprint', 'epoch_rows')
+        )
+        counts = (
+            isinstance(rows, list)
+            and rows
+            and all(type(count) is int and count > 0 for count in rows)
+        )
         for key, good in (('fingerprint', isinstance(fingerprint, str)), ('epoch_rows', counts)):
             if not good:
                 raise WorkdirError(
-                    f'{self.path / "plan.json"}: the entry {key} is damaged; restore it or train again in another --workdir')
+                    f'{self.path / "plan.json"}: the entry {key} is damaged; restore it or train'
+                    ' again in another --workdir'
+                )
         return PlanRecord(fingerprint, tuple(rows))
 
     def set_plan(self, plan: PlanRecord) -> None:
@@ -233,12 +315,15 @@ class Workdir:
         """The best saving of each token budget that was measured, for a model with this frontend.
 
         Raises:
-            WorkdirError: None was, or what is stored cannot be read or is nothing that such a model can do.
+            WorkdirError: None was, or what is stored cannot be read or is nothing that such a model
+            can do.
         """
         file = self.path / 'budgets.json'
         measure = f'elastic-ast evaluate --workdir={self.path} --sweep=budget'
         if self.path.is_dir() and not file.exists():
-            raise WorkdirError(f'{self.path}: no token budget was measured with this model: run {measure}')
+            raise WorkdirError(
+                f'{self.path}: no token budget was measured with this model: run {measure}'
+            )
         advice = f'measure again with {measure}'
         try:
             found = token_budget.from_json(self._read('budgets.json', advice))
@@ -251,7 +336,10 @@ class Workdir:
         return found
 
     def set_budgets(self, budgets: Budgets) -> tuple[Path | BucketPath, bool]:
-        """Stores what was measured of token budgets; gives back the file, and whether one was written over."""
+        """Stores what was measured of token budgets;
+
+        gives back the file, and whether one was written over.
+        """
         file = self.path / 'budgets.json'
         before = file.exists()
         self._write(file, json.dumps(budgets.to_json(), indent=2) + '\n')
@@ -282,9 +370,14 @@ class Workdir:
             data = file.read_bytes()
         except FileNotFoundError:
             raise WorkdirError(
-                f'{self.path}: is no workdir of `elastic-ast train`, or its training never began: {name} is missing') from None
+                f'{self.path}: is no workdir of `elastic-ast train`, or its training never began:'
+                f' {name} is missing'
+            ) from None
         except OSError as error:
-            made = WorkdirError(f'{file}: cannot be read ({error.strerror or error}); make it readable, or train again')
+            made = WorkdirError(
+                f'{file}: cannot be read ({error.strerror or error}); make it readable, or train'
+                ' again'
+            )
             raise buckets.judged(made, file, error) from error
         try:
             values = json.loads(data.decode('utf-8'))
@@ -303,4 +396,8 @@ class Workdir:
 def _siblings(path: Path | BucketPath) -> list[str]:
     if isinstance(path, BucketPath):  # to ask of each whether it is a folder would take long
         return [entry.name for entry in path.parent.iterdir()]
-    return [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    return (
+        [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+        if path.parent.is_dir()
+        else []
+    )

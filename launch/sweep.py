@@ -1,9 +1,12 @@
-"""Trains what the `sweep()` of a config file yields: here, some runs at a time, or on SLURM; `--help` tells how.
+"""Trains what the `sweep()` of a config file yields: here, some runs at a time, or on SLURM;
+`--help` tells how.
 
-    python launch/sweep.py --config=configs/fsdd.py --out=runs/sweep --config.data.root=FOLDER_OF_RECORDINGS
+    python launch/sweep.py --config=configs/fsdd.py --out=runs/sweep
+    --config.data.root=FOLDER_OF_RECORDINGS
 
-`sweep()` stands beside `get_config()`, takes its argument if it takes one, and yields a dictionary of overrides for each run:
-`{'optimizer.rate': 3e-4, 'train.seed': 1}`. Every run has a workdir in the folder `--out`, whose name tells its overrides.
+`sweep()` stands beside `get_config()`, takes its argument if it takes one, and yields a dictionary
+of overrides for each run: `{'optimizer.rate': 3e-4, 'train.seed': 1}`. Every run has a workdir in
+the folder `--out`, whose name tells its overrides.
 """
 
 import argparse
@@ -32,7 +35,10 @@ try:
     from elastic_ast_jax.logs import counted, duration, printable
     from elastic_ast_jax.workdir import Workdir, WorkdirError
 except ImportError as error:
-    sys.exit(f'sweep.py: {error}: call it with the Python of the project, .venv/bin/python (bash launch/install.sh train)')
+    sys.exit(
+        f'sweep.py: {error}: call it with the Python of the project, .venv/bin/python (bash'
+        ' launch/install.sh train)'
+    )
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = (sys.executable, '-m', 'elastic_ast_jax.train')
@@ -66,11 +72,19 @@ class Run:
 
     def command(self, program: Sequence[str], config: str) -> list[str]:
         """What trains it."""
-        return [*program, f'--config={config}', f'--workdir={self.workdir}', *(f'--config.{x}' for x in self.overrides)]
+        return [
+            *program,
+            f'--config={config}',
+            f'--workdir={self.workdir}',
+            *(f'--config.{x}' for x in self.overrides),
+        ]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a sweep; returns 0 if every run is finished or submitted, 1 if one failed or nothing can be run."""
+    """Runs a sweep;
+
+    returns 0 if every run is finished or submitted, 1 if one failed or nothing can be run.
+    """
     options, overrides, program = _arguments(argv)
     try:
         if options.array:
@@ -96,20 +110,43 @@ def main(argv: Sequence[str]) -> int:
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     """Options, overrides without `--config.`, and the program."""
     parser = argparse.ArgumentParser(
-        prog='sweep.py', allow_abbrev=False, description='Trains what the sweep() of a config file yields, each run in a '
-        'workdir of its own. Finished runs are left alone; those that were interrupted go on.',
-        usage='python launch/sweep.py --config=FILE[:ARG] --out=FOLDER [OPTIONS] [--config.key=value ...] [-- PROGRAM ...]',
-        epilog='PROGRAM is started instead of elastic-ast train, with the same arguments, such as: '
-        '-- bash launch/local_processes.sh 2 -- elastic-ast train')
+        prog='sweep.py',
+        allow_abbrev=False,
+        description=(
+            'Trains what the sweep() of a config file yields, each run in a '
+            'workdir of its own. Finished runs are left alone; those that were interrupted go on.'
+        ),
+        usage=(
+            'python launch/sweep.py --config=FILE[:ARG] --out=FOLDER [OPTIONS] [--config.key=value'
+            ' ...] [-- PROGRAM ...]'
+        ),
+        epilog=(
+            'PROGRAM is started instead of elastic-ast train, with the same arguments, such as: '
+            '-- bash launch/local_processes.sh 2 -- elastic-ast train'
+        ),
+    )
     parser.add_argument('--config', metavar='FILE[:ARG]', help='a config file with sweep()')
     parser.add_argument('--out', metavar='FOLDER', help='where the workdirs are')
     where = parser.add_mutually_exclusive_group()
-    where.add_argument('--local', type=_positive, default=1, metavar='K', help='run here, K at a time (default 1)')
-    where.add_argument('--slurm', action='store_true', help='submit a job array of launch/slurm.sbatch')
-    parser.add_argument('--sbatch', action='append', default=[], metavar='OPTION', help='for sbatch, such as '
-                        '--sbatch=--partition=gpu; may be given several times')
-    parser.add_argument('--print', '--dry_run', action='store_true', help='print the commands, and start nothing')
-    parser.add_argument('--array', metavar='FILE', help=argparse.SUPPRESS)  # one task of the job array
+    where.add_argument(
+        '--local', type=_positive, default=1, metavar='K', help='run here, K at a time (default 1)'
+    )
+    where.add_argument(
+        '--slurm', action='store_true', help='submit a job array of launch/slurm.sbatch'
+    )
+    parser.add_argument(
+        '--sbatch',
+        action='append',
+        default=[],
+        metavar='OPTION',
+        help='for sbatch, such as --sbatch=--partition=gpu; may be given several times',
+    )
+    parser.add_argument(
+        '--print', '--dry_run', action='store_true', help='print the commands, and start nothing'
+    )
+    parser.add_argument(
+        '--array', metavar='FILE', help=argparse.SUPPRESS
+    )  # one task of the job array
     end = argv.index('--') if '--' in argv else len(argv)
     program = list(argv[end + 1 :])
     options, rest = parser.parse_known_args(argv[:end])
@@ -145,13 +182,21 @@ def planned(config: str, common: Sequence[str], out: Path) -> list[Run]:
     runs, problems = [], {}
     taken, _ = configs.override_texts(common)
     for number, overrides in enumerate(_sweep(config)):
-        if not (isinstance(overrides, Mapping) and overrides and all(isinstance(key, str) for key in overrides)):
+        if not (
+            isinstance(overrides, Mapping)
+            and overrides
+            and all(isinstance(key, str) for key in overrides)
+        ):
             problem = f'sweep() yields {overrides!r}, which is no dictionary of overrides'
             problems.setdefault(problem, []).append(f'run {number}')
             continue
         name = name_of(overrides)
         run, found = _checked(config, common, overrides, name, out)
-        found += [f'{key} is varied by sweep(): leave --config.{key} out' for key in overrides if key in taken]
+        found += [
+            f'{key} is varied by sweep(): leave --config.{key} out'
+            for key in overrides
+            if key in taken
+        ]
         if any(other.name == name for other in runs):
             found.append('sweep() yields it twice')
         runs.append(run)
@@ -160,7 +205,9 @@ def planned(config: str, common: Sequence[str], out: Path) -> list[Run]:
     if problems:
         every = len(runs)
         lines = [f'  - {problem} ({_where(names, every)})' for problem, names in problems.items()]
-        raise SweepError(f'{counted(len(lines), "problem")} in the sweep of {config}:\n' + '\n'.join(lines))
+        raise SweepError(
+            f'{counted(len(lines), "problem")} in the sweep of {config}:\n' + '\n'.join(lines)
+        )
     if not runs:
         raise SweepError(f'--config={config}: sweep() yields nothing')
     return runs
@@ -168,15 +215,18 @@ def planned(config: str, common: Sequence[str], out: Path) -> list[Run]:
 
 def _checked(
     config: str, common: Sequence[str], overrides: Mapping[str, Any], name: str, out: Path
-) -> tuple[Run, list[str]]:  # fmt: skip
+) -> tuple[Run, list[str]]:
     """A run, and what is wrong with it."""
     every = (*common, *(f'{key}={text_of(value)}' for key, value in overrides.items()))
     run = Run(name, out / name, out / 'logs' / f'{name}.log', every)
     try:
         resolved = configs.load(config, every)
         values = resolved.flat()
-        wrong = [f'{key}: sweep() yields {value!r}, which is read as {values[key]!r}' for key, value in overrides.items()
-                 if values[key] != (tuple(value) if isinstance(value, list) else value)]  # fmt: skip
+        wrong = [
+            f'{key}: sweep() yields {value!r}, which is read as {values[key]!r}'
+            for key, value in overrides.items()
+            if values[key] != (tuple(value) if isinstance(value, list) else value)
+        ]
         if wrong:
             return run, wrong
         Workdir(run.workdir).check_same(resolved, advice='Give another --out')
@@ -198,7 +248,10 @@ def _sweep(config: str) -> list[Any]:
     """What the file's `sweep` yields."""
     recipe, path, argument = configs.module(config)
     if not hasattr(recipe, 'sweep'):
-        raise SweepError(f'--config={config}: {path} has no function sweep(), which yields the overrides of each run')
+        raise SweepError(
+            f'--config={config}: {path} has no function sweep(), which yields the overrides of'
+            ' each run'
+        )
     takes = bool(inspect.signature(recipe.sweep).parameters)
     return list(recipe.sweep(argument) if argument and takes else recipe.sweep())
 
@@ -211,19 +264,29 @@ def text_of(value: Any) -> str:
 
 
 def name_of(overrides: Mapping[str, Any]) -> str:
-    """`optimizer.rate=0.0003+train.seed=1`: the same for the same overrides in any order, good for a file, and readable.
+    """`optimizer.rate=0.0003+train.seed=1`: the same for the same overrides in any order, good for
+    a file, and readable.
 
-    What is no letter, digit or one of `._-` in a value becomes a hyphen, and a long name is cut; a hash tells such names apart.
+    What is no letter, digit or one of `._-` in a value becomes a hyphen, and a long name is cut; a
+    hash tells such names apart.
     """
     texts = sorted((key, text_of(value)) for key, value in overrides.items())
-    name = '+'.join(f'{re.sub("[^A-Za-z0-9._-]", "-", key)}={re.sub("[^A-Za-z0-9._-]", "-", text)}' for key, text in texts)
+    name = '+'.join(
+        f'{re.sub("[^A-Za-z0-9._-]", "-", key)}={re.sub("[^A-Za-z0-9._-]", "-", text)}'
+        for key, text in texts
+    )
     if name == '+'.join(f'{key}={text}' for key, text in texts) and len(name) <= LONGEST_NAME:
         return name
-    return f'{name[: LONGEST_NAME - 9]}-{hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]}'
+    return (
+        f'{name[: LONGEST_NAME - 9]}-{hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]}'
+    )
 
 
 def finished(path: Path) -> bool:
-    """Whether the last step of a run has a checkpoint, and that an evaluation; of what cannot be read, training will tell."""
+    """Whether the last step of a run has a checkpoint, and that an evaluation;
+
+    of what cannot be read, training will tell.
+    """
     last = steps(path)
     return last > 0 and (Workdir(path).checkpoints / str(last) / 'score').exists()
 
@@ -239,7 +302,8 @@ def steps(path: Path) -> int:
 
 
 class LocalRuns:
-    """Runs some commands at a time, each in a session of its own, so that only this process gets what the terminal sends.
+    """Runs some commands at a time, each in a session of its own, so that only this process gets
+    what the terminal sends.
 
     Each has its share of the processors: small models do not keep several busy.
     """
@@ -251,9 +315,15 @@ class LocalRuns:
         self._shares = _shares(size)
 
     def work(self, runs: Sequence[Run], commands: Sequence[Sequence[str]]) -> int:
-        """Runs them all; gives 0, or 1 if one failed, or 128 and the number of the signal that ended the sweep."""
+        """Runs them all;
+
+        gives 0, or 1 if one failed, or 128 and the number of the signal that ended the sweep.
+        """
         failed, waiting, deadline = [], list(zip(runs, commands, strict=True))[::-1], None
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self._note)
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+        }
         passed = 0
         try:
             while self._running or (waiting and not self._signals):
@@ -272,12 +342,18 @@ class LocalRuns:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signals:
-            print(f'{self._name}: ended by {signal.Signals(self._signals[0]).name}; {len(waiting)} runs were not begun. '
-                  f'Started again, it goes on', file=sys.stderr)  # fmt: skip
+            print(
+                f'{self._name}: ended by {signal.Signals(self._signals[0]).name}; {len(waiting)}'
+                ' runs were not begun. Started again, it goes on',
+                file=sys.stderr,
+            )
             return 128 + self._signals[0]
         if failed:
-            print(f'{self._name}: {len(failed)} of {counted(len(runs), "run")} failed: '
-                  f'{", ".join(run.name for run in failed)}', file=sys.stderr)  # fmt: skip
+            print(
+                f'{self._name}: {len(failed)} of {counted(len(runs), "run")} failed: '
+                f'{", ".join(run.name for run in failed)}',
+                file=sys.stderr,
+            )
         return 1 if failed else 0
 
     def _note(self, number: int, _: Any) -> None:
@@ -289,8 +365,13 @@ class LocalRuns:
         share = self._shares.pop()
         with open(run.log, 'ab') as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=functools.partial(os.sched_setaffinity, 0, share) if share else None)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=functools.partial(os.sched_setaffinity, 0, share) if share else None,
+            )
         self._running[process.pid] = run, process, time.monotonic(), share
 
     def _ended(self) -> list[tuple[Run, int]]:
@@ -308,9 +389,16 @@ class LocalRuns:
                 print(f'finished: {run.name}, in {took}', flush=True)
                 continue
             how = f'killed by {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'
-            lines = run.log.read_text(encoding='utf-8', errors='backslashreplace').splitlines()[-LAST_LINES:]
-            print(f'failed: {run.name}, after {took}: {how}; the last lines of {printable(str(run.log))}:\n'
-                  + '\n'.join(f'  | {printable(line)}' for line in lines), file=sys.stderr, flush=True)  # fmt: skip
+            lines = run.log.read_text(encoding='utf-8', errors='backslashreplace').splitlines()[
+                -LAST_LINES:
+            ]
+            print(
+                f'failed: {run.name}, after {took}: {how}; the last lines of'
+                f' {printable(str(run.log))}:\n'
+                + '\n'.join(f'  | {printable(line)}' for line in lines),
+                file=sys.stderr,
+                flush=True,
+            )
         return ended
 
     def _signal(self, number: int) -> None:
@@ -320,20 +408,34 @@ class LocalRuns:
 
 
 def _shares(size: int) -> list[set[int]]:
-    """The processors of each of `size` runs; empty where the system does not divide them, or one run has them all."""
+    """The processors of each of `size` runs;
+
+    empty where the system does not divide them, or one run has them all.
+    """
     here = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
     return [set(here[number::size]) if 1 < size <= len(here) else set() for number in range(size)]
 
 
-def submit(commands: Sequence[Sequence[str]], out: Path, options: Sequence[str], only_print: bool) -> int:
+def submit(
+    commands: Sequence[Sequence[str]], out: Path, options: Sequence[str], only_print: bool
+) -> int:
     """Submits a job array, a task for each command; gives sbatch's exit code.
 
     The commands are in a file of their own: config or sweep may change before the last task begins.
     """
     text = json.dumps({'directory': os.getcwd(), 'commands': commands}, indent=2) + '\n'
     file = out / 'arrays' / f'{hashlib.sha256(text.encode()).hexdigest()[:8]}.json'
-    command = ['sbatch', f'--array=0-{len(commands) - 1}', *options, 'launch/slurm.sbatch', f'--logs={out / "logs"}', '--',
-               sys.executable, 'launch/sweep.py', f'--array={file}']  # fmt: skip
+    command = [
+        'sbatch',
+        f'--array=0-{len(commands) - 1}',
+        *options,
+        'launch/slurm.sbatch',
+        f'--logs={out / "logs"}',
+        '--',
+        sys.executable,
+        'launch/sweep.py',
+        f'--array={file}',
+    ]
     if only_print:
         print(f'cd {shlex.quote(str(ROOT))} && {shlex.join(command)}')
         return 0
@@ -341,17 +443,23 @@ def submit(commands: Sequence[Sequence[str]], out: Path, options: Sequence[str],
     try:
         return subprocess.run(command, cwd=ROOT).returncode
     except FileNotFoundError:
-        raise SweepError('sbatch is not on PATH: call this on a computer of the cluster, or use --local') from None
+        raise SweepError(
+            'sbatch is not on PATH: call this on a computer of the cluster, or use --local'
+        ) from None
 
 
 def _exec_one(file: str) -> int:
-    """Becomes the command of this task of a job array, whose exit code and signals are then its own."""
+    """Becomes the command of this task of a job array, whose exit code and signals are then its
+    own.
+    """
     number = os.environ.get('SLURM_ARRAY_TASK_ID', '')
     try:
         array = json.loads(Path(file).read_text(encoding='utf-8'))
         command = array['commands'][int(number)]
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise SweepError(f'--array={file}: has no command number {number!r} (SLURM_ARRAY_TASK_ID): {error}') from error
+        raise SweepError(
+            f'--array={file}: has no command number {number!r} (SLURM_ARRAY_TASK_ID): {error}'
+        ) from error
     os.chdir(array['directory'])
     print(shlex.join(command), flush=True)
     os.execvp(command[0], command)

@@ -1,7 +1,8 @@
-"""A stand-in for Google Cloud Storage: its JSON API, as far as gcsfs, TensorStore and google-cloud-storage use it, in memory.
+"""A stand-in for Google Cloud Storage: its JSON API, as far as gcsfs, TensorStore and
+google-cloud-storage use it, in memory.
 
-The clients are the real ones; `served` tells them where it is. It takes no credentials and checks preconditions, so that a
-writer that loses a race is told.
+The clients are the real ones; `served` tells them where it is. It takes no credentials and checks
+preconditions, so that a writer that loses a race is told.
 """
 
 import base64
@@ -20,7 +21,9 @@ import pytest
 
 BUCKET = 'shelf'
 # Of a bucket, its list of objects, an object, and an object that is copied.
-_PLACE = r'(?:/download)?/storage/v1/b/([^/]+)(?:/o(?:/([^/]+)(?:/rewriteTo/b/([^/]+)/o/([^/]+))?)?)?'
+_PLACE = (
+    r'(?:/download)?/storage/v1/b/([^/]+)(?:/o(?:/([^/]+)(?:/rewriteTo/b/([^/]+)/o/([^/]+))?)?)?'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Storage:
 
     Attributes:
         objects: By name, without the bucket's.
-        refuse: Called with the method and the path of each request; a status that is not None is the answer to it.
+        refuse: Called with the method and the path of each request; a status that is not None is
+        the answer to it.
         requests: Method and path of each request so far.
     """
 
@@ -60,26 +64,36 @@ class Storage:
 
     def under(self, folder: str) -> dict[str, bytes]:
         """The objects in a folder by their names in it."""
-        return {name.removeprefix(folder + '/'): stored.data for name, stored in sorted(self.objects.items())
-                if name.startswith(folder + '/')}  # fmt: skip
+        return {
+            name.removeprefix(folder + '/'): stored.data
+            for name, stored in sorted(self.objects.items())
+            if name.startswith(folder + '/')
+        }
 
 
 @contextlib.contextmanager
 def served() -> Iterator[Storage]:
-    """Serves a bucket; every client of this process, and of those started from it, takes it for the real one."""
+    """Serves a bucket;
+
+    every client of this process, and of those started from it, takes it for the real one.
+    """
     storage = Storage()
     handler = type('Handler', (_Handler,), {'storage': storage})
     server = ThreadingHTTPServer(('localhost', 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={'poll_interval': 0.05}, daemon=True
+    )
     thread.start()
     address = f'http://localhost:{server.server_port}'
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            'STORAGE_EMULATOR_HOST': address, 'TENSORSTORE_GCS_HTTP_URL': address,
+            'STORAGE_EMULATOR_HOST': address,
+            'TENSORSTORE_GCS_HTTP_URL': address,
             'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',  # asks another service, over gRPC
-            'GOOGLE_CLOUD_PROJECT': 'stand-in', 'NO_GCE_CHECK': 'true',
-        }.items():  # fmt: skip
+            'GOOGLE_CLOUD_PROJECT': 'stand-in',
+            'NO_GCE_CHECK': 'true',
+        }.items():
             patch.setenv(name, value)
         try:
             yield storage
@@ -114,7 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         body = self._body()
         parts = urlsplit(self.path)
-        query = {key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        query = {
+            key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()
+        }
         path = parts.path
         self.storage.requests.append((self.command, unquote(path)))
         if status := self.storage.refuse(self.command, unquote(path)):
@@ -148,12 +164,20 @@ class _Handler(BaseHTTPRequestHandler):
             elif name is None and path.endswith('/o'):
                 self._list(query)
             elif name is None:
-                self._json({'kind': 'storage#bucket', 'id': bucket, 'name': bucket, 'location': 'US'})
+                self._json(
+                    {'kind': 'storage#bucket', 'id': bucket, 'name': bucket, 'location': 'US'}
+                )
             elif name not in self.storage.objects:
                 self._error(404)
             elif target is not None:
                 self.storage.put(target, self.storage.objects[name].data)
-                self._json({'kind': 'storage#rewriteResponse', 'done': True, 'resource': self._resource(target)})
+                self._json(
+                    {
+                        'kind': 'storage#rewriteResponse',
+                        'done': True,
+                        'resource': self._resource(target),
+                    }
+                )
             elif self.command == 'DELETE':
                 if self._as_expected(query, name):
                     del self.storage.objects[name]
@@ -168,11 +192,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _resource(self, name: str) -> dict:
         stored = self.storage.objects[name]
         return {
-            'kind': 'storage#object', 'bucket': BUCKET, 'name': name, 'id': f'{BUCKET}/{name}/{stored.generation}',
-            'generation': str(stored.generation), 'metageneration': '1', 'size': str(len(stored.data)),
-            'md5Hash': base64.b64encode(hashlib.md5(stored.data).digest()).decode(), 'contentType': 'application/octet-stream',
-            'timeCreated': '2026-01-01T00:00:00.000Z', 'updated': '2026-01-01T00:00:00.000Z', 'etag': str(stored.generation),
-        }  # fmt: skip
+            'kind': 'storage#object',
+            'bucket': BUCKET,
+            'name': name,
+            'id': f'{BUCKET}/{name}/{stored.generation}',
+            'generation': str(stored.generation),
+            'metageneration': '1',
+            'size': str(len(stored.data)),
+            'md5Hash': base64.b64encode(hashlib.md5(stored.data).digest()).decode(),
+            'contentType': 'application/octet-stream',
+            'timeCreated': '2026-01-01T00:00:00.000Z',
+            'updated': '2026-01-01T00:00:00.000Z',
+            'etag': str(stored.generation),
+        }
 
     def _list(self, query: dict[str, str]) -> None:
         prefix, delimiter = query.get('prefix', ''), query.get('delimiter')
@@ -191,11 +223,20 @@ class _Handler(BaseHTTPRequestHandler):
         last = first + int(query.get('maxResults') or 1000)
         page = entries[first:last]
         more = {'nextPageToken': str(last)} if last < len(entries) else {}
-        self._json({'kind': 'storage#objects', 'items': [self._resource(name) for name in page if name not in folders],
-                    'prefixes': [name for name in page if name in folders], **more})  # fmt: skip
+        self._json(
+            {
+                'kind': 'storage#objects',
+                'items': [self._resource(name) for name in page if name not in folders],
+                'prefixes': [name for name in page if name in folders],
+                **more,
+            }
+        )
 
     def _as_expected(self, query: dict[str, str], name: str) -> bool:
-        """Checks the preconditions; answers if they do not hold. Generation 0 is that of no object."""
+        """Checks the preconditions;
+
+        answers if they do not hold. Generation 0 is that of no object.
+        """
         stored = self.storage.objects.get(name)
         generation = str(stored.generation) if stored else '0'
         if query.get('ifGenerationMatch', generation) != generation:
@@ -210,7 +251,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._as_expected(query, name):
             return
         stored = self.storage.objects[name]
-        data, about = stored.data, {'x-goog-generation': str(stored.generation), 'Content-Type': 'application/octet-stream'}
+        data, about = (
+            stored.data,
+            {
+                'x-goog-generation': str(stored.generation),
+                'Content-Type': 'application/octet-stream',
+            },
+        )
         if found := re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range', '')):
             first, last = found.groups()
             begin = int(first) if first else max(0, len(data) - int(last))
@@ -218,7 +265,11 @@ class _Handler(BaseHTTPRequestHandler):
             if begin >= end:
                 self._error(416)
                 return
-            self._send(206, data[begin:end], {**about, 'Content-Range': f'bytes {begin}-{end - 1}/{len(data)}'})
+            self._send(
+                206,
+                data[begin:end],
+                {**about, 'Content-Range': f'bytes {begin}-{end - 1}/{len(data)}'},
+            )
         else:
             self._send(200, data, about)
 
@@ -228,7 +279,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         kind, name = query.get('uploadType'), query.get('name')
         if kind == 'multipart':
-            border = b'--' + re.search(r'boundary="?([^";]+)', self.headers['Content-Type'])[1].encode()
+            border = (
+                b'--' + re.search(r'boundary="?([^";]+)', self.headers['Content-Type'])[1].encode()
+            )
             about, content = body.partition(border)[2].rpartition(border)[0].split(border, 1)
             line = b'\r\n' if about.startswith(b'\r\n') else b'\n'
             name = json.loads(about.split(line * 2, 1)[1])['name']
@@ -247,7 +300,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _go_on(self, session: str, body: bytes) -> None:
         name, query, data = self.storage.sessions[session]
         data += body
-        found = re.fullmatch(r'bytes (?:\d+-\d+|\*)/(\d+|\*)', self.headers.get('Content-Range', ''))
+        found = re.fullmatch(
+            r'bytes (?:\d+-\d+|\*)/(\d+|\*)', self.headers.get('Content-Range', '')
+        )
         if found and (found[1] == '*' or len(data) < int(found[1])):
             self._send(308, b'', {'Range': f'bytes=0-{len(data) - 1}'} if data else {})
         elif self._as_expected(query, name):
@@ -259,9 +314,16 @@ class _Handler(BaseHTTPRequestHandler):
         answers = []
         for number, target in enumerate(re.findall(rb'DELETE \S*/o/(\S+?)(?:\?\S*)? HTTP', body)):
             gone = self.storage.objects.pop(unquote(target.decode()), None)
-            answers.append(f'--border\r\nContent-Type: application/http\r\nContent-ID: <response-{number + 1}>\r\n\r\n'
-                           f'HTTP/1.1 {"204 No Content" if gone else "404 Not Found"}\r\n\r\n\r\n')
-        self._send(200, ''.join([*answers, '--border--']).encode(), {'Content-Type': 'multipart/mixed; boundary=border'})
+            answers.append(
+                '--border\r\nContent-Type: application/http\r\nContent-ID:'
+                f' <response-{number + 1}>\r\n\r\nHTTP/1.1'
+                f' {"204 No Content" if gone else "404 Not Found"}\r\n\r\n\r\n'
+            )
+        self._send(
+            200,
+            ''.join([*answers, '--border--']).encode(),
+            {'Content-Type': 'multipart/mixed; boundary=border'},
+        )
 
     def _json(self, values: dict) -> None:
         self._send(200, json.dumps(values).encode(), {'Content-Type': 'application/json'})

@@ -8,17 +8,24 @@ import tensorflow_datasets as tfds
 
 
 def prepare(
-    folder: str | os.PathLike, name: str, features: dict[str, Any], splits: dict[str, Sequence[dict[str, Any]]],
-    version: str = '1.0.0', file_format: str = 'array_record',
-) -> str:  # fmt: skip
+    folder: str | os.PathLike,
+    name: str,
+    features: dict[str, Any],
+    splits: dict[str, Sequence[dict[str, Any]]],
+    version: str = '1.0.0',
+    file_format: str = 'array_record',
+) -> str:
     """Writes `folder/name/version`, shuffled as TFDS does, and gives back `folder`."""
 
-    # Not registered, so that it is found by its files alone and may have the name of a known data set.
+    # Not registered, so that it is found by its files alone and may have the name of a known data
+    # set.
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version(version)
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
 
         def _split_generators(self, manager):
             return {split: self._generate_examples(examples) for split, examples in splits.items()}

@@ -1,4 +1,8 @@
-"""PackedBatch: what a batch must look like, and that every way of breaking it is refused with a message that says where."""
+"""PackedBatch:
+
+what a batch must look like, and that every way of breaking it is refused with a message that says
+where.
+"""
 
 import jax
 import ml_dtypes
@@ -16,7 +20,9 @@ SHAPE = BatchShape(rows=3, tokens=12, slots=4, patch_size=4, classes=5)
 def batch():
     """Two rows with five clips, and an empty third row."""
     rng = np.random.default_rng(0)
-    clips = [rng.normal(size=(GRID[0] * columns, 4)).astype(np.float32) for columns in (2, 1, 3, 2, 1)]
+    clips = [
+        rng.normal(size=(GRID[0] * columns, 4)).astype(np.float32) for columns in (2, 1, 3, 2, 1)
+    ]
     return packing.fill_batch([[0, 1, 2], [3, 4]], clips, GRID[0], SHAPE)
 
 
@@ -79,7 +85,7 @@ BREAKS = {
     'time below 0': ('time_pos', (1, 2), -1),
     'frequency in padding': ('freq_pos', (1, 10), 1),
     'time in padding': ('time_pos', (1, 10), 1),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('breakage', BREAKS)

@@ -1,4 +1,7 @@
-"""Measuring steps: figures that hang together, and that nothing else than JAX and its like is needed."""
+"""Measuring steps:
+
+figures that hang together, and that nothing else than JAX and its like is needed.
+"""
 
 import json
 import os
@@ -12,16 +15,25 @@ from elastic_ast_jax import benchmark, cli
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    'benchmark', '--size=Mi', '--tokens=512', '--rows=1', '--steps=1', '--config.model.depth=1', '--config.model.width=32',
-    '--config.model.heads=2')  # fmt: skip
+    'benchmark',
+    '--size=Mi',
+    '--tokens=512',
+    '--rows=1',
+    '--steps=1',
+    '--config.model.depth=1',
+    '--config.model.width=32',
+    '--config.model.heads=2',
+)
 
-# Nothing else can be found. The second and third line of names are what these libraries are made of.
+# Nothing else can be found. The second and third line of names are what these libraries are made
+# of.
 ALONE = """
 import sys
 
 ALLOWED = set(sys.stdlib_module_names) | {
     'elastic_ast_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'absl', 'ml_collections',
-    'jaxtyping', 'ml_dtypes', 'opt_einsum', 'flatbuffers', 'msgpack', 'yaml', 'etils', 'rich', 'pygments', 'typing_extensions',
+    'jaxtyping', 'ml_dtypes', 'opt_einsum', 'flatbuffers', 'msgpack', 'yaml', 'etils', 'rich',
+    'pygments', 'typing_extensions',
     'markdown_it', 'mdurl', 'treescope', 'humanize',
 }
 
@@ -34,7 +46,8 @@ class Only:
 
     def find_spec(self, name, path=None, target=None):
         top = name.partition('.')[0]
-        return self.finder.find_spec(name, path, target) if top in ALLOWED or top.startswith('_sysconfig') else None
+        allowed = top in ALLOWED or top.startswith('_sysconfig')
+        return self.finder.find_spec(name, path, target) if allowed else None
 
 sys.meta_path[:] = map(Only, sys.meta_path)
 for name in ('tensorflow', 'librosa', 'orbax', 'scipy', 'soundfile', 'matplotlib'):

@@ -1,4 +1,7 @@
-"""Paths in a bucket: what is written is there, whole; what is not there is nothing; whatever fails says what to do."""
+"""Paths in a bucket:
+
+what is written is there, whole; what is not there is nothing; whatever fails says what to do.
+"""
 
 import errno
 import os
@@ -26,12 +29,17 @@ def folder(shelf) -> BucketPath:
 # Paths
 
 
-@pytest.mark.parametrize('text', ['gs://shelf/a', 'gs://shelf/a/', 'gs://shelf//a', 'gs://shelf/./a'])
+@pytest.mark.parametrize(
+    'text', ['gs://shelf/a', 'gs://shelf/a/', 'gs://shelf//a', 'gs://shelf/./a']
+)
 def test_a_path_in_a_bucket(text):
     path = files.at(text)
     assert str(path) == os.fspath(path) == 'gs://shelf/a'
     assert path == files.at(path) and isinstance(path / 'b', BucketPath)
-    assert str(path / 'b.txt') == 'gs://shelf/a/b.txt' and str((path / 'b.txt').with_suffix('')) == 'gs://shelf/a/b'
+    assert (
+        str(path / 'b.txt') == 'gs://shelf/a/b.txt'
+        and str((path / 'b.txt').with_suffix('')) == 'gs://shelf/a/b'
+    )
     assert (path.name, (path / 'b.txt').suffix, str(path.parent)) == ('a', '.txt', 'gs://shelf')
 
 
@@ -41,14 +49,21 @@ def test_other_paths_are_local_and_absolute(tmp_path, monkeypatch):
     assert files.at(tmp_path) == tmp_path and type(files.at('x')) is type(tmp_path)
 
 
-@pytest.mark.parametrize('text', ['s3://shelf/run', 'gs://shelf', 'gs://', 'gs:///run', 'http://a/b', 'x/gs://shelf/a'])
+@pytest.mark.parametrize(
+    'text', ['s3://shelf/run', 'gs://shelf', 'gs://', 'gs:///run', 'http://a/b', 'x/gs://shelf/a']
+)
 def test_another_place_is_refused(text):
     with pytest.raises(PlaceError) as caught:
         files.at(text)
-    assert str(caught.value).startswith(f'{text}: is neither a local path nor') and 'gs://BUCKET/FOLDER' in str(caught.value)
+    assert str(caught.value).startswith(
+        f'{text}: is neither a local path nor'
+    ) and 'gs://BUCKET/FOLDER' in str(caught.value)
 
 
-@pytest.mark.parametrize('text', ['gs://shelf/a/../b', 'gs://shelf/a*', 'gs://shelf/a[1]', 'gs://shelf/a?', 'gs://shelf/a#1'])
+@pytest.mark.parametrize(
+    'text',
+    ['gs://shelf/a/../b', 'gs://shelf/a*', 'gs://shelf/a[1]', 'gs://shelf/a?', 'gs://shelf/a#1'],
+)
 def test_names_that_mean_something_else_to_a_library_are_refused(text):
     with pytest.raises(PlaceError, match='choose another name'):
         files.at(text)
@@ -63,7 +78,9 @@ def test_what_is_written_is_read(folder, shelf, data):
     for _ in range(2):  # the second replaces the first
         file.write_bytes(data)
         assert file.read_bytes() == data == shelf.objects['runs/one/a.bin'].data
-    assert file.exists() and not file.is_dir() and folder.is_dir() and files.size(folder) == len(data)
+    assert (
+        file.exists() and not file.is_dir() and folder.is_dir() and files.size(folder) == len(data)
+    )
 
 
 def test_a_large_file_is_sent_in_pieces(folder, shelf, tmp_path):
@@ -77,7 +94,7 @@ def test_a_large_file_is_sent_in_pieces(folder, shelf, tmp_path):
 
 
 def test_what_others_write_is_seen_at_once(folder, shelf):
-    """TensorStore and other processes write past the client whose listings this process has read."""
+    """TensorStore and other processes write past the client whose listings were read before."""
     assert list(folder.iterdir()) == [] and not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     shelf.put('runs/one/a', b'1')
@@ -85,7 +102,11 @@ def test_what_others_write_is_seen_at_once(folder, shelf):
     shelf.put('runs/one-and-more/x', b'3')
     assert [path.name for path in folder.iterdir()] == ['a', 'b'] and (folder / 'b').is_dir()
     del shelf.objects['runs/one/a']
-    assert [path.name for path in folder.iterdir()] == ['b'] and not (folder / 'a').exists() and files.size(folder) == 1
+    assert (
+        [path.name for path in folder.iterdir()] == ['b']
+        and not (folder / 'a').exists()
+        and files.size(folder) == 1
+    )
 
 
 def test_a_folder_is_moved_with_all_it_holds(folder, shelf):
@@ -94,7 +115,11 @@ def test_a_folder_is_moved_with_all_it_holds(folder, shelf):
     (folder.parent / 'one-more').write_text('stays')
     folder.rename(folder.parent / 'two')
     assert {name: stored.data for name, stored in shelf.objects.items()} == {
-        'runs/two/a': b'a', 'runs/two/b/c': b'b/c', 'runs/two/b/a/b': b'b/a/b', 'runs/one-more': b'stays'}  # fmt: skip
+        'runs/two/a': b'a',
+        'runs/two/b/c': b'b/c',
+        'runs/two/b/a/b': b'b/a/b',
+        'runs/one-more': b'stays',
+    }
 
 
 def test_what_is_not_there(folder):
@@ -104,7 +129,10 @@ def test_what_is_not_there(folder):
     for call in (file.unlink, file.read_bytes, files.at('gs://other/x').touch):
         with pytest.raises(FileNotFoundError) as caught:
             call()
-        assert caught.value.filename.startswith('gs://') and caught.value.strerror == 'no such file or bucket'
+        assert (
+            caught.value.filename.startswith('gs://')
+            and caught.value.strerror == 'no such file or bucket'
+        )
 
 
 @pytest.mark.parametrize('status', [401, 403])
@@ -113,13 +141,23 @@ def test_without_access_every_call_says_how_to_get_it(folder, shelf, tmp_path, s
     shelf.refuse = lambda method, path: status
     file = folder / 'x'
     for call in (
-        file.exists, file.is_dir, file.touch, file.read_text, file.unlink, file.size, lambda: list(file.iterdir()),
-        lambda: file.upload(tmp_path / 'x'), lambda: file.rename(folder / 'y'),
-    ):  # fmt: skip
+        file.exists,
+        file.is_dir,
+        file.touch,
+        file.read_text,
+        file.unlink,
+        file.size,
+        lambda: list(file.iterdir()),
+        lambda: file.upload(tmp_path / 'x'),
+        lambda: file.rename(folder / 'y'),
+    ):
         with pytest.raises(OSError) as caught:
             call()
         assert caught.value.filename == str(file)
-        assert 'no access' in caught.value.strerror and 'gcloud auth application-default login' in caught.value.strerror
+        assert (
+            'no access' in caught.value.strerror
+            and 'gcloud auth application-default login' in caught.value.strerror
+        )
         assert ROLE in caught.value.strerror
 
 
@@ -132,14 +170,28 @@ def test_a_request_that_fails_once_is_made_again(folder, shelf):
 
 def alone(program: str) -> subprocess.CompletedProcess:
     """Runs a program in a process of its own."""
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(Path(__file__).parents[1])}
-    return subprocess.run([sys.executable, '-c', program], env=environment, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'PYTHONPATH': str(Path(__file__).parents[1]),
+    }
+    return subprocess.run(
+        [sys.executable, '-c', program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_without_the_packages_the_extra_is_named(shelf):
-    done = alone("import sys; sys.modules['gcsfs'] = None\n"
-                 "from elastic_ast_jax.workdir import Workdir; Workdir('gs://shelf/runs/one').config()")  # fmt: skip
-    assert 'WorkdirError: gs://shelf/runs/one/config.json: cannot be read (gs:// needs gcsfs and' in done.stderr
+    done = alone(
+        "import sys; sys.modules['gcsfs'] = None\n"
+        "from elastic_ast_jax.workdir import Workdir; Workdir('gs://shelf/runs/one').config()"
+    )
+    assert (
+        'WorkdirError: gs://shelf/runs/one/config.json: cannot be read (gs:// needs gcsfs and'
+        in done.stderr
+    )
     assert 'bash launch/install.sh gcs' in done.stderr
 
 
@@ -168,13 +220,21 @@ def test_a_file_that_cannot_be_written_is_told(folder, shelf):
     shelf.refuse = lambda method, path: 403
     with pytest.raises(WriteError) as caught:
         files.write_text(folder / 'a.txt', 'x')
-    assert str(caught.value).startswith(f'{folder}/a.txt: cannot be written (no access: ') and ROLE in str(caught.value)
+    assert str(caught.value).startswith(
+        f'{folder}/a.txt: cannot be written (no access: '
+    ) and ROLE in str(caught.value)
 
 
-@pytest.mark.parametrize('error, code', [
-    (ConnectionError('reset'), UNREACHED), (TimeoutError(), UNREACHED), (FileNotFoundError('gs://b'), 1),
-    (ImportError('gcsfs'), 1), (ValueError('PERMISSION_DENIED: storage.objects.create'), 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'error, code',
+    [
+        (ConnectionError('reset'), UNREACHED),
+        (TimeoutError(), UNREACHED),
+        (FileNotFoundError('gs://b'), 1),
+        (ImportError('gcsfs'), 1),
+        (ValueError('PERMISSION_DENIED: storage.objects.create'), 1),
+    ],
+)
 def test_a_command_that_a_bucket_ends_for_a_while_has_a_code_of_its_own(folder, error, code):
     assert judged(WriteError('x'), folder / 'a', error).exit_code == code
     assert judged(WriteError('x'), Path('a'), error).exit_code == 1  # on a disk it stays as it is
@@ -185,7 +245,10 @@ def test_a_failure_without_words_of_its_own_has_that_code_too(folder, shelf):
     with pytest.raises(OSError) as caught:
         (folder / 'x').read_bytes()
     assert exit_code(caught.value) == 1
-    assert exit_code(OSError(errno.EIO, 'no answer', 'gs://b/x')) == UNREACHED and exit_code(OSError(errno.EIO, '', 'x')) == 1
+    assert (
+        exit_code(OSError(errno.EIO, 'no answer', 'gs://b/x')) == UNREACHED
+        and exit_code(OSError(errno.EIO, '', 'x')) == 1
+    )
 
 
 # What uses them
@@ -203,7 +266,9 @@ def test_a_run_has_begun_when_a_checkpoint_is_complete(folder):
 
 def test_a_workdir_with_a_name_that_is_near_is_told(folder):
     (folder / 'config.json').touch()
-    with pytest.raises(ValueError, match='there is no such workdir; did you mean gs://shelf/runs/one?'):
+    with pytest.raises(
+        ValueError, match='there is no such workdir; did you mean gs://shelf/runs/one?'
+    ):
         Workdir('gs://shelf/runs/onr').config()
 
 
@@ -212,7 +277,10 @@ def test_a_profile_ends_in_the_bucket(folder, shelf):
         with profile.step(0):
             pass
         profile.stop_after(1, lambda: None)
-    assert any(name.startswith('plugins/profile/') and name.endswith('.xplane.pb') for name in shelf.under('runs/one'))
+    assert any(
+        name.startswith('plugins/profile/') and name.endswith('.xplane.pb')
+        for name in shelf.under('runs/one')
+    )
 
 
 def test_an_account_that_may_not_look_at_the_bucket_is_told_so(folder, shelf):
@@ -220,12 +288,16 @@ def test_an_account_that_may_not_look_at_the_bucket_is_told_so(folder, shelf):
     shelf.refuse = lambda method, path: 403 if path.endswith('/b/shelf') else None
     with pytest.raises(CheckpointError) as caught:
         Checkpoints(folder / 'checkpoints')
-    assert str(caught.value).startswith(f'{folder}/checkpoints: cannot be used for checkpoints (no access: ')
+    assert str(caught.value).startswith(
+        f'{folder}/checkpoints: cannot be used for checkpoints (no access: '
+    )
     assert ROLE in str(caught.value)
 
 
 def test_local_paths_load_nothing_for_buckets():
-    program = ("import sys; from elastic_ast_jax import cli, workdir; workdir.Workdir('x'); "
-               "print([name for name in ('fsspec', 'etils', 'gcsfs') if name in sys.modules])")  # fmt: skip
+    program = (
+        "import sys; from elastic_ast_jax import cli, workdir; workdir.Workdir('x'); "
+        "print([name for name in ('fsspec', 'etils', 'gcsfs') if name in sys.modules])"
+    )
     done = alone(program)
     assert done.stdout == '[]\n', done.stderr

@@ -1,4 +1,8 @@
-"""Checkpoints: what was saved comes back to the bit, a damaged one costs the steps since the one before and nothing else."""
+"""Checkpoints:
+
+what was saved comes back to the bit, a damaged one costs the steps since the one before and nothing
+else.
+"""
 
 import functools
 import logging
@@ -18,7 +22,8 @@ from elastic_ast_jax.checkpoints import CheckpointError, Checkpoints
 from elastic_ast_jax.train_step import TrainState, new_state
 
 ADAM = optax.adam(1e-2)
-# Orbax's readers go on in threads of their own when one of them has failed, and end with an exception there.
+# Orbax's readers go on in threads of their own when one of them has failed, and end with an
+# exception there.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 
 
@@ -32,18 +37,26 @@ def whole():
 
 
 def init(width=5, ema=False):
-    params = {'kernel': jax.random.normal(jax.random.key(0), (width, 3)), 'norm': {'scale': jnp.ones(3)}}
+    params = {
+        'kernel': jax.random.normal(jax.random.key(0), (width, 3)),
+        'norm': {'scale': jnp.ones(3)},
+    }
     return new_state(params, ADAM, ema)
 
 
 @functools.cache
 def train_step():
     """A step of Adam that uses the old state's memory again."""
+
     def step(state, batch):
         gradients = jax.tree.map(lambda x: jnp.cos(x) + x * batch.mean(), state.params)
         updates, moments = ADAM.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = None if state.ema is None else jax.tree.map(lambda old, new: old + 0.25 * (new - old), state.ema, params)
+        ema = (
+            None
+            if state.ema is None
+            else jax.tree.map(lambda old, new: old + 0.25 * (new - old), state.ema, params)
+        )
         return TrainState(state.step + 1, params, moments, ema), None
 
     return sharding.jit_train_step(step, mesh())
@@ -69,11 +82,17 @@ def abstract(width=5, ema=False):
 
 def same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        x.dtype == y.dtype and np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def run(directory, scores, keep=3, ema=False):
-    """A run that saves after every step with these scores (None: not evaluated). Copies of its states, by step."""
+    """A run that saves after every step with these scores (None:
+
+    not evaluated). Copies of its states, by step.
+    """
     state, copies = fresh(ema=ema), {}
     with Checkpoints(directory, keep) as checkpoints:
         for score in scores:
@@ -115,7 +134,9 @@ def test_a_restored_run_is_the_run_that_went_on(saved):
     with Checkpoints(directory) as checkpoints:
         resumed = after(checkpoints.restore(abstract()), steps=4)
     assert same(resumed, whole)
-    assert train_step()._cache_size() == 1  # nothing is compiled again; with a moving average the state is another
+    assert (
+        train_step()._cache_size() == 1
+    )  # nothing is compiled again; with a moving average the state is another
 
 
 def test_a_run_with_a_moving_average_goes_on_with_it(tmp_path):
@@ -135,8 +156,12 @@ def test_a_new_run_has_nothing_to_restore(tmp_path):
 
 def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
     """Saving goes on in the background, and the next step may write into the old state's memory."""
+
     def large():
-        params = {'kernel': jax.random.normal(jax.random.key(1), (1500, 1000)), 'norm': {'scale': jnp.ones(3)}}
+        params = {
+            'kernel': jax.random.normal(jax.random.key(1), (1500, 1000)),
+            'norm': {'scale': jnp.ones(3)},
+        }
         return TrainState(jnp.zeros((), jnp.int32), params, ADAM.init(params))
 
     state = sharding.born(large, whole())
@@ -243,15 +268,23 @@ def test_parameters_of_a_checkpoint(saved, which, step):
 @pytest.mark.parametrize('which', ['4', 'bset', '-1', '', '1.5'])
 def test_an_unknown_checkpoint_is_refused_with_those_there_are(saved, which):
     directory, _ = saved
-    with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
         checkpoints.restore_params(abstract().params, which)
-    assert f'{directory}: no checkpoint {which}; there are [1, 2, 3], latest, best and average' in str(caught.value)
+    assert (
+        f'{directory}: no checkpoint {which}; there are [1, 2, 3], latest, best and average'
+        in str(caught.value)
+    )
 
 
 def test_without_a_checkpoint_there_are_no_parameters(tmp_path):
     with Checkpoints(tmp_path / 'nowhere', read_only=True) as checkpoints:
         for which in ('latest', 'best', '3'):
-            with pytest.raises(CheckpointError, match='there is no complete checkpoint; has training saved one'):
+            with pytest.raises(
+                CheckpointError, match='there is no complete checkpoint; has training saved one'
+            ):
                 checkpoints.restore_params(abstract().params, which)
 
 
@@ -263,25 +296,38 @@ def test_without_an_evaluation_there_is_no_best(tmp_path):
             checkpoints.restore_params(abstract().params, 'best')
 
 
-@pytest.mark.parametrize('change', [
-    lambda params: abstract(width=6).params,
-    lambda params: {**params, 'bias': params['norm']['scale']},
-    lambda params: {'kernel': params['kernel']},
-], ids=['another shape', 'a weight more', 'a weight less'])  # fmt: skip
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda params: abstract(width=6).params,
+        lambda params: {**params, 'bias': params['norm']['scale']},
+        lambda params: {'kernel': params['kernel']},
+    ],
+    ids=['another shape', 'a weight more', 'a weight less'],
+)
 @pytest.mark.parametrize('which', ['latest', '2'])
 def test_weights_of_another_model_are_refused(saved, change, which):
     directory, _ = saved
-    with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
         checkpoints.restore_params(change(abstract().params), which)
     assert str(directory) in str(caught.value) and 'another model' in str(caught.value)
 
 
 def test_the_message_about_another_shape_has_both(saved):
     directory, _ = saved
-    with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
         checkpoints.restore_params(abstract(width=6).params, '3')
     message = str(caught.value)
-    assert f'{directory}: ' in message and '3: ValueError: of another model, 1 parameters differ' in message
+    assert (
+        f'{directory}: ' in message
+        and '3: ValueError: of another model, 1 parameters differ' in message
+    )
     assert "['kernel']: (5, 3) there, (6, 3) in this model" in message
 
 
@@ -295,35 +341,62 @@ def averaged(tmp_path_factory):
     return directory, run(directory, [0.25, 0.75, None, 0.5], keep=4, ema=True)
 
 
-@pytest.mark.parametrize('ema, field, said', [(False, 'params', ''), (True, 'ema', ', moving average')])
-@pytest.mark.parametrize('which, steps', [
-    ('latest', [4]), ('best', [2]), ('3', [3]), ('average', [1, 2, 3, 4]), ('average:1', [4]), ('average:3', [2, 3, 4]),
-])  # fmt: skip
-def test_parameters_and_moving_averages_of_one_checkpoint_or_several(averaged, which, steps, ema, field, said):
+@pytest.mark.parametrize(
+    'ema, field, said', [(False, 'params', ''), (True, 'ema', ', moving average')]
+)
+@pytest.mark.parametrize(
+    'which, steps',
+    [
+        ('latest', [4]),
+        ('best', [2]),
+        ('3', [3]),
+        ('average', [1, 2, 3, 4]),
+        ('average:1', [4]),
+        ('average:3', [2, 3, 4]),
+    ],
+)
+def test_parameters_and_moving_averages_of_one_checkpoint_or_several(
+    averaged, which, steps, ema, field, said
+):
     directory, copies = averaged
     with Checkpoints(directory, read_only=True) as checkpoints:
         found = checkpoints.restore_params(abstract().params, which, ema)
     expected = jax.tree.map(
         lambda *leaves: np.mean(np.float64(leaves), axis=0).astype(leaves[0].dtype),
-        *(getattr(copies[step], field) for step in steps))
+        *(getattr(copies[step], field) for step in steps),
+    )
     assert found.step == steps[-1] and same(found.params, expected)
-    for leaf, promised in zip(jax.tree.leaves(found.params), jax.tree.leaves(abstract().params), strict=True):
+    for leaf, promised in zip(
+        jax.tree.leaves(found.params), jax.tree.leaves(abstract().params), strict=True
+    ):
         assert leaf.sharding == promised.sharding
-    numbers = f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
+    numbers = (
+        f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
+    )
     assert found.description == numbers + said
 
 
-@pytest.mark.parametrize('which', ['average:0', 'average:-1', 'average:', 'average:two', 'average:1.5'])
+@pytest.mark.parametrize(
+    'which', ['average:0', 'average:-1', 'average:', 'average:two', 'average:1.5']
+)
 def test_a_number_of_checkpoints_is_positive(saved, which):
     directory, _ = saved
-    with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
         checkpoints.restore_params(abstract().params, which)
-    assert f'{which}: write average:N with a positive whole number N, such as average:3' in str(caught.value)
+    assert f'{which}: write average:N with a positive whole number N, such as average:3' in str(
+        caught.value
+    )
 
 
 def test_a_mean_of_more_checkpoints_than_there_are_is_refused(saved):
     directory, _ = saved
-    with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(CheckpointError) as caught:
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
         checkpoints.restore_params(abstract().params, 'average:4')
     assert 'average:4 needs 4 checkpoints, and there are 3, of steps [1, 2, 3]' in str(caught.value)
     assert 'train.keep' in str(caught.value)
@@ -335,7 +408,9 @@ def test_a_damaged_checkpoint_is_in_no_mean(saved):
     with Checkpoints(directory, read_only=True) as checkpoints:
         with pytest.raises(CheckpointError, match='checkpoint 2 cannot be read for the average'):
             checkpoints.restore_params(abstract().params, 'average')
-        assert same(checkpoints.restore_params(abstract().params, 'average:1').params, copies[3].params)
+        assert same(
+            checkpoints.restore_params(abstract().params, 'average:1').params, copies[3].params
+        )
 
 
 def test_a_moving_average_that_was_not_saved_is_missed(saved):
@@ -351,7 +426,9 @@ def test_a_moving_average_that_was_not_saved_is_missed(saved):
 @pytest.mark.parametrize('content', ['', '{"score": ', '[]', '{"score": "good"}', '{"other": 1}'])
 def test_a_damaged_score_is_no_score(saved, content):
     directory, copies = saved
-    (file,) = [path for path in (directory / '2' / 'score').iterdir() if b'"score"' in path.read_bytes()]
+    (file,) = [
+        path for path in (directory / '2' / 'score').iterdir() if b'"score"' in path.read_bytes()
+    ]
     file.write_text(content)
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.best() == 3 and checkpoints.steps() == [1, 2, 3]
@@ -370,7 +447,9 @@ def small_disk(tmp_path):
     """A folder on a disk of its own, with room for some checkpoints of this test and no more."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=600k', 'none', str(folder)], capture_output=True)
+    made = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=600k', 'none', str(folder)], capture_output=True
+    )
     if made.returncode:
         pytest.skip('mounting is not permitted here')
     yield folder
@@ -387,9 +466,12 @@ def test_a_full_disk_ends_the_run_and_spares_the_checkpoints_before(small_disk):
     with Checkpoints(directory, read_only=True) as checkpoints:
         last = checkpoints.steps()[-1]
         assert 2 < last < 100
-    assert str(caught.value) == (
-        f'{directory}: a checkpoint cannot be written (No space left on device). The last good checkpoint is of step {last}: '
-        f'when the disk has room and can be written, give the same command again')
+    assert (
+        str(caught.value)
+        == f'{directory}: a checkpoint cannot be written (No space left on device). The last good'
+        f' checkpoint is of step {last}: when the disk has room and can be written, give the'
+        ' same command again'
+    )
     shutil.rmtree(directory / '1')  # room for another one
     shutil.rmtree(directory / '2')
     with Checkpoints(directory, keep=100) as checkpoints:
@@ -415,7 +497,9 @@ DAMAGE = {
     'nothing at all': emptied,
     'an index of parameters lost': lambda step: (step / 'params' / 'manifest.ocdbt').unlink(),
     'an index of the optimiser cut': lambda step: truncated(step / 'optimizer' / 'manifest.ocdbt'),
-    'values of parameters cut': lambda step: [truncated(path) for path in (step / 'params' / 'd').iterdir()],
+    'values of parameters cut': lambda step: [
+        truncated(path) for path in (step / 'params' / 'd').iterdir()
+    ],
     'values of the optimiser lost': lambda step: emptied(step / 'optimizer' / 'd'),
     'a description cut': lambda step: truncated(step / 'params' / '_METADATA'),
 }
@@ -425,7 +509,11 @@ DAMAGE = {
 def warnings(caplog):
     """What the project itself warns of."""
     caplog.set_level(logging.WARNING)
-    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith('elastic_ast_jax')]
+    return lambda: [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith('elastic_ast_jax')
+    ]
 
 
 @pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE)
@@ -449,7 +537,9 @@ def test_prediction_passes_over_a_damaged_checkpoint_and_leaves_it(saved, warnin
         step, params, _ = checkpoints.restore_params(abstract().params, 'latest')
         assert step == 2 and same(params, copies[2].params)
         assert any(str(directory / '3') in warning for warning in warnings())
-        with pytest.raises(CheckpointError, match='no checkpoint can be read.* 3: '):  # asked for, so no other
+        with pytest.raises(
+            CheckpointError, match='no checkpoint can be read.* 3: '
+        ):  # asked for, so no other
             checkpoints.restore_params(abstract().params, '3')
     assert (directory / '3').is_dir()
 
@@ -476,13 +566,17 @@ def test_what_a_crash_left_behind_is_no_checkpoint(saved):
 
 def test_without_a_checkpoint_that_can_be_read_nothing_is_overwritten(saved):
     directory, _ = saved
-    for step, damage in enumerate(('no parameters', 'nothing at all', 'values of parameters cut'), 1):
+    for step, damage in enumerate(
+        ('no parameters', 'nothing at all', 'values of parameters cut'), 1
+    ):
         DAMAGE[damage](directory / str(step))
     before = sorted(os.walk(directory))
     with Checkpoints(directory) as checkpoints:
         with pytest.raises(CheckpointError) as caught:
             checkpoints.restore(abstract())
-        assert all(f'{step}: ' in str(caught.value) for step in (1, 2, 3)) and 'another --workdir' in str(caught.value)
+        assert all(
+            f'{step}: ' in str(caught.value) for step in (1, 2, 3)
+        ) and 'another --workdir' in str(caught.value)
         with pytest.raises(CheckpointError, match='no checkpoint can be read'):
             checkpoints.restore_params(abstract().params, 'latest')
     assert sorted(os.walk(directory)) == before

@@ -1,4 +1,7 @@
-"""The communication of compiled programs: of small ones with known traffic, and in the form that TPUs' programs have."""
+"""The communication of compiled programs:
+
+of small ones with known traffic, and in the form that TPUs' programs have.
+"""
 
 import os
 import subprocess
@@ -54,21 +57,37 @@ ENTRY %main (x: f32[8]) -> f32[] {
   %collective-permute-start.2 = (bf16[8]{0}, bf16[8]{0}, u32[], u32[]) collective-permute-start(%x)
   %get-tuple-element.9 = f32[8]{0} get-tuple-element(%all-reduce.3), index=0
 }
-"""
+"""  # noqa: E501 (lines as the compiler prints them)
 
 
 def test_loops_count_as_often_as_they_run():
     environment = os.environ | {
-        'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
-    done = subprocess.run([sys.executable, '-c', PROGRAM], env=environment, capture_output=True, text=True, timeout=300)
+        'PYTHONPATH': str(ROOT),
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+    }
+    done = subprocess.run(
+        [sys.executable, '-c', PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_what_begins_and_ends_apart_counts_once():
     assert collectives.traffic(ASYNCHRONOUS) == {
-        'all-gather': Traffic(2, 32 * 4 + 16 * 4), 'all-reduce': Traffic(3, 3 * (32 + 16)),
-        'collective-permute': Traffic(1, 16)}  # fmt: skip
+        'all-gather': Traffic(2, 32 * 4 + 16 * 4),
+        'all-reduce': Traffic(3, 3 * (32 + 16)),
+        'collective-permute': Traffic(1, 16),
+    }
 
 
 def test_a_program_of_one_device_has_none():
-    assert collectives.traffic('ENTRY %main (x: f32[8]) -> f32[8] {\n  ROOT %y = f32[8] add(%x, %x)\n}') == {}
+    assert (
+        collectives.traffic(
+            'ENTRY %main (x: f32[8]) -> f32[8] {\n  ROOT %y = f32[8] add(%x, %x)\n}'
+        )
+        == {}
+    )

@@ -20,12 +20,16 @@ def trained(**data) -> config.Config:
 
 
 def test_data_may_have_moved():
-    used = changed(trained(), ['data.eval=/b/test.jsonl', 'data.too_long=window', 'packing.rows=16'])
+    used = changed(
+        trained(), ['data.eval=/b/test.jsonl', 'data.too_long=window', 'packing.rows=16']
+    )
     assert used.data.eval == '/b/test.jsonl' and used.data.train == '/a/train.jsonl'
     assert used.data.too_long == 'window' and used.packing.rows == 16
     same = dataclasses.replace(
-        used, data=dataclasses.replace(used.data, eval='/a/test.jsonl', too_long='error'),
-        packing=dataclasses.replace(used.packing, rows=8))
+        used,
+        data=dataclasses.replace(used.data, eval='/a/test.jsonl', too_long='error'),
+        packing=dataclasses.replace(used.packing, rows=8),
+    )
     assert same == trained()
 
 
@@ -35,7 +39,9 @@ def test_a_manifest_that_serves_both_splits_moves_as_one():
     assert used.data.train == used.data.eval == '/b/all.csv'
 
 
-@pytest.mark.parametrize('override', ['model.depth=2', 'frontend.max_frames=2048', 'train.loss=bce', 'augment.mixup=1'])
+@pytest.mark.parametrize(
+    'override', ['model.depth=2', 'frontend.max_frames=2048', 'train.loss=bce', 'augment.mixup=1']
+)
 def test_the_model_stays_what_it_is(override):
     with pytest.raises(ConfigError) as error:
         changed(trained(), [override])
@@ -44,13 +50,16 @@ def test_the_model_stays_what_it_is(override):
     assert all(name in str(error.value) for name in CHANGEABLE)
 
 
-@pytest.mark.parametrize(('override', 'said'), [
-    ('data.evil=x', 'unknown key data.evil: the nearest valid one is data.eval'),
-    ('data.eval', '--config.data.eval has no value'),
-    ('packing.rows=many', "packing.rows='many': must be a whole number"),
-    ('data.too_long=windows', "did you mean 'window'?"),
-    ('packing.tokens=8', 'raise packing.tokens'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('override', 'said'),
+    [
+        ('data.evil=x', 'unknown key data.evil: the nearest valid one is data.eval'),
+        ('data.eval', '--config.data.eval has no value'),
+        ('packing.rows=many', "packing.rows='many': must be a whole number"),
+        ('data.too_long=windows', "did you mean 'window'?"),
+        ('packing.tokens=8', 'raise packing.tokens'),
+    ],
+)
 def test_values_are_checked_as_in_training(override, said):
     with pytest.raises(ConfigError) as error:
         changed(trained(), [override])
@@ -58,28 +67,41 @@ def test_values_are_checked_as_in_training(override, said):
 
 
 def test_every_changeable_key_is_one():
-    assert {*CHANGEABLE, *(f'data.{name}' for names in READ.values() for name in names)} <= config.Config().flat().keys()
+    assert {
+        *CHANGEABLE,
+        *(f'data.{name}' for names in READ.values() for name in names),
+    } <= config.Config().flat().keys()
 
 
 def test_a_key_that_the_source_does_not_read_is_refused():
     """It would be told as if it had been used."""
-    with pytest.raises(ConfigError, match=r"data.root cannot change .*data.source='manifest'.* data.eval_split"):
+    with pytest.raises(
+        ConfigError, match=r"data.root cannot change .*data.source='manifest'.* data.eval_split"
+    ):
         changed(trained(), ['data.root=/elsewhere'])
     with pytest.raises(ConfigError, match='data.eval cannot change'):
         changed(config.from_dict({'data': {'source': 'synthetic'}}), ['data.eval=/b'])
 
 
 def test_other_data_need_no_training_split():
-    used = changed(config.from_dict({'data': {'source': 'synthetic'}}), ['data.source=folders', 'data.eval=/b'])
+    used = changed(
+        config.from_dict({'data': {'source': 'synthetic'}}), ['data.source=folders', 'data.eval=/b']
+    )
     assert used.data.eval == '/b' != used.data.train
 
 
 def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
     metrics = evaluate(np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), [(0,), (1,)], ('a|b', 'c'))
     found = Evaluation(metrics, 3, 4, ('x.wav: damaged',))
-    json_file, table_file = write(found, 'mean of steps 20, 30', 30, ('data.eval=y',), tmp_path / 'eval')
+    json_file, table_file = write(
+        found, 'mean of steps 20, 30', 30, ('data.eval=y',), tmp_path / 'eval'
+    )
     values = json.loads(json_file.read_text('utf-8'))
-    assert values['checkpoint'] == 'mean of steps 20, 30' and values['step'] == 30 and values['overrides'] == ['data.eval=y']
+    assert (
+        values['checkpoint'] == 'mean of steps 20, 30'
+        and values['step'] == 30
+        and values['overrides'] == ['data.eval=y']
+    )
     assert (values['clips'], values['cropped_clips'], values['windowed_clips']) == (2, 3, 4)
     assert values['skipped'] == ['x.wav: damaged']
     table = table_file.read_text('utf-8')
@@ -93,7 +115,10 @@ def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
 def test_a_full_disk_leaves_the_results_before(tmp_path, little_room):
     (tmp_path / 'metrics.json').write_text('older')
     metrics = evaluate(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
-    with little_room(100), pytest.raises(WriteError, match=f'^{tmp_path}/metrics.json: cannot be written .*make room'):
+    with (
+        little_room(100),
+        pytest.raises(WriteError, match=f'^{tmp_path}/metrics.json: cannot be written .*make room'),
+    ):
         write(Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path)
     assert (tmp_path / 'metrics.json').read_text() == 'older'
     assert [path.name for path in tmp_path.iterdir()] == ['metrics.json']
@@ -108,7 +133,12 @@ def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):
 
 
 def test_the_best_checkpoint_is_best_in_what_the_loss_is_for():
-    metrics = evaluate(np.array([[0.9, 0.2], [0.8, 0.1], [0.1, 0.3]], np.float32), [(0,), (1,), (1,)], ('a', 'b'))
+    metrics = evaluate(
+        np.array([[0.9, 0.2], [0.8, 0.1], [0.1, 0.3]], np.float32), [(0,), (1,), (1,)], ('a', 'b')
+    )
     assert metrics.accuracy != metrics.mean_average_precision
     assert score(trained(), metrics) == metrics.accuracy
-    assert score(dataclasses.replace(trained(), train=config.Train(loss='bce')), metrics) == metrics.mean_average_precision
+    assert (
+        score(dataclasses.replace(trained(), train=config.Train(loss='bce')), metrics)
+        == metrics.mean_average_precision
+    )

@@ -39,13 +39,23 @@ def test_a_full_disk(tmp_path, little_room):
     assert (tmp_path / 'x.md').read_text() == 'x' * 1000 and os.listdir(tmp_path) == ['x.md']
 
 
-@pytest.mark.parametrize('number, advice', [
-    (errno.ENOSPC, 'make room on that disk, or choose another place'), (errno.EDQUOT, 'make room on that disk'),
-    (errno.EFBIG, 'make room on that disk'), (errno.EACCES, ': choose another place'), (errno.EROFS, ': choose another place'),
-    (None, ': choose another place'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'number, advice',
+    [
+        (errno.ENOSPC, 'make room on that disk, or choose another place'),
+        (errno.EDQUOT, 'make room on that disk'),
+        (errno.EFBIG, 'make room on that disk'),
+        (errno.EACCES, ': choose another place'),
+        (errno.EROFS, ': choose another place'),
+        (None, ': choose another place'),
+    ],
+)
 def test_what_to_do_is_told_by_what_is_wrong(number, advice):
-    error = OSError('what it is') if number is None else OSError(number, os.strerror(number), '/temporary')
+    error = (
+        OSError('what it is')
+        if number is None
+        else OSError(number, os.strerror(number), '/temporary')
+    )
     said = problem('results/x.json', error)
     assert said.startswith('results/x.json: cannot be written (') and advice in said
     assert '/temporary' not in said
@@ -53,7 +63,10 @@ def test_what_to_do_is_told_by_what_is_wrong(number, advice):
 
 def test_a_place_that_cannot_be_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(WriteError, match=rf'^{tmp_path}/file/x.json: cannot be written \(.*\): choose another place$'):
+    with pytest.raises(
+        WriteError,
+        match=rf'^{tmp_path}/file/x.json: cannot be written \(.*\): choose another place$',
+    ):
         write_text(tmp_path / 'file' / 'x.json', '')
     (tmp_path / 'folder.json' / 'below').mkdir(parents=True)
     with pytest.raises(WriteError, match=f'^{tmp_path}/folder.json: cannot be written'):

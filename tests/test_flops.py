@@ -40,7 +40,9 @@ def test_long_clips_of_large_models_do_not_overflow():
 
 
 def test_tokens_are_counted_clip_by_clip():
-    ids = np.array([[1, 1, 2, 3, 3, 3, 0, 0], [0] * 8, [1, 1, 1, 1, 3, 3, 0, 0]], np.int32)  # slot 2 of the last is empty
+    ids = np.array(
+        [[1, 1, 2, 3, 3, 3, 0, 0], [0] * 8, [1, 1, 1, 1, 3, 3, 0, 0]], np.int32
+    )  # slot 2 of the last is empty
     assert flops.clip_tokens(ids).tolist() == [2, 1, 3, 4, 2]
     assert flops.clip_tokens(np.zeros((2, 5), np.int32)).tolist() == []
 
@@ -55,15 +57,27 @@ def test_a_training_step_is_three_forward_passes_of_its_clips_wherever_they_sit(
 
 @pytest.mark.parametrize('pool', ['attention', 'mean'])
 def test_a_compiler_counts_about_the_same(pool):
-    """Clips that fill their rows, so that nothing is computed for nothing. The rest is norms, softmax and GELU."""
-    size, shape = Size(768, 1, 4), BatchShape(rows=2, tokens=256, slots=1, patch_size=256, classes=10)
+    """Clips that fill their rows, so that nothing is computed for nothing.
+
+    The rest is norms, softmax and GELU.
+    """
+    size, shape = (
+        Size(768, 1, 4),
+        BatchShape(rows=2, tokens=256, slots=1, patch_size=256, classes=10),
+    )
     network = ElasticAST(size, shape.classes, (8, 32), attention.plain, pool=pool)
     batch = shape.empty()
     batch.segment_ids[:] = 1
     params = jax.eval_shape(network.init, jax.random.key(0), batch)
     forward = jax.jit(network.apply).lower(params, batch)
-    both = jax.jit(jax.grad(lambda params, batch: network.apply(params, batch).sum())).lower(params, batch)
+    both = jax.jit(jax.grad(lambda params, batch: network.apply(params, batch).sum())).lower(
+        params, batch
+    )
     counted, counted_both = (step.compile().cost_analysis()['flops'] for step in (forward, both))
     kind = network, shape.patch_size
-    assert counted == pytest.approx(flops.forward(flops.clip_tokens(batch.segment_ids), *kind).sum(), rel=0.03)
-    assert counted_both == pytest.approx(flops.training(flops.clip_tokens(batch.segment_ids), *kind), rel=0.02)
+    assert counted == pytest.approx(
+        flops.forward(flops.clip_tokens(batch.segment_ids), *kind).sum(), rel=0.03
+    )
+    assert counted_both == pytest.approx(
+        flops.training(flops.clip_tokens(batch.segment_ids), *kind), rel=0.02
+    )

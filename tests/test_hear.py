@@ -29,7 +29,9 @@ def model(folder):
 
 @pytest.fixture(scope='module')
 def torch():
-    return pytest.importorskip('torch', reason='PyTorch is not installed: pip install elastic-ast-jax[hear]')
+    return pytest.importorskip(
+        'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[hear]'
+    )
 
 
 def noise(sounds, samples, seed=0):
@@ -45,7 +47,9 @@ def test_the_model_has_the_attributes_of_the_interface(model):
 
 @pytest.mark.parametrize('seconds', [1.07, 1.98, 4.0, 0.001, 0.049, 0.1, 1 / RATE])
 def test_timestamps_are_regular_and_cover_the_sound(model, seconds):
-    """The validator's checks at its own lengths, and at lengths shorter than a frame and than a patch."""
+    """The validator's checks at its own lengths, and at lengths shorter than a frame and than a
+    patch.
+    """
     samples = int(seconds * RATE)
     embeddings, timestamps = hear.get_timestamp_embeddings(noise(2, samples), model)
     assert embeddings.dtype == timestamps.dtype == np.float32
@@ -69,9 +73,16 @@ def test_a_sound_does_not_depend_on_its_company(model):
     """Of a sound that is one clip, and of one that is cut into windows."""
     for samples in (9000, 60000):
         audio = noise(5, samples)
-        scenes, (steps, _) = hear.get_scene_embeddings(audio, model), hear.get_timestamp_embeddings(audio, model)
-        np.testing.assert_allclose(hear.get_scene_embeddings(audio[3:4], model)[0], scenes[3], atol=1e-5)
-        np.testing.assert_allclose(hear.get_timestamp_embeddings(audio[3:4], model)[0][0], steps[3], atol=1e-5)
+        scenes, (steps, _) = (
+            hear.get_scene_embeddings(audio, model),
+            hear.get_timestamp_embeddings(audio, model),
+        )
+        np.testing.assert_allclose(
+            hear.get_scene_embeddings(audio[3:4], model)[0], scenes[3], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            hear.get_timestamp_embeddings(audio[3:4], model)[0][0], steps[3], atol=1e-5
+        )
         assert np.abs(scenes[3] - scenes[0]).max() > 1e-3
 
 
@@ -81,7 +92,9 @@ def test_timestamps_lie_where_the_sound_is(model):
     changed = audio.copy()
     at = int(0.41 * RATE)  # in the third patch, whose frames are from 320 to 495 ms
     changed[0, at : at + 400] += 0.9 * np.sin(np.arange(400)).astype(np.float32)
-    (before, timestamps), (after, _) = (hear.get_timestamp_embeddings(each, model) for each in (audio, changed))
+    (before, timestamps), (after, _) = (
+        hear.get_timestamp_embeddings(each, model) for each in (audio, changed)
+    )
     change = np.abs(after - before).max(axis=2)[0]
     assert 320 <= timestamps[0, change.argmax()] <= 495
 
@@ -107,7 +120,10 @@ def test_no_sounds_give_no_embeddings(model):
     ('audio', 'part'),
     [
         (np.zeros(8000, np.float32), 'shape [8000]: must be [n_sounds, n_samples]'),
-        (np.zeros((2, 0), np.float32), 'shape [2, 0]: must be [n_sounds, n_samples], with at least one sample'),
+        (
+            np.zeros((2, 0), np.float32),
+            'shape [2, 0]: must be [n_sounds, n_samples], with at least one sample',
+        ),
         (np.full((1, 8000), np.nan, np.float32), 'is NaN or infinite'),
     ],
 )
@@ -128,21 +144,38 @@ def test_there_is_no_default_model(tmp_path):
 
 
 def test_tensors_in_tensors_out(torch, model):
-    """What the validator does: a module, moved to a device; tensors of 32 bits there; without gradients or with."""
+    """What the validator does:
+
+    a module, moved to a device; tensors of 32 bits there; without gradients or with.
+    """
     assert isinstance(model, torch.nn.Module)
     model.to('cpu')
     audio = noise(2, 17120)
     scenes = hear.get_scene_embeddings(torch.from_numpy(audio), model)
-    embeddings, timestamps = hear.get_timestamp_embeddings(torch.from_numpy(audio).requires_grad_(), model)
-    for tensor, shape in ((scenes, (2, WIDTH)), (embeddings, (2, 22, WIDTH)), (timestamps, (2, 22))):
+    embeddings, timestamps = hear.get_timestamp_embeddings(
+        torch.from_numpy(audio).requires_grad_(), model
+    )
+    for tensor, shape in (
+        (scenes, (2, WIDTH)),
+        (embeddings, (2, 22, WIDTH)),
+        (timestamps, (2, 22)),
+    ):
         assert isinstance(tensor, torch.Tensor)
-        assert tensor.dtype == torch.float32 and tuple(tensor.shape) == shape and tensor.device.type == 'cpu'
+        assert (
+            tensor.dtype == torch.float32
+            and tuple(tensor.shape) == shape
+            and tensor.device.type == 'cpu'
+        )
     np.testing.assert_array_equal(scenes.numpy(), hear.get_scene_embeddings(audio, model))
-    for tensor, array in zip((embeddings, timestamps), hear.get_timestamp_embeddings(audio, model), strict=True):
+    for tensor, array in zip(
+        (embeddings, timestamps), hear.get_timestamp_embeddings(audio, model), strict=True
+    ):
         np.testing.assert_array_equal(tensor.numpy(), array)
 
 
 def test_without_torch_the_model_is_a_plain_object(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch', None)  # its import fails, as where it is not installed
+    monkeypatch.setitem(
+        sys.modules, 'torch', None
+    )  # its import fails, as where it is not installed
     model = hear.load_model(folder)
     assert hear.get_scene_embeddings(noise(1, 4000), model).shape == (1, WIDTH)

@@ -1,5 +1,6 @@
-"""Several processes: what the environment may say, and how a process notices that it is to stop. What several do together is in
-end_to_end/test_hosts.py."""
+"""Several processes: what the environment may say, and how a process notices that it is to stop.
+What several do together is in end_to_end/test_hosts.py.
+"""
 
 import os
 import signal
@@ -8,10 +9,17 @@ import pytest
 
 from elastic_ast_jax import hosts
 
-THREE = {'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1234', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '1'}
+THREE = {
+    'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1234',
+    'JAX_NUM_PROCESSES': '2',
+    'JAX_PROCESS_ID': '1',
+}
 
 
-@pytest.mark.parametrize('environment', [{}, {'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1234'}, {'ELASTIC_AST_DISTRIBUTED': ''}])
+@pytest.mark.parametrize(
+    'environment',
+    [{}, {'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1234'}, {'ELASTIC_AST_DISTRIBUTED': ''}],
+)
 def test_without_others_a_process_is_alone(environment):
     hosts.join(environment)
     assert hosts.alone() and hosts.first()
@@ -19,13 +27,21 @@ def test_without_others_a_process_is_alone(environment):
     assert hosts.gathered({'a': [1, 'ä']}) == [{'a': [1, 'ä']}]
 
 
-@pytest.mark.parametrize('environment, said', [
-    ({'JAX_NUM_PROCESSES': '2'}, [
-        'JAX_NUM_PROCESSES without JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID', 'ELASTIC_AST_DISTRIBUTED']),
-    (THREE | {'JAX_PROCESS_ID': '2'}, ['JAX_PROCESS_ID=2', 'below JAX_NUM_PROCESSES=2']),
-    (THREE | {'JAX_NUM_PROCESSES': 'two'}, ["JAX_NUM_PROCESSES='two'", 'whole number']),
-    ({'ELASTIC_AST_DISTRIBUTED': 'yes'}, ["ELASTIC_AST_DISTRIBUTED='yes'", "'auto'"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'environment, said',
+    [
+        (
+            {'JAX_NUM_PROCESSES': '2'},
+            [
+                'JAX_NUM_PROCESSES without JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID',
+                'ELASTIC_AST_DISTRIBUTED',
+            ],
+        ),
+        (THREE | {'JAX_PROCESS_ID': '2'}, ['JAX_PROCESS_ID=2', 'below JAX_NUM_PROCESSES=2']),
+        (THREE | {'JAX_NUM_PROCESSES': 'two'}, ["JAX_NUM_PROCESSES='two'", 'whole number']),
+        ({'ELASTIC_AST_DISTRIBUTED': 'yes'}, ["ELASTIC_AST_DISTRIBUTED='yes'", "'auto'"]),
+    ],
+)
 def test_variables_that_make_no_sense_are_named(environment, said):
     with pytest.raises(hosts.HostsError) as caught:
         hosts.join(environment)

@@ -15,18 +15,55 @@ MODULES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for path in sorted((ROOT / PACKAGE).rglob('*.py'))
 }
-COMMANDS = {f'{PACKAGE}.{name}' for name in (
-    'cli', 'train', 'evaluate', 'predict', 'embed', 'plan', 'stats', 'baseline', 'synthesize', 'compare', 'convert.__main__',
-    'convert.elasticast_torch', 'convert.ast_hf_command', 'parity.__main__', 'parity.certificate',
-    'benchmark', 'compile', 'prepare')}  # fmt: skip
+COMMANDS = {
+    f'{PACKAGE}.{name}'
+    for name in (
+        'cli',
+        'train',
+        'evaluate',
+        'predict',
+        'embed',
+        'plan',
+        'stats',
+        'baseline',
+        'synthesize',
+        'compare',
+        'convert.__main__',
+        'convert.elasticast_torch',
+        'convert.ast_hf_command',
+        'parity.__main__',
+        'parity.certificate',
+        'benchmark',
+        'compile',
+        'prepare',
+    )
+}
 # What training needs: TensorFlow itself, the pipeline made of it, and the commands that run it.
 WITH_TENSORFLOW = {
-    f'{PACKAGE}.{name}' for name in (
-        'data.tf', 'data.fbank', 'data.pipeline', 'train', 'evaluate', 'evaluator', 'sweep', 'budget_sweep',
-        'baseline')
+    f'{PACKAGE}.{name}'
+    for name in (
+        'data.tf',
+        'data.fbank',
+        'data.pipeline',
+        'train',
+        'evaluate',
+        'evaluator',
+        'sweep',
+        'budget_sweep',
+        'baseline',
+    )
 } | {
-    f'{PACKAGE}.data.builders.{name}' for name in (
-        'base', 'audioset', 'vggsound', 'voxceleb1', 'epic_sounds', 'speech_commands', 'esc50', 'manifest')
+    f'{PACKAGE}.data.builders.{name}'
+    for name in (
+        'base',
+        'audioset',
+        'vggsound',
+        'voxceleb1',
+        'epic_sounds',
+        'speech_commands',
+        'esc50',
+        'manifest',
+    )
 }
 
 
@@ -42,21 +79,28 @@ def imports(path):
     return found
 
 
-# Parsed while tests are collected: CPython 3.11 counts the depth of its parser for all threads together, and may refuse to
-# parse while others do.
+# Parsed while tests are collected: CPython 3.11 counts the depth of its parser for all threads
+# together, and may refuse to parse while others do.
 IMPORTS = {module: imports(path) for module, path in MODULES.items()}
 
 
 def importers(*targets):
     """Modules that import one of the targets or something in it."""
     return {
-        module for module, found in IMPORTS.items()
-        for name in found if any(name == target or name.startswith(f'{target}.') for target in targets)
-    }  # fmt: skip
+        module
+        for module, found in IMPORTS.items()
+        for name in found
+        if any(name == target or name.startswith(f'{target}.') for target in targets)
+    }
 
 
 def within(*packages):
-    return {module for module in MODULES for package in packages if module == package or module.startswith(f'{package}.')}
+    return {
+        module
+        for module in MODULES
+        for package in packages
+        if module == package or module.startswith(f'{package}.')
+    }
 
 
 def test_the_rules_see_the_package():
@@ -77,13 +121,23 @@ def test_only_commands_know_commands():
 
 
 def test_only_data_and_training_import_tensorflow():
-    assert importers('tensorflow', 'tensorflow_datasets') <= within(f'{PACKAGE}.data') | {f'{PACKAGE}.train'}
+    assert importers('tensorflow', 'tensorflow_datasets') <= within(f'{PACKAGE}.data') | {
+        f'{PACKAGE}.train'
+    }
 
 
-@pytest.mark.parametrize('library, but', [
-    ('clu', ()), ('torch', ('hear', 'convert.tensors')), ('safetensors', ('convert.tensors',)), ('torchaudio', ()),
-    ('transformers', ()), ('wandb', ('wandb_log',)), ('tests', ()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'library, but',
+    [
+        ('clu', ()),
+        ('torch', ('hear', 'convert.tensors')),
+        ('safetensors', ('convert.tensors',)),
+        ('torchaudio', ()),
+        ('transformers', ()),
+        ('wandb', ('wandb_log',)),
+        ('tests', ()),
+    ],
+)
 def test_nothing_imports(library, but):
     """Except for the modules that serve it."""
     assert importers(library) == {f'{PACKAGE}.{module}' for module in but}

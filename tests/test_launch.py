@@ -1,7 +1,8 @@
 """The launch scripts and the declared dependencies, without installing anything.
 
-Scripts run in a copy of the checkout, in a folder with a space in its name, on a PATH that holds nothing but the tools
-they may use and a stand-in for Python: it notes what pip and pytest are asked for and leaves the rest to the real one.
+Scripts run in a copy of the checkout, in a folder with a space in its name, on a PATH that holds
+nothing but the tools they may use and a stand-in for Python: it notes what pip and pytest are asked
+for and leaves the rest to the real one.
 """
 
 import configparser
@@ -18,13 +19,29 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / 'launch').glob('*.sh'))
 TOOLS = ('bash', 'cat', 'cp', 'dirname', 'flock', 'mkdir', 'mv', 'rm')
-EXTRAS = ('train', 'test', 'gcs', 'prepare', 'dataflow', 'tpu', 'compile', 'cuda12', 'cuda13', 'hear', 'convert')
+EXTRAS = (
+    'train',
+    'test',
+    'gcs',
+    'prepare',
+    'dataflow',
+    'tpu',
+    'compile',
+    'cuda12',
+    'cuda13',
+    'hear',
+    'convert',
+)
 TESTED_ON = '3.11 Linux x86_64'
 
 STAND_IN = """#!BASH
 case "$1 $2" in
   '-m venv') rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; exit ;;
-  '-m pip') echo "$@ in $PWD with PYTHONPATH=${PYTHONPATH-} PIP_USER=${PIP_USER-}" >> 'LOG'; eval "${PIP_DOES-true}"; exit ;;
+  '-m pip')
+    echo "$@ in $PWD with PYTHONPATH=${PYTHONPATH-} PIP_USER=${PIP_USER-}" >> 'LOG'
+    eval "${PIP_DOES-true}"
+    exit
+    ;;
   '-m pytest') echo "$@ in $PWD" >> 'LOG'; exit ;;
   '-c import pip') exit ;;
   '-c import platform'*) echo "${PLATFORM-TESTED_ON}"; exit ;;
@@ -34,7 +51,10 @@ exec "REAL" "$@"
 
 
 class Checkout:
-    """A copy of the launch scripts with a PATH of its own; `calls()` is what pip and pytest were asked for."""
+    """A copy of the launch scripts with a PATH of its own;
+
+    `calls()` is what pip and pytest were asked for.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self.root = folder / 'a checkout'
@@ -50,7 +70,12 @@ class Checkout:
                 (self.bin / tool).symlink_to(found)
 
     def add_program(self, name: str, text: str) -> None:
-        values = {'BASH': shutil.which('bash'), 'LOG': str(self.log), 'REAL': sys.executable, 'TESTED_ON': TESTED_ON}
+        values = {
+            'BASH': shutil.which('bash'),
+            'LOG': str(self.log),
+            'REAL': sys.executable,
+            'TESTED_ON': TESTED_ON,
+        }
         for word, value in values.items():
             text = text.replace(word, value)
         (self.bin / name).write_text(text)
@@ -58,8 +83,13 @@ class Checkout:
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [self.bin / 'bash', self.root / 'launch' / script, *arguments], cwd=self.elsewhere, text=True,
-            env={'PATH': str(self.bin), **environment}, capture_output=True, timeout=60)
+            [self.bin / 'bash', self.root / 'launch' / script, *arguments],
+            cwd=self.elsewhere,
+            text=True,
+            env={'PATH': str(self.bin), **environment},
+            capture_output=True,
+            timeout=60,
+        )
 
     def calls(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -108,7 +138,9 @@ def test_missing_python_says_how_to_get_it(checkout, script):
 
 
 def test_old_python_is_named(checkout):
-    checkout.add_program('python3', '#!BASH\ncase "$2" in *version_info?:2*) echo 3.10 ;; *) exit 1 ;; esac\n')
+    checkout.add_program(
+        'python3', '#!BASH\ncase "$2" in *version_info?:2*) echo 3.10 ;; *) exit 1 ;; esac\n'
+    )
     line = one_line(checkout.run('install.sh'))
     assert 'python3 is 3.10' in line
     assert 'apt-get install python3.11 python3.11-venv' in line
@@ -133,10 +165,17 @@ def test_a_python_without_venv_or_a_dead_shim_is_passed_over(ready):
 
 
 def test_installs_once_and_then_does_nothing(ready):
-    assert ready.run('install.sh', 'test', PYTHONPATH='/active', VIRTUAL_ENV='/active', PIP_USER='1').returncode == 0
+    assert (
+        ready.run(
+            'install.sh', 'test', PYTHONPATH='/active', VIRTUAL_ENV='/active', PIP_USER='1'
+        ).returncode
+        == 0
+    )
     (call,) = ready.calls()
     assert ' -c launch/constraints.txt ' in call
-    assert call.endswith(f'--editable .[train,test,gcs,prepare] in {ready.root} with PYTHONPATH= PIP_USER=')
+    assert call.endswith(
+        f'--editable .[train,test,gcs,prepare] in {ready.root} with PYTHONPATH= PIP_USER='
+    )
     for extras in (['test'], ['train'], [], ['test,train']):
         again = ready.run('install.sh', *extras)
         assert (again.returncode, again.stdout, again.stderr) == (0, '', '')
@@ -149,7 +188,11 @@ def test_installed_extras_stay_when_one_is_added_or_the_ranges_change(ready):
     with open(ready.root / 'setup.cfg', 'a') as file:
         file.write('# another range\n')
     ready.run('install.sh')
-    assert [re.search(r'--editable (\S+)', call)[1] for call in ready.calls()] == ['.[tpu]', '.[train,tpu]', '.[train,tpu]']
+    assert [re.search(r'--editable (\S+)', call)[1] for call in ready.calls()] == [
+        '.[tpu]',
+        '.[train,tpu]',
+        '.[train,tpu]',
+    ]
 
 
 def test_a_moved_checkout_is_installed_again(ready):
@@ -189,16 +232,22 @@ def test_elsewhere_the_ranges_alone_decide(ready, platform):
 
 def test_wrong_extras_are_refused(ready):
     refused = one_line(ready.run('install.sh', 'train,gpu'))
-    assert "there is no extra 'gpu': choose from train test gcs prepare dataflow tpu compile cuda12 cuda13 hear" in refused
+    assert (
+        "there is no extra 'gpu': choose from train test gcs prepare dataflow tpu compile cuda12"
+        ' cuda13 hear' in refused
+    )
     ready.run('install.sh', 'cuda12')
     assert 'cuda12 and cuda13 exclude each other' in one_line(ready.run('install.sh', 'cuda13'))
     assert len(ready.calls()) == 1
 
 
-@pytest.mark.parametrize(('arguments', 'passed'), [
-    (['-x', 'tests/test_packing.py'], '-x tests/test_packing.py'),
-    (['--slow', '-x'], '-m slow -x'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'passed'),
+    [
+        (['-x', 'tests/test_packing.py'], '-x tests/test_packing.py'),
+        (['--slow', '-x'], '-m slow -x'),
+    ],
+)
 def test_test_runs_pytest_in_the_root(ready, arguments, passed):
     assert ready.run('test.sh', *arguments).returncode == 0
     assert ready.calls()[-1] == f'-m pytest {passed} in {ready.root}'
@@ -214,6 +263,7 @@ def test_quickstart_refuses_what_it_does_not_know_before_installing(ready, argum
 
 # What setup.cfg and launch/constraints.txt declare.
 
+
 @pytest.fixture(scope='module')
 def setup_cfg():
     parser = configparser.RawConfigParser()
@@ -224,18 +274,43 @@ def setup_cfg():
 @pytest.fixture(scope='module')
 def pins():
     lines = (ROOT / 'launch' / 'constraints.txt').read_text().splitlines()
-    found = [re.fullmatch(r'([a-z0-9._-]+)==([A-Za-z0-9.+!]+)', line) for line in lines if not line.startswith('#')]
+    found = [
+        re.fullmatch(r'([a-z0-9._-]+)==([A-Za-z0-9.+!]+)', line)
+        for line in lines
+        if not line.startswith('#')
+    ]
     assert all(found), 'a line of launch/constraints.txt is not NAME==VERSION'
     return {canonicalize_name(match[1]): match[2] for match in found}
 
 
 def requirements(setup_cfg: configparser.RawConfigParser) -> list[Requirement]:
-    """Everything that the project or an extra asks for on the platform of the constraints; itself left out."""
-    texts = [setup_cfg['options']['install_requires'], *setup_cfg['options.extras_require'].values()]
-    lines = [line for text in texts for line in text.splitlines() if line and not line.startswith('#')]
-    platform = {'python_version': '3.11', 'sys_platform': 'linux', 'platform_machine': 'x86_64', 'platform_system': 'Linux'}
-    asked = [requirement for line in lines if (requirement := Requirement(line)).name != setup_cfg['metadata']['name']]
-    return [requirement for requirement in asked if requirement.marker is None or requirement.marker.evaluate(platform)]
+    """Everything that the project or an extra asks for on the platform of the constraints;
+
+    itself left out.
+    """
+    texts = [
+        setup_cfg['options']['install_requires'],
+        *setup_cfg['options.extras_require'].values(),
+    ]
+    lines = [
+        line for text in texts for line in text.splitlines() if line and not line.startswith('#')
+    ]
+    platform = {
+        'python_version': '3.11',
+        'sys_platform': 'linux',
+        'platform_machine': 'x86_64',
+        'platform_system': 'Linux',
+    }
+    asked = [
+        requirement
+        for line in lines
+        if (requirement := Requirement(line)).name != setup_cfg['metadata']['name']
+    ]
+    return [
+        requirement
+        for requirement in asked
+        if requirement.marker is None or requirement.marker.evaluate(platform)
+    ]
 
 
 def test_constraints_satisfy_every_range(setup_cfg, pins):
@@ -244,26 +319,44 @@ def test_constraints_satisfy_every_range(setup_cfg, pins):
     for requirement in asked:
         name = canonicalize_name(requirement.name)
         assert name in pins, f'{name} has no version in launch/constraints.txt'
-        assert requirement.specifier.contains(pins[name]), f'{name}=={pins[name]} is outside {requirement.specifier}'
+        assert requirement.specifier.contains(pins[name]), (
+            f'{name}=={pins[name]} is outside {requirement.specifier}'
+        )
 
 
 def test_every_range_but_those_of_helpers_has_an_upper_bound(setup_cfg):
-    unbounded = [str(requirement) for requirement in requirements(setup_cfg) if '<' not in str(requirement.specifier)]
+    unbounded = [
+        str(requirement)
+        for requirement in requirements(setup_cfg)
+        if '<' not in str(requirement.specifier)
+    ]
     assert {Requirement(text).name for text in unbounded} <= {'packaging', 'importlib_resources'}
 
 
 def test_constraints_name_no_place(pins):
     text = (ROOT / 'launch' / 'constraints.txt').read_text()
-    assert not re.search(r'://|--index|--extra-index|--find-links|^\s*-|\bfile:', text, re.MULTILINE)
-    assert {'tensorflow-cpu', 'libtpu', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'pytest'} <= pins.keys()
+    assert not re.search(
+        r'://|--index|--extra-index|--find-links|^\s*-|\bfile:', text, re.MULTILINE
+    )
+    assert {
+        'tensorflow-cpu',
+        'libtpu',
+        'jax-cuda12-plugin',
+        'jax-cuda13-plugin',
+        'pytest',
+    } <= pins.keys()
 
 
 def test_extras(setup_cfg):
     extras = setup_cfg['options.extras_require']
     assert tuple(extras) == EXTRAS
-    assert 'elastic-ast-jax[train]' in extras['test'], 'launch/install.sh counts train as installed with test'
+    assert 'elastic-ast-jax[train]' in extras['test'], (
+        'launch/install.sh counts train as installed with test'
+    )
     for extra in EXTRAS:
-        assert re.search(rf'^known=\(.*\b{extra}\b', (ROOT / 'launch' / 'install.sh').read_text(), re.MULTILINE)
+        assert re.search(
+            rf'^known=\(.*\b{extra}\b', (ROOT / 'launch' / 'install.sh').read_text(), re.MULTILINE
+        )
 
 
 def test_default_dependencies_leave_tensorflow_out(setup_cfg):

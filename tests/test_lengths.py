@@ -58,9 +58,17 @@ def test_samples_for_are_the_fewest_that_give_these_frames(spec, frames, shift):
 def test_tokens_by_both_rules_for_the_last_frames(frames, patch_frames, mel_patches):
     pad = FrontendSpec(partial='pad', patch_frames=patch_frames, mel_bins=16 * mel_patches)
     floor = dataclasses.replace(pad, partial='floor')
-    assert (pad.time_patches(frames) - 1) * patch_frames < frames <= pad.time_patches(frames) * patch_frames
+    assert (
+        (pad.time_patches(frames) - 1) * patch_frames
+        < frames
+        <= pad.time_patches(frames) * patch_frames
+    )
     if frames >= patch_frames:
-        assert floor.time_patches(frames) * patch_frames <= frames < (floor.time_patches(frames) + 1) * patch_frames
+        assert (
+            floor.time_patches(frames) * patch_frames
+            <= frames
+            < (floor.time_patches(frames) + 1) * patch_frames
+        )
     else:
         assert floor.time_patches(frames) == 1
     for spec in (pad, floor):
@@ -98,7 +106,11 @@ def test_ratio_one_keeps_a_fractional_shift():
     assert spec.shift(2.1) == 26 * 16
 
 
-@given(samples, st.sampled_from([8000, 11025, 22050, 44100, 48000]), st.sampled_from([8000, 16000, 32000]))
+@given(
+    samples,
+    st.sampled_from([8000, 11025, 22050, 44100, 48000]),
+    st.sampled_from([8000, 16000, 32000]),
+)
 def test_resampled_is_the_exact_ceiling(samples, rate, target):
     result = resampled(samples, rate, target)
     assert isinstance(result, int)
@@ -124,11 +136,24 @@ def test_the_transform_holds_the_window_and_is_the_shortest_power_of_two(spec):
     assert spec.fft_length & (spec.fft_length - 1) == 0
 
 
-@pytest.mark.parametrize('field, value', [
-    ('sample_rate', 0), ('window_ms', -25.0), ('shift_ms', 0.0), ('mel_bins', 0), ('std', 0.0), ('std', float('nan')),
-    ('patch_mels', 0), ('patch_frames', -16), ('max_frames', 0), ('partial', 'drop'),
-    ('kind', 'mfcc'), ('fft', -1), ('min_frames', -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'field, value',
+    [
+        ('sample_rate', 0),
+        ('window_ms', -25.0),
+        ('shift_ms', 0.0),
+        ('mel_bins', 0),
+        ('std', 0.0),
+        ('std', float('nan')),
+        ('patch_mels', 0),
+        ('patch_frames', -16),
+        ('max_frames', 0),
+        ('partial', 'drop'),
+        ('kind', 'mfcc'),
+        ('fft', -1),
+        ('min_frames', -1),
+    ],
+)
 def test_problems_name_the_field_and_its_value(field, value):
     (problem,) = dataclasses.replace(SPEC, **{field: value}).problems()
     assert f'frontend.{field}={value!r}' in problem
@@ -137,8 +162,11 @@ def test_problems_name_the_field_and_its_value(field, value):
 def test_all_bad_fields_are_named_at_once():
     problems = dataclasses.replace(SPEC, sample_rate=-1, std=0.0, partial='').problems()
     assert len(problems) == 3
-    assert [name for name in ('sample_rate', 'std', 'partial') if any(f'frontend.{name}=' in text for text in problems)] == [
-        'sample_rate', 'std', 'partial']  # fmt: skip
+    assert [
+        name
+        for name in ('sample_rate', 'std', 'partial')
+        if any(f'frontend.{name}=' in text for text in problems)
+    ] == ['sample_rate', 'std', 'partial']
 
 
 @given(st.integers(1, 300), st.integers(1, 40))
@@ -164,16 +192,37 @@ def test_windows_and_shifts_below_a_sample_are_problems():
         assert f'frontend.{field}=0.01' in problem and '16000 Hz' in problem
 
 
-# EPIC-SOUNDS: centred frames, the last one repeated up to the next multiple of 16, at least 192 and at most 3072 of them.
+# EPIC-SOUNDS: centred frames, the last one repeated up to the next multiple of 16, at least 192 and
+# at most 3072 of them.
 EPIC = FrontendSpec(
-    kind='librosa', sample_rate=24_000, window_ms=10.0, shift_ms=5.0, fft=2048, mean=0.0, std=0.5, partial='edge',
-    min_frames=192, max_frames=3072)  # fmt: skip
+    kind='librosa',
+    sample_rate=24_000,
+    window_ms=10.0,
+    shift_ms=5.0,
+    fft=2048,
+    mean=0.0,
+    std=0.5,
+    partial='edge',
+    min_frames=192,
+    max_frames=3072,
+)
 
 
-@pytest.mark.parametrize('frames, held', [
-    (1, 192), (176, 192), (191, 192), (192, 208), (193, 208), (1000, 1008), (3055, 3056), (3056, 3072),
-    (3071, 3072), (3072, 3072),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'frames, held',
+    [
+        (1, 192),
+        (176, 192),
+        (191, 192),
+        (192, 208),
+        (193, 208),
+        (1000, 1008),
+        (3055, 3056),
+        (3056, 3072),
+        (3071, 3072),
+        (3072, 3072),
+    ],
+)
 def test_epic_sounds_pads_to_the_next_multiple(frames, held):
     assert EPIC.time_patches(frames) * 16 == held
     assert not EPIC.too_long(frames)
@@ -186,7 +235,9 @@ def test_centred_frames_begin_with_the_first_sample(samples):
     frames = EPIC.frames(samples, 120)
     assert (frames - 1) * 120 <= samples < frames * 120
     fewest = int(EPIC.samples_for(frames, 120))
-    assert EPIC.frames(fewest, 120) == frames and (fewest == 1 or EPIC.frames(fewest - 1, 120) == frames - 1)
+    assert EPIC.frames(fewest, 120) == frames and (
+        fewest == 1 or EPIC.frames(fewest - 1, 120) == frames - 1
+    )
 
 
 def test_a_window_that_the_transform_does_not_hold_is_a_problem():

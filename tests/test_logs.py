@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from elastic_ast_jax.logs import (
-    LogError,  # fmt: skip
+    LogError,
     MetricsLog,
     Progress,
     Waiting,
@@ -44,7 +44,9 @@ def events(tmp_path, tag):
 def test_a_line_holds_step_kind_and_values(tmp_path):
     opened = MetricsLog(tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', 0)
     opened.write(10, 'train', {'loss': 1.5, 'epoch': 1})
-    assert lines(tmp_path) == [{'step': 10, 'kind': 'train', 'loss': 1.5, 'epoch': 1}]  # at once, not at the end
+    assert lines(tmp_path) == [
+        {'step': 10, 'kind': 'train', 'loss': 1.5, 'epoch': 1}
+    ]  # at once, not at the end
     opened.write(20, 'eval', {'accuracy': 0.25})
     opened.close()
     assert lines(tmp_path)[1] == {'step': 20, 'kind': 'eval', 'accuracy': 0.25}
@@ -65,14 +67,22 @@ def test_tensorboard_holds_the_same(tmp_path):
 def test_a_run_that_goes_on_adds_lines(tmp_path):
     log(tmp_path, 0, (10, 1.0), (20, 2.0))
     log(tmp_path, 20, (30, 3.0))
-    assert [(line['step'], line['loss']) for line in lines(tmp_path)] == [(10, 1.0), (20, 2.0), (30, 3.0)]
+    assert [(line['step'], line['loss']) for line in lines(tmp_path)] == [
+        (10, 1.0),
+        (20, 2.0),
+        (30, 3.0),
+    ]
     assert events(tmp_path, 'train/loss') == [(10, 1.0), (20, 2.0), (30, 3.0)]
 
 
 def test_replayed_steps_replace_their_lines(tmp_path):
     log(tmp_path, 0, (10, 1.0), (15, 1.5), (20, 2.0), (30, 3.0))
     log(tmp_path, 15, (20, 2.5))  # the checkpoint was of step 15
-    assert [(line['step'], line['loss']) for line in lines(tmp_path)] == [(10, 1.0), (15, 1.5), (20, 2.5)]
+    assert [(line['step'], line['loss']) for line in lines(tmp_path)] == [
+        (10, 1.0),
+        (15, 1.5),
+        (20, 2.5),
+    ]
 
 
 def test_a_run_from_the_start_starts_a_new_log(tmp_path):
@@ -96,9 +106,15 @@ def test_opening_leaves_no_other_file(tmp_path):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_every_line_is_json_whatever_the_values(tmp_path, value):
-    """An AUC of 1 has an infinite d', and no class at all has none; other readers of JSON know neither NaN nor Infinity."""
+    """An AUC of 1 has an infinite d', and no class at all has none;
+
+    other readers of JSON know neither NaN nor Infinity.
+    """
     log(tmp_path, 0, (10, value))
-    json.loads((tmp_path / 'metrics.jsonl').read_text(), parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
+    json.loads(
+        (tmp_path / 'metrics.jsonl').read_text(),
+        parse_constant=lambda name: pytest.fail(f'{name} is no JSON'),
+    )
 
 
 def test_profiles_beside_the_events_stay(tmp_path):
@@ -116,14 +132,18 @@ def full(tmp_path):
     """A log whose file lies on a device that is always full."""
     if not os.path.exists('/dev/full'):
         pytest.skip('no /dev/full here')
-    (tmp_path / 'metrics.jsonl.new').symlink_to('/dev/full')  # takes the place of the log, as the log's new version does
+    (tmp_path / 'metrics.jsonl.new').symlink_to(
+        '/dev/full'
+    )  # takes the place of the log, as the log's new version does
     return MetricsLog(tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', 0)
 
 
 def test_a_full_disk_is_told_with_the_folder_and_the_step(full, tmp_path):
     with pytest.raises(LogError) as caught, contextlib.closing(full):
         full.write(10, 'train', {'loss': 1.0})
-    assert f'{tmp_path}: the log cannot be written after step 10 (No space left on device)' in str(caught.value)
+    assert f'{tmp_path}: the log cannot be written after step 10 (No space left on device)' in str(
+        caught.value
+    )
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path):
@@ -245,18 +265,36 @@ def test_elsewhere_there_is_a_line_now_and_then(tmp_path, clock):
     assert (tmp_path / 'log').read_text() == 'step 0\nstep 10\nstep 20\ndone\n'
 
 
-@pytest.mark.parametrize('seconds, text', [
-    (0.0, '0:00'), (59.4, '0:59'), (59.6, '1:00'), (61.0, '1:01'), (3599.0, '59:59'), (3723.0, '1:02:03'),
-    (360000.0, '100:00:00'), (-1.0, '0:00'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'seconds, text',
+    [
+        (0.0, '0:00'),
+        (59.4, '0:59'),
+        (59.6, '1:00'),
+        (61.0, '1:01'),
+        (3599.0, '59:59'),
+        (3723.0, '1:02:03'),
+        (360000.0, '100:00:00'),
+        (-1.0, '0:00'),
+    ],
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize('text, shown', [
-    ('été 日本 🎵 .wav', 'été 日本 🎵 .wav'), ('a\u3000b\xa0c', 'a\u3000b\xa0c'), ('a\nb\r\t', 'a\\nb\\r\\t'),
-    ('\x1b[2J', '\\x1b[2J'), ('\x9b', '\\x9b'), ('caf\udce9', 'caf\\udce9'), ('a\u202eb\u2028c', 'a\\u202eb\\u2028c'), ('', ''),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'text, shown',
+    [
+        ('été 日本 🎵 .wav', 'été 日本 🎵 .wav'),
+        ('a\u3000b\xa0c', 'a\u3000b\xa0c'),
+        ('a\nb\r\t', 'a\\nb\\r\\t'),
+        ('\x1b[2J', '\\x1b[2J'),
+        ('\x9b', '\\x9b'),
+        ('caf\udce9', 'caf\\udce9'),
+        ('a\u202eb\u2028c', 'a\\u202eb\\u2028c'),
+        ('', ''),
+    ],
+)
 def test_what_is_printed_of_a_name(text, shown):
     assert printable(text) == shown
 
@@ -265,7 +303,12 @@ def test_counts_and_seconds():
     assert [counted(number, 'clip') for number in (0, 1, 2)] == ['0 clips', '1 clip', '2 clips']
     assert [counted(number, 'class', 'classes') for number in (1, 2)] == ['1 class', '2 classes']
     assert [in_seconds(seconds) for seconds in (1 / 16000, 0.0099, 0.01, 0.7, 61.0)] == [
-        '6.25e-05 s', '0.0099 s', '0.01 s', '0.70 s', '61.00 s']  # fmt: skip
+        '6.25e-05 s',
+        '0.0099 s',
+        '0.01 s',
+        '0.70 s',
+        '61.00 s',
+    ]
 
 
 # While recordings take long

@@ -1,4 +1,7 @@
-"""Metrics in a bucket: parts that read as one file, whatever is stopped or crashes. Local ones: see `test_logs`."""
+"""Metrics in a bucket:
+
+parts that read as one file, whatever is stopped or crashes. Local ones: see `test_logs`.
+"""
 
 import json
 
@@ -21,7 +24,9 @@ def clock(monkeypatch):
 
 
 def log(first, *parts):
-    """A run that starts after `first` steps and writes lines of these steps, those of a list in one part."""
+    """A run that starts after `first` steps and writes lines of these steps, those of a list in one
+    part.
+    """
     opened = MetricsLog(METRICS, TENSORBOARD, first)
     for part in parts:
         for step in part:
@@ -45,12 +50,18 @@ def shown(shelf, tmp_path):
 
 def test_parts_read_as_the_lines_of_a_local_file(shelf, tmp_path):
     log(0, [1, 2], [3], [4, 5, 6])
-    assert sorted(shelf.under('run/metrics')) == ['00000000.jsonl', '00000001.jsonl', '00000002.jsonl']
+    assert sorted(shelf.under('run/metrics')) == [
+        '00000000.jsonl',
+        '00000001.jsonl',
+        '00000002.jsonl',
+    ]
     opened = MetricsLog(tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', 0)
     for step in range(1, 7):
         opened.write(step, 'train', {'loss': step / 2})
     opened.close()
-    assert b''.join(shelf.under('run/metrics').values()) == (tmp_path / 'metrics.jsonl').read_bytes()
+    assert (
+        b''.join(shelf.under('run/metrics').values()) == (tmp_path / 'metrics.jsonl').read_bytes()
+    )
     assert metrics_file.lines(files.at(METRICS)) == metrics_file.lines(tmp_path / 'metrics.jsonl')
 
 
@@ -93,7 +104,10 @@ def test_replayed_steps_replace_their_lines(shelf, tmp_path, first):
 
 
 def test_a_crash_anywhere_costs_no_line_of_a_step_that_is_kept(shelf, tmp_path):
-    """At each request of a restart in turn the service says no; the start after that finds what it needs."""
+    """At each request of a restart in turn the service says no;
+
+    the start after that finds what it needs.
+    """
     for stop in range(100):
         shelf.clear()
         log(0, [1, 2], [3], [4, 5, 6], [7])
@@ -132,7 +146,9 @@ def test_a_log_that_cannot_be_written_says_how_to_get_access(shelf):
     shelf.refuse = lambda method, path: 403
     with pytest.raises(LogError) as caught:
         opened.flush()
-    assert str(caught.value).startswith(f'{RUN}: the log cannot be written before a checkpoint (no access: ')
+    assert str(caught.value).startswith(
+        f'{RUN}: the log cannot be written before a checkpoint (no access: '
+    )
     opened.close()  # what follows from it is not told again
     with pytest.raises(LogError, match='at the start'):
         MetricsLog(METRICS, TENSORBOARD, 0)
@@ -140,7 +156,11 @@ def test_a_log_that_cannot_be_written_says_how_to_get_access(shelf):
 
 @pytest.mark.parametrize('bucket', [True, False])
 def test_of_a_step_that_is_evaluated_again_the_evaluation_is_dropped(shelf, tmp_path, bucket):
-    place = (METRICS, TENSORBOARD) if bucket else (str(tmp_path / 'metrics.jsonl'), str(tmp_path / 'tensorboard'))
+    place = (
+        (METRICS, TENSORBOARD)
+        if bucket
+        else (str(tmp_path / 'metrics.jsonl'), str(tmp_path / 'tensorboard'))
+    )
     opened = MetricsLog(*place, 0)
     for step in (1, 2):
         opened.write(step, 'train', {'loss': 0.5})

@@ -22,7 +22,9 @@ def test_a_batch_is_as_the_pipeline_makes_them(name, dropout, multi_label):
 
 
 def test_a_batch_is_a_function_of_the_seed():
-    one, same, other = (mixes.batch(mixes.named('voxceleb'), shape(), seed, 0.1) for seed in (1, 1, 2))
+    one, same, other = (
+        mixes.batch(mixes.named('voxceleb'), shape(), seed, 0.1) for seed in (1, 1, 2)
+    )
     assert all(np.array_equal(x, y) for x, y in zip(one, same, strict=True))
     assert not np.array_equal(one.segment_ids, other.segment_ids)
 
@@ -33,7 +35,9 @@ def test_the_audioset_mix_has_the_tokens_of_the_papers_frame_shifts():
     assert patches.min() == 16 and patches.max() == 64
 
 
-@pytest.mark.parametrize('name, seconds, mean', [('voxceleb', 100, (7.5, 8.5)), ('epic', 200, (2.5, 4.5))])
+@pytest.mark.parametrize(
+    'name, seconds, mean', [('voxceleb', 100, (7.5, 8.5)), ('epic', 200, (2.5, 4.5))]
+)
 def test_wide_mixes_keep_to_their_range(name, seconds, mean):
     mix = mixes.named(name)
     frames = np.minimum(mix.frames(np.random.default_rng(0), 20_000), mix.frontend.max_frames)
@@ -49,7 +53,10 @@ def test_a_file_is_a_mix_of_the_lengths_in_it(tmp_path):
     assert set(flops.clip_tokens(made.segment_ids).tolist()) == {80, 160}
 
 
-@pytest.mark.parametrize('text, message', [('1\nlong\n', "line 2: 'long'"), ('-1\n', 'line 1'), ('\n', 'holds no lengths')])
+@pytest.mark.parametrize(
+    'text, message',
+    [('1\nlong\n', "line 2: 'long'"), ('-1\n', 'line 1'), ('\n', 'holds no lengths')],
+)
 def test_files_that_hold_no_lengths_are_refused(tmp_path, text, message):
     file = tmp_path / 'seconds.txt'
     file.write_text(text)

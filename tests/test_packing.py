@@ -1,4 +1,7 @@
-"""Packing: every clip once, rows full, in order of age; and rows of tokens as plain loops would lay them out."""
+"""Packing:
+
+every clip once, rows full, in order of age; and rows of tokens as plain loops would lay them out.
+"""
 
 import itertools
 
@@ -37,7 +40,9 @@ def test_every_clip_once_within_budget_and_slots(problem):
 
 @given(problems())
 def test_a_row_takes_the_oldest_clip_and_nothing_from_beyond_the_pool(problem):
-    """So a clip waits for at most as many rows as the pool holds clips, counted from when the packer first sees it."""
+    """So a clip waits for at most as many rows as the pool holds clips, counted from when the
+    packer first sees it.
+    """
     lengths, tokens, slots = problem
     waiting = list(range(len(lengths)))
     for row in pack(lengths, tokens, slots):
@@ -70,9 +75,13 @@ def test_the_rows_before_the_end_do_not_depend_on_what_comes_long_after(problem,
 
 
 def fullest(sizes, tokens, most):
-    """Tokens of the fullest row that the first of these clips and at most `most - 1` others make, by trying all."""
+    """Tokens of the fullest row that the first of these clips and at most `most - 1` others make,
+    by trying all.
+    """
     others = sizes[1:]
-    subsets = itertools.chain.from_iterable(itertools.combinations(others, n) for n in range(min(most, len(sizes))))
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(others, n) for n in range(min(most, len(sizes)))
+    )
     return max(total for subset in subsets if (total := sizes[0] + sum(subset)) <= tokens)
 
 
@@ -86,9 +95,15 @@ def test_rows_are_as_full_as_brute_force_makes_them(problem):
         unlimited = fullest(sizes, tokens, len(sizes))
         if len(sizes) <= slots or used == unlimited:
             assert used == unlimited
-        else:  # the slots limit the row: it is the fullest of the clips up to where more slots would have filled it
+        # the slots limit the row: it is the fullest of the clips up to where more slots would have
+        # filled it
+        else:
             prefixes = (k for k in range(1, len(sizes)) if fullest(sizes[:k], tokens, k) == tokens)
-            assert fullest(sizes[: next(prefixes, len(sizes))], tokens, slots) <= used <= fullest(sizes, tokens, slots)
+            assert (
+                fullest(sizes[: next(prefixes, len(sizes))], tokens, slots)
+                <= used
+                <= fullest(sizes, tokens, slots)
+            )
         for i in row.tolist():
             del waiting[i]
 
@@ -119,7 +134,9 @@ def test_a_clip_that_no_row_holds_is_refused_by_position(length):
 
 
 def mix(name, count=20_000):
-    """Tokens of clips as long as those of a data set, with 8 mel patches and 16 frames of 10 ms a patch."""
+    """Tokens of clips as long as those of a data set, with 8 mel patches and 16 frames of 10 ms a
+    patch.
+    """
     rng = np.random.default_rng(0)
     ratio = np.ones(count)
     match name:
@@ -136,10 +153,18 @@ def mix(name, count=20_000):
     return 8 * np.ceil(frames / 16).astype(int)
 
 
-@pytest.mark.parametrize('name, tokens, slots', [
-    ('VoxCeleb', 2048, 16), ('VoxCeleb', 2048, 32), ('EPIC-SOUNDS', 2048, 16), ('EPIC-SOUNDS', 2048, 32),
-    ('AudioSet', 2048, 16), ('AudioSet', 2048, 32), ('FSDD', 512, 64),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'name, tokens, slots',
+    [
+        ('VoxCeleb', 2048, 16),
+        ('VoxCeleb', 2048, 32),
+        ('EPIC-SOUNDS', 2048, 16),
+        ('EPIC-SOUNDS', 2048, 32),
+        ('AudioSet', 2048, 16),
+        ('AudioSet', 2048, 32),
+        ('FSDD', 512, 64),
+    ],
+)
 def test_realistic_mixes_fill_their_rows(name, tokens, slots):
     lengths, rows_per_step = mix(name), 16
     rows = pack(lengths, tokens, slots)
@@ -149,12 +174,18 @@ def test_realistic_mixes_fill_their_rows(name, tokens, slots):
 
 # A few columns for each clip of a row, and which tokens are kept (None: all).
 layouts = st.lists(
-    st.tuples(st.integers(1, 6), st.none() | st.sets(st.integers(0, 10_000), min_size=1)), min_size=1, max_size=6)
+    st.tuples(st.integers(1, 6), st.none() | st.sets(st.integers(0, 10_000), min_size=1)),
+    min_size=1,
+    max_size=6,
+)
 
 
 @given(layouts, st.integers(1, 4))
 def test_row_layout_is_that_of_plain_loops(clips, mel_patches):
-    kept = [None if chosen is None else sorted({i % (mel_patches * columns) for i in chosen}) for columns, chosen in clips]
+    kept = [
+        None if chosen is None else sorted({i % (mel_patches * columns) for i in chosen})
+        for columns, chosen in clips
+    ]
     expected = []
     for slot, (columns, _) in enumerate(clips):
         index = 0
@@ -172,7 +203,10 @@ def test_row_layout_is_that_of_plain_loops(clips, mel_patches):
 
 def test_no_kept_tokens_means_all():
     columns = np.array([3, 1])
-    whole, listed = packing.row_layout(columns, 2), packing.row_layout(columns, 2, [np.arange(6), np.arange(2)])
+    whole, listed = (
+        packing.row_layout(columns, 2),
+        packing.row_layout(columns, 2, [np.arange(6), np.arange(2)]),
+    )
     for name in ('segment_ids', 'freq_pos', 'time_pos'):
         assert np.array_equal(getattr(whole, name), getattr(listed, name))
 
@@ -180,7 +214,9 @@ def test_no_kept_tokens_means_all():
 def patches_by_loops(log_mel, mels, frames, columns):
     bands = log_mel.shape[1] // mels
     patches = np.zeros((bands * columns, mels * frames), np.float32)
-    for band, column, mel, frame in itertools.product(range(bands), range(columns), range(mels), range(frames)):
+    for band, column, mel, frame in itertools.product(
+        range(bands), range(columns), range(mels), range(frames)
+    ):
         if column * frames + frame < len(log_mel):
             value = log_mel[column * frames + frame, band * mels + mel]
             patches[band * columns + column, mel * frames + frame] = value
@@ -191,10 +227,15 @@ def patches_by_loops(log_mel, mels, frames, columns):
 def test_patchify_is_that_of_plain_loops(count, columns):
     """Too few frames for the columns, just enough, or some that are dropped."""
     log_mel = np.random.default_rng(count).normal(size=(count, 6)).astype(np.float32)
-    assert np.array_equal(packing.patchify(log_mel, 2, 4, columns), patches_by_loops(log_mel, 2, 4, columns))
+    assert np.array_equal(
+        packing.patchify(log_mel, 2, 4, columns), patches_by_loops(log_mel, 2, 4, columns)
+    )
     missing = max(0, columns * 4 - count)
     repeated = np.concatenate([log_mel, np.repeat(log_mel[-1:], missing, axis=0)])
-    assert np.array_equal(packing.patchify(log_mel, 2, 4, columns, edge=True), patches_by_loops(repeated, 2, 4, columns))
+    assert np.array_equal(
+        packing.patchify(log_mel, 2, 4, columns, edge=True),
+        patches_by_loops(repeated, 2, 4, columns),
+    )
 
 
 def test_fill_batch_is_that_of_plain_loops():
@@ -214,7 +255,9 @@ def test_fill_batch_is_that_of_plain_loops():
             for token, patch in enumerate(clips[clip]):
                 expected.patches[r, place] = patch
                 expected.segment_ids[r, place] = slot + 1
-                expected.freq_pos[r, place], expected.time_pos[r, place] = divmod(token, columns[clip])
+                expected.freq_pos[r, place], expected.time_pos[r, place] = divmod(
+                    token, columns[clip]
+                )
                 place += 1
     for name, array in expected._asdict().items():
         assert np.array_equal(getattr(batch, name), array), name

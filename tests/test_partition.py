@@ -12,7 +12,12 @@ from elastic_ast_jax.models import attention
 from tests import untrained
 
 ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
-AST = {'model': {'kind': 'ast'}, 'augment': {'token_dropout': 0.0}, 'frontend': {'min_frames': 96}, 'packing': {'slots': 2}}
+AST = {
+    'model': {'kind': 'ast'},
+    'augment': {'token_dropout': 0.0},
+    'frontend': {'min_frames': 96},
+    'packing': {'slots': 2},
+}
 
 
 def abstract(**sections):
@@ -21,7 +26,9 @@ def abstract(**sections):
     return jax.eval_shape(lambda: build.init_params(network, build.batch_shape(chosen, 3), 0))
 
 
-@pytest.mark.parametrize('sections', [{}, {'model': {'pool': 'mean'}}, AST], ids=['attention', 'mean', 'ast'])
+@pytest.mark.parametrize(
+    'sections', [{}, {'model': {'pool': 'mean'}}, AST], ids=['attention', 'mean', 'ast']
+)
 def test_every_parameter_has_logical_axes_and_every_large_one_is_divided(sections):
     params = abstract(**sections)
     specs = flatten_dict(partition.specs(params, ONE), sep='/')
@@ -35,8 +42,12 @@ def test_every_parameter_has_logical_axes_and_every_large_one_is_divided(section
 
 def test_axes_of_some():
     specs = partition.specs(abstract(), ONE)
-    assert specs['encoder']['blocks']['attention']['query']['kernel'] == P(None, 'fsdp', 'tensor', None)
-    assert specs['encoder']['blocks']['attention']['out']['kernel'] == P(None, 'tensor', None, 'fsdp')
+    assert specs['encoder']['blocks']['attention']['query']['kernel'] == P(
+        None, 'fsdp', 'tensor', None
+    )
+    assert specs['encoder']['blocks']['attention']['out']['kernel'] == P(
+        None, 'tensor', None, 'fsdp'
+    )
     assert specs['encoder']['blocks']['mlp']['down']['kernel'] == P(None, 'tensor', 'fsdp')
     assert specs['positions']['time'] == P(None, None)
 
@@ -44,21 +55,30 @@ def test_axes_of_some():
 def test_what_does_not_divide_is_named_with_its_axis_and_what_would_do():
     with pytest.raises(partition.PartitionError) as caught:
         partition.specs(abstract(), ONE | {'tensor': 4})  # two heads
-    for text in ('encoder/blocks/attention/query/kernel', "'heads' of 2", 'mesh.tensor=4', '1 or 2'):
+    for text in (
+        'encoder/blocks/attention/query/kernel',
+        "'heads' of 2",
+        'mesh.tensor=4',
+        '1 or 2',
+    ):
         assert text in str(caught.value)
 
 
 def test_a_rule_that_divides_nothing_and_a_parameter_without_axes_are_refused():
     with pytest.raises(partition.PartitionError, match="rule for 'experts' divides no parameter"):
         partition.specs(abstract(), ONE, {**partition.RULES, 'experts': 'tensor'})
-    with pytest.raises(partition.PartitionError, match='gate/kernel: this parameter has no logical axes'):
+    with pytest.raises(
+        partition.PartitionError, match='gate/kernel: this parameter has no logical axes'
+    ):
         partition.specs({'gate': {'kernel': np.zeros((2, 2))}}, ONE)
 
 
 def test_moments_and_averages_lie_with_their_parameters():
     params = abstract()
     specs = partition.specs(params, ONE)
-    state = jax.eval_shape(lambda: (params_like(params), optax.adamw(0.1).init(params_like(params)), np.int32(0)))
+    state = jax.eval_shape(
+        lambda: (params_like(params), optax.adamw(0.1).init(params_like(params)), np.int32(0))
+    )
     found = partition.of_state(state, params, specs)
     assert found[0] == specs and found[2] == P()
     assert found[1][0].mu == specs and found[1][0].nu == specs and found[1][0].count == P()

@@ -12,7 +12,12 @@ from elastic_ast_jax.philox import Stream
 def test_the_words_are_those_of_always():
     """A version of NumPy that gave others would change every epoch of every run that is resumed."""
     words = philox.words(7, 3, Stream.RATIO, 4)
-    assert words.tolist() == [0xD123BC9400FB0008, 0x3B6CDF0A305B269D, 0x55CC9C3BF7E64357, 0x1F082DD417CB2460]
+    assert words.tolist() == [
+        0xD123BC9400FB0008,
+        0x3B6CDF0A305B269D,
+        0x55CC9C3BF7E64357,
+        0x1F082DD417CB2460,
+    ]
     assert philox.words(0, 0, Stream.ORDER, 2).tolist() == [0x02F4BA6408E4D89B, 0x3DD62B0B9CA8C5B2]
     assert philox.words(-1, 2, Stream.CROP, 2).tolist() == [0x237EE44277D07285, 0x976A8A67A952C69E]
     words = philox.words_of(7, 3, Stream.TOKEN_DROPOUT, 11, 6)
@@ -21,16 +26,27 @@ def test_the_words_are_those_of_always():
 
 @pytest.mark.parametrize('count', [0, 1, 3, 4, 5, 1000])
 def test_a_word_does_not_depend_on_how_many_are_asked_for(count):
-    assert np.array_equal(philox.words(1, 2, Stream.ORDER, count), philox.words(1, 2, Stream.ORDER, 2000)[:count])
+    assert np.array_equal(
+        philox.words(1, 2, Stream.ORDER, count), philox.words(1, 2, Stream.ORDER, 2000)[:count]
+    )
     few, many = (philox.words_of(1, 2, Stream.TOKEN_DROPOUT, 9, n) for n in (count, 2000))
     assert np.array_equal(few, many[:count])
 
 
 def test_whatever_differs_gives_other_words():
-    made = [philox.words(*key, 50) for key in [
-        (0, 0, Stream.ORDER), (1, 0, Stream.ORDER), (0, 1, Stream.ORDER), (0, 0, Stream.RATIO), (0, 256, Stream.ORDER),
-    ]]  # fmt: skip
-    made += [philox.words_of(0, 0, Stream.TOKEN_DROPOUT, position, 50) for position in (0, 1, 2, 2**20)]
+    made = [
+        philox.words(*key, 50)
+        for key in [
+            (0, 0, Stream.ORDER),
+            (1, 0, Stream.ORDER),
+            (0, 1, Stream.ORDER),
+            (0, 0, Stream.RATIO),
+            (0, 256, Stream.ORDER),
+        ]
+    ]
+    made += [
+        philox.words_of(0, 0, Stream.TOKEN_DROPOUT, position, 50) for position in (0, 1, 2, 2**20)
+    ]
     everything = np.concatenate(made)
     assert len(np.unique(everything)) == len(everything)
 

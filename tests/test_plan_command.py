@@ -1,4 +1,7 @@
-"""`elastic-ast plan`: what it prints is what training will do, with the data or without; and its advice is good."""
+"""`elastic-ast plan`:
+
+what it prints is what training will do, with the data or without; and its advice is good.
+"""
 
 import re
 from pathlib import Path
@@ -40,7 +43,15 @@ def number(text, pattern):
 def planner_of(columns, tokens, slots, **spec):
     """A planner of clips with this many columns of 8 patches."""
     samples = FRONTEND.samples_for(16 * np.asarray(columns), FRONTEND.shift())
-    return Planner([f'{i}.wav' for i in range(len(samples))], samples, FRONTEND, DrawSpec(**spec), 0, tokens, slots)
+    return Planner(
+        [f'{i}.wav' for i in range(len(samples))],
+        samples,
+        FRONTEND,
+        DrawSpec(**spec),
+        0,
+        tokens,
+        slots,
+    )
 
 
 def advice(columns, tokens, slots, **spec):
@@ -55,19 +66,27 @@ def advice(columns, tokens, slots, **spec):
 def test_the_numbers_are_those_of_the_first_epoch(capsys, split, clips):
     text, chosen = printed(capsys)[split], config()
     source = splits.open_source(chosen, split)
-    planner = splits.planner(chosen, source) if split == 'train' else splits.evaluation(chosen, source)[1]
+    planner = (
+        splits.planner(chosen, source) if split == 'train' else splits.evaluation(chosen, source)[1]
+    )
     epoch = planner.epoch(0)
     sizes = [int(epoch.draws.kept[row].sum()) for row in epoch.rows]
     counts = [len(row) for row in epoch.rows]
     assert text.startswith(f'{clips} clips, {sum(sizes)} tokens, {sum(sizes) / clips:.1f} a clip\n')
     assert f'{len(sizes)} of 256 tokens and 32 slots, 8 a step' in text
     counted = sizes[: (len(sizes) - 1) // 8 * 8] or sizes
-    assert number(text, r'fill +([\d.]+) %') == pytest.approx(100 * sum(counted) / (256 * len(counted)), abs=0.005)
-    assert number(text, r'clips a row +mean ([\d.]+)') == pytest.approx(clips / len(sizes), abs=0.05)
+    assert number(text, r'fill +([\d.]+) %') == pytest.approx(
+        100 * sum(counted) / (256 * len(counted)), abs=0.005
+    )
+    assert number(text, r'clips a row +mean ([\d.]+)') == pytest.approx(
+        clips / len(sizes), abs=0.05
+    )
     assert number(text, r'p99 (\d+)') == round(np.percentile(counts, 99))
     assert number(text, r'max (\d+)') == max(counts)
     longest = int(np.argmax(source.samples))
-    assert re.search(f'longest clip +{source.keys[longest]}: {source.samples[longest] / 8000:.2f} s, ', text)
+    assert re.search(
+        f'longest clip +{source.keys[longest]}: {source.samples[longest] / 8000:.2f} s, ', text
+    )
     assert re.search(r'planned in +\d+\.\d\d s', text)
     assert 'cropped' not in text
 
@@ -81,8 +100,13 @@ def test_steps_are_those_of_training(capsys):
 
 
 def test_evaluation_in_windows_is_planned_in_windows(capsys):
-    cropped, chosen = printed(capsys, 'frontend.max_frames=256', 'data.too_long=window'), config('frontend.max_frames=256')
-    frames = chosen.frontend.frames(splits.open_source(chosen, 'eval').samples, chosen.frontend.shift())
+    cropped, chosen = (
+        printed(capsys, 'frontend.max_frames=256', 'data.too_long=window'),
+        config('frontend.max_frames=256'),
+    )
+    frames = chosen.frontend.frames(
+        splits.open_source(chosen, 'eval').samples, chosen.frontend.shift()
+    )
     assert (frames > 256).any()
     assert number(cropped['eval'], r'^(\d+) clips') > len(frames)
     assert 'cropped' not in cropped['eval'] and 'cropped' in cropped['train']
@@ -118,26 +142,38 @@ def test_flops_are_those_of_the_clips_that_are_planned(capsys):
     forward = n * (2 * patch * width + 24 * depth * width**2) + 4 * depth * n**2 * width
     forward += n * (4 * width**2 + 4 * width) + 2 * width**2 + 2 * width * classes
     steps = -(-len(epoch.rows) // 8)
-    assert number(text, r'FLOPs +([\d.e-]+) T a step') == pytest.approx(3 * forward.sum() / steps / 1e12, rel=1e-3)
+    assert number(text, r'FLOPs +([\d.e-]+) T a step') == pytest.approx(
+        3 * forward.sum() / steps / 1e12, rel=1e-3
+    )
     total = number(text, rf'about ([\d.e+]+) in {chosen.train.epochs} epochs\n +(?:advice)')
     assert total == pytest.approx(3 * forward.sum() * chosen.train.epochs, rel=5e-3)
-    assert number(text, r'clips a step +([\d.]+)') == pytest.approx(8 * 600 / len(epoch.rows), abs=0.05)
+    assert number(text, r'clips a step +([\d.]+)') == pytest.approx(
+        8 * 600 / len(epoch.rows), abs=0.05
+    )
 
 
-@pytest.mark.parametrize('topology, chips, peak', [('v5e:2x4', 8, 197e12), ('v5p:2x2x1', 4, 459e12)])
+@pytest.mark.parametrize(
+    'topology, chips, peak', [('v5e:2x4', 8, 197e12), ('v5p:2x2x1', 4, 459e12)]
+)
 def test_hours_are_flops_by_the_peak_and_its_share(capsys, topology, chips, peak):
     plan.run(config(), topology=topology, utilization=0.25)
     text = capsys.readouterr().out.split('eval: ')[0]
     total = number(text, r'T a step, about ([\d.e+]+) in')
     hours = total / (0.25 * peak) / 3600
-    line = re.search(rf'{topology} +([\d.e-]+) chip-hours at 25 % of the peak of {peak / 1e12:g} TFLOP/s, '
-                     rf'([\d.e-]+) h on {chips} chips\n', text)  # fmt: skip
+    line = re.search(
+        rf'{topology} +([\d.e-]+) chip-hours at 25 % of the peak of {peak / 1e12:g} TFLOP/s, '
+        rf'([\d.e-]+) h on {chips} chips\n',
+        text,
+    )
     assert [float(x) for x in line.groups()] == pytest.approx([hours, hours / chips], rel=0.01)
 
 
 def test_chips_that_have_no_row_are_told_of(capsys):
     plan.run(config(), topology='v5e:4x4')
-    assert '16 chips, which takes a multiple of 16 rows a step: packing.rows=8 cannot be' in capsys.readouterr().out
+    assert (
+        '16 chips, which takes a multiple of 16 rows a step: packing.rows=8 cannot be'
+        in capsys.readouterr().out
+    )
     plan.run(config('mesh.tensor=2'), topology='v5e:4x4')
     assert 'cannot be divided' not in capsys.readouterr().out
 
@@ -167,16 +203,21 @@ def lengths():
 @pytest.fixture
 def recipe(tmp_path):
     """`recipe(text)` writes a config file."""
+
     def written(text=RECIPE):
         (tmp_path / 'recipe.py').write_text(text)
         return str(tmp_path / 'recipe.py')
+
     return written
 
 
 def test_a_plan_without_the_data_says_whose_lengths_it_has(capsys, recipe):
     plan.run(load(recipe()), recipe())
     text = capsys.readouterr().out
-    drawn = r'lengths: drawn from the histogram of .*recipe.py with seed 0, as the data cannot be opened \(.*missing.jsonl'
+    drawn = (
+        r'lengths: drawn from the histogram of .*recipe.py with seed 0, as the data cannot be'
+        r' opened \(.*missing.jsonl'
+    )
     assert re.match(drawn, text)
     assert 'train: 1000 clips, ' in text and 'eval: 50 clips, ' in text
     assert re.search(r'longest clip +clip \d+: 4.00 s, 398 frames, 200 tokens', text)
@@ -210,7 +251,9 @@ def test_without_data_and_lengths_the_data_are_missed(recipe):
     path = recipe(RECIPE.partition('def lengths')[0])
     with pytest.raises(DataError, match='missing.jsonl'):
         plan.run(load(path), path)
-    with pytest.raises(HistogramError, match=r'--lengths=recipe: .*recipe.py has no function lengths\(\)'):
+    with pytest.raises(
+        HistogramError, match=r'--lengths=recipe: .*recipe.py has no function lengths\(\)'
+    ):
         plan.run(load(path), path, 'recipe')
 
 
@@ -225,13 +268,19 @@ def test_a_clip_of_a_histogram_that_does_not_fit_is_refused_as_others_are(recipe
         plan.run(load(recipe(), ['frontend.max_frames=256']), recipe(), 'recipe')
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--topology=v7:2x2'], "--topology='v7:2x2' must be a generation"),
-    (['--topology=v5e:2x4', '--utilization=0'], "'0' must be a number above 0 and at most 1"),
-    (['--topology=v5e:2x4', '--utilization=1.01'], "'1.01' must be a number above 0 and at most 1"),
-    (['--utilization=0.5'], 'name them with --topology'),
-    (['--lengths=audioset'], "invalid choice: 'audioset'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--topology=v7:2x2'], "--topology='v7:2x2' must be a generation"),
+        (['--topology=v5e:2x4', '--utilization=0'], "'0' must be a number above 0 and at most 1"),
+        (
+            ['--topology=v5e:2x4', '--utilization=1.01'],
+            "'1.01' must be a number above 0 and at most 1",
+        ),
+        (['--utilization=0.5'], 'name them with --topology'),
+        (['--lengths=audioset'], "invalid choice: 'audioset'"),
+    ],
+)
 def test_the_command_refuses_what_is_no_topology_or_share(capsys, recipe, arguments, message):
     try:
         code = cli.main(['plan', f'--config={recipe()}', *arguments])
@@ -246,13 +295,18 @@ def test_the_command_plans_without_the_data(capsys, recipe):
     assert text.startswith('lengths: drawn') and ' 40 % of the peak of 197 TFLOP/s' in text
 
 
-@pytest.mark.parametrize('name, reason', [
-    ('amazon_queen.py', 'data.train is empty: give a manifest'),
-    ('esc50.py:fold=5', "TensorFlow Datasets .*'esc50'"),
-])
+@pytest.mark.parametrize(
+    'name, reason',
+    [
+        ('amazon_queen.py', 'data.train is empty: give a manifest'),
+        ('esc50.py:fold=5', "TensorFlow Datasets .*'esc50'"),
+    ],
+)
 def test_a_recipe_is_planned_as_it_is_without_data(capsys, name, reason):
     assert cli.main(['plan', f'--config={Path(QUICKSTART).with_name(name)}']) == 0
-    assert re.match(rf'lengths: drawn .*, as the data cannot be opened \({reason}', capsys.readouterr().out)
+    assert re.match(
+        rf'lengths: drawn .*, as the data cannot be opened \({reason}', capsys.readouterr().out
+    )
 
 
 def test_published_quirks_are_planned_without_the_weights_that_they_are_about(capsys):
@@ -263,7 +317,10 @@ def test_published_quirks_are_planned_without_the_weights_that_they_are_about(ca
 def test_a_config_without_data_and_lengths_is_told_what_to_give(capsys):
     assert cli.main(['plan', f'--config={Path(QUICKSTART).with_name("manifest.py")}']) == 1
     told = capsys.readouterr().err
-    assert 'data.train is empty: give a manifest with --config.data.train=' in told and 'data.eval is empty' in told
+    assert (
+        'data.train is empty: give a manifest with --config.data.train=' in told
+        and 'data.eval is empty' in told
+    )
 
 
 def test_a_topology_is_refused_before_anything_is_planned(capsys, recipe):
@@ -289,14 +346,18 @@ def test_a_clip_that_is_too_long_is_named_with_a_way_out(capsys):
     chosen = config()
     source = splits.open_source(chosen, 'train')
     assert source.keys[int(np.argmax(source.samples))] in message
-    assert 'are longer than frontend.max_frames=512' in message and "data.too_long='crop'" in message
+    assert (
+        'are longer than frontend.max_frames=512' in message and "data.too_long='crop'" in message
+    )
     enough = re.search(r'raise frontend.max_frames to (\d+)', message)[1]
     plan.run(config(f'frontend.max_frames={enough}'))  # the advice holds
     plan.run(config('frontend.max_frames=512', 'data.too_long=crop'))
 
 
 def test_a_row_that_is_too_short_for_the_longest_clip_is_a_config_error():
-    with pytest.raises(ConfigError, match='frontend.max_frames=1008 needs .*=252 tokens, but packing.tokens=128'):
+    with pytest.raises(
+        ConfigError, match='frontend.max_frames=1008 needs .*=252 tokens, but packing.tokens=128'
+    ):
         plan.run(config('packing.tokens=128'))
 
 
@@ -318,7 +379,10 @@ def test_a_better_length_for_clips_that_are_all_alike():
 
 def test_more_slots_where_rows_run_out_of_them():
     columns = np.random.default_rng(0).integers(1, 5, 4000)  # 8 to 32 tokens
-    assert advice(columns, 2048, 32) == 'rows run out of slots: raise packing.slots to 64, or lower packing.tokens'
+    assert (
+        advice(columns, 2048, 32)
+        == 'rows run out of slots: raise packing.slots to 64, or lower packing.tokens'
+    )
     assert advice(columns, 2048, 64).startswith('rows run out of slots: raise packing.slots to 128')
     assert advice(columns, 2048, 128) == ''
 
@@ -330,6 +394,8 @@ def test_clips_that_no_length_suits_are_said_to_be_so():
 
 @pytest.mark.parametrize('tokens', [1100, 1500, 2000])
 def test_advice_never_makes_a_row_too_short_for_a_clip_that_may_come(tokens):
-    """Rows of 960 tokens would be full of clips of 320, but the frontend has positions for clips of 1024."""
+    """Rows of 960 tokens would be full of clips of 320, but the frontend has positions for clips of
+    1024.
+    """
     text = advice(np.full(500, 40), tokens, 32)
     assert int(re.match(r'packing.tokens=(\d+)', text)[1]) >= 1024

@@ -18,7 +18,10 @@ def traced(monkeypatch):
 
 
 def run(folder, steps, first, last, running, fail_after=None):
-    """What a profile says in a run from `first` to `last`; the steps made while it runs are noted."""
+    """What a profile says in a run from `first` to `last`;
+
+    the steps made while it runs are noted.
+    """
     said, settled = [], []
     with Profile(folder, steps, first, last, said.append) as profile:
         for made in range(first, last):
@@ -32,15 +35,18 @@ def run(folder, steps, first, last, running, fail_after=None):
     return said
 
 
-@pytest.mark.parametrize('steps, first, last, expected', [
-    (3, 0, 100, [11, 12, 13]),
-    (3, 40, 100, [51, 52, 53]),  # after a restart too, compilation is over by then
-    (3, 0, 13, [11, 12, 13]),
-    (3, 0, 12, [10, 11, 12]),  # sooner if the run would end first
-    (3, 0, 3, [1, 2, 3]),
-    (5, 0, 3, [1, 2, 3]),
-    (1, 98, 100, [100]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'steps, first, last, expected',
+    [
+        (3, 0, 100, [11, 12, 13]),
+        (3, 40, 100, [51, 52, 53]),  # after a restart too, compilation is over by then
+        (3, 0, 13, [11, 12, 13]),
+        (3, 0, 12, [10, 11, 12]),  # sooner if the run would end first
+        (3, 0, 3, [1, 2, 3]),
+        (5, 0, 3, [1, 2, 3]),
+        (1, 98, 100, [100]),
+    ],
+)
 def test_which_steps(tmp_path, traced, steps, first, last, expected):
     running, found = traced
     (said,) = run(tmp_path, steps, first, last, running)

@@ -18,8 +18,12 @@ FRAMES, MELS = 96, 32
 @pytest.fixture(scope='module')
 def ast() -> Trained:
     used = settings(
-        model={'kind': 'ast'}, frontend={'min_frames': FRAMES}, packing={'tokens': 24, 'slots': 2}, data={'too_long': 'crop'},
-        augment={'token_dropout': 0.0})  # fmt: skip
+        model={'kind': 'ast'},
+        frontend={'min_frames': FRAMES},
+        packing={'tokens': 24, 'slots': 2},
+        data={'too_long': 'crop'},
+        augment={'token_dropout': 0.0},
+    )
     return Trained(used, LABELS, *fresh(used), 0, 'step 0')
 
 
@@ -28,7 +32,9 @@ def at(model: Trained, frames: int, same_duration: bool = False):
 
 
 def logits(model: Trained, spectrograms: np.ndarray) -> np.ndarray:
-    return np.asarray(model.network.apply({'params': model.params}, jnp.asarray(spectrograms), method='classify'))
+    return np.asarray(
+        model.network.apply({'params': model.params}, jnp.asarray(spectrograms), method='classify')
+    )
 
 
 def spectrograms(frames: int) -> np.ndarray:
@@ -38,14 +44,23 @@ def spectrograms(frames: int) -> np.ndarray:
 @pytest.mark.parametrize('same_duration', [False, True])
 def test_at_its_own_length_it_is_the_same_model(ast, same_duration):
     other, used = at(ast, FRAMES, same_duration)
-    np.testing.assert_array_equal(logits(other, spectrograms(FRAMES)), logits(ast, spectrograms(FRAMES)))
-    assert used.frontend == ast.config.frontend and (used.packing.tokens, used.packing.slots) == (24, 2)
+    np.testing.assert_array_equal(
+        logits(other, spectrograms(FRAMES)), logits(ast, spectrograms(FRAMES))
+    )
+    assert used.frontend == ast.config.frontend and (used.packing.tokens, used.packing.slots) == (
+        24,
+        2,
+    )
 
 
 @pytest.mark.parametrize(('frames', 'whole'), [(64, 64), (33, 48), (5, 16)])
 def test_a_shorter_one_has_the_first_positions(ast, frames, whole):
     other, used = at(ast, frames)
-    assert (used.frontend.min_frames, used.frontend.max_frames, other.network.frames) == (whole, whole, whole)
+    assert (used.frontend.min_frames, used.frontend.max_frames, other.network.frames) == (
+        whole,
+        whole,
+        whole,
+    )
     columns = whole // 16
     there = np.asarray(ast.params['positions'])
     mine = np.asarray(other.params['positions'])
@@ -61,7 +76,11 @@ def test_positions_are_resized_as_pytorch_resizes_them(ast, frames, same_duratio
     other, _ = at(ast, frames, same_duration)
     grid = np.asarray(ast.params['positions'])[TOKENS:].reshape(2, 6, -1)
     expected = torch.nn.functional.interpolate(
-        torch.tensor(grid.transpose(2, 0, 1)[None].copy()), (2, frames // 16), mode='bilinear', align_corners=False)
+        torch.tensor(grid.transpose(2, 0, 1)[None].copy()),
+        (2, frames // 16),
+        mode='bilinear',
+        align_corners=False,
+    )
     mine = np.asarray(other.params['positions'])[TOKENS:].reshape(2, frames // 16, -1)
     np.testing.assert_allclose(mine, expected[0].numpy().transpose(1, 2, 0), atol=1e-6)
 
@@ -75,7 +94,9 @@ def test_rows_hold_as_many_clips_as_their_tokens_do_and_at_least_one(ast):
 def test_only_a_fixed_length_model_can_be_resized():
     used = settings()
     elastic = Trained(used, LABELS, *fresh(used), 0, 'step 0')
-    with pytest.raises(resized.ResizeError, match="model.kind='elastic_ast' has no length of its own"):
+    with pytest.raises(
+        resized.ResizeError, match="model.kind='elastic_ast' has no length of its own"
+    ):
         at(elastic, 64)
 
 
@@ -85,5 +106,7 @@ def test_parameters_stay_the_model_s_own(ast):
     assert before.pop('positions').shape != after.pop('positions').shape
     jax.tree.map(np.testing.assert_array_equal, before, after)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(other.params))
-    assert dataclasses.replace(other, network=ast.network, params=ast.params) == ast and jnp.isfinite(
-        other.params['positions']).all()  # fmt: skip
+    assert (
+        dataclasses.replace(other, network=ast.network, params=ast.params) == ast
+        and jnp.isfinite(other.params['positions']).all()
+    )

@@ -1,6 +1,8 @@
-"""Placement: the same run on one device and on eight in any arrangement, one compilation of each step.
+"""Placement: the same run on one device and on eight in any arrangement, one compilation of each
+step.
 
-Run as a program this file makes the runs, in a process that sees eight devices, and prints what came of them as JSON.
+Run as a program this file makes the runs, in a process that sees eight devices, and prints what
+came of them as JSON.
 """
 
 import json
@@ -28,16 +30,26 @@ SHAPE = BatchShape(rows=8, tokens=24, slots=4, patch_size=6, classes=3)
 GRID = (2, 8)
 # Number of devices, how many of them divide the parameters, and how many the heads.
 MESHES = {
-    '1': (1,), '2': (2,), '4': (4,), '8': (8,), '8, fsdp 8': (8, 8), '8, tensor 4': (8, 1, 4),
-    '8, fsdp and tensor 2': (8, 2, 2), '4, fsdp 4': (4, 4), '2, tensor 2': (2, 1, 2),
-}  # fmt: skip
+    '1': (1,),
+    '2': (2,),
+    '4': (4,),
+    '8': (8,),
+    '8, fsdp 8': (8, 8),
+    '8, tensor 4': (8, 1, 4),
+    '8, fsdp and tensor 2': (8, 2, 2),
+    '4, fsdp 4': (4, 4),
+    '2, tensor 2': (2, 1, 2),
+}
 
 
 def batches():
     """Five batches of different clips, one of them with empty rows."""
     rng = np.random.default_rng(0)
     for number in range(5):
-        clips = [rng.normal(size=(GRID[0] * n, SHAPE.patch_size)).astype(np.float32) for n in rng.integers(1, 9, 32)]
+        clips = [
+            rng.normal(size=(GRID[0] * n, SHAPE.patch_size)).astype(np.float32)
+            for n in rng.integers(1, 9, 32)
+        ]
         rows = list(packing.pack([len(clip) for clip in clips], SHAPE.tokens, SHAPE.slots))
         batch = packing.fill_batch(rows[: 3 if number == 2 else SHAPE.rows], clips, GRID[0], SHAPE)
         batch.labels[batch.valid] = rng.integers(SHAPE.classes, size=batch.valid.sum())
@@ -54,14 +66,20 @@ class Run:
     def __init__(self, mesh, parts=1):
         self.mesh = mesh
         attend = sharding.sharded_attention(attention.blocked(8, 16), mesh)
-        network = ElasticAST(Size(8, 2, 4), SHAPE.classes, GRID, attend, place=sharding.sharded_activations(mesh))
-        update = optimizer.clipped(optimizer.adamw(optimizer.cosine(0.01, 2 * STEPS, 2), 0.9, 0.999, 1e-8, 0.05), 1.0)
+        network = ElasticAST(
+            Size(8, 2, 4), SHAPE.classes, GRID, attend, place=sharding.sharded_activations(mesh)
+        )
+        update = optimizer.clipped(
+            optimizer.adamw(optimizer.cosine(0.01, 2 * STEPS, 2), 0.9, 0.999, 1e-8, 0.05), 1.0
+        )
 
         def apply(params, batch):
             return network.apply({'params': params}, batch)
 
         def init():
-            params = network.init(jax.random.key(0), jax.tree.map(jnp.asarray, SHAPE.empty()))['params']
+            params = network.init(jax.random.key(0), jax.tree.map(jnp.asarray, SHAPE.empty()))[
+                'params'
+            ]
             return TrainState(jnp.zeros((), jnp.int32), params, update.init(params))
 
         abstract = jax.eval_shape(init)
@@ -83,18 +101,33 @@ class Run:
         return {
             'born': born,
             'losses': found,
-            'logits': [np.asarray(found.logits)[np.asarray(found.valid)].tolist() for found in evaluated],
+            'logits': [
+                np.asarray(found.logits)[np.asarray(found.valid)].tolist() for found in evaluated
+            ],
             'clips': [float(found.sums.clips) for found in evaluated],
-            'params': {name: np.asarray(leaf).ravel().tolist() for name, leaf in flatten_dict(state.params, sep='/').items()},
+            'params': {
+                name: np.asarray(leaf).ravel().tolist()
+                for name, leaf in flatten_dict(state.params, sep='/').items()
+            },
             'compilations': [self.train._cache_size(), self.evaluate._cache_size()],
-            'rows on a device': sorted({shard.data.shape[0] for shard in placed[0].patches.addressable_shards}),
+            'rows on a device': sorted(
+                {shard.data.shape[0] for shard in placed[0].patches.addressable_shards}
+            ),
             'devices of the batch': len(placed[0].patches.sharding.device_set),
-            'devices of the state': sorted({len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}),
-            'state is whole everywhere': all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state)),
-            'shares': sorted({leaf.addressable_shards[0].data.nbytes / leaf.nbytes
-                              for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-                              if all(name in jax.tree_util.keystr(path) for name in ('blocks', 'kernel'))}),
-        }  # fmt: skip
+            'devices of the state': sorted(
+                {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
+            ),
+            'state is whole everywhere': all(
+                leaf.is_fully_replicated for leaf in jax.tree.leaves(state)
+            ),
+            'shares': sorted(
+                {
+                    leaf.addressable_shards[0].data.nbytes / leaf.nbytes
+                    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+                    if all(name in jax.tree_util.keystr(path) for name in ('blocks', 'kernel'))
+                }
+            ),
+        }
 
 
 def refusals():
@@ -112,31 +145,62 @@ def exchanged():
     """Whether eight devices exchange anything for attention to rows that lie on them."""
     mesh = sharding.make_mesh()
     rows = sharding.by_rows(mesh)
-    attend = jax.jit(sharding.sharded_attention(attention.blocked(8, 16), mesh), in_shardings=rows, out_shardings=rows)
+    attend = jax.jit(
+        sharding.sharded_attention(attention.blocked(8, 16), mesh),
+        in_shardings=rows,
+        out_shardings=rows,
+    )
     heads = jax.ShapeDtypeStruct((SHAPE.rows, SHAPE.tokens, 2, 4), jnp.float32)
-    program = attend.lower(heads, heads, heads, jax.ShapeDtypeStruct((SHAPE.rows, SHAPE.tokens), jnp.int32)).compile().as_text()
-    return any(word in program for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute'))
+    program = (
+        attend.lower(
+            heads, heads, heads, jax.ShapeDtypeStruct((SHAPE.rows, SHAPE.tokens), jnp.int32)
+        )
+        .compile()
+        .as_text()
+    )
+    return any(
+        word in program for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute')
+    )
 
 
 def moved_in_parts():
     """What four devices do for a batch in two parts besides adding gradients."""
     run = Run(mesh_of(4), parts=2)
     program = run.train.lower(jax.eval_shape(run.init), SHAPE.abstract()).compile().as_text()
-    return [word for word in ('all-gather', 'all-to-all', 'collective-permute') if f' {word}' in program]
+    return [
+        word for word in ('all-gather', 'all-to-all', 'collective-permute') if f' {word}' in program
+    ]
 
 
 def main():
     found = {name: Run(mesh_of(*arrangement)).results() for name, arrangement in MESHES.items()}
     parts = Run(mesh_of(4), parts=2).results()
-    print(json.dumps(found | {
-        '4 in parts': parts, 'refused': refusals(), 'exchanged': exchanged(), 'moved': moved_in_parts()}))
+    print(
+        json.dumps(
+            found
+            | {
+                '4 in parts': parts,
+                'refused': refusals(),
+                'exchanged': exchanged(),
+                'moved': moved_in_parts(),
+            }
+        )
+    )
 
 
 @pytest.fixture(scope='module')
 def runs():
-    flags = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'  # the latter compiles sooner
-    environment = os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
+    flags = (  # the latter compiles sooner
+        '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+    )
+    environment = os.environ | {
+        'XLA_FLAGS': flags,
+        'JAX_PLATFORMS': 'cpu',
+        'PYTHONPATH': str(Path(__file__).parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -153,12 +217,16 @@ def test_any_arrangement_learns_what_one_device_learns(runs, mesh):
     np.testing.assert_allclose(other['losses'], one['losses'], rtol=0, atol=1e-5)
     for name, values in one['params'].items():
         if not name.endswith('key/bias'):  # its gradient is rounding alone
-            np.testing.assert_allclose(other['params'][name], values, rtol=0, atol=1e-3, err_msg=name)
+            np.testing.assert_allclose(
+                other['params'][name], values, rtol=0, atol=1e-3, err_msg=name
+            )
 
 
 def test_devices_that_take_a_batch_in_parts_learn_what_one_learns_from_it_whole(runs):
     np.testing.assert_allclose(runs['4 in parts']['losses'], runs['1']['losses'], rtol=0, atol=1e-5)
-    assert runs['4 in parts']['compilations'] == [1, 1] and runs['4 in parts']['rows on a device'] == [2]
+    assert runs['4 in parts']['compilations'] == [1, 1] and runs['4 in parts'][
+        'rows on a device'
+    ] == [2]
 
 
 def test_rows_stay_on_their_device_when_a_batch_is_divided(runs):
@@ -178,8 +246,10 @@ def test_each_step_is_compiled_once_whatever_the_clips(runs, mesh):
     assert runs[mesh]['compilations'] == [1, 1]
 
 
-@pytest.mark.parametrize('mesh, share', [
-    ('8', 1), ('8, fsdp 8', 1 / 8), ('8, tensor 4', 1 / 4), ('8, fsdp and tensor 2', 1 / 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    'mesh, share',
+    [('8', 1), ('8, fsdp 8', 1 / 8), ('8, tensor 4', 1 / 4), ('8, fsdp and tensor 2', 1 / 4)],
+)
 def test_each_device_holds_its_share_of_kernels_and_moments(runs, mesh, share):
     assert runs[mesh]['shares'] == [share]
 
@@ -210,7 +280,10 @@ def test_any_number_of_rows_divides_over_one_device():
 
 def test_parts_have_equally_many_rows_on_each_device():
     sharding.check_rows(6, mesh_of(1), accumulate=3)
-    with pytest.raises(UserError, match=r'packing.rows=8 .* 1 devices in each of train.accumulate=3 parts: .* such as 9'):
+    with pytest.raises(
+        UserError,
+        match=r'packing.rows=8 .* 1 devices in each of train.accumulate=3 parts: .* such as 9',
+    ):
         sharding.check_rows(8, mesh_of(1), accumulate=3)
 
 
@@ -223,7 +296,11 @@ def test_placed_tells_what_born_gives():
     whole = sharding.replicated(mesh)
     state, abstract = sharding.born(init, whole), sharding.placed(jax.eval_shape(init), whole)
     for leaf, promised in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
-        assert (leaf.shape, leaf.dtype, leaf.sharding) == (promised.shape, promised.dtype, promised.sharding)
+        assert (leaf.shape, leaf.dtype, leaf.sharding) == (
+            promised.shape,
+            promised.dtype,
+            promised.sharding,
+        )
 
 
 def test_the_memory_of_the_old_state_is_used_again():
@@ -235,10 +312,16 @@ def test_the_memory_of_the_old_state_is_used_again():
     assert old.is_deleted() and not new.is_deleted()
 
 
-@pytest.mark.parametrize('wanted, said', [
-    (settings.Mesh(2), ['mesh.data=2, mesh.fsdp=1, mesh.tensor=1', 'make 2 devices, and there are 1']),
-    (settings.Mesh(-1, 3), ['mesh.fsdp=3', 'divides 1']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'wanted, said',
+    [
+        (
+            settings.Mesh(2),
+            ['mesh.data=2, mesh.fsdp=1, mesh.tensor=1', 'make 2 devices, and there are 1'],
+        ),
+        (settings.Mesh(-1, 3), ['mesh.fsdp=3', 'divides 1']),
+    ],
+)
 def test_devices_that_make_no_such_mesh_are_refused(wanted, said):
     with pytest.raises(UserError) as caught:
         sharding.make_mesh(wanted, jax.devices()[:1])

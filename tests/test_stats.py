@@ -22,7 +22,9 @@ def source():
 
 def test_they_are_those_of_all_values_at_once(source):
     found = measure(source, SPEC)
-    features = np.concatenate([fbank.log_mel(source.read(i), SPEC) for i in range(70)]).astype(np.float64)
+    features = np.concatenate([fbank.log_mel(source.read(i), SPEC) for i in range(70)]).astype(
+        np.float64
+    )
     assert (found.clips, found.frames, found.skipped) == (70, len(features), ())
     assert found.mean == pytest.approx(features.mean(), abs=1e-9)
     assert found.std == pytest.approx(features.std(), abs=1e-9)
@@ -30,20 +32,26 @@ def test_they_are_those_of_all_values_at_once(source):
 
 def test_a_share_is_spread_over_the_source(source):
     few, features = measure(source, SPEC, clips=7), []
-    features = np.concatenate([fbank.log_mel(source.read(i), SPEC) for i in range(0, 70, 10)]).astype(np.float64)
+    features = np.concatenate(
+        [fbank.log_mel(source.read(i), SPEC) for i in range(0, 70, 10)]
+    ).astype(np.float64)
     assert few.clips == 7 and few.mean == pytest.approx(features.mean(), abs=1e-9)
 
 
 @pytest.fixture
 def recordings(tmp_path):
-    """Two recordings, one of them damaged where only decoding shows it, and a config that lists them."""
+    """Two recordings, one of them damaged where only decoding shows it, and a config that lists
+    them.
+    """
     rng = np.random.default_rng(0)
     for name in ('a', 'b'):
         soundfile.write(tmp_path / f'{name}.wav', rng.uniform(-0.5, 0.5, 8000), 8000, 'FLOAT')
     data = bytearray((tmp_path / 'b.wav').read_bytes())
     data[-4:] = np.float32(np.nan).tobytes()
     (tmp_path / 'b.wav').write_bytes(data)
-    (tmp_path / 'list.jsonl').write_text(''.join(f'{{"audio": "{name}.wav", "labels": ["x"]}}\n' for name in ('a', 'b')))
+    (tmp_path / 'list.jsonl').write_text(
+        ''.join(f'{{"audio": "{name}.wav", "labels": ["x"]}}\n' for name in ('a', 'b'))
+    )
     config = tmp_path / 'config.py'
     config.write_text(f"""
 from ml_collections import ConfigDict
@@ -51,7 +59,8 @@ from ml_collections import ConfigDict
 
 def get_config():
     config = ConfigDict()
-    config.data = dict(source='manifest', train={str(tmp_path / 'list.jsonl')!r}, eval={str(tmp_path / 'list.jsonl')!r})
+    manifest = {str(tmp_path / 'list.jsonl')!r}
+    config.data = dict(source='manifest', train=manifest, eval=manifest)
     config.frontend = dict(sample_rate=8000, mel_bins=64)
     return config
 """)
@@ -59,14 +68,30 @@ def get_config():
 
 
 def test_the_command_prints_lines_that_a_config_takes(recordings, capsys):
-    assert cli.main(['stats', f'--config={recordings / "config.py"}', '--config.data.on_bad_audio=skip']) == 0
+    assert (
+        cli.main(
+            ['stats', f'--config={recordings / "config.py"}', '--config.data.on_bad_audio=skip']
+        )
+        == 0
+    )
     lines, errors = capsys.readouterr()
     assert 'skipped: ' in errors and 'b.wav' in errors
     features = fbank.log_mel(soundfile.read(recordings / 'a.wav', dtype='float32')[0], SPEC)
     *_, overrides = lines.splitlines()
-    assert overrides == f'--config.frontend.mean={features.mean():.4f} --config.frontend.std={features.std():.4f}'
-    assert f'config.frontend.mean = {features.mean():.4f}' in lines and '1 of 2 training clips' in lines
-    again = ['stats', f'--config={recordings / "config.py"}', *overrides.split(), '--config.data.on_bad_audio=skip']
+    assert (
+        overrides == f'--config.frontend.mean={features.mean():.4f}'
+        f' --config.frontend.std={features.std():.4f}'
+    )
+    assert (
+        f'config.frontend.mean = {features.mean():.4f}' in lines
+        and '1 of 2 training clips' in lines
+    )
+    again = [
+        'stats',
+        f'--config={recordings / "config.py"}',
+        *overrides.split(),
+        '--config.data.on_bad_audio=skip',
+    ]
     assert cli.main(again) == 0
 
 
@@ -91,7 +116,9 @@ class Unreadable(Silence):
 def test_silence_and_nothing_have_no_statistics():
     with pytest.raises(UserError, match='everywhere: are the recordings silent'):
         measure(Silence(), SPEC)
-    with pytest.raises(UserError, match='none of 1 clips could be decoded; the first: a: cut short'):
+    with pytest.raises(
+        UserError, match='none of 1 clips could be decoded; the first: a: cut short'
+    ):
         measure(Unreadable(), SPEC, skip=True)
     with pytest.raises(AudioError, match='a: cut short'):
         measure(Unreadable(), SPEC)

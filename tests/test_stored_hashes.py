@@ -1,4 +1,7 @@
-"""Stored hashes stay readable: literals that commit 508c900 computed, from classes and fields as they were called then."""
+"""Stored hashes stay readable:
+
+literals that commit 508c900 computed, from classes and fields as they were called then.
+"""
 
 import json
 import pathlib
@@ -18,7 +21,9 @@ from elastic_ast_jax.lengths import FrontendSpec
 from elastic_ast_jax.utils.hashing import mapping_hash
 from elastic_ast_jax.windows import Windows
 
-RECORDED = json.loads((pathlib.Path(__file__).parent / 'fixtures' / 'hashes_508c900.json').read_text('utf-8'))
+RECORDED = json.loads(
+    (pathlib.Path(__file__).parent / 'fixtures' / 'hashes_508c900.json').read_text('utf-8')
+)
 
 
 def recorded(content):
@@ -35,7 +40,15 @@ def planner(inputs, **changed):
     values = inputs['spec'] | {'ratios': tuple(inputs['spec']['ratios'])}
     values = {name: value for name, value in values.items() if name != 'saving'} | changed
     samples = np.array([16000])
-    return Planner(['a'], samples, frontend(inputs), DrawSpec(**values), inputs['seed'], inputs['tokens'], inputs['slots'])
+    return Planner(
+        ['a'],
+        samples,
+        frontend(inputs),
+        DrawSpec(**values),
+        inputs['seed'],
+        inputs['tokens'],
+        inputs['slots'],
+    )
 
 
 @recorded('Planner.fingerprint')
@@ -71,13 +84,17 @@ def test_fingerprints_of_windows(inputs, expected):
 
 
 def clips(inputs):
-    return [(key, FileClip(labels=tuple(values.pop('labels')), **values)) for key, values in
-            ((key, dict(values)) for key, values in inputs['clips'])]
+    return [
+        (key, FileClip(labels=tuple(values.pop('labels')), **values))
+        for key, values in ((key, dict(values)) for key, values in inputs['clips'])
+    ]
 
 
 @recorded('Shard.stamp')
 def test_shards_recognize_the_stamp_of_version_1(inputs, expected):
-    form = shards.Form(inputs['form']['rate'], tuple(inputs['form']['classes']), inputs['form']['several'])
+    form = shards.Form(
+        inputs['form']['rate'], tuple(inputs['form']['classes']), inputs['form']['several']
+    )
     shard = shards.Shard(inputs['path'], tuple(clips(inputs)))
     assert shard.recognizes(expected, form) and shard.recognizes(shard.stamp(form), form)
     other = shards.Form(form.rate + 1, form.classes, form.several)
@@ -96,12 +113,19 @@ def test_lists_recognize_the_stamp_of_version_1(inputs, expected):
 @recorded('sources.fingerprint')
 def test_fingerprints_of_sources(inputs, expected):
     labels = [tuple(names) for names in inputs['labels']]
-    assert sources.fingerprint(inputs['keys'], np.array(inputs['samples'], np.int64), labels, inputs['rate']) == expected
+    assert (
+        sources.fingerprint(
+            inputs['keys'], np.array(inputs['samples'], np.int64), labels, inputs['rate']
+        )
+        == expected
+    )
 
 
 @recorded('SyntheticSource.fingerprint')
 def test_fingerprints_of_synthetic_data(inputs, expected):
-    source = synthetic.SyntheticSource(inputs['split'], inputs['clips'], inputs['seed'], inputs['rate'])
+    source = synthetic.SyntheticSource(
+        inputs['split'], inputs['clips'], inputs['seed'], inputs['rate']
+    )
     assert source.fingerprint == expected
 
 
@@ -121,5 +145,11 @@ def test_stamps_of_tfds_caches(inputs, expected, monkeypatch):
 
 def test_a_mapping_is_hashed_by_names_and_not_by_their_order():
     assert mapping_hash('a', 1, {'x': 1, 'y': 2.5}) == mapping_hash('a', 1, {'y': 2.5, 'x': 1})
-    others = [('b', 1, {'x': 1}), ('a', 2, {'x': 1}), ('a', 1, {'x': 1.0}), ('a', 1, {'z': 1}), ('a', 1, {})]
+    others = [
+        ('b', 1, {'x': 1}),
+        ('a', 2, {'x': 1}),
+        ('a', 1, {'x': 1.0}),
+        ('a', 1, {'z': 1}),
+        ('a', 1, {}),
+    ]
     assert len({mapping_hash(*other) for other in [('a', 1, {'x': 1}), *others]}) == 6

@@ -1,4 +1,8 @@
-"""Sweeps: where their points are, and what is written of them. What they measure is in end_to_end/test_sweeps.py."""
+"""Sweeps:
+
+where their points are, and what is written of them. What they measure is in
+end_to_end/test_sweeps.py.
+"""
 
 import json
 import math
@@ -30,7 +34,9 @@ def test_the_points_of_the_paper():
     assert {1024, 1600, 1664} <= set(lengths)
     ratios = xs('resolution', FrontendSpec())
     assert len(ratios) == 16 and ratios == pytest.approx(np.arange(1.0, 4.01, 0.2))
-    assert [point.physical for point in sweep.points('resolution', FrontendSpec())] == list(range(10, 41, 2))
+    assert [point.physical for point in sweep.points('resolution', FrontendSpec())] == list(
+        range(10, 41, 2)
+    )
 
 
 def test_a_model_with_fewer_positions_goes_as_far_as_they_do():
@@ -44,7 +50,9 @@ def test_default_lengths_are_whole_patches_up_to_all_positions(patches, patch_fr
     frontend = FrontendSpec(patch_frames=patch_frames, max_frames=patches * patch_frames)
     lengths = sweep.default_lengths(frontend)
     assert lengths[-1] == frontend.max_frames
-    assert list(lengths) == sorted(set(lengths)) and all(frames > 0 and frames % patch_frames == 0 for frames in lengths)
+    assert list(lengths) == sorted(set(lengths)) and all(
+        frames > 0 and frames % patch_frames == 0 for frames in lengths
+    )
     assert len(lengths) >= min(4, patches)
 
 
@@ -59,17 +67,25 @@ def test_a_length_in_seconds_is_that_of_the_fewest_samples():
     assert (point.max_frames, point.ratio) == (100, 1.0)
 
 
-@pytest.mark.parametrize(('kind', 'value', 'said'), [
-    ('length', 1025.0, '--points=1025'), ('length', 1025.0, 'frontend.max_frames=1024'), ('length', 0.5, 'whole numbers'),
-    ('length', 16.5, 'whole numbers'), ('resolution', 0.05, 'less than a millisecond'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('kind', 'value', 'said'),
+    [
+        ('length', 1025.0, '--points=1025'),
+        ('length', 1025.0, 'frontend.max_frames=1024'),
+        ('length', 0.5, 'whole numbers'),
+        ('length', 16.5, 'whole numbers'),
+        ('resolution', 0.05, 'less than a millisecond'),
+    ],
+)
 def test_points_that_cannot_be(kind, value, said):
     with pytest.raises(UserError, match=said):
         sweep.points(kind, FrontendSpec(), (value,))
 
 
 def found(scores, cut: int, skipped: tuple[str, ...] = ()) -> Evaluation:
-    return Evaluation(evaluate(np.array(scores, np.float32), [(0,), (1,)], ('a', 'b')), cut, 0, skipped)
+    return Evaluation(
+        evaluate(np.array(scores, np.float32), [(0,), (1,)], ('a', 'b')), cut, 0, skipped
+    )
 
 
 def settings(loss: str = 'cross_entropy') -> config.Config:
@@ -81,13 +97,18 @@ RIGHT, HALF = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]
 
 @pytest.fixture
 def curve() -> sweep.Curve:
-    evaluations = found(HALF, 2, ('x|y.wav: damaged\nhere',)), found(RIGHT, 1, ('x|y.wav: damaged\nhere',))
+    evaluations = (
+        found(HALF, 2, ('x|y.wav: damaged\nhere',)),
+        found(RIGHT, 1, ('x|y.wav: damaged\nhere',)),
+    )
     return sweep.Curve('length', sweep.points('length', FrontendSpec(), (16.0, 32.0)), evaluations)
 
 
 def test_an_ast_may_be_tried_at_lengths_beyond_its_own():
     frontend = FrontendSpec(max_frames=128)
-    with pytest.raises(UserError, match='whole numbers of frames from 1 to frontend.max_frames=128'):
+    with pytest.raises(
+        UserError, match='whole numbers of frames from 1 to frontend.max_frames=128'
+    ):
         sweep.points('length', frontend, (256.0,))
     (point,) = sweep.points('length', frontend, (256.0,), fixed_length=True)
     assert point.x == point.max_frames == 256
@@ -104,17 +125,33 @@ def test_shifts_are_the_same_points_for_models_of_different_shifts():
     assert sweep.ratios(FrontendSpec(shift_ms=2.5), (2.5, 5.0)) == (1.0, 2.0)
     # Where milliseconds are no whole samples, too.
     odd = FrontendSpec(sample_rate=11025)
-    assert [point.physical for point in sweep.points('resolution', odd, sweep.ratios(odd, shifts))] == list(shifts)
+    assert [
+        point.physical for point in sweep.points('resolution', odd, sweep.ratios(odd, shifts))
+    ] == list(shifts)
 
 
 def test_what_is_written_says_everything(curve, tmp_path):
     files = sweep.write(
-        curve, settings(), 'step 30, moving average', 30, ('data.eval=other.jsonl',), tmp_path / 'eval')
+        curve,
+        settings(),
+        'step 30, moving average',
+        30,
+        ('data.eval=other.jsonl',),
+        tmp_path / 'eval',
+    )
     assert [file.name for file in files] == ['length.json', 'length.md', 'length.png']
-    values = json.loads(files[0].read_text('utf-8'), parse_constant=lambda name: pytest.fail(f'{name} is not JSON'))
-    assert (values['sweep'], values['checkpoint'], values['step']) == ('length', 'step 30, moving average', 30)
+    values = json.loads(
+        files[0].read_text('utf-8'), parse_constant=lambda name: pytest.fail(f'{name} is not JSON')
+    )
+    assert (values['sweep'], values['checkpoint'], values['step']) == (
+        'length',
+        'step 30, moving average',
+        30,
+    )
     assert values['metric'] == 'accuracy' and values['overrides'] == ['data.eval=other.jsonl']
-    assert values['skipped'] == ['x|y.wav: damaged\nhere']  # once, though it was found at both points
+    assert values['skipped'] == [
+        'x|y.wav: damaged\nhere'
+    ]  # once, though it was found at both points
     first, second = values['points']
     assert (first['frames'], first['clips'], first['cut'], first['accuracy']) == (16, 2, 2, 0.5)
     assert (second['frames'], second['clips'], second['cut'], second['accuracy']) == (32, 2, 1, 1.0)
@@ -130,7 +167,12 @@ def test_what_is_written_says_everything(curve, tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
 @pytest.mark.parametrize(('room', 'whole'), [(100, []), (2000, ['length.json', 'length.md'])])
 def test_a_full_disk_leaves_whole_files_only(curve, tmp_path, room, whole, little_room):
-    with little_room(room), pytest.raises(WriteError, match=f'^{tmp_path}/length.{"png" if whole else "json"}: .*make room'):
+    with (
+        little_room(room),
+        pytest.raises(
+            WriteError, match=f'^{tmp_path}/length.{"png" if whole else "json"}: .*make room'
+        ),
+    ):
         sweep.write(curve, settings(), 'step 30', 30, (), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == whole
 
@@ -139,22 +181,44 @@ def test_undefined_metrics_are_dashes_null_and_gaps(tmp_path):
     """Clips of one class only: no mAP."""
     metrics = evaluate(np.array(RIGHT, np.float32), [(0,), (0,)], ('a', 'b'))
     assert math.isnan(metrics.mean_average_precision)
-    curve = sweep.Curve('resolution', sweep.points('resolution', FrontendSpec(), (1.0,)), (Evaluation(metrics, 0, 0, ()),))
-    json_file, table_file, plot_file = sweep.write(curve, settings('bce'), 'step 30', 30, (), tmp_path)
+    curve = sweep.Curve(
+        'resolution',
+        sweep.points('resolution', FrontendSpec(), (1.0,)),
+        (Evaluation(metrics, 0, 0, ()),),
+    )
+    json_file, table_file, plot_file = sweep.write(
+        curve, settings('bce'), 'step 30', 30, (), tmp_path
+    )
     values = json.loads(json_file.read_text('utf-8'))
-    assert values['metric'] == 'mean_average_precision' and values['points'][0]['mean_average_precision'] is None
+    assert (
+        values['metric'] == 'mean_average_precision'
+        and values['points'][0]['mean_average_precision'] is None
+    )
     assert '| 1 | 10 | 2 | 0 | 50.00 % | – | – | – |' in table_file.read_text('utf-8')
     assert plot_file.read_bytes().startswith(PNG)
 
 
 def test_the_plot_tells_the_units_and_the_clips_behind_each_point():
     figure = plots.curve(
-        [16.0, 32.0, 1008.0], [50.0, math.nan, 100.0], [400, 399, 400], [300, 20, 0], title='Cut; $step$ 3', x_label='frames',
-        y_label='accuracy (%)', y_full=100.0, other=['0.18', '0.34', '10'], other_label='seconds')
+        [16.0, 32.0, 1008.0],
+        [50.0, math.nan, 100.0],
+        [400, 399, 400],
+        [300, 20, 0],
+        title='Cut; $step$ 3',
+        x_label='frames',
+        y_label='accuracy (%)',
+        y_full=100.0,
+        other=['0.18', '0.34', '10'],
+        other_label='seconds',
+    )
     upper, lower = figure.axes
     (edge,) = upper.child_axes
     assert (upper.get_ylabel(), lower.get_xlabel(), lower.get_ylabel(), edge.get_xlabel()) == (
-        'accuracy (%)', 'frames', 'clips', 'seconds')
+        'accuracy (%)',
+        'frames',
+        'clips',
+        'seconds',
+    )
     assert [text.get_text() for text in lower.get_xticklabels()] == ['16', '32', '1008']
     assert [text.get_text() for text in edge.get_xticklabels()] == ['0.18', '0.34', '10']
     heights = [[segment[1][1] for segment in bars.get_segments()] for bars in lower.collections]
@@ -169,7 +233,9 @@ def test_many_points_share_their_labels():
     assert 8 <= len(labels) <= 16 and labels[-1] == '3072'
 
 
-@pytest.mark.parametrize('y', [[98.0, 98.5], [0.5, 1.0], [0.0, 0.0], [100.0, 100.0], [math.nan, math.nan]])
+@pytest.mark.parametrize(
+    'y', [[98.0, 98.5], [0.5, 1.0], [0.0, 0.0], [100.0, 100.0], [math.nan, math.nan]]
+)
 def test_noise_does_not_look_like_a_slope(y):
     low, high = plain([1.0, 2.0], y).axes[0].get_ylim()
     assert high - low >= 10 - 1e-9 and low >= -10 and high <= 102 + 1e-9
@@ -178,7 +244,9 @@ def test_noise_does_not_look_like_a_slope(y):
 
 def plain(x, y):
     names = dict.fromkeys(('title', 'x_label', 'y_label', 'other_label'), '')
-    return plots.curve(x, y, [9] * len(x), [0] * len(x), y_full=100.0, other=['x'] * len(x), **names)
+    return plots.curve(
+        x, y, [9] * len(x), [0] * len(x), y_full=100.0, other=['x'] * len(x), **names
+    )
 
 
 def test_windows_are_a_column_where_there_are_any(curve):

@@ -14,18 +14,30 @@ from elastic_ast_jax import tables
 def test_text_neither_ends_its_cell_nor_its_line(texts):
     row = tables.row(map(tables.text, texts))
     assert len(row.splitlines()) == 1
-    cells = re.split(r'(?<!\\)(?:\\\\)*\|', row)  # a bar that an even number of backslashes precedes
+    cells = re.split(
+        r'(?<!\\)(?:\\\\)*\|', row
+    )  # a bar that an even number of backslashes precedes
     assert len(cells) == len(texts) + 2
 
 
-@pytest.mark.parametrize(('value', 'share', 'number'), [
-    (0.5, '50.00 %', '0.5000'), (1 / 3, '33.33 %', '0.3333'), (math.nan, '–', '–')])  # fmt: skip
+@pytest.mark.parametrize(
+    ('value', 'share', 'number'),
+    [(0.5, '50.00 %', '0.5000'), (1 / 3, '33.33 %', '0.3333'), (math.nan, '–', '–')],
+)
 def test_numbers(value, share, number):
     assert (tables.percent(value), tables.number(value)) == (share, number)
 
 
 def test_lines_below_a_table():
     assert tables.changed([]) == tables.left_out([]) == []
-    assert tables.changed(['data.eval=a|b', 'mesh.data=1']) == ['', r'With data.eval=a\|b, mesh.data=1.']
+    assert tables.changed(['data.eval=a|b', 'mesh.data=1']) == [
+        '',
+        r'With data.eval=a\|b, mesh.data=1.',
+    ]
     assert tables.left_out(['a.wav: is\nempty', 'b|c']) == [
-        '', 'Clips that could not be used, and are left out: 2.', '', '- a.wav: is empty', r'- b\|c']
+        '',
+        'Clips that could not be used, and are left out: 2.',
+        '',
+        '- a.wav: is empty',
+        r'- b\|c',
+    ]

@@ -1,4 +1,7 @@
-"""The steps: a gradient of the mean over clips, whatever the layout, and sums that say what happened."""
+"""The steps:
+
+a gradient of the mean over clips, whatever the layout, and sums that say what happened.
+"""
 
 import functools
 
@@ -17,7 +20,9 @@ from elastic_ast_jax.train_step import Sums, TrainState, make_eval_step, make_tr
 
 GRID, PATCH, CLASSES = (2, 8), 6, 3
 RNG = np.random.default_rng(0)
-CLIPS = [RNG.normal(size=(GRID[0] * columns, PATCH)).astype(np.float32) for columns in (1, 5, 2, 7, 3, 4)]
+CLIPS = [
+    RNG.normal(size=(GRID[0] * columns, PATCH)).astype(np.float32) for columns in (1, 5, 2, 7, 3, 4)
+]
 TARGETS = np.array([0, 1, 2, 1, 0, 0], np.int32)
 HOT = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], np.float32)
 NETWORK = ElasticAST(Size(8, 1, 2), CLASSES, GRID, attention.plain)
@@ -37,10 +42,15 @@ def make_batch(rows, multi_label=False, height=3):
 
 @functools.cache
 def fresh():
-    """Parameters away from their initial values, and a state for gradient descent of rate 1: a step is a gradient."""
+    """Parameters away from their initial values, and a state for gradient descent of rate 1:
+
+    a step is a gradient.
+    """
     params = jax.jit(NETWORK.init)(jax.random.key(0), make_batch([[0]]))['params']
     rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: jnp.asarray(x + 0.3 * rng.normal(size=x.shape), jnp.float32), params)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(x + 0.3 * rng.normal(size=x.shape), jnp.float32), params
+    )
     return TrainState(jnp.zeros((), jnp.int32), params, optax.sgd(1.0).init(params))
 
 
@@ -58,7 +68,10 @@ def gradient(rows, multi_label=False, height=3):
     """The gradient a step uses, and its sums."""
     before = fresh()
     after, sums = step(multi_label)(before, make_batch(rows, multi_label, height))
-    return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), before.params, after.params), sums
+    return (
+        jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), before.params, after.params),
+        sums,
+    )
 
 
 def assert_near(a, b):
@@ -71,7 +84,10 @@ def test_the_gradient_is_the_mean_over_clips(multi_label):
     """Not over rows: these hold one, two and three clips."""
     together, sums = gradient([[0, 1, 2], [3], [4, 5]], multi_label)
     alone = [gradient([[clip]], multi_label) for clip in range(len(CLIPS))]
-    assert_near(together, jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(found for found, _ in alone)))
+    assert_near(
+        together,
+        jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(found for found, _ in alone)),
+    )
     # The sums of a batch are those of its clips, and so is everything that is divided by them.
     for field in ('loss', 'correct', 'clips', 'tokens'):
         total = sum(float(getattr(each, field)) for _, each in alone)
@@ -80,12 +96,15 @@ def test_the_gradient_is_the_mean_over_clips(multi_label):
     assert float(sums.gradient_norm) == pytest.approx(norm, rel=1e-4) and norm > 0.1
 
 
-@pytest.mark.parametrize('rows', [
-    [[3], [4, 5], [0, 1, 2]],  # rows change places
-    [[2, 1, 0], [3], [5, 4]],  # clips do
-    [[0, 4, 5, 2], [3], [1]],  # other company
-    [[0, 1, 2, 4], [3, 5]],  # fewer rows
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'rows',
+    [
+        [[3], [4, 5], [0, 1, 2]],  # rows change places
+        [[2, 1, 0], [3], [5, 4]],  # clips do
+        [[0, 4, 5, 2], [3], [1]],  # other company
+        [[0, 1, 2, 4], [3, 5]],  # fewer rows
+    ],
+)
 def test_another_layout_of_the_same_clips_gives_the_same_step(rows):
     right, right_sums = gradient([[0, 1, 2], [3], [4, 5]])
     found, sums = gradient(rows)
@@ -125,8 +144,14 @@ def test_a_step_counts_itself_and_keeps_the_shape_of_the_state():
     after, sums = step(False)(before, make_batch([[0]]))
     assert (int(before.step), int(after.step)) == (0, 1)
     assert jax.tree.structure(after) == jax.tree.structure(before)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
-    assert isinstance(sums, Sums) and {x.shape for x in sums} == {()} and {x.dtype for x in sums} == {jnp.dtype('float32')}
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), before
+    )
+    assert (
+        isinstance(sums, Sums)
+        and {x.shape for x in sums} == {()}
+        and {x.dtype for x in sums} == {jnp.dtype('float32')}
+    )
 
 
 def test_a_step_is_a_function_of_state_and_batch():
@@ -166,10 +191,13 @@ def divided(parts):
 
 
 @pytest.mark.parametrize('parts', [2, 4])
-@pytest.mark.parametrize('rows', [
-    [[0, 1, 2], [3], [4, 5]],  # the parts hold different numbers of clips
-    [[0, 1, 2, 4], [], [3, 5]],  # and some none
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'rows',
+    [
+        [[0, 1, 2], [3], [4, 5]],  # the parts hold different numbers of clips
+        [[0, 1, 2, 4], [], [3, 5]],  # and some none
+    ],
+)
 def test_parts_of_a_batch_make_one_gradient(rows, parts):
     right, right_sums = gradient(rows, height=4)
     before = fresh()
@@ -183,7 +211,10 @@ def test_parts_of_a_batch_make_one_gradient(rows, parts):
 def test_a_run_in_parts_is_the_run():
     """Momentum and clipping see the whole gradient, so whole runs agree."""
     update = optimizer.clipped(optax.sgd(0.1, momentum=0.9), 1.0)
-    batches = [make_batch(rows, height=4) for rows in ([[0, 1, 2], [3], [4, 5]], [[3, 0], [1]], [[5], [4], [2], [0]])]
+    batches = [
+        make_batch(rows, height=4)
+        for rows in ([[0, 1, 2], [3], [4, 5]], [[3, 0], [1]], [[5], [4], [2], [0]])
+    ]
     ends = []
     for parts in (1, 2):
         step = jax.jit(make_train_step(apply, LOSSES[False], update, accumulate=parts))
@@ -192,8 +223,10 @@ def test_a_run_in_parts_is_the_run():
             state, _ = step(state, batch)
         assert step._cache_size() == 1
         ends.append(state.params)
-    assert any(not np.allclose(a, b, atol=0.05)
-               for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(fresh().params), strict=True))
+    assert any(
+        not np.allclose(a, b, atol=0.05)
+        for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(fresh().params), strict=True)
+    )
     assert_near(ends[1], ends[0])
 
 
@@ -211,13 +244,19 @@ def test_a_part_that_is_not_finite_shows_in_the_sums(value):
 def test_the_moving_average_follows_the_parameters():
     """With the warm-up by hand: 1/10, 2/11, then the decay itself."""
     step = jax.jit(make_train_step(apply, LOSSES[False], optax.sgd(0.5), ema=0.15))
-    state, batch = new_state(fresh().params, optax.sgd(0.5), ema=True), make_batch([[0, 1, 2], [3], [4, 5]])
+    state, batch = (
+        new_state(fresh().params, optax.sgd(0.5), ema=True),
+        make_batch([[0, 1, 2], [3], [4, 5]]),
+    )
     assert_near(state.ema, state.params)
     expected = jax.tree.map(np.asarray, state.params)
     for decay in (1 / 10, 0.15, 0.15):
         state, _ = step(state, batch)
         expected = jax.tree.map(
-            lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new), expected, state.params)
+            lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new),
+            expected,
+            state.params,
+        )
     assert_near(state.ema, expected)
     assert step._cache_size() == 1
 
@@ -225,13 +264,18 @@ def test_the_moving_average_follows_the_parameters():
 @functools.cache
 def standing_still():
     """A step that changes no parameter, with a long average; the state's memory is used again."""
-    return jax.jit(make_train_step(apply, LOSSES[False], optax.set_to_zero(), ema=0.9999), donate_argnums=0)
+    return jax.jit(
+        make_train_step(apply, LOSSES[False], optax.set_to_zero(), ema=0.9999), donate_argnums=0
+    )
 
 
 def test_a_long_average_forgets_the_first_parameters_soon():
     """After 100 steps at 1, an average of decay 0.9999 that began at 0 is near 1."""
     state, batch = new_state(fresh().params, optax.set_to_zero(), ema=True), make_batch([])
-    state = state._replace(params=jax.tree.map(jnp.ones_like, state.params), ema=jax.tree.map(jnp.zeros_like, state.params))
+    state = state._replace(
+        params=jax.tree.map(jnp.ones_like, state.params),
+        ema=jax.tree.map(jnp.zeros_like, state.params),
+    )
     for _ in range(100):
         state, _ = standing_still()(state, batch)
     assert all((leaf > 0.9999).all() and (leaf <= 1).all() for leaf in jax.tree.leaves(state.ema))
@@ -240,10 +284,14 @@ def test_a_long_average_forgets_the_first_parameters_soon():
 def test_an_average_of_parameters_that_stand_still_stands_still():
     """It also has memory of its own: no buffer can be given away twice."""
     params = jax.tree.map(np.asarray, fresh().params)
-    state = jax.jit(lambda: new_state(jax.tree.map(jnp.asarray, params), optax.set_to_zero(), ema=True))()
+    state = jax.jit(
+        lambda: new_state(jax.tree.map(jnp.asarray, params), optax.set_to_zero(), ema=True)
+    )()
     for _ in range(5):
         state, _ = standing_still()(state, make_batch([[0]]))
-    assert int(state.step) == 5 and all(map(np.array_equal, jax.tree.leaves(state.ema), jax.tree.leaves(params)))
+    assert int(state.step) == 5 and all(
+        map(np.array_equal, jax.tree.leaves(state.ema), jax.tree.leaves(params))
+    )
 
 
 # Frozen parameters
@@ -253,18 +301,31 @@ FROZEN = ('embed', 'positions.time', 'encoder.blocks.attention')
 
 
 def test_frozen_parameters_stay_to_the_bit_and_the_rest_goes_its_way():
-    update = optimizer.clipped(optimizer.adamw(lambda _: 0.01, 0.9, 0.999, 1e-8, weight_decay=0.5), 1.0)
+    update = optimizer.clipped(
+        optimizer.adamw(lambda _: 0.01, 0.9, 0.999, 1e-8, weight_decay=0.5), 1.0
+    )
     params = fresh().params
     frozen = freezing.frozen_names(params, FROZEN)
-    step = jax.jit(make_train_step(apply, LOSSES[False], update, accumulate=2, ema=0.99, frozen=frozen))
-    state, batch = new_state(params, update, ema=True, frozen=frozen), make_batch([[0, 1, 2], [3], [4, 5]], height=4)
+    step = jax.jit(
+        make_train_step(apply, LOSSES[False], update, accumulate=2, ema=0.99, frozen=frozen)
+    )
+    state, batch = (
+        new_state(params, update, ema=True, frozen=frozen),
+        make_batch([[0, 1, 2], [3], [4, 5]], height=4),
+    )
     structure = jax.tree.structure(state)
     for _ in range(3):
         state, sums = step(state, batch)
     assert jax.tree.structure(state) == structure
     for tree in (state.params, state.ema):
-        same = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)]
-        names = ['.'.join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
+        ]
+        names = [
+            '.'.join(key.key for key in path)
+            for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        ]
         assert {name for name, unchanged in zip(names, same, strict=True) if unchanged} == frozen
     # The optimiser holds two moments of each trained parameter, and its counts.
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]
@@ -276,11 +337,16 @@ def test_the_norm_of_the_gradient_is_that_of_what_is_trained():
     whole, _ = gradient([[0, 1, 2], [3], [4, 5]])
     frozen = freezing.frozen_names(fresh().params, FROZEN)
     step = jax.jit(make_train_step(apply, LOSSES[False], optax.sgd(1.0), frozen=frozen))
-    state, sums = step(new_state(fresh().params, optax.sgd(1.0), frozen=frozen), make_batch([[0, 1, 2], [3], [4, 5]]))
+    state, sums = step(
+        new_state(fresh().params, optax.sgd(1.0), frozen=frozen),
+        make_batch([[0, 1, 2], [3], [4, 5]]),
+    )
     trained, _ = freezing.split(whole, frozen)
     norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(trained)))
     assert float(sums.gradient_norm) == pytest.approx(norm, rel=1e-4)
-    everything = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(whole)))
+    everything = np.sqrt(
+        sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(whole))
+    )
     assert norm < 0.99 * everything
     found = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), fresh().params, state.params)
     assert_near(freezing.split(found, frozen)[0], trained)

@@ -1,4 +1,7 @@
-"""Metrics at Weights & Biases: the same run of theirs for a workdir, whatever happens to either. Theirs is a stand-in here."""
+"""Metrics at Weights & Biases:
+
+the same run of theirs for a workdir, whatever happens to either. Theirs is a stand-in here.
+"""
 
 import json
 import logging
@@ -44,11 +47,14 @@ def test_a_run_has_the_config_and_every_number(calls, workdir):
     begun, *logged, finished = calls()
     assert (begun['project'], begun['name'], begun['resume']) == ('tones', 'run one', 'allow')
     assert begun['dir'] == str(workdir.path)
-    assert begun['config']['optimizer.rate'] == config().optimizer.rate and begun['config']['train.wandb'] == 'tones'
+    assert (
+        begun['config']['optimizer.rate'] == config().optimizer.rate
+        and begun['config']['train.wandb'] == 'tones'
+    )
     assert logged == [
         {'call': 'log', 'step': 10, 'data': {'train/loss': 0.5, 'train/rate': 0.1}},
         {'call': 'log', 'step': 10, 'data': {'eval/accuracy': 0.75}},
-    ]  # fmt: skip
+    ]
     assert finished == {'call': 'finish', 'exit_code': 0}
 
 
@@ -61,7 +67,9 @@ def test_a_workdir_in_a_bucket_is_no_folder_for_their_files(calls, shelf):
     with WandbLog(config(), made):
         pass
     first, logged, _, second, _ = calls()
-    assert (first['name'], first['dir'], logged['step']) == ('run one', None, 10) and first['id'] == second['id']
+    assert (first['name'], first['dir'], logged['step']) == ('run one', None, 10) and first[
+        'id'
+    ] == second['id']
 
 
 def test_a_workdir_is_one_run_however_often_it_is_opened(calls, workdir, tmp_path):
@@ -83,13 +91,18 @@ def test_a_workdir_is_one_run_however_often_it_is_opened(calls, workdir, tmp_pat
 
 def test_without_wandb_the_message_tells_what_to_do(workdir, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)
-    with pytest.raises(UserError, match=r"train.wandb='tones', but wandb is not installed .*: pip install wandb, or set"):
+    with pytest.raises(
+        UserError,
+        match=r"train.wandb='tones', but wandb is not installed .*: pip install wandb, or set",
+    ):
         WandbLog(config(), workdir)
 
 
 def test_without_a_login_the_message_tells_what_to_do(calls, workdir, monkeypatch):
     monkeypatch.setenv('WANDB_STAND_IN_FAILS', 'init')
-    with pytest.raises(UserError, match='W&B does not start .*no api key.* `wandb login`.*WANDB_MODE=offline'):
+    with pytest.raises(
+        UserError, match='W&B does not start .*no api key.* `wandb login`.*WANDB_MODE=offline'
+    ):
         WandbLog(config(), workdir)
 
 

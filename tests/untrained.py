@@ -1,4 +1,6 @@
-"""Tiny models with fresh parameters, for tests of what is done with a model rather than of what it learned."""
+"""Tiny models with fresh parameters, for tests of what is done with a model rather than of what it
+learned.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +28,32 @@ VALUES = {
 
 
 def settings(**sections: dict) -> config.Config:
-    """The configuration of the tiny model: 96 frames of 10 ms in patches of 16, so six steps of 160 ms, by two mel bands."""
-    return config.from_dict({name: VALUES.get(name, {}) | sections.get(name, {}) for name in VALUES.keys() | sections.keys()})
+    """The configuration of the tiny model:
+
+    96 frames of 10 ms in patches of 16, so six steps of 160 ms, by two mel bands.
+    """
+    return config.from_dict(
+        {
+            name: VALUES.get(name, {}) | sections.get(name, {})
+            for name in VALUES.keys() | sections.keys()
+        }
+    )
 
 
 def fresh(chosen: config.Config):
-    """The network, and parameters drawn here: compiling their initialisation takes longer than all that is done with them."""
+    """The network, and parameters drawn here:
+
+    compiling their initialisation takes longer than all that is done with them.
+    """
     network = build.model(chosen, len(LABELS), attention.plain, jnp.dtype('float32'), scan=True)
-    abstract = jax.eval_shape(lambda: build.init_params(network, build.batch_shape(chosen, len(LABELS)), 0))
+    abstract = jax.eval_shape(
+        lambda: build.init_params(network, build.batch_shape(chosen, len(LABELS)), 0)
+    )
     random = np.random.default_rng(0)
-    flat = {name: (name[-1] == 'scale') + 0.25 * random.standard_normal(leaf.shape, np.float32)
-            for name, leaf in flatten_dict(abstract).items()}  # fmt: skip
+    flat = {
+        name: (name[-1] == 'scale') + 0.25 * random.standard_normal(leaf.shape, np.float32)
+        for name, leaf in flatten_dict(abstract).items()
+    }
     return network, unflatten_dict(flat)
 
 

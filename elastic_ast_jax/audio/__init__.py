@@ -1,1 +1,4 @@
-"""Recordings to waveforms, waveforms to log-mels: NumPy, soundfile and librosa, neither TensorFlow nor JAX."""
+"""Recordings to waveforms, waveforms to log-mels:
+
+NumPy, soundfile and librosa, neither TensorFlow nor JAX.
+"""

@@ -1,9 +1,11 @@
-"""What the container of a recording promises against what is in the file: whether the end is missing, without decoding.
+"""What the container of a recording promises against what is in the file: whether the end is
+missing, without decoding.
 
-libsndfile reads a WAV or OGG that was cut off as if it ended there. Here the sizes that a header notes are compared with the
-size of the file (WAV, RF64, W64, AIFF, SVX, AU, CAF, NIST SPHERE, and MP3 with a Xing, Info or VBRI header), the last page of
-an OGG must carry the end-of-stream flag, and the last frame of other MP3s must be whole. A FLAC shows a cut only when it is
-decoded; other containers do not note what they hold.
+libsndfile reads a WAV or OGG that was cut off as if it ended there. Here the sizes that a header
+notes are compared with the size of the file (WAV, RF64, W64, AIFF, SVX, AU, CAF, NIST SPHERE, and
+MP3 with a Xing, Info or VBRI header), the last page of an OGG must carry the end-of-stream flag,
+and the last frame of other MP3s must be whole. A FLAC shows a cut only when it is decoded; other
+containers do not note what they hold.
 """
 
 import os
@@ -14,17 +16,22 @@ from elastic_ast_jax.audio import mpeg, ogg
 
 __all__ = ['problem']
 
-# Programs that write to a pipe cannot know the size and note one around the largest number of 31 or 32 bits.
+# Programs that write to a pipe cannot know the size and note one around the largest number of 31 or
+# 32 bits.
 _UNKNOWN = 0x7F000000
-_MOST_CHUNKS = 10_000  # before the samples; keeps a file of nothing but tiny chunks from taking long
+_MOST_CHUNKS = (
+    10_000  # before the samples; keeps a file of nothing but tiny chunks from taking long
+)
 _HEAD = 512
 _WHAT_TO_DO = 'get it again, or convert what is there to WAV or FLAC'
 
 
 def problem(path: str | os.PathLike, size: int) -> str | None:
-    """What is missing in a recording as far as its container tells, and what to do; None if nothing is known to be.
+    """What is missing in a recording as far as its container tells, and what to do; None if nothing
+    is known to be.
 
-    Takes a few small reads, whatever the length. Says nothing of a file that is no recording or of another format.
+    Takes a few small reads, whatever the length. Says nothing of a file that is no recording or of
+    another format.
 
     Args:
         path: A regular file.
@@ -36,7 +43,10 @@ def problem(path: str | os.PathLike, size: int) -> str | None:
     with _File(path) as file:
         start = mpeg.after_id3(file.read)
         if start >= size:
-            return f'the file is cut short: its ID3 tag takes {start} bytes and {size} are there; get it again or leave it out'
+            return (
+                f'the file is cut short: its ID3 tag takes {start} bytes and {size} are there; get'
+                ' it again or leave it out'
+            )
         head = file.read(start, 16)
         if head[:4] in (b'RIFF', b'RIFX', b'RF64', b'BW64') and head[8:12] == b'WAVE':
             return _wave(file, start, size, '>' if head[:4] == b'RIFX' else '<')
@@ -59,7 +69,10 @@ def problem(path: str | os.PathLike, size: int) -> str | None:
 
 
 class _File:
-    """A file read by position. What is near its begin, which is mostly all that is asked for, takes one read."""
+    """A file read by position.
+
+    What is near its begin, which is mostly all that is asked for, takes one read.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -74,11 +87,13 @@ class _File:
     def read(self, position: int, count: int) -> bytes:
         """Up to `count` bytes; fewer at the end of the file only."""
         if position + count <= len(self._head):
-            return self._head[position:position + count]
+            return self._head[position : position + count]
         if position >= 1 << 62:  # a damaged length; more than a file can have
             return b''
         found = b''
-        while count > len(found) and (more := os.pread(self._descriptor, count - len(found), position + len(found))):
+        while count > len(found) and (
+            more := os.pread(self._descriptor, count - len(found), position + len(found))
+        ):
             found += more
         return found
 
@@ -88,10 +103,15 @@ def _short(promised: int, there: int, frame: int) -> str | None:
     there = max(0, there)
     if promised // max(1, frame) <= there // max(1, frame):
         return None
-    return f'the file is cut short: its header promises {promised} bytes of samples and {there} are there; {_WHAT_TO_DO}'
+    return (
+        f'the file is cut short: its header promises {promised} bytes of samples and {there} are'
+        f' there; {_WHAT_TO_DO}'
+    )
 
 
-def _chunks(file: '_File', position: int, layout: str, own: int = 0, align: int = 2) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(
+    file: '_File', position: int, layout: str, own: int = 0, align: int = 2
+) -> Iterator[tuple[bytes, int, int]]:
     """Name, position and length of the content of each chunk.
 
     Args:
@@ -128,7 +148,9 @@ def _wave(file: '_File', start: int, size: int, order: str) -> str | None:
     for name, position, length in _chunks(file, start + 12, f'{order}4sI'):
         if name == b'ds64':  # RF64 and BW64: sizes in 64 bits
             content = file.read(position, 16)
-            promised_by_ds64 = int.from_bytes(content[8:16], 'little') if len(content) == 16 else None
+            promised_by_ds64 = (
+                int.from_bytes(content[8:16], 'little') if len(content) == 16 else None
+            )
         elif name == b'fmt ':
             content = file.read(position, 16)
             frame = struct.unpack(f'{order}H', content[12:14])[0] if len(content) == 16 else 1
@@ -136,7 +158,8 @@ def _wave(file: '_File', start: int, size: int, order: str) -> str | None:
             if length == 0xFFFFFFFF and promised_by_ds64 is not None:
                 return _short(promised_by_ds64, size - position, frame)
             missing = position + length - size
-            # Programs are known that count the bytes before the samples, too: all of them, or those after the RIFF size.
+            # Programs are known that count the bytes before the samples, too: all of them, or those
+            # after the RIFF size.
             if length >= _UNKNOWN or missing in (position - start, position - start - 8):
                 return None
             return _short(length, size - position, frame)
@@ -180,7 +203,10 @@ def _au(head: bytes, start: int, size: int) -> str | None:
 
 
 def _nist(file: '_File', start: int, size: int) -> str | None:
-    """NIST SPHERE: lines of text such as `sample_count -i 16000`; the second one says how long the header is."""
+    """NIST SPHERE:
+
+    lines of text such as `sample_count -i 16000`; the second one says how long the header is.
+    """
     values = {}
     header = file.read(start, 8192)
     for line in header.splitlines():
@@ -197,7 +223,10 @@ def _nist(file: '_File', start: int, size: int) -> str | None:
 
 
 def _mpeg(file: '_File', start: int, size: int) -> str | None:
-    """An MP3 has the bytes that its first frame promises. Without a promise its last frame must at least be whole."""
+    """An MP3 has the bytes that its first frame promises.
+
+    Without a promise its last frame must at least be whole.
+    """
     stream = mpeg.find(file.read, start, size)
     if stream is None:
         return None
@@ -205,10 +234,14 @@ def _mpeg(file: '_File', start: int, size: int) -> str | None:
         there = size - stream.first
         if stream.promised <= there:
             return None
-        return (f'the file is cut short: its first frame promises {stream.promised} bytes of MPEG audio and {there} are there; '
-                f'{_WHAT_TO_DO}')
+        return (
+            f'the file is cut short: its first frame promises {stream.promised} bytes of MPEG audio'
+            f' and {there} are there; {_WHAT_TO_DO}'
+        )
     lacking = mpeg.incomplete(file.read, stream, size)
     if lacking is None:
         return None
-    return (f'the file is cut short: its last MPEG frame, at byte {lacking}, lacks its end ({size - lacking} bytes are there); '
-            f'{_WHAT_TO_DO}')
+    return (
+        f'the file is cut short: its last MPEG frame, at byte {lacking}, lacks its end'
+        f' ({size - lacking} bytes are there); {_WHAT_TO_DO}'
+    )

@@ -1,9 +1,9 @@
 """Log-mel features in NumPy: what prediction computes, and the yardstick of the training graph.
 
-Kind `'kaldi'` is Kaldi's `compute-fbank-feats` with `htk_compat`, `use_energy=false`, a Hanning window and no dither, as
-`torchaudio.compliance.kaldi.fbank` computes it for AST and ElasticAST. Kind `'librosa'` is what ElasticAST computes on
-EPIC-SOUNDS: magnitudes (not powers) of librosa's centred STFT, HTK mel filters without normalisation, `log(x + 1e-6)`; the
-clip's mean stays.
+Kind `'kaldi'` is Kaldi's `compute-fbank-feats` with `htk_compat`, `use_energy=false`, a Hanning
+window and no dither, as `torchaudio.compliance.kaldi.fbank` computes it for AST and ElasticAST.
+Kind `'librosa'` is what ElasticAST computes on EPIC-SOUNDS: magnitudes (not powers) of librosa's
+centred STFT, HTK mel filters without normalisation, `log(x + 1e-6)`; the clip's mean stays.
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ _LOWEST_HZ = 20.0
 MAGNITUDE_OFFSET = 1e-6
 # Frames that are computed at a time: memory beyond the result does not grow with the clip.
 _PART = 4096
-# Version 1 of a spec's hash has its values by name. Names that came later count only where the value is not the first default.
+# Version 1 of a spec's hash has its values by name. Names that came later count only where the
+# value is not the first default.
 _LATER = {'kind': 'kaldi', 'fft': 0, 'min_frames': 0}
 # Two fingerprints of the same features may differ by this much, in normalised log-mel.
 _SAME = 1e-3
@@ -47,17 +48,23 @@ def filters(spec: FrontendSpec) -> Float32[np.ndarray, 'spectrum mels']:
 
 
 @functools.lru_cache(maxsize=8)
-def _htk_filters(sample_rate: int, fft_length: int, bins: int) -> Float32[np.ndarray, 'spectrum mels']:
+def _htk_filters(
+    sample_rate: int, fft_length: int, bins: int
+) -> Float32[np.ndarray, 'spectrum mels']:
     """HTK's triangles, linear in Hz, from 0 Hz to half the sample rate."""
     import librosa  # costs more than a second
 
-    made = librosa.filters.mel(sr=sample_rate, n_fft=fft_length, n_mels=bins, htk=True, norm=None).T.copy()
+    made = librosa.filters.mel(
+        sr=sample_rate, n_fft=fft_length, n_mels=bins, htk=True, norm=None
+    ).T.copy()
     made.setflags(write=False)  # cached, so shared
     return made
 
 
 @functools.lru_cache(maxsize=8)
-def mel_filters(sample_rate: int, fft_length: int, bins: int) -> Float32[np.ndarray, 'spectrum mels']:
+def mel_filters(
+    sample_rate: int, fft_length: int, bins: int
+) -> Float32[np.ndarray, 'spectrum mels']:
     """Triangular mel filters from 20 Hz to half the sample rate over the bins of a real FFT.
 
     Kaldi's triangles are linear in mel, not in Hz: `mel(f) = 1127 ln(1 + f / 700)`.
@@ -69,7 +76,9 @@ def mel_filters(sample_rate: int, fft_length: int, bins: int) -> Float32[np.ndar
     edges = np.linspace(mel(_LOWEST_HZ), mel(sample_rate / 2), bins + 2)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     spectrum = mel(np.arange(fft_length // 2) * sample_rate / fft_length)[:, None]
-    triangles = np.minimum((spectrum - left) / (centre - left), (right - spectrum) / (right - centre))
+    triangles = np.minimum(
+        (spectrum - left) / (centre - left), (right - spectrum) / (right - centre)
+    )
     filters = np.zeros((fft_length // 2 + 1, bins), np.float32)  # Kaldi leaves the Nyquist bin out
     filters[:-1] = np.maximum(0.0, triangles)
     filters.setflags(write=False)  # cached, so shared
@@ -78,7 +87,9 @@ def mel_filters(sample_rate: int, fft_length: int, bins: int) -> Float32[np.ndar
 
 def centres(spec: FrontendSpec) -> Float[np.ndarray, 'mels']:
     """Centre of each mel filter in Hz; both kinds space them evenly on the same mel scale."""
-    lowest, highest = 1127.0 * np.log1p(np.array([0.0 if spec.kind == 'librosa' else _LOWEST_HZ, spec.sample_rate / 2]) / 700.0)
+    lowest, highest = 1127.0 * np.log1p(
+        np.array([0.0 if spec.kind == 'librosa' else _LOWEST_HZ, spec.sample_rate / 2]) / 700.0
+    )
     return 700.0 * np.expm1(np.linspace(lowest, highest, spec.mel_bins + 2)[1:-1] / 1127.0)
 
 
@@ -88,8 +99,8 @@ def log_mel(
     """Natural log of mel energies of one clip, before normalisation.
 
     Args:
-        waveform: Samples in [-1, 1] at `spec.sample_rate`. Kind `'kaldi'` removes its mean first and zero-pads one that is
-            shorter than a window.
+        waveform: Samples in [-1, 1] at `spec.sample_rate`. Kind `'kaldi'` removes its mean first
+            and zero-pads one that is shorter than a window.
         spec: The frontend.
         shift: Samples between frames; `spec.shift()` if None.
 
@@ -97,12 +108,16 @@ def log_mel(
         ValueError: An empty waveform, or values that are not finite.
     """
     if waveform.ndim != 1 or not len(waveform):
-        raise ValueError(f'a waveform has shape [samples] with at least one sample, not {list(waveform.shape)}')
+        raise ValueError(
+            f'a waveform has shape [samples] with at least one sample, not {list(waveform.shape)}'
+        )
     shift = spec.shift() if shift is None else shift
     compute = _librosa if spec.kind == 'librosa' else _kaldi
     features = compute(np.asarray(waveform, np.float32), spec, shift)
     if not np.isfinite(features).all():
-        raise ValueError('the waveform has values that are not finite, or too large for float32 energies')
+        raise ValueError(
+            'the waveform has values that are not finite, or too large for float32 energies'
+        )
     return features
 
 
@@ -110,7 +125,9 @@ def _kaldi(samples, spec, shift):
     samples = samples - samples.mean()
     samples = np.pad(samples, (0, max(0, spec.window - len(samples))))
     count = int(spec.frames(len(samples), shift))
-    every = np.lib.stride_tricks.sliding_window_view(samples, spec.window)[: (count - 1) * shift + 1 : shift]
+    every = np.lib.stride_tricks.sliding_window_view(samples, spec.window)[
+        : (count - 1) * shift + 1 : shift
+    ]
     parts = []
     for first in range(0, count, _PART):
         frames = every[first : first + _PART]
@@ -131,12 +148,21 @@ def _librosa(samples, spec, shift):
     parts = []
     for first in range(0, int(spec.frames(len(samples), shift)), _PART):
         part = padded[first * shift :][: (_PART - 1) * shift + spec.fft]
-        spectrum = librosa.stft(part, n_fft=spec.fft, hop_length=shift, win_length=spec.window, window='hann', center=False)
+        spectrum = librosa.stft(
+            part,
+            n_fft=spec.fft,
+            hop_length=shift,
+            win_length=spec.window,
+            window='hann',
+            center=False,
+        )
         parts.append(np.abs(spectrum).T @ filters(spec))
     return np.log(np.concatenate(parts) + np.float32(MAGNITUDE_OFFSET))
 
 
-def normalise(log_mels: Float[np.ndarray, 'frames mels'], spec: FrontendSpec) -> Float32[np.ndarray, 'frames mels']:
+def normalise(
+    log_mels: Float[np.ndarray, 'frames mels'], spec: FrontendSpec
+) -> Float32[np.ndarray, 'frames mels']:
     """`(x - mean) / (2 * std)`, AST's convention."""
     return ((log_mels - spec.mean) / (2 * spec.std)).astype(np.float32)
 
@@ -147,8 +173,8 @@ class Fingerprint:
 
     Attributes:
         spec: Short hash of the spec.
-        golden: Means and deviations of the features of a golden waveform, a pair for each mel patch. Numbers and no hash of
-            them, since machines round differently.
+        golden: Means and deviations of the features of a golden waveform, a pair for each mel
+            patch. Numbers and no hash of them, since machines round differently.
     """
 
     spec: str
@@ -157,11 +183,18 @@ class Fingerprint:
     def matches(self, other: 'Fingerprint') -> bool:
         """The same spec, and the same features up to rounding."""
         same_count = len(self.golden) == len(other.golden)
-        return self.spec == other.spec and same_count and np.allclose(self.golden, other.golden, atol=_SAME)
+        return (
+            self.spec == other.spec
+            and same_count
+            and np.allclose(self.golden, other.golden, atol=_SAME)
+        )
 
 
 def fingerprint(spec: FrontendSpec) -> Fingerprint:
-    """The fingerprint of a spec as this code computes it; changes with the spec, and with what the code computes."""
+    """The fingerprint of a spec as this code computes it;
+
+    changes with the spec, and with what the code computes.
+    """
     n = np.arange(2 * spec.sample_rate // 10 + 3 * spec.window)
     seconds = n / spec.sample_rate
     sweep = 0.5 * np.sin(2 * np.pi * (200 + 0.1 * spec.sample_rate * seconds) * seconds)
@@ -174,5 +207,9 @@ def fingerprint(spec: FrontendSpec) -> Fingerprint:
 
 def _spec_hash(spec: FrontendSpec) -> str:
     """Return the short hash of a spec, of version 1, which every stored model has."""
-    values = {name: value for name, value in spec.hash_values().items() if name not in _LATER or value != _LATER[name]}
+    values = {
+        name: value
+        for name, value in spec.hash_values().items()
+        if name not in _LATER or value != _LATER[name]
+    }
     return text_hash(json.dumps(values, sort_keys=True))[:16]

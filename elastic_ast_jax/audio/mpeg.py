@@ -1,8 +1,9 @@
 """The frames of MPEG audio (MP3): where they are, how many there are, and a stream that says so.
 
-An MP3 has no header. Most begin with a frame of silence in which the encoder notes how many frames and bytes follow (Xing,
-Info or VBRI). libsndfile estimates the length of one without it from the bitrate of its first frame and ends there, however
-much follows; `measured` counts the frames and gives it what it lacks.
+An MP3 has no header. Most begin with a frame of silence in which the encoder notes how many frames
+and bytes follow (Xing, Info or VBRI). libsndfile estimates the length of one without it from the
+bitrate of its first frame and ends there, however much follows; `measured` counts the frames and
+gives it what it lacks.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ _SEARCHED = 65536  # bytes after the tags in which the first frame is looked for
 _TAIL = 16384  # bytes at the end: more than seven of the longest frames
 _BLOCK = 1 << 20  # bytes read at a time when frames are counted
 
-# kbit/s of indices 1 to 14, by (version 1, layer). Versions 2 and 2.5 are alike. Index 0 is the free format.
+# kbit/s of indices 1 to 14, by (version 1, layer). Versions 2 and 2.5 are alike. Index 0 is the
+# free format.
 _KBITS = {
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -65,7 +67,8 @@ def after_id3(read: Read) -> int:
 
 
 def frame(header: bytes) -> tuple[int, bytes] | None:
-    """Length in bytes of the frame that begins with these four bytes, and what is the same in all frames of a stream.
+    """Length in bytes of the frame that begins with these four bytes, and what is the same in all
+    frames of a stream.
 
     None if no frame does, or one of the free format, whose length is not noted.
     """
@@ -75,7 +78,11 @@ def frame(header: bytes) -> tuple[int, bytes] | None:
     index, rate = header[2] >> 4, header[2] >> 2 & 3
     if version == 1 or layer == 4 or index in (0, 15) or rate == 3:
         return None
-    bits, hertz, padding = _KBITS[version == 3, layer][index - 1] * 1000, _RATES[rate] // _DIVISOR[version], header[2] >> 1 & 1
+    bits, hertz, padding = (
+        _KBITS[version == 3, layer][index - 1] * 1000,
+        _RATES[rate] // _DIVISOR[version],
+        header[2] >> 1 & 1,
+    )
     if layer == 1:
         length = (12 * bits // hertz + padding) * 4
     else:
@@ -84,17 +91,22 @@ def frame(header: bytes) -> tuple[int, bytes] | None:
 
 
 def find(read: Read, start: int, size: int) -> Stream | None:
-    """The stream in a file of `size` bytes whose tags end at `start`; None if there is none of known frame lengths."""
+    """The stream in a file of `size` bytes whose tags end at `start`;
+
+    None if there is none of known frame lengths.
+    """
     data = read(start, _SEARCHED)
     at = _sync(data, 0, start + len(data) == size)
     if at is None:
         return None
-    begin = data[at:at + 200]
+    begin = data[at : at + 200]
     note = _note(begin)
     promised, frames = 0, 0
-    if begin[note:note + 4] in (b'Xing', b'Info'):
-        flags = int.from_bytes(begin[note + 4:note + 8], 'big')
-        fields = [int.from_bytes(begin[note + 8 + 4 * i:note + 12 + 4 * i], 'big') for i in range(2)]
+    if begin[note : note + 4] in (b'Xing', b'Info'):
+        flags = int.from_bytes(begin[note + 4 : note + 8], 'big')
+        fields = [
+            int.from_bytes(begin[note + 8 + 4 * i : note + 12 + 4 * i], 'big') for i in range(2)
+        ]
         frames = fields.pop(0) if flags & 1 else 0
         promised = fields[0] if flags & 2 else 0
     elif begin[36:40] == b'VBRI':
@@ -103,22 +115,26 @@ def find(read: Read, start: int, size: int) -> Stream | None:
 
 
 def incomplete(read: Read, stream: Stream, size: int) -> int | None:
-    """The position of the last frame if the file of `size` bytes ends within it, else None. Tags may follow the frames."""
+    """The position of the last frame if the file of `size` bytes ends within it, else None.
+
+    Tags may follow the frames.
+    """
     _, kind = frame(stream.header)
     begin = max(stream.first, size - _TAIL)
     data = read(begin, size - begin)
     at = 0 if begin == stream.first else _sync(data, 0, False, kind)
     if at is None:
         return None
-    while (found := frame(data[at:at + 4])) and found[1] == kind:
+    while (found := frame(data[at : at + 4])) and found[1] == kind:
         if at + found[0] > len(data):
             return begin + at
         at += found[0]
-    return begin + at if data[at:at + 1] == b'\xff' and len(data) - at < 4 else None
+    return begin + at if data[at : at + 1] == b'\xff' and len(data) - at < 4 else None
 
 
 def measured(path: str | os.PathLike, size: int) -> io.RawIOBase | None:
-    """An MP3 that does not tell its number of frames, as a file that does; None if it does already, or has no frames.
+    """An MP3 that does not tell its number of frames, as a file that does; None if it does already,
+    or has no frames.
 
     Reads the whole file once, to count them.
     """
@@ -143,7 +159,12 @@ class _Measured(io.RawIOBase):
         # Without a checksum, of the highest bitrate: a frame that has room for the note.
         header = bytes((begin[0], begin[1] | 1, begin[2] & 0x0F | 0xE0, begin[3]))
         length, _ = frame(header)
-        content = b'Xing' + (3).to_bytes(4, 'big') + count.to_bytes(4, 'big') + (length + size - self._first).to_bytes(4, 'big')
+        content = (
+            b'Xing'
+            + (3).to_bytes(4, 'big')
+            + count.to_bytes(4, 'big')
+            + (length + size - self._first).to_bytes(4, 'big')
+        )
         self._begin = (header + bytes(_note(header) - 4) + content).ljust(length, b'\0')
         self._size = length + size - self._first
 
@@ -157,15 +178,20 @@ class _Measured(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence])
+        self._position = max(
+            0,
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence],
+        )
         return self._position
 
     def readinto(self, buffer) -> int:
         position, count = self._position, len(buffer)
-        found = self._begin[position:position + count]
+        found = self._begin[position : position + count]
         if len(found) < count:
-            found += self._at(self._first + position + len(found) - len(self._begin), count - len(found))
-        buffer[:len(found)] = found
+            found += self._at(
+                self._first + position + len(found) - len(self._begin), count - len(found)
+            )
+        buffer[: len(found)] = found
         self._position += len(found)
         return len(found)
 
@@ -183,7 +209,10 @@ class _Measured(io.RawIOBase):
 
 
 def _note(header: bytes) -> int:
-    """Where a Xing or Info header is in a frame: behind the side information, whose size depends on version and channels."""
+    """Where a Xing or Info header is in a frame:
+
+    behind the side information, whose size depends on version and channels.
+    """
     version1, mono = header[1] >> 3 & 3 == 3, header[3] >> 6 == 3
     return 4 + ((17 if mono else 32) if version1 else (9 if mono else 17))
 
@@ -198,7 +227,7 @@ def _count(read: Read, stream: Stream, size: int) -> int:
             begin, data, at = position, read(position, _BLOCK), 0
             if len(data) < 4:
                 break
-        found = frame(data[at:at + 4])
+        found = frame(data[at : at + 4])
         if found and found[1] == kind:
             count += 1
             position += found[0]
@@ -209,12 +238,14 @@ def _count(read: Read, stream: Stream, size: int) -> int:
 
 
 def _sync(data: bytes, position: int, ends: bool, kind: bytes | None = None) -> int | None:
-    """The first frame at or after `position` that a like frame follows, or the end of the data if the file `ends` there."""
+    """The first frame at or after `position` that a like frame follows, or the end of the data if
+    the file `ends` there.
+    """
     while (position := data.find(b'\xff', position)) >= 0:
-        found = frame(data[position:position + 4])
+        found = frame(data[position : position + 4])
         if found and kind in (None, found[1]):
             follows = position + found[0]
-            after = frame(data[follows:follows + 4])
+            after = frame(data[follows : follows + 4])
             if (after and after[1] == found[1]) or (ends and follows + 4 > len(data)):
                 return position
         position += 1

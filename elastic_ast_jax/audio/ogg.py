@@ -1,7 +1,7 @@
 """The pages of an OGG file: whether its end is missing, and the recordings that are chained in it.
 
-Several OGG files one after another are an OGG file too (radio streams are made so). libsndfile reads the first of these links
-and says nothing of the others; `Chain` reads them all.
+Several OGG files one after another are an OGG file too (radio streams are made so). libsndfile
+reads the first of these links and says nothing of the others; `Chain` reads them all.
 """
 
 import io
@@ -23,19 +23,31 @@ _BEGIN, _END = 2, 4  # flags of a page
 
 
 def problem(read: Read, size: int) -> str | None:
-    """What is missing in a file of `size` bytes: the last page of each link must be whole and marked as its end."""
+    """What is missing in a file of `size` bytes:
+
+    the last page of each link must be whole and marked as its end.
+    """
     last, before, flags = 0, 0, _END  # of the page before: its begin, its end, its flags
     for position, end, now in _pages(read, size):
         ended = flags & _END
         if position > before and not (ended and now & _BEGIN):
             return f'its page at byte {last} is damaged, or pages behind it are missing'
         if now & _BEGIN and not (ended or flags & _BEGIN):
-            return f'another recording begins at byte {position}, before the one in front of it has ended'
+            return (
+                f'another recording begins at byte {position}, before the one in front of it has'
+                ' ended'
+            )
         if end > size:
-            return f'its last page, at byte {position}, lacks its end ({size - position} bytes are there)'
+            return (
+                f'its last page, at byte {position}, lacks its end ({size - position} bytes are'
+                ' there)'
+            )
         last, before, flags = position, end, now
     if not flags & _END:
-        return f'its last page, at byte {last}, is not marked as the end of the recording, so pages behind it are missing'
+        return (
+            f'its last page, at byte {last}, is not marked as the end of the recording, so pages'
+            ' behind it are missing'
+        )
     return None
 
 
@@ -44,7 +56,8 @@ def links(path: str | os.PathLike, size: int) -> list[tuple[int, int]]:
     begins, before = [], 0
     with open(path, 'rb') as file:
         for position, _, flags in _pages(_reader(file), size):
-            # Streams that run side by side begin with one page each, all before the first other page.
+            # Streams that run side by side begin with one page each, all before the first other
+            # page.
             if flags & _BEGIN and not before & _BEGIN:
                 begins.append(position)
             before = flags
@@ -72,7 +85,9 @@ class Part(io.RawIOBase):
         return self._file.tell() - self._begin
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: self._begin, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}[whence]
+        origin = {os.SEEK_SET: self._begin, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}[
+            whence
+        ]
         return self._file.seek(max(self._begin, origin + offset)) - self._begin
 
     def readinto(self, buffer) -> int:
@@ -97,13 +112,19 @@ class Chain:
         if len(kinds) > 1:
             described = ', '.join(f'{rate} Hz with {channels} channels' for rate, channels in kinds)
             raise ChainError(f'{len(files)} recordings are chained in the file, of {described}')
-        self._files, self._at, self._left = files, 0, files[0].frames  # left: frames of the recording it is in
+        self._files, self._at, self._left = (
+            files,
+            0,
+            files[0].frames,
+        )  # left: frames of the recording it is in
         self.samplerate, self.channels = kinds[0]
         self.frames = sum(file.frames for file in files)
         self.format, self.subtype = files[0].format, files[0].subtype
 
     def begin_of(self, frame: int) -> int:
-        """The first frame of the recording that holds `frame`, both counted from the begin of the first one."""
+        """The first frame of the recording that holds `frame`, both counted from the begin of the
+        first one.
+        """
         begin = 0
         for file in self._files:
             if frame < begin + file.frames:
@@ -137,7 +158,10 @@ def last_page(path: str | os.PathLike, size: int) -> int:
     """Frames of Vorbis that end in the last page of a file."""
     with open(path, 'rb') as file:
         read = _reader(file)
-        ends = [int.from_bytes(read(position + 6, 8), 'little', signed=True) for position, _, _ in _pages(read, size)]
+        ends = [
+            int.from_bytes(read(position + 6, 8), 'little', signed=True)
+            for position, _, _ in _pages(read, size)
+        ]
     ends = [0, *(end for end in ends if end >= 0)]  # -1: no packet ends in this page
     return ends[-1] - ends[-2]
 
@@ -151,7 +175,10 @@ def _reader(file: BinaryIO) -> Read:
 
 
 def _pages(read: Read, size: int) -> Iterator[tuple[int, int, int]]:
-    """Begin, end and flags of each page; the end of the last one may be past the end of the file."""
+    """Begin, end and flags of each page;
+
+    the end of the last one may be past the end of the file.
+    """
     position = 0
     while position < size:
         head = read(position, 27 + 255)
@@ -159,7 +186,8 @@ def _pages(read: Read, size: int) -> Iterator[tuple[int, int, int]]:
             if b'OggS\0'.startswith(head):  # a few bytes of a page
                 yield position, size + 1, 0
                 return
-            # What is no page is passed over, as libsndfile does; far from the next one it is something else behind them.
+            # What is no page is passed over, as libsndfile does; far from the next one it is
+            # something else behind them.
             found = read(position, 2 * _LONGEST).find(b'OggS\0')
             if found < 0:
                 return
@@ -168,6 +196,6 @@ def _pages(read: Read, size: int) -> Iterator[tuple[int, int, int]]:
         if len(head) < 27 or len(head) < 27 + head[26]:
             yield position, size + 1, 0
             return
-        end = position + 27 + head[26] + sum(head[27:27 + head[26]])
+        end = position + 27 + head[26] + sum(head[27 : 27 + head[26]])
         yield position, end, head[5]
         position = end

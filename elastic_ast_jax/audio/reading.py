@@ -1,7 +1,8 @@
 """Recordings to waveforms: every format libsndfile reads, mono float32 at the rate asked for.
 
-Lengths come first (`header`, a few tens of microseconds), samples later (`read`), and both agree to the sample. Whatever is
-wrong with a recording is an `AudioError`; a recording is never cut short or filled up to hide it.
+Lengths come first (`header`, a few tens of microseconds), samples later (`read`), and both agree to
+the sample. Whatever is wrong with a recording is an `AudioError`; a recording is never cut short or
+filled up to hide it.
 """
 
 import contextlib
@@ -22,27 +23,44 @@ from elastic_ast_jax.errors import UserError
 
 __all__ = ['AudioError', 'Header', 'blocks', 'find', 'from_array', 'header', 'read']
 
-# libsndfile's names of formats are mostly the suffixes too. RAW has no header (so no rate); the others are usual spellings.
-_SUFFIXES = frozenset(f'.{name.lower()}' for name in soundfile.available_formats() if name != 'RAW') | {
-    '.mp3', '.ogg', '.oga', '.opus', '.aif', '.aifc', '.snd', '.sph', '.wave'}
+# libsndfile's names of formats are mostly the suffixes too. RAW has no header (so no rate); the
+# others are usual spellings.
+_SUFFIXES = frozenset(
+    f'.{name.lower()}' for name in soundfile.available_formats() if name != 'RAW'
+) | {'.mp3', '.ogg', '.oga', '.opus', '.aif', '.aifc', '.snd', '.sph', '.wave'}
 
-# Sample rates of sound, from infrasound to ultrasound. Any other is a damaged header, and would ask for absurd resampling.
+# Sample rates of sound, from infrasound to ultrasound. Any other is a damaged header, and would ask
+# for absurd resampling.
 _RATES = (100, 10_000_000)
 # Bytes of a sample where every sample takes the same, by libsndfile's names.
-_WIDTHS = {'PCM_S8': 1, 'PCM_U8': 1, 'PCM_16': 2, 'PCM_24': 3, 'PCM_32': 4, 'FLOAT': 4, 'DOUBLE': 8, 'ULAW': 1, 'ALAW': 1}
+_WIDTHS = {
+    'PCM_S8': 1,
+    'PCM_U8': 1,
+    'PCM_16': 2,
+    'PCM_24': 3,
+    'PCM_32': 4,
+    'FLOAT': 4,
+    'DOUBLE': 8,
+    'ULAW': 1,
+    'ALAW': 1,
+}
 # Samples beyond this are no sound in any scale, and their energies overflow float32.
 _LOUDEST = 1e12
-# No format libsndfile reads does better than FLAC, which may write 65535 frames of silence into some ten bytes.
+# No format libsndfile reads does better than FLAC, which may write 65535 frames of silence into
+# some ten bytes.
 _FRAMES_PER_BYTE = 8192
-# Samples that an MP3's decoder may need before those it is asked for: an MPEG frame (of up to 1152) uses up to 511 bytes of
-# those in front of it, which are 22 of the smallest kind.
+# Samples that an MP3's decoder may need before those it is asked for: an MPEG frame (of up to 1152)
+# uses up to 511 bytes of those in front of it, which are 22 of the smallest kind.
 _MPEG_MEMORY = 24 * 1152
 # Values (samples times channels) that are decoded at a time: 4 MiB.
 _DECODED = 1 << 20
 
 
 class AudioError(UserError):
-    """A recording cannot be used. The message begins with its path or name and says what is wrong and what to do."""
+    """A recording cannot be used.
+
+    The message begins with its path or name and says what is wrong and what to do.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,17 +87,21 @@ def header(path: str | os.PathLike) -> Header:
     """Length, rate and channels of a recording, without decoding it.
 
     Raises:
-        AudioError: the file is missing, a folder, empty, unreadable to libsndfile or holds no samples; its container tells that
-            the end is missing (see `containers`); its header promises what the file cannot hold, or a rate that is no sound's.
+        AudioError: the file is missing, a folder, empty, unreadable to libsndfile or holds no
+            samples; its container tells that the end is missing (see `containers`); its header
+            promises what the file cannot hold, or a rate that is no sound's.
     """
     with _open(path) as file:
         return Header(file.frames, file.samplerate, file.channels)
 
 
-def read(path: str | os.PathLike, rate: int, start: int = 0, stop: int | None = None) -> Float32[np.ndarray, 'samples']:
+def read(
+    path: str | os.PathLike, rate: int, start: int = 0, stop: int | None = None
+) -> Float32[np.ndarray, 'samples']:
     """The waveform of native frames `[start, stop)`: the mean of the channels, resampled to `rate`.
 
-    Safe to call from several threads. Memory grows with what decodes, not with what a header promises.
+    Safe to call from several threads. Memory grows with what decodes, not with what a header
+    promises.
 
     Args:
         path: A recording.
@@ -90,21 +112,25 @@ def read(path: str | os.PathLike, rate: int, start: int = 0, stop: int | None = 
         `lengths.resampled(stop - start, native rate, rate)` samples; full scale is [-1, 1].
 
     Raises:
-        AudioError: as `header`; the range is not within the recording; the file decodes to fewer frames than its header
-            promises; a sample is NaN or infinite. An MP3 without a Xing, Info or VBRI header promises nothing: if it was cut
-            off between two of its frames, what is there is taken for the whole.
+        AudioError: as `header`; the range is not within the recording; the file decodes to fewer
+            frames than its header promises; a sample is NaN or infinite. An MP3 without a Xing,
+            Info or VBRI header promises nothing: if it was cut off between two of its frames, what
+            is there is taken for the whole.
     """
     with _open(path) as file:
         frames = file.frames
         stop = frames if stop is None else stop
         if not 0 <= start < stop <= frames:
-            raise AudioError(f'{path}: frames [{start}, {stop}) were asked for, but the recording has [0, {frames}): '
-                             f'ask for a range within it that is not empty')
+            raise AudioError(
+                f'{path}: frames [{start}, {stop}) were asked for, but the recording has [0,'
+                f' {frames}): ask for a range within it that is not empty'
+            )
         return _joined(_waveform(file, path, rate, start, stop))
 
 
 def blocks(path: str | os.PathLike, rate: int, samples: int) -> Iterator[Float32[np.ndarray, '_']]:
-    """`read(path, rate)` piece by piece, for recordings of any length: memory does not grow with it.
+    """`read(path, rate)` piece by piece, for recordings of any length: memory does not grow with
+    it.
 
     Args:
         path: A recording.
@@ -115,7 +141,8 @@ def blocks(path: str | os.PathLike, rate: int, samples: int) -> Iterator[Float32
         Blocks of `samples` samples, the last one shorter; joined, they are what `read` returns.
 
     Raises:
-        AudioError: as `read`: at the first block for what the header tells, later for what only decoding does.
+        AudioError: as `read`: at the first block for what the header tells, later for what only
+        decoding does.
     """
     if samples < 1:
         raise ValueError(f'blocks of {samples} samples: a block has at least one')
@@ -129,18 +156,21 @@ def blocks(path: str | os.PathLike, rate: int, samples: int) -> Iterator[Float32
             joined = _joined(pending)
             whole = count - count % samples
             for first in range(0, whole, samples):
-                yield joined[first:first + samples]
+                yield joined[first : first + samples]
             pending, count = [joined[whole:]], count - whole
         if count:
             yield _joined(pending)
 
 
-def from_array(samples: Shaped[np.ndarray, '...'], name: str, rate: int, target: int) -> Float32[np.ndarray, 'samples']:
+def from_array(
+    samples: Shaped[np.ndarray, '...'], name: str, rate: int, target: int
+) -> Float32[np.ndarray, 'samples']:
     """The waveform of samples in memory, as if they were read from a file: `read` for arrays.
 
     Args:
-        samples: `[samples]` or `[samples, channels]`. Floats are taken as they are; integers of up to 32 bits are divided by
-            full scale (unsigned ones have silence in the middle, as in 8-bit WAV).
+        samples: `[samples]` or `[samples, channels]`. Floats are taken as they are; integers of up
+            to 32 bits are divided by full scale (unsigned ones have silence in the middle, as in
+            8-bit WAV).
         name: What messages call the recording.
         rate: Sample rate of `samples` in Hz.
         target: Sample rate of the result in Hz.
@@ -149,15 +179,25 @@ def from_array(samples: Shaped[np.ndarray, '...'], name: str, rate: int, target:
         `lengths.resampled(samples, rate, target)` samples; full scale is [-1, 1].
 
     Raises:
-        AudioError: wrong shape or dtype, no samples, a sample that is NaN or infinite, a rate below 1.
+        AudioError: wrong shape or dtype, no samples, a sample that is NaN or infinite, a rate below
+        1.
     """
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0])):
-        raise AudioError(f'{name}: an array of shape {samples.shape} is neither [samples] nor [samples, channels]: '
-                         f'transpose or flatten it')
+    if samples.ndim not in (1, 2) or (
+        samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0])
+    ):
+        raise AudioError(
+            f'{name}: an array of shape {samples.shape} is neither [samples] nor [samples,'
+            ' channels]: transpose or flatten it'
+        )
     if samples.size == 0:
-        raise AudioError(f'{name}: an array of shape {samples.shape} holds no samples: leave the clip out')
+        raise AudioError(
+            f'{name}: an array of shape {samples.shape} holds no samples: leave the clip out'
+        )
     if rate < 1:
-        raise AudioError(f'{name}: a sample rate of {rate} Hz is not possible: give the rate the samples were taken at')
+        raise AudioError(
+            f'{name}: a sample rate of {rate} Hz is not possible: give the rate the samples were'
+            ' taken at'
+        )
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind == 'f':
         with np.errstate(over='ignore'):  # what does not fit becomes infinite and is refused below
@@ -167,9 +207,12 @@ def from_array(samples: Shaped[np.ndarray, '...'], name: str, rate: int, target:
             samples = (samples ^ samples.dtype.type(1 << bits - 1)).view(f'i{bits // 8}')
         block = samples.astype(np.float32) * np.float32(2.0 ** (1 - bits))
     else:
-        # 64-bit integers most often hold 16-bit samples: dividing by 2 ** 63 would make silence of them.
-        raise AudioError(f'{name}: samples of dtype {samples.dtype} have no known full scale: '
-                         f'convert them to int16, int32 or float32 in [-1, 1]')
+        # 64-bit integers most often hold 16-bit samples: dividing by 2 ** 63 would make silence of
+        # them.
+        raise AudioError(
+            f'{name}: samples of dtype {samples.dtype} have no known full scale: '
+            'convert them to int16, int32 or float32 in [-1, 1]'
+        )
     mono = _finite(_mono(block), name, rate, 0)
     return _joined(_resampled([mono], len(mono), name, rate, target))
 
@@ -177,9 +220,10 @@ def from_array(samples: Shaped[np.ndarray, '...'], name: str, rate: int, target:
 def find(paths: Iterable[str | os.PathLike]) -> list[str]:
     """The recordings that files and folders stand for, in the order of `paths`.
 
-    A folder becomes the files in it and below whose suffix is one of a format libsndfile reads (upper or lower case), sorted.
-    Links to folders are followed, but every folder is listed once. A path that is no folder is kept whatever its suffix,
-    also if nothing is there: reading it then tells what is wrong with it.
+    A folder becomes the files in it and below whose suffix is one of a format libsndfile reads
+    (upper or lower case), sorted. Links to folders are followed, but every folder is listed once. A
+    path that is no folder is kept whatever its suffix, also if nothing is there: reading it then
+    tells what is wrong with it.
 
     Raises:
         AudioError: a folder holds no recording or cannot be listed.
@@ -191,14 +235,19 @@ def find(paths: Iterable[str | os.PathLike]) -> list[str]:
             continue
         inside = list(_walk(path, set()))
         if not inside:
-            raise AudioError(f'{path}: no recording in this folder or below (looked for {" ".join(sorted(_SUFFIXES))}): '
-                             f'pass another folder, or the files by name')
+            raise AudioError(
+                f'{path}: no recording in this folder or below (looked for'
+                f' {" ".join(sorted(_SUFFIXES))}): pass another folder, or the files by name'
+            )
         found += inside
     return found
 
 
 def _walk(folder: str, seen: set[str]) -> Iterator[str]:
-    """Recordings below a folder in sorted order; `seen` holds the real paths of the folders listed so far."""
+    """Recordings below a folder in sorted order;
+
+    `seen` holds the real paths of the folders listed so far.
+    """
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -206,8 +255,10 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise AudioError(f'{folder}: the folder cannot be listed ({error.strerror}): '
-                         f'change its permissions or pass the files by name') from error
+        raise AudioError(
+            f'{folder}: the folder cannot be listed ({error.strerror}): '
+            'change its permissions or pass the files by name'
+        ) from error
     for name in names:
         path = os.path.join(folder, name)
         if os.path.isdir(path):
@@ -219,8 +270,8 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
 class _Sequential(soundfile.SoundFile):
     """A recording that is read from where the last reading ended.
 
-    soundfile seeks to that very place after every reading. In an MP3 the decoder then forgets the frames before, of which it
-    needs the bits, and the next samples are wrong.
+    soundfile seeks to that very place after every reading. In an MP3 the decoder then forgets the
+    frames before, of which it needs the bits, and the next samples are wrong.
     """
 
     def seekable(self) -> bool:
@@ -235,21 +286,31 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | ogg.Chain]:
     except FileNotFoundError as error:
         raise AudioError(f'{path}: no such file: check the path') from error
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        raise AudioError(f'{path}: cannot be opened ({getattr(error, "strerror", None) or error}): check the path') from error
+        raise AudioError(
+            f'{path}: cannot be opened ({getattr(error, "strerror", None) or error}): check the'
+            ' path'
+        ) from error
     if stat.S_ISDIR(found.st_mode):
         raise AudioError(f'{path}: is a folder, not a recording: pass the files in it')
     if not stat.S_ISREG(found.st_mode):
-        raise AudioError(f'{path}: is not a regular file, so its length cannot be known: save the sound to a file')
+        raise AudioError(
+            f'{path}: is not a regular file, so its length cannot be known: save the sound to a'
+            ' file'
+        )
     if not found.st_size:
         raise AudioError(f'{path}: the file is empty (0 bytes): get it again or leave it out')
     if os.fspath(path).lower().endswith('.raw'):
-        raise AudioError(f'{path}: raw samples without a header, so rate and format are unknown: convert to WAV')
+        raise AudioError(
+            f'{path}: raw samples without a header, so rate and format are unknown: convert to WAV'
+        )
     try:
         problem = containers.problem(path, found.st_size)
     except PermissionError as error:
         raise AudioError(f'{path}: no permission to read it: change its permissions') from error
     except OSError as error:
-        raise AudioError(f'{path}: cannot be read ({error.strerror}): check the disk, or get it again') from error
+        raise AudioError(
+            f'{path}: cannot be read ({error.strerror}): check the disk, or get it again'
+        ) from error
     if problem:
         raise AudioError(f'{path}: {problem}')
     with contextlib.ExitStack() as stack:
@@ -261,8 +322,10 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | ogg.Chain]:
                 parts = [stack.enter_context(ogg.Part(path, begin, end)) for begin, end in links]
                 file = ogg.Chain([stack.enter_context(_Sequential(part)) for part in parts])
         except soundfile.SoundFileRuntimeError as error:
-            raise AudioError(f'{path}: libsndfile cannot read it ({_reason(error)}): is it a recording? '
-                             f'If so, convert it to WAV or FLAC') from error
+            raise AudioError(
+                f'{path}: libsndfile cannot read it ({_reason(error)}): is it a recording? '
+                'If so, convert it to WAV or FLAC'
+            ) from error
         except ogg.ChainError as error:
             raise AudioError(f'{path}: {error}: split it, or convert it to WAV or FLAC') from error
         problem = _header_problem(file, found.st_size)
@@ -276,8 +339,10 @@ def _header_problem(file: soundfile.SoundFile | ogg.Chain, size: int) -> str | N
     frames, rate, channels = file.frames, file.samplerate, file.channels
     low, high = _RATES
     if not low <= rate <= high or channels < 1:
-        return (f'the header says {rate} Hz and {channels} channels, but sound has {low} to {high} Hz and at least one '
-                f'channel: the file is damaged, or its header must be corrected')
+        return (
+            f'the header says {rate} Hz and {channels} channels, but sound has {low} to {high} Hz'
+            ' and at least one channel: the file is damaged, or its header must be corrected'
+        )
     if frames < 1:
         return 'the recording holds no samples: get it again or leave it out'
     if frames >= 1 << 62:  # libsndfile's mark for an unknown length
@@ -285,8 +350,10 @@ def _header_problem(file: soundfile.SoundFile | ogg.Chain, size: int) -> str | N
     if frames * channels > size:  # so that the names of formats are not looked up for every file
         width = 0 if file.format == 'FLAC' else _WIDTHS.get(file.subtype, 0)
         if frames * channels * width > size or frames > size * _FRAMES_PER_BYTE:
-            return (f'the header promises {frames} frames of {channels} channels, which {size} bytes cannot hold: '
-                    f'the file is damaged or cut short; get it again or leave it out')
+            return (
+                f'the header promises {frames} frames of {channels} channels, which {size} bytes'
+                ' cannot hold: the file is damaged or cut short; get it again or leave it out'
+            )
     return None
 
 
@@ -301,7 +368,9 @@ def _waveform(
     """Pieces of the waveform of frames `[start, stop)` at `rate`, of some MiB each at most."""
     native = file.samplerate
     step = max(1, min(_DECODED // file.channels, _DECODED * native // max(1, rate)))
-    yield from _resampled(_decoded(file, path, start, stop, step), stop - start, str(path), native, rate)
+    yield from _resampled(
+        _decoded(file, path, start, stop, step), stop - start, str(path), native, rate
+    )
 
 
 def _decoded(
@@ -316,24 +385,31 @@ def _decoded(
         try:
             block = file.read(last - first, dtype='float32')
         except soundfile.SoundFileRuntimeError as error:
-            raise AudioError(f'{path}: decoding fails ({_reason(error)}): the file is damaged or cut short; '
-                             f'get it again or leave it out') from error
+            raise AudioError(
+                f'{path}: decoding fails ({_reason(error)}): the file is damaged or cut short; '
+                'get it again or leave it out'
+            ) from error
         if len(block) < last - first:
-            raise AudioError(f'{path}: the header promises {file.frames} frames, but decoding ends at frame '
-                             f'{first + len(block)}: the file is cut short or its header is wrong; get it again, or convert '
-                             f'what is there to WAV or FLAC')
+            raise AudioError(
+                f'{path}: the header promises {file.frames} frames, but decoding ends at frame'
+                f' {first + len(block)}: the file is cut short or its header is wrong; get it'
+                ' again, or convert what is there to WAV or FLAC'
+            )
         if first >= start:
             yield _finite(_mono(block), str(path), file.samplerate, first)
 
 
 def _exact_seek(file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, start: int) -> int:
-    """The frame at or before `start` from which decoding gives the samples that decoding from the begin gives."""
+    """The frame at or before `start` from which decoding gives the samples that decoding from the
+    begin gives.
+    """
     if isinstance(file, ogg.Chain):
         return file.begin_of(start)
     if file.format == 'MP3':
         return max(0, start - _MPEG_MEMORY)
     if file.subtype == 'VORBIS':
-        # Within the last page libsndfile 1.2 goes too far, by the samples that the encoder filled its last block up with.
+        # Within the last page libsndfile 1.2 goes too far, by the samples that the encoder filled
+        # its last block up with.
         before = file.frames - ogg.last_page(path, os.path.getsize(path)) - 1
         return max(0, min(start, before))
     return start
@@ -352,7 +428,9 @@ def _mono(block: Float32[np.ndarray, '...']) -> Float32[np.ndarray, 'samples']:
     return mono
 
 
-def _finite(mono: Float32[np.ndarray, 'samples'], name: str, rate: int, start: int) -> Float32[np.ndarray, 'samples']:
+def _finite(
+    mono: Float32[np.ndarray, 'samples'], name: str, rate: int, start: int
+) -> Float32[np.ndarray, 'samples']:
     """`mono` itself, which begins at frame `start`, if all its samples are finite and sound."""
     loudest = float(np.abs(mono).max(initial=0))
     if loudest <= _LOUDEST:  # false for NaN
@@ -360,17 +438,27 @@ def _finite(mono: Float32[np.ndarray, 'samples'], name: str, rate: int, start: i
     finite = np.isfinite(mono)
     if not finite.all():
         first = start + int(np.argmin(finite))
-        raise AudioError(f'{name}: sample {first} (at {first / rate:.3f} s) is NaN or infinite: '
-                         f'repair the recording or leave it out')
-    raise AudioError(f'{name}: samples reach {loudest:.3g}, but full scale is 1: repair the recording or leave it out')
+        raise AudioError(
+            f'{name}: sample {first} (at {first / rate:.3f} s) is NaN or infinite: '
+            'repair the recording or leave it out'
+        )
+    raise AudioError(
+        f'{name}: samples reach {loudest:.3g}, but full scale is 1: repair the recording or leave'
+        ' it out'
+    )
 
 
 def _resampled(
     pieces: Iterable[Float32[np.ndarray, '_']], samples: int, name: str, native: int, rate: int
 ) -> Iterator[Float32[np.ndarray, '_']]:
-    """Pieces of a waveform of `samples` samples in all, at another rate: what librosa's `'soxr_hq'` makes of the whole."""
+    """Pieces of a waveform of `samples` samples in all, at another rate:
+
+    what librosa's `'soxr_hq'` makes of the whole.
+    """
     if rate < 1:
-        raise AudioError(f'{name}: cannot be resampled to {rate} Hz: ask for a positive sample rate')
+        raise AudioError(
+            f'{name}: cannot be resampled to {rate} Hz: ask for a positive sample rate'
+        )
     if native == rate:
         yield from pieces
         return

@@ -17,7 +17,10 @@ __all__ = ['run']
 
 # AudioSet's, whose clips have several labels; its models do not always say so.
 _MULTI_LABEL_CLASSES = 527
-_LOSSES: Mapping[str, str] = {'multi_label_classification': 'bce', 'single_label_classification': 'cross_entropy'}
+_LOSSES: Mapping[str, str] = {
+    'multi_label_classification': 'bce',
+    'single_label_classification': 'cross_entropy',
+}
 
 
 def run(source: str | os.PathLike, out: str | os.PathLike, loss: str | None = None) -> None:
@@ -26,32 +29,53 @@ def run(source: str | os.PathLike, out: str | os.PathLike, loss: str | None = No
     Args:
         source: See `ast_hf.load`.
         out: A new or empty folder.
-        loss: `train.loss`, which tells whether probabilities are a softmax or sigmoids. If None, what the directory says; where
-            it says nothing, 'bce' for AudioSet's 527 classes and 'cross_entropy' else.
+        loss: `train.loss`, which tells whether probabilities are a softmax or sigmoids. If None,
+            what the directory says; where it says nothing, 'bce' for AudioSet's 527 classes and
+            'cross_entropy' else.
 
     Raises:
         AstHfError, TensorFileError: The directory cannot be used.
-        ConvertError: `out` holds a model, or labels or features are such as no model can be used with.
+        ConvertError: `out` holds a model, or labels or features are such as no model can be used
+        with.
         WorkdirError, CheckpointError, WriteError: `out` cannot be written.
     """
     workdir = new(out)
     found = ast_hf.load(source)
     stated = _LOSSES.get(found.problem_type or '')
     if found.problem_type and not (loss or stated):
-        raise ConvertError(f"{os.fspath(source)}: {ast_hf.CONFIG}: problem_type={found.problem_type!r} must be one of "
-                           f"{', '.join(map(repr, _LOSSES))}, or give --loss")
-    chosen = loss or stated or ('bce' if found.model.classes == _MULTI_LABEL_CLASSES else 'cross_entropy')
+        raise ConvertError(
+            f'{os.fspath(source)}: {ast_hf.CONFIG}: problem_type={found.problem_type!r} must be one'
+            f' of {", ".join(map(repr, _LOSSES))}, or give --loss'
+        )
+    chosen = (
+        loss
+        or stated
+        or ('bce' if found.model.classes == _MULTI_LABEL_CLASSES else 'cross_entropy')
+    )
     config = _config(found, chosen)
     model, front = found.model, found.frontend
-    guess = '' if loss or stated else f' (assumed, as {ast_hf.CONFIG} has no problem_type: see --loss)'
+    guess = (
+        '' if loss or stated else f' (assumed, as {ast_hf.CONFIG} has no problem_type: see --loss)'
+    )
     notes = [
-        f'AST: width {model.size.width}, {model.size.depth} blocks, {model.size.heads} heads, {model.classes} classes, '
-        f'patches of {model.patch[0]} x {model.patch[1]} every {model.stride[0]} x {model.stride[1]}, {model.frames} frames',
-        f'features: {front.sample_rate} Hz, {front.mel_bins} mel bins, mean {front.mean}, std {front.std}; {chosen}{guess}',
-        'clips beyond its length are cut in evaluation, as transformers does, and heard in windows in prediction',
+        (
+            f'AST: width {model.size.width}, {model.size.depth} blocks, {model.size.heads} heads,'
+            f' {model.classes} classes, patches of {model.patch[0]} x {model.patch[1]} every'
+            f' {model.stride[0]} x {model.stride[1]}, {model.frames} frames'
+        ),
+        (
+            f'features: {front.sample_rate} Hz, {front.mel_bins} mel bins, mean {front.mean}, std'
+            f' {front.std}; {chosen}{guess}'
+        ),
+        (
+            'clips beyond its length are cut in evaluation, as transformers does, and heard in'
+            ' windows in prediction'
+        ),
         *found.notes,
     ]
-    said = report(os.fspath(source), notes, [(row.source, row.shape, row.described()) for row in found.table])
+    said = report(
+        os.fspath(source), notes, [(row.source, row.shape, row.described()) for row in found.table]
+    )
     check(config, found.labels, source)
     workdir.prepare(config)
     write_text(workdir.path / REPORT, said + '\n')
@@ -65,14 +89,21 @@ def _config(found: Converted, loss: str) -> Config:
     tokens = front.mel_patches * front.max_time_patches
     slots = max(1, Packing.tokens // tokens)
     named = [name for name, size in SIZES.items() if size == model.size]
-    return configs.from_dict({
-        'data': NO_DATA | {'too_long': 'crop'},
-        'frontend': dataclasses.asdict(front),
-        'augment': {'freq_mask': min(Augment.freq_mask, front.mel_bins), 'token_dropout': 0.0},
-        'packing': {'tokens': slots * tokens, 'slots': slots},
-        'model': ({'size': named[0]} if named else dataclasses.asdict(model.size)) | {
-            'kind': 'ast', 'stride': model.stride, 'frames': model.frames if model.frames != front.max_frames else 0,
-            'epsilon': model.epsilon,
-        },
-        'train': {'loss': loss},
-    })  # fmt: skip
+    return configs.from_dict(
+        {
+            'data': NO_DATA | {'too_long': 'crop'},
+            'frontend': dataclasses.asdict(front),
+            'augment': {'freq_mask': min(Augment.freq_mask, front.mel_bins), 'token_dropout': 0.0},
+            'packing': {'tokens': slots * tokens, 'slots': slots},
+            'model': (
+                ({'size': named[0]} if named else dataclasses.asdict(model.size))
+                | {
+                    'kind': 'ast',
+                    'stride': model.stride,
+                    'frames': model.frames if model.frames != front.max_frames else 0,
+                    'epsilon': model.epsilon,
+                }
+            ),
+            'train': {'loss': loss},
+        }
+    )

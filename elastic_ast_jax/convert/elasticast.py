@@ -1,7 +1,8 @@
-"""The published PyTorch ElasticAST: its tensors' names and shapes, and the parameters of this package that they are.
+"""The published PyTorch ElasticAST: its tensors' names and shapes, and the parameters of this
+package that they are.
 
-One table, `rows`, serves both ways. Keys and values are one projection there (keys first) and two here.
-Source: the code of Feng et al., Interspeech 2024 (arXiv 2407.08691).
+One table, `rows`, serves both ways. Keys and values are one projection there (keys first) and two
+here. Source: the code of Feng et al., Interspeech 2024 (arXiv 2407.08691).
 """
 
 import dataclasses
@@ -28,7 +29,10 @@ _HEAD_WIDTH = 64
 
 
 class LayoutError(UserError):
-    """A state dict that is not the published network's; names the tensors, with the shapes that are there and expected."""
+    """A state dict that is not the published network's;
+
+    names the tensors, with the shapes that are there and expected.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Layout:
         classes: C.
         grid: Rows of the frequency and of the time position table.
         patch: Edge of a patch, in mel bins and frames.
-        pool: `'attention'` or `'mean'`. The state dict holds the attention pooling's tensors either way.
+        pool: `'attention'` or `'mean'`. The state dict holds the attention pooling's tensors either
+        way.
     """
 
     size: Size
@@ -51,8 +56,10 @@ class Layout:
 
     def described(self) -> str:
         """In words, all but the heads and the pooling, which no shape tells."""
-        return (f'width {self.size.width}, {self.size.depth} blocks, {self.classes} classes, patches of {self.patch} x '
-                f'{self.patch}, {self.grid[0]} x {self.grid[1]} positions')
+        return (
+            f'width {self.size.width}, {self.size.depth} blocks, {self.classes} classes, patches of'
+            f' {self.patch} x {self.patch}, {self.grid[0]} x {self.grid[1]} positions'
+        )
 
 
 def rows(layout: Layout) -> tuple[Row, ...]:
@@ -60,9 +67,13 @@ def rows(layout: Layout) -> tuple[Row, ...]:
     width, heads = layout.size.width, layout.size.heads
     found: list[Row] = []
 
-    def add(source: str, shape: Shape, *targets: str, to: Shape | None = None, block: int | None = None) -> None:
+    def add(
+        source: str, shape: Shape, *targets: str, to: Shape | None = None, block: int | None = None
+    ) -> None:
         linear = len(shape) == 2 and source.endswith('.weight')
-        found.append(Row(source, shape, targets, to or (shape[::-1] if linear else shape), block, linear))
+        found.append(
+            Row(source, shape, targets, to or (shape[::-1] if linear else shape), block, linear)
+        )
 
     def linear(source: str, target: str, out: int, into: int, block: int | None = None) -> None:
         add(f'{source}.weight', (out, into), f'{target}/kernel', block=block)
@@ -76,10 +87,27 @@ def rows(layout: Layout) -> tuple[Row, ...]:
         split = (heads, width // heads)
         for name, projections in (('to_q', (query,)), ('to_kv', ('key', 'value'))):
             out = width * len(projections)
-            add(f'{source}.{name}.weight', (out, width), *(f'{target}/{made}/kernel' for made in projections),
-                to=(width, *split), block=block)  # fmt: skip
-            add(f'{source}.{name}.bias', (out,), *(f'{target}/{made}/bias' for made in projections), to=split, block=block)
-        add(f'{source}.proj.weight', (width, width), f'{target}/out/kernel', to=(*split, width), block=block)
+            add(
+                f'{source}.{name}.weight',
+                (out, width),
+                *(f'{target}/{made}/kernel' for made in projections),
+                to=(width, *split),
+                block=block,
+            )
+            add(
+                f'{source}.{name}.bias',
+                (out,),
+                *(f'{target}/{made}/bias' for made in projections),
+                to=split,
+                block=block,
+            )
+        add(
+            f'{source}.proj.weight',
+            (width, width),
+            f'{target}/out/kernel',
+            to=(*split, width),
+            block=block,
+        )
         add(f'{source}.proj.bias', (width,), f'{target}/out/bias', block=block)
 
     add('pos_embed_freq', (layout.grid[0], width), 'positions/freq')
@@ -98,12 +126,18 @@ def rows(layout: Layout) -> tuple[Row, ...]:
     norm('mlp_norm', 'norm_head')
     linear('head', 'head', layout.classes, width)
     if layout.pool == 'mean':
-        return tuple(dataclasses.replace(row, targets=()) if row.source.startswith('attn_pool') else row for row in found)
+        return tuple(
+            dataclasses.replace(row, targets=()) if row.source.startswith('attn_pool') else row
+            for row in found
+        )
     return tuple(found)
 
 
-def infer(tensors: Mapping[str, np.ndarray], heads: int | None = None, pool: str = 'attention') -> Layout:
-    """The layout of a state dict, which is checked against it: nothing missing, nothing left over, all shapes right.
+def infer(
+    tensors: Mapping[str, np.ndarray], heads: int | None = None, pool: str = 'attention'
+) -> Layout:
+    """The layout of a state dict, which is checked against it: nothing missing, nothing left over,
+    all shapes right.
 
     Args:
         tensors: By their published names.
@@ -111,43 +145,78 @@ def infer(tensors: Mapping[str, np.ndarray], heads: int | None = None, pool: str
         pool: Nor does a shape tell this.
 
     Raises:
-        LayoutError: It is another model's, a tensor is missing, left over or of a wrong shape (all are named, with both
-            shapes), the patch is no square, or the heads do not divide the width or are not known.
+        LayoutError: It is another model's, a tensor is missing, left over or of a wrong shape (all
+            are named, with both shapes), the patch is no square, or the heads do not divide the
+            width or are not known.
     """
-    anchors = {'pos_embed_freq': 2, 'pos_embed_time': 2, 'patch_embed.0.weight': 2, 'head.weight': 2}
+    anchors = {
+        'pos_embed_freq': 2,
+        'pos_embed_time': 2,
+        'patch_embed.0.weight': 2,
+        'head.weight': 2,
+    }
     blocks = {match[1] for name in tensors if (match := _BLOCK.match(name))}
     if not blocks and not anchors.keys() & (tensors.keys() - {'head.weight'}):
-        raise LayoutError(f'this is no ElasticAST: it holds {some(list(tensors), 3)}, and none of '
-                          f'{", ".join(anchors)} or blocks.modules_list.0. ...')
+        raise LayoutError(
+            f'this is no ElasticAST: it holds {some(list(tensors), 3)}, and none of '
+            f'{", ".join(anchors)} or blocks.modules_list.0. ...'
+        )
     absent = [name for name in anchors if name not in tensors]
     if absent or not blocks:
-        raise LayoutError(f'missing: {", ".join([*absent, *([] if blocks else ["blocks.modules_list.0. ..."])])}')
+        raise LayoutError(
+            f'missing: {", ".join([*absent, *([] if blocks else ["blocks.modules_list.0. ..."])])}'
+        )
     shapes = {name: tuple(array.shape) for name, array in tensors.items()}
     for name, axes in anchors.items():
         if len(shapes[name]) != axes or 0 in shapes[name]:
-            raise LayoutError(f'{name}: has the shape {list(shapes[name])}, expected {axes} axes, none of them empty')
+            raise LayoutError(
+                f'{name}: has the shape {list(shapes[name])}, expected {axes} axes, none of them'
+                ' empty'
+            )
     width, area = shapes['patch_embed.0.weight']
     patch = math.isqrt(area)
     if patch**2 != area:
-        raise LayoutError(f'patch_embed.0.weight: has the shape [{width}, {area}], and {area} values are no square patch: '
-                          f'expected [{width}, {patch**2}] or [{width}, {(patch + 1) ** 2}], say')
+        raise LayoutError(
+            f'patch_embed.0.weight: has the shape [{width}, {area}], and {area} values are no'
+            f' square patch: expected [{width}, {patch**2}] or [{width}, {(patch + 1) ** 2}], say'
+        )
     if heads is None:
-        heads = next((size.heads for size in SIZES.values() if size.width == width == _HEAD_WIDTH * size.heads), None)
+        heads = next(
+            (
+                size.heads
+                for size in SIZES.values()
+                if size.width == width == _HEAD_WIDTH * size.heads
+            ),
+            None,
+        )
         if heads is None:
-            raise LayoutError(f'the number of heads is not known at width {width}, as no shape tells it: give --heads=N')
+            raise LayoutError(
+                f'the number of heads is not known at width {width}, as no shape tells it: give'
+                ' --heads=N'
+            )
     if heads < 1 or width % heads:
-        raise LayoutError(f'width {width} does not divide over {heads} heads: give the number of heads it was trained with, '
-                          f'--heads=N')
+        raise LayoutError(
+            f'width {width} does not divide over {heads} heads: give the number of heads it was'
+            ' trained with, --heads=N'
+        )
     layout = Layout(
-        Size(width, len(blocks), heads), shapes['head.weight'][0],
-        (shapes['pos_embed_freq'][0], shapes['pos_embed_time'][0]), patch, pool)  # fmt: skip
+        Size(width, len(blocks), heads),
+        shapes['head.weight'][0],
+        (shapes['pos_embed_freq'][0], shapes['pos_embed_time'][0]),
+        patch,
+        pool,
+    )
     if problems := differences(tensors, rows(layout)):
-        raise LayoutError(f'the tensors are not those of an ElasticAST of {layout.described()}: {"; ".join(problems)}')
+        raise LayoutError(
+            f'the tensors are not those of an ElasticAST of {layout.described()}:'
+            f' {"; ".join(problems)}'
+        )
     return layout
 
 
 def to_params(tensors: Mapping[str, Float32[np.ndarray, '...']], layout: Layout) -> dict[str, Any]:
-    """A state dict as parameters of `models.elastic_ast.ElasticAST`. Gradients have the same layout and pass the same way.
+    """A state dict as parameters of `models.elastic_ast.ElasticAST`. Gradients have the same layout
+    and pass the same way.
 
     Args:
         tensors: By their published names, in the shapes of `rows(layout)`.
@@ -157,7 +226,10 @@ def to_params(tensors: Mapping[str, Float32[np.ndarray, '...']], layout: Layout)
 
 
 def from_params(params: Any, layout: Layout) -> dict[str, Float32[np.ndarray, '...']]:
-    """Parameters as a state dict, the inverse of `to_params`, bit by bit; without the tensors that mean pooling leaves out."""
+    """Parameters as a state dict, the inverse of `to_params`, bit by bit;
+
+    without the tensors that mean pooling leaves out.
+    """
     flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep='/').items()}
     found = {}
     for row in rows(layout):
@@ -165,12 +237,18 @@ def from_params(params: Any, layout: Layout) -> dict[str, Float32[np.ndarray, '.
             continue
         whole = row.shape[::-1] if row.linear else row.shape
         part = (*whole[:-1], whole[-1] // len(row.targets))
-        parts = [(flat[name] if row.block is None else flat[name][row.block]).reshape(part) for name in row.targets]
+        parts = [
+            (flat[name] if row.block is None else flat[name][row.block]).reshape(part)
+            for name in row.targets
+        ]
         joined = np.concatenate(parts, axis=-1)
         found[row.source] = np.ascontiguousarray(joined.T if row.linear else joined)
     return found
 
 
 def unused(layout: Layout) -> dict[str, Shape]:
-    """Names and shapes of the tensors that make no parameter: those of the attention pooling, where the mean pools."""
+    """Names and shapes of the tensors that make no parameter:
+
+    those of the attention pooling, where the mean pools.
+    """
     return {row.source: row.shape for row in rows(layout) if not row.targets}

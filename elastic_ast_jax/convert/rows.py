@@ -1,7 +1,8 @@
-"""A table of the tensors of another program's network: their names and shapes, and the parameters that they become.
+"""A table of the tensors of another program's network: their names and shapes, and the parameters
+that they become.
 
-PyTorch's linear layers hold `[out, in]`, Flax's `[in, out]`; one projection there may be several here; heads are an axis
-here; the blocks here are stacked along a first axis.
+PyTorch's linear layers hold `[out, in]`, Flax's `[in, out]`; one projection there may be several
+here; heads are an axis here; the blocks here are stacked along a first axis.
 """
 
 import collections
@@ -24,10 +25,11 @@ class Row:
     Attributes:
         source: Its name.
         shape: Its shape, in PyTorch's layout.
-        targets: Parameters that it makes, joined by slashes, side by side in its output axis; none if it is not used.
+        targets: Parameters that it makes, joined by slashes, side by side in its output axis; none
+        if it is not used.
         target_shape: Of each of them, for one part of a stack.
-        block: Its number in a stack, the first index of the targets; None of what is not stacked. Blocks are, and the tokens
-            of an AST.
+        block: Its number in a stack, the first index of the targets; None of what is not stacked.
+            Blocks are, and the tokens of an AST.
         linear: Whether its output axis comes first and has to come last; all others become one.
     """
 
@@ -45,7 +47,9 @@ class Row:
         return ', '.join(self.targets) + ('' if self.block is None else f' [{self.block}]')
 
 
-def differences(tensors: Mapping[str, np.ndarray], table: Sequence[Row], unused: Container[str] = ()) -> list[str]:
+def differences(
+    tensors: Mapping[str, np.ndarray], table: Sequence[Row], unused: Container[str] = ()
+) -> list[str]:
     """How tensors differ from those of a table, in words; empty if they do not.
 
     Args:
@@ -59,8 +63,11 @@ def differences(tensors: Mapping[str, np.ndarray], table: Sequence[Row], unused:
         found.append(f'missing: {some(missing)}')
     if left := [name for name in tensors if name not in expected and name not in unused]:
         found.append(f'left over: {some(left)}')
-    if wrong := [f'{name} has the shape {list(tensors[name].shape)}, expected {list(shape)}'
-                 for name, shape in expected.items() if name in tensors and tensors[name].shape != shape]:  # fmt: skip
+    if wrong := [
+        f'{name} has the shape {list(tensors[name].shape)}, expected {list(shape)}'
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]:
         found.append(f'wrong: {some(wrong)}')
     return found
 
@@ -74,17 +81,23 @@ def placed(
         tensors: By the names of the table, in its shapes.
         table: With a row for each part of a stack.
     """
-    depths = collections.Counter(target for row in table if row.block is not None for target in row.targets)
+    depths = collections.Counter(
+        target for row in table if row.block is not None for target in row.targets
+    )
     found: dict[str, Any] = {}
     for row in table:
         if not row.targets:
             continue
         tensor = tensors[row.source]
-        parts = np.split(tensor.reshape(len(tensor), -1).T if row.linear else tensor, len(row.targets), axis=-1)
+        parts = np.split(
+            tensor.reshape(len(tensor), -1).T if row.linear else tensor, len(row.targets), axis=-1
+        )
         for target, part in zip(row.targets, parts, strict=True):
             array = part.reshape(row.target_shape)
             if row.block is None:
                 found[target] = array.copy()
             else:
-                found.setdefault(target, np.empty((depths[target], *row.target_shape), np.float32))[row.block] = array
+                found.setdefault(target, np.empty((depths[target], *row.target_shape), np.float32))[
+                    row.block
+                ] = array
     return found

@@ -18,8 +18,13 @@ from elastic_ast_jax.workdir import Contract, Workdir
 
 __all__ = ['NO_DATA', 'REPORT', 'ConvertError', 'check', 'new', 'report', 'save']
 
-# `data.train` and `data.eval` of a converted model, which knows of no data; evaluation shows them where none are given.
-NO_DATA = {'source': 'manifest', 'train': '(none)', 'eval': 'none, give --config.data.eval=FILE.jsonl'}
+# `data.train` and `data.eval` of a converted model, which knows of no data; evaluation shows them
+# where none are given.
+NO_DATA = {
+    'source': 'manifest',
+    'train': '(none)',
+    'eval': 'none, give --config.data.eval=FILE.jsonl',
+}
 
 # In a workdir: where every tensor of the source went.
 REPORT = 'conversion.txt'
@@ -42,9 +47,11 @@ def new(path: str | os.PathLike) -> Workdir:
 
 
 def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -> None:
-    """Writes config, contract, and the parameters as the checkpoint of step 0; the workdir has begun once all is there.
+    """Writes config, contract, and the parameters as the checkpoint of step 0; the workdir has
+    begun once all is there.
 
-    The checkpoint has no optimiser's state: prediction and evaluation use it, and training takes the parameters from it.
+    The checkpoint has no optimiser's state: prediction and evaluation use it, and training takes
+    the parameters from it.
 
     Args:
         workdir: Of `new`.
@@ -59,28 +66,38 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
     workdir.prepare(config)
     workdir.set_contract(Contract(tuple(labels), fbank.fingerprint(config.frontend)))
     with Checkpoints(workdir.checkpoints) as checkpoints:
-        checkpoints.save(TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None), None)
+        checkpoints.save(
+            TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None), None
+        )
 
 
 def check(config: Config, labels: Sequence[str], source: str | os.PathLike) -> None:
     """What no model can be used with; before anything is written.
 
     Raises:
-        ConvertError: Names of classes that are empty or not distinct, or features that are not finite numbers.
+        ConvertError: Names of classes that are empty or not distinct, or features that are not
+        finite numbers.
     """
     if '' in labels or len(set(labels)) < len(labels):
         twice = next(label for label in labels if not label or list(labels).count(label) > 1)
         whose = 'several classes' if twice else 'a class'
-        raise ConvertError(f'{os.fspath(source)}: {twice!r} is the name of {whose}: names must differ and not be empty')
+        raise ConvertError(
+            f'{os.fspath(source)}: {twice!r} is the name of {whose}: names must differ and not be'
+            ' empty'
+        )
     with np.errstate(over='ignore', invalid='ignore', divide='ignore'):
         finite = np.isfinite(fbank.fingerprint(config.frontend).golden).all()
     if not finite:
         mean, std = config.frontend.mean, config.frontend.std
-        raise ConvertError(f'{os.fspath(source)}: features with mean {mean} and std {std} are not finite: give those of the '
-                           f'log-mel that the model was trained on')
+        raise ConvertError(
+            f'{os.fspath(source)}: features with mean {mean} and std {std} are not finite: give'
+            ' those of the log-mel that the model was trained on'
+        )
 
 
-def report(title: str, notes: Sequence[str], table: Sequence[tuple[str, tuple[int, ...], str]]) -> str:
+def report(
+    title: str, notes: Sequence[str], table: Sequence[tuple[str, tuple[int, ...], str]]
+) -> str:
     """What a conversion says: notes, then every tensor of the state dict.
 
     Args:
@@ -91,5 +108,7 @@ def report(title: str, notes: Sequence[str], table: Sequence[tuple[str, tuple[in
     name, shape = max(len(row[0]) for row in table), max(len(str(list(row[1]))) for row in table)
     lines = [printable(title), *(f'  {printable(note)}' for note in notes)]
     lines += [f'{"tensor":<{name}}  {"shape":<{shape}}  parameter']
-    lines += [f'{source:<{name}}  {str(list(size)):<{shape}}  {where}' for source, size, where in table]
+    lines += [
+        f'{source:<{name}}  {str(list(size)):<{shape}}  {where}' for source, size, where in table
+    ]
     return '\n'.join([*lines, f'{len(table)} tensors, none missing, none left over'])

@@ -5,8 +5,8 @@
     index,mid,display_name
     0,/m/09x0r,"Speech"
 
-Labels are identifiers (`mid`), separated by commas. Paths are absolute or relative to the JSON. Every row of the CSV is a
-class of the model, in the order of `index`, whether it occurs or not.
+Labels are identifiers (`mid`), separated by commas. Paths are absolute or relative to the JSON.
+Every row of the CSV is a class of the model, in the order of `index`, whether it occurs or not.
 """
 
 import collections
@@ -27,8 +27,11 @@ _EXAMPLE = '{"data": [{"wav": "a.wav", "labels": "/m/09x0r,/m/05zppz"}]}'
 
 
 def load(
-    path: str | os.PathLike, label_csv: str | os.PathLike, rate: int, on_bad_audio: BadAudio = 'error'
-) -> FileSource:  # fmt: skip
+    path: str | os.PathLike,
+    label_csv: str | os.PathLike,
+    rate: int,
+    on_bad_audio: BadAudio = 'error',
+) -> FileSource:
     """The clips of a JSON file, in its order; labels are the names that `classes` gives.
 
     Args:
@@ -38,8 +41,9 @@ def load(
         on_bad_audio: See `FileSource`.
 
     Raises:
-        DataError: either file is missing, not UTF-8 or of another form; entries with unknown or missing keys, wrong types, or
-            labels that are not in the CSV (all are counted and the first ten named); and whatever `FileSource` refuses.
+        DataError: either file is missing, not UTF-8 or of another form; entries with unknown or
+            missing keys, wrong types, or labels that are not in the CSV (all are counted and the
+            first ten named); and whatever `FileSource` refuses.
     """
     path = Path(path)
     names = classes(label_csv)
@@ -53,15 +57,20 @@ def load(
         if found:
             problems.append(f'data[{i}]{_shown(entry)}: ' + '; '.join(found))
             continue
-        clips.append(FileClip(
-            path=os.path.join(folder, entry['wav']),
-            name=entry['wav'],
-            start=None,
-            end=None,
-            labels=tuple([names[label] for label in labels]),
-            where=f'{path.name} data[{i}]'))
+        clips.append(
+            FileClip(
+                path=os.path.join(folder, entry['wav']),
+                name=entry['wav'],
+                start=None,
+                end=None,
+                labels=tuple([names[label] for label in labels]),
+                where=f'{path.name} data[{i}]',
+            )
+        )
     if problems:
-        raise DataError(f'{path}: {len(problems)} of its entries cannot be used:\n{headers.listing(problems)}')
+        raise DataError(
+            f'{path}: {len(problems)} of its entries cannot be used:\n{headers.listing(problems)}'
+        )
     if not clips:
         raise DataError(f'{path}: lists no clips: its "data" is empty')
     return FileSource(clips, rate, folder, on_bad_audio, tuple(names.values()))
@@ -73,8 +82,8 @@ def classes(label_csv: str | os.PathLike) -> dict[str, str]:
     The name is `display_name`; where that is empty, or not the name of one class alone, `mid`.
 
     Raises:
-        DataError: the file is missing, not UTF-8, or no such CSV; the indices are not 0, 1, 2, ..., or a `mid` is empty or
-            there twice. All problems are counted and the first ten named.
+        DataError: the file is missing, not UTF-8, or no such CSV; the indices are not 0, 1, 2, ...,
+            or a `mid` is empty or there twice. All problems are counted and the first ten named.
     """
     path = Path(label_csv)
     rows, problems, columns, lines = {}, [], None, {}
@@ -100,15 +109,23 @@ def classes(label_csv: str | os.PathLike) -> dict[str, str]:
             continue
         rows[int(index)], lines[mid] = (line, mid, row['display_name']), line
     if not problems and not rows:
-        raise DataError(f'{path}: the label CSV lists no classes: write the columns {", ".join(_COLUMNS)} and one class a line')
+        raise DataError(
+            f'{path}: the label CSV lists no classes: write the columns {", ".join(_COLUMNS)} and'
+            ' one class a line'
+        )
     if not problems and max(rows) >= len(rows):
         missing = next(i for i in range(len(rows)) if i not in rows)
-        problems.append(f'index {missing} is missing: {len(rows)} classes are numbered from 0 to {len(rows) - 1}')
+        problems.append(
+            f'index {missing} is missing: {len(rows)} classes are numbered from 0 to'
+            f' {len(rows) - 1}'
+        )
     if problems:
         count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
         raise DataError(f'{path}: {count} in this label CSV:\n{headers.listing(problems)}')
     shared = collections.Counter(name for _, _, name in rows.values())
-    shared.update(lines.keys())  # a display name that is the identifier of some class could be mistaken for it
+    shared.update(
+        lines.keys()
+    )  # a display name that is the identifier of some class could be mistaken for it
     ordered = [rows[i] for i in range(len(rows))]
     return {mid: name if name and shared[name] == 1 else mid for _, mid, name in ordered}
 
@@ -118,13 +135,18 @@ def _entries(path: Path) -> list[Any]:
     try:
         content = strict_json(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f'{path}: is not JSON ({error}): write {_EXAMPLE}, or use --config.data.source=manifest for a file '
-                        f'with one object a line') from error
+        raise DataError(
+            f'{path}: is not JSON ({error}): write {_EXAMPLE}, or use --config.data.source=manifest'
+            ' for a file with one object a line'
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get('data'), list):
         raise DataError(f'{path}: must be an object with a list under "data", such as {_EXAMPLE}')
     if len(content) > 1:
         others = ', '.join(repr(key) for key in content if key != 'data')
-        raise DataError(f'{path}: has {others} beside "data": only "data" is known, so remove what else there is')
+        raise DataError(
+            f'{path}: has {others} beside "data": only "data" is known, so remove what else'
+            ' there is'
+        )
     return content['data']
 
 
@@ -141,16 +163,25 @@ def _problems(entry: Any) -> list[str]:
     return found
 
 
-def _label_problems(labels: list[str], names: dict[str, str], label_csv: Path, hint: bool) -> list[str]:
-    """What is wrong with labels; with a hint for those that will be shown, since looking for one takes a while."""
-    found = ['an identifier is empty: labels are separated by single commas'] if '' in labels else []
+def _label_problems(
+    labels: list[str], names: dict[str, str], label_csv: Path, hint: bool
+) -> list[str]:
+    """What is wrong with labels;
+
+    with a hint for those that will be shown, since looking for one takes a while.
+    """
+    found = (
+        ['an identifier is empty: labels are separated by single commas'] if '' in labels else []
+    )
     if len(set(labels)) < len(labels):
         found.append('a label is there twice')
     for label in labels:
         if label and label not in names:
             near = difflib.get_close_matches(label, names, n=1, cutoff=0.0)[0] if hint else ''
-            found.append(f'label {label!r} is not in {label_csv.name}'
-                         + (f', the nearest there is {near!r} ({names[near]})' if near else ''))
+            found.append(
+                f'label {label!r} is not in {label_csv.name}'
+                + (f', the nearest there is {near!r} ({names[near]})' if near else '')
+            )
     return found
 
 

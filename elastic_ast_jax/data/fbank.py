@@ -1,7 +1,9 @@
-"""The log-mels of `elastic_ast_jax.audio.fbank` as a TensorFlow graph, for all clips of a row at once.
+"""The log-mels of `elastic_ast_jax.audio.fbank` as a TensorFlow graph, for all clips of a row at
+once.
 
-The clips of a row stand one after another in one flat array of samples, each at a multiple of a block. A frame is then a
-run of whole blocks, so frames of any clip at any shift come out of a single gather of blocks.
+The clips of a row stand one after another in one flat array of samples, each at a multiple of a
+block. A frame is then a run of whole blocks, so frames of any clip at any shift come out of a
+single gather of blocks.
 """
 
 import math
@@ -21,17 +23,21 @@ def block_size(spec: FrontendSpec, shifts: Iterable[int]) -> int:
     return math.gcd(spec.window, *(int(shift) for shift in shifts))
 
 
-def log_mel(samples: tf.Tensor, frame_start: tf.Tensor, spec: FrontendSpec, block: int) -> tf.Tensor:
+def log_mel(
+    samples: tf.Tensor, frame_start: tf.Tensor, spec: FrontendSpec, block: int
+) -> tf.Tensor:
     """Log-mels, before normalisation.
 
-    Kaldi's are linear after the gather up to the power spectrum, which lets two of its per-frame steps move: the
-    pre-emphasis runs once over the samples, and what it leaves of a frame's offset m, (1 - 0.97) m, is taken off after it.
-    The first sample of a frame, which Kaldi pre-emphasises with itself, is multiplied by the window's 0 either way.
+    Kaldi's are linear after the gather up to the power spectrum, which lets two of its per-frame
+    steps move: the pre-emphasis runs once over the samples, and what it leaves of a frame's offset
+    m, (1 - 0.97) m, is taken off after it. The first sample of a frame, which Kaldi pre-emphasises
+    with itself, is multiplied by the window's 0 either way.
 
     Args:
-        samples: float32 `[n * block]`, each clip as its kind wants it (`'kaldi'`: its mean removed; `'librosa'`: after
-            `spec.lead` zeros) and zeros up to a multiple of `block`.
-        frame_start: int32 `[frames]`, the block at which each frame starts; its window must lie within the samples.
+        samples: float32 `[n * block]`, each clip as its kind wants it (`'kaldi'`: its mean removed;
+            `'librosa'`: after `spec.lead` zeros) and zeros up to a multiple of `block`.
+        frame_start: int32 `[frames]`, the block at which each frame starts; its window must lie
+        within the samples.
         spec: The frontend.
         block: See `block_size`.
 
@@ -41,7 +47,8 @@ def log_mel(samples: tf.Tensor, frame_start: tf.Tensor, spec: FrontendSpec, bloc
     per_window = spec.window // block
     index = frame_start[:, None] + tf.range(per_window)[None, :]
     if spec.kind == 'librosa':
-        # Outside of its window the transform's frame is 0, and where it stands in the frame does not change the magnitude.
+        # Outside of its window the transform's frame is 0, and where it stands in the frame does
+        # not change the magnitude.
         frames = tf.reshape(tf.gather(tf.reshape(samples, [-1, block]), index), [-1, spec.window])
         magnitudes = tf.abs(_spectrum(frames * fbank.hann(spec.window), spec))
         return tf.math.log(_mel(magnitudes, spec) + np.float32(fbank.MAGNITUDE_OFFSET))
@@ -62,14 +69,21 @@ def _spectrum(windowed: tf.Tensor, spec: FrontendSpec) -> tf.Tensor:
 
 def _mel(spectrum: tf.Tensor, spec: FrontendSpec) -> tf.Tensor:
     """Mel sums `[frames, mels]` of energies or magnitudes `[frames, spectrum]`."""
-    return tf.concat([tf.matmul(spectrum[:, low:high], filters) for low, high, filters in _bands(spec)], axis=1)
+    return tf.concat(
+        [tf.matmul(spectrum[:, low:high], filters) for low, high, filters in _bands(spec)], axis=1
+    )
 
 
 def _bands(spec: FrontendSpec) -> list[tuple[int, int, np.ndarray]]:
-    """The mel filters in a few parts, each with the range of the spectrum it covers: half the work of one large product."""
+    """The mel filters in a few parts, each with the range of the spectrum it covers:
+
+    half the work of one large product.
+    """
     bands = []
     for part in np.array_split(fbank.filters(spec), min(_BANDS, spec.mel_bins), axis=1):
         used = np.flatnonzero(part.any(axis=1))
-        low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)  # narrow filters may fall between two frequencies
+        low, high = (
+            (used[0], used[-1] + 1) if len(used) else (0, 1)
+        )  # narrow filters may fall between two frequencies
         bands.append((int(low), int(high), part[low:high]))
     return bands

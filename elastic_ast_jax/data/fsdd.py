@@ -1,10 +1,12 @@
-"""The Free Spoken Digit Dataset: 3,000 recordings at 8 kHz of six people saying the digits 0 to 9, 50 times each.
+"""The Free Spoken Digit Dataset: 3,000 recordings at 8 kHz of six people saying the digits 0 to 9,
+50 times each.
 
-Source: https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), whose split this is: the first five
-recordings of every digit and speaker are for testing. Or all recordings of some speakers are, whom training never hears.
+Source: https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), whose split this is:
+the first five recordings of every digit and speaker are for testing. Or all recordings of some
+speakers are, whom training never hears.
 
-They come from a folder, or from TensorFlow Datasets' `spoken_digit`: the same recordings in a single split, shuffled, with
-their file names. Both give the same clips in the same order.
+They come from a folder, or from TensorFlow Datasets' `spoken_digit`: the same recordings in a
+single split, shuffled, with their file names. Both give the same clips in the same order.
 """
 
 import os
@@ -24,20 +26,26 @@ _FEATURES = tfds.Features(key='audio/filename')
 
 
 def load(
-    root: str | os.PathLike, split: str, rate: int, on_bad_audio: BadAudio = 'error', held_out: Collection[str] = ()
+    root: str | os.PathLike,
+    split: str,
+    rate: int,
+    on_bad_audio: BadAudio = 'error',
+    held_out: Collection[str] = (),
 ) -> FileSource:
     """The clips of a split in order of file name; the label is the digit.
 
     Args:
-        root: Folder with the recordings, `{digit}_{speaker}_{index}.wav`. Files that are not WAV are ignored.
+        root: Folder with the recordings, `{digit}_{speaker}_{index}.wav`. Files that are not WAV
+        are ignored.
         split: `'test'` is indices 0 to 4, `'train'` the rest.
         rate: Sample rate in Hz that everything is resampled to.
         on_bad_audio: See `FileSource`.
-        held_out: Speakers; if there are any, `'test'` is their recordings, and `'train'` those of the others.
+        held_out: Speakers; if there are any, `'test'` is their recordings, and `'train'` those of
+        the others.
 
     Raises:
-        DataError: the folder is missing, has no recordings, none of the split, none of a speaker that is held out, or a WAV
-            file of another name; and whatever `FileSource` refuses.
+        DataError: the folder is missing, has no recordings, none of the split, none of a speaker
+            that is held out, or a WAV file of another name; and whatever `FileSource` refuses.
     """
     _check_split(split)
     root = os.path.abspath(root)
@@ -48,7 +56,9 @@ def load(
     try:
         names = sorted(os.listdir(root))
     except OSError as error:
-        raise DataError(f'{root}: no folder that can be listed ({error.strerror}): {advice}') from error
+        raise DataError(
+            f'{root}: no folder that can be listed ({error.strerror}): {advice}'
+        ) from error
     recordings = [name for name in names if name.lower().endswith('.wav')]
     if not recordings:
         raise DataError(f'{root}: no recordings in this folder: {advice}')
@@ -56,22 +66,33 @@ def load(
     for name in recordings:
         match = _NAME.fullmatch(name)
         if not match:
-            raise DataError(f'{os.path.join(root, name)}: FSDD has no recording of this name: move the file elsewhere, '
-                            f'or {advice}')
+            raise DataError(
+                f'{os.path.join(root, name)}: FSDD has no recording of this name: move the file'
+                f' elsewhere, or {advice}'
+            )
         speakers.add(match['speaker'])
         if _is_of(match, split, held_out):
-            clips.append(FileClip(os.path.join(root, name), name, None, None, (match['digit'],), ''))
+            clips.append(
+                FileClip(os.path.join(root, name), name, None, None, (match['digit'],), '')
+            )
     _check_speakers(held_out, speakers)
     if not clips:
-        raise DataError(f"{root}: none of the {len(recordings)} recordings is of split {split!r} ('test' is indices 0 to "
-                        f"{_TEST_INDICES - 1}, 'train' the rest): {advice}")
+        raise DataError(
+            f"{root}: none of the {len(recordings)} recordings is of split {split!r} ('test' is"
+            f" indices 0 to {_TEST_INDICES - 1}, 'train' the rest): {advice}"
+        )
     return FileSource(clips, rate, root, on_bad_audio, _DIGITS)
 
 
 def load_tfds(
-    folder: str, split: str, rate: int, on_bad_audio: BadAudio = 'error', held_out: Collection[str] = ()
+    folder: str,
+    split: str,
+    rate: int,
+    on_bad_audio: BadAudio = 'error',
+    held_out: Collection[str] = (),
 ) -> tfds.TfdsSource:
-    """What `load` gives, from TensorFlow Datasets' `spoken_digit`, which is downloaded and prepared if it is not there.
+    """What `load` gives, from TensorFlow Datasets' `spoken_digit`, which is downloaded and prepared
+    if it is not there.
 
     Args:
         folder: Folder of prepared data sets; empty: TFDS's own.
@@ -81,7 +102,8 @@ def load_tfds(
         held_out: See `load`.
 
     Raises:
-        DataError: the data set cannot be prepared, or is not FSDD, or has no such speaker; and whatever `tfds.load` refuses.
+        DataError: the data set cannot be prepared, or is not FSDD, or has no such speaker; and
+        whatever `tfds.load` refuses.
     """
     _check_split(split)
     speakers, strange = set(), []
@@ -96,8 +118,10 @@ def load_tfds(
 
     def check() -> None:
         if strange:
-            raise DataError(f'{_DATA_SET}: {strange[0]!r} is no file name of FSDD ({{digit}}_{{speaker}}_{{index}}.wav): '
-                            f'is another data set in data.tfds_dir?')
+            raise DataError(
+                f'{_DATA_SET}: {strange[0]!r} is no file name of FSDD'
+                ' ({digit}_{speaker}_{index}.wav): is another data set in data.tfds_dir?'
+            )
         _check_speakers(held_out, speakers)
 
     try:
@@ -105,8 +129,10 @@ def load_tfds(
     except DataError as error:
         if speakers or strange:  # the names were read, and may be why nothing is left
             check()
-        raise DataError(f'{error}\nTo read FSDD from files, pass --config.data.root=FOLDER with the recordings '
-                        f'({{digit}}_{{speaker}}_{{index}}.wav)') from error
+        raise DataError(
+            f'{error}\nTo read FSDD from files, pass --config.data.root=FOLDER with the recordings '
+            '({digit}_{speaker}_{index}.wav)'
+        ) from error
     check()
     return source
 
@@ -122,6 +148,11 @@ def _is_of(match: re.Match, split: str, held_out: Collection[str]) -> bool:
 
 
 def _check_speakers(held_out: Collection[str], speakers: Collection[str]) -> None:
-    if (strange := sorted(set(held_out) - set(speakers))) or (held_out and set(held_out) == set(speakers)):
+    if (strange := sorted(set(held_out) - set(speakers))) or (
+        held_out and set(held_out) == set(speakers)
+    ):
         problem = f'there is no {", ".join(strange)}' if strange else 'nobody is left for training'
-        raise DataError(f'data.held_out={",".join(held_out)}: {problem}; the speakers are {", ".join(sorted(speakers))}')
+        raise DataError(
+            f'data.held_out={",".join(held_out)}: {problem}; the speakers are'
+            f' {", ".join(sorted(speakers))}'
+        )

@@ -1,8 +1,8 @@
 """From the plan to PackedBatches: a tf.data graph whose elements are rows.
 
-For each row, Python looks up the plan, reads the clips and lays out integers: where frames start, what is masked, which
-patch becomes which token. The graph does everything with floats. Rows are mapped in parallel in a fixed order, so the
-result depends on nothing but (source, plan, step).
+For each row, Python looks up the plan, reads the clips and lays out integers: where frames start,
+what is masked, which patch becomes which token. The graph does everything with floats. Rows are
+mapped in parallel in a fixed order, so the result depends on nothing but (source, plan, step).
 """
 
 import dataclasses
@@ -29,18 +29,22 @@ _FAILED = NO_CLIP - 1
 
 @dataclasses.dataclass(frozen=True)
 class RowInputs:
-    """What the graph needs for one row; n clips, f frames (those that fill up patches included), t real tokens.
+    """What the graph needs for one row; n clips, f frames (those that fill up patches included), t
+    real tokens.
 
     Attributes:
         samples: The clips' samples as `fbank.log_mel` wants them, each at a multiple of a block.
-        frame_start: The block at which each frame starts; 0 for frames that fill up a patch with a constant.
-        frame_keep: 1 where a frame's values count, 0 under a time mask and in frames that fill up a patch with a constant.
+        frame_start: The block at which each frame starts; 0 for frames that fill up a patch with a
+        constant.
+        frame_keep: 1 where a frame's values count, 0 under a time mask and in frames that fill up a
+        patch with a constant.
         frame_real: 0 in frames that fill up a patch with a constant, 1 elsewhere.
         frame_clip: The clip a frame belongs to.
-        frame_from, frame_part: Time warp: the frame before the place that a frame comes from, and how far it is on the way to
-            the next one. Empty without time warp.
+        frame_from, frame_part: Time warp: the frame before the place that a frame comes from, and
+            how far it is on the way to the next one. Empty without time warp.
         band_keep: 0 under the frequency masks of a clip, 1 elsewhere.
-        patch: The patch of each token; patches are numbered along the frames of the row, mel patches of a column together.
+        patch: The patch of each token; patches are numbered along the frames of the row, mel
+        patches of a column together.
         segment_ids, freq_pos, time_pos: See `packing.RowLayout`.
         labels, valid, clip_id: As in `PackedBatch`, for one row.
     """
@@ -69,25 +73,45 @@ class RowReader:
     """Reads row `i` of consecutive steps: row `i % rows` of this host's part of step `i // rows`.
 
     Attributes:
-        failures: The error of each row that could not be read, by its number. TensorFlow would print a traceback and keep only
-            the text, so such a row is handed on empty and marked, and whoever iterates raises.
-        skipped: What was wrong with each clip that could not be read, by its index; its slot is empty.
+        failures: The error of each row that could not be read, by its number. TensorFlow would
+            print a traceback and keep only the text, so such a row is handed on empty and marked,
+            and whoever iterates raises.
+        skipped: What was wrong with each clip that could not be read, by its index; its slot is
+        empty.
     """
 
     def __init__(
-        self, source: Source, targets: Sequence[tuple[int, ...]], planner: Planner, schedule: Schedule, shape: BatchShape,
-        first_row: int = 0, on_bad_audio: BadAudio = 'error',
-    ):  # fmt: skip
-        """Reads `shape.rows` rows of each step from `first_row` on: this process' part of the global batch.
+        self,
+        source: Source,
+        targets: Sequence[tuple[int, ...]],
+        planner: Planner,
+        schedule: Schedule,
+        shape: BatchShape,
+        first_row: int = 0,
+        on_bad_audio: BadAudio = 'error',
+    ):
+        """Reads `shape.rows` rows of each step from `first_row` on: this process' part of the
+        global batch.
 
         `on_bad_audio='skip'` leaves the slots of clips that cannot be read empty.
         """
         if not 0 <= first_row <= schedule.rows_per_step - shape.rows:
-            raise ValueError(f'{shape.rows} rows from row {first_row} on are not within the {schedule.rows_per_step} of a step')
-        self.source, self.targets, self.planner, self.schedule, self.shape = source, targets, planner, schedule, shape
+            raise ValueError(
+                f'{shape.rows} rows from row {first_row} on are not within the'
+                f' {schedule.rows_per_step} of a step'
+            )
+        self.source, self.targets, self.planner, self.schedule, self.shape = (
+            source,
+            targets,
+            planner,
+            schedule,
+            shape,
+        )
         self.first_row = first_row
         frontend = planner.frontend
-        self.block = fbank.block_size(frontend, [frontend.shift(ratio) for ratio in planner.spec.ratios])
+        self.block = fbank.block_size(
+            frontend, [frontend.shift(ratio) for ratio in planner.spec.ratios]
+        )
         self.on_bad_audio = on_bad_audio
         self.skipped: dict[int, str] = {}
         self.failures: dict[int, Exception] = {}
@@ -106,7 +130,9 @@ class RowReader:
             return empty.arrays()
 
     def members(self, index: int) -> tuple[EpochPlan, np.ndarray]:
-        """The plan of the epoch that row `index` belongs to, and the draw positions of its clips; none in an empty row."""
+        """The plan of the epoch that row `index` belongs to, and the draw positions of its clips;
+        none in an empty row.
+        """
         step, row = divmod(index, self.shape.rows)
         epoch, step_in_epoch = self.schedule.locate(step)
         plan = self.planner.epoch(epoch)
@@ -125,7 +151,9 @@ class RowReader:
         return RowInputs(
             samples=samples,
             **self._frames(draws, members, columns * frontend.patch_frames),
-            band_keep=_outside(draws.freq_start[members], draws.freq_width[members], np.arange(frontend.mel_bins)),
+            band_keep=_outside(
+                draws.freq_start[members], draws.freq_width[members], np.arange(frontend.mel_bins)
+            ),
             **self._tokens(plan, members, columns),
             **self._slots(draws, members),
         )
@@ -136,14 +164,18 @@ class RowReader:
         samples = np.zeros(max(int(sizes.sum()), frontend.window), np.float32)
         readable, place = np.zeros(len(members), bool), 0
         for i, draw in enumerate(members):
-            readable[i] = self._waveform(draws, int(draw), samples[place + frontend.lead :][: draws.samples[draw]])
+            readable[i] = self._waveform(
+                draws, int(draw), samples[place + frontend.lead :][: draws.samples[draw]]
+            )
             place += int(sizes[i]) * int(readable[i])
         return samples[: max(place, frontend.window)], readable
 
     def _waveform(self, draws: Draws, draw: int, out: np.ndarray) -> bool:
-        """Writes the samples that a draw uses, mixed with its partner's; False if they cannot be read and need not be.
+        """Writes the samples that a draw uses, mixed with its partner's; False if they cannot be
+        read and need not be.
 
-        One clip at a time goes from file to row: holding a row's waveforms costs a fifth of the pipeline's speed.
+        One clip at a time goes from file to row: holding a row's waveforms costs a fifth of the
+        pipeline's speed.
         """
         clip, partner = int(draws.clip[draw]), int(draws.partner[draw])
         centred = self.planner.frontend.kind == 'kaldi'
@@ -172,19 +204,27 @@ class RowReader:
                 self.skipped[clip] = str(error)
             return None
         if len(waveform) != self.planner.samples[clip]:
-            raise ValueError(f'{self.source.keys[clip]}: reading gives {len(waveform)} samples, the plan has '
-                             f'{self.planner.samples[clip]}')
+            raise ValueError(
+                f'{self.source.keys[clip]}: reading gives {len(waveform)} samples, the plan has '
+                f'{self.planner.samples[clip]}'
+            )
         return waveform
 
     def _blocks(self, draws: Draws, members: np.ndarray) -> np.ndarray:
         """Blocks that each clip of a row takes up: its windows lie within."""
         frontend = self.planner.frontend
         samples = draws.samples[members]
-        needed = samples + frontend.window if frontend.kind == 'librosa' else np.maximum(samples, frontend.window)
+        needed = (
+            samples + frontend.window
+            if frontend.kind == 'librosa'
+            else np.maximum(samples, frontend.window)
+        )
         return -(-needed // self.block)
 
     def _frames(self, draws: Draws, members: np.ndarray, held: np.ndarray) -> dict[str, np.ndarray]:
-        """The frames of a row, of which each clip holds this many, those that fill up a patch included."""
+        """The frames of a row, of which each clip holds this many, those that fill up a patch
+        included.
+        """
         frontend, blocks = self.planner.frontend, self._blocks(draws, members)
         owner = np.repeat(np.arange(len(members), dtype=np.int32), held)
         first = np.repeat(np.cumsum(held) - held, held)
@@ -192,8 +232,12 @@ class RowReader:
         last = draws.frames[members][owner] - 1
         edge = frontend.partial == 'edge'
         real = (number <= last) | edge
-        start = (np.cumsum(blocks) - blocks)[owner] + np.minimum(number, last) * (draws.shift[members] // self.block)[owner]
-        keep = _outside(draws.time_start[members][owner], draws.time_width[members][owner], number[:, None])[:, 0]
+        start = (np.cumsum(blocks) - blocks)[owner] + np.minimum(number, last) * (
+            draws.shift[members] // self.block
+        )[owner]
+        keep = _outside(
+            draws.time_start[members][owner], draws.time_width[members][owner], number[:, None]
+        )[:, 0]
         warped, part = np.zeros(0, np.int64), np.zeros(0)
         if self.planner.spec.time_warp and len(members):
             counts = held if edge else draws.frames[members]
@@ -226,9 +270,17 @@ class RowReader:
             kept = [saving.choice(int(count), frontend) for count in columns]
         else:
             kept = [
-                dropout_choice(self.planner.seed, plan.epoch, int(draw), int(tokens), int(plan.draws.kept[draw]))
-                if plan.draws.kept[draw] < tokens
-                else None
+                (
+                    dropout_choice(
+                        self.planner.seed,
+                        plan.epoch,
+                        int(draw),
+                        int(tokens),
+                        int(plan.draws.kept[draw]),
+                    )
+                    if plan.draws.kept[draw] < tokens
+                    else None
+                )
                 for draw, tokens in zip(members, columns * mel_patches, strict=True)
             ]
         layout = packing.row_layout(columns, mel_patches, kept)
@@ -239,7 +291,11 @@ class RowReader:
     def _slots(self, draws: Draws, members: np.ndarray) -> dict[str, np.ndarray]:
         """Labels, valid and clip ids of the row."""
         shape, clips = self.shape, draws.clip[members]
-        labels = np.zeros((shape.slots, shape.classes), np.float32) if shape.multi_label else np.zeros(shape.slots, np.int32)
+        labels = (
+            np.zeros((shape.slots, shape.classes), np.float32)
+            if shape.multi_label
+            else np.zeros(shape.slots, np.int32)
+        )
         for slot, (clip, draw) in enumerate(zip(clips, members, strict=True)):
             if shape.multi_label:
                 weight, partner = draws.weight[draw], draws.partner[draw]
@@ -254,7 +310,8 @@ class RowReader:
 
 
 def _outside(start: np.ndarray, width: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """float32 `[n, positions]`: 0 within any of a row's masks, `[start, start + width)` of each column, else 1.
+    """float32 `[n, positions]`: 0 within any of a row's masks, `[start, start + width)` of each
+    column, else 1.
 
     Args:
         start, width: `[n, masks]`.
@@ -270,11 +327,22 @@ def _row_graph(reader: RowReader) -> Any:
     """The function from a row's number to the fields of its part of a PackedBatch."""
     shape, frontend, block = reader.shape, reader.planner.frontend, reader.block
     kinds = {
-        'samples': tf.float32, 'frame_start': tf.int32, 'frame_keep': tf.float32, 'frame_real': tf.float32,
-        'frame_clip': tf.int32, 'frame_from': tf.int32, 'frame_part': tf.float32, 'band_keep': tf.float32,
-        'patch': tf.int32, 'segment_ids': tf.int32, 'freq_pos': tf.int32, 'time_pos': tf.int32,
-        'labels': tf.float32 if shape.multi_label else tf.int32, 'valid': tf.bool, 'clip_id': tf.int32,
-    }  # fmt: skip
+        'samples': tf.float32,
+        'frame_start': tf.int32,
+        'frame_keep': tf.float32,
+        'frame_real': tf.float32,
+        'frame_clip': tf.int32,
+        'frame_from': tf.int32,
+        'frame_part': tf.float32,
+        'band_keep': tf.float32,
+        'patch': tf.int32,
+        'segment_ids': tf.int32,
+        'freq_pos': tf.int32,
+        'time_pos': tf.int32,
+        'labels': tf.float32 if shape.multi_label else tf.int32,
+        'valid': tf.bool,
+        'clip_id': tf.int32,
+    }
     ranks = {'band_keep': 2, 'labels': 2 if shape.multi_label else 1}
     spec = reader.planner.spec
     masks = spec.freq_mask > 0 and spec.freq_masks > 0
@@ -290,20 +358,29 @@ def _row_graph(reader: RowReader) -> Any:
         if spec.time_warp:
             after = tf.minimum(x['frame_from'] + 1, tf.size(x['frame_from']) - 1)
             part = x['frame_part'][:, None]
-            features = (1 - part) * tf.gather(features, x['frame_from']) + part * tf.gather(features, after)
-        # (features - mean) / (2 std) where values count and the fill elsewhere, as one product and one sum.
+            features = (1 - part) * tf.gather(features, x['frame_from']) + part * tf.gather(
+                features, after
+            )
+        # (features - mean) / (2 std) where values count and the fill elsewhere, as one product and
+        # one sum.
         keep = (x['frame_keep'] / (2 * frontend.std))[:, None]
         if masks:
             keep = keep * tf.gather(x['band_keep'], x['frame_clip'])
         fill = tf.where(x['frame_real'] > 0, zero, np.float32(frontend.filling))[:, None]
         if spec.mask_fill == 'mean':
-            fill += (x['frame_real'][:, None] / (2 * frontend.std) - keep) * _clip_means(features, x)[:, None]
+            fill += (x['frame_real'][:, None] / (2 * frontend.std) - keep) * _clip_means(
+                features, x
+            )[:, None]
         normalised = features * keep + fill
         grid = [-1, frontend.patch_frames, frontend.mel_patches, frontend.patch_mels]
-        patches = tf.transpose(tf.reshape(normalised, grid), [0, 2, 3, 1])  # column, mel patch, mel, frame
+        patches = tf.transpose(
+            tf.reshape(normalised, grid), [0, 2, 3, 1]
+        )  # column, mel patch, mel, frame
         padding = [[0, shape.tokens - tf.size(x['patch'])]]
         tokens = tf.gather(tf.reshape(patches, [-1, frontend.patch_size]), x['patch'])
-        fields = {name: tf.pad(x[name], padding) for name in ('segment_ids', 'freq_pos', 'time_pos')}
+        fields = {
+            name: tf.pad(x[name], padding) for name in ('segment_ids', 'freq_pos', 'time_pos')
+        }
         fields |= {name: x[name] for name in ('labels', 'valid', 'clip_id')}
         return {'patches': tf.cast(tf.pad(tokens, padding + [[0, 0]]), shape.dtype), **fields}
 
@@ -316,12 +393,16 @@ def _clip_means(features: tf.Tensor, x: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.gather(sums / tf.math.segment_sum(x['frame_real'], x['frame_clip']), x['frame_clip'])
 
 
-def batches(reader: RowReader, first_step: int, last_step: int, workers: int | None = None) -> Iterator[PackedBatch]:
-    """The batches of steps `first_step` to `last_step - 1`: NumPy arrays of this host's rows, read ahead in the background.
+def batches(
+    reader: RowReader, first_step: int, last_step: int, workers: int | None = None
+) -> Iterator[PackedBatch]:
+    """The batches of steps `first_step` to `last_step - 1`: NumPy arrays of this host's rows, read
+    ahead in the background.
 
     Args:
         reader: Source, plan and shape.
-        first_step, last_step: Range of steps; a run resumed at a step starts here and sees what it would have seen.
+        first_step, last_step: Range of steps; a run resumed at a step starts here and sees what it
+        would have seen.
         workers: Rows read at a time; the number of processors if None.
 
     Raises:
@@ -335,9 +416,13 @@ def batches(reader: RowReader, first_step: int, last_step: int, workers: int | N
     options.threading.private_threadpool_size = workers
     options.threading.max_intra_op_parallelism = 1  # parallel over rows, not inside one
     options.deterministic = True
-    options.autotune.enabled = False  # everything it could tune is set here, and on one core it leaves the core idle 40 %
+    options.autotune.enabled = (
+        False  # everything it could tune is set here, and on one core it leaves the core idle 40 %
+    )
     dataset = tf.data.Dataset.range(first_step * rows, last_step * rows)
-    row = tf.autograph.experimental.do_not_convert(_row_graph(reader))  # plain tensors, no Python control flow
+    row = tf.autograph.experimental.do_not_convert(
+        _row_graph(reader)
+    )  # plain tensors, no Python control flow
     dataset = dataset.map(row, num_parallel_calls=workers).batch(rows, drop_remainder=True)
     dataset = dataset.prefetch(2).with_options(options)
     for fields in dataset.as_numpy_iterator():
@@ -354,11 +439,16 @@ def _processors() -> int:
 
 
 def _check_finite(batch: PackedBatch, source: Source) -> None:
-    """A NaN in a padded token would poison its row (0 times NaN), so a batch that has one goes no further."""
+    """A NaN in a padded token would poison its row (0 times NaN), so a batch that has one goes no
+    further.
+    """
     if np.isfinite(batch.patches.sum(dtype=np.float32)):
         return
     bad = np.argwhere(~np.isfinite(batch.patches).all(axis=2))
     if len(bad):  # else only the sum overflowed
         row, token = bad[0]
         clip = batch.clip_id[row, batch.segment_ids[row, token] - 1]
-        raise UserError(f'{source.keys[clip]}: the log-mel has values that are not finite; is the audio damaged?')
+        raise UserError(
+            f'{source.keys[clip]}: the log-mel has values that are not finite; is the audio'
+            ' damaged?'
+        )

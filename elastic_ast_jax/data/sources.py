@@ -21,18 +21,34 @@ from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.logs import counted
 
 __all__ = [
-    'BadAudio', 'DataError', 'FileClip', 'FileSource', 'Source', 'clip_frames', 'fingerprint', 'label_names', 'leave_out',
-    'overlap', 'targets', 'without_clips']
+    'BadAudio',
+    'DataError',
+    'FileClip',
+    'FileSource',
+    'Source',
+    'clip_frames',
+    'fingerprint',
+    'label_names',
+    'leave_out',
+    'overlap',
+    'targets',
+    'without_clips',
+]
 
-# What happens to recordings that cannot be used: nothing starts, or they are left out, counted and listed.
+# What happens to recordings that cannot be used: nothing starts, or they are left out, counted and
+# listed.
 BadAudio = Literal['error', 'skip']
 
-# Durations in manifests are often rounded: an end this much past the recording's end, in seconds, means the end.
+# Durations in manifests are often rounded: an end this much past the recording's end, in seconds,
+# means the end.
 _END_SLACK = 0.010
 
 
 class DataError(UserError):
-    """A data set cannot be used. The message says which clips, what is wrong with them and what is allowed."""
+    """A data set cannot be used.
+
+    The message says which clips, what is wrong with them and what is allowed.
+    """
 
 
 @runtime_checkable
@@ -40,7 +56,8 @@ class Source(Protocol):
     """One split of a data set, in its own order.
 
     Attributes:
-        keys: A clip's name in messages and results, unique within the source: the path, or `path[start:end]` in seconds.
+        keys: A clip's name in messages and results, unique within the source: the path, or
+        `path[start:end]` in seconds.
         samples: Each clip's length at the sample rate the source was opened with.
         labels: Each clip's labels; empty if it has none.
         fingerprint: What `fingerprint` gives: changes when the data change.
@@ -59,7 +76,8 @@ class Source(Protocol):
         """Clip `i`: mono, full scale [-1, 1], `samples[i]` long. Safe to call from several threads.
 
         Raises:
-            AudioError, DataError: The clip cannot be read, though nothing was wrong with it when the source was opened.
+            AudioError, DataError: The clip cannot be read, though nothing was wrong with it when
+            the source was opened.
         """
 
 
@@ -72,7 +90,8 @@ class FileClip:
         name: The path as shown: as the user wrote it.
         start, end: The part in seconds; None is the recording's beginning, or its end.
         labels: Names of its classes.
-        where: Where the clip is listed, for messages: 'manifest.jsonl line 7'. Empty if the path says it all.
+        where: Where the clip is listed, for messages: 'manifest.jsonl line 7'. Empty if the path
+        says it all.
     """
 
     path: str
@@ -96,26 +115,35 @@ class FileClip:
 
 
 class FileSource:
-    """Clips of recordings in files: a `Source`. Opening it reads every recording's header, decoding happens in `read`.
+    """Clips of recordings in files: a `Source`. Opening it reads every recording's header, decoding
+    happens in `read`.
 
     Args:
         clips: The clips, in the source's order.
         rate: Sample rate in Hz that everything is resampled to.
-        cache_beside: Folder of the data, where headers are remembered (see `headers.cache_path`); None reads them all.
-        on_bad_audio: `'skip'` leaves out the clips of recordings that cannot be used and says so in a warning.
+        cache_beside: Folder of the data, where headers are remembered (see `headers.cache_path`);
+        None reads them all.
+        on_bad_audio: `'skip'` leaves out the clips of recordings that cannot be used and says so in
+        a warning.
         classes: Names of all classes in their order, if the data define them.
 
     Raises:
-        DataError: no clips, recordings that cannot be used, parts that are empty or not within their recording, the same
-            part twice. All problems are counted and the first ten named.
+        DataError: no clips, recordings that cannot be used, parts that are empty or not within
+            their recording, the same part twice. All problems are counted and the first ten named.
     """
 
     def __init__(
-        self, clips: Sequence[FileClip], rate: int, cache_beside: str | os.PathLike | None, on_bad_audio: BadAudio = 'error',
+        self,
+        clips: Sequence[FileClip],
+        rate: int,
+        cache_beside: str | os.PathLike | None,
+        on_bad_audio: BadAudio = 'error',
         classes: tuple[str, ...] | None = None,
-    ):  # fmt: skip
+    ):
         if not clips:
-            raise DataError('a source without clips: check the manifest or folder and the split asked for')
+            raise DataError(
+                'a source without clips: check the manifest or folder and the split asked for'
+            )
         if rate < 1:
             raise DataError(f'rate={rate}: the sample rate must be positive')
         self.rate, self.classes = rate, classes
@@ -144,11 +172,15 @@ class FileSource:
             ranges.append((first, last, header.rate))
             other = places.setdefault((os.path.normpath(clip.path), first, last), clip)
             if other is not clip:
-                problems.append(f'{clip.place}: the same samples are listed before, in {other.place}: '
-                                f'keep one of them, with the labels of both')
+                problems.append(
+                    f'{clip.place}: the same samples are listed before, in {other.place}: '
+                    'keep one of them, with the labels of both'
+                )
         if problems:
-            raise DataError(f'{counted(len(problems), "problem")} in {counted(len(clips), "clip")}:\n'
-                            f'{headers.listing(problems)}')
+            raise DataError(
+                f'{counted(len(problems), "problem")} in {counted(len(clips), "clip")}:\n'
+                f'{headers.listing(problems)}'
+            )
         self.skipped = leave_out(skipped, len(clips))
 
         native = np.array(ranges, np.int64)
@@ -172,14 +204,27 @@ class FileSource:
         first, last = self._ranges[i].tolist()
         samples = reading.read(self.clips[i].path, self.rate, first, last)
         if len(samples) != self.samples[i]:
-            raise DataError(f'{self.clips[i].place}: has {len(samples)} samples at {self.rate} Hz, but had {self.samples[i]} '
-                            f'when the data were opened: the file was changed meanwhile; start again')
+            raise DataError(
+                f'{self.clips[i].place}: has {len(samples)} samples at {self.rate} Hz, but had'
+                f' {self.samples[i]} when the data were opened: the file was changed meanwhile;'
+                ' start again'
+            )
         return samples
 
 
-def fingerprint(keys: Sequence[str], samples: Int64[np.ndarray, 'N'], labels: Sequence[tuple[str, ...]], rate: int) -> str:
-    """SHA-256, in hexadecimal, of what a plan depends on: clips, lengths and labels in their order, and the sample rate."""
-    digest = hashlib.sha256(json.dumps([rate, list(keys), [list(names) for names in labels]]).encode())
+def fingerprint(
+    keys: Sequence[str],
+    samples: Int64[np.ndarray, 'N'],
+    labels: Sequence[tuple[str, ...]],
+    rate: int,
+) -> str:
+    """SHA-256, in hexadecimal, of what a plan depends on:
+
+    clips, lengths and labels in their order, and the sample rate.
+    """
+    digest = hashlib.sha256(
+        json.dumps([rate, list(keys), [list(names) for names in labels]]).encode()
+    )
     digest.update(samples.astype('<i8').tobytes())
     return digest.hexdigest()
 
@@ -191,10 +236,16 @@ def leave_out(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
         DataError: no clip is left.
     """
     if len(skipped) == clips:
-        raise DataError(f'none of {counted(clips, "clip")} can be used:\n{headers.listing(skipped)}')
+        raise DataError(
+            f'none of {counted(clips, "clip")} can be used:\n{headers.listing(skipped)}'
+        )
     if skipped:
-        logging.warning("%d of %s are left out (data.on_bad_audio='skip'):\n%s",
-                        len(skipped), counted(clips, 'clip'), headers.listing(skipped))
+        logging.warning(
+            "%d of %s are left out (data.on_bad_audio='skip'):\n%s",
+            len(skipped),
+            counted(clips, 'clip'),
+            headers.listing(skipped),
+        )
     return tuple(skipped)
 
 
@@ -205,14 +256,20 @@ def evenly(source: Source, most: int | None) -> Int64[np.ndarray, 'clips']:
 
 
 def label_names(source: Source) -> tuple[str, ...]:
-    """The classes of a model trained on the source: those the data define, or else every label once, sorted."""
+    """The classes of a model trained on the source:
+
+    those the data define, or else every label once, sorted.
+    """
     if source.classes is not None:
         return source.classes
     return tuple(sorted({label for labels in source.labels for label in labels}))
 
 
 def without_clips(source: Source, names: Sequence[str]) -> list[str]:
-    """The classes of `names` that no clip of the source has, in their order: a model cannot learn them from it."""
+    """The classes of `names` that no clip of the source has, in their order:
+
+    a model cannot learn them from it.
+    """
     there = {label for labels in source.labels for label in labels}
     return [name for name in names if name not in there]
 
@@ -221,12 +278,16 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
     """Each clip's classes: positions of its labels in `names`.
 
     Raises:
-        DataError: a clip has no label, or one that is not in `names`. All such clips are counted and the first ten named.
+        DataError: a clip has no label, or one that is not in `names`. All such clips are counted
+        and the first ten named.
     """
     classes = {name: i for i, name in enumerate(names)}
     if len(classes) != len(names):
         twice = next(name for i, name in enumerate(names) if classes[name] != i)
-        raise DataError(f'the label {twice!r} is listed twice in the {len(names)} known labels: every class has one name')
+        raise DataError(
+            f'the label {twice!r} is listed twice in the {len(names)} known labels: every class has'
+            ' one name'
+        )
     found, wrong = [], []
     for i, labels in enumerate(source.labels):
         try:
@@ -238,10 +299,15 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
                 wrong.append(i)
     if not wrong:
         return found
-    # Only what will be shown is compared with every known label: that takes a while when there are many of both.
-    problems = [_label_problem(source, i, names, classes) for i in wrong[:10]] + [''] * len(wrong[10:])
-    raise DataError(f'{counted(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be used with the '
-                    f'{counted(len(names), "known label")}:\n{headers.listing(problems)}')
+    # Only what will be shown is compared with every known label: that takes a while when there are
+    # many of both.
+    problems = [_label_problem(source, i, names, classes) for i in wrong[:10]] + [''] * len(
+        wrong[10:]
+    )
+    raise DataError(
+        f'{counted(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be'
+        f' used with the {counted(len(names), "known label")}:\n{headers.listing(problems)}'
+    )
 
 
 def check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
@@ -252,12 +318,18 @@ def check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
     """
     for clip, labels in enumerate(classes):
         if len(labels) != 1:
-            raise DataError(f"{source.keys[clip]} has {len(labels)} labels, but train.loss='cross_entropy' takes one a clip: "
-                            f"use --config.train.loss=bce (and label_smoothing=0) for several")
+            raise DataError(
+                f"{source.keys[clip]} has {len(labels)} labels, but train.loss='cross_entropy'"
+                ' takes one a clip: use --config.train.loss=bce (and label_smoothing=0) for'
+                ' several'
+            )
 
 
 def overlap(a: Source, b: Source) -> int:
-    """How many clips are in both sources: the same part of the same file, or else of the same key."""
+    """How many clips are in both sources:
+
+    the same part of the same file, or else of the same key.
+    """
     return len(_identities(a) & _identities(b))
 
 
@@ -272,22 +344,32 @@ def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
     if not (math.isfinite(start) and math.isfinite(end)) or start < 0:
         raise DataError(f'{clip.place}: start={start} and end={end} must be seconds from 0 on')
     if clip.end is not None and end > header.seconds + _END_SLACK + 1e-9:
-        raise DataError(f'{clip.place}: end={end} s is past the end of the recording, which is {header.seconds:.3f} s long: '
-                        f'correct end, or leave it out to mean the end of the recording')
+        raise DataError(
+            f'{clip.place}: end={end} s is past the end of the recording, which is'
+            f' {header.seconds:.3f} s long: correct end, or leave it out to mean the end of the'
+            ' recording'
+        )
     if start >= header.seconds:
-        raise DataError(f'{clip.place}: start={start} s is past the end of the recording, which is {header.seconds:.3f} s long')
+        raise DataError(
+            f'{clip.place}: start={start} s is past the end of the recording, which is'
+            f' {header.seconds:.3f} s long'
+        )
     if start >= end:
         raise DataError(f'{clip.place}: start={start} s is not before end={end} s')
     first = round(start * header.rate)
     last = header.frames if clip.end is None else min(round(end * header.rate), header.frames)
     if first >= last:
-        raise DataError(f'{clip.place}: from {start} s to {end} s there is no whole sample at {header.rate} Hz: '
-                        f'lengthen the clip or leave it out')
+        raise DataError(
+            f'{clip.place}: from {start} s to {end} s there is no whole sample at {header.rate} Hz:'
+            ' lengthen the clip or leave it out'
+        )
     return first, last
 
 
 def _identities(source: Source) -> set[Hashable]:
-    if isinstance(source, FileSource):  # keys are relative, and two folders may hold files of the same names
+    if isinstance(
+        source, FileSource
+    ):  # keys are relative, and two folders may hold files of the same names
         return {(os.path.realpath(clip.path), clip.start, clip.end) for clip in source.clips}
     return set(source.keys)
 
@@ -298,4 +380,6 @@ def _label_problem(source: Source, i: int, names: Sequence[str], classes: dict[s
     if unknown is None:
         return f'{place}: no label: give it at least one, or leave the clip out'
     nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0.0)
-    return f'{place}: unknown label {unknown!r}' + (f'; the nearest known one is {nearest[0]!r}' if nearest else '')
+    return f'{place}: unknown label {unknown!r}' + (
+        f'; the nearest known one is {nearest[0]!r}' if nearest else ''
+    )

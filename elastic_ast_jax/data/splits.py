@@ -21,7 +21,8 @@ Split = Literal['train', 'eval']
 
 
 def open_source(config: Config, split: Split) -> Source:
-    """The clips of a split. Reads lengths and labels, and audio only where TFDS keeps lengths nowhere else.
+    """The clips of a split. Reads lengths and labels, and audio only where TFDS keeps lengths
+    nowhere else.
 
     Raises:
         DataError: What is wrong with the data.
@@ -31,13 +32,17 @@ def open_source(config: Config, split: Split) -> Source:
     data, rate, bad = config.data, config.frontend.sample_rate, config.data.on_bad_audio
     if data.source == 'synthetic':
         clips = data.synthetic_train if split == 'train' else data.synthetic_eval
-        return SyntheticSource('train' if split == 'train' else 'test', clips, config.train.seed, rate)
+        return SyntheticSource(
+            'train' if split == 'train' else 'test', clips, config.train.seed, rate
+        )
     if data.source == 'fsdd':
         name = 'train' if split == 'train' else 'test'
         if data.root:
             return fsdd.load(data.root, name, rate, bad, data.held_out)
         return fsdd.load_tfds(data.tfds_dir, name, rate, bad, data.held_out)
-    file, name = (data.train, data.train_split) if split == 'train' else (data.eval, data.eval_split)
+    file, name = (
+        (data.train, data.train_split) if split == 'train' else (data.eval, data.eval_split)
+    )
     if data.source == 'tfds':
         features = tfds.Features(data.tfds_audio, data.tfds_label, data.tfds_key, data.tfds_rate)
         return tfds.load(data.tfds_name, data.tfds_dir, name, rate, features, bad)
@@ -46,8 +51,15 @@ def open_source(config: Config, split: Split) -> Source:
     shared = Path(data.train).absolute() == Path(data.eval).absolute()
     if data.source == 'folders':
         return folders.load(file, rate, split if shared else None, data.eval_share, bad)
-    both = (data.train_split, data.eval_split)  # a class that only evaluation has is a warning, not a wrong label
-    return manifest.load(file, name, rate, bad, both) if shared else manifest.load(file, None, rate, bad)
+    both = (
+        data.train_split,
+        data.eval_split,
+    )  # a class that only evaluation has is a warning, not a wrong label
+    return (
+        manifest.load(file, name, rate, bad, both)
+        if shared
+        else manifest.load(file, None, rate, bad)
+    )
 
 
 def planner(config: Config, source: Source) -> Planner:
@@ -58,21 +70,35 @@ def planner(config: Config, source: Source) -> Planner:
     """
     data = config.data
     too_long = 'error' if data.too_long == 'error' else 'crop'
-    draws = DrawSpec(shuffle=True, balanced=data.balanced, too_long=too_long, **dataclasses.asdict(config.augment))
-    return _planner(config, source, draws, balanced_weights(source.labels) if data.balanced else None)
+    draws = DrawSpec(
+        shuffle=True,
+        balanced=data.balanced,
+        too_long=too_long,
+        **dataclasses.asdict(config.augment),
+    )
+    return _planner(
+        config, source, draws, balanced_weights(source.labels) if data.balanced else None
+    )
 
 
 def evaluation(
-    config: Config, source: Source, ratio: float = 1.0, max_frames: int = 0, saving: Saving | None = None
+    config: Config,
+    source: Source,
+    ratio: float = 1.0,
+    max_frames: int = 0,
+    saving: Saving | None = None,
 ) -> tuple[Source, Planner]:
-    """What evaluation packs, every clip once: the clips of a split, or windows of those that are too long; and its planner.
+    """What evaluation packs, every clip once: the clips of a split, or windows of those that are
+    too long; and its planner.
 
     Args:
         config: Of the run.
         source: The split.
         ratio: Frame-shift ratio of every clip.
-        max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0: no clip is cut.
-        saving: Brings each clip, or window, under a number of tokens, at its own ratio instead of `ratio`.
+        max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0: no
+        clip is cut.
+        saving: Brings each clip, or window, under a number of tokens, at its own ratio instead of
+        `ratio`.
 
     Returns:
         The source itself, or a `WindowSource` of it (`data.too_long='window'`).
@@ -84,16 +110,28 @@ def evaluation(
     too_long = 'crop' if max_frames else config.data.too_long
     if too_long == 'window':
         frontend = config.frontend
-        source = WindowSource(source, windows.choose(frontend, config.data.overlap, shift=frontend.shift(ratio)))
+        source = WindowSource(
+            source, windows.choose(frontend, config.data.overlap, shift=frontend.shift(ratio))
+        )
         too_long = 'error'  # no window is too long
     draws = DrawSpec(ratios=(ratio,), max_frames=max_frames, too_long=too_long, saving=saving)
     return source, _planner(config, source, draws)
 
 
-def _planner(config: Config, source: Source, draws: DrawSpec, weights: Float64[np.ndarray, 'N'] | None = None) -> Planner:
+def _planner(
+    config: Config, source: Source, draws: DrawSpec, weights: Float64[np.ndarray, 'N'] | None = None
+) -> Planner:
     packing = config.packing
     return Planner(
-        source.keys, source.samples, config.frontend, draws, config.train.seed, packing.tokens, packing.slots, weights)
+        source.keys,
+        source.samples,
+        config.frontend,
+        draws,
+        config.train.seed,
+        packing.tokens,
+        packing.slots,
+        weights,
+    )
 
 
 def schedule(plans: Planner, rows_per_step: int, epochs: int) -> Schedule:

@@ -1,4 +1,7 @@
-"""Text files that list clips: strict reading of UTF-8, JSON and CSV, and errors that name the line."""
+"""Text files that list clips:
+
+strict reading of UTF-8, JSON and CSV, and errors that name the line.
+"""
 
 import collections
 import csv
@@ -30,14 +33,18 @@ def read(path: Path, what: str, suffix: str) -> str:
     except FileNotFoundError as error:
         raise DataError(f'{path}: no such {what}: check the path') from error
     except IsADirectoryError as error:
-        raise DataError(f'{path}: is a folder, not a {what}: pass the {suffix} file in it') from error
+        raise DataError(
+            f'{path}: is a folder, not a {what}: pass the {suffix} file in it'
+        ) from error
     except OSError as error:
         raise DataError(f'{path}: the {what} cannot be read ({error.strerror})') from error
     try:
         return data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        line = data[:error.start].count(b'\n') + 1
-        raise DataError(f'{path}: line {line} is not UTF-8 ({error.reason}): save the {what} as UTF-8') from error
+        line = data[: error.start].count(b'\n') + 1
+        raise DataError(
+            f'{path}: line {line} is not UTF-8 ({error.reason}): save the {what} as UTF-8'
+        ) from error
 
 
 def strict_json(text: str) -> Any:
@@ -50,7 +57,8 @@ def strict_json(text: str) -> Any:
 
 
 def csv_rows(text: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Line numbers (the first, of a row over several) with the cells, or with what is wrong; blank lines are left out.
+    """Line numbers (the first, of a row over several) with the cells, or with what is wrong; blank
+    lines are left out.
 
     The first row is given as it is; a row that has another number of cells than it has is wrong.
     """
@@ -71,12 +79,20 @@ def csv_rows(text: str) -> Iterator[tuple[int, list[str] | str]]:
         if columns is None:
             columns = cells = [cell.strip() for cell in cells]
         if len(cells) != len(columns):
-            yield line, f'has {len(cells)} cells for the columns {", ".join(columns)}: quote cells that hold commas'
+            yield (
+                line,
+                (
+                    f'has {len(cells)} cells for the columns {", ".join(columns)}: quote cells that'
+                    ' hold commas'
+                ),
+            )
         else:
             yield line, cells
 
 
-def check_columns(columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path) -> None:
+def check_columns(
+    columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path
+) -> None:
     """Checks the first row of a CSV.
 
     Raises:
@@ -84,10 +100,16 @@ def check_columns(columns: Sequence[str], known: Sequence[str], required: Sequen
     """
     problems = [nearest('column', name, known) for name in columns if name not in known]
     problems += [f'column {name!r} is missing' for name in required if name not in columns]
-    problems += [f'column {name!r} is there twice' for name, number in collections.Counter(columns).items() if number > 1]
+    problems += [
+        f'column {name!r} is there twice'
+        for name, number in collections.Counter(columns).items()
+        if number > 1
+    ]
     if problems:
-        raise DataError(f'{path}: the first line must name the columns ({", ".join(known)}), separated by commas: '
-                        + '; '.join(problems))
+        raise DataError(
+            f'{path}: the first line must name the columns ({", ".join(known)}), separated by'
+            ' commas: ' + '; '.join(problems)
+        )
 
 
 def nearest(kind: str, name: str, known: Sequence[str]) -> str:

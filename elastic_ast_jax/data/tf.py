@@ -1,7 +1,7 @@
 """TensorFlow, as this project uses it: on the processor only, and without its notes at start-up.
 
-Accelerators are JAX's. The notes are written to the file descriptor while TensorFlow is imported, before any of its settings
-hold; whatever else is written there is passed on.
+Accelerators are JAX's. The notes are written to the file descriptor while TensorFlow is imported,
+before any of its settings hold; whatever else is written there is passed on.
 """
 
 import os

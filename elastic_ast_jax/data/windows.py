@@ -1,4 +1,7 @@
-"""A source whose clips are windows of another source's: recordings longer than a model has positions for."""
+"""A source whose clips are windows of another source's:
+
+recordings longer than a model has positions for.
+"""
 
 import collections
 import threading
@@ -11,8 +14,8 @@ from elastic_ast_jax.data.sources import Source
 from elastic_ast_jax.utils.hashing import text_hash
 from elastic_ast_jax.windows import Windows
 
-# Samples of decoded recordings that are held (256 MiB), and the fewest recordings: those on both sides of a seam, which rows
-# that are read at the same time ask for in turn.
+# Samples of decoded recordings that are held (256 MiB), and the fewest recordings: those on both
+# sides of a seam, which rows that are read at the same time ask for in turn.
 _HELD_SAMPLES = 1 << 26
 _HELD_LEAST = 2
 
@@ -23,8 +26,8 @@ _VERSION_1 = '{data} Windows(length={length}, hop={hop}, whole={whole})'
 class WindowSource:
     """Windows of each clip that is too long, and the other clips as they are: a `Source`.
 
-    A clip is read and resampled as a whole, so that its windows are those that prediction cuts; it is kept while its windows,
-    which follow each other, are read.
+    A clip is read and resampled as a whole, so that its windows are those that prediction cuts; it
+    is kept while its windows, which follow each other, are read.
 
     Attributes:
         owner: The clip of the other source that each window belongs to, ascending.
@@ -37,22 +40,32 @@ class WindowSource:
         self.owner = np.repeat(np.arange(len(counts)), counts)
         self._number = np.arange(len(self.owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         self._count = counts
-        self.samples = np.where(source.samples <= windows.whole, source.samples, windows.length)[self.owner]
+        self.samples = np.where(source.samples <= windows.whole, source.samples, windows.length)[
+            self.owner
+        ]
         self.keys = [
-            source.keys[clip] if counts[clip] == 1 else f'{source.keys[clip]}, window {number + 1} of {counts[clip]}'
+            (
+                source.keys[clip]
+                if counts[clip] == 1
+                else f'{source.keys[clip]}, window {number + 1} of {counts[clip]}'
+            )
             for clip, number in zip(self.owner, self._number, strict=True)
         ]
         self.labels = [source.labels[clip] for clip in self.owner]
-        self.fingerprint = text_hash(_VERSION_1.format(data=source.fingerprint, **windows.hash_values()))
+        self.fingerprint = text_hash(
+            _VERSION_1.format(data=source.fingerprint, **windows.hash_values())
+        )
         self.classes, self.skipped = source.classes, source.skipped
         self._held: collections.OrderedDict[int, Future] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
-        """Window `i`: mono, full scale [-1, 1], `samples[i]` long. Safe to call from several threads.
+        """Window `i`: mono, full scale [-1, 1], `samples[i]` long. Safe to call from several
+        threads.
 
         Raises:
-            AudioError, DataError: The clip cannot be read, whether or not what is wrong is in this window.
+            AudioError, DataError: The clip cannot be read, whether or not what is wrong is in this
+            window.
         """
         clip = int(self.owner[i])
         if self._count[clip] == 1:
@@ -66,14 +79,20 @@ class WindowSource:
             self._held.clear()
 
     def _whole(self, clip: int) -> Float32[np.ndarray, 'samples']:
-        """A clip, from memory if it was read lately. It is read once, however many threads want it."""
+        """A clip, from memory if it was read lately.
+
+        It is read once, however many threads want it.
+        """
         with self._lock:
             held = self._held.get(clip)
             first = held is None
             if first:
                 held = self._held[clip] = Future()
             self._held.move_to_end(clip)
-            while len(self._held) > _HELD_LEAST and sum(self._source.samples[i] for i in self._held) > _HELD_SAMPLES:
+            while (
+                len(self._held) > _HELD_LEAST
+                and sum(self._source.samples[i] for i in self._held) > _HELD_SAMPLES
+            ):
                 self._held.popitem(last=False)
         if first:
             try:

@@ -1,1 +1,4 @@
-"""A trained model for use: recordings in, probabilities, timelines, embeddings and pictures out. Needs no TensorFlow."""
+"""A trained model for use:
+
+recordings in, probabilities, timelines, embeddings and pictures out. Needs no TensorFlow.
+"""

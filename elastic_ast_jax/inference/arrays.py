@@ -1,4 +1,7 @@
-"""Files of arrays that grow while they are made: NumPy's `.npz`, written in bounded memory, complete or not at all."""
+"""Files of arrays that grow while they are made:
+
+NumPy's `.npz`, written in bounded memory, complete or not at all.
+"""
 
 import contextlib
 import os
@@ -16,7 +19,10 @@ from elastic_ast_jax.files import replaced
 
 
 class GrowingArray(contextlib.AbstractContextManager):
-    """An array whose first axis grows; its values wait on the disk, in a file without a name that vanishes by itself."""
+    """An array whose first axis grows;
+
+    its values wait on the disk, in a file without a name that vanishes by itself.
+    """
 
     def __init__(self, folder: Path, dtype: Any):
         """Begins with no values.
@@ -52,12 +58,17 @@ class GrowingArray(contextlib.AbstractContextManager):
 
 
 def write_npz(path: Path, arrays: Mapping[str, GrowingArray | Shaped[np.ndarray, '...']]) -> None:
-    """Writes arrays to a file that `numpy.load` reads without pickle; the file appears complete or not at all.
+    """Writes arrays to a file that `numpy.load` reads without pickle; the file appears complete or
+    not at all.
 
     Raises:
         WriteError: It cannot be written.
     """
-    with replaced(path) as temporary, open(temporary, 'wb') as file, zipfile.ZipFile(file, 'w') as members:
+    with (
+        replaced(path) as temporary,
+        open(temporary, 'wb') as file,
+        zipfile.ZipFile(file, 'w') as members,
+    ):
         for key, array in arrays.items():
             with members.open(f'{key}.npy', 'w', force_zip64=True) as member:
                 if isinstance(array, GrowingArray):

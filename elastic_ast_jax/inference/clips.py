@@ -1,7 +1,8 @@
 """From recordings to clips of patches for prediction: read by threads, in order, in bounded memory.
 
-A recording that the model takes whole is one clip. A longer one is decoded piece by piece, and each of its windows is a clip
-that is treated like a recording of its own: its mean is removed, its features are normalised.
+A recording that the model takes whole is one clip. A longer one is decoded piece by piece, and each
+of its windows is a clip that is treated like a recording of its own: its mean is removed, its
+features are normalised.
 """
 
 import collections
@@ -45,9 +46,11 @@ class Clip:
         samples: Of the recording, at the model's rate; 0 with an error.
         index, count: Which of the recording's windows this is, and how many there are.
         start, stop: The clip's samples in the recording.
-        patches: What the model takes, frequency-major (see `packing.patchify`); empty with an error.
+        patches: What the model takes, frequency-major (see `packing.patchify`); empty with an
+        error.
         kept: Which tokens of the clip's grid these are, if some are left out.
-        error: Why the recording cannot be used. No clip of it follows then, but clips may have come before.
+        error: Why the recording cannot be used. No clip of it follows then, but clips may have come
+        before.
     """
 
     name: str
@@ -56,7 +59,9 @@ class Clip:
     count: int = 1
     start: int = 0
     stop: int = 0
-    patches: Float32[np.ndarray, 'n P'] = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    patches: Float32[np.ndarray, 'n P'] = dataclasses.field(
+        default_factory=lambda: np.zeros((0, 0), np.float32)
+    )
     kept: Kept | None = None
     error: str | None = None
 
@@ -68,7 +73,10 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class _Long:
-    """A recording that must be cut, of `samples` samples; `waveforms()` makes the windows of `spans`, one after another."""
+    """A recording that must be cut, of `samples` samples;
+
+    `waveforms()` makes the windows of `spans`, one after another.
+    """
 
     name: str
     samples: int
@@ -82,14 +90,23 @@ def read(
     """The clips of recordings, in order.
 
     Args:
-        inputs: Paths of recordings of any rate, or arrays `[samples]` or `[samples, channels]` at the frontend's rate.
+        inputs: Paths of recordings of any rate, or arrays `[samples]` or `[samples, channels]` at
+        the frontend's rate.
         frontend: Of the model.
         windows: How recordings that are too long are cut.
         saving: Brings every clip under a number of tokens.
     """
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool, ThreadPoolExecutor(1) as decoder:
+    with (
+        ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(1) as decoder,
+    ):
         try:
-            for opened in _ahead(pool, lambda item: _open(*item, frontend, windows, saving), enumerate(inputs), _AHEAD):
+            for opened in _ahead(
+                pool,
+                lambda item: _open(*item, frontend, windows, saving),
+                enumerate(inputs),
+                _AHEAD,
+            ):
                 if isinstance(opened, Clip):
                     yield opened
                 else:
@@ -108,12 +125,19 @@ def _open(
         if isinstance(source, (str, os.PathLike)):
             name = os.fspath(source)
             if os.path.isdir(name):
-                reading.find([name])  # tells if there is no recording in it; that it is a folder at all is told below
+                reading.find(
+                    [name]
+                )  # tells if there is no recording in it; that it is a folder at all is told below
             header = reading.header(source)
             samples = int(lengths.resampled(header.frames, header.rate, rate))
             if samples > windows.whole:
                 spans = windows.spans(samples)
-                return _Long(name, samples, spans, lambda: cut(reading.blocks(source, rate, max(windows.length, rate)), spans))
+                return _Long(
+                    name,
+                    samples,
+                    spans,
+                    lambda: cut(reading.blocks(source, rate, max(windows.length, rate)), spans),
+                )
             waveform = reading.read(source, rate)
         else:
             array = np.asarray(source)
@@ -126,22 +150,34 @@ def _open(
         return Clip(name, error=str(error))
 
 
-def _slices(array: np.ndarray, name: str, rate: int, spans: list[tuple[int, int]]) -> Iterator[Float32[np.ndarray, '_']]:
+def _slices(
+    array: np.ndarray, name: str, rate: int, spans: list[tuple[int, int]]
+) -> Iterator[Float32[np.ndarray, '_']]:
     """Windows of an array; it is not converted as a whole."""
     for start, stop in spans:
-        yield reading.from_array(array[start:stop], f'{name}[{start}:{stop}]', rate, rate)  # messages count from there
+        yield reading.from_array(
+            array[start:stop], f'{name}[{start}:{stop}]', rate, rate
+        )  # messages count from there
 
 
 def _windows(
-    recording: _Long, frontend: FrontendSpec, saving: Saving | None, pool: Executor, decoder: Executor
+    recording: _Long,
+    frontend: FrontendSpec,
+    saving: Saving | None,
+    pool: Executor,
+    decoder: Executor,
 ) -> Iterator[Clip]:
     """The clips of a recording that is cut: one thread decodes, others compute features."""
     waveforms = recording.waveforms()
-    decoded = _ahead(decoder, lambda index: (index, next(waveforms)), range(len(recording.spans)), _DECODED_AHEAD)
+    decoded = _ahead(
+        decoder, lambda index: (index, next(waveforms)), range(len(recording.spans)), _DECODED_AHEAD
+    )
 
     def clip(item: tuple[int, Float32[np.ndarray, '_']]) -> Clip:
         index, waveform = item
-        return _clip(recording.name, recording.samples, waveform, index, recording.spans, frontend, saving)
+        return _clip(
+            recording.name, recording.samples, waveform, index, recording.spans, frontend, saving
+        )
 
     try:
         yield from _ahead(pool, clip, decoded, _AHEAD)
@@ -149,8 +185,15 @@ def _windows(
         yield Clip(recording.name, error=str(error))
 
 
-def _clip(name: str, samples: int, waveform: Float32[np.ndarray, 'samples'], index: int, spans: Sequence[tuple[int, int]],
-          frontend: FrontendSpec, saving: Saving | None) -> Clip:  # fmt: skip
+def _clip(
+    name: str,
+    samples: int,
+    waveform: Float32[np.ndarray, 'samples'],
+    index: int,
+    spans: Sequence[tuple[int, int]],
+    frontend: FrontendSpec,
+    saving: Saving | None,
+) -> Clip:
     try:
         with np.errstate(over='ignore', invalid='ignore'):  # what is not finite is refused
             patches, kept = _tokens(waveform, frontend, saving)
@@ -159,7 +202,9 @@ def _clip(name: str, samples: int, waveform: Float32[np.ndarray, 'samples'], ind
     return Clip(name, samples, index, len(spans), *spans[index], patches, kept)
 
 
-def alone(waveform: Float32[np.ndarray, 'samples'], frontend: FrontendSpec, saving: Saving | None = None) -> Clip:
+def alone(
+    waveform: Float32[np.ndarray, 'samples'], frontend: FrontendSpec, saving: Saving | None = None
+) -> Clip:
     """The clip of a waveform that the model takes whole."""
     return _clip('waveform', len(waveform), waveform, 0, [(0, len(waveform))], frontend, saving)
 
@@ -180,17 +225,23 @@ def _tokens(
     return (patches, None) if chosen is None else (patches[chosen], Kept(columns, chosen))
 
 
-def patches_of(features: Float32[np.ndarray, 'frames mels'], frontend: FrontendSpec) -> Float32[np.ndarray, 'n P']:
+def patches_of(
+    features: Float32[np.ndarray, 'frames mels'], frontend: FrontendSpec
+) -> Float32[np.ndarray, 'n P']:
     """Normalised log-mels as patches."""
     columns = int(frontend.time_patches(len(features)))
     edge = frontend.partial == 'edge'
-    return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, columns, edge, frontend.filling)
+    return packing.patchify(
+        features, frontend.patch_mels, frontend.patch_frames, columns, edge, frontend.filling
+    )
 
 
 def _ahead(
     executor: Executor, work: Callable[[_Item], _Result], items: Iterable[_Item], limit: int
 ) -> Iterator[_Result]:
-    """`work(item)` of each item in order, by threads that work up to `limit` items ahead of whoever asks."""
+    """`work(item)` of each item in order, by threads that work up to `limit` items ahead of whoever
+    asks.
+    """
     waiting = collections.deque()
     for item in items:
         waiting.append(executor.submit(work, item))
@@ -214,18 +265,24 @@ def chunks(clips: Iterable[Clip]) -> Iterator[tuple[list[Clip], bool]]:
 
 
 def batches(
-    patches: Sequence[Float32[np.ndarray, '_ P']], mel_patches: int, shape: BatchShape, only: bool,
-    kept: Sequence[Kept | None] | None = None, most: int | None = None,
-) -> Iterator[PackedBatch]:  # fmt: skip
+    patches: Sequence[Float32[np.ndarray, '_ P']],
+    mel_patches: int,
+    shape: BatchShape,
+    only: bool,
+    kept: Sequence[Kept | None] | None = None,
+    most: int | None = None,
+) -> Iterator[PackedBatch]:
     """Packed batches of clips; `clip_id` is a clip's position in `patches`.
 
     Args:
         patches: Of each clip.
         mel_patches: Rows of the patch grid.
         shape: Of the batches.
-        only: Nothing else is packed, so that what fits in one row need not fill a whole batch: it is a batch of one row.
+        only: Nothing else is packed, so that what fits in one row need not fill a whole batch: it
+        is a batch of one row.
         kept: See `packing.fill_batch`.
-        most: Tokens that no clip exceeds, if that is less than a row; the row of a clip that is alone has as many.
+        most: Tokens that no clip exceeds, if that is less than a row; the row of a clip that is
+        alone has as many.
     """
     rows = packing.pack([len(clip) for clip in patches], shape.tokens, shape.slots)
     if only and len(rows) == 1:

@@ -1,7 +1,8 @@
 """Embeddings: one vector for each recording, and one for each of its time steps.
 
-The vector of a recording is what the model's head classifies. A step is one column of a clip's patch grid: the frames of one
-time patch, over all mel bands. Steps follow each other by `patch_frames` frame shifts, 160 ms with AST's 16 frames of 10 ms.
+The vector of a recording is what the model's head classifies. A step is one column of a clip's
+patch grid: the frames of one time patch, over all mel bands. Steps follow each other by
+`patch_frames` frame shifts, 160 ms with AST's 16 frames of 10 ms.
 """
 
 import dataclasses
@@ -41,7 +42,8 @@ def step_samples(frontend: FrontendSpec) -> int:
 
 
 def step_times(frontend: FrontendSpec, steps: int, start: int = 0) -> Float[np.ndarray, 'steps']:
-    """Centres of steps in milliseconds: half-way from the first sample of a patch's first window to the last of its last.
+    """Centres of steps in milliseconds: half-way from the first sample of a patch's first window to
+    the last of its last.
 
     A last step that the recording does not fill has its centre where a full one has it.
 
@@ -55,29 +57,36 @@ def step_times(frontend: FrontendSpec, steps: int, start: int = 0) -> Float[np.n
     return samples * 1000 / frontend.sample_rate
 
 
-def steps_of(tokens: Float[np.ndarray, 'tokens D'], frontend: FrontendSpec, start: int, stop: int) -> Steps:
+def steps_of(
+    tokens: Float[np.ndarray, 'tokens D'], frontend: FrontendSpec, start: int, stop: int
+) -> Steps:
     """The steps of a clip.
 
-    Columns that hold no frame of it, where `frontend.min_frames` or `frontend.partial='edge'` made more of them, are left out.
+    Columns that hold no frame of it, where `frontend.min_frames` or `frontend.partial='edge'` made
+    more of them, are left out.
 
     Args:
-        tokens: The encoder's output at the clip's tokens, frequency-major (see `packing.row_layout`).
+        tokens: The encoder's output at the clip's tokens, frequency-major (see
+        `packing.row_layout`).
         frontend: The frontend.
         start, stop: The clip's samples in the recording.
     """
     columns = tokens.reshape(frontend.mel_patches, -1, tokens.shape[-1])
     frames = int(frontend.frames(stop - start, frontend.shift()))
     heard = min(columns.shape[1], -(-frames // frontend.patch_frames))
-    return Steps(columns[:, :heard].astype(np.float32).mean(axis=0), step_times(frontend, heard, start))
+    return Steps(
+        columns[:, :heard].astype(np.float32).mean(axis=0), step_times(frontend, heard, start)
+    )
 
 
 def join(parts: Sequence[Steps]) -> Steps:
     """The steps of a recording from those of its windows, in their order.
 
-    Where two windows overlap, the earlier one is used up to half-way between the later one's first step and its own last, the
-    later one from about a step after that on: steps ascend, none is double, and each is from the window that knows more of its
-    surroundings. Times are regular if the windows begin at whole steps; around a window that does not, as a recording's last,
-    two steps are from a half to one and a half of a step apart.
+    Where two windows overlap, the earlier one is used up to half-way between the later one's first
+    step and its own last, the later one from about a step after that on: steps ascend, none is
+    double, and each is from the window that knows more of its surroundings. Times are regular if
+    the windows begin at whole steps; around a window that does not, as a recording's last, two
+    steps are from a half to one and a half of a step apart.
     """
     used = [parts[0]]
     for part in parts[1:]:
@@ -89,16 +98,25 @@ def join(parts: Sequence[Steps]) -> Steps:
         first = int(np.searchsorted(part.times, before.times[-1] + apart / 2, side='right'))
         if first < len(part.times):
             used.append(Steps(part.vectors[first:], part.times[first:]))
-    return Steps(np.concatenate([part.vectors for part in used]), np.concatenate([part.times for part in used]))
+    return Steps(
+        np.concatenate([part.vectors for part in used]),
+        np.concatenate([part.times for part in used]),
+    )
 
 
 def aligned(cut: Windows, frontend: FrontendSpec) -> Windows:
-    """Windows that begin at whole steps, so that the steps of a recording are regular but for its last window's."""
+    """Windows that begin at whole steps, so that the steps of a recording are regular but for its
+    last window's.
+    """
     step = step_samples(frontend)
-    return dataclasses.replace(cut, hop=max(step, cut.hop // step * step)) if cut.hop >= step else cut
+    return (
+        dataclasses.replace(cut, hop=max(step, cut.hop // step * step)) if cut.hop >= step else cut
+    )
 
 
-def results(embedded: Iterable[tuple[Clip, Embedded | None]], rate: int) -> Iterator[dict[str, Any]]:
+def results(
+    embedded: Iterable[tuple[Clip, Embedded | None]], rate: int
+) -> Iterator[dict[str, Any]]:
     """The embeddings of recordings from those of their clips; see `Predictor.embed`.
 
     Args:
@@ -117,7 +135,9 @@ def results(embedded: Iterable[tuple[Clip, Embedded | None]], rate: int) -> Iter
         parts.append(steps)
         if not clip.last:
             continue
-        whole = vector.astype(np.float32) if clip.count == 1 else (total / weight).astype(np.float32)
+        whole = (
+            vector.astype(np.float32) if clip.count == 1 else (total / weight).astype(np.float32)
+        )
         result = {'path': clip.name, 'seconds': clip.samples / rate, 'embedding': whole}
         if steps is not None:
             joined = join(parts)
@@ -126,7 +146,10 @@ def results(embedded: Iterable[tuple[Clip, Embedded | None]], rate: int) -> Iter
 
 
 def at(steps: Steps, times: Float[np.ndarray, 'times']) -> Float32[np.ndarray, 'times D']:
-    """Vectors at other times, in milliseconds: linear between the two steps beside, that of the first or last step outside."""
+    """Vectors at other times, in milliseconds:
+
+    linear between the two steps beside, that of the first or last step outside.
+    """
     if len(steps.times) == 1:
         return np.repeat(steps.vectors, len(times), axis=0)
     left = np.clip(np.searchsorted(steps.times, times, side='right') - 1, 0, len(steps.times) - 2)

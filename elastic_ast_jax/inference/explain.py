@@ -1,4 +1,7 @@
-"""What a model listened to in a recording: the attention of its pooling, patch by patch, for `predict --explain`."""
+"""What a model listened to in a recording:
+
+the attention of its pooling, patch by patch, for `predict --explain`.
+"""
 
 import os
 from pathlib import Path
@@ -30,14 +33,17 @@ class Heard(NamedTuple):
     """What a model listened to, and what it heard.
 
     Attributes:
-        log_mel: As the model saw it, normalised, by frames, or by several together if the recording is long; where windows
-            overlap, their mean. NaN where there is no frame.
+        log_mel: As the model saw it, normalised, by frames, or by several together if the recording
+            is long; where windows overlap, their mean. NaN where there is no frame.
         frame_edges: Where these begin and end, in seconds.
-        attention: Share of the pooled vector that came from each piece of the recording, mean over heads: columns are as long
-            as a patch, or several, and bands are mel patches from the lowest. Sums to 1. Windows contribute by their lengths,
-            as to the recording's result; their patches need not begin where columns do, and are spread over their frames.
-        even: The same of a model that listens to all patches of a window alike. Where windows overlap, there is more of it.
-        patch_edges: Where these columns begin and end, in seconds. A patch that the recording does not fill reaches beyond it.
+        attention: Share of the pooled vector that came from each piece of the recording, mean over
+            heads: columns are as long as a patch, or several, and bands are mel patches from the
+            lowest. Sums to 1. Windows contribute by their lengths, as to the recording's result;
+            their patches need not begin where columns do, and are spread over their frames.
+        even: The same of a model that listens to all patches of a window alike. Where windows
+        overlap, there is more of it.
+        patch_edges: Where these columns begin and end, in seconds. A patch that the recording does
+        not fill reaches beyond it.
         seconds: Length of the recording.
         windows: How many it was cut into.
         predictions: The likeliest classes and their probabilities.
@@ -61,28 +67,41 @@ def check(file: str | os.PathLike) -> None:
     """
     path = Path(file)
     if path.suffix.lower() not in _SUFFIXES:
-        raise ExplanationError(f'--explain={file}: the suffix says the format of the drawing: use one of {" ".join(_SUFFIXES)}')
+        raise ExplanationError(
+            f'--explain={file}: the suffix says the format of the drawing: use one of'
+            f' {" ".join(_SUFFIXES)}'
+        )
     if path.is_dir():
         raise ExplanationError(f'--explain={file}: is a folder; give the name of a file')
     if not path.parent.is_dir():
-        raise ExplanationError(f'--explain={file}: there is no folder {path.parent}: make it, or choose another')
+        raise ExplanationError(
+            f'--explain={file}: there is no folder {path.parent}: make it, or choose another'
+        )
 
 
 def check_model(model: Predictor) -> None:
     """Whether what a model listens to can be told.
 
     Raises:
-        ExplanationError: It is the fixed-length AST, whose head reads two tokens that are no part of the recording.
+        ExplanationError: It is the fixed-length AST, whose head reads two tokens that are no part
+        of the recording.
     """
     if model.config.model.kind == 'ast':
-        raise ExplanationError("--explain draws the attention of ElasticAST's pooling, and this model, a fixed-length AST, has "
-                               "none: leave it out")
+        raise ExplanationError(
+            "--explain draws the attention of ElasticAST's pooling, and this model, a fixed-length"
+            ' AST, has none: leave it out'
+        )
 
 
 def run(
-    model: Predictor, path: str | os.PathLike, file: str | os.PathLike, top_k: int = 5, window: float | None = None,
-    overlap: float | None = None, progress: Progress | None = None,
-) -> None:  # fmt: skip
+    model: Predictor,
+    path: str | os.PathLike,
+    file: str | os.PathLike,
+    top_k: int = 5,
+    window: float | None = None,
+    overlap: float | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Draws what a model listened to in a recording.
 
     Args:
@@ -101,14 +120,20 @@ def run(
     check_model(model)
     heard = listen(model, path, top_k, window, overlap, progress)
     averages = model.config.model.pool == 'mean'
-    figure = plots.explanation(heard, fbank.centres(model.config.frontend), os.fspath(path), model.description, averages)
+    figure = plots.explanation(
+        heard, fbank.centres(model.config.frontend), os.fspath(path), model.description, averages
+    )
     plots.save(figure, file)
 
 
 def listen(
-    model: Predictor, path: str | os.PathLike, top_k: int = 5, window: float | None = None, overlap: float | None = None,
+    model: Predictor,
+    path: str | os.PathLike,
+    top_k: int = 5,
+    window: float | None = None,
+    overlap: float | None = None,
     progress: Progress | None = None,
-) -> Heard:  # fmt: skip
+) -> Heard:
     """What a model listens to in a recording; arguments and errors are those of `run`."""
     frontend = model.config.frontend
     rate = frontend.sample_rate
@@ -133,8 +158,11 @@ def listen(
     probabilities = model.probabilities(logits)
     best = np.argsort(-probabilities, kind='stable')[:classes]
     return Heard(
-        *canvas.drawn(), clip.samples / rate, clip.count,
-        [(model.labels[number], float(probabilities[number])) for number in best])  # fmt: skip
+        *canvas.drawn(),
+        clip.samples / rate,
+        clip.count,
+        [(model.labels[number], float(probabilities[number])) for number in best],
+    )
 
 
 class _Canvas:
@@ -144,11 +172,16 @@ class _Canvas:
         self._frontend = frontend
         self._total = sum(stop - start for start, stop in cut.spans(clip.samples))
         last, _ = cut.span(clip.samples, clip.count - 1)
-        patches = -(-self._first_frame(last) // frontend.patch_frames) + len(clip.patches) // frontend.mel_patches
+        patches = (
+            -(-self._first_frame(last) // frontend.patch_frames)
+            + len(clip.patches) // frontend.mel_patches
+        )
         # Frames that share a column of the spectrogram, and of the attention.
         self._together = -(-patches * frontend.patch_frames // _MOST_COLUMNS)
         self._wide = -(-patches // _MOST_COLUMNS) * frontend.patch_frames
-        columns, wide_columns = (-(-patches * frontend.patch_frames // group) for group in (self._together, self._wide))
+        columns, wide_columns = (
+            -(-patches * frontend.patch_frames // group) for group in (self._together, self._wide)
+        )
         self._sound, self._counts = np.zeros((columns, frontend.mel_bins)), np.zeros((columns, 1))
         self._attention, self._even = np.zeros((2, wide_columns, frontend.mel_patches))
 
@@ -161,13 +194,21 @@ class _Canvas:
         return (clip.stop - clip.start) / self._total
 
     def add(self, clip: Clip, shares: Float[np.ndarray, 'bands patches']) -> None:
-        """Adds a window's features, and the attention on each of its patches, by the window's weight."""
+        """Adds a window's features, and the attention on each of its patches, by the window's
+        weight.
+        """
         frontend = self._frontend
-        grid = clip.patches.reshape(frontend.mel_patches, -1, frontend.patch_mels, frontend.patch_frames)
+        grid = clip.patches.reshape(
+            frontend.mel_patches, -1, frontend.patch_mels, frontend.patch_frames
+        )
         features = grid.transpose(1, 3, 0, 2).reshape(-1, frontend.mel_bins)
         place = self._first_frame(clip.start) + np.arange(len(features))
         of_a_frame = self.weight(clip) / frontend.patch_frames
-        np.add.at(self._attention, place // self._wide, of_a_frame * np.repeat(shares.T, frontend.patch_frames, axis=0))
+        np.add.at(
+            self._attention,
+            place // self._wide,
+            of_a_frame * np.repeat(shares.T, frontend.patch_frames, axis=0),
+        )
         np.add.at(self._even, place // self._wide, of_a_frame / shares.size)
         frames = min(len(features), int(frontend.frames(clip.stop - clip.start, frontend.shift())))
         column = place[:frames] // self._together
@@ -176,12 +217,22 @@ class _Canvas:
 
     def drawn(self) -> tuple[np.ndarray, ...]:
         """The first five fields of `Heard`."""
-        sound = np.divide(self._sound, self._counts, out=np.full_like(self._sound, np.nan), where=self._counts > 0)
-        return (sound, self._edges(len(sound), self._together), self._attention, self._even,
-                self._edges(len(self._attention), self._wide))  # fmt: skip
+        sound = np.divide(
+            self._sound, self._counts, out=np.full_like(self._sound, np.nan), where=self._counts > 0
+        )
+        return (
+            sound,
+            self._edges(len(sound), self._together),
+            self._attention,
+            self._even,
+            self._edges(len(self._attention), self._wide),
+        )
 
     def _edges(self, columns: int, frames: int) -> Float[np.ndarray, 'edges']:
-        """In seconds. A frame is drawn around the middle of its window, as wide as frames are apart."""
+        """In seconds.
+
+        A frame is drawn around the middle of its window, as wide as frames are apart.
+        """
         frontend = self._frontend
         first = (frontend.window - frontend.shift()) / 2 - frontend.lead
         return (first + np.arange(columns + 1) * frames * frontend.shift()) / frontend.sample_rate

@@ -1,4 +1,7 @@
-"""A trained model for use: recordings or log-mels in, probabilities or logits out. Needs no TensorFlow."""
+"""A trained model for use:
+
+recordings or log-mels in, probabilities or logits out. Needs no TensorFlow.
+"""
 
 import functools
 import itertools
@@ -20,7 +23,8 @@ from elastic_ast_jax.trained import Trained, open_model
 from elastic_ast_jax.windows import Windows
 from elastic_ast_jax.workdir import Workdir
 
-# Called with a recording's name, how many of its seconds are through the model, and how many there are.
+# Called with a recording's name, how many of its seconds are through the model, and how many there
+# are.
 Progress = Callable[[str, float, float], None]
 
 
@@ -29,7 +33,8 @@ def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
 
     Args:
         workdir: What `elastic-ast train` made.
-        checkpoint: `'latest'`, `'best'`, a step, `'average'` or `'average:N'`; see `Checkpoints.restore_params`.
+        checkpoint: `'latest'`, `'best'`, a step, `'average'` or `'average:N'`; see
+        `Checkpoints.restore_params`.
 
     Raises:
         WorkdirError: It is no workdir, or was made by another frontend.
@@ -46,8 +51,8 @@ def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
 class Predictor:
     """Classifies clips, packed together; a clip's result does not depend on its company.
 
-    A recording longer than the model has positions for is cut into windows, which are clips like others; its logits are the
-    mean of theirs, weighted by their lengths.
+    A recording longer than the model has positions for is cut into windows, which are clips like
+    others; its logits are the mean of theirs, weighted by their lengths.
 
     Attributes:
         labels: Name of each class, in the order of the logits.
@@ -62,32 +67,44 @@ class Predictor:
         self.config, self.labels, self.step = trained.config, trained.labels, trained.step
         self.description = trained.description
         self._params = trained.params
-        self._apply = jax.jit(lambda params, batch: trained.network.apply({'params': params}, batch))
+        self._apply = jax.jit(
+            lambda params, batch: trained.network.apply({'params': params}, batch)
+        )
 
         def detail(params, batch, fields):
             found = trained.network.apply({'params': params}, batch, method='detail')
             return {field: getattr(found, field) for field in fields}
 
-        self._detail = jax.jit(detail, static_argnames='fields')  # what is not asked for is not computed
+        self._detail = jax.jit(
+            detail, static_argnames='fields'
+        )  # what is not asked for is not computed
 
     def predict(
-        self, inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']], top_k: int = 5, window: float | None = None,
-        overlap: float | None = None, budget_tokens: int | None = None,
-    ) -> list[dict[str, Any]]:  # fmt: skip
+        self,
+        inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']],
+        top_k: int = 5,
+        window: float | None = None,
+        overlap: float | None = None,
+        budget_tokens: int | None = None,
+    ) -> list[dict[str, Any]]:
         """Classifies recordings.
 
         Args:
-            inputs: Paths of recordings of any rate, or arrays `[samples]` or `[samples, channels]` at the model's sample rate.
+            inputs: Paths of recordings of any rate, or arrays `[samples]` or `[samples, channels]`
+            at the model's sample rate.
             top_k: Number of classes given for each, the likeliest first.
-            window: Cut recordings into windows of this many seconds. If None, only those that the model has no positions for
-                are cut, into the longest windows that it takes.
-            overlap: Share of a window that the next one repeats; that of the config (`data.overlap`) if None.
-            budget_tokens: The most tokens that a recording, or window, may cost; see `budget`. If None, as many as it has.
+            window: Cut recordings into windows of this many seconds. If None, only those that the
+                model has no positions for are cut, into the longest windows that it takes.
+            overlap: Share of a window that the next one repeats; that of the config
+            (`data.overlap`) if None.
+            budget_tokens: The most tokens that a recording, or window, may cost; see `budget`. If
+            None, as many as it has.
 
         Returns:
-            A dictionary for each input, in their order: `path` (`'array 0'` for the first input if that is an array),
-            `seconds`, and `predictions`, a list of `{'label', 'probability'}`; `windows`, how many, if there were several.
-            For an input that cannot be used, `error` instead of all but `path`.
+            A dictionary for each input, in their order: `path` (`'array 0'` for the first input if
+            that is an array), `seconds`, and `predictions`, a list of `{'label', 'probability'}`;
+            `windows`, how many, if there were several. For an input that cannot be used, `error`
+            instead of all but `path`.
 
         Raises:
             WindowError: Windows that the model does not take.
@@ -96,10 +113,16 @@ class Predictor:
         return list(self.stream(inputs, top_k, window, overlap, budget_tokens=budget_tokens))
 
     def stream(
-        self, inputs: Iterable[Any], top_k: int = 5, window: float | None = None, overlap: float | None = None,
-        progress: Progress | None = None, budget_tokens: int | None = None,
-    ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """As `predict`, for many or long inputs: yields results as they come, in order, in bounded memory.
+        self,
+        inputs: Iterable[Any],
+        top_k: int = 5,
+        window: float | None = None,
+        overlap: float | None = None,
+        progress: Progress | None = None,
+        budget_tokens: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """As `predict`, for many or long inputs: yields results as they come, in order, in bounded
+        memory.
 
         Args:
             inputs, top_k, window, overlap, budget_tokens: See `predict`.
@@ -111,30 +134,46 @@ class Predictor:
             yield result
 
     def timeline(
-        self, inputs: Iterable[Any], top_k: int = 5, window: float | None = None, overlap: float | None = None,
-        progress: Progress | None = None, budget_tokens: int | None = None,
-    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        self,
+        inputs: Iterable[Any],
+        top_k: int = 5,
+        window: float | None = None,
+        overlap: float | None = None,
+        progress: Progress | None = None,
+        budget_tokens: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
         """As `stream`, with the windows' own results: when which class is heard.
 
         Yields:
-            What `stream` does, and for an input without an error: `labels`, of all classes; `window`, seconds of a window, and
-            `overlap`, the share that the next one repeats; `timeline`, a list of `{'start', 'end', 'probabilities'}` with
-            seconds and the probability of each class, float32 `[C]`. A recording that was not cut has one window.
+            What `stream` does, and for an input without an error: `labels`, of all classes;
+            `window`, seconds of a window, and `overlap`, the share that the next one repeats;
+            `timeline`, a list of `{'start', 'end', 'probabilities'}` with seconds and the
+            probability of each class, float32 `[C]`. A recording that was not cut has one window.
         """
         saving = self._saving(budget_tokens)
         cut = self.windows(window, overlap, saving)
         rate = self.config.frontend.sample_rate
-        settings = {'labels': list(self.labels), 'window': cut.length / rate, 'overlap': self._overlap(overlap)}
-        for result, spans, probabilities in self._results(inputs, top_k, cut, saving, progress, keep=True):
+        settings = {
+            'labels': list(self.labels),
+            'window': cut.length / rate,
+            'overlap': self._overlap(overlap),
+        }
+        for result, spans, probabilities in self._results(
+            inputs, top_k, cut, saving, progress, keep=True
+        ):
             if 'error' in result:
                 yield result
                 continue
-            entries = [{'start': start / rate, 'end': stop / rate, 'probabilities': row}
-                       for (start, stop), row in zip(spans, probabilities, strict=True)]  # fmt: skip
+            entries = [
+                {'start': start / rate, 'end': stop / rate, 'probabilities': row}
+                for (start, stop), row in zip(spans, probabilities, strict=True)
+            ]
             yield result | settings | {'timeline': entries}
 
     def embed(
-        self, inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']], timestamps: bool = False
+        self,
+        inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']],
+        timestamps: bool = False,
     ) -> list[dict[str, Any]]:
         """Embeds recordings.
 
@@ -143,25 +182,35 @@ class Predictor:
             timestamps: Whether vectors of time steps are wanted too.
 
         Returns:
-            A dictionary for each input, in their order: `path`, `seconds`, and `embedding`, float32 `[D]`, the vector that the
-            head classifies; of a recording that was cut, the mean of its windows' weighted by their lengths, and `windows`,
-            how many. With timestamps also `timestamp_embeddings`, float32 `[steps, D]`, and `timestamps`, the centres of the
-            steps in milliseconds, ascending; see `embeddings`. For an input that cannot be used, `error` instead of all but
-            `path`.
+            A dictionary for each input, in their order: `path`, `seconds`, and `embedding`, float32
+            `[D]`, the vector that the head classifies; of a recording that was cut, the mean of its
+            windows' weighted by their lengths, and `windows`, how many. With timestamps also
+            `timestamp_embeddings`, float32 `[steps, D]`, and `timestamps`, the centres of the steps
+            in milliseconds, ascending; see `embeddings`. For an input that cannot be used, `error`
+            instead of all but `path`.
         """
         return list(self.stream_embeddings(inputs, timestamps))
 
     def stream_embeddings(
         self, inputs: Iterable[Any], timestamps: bool = False, progress: Progress | None = None
     ) -> Iterator[dict[str, Any]]:
-        """As `embed`, for many or long inputs: yields results as they come, in order, in bounded memory."""
+        """As `embed`, for many or long inputs:
+
+        yields results as they come, in order, in bounded memory.
+        """
         frontend = self.config.frontend
         cut = embeddings.aligned(self.windows(), frontend)
 
         def keep(clip: Clip, parts: dict[str, np.ndarray]) -> embeddings.Embedded:
             if progress is not None:
-                progress(clip.name, clip.stop / frontend.sample_rate, clip.samples / frontend.sample_rate)
-            steps = embeddings.steps_of(parts['tokens'], frontend, clip.start, clip.stop) if timestamps else None
+                progress(
+                    clip.name, clip.stop / frontend.sample_rate, clip.samples / frontend.sample_rate
+                )
+            steps = (
+                embeddings.steps_of(parts['tokens'], frontend, clip.start, clip.stop)
+                if timestamps
+                else None
+            )
             return embeddings.Embedded(parts['pooled'], steps)
 
         fields = ('pooled', 'tokens') if timestamps else ('pooled',)
@@ -169,7 +218,10 @@ class Predictor:
         yield from embeddings.results(embedded, frontend.sample_rate)
 
     def details(
-        self, read: Iterable[Clip], fields: tuple[str, ...], keep: Callable[[Clip, dict[str, np.ndarray]], Any]
+        self,
+        read: Iterable[Clip],
+        fields: tuple[str, ...],
+        keep: Callable[[Clip, dict[str, np.ndarray]], Any],
     ) -> Iterator[tuple[Clip, Any]]:
         """What the model makes of clips on its way to the logits; see `details.of_clips`.
 
@@ -183,20 +235,33 @@ class Predictor:
         return details.of_clips(run, keep, read, self.config.frontend.mel_patches, shape)
 
     def windows(
-        self, window: float | None = None, overlap: float | None = None, saving: Saving | None = None
+        self,
+        window: float | None = None,
+        overlap: float | None = None,
+        saving: Saving | None = None,
     ) -> Windows:
-        """How recordings are cut; see `predict`. Frames that are further apart make windows longer."""
+        """How recordings are cut;
+
+        see `predict`. Frames that are further apart make windows longer.
+        """
         frontend = self.config.frontend
-        return windows.choose(frontend, self._overlap(overlap), window, frontend.shift(saving.ratio) if saving else None)
+        return windows.choose(
+            frontend,
+            self._overlap(overlap),
+            window,
+            frontend.shift(saving.ratio) if saving else None,
+        )
 
     def budget(self, tokens: int) -> Measured:
-        """How predictions of at most so many tokens for each recording are made, and what that was found to be worth.
+        """How predictions of at most so many tokens for each recording are made, and what that was
+        found to be worth.
 
-        It is the best that `elastic-ast evaluate --sweep=budget` has found with that many tokens or fewer.
+        It is the best that `elastic-ast evaluate --sweep=budget` has found with that many tokens or
+        fewer.
 
         Raises:
-            BudgetError: The model has the same number for every recording, fewer tokens than were ever measured, or it was not
-                loaded from a workdir.
+            BudgetError: The model has the same number for every recording, fewer tokens than were
+                ever measured, or it was not loaded from a workdir.
             WorkdirError: Nothing was measured, or what was cannot be read.
         """
         return self.budgets().best(tokens)
@@ -209,12 +274,17 @@ class Predictor:
         if self._budgets is None:
             token_budget.check_model(self.config.model.kind)
             if self._workdir is None:
-                raise token_budget.BudgetError('token budgets are stored in a workdir, and this model was not loaded from one')
+                raise token_budget.BudgetError(
+                    'token budgets are stored in a workdir, and this model was not loaded from one'
+                )
             self._budgets = Workdir(self._workdir).budgets(self.config.frontend)
             if others := self._budgets.other_parameters(self.description, self.step):
                 warnings.warn(
-                    f'token budgets were measured with {printable(others)}: measure again with elastic-ast evaluate '
-                    f'--workdir={self._workdir} --sweep=budget', token_budget.BudgetWarning, stacklevel=2)  # fmt: skip
+                    f'token budgets were measured with {printable(others)}: measure again with'
+                    f' elastic-ast evaluate --workdir={self._workdir} --sweep=budget',
+                    token_budget.BudgetWarning,
+                    stacklevel=2,
+                )
         return self._budgets
 
     def _saving(self, budget_tokens: int | None) -> Saving | None:
@@ -223,30 +293,39 @@ class Predictor:
     def _overlap(self, overlap: float | None) -> float:
         return self.config.data.overlap if overlap is None else overlap
 
-    def logits(self, log_mels: Sequence[Float[np.ndarray, 'mels _']]) -> Float32[np.ndarray, 'clips classes']:
+    def logits(
+        self, log_mels: Sequence[Float[np.ndarray, 'mels _']]
+    ) -> Float32[np.ndarray, 'clips classes']:
         """Logits of normalised log-mels, for whoever compares numbers.
 
         Args:
-            log_mels: `(log_mel - mean) / (2 * std)` of each clip, mel bin first, as the PyTorch originals take them.
+            log_mels: `(log_mel - mean) / (2 * std)` of each clip, mel bin first, as the PyTorch
+            originals take them.
 
         Raises:
-            ValueError: A wrong number of mel bins, more frames than the model has positions for, or values that are not
-                finite; names the clip.
+            ValueError: A wrong number of mel bins, more frames than the model has positions for, or
+                values that are not finite; names the clip.
         """
         features = [np.asarray(log_mel, np.float32).T for log_mel in log_mels]
         for number, values in enumerate(features):
             self._check(values, f'log_mels[{number}]')
-        made = [Clip(f'log_mels[{number}]', patches=clips.patches_of(values, self.config.frontend))
-                for number, values in enumerate(features)]  # fmt: skip
+        made = [
+            Clip(f'log_mels[{number}]', patches=clips.patches_of(values, self.config.frontend))
+            for number, values in enumerate(features)
+        ]
         return self._logits(made)
 
     def logits_alone(
         self, waveform: Float32[np.ndarray, 'samples'], saving: Saving | None = None
     ) -> Float32[np.ndarray, 'classes']:
-        """Logits of a waveform at the model's rate that it takes whole, for whoever measures the time; see `token_budget`."""
+        """Logits of a waveform at the model's rate that it takes whole, for whoever measures the
+        time; see `token_budget`.
+        """
         return self._logits([clips.alone(waveform, self.config.frontend, saving)], saving)[0]
 
-    def _logits(self, made: Sequence[Clip], saving: Saving | None = None) -> Float32[np.ndarray, 'clips classes']:
+    def _logits(
+        self, made: Sequence[Clip], saving: Saving | None = None
+    ) -> Float32[np.ndarray, 'clips classes']:
         scores = np.zeros((len(made), len(self.labels)), np.float32)
         for _ in self._score(made, True, scores, saving):
             pass
@@ -255,18 +334,32 @@ class Predictor:
     def _check(self, features: Float32[np.ndarray, '...'], name: str) -> None:
         frontend = self.config.frontend
         if features.ndim != 2 or features.shape[1] != frontend.mel_bins or not len(features):
-            raise ValueError(f'{name}: shape {list(features.shape[::-1])} is not [{frontend.mel_bins} mel bins, frames]')
+            raise ValueError(
+                f'{name}: shape {list(features.shape[::-1])} is not [{frontend.mel_bins} mel bins,'
+                ' frames]'
+            )
         if not np.isfinite(features).all():
             raise ValueError(f'{name}: holds values that are not finite')
         if frontend.too_long(len(features)):
-            raise ValueError(f'{name}: has {len(features)} frames, but the model has positions for {frontend.max_frames}: '
-                             f'cut it into shorter parts, or train with a larger frontend.max_frames')
+            raise ValueError(
+                f'{name}: has {len(features)} frames, but the model has positions for'
+                f' {frontend.max_frames}: cut it into shorter parts, or train with a larger'
+                ' frontend.max_frames'
+            )
 
     def _results(
-        self, inputs: Iterable[Any], top_k: int, cut: Windows, saving: Saving | None, progress: Progress | None, keep: bool
+        self,
+        inputs: Iterable[Any],
+        top_k: int,
+        cut: Windows,
+        saving: Saving | None,
+        progress: Progress | None,
+        keep: bool,
     ) -> Iterator[tuple[dict[str, Any], list[tuple[int, int]], list[Float32[np.ndarray, 'C']]]]:
         """The result of each recording; with `keep`, spans and probabilities of its windows."""
-        for clip, logits in self._scored(clips.read(inputs, self.config.frontend, cut, saving), saving, progress):
+        for clip, logits in self._scored(
+            clips.read(inputs, self.config.frontend, cut, saving), saving, progress
+        ):
             if clip.error is not None:
                 yield {'path': clip.name, 'error': clip.error}, [], []
                 continue
@@ -282,12 +375,16 @@ class Predictor:
                 whole = self.probabilities(exact if clip.count == 1 else total / weight)
                 yield self._result(clip, whole, top_k), spans, probabilities
 
-    def _result(self, clip: Clip, probabilities: Float[np.ndarray, 'C'], top_k: int) -> dict[str, Any]:
+    def _result(
+        self, clip: Clip, probabilities: Float[np.ndarray, 'C'], top_k: int
+    ) -> dict[str, Any]:
         best = np.argsort(-probabilities, kind='stable')[:top_k]
         result = {
             'path': clip.name,
             'seconds': clip.samples / self.config.frontend.sample_rate,
-            'predictions': [{'label': self.labels[c], 'probability': float(probabilities[c])} for c in best],
+            'predictions': [
+                {'label': self.labels[c], 'probability': float(probabilities[c])} for c in best
+            ],
         }
         return result | ({'windows': clip.count} if clip.count > 1 else {})
 
@@ -301,25 +398,41 @@ class Predictor:
             scores = np.zeros((len(good), len(self.labels)), np.float32)
             for done in self._score(good, only, scores, saving):
                 if progress is not None:
-                    at = good[done - 1]  # clips wait little for others, so about as many as these are through
+                    at = good[
+                        done - 1
+                    ]  # clips wait little for others, so about as many as these are through
                     progress(at.name, at.stop / rate, at.samples / rate)
             row = iter(scores)
             for clip in chunk:
                 yield clip, next(row) if clip.error is None else None
 
     def _score(
-        self, good: Sequence[Clip], only: bool, scores: Float32[np.ndarray, 'clips C'], saving: Saving | None = None
+        self,
+        good: Sequence[Clip],
+        only: bool,
+        scores: Float32[np.ndarray, 'clips C'],
+        saving: Saving | None = None,
     ) -> Iterator[int]:
         """Writes the logits of clips; yields after each batch how many clips are through."""
         if not good:
             return
         shape = build.batch_shape(self.config, len(self.labels))
         packed = clips.batches(
-            [clip.patches for clip in good], self.config.frontend.mel_patches, shape, only, [clip.kept for clip in good],
-            saving.tokens if saving else None)
-        results = ((batch.clip_id[batch.valid], batch.valid, self._apply(self._params, batch)) for batch in packed)
+            [clip.patches for clip in good],
+            self.config.frontend.mel_patches,
+            shape,
+            only,
+            [clip.kept for clip in good],
+            saving.tokens if saving else None,
+        )
+        results = (
+            (batch.clip_id[batch.valid], batch.valid, self._apply(self._params, batch))
+            for batch in packed
+        )
         done, before = 0, next(results)
-        for after in itertools.chain(results, [None]):  # the device works on this one while the one before is read
+        for after in itertools.chain(
+            results, [None]
+        ):  # the device works on this one while the one before is read
             numbers, valid, logits = before
             scores[numbers] = np.asarray(logits)[valid]
             done, before = done + len(numbers), after

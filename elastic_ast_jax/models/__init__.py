@@ -1,1 +1,4 @@
-"""The model: a pure function of parameters and a PackedBatch. Knows nothing of audio files, data sets or meshes."""
+"""The model:
+
+a pure function of parameters and a PackedBatch. Knows nothing of audio files, data sets or meshes.
+"""

@@ -1,4 +1,7 @@
-"""AST, the fixed-length baseline: overlapping patches, class and distillation tokens, a learned position for each token."""
+"""AST, the fixed-length baseline:
+
+overlapping patches, class and distillation tokens, a learned position for each token.
+"""
 
 from typing import Any
 
@@ -10,21 +13,31 @@ from jaxtyping import Array, Float
 from elastic_ast_jax.batch import PackedBatch
 from elastic_ast_jax.models import attention
 from elastic_ast_jax.models.detail import Detail
-from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, Place, anywhere, dense, layer_norm
+from elastic_ast_jax.models.encoder import (
+    LAYER_NORM_EPSILON,
+    Encoder,
+    Place,
+    anywhere,
+    dense,
+    layer_norm,
+)
 from elastic_ast_jax.models.sizes import Size
 
 # The two tokens in front of the patches, which the head reads: class and distillation (DeiT).
 TOKENS = 2
-# That of the sum of ElasticAST's two position tables, so that neither model starts with a better ear for places.
+# That of the sum of ElasticAST's two position tables, so that neither model starts with a better
+# ear for places.
 _POSITION_DEVIATION = 0.42
 
 
 class AST(nn.Module):
-    """Classifies clips of one length. Source: Gong, Chung and Glass, Interspeech 2021 (arXiv 2104.01778).
+    """Classifies clips of one length. Source: Gong, Chung and Glass, Interspeech 2021 (arXiv
+    2104.01778).
 
-    `model.apply(variables, batch)` takes a PackedBatch in which every clip fills whole columns of patches up to `frames`, as
-    the pipeline makes them with `frontend.min_frames` at `frontend.max_frames`, long clips cropped, and no token dropout: the
-    same batches, steps and losses serve this model and ElasticAST. `method='classify'` takes spectrograms.
+    `model.apply(variables, batch)` takes a PackedBatch in which every clip fills whole columns of
+    patches up to `frames`, as the pipeline makes them with `frontend.min_frames` at
+    `frontend.max_frames`, long clips cropped, and no token dropout: the same batches, steps and
+    losses serve this model and ElasticAST. `method='classify'` takes spectrograms.
 
     Parameters have ElasticAST's names and layouts, where both have them.
 
@@ -32,7 +45,8 @@ class AST(nn.Module):
         size: Width, depth, heads.
         classes: C.
         mels: Mel bins of a spectrogram.
-        frames: The one length; frames of a batch's clips beyond it fill up their last patches and are ignored.
+        frames: The one length; frames of a batch's clips beyond it fill up their last patches and
+        are ignored.
         patch: Size of a patch in mel bins and frames, in the batch as in the model.
         stride: Distance between patches in mel bins and frames; below `patch` they overlap.
         attend: The attention; every implementation gives the same result.
@@ -67,11 +81,15 @@ class AST(nn.Module):
         return self.mels // self.patch[0] * -(-self.frames // self.patch[1])
 
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
-        """Logits of each clip slot; those of an empty slot mean nothing. See `detail` for errors."""
+        """Logits of each clip slot;
+
+        those of an empty slot mean nothing. See `detail` for errors.
+        """
         return self.detail(batch).logits
 
     def detail(self, batch: PackedBatch) -> Detail:
-        """The logits, and what they are made of. A token of the batch has the output at the patch that begins nearest.
+        """The logits, and what they are made of. A token of the batch has the output at the patch
+        that begins nearest.
 
         Raises:
             ValueError: Rows that cannot hold as many clips of this length as they have slots.
@@ -80,8 +98,10 @@ class AST(nn.Module):
         needed, tokens = slots * self.clip_tokens, batch.patches.shape[1]
         if tokens < needed:
             raise ValueError(
-                f'a row of {tokens} tokens cannot hold {slots} clips of {self.clip_tokens} tokens ({self.frames} frames): '
-                f'rows of {needed} tokens can, or {tokens // self.clip_tokens} slots')
+                f'a row of {tokens} tokens cannot hold {slots} clips of {self.clip_tokens} tokens'
+                f' ({self.frames} frames): rows of {needed} tokens can, or'
+                f' {tokens // self.clip_tokens} slots'
+            )
         (mels, frames), bands = self.patch, self.mels // self.patch[0]
         # All clips are of one length, so that of slot s begins at token s * clip_tokens.
         grid = batch.patches[:, :needed].reshape(rows * slots, bands, -1, mels, frames)
@@ -89,19 +109,24 @@ class AST(nn.Module):
         logits, pooled, encoded = self._run(spectrograms[:, : self.frames])
         near = encoded[:, self._nearest()].reshape(rows, needed, -1)
         return Detail(
-            logits.reshape(rows, slots, -1), pooled.reshape(rows, slots, -1),
-            jnp.pad(near, ((0, 0), (0, tokens - needed), (0, 0))), None)  # fmt: skip
+            logits.reshape(rows, slots, -1),
+            pooled.reshape(rows, slots, -1),
+            jnp.pad(near, ((0, 0), (0, tokens - needed), (0, 0))),
+            None,
+        )
 
     def classify(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N C']:
-        """Logits of normalised log-mels, each of exactly `self.frames` frames and `self.mels` mel bins.
+        """Logits of normalised log-mels, each of exactly `self.frames` frames and `self.mels` mel
+        bins.
 
         Raises:
             ValueError: Spectrograms of another shape.
         """
         if spectrograms.shape[1:] != (self.frames, self.mels):
             raise ValueError(
-                f'this AST takes {self.frames} frames of {self.mels} mel bins, not {spectrograms.shape[1]} of '
-                f'{spectrograms.shape[2]}: pad or cut the clip')
+                f'this AST takes {self.frames} frames of {self.mels} mel bins, not'
+                f' {spectrograms.shape[1]} of {spectrograms.shape[2]}: pad or cut the clip'
+            )
         return self._run(spectrograms)[0]
 
     @nn.compact
@@ -111,30 +136,53 @@ class AST(nn.Module):
         """Logits, the vectors that the head classifies, and the encoder's output at each patch."""
         clips, width = len(spectrograms), self.size.width
         x = dense(width, 'embed', self.dtype)(self._patches(spectrograms))
-        special = self.param('tokens', nn.initializers.normal(0.02), (TOKENS, width)).astype(self.dtype)
+        special = self.param('tokens', nn.initializers.normal(0.02), (TOKENS, width)).astype(
+            self.dtype
+        )
         x = jnp.concatenate([jnp.broadcast_to(special, (clips, TOKENS, width)), x], axis=1)
-        positions = self.param('positions', nn.initializers.normal(_POSITION_DEVIATION), x.shape[1:])
+        positions = self.param(
+            'positions', nn.initializers.normal(_POSITION_DEVIATION), x.shape[1:]
+        )
         x = x + positions.astype(self.dtype)[None]
         encoder = Encoder(
-            self.size.depth, self.size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, self.epsilon,
-            self.place, name='encoder')  # fmt: skip
+            self.size.depth,
+            self.size.heads,
+            self.attend,
+            self.scaled,
+            self.scan,
+            self.remat,
+            self.dtype,
+            self.epsilon,
+            self.place,
+            name='encoder',
+        )
         x = encoder(x, jnp.ones(x.shape[:2], jnp.int32))
         pooled = x[:, :TOKENS].astype(jnp.float32).mean(axis=1)
         pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
         return dense(self.classes, 'head', jnp.float32)(pooled), pooled, x[:, TOKENS:]
 
     def _nearest(self) -> np.ndarray:
-        """For each token of a clip in a batch, whose patches do not overlap, the patch here that begins nearest."""
+        """For each token of a clip in a batch, whose patches do not overlap, the patch here that
+        begins nearest.
+        """
         counts = self.mels // self.patch[0], -(-self.frames // self.patch[1])
         rows, columns = (
             np.minimum((np.arange(count) * patch + stride // 2) // stride, limit - 1)
-            for count, patch, stride, limit in zip(counts, self.patch, self.stride, self.grid, strict=True))  # fmt: skip
+            for count, patch, stride, limit in zip(
+                counts, self.patch, self.stride, self.grid, strict=True
+            )
+        )
         return (rows[:, None] * self.grid[1] + columns).ravel()
 
     def _patches(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N n P']:
-        """Patches, frequency-major, each flattened mel-major; they share values where they overlap."""
+        """Patches, frequency-major, each flattened mel-major;
+
+        they share values where they overlap.
+        """
         (down, along), (rows, columns) = self.stride, self.grid
         bands = np.arange(rows)[:, None] * down + np.arange(self.patch[0])
         times = np.arange(columns)[:, None] * along + np.arange(self.patch[1])
-        taken = spectrograms.transpose(0, 2, 1)[:, bands][:, :, :, times]  # [N, rows, mels, columns, frames]
+        taken = spectrograms.transpose(0, 2, 1)[:, bands][
+            :, :, :, times
+        ]  # [N, rows, mels, columns, frames]
         return taken.transpose(0, 1, 3, 2, 4).reshape(len(spectrograms), rows * columns, -1)

@@ -1,8 +1,9 @@
 """Attention within a clip: one interface, several implementations.
 
-`attend(q, k, v, segment_ids)` takes float `[R, T, H, K]` arrays (H heads of width K, logits already scaled through q) and
-int `[R, T]` segment ids, 0 in padding and otherwise contiguous, and gives `[R, T, H, K]`. A token attends exactly to the
-tokens of its own segment; padding gives 0 and receives no gradient. The softmax is in float32.
+`attend(q, k, v, segment_ids)` takes float `[R, T, H, K]` arrays (H heads of width K, logits already
+scaled through q) and int `[R, T]` segment ids, 0 in padding and otherwise contiguous, and gives
+`[R, T, H, K]`. A token attends exactly to the tokens of its own segment; padding gives 0 and
+receives no gradient. The softmax is in float32.
 """
 
 import functools
@@ -15,28 +16,38 @@ from jaxtyping import Array, Float, Int
 
 Attend = Callable[..., Array]
 
-# Masked logits: far below any real one, yet finite, so that a row of nothing but these stays free of NaN.
+# Masked logits: far below any real one, yet finite, so that a row of nothing but these stays free
+# of NaN.
 _MASKED = -1e30
 
 
 def plain(
-    q: Float[Array, 'R T H K'], k: Float[Array, 'R T H K'], v: Float[Array, 'R T H K'], segment_ids: Int[Array, 'R T']
+    q: Float[Array, 'R T H K'],
+    k: Float[Array, 'R T H K'],
+    v: Float[Array, 'R T H K'],
+    segment_ids: Int[Array, 'R T'],
 ) -> Float[Array, 'R T H K']:
     """The yardstick: all T x T logits, those between clips masked."""
     logits = jnp.einsum('rqhc,rkhc->rhqk', q, k, preferred_element_type=jnp.float32)
     same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, :, None]
     weights = jax.nn.softmax(jnp.where(same[:, None], logits, _MASKED), axis=-1)
-    weights = jnp.where(same[:, None], weights, 0.0).astype(v.dtype)  # a padding query has no clip to attend to
-    return jnp.einsum('rhqk,rkhc->rqhc', weights, v, preferred_element_type=jnp.float32).astype(q.dtype)
+    weights = jnp.where(same[:, None], weights, 0.0).astype(
+        v.dtype
+    )  # a padding query has no clip to attend to
+    return jnp.einsum('rhqk,rkhc->rqhc', weights, v, preferred_element_type=jnp.float32).astype(
+        q.dtype
+    )
 
 
 def blocked(block: int = 64, span: int = 128) -> Attend:
-    """Attention that computes only what the clips need: a flash attention in plain XLA with data-dependent loop bounds.
+    """Attention that computes only what the clips need: a flash attention in plain XLA with
+    data-dependent loop bounds.
 
-    A clip's tokens are contiguous, so the keys that a block of queries needs are one run: from the start of the first
-    query's clip to the end of the last query's. The loop walks over that run and nothing else, forwards with a running
-    softmax, backwards with its logarithm stored; no `[T, T]` array exists. Source: FlashAttention-2 (Dao, 2023), with the
-    loop bounds taken from the segments.
+    A clip's tokens are contiguous, so the keys that a block of queries needs are one run: from the
+    start of the first query's clip to the end of the last query's. The loop walks over that run and
+    nothing else, forwards with a running softmax, backwards with its logarithm stored; no `[T, T]`
+    array exists. Source: FlashAttention-2 (Dao, 2023), with the loop bounds taken from the
+    segments.
 
     Args:
         block: Queries at a time.
@@ -59,7 +70,8 @@ def blocked(block: int = 64, span: int = 128) -> Attend:
 
 
 def make(name: str) -> Attend:
-    """An implementation by its name in a config: `'plain'`, `'blocked'`, `'splash'`, `'pallas'`, `'tokamax'` or `'cudnn'`.
+    """An implementation by its name in a config: `'plain'`, `'blocked'`, `'splash'`, `'pallas'`,
+    `'tokamax'` or `'cudnn'`.
 
     Raises:
         ImportError: The library that it comes from is not installed.
@@ -68,14 +80,20 @@ def make(name: str) -> Attend:
     from elastic_ast_jax.models.kernels import gpu, tpu
 
     makers = {
-        'plain': lambda: plain, 'blocked': blocked,
-        'splash': tpu.splash, 'pallas': gpu.pallas, 'tokamax': gpu.tokamax, 'cudnn': gpu.cudnn,
-    }  # fmt: skip
+        'plain': lambda: plain,
+        'blocked': blocked,
+        'splash': tpu.splash,
+        'pallas': gpu.pallas,
+        'tokamax': gpu.tokamax,
+        'cudnn': gpu.cudnn,
+    }
     return makers[name]()
 
 
 def available() -> dict[str, Attend]:
-    """The implementations that this machine has and that compute in float32 as exactly as they are told to, by name."""
+    """The implementations that this machine has and that compute in float32 as exactly as they are
+    told to, by name.
+    """
     kernels = ('splash',) if jax.default_backend() == 'tpu' else ()
     xla = {'plain': plain, 'blocked, 64 x 128': blocked(), 'blocked, 16 x 32': blocked(16, 32)}
     return xla | {name: make(name) for name in kernels}
@@ -92,8 +110,13 @@ def runs(segment_ids: Int[Array, 'R T']) -> tuple[Int[Array, 'R T'], Int[Array, 
     return start, end
 
 
-def _key_runs(segment_ids: Int[Array, 'R T'], block: int) -> tuple[Int[Array, 'R B'], Int[Array, 'R B']]:
-    """First key and end of the keys that each block of queries needs; an empty run for a block of padding."""
+def _key_runs(
+    segment_ids: Int[Array, 'R T'], block: int
+) -> tuple[Int[Array, 'R B'], Int[Array, 'R B']]:
+    """First key and end of the keys that each block of queries needs;
+
+    an empty run for a block of padding.
+    """
     rows, tokens = segment_ids.shape
     start, end = runs(segment_ids)
     real = segment_ids > 0
@@ -103,7 +126,9 @@ def _key_runs(segment_ids: Int[Array, 'R T'], block: int) -> tuple[Int[Array, 'R
 
 
 class _Blocks:
-    """The arrays of one call, padded and laid out `[R, H, T, K]`, and the loop over the blocks of queries of all rows."""
+    """The arrays of one call, padded and laid out `[R, H, T, K]`, and the loop over the blocks of
+    queries of all rows.
+    """
 
     def __init__(self, segment_ids, block, span):
         self.rows, self.tokens = segment_ids.shape
@@ -131,7 +156,9 @@ class _Blocks:
         return lax.dynamic_update_slice(x, value[None], (row, 0, start, 0))
 
     def queries(self, body, carry):
-        """Runs `body(row, start of the block, spans of keys, first key, carry)` for each block of queries."""
+        """Runs `body(row, start of the block, spans of keys, first key, carry)` for each block of
+        queries.
+        """
 
         def step(i, carry):
             row, b = i // self.count, i % self.count
@@ -152,7 +179,9 @@ _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _forward(q, k, v, segment_ids, block, span):
-    """Output `[R, T, H, K]` and the logarithm of each query's sum of exponentials, float32 `[R, H, padded T, 1]`."""
+    """Output `[R, T, H, K]` and the logarithm of each query's sum of exponentials, float32 `[R, H,
+    padded T, 1]`.
+    """
     blocks = _Blocks(segment_ids, block, span)
     qs, ks, vs = map(blocks.heads_first, (q, k, v))
     heads, width = q.shape[2], q.shape[3]
@@ -170,11 +199,17 @@ def _forward(q, k, v, segment_ids, block, span):
             weights = jnp.where(same, jnp.exp(logits - new_top), 0.0)
             shrink = jnp.exp(top - new_top)
             mixture = _dot('hqk,hkc->hqc', weights.astype(v.dtype), blocks.take(vs, row, key, span))
-            return new_top, total * shrink + weights.sum(axis=-1, keepdims=True), mixed * shrink + mixture
+            return (
+                new_top,
+                total * shrink + weights.sum(axis=-1, keepdims=True),
+                mixed * shrink + mixture,
+            )
 
         state = (
-            jnp.full((heads, block, 1), _MASKED), jnp.zeros((heads, block, 1)), jnp.zeros((heads, block, width)),
-        )  # fmt: skip
+            jnp.full((heads, block, 1), _MASKED),
+            jnp.zeros((heads, block, 1)),
+            jnp.zeros((heads, block, width)),
+        )
         top, total, mixed = lax.fori_loop(0, spans, one_span, state)
         total = jnp.where(total > 0, total, 1.0)  # padding
         outputs = blocks.put(outputs, row, start, (mixed / total).astype(q.dtype))
@@ -190,11 +225,16 @@ def _backward(q, k, v, segment_ids, out, log_sums, gradient, block, span):
     blocks = _Blocks(segment_ids, block, span)
     qs, ks, vs, gs = map(blocks.heads_first, (q, k, v, gradient))
     # Softmax's Jacobian needs, per query, the product of the output and its gradient.
-    products = blocks.heads_first((out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(axis=-1, keepdims=True))
+    products = blocks.heads_first(
+        (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    )
 
     def one_block(row, start, spans, first, carry):
         query, g = blocks.take(qs, row, start, block), blocks.take(gs, row, start, block)
-        log_sum, product = blocks.take(log_sums, row, start, block), blocks.take(products, row, start, block)
+        log_sum, product = (
+            blocks.take(log_sums, row, start, block),
+            blocks.take(products, row, start, block),
+        )
 
         def one_span(j, state):
             dq, dks, dvs = state
@@ -205,12 +245,22 @@ def _backward(q, k, v, segment_ids, out, log_sums, gradient, block, span):
             dlogits = (weights * (_dot('hqc,hkc->hqk', g, va) - product)).astype(q.dtype)
             dv = blocks.take(dvs, row, key, span) + _dot('hqk,hqc->hkc', weights.astype(q.dtype), g)
             dk = blocks.take(dks, row, key, span) + _dot('hqk,hqc->hkc', dlogits, query)
-            return dq + _dot('hqk,hkc->hqc', dlogits, ke), blocks.put(dks, row, key, dk), blocks.put(dvs, row, key, dv)
+            return (
+                dq + _dot('hqk,hkc->hqc', dlogits, ke),
+                blocks.put(dks, row, key, dk),
+                blocks.put(dvs, row, key, dv),
+            )
 
         dqs, dks, dvs = carry
-        dq, dks, dvs = lax.fori_loop(0, spans, one_span, (jnp.zeros(query.shape, jnp.float32), dks, dvs))
+        dq, dks, dvs = lax.fori_loop(
+            0, spans, one_span, (jnp.zeros(query.shape, jnp.float32), dks, dvs)
+        )
         return blocks.put(dqs, row, start, dq.astype(q.dtype)), dks, dvs
 
     zeros = jnp.zeros(qs.shape, jnp.float32)
     dqs, dks, dvs = blocks.queries(one_block, (jnp.zeros_like(qs), zeros, zeros))
-    return blocks.heads_last(dqs), blocks.heads_last(dks).astype(k.dtype), blocks.heads_last(dvs).astype(v.dtype)
+    return (
+        blocks.heads_last(dqs),
+        blocks.heads_last(dks).astype(k.dtype),
+        blocks.heads_last(dvs).astype(v.dtype),
+    )

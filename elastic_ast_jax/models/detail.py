@@ -12,8 +12,9 @@ class Detail(NamedTuple):
         logits: Of each clip slot.
         pooled: The vector of each slot that the head classifies.
         tokens: The encoder's output at each token.
-        shares: What share of a clip's pooled vector each token has, per head of the pooling (one for the mean); sums to 1 over
-            the clip's tokens, 0 in padding. None of a model that pools no tokens of patches.
+        shares: What share of a clip's pooled vector each token has, per head of the pooling (one
+            for the mean); sums to 1 over the clip's tokens, 0 in padding. None of a model that
+            pools no tokens of patches.
     """
 
     logits: Float[Array, 'R S C']

@@ -1,4 +1,8 @@
-"""ElasticAST: patch embedding, positions, encoder, pooling per clip, head. From a PackedBatch to logits per clip slot."""
+"""ElasticAST:
+
+patch embedding, positions, encoder, pooling per clip, head. From a PackedBatch to logits per clip
+slot.
+"""
 
 from typing import Any
 
@@ -9,20 +13,30 @@ from jaxtyping import Array, Float
 from elastic_ast_jax.batch import PackedBatch
 from elastic_ast_jax.models import attention, pooling
 from elastic_ast_jax.models.detail import Detail
-from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON, Encoder, Place, anywhere, dense, layer_norm
+from elastic_ast_jax.models.encoder import (
+    LAYER_NORM_EPSILON,
+    Encoder,
+    Place,
+    anywhere,
+    dense,
+    layer_norm,
+)
 from elastic_ast_jax.models.positions import FactorisedPositions
 from elastic_ast_jax.models.sizes import Size
 
 
 class ElasticAST(nn.Module):
-    """Classifies the clips of packed rows. Source: Feng et al., Interspeech 2024 (arXiv 2407.08691).
+    """Classifies the clips of packed rows. Source: Feng et al., Interspeech 2024 (arXiv
+    2407.08691).
 
     Attributes:
         size: Width, depth, heads.
         classes: C.
-        grid: Rows of the frequency and of the time position table. A position beyond a table must be refused on the host.
+        grid: Rows of the frequency and of the time position table. A position beyond a table must
+        be refused on the host.
         attend: The attention; every implementation gives the same result.
-        pool: `'attention'` (one learned query, then a norm) or `'mean'` (the mean of a clip's tokens, then a norm).
+        pool: `'attention'` (one learned query, then a norm) or `'mean'` (the mean of a clip's
+        tokens, then a norm).
         scaled: Attention logits times 1/sqrt(head width), or unscaled as in the published code.
         scan, remat: See `Encoder`.
         dtype: Of the computation; parameters, softmax and logits are float32.
@@ -50,14 +64,27 @@ class ElasticAST(nn.Module):
         """The logits, and what they are made of."""
         size = self.size
         x = dense(size.width, 'embed', self.dtype)(batch.patches)
-        x = x + FactorisedPositions(*self.grid, size.width, self.dtype, name='positions')(batch.freq_pos, batch.time_pos)
+        x = x + FactorisedPositions(*self.grid, size.width, self.dtype, name='positions')(
+            batch.freq_pos, batch.time_pos
+        )
         encoder = Encoder(
-            size.depth, size.heads, self.attend, self.scaled, self.scan, self.remat, self.dtype, self.epsilon, self.place,
-            name='encoder')  # fmt: skip
+            size.depth,
+            size.heads,
+            self.attend,
+            self.scaled,
+            self.scan,
+            self.remat,
+            self.dtype,
+            self.epsilon,
+            self.place,
+            name='encoder',
+        )
         x = encoder(x, batch.segment_ids)
         members = pooling.membership(batch.segment_ids, batch.valid.shape[1])
         if self.pool == 'attention':
-            pooled, shares = pooling.AttentionPool(size.heads, self.scaled, self.dtype, name='pool')(x, members)
+            pooled, shares = pooling.AttentionPool(
+                size.heads, self.scaled, self.dtype, name='pool'
+            )(x, members)
         elif self.pool == 'mean':
             pooled, shares = pooling.mean_pool(x, members)
         else:

@@ -1,4 +1,7 @@
-"""Pre-norm ViT blocks over packed rows. Source: ViT (Dosovitskiy et al., 2021); attention stays within a clip."""
+"""Pre-norm ViT blocks over packed rows.
+
+Source: ViT (Dosovitskiy et al., 2021); attention stays within a clip.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +17,18 @@ Place = Callable[[Array], Array]
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
 
-# As ViT in JAX: by fan-in and fan-out. A fixed 0.02 suits width 768 and is far too little for the small sizes.
+# As ViT in JAX: by fan-in and fan-out. A fixed 0.02 suits width 768 and is far too little for the
+# small sizes.
 _kernel_init = nn.initializers.xavier_uniform()
 
 
-def dense(features: int | tuple[int, ...], name: str, dtype: Any, axis: int | tuple[int, ...] = -1) -> nn.DenseGeneral:
-    """A linear layer with the transformer's initialisation; kernels float32, computation in `dtype`."""
+def dense(
+    features: int | tuple[int, ...], name: str, dtype: Any, axis: int | tuple[int, ...] = -1
+) -> nn.DenseGeneral:
+    """A linear layer with the transformer's initialisation;
+
+    kernels float32, computation in `dtype`.
+    """
     return nn.DenseGeneral(features, axis=axis, dtype=dtype, kernel_init=_kernel_init, name=name)
 
 
@@ -33,7 +42,10 @@ def layer_norm(name: str, dtype: Any, epsilon: float = LAYER_NORM_EPSILON) -> nn
 
 
 def query_scale(head_width: int, scaled: bool) -> float:
-    """Factor of the queries: 1/sqrt(head width) as ViT weights expect, or 1 as in the published code."""
+    """Factor of the queries:
+
+    1/sqrt(head width) as ViT weights expect, or 1 as in the published code.
+    """
     return head_width**-0.5 if scaled else 1.0
 
 
@@ -46,7 +58,9 @@ class SelfAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']) -> Float[Array, 'R T D']:
+    def __call__(
+        self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
+    ) -> Float[Array, 'R T D']:
         width = x.shape[-1]
         split = (self.heads, width // self.heads)
         q = dense(split, 'query', self.dtype)(x) * query_scale(split[1], self.scaled)
@@ -77,19 +91,26 @@ class Block(nn.Module):
     place: Place = anywhere
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']) -> tuple[Float[Array, 'R T D'], None]:
+    def __call__(
+        self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
+    ) -> tuple[Float[Array, 'R T D'], None]:
         attended = SelfAttention(self.heads, self.attend, self.scaled, self.dtype, name='attention')
-        x = self.place(x + attended(layer_norm('norm_attention', self.dtype, self.epsilon)(x), segment_ids))
-        x = self.place(x + Mlp(self.dtype, name='mlp')(layer_norm('norm_mlp', self.dtype, self.epsilon)(x)))
+        x = self.place(
+            x + attended(layer_norm('norm_attention', self.dtype, self.epsilon)(x), segment_ids)
+        )
+        x = self.place(
+            x + Mlp(self.dtype, name='mlp')(layer_norm('norm_mlp', self.dtype, self.epsilon)(x))
+        )
         return x, None
 
 
 class Encoder(nn.Module):
     """`depth` blocks, then a norm.
 
-    Parameters of the blocks are stacked along a first axis whichever way they run, so that the two switches change neither
-    parameters nor results: `scan` compiles one block and loops over it (short compilation) instead of laying all out one
-    after another (fast on accelerators); `remat` computes activations again in the backward pass instead of keeping them.
+    Parameters of the blocks are stacked along a first axis whichever way they run, so that the two
+    switches change neither parameters nor results: `scan` compiles one block and loops over it
+    (short compilation) instead of laying all out one after another (fast on accelerators); `remat`
+    computes activations again in the backward pass instead of keeping them.
     """
 
     depth: int
@@ -103,7 +124,9 @@ class Encoder(nn.Module):
     place: Place = anywhere
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']) -> Float[Array, 'R T D']:
+    def __call__(
+        self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
+    ) -> Float[Array, 'R T D']:
         block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
         blocks = nn.scan(
             block,
@@ -113,6 +136,14 @@ class Encoder(nn.Module):
             length=self.depth,
             unroll=1 if self.scan else self.depth,
         )
-        blocks = blocks(self.heads, self.attend, self.scaled, self.dtype, self.epsilon, self.place, name='blocks')
+        blocks = blocks(
+            self.heads,
+            self.attend,
+            self.scaled,
+            self.dtype,
+            self.epsilon,
+            self.place,
+            name='blocks',
+        )
         x, _ = blocks(self.place(x), segment_ids)
         return layer_norm('norm', self.dtype, self.epsilon)(x)

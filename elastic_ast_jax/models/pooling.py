@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from elastic_ast_jax.models.encoder import dense, query_scale
 
-# A clip's sum of exponentials has a term exp(0), so nothing real is below; padding's division stays finite.
+# A clip's sum of exponentials has a term exp(0), so nothing real is below; padding's division stays
+# finite.
 _SMALLEST = 0.5
 
 
@@ -21,8 +22,9 @@ def membership(segment_ids: Int[Array, 'R T'], slots: int) -> Bool[Array, 'R T S
 class AttentionPool(nn.Module):
     """One learned query, shared by all clips, attends over each clip's tokens (paper, section 3.1).
 
-    As the query is the same everywhere, a token has one logit per head; the softmax over a clip is a softmax over the members
-    of a segment, whose sums are products with the membership matrix. An empty slot gets a finite constant.
+    As the query is the same everywhere, a token has one logit per head; the softmax over a clip is
+    a softmax over the members of a segment, whose sums are products with the membership matrix. An
+    empty slot gets a finite constant.
     """
 
     heads: int
@@ -33,15 +35,21 @@ class AttentionPool(nn.Module):
     def __call__(
         self, x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']
     ) -> tuple[Float[Array, 'R S D'], Float[Array, 'R T H']]:
-        """The vector of each slot, and the share of it that each token has in each head: sums to 1 over a clip's tokens."""
+        """The vector of each slot, and the share of it that each token has in each head:
+
+        sums to 1 over a clip's tokens.
+        """
         width = x.shape[-1]
         split = (self.heads, width // self.heads)
         learned = self.param('query', nn.initializers.normal(0.02), (width,))
-        q = dense(split, 'to_query', self.dtype)(learned.astype(self.dtype)) * query_scale(split[1], self.scaled)
+        q = dense(split, 'to_query', self.dtype)(learned.astype(self.dtype)) * query_scale(
+            split[1], self.scaled
+        )
         k = dense(split, 'key', self.dtype)(x)
         v = dense(split, 'value', self.dtype)(x)
         logits = jnp.einsum('hc,rthc->rth', q, k, preferred_element_type=jnp.float32)
-        # The softmax does not depend on what is subtracted, so no gradient flows through the maximum.
+        # The softmax does not depend on what is subtracted, so no gradient flows through the
+        # maximum.
         fixed = jax.lax.stop_gradient(logits)
         top = jnp.where(members[..., None], fixed[:, :, None, :], -jnp.inf).max(axis=1)  # [R, S, H]
         top = jnp.where(jnp.isfinite(top), top, 0.0)
@@ -52,11 +60,17 @@ class AttentionPool(nn.Module):
         total = jnp.einsum('rts,rth->rsh', belongs, weights, precision='highest')
         mixed = jnp.einsum('rts,rthc->rshc', belongs, weights[..., None] * v, precision='highest')
         total = jnp.where(total > 0, total, 1.0)
-        pooled = dense(width, 'out', self.dtype, axis=(-2, -1))((mixed / total[..., None]).astype(self.dtype))
-        return pooled, weights * members.any(axis=2)[..., None] / jnp.maximum(_of_token(belongs, total), _SMALLEST)
+        pooled = dense(width, 'out', self.dtype, axis=(-2, -1))(
+            (mixed / total[..., None]).astype(self.dtype)
+        )
+        return pooled, weights * members.any(axis=2)[..., None] / jnp.maximum(
+            _of_token(belongs, total), _SMALLEST
+        )
 
 
-def _of_token(belongs: Float[Array, 'R T S'], value: Float[Array, 'R S H']) -> Float[Array, 'R T H']:
+def _of_token(
+    belongs: Float[Array, 'R T S'], value: Float[Array, 'R S H']
+) -> Float[Array, 'R T H']:
     """The value of each token's slot, exactly: a sum of one term and zeros."""
     return jnp.einsum('rts,rsh->rth', belongs, value, precision='highest')
 
@@ -64,7 +78,10 @@ def _of_token(belongs: Float[Array, 'R T S'], value: Float[Array, 'R S H']) -> F
 def mean_pool(
     x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']
 ) -> tuple[Float[Array, 'R S D'], Float[Array, 'R T 1']]:
-    """The mean over each clip's tokens, 0 for an empty slot; and each token's share of it, as `AttentionPool` with one head."""
+    """The mean over each clip's tokens, 0 for an empty slot;
+
+    and each token's share of it, as `AttentionPool` with one head.
+    """
     belongs = members.astype(jnp.float32)
     counts = jnp.maximum(belongs.sum(axis=1), 1.0)[..., None]
     total = jnp.einsum('rts,rtd->rsd', belongs, x.astype(jnp.float32), precision='highest')

@@ -1,1 +1,4 @@
-"""Comparisons that anyone can repeat: this package's numbers with PyTorch's, and a clip alone with the clip in company."""
+"""Comparisons that anyone can repeat:
+
+this package's numbers with PyTorch's, and a clip alone with the clip in company.
+"""

@@ -25,15 +25,25 @@ FEATURES, LOGITS = 2e-3, 1e-4
 
 def converted(stored: Reference) -> Converted:
     """The stored network as this package's."""
-    return ast_hf.convert(stored.meta['config'], stored.meta['preprocessor'], stored.part('weights/'), stored.name)
+    return ast_hf.convert(
+        stored.meta['config'], stored.meta['preprocessor'], stored.part('weights/'), stored.name
+    )
 
 
 def feature_rows(title: str, stored: Reference, made: Converted) -> list[Row]:
-    """The spectrograms of a recording that is shorter and of one that is longer than the network takes."""
+    """The spectrograms of a recording that is shorter and of one that is longer than the network
+    takes.
+    """
     rows = []
     for length in ('short', 'long'):
-        found = ast_hf.features(fbank.waveform(stored[f'wave_{length}']), made.frontend, made.model.frames)
-        rows.append(compared(title, f'features of a {length} clip', found, stored[f'features_{length}'], FEATURES))
+        found = ast_hf.features(
+            fbank.waveform(stored[f'wave_{length}']), made.frontend, made.model.frames
+        )
+        rows.append(
+            compared(
+                title, f'features of a {length} clip', found, stored[f'features_{length}'], FEATURES
+            )
+        )
     return rows
 
 
@@ -44,5 +54,7 @@ def logit_rows(title: str, stored: Reference, made: Converted, attend: Attend) -
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _classify(network: AST, params: Any, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N C']:
+def _classify(
+    network: AST, params: Any, spectrograms: Float[Array, 'N frames mels']
+) -> Float[Array, 'N C']:
     return network.apply({'params': params}, spectrograms, method='classify')

@@ -1,11 +1,14 @@
-"""`elastic-ast parity WORKDIR INPUT...`: whether a trained model's result for a clip depends on the clip alone.
+"""`elastic-ast parity WORKDIR INPUT...`: whether a trained model's result for a clip depends on the
+clip alone.
 
-Each clip passes through the model in many ways: alone in a row that just fits, which is the yardstick; alone in a long row;
-packed in random company; in rows of other lengths; by every implementation of attention; on several devices. Its logits must be
-the same to the rounding of float32. A model that ignores its input would pass all of that, so clips must also differ.
+Each clip passes through the model in many ways: alone in a row that just fits, which is the
+yardstick; alone in a long row; packed in random company; in rows of other lengths; by every
+implementation of attention; on several devices. Its logits must be the same to the rounding of
+float32. A model that ignores its input would pass all of that, so clips must also differ.
 
-Some models make near-hard choices, so that rounding alone moves their logits by more than the bound. Where a clip is beyond it,
-the model's weights are moved by a rounding and nothing else is changed: what that moves its logits is not packing's doing.
+Some models make near-hard choices, so that rounding alone moves their logits by more than the
+bound. Where a clip is beyond it, the model's weights are moved by a rounding and nothing else is
+changed: what that moves its logits is not packing's doing.
 """
 
 import dataclasses
@@ -30,7 +33,8 @@ from elastic_ast_jax.trained import Trained, open_model
 
 __all__ = ['BOUND', 'Certificate', 'CertificateError', 'certify', 'run', 'show']
 
-# Largest difference of a clip's logits, relative to its largest logit, in float32 (docs/design.md, promise 1) ...
+# Largest difference of a clip's logits, relative to its largest logit, in float32 (docs/design.md,
+# promise 1) ...
 BOUND = 1e-5
 # ... or this at most, where rounding alone moves the logits by more ...
 _LOOSEST = 1e-3
@@ -52,10 +56,11 @@ class Certificate:
 
     Attributes:
         names: Of the clips.
-        differences: Of each condition, the largest difference of each clip's logits from those alone, relative to the largest
-            of them.
+        differences: Of each condition, the largest difference of each clip's logits from those
+            alone, relative to the largest of them.
         bounds: Of each clip.
-        contrast: The largest difference between the logits of different inputs, relative to the largest logit.
+        contrast: The largest difference between the logits of different inputs, relative to the
+        largest logit.
         notes: What has to be said besides.
     """
 
@@ -68,7 +73,9 @@ class Certificate:
     @property
     def failed(self) -> list[str]:
         """Conditions under which a clip's logits are others; NaN is other."""
-        return [name for name, column in self.differences.items() if not (column <= self.bounds).all()]
+        return [
+            name for name, column in self.differences.items() if not (column <= self.bounds).all()
+        ]
 
     @property
     def tells(self) -> bool:
@@ -81,7 +88,11 @@ class Certificate:
 
 
 def run(
-    workdir: str | os.PathLike, inputs: Iterable[str], checkpoint: str = 'latest', seed: int = 0, as_json: bool = False
+    workdir: str | os.PathLike,
+    inputs: Iterable[str],
+    checkpoint: str = 'latest',
+    seed: int = 0,
+    as_json: bool = False,
 ) -> int:
     """Prints the certificate of a workdir's model: a table, or JSON.
 
@@ -89,7 +100,8 @@ def run(
 
     Args:
         workdir: Of a training run or a conversion.
-        inputs: Recordings, and folders of recordings; long ones are cut into windows, as in prediction.
+        inputs: Recordings, and folders of recordings; long ones are cut into windows, as in
+        prediction.
         checkpoint: See `Checkpoints.restore_params`.
         seed: Of the random company.
         as_json: Print JSON.
@@ -114,7 +126,9 @@ def run(
         notes = (f'Of {len(recordings)} recordings, {_MOST} are tried, spread over them.',)
         recordings = [recordings[i] for i in _spread(len(recordings))]
     names, patches = [], []
-    for clip in clips.read(recordings, frontend, windows.choose(frontend, model.config.data.overlap)):
+    for clip in clips.read(
+        recordings, frontend, windows.choose(frontend, model.config.data.overlap)
+    ):
         if clip.error is not None:
             raise CertificateError(clip.error)
         names.append(clip.name if clip.count == 1 else f'{clip.name}, window {clip.index + 1}')
@@ -127,22 +141,44 @@ def run(
 def show(made: Certificate, model: Trained, as_json: bool = False) -> int:
     """Prints a certificate; the exit code is 1 if it is none."""
     devices = counted(jax.device_count(), f'{jax.default_backend()} device')
-    where = f'{model.description}, float32 on {devices}, matrix products in the highest precision, JAX {jax.__version__}'
+    where = (
+        f'{model.description}, float32 on {devices}, matrix products in the highest precision, JAX'
+        f' {jax.__version__}'
+    )
     if as_json:
-        print(json.dumps(without_nan({
-            'where': where, 'passed': made.passed, 'contrast': made.contrast, 'clips': list(made.names),
-            'bounds': made.bounds.tolist(),
-            'differences': {name: column.tolist() for name, column in made.differences.items()}, 'notes': list(made.notes),
-        }), indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                without_nan(
+                    {
+                        'where': where,
+                        'passed': made.passed,
+                        'contrast': made.contrast,
+                        'clips': list(made.names),
+                        'bounds': made.bounds.tolist(),
+                        'differences': {
+                            name: column.tolist() for name, column in made.differences.items()
+                        },
+                        'notes': list(made.notes),
+                    }
+                ),
+                indent=2,
+            )
+        )
         return 0 if made.passed else 1
     worst = np.max(list(made.differences.values()), axis=0)
     order = np.argsort(-worst, kind='stable')[:_SHOWN]
     wide = max(len('condition'), *map(len, made.differences))
-    print("Largest difference of a clip's logits from those alone in a row that just fits, relative to the largest of them:\n")
+    print(
+        "Largest difference of a clip's logits from those alone in a row that just fits, relative"
+        ' to the largest of them:\n'
+    )
     print(f'{"condition":<{wide}}  {"all clips":>9}  worst clip')
     for name, column in made.differences.items():
         verdict = 'FAIL' if name in made.failed else 'pass'
-        print(f'{name:<{wide}}  {column.max():9.1e}  {printable(_short(made.names[int(column.argmax())])):<40}  {verdict}')
+        print(
+            f'{name:<{wide}}  {column.max():9.1e} '
+            f' {printable(_short(made.names[int(column.argmax())])):<40}  {verdict}'
+        )
     more = f', the worst {len(order)} of {len(made.names)}' if len(made.names) > len(order) else ''
     print(f'\nBy clip{more}:')
     for clip in order:
@@ -150,20 +186,34 @@ def show(made: Certificate, model: Trained, as_json: bool = False) -> int:
     print()
     for note in made.notes:
         print(note)
-    tells = (f'Different inputs differ by up to {made.contrast:.1e}' if made.tells else
-             f'The logits do not depend on the input: different inputs differ by {made.contrast:.1e} at most, and at least '
-             f'{_TELLING * BOUND:g} is asked for')  # fmt: skip
-    failed = f'{len(made.failed)} of {len(made.differences)} conditions fail' if made.failed else (
-        f'{counted(len(made.differences), "condition")}, all within {BOUND:g}'
-        f'{" or what rounding moves" if made.bounds.max() > BOUND else ""}')  # fmt: skip
+    tells = (
+        f'Different inputs differ by up to {made.contrast:.1e}'
+        if made.tells
+        else (
+            f'The logits do not depend on the input: different inputs differ by {made.contrast:.1e}'
+            f' at most, and at least {_TELLING * BOUND:g} is asked for'
+        )
+    )
+    failed = (
+        f'{len(made.failed)} of {len(made.differences)} conditions fail'
+        if made.failed
+        else (
+            f'{counted(len(made.differences), "condition")}, all within {BOUND:g}'
+            f'{" or what rounding moves" if made.bounds.max() > BOUND else ""}'
+        )
+    )
     print(f'{tells}.\n{where}: {failed}; {"pass" if made.passed else "FAIL"}')
     return 0 if made.passed else 1
 
 
 def certify(
-    model: Trained, names: Sequence[str], patches: Sequence[Patches], seed: int = 0, progress: Progress | None = None,
+    model: Trained,
+    names: Sequence[str],
+    patches: Sequence[Patches],
+    seed: int = 0,
+    progress: Progress | None = None,
     attends: Mapping[str, Attend] | None = None,
-) -> Certificate:  # fmt: skip
+) -> Certificate:
     """Tries a model with clips.
 
     Args:
@@ -178,7 +228,9 @@ def certify(
         CertificateError: There are no clips.
     """
     if not patches:
-        raise CertificateError('there are no clips to try: name recordings, or folders that hold some')
+        raise CertificateError(
+            'there are no clips to try: name recordings, or folders that hold some'
+        )
     progress, notes = progress or Progress(), []
     if len(patches) > _MOST:
         notes.append(f'Of {len(patches)} clips, {_MOST} are tried, spread over them.')
@@ -200,23 +252,37 @@ def certify(
             differences[name] = apart(passes.logits(setting))
         bounds = np.full(len(patches), BOUND)
         if max(column.max() for column in differences.values()) > BOUND:
-            rounded = np.max([apart(passes.alone(range(len(patches)), rounding.moved(model.params, draw)))
-                              for draw in range(rounding.DRAWS)], axis=0)  # fmt: skip
+            rounded = np.max(
+                [
+                    apart(passes.alone(range(len(patches)), rounding.moved(model.params, draw)))
+                    for draw in range(rounding.DRAWS)
+                ],
+                axis=0,
+            )
             bounds = np.clip(rounding.ROOM * rounded, BOUND, _LOOSEST)
             if loose := int((bounds > BOUND).sum()):
                 notes.append(
-                    f'float32 does not determine the logits of {counted(loose, "clip")} to {BOUND:g}: weights moved to a '
-                    f'neighbouring float32 number, at random ({rounding.DRAWS} draws), move them by up to {rounded.max():.1e}, '
-                    f'alone. The bound of a clip is {rounding.ROOM} times that, at most {_LOOSEST:g}.')
+                    f'float32 does not determine the logits of {counted(loose, "clip")} to'
+                    f' {BOUND:g}: weights moved to a neighbouring float32 number, at random'
+                    f' ({rounding.DRAWS} draws), move them by up to {rounded.max():.1e}, alone. The'
+                    f' bound of a clip is {rounding.ROOM} times that, at most {_LOOSEST:g}.'
+                )
         contrast = _contrast(alone)
-        if contrast < _TELLING * BOUND:  # one clip, or clips that sound alike: does noise make a difference?
-            contrast = _contrast(np.concatenate([alone, passes.alone(range(len(patches), len(company)))]))
+        if (
+            contrast < _TELLING * BOUND
+        ):  # one clip, or clips that sound alike: does noise make a difference?
+            contrast = _contrast(
+                np.concatenate([alone, passes.alone(range(len(patches), len(company)))])
+            )
     return Certificate(tuple(names), differences, bounds, contrast, tuple(notes))
 
 
 def _contrast(logits: Logits) -> float:
     """The largest difference of a class between inputs, relative to the largest logit."""
-    return float((logits.max(axis=0) - logits.min(axis=0)).max() / max(np.abs(logits).max(), np.finfo(np.float32).tiny))
+    return float(
+        (logits.max(axis=0) - logits.min(axis=0)).max()
+        / max(np.abs(logits).max(), np.finfo(np.float32).tiny)
+    )
 
 
 def _spread(count: int) -> list[int]:

@@ -1,6 +1,8 @@
-"""The ways for clips through a model that must give the same logits: rows, their arrangement, attention, devices.
+"""The ways for clips through a model that must give the same logits: rows, their arrangement,
+attention, devices.
 
-Rows pass one at a time, or one on each device: there are few of them, and a batch of more would be padding.
+Rows pass one at a time, or one on each device: there are few of them, and a batch of more would be
+padding.
 """
 
 import dataclasses
@@ -24,7 +26,8 @@ __all__ = ['DEVICES', 'Logits', 'Passes', 'Patches', 'Setting', 'noise', 'settin
 
 # Most devices; a processor shows so many virtual ones.
 DEVICES = 8
-# Lengths of rows that just fit: each costs a compilation, and of more lengths, some rows have a little room.
+# Lengths of rows that just fit: each costs a compilation, and of more lengths, some rows have a
+# little room.
 _MOST_LENGTHS = 6
 _ARRANGEMENTS = 3
 # About the deviation of normalised log-mels.
@@ -45,28 +48,43 @@ class Setting:
 
 
 def settings(
-    model: Trained, company: Sequence[Patches], count: int, random: np.random.Generator, attends: Mapping[str, Attend]
+    model: Trained,
+    company: Sequence[Patches],
+    count: int,
+    random: np.random.Generator,
+    attends: Mapping[str, Attend],
 ) -> Iterator[tuple[str, Setting]]:
     """Every condition, and what it is; the first `count` of the company are judged."""
     lengths = [len(patch) for patch in company]
     base = _shape(model, 1.0, max(lengths))
     yield f'alone, padded to {base.tokens} tokens', Setting(base, [[i] for i in range(count)])
     for number in range(_ARRANGEMENTS):
-        yield f'random company, arrangement {number + 1}', Setting(base, _arranged(lengths, base, random))
+        yield (
+            f'random company, arrangement {number + 1}',
+            Setting(base, _arranged(lengths, base, random)),
+        )
     for share in (0.5, 1.5, 2.0):
         shape = _shape(model, share, max(lengths))
         if shape.tokens != base.tokens:
-            yield f'rows of {shape.tokens} tokens', Setting(shape, _arranged(lengths, shape, random))
+            yield (
+                f'rows of {shape.tokens} tokens',
+                Setting(shape, _arranged(lengths, shape, random)),
+            )
     for name, attend in attends.items():
         yield f'attention: {name}', Setting(base, _arranged(lengths, base, random), attend)
     devices = 2
     while devices <= min(DEVICES, jax.device_count()):
         several = dataclasses.replace(base, rows=devices)
-        yield f'{devices} devices', Setting(several, _arranged(lengths, base, random), devices=devices)
+        yield (
+            f'{devices} devices',
+            Setting(several, _arranged(lengths, base, random), devices=devices),
+        )
         devices *= 2
 
 
-def _arranged(lengths: Sequence[int], shape: BatchShape, random: np.random.Generator) -> list[list[int]]:
+def _arranged(
+    lengths: Sequence[int], shape: BatchShape, random: np.random.Generator
+) -> list[list[int]]:
     """Rows of the clips in a random order."""
     order = random.permutation(len(lengths))
     rows = packing.pack([lengths[i] for i in order], shape.tokens, shape.slots)
@@ -85,15 +103,22 @@ def _shape(model: Trained, share: float, longest: int) -> BatchShape:
 
 def _fitting(model: Trained, length: int) -> BatchShape:
     """One row that one clip fills."""
-    return dataclasses.replace(build.batch_shape(model.config, len(model.labels), rows=1), tokens=length, slots=1)
+    return dataclasses.replace(
+        build.batch_shape(model.config, len(model.labels), rows=1), tokens=length, slots=1
+    )
 
 
 def _lengths(company: Sequence[Patches]) -> Int[np.ndarray, '_']:
-    """Tokens of the row that each clip is alone in: its own, or the next of a few if there are many lengths."""
+    """Tokens of the row that each clip is alone in:
+
+    its own, or the next of a few if there are many lengths.
+    """
     own = np.array([len(patch) for patch in company])
     different = np.unique(own)
     if len(different) > _MOST_LENGTHS:
-        different = different[np.linspace(0, len(different) - 1, _MOST_LENGTHS + 1).round().astype(int)[1:]]
+        different = different[
+            np.linspace(0, len(different) - 1, _MOST_LENGTHS + 1).round().astype(int)[1:]
+        ]
     return different[np.searchsorted(different, own)]
 
 
@@ -103,7 +128,11 @@ def noise(model: Trained, patches: Sequence[Patches], random: np.random.Generato
     most = frontend.max_time_patches
     fewest = max(1, frontend.min_frames // frontend.patch_frames)
     columns = random.integers(fewest, most, size=max(2, len(patches)), endpoint=True)
-    return [_NOISE * random.standard_normal((frontend.mel_patches * int(n), frontend.patch_size), np.float32) for n in columns]
+    return [
+        _NOISE
+        * random.standard_normal((frontend.mel_patches * int(n), frontend.patch_size), np.float32)
+        for n in columns
+    ]
 
 
 class Passes:
@@ -114,12 +143,19 @@ class Passes:
         self._network = model.network.clone(dtype=jnp.dtype('float32'))
 
     def alone(self, numbers: Sequence[int], params: Any = None) -> Logits:
-        """Of these clips, each alone in a row that just fits, by plain attention; by other parameters if given."""
+        """Of these clips, each alone in a row that just fits, by plain attention;
+
+        by other parameters if given.
+        """
         scores = np.zeros((len(numbers), len(self._model.labels)), np.float32)
         own = _lengths([self._company[i] for i in numbers])
         for length in np.unique(own):
             places = np.flatnonzero(own == length)
-            setting = Setting(_fitting(self._model, int(length)), [[numbers[place]] for place in places], attention.plain)
+            setting = Setting(
+                _fitting(self._model, int(length)),
+                [[numbers[place]] for place in places],
+                attention.plain,
+            )
             scores[places] = self.logits(setting, params)[[numbers[place] for place in places]]
         return scores
 
@@ -136,7 +172,9 @@ class Passes:
         scores = np.full((len(self._company), len(self._model.labels)), np.nan, np.float32)
         for first in range(0, len(setting.rows), setting.shape.rows):
             rows = setting.rows[first : first + setting.shape.rows]
-            batch = packing.fill_batch(rows, self._company, self._model.config.frontend.mel_patches, setting.shape)
+            batch = packing.fill_batch(
+                rows, self._company, self._model.config.frontend.mel_patches, setting.shape
+            )
             logits = np.asarray(step(params, batch))
             scores[batch.clip_id[batch.valid]] = logits[batch.valid]
         return scores

@@ -1,4 +1,7 @@
-"""ElasticAST against the published PyTorch code: from the embedding to the logits, packed and alone."""
+"""ElasticAST against the published PyTorch code:
+
+from the embedding to the logits, packed and alone.
+"""
 
 import dataclasses
 import functools
@@ -24,8 +27,12 @@ from elastic_ast_jax.parity.yardstick import Stages
 __all__ = ['FILES', 'LOGITS', 'Case', 'case', 'forward_rows', 'stages']
 
 # Title of each stored network.
-FILES = {'elasticast_tiny': 'ElasticAST, attention pooling', 'elasticast_tiny_avgpool': 'ElasticAST, mean pooling'}
-# Bound of logits, and of what leads to them, which is of the same size. PyTorch's own float32 is 2e-5 off.
+FILES = {
+    'elasticast_tiny': 'ElasticAST, attention pooling',
+    'elasticast_tiny_avgpool': 'ElasticAST, mean pooling',
+}
+# Bound of logits, and of what leads to them, which is of the same size. PyTorch's own float32 is
+# 2e-5 off.
 LOGITS = 1e-4
 # Clips of a row of the packed batch, as the stored networks had them.
 _SLOTS = 4
@@ -73,45 +80,90 @@ def case(name: str, attend: Attend) -> Case:
     meta, weights = stored.meta, stored.part('weights/')
     layout = elasticast.infer(weights, meta['heads'], 'mean' if meta['avg_pool'] else 'attention')
     log_mels = [stored[f'clips/{i}'].T for i in range(len(stored['logits']))]
-    patches = tuple(packing.patchify(clip, layout.patch, layout.patch, len(clip) // layout.patch) for clip in log_mels)
+    patches = tuple(
+        packing.patchify(clip, layout.patch, layout.patch, len(clip) // layout.patch)
+        for clip in log_mels
+    )
     rows = packing.pack([len(clip) for clip in patches], meta['max_tokens'], _SLOTS)
     multi_label = meta['loss'] == 'BCE'
-    shape = BatchShape(len(rows), meta['max_tokens'], _SLOTS, layout.patch**2, layout.classes, multi_label)
+    shape = BatchShape(
+        len(rows), meta['max_tokens'], _SLOTS, layout.patch**2, layout.classes, multi_label
+    )
     batch = packing.fill_batch(list(rows), patches, layout.grid[0], shape)
     targets = stored['labels'] if multi_label else stored['labels'].argmax(axis=1)
     batch.labels[batch.valid] = targets[batch.clip_id[batch.valid]]
-    network = ElasticAST(layout.size, layout.classes, layout.grid, attend, layout.pool, scaled=False)
-    return Case(FILES[name], stored, layout, network, elasticast.to_params(weights, layout), patches, shape, batch)
+    network = ElasticAST(
+        layout.size, layout.classes, layout.grid, attend, layout.pool, scaled=False
+    )
+    return Case(
+        FILES[name],
+        stored,
+        layout,
+        network,
+        elasticast.to_params(weights, layout),
+        patches,
+        shape,
+        batch,
+    )
 
 
 def forward_rows(made: Case) -> list[Row]:
     """The stages of each clip against the network in float64, and the logits against PyTorch's."""
     weights, stored = made.reference.part('weights/'), made.reference
-    exact = [yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool) for clip in made.clips]
+    exact = [
+        yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool)
+        for clip in made.clips
+    ]
     packed = stages(made, [made.batch])
     numbers = range(len(made.patches))
-    alone = stages(made, [made.rows_of([[i] for i in numbers[first : first + made.shape.rows]])
-                           for first in numbers[:: made.shape.rows]])  # fmt: skip
+    alone = stages(
+        made,
+        [
+            made.rows_of([[i] for i in numbers[first : first + made.shape.rows]])
+            for first in numbers[:: made.shape.rows]
+        ],
+    )
 
     def joined(clips: Sequence[Stages], field: str) -> Float[np.ndarray, '...']:
         return np.concatenate([np.atleast_2d(getattr(one, field)) for one in clips])
 
     def against_exact(field: str, what: str) -> Row:
-        return compared(made.title, f'{what}, against float64', joined(packed, field), joined(exact, field), LOGITS)
+        return compared(
+            made.title,
+            f'{what}, against float64',
+            joined(packed, field),
+            joined(exact, field),
+            LOGITS,
+        )
 
     return [
         against_exact('embedding', 'embedding'),
         against_exact('encoded', 'output of the encoder'),
         against_exact('pooled', 'pooled vector'),
         against_exact('logits', 'logits'),
-        compared(made.title, 'logits of float64, against PyTorch', joined(exact, 'logits'), stored['logits'], LOGITS),
+        compared(
+            made.title,
+            'logits of float64, against PyTorch',
+            joined(exact, 'logits'),
+            stored['logits'],
+            LOGITS,
+        ),
         compared(made.title, 'logits, packed', joined(packed, 'logits'), stored['logits'], LOGITS),
-        compared(made.title, 'logits, each clip alone', joined(alone, 'logits'), stored['logits_alone'], LOGITS),
+        compared(
+            made.title,
+            'logits, each clip alone',
+            joined(alone, 'logits'),
+            stored['logits_alone'],
+            LOGITS,
+        ),
     ]
 
 
 def stages(made: Case, batches: Iterable[PackedBatch], params: Any = None) -> list[Stages]:
-    """Of each clip, in the clips' order, whichever row of whichever batch it is in; with other parameters if given."""
+    """Of each clip, in the clips' order, whichever row of whichever batch it is in;
+
+    with other parameters if given.
+    """
     params = made.params if params is None else params
     found = {}
     for batch in batches:
@@ -119,15 +171,30 @@ def stages(made: Case, batches: Iterable[PackedBatch], params: Any = None) -> li
         for row, slot in np.argwhere(batch.valid):
             own = batch.segment_ids[row] == slot + 1
             found[int(batch.clip_id[row, slot])] = Stages(
-                embedding[row, own], detail.tokens[row, own], detail.pooled[row, slot], detail.logits[row, slot])
+                embedding[row, own],
+                detail.tokens[row, own],
+                detail.pooled[row, slot],
+                detail.logits[row, slot],
+            )
     return [found[number] for number in sorted(found)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(network: ElasticAST, params: Any, batch: PackedBatch) -> tuple[Detail, Float[Array, 'R T D']]:
-    """What the network makes of a batch, and the embedding: the sum of what two of its parts give."""
+def _run(
+    network: ElasticAST, params: Any, batch: PackedBatch
+) -> tuple[Detail, Float[Array, 'R T D']]:
+    """What the network makes of a batch, and the embedding:
+
+    the sum of what two of its parts give.
+    """
     detail, kept = network.apply(
-        {'params': params}, batch, method='detail', mutable='intermediates',
-        capture_intermediates=lambda module, _: module.name in ('embed', 'positions'))  # fmt: skip
-    patches, positions = (kept['intermediates'][name]['__call__'][0] for name in ('embed', 'positions'))
+        {'params': params},
+        batch,
+        method='detail',
+        mutable='intermediates',
+        capture_intermediates=lambda module, _: module.name in ('embed', 'positions'),
+    )
+    patches, positions = (
+        kept['intermediates'][name]['__call__'][0] for name in ('embed', 'positions')
+    )
     return detail, patches + positions

@@ -16,9 +16,11 @@ from elastic_ast_jax.parity.training import Training
 
 __all__ = ['Report', 'ast_rows', 'elastic_ast_rows', 'report', 'run', 'show']
 
-_LEGEND = ("Differences are the largest. Relative is to the largest value of the reference, and of a gradient the norm of the "
-           "difference to the norm of the reference, in PyTorch's layout. The bound is of the absolute difference if nothing "
-           "else is said.")  # fmt: skip
+_LEGEND = (
+    'Differences are the largest. Relative is to the largest value of the reference, and of a'
+    " gradient the norm of the difference to the norm of the reference, in PyTorch's layout. The"
+    ' bound is of the absolute difference if nothing else is said.'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Report:
             lines += [f'{model:<{wide}}  absolute  relative  bound']
             for row in (row for row in self.rows if row.model == model):
                 bound = f'{row.bound:.1e}' + (' relative' if row.counts == 'relative' else '')
-                lines.append(f'{row.what:<{wide}}  {row.absolute:8.1e}  {row.relative:8.1e}  {bound:<17}'
-                             f'{"pass" if row.passed else "FAIL"}')  # fmt: skip
+                lines.append(
+                    f'{row.what:<{wide}}  {row.absolute:8.1e}  {row.relative:8.1e}  {bound:<17}'
+                    f'{"pass" if row.passed else "FAIL"}'
+                )
             lines.append('')
         return '\n'.join(lines)
 
@@ -80,10 +84,20 @@ def run(as_json: bool = False) -> int:
 
 def show(made: Report, as_json: bool = False) -> int:
     """Prints a report; the exit code is 1 if a row fails."""
-    place = f'float32 on {jax.default_backend()}, matrix products in the highest precision, JAX {jax.__version__}'
+    place = (
+        f'float32 on {jax.default_backend()}, matrix products in the highest precision, JAX'
+        f' {jax.__version__}'
+    )
     if as_json:
         rows = [dataclasses.asdict(row) | {'passed': row.passed} for row in made.rows]
-        print(json.dumps(without_nan({'where': place, 'passed': not made.failed, 'rows': rows, 'notes': made.notes}), indent=2))
+        print(
+            json.dumps(
+                without_nan(
+                    {'where': place, 'passed': not made.failed, 'rows': rows, 'notes': made.notes}
+                ),
+                indent=2,
+            )
+        )
     else:
         print(made.table())
         print('\n'.join([*made.notes, _LEGEND, f'{place}: {made.verdict()}']))
@@ -123,4 +137,6 @@ def ast_rows(name: str, attend: Attend) -> list[Row]:
     stored = reference.load(name)
     with jax.default_matmul_precision('highest'):
         made = ast.converted(stored)
-        return ast.feature_rows(ast.FILES[name], stored, made) + ast.logit_rows(ast.FILES[name], stored, made, attend)
+        return ast.feature_rows(ast.FILES[name], stored, made) + ast.logit_rows(
+            ast.FILES[name], stored, made, attend
+        )

@@ -1,4 +1,7 @@
-"""How far float32 determines a result: what becomes of it if every weight is moved by one rounding."""
+"""How far float32 determines a result:
+
+what becomes of it if every weight is moved by one rounding.
+"""
 
 from typing import Any
 
@@ -8,13 +11,17 @@ from jaxtyping import Float
 
 __all__ = ['DRAWS', 'ROOM', 'moved']
 
-# Draws of moved weights, and how many times what they change is allowed between two computations, which round at every step.
+# Draws of moved weights, and how many times what they change is allowed between two computations,
+# which round at every step.
 DRAWS = 4
 ROOM = 3
 
 
 def moved(params: Any, draw: int) -> Any:
-    """Each parameter at one of the two float32 numbers next to it, at random: a pure function of the number of the draw."""
+    """Each parameter at one of the two float32 numbers next to it, at random:
+
+    a pure function of the number of the draw.
+    """
     random = np.random.default_rng(draw)
 
     def neighbour(leaf: Float[Any, '...']) -> Float[np.ndarray, '...']:

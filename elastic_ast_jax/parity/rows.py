@@ -17,8 +17,8 @@ class Row:
         model: Whose it is.
         what: The thing.
         absolute: Largest absolute difference.
-        relative: That difference divided by the largest absolute value of the reference; of a gradient, the norm of the
-            difference divided by the norm of the reference.
+        relative: That difference divided by the largest absolute value of the reference; of a
+            gradient, the norm of the difference divided by the norm of the reference.
         bound: What must not be exceeded ...
         counts: ... by which of the two.
     """
@@ -40,14 +40,18 @@ class Row:
         return f'{self.model}: {self.what}'
 
 
-def compared(model: str, what: str, found: Float[Any, '...'], wanted: Float[Any, '...'], bound: float) -> Row:
+def compared(
+    model: str, what: str, found: Float[Any, '...'], wanted: Float[Any, '...'], bound: float
+) -> Row:
     """A row whose largest absolute difference is bounded."""
     found, wanted = _same_shape(found, wanted, f'{model}: {what}')
     largest = float(np.abs(found - wanted).max())
     return Row(model, what, largest, _ratio(largest, float(np.abs(wanted).max())), bound)
 
 
-def compared_by_norm(model: str, what: str, found: Float[Any, '...'], wanted: Float[Any, '...'], bound: float) -> Row:
+def compared_by_norm(
+    model: str, what: str, found: Float[Any, '...'], wanted: Float[Any, '...'], bound: float
+) -> Row:
     """A row whose difference is bounded by its norm, relative to the norm of the reference."""
     found, wanted = _same_shape(found, wanted, f'{model}: {what}')
     difference = found - wanted
@@ -59,7 +63,9 @@ def _same_shape(found: Any, wanted: Any, name: str) -> tuple[np.ndarray, np.ndar
     """Both in float64; broadcasting could hide that one of them is something else."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     if found.shape != wanted.shape or not found.size:
-        raise ValueError(f'{name}: shape {list(found.shape)} cannot be compared with {list(wanted.shape)}')
+        raise ValueError(
+            f'{name}: shape {list(found.shape)} cannot be compared with {list(wanted.shape)}'
+        )
     return found, wanted
 
 

@@ -1,10 +1,12 @@
-"""Loss, gradients and twenty optimiser steps of the published network, by the step and the optimiser that training uses.
+"""Loss, gradients and twenty optimiser steps of the published network, by the step and the
+optimiser that training uses.
 
-Adam's first step is the sign of each gradient (with the decay that is added to it). Where an element is smaller than what two
-float32 implementations differ by, that is chance; and a step in another direction makes another network from there on. So an
-element whose first step is not the same takes its first gradient from PyTorch. A note says which these are, what their exact
-gradient is, and how far the losses come apart without this. The logits after the steps follow the small differences of all
-elements together; for them the whole first gradient is PyTorch's then.
+Adam's first step is the sign of each gradient (with the decay that is added to it). Where an
+element is smaller than what two float32 implementations differ by, that is chance; and a step in
+another direction makes another network from there on. So an element whose first step is not the
+same takes its first gradient from PyTorch. A note says which these are, what their exact gradient
+is, and how far the losses come apart without this. The logits after the steps follow the small
+differences of all elements together; for them the whole first gradient is PyTorch's then.
 """
 
 from collections.abc import Mapping
@@ -67,7 +69,8 @@ class Training:
         self.decay, self._steps = float(settings['weight_decay']), settings['steps']
         loss = losses.binary_cross_entropy if made.shape.multi_label else losses.cross_entropy()
         adam = optimizer.adam_l2(
-            lambda _: settings['lr'], settings['b1'], settings['b2'], _EPSILON, self.decay)
+            lambda _: settings['lr'], settings['b1'], settings['b2'], _EPSILON, self.decay
+        )
         self._update = optax.chain(_recorded(), adam)
         self._step = jax.jit(make_train_step(self._apply, loss, self._update))
 
@@ -97,41 +100,67 @@ class Training:
 
 
 class _Recorded(NamedTuple):
-    """Values that the next gradient is to have, NaN for none; and the last gradient, as computed."""
+    """Values that the next gradient is to have, NaN for none;
+
+    and the last gradient, as computed.
+    """
 
     given: Any
     gradient: Any
 
 
 def _recorded() -> optax.GradientTransformation:
-    """Keeps the gradient, so that it is that of the very step that trains; and puts other values into one, if given."""
+    """Keeps the gradient, so that it is that of the very step that trains;
+
+    and puts other values into one, if given.
+    """
 
     def init(params):
         return _Recorded(jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), params), params)
 
     def update(gradient, state, params=None):
-        mixed = jax.tree.map(lambda value, own: jnp.where(jnp.isnan(value), own, value), state.given, gradient)
-        return mixed, _Recorded(jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), gradient), gradient)
+        mixed = jax.tree.map(
+            lambda value, own: jnp.where(jnp.isnan(value), own, value), state.given, gradient
+        )
+        return mixed, _Recorded(
+            jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), gradient), gradient
+        )
 
     return optax.GradientTransformation(init, update)
 
 
 def training_rows(made: Case, training: Training) -> tuple[list[Row], list[str]]:
-    """Rows of the loss, of each tensor's gradient, of each step's loss and of the logits after the steps; and notes on them."""
+    """Rows of the loss, of each tensor's gradient, of each step's loss and of the logits after the
+    steps; and notes on them.
+    """
     stored, title = made.reference, made.title
     theirs, wanted = stored.part('grads/'), stored['train_losses']
     own = training.run()
     rows = [compared(title, 'loss', own.losses[:1], stored['loss'][None], LOSS)]
-    rows += [compared_by_norm(title, f'gradient of {name}', gradient, theirs[name], GRADIENT)
-             for name, gradient in own.gradients.items()]  # fmt: skip
+    rows += [
+        compared_by_norm(title, f'gradient of {name}', gradient, theirs[name], GRADIENT)
+        for name, gradient in own.gradients.items()
+    ]
     run = last = own
     notes, after = [], f'logits after {len(wanted)} steps'
     if places := _other_first_steps(made, training, own.gradients):
-        run = training.run(first=_with(own.gradients, {place: float(theirs[place[0]][place[1]]) for place in places}))
+        run = training.run(
+            first=_with(
+                own.gradients, {place: float(theirs[place[0]][place[1]]) for place in places}
+            )
+        )
         last, after = training.run(first=theirs), f"{after} from PyTorch's first update"
         notes.append(_first_step_note(made, training, own, run, places))
-    rows += [compared(title, f'loss of step {step}', run.losses[step - 1 : step], wanted[step - 1 : step], STEP_LOSS)
-             for step in range(1, len(wanted) + 1)]  # fmt: skip
+    rows += [
+        compared(
+            title,
+            f'loss of step {step}',
+            run.losses[step - 1 : step],
+            wanted[step - 1 : step],
+            STEP_LOSS,
+        )
+        for step in range(1, len(wanted) + 1)
+    ]
     found, more = _rows_after(made, training, after, last, theirs if places else None)
     return rows + found, notes + more
 
@@ -139,13 +168,17 @@ def training_rows(made: Case, training: Training) -> tuple[list[Row], list[str]]
 def _other_first_steps(made: Case, training: Training, ours: Tensors) -> list[Place]:
     """Elements that the two first gradients move by different steps.
 
-    Without the keys' biases: their gradient is 0 but for rounding, and a softmax ignores what they become.
+    Without the keys' biases: their gradient is 0 but for rounding, and a softmax ignores what they
+    become.
     """
     weights, theirs = made.reference.part('weights/'), made.reference.part('grads/')
     found = []
     for name, gradient in ours.items():
         pull = training.decay * weights[name].astype(np.float64)
-        ours_step, theirs_step = ((tensor + pull) / (np.abs(tensor + pull) + _EPSILON) for tensor in (gradient, theirs[name]))
+        ours_step, theirs_step = (
+            (tensor + pull) / (np.abs(tensor + pull) + _EPSILON)
+            for tensor in (gradient, theirs[name])
+        )
         differ = np.abs(ours_step - theirs_step) > _SAME_STEP
         if name.endswith('to_kv.bias'):  # keys first
             differ[: len(differ) // 2] = False
@@ -161,9 +194,15 @@ def _with(gradients: Tensors, values: Mapping[Place, float]) -> Tensors:
     return changed
 
 
-def _first_step_note(made: Case, training: Training, own: Run, run: Run, places: list[Place]) -> str:
+def _first_step_note(
+    made: Case, training: Training, own: Run, run: Run, places: list[Place]
+) -> str:
     """What the elements are, and the losses without their values from PyTorch."""
-    weights, theirs, wanted = made.reference.part('weights/'), made.reference.part('grads/'), made.reference['train_losses']
+    weights, theirs, wanted = (
+        made.reference.part('weights/'),
+        made.reference.part('grads/'),
+        made.reference['train_losses'],
+    )
     exact = {place: _exact_gradient(made, *place) for place in places}
     by_exact = training.run(first=_with(own.gradients, exact))
 
@@ -174,20 +213,31 @@ def _first_step_note(made: Case, training: Training, own: Run, run: Run, places:
         pull = training.decay * float(weights[name][index])
         three = (theirs[name][index], own.gradients[name][index], exact[name, index])
         pytorch, here, exactly = (float(value) + pull for value in three)
-        return f'{name}{list(index)} (with the decay {pytorch:.1e} by PyTorch, {here:.1e} here, {exactly:.1e} exactly)'
+        return (
+            f'{name}{list(index)} (with the decay {pytorch:.1e} by PyTorch, {here:.1e} here,'
+            f' {exactly:.1e} exactly)'
+        )
 
     total = sum(gradient.size for gradient in own.gradients.values())
-    return (f"{made.title}: Adam's first step is the sign of a gradient, and rounding decides it in {len(places)} of {total} "
-            f'elements: {"; ".join(told(*place) for place in places)}. The steps begin with the gradient that PyTorch has '
-            f'there, and their losses differ by at most {apart(run.losses)}. With our own gradient they would by '
-            f'{apart(own.losses)}, and with the exact one by {apart(by_exact.losses)}.')
+    return (
+        f"{made.title}: Adam's first step is the sign of a gradient, and rounding decides it in"
+        f' {len(places)} of {total} '
+        f'elements: {"; ".join(told(*place) for place in places)}. The steps begin with the'
+        ' gradient that PyTorch has '
+        f'there, and their losses differ by at most {apart(run.losses)}. With our own gradient they'
+        ' would by '
+        f'{apart(own.losses)}, and with the exact one by {apart(by_exact.losses)}.'
+    )
 
 
 def _exact_gradient(made: Case, name: str, index: tuple[int, ...]) -> float:
     """Of the loss, in float64."""
 
     def loss(weights: Tensors) -> float:
-        logits = [yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits for clip in made.clips]
+        logits = [
+            yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits
+            for clip in made.clips
+        ]
         return yardstick.loss(logits, made.reference['labels'], made.reference.meta['loss'])
 
     return yardstick.derivative(loss, made.reference.part('weights/'), name, index)
@@ -196,22 +246,45 @@ def _exact_gradient(made: Case, name: str, index: tuple[int, ...]) -> float:
 def _rows_after(
     made: Case, training: Training, what: str, run: Run, first: Tensors | None
 ) -> tuple[list[Row], list[str]]:
-    """Logits after the steps: of all clips together, but each by itself that float32 does not determine well enough."""
+    """Logits after the steps:
+
+    of all clips together, but each by itself that float32 does not determine well enough.
+    """
     wanted = made.reference['logits_after']
     if np.abs(run.logits - wanted).max() <= LOGITS_AFTER:
         return [compared(made.title, what, run.logits, wanted, LOGITS_AFTER)], []
-    moved = np.max([np.abs(training.run(rounding.moved(made.params, draw), first).logits - run.logits).max(axis=1)
-                    for draw in range(rounding.DRAWS)], axis=0)  # fmt: skip
+    moved = np.max(
+        [
+            np.abs(training.run(rounding.moved(made.params, draw), first).logits - run.logits).max(
+                axis=1
+            )
+            for draw in range(rounding.DRAWS)
+        ],
+        axis=0,
+    )
     loose = rounding.ROOM * moved > LOGITS_AFTER
     clips = np.flatnonzero(loose)
-    rows = [compared(made.title, f'{what}, clip {i}', run.logits[i], wanted[i], rounding.ROOM * float(moved[i])) for i in clips]
+    rows = [
+        compared(
+            made.title,
+            f'{what}, clip {i}',
+            run.logits[i],
+            wanted[i],
+            rounding.ROOM * float(moved[i]),
+        )
+        for i in clips
+    ]
     if not loose.all():
         others = f'{what}, other clips' if rows else what
-        rows.insert(0, compared(made.title, others, run.logits[~loose], wanted[~loose], LOGITS_AFTER))
+        rows.insert(
+            0, compared(made.title, others, run.logits[~loose], wanted[~loose], LOGITS_AFTER)
+        )
     if not len(clips):
         return rows, []
     told = ', '.join(f'clip {i} by {moved[i]:.1e}' for i in clips)
-    return rows, [f'{made.title}: float32 does not determine all logits after the steps to {LOGITS_AFTER:g}. Starting weights '
-                  f'moved to a neighbouring float32 number, at random ({rounding.DRAWS} draws, the same first update), move '
-                  f'them: {told}. The bound of these clips is {rounding.ROOM} times that.']
-
+    return rows, [
+        f'{made.title}: float32 does not determine all logits after the steps to {LOGITS_AFTER:g}.'
+        f' Starting weights moved to a neighbouring float32 number, at random ({rounding.DRAWS}'
+        f' draws, the same first update), move them: {told}. The bound of these clips is'
+        f' {rounding.ROOM} times that.'
+    ]

@@ -1,7 +1,8 @@
 """The published network in NumPy and float64, straight from the names of its PyTorch state dict.
 
-Nothing is packed or masked here: a clip is a matrix of tokens. It shares no line with the models of this package, so it tells
-what is right between the input and the logits, where PyTorch's values are not stored, and to more digits than float32 has.
+Nothing is packed or masked here: a clip is a matrix of tokens. It shares no line with the models of
+this package, so it tells what is right between the input and the logits, where PyTorch's values are
+not stored, and to more digits than float32 has.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,10 @@ class Stages(NamedTuple):
 
 
 def forward(
-    weights: Mapping[str, Float[np.ndarray, '...']], clip: Float[np.ndarray, 'mels frames'], heads: int, pool: str
+    weights: Mapping[str, Float[np.ndarray, '...']],
+    clip: Float[np.ndarray, 'mels frames'],
+    heads: int,
+    pool: str,
 ) -> Stages:
     """Runs one clip through the network.
 
@@ -37,10 +41,14 @@ def forward(
         pool: `'attention'` or `'mean'`.
     """
     w = {name: np.asarray(tensor, np.float64) for name, tensor in weights.items()}
-    patches, bands, columns = _patches(np.asarray(clip, np.float64), w['patch_embed.0.weight'].shape[1])
+    patches, bands, columns = _patches(
+        np.asarray(clip, np.float64), w['patch_embed.0.weight'].shape[1]
+    )
     positions = w['pos_embed_freq'][:bands, None] + w['pos_embed_time'][None, :columns]
     x = embedding = _linear(patches, w, 'patch_embed.0') + positions.reshape(bands * columns, -1)
-    depth = 1 + max(int(name.split('.')[2]) for name in w if name.startswith('blocks.modules_list.'))
+    depth = 1 + max(
+        int(name.split('.')[2]) for name in w if name.startswith('blocks.modules_list.')
+    )
     for i in range(depth):
         block = f'blocks.modules_list.{i}'
         normalised = _layer_norm(x, w, f'{block}.norm1')
@@ -56,8 +64,13 @@ def forward(
     return Stages(embedding, encoded, pooled, _linear(pooled, w, 'head'))
 
 
-def loss(logits: Sequence[Float64[np.ndarray, 'C']], targets: Float[np.ndarray, 'clips C'], kind: str) -> float:
-    """Of all clips: `'BCE'`, binary cross-entropy, the mean over all entries; or `'CE'`, cross-entropy, over clips."""
+def loss(
+    logits: Sequence[Float64[np.ndarray, 'C']], targets: Float[np.ndarray, 'clips C'], kind: str
+) -> float:
+    """Of all clips:
+
+    `'BCE'`, binary cross-entropy, the mean over all entries; or `'CE'`, cross-entropy, over clips.
+    """
     scores = np.stack(logits)
     if kind == 'BCE':
         return float((np.logaddexp(0, scores) - targets * scores).mean())
@@ -66,10 +79,16 @@ def loss(logits: Sequence[Float64[np.ndarray, 'C']], targets: Float[np.ndarray, 
 
 
 def derivative(
-    function: Callable[[Mapping[str, np.ndarray]], float], weights: Mapping[str, Float[np.ndarray, '...']], name: str,
-    index: tuple[int, ...], distance: float = 1e-4,
-) -> float:  # fmt: skip
-    """By one weight, from four values of the function: the error is of the distance's fourth power, and rounding's over it."""
+    function: Callable[[Mapping[str, np.ndarray]], float],
+    weights: Mapping[str, Float[np.ndarray, '...']],
+    name: str,
+    index: tuple[int, ...],
+    distance: float = 1e-4,
+) -> float:
+    """By one weight, from four values of the function:
+
+    the error is of the distance's fourth power, and rounding's over it.
+    """
 
     def moved(by: float) -> float:
         tensor = np.array(weights[name], np.float64)
@@ -80,26 +99,39 @@ def derivative(
     return (8 * near - far) / (12 * distance)
 
 
-def _patches(clip: Float64[np.ndarray, 'mels frames'], values: int) -> tuple[Float64[np.ndarray, 'n P'], int, int]:
-    """Square patches, frequency-major, each flattened mel-major; and how many bands and columns of them there are."""
+def _patches(
+    clip: Float64[np.ndarray, 'mels frames'], values: int
+) -> tuple[Float64[np.ndarray, 'n P'], int, int]:
+    """Square patches, frequency-major, each flattened mel-major;
+
+    and how many bands and columns of them there are.
+    """
     edge = int(values**0.5)
     bands, columns = clip.shape[0] // edge, clip.shape[1] // edge
     grid = clip.reshape(bands, edge, columns, edge).transpose(0, 2, 1, 3)
     return grid.reshape(bands * columns, values), bands, columns
 
 
-def _linear(x: Float64[np.ndarray, '... I'], w: Mapping[str, np.ndarray], name: str) -> Float64[np.ndarray, '... O']:
+def _linear(
+    x: Float64[np.ndarray, '... I'], w: Mapping[str, np.ndarray], name: str
+) -> Float64[np.ndarray, '... O']:
     return x @ w[f'{name}.weight'].T + w[f'{name}.bias']
 
 
-def _layer_norm(x: Float64[np.ndarray, '... D'], w: Mapping[str, np.ndarray], name: str) -> Float64[np.ndarray, '... D']:
+def _layer_norm(
+    x: Float64[np.ndarray, '... D'], w: Mapping[str, np.ndarray], name: str
+) -> Float64[np.ndarray, '... D']:
     centred = x - x.mean(axis=-1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + _EPSILON)
     return centred / deviation * w[f'{name}.weight'] + w[f'{name}.bias']
 
 
 def _attention(
-    queries: Float64[np.ndarray, 'm D'], x: Float64[np.ndarray, 'n D'], w: Mapping[str, np.ndarray], name: str, heads: int
+    queries: Float64[np.ndarray, 'm D'],
+    x: Float64[np.ndarray, 'n D'],
+    w: Mapping[str, np.ndarray],
+    name: str,
+    heads: int,
 ) -> Float64[np.ndarray, 'm D']:
     """Of each query to all tokens. The logits are not divided by the root of the head width."""
     q = _linear(queries, w, f'{name}.to_q')

@@ -1,1 +1,4 @@
-"""Starting points: weights of other networks, read into one common form, and fitted to the network that is trained."""
+"""Starting points:
+
+weights of other networks, read into one common form, and fitted to the network that is trained.
+"""

@@ -1,4 +1,7 @@
-"""SSAST and AST as their authors' PyTorch code saves them: timm's names behind `v.`, and a head of their own."""
+"""SSAST and AST as their authors' PyTorch code saves them:
+
+timm's names behind `v.`, and a head of their own.
+"""
 
 from collections.abc import Mapping
 
@@ -7,18 +10,32 @@ from jaxtyping import Float32
 
 from elastic_ast_jax.convert.rows import Row
 from elastic_ast_jax.starting import vit
-from elastic_ast_jax.starting.donor import EPSILON, Donor, DonorError, Grid, anchored, channels_note, heads_of
+from elastic_ast_jax.starting.donor import (
+    EPSILON,
+    Donor,
+    DonorError,
+    Grid,
+    anchored,
+    channels_note,
+    heads_of,
+)
 
 AST = vit.TIMM.after('v.', "an AST in its authors' names")
 SSAST = AST._replace(scheme="an SSAST in its authors' names")
-# What self-supervised training needs besides. The two sizes are those of the spectrograms, in mel bins and in frames.
+# What self-supervised training needs besides. The two sizes are those of the spectrograms, in mel
+# bins and in frames.
 _SIZES = ('p_input_fdim', 'p_input_tdim')
-_TASK = {'mask_embed': 'stands for hidden patches', 'cpredlayer.': 'tells hidden patches apart',
-         'gpredlayer.': 'makes hidden patches', **dict.fromkeys(_SIZES, 'says the size of the spectrograms')}  # fmt: skip
+_TASK = {
+    'mask_embed': 'stands for hidden patches',
+    'cpredlayer.': 'tells hidden patches apart',
+    'gpredlayer.': 'makes hidden patches',
+    **dict.fromkeys(_SIZES, 'says the size of the spectrograms'),
+}
 # Mel bins of all ASTs that their authors published, and their patch.
 _MELS = 128
 _PATCH = (16, 16)
-# AST's own stride and that without overlap; and two that were published for spectrograms of 1024 frames.
+# AST's own stride and that without overlap; and two that were published for spectrograms of 1024
+# frames.
 _STRIDES = (((10, 10), (16, 16)), ((12, 12), (14, 14)))
 _MOST = 2**20
 
@@ -42,25 +59,41 @@ def read(tensors: vit.State) -> Donor:
     else:
         (rows, columns), stride = grid(count, found.patch)
         mels = _MELS
-        notes += (f'{count} positions are taken for {rows} x {columns}, patches at every {stride[0]} mel bins and '
-                  f'{stride[1]} frames',)  # fmt: skip
+        notes += (
+            (
+                f'{count} positions are taken for {rows} x {columns}, patches at every {stride[0]}'
+                f' mel bins and {stride[1]} frames'
+            ),
+        )
     if not headed:
-        params |= {f'norm_head/{part}': params[f'encoder/norm/{part}'] for part in ('scale', 'bias')}
+        params |= {
+            f'norm_head/{part}': params[f'encoder/norm/{part}'] for part in ('scale', 'bias')
+        }
         sources['norm_head'] = tuple(f'{names.norm}.{part}' for part in ('weight', 'bias'))
         notes += ('norm_head starts as the final norm',)
     table = found.positions[found.tokens :].reshape(rows, columns, found.width)
     return Donor(
-        kind=names.scheme, width=found.width, depth=found.depth, heads=heads_of(found.width), patch=found.patch,
-        params=params, positions=Grid(table, found.positions[: found.tokens], stride, mels), sources=sources,
-        unused=unused, epsilon=EPSILON, notes=notes)  # fmt: skip
+        kind=names.scheme,
+        width=found.width,
+        depth=found.depth,
+        heads=heads_of(found.width),
+        patch=found.patch,
+        params=params,
+        positions=Grid(table, found.positions[: found.tokens], stride, mels),
+        sources=sources,
+        unused=unused,
+        epsilon=EPSILON,
+        notes=notes,
+    )
 
 
 def grid(count: int, patch: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns of an AST's patches, and their stride, of which a file tells the product alone.
+    """Rows and columns of an AST's patches, and their stride, of which a file tells the product
+    alone.
 
-    Spectrograms have 128 mel bins, so a stride makes so many rows. Of the strides whose rows divide the number, that one is
-    taken whose columns fit the roundest number of frames: the one with the largest power of two as a divisor. Patches of
-    another size than AST's are taken not to overlap.
+    Spectrograms have 128 mel bins, so a stride makes so many rows. Of the strides whose rows divide
+    the number, that one is taken whose columns fit the roundest number of frames: the one with the
+    largest power of two as a divisor. Patches of another size than AST's are taken not to overlap.
 
     Raises:
         DonorError: No stride does.
@@ -77,25 +110,39 @@ def grid(count: int, patch: tuple[int, int]) -> tuple[tuple[int, int], tuple[int
         if fitting:
             return max(fitting, key=lambda found: found[0])[1:]  # the first of equals
     tried = ', '.join(f'{down} x {along}' for strides in groups for down, along in strides)
-    raise DonorError(f'{AST.positions} has {count} positions of patches, and no grid of patches of {patch[0]} x {patch[1]} on '
-                     f'{_MELS} mel bins has so many, at strides of {tried}')
+    raise DonorError(
+        f'{AST.positions} has {count} positions of patches, and no grid of patches of {patch[0]} x'
+        f' {patch[1]} on {_MELS} mel bins has so many, at strides of {tried}'
+    )
 
 
-def _told(tensors: Mapping[str, Float32[np.ndarray, '...']], patch: tuple[int, int], count: int) -> tuple[tuple[int, int], int]:
-    """The grid of an SSAST, whose patches do not overlap, by the size of its spectrograms; and their mel bins."""
+def _told(
+    tensors: Mapping[str, Float32[np.ndarray, '...']], patch: tuple[int, int], count: int
+) -> tuple[tuple[int, int], int]:
+    """The grid of an SSAST, whose patches do not overlap, by the size of its spectrograms;
+
+    and their mel bins.
+    """
     for name in _SIZES:
         anchored(SSAST.scheme, tensors, name, 0)
     sizes = tuple(float(tensors[name]) for name in _SIZES)
-    rows, columns = (int(size) // edge if edge <= size < _MOST else 0 for size, edge in zip(sizes, patch, strict=True))
+    rows, columns = (
+        int(size) // edge if edge <= size < _MOST else 0
+        for size, edge in zip(sizes, patch, strict=True)
+    )
     if rows * columns != count:
-        raise DonorError(f'{SSAST.positions} has {count} positions of patches, but {_SIZES[0]}={sizes[0]:g} and '
-                         f'{_SIZES[1]}={sizes[1]:g} make {rows} x {columns} patches of {patch[0]} x {patch[1]}')
+        raise DonorError(
+            f'{SSAST.positions} has {count} positions of patches, but {_SIZES[0]}={sizes[0]:g} and '
+            f'{_SIZES[1]}={sizes[1]:g} make {rows} x {columns} patches of {patch[0]} x {patch[1]}'
+        )
     return (rows, columns), int(sizes[0])
 
 
 def _head(tensors: vit.State, names: vit.Names) -> list[Row]:
     """A norm and a linear layer."""
     classes, width = anchored(names.scheme, tensors, 'mlp_head.1.weight', 2)
-    return [Row('mlp_head.0.weight', (width,), ('norm_head/scale',), (width,)),
-            Row('mlp_head.0.bias', (width,), ('norm_head/bias',), (width,)),
-            *vit.linear('mlp_head.1', classes, width, ['head'])]  # fmt: skip
+    return [
+        Row('mlp_head.0.weight', (width,), ('norm_head/scale',), (width,)),
+        Row('mlp_head.0.bias', (width,), ('norm_head/bias',), (width,)),
+        *vit.linear('mlp_head.1', classes, width, ['head']),
+    ]

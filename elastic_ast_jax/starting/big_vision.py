@@ -1,4 +1,7 @@
-"""Vision Transformers in JAX: `.npz` files of big_vision and of the older vision_transformer (AugReg)."""
+"""Vision Transformers in JAX:
+
+`.npz` files of big_vision and of the older vision_transformer (AugReg).
+"""
 
 import re
 from collections.abc import Sequence
@@ -7,18 +10,34 @@ from typing import NamedTuple
 from elastic_ast_jax.convert.rows import Row
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.starting import vit
-from elastic_ast_jax.starting.donor import EPSILON, Donor, anchored, channels_note, filled, patch_kernel
+from elastic_ast_jax.starting.donor import (
+    EPSILON,
+    Donor,
+    anchored,
+    channels_note,
+    filled,
+    patch_kernel,
+)
 
 SCHEME = "a Vision Transformer in big_vision's names"
 # Parameters of a training's checkpoint, beside its optimiser's.
 _PREFIXES = ('params/', 'opt/target/')
-_POSITIONS = ('pos_embedding', 'Transformer/pos_embedding', 'Transformer/posembed_input/pos_embedding')
+_POSITIONS = (
+    'pos_embedding',
+    'Transformer/pos_embedding',
+    'Transformer/posembed_input/pos_embedding',
+)
 _IMAGES = 'tells classes of images'
 _POOL = 'pools for images'
 _UNUSED = {
-    'head/': _IMAGES, 'pre_logits/': _IMAGES, 'MAPHead_0/': _POOL, 'probe': _POOL, 'MlpBlock_0/': _POOL,
-    'MultiHeadDotProductAttention_0/': _POOL, 'LayerNorm_0/': _POOL,
-}  # fmt: skip
+    'head/': _IMAGES,
+    'pre_logits/': _IMAGES,
+    'MAPHead_0/': _POOL,
+    'probe': _POOL,
+    'MlpBlock_0/': _POOL,
+    'MultiHeadDotProductAttention_0/': _POOL,
+    'LayerNorm_0/': _POOL,
+}
 _BLOCK = re.compile(r'(?:params/|opt/target/|)Transformer/encoderblock(?:_(\d+))?/')
 _GELU = "the MLPs' GELU is the tanh approximation there and exact here: at most 0.0005 apart"
 
@@ -41,43 +60,65 @@ def recognise(names: Sequence[str]) -> bool:
 
 
 def read(tensors: vit.State) -> Donor:
-    """A network of either code, its blocks one by one or stacked, alone or in a training's checkpoint.
+    """A network of either code, its blocks one by one or stacked, alone or in a training's
+    checkpoint.
 
     Raises:
         DonorError: Another network's tensors, or too few.
     """
-    prefix = next((prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in tensors)), '')
+    prefix = next(
+        (prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in tensors)), ''
+    )
     unused = {name: 'state of the training' for name in tensors if not name.startswith(prefix)}
     unused |= vit.left_over(tensors, {prefix + start: what for start, what in _UNUSED.items()})
     mine = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
     parts = _OLDER if any(f'/{_OLDER.mlp}/' in name for name in mine) else _Parts()
     numbers = {match[1] for name in mine if (match := _BLOCK.match(name))}
     stacked = numbers == {None}
-    query = f'{prefix}Transformer/encoderblock{"" if stacked else "_0"}/{parts.attention}/query/kernel'
+    query = (
+        f'{prefix}Transformer/encoderblock{"" if stacked else "_0"}/{parts.attention}/query/kernel'
+    )
     *outer, _, heads, split = anchored(SCHEME, tensors, query, 4 if stacked else 3)
     depth = outer[0] if stacked else len(numbers)
     mels, frames, channels, width = anchored(SCHEME, tensors, f'{prefix}embedding/kernel', 4)
-    positions = next((name for name in _POSITIONS if name in mine), _POSITIONS[-1 if parts is _OLDER else 0])
+    positions = next(
+        (name for name in _POSITIONS if name in mine), _POSITIONS[-1 if parts is _OLDER else 0]
+    )
     count = anchored(SCHEME, tensors, prefix + positions, 3)[1]
     table = [
         _row(f'{prefix}embedding/kernel', 'embed/kernel', (mels, frames, channels, width)),
         _row(f'{prefix}embedding/bias', 'embed/bias', (width,)),
         Row(prefix + positions, (1, count, width), ('positions',), (count, width)),
         *([Row(f'{prefix}cls', (1, 1, width), ('tokens',), (1, width))] if 'cls' in mine else []),
-        *(_row(f'{prefix}Transformer/encoder_norm/{part}', f'encoder/norm/{part}', (width,)) for part in ('scale', 'bias')),
+        *(
+            _row(f'{prefix}Transformer/encoder_norm/{part}', f'encoder/norm/{part}', (width,))
+            for part in ('scale', 'bias')
+        ),
     ]
     for name, (target, shape) in _block(parts, width, heads, split).items():
         if stacked:
             table.append(_row(f'{prefix}Transformer/encoderblock/{name}', target, (depth, *shape)))
         else:
-            table += [_row(f'{prefix}Transformer/encoderblock_{i}/{name}', target, shape, i) for i in range(depth)]
+            table += [
+                _row(f'{prefix}Transformer/encoderblock_{i}/{name}', target, shape, i)
+                for i in range(depth)
+            ]
     params, sources = filled(SCHEME, tensors, table, unused)
     params['embed/kernel'] = patch_kernel(params['embed/kernel'])
     tokens = len(params.get('tokens', ()))
     return Donor(
-        kind=SCHEME, width=width, depth=depth, heads=heads, patch=(mels, frames), params=params,
-        positions=vit.square(params.pop('positions'), tokens, prefix + positions), sources=sources, unused=unused,
-        epsilon=EPSILON, notes=(*channels_note(channels), _GELU))  # fmt: skip
+        kind=SCHEME,
+        width=width,
+        depth=depth,
+        heads=heads,
+        patch=(mels, frames),
+        params=params,
+        positions=vit.square(params.pop('positions'), tokens, prefix + positions),
+        sources=sources,
+        unused=unused,
+        epsilon=EPSILON,
+        notes=(*channels_note(channels), _GELU),
+    )
 
 
 def _row(source: str, target: str, shape: tuple[int, ...], block: int | None = None) -> Row:
@@ -85,18 +126,26 @@ def _row(source: str, target: str, shape: tuple[int, ...], block: int | None = N
     return Row(source, shape, (target,), shape, block)
 
 
-def _block(parts: _Parts, width: int, heads: int, split: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _block(
+    parts: _Parts, width: int, heads: int, split: int
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     """A block's tensors: the parameter, and its shape."""
     hidden = MLP_RATIO * width
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for norm, target in ((parts.norm_attention, 'norm_attention'), (parts.norm_mlp, 'norm_mlp')):
         found |= {f'{norm}/{part}': (f'{target}/{part}', (width,)) for part in ('scale', 'bias')}
     for name in ('query', 'key', 'value'):
-        found[f'{parts.attention}/{name}/kernel'] = (f'attention/{name}/kernel', (width, heads, split))
+        found[f'{parts.attention}/{name}/kernel'] = (
+            f'attention/{name}/kernel',
+            (width, heads, split),
+        )
         found[f'{parts.attention}/{name}/bias'] = (f'attention/{name}/bias', (heads, split))
     found[f'{parts.attention}/out/kernel'] = ('attention/out/kernel', (heads, split, width))
     found[f'{parts.attention}/out/bias'] = ('attention/out/bias', (width,))
-    for name, target, into, out in (('Dense_0', 'up', width, hidden), ('Dense_1', 'down', hidden, width)):
+    for name, target, into, out in (
+        ('Dense_0', 'up', width, hidden),
+        ('Dense_1', 'down', hidden, width),
+    ):
         found[f'{parts.mlp}/{name}/kernel'] = (f'mlp/{target}/kernel', (into, out))
         found[f'{parts.mlp}/{name}/bias'] = (f'mlp/{target}/bias', (out,))
     return {name: (f'encoder/blocks/{target}', shape) for name, (target, shape) in found.items()}

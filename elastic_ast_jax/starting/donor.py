@@ -12,14 +12,18 @@ from elastic_ast_jax.convert.rows import Row, differences, placed
 from elastic_ast_jax.errors import UserError
 from elastic_ast_jax.lengths import FrontendSpec
 
-# Heads of the published ViT and DeiT by width, for files that do not tell them: no shape of PyTorch's does.
+# Heads of the published ViT and DeiT by width, for files that do not tell them: no shape of
+# PyTorch's does.
 _HEADS = types.MappingProxyType({192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16})
 # LayerNorm's in timm, big_vision and the published code.
 EPSILON = 1e-6
 
 
 class DonorError(UserError):
-    """Weights that nothing can start from; names the tensor or file, what is wrong and what is recognised."""
+    """Weights that nothing can start from;
+
+    names the tensor or file, what is wrong and what is recognised.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +66,12 @@ class Donor:
         width, depth: Of the network.
         heads: Of its attention; 0 if nothing tells.
         patch: Size of a patch in mel bins and frames.
-        params: Parameters by this project's names joined by slashes: those of `embed`, `encoder`, and of `tokens`, `pool`,
-            `norm_head` and `head` where it has them. Attention's may have their heads as an axis of their own or not.
+        params: Parameters by this project's names joined by slashes: those of `embed`, `encoder`,
+            and of `tokens`, `pool`, `norm_head` and `head` where it has them. Attention's may have
+            their heads as an axis of their own or not.
         positions: Of the patches and of `tokens`.
-        sources: The tensors of the file that each part was made of, by the first name of the parameters.
+        sources: The tensors of the file that each part was made of, by the first name of the
+        parameters.
         unused: Why each of the other tensors is left where it is.
         labels: Names of the head's classes; None if they are not told.
         scaled: Whether its attention logits are divided by sqrt(head width).
@@ -96,7 +102,10 @@ def heads_of(width: int) -> int:
 
 
 def filled(
-    scheme: str, tensors: Mapping[str, Float32[np.ndarray, '...']], table: Sequence[Row], unused: Mapping[str, str]
+    scheme: str,
+    tensors: Mapping[str, Float32[np.ndarray, '...']],
+    table: Sequence[Row],
+    unused: Mapping[str, str],
 ) -> tuple[dict[str, Float32[np.ndarray, '...']], dict[str, tuple[str, ...]]]:
     """Parameters, and the tensors that each part was made of.
 
@@ -110,12 +119,16 @@ def filled(
         DonorError: Tensors that are missing, left over or of another shape.
     """
     if problems := differences(tensors, table, unused):
-        raise DonorError(f'recognised as {scheme}, but its tensors are not those of one: {"; ".join(problems)}')
+        raise DonorError(
+            f'recognised as {scheme}, but its tensors are not those of one: {"; ".join(problems)}'
+        )
     return placed(tensors, table), grouped({row.source: row.targets[0] for row in table})
 
 
 def grouped(went: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Tensors by the first name of the parameter that each became, such as `'encoder'` of `'encoder/norm/bias'`."""
+    """Tensors by the first name of the parameter that each became, such as `'encoder'` of
+    `'encoder/norm/bias'`.
+    """
     groups = collections.defaultdict(list)
     for tensor, parameter in went.items():
         groups[parameter.partition('/')[0]].append(tensor)
@@ -131,16 +144,21 @@ def anchored(
         DonorError: It is not there, or of another number of axes.
     """
     if name not in tensors:
-        raise DonorError(f'recognised as {scheme}, but its tensors are not those of one: missing: {name}')
+        raise DonorError(
+            f'recognised as {scheme}, but its tensors are not those of one: missing: {name}'
+        )
     shape = tensors[name].shape
     if len(shape) != axes or 0 in shape:
-        raise DonorError(f'recognised as {scheme}, but its tensors are not those of one: {name} has the shape {list(shape)}, '
-                         f'expected {axes} axes, none of them empty')
+        raise DonorError(
+            f'recognised as {scheme}, but its tensors are not those of one: {name} has the shape'
+            f' {list(shape)}, expected {axes} axes, none of them empty'
+        )
     return shape
 
 
 def patch_kernel(kernel: Float32[np.ndarray, 'm f C D']) -> Float32[np.ndarray, 'P D']:
-    """A convolution's kernel as that of a linear layer of mel-major patches; input channels are summed to one.
+    """A convolution's kernel as that of a linear layer of mel-major patches; input channels are
+    summed to one.
 
     A spectrogram stands for an image whose channels are all alike.
     """

@@ -16,8 +16,10 @@ from elastic_ast_jax.starting.donor import Donor, DonorError
 
 _CONFIG, _WEIGHTS = 'config.json', 'model.safetensors'
 _RECOGNISED = (
-    "files (.pth, .safetensors, .npz) of a ViT or DeiT in timm's or Hugging Face's names or big_vision's, of an SSAST, an AST "
-    "or an ElasticAST in their authors'; folders of a ViT, DeiT or AST that transformers saved; and workdirs of this project")
+    "files (.pth, .safetensors, .npz) of a ViT or DeiT in timm's or Hugging Face's names or"
+    " big_vision's, of an SSAST, an AST or an ElasticAST in their authors'; folders of a ViT, DeiT"
+    ' or AST that transformers saved; and workdirs of this project'
+)
 _HF_AST = vit.HUGGING_FACE.after('audio_spectrogram_transformer.', '')
 _ELASTIC_AST = 'blocks.modules_list.'
 
@@ -26,15 +28,19 @@ def read(path: str | os.PathLike) -> Donor:
     """The network at a path. No code in a file is run.
 
     Raises:
-        DonorError: Nothing is there, or nothing that is recognised, or a network with tensors too many, too few or of other
-            shapes.
-        TensorFileError, LayoutError, AstHfError, WorkdirError, CheckpointError: Its file or folder cannot be used.
+        DonorError: Nothing is there, or nothing that is recognised, or a network with tensors too
+            many, too few or of other shapes.
+        TensorFileError, LayoutError, AstHfError, WorkdirError, CheckpointError: Its file or folder
+        cannot be used.
         PlaceError: As `files.at`.
     """
     place = places.at(path)
     if isinstance(place, BucketPath):
         if not (place / _CONFIG).exists():
-            raise DonorError(f'{place}: is no workdir of this project, and nothing else is read from a bucket: copy it here')
+            raise DonorError(
+                f'{place}: is no workdir of this project, and nothing else is read from a bucket:'
+                ' copy it here'
+            )
         return own.workdir(place)
     path = Path(path)
     if not path.exists():
@@ -50,8 +56,10 @@ def _folder(path: Path) -> Donor:
         return own.workdir(path)
     if not (path / _CONFIG).exists():
         held = sorted(entry.name for entry in path.iterdir())
-        raise DonorError(f'is a folder with neither {_CONFIG} nor checkpoints; it holds {some(held) or "nothing"}. Recognised '
-                         f'are {_RECOGNISED}')
+        raise DonorError(
+            f'is a folder with neither {_CONFIG} nor checkpoints; it holds'
+            f' {some(held) or "nothing"}. Recognised are {_RECOGNISED}'
+        )
     config = _json(path / _CONFIG)
     kind = config.get('model_type')
     if kind is None and 'frontend' in config:  # a workdir whose training never began, which is told
@@ -59,11 +67,15 @@ def _folder(path: Path) -> Donor:
     if kind == 'audio-spectrogram-transformer':
         return own.hugging_face_ast(path)
     if kind not in ('vit', 'deit', None):
-        raise DonorError(f'{_CONFIG}: model_type={kind!r} is none of vit, deit and audio-spectrogram-transformer. Recognised '
-                         f'are {_RECOGNISED}')
+        raise DonorError(
+            f'{_CONFIG}: model_type={kind!r} is none of vit, deit and'
+            f' audio-spectrogram-transformer. Recognised are {_RECOGNISED}'
+        )
     if not (path / _WEIGHTS).exists():
-        raise DonorError(f'has {_CONFIG} and no {_WEIGHTS}: save_pretrained writes it, in one file with '
-                         f'max_shard_size="10GB"')
+        raise DonorError(
+            f'has {_CONFIG} and no {_WEIGHTS}: save_pretrained writes it, in one file with '
+            'max_shard_size="10GB"'
+        )
     return _file(path / _WEIGHTS, config if kind else None)
 
 
@@ -86,8 +98,13 @@ def _recognised(tensors: vit.State, config: dict[str, Any] | None) -> Donor:
     if any(name.startswith(_ELASTIC_AST) for name in names):
         return own.elastic_ast(tensors)
     if _HF_AST.recognise(names):
-        raise DonorError(f'is the {_WEIGHTS} of an AST of Hugging Face: give its folder, whose other files tell the rest')
-    raise DonorError(f'holds no network that is recognised, but {some(names)}. Recognised are {_RECOGNISED}')
+        raise DonorError(
+            f'is the {_WEIGHTS} of an AST of Hugging Face: give its folder, whose other files tell'
+            ' the rest'
+        )
+    raise DonorError(
+        f'holds no network that is recognised, but {some(names)}. Recognised are {_RECOGNISED}'
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

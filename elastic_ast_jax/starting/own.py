@@ -1,4 +1,7 @@
-"""Networks that this project already reads: its own workdirs, published ElasticASTs, and ASTs of Hugging Face."""
+"""Networks that this project already reads:
+
+its own workdirs, published ElasticASTs, and ASTs of Hugging Face.
+"""
 
 import os
 from collections.abc import Mapping
@@ -31,9 +34,19 @@ def workdir(path: str | os.PathLike) -> Donor:
         tables = params.pop('positions/freq'), params.pop('positions/time')
         kind, positions = 'an ElasticAST', Tables(*tables, frontend.mel_bins)
     return Donor(
-        kind=f'{kind} of this project, {model.description}', width=size.width, depth=size.depth, heads=size.heads,
-        patch=(frontend.patch_mels, frontend.patch_frames), params=params, positions=positions, sources=sources,
-        labels=model.labels, scaled=network.scaled, epsilon=network.epsilon, frontend=frontend)  # fmt: skip
+        kind=f'{kind} of this project, {model.description}',
+        width=size.width,
+        depth=size.depth,
+        heads=size.heads,
+        patch=(frontend.patch_mels, frontend.patch_frames),
+        params=params,
+        positions=positions,
+        sources=sources,
+        labels=model.labels,
+        scaled=network.scaled,
+        epsilon=network.epsilon,
+        frontend=frontend,
+    )
 
 
 def elastic_ast(tensors: Mapping[str, Float32[np.ndarray, '...']]) -> Donor:
@@ -42,16 +55,29 @@ def elastic_ast(tensors: Mapping[str, Float32[np.ndarray, '...']]) -> Donor:
     Raises:
         LayoutError: Another network's tensors, or too few.
     """
-    layout = elasticast.infer(tensors, heads=1)  # which changes no more than how parameters are divided into axes
+    layout = elasticast.infer(
+        tensors, heads=1
+    )  # which changes no more than how parameters are divided into axes
     params = _flat(elasticast.to_params(tensors, layout))
     width, mels = layout.size.width, layout.grid[0] * layout.patch
     return Donor(
-        kind="an ElasticAST in its authors' names", width=width, depth=layout.size.depth, heads=heads_of(width),
-        patch=(layout.patch, layout.patch), params=params,
+        kind="an ElasticAST in its authors' names",
+        width=width,
+        depth=layout.size.depth,
+        heads=heads_of(width),
+        patch=(layout.patch, layout.patch),
+        params=params,
         positions=Tables(params.pop('positions/freq'), params.pop('positions/time'), mels),
-        sources=grouped({row.source: row.targets[0] for row in elasticast.rows(layout)}), scaled=False,
-        epsilon=EPSILON, notes=('to keep its head, convert it first, with the names of its classes: elastic-ast convert '
-                                'elasticast_torch',))  # fmt: skip
+        sources=grouped({row.source: row.targets[0] for row in elasticast.rows(layout)}),
+        scaled=False,
+        epsilon=EPSILON,
+        notes=(
+            (
+                'to keep its head, convert it first, with the names of its classes: elastic-ast'
+                ' convert elasticast_torch'
+            ),
+        ),
+    )
 
 
 def hugging_face_ast(directory: str | os.PathLike) -> Donor:
@@ -63,14 +89,25 @@ def hugging_face_ast(directory: str | os.PathLike) -> Donor:
     found = ast_hf.load(directory)
     model, params = found.model, _flat(found.params)
     return Donor(
-        kind='an AST of Hugging Face', width=model.size.width, depth=model.size.depth, heads=model.size.heads,
-        patch=model.patch, params=params, positions=_grid(model, params),
-        sources=grouped({row.source: row.targets[0] for row in found.table}), labels=found.labels, epsilon=model.epsilon,
-        frontend=found.frontend, notes=found.notes)  # fmt: skip
+        kind='an AST of Hugging Face',
+        width=model.size.width,
+        depth=model.size.depth,
+        heads=model.size.heads,
+        patch=model.patch,
+        params=params,
+        positions=_grid(model, params),
+        sources=grouped({row.source: row.targets[0] for row in found.table}),
+        labels=found.labels,
+        epsilon=model.epsilon,
+        frontend=found.frontend,
+        notes=found.notes,
+    )
 
 
 def _flat(params: Any) -> dict[str, Float32[np.ndarray, '...']]:
-    return {name: np.asarray(leaf, np.float32) for name, leaf in flatten_dict(params, sep='/').items()}
+    return {
+        name: np.asarray(leaf, np.float32) for name, leaf in flatten_dict(params, sep='/').items()
+    }
 
 
 def _grid(network: AST, params: dict[str, Float32[np.ndarray, '...']]) -> Grid:

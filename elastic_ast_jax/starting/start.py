@@ -1,4 +1,6 @@
-"""From a starting point to the first parameters of a network, and a report of where everything went."""
+"""From a starting point to the first parameters of a network, and a report of where everything
+went.
+"""
 
 import dataclasses
 import math
@@ -24,11 +26,25 @@ Params = dict[str, Float32[np.ndarray, '...']]
 # Projections of the attention pooling, and those of the blocks that their mean is taken of.
 _PROJECTIONS = {'to_query': 'query', 'key': 'key', 'value': 'value', 'out': 'out'}
 # Why a part that a donor has is not used.
-_WITHOUT = {'tokens': 'this model has no class tokens', 'pool': 'this model pools otherwise',
-            'head': 'its classes are others, or have no names'}  # fmt: skip
+_WITHOUT = {
+    'tokens': 'this model has no class tokens',
+    'pool': 'this model pools otherwise',
+    'head': 'its classes are others, or have no names',
+}
 # What decides what a value of a spectrogram means.
-_FEATURES = ('kind', 'sample_rate', 'window_ms', 'shift_ms', 'fft', 'mel_bins', 'mean', 'std', 'partial')
-# Tensors of a block's attention in the published code, all of which it counts when it means to count blocks.
+_FEATURES = (
+    'kind',
+    'sample_rate',
+    'window_ms',
+    'shift_ms',
+    'fft',
+    'mel_bins',
+    'mean',
+    'std',
+    'partial',
+)
+# Tensors of a block's attention in the published code, all of which it counts when it means to
+# count blocks.
 _COUNTED = 6
 
 
@@ -36,8 +52,10 @@ class Start(NamedTuple):
     """What a network starts with.
 
     Attributes:
-        params: By their names with slashes; those that are not here start as they would without a starting point.
-        report: Lines for a reader: what was found, where it went, what was changed, what is not used, what starts anew.
+        params: By their names with slashes; those that are not here start as they would without a
+        starting point.
+        report: Lines for a reader: what was found, where it went, what was changed, what is not
+        used, what starts anew.
     """
 
     params: Params
@@ -45,7 +63,9 @@ class Start(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Parameters of one part of the network, what to say of them, and the donor's parts that they are made of."""
+    """Parameters of one part of the network, what to say of them, and the donor's parts that they
+    are made of.
+    """
 
     params: Params
     said: str
@@ -53,9 +73,13 @@ class _Part(NamedTuple):
 
 
 def begin(
-    path: str | os.PathLike, network: ElasticAST | AST, abstract: Any, labels: Sequence[str], quirks: bool,
+    path: str | os.PathLike,
+    network: ElasticAST | AST,
+    abstract: Any,
+    labels: Sequence[str],
+    quirks: bool,
     frontend: FrontendSpec,
-) -> Start:  # fmt: skip
+) -> Start:
     """The parameters that a network starts with.
 
     Args:
@@ -63,9 +87,10 @@ def begin(
         network: What will be trained.
         abstract: Its parameters' shapes, as of `jax.eval_shape`.
         labels: Names of its classes, in the order of the logits.
-        quirks: As the published code starts an ElasticAST: each position table has the grid's overall mean in full, the
-            pooling's projections are a sixth of the mean over the blocks, and a network whose attention logits are scaled
-            otherwise than the donor's takes its queries as they are.
+        quirks: As the published code starts an ElasticAST: each position table has the grid's
+            overall mean in full, the pooling's projections are a sixth of the mean over the blocks,
+            and a network whose attention logits are scaled otherwise than the donor's takes its
+            queries as they are.
         frontend: What it hears.
 
     Raises:
@@ -82,10 +107,15 @@ def begin(
         parts['tokens'] = _tokens(donor)
     if 'pool/query' in shapes:
         parts['pool'] = _pool(donor, quirks)
-    parts['norm_head'] = _same(donor, 'norm_head') if 'norm_head/scale' in donor.params else _Part({}, 'starts anew')
+    parts['norm_head'] = (
+        _same(donor, 'norm_head') if 'norm_head/scale' in donor.params else _Part({}, 'starts anew')
+    )
     parts['head'] = _head(donor, labels)
-    params = {name: np.ascontiguousarray(array, np.float32).reshape(shapes[name])
-              for part in parts.values() for name, array in part.params.items()}  # fmt: skip
+    params = {
+        name: np.ascontiguousarray(array, np.float32).reshape(shapes[name])
+        for part in parts.values()
+        for name, array in part.params.items()
+    }
     used = {group for part in parts.values() for group in part.used}
     lines = [
         f'{os.fspath(path)}: {donor.kind}, {_described(donor)}',
@@ -96,23 +126,34 @@ def begin(
     return Start(params, tuple(map(printable, lines)))
 
 
-def _check(path: str | os.PathLike, donor: Donor, network: ElasticAST | AST, frontend: FrontendSpec) -> None:
+def _check(
+    path: str | os.PathLike, donor: Donor, network: ElasticAST | AST, frontend: FrontendSpec
+) -> None:
     """Refuses a donor of another size or patch."""
     problems = []
-    there = {'width': donor.width, 'depth': donor.depth} | ({'heads': donor.heads} if donor.heads else {})
+    there = {'width': donor.width, 'depth': donor.depth} | (
+        {'heads': donor.heads} if donor.heads else {}
+    )
     here = {key: getattr(network.size, key) for key in there}
     if there != here:
-        name = next((name for name, known in SIZES.items() if dataclasses.asdict(known) == there), None)
+        name = next(
+            (name for name, known in SIZES.items() if dataclasses.asdict(known) == there), None
+        )
         keys = [f'--config.model.{key}={value}' for key, value in there.items()]
         setting = f'--config.model.size={name}, or {" ".join(keys)}' if name else ' '.join(keys)
         problems.append(f'has {_listed(there)}, and this model {_listed(here)}: set {setting}')
     patch = frontend.patch_mels, frontend.patch_frames
     if donor.patch != patch:
         problems.append(
-            f'has patches of {donor.patch[0]} x {donor.patch[1]}, and this model of {patch[0]} x {patch[1]}: take weights for '
-            f'these, or set --config.frontend.patch_mels={donor.patch[0]} --config.frontend.patch_frames={donor.patch[1]}')
+            f'has patches of {donor.patch[0]} x {donor.patch[1]}, and this model of {patch[0]} x'
+            f' {patch[1]}: take weights for these, or set'
+            f' --config.frontend.patch_mels={donor.patch[0]}'
+            f' --config.frontend.patch_frames={donor.patch[1]}'
+        )
     if problems:
-        raise DonorError('\n'.join(f'{os.fspath(path)}: {donor.kind} {problem}' for problem in problems))
+        raise DonorError(
+            '\n'.join(f'{os.fspath(path)}: {donor.kind} {problem}' for problem in problems)
+        )
 
 
 def _fitted(
@@ -121,26 +162,45 @@ def _fitted(
     """The donor with queries for this network's attention, and notes on what else differs."""
     notes = []
     if not donor.heads:
-        notes.append(f'no shape tells the number of heads: {network.size.heads} are assumed, as this model has')
+        notes.append(
+            f'no shape tells the number of heads: {network.size.heads} are assumed, as this'
+            ' model has'
+        )
     if donor.epsilon and donor.epsilon != network.epsilon:
-        notes.append(f'LayerNorms have epsilon {donor.epsilon:g} there and {network.epsilon:g} here: '
-                     f'--config.model.epsilon={donor.epsilon:g} makes them alike')
+        notes.append(
+            f'LayerNorms have epsilon {donor.epsilon:g} there and {network.epsilon:g} here: '
+            f'--config.model.epsilon={donor.epsilon:g} makes them alike'
+        )
     if donor.scaled != network.scaled:
         width = network.size.width // network.size.heads
-        here, there = (f'{"" if scaled else "not "}divided by sqrt({width})' for scaled in (network.scaled, donor.scaled))
+        here, there = (
+            f'{"" if scaled else "not "}divided by sqrt({width})'
+            for scaled in (network.scaled, donor.scaled)
+        )
         differ = f'attention logits are {here} here and {there} there'
         if quirks:
-            notes.append(f'{differ}: queries are taken as they are, as in the published code, and attention differs')
+            notes.append(
+                f'{differ}: queries are taken as they are, as in the published code, and attention'
+                ' differs'
+            )
         else:
             factor = np.float32(math.sqrt(width) if network.scaled else 1 / math.sqrt(width))
-            params = {name: array * factor if '/query/' in name or '/to_query/' in name else array
-                      for name, array in donor.params.items()}  # fmt: skip
+            params = {
+                name: array * factor if '/query/' in name or '/to_query/' in name else array
+                for name, array in donor.params.items()
+            }
             donor = dataclasses.replace(donor, params=params)
-            notes.append(f'{differ}: queries are {"multiplied" if network.scaled else "divided"} by it, so that attention is '
-                         f'the same')
+            notes.append(
+                f'{differ}: queries are {"multiplied" if network.scaled else "divided"} by it, so'
+                ' that attention is the same'
+            )
     if donor.frontend is not None:
         pairs = {key: (getattr(donor.frontend, key), getattr(frontend, key)) for key in _FEATURES}
-        if other := [f'{key} {there} there and {here} here' for key, (there, here) in pairs.items() if there != here]:
+        if other := [
+            f'{key} {there} there and {here} here'
+            for key, (there, here) in pairs.items()
+            if there != here
+        ]:
             notes.append(f'features differ: {", ".join(other)}')
     return donor, notes
 
@@ -158,9 +218,13 @@ def _from(names: Sequence[str]) -> str:
     return f'from {len(names)} tensors, {names[0]} to {names[-1]}'
 
 
-def _positions(donor: Donor, network: ElasticAST | AST, quirks: bool, frontend: FrontendSpec) -> _Part:
+def _positions(
+    donor: Donor, network: ElasticAST | AST, quirks: bool, frontend: FrontendSpec
+) -> _Part:
     """Positions on this network's grid."""
-    stride = network.stride if isinstance(network, AST) else (frontend.patch_mels, frontend.patch_frames)
+    stride = (
+        network.stride if isinstance(network, AST) else (frontend.patch_mels, frontend.patch_frames)
+    )
     freq, time = _looked(donor, network.grid, stride, frontend.mel_bins, quirks)
     said = f'{_from(donor.sources["positions"])}; {freq.how}; {time.how}'
     old = donor.positions
@@ -173,7 +237,10 @@ def _positions(donor: Donor, network: ElasticAST | AST, quirks: bool, frontend: 
             pair = tables.factorised(grid, quirks)
             said += '; without those of class tokens' if len(old.tokens) else ''
             said += '; averaged over time and over frequency' + (
-                ", the grid's mean in both, as in the published code" if quirks else ", half the grid's mean off each")
+                ", the grid's mean in both, as in the published code"
+                if quirks
+                else ", half the grid's mean off each"
+            )
         return _Part({'positions/freq': pair[0], 'positions/time': pair[1]}, said, ('positions',))
     if isinstance(old, Tables):
         grid = tables.summed(*pair)
@@ -191,16 +258,20 @@ def _looked(
 ) -> tuple[Looked, Looked]:
     """Where frequency and time are looked up in the donor's positions.
 
-    Rows of patches on another number of mel bins lie at the same frequencies where they lie at the same share of the bins. What
-    was trained on sound has a clip's first frame at its first position, so a shorter table takes the first ones; with `quirks`,
-    a grid of the same stride those in the middle, as of an image.
+    Rows of patches on another number of mel bins lie at the same frequencies where they lie at the
+    same share of the bins. What was trained on sound has a clip's first frame at its first
+    position, so a shorter table takes the first ones; with `quirks`, a grid of the same stride
+    those in the middle, as of an image.
     """
     old = donor.positions
     if isinstance(old, Tables):
         there, stride_there = (len(old.freq), len(old.time)), donor.patch
     else:
         there, stride_there = old.table.shape[:2], old.stride or stride
-    freq, time = (Axis(*axis) for axis in zip(('frequency', 'time'), there, grid, stride_there, stride, strict=True))
+    freq, time = (
+        Axis(*axis)
+        for axis in zip(('frequency', 'time'), there, grid, stride_there, stride, strict=True)
+    )
     if old.mels and old.mels != mels:
         rows = tables.stretched(freq)
     else:
@@ -235,9 +306,14 @@ def _pool(donor: Donor, quirks: bool) -> _Part:
     for ours, theirs in _PROJECTIONS.items():
         for leaf in ('kernel', 'bias'):
             stack = donor.params[f'encoder/blocks/attention/{theirs}/{leaf}']
-            params[f'pool/{ours}/{leaf}'] = (stack.sum(axis=0, dtype=np.float64) / divisor).astype(np.float32)
+            params[f'pool/{ours}/{leaf}'] = (stack.sum(axis=0, dtype=np.float64) / divisor).astype(
+                np.float32
+            )
     part = f', divided by {_COUNTED} as in the published code' if quirks else ''
-    return _Part(params, f"projections from the mean over the {donor.depth} blocks'{part}; the query starts anew")
+    return _Part(
+        params,
+        f"projections from the mean over the {donor.depth} blocks'{part}; the query starts anew",
+    )
 
 
 def _head(donor: Donor, labels: Sequence[str]) -> _Part:
@@ -247,15 +323,27 @@ def _head(donor: Donor, labels: Sequence[str]) -> _Part:
     there = donor.labels
     count = donor.params['head/kernel'].shape[-1]
     if there is None:
-        return _Part({}, f'{counted(len(labels), "class", "classes")} here, {count} without names there: starts anew')
+        return _Part(
+            {},
+            f'{counted(len(labels), "class", "classes")} here, {count} without names there: starts'
+            ' anew',
+        )
     gone, new = sorted(set(there) - set(labels)), sorted(set(labels) - set(there))
     if gone or new or len(there) != len(labels):
         names = f'only there: {some(gone, 3) or "none"}; only here: {some(new, 3) or "none"}'
-        return _Part({}, f'{counted(len(labels), "class", "classes")} here, {count} there ({names}): starts anew')
+        return _Part(
+            {},
+            f'{counted(len(labels), "class", "classes")} here, {count} there ({names}): starts'
+            ' anew',
+        )
     order = [there.index(name) for name in labels]
-    params = {f'head/{leaf}': donor.params[f'head/{leaf}'][..., order] for leaf in ('kernel', 'bias')}
+    params = {
+        f'head/{leaf}': donor.params[f'head/{leaf}'][..., order] for leaf in ('kernel', 'bias')
+    }
     moved = '' if order == sorted(order) else ', in the order of the classes here'
-    return _Part(params, f'{_from(donor.sources["head"])}, the same {count} classes{moved}', ('head',))
+    return _Part(
+        params, f'{_from(donor.sources["head"])}, the same {count} classes{moved}', ('head',)
+    )
 
 
 def _not_used(donor: Donor, used: set[str]) -> list[str]:
@@ -276,7 +364,11 @@ def _listed(values: Mapping[str, int]) -> str:
 
 def _described(donor: Donor) -> str:
     old = donor.positions
-    rows, columns = (len(old.freq), len(old.time)) if isinstance(old, Tables) else old.table.shape[:2]
+    rows, columns = (
+        (len(old.freq), len(old.time)) if isinstance(old, Tables) else old.table.shape[:2]
+    )
     heads = f', {donor.heads} heads' if donor.heads else ''
-    return (f'width {donor.width}, {counted(donor.depth, "block")}{heads}, patches of {donor.patch[0]} x {donor.patch[1]}, '
-            f'{rows} x {columns} positions')
+    return (
+        f'width {donor.width}, {counted(donor.depth, "block")}{heads}, patches of {donor.patch[0]}'
+        f' x {donor.patch[1]}, {rows} x {columns} positions'
+    )

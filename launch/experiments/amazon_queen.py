@@ -2,8 +2,9 @@
 
     python launch/experiments/amazon_queen.py queen.1c FOLDER
 
-The file begins with a table of its parts. `NNxxxxPk.SB` is a piece of what the other one says in conversation NN, MP3 frames at
-11 kHz (J instead of P is the player's own voice, Joe's). `NAMEi.DOG` holds the i-th conversation with NAME, and its number NN.
+The file begins with a table of its parts. `NNxxxxPk.SB` is a piece of what the other one says in
+conversation NN, MP3 frames at 11 kHz (J instead of P is the player's own voice, Joe's). `NAMEi.DOG`
+holds the i-th conversation with NAME, and its number NN.
 """
 
 import collections
@@ -23,14 +24,19 @@ try:
     from elastic_ast_jax.files import write_text
     from elastic_ast_jax.logs import counted
 except ImportError as error:
-    sys.exit(f'amazon_queen.py: {error}: call it with the Python of the project (bash launch/install.sh train)')
+    sys.exit(
+        f'amazon_queen.py: {error}: call it with the Python of the project (bash launch/install.sh'
+        ' train)'
+    )
 
 _HEADER = struct.Struct('>4s9xH')  # 'QTBL', the version, how speech is compressed, number of parts
 _PART = struct.Struct('>12sBII')  # name, in which bundle, offset, bytes
 _COMPRESSION_AT, _MP3 = 12, 1
 _LINE = re.compile(r'(?P<conversation>\d\d)[0-9A-FX]{4}P\d\.SB')
 _CONVERSATION = re.compile(r'(?P<who>[A-Z]+)(?P<which>\d*)\.DOG')
-_NUMBER_AT = 22  # of a conversation in its file, behind the header of an Amos bank and one other number
+_NUMBER_AT = (
+    22  # of a conversation in its file, behind the header of an Amos bank and one other number
+)
 _RATE = 11025
 # Conversations with fewer lines are left out: of most, the player's part is all there is.
 _FEWEST = 5
@@ -55,7 +61,9 @@ def parts(data: bytes) -> list[Part]:
         GameError: It is none, or points beyond the file.
     """
     if len(data) < _HEADER.size or data[:4] != b'QTBL' or data[_COMPRESSION_AT] != _MP3:
-        raise GameError('is not queen.1c of the English talkie with speech as MP3, which Debian has')
+        raise GameError(
+            'is not queen.1c of the English talkie with speech as MP3, which Debian has'
+        )
     _, count = _HEADER.unpack_from(data)
     if len(data) < _HEADER.size + count * _PART.size:
         raise GameError('ends within its table of parts: fetch it again')
@@ -102,7 +110,9 @@ def main(file: str, folder: str) -> int:
         rows = []
         for part, who, split in found:
             try:
-                samples, rate = soundfile.read(io.BytesIO(data[part.offset : part.offset + part.size]), dtype='int16')
+                samples, rate = soundfile.read(
+                    io.BytesIO(data[part.offset : part.offset + part.size]), dtype='int16'
+                )
             except soundfile.LibsndfileError as error:
                 raise GameError(f'{part.name}: cannot be decoded ({error})') from error
             if rate != _RATE or samples.ndim != 1:
@@ -117,7 +127,10 @@ def main(file: str, folder: str) -> int:
     speakers = len({row['labels'][0] for row in rows})
     held = sum(row['split'] == 'test' for row in rows)
     manifest = os.path.join(folder, 'manifest.jsonl')
-    print(f'{counted(len(rows), "line")} of {speakers} characters, {held} of them for testing: {manifest}')
+    print(
+        f'{counted(len(rows), "line")} of {speakers} characters, {held} of them for testing:'
+        f' {manifest}'
+    )
     return 0
 
 

@@ -1,4 +1,6 @@
-"""Which models an experiment compares, by a recipe and by `--model`, `--vary` and `--row_budget` of `experiment.py`."""
+"""Which models an experiment compares, by a recipe and by `--model`, `--vary` and `--row_budget` of
+`experiment.py`.
+"""
 
 import argparse
 import dataclasses
@@ -11,7 +13,11 @@ from elastic_ast_jax.config import Config
 from elastic_ast_jax.errors import UserError
 
 # What variants are called; the others are ElasticAST.
-NAMES = {'ast': 'AST', 'prefixes': 'ElasticAST, prefixes', 'ast_resolutions': 'AST, many frame shifts'}
+NAMES = {
+    'ast': 'AST',
+    'prefixes': 'ElasticAST, prefixes',
+    'ast_resolutions': 'AST, many frame shifts',
+}
 
 
 class ExperimentError(UserError):
@@ -36,11 +42,16 @@ class Model:
 
     def folder(self, out: Path, seed: int) -> Path:
         """Of its run with this seed."""
-        words = [*self.variant.split(','), *(text.partition('.')[2] for text in self.overrides)]  # without the section
+        words = [
+            *self.variant.split(','),
+            *(text.partition('.')[2] for text in self.overrides),
+        ]  # without the section
         return out / '+'.join(words) / f'seed-{seed}'
 
 
-def of_experiment(recipe: object, path: str, options: argparse.Namespace, given: Sequence[str]) -> Iterator[Model]:
+def of_experiment(
+    recipe: object, path: str, options: argparse.Namespace, given: Sequence[str]
+) -> Iterator[Model]:
     """The models, each once.
 
     Args:
@@ -56,16 +67,29 @@ def of_experiment(recipe: object, path: str, options: argparse.Namespace, given:
     variants = getattr(recipe, 'VARIANTS', {})
     varied = _varied(path, options, given)
     for wanted in (*options.model, *options.beside):
-        found = next((one for one in wanted.removesuffix('?').split('|') if one.partition(',')[0] in variants), None)
+        found = next(
+            (
+                one
+                for one in wanted.removesuffix('?').split('|')
+                if one.partition(',')[0] in variants
+            ),
+            None,
+        )
         if found is None and wanted.endswith('?'):
             continue
         if found is None:
-            raise ExperimentError(f'{path}: VARIANTS has no {wanted.replace("|", " or ")}, which this experiment trains')
+            raise ExperimentError(
+                f'{path}: VARIANTS has no {wanted.replace("|", " or ")}, which this experiment'
+                ' trains'
+            )
         word, _, star = found.partition(',')
         its = star.removesuffix('=*')
         if star and its not in variants[word]:
-            raise ExperimentError(f"{path}: the fixed-length AST has no variants by its {its}, which this experiment compares: "
-                                  f"VARIANTS['{word}'] has {', '.join(variants[word]) or 'none'}")
+            raise ExperimentError(
+                f'{path}: the fixed-length AST has no variants by its {its}, which this experiment'
+                ' compares: '
+                f"VARIANTS['{word}'] has {', '.join(variants[word]) or 'none'}"
+            )
         for value in sorted(variants[word][its]) if star else [None]:
             default = value is None or value == variants[word][its][0]
             unit = {'frames': 'frames', 'shift': 'ms'}.get(its, its)
@@ -76,7 +100,11 @@ def of_experiment(recipe: object, path: str, options: argparse.Namespace, given:
             own = configs.load(f'{path}:{variant}', given)
             for overrides in varied:
                 # What is the recipe's own already needs no run of its own.
-                others = [text for text in overrides if configs.load(f'{path}:{variant}', (*given, text)) != own]
+                others = [
+                    text
+                    for text in overrides
+                    if configs.load(f'{path}:{variant}', (*given, text)) != own
+                ]
                 yield Model(label, variant, tuple(others), wanted in options.beside)
 
 
@@ -86,25 +114,41 @@ def _varied(path: str, options: argparse.Namespace, given: Sequence[str]) -> lis
     varied = {'train.seed': '--seeds'} | ({key: 'this experiment'} if key else {})
     for text in given:
         if (taken := text.partition('=')[0]) in varied:
-            raise ExperimentError(f'--config.{text}: {taken} is varied by {varied[taken]}: leave it out')
+            raise ExperimentError(
+                f'--config.{text}: {taken} is varied by {varied[taken]}: leave it out'
+            )
     if options.row_budget:
-        return list(_row_budgets(configs.load(path, given), map(int, options.row_budget.split(','))))
+        return list(
+            _row_budgets(configs.load(path, given), map(int, options.row_budget.split(',')))
+        )
     return [(f'{key}={value}',) for value in values.split(',')] if key else [()]
 
 
 def _row_budgets(config: Config, numbers: Iterator[int]) -> Iterator[tuple[str, ...]]:
-    """The tokens of a step in so many rows, from many short ones to few long ones; tells which numbers are not possible."""
+    """The tokens of a step in so many rows, from many short ones to few long ones;
+
+    tells which numbers are not possible.
+    """
     packing, frontend = config.packing, config.frontend
     tokens, slots = packing.rows * packing.tokens, packing.rows * packing.slots
     longest = int(frontend.tokens(frontend.max_frames))
     numbers = sorted(numbers, reverse=True)
     possible = [rows for rows in numbers if tokens % rows == 0 and tokens // rows >= longest]
     others = ', '.join(str(rows) for rows in numbers if rows not in possible)
-    why = (f'the {tokens} tokens of a step (packing.rows x packing.tokens) do not divide into {others} equal rows that hold '
-           f'{longest} tokens, a clip of frontend.max_frames={frontend.max_frames}')  # fmt: skip
+    why = (
+        f'the {tokens} tokens of a step (packing.rows x packing.tokens) do not divide into {others}'
+        f' equal rows that hold {longest} tokens, a clip of'
+        f' frontend.max_frames={frontend.max_frames}'
+    )
     if len(possible) < 2:
-        raise ExperimentError(f'{why}: give --config.packing.tokens={2 * longest} or so, and an --out of its own')
+        raise ExperimentError(
+            f'{why}: give --config.packing.tokens={2 * longest} or so, and an --out of its own'
+        )
     if others:
         print(f'left out: {why}', file=sys.stderr)
     for rows in possible:
-        yield f'packing.tokens={tokens // rows}', f'packing.rows={rows}', f'packing.slots={-(-slots // rows)}'
+        yield (
+            f'packing.tokens={tokens // rows}',
+            f'packing.rows={rows}',
+            f'packing.slots={-(-slots // rows)}',
+        )

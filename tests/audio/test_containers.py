@@ -1,4 +1,7 @@
-"""Recordings that were cut off are refused, by their header where it tells; healthy ones of unusual make are not."""
+"""Recordings that were cut off are refused, by their header where it tells;
+
+healthy ones of unusual make are not.
+"""
 
 import os
 import struct
@@ -15,18 +18,35 @@ SAMPLES = np.random.default_rng(0).uniform(-0.5, 0.5, (FRAMES, 2)).astype(np.flo
 CUTS = (0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
 # Containers whose header, or last page, tells what is missing.
 TELLING = [
-    ('WAV', 'PCM_U8'), ('WAV', 'PCM_16'), ('WAV', 'PCM_24'), ('WAV', 'PCM_32'), ('WAV', 'FLOAT'), ('WAV', 'ULAW'),
-    ('WAV', 'MS_ADPCM'), ('WAV', 'IMA_ADPCM'), ('WAVEX', 'PCM_16'), ('RF64', 'PCM_16'), ('W64', 'PCM_16'), ('AIFF', 'PCM_16'),
-    ('AIFF', 'FLOAT'), ('AU', 'PCM_16'), ('CAF', 'PCM_16'), ('NIST', 'PCM_16'), ('OGG', 'VORBIS'), ('OGG', 'OPUS'),
+    ('WAV', 'PCM_U8'),
+    ('WAV', 'PCM_16'),
+    ('WAV', 'PCM_24'),
+    ('WAV', 'PCM_32'),
+    ('WAV', 'FLOAT'),
+    ('WAV', 'ULAW'),
+    ('WAV', 'MS_ADPCM'),
+    ('WAV', 'IMA_ADPCM'),
+    ('WAVEX', 'PCM_16'),
+    ('RF64', 'PCM_16'),
+    ('W64', 'PCM_16'),
+    ('AIFF', 'PCM_16'),
+    ('AIFF', 'FLOAT'),
+    ('AU', 'PCM_16'),
+    ('CAF', 'PCM_16'),
+    ('NIST', 'PCM_16'),
+    ('OGG', 'VORBIS'),
+    ('OGG', 'OPUS'),
     ('MP3', 'MPEG_LAYER_III'),
-]  # fmt: skip
+]
 
 
 @pytest.fixture
 def make(tmp_path):
     """`make(container, subtype)`: the bytes of a recording as soundfile writes it."""
 
-    def write(container: str, subtype: str | None = None, samples: np.ndarray = SAMPLES, **kwargs) -> bytes:
+    def write(
+        container: str, subtype: str | None = None, samples: np.ndarray = SAMPLES, **kwargs
+    ) -> bytes:
         path = tmp_path / 'original'
         soundfile.write(path, samples, RATE, format=container, subtype=subtype, **kwargs)
         return path.read_bytes()
@@ -50,13 +70,13 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 def without_xing(content: bytes) -> bytes:
     assert b'Xing' in content[:100] or b'Info' in content[:100]
-    return content[mpeg.frame(content[:4])[0]:]
+    return content[mpeg.frame(content[:4])[0] :]
 
 
 def mpeg_frames(content: bytes) -> list[int]:
     """Where each frame begins, and the end."""
     begins = [0]
-    while found := mpeg.frame(content[begins[-1]:begins[-1] + 4]):
+    while found := mpeg.frame(content[begins[-1] : begins[-1] + 4]):
         begins.append(begins[-1] + found[0])
     return begins
 
@@ -67,7 +87,7 @@ def test_a_cut_is_known_before_decoding(make, save, container, subtype):
     header = reading.header(save(whole))
     assert len(reading.read(save(whole), RATE)) == header.frames >= FRAMES
     for cut in CUTS:
-        path = save(whole[:int(cut * len(whole))])
+        path = save(whole[: int(cut * len(whole))])
         with pytest.raises(AudioError) as error:
             reading.header(path)
         assert str(error.value).startswith(f'{path}: ')
@@ -79,12 +99,14 @@ def test_a_cut_flac_is_known_when_it_is_decoded(make, save):
     whole = make('FLAC')
     for cut in CUTS:
         with pytest.raises(AudioError, match='cut short|cannot read'):
-            reading.read(save(whole[:int(cut * len(whole))]), RATE)
+            reading.read(save(whole[: int(cut * len(whole))]), RATE)
 
 
 def test_both_numbers_and_what_to_do_are_said(make, save):
     whole = make('WAV', 'PCM_16')
-    with pytest.raises(AudioError, match=f'promises {4 * FRAMES} bytes of samples and 4000 are there; get it again'):
+    with pytest.raises(
+        AudioError, match=f'promises {4 * FRAMES} bytes of samples and 4000 are there; get it again'
+    ):
         reading.header(save(whole[:4044]))
 
 
@@ -101,7 +123,9 @@ def test_an_ogg_that_ends_with_any_page_but_the_last_is_refused(make, save, subt
 def test_an_mp3_that_ends_with_any_frame_but_the_last_is_refused(make, save):
     whole = make('MP3')
     for end in mpeg_frames(whole)[4:-1]:
-        with pytest.raises(AudioError, match=f'promises {len(whole)} bytes of MPEG audio and {end} are there'):
+        with pytest.raises(
+            AudioError, match=f'promises {len(whole)} bytes of MPEG audio and {end} are there'
+        ):
             reading.header(save(whole[:end]))
 
 
@@ -117,8 +141,8 @@ def test_an_mp3_without_a_xing_header_is_read_to_its_end(make, save, mode, chann
     bare = reading.read(path, RATE)
     assert len(bare) == frames
     # The encoder's delay is not noted any more, so all is a little later.
-    delay = max(range(1500), key=lambda d: float(bare[d + 5000:d + 9000] @ known[5000:9000]))
-    np.testing.assert_allclose(bare[delay:delay + len(known)], known, atol=1e-6)
+    delay = max(range(1500), key=lambda d: float(bare[d + 5000 : d + 9000] @ known[5000:9000]))
+    np.testing.assert_allclose(bare[delay : delay + len(known)], known, atol=1e-6)
 
 
 def test_an_mp3_without_a_xing_header_must_end_with_a_frame(make, save):
@@ -129,7 +153,7 @@ def test_an_mp3_without_a_xing_header_must_end_with_a_frame(make, save):
         assert reading.header(save(bare[:end])).frames > 0
         for missing in (1, 50):
             with pytest.raises(AudioError, match='its last MPEG frame'):
-                reading.header(save(bare[:end - missing]))
+                reading.header(save(bare[: end - missing]))
         with pytest.raises(AudioError, match='its last MPEG frame'):
             reading.header(save(bare[:end] + bare[:2]))
 
@@ -142,7 +166,12 @@ def test_tags_of_mp3s_are_no_harm(make, save, bare):
     id3 = b'ID3\4\0\0' + bytes((0, 0, 2, 100)) + bytes(256 + 100)
     ape = b'APETAGEX' + bytes(200)
     id3v1 = b'TAG' + bytes(125)
-    for content in (id3 + whole, whole + id3v1, id3 + id3 + whole + ape + id3v1, whole + bytes(999)):
+    for content in (
+        id3 + whole,
+        whole + id3v1,
+        id3 + id3 + whole + ape + id3v1,
+        whole + bytes(999),
+    ):
         path = save(content)
         assert reading.header(path).frames == frames
         assert len(reading.read(path, RATE)) == frames
@@ -155,8 +184,13 @@ def test_chunks_of_wavs_are_no_harm(make, save):
     form, data = whole[12:36], whole[36:]
     note = chunk(b'LIST', b'INFOICMT' + struct.pack('<I', 5) + b'abcd\0')
     unpadded = b'note' + struct.pack('<I', 3) + b'odd'
-    for parts in ((note, form, data), (form, note, data, note), (form, data, b'junk that is no chunk'), (form, data, note[:10]),
-                  (chunk(b'PAD ', bytes(5)), form, data)):
+    for parts in (
+        (note, form, data),
+        (form, note, data, note),
+        (form, data, b'junk that is no chunk'),
+        (form, data, note[:10]),
+        (chunk(b'PAD ', bytes(5)), form, data),
+    ):
         content = b''.join(parts)
         path = save(b'RIFF' + struct.pack('<I', 4 + len(content)) + b'WAVE' + content)
         assert len(reading.read(path, RATE)) == FRAMES
@@ -172,7 +206,7 @@ def test_chunks_of_wavs_are_no_harm(make, save):
 def test_sizes_that_a_pipe_leaves_unknown_are_accepted(make, save, size):
     for container, at, order in (('WAV', 40, '<'), ('AU', 8, '>')):
         whole = bytearray(make(container, 'PCM_16'))
-        whole[at:at + 4] = struct.pack(f'{order}I', size if container == 'WAV' else 0xFFFFFFFF)
+        whole[at : at + 4] = struct.pack(f'{order}I', size if container == 'WAV' else 0xFFFFFFFF)
         assert len(reading.read(save(bytes(whole)), RATE)) == FRAMES
 
 
@@ -184,9 +218,11 @@ def test_all_links_of_a_chained_ogg_are_read(make, save, subtype):
     assert reading.header(path).frames == len(expected)
     np.testing.assert_array_equal(reading.read(path, RATE), expected)
     for start in (0, 5000, FRAMES, FRAMES + 6999, FRAMES + 7000, len(expected) - 1):
-        np.testing.assert_array_equal(reading.read(path, RATE, start, min(start + 9000, len(expected))),
-                                      expected[start:start + 9000])
-    for broken in (one[:-300] + other, one[:one.rfind(b'OggS')] + other, one + other[:-300]):
+        np.testing.assert_array_equal(
+            reading.read(path, RATE, start, min(start + 9000, len(expected))),
+            expected[start : start + 9000],
+        )
+    for broken in (one[:-300] + other, one[: one.rfind(b'OggS')] + other, one + other[:-300]):
         with pytest.raises(AudioError, match='cut short'):
             reading.header(save(broken))
 
@@ -202,7 +238,10 @@ def test_headers_that_promise_the_absurd_are_refused_before_memory_is_taken(make
     flac[22:26] = b'\xff' * 4  # 2 ** 36 - 1 frames
     path = save(bytes(flac))
     for call in (reading.header, lambda path: reading.read(path, RATE)):
-        with pytest.raises(AudioError, match=f'promises 68719476735 frames of 2 channels, which {os.path.getsize(path)} bytes'):
+        with pytest.raises(
+            AudioError,
+            match=f'promises 68719476735 frames of 2 channels, which {os.path.getsize(path)} bytes',
+        ):
             call(path)
     for rate in (1, 99, 10_000_001, 2_000_000_000):
         whole = bytearray(make('WAV', 'PCM_16'))
@@ -212,8 +251,20 @@ def test_headers_that_promise_the_absurd_are_refused_before_memory_is_taken(make
 
 
 def test_small_files_of_any_beginning_have_no_effect_but_an_error(save):
-    for begin in (b'RIFF\0\0\0\0WAVE', b'RF64', b'riff', b'FORM\0\0\0\0AIFF', b'caff', b'.snd', b'NIST_1A\n', b'OggS', b'ID3',
-                  b'\xff\xfb\x90\0', b'\xff\xfb\x90', b'fLaC'):
+    for begin in (
+        b'RIFF\0\0\0\0WAVE',
+        b'RF64',
+        b'riff',
+        b'FORM\0\0\0\0AIFF',
+        b'caff',
+        b'.snd',
+        b'NIST_1A\n',
+        b'OggS',
+        b'ID3',
+        b'\xff\xfb\x90\0',
+        b'\xff\xfb\x90',
+        b'fLaC',
+    ):
         for more in (b'', b'\0', b'\xff' * 50, bytes(50), b'data' * 30):
             path = save(begin + more)
             with pytest.raises(AudioError) as error:

@@ -1,4 +1,5 @@
-"""Filterbank features, in NumPy and as a TensorFlow graph, against torchaudio's Kaldi features and against each other.
+"""Filterbank features, in NumPy and as a TensorFlow graph, against torchaudio's Kaldi features and
+against each other.
 
 The bounds are those of `elastic_ast_jax.parity.fbank`, which says where they come from.
 """
@@ -21,13 +22,24 @@ STORED = reference.load('kaldi_fbank')
 META = {entry['key']: entry for entry in STORED.meta}
 SPEC = FrontendSpec()
 EPIC = FrontendSpec(
-    kind='librosa', sample_rate=24_000, window_ms=10.0, shift_ms=5.0, fft=2048, mean=0.0, std=0.5, partial='edge',
-    min_frames=192, max_frames=3072)  # fmt: skip
+    kind='librosa',
+    sample_rate=24_000,
+    window_ms=10.0,
+    shift_ms=5.0,
+    fft=2048,
+    mean=0.0,
+    std=0.5,
+    partial='edge',
+    min_frames=192,
+    max_frames=3072,
+)
 
 
 def assert_near(features, wanted):
     assert features.shape == wanted.shape and features.dtype == np.float32
-    assert [row for row in parity.log_mel_rows('', '', [features], [wanted]) if not row.passed] == []
+    assert [
+        row for row in parity.log_mel_rows('', '', [features], [wanted]) if not row.passed
+    ] == []
 
 
 def spec_of(key):
@@ -44,13 +56,21 @@ def by_graph(waveforms, shifts, spec):
     samples, starts, counts = [], [], []
     for waveform, shift in zip(waveforms, shifts, strict=True):
         place = sum(map(len, samples)) // block
-        needed = len(waveform) + spec.window if spec.kind == 'librosa' else max(len(waveform), spec.window)
+        needed = (
+            len(waveform) + spec.window
+            if spec.kind == 'librosa'
+            else max(len(waveform), spec.window)
+        )
         padded = np.zeros(-(-needed // block) * block, np.float32)
-        padded[spec.lead :][: len(waveform)] = waveform - (waveform.mean() if spec.kind == 'kaldi' else 0)
+        padded[spec.lead :][: len(waveform)] = waveform - (
+            waveform.mean() if spec.kind == 'kaldi' else 0
+        )
         counts.append(int(spec.frames(len(waveform), shift)))
         starts.append(place + np.arange(counts[-1], dtype=np.int32) * (shift // block))
         samples.append(padded)
-    features = tf.function(graph.log_mel)(np.concatenate(samples), np.concatenate(starts), spec, block).numpy()
+    features = tf.function(graph.log_mel)(
+        np.concatenate(samples), np.concatenate(starts), spec, block
+    ).numpy()
     return np.split(features, np.cumsum(counts)[:-1])
 
 
@@ -81,7 +101,10 @@ def test_equals_torchaudio(key):
 
 @pytest.mark.parametrize('key', META)
 def test_is_no_further_from_the_exact_values_than_torchaudio(key):
-    """By the root of the mean square: which of two float32 transforms is worse in the single worst bin is chance."""
+    """By the root of the mean square:
+
+    which of two float32 transforms is worse in the single worst bin is chance.
+    """
     spec, waveform = spec_of(key), wave_of(key)
     truth = exact(waveform, spec, spec.shift())
 
@@ -103,7 +126,9 @@ def test_clips_at_different_shifts_in_one_row_of_the_graph_equal_clips_alone():
 def test_a_rate_whose_shift_and_window_have_no_common_block():
     spec = FrontendSpec(sample_rate=22050)
     assert graph.block_size(spec, [spec.shift()]) == 1
-    clips = [np.random.default_rng(n).uniform(-0.5, 0.5, n).astype(np.float32) for n in (3000, 2221)]
+    clips = [
+        np.random.default_rng(n).uniform(-0.5, 0.5, n).astype(np.float32) for n in (3000, 2221)
+    ]
     for clip, features in zip(clips, by_graph(clips, [spec.shift()] * 2, spec), strict=True):
         assert_near(features, fbank.log_mel(clip, spec))
 
@@ -172,12 +197,25 @@ def test_normalisation_is_asts():
 def test_the_fingerprint_is_stable_and_tells_every_field():
     assert fbank.fingerprint(SPEC) == fbank.fingerprint(FrontendSpec())
     changes = {
-        'sample_rate': 8000, 'window_ms': 20.0, 'shift_ms': 12.0, 'mel_bins': 64, 'mean': -4.0, 'std': 4.0, 'patch_mels': 8,
-        'patch_frames': 8, 'partial': 'floor', 'max_frames': 512, 'min_frames': 64, 'kind': 'librosa', 'fft': 1024,
-    }  # fmt: skip
+        'sample_rate': 8000,
+        'window_ms': 20.0,
+        'shift_ms': 12.0,
+        'mel_bins': 64,
+        'mean': -4.0,
+        'std': 4.0,
+        'patch_mels': 8,
+        'patch_frames': 8,
+        'partial': 'floor',
+        'max_frames': 512,
+        'min_frames': 64,
+        'kind': 'librosa',
+        'fft': 1024,
+    }
     assert changes.keys() == {field.name for field in dataclasses.fields(SPEC)}
     prints = {
-        fbank.fingerprint(dataclasses.replace(SPEC, **({'fft': 512} if name == 'kind' else {}), **{name: value}))
+        fbank.fingerprint(
+            dataclasses.replace(SPEC, **({'fft': 512} if name == 'kind' else {}), **{name: value})
+        )
         for name, value in changes.items()
     }
     assert len(prints | {fbank.fingerprint(SPEC)}) == len(changes) + 1
@@ -188,7 +226,9 @@ def test_the_fingerprint_is_stable_and_tells_every_field():
 
 @pytest.mark.parametrize('samples', [1, 100, 239, 240, 2400, 24_001])
 def test_librosas_kind_is_that_of_plain_numpy_and_of_the_graph(samples):
-    waveform = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(np.float32) + np.float32(0.1)
+    waveform = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(
+        np.float32
+    ) + np.float32(0.1)
     features = fbank.log_mel(waveform, EPIC)
     assert features.shape == (EPIC.frames(samples, 120), 128) and features.dtype == np.float32
     np.testing.assert_allclose(features, epic_by_numpy(waveform), rtol=0, atol=2e-4)
@@ -197,7 +237,10 @@ def test_librosas_kind_is_that_of_plain_numpy_and_of_the_graph(samples):
 
 
 def epic_by_numpy(waveform):
-    """The formula of the paper's EPIC-SOUNDS features in float64, one frame at a time; each filter by its definition (HTK)."""
+    """The formula of the paper's EPIC-SOUNDS features in float64, one frame at a time;
+
+    each filter by its definition (HTK).
+    """
 
     def mel(hertz):
         return 2595 * np.log10(1 + hertz / 700)
@@ -212,7 +255,10 @@ def epic_by_numpy(waveform):
         frame[904:1144] = padded[start + 904 : start + 1144] * window
         magnitude = np.abs(np.fft.rfft(frame))
         sums = [
-            (magnitude * np.clip(np.minimum((hertz - a) / (b - a), (c - hertz) / (c - b)), 0, None)).sum()
+            (
+                magnitude
+                * np.clip(np.minimum((hertz - a) / (b - a), (c - hertz) / (c - b)), 0, None)
+            ).sum()
             for a, b, c in zip(edges, edges[1:], edges[2:], strict=False)
         ]
         frames.append(np.log(np.array(sums) + 1e-6))
@@ -242,8 +288,16 @@ def test_a_long_clip_in_parts_is_the_clip(spec, monkeypatch):
 def test_fields_that_came_later_change_no_fingerprint_at_their_defaults():
     """A workdir whose config was written before them keeps its fingerprint."""
     values = {
-        'sample_rate': 16000, 'window_ms': 25.0, 'shift_ms': 10.0, 'mel_bins': 128, 'mean': -4.2677393, 'std': 4.5689974,
-        'patch_mels': 16, 'patch_frames': 16, 'partial': 'pad', 'max_frames': 1024,
-    }  # fmt: skip
+        'sample_rate': 16000,
+        'window_ms': 25.0,
+        'shift_ms': 10.0,
+        'mel_bins': 128,
+        'mean': -4.2677393,
+        'std': 4.5689974,
+        'patch_mels': 16,
+        'patch_frames': 16,
+        'partial': 'pad',
+        'max_frames': 1024,
+    }
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     assert fbank.fingerprint(SPEC).spec == digest[:16]

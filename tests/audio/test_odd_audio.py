@@ -1,4 +1,7 @@
-"""Odd recordings that must work: from the file to finite log-mels of the planned number of frames."""
+"""Odd recordings that must work:
+
+from the file to finite log-mels of the planned number of frames.
+"""
 
 import numpy as np
 import pytest
@@ -48,7 +51,9 @@ def test_odd_recordings_give_finite_log_mels(kind, tmp_path):
     assert log_mel.shape == (SPEC.frames(len(waveform), SPEC.shift()), SPEC.mel_bins)
     assert np.isfinite(log_mel).all()
     assert np.isfinite(fbank.normalise(log_mel, SPEC)).all()
-    np.testing.assert_array_equal(np.concatenate(list(reading.blocks(path, SPEC.sample_rate, 1000))), waveform)
+    np.testing.assert_array_equal(
+        np.concatenate(list(reading.blocks(path, SPEC.sample_rate, 1000))), waveform
+    )
 
 
 def test_an_offset_changes_no_log_mel(tmp_path):
@@ -63,7 +68,9 @@ def test_an_offset_changes_no_log_mel(tmp_path):
 def test_8_bits_are_nearly_16(tmp_path):
     for subtype in ('PCM_U8', 'PCM_16'):
         soundfile.write(tmp_path / f'{subtype}.wav', tone(8000), 16000, subtype=subtype)
-    few, many = (reading.read(tmp_path / f'{subtype}.wav', 16000) for subtype in ('PCM_U8', 'PCM_16'))
+    few, many = (
+        reading.read(tmp_path / f'{subtype}.wav', 16000) for subtype in ('PCM_U8', 'PCM_16')
+    )
     np.testing.assert_allclose(few, many, atol=1 / 128)
 
 

@@ -20,7 +20,9 @@ def noise(samples, channels=None, seed=0):
 
 
 def tone(seconds, rate, hertz):
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
 @pytest.fixture
@@ -29,12 +31,18 @@ def wav(tmp_path):
         path = str(tmp_path / name)
         soundfile.write(path, samples, rate, **kwargs)
         return path
+
     return write
 
 
 def test_header_tells_what_read_returns(wav):
-    for name, rate, channels in (('a.wav', 8000, 1), ('b.flac', 44100, 2), ('c.ogg', 16000, 3), ('d.mp3', 22050, 1),
-                                 ('e.aiff', 48000, 6)):
+    for name, rate, channels in (
+        ('a.wav', 8000, 1),
+        ('b.flac', 44100, 2),
+        ('c.ogg', 16000, 3),
+        ('d.mp3', 22050, 1),
+        ('e.aiff', 48000, 6),
+    ):
         path = wav(noise(2345, channels), rate, name)
         assert reading.header(path) == Header(2345, rate, channels)
         assert reading.read(path, rate).shape == (2345,)
@@ -50,7 +58,9 @@ def test_16_bit_samples_are_divided_by_full_scale(wav):
 def test_channels_are_averaged(wav):
     samples = noise(1000, 3)
     path = wav(samples, subtype='FLOAT')
-    np.testing.assert_allclose(reading.read(path, 16000), samples.astype(np.float64).mean(axis=1), atol=1e-7)
+    np.testing.assert_allclose(
+        reading.read(path, 16000), samples.astype(np.float64).mean(axis=1), atol=1e-7
+    )
 
 
 @pytest.mark.parametrize('name', ['a.wav', 'a.flac', 'a.ogg', 'a.mp3'])
@@ -73,27 +83,42 @@ def test_resampling_is_librosas(wav):
     for native, rate in ((44100, 16000), (8000, 16000), (11025, 48000)):
         samples = noise(5001)
         expected = librosa.resample(samples, orig_sr=native, target_sr=rate, res_type='soxr_hq')
-        np.testing.assert_array_equal(reading.read(wav(samples, native, subtype='FLOAT'), rate), expected)
+        np.testing.assert_array_equal(
+            reading.read(wav(samples, native, subtype='FLOAT'), rate), expected
+        )
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 3000), st.sampled_from([8000, 11025, 22050, 44100, 48000]), st.sampled_from([8000, 16000, 48000]))
+@given(
+    st.integers(1, 3000),
+    st.sampled_from([8000, 11025, 22050, 44100, 48000]),
+    st.sampled_from([8000, 16000, 48000]),
+)
 def test_lengths_after_resampling_are_those_that_were_planned(samples, native, rate):
     read = reading.from_array(noise(samples), 'x', native, rate)
     assert len(read) == lengths.resampled(samples, native, rate)
 
 
 def test_lengths_are_exact_where_a_rounded_ratio_is_not():
-    assert len(reading.from_array(noise(147), 'x', 11025, 48000)) == 640  # 147 * (48000 / 11025) is 640.0000000000001
+    assert (
+        len(reading.from_array(noise(147), 'x', 11025, 48000)) == 640
+    )  # 147 * (48000 / 11025) is 640.0000000000001
 
 
 @pytest.mark.parametrize('name', ['a.wav', 'a.flac', 'a.ogg', 'a.opus', 'a.mp3'])
 @pytest.mark.parametrize('rate', [16000, 22050])
 def test_blocks_joined_are_what_is_read_at_once(wav, name, rate, monkeypatch):
-    path = wav(noise(48000, 2), 16000, name, format='OGG' if name == 'a.opus' else None,
-               subtype='OPUS' if name == 'a.opus' else None)
+    path = wav(
+        noise(48000, 2),
+        16000,
+        name,
+        format='OGG' if name == 'a.opus' else None,
+        subtype='OPUS' if name == 'a.opus' else None,
+    )
     whole = reading.read(path, rate)
-    monkeypatch.setattr(reading, '_DECODED', 5000)  # so that even these few are decoded piece by piece
+    monkeypatch.setattr(
+        reading, '_DECODED', 5000
+    )  # so that even these few are decoded piece by piece
     for samples in (1000, len(whole) - 1, len(whole), 10 * len(whole)):
         blocks = list(reading.blocks(path, rate, samples))
         assert all(len(block) == samples for block in blocks[:-1])
@@ -103,12 +128,18 @@ def test_blocks_joined_are_what_is_read_at_once(wav, name, rate, monkeypatch):
 
 @pytest.mark.parametrize('name', ['a.ogg', 'a.mp3'])
 def test_ranges_at_the_end_are_exact(wav, name):
-    """Where libsndfile's own seeking in the last page of an OGG, or into an MP3 of dense frames, is not."""
+    """Where libsndfile's own seeking in the last page of an OGG, or into an MP3 of dense frames, is
+    not.
+    """
     path = wav(noise(48000), 16000, name)
     whole = reading.read(path, 16000)
     for start in range(0, 48000, 1997):
-        np.testing.assert_allclose(reading.read(path, 16000, start, min(start + 500, 48000)), whole[start:start + 500],
-                                   atol=1e-6, rtol=0)
+        np.testing.assert_allclose(
+            reading.read(path, 16000, start, min(start + 500, 48000)),
+            whole[start : start + 500],
+            atol=1e-6,
+            rtol=0,
+        )
 
 
 def test_blocks_of_a_long_recording_take_little_memory(wav):
@@ -146,6 +177,7 @@ def test_threads_read_what_one_thread_reads(wav):
     def work(i):
         for _ in range(5):
             together[i] = reading.read(paths[i], 16000)
+
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
@@ -163,11 +195,18 @@ def test_files_that_are_no_recordings_are_refused_by_name(tmp_path, wav, call):
     wav(noise(0), name='silent.wav')
     os.mkfifo(tmp_path / 'pipe.wav')
     (tmp_path / 'link.wav').symlink_to('nowhere.wav')
-    for name, words in (('text.wav', 'libsndfile cannot read it .*[Ff]ormat not recognised'), ('empty.wav', 'empty'),
-                        ('silent.wav', 'no samples'), ('x.raw', 'without a header'), ('', 'folder'),
-                        ('missing.wav', 'no such file'), ('link.wav', 'no such file'),
-                        ('pipe.wav', 'not a regular file'), ('text.wav/b.wav', 'cannot be opened'),
-                        ('nul\0.wav', 'cannot be opened')):
+    for name, words in (
+        ('text.wav', 'libsndfile cannot read it .*[Ff]ormat not recognised'),
+        ('empty.wav', 'empty'),
+        ('silent.wav', 'no samples'),
+        ('x.raw', 'without a header'),
+        ('', 'folder'),
+        ('missing.wav', 'no such file'),
+        ('link.wav', 'no such file'),
+        ('pipe.wav', 'not a regular file'),
+        ('text.wav/b.wav', 'cannot be opened'),
+        ('nul\0.wav', 'cannot be opened'),
+    ):
         path = str(tmp_path / name)
         with pytest.raises(AudioError, match=words) as error:
             call(path)
@@ -192,7 +231,9 @@ def test_what_the_header_alone_tells_of_a_cut_is_known_before_decoding(wav):
         reading.header(path)
 
 
-@pytest.mark.parametrize('size', [0x7FFFFFFF, 0xFFFFFFFF, 2044])  # programs that write to a pipe; one that counts the header
+@pytest.mark.parametrize(
+    'size', [0x7FFFFFFF, 0xFFFFFFFF, 2044]
+)  # programs that write to a pipe; one that counts the header
 def test_wav_sizes_that_writers_are_known_to_note_are_accepted(wav, size):
     path = wav(noise(1000))
     with open(path, 'r+b') as file:
@@ -222,7 +263,9 @@ def test_samples_that_are_not_finite_are_refused_with_their_time(wav, value, cha
         reading.from_array(samples, 'x', 8000, 16000)
 
 
-@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'int16', 'uint16', '>i2', '>u2', 'int32', 'uint32'])
+@pytest.mark.parametrize(
+    'dtype', ['int8', 'uint8', 'int16', 'uint16', '>i2', '>u2', 'int32', 'uint32']
+)
 def test_integer_arrays_are_scaled_by_their_range(dtype):
     info = np.iinfo(dtype)
     samples = np.array([info.min, (info.min + info.max + 1) // 2, info.max], dtype)
@@ -232,20 +275,25 @@ def test_integer_arrays_are_scaled_by_their_range(dtype):
 
 def test_an_array_reads_like_the_file_it_was_written_to(wav):
     samples = np.random.default_rng(1).integers(-32768, 32767, (3000, 2), np.int16)
-    np.testing.assert_array_equal(reading.from_array(samples, 'x', 8000, 16000), reading.read(wav(samples, 8000), 16000))
+    np.testing.assert_array_equal(
+        reading.from_array(samples, 'x', 8000, 16000), reading.read(wav(samples, 8000), 16000)
+    )
 
 
-@pytest.mark.parametrize('samples, words', [
-    (np.zeros((2, 3, 4), np.float32), 'neither'),
-    (np.zeros((2, 16000), np.float32), 'transpose'),
-    (np.zeros((), np.float32), 'neither'),
-    (np.zeros(0, np.int16), 'no samples'),
-    (np.zeros((5, 0), np.int16), 'no samples'),
-    (np.zeros(5, np.int64), 'full scale'),
-    (np.zeros(5, bool), 'full scale'),
-    (np.zeros(5, np.complex64), 'full scale'),
-    (np.full(5, 1e300), 'infinite'),
-])
+@pytest.mark.parametrize(
+    'samples, words',
+    [
+        (np.zeros((2, 3, 4), np.float32), 'neither'),
+        (np.zeros((2, 16000), np.float32), 'transpose'),
+        (np.zeros((), np.float32), 'neither'),
+        (np.zeros(0, np.int16), 'no samples'),
+        (np.zeros((5, 0), np.int16), 'no samples'),
+        (np.zeros(5, np.int64), 'full scale'),
+        (np.zeros(5, bool), 'full scale'),
+        (np.zeros(5, np.complex64), 'full scale'),
+        (np.full(5, 1e300), 'infinite'),
+    ],
+)
 def test_arrays_that_are_no_waveforms_are_refused(samples, words):
     with pytest.raises(AudioError, match=f'^the clip: .*{words}'):
         reading.from_array(samples, 'the clip', 16000, 16000)
@@ -260,12 +308,27 @@ def test_rates_below_one_are_refused(rate, target):
 def test_find_lists_folders_sorted_and_keeps_what_is_named(tmp_path, wav):
     for folder in ('d', 'd/sub', 'd/SUB.d'):
         (tmp_path / folder).mkdir()
-    for name in ('d/b.WAV', 'd/a.opus', 'd/c.txt', 'd/sub/z.flac', 'd/sub/y.mp3', 'd/SUB.d/x.aif', 'd/noise.raw', 'notes.txt'):
+    for name in (
+        'd/b.WAV',
+        'd/a.opus',
+        'd/c.txt',
+        'd/sub/z.flac',
+        'd/sub/y.mp3',
+        'd/SUB.d/x.aif',
+        'd/noise.raw',
+        'notes.txt',
+    ):
         (tmp_path / name).touch()
     root = str(tmp_path)
     assert reading.find([tmp_path / 'notes.txt', f'{root}/d', f'{root}/missing.wav']) == [
-        f'{root}/notes.txt', f'{root}/d/SUB.d/x.aif', f'{root}/d/a.opus', f'{root}/d/b.WAV', f'{root}/d/sub/y.mp3',
-        f'{root}/d/sub/z.flac', f'{root}/missing.wav']
+        f'{root}/notes.txt',
+        f'{root}/d/SUB.d/x.aif',
+        f'{root}/d/a.opus',
+        f'{root}/d/b.WAV',
+        f'{root}/d/sub/y.mp3',
+        f'{root}/d/sub/z.flac',
+        f'{root}/missing.wav',
+    ]
 
 
 def test_find_follows_links_but_not_in_circles(tmp_path):
@@ -276,7 +339,10 @@ def test_find_follows_links_but_not_in_circles(tmp_path):
     (tmp_path / 'd/link').symlink_to(tmp_path / 'elsewhere')
     (tmp_path / 'd/self').symlink_to(tmp_path / 'd')
     (tmp_path / 'elsewhere/back').symlink_to(tmp_path / 'd')
-    assert reading.find([str(tmp_path / 'd')]) == [str(tmp_path / 'd/a.wav'), str(tmp_path / 'd/link/b.wav')]
+    assert reading.find([str(tmp_path / 'd')]) == [
+        str(tmp_path / 'd/a.wav'),
+        str(tmp_path / 'd/link/b.wav'),
+    ]
 
 
 def test_a_folder_without_recordings_is_refused(tmp_path):

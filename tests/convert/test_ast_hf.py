@@ -1,4 +1,5 @@
-"""ASTs of transformers: every tensor in its place, a model made now, and directories that are refused.
+"""ASTs of transformers: every tensor in its place, a model made now, and directories that are
+refused.
 
 `tests/parity` compares stored features and logits.
 """
@@ -23,7 +24,10 @@ class Stored:
 
     def __init__(self, stride=10):
         self.reference = reference.load(f'ast_hf_stride{stride}')
-        self.config, self.preprocessor = self.reference.meta['config'], self.reference.meta['preprocessor']
+        self.config, self.preprocessor = (
+            self.reference.meta['config'],
+            self.reference.meta['preprocessor'],
+        )
         self.tensors = self.reference.part('weights/')
 
     def convert(self):
@@ -39,7 +43,9 @@ class Stored:
 
 
 def classify(model, params, spectrograms):
-    return np.asarray(jax.jit(lambda x: model.apply({'params': params}, x, method='classify'))(spectrograms))
+    return np.asarray(
+        jax.jit(lambda x: model.apply({'params': params}, x, method='classify'))(spectrograms)
+    )
 
 
 @pytest.mark.parametrize('stride', STRIDES)
@@ -47,11 +53,19 @@ def test_every_tensor_goes_to_a_place_of_its_own_and_fills_the_parameters(stride
     stored = Stored(stride)
     converted = stored.convert()
     assert {row.source for row in converted.table} == stored.tensors.keys()
-    assert len({row.described() for row in converted.table}) == len(converted.table) == len(stored.tensors)
+    assert (
+        len({row.described() for row in converted.table})
+        == len(converted.table)
+        == len(stored.tensors)
+    )
     shapes = jax.eval_shape(
-        lambda clips: converted.model.init(jax.random.key(0), clips, method='classify'), stored.reference['spectrograms'])
+        lambda clips: converted.model.init(jax.random.key(0), clips, method='classify'),
+        stored.reference['spectrograms'],
+    )
     assert jax.tree.map(np.shape, converted.params) == jax.tree.map(np.shape, shapes['params'])
-    assert sum(x.size for x in jax.tree.leaves(converted.params)) == sum(x.size for x in stored.tensors.values())
+    assert sum(x.size for x in jax.tree.leaves(converted.params)) == sum(
+        x.size for x in stored.tensors.values()
+    )
     assert {x.dtype for x in jax.tree.leaves(converted.params)} == {np.dtype('float32')}
 
 
@@ -60,7 +74,12 @@ def test_what_the_files_say_is_what_the_model_is():
     model, frontend = converted.model, converted.frontend
     assert (model.size.width, model.size.depth, model.size.heads, model.classes) == (32, 2, 4, 5)
     assert (model.frames, model.mels, model.grid, model.epsilon) == (70, 32, (2, 6), 1e-12)
-    assert (frontend.mean, frontend.std, frontend.mel_bins, frontend.sample_rate) == (-5.0, 4.0, 32, 16000)
+    assert (frontend.mean, frontend.std, frontend.mel_bins, frontend.sample_rate) == (
+        -5.0,
+        4.0,
+        32,
+        16000,
+    )
     # Rows hold whole patches; that the rest is not looked at is said.
     assert frontend.min_frames == frontend.max_frames == 80 and '70 frames' in converted.notes[0]
     assert not Stored(16).convert().notes
@@ -71,7 +90,9 @@ def test_what_the_files_say_is_what_the_model_is():
 def test_without_normalisation_features_are_log_mels():
     stored = Stored()
     stored.preprocessor['do_normalize'] = False
-    plain = ast_hf.features(stored.reference['wave_long'] / np.float32(32768), stored.convert().frontend, 70)
+    plain = ast_hf.features(
+        stored.reference['wave_long'] / np.float32(32768), stored.convert().frontend, 70
+    )
     np.testing.assert_allclose((plain + 5) / 8, stored.reference['features_long'], atol=2e-3)
 
 
@@ -101,11 +122,18 @@ def test_weights_of_another_type_are_converted_and_that_is_said(tmp_path, kind):
     ml_dtypes = pytest.importorskip('ml_dtypes', reason='gives NumPy bfloat16')
     stored = Stored()
     other = ml_dtypes.bfloat16 if kind == 'bfloat16' else np.dtype(kind)
-    narrow = {name: np.round(x).astype(other) if kind == 'int32' else x.astype(other) for name, x in stored.tensors.items()}
+    narrow = {
+        name: np.round(x).astype(other) if kind == 'int32' else x.astype(other)
+        for name, x in stored.tensors.items()
+    }
     converted = ast_hf.load(stored.write(tmp_path, narrow))
     assert any(kind in note and 'float32' in note for note in converted.notes)
-    np.testing.assert_array_equal(converted.params['embed']['bias'], narrow[
-        'audio_spectrogram_transformer.embeddings.patch_embeddings.projection.bias'].astype(np.float32))
+    np.testing.assert_array_equal(
+        converted.params['embed']['bias'],
+        narrow['audio_spectrogram_transformer.embeddings.patch_embeddings.projection.bias'].astype(
+            np.float32
+        ),
+    )
 
 
 @pytest.mark.parametrize('name', ['config.json', 'model.safetensors', 'preprocessor_config.json'])
@@ -115,8 +143,13 @@ def test_a_missing_file_is_named(tmp_path, name):
         ast_hf.load(tmp_path)
 
 
-@pytest.mark.parametrize('present, said', [
-    ('pytorch_model.bin', 'a pickle, which may hold code'), ('model.safetensors.index.json', 'index of several files')])
+@pytest.mark.parametrize(
+    'present, said',
+    [
+        ('pytorch_model.bin', 'a pickle, which may hold code'),
+        ('model.safetensors.index.json', 'index of several files'),
+    ],
+)
 def test_weights_in_another_form_are_told_how_to_be_saved(tmp_path, present, said):
     for name in ('config.json', 'preprocessor_config.json', present):
         (tmp_path / name).write_text('{}')
@@ -130,9 +163,15 @@ def test_no_directory_is_said(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['config.json', 'preprocessor_config.json'])
-@pytest.mark.parametrize('text, said', [
-    ('{"hidden_size": 3', 'cannot be read as JSON'), ('[]', 'must hold a JSON object, not list'), ('\xff', 'JSON'),
-    ('[' * 100_000, 'JSON')])  # fmt: skip
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('{"hidden_size": 3', 'cannot be read as JSON'),
+        ('[]', 'must hold a JSON object, not list'),
+        ('\xff', 'JSON'),
+        ('[' * 100_000, 'JSON'),
+    ],
+)
 def test_broken_json_is_said(tmp_path, name, text, said):
     (Stored().write(tmp_path) / name).write_text(text, encoding='latin-1')
     with pytest.raises(ast_hf.AstHfError, match=said) as caught:
@@ -150,27 +189,39 @@ def test_truncated_weights_are_refused(tmp_path):
 # Other contents
 
 
-@pytest.mark.parametrize('change, said', [
-    ({'patch_size': 8}, 'patch_size=8 must be 16'),
-    ({'patch_size': [16, 8]}, r'patch_size=\[16, 8\] must be'),
-    ({'model_type': 'vit'}, "model_type='vit' must be 'audio-spectrogram-transformer'"),
-    ({'hidden_act': 'relu'}, "hidden_act='relu' must be 'gelu'"),
-    ({'qkv_bias': False}, 'qkv_bias=False must be True'),
-    ({'intermediate_size': 96}, 'intermediate_size=96 must be 128'),
-    ({'num_attention_heads': 5}, 'hidden_size=32 is not a multiple of num_attention_heads=5'),
-    ({'layer_norm_eps': -1.0}, 'layer_norm_eps=-1.0 must be positive'),
-    ({'layer_norm_eps': float('nan')}, 'layer_norm_eps=nan must be a number'),
-    ({'time_stride': 0}, 'time_stride=0 must be a positive whole number'),
-    ({'hidden_size': '32'}, "hidden_size='32' must be a positive whole number"),
-    ({'hidden_size': True}, 'hidden_size=True must be a positive whole number'),
-    ({'num_hidden_layers': 10**9}, 'num_hidden_layers=1000000000, but model.safetensors holds 2 blocks'),
-    ({'num_hidden_layers': 10**12}, 'num_hidden_layers=1000000000000 must be a positive whole number below 2147483648'),
-    ({'num_hidden_layers': 1}, 'num_hidden_layers=1, but model.safetensors holds 2 blocks'),
-    ({'max_length': 10**9}, 'max_length is 1000000000 in config.json, but 70 in preprocessor_config.json'),
-    ({'num_mel_bins': 64}, 'num_mel_bins is 64 in config.json, but 32 in'),
-    ({'id2label': {'0': 'bark'}}, 'id2label must name the classes 0 to 4.*it names 1'),
-    ({'id2label': ['bark']}, r"id2label must name.*\['bark'\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        ({'patch_size': 8}, 'patch_size=8 must be 16'),
+        ({'patch_size': [16, 8]}, r'patch_size=\[16, 8\] must be'),
+        ({'model_type': 'vit'}, "model_type='vit' must be 'audio-spectrogram-transformer'"),
+        ({'hidden_act': 'relu'}, "hidden_act='relu' must be 'gelu'"),
+        ({'qkv_bias': False}, 'qkv_bias=False must be True'),
+        ({'intermediate_size': 96}, 'intermediate_size=96 must be 128'),
+        ({'num_attention_heads': 5}, 'hidden_size=32 is not a multiple of num_attention_heads=5'),
+        ({'layer_norm_eps': -1.0}, 'layer_norm_eps=-1.0 must be positive'),
+        ({'layer_norm_eps': float('nan')}, 'layer_norm_eps=nan must be a number'),
+        ({'time_stride': 0}, 'time_stride=0 must be a positive whole number'),
+        ({'hidden_size': '32'}, "hidden_size='32' must be a positive whole number"),
+        ({'hidden_size': True}, 'hidden_size=True must be a positive whole number'),
+        (
+            {'num_hidden_layers': 10**9},
+            'num_hidden_layers=1000000000, but model.safetensors holds 2 blocks',
+        ),
+        (
+            {'num_hidden_layers': 10**12},
+            'num_hidden_layers=1000000000000 must be a positive whole number below 2147483648',
+        ),
+        ({'num_hidden_layers': 1}, 'num_hidden_layers=1, but model.safetensors holds 2 blocks'),
+        (
+            {'max_length': 10**9},
+            'max_length is 1000000000 in config.json, but 70 in preprocessor_config.json',
+        ),
+        ({'num_mel_bins': 64}, 'num_mel_bins is 64 in config.json, but 32 in'),
+        ({'id2label': {'0': 'bark'}}, 'id2label must name the classes 0 to 4.*it names 1'),
+        ({'id2label': ['bark']}, r"id2label must name.*\['bark'\]"),
+    ],
+)
 def test_a_configuration_of_another_model_is_refused(change, said):
     stored = Stored()
     stored.config.update(change)
@@ -179,14 +230,17 @@ def test_a_configuration_of_another_model_is_refused(change, said):
     assert str(caught.value).startswith('stored: ')
 
 
-@pytest.mark.parametrize('change, said', [
-    ({'std': 0.0}, 'std=0.0 must be positive'),
-    ({'mean': 'loud'}, "mean='loud' must be a number"),
-    ({'mean': 10**400}, 'must be a number between'),
-    ({'mean': float('inf')}, 'mean=inf must be a number'),
-    ({'do_normalize': 1}, 'do_normalize=1 must be true or false'),
-    ({'sampling_rate': -5}, 'sampling_rate=-5 must be a positive whole number'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        ({'std': 0.0}, 'std=0.0 must be positive'),
+        ({'mean': 'loud'}, "mean='loud' must be a number"),
+        ({'mean': 10**400}, 'must be a number between'),
+        ({'mean': float('inf')}, 'mean=inf must be a number'),
+        ({'do_normalize': 1}, 'do_normalize=1 must be true or false'),
+        ({'sampling_rate': -5}, 'sampling_rate=-5 must be a positive whole number'),
+    ],
+)
 def test_a_preprocessor_that_cannot_be_is_refused(change, said):
     stored = Stored()
     stored.preprocessor.update(change)
@@ -197,14 +251,20 @@ def test_a_preprocessor_that_cannot_be_is_refused(change, said):
 def test_both_shapes_are_named():
     stored = Stored()
     stored.tensors[QUERY] = stored.tensors[QUERY][:-1]
-    with pytest.raises(ast_hf.AstHfError, match=r'layer.1.*query.weight has the shape \[31, 32\], expected \[32, 32\]'):
+    with pytest.raises(
+        ast_hf.AstHfError,
+        match=r'layer.1.*query.weight has the shape \[31, 32\], expected \[32, 32\]',
+    ):
         stored.convert()
 
 
 def test_positions_of_another_length_or_stride_are_refused():
     stored = Stored()
     stored.config['time_stride'] = 16
-    with pytest.raises(ast_hf.AstHfError, match=r'position_embeddings has the shape \[1, 14, 32\], expected \[1, 10, 32\]'):
+    with pytest.raises(
+        ast_hf.AstHfError,
+        match=r'position_embeddings has the shape \[1, 14, 32\], expected \[1, 10, 32\]',
+    ):
         stored.convert()
 
 
@@ -218,8 +278,10 @@ def test_missing_and_extra_tensors_are_named():
 def test_an_ast_without_a_classifier_is_told_from_one():
     stored = Stored()
     stored.tensors = {
-        name.removeprefix('audio_spectrogram_transformer.'): x for name, x in stored.tensors.items()
-        if not name.startswith('classifier.')}  # fmt: skip
+        name.removeprefix('audio_spectrogram_transformer.'): x
+        for name, x in stored.tensors.items()
+        if not name.startswith('classifier.')
+    }
     with pytest.raises(UserError, match='no classifier.dense.weight.*no ASTForAudioClassification'):
         stored.convert()
 
@@ -235,11 +297,19 @@ def test_a_model_made_now_is_the_same(tmp_path, width, depth, heads, stride):
     pytest.importorskip('safetensors', reason='transformers writes the weights with it')
     torch.manual_seed(width)
     config = transformers.ASTConfig(
-        hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width, num_labels=35,
-        frequency_stride=stride[0], time_stride=stride[1])  # fmt: skip
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        num_labels=35,
+        frequency_stride=stride[0],
+        time_stride=stride[1],
+    )
     reference = transformers.ASTForAudioClassification(config).eval()
     with torch.no_grad():
-        for weights in reference.parameters():  # away from 0 and 1, where a wrong place would not show
+        for (
+            weights
+        ) in reference.parameters():  # away from 0 and 1, where a wrong place would not show
             spread = 1.5 * weights[0].numel() ** -0.5 if weights.ndim in (2, 4) else 0.3
             weights.add_(torch.randn_like(weights) * spread)
     extractor = transformers.ASTFeatureExtractor()
@@ -248,9 +318,14 @@ def test_a_model_made_now_is_the_same(tmp_path, width, depth, heads, stride):
     converted = ast_hf.load(tmp_path)
     model = converted.model
     rng = np.random.default_rng(0)
-    noise = [(loud * rng.normal(size=count)).astype(np.float32) for loud, count in ((0.1, 48077), (0.001, 192000), (0.5, 500))]
+    noise = [
+        (loud * rng.normal(size=count)).astype(np.float32)
+        for loud, count in ((0.1, 48077), (0.001, 192000), (0.5, 500))
+    ]
     wanted = extractor(noise, sampling_rate=16000, return_tensors='np')['input_values']
-    features = np.stack([ast_hf.features(waveform, converted.frontend, model.frames) for waveform in noise])
+    features = np.stack(
+        [ast_hf.features(waveform, converted.frontend, model.frames) for waveform in noise]
+    )
     np.testing.assert_allclose(features, wanted, atol=2e-3)
     with torch.no_grad():
         logits = reference(torch.from_numpy(wanted)).logits.numpy()

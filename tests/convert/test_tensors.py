@@ -13,18 +13,25 @@ from elastic_ast_jax.convert import tensors
 from elastic_ast_jax.convert.tensors import TensorFileError
 from elastic_ast_jax.files import WriteError
 
-WEIGHTS = {'a.weight': np.arange(6, dtype=np.float32).reshape(2, 3), 'a.bias': np.float32([0.5, -0.25])}
+WEIGHTS = {
+    'a.weight': np.arange(6, dtype=np.float32).reshape(2, 3),
+    'a.bias': np.float32([0.5, -0.25]),
+}
 
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip('torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]')
+    return pytest.importorskip(
+        'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]'
+    )
 
 
 @pytest.fixture
 def safetensors():
     return pytest.importorskip(
-        'safetensors.numpy', reason='safetensors is not installed: pip install elastic-ast-jax[convert]')
+        'safetensors.numpy',
+        reason='safetensors is not installed: pip install elastic-ast-jax[convert]',
+    )
 
 
 @pytest.fixture(params=['.npz', '.safetensors', '.pth', '.pt'])
@@ -78,7 +85,9 @@ def test_every_kind_of_file_gives_the_same(saved, prefix):
 
 
 def test_a_prefix_of_some_names_stays(saved):
-    assert tensors.read(saved({'module.a': WEIGHTS['a.bias'], 'b': WEIGHTS['a.bias']})).tensors.keys() == {'module.a', 'b'}
+    assert tensors.read(
+        saved({'module.a': WEIGHTS['a.bias'], 'b': WEIGHTS['a.bias']})
+    ).tensors.keys() == {'module.a', 'b'}
 
 
 @pytest.mark.parametrize('kind', ['float16', 'float64', 'int64', 'uint8'])
@@ -90,7 +99,9 @@ def test_other_numbers_are_converted_and_it_is_said(saved, kind):
 
 
 def test_bfloat16_of_safetensors(safetensors, tmp_path):
-    safetensors.save_file({'a': np.array([1.5, -3.0], ml_dtypes.bfloat16)}, tmp_path / 'w.safetensors')
+    safetensors.save_file(
+        {'a': np.array([1.5, -3.0], ml_dtypes.bfloat16)}, tmp_path / 'w.safetensors'
+    )
     state = tensors.read(tmp_path / 'w.safetensors')
     same(state.tensors, {'a': np.float32([1.5, -3.0])})
     assert state.notes == ('converted 1 of 1 tensors from bfloat16 to float32',)
@@ -100,12 +111,16 @@ def test_numbers_that_numpy_lacks(torch, tmp_path):
     from safetensors.torch import save_file
 
     save_file({'a': torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / 'w.safetensors')
-    with pytest.raises(TensorFileError, match='w.safetensors: holds a kind of numbers that NumPy lacks.*float8'):
+    with pytest.raises(
+        TensorFileError, match='w.safetensors: holds a kind of numbers that NumPy lacks.*float8'
+    ):
         tensors.read(tmp_path / 'w.safetensors')
 
 
 def test_bfloat16_of_pytorch(torch, tmp_path):
-    torch.save({'a': torch.tensor([[1.5, -3.0], [2.0, 0.0]], dtype=torch.bfloat16).T}, tmp_path / 'w.pth')
+    torch.save(
+        {'a': torch.tensor([[1.5, -3.0], [2.0, 0.0]], dtype=torch.bfloat16).T}, tmp_path / 'w.pth'
+    )
     state = tensors.read(tmp_path / 'w.pth')
     same(state.tensors, {'a': np.float32([[1.5, 2.0], [-3.0, 0.0]])})
     assert state.notes == ('converted 1 of 1 tensors from bfloat16 to float32',)
@@ -113,7 +128,11 @@ def test_bfloat16_of_pytorch(torch, tmp_path):
 
 def test_bfloat16_of_numpy(tmp_path):
     """NumPy writes its bytes and forgets the type: two bytes of nothing in particular."""
-    np.savez(tmp_path / 'w.npz', a=np.array([[1.5, -3.0], [2.0, 0.0]], ml_dtypes.bfloat16), b=WEIGHTS['a.bias'])
+    np.savez(
+        tmp_path / 'w.npz',
+        a=np.array([[1.5, -3.0], [2.0, 0.0]], ml_dtypes.bfloat16),
+        b=WEIGHTS['a.bias'],
+    )
     assert np.load(tmp_path / 'w.npz')['a'].dtype == np.dtype('V2')
     state = tensors.read(tmp_path / 'w.npz')
     same(state.tensors, {'a': np.float32([[1.5, -3.0], [2.0, 0.0]]), 'b': WEIGHTS['a.bias']})
@@ -132,7 +151,10 @@ def test_a_nested_state_dict_is_taken_and_it_is_said(torch, tmp_path, name):
     torch.save({'epoch': 3, name: inner, 'optimizer': {'lr': 0.1}}, tmp_path / 'w.pth')
     state = tensors.read(tmp_path / 'w.pth')
     same(state.tensors, WEIGHTS)
-    assert state.notes == (f"took the state dict '{name}'; left aside: epoch, optimizer", "dropped 'module.' from all names")
+    assert state.notes == (
+        f"took the state dict '{name}'; left aside: epoch, optimizer",
+        "dropped 'module.' from all names",
+    )
 
 
 def test_parameters_that_need_gradients(torch, tmp_path):
@@ -150,7 +172,9 @@ def test_a_file_that_is_cut_off_is_named(saved, share):
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(TensorFileError, match=path.name) as caught:
         tensors.read(path)
-    assert 'weights_only' not in str(caught.value)  # PyTorch's own message advises to trust the file
+    assert 'weights_only' not in str(
+        caught.value
+    )  # PyTorch's own message advises to trust the file
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
@@ -183,7 +207,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(torch, tmp_path, make):
         torch.save(content, file)
     else:
         file.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(TensorFileError, match=r'evil.pth: refused, .*[Nn]othing of it was run') as caught:
+    with pytest.raises(
+        TensorFileError, match=r'evil.pth: refused, .*[Nn]othing of it was run'
+    ) as caught:
         tensors.read(file)
     assert not ran.exists()
     assert make == 'pickle' or '.system' in str(caught.value)
@@ -194,13 +220,17 @@ def test_a_pickle_with_code_is_refused_and_not_run(torch, tmp_path, make):
 def test_a_pytorch_that_can_be_made_to_run_code_is_not_used(torch, tmp_path, monkeypatch, version):
     torch.save({'a': torch.ones(2)}, tmp_path / 'w.pth')
     monkeypatch.setattr(torch, '__version__', version)
-    with pytest.raises(TensorFileError, match=r'w.pth: refused, as PyTorch .* install 2.10 or later'):
+    with pytest.raises(
+        TensorFileError, match=r'w.pth: refused, as PyTorch .* install 2.10 or later'
+    ):
         tensors.read(tmp_path / 'w.pth')
 
 
 def test_a_library_that_is_missing_is_named(tmp_path, monkeypatch):
     (tmp_path / 'w.pth').touch()
-    monkeypatch.setitem(sys.modules, 'torch', None)  # its import fails, as where it is not installed
+    monkeypatch.setitem(
+        sys.modules, 'torch', None
+    )  # its import fails, as where it is not installed
     with pytest.raises(TensorFileError, match=r'pip install elastic-ast-jax\[convert\]'):
         tensors.read(tmp_path / 'w.pth')
 
@@ -223,24 +253,32 @@ def test_a_bare_pickle_called_npz_is_refused_and_not_run(tmp_path):
 
 def test_a_whole_model_is_no_state_dict(torch, tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / 'model.pth')
-    with pytest.raises(TensorFileError, match=r'asks for torch.nn.modules.linear.Linear.*model.state_dict\(\)'):
+    with pytest.raises(
+        TensorFileError, match=r'asks for torch.nn.modules.linear.Linear.*model.state_dict\(\)'
+    ):
         tensors.read(tmp_path / 'model.pth')
 
 
 def test_a_training_checkpoint_says_where_its_state_dict_is(torch, tmp_path):
     torch.save({'epoch': 3, 'weights': {'a': torch.ones(2)}}, tmp_path / 'checkpoint.pth')
-    with pytest.raises(TensorFileError, match="epoch, weights are no tensors; is 'weights' the state dict"):
+    with pytest.raises(
+        TensorFileError, match="epoch, weights are no tensors; is 'weights' the state dict"
+    ):
         tensors.read(tmp_path / 'checkpoint.pth')
 
 
 def test_two_nested_state_dicts_are_not_guessed_at(torch, tmp_path):
-    torch.save({'model': {'a': torch.ones(2)}, 'state_dict': {'a': torch.zeros(2)}}, tmp_path / 'w.pth')
+    torch.save(
+        {'model': {'a': torch.ones(2)}, 'state_dict': {'a': torch.zeros(2)}}, tmp_path / 'w.pth'
+    )
     with pytest.raises(TensorFileError, match='model, state_dict are no tensors'):
         tensors.read(tmp_path / 'w.pth')
 
 
 def test_a_pickle_with_code_beside_a_nested_state_dict_is_refused_and_not_run(torch, tmp_path):
-    torch.save({'model': {'a': torch.ones(2)}, 'args': Evil(tmp_path / 'ran')}, tmp_path / 'evil.pth')
+    torch.save(
+        {'model': {'a': torch.ones(2)}, 'args': Evil(tmp_path / 'ran')}, tmp_path / 'evil.pth'
+    )
     with pytest.raises(TensorFileError, match=r'evil.pth: refused, .*[Nn]othing of it was run'):
         tensors.read(tmp_path / 'evil.pth')
     assert not (tmp_path / 'ran').exists()
@@ -261,7 +299,11 @@ def test_a_sparse_tensor_is_refused(torch, tmp_path):
 def test_paths_that_cannot_be_read(tmp_path):
     (tmp_path / 'folder.npz').mkdir()
     (tmp_path / 'weights.bin').touch()
-    for name, problem in {'missing.npz': 'No such file', 'folder.npz': 'directory', 'weights.bin': 'must end in'}.items():
+    for name, problem in {
+        'missing.npz': 'No such file',
+        'folder.npz': 'directory',
+        'weights.bin': 'must end in',
+    }.items():
         with pytest.raises(TensorFileError, match=f'{name}: .*{problem}'):
             tensors.read(tmp_path / name)
 
@@ -295,8 +337,13 @@ def test_a_zip_of_something_else(tmp_path):
 
 
 def test_what_is_written_is_read_back(safetensors, tmp_path):
-    tensors.write(tmp_path / 'new' / 'w.safetensors', {'a': WEIGHTS['a.weight'].T, 'b': WEIGHTS['a.bias']})
-    same(tensors.read(tmp_path / 'new' / 'w.safetensors').tensors, {'a': WEIGHTS['a.weight'].T, 'b': WEIGHTS['a.bias']})
+    tensors.write(
+        tmp_path / 'new' / 'w.safetensors', {'a': WEIGHTS['a.weight'].T, 'b': WEIGHTS['a.bias']}
+    )
+    same(
+        tensors.read(tmp_path / 'new' / 'w.safetensors').tensors,
+        {'a': WEIGHTS['a.weight'].T, 'b': WEIGHTS['a.bias']},
+    )
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['w.safetensors']
 
 

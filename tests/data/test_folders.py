@@ -15,12 +15,14 @@ RATE = 8000
 @pytest.fixture
 def write(tmp_path):
     """`write(*names)` makes recordings of those paths and gives their folder."""
+
     def make(*names, root='data'):
         for i, name in enumerate(names):
             path = tmp_path / root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(str(path), np.zeros(100 + i), RATE)
         return tmp_path / root
+
     return make
 
 
@@ -38,9 +40,14 @@ def test_other_files_are_counted_and_hidden_ones_ignored(write, caplog):
     for name in ('README.md', 'a/list.csv', 'a/more.csv', 'a/noted', 'b/.DS_Store'):
         (root / name).touch()
     assert folders.load(root, RATE).keys == ('a/a.wav', 'b/a.wav')
-    assert folders.load(root, RATE).keys == ('a/a.wav', 'b/a.wav')  # with the file that remembers headers in it
+    assert folders.load(root, RATE).keys == (
+        'a/a.wav',
+        'b/a.wav',
+    )  # with the file that remembers headers in it
     message, again = (record.getMessage() for record in caplog.records)
-    assert message.startswith(f'{root}: 4 files are ignored') and message.endswith(': .csv 2, .md 1, none 1')
+    assert message.startswith(f'{root}: 4 files are ignored') and message.endswith(
+        ': .csv 2, .md 1, none 1'
+    )
     assert message == again
 
 
@@ -82,12 +89,16 @@ def test_both_sides_have_all_classes(write):
 
 @pytest.mark.parametrize('part, share', [('train', 1 - 1e-12), ('eval', 1e-12)])
 def test_a_side_without_clips_is_refused(write, part, share):
-    with pytest.raises(DataError, match=f'none of the 2 clips is left for part {part!r} with data.eval_share='):
+    with pytest.raises(
+        DataError, match=f'none of the 2 clips is left for part {part!r} with data.eval_share='
+    ):
         folders.load(write('a/a.wav', 'b/a.wav'), RATE, part, share)
 
 
 def test_recordings_in_no_class_folder_are_refused_by_name(write):
-    with pytest.raises(DataError, match='1 recordings are in no class folder:\n  a.wav\nmove each into'):
+    with pytest.raises(
+        DataError, match='1 recordings are in no class folder:\n  a.wav\nmove each into'
+    ):
         folders.load(write('a.wav', 'b/a.wav'), RATE)
     with pytest.raises(DataError, match='2 recordings are in no class folder'):
         folders.load(write('a.wav', 'b.wav', root='flat'), RATE)
@@ -99,7 +110,9 @@ def test_folders_without_recordings_or_not_there_are_refused(write, tmp_path):
     (tmp_path / 'other' / 'a' / 'b.txt').touch()
     (tmp_path / 'file').touch()
     for name in ('empty', 'other', 'missing', 'file'):
-        with pytest.raises(DataError, match='a folder for each class, with its recordings in it') as error:
+        with pytest.raises(
+            DataError, match='a folder for each class, with its recordings in it'
+        ) as error:
             folders.load(tmp_path / name, RATE)
         assert str(error.value).startswith(str(tmp_path / name))
     with pytest.raises(DataError, match='hidden'):
@@ -108,10 +121,15 @@ def test_folders_without_recordings_or_not_there_are_refused(write, tmp_path):
 
 def test_folders_of_splits_are_taken_for_what_they_are(write):
     root = write('train/a/a.wav', 'Test/a/b.wav')
-    with pytest.raises(DataError, match=f'named like splits, not like classes: .*--config.data.train={root}/train'):
+    with pytest.raises(
+        DataError, match=f'named like splits, not like classes: .*--config.data.train={root}/train'
+    ):
         folders.load(root, RATE)
     assert folders.load(root / 'train', RATE).keys == ('a/a.wav',)
-    assert folders.load(write('test/a.wav', 'tests/a.wav', root='words'), RATE).classes == ('test', 'tests')
+    assert folders.load(write('test/a.wav', 'tests/a.wav', root='words'), RATE).classes == (
+        'test',
+        'tests',
+    )
 
 
 def test_unreadable_recordings_are_named_or_left_out(write):
@@ -124,7 +142,9 @@ def test_unreadable_recordings_are_named_or_left_out(write):
 
 
 def test_two_folders_with_files_of_the_same_names_share_none(write, tmp_path):
-    one, two = (folders.load(write('a/1.wav', 'b/1.wav', root=root), RATE) for root in ('one', 'two'))
+    one, two = (
+        folders.load(write('a/1.wav', 'b/1.wav', root=root), RATE) for root in ('one', 'two')
+    )
     assert one.keys == two.keys and sources.overlap(one, two) == 0
     (tmp_path / 'link').symlink_to(tmp_path / 'one')
     assert sources.overlap(one, folders.load(tmp_path / 'link', RATE)) == 2

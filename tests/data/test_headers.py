@@ -16,7 +16,10 @@ def write(path, samples, rate=8000):
 
 
 def spoil(path):
-    """Fills a file with rubbish of the same size and gives it back its time: only who opens it will notice."""
+    """Fills a file with rubbish of the same size and gives it back its time:
+
+    only who opens it will notice.
+    """
     found = os.stat(path)
     Path(path).write_bytes(b'x' * found.st_size)
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -96,15 +99,24 @@ def test_names_of_any_bytes_are_remembered(tmp_path, cache):
     assert scan(paths, cache) == [Header(100, 8000, 1)] * 4
 
 
-@pytest.mark.parametrize('damage', [
-    lambda data: b'', lambda data: b'rubbish', lambda data: data[:len(data) // 2],
-    lambda data: data.replace(b'version', b'variant'), lambda data: data[:200] + bytes(50) + data[250:]])
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda data: b'',
+        lambda data: b'rubbish',
+        lambda data: data[: len(data) // 2],
+        lambda data: data.replace(b'version', b'variant'),
+        lambda data: data[:200] + bytes(50) + data[250:],
+    ],
+)
 def test_a_damaged_cache_is_reported_ignored_and_rewritten(tmp_path, cache, caplog, damage):
     path = write(tmp_path / 'a.wav', 100)
     scan([path], cache)
     cache.write_bytes(damage(cache.read_bytes()))
     assert scan([path], cache) == [Header(100, 8000, 1)]
-    assert [record.levelname for record in caplog.records] == ['WARNING'] and str(cache) in caplog.text
+    assert [record.levelname for record in caplog.records] == ['WARNING'] and str(
+        cache
+    ) in caplog.text
     caplog.clear()
     spoil(path)
     assert scan([path], cache) == [Header(100, 8000, 1)]
@@ -114,7 +126,9 @@ def test_a_damaged_cache_is_reported_ignored_and_rewritten(tmp_path, cache, capl
 def test_a_cache_is_never_unpickled(tmp_path, cache, caplog):
     path = write(tmp_path / 'a.wav', 100)
     with open(cache, 'wb') as file:
-        np.savez(file, version=1, names=np.array([path], object), numbers=np.zeros((1, 5), np.int64))
+        np.savez(
+            file, version=1, names=np.array([path], object), numbers=np.zeros((1, 5), np.int64)
+        )
     assert scan([path], cache) == [Header(100, 8000, 1)]
     assert 'cannot be used' in caplog.text
 
@@ -131,12 +145,16 @@ def test_no_temporary_files_stay(tmp_path, cache):
 
 
 def test_a_bad_file_has_its_error_in_the_place_of_a_header(tmp_path, cache):
-    paths = [write(tmp_path / 'good.wav', 100)] + [str(tmp_path / f'missing{i:02}.wav') for i in range(13)]
+    paths = [write(tmp_path / 'good.wav', 100)] + [
+        str(tmp_path / f'missing{i:02}.wav') for i in range(13)
+    ]
     good, *bad = headers.look(paths, cache)
     assert good == Header(100, 8000, 1)
     assert all(str(error).startswith(path) for error, path in zip(bad, paths[1:], strict=True))
     listed = headers.listing(list(map(str, bad)))
-    assert listed.endswith('and 3 more') and all((path in listed) == (i < 10) for i, path in enumerate(paths[1:]))
+    assert listed.endswith('and 3 more') and all(
+        (path in listed) == (i < 10) for i, path in enumerate(paths[1:])
+    )
     spoil(paths[0])  # what was good is remembered all the same
     assert scan(paths[:1], cache) == [Header(100, 8000, 1)]
 
@@ -151,7 +169,9 @@ def test_the_error_of_one_bad_file_begins_with_its_path(tmp_path):
 def test_the_cache_lies_beside_the_data_or_else_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
     data = tmp_path / 'data'
-    fallback = headers.cache_path(data)  # the folder does not exist, so nothing can be written there
+    fallback = headers.cache_path(
+        data
+    )  # the folder does not exist, so nothing can be written there
     assert fallback.parent == tmp_path / 'xdg/elastic-ast/headers' and fallback.parent.is_dir()
     assert headers.cache_path(tmp_path / 'other') != fallback
     monkeypatch.chdir(tmp_path)
@@ -171,8 +191,9 @@ def test_what_is_remembered_under_other_names_lies_apart(tmp_path, monkeypatch):
     assert headers.cache_path(tmp_path, '.lengths.json') == tmp_path / '.lengths.json'
     places = {headers.cache_path(tmp_path / 'missing', name) for name in ('.a.json', '.b.json')}
     assert len(places | {headers.cache_path(tmp_path / 'missing')}) == 3
-    assert {place.suffix for place in places} == {'.json'} and {place.parent for place in places} == {
-        tmp_path / 'xdg/elastic-ast/headers'}
+    assert {place.suffix for place in places} == {'.json'} and {
+        place.parent for place in places
+    } == {tmp_path / 'xdg/elastic-ast/headers'}
 
 
 def test_a_cache_is_replaced_as_a_whole_or_not_at_all(tmp_path, caplog):

@@ -1,4 +1,7 @@
-"""The pipeline: its rows are what plain NumPy gives, and a function of (source, plan, step) alone."""
+"""The pipeline:
+
+its rows are what plain NumPy gives, and a function of (source, plan, step) alone.
+"""
 
 import dataclasses
 import itertools
@@ -18,16 +21,38 @@ from elastic_ast_jax.data.plan import Planner, Schedule
 from elastic_ast_jax.lengths import FrontendSpec
 
 CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2
-# Less than a window and a patch, just a window, odd lengths, whole patches of 16 frames, and 100 frames.
+# Less than a window and a patch, just a window, odd lengths, whole patches of 16 frames, and 100
+# frames.
 LENGTHS = [90, 200, 201, 3001, 1399, 5320, 2760, 8119, 777, 6444, 1480, 4999, 8120]
 FRONTEND = FrontendSpec(sample_rate=8000, mel_bins=32, max_frames=112)
-EVERYTHING = DrawSpec(shuffle=True, ratios=(1.0, 1.2, 2.5), token_dropout=0.2, freq_mask=12, time_mask=0.4)
+EVERYTHING = DrawSpec(
+    shuffle=True, ratios=(1.0, 1.2, 2.5), token_dropout=0.2, freq_mask=12, time_mask=0.4
+)
 EPIC = FrontendSpec(
-    kind='librosa', sample_rate=8000, window_ms=10.0, shift_ms=5.0, fft=512, mel_bins=32, mean=0.0, std=0.5, partial='edge',
-    min_frames=32, max_frames=224)  # fmt: skip
+    kind='librosa',
+    sample_rate=8000,
+    window_ms=10.0,
+    shift_ms=5.0,
+    fft=512,
+    mel_bins=32,
+    mean=0.0,
+    std=0.5,
+    partial='edge',
+    min_frames=32,
+    max_frames=224,
+)
 EPIC_DRAWS = DrawSpec(
-    shuffle=True, cut_seconds=0.2, too_long='crop', token_dropout=0.1, freq_mask=8, time_mask=0.2, freq_masks=2, time_masks=2,
-    time_warp=0.1, mask_fill='mean')  # fmt: skip
+    shuffle=True,
+    cut_seconds=0.2,
+    too_long='crop',
+    token_dropout=0.1,
+    freq_mask=8,
+    time_mask=0.2,
+    freq_masks=2,
+    time_masks=2,
+    time_warp=0.1,
+    mask_fill='mean',
+)
 SINGLE = [(i % CLASSES,) for i in range(len(LENGTHS))]
 MULTI_ALL = [(i % CLASSES, (i + 1) % CLASSES) for i in range(len(LENGTHS))]
 MULTI = [tuple(range(i % CLASSES)) for i in range(len(LENGTHS))]  # every fifth clip has none
@@ -43,28 +68,48 @@ class Noise:
         self.samples = np.array(LENGTHS)
         self.labels = [('noise',)] * len(LENGTHS)
         self.classes, self.skipped = None, ()
-        self.damaged, self.value, self.broken, self.error, self.slow = damaged, value, broken, error, slow
+        self.damaged, self.value, self.broken, self.error, self.slow = (
+            damaged,
+            value,
+            broken,
+            error,
+            slow,
+        )
 
     def read(self, i):
         if i == self.broken:
             raise self.error
         if i == self.slow:
             time.sleep(0.1)
-        waveform = np.random.default_rng(i).uniform(-0.5, 0.5, LENGTHS[i]).astype(np.float32) + np.float32(0.01 * i)
+        waveform = np.random.default_rng(i).uniform(-0.5, 0.5, LENGTHS[i]).astype(
+            np.float32
+        ) + np.float32(0.01 * i)
         if i == self.damaged:
             waveform[len(waveform) // 2] = self.value
         return waveform
 
 
 def reader(
-    source=None, frontend=FRONTEND, spec=EVERYTHING, targets=SINGLE, epochs=2, rows=ROWS, first_row=0, step_rows=None,
-    dtype=np.float32, on_bad_audio='error',
+    source=None,
+    frontend=FRONTEND,
+    spec=EVERYTHING,
+    targets=SINGLE,
+    epochs=2,
+    rows=ROWS,
+    first_row=0,
+    step_rows=None,
+    dtype=np.float32,
+    on_bad_audio='error',
 ):
     source = source or Noise()
     weights = balanced_weights(targets) if spec.balanced else None
     planner = Planner(source.keys, source.samples, frontend, spec, 1, TOKENS, SLOTS, weights)
-    schedule = Schedule(tuple(len(planner.epoch(epoch).rows) for epoch in range(epochs)), step_rows or rows)
-    shape = BatchShape(rows, TOKENS, SLOTS, frontend.patch_size, CLASSES, targets in (MULTI, MULTI_ALL), dtype)
+    schedule = Schedule(
+        tuple(len(planner.epoch(epoch).rows) for epoch in range(epochs)), step_rows or rows
+    )
+    shape = BatchShape(
+        rows, TOKENS, SLOTS, frontend.patch_size, CLASSES, targets in (MULTI, MULTI_ALL), dtype
+    )
     return RowReader(source, targets, planner, schedule, shape, first_row, on_bad_audio)
 
 
@@ -74,7 +119,9 @@ def run(made, first=0, last=None, workers=2):
 
 def identical(a, b):
     return len(a) == len(b) and all(
-        x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(itertools.chain(*a), itertools.chain(*b), strict=True))
+        x.dtype == y.dtype and np.array_equal(x, y)
+        for x, y in zip(itertools.chain(*a), itertools.chain(*b), strict=True)
+    )
 
 
 @pytest.fixture(scope='module')
@@ -86,8 +133,12 @@ def whole():
 def patches_by_numpy(source, planner, plan, draw):
     """The grid of patches of one draw."""
     draws, frontend = plan.draws, planner.frontend
-    start, samples, frames = (int(getattr(draws, name)[draw]) for name in ('start', 'samples', 'frames'))
-    waveform = mixed_by_numpy(source, draws, draw, frontend.kind == 'kaldi')[start : start + samples]
+    start, samples, frames = (
+        int(getattr(draws, name)[draw]) for name in ('start', 'samples', 'frames')
+    )
+    waveform = mixed_by_numpy(source, draws, draw, frontend.kind == 'kaldi')[
+        start : start + samples
+    ]
     features = fbank.log_mel(waveform, frontend, int(draws.shift[draw]))
     assert len(features) == frames
     edge = frontend.partial == 'edge'
@@ -96,7 +147,9 @@ def patches_by_numpy(source, planner, plan, draw):
         features = np.pad(features, ((0, held - frames), (0, 0)), 'edge')
     if planner.spec.time_warp:
         place = np.arange(len(features))
-        origin = np.interp(place, [0, draws.warp_to[draw], place[-1]], [0, draws.warp_from[draw], place[-1]])
+        origin = np.interp(
+            place, [0, draws.warp_to[draw], place[-1]], [0, draws.warp_from[draw], place[-1]]
+        )
         features = np.stack([np.interp(origin, place, band) for band in features.T], axis=1)
     fill = features.mean() if planner.spec.mask_fill == 'mean' else 0
     for band, width in zip(draws.freq_start[draw], draws.freq_width[draw], strict=True):
@@ -104,9 +157,13 @@ def patches_by_numpy(source, planner, plan, draw):
     for frame, width in zip(draws.time_start[draw], draws.time_width[draw], strict=True):
         features[frame : frame + width] = fill
     if frontend.partial == 'zero':
-        features = np.pad(features, ((0, int(draws.time_patches[draw]) * frontend.patch_frames - frames), (0, 0)))
+        features = np.pad(
+            features, ((0, int(draws.time_patches[draw]) * frontend.patch_frames - frames), (0, 0))
+        )
     features = fbank.normalise(features, frontend)
-    return packing.patchify(features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]), edge)
+    return packing.patchify(
+        features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]), edge
+    )
 
 
 def mixed_by_numpy(source, draws, draw, centred):
@@ -128,14 +185,18 @@ def batches_by_numpy(made):
     for step in range(made.schedule.steps):
         epoch, number = made.schedule.locate(step)
         plan, batch = planner.epoch(epoch), shape.empty()
-        for r, row in enumerate(range(number * shape.rows, min((number + 1) * shape.rows, len(plan.rows)))):
+        for r, row in enumerate(
+            range(number * shape.rows, min((number + 1) * shape.rows, len(plan.rows)))
+        ):
             place = 0
             for slot, draw in enumerate(plan.rows[row]):
                 clip, columns = plan.draws.clip[draw], int(plan.draws.time_patches[draw])
                 patches = patches_by_numpy(made.source, planner, plan, draw)
                 kept = np.arange(len(patches))
                 if plan.draws.kept[draw] < len(patches):
-                    kept = dropout_choice(planner.seed, epoch, int(draw), len(patches), int(plan.draws.kept[draw]))
+                    kept = dropout_choice(
+                        planner.seed, epoch, int(draw), len(patches), int(plan.draws.kept[draw])
+                    )
                 for token in kept:
                     batch.patches[r, place] = patches[token]
                     batch.segment_ids[r, place] = slot + 1
@@ -155,7 +216,9 @@ def batches_by_numpy(made):
 
 CASES = {
     'all at once': {},
-    'all at once, last frames dropped': {'frontend': dataclasses.replace(FRONTEND, partial='floor')},
+    'all at once, last frames dropped': {
+        'frontend': dataclasses.replace(FRONTEND, partial='floor')
+    },
     'several labels': {'targets': MULTI},
     'crops and prefixes': {
         'frontend': dataclasses.replace(FRONTEND, max_frames=64),
@@ -166,20 +229,45 @@ CASES = {
         'spec': DrawSpec(shuffle=True, ratios=(1.0, 1.5), too_long='crop', freq_mask=32),
     },
     'mixup and balanced sampling': {
-        'targets': MULTI_ALL, 'spec': DrawSpec(balanced=True, mixup=0.6, too_long='crop', cut_seconds=0.3, token_dropout=0.1),
+        'targets': MULTI_ALL,
+        'spec': DrawSpec(
+            balanced=True, mixup=0.6, too_long='crop', cut_seconds=0.3, token_dropout=0.1
+        ),
     },
     'as of a published AST': {
         'frontend': dataclasses.replace(FRONTEND, partial='zero', min_frames=112),
-        'spec': DrawSpec(shuffle=True, ratios=(1.0, 2.5), freq_mask=12, time_mask=0.4, time_warp=0.1, mask_fill='mean'),
+        'spec': DrawSpec(
+            shuffle=True,
+            ratios=(1.0, 2.5),
+            freq_mask=12,
+            time_mask=0.4,
+            time_warp=0.1,
+            mask_fill='mean',
+        ),
     },
     'as on EPIC-SOUNDS': {'frontend': EPIC, 'spec': EPIC_DRAWS},
-    'as on EPIC-SOUNDS, mixed': {'frontend': EPIC, 'targets': MULTI, 'spec': dataclasses.replace(EPIC_DRAWS, mixup=0.5)},
+    'as on EPIC-SOUNDS, mixed': {
+        'frontend': EPIC,
+        'targets': MULTI,
+        'spec': dataclasses.replace(EPIC_DRAWS, mixup=0.5),
+    },
     'masks and warp with the usual frontend': {
-        'spec': DrawSpec(shuffle=True, ratios=(1.0, 1.2), time_warp=0.2, mask_fill='mean', freq_masks=3, freq_mask=8,
-                         time_masks=2, time_mask=0.2),
+        'spec': DrawSpec(
+            shuffle=True,
+            ratios=(1.0, 1.2),
+            time_warp=0.2,
+            mask_fill='mean',
+            freq_masks=3,
+            freq_mask=8,
+            time_masks=2,
+            time_mask=0.2,
+        ),
     },
     'evaluation': {'spec': DrawSpec(), 'targets': MULTI},
-    'evaluation at twice the shift': {'spec': DrawSpec(ratios=(2.0,)), 'frontend': dataclasses.replace(FRONTEND, mel_bins=16)},
+    'evaluation at twice the shift': {
+        'spec': DrawSpec(ratios=(2.0,)),
+        'frontend': dataclasses.replace(FRONTEND, mel_bins=16),
+    },
 }
 
 
@@ -192,7 +280,9 @@ def test_rows_are_those_of_plain_numpy(case):
         for name in PackedBatch._fields:
             if name == 'labels' and made.planner.spec.mixup:
                 np.testing.assert_allclose(batch.labels, expected.labels, rtol=0, atol=1e-6)
-            elif name == 'patches':  # noise has no quiet bins, so float32 differs by less than 1e-3 before normalisation
+            elif (
+                name == 'patches'
+            ):  # noise has no quiet bins, so float32 differs by less than 1e-3 before normalisation
                 np.testing.assert_allclose(batch.patches, expected.patches, rtol=0, atol=1e-4)
             else:
                 assert np.array_equal(getattr(batch, name), getattr(expected, name)), name
@@ -201,10 +291,14 @@ def test_rows_are_those_of_plain_numpy(case):
 def test_what_prediction_fills_in_is_what_the_graph_gives():
     made = reader(spec=DrawSpec(), epochs=1)
     plan, frontend = made.planner.epoch(0), FRONTEND
-    clips = [patches_by_numpy(made.source, made.planner, plan, draw) for draw in range(len(LENGTHS))]
+    clips = [
+        patches_by_numpy(made.source, made.planner, plan, draw) for draw in range(len(LENGTHS))
+    ]
     rows = [row.tolist() for row in plan.rows]
     for step, batch in enumerate(run(made)):
-        filled = packing.fill_batch(rows[step * ROWS : (step + 1) * ROWS], clips, frontend.mel_patches, made.shape)
+        filled = packing.fill_batch(
+            rows[step * ROWS : (step + 1) * ROWS], clips, frontend.mel_patches, made.shape
+        )
         np.testing.assert_allclose(batch.patches, filled.patches, rtol=0, atol=1e-4)
         for name in ('segment_ids', 'freq_pos', 'time_pos', 'valid', 'clip_id'):
             assert np.array_equal(getattr(batch, name), getattr(filled, name)), name
@@ -240,7 +334,10 @@ def test_neither_the_number_of_workers_nor_a_slow_disk_changes_anything(whole, w
 def test_hosts_together_read_the_rows_of_one():
     one = run(reader(rows=4))
     parts = [run(reader(rows=2, first_row=first, step_rows=4)) for first in (0, 2)]
-    joined = [PackedBatch(*map(np.concatenate, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
+    joined = [
+        PackedBatch(*map(np.concatenate, zip(*pair, strict=True)))
+        for pair in zip(*parts, strict=True)
+    ]
     assert identical(joined, one)
 
 
@@ -274,24 +371,33 @@ def test_an_error_of_a_read_arrives_as_it_was_raised(whole):
 @pytest.mark.parametrize('value', [np.nan, np.inf, 1e30])
 @pytest.mark.parametrize('damaged', [0, 3, 12])
 def test_a_damaged_clip_is_refused_by_name(damaged, value):
-    with pytest.raises(ValueError, match=rf'noise{damaged}\.wav: the log-mel has values that are not finite'):
+    with pytest.raises(
+        ValueError, match=rf'noise{damaged}\.wav: the log-mel has values that are not finite'
+    ):
         run(reader(Noise(damaged, value)))
 
 
 @pytest.mark.parametrize('partial', ['pad', 'floor', 'edge'])
 def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(partial):
-    """Most of these clips are no whole number of frame shifts long: the last window holds what is left."""
+    """Most of these clips are no whole number of frame shifts long:
+
+    the last window holds what is left.
+    """
     frontend = dataclasses.replace(EPIC, partial=partial, min_frames=0)
     made = reader(frontend=frontend, spec=DrawSpec(), epochs=1)
     found = {}
     for batch in run(made):
         for row, slot in np.argwhere(batch.valid):
-            found[int(batch.clip_id[row, slot])] = batch.patches[row, batch.segment_ids[row] == slot + 1]
+            found[int(batch.clip_id[row, slot])] = batch.patches[
+                row, batch.segment_ids[row] == slot + 1
+            ]
     assert sum(length % frontend.shift() > 0 for length in LENGTHS) > 5
     for clip in range(len(LENGTHS)):
         features = fbank.normalise(fbank.log_mel(made.source.read(clip), frontend), frontend)
         columns = int(frontend.time_patches(len(features)))
-        whole = packing.patchify(features, frontend.patch_mels, frontend.patch_frames, columns, partial == 'edge')
+        whole = packing.patchify(
+            features, frontend.patch_mels, frontend.patch_frames, columns, partial == 'edge'
+        )
         np.testing.assert_allclose(found[clip], whole, rtol=0, atol=2e-4)
 
 
@@ -329,13 +435,16 @@ def test_what_is_skipped_changes_no_other_clip(whole):
             for row, slot in np.argwhere(batch.valid):
                 own = batch.segment_ids[row] == slot + 1
                 found.setdefault(int(batch.clip_id[row, slot]), []).append(
-                    [x[row, own] for x in (batch.patches, batch.freq_pos, batch.time_pos)])
+                    [x[row, own] for x in (batch.patches, batch.freq_pos, batch.time_pos)]
+                )
         return found
 
     healthy, damaged = tokens(whole), tokens(run(reader(Broken([3]), on_bad_audio='skip')))
     assert healthy.keys() - damaged.keys() == {3}
     for clip, parts in damaged.items():
-        assert all(identical(part, other) for part, other in zip(parts, healthy[clip], strict=True)), clip
+        assert all(
+            identical(part, other) for part, other in zip(parts, healthy[clip], strict=True)
+        ), clip
 
 
 def test_a_row_of_nothing_but_damaged_clips_is_empty():
@@ -348,5 +457,7 @@ def test_a_clip_whose_partner_cannot_be_decoded_is_left_out_too():
     made = reader(Broken([3]), spec=spec, targets=MULTI_ALL, epochs=1, on_bad_audio='skip')
     draws = made.planner.epoch(0).draws
     clips = np.concatenate([batch.clip_id[batch.valid] for batch in run(made)])
-    assert sorted(clips.tolist()) == np.flatnonzero((draws.partner != 3) & (draws.clip != 3)).tolist()
+    assert (
+        sorted(clips.tolist()) == np.flatnonzero((draws.partner != 3) & (draws.clip != 3)).tolist()
+    )
     assert set(made.skipped) == {3}

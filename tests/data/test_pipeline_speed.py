@@ -1,4 +1,7 @@
-"""How fast one processor core turns WAV files into batches: the promise is 2,500 seconds of audio per second."""
+"""How fast one processor core turns WAV files into batches:
+
+the promise is 2,500 seconds of audio per second.
+"""
 
 import json
 import os
@@ -24,15 +27,19 @@ folder, clips, seconds, rate, repeats = sys.argv[1], *map(int, sys.argv[2:])
 noise = np.random.default_rng(0).standard_normal((clips // 8, seconds * rate)) * 0.1
 for i in range(clips):
     soundfile.write(f'{folder}/{i}.wav', np.roll(noise[i % len(noise)], i), rate, subtype='PCM_16')
-source = FileSource([FileClip(f'{folder}/{i}.wav', f'{i}.wav', None, None, ('a',), '') for i in range(clips)], rate, None)
+names = [f'{i}.wav' for i in range(clips)]
+files = [FileClip(f'{folder}/{name}', name, None, None, ('a',), '') for name in names]
+source = FileSource(files, rate, None)
 draws = DrawSpec(shuffle=True, freq_mask=48, time_mask=0.1875)
 planner = Planner(source.keys, source.samples, FrontendSpec(sample_rate=rate), draws, 0, 2016, 8)
 schedule = Schedule((len(planner.epoch(0).rows),), 4)
-reader = pipeline.RowReader(source, [(0,)] * clips, planner, schedule, BatchShape(4, 2016, 8, 256, 1))
+shape = BatchShape(4, 2016, 8, 256, 1)
+reader = pipeline.RowReader(source, [(0,)] * clips, planner, schedule, shape)
 speeds = []
 for _ in range(repeats + 1):  # the first warms up
     start = time.perf_counter()
-    count = sum(int(batch.valid.sum()) for batch in pipeline.batches(reader, 0, schedule.steps, workers=1))
+    batches = pipeline.batches(reader, 0, schedule.steps, workers=1)
+    count = sum(int(batch.valid.sum()) for batch in batches)
     assert count == clips
     speeds.append(clips * seconds / (time.perf_counter() - start))
 print(json.dumps(speeds[1:]))
@@ -41,10 +48,22 @@ print(json.dumps(speeds[1:]))
 
 @pytest.mark.slow
 def test_one_core_makes_2500_seconds_of_audio_a_second(tmp_path):
-    """10 s 16 kHz WAV clips, ratio 1.0, SpecAugment, packed batches out; one core, set before TensorFlow starts."""
+    """10 s 16 kHz WAV clips, ratio 1.0, SpecAugment, packed batches out;
+
+    one core, set before TensorFlow starts.
+    """
     arguments = [str(tmp_path), *map(str, (CLIPS, SECONDS, RATE, REPEATS))]
     result = subprocess.run(
-        [sys.executable, '-c', _MEASURE, *arguments], capture_output=True, text=True, check=True, env=os.environ, timeout=300)
+        [sys.executable, '-c', _MEASURE, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
+        timeout=300,
+    )
     speeds = sorted(json.loads(result.stdout.splitlines()[-1]))
-    print(f'seconds of audio per second on one core: median {speeds[REPEATS // 2]:.0f}, {speeds[0]:.0f} to {speeds[-1]:.0f}')
+    print(
+        f'seconds of audio per second on one core: median {speeds[REPEATS // 2]:.0f},'
+        f' {speeds[0]:.0f} to {speeds[-1]:.0f}'
+    )
     assert speeds[REPEATS // 2] >= 2500

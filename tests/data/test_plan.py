@@ -1,4 +1,8 @@
-"""The plan: a pure function of (lengths, what to draw, seed, epoch), with draws in their bounds and rows that are full."""
+"""The plan:
+
+a pure function of (lengths, what to draw, seed, epoch), with draws in their bounds and rows that
+are full.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -19,18 +23,35 @@ FRONTEND = FrontendSpec()
 RATE = FRONTEND.sample_rate
 RATIOS = tuple(round(1 + 0.2 * i, 1) for i in range(16))
 EVERYTHING = DrawSpec(
-    shuffle=True, ratios=RATIOS, prefix_frames=384, too_long='crop', token_dropout=0.1, freq_mask=48, time_mask=0.1875)
+    shuffle=True,
+    ratios=RATIOS,
+    prefix_frames=384,
+    too_long='crop',
+    token_dropout=0.1,
+    freq_mask=48,
+    time_mask=0.1875,
+)
 # From a few samples to longer than the frontend's 1024 frames.
 SAMPLES = np.random.default_rng(0).integers(10, 20 * RATE, 2000)
 FIELDS = [field.name for field in dataclasses.fields(Draws)]
 
 
 def equal(a, b, but=()):
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS if name not in but)
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS if name not in but
+    )
 
 
 def planner(samples=SAMPLES, frontend=FRONTEND, spec=EVERYTHING, seed=0, tokens=2048, slots=16):
-    return Planner([f'clip{i}.wav' for i in range(len(samples))], np.asarray(samples), frontend, spec, seed, tokens, slots)
+    return Planner(
+        [f'clip{i}.wav' for i in range(len(samples))],
+        np.asarray(samples),
+        frontend,
+        spec,
+        seed,
+        tokens,
+        slots,
+    )
 
 
 def test_planners_agree_in_whatever_order_they_are_asked():
@@ -39,7 +60,9 @@ def test_planners_agree_in_whatever_order_they_are_asked():
         one.epoch(epoch)
     plan, same = one.epoch(1), other.epoch(1)
     assert plan.epoch == 1 and equal(plan.draws, same.draws)
-    assert np.array_equal(plan.rows.clips, same.rows.clips) and np.array_equal(plan.rows.offsets, same.rows.offsets)
+    assert np.array_equal(plan.rows.clips, same.rows.clips) and np.array_equal(
+        plan.rows.offsets, same.rows.offsets
+    )
     assert not np.array_equal(plan.draws.clip, one.epoch(2).draws.clip)
 
 
@@ -82,19 +105,34 @@ def test_a_clip_of_too_many_tokens_is_named_with_what_helps(dropout, needed):
     with pytest.raises(PlanError) as caught:
         planner(samples, spec=spec, tokens=400)
     text = str(caught.value)
-    assert text.startswith(f'2 of 3 clips need more tokens than packing.tokens=400; the longest, clip2.wav, needs {needed}:')
+    assert text.startswith(
+        '2 of 3 clips need more tokens than packing.tokens=400; the longest, clip2.wav, needs'
+        f' {needed}:'
+    )
     assert f'raise packing.tokens to at least {needed}' in text
     planner(samples, spec=spec, tokens=needed)
     advised = int(re.search(r'lower frontend\.max_frames to (\d+)', text)[1])
-    planner(samples, dataclasses.replace(FRONTEND, max_frames=advised), dataclasses.replace(spec, too_long='crop'), tokens=400)
+    planner(
+        samples,
+        dataclasses.replace(FRONTEND, max_frames=advised),
+        dataclasses.replace(spec, too_long='crop'),
+        tokens=400,
+    )
 
 
 def test_the_fingerprint_tells_all_that_plans_are_a_function_of():
-    prints = [made.fingerprint(data) for made, data in [
-        (planner(), 'a'), (planner(), 'b'), (planner(seed=1), 'a'), (planner(tokens=2040), 'a'), (planner(slots=17), 'a'),
-        (planner(spec=dataclasses.replace(EVERYTHING, freq_mask=47)), 'a'),
-        (planner(frontend=dataclasses.replace(FRONTEND, partial='floor')), 'a'),
-    ]]  # fmt: skip
+    prints = [
+        made.fingerprint(data)
+        for made, data in [
+            (planner(), 'a'),
+            (planner(), 'b'),
+            (planner(seed=1), 'a'),
+            (planner(tokens=2040), 'a'),
+            (planner(slots=17), 'a'),
+            (planner(spec=dataclasses.replace(EVERYTHING, freq_mask=47)), 'a'),
+            (planner(frontend=dataclasses.replace(FRONTEND, partial='floor')), 'a'),
+        ]
+    ]
     assert len(set(prints)) == len(prints)
     assert planner().fingerprint('a') == prints[0]
 
@@ -131,7 +169,14 @@ def test_half_a_million_clips_of_audioset_are_planned_in_seconds_and_full():
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 10))
 def test_steps_follow_one_another_through_the_epochs(epoch_rows, rows_per_step):
     schedule = Schedule(tuple(epoch_rows), rows_per_step)
-    expected = [(epoch, step) for epoch, rows in enumerate(epoch_rows) for step in range(-(-rows // rows_per_step))]
+    expected = [
+        (epoch, step)
+        for epoch, rows in enumerate(epoch_rows)
+        for step in range(-(-rows // rows_per_step))
+    ]
     assert schedule.steps == len(expected)
     assert [schedule.locate(step) for step in range(schedule.steps)] == expected
-    assert schedule.epoch_ends.tolist() == np.cumsum([-(-rows // rows_per_step) for rows in epoch_rows]).tolist()
+    assert (
+        schedule.epoch_ends.tolist()
+        == np.cumsum([-(-rows // rows_per_step) for rows in epoch_rows]).tolist()
+    )

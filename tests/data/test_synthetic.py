@@ -27,26 +27,43 @@ def clips():
     for split, count in (('train', TRAIN), ('test', TEST)):
         source = SyntheticSource(split, count, seed=0, rate=RATE)
         waveforms = [source.read(i) for i in range(count)]
-        made[split] = waveforms, [log_mel(x, spec) for x in waveforms], [CLASSES.index(name) for name, in source.labels]
+        made[split] = (
+            waveforms,
+            [log_mel(x, spec) for x in waveforms],
+            [CLASSES.index(name) for (name,) in source.labels],
+        )
     return made
 
 
 def accuracy(clips, features):
-    """Test accuracy of logistic regression on what `features` makes of a clip's waveform and log-mel."""
-    made = {split: np.stack([features(x, mel) for x, mel in zip(waveforms, mels, strict=True)])
-            for split, (waveforms, mels, _) in clips.items()}
+    """Test accuracy of logistic regression on what `features` makes of a clip's waveform and
+    log-mel.
+    """
+    made = {
+        split: np.stack([features(x, mel) for x, mel in zip(waveforms, mels, strict=True)])
+        for split, (waveforms, mels, _) in clips.items()
+    }
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return model.fit(made['train'], clips['train'][2]).score(made['test'], clips['test'][2])
 
 
 def test_long_term_statistics_do_not_tell_the_classes(clips):
-    assert accuracy(clips, lambda _, mel: np.concatenate([mel.mean(axis=0), mel.std(axis=0)])) <= 0.4
+    assert (
+        accuracy(clips, lambda _, mel: np.concatenate([mel.mean(axis=0), mel.std(axis=0)])) <= 0.4
+    )
 
 
 def test_duration_and_loudness_are_at_chance(clips):
     def features(waveform, _):
         power = np.mean(np.square(waveform, dtype=np.float64))
-        return np.array([len(waveform), np.log(len(waveform)), 10 * np.log10(power), 20 * np.log10(np.abs(waveform).max())])
+        return np.array(
+            [
+                len(waveform),
+                np.log(len(waveform)),
+                10 * np.log10(power),
+                20 * np.log10(np.abs(waveform).max()),
+            ]
+        )
 
     assert accuracy(clips, features) <= CHANCE + 3 * STANDARD_ERROR
 
@@ -111,7 +128,9 @@ def test_lengths_are_those_of_the_clips_with_a_long_tail():
 
 
 def test_the_shortest_and_longest_clips_hold_a_whole_course():
-    """The pitch of a rise and of a fall, from its first to its last frames, at both ends of the durations."""
+    """The pitch of a rise and of a fall, from its first to its last frames, at both ends of the
+    durations.
+    """
     source = SyntheticSource('train', 4000, seed=0, rate=RATE)
     spec = FrontendSpec(sample_rate=RATE)
     for name, sign in (('rise', 1), ('fall', -1)):
@@ -119,7 +138,9 @@ def test_the_shortest_and_longest_clips_hold_a_whole_course():
         by_length = clips[np.argsort(source.samples[clips], kind='stable')]
         for i in (by_length[0], by_length[-1]):
             pitch = log_mel(source.read(int(i)), spec).argmax(axis=1)
-            first, last = (np.median(part) for part in (pitch[:len(pitch) // 3], pitch[-(len(pitch) // 3):]))
+            first, last = (
+                np.median(part) for part in (pitch[: len(pitch) // 3], pitch[-(len(pitch) // 3) :])
+            )
             assert sign * (last - first) > 16, f'{name} in {source.samples[i] / RATE:.1f} s'
 
 
@@ -133,7 +154,9 @@ def test_rates_change_neither_lengths_nor_labels():
 
 @pytest.mark.parametrize('count', [1, len(CLASSES), 1001])
 def test_classes_are_balanced(count):
-    counts = np.unique(SyntheticSource('train', count, seed=0, rate=RATE).labels, return_counts=True)[1]
+    counts = np.unique(
+        SyntheticSource('train', count, seed=0, rate=RATE).labels, return_counts=True
+    )[1]
     assert counts.max() - counts.min() <= 1
     assert len(counts) == min(count, len(CLASSES))
 
@@ -145,12 +168,15 @@ def test_keys_and_fingerprint():
     assert len(bytes.fromhex(source.fingerprint)) == 32
 
 
-@pytest.mark.parametrize('wrong, message', [
-    ({'split': 'validation'}, "no split 'validation': use 'train' or 'test'"),
-    ({'clips': 0}, 'clips=0 .* between 1 and'),
-    ({'seed': -1}, 'seed=-1 .* between 0 and'),
-    ({'rate': 4000}, 'sample_rate=4000 is too low .* at least 8000'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        ({'split': 'validation'}, "no split 'validation': use 'train' or 'test'"),
+        ({'clips': 0}, 'clips=0 .* between 1 and'),
+        ({'seed': -1}, 'seed=-1 .* between 0 and'),
+        ({'rate': 4000}, 'sample_rate=4000 is too low .* at least 8000'),
+    ],
+)
 def test_wrong_arguments_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         SyntheticSource(**{'split': 'train', 'clips': 1, 'seed': 0, 'rate': RATE} | wrong)

@@ -7,18 +7,31 @@ from elastic_ast_jax.data.sources import DataError
 
 
 def test_csv_rows_come_with_the_line_they_begin_on():
-    assert list(text.csv_rows('a, b\n\n1,"x\ny"\n3,4\r\n')) == [(1, ['a', 'b']), (3, ['1', 'x\ny']), (5, ['3', '4'])]
+    assert list(text.csv_rows('a, b\n\n1,"x\ny"\n3,4\r\n')) == [
+        (1, ['a', 'b']),
+        (3, ['1', 'x\ny']),
+        (5, ['3', '4']),
+    ]
 
 
 def test_rows_that_do_not_fit_come_with_what_is_wrong():
     rows = list(text.csv_rows('a,b\n1\n1,2,3\n1,2\n1,"2'))
     assert [line for line, _ in rows] == [1, 2, 3, 4, 5]
-    assert 'has 1 cells' in rows[1][1] and 'has 3 cells for the columns a, b' in rows[2][1] and 'is not CSV' in rows[4][1]
+    assert (
+        'has 1 cells' in rows[1][1]
+        and 'has 3 cells for the columns a, b' in rows[2][1]
+        and 'is not CSV' in rows[4][1]
+    )
 
 
-@pytest.mark.parametrize('columns, words', [
-    (['a', 'b', 'a'], "'a' is there twice"), (['a'], "'b' is missing"),
-    (['a', 'b', 'bd'], "unknown column 'bd', the nearest valid one is 'b'")])
+@pytest.mark.parametrize(
+    'columns, words',
+    [
+        (['a', 'b', 'a'], "'a' is there twice"),
+        (['a'], "'b' is missing"),
+        (['a', 'b', 'bd'], "unknown column 'bd', the nearest valid one is 'b'"),
+    ],
+)
 def test_columns_are_checked(tmp_path, columns, words):
     with pytest.raises(DataError, match=words):
         text.check_columns(columns, ('a', 'b', 'c'), ('a', 'b'), tmp_path)

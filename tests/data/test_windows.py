@@ -1,4 +1,7 @@
-"""Windows as clips of a source: they tile the clips they are cut from, and reading one is reading that part."""
+"""Windows as clips of a source:
+
+they tile the clips they are cut from, and reading one is reading that part.
+"""
 
 import threading
 
@@ -37,10 +40,22 @@ def test_windows_are_those_of_the_arithmetic():
     source = Ramps()
     windows = WindowSource(source, WINDOWS)
     assert isinstance(windows, Source)
-    expected = [(clip, *span) for clip, length in enumerate(LENGTHS) for span in WINDOWS.spans(length)]
-    assert len(windows.keys) == len(windows.samples) == len(windows.labels) == len(windows.owner) == len(expected)
+    expected = [
+        (clip, *span) for clip, length in enumerate(LENGTHS) for span in WINDOWS.spans(length)
+    ]
+    assert (
+        len(windows.keys)
+        == len(windows.samples)
+        == len(windows.labels)
+        == len(windows.owner)
+        == len(expected)
+    )
     for i, (clip, start, stop) in enumerate(expected):
-        assert windows.owner[i] == clip and windows.samples[i] == stop - start and windows.labels[i] == source.labels[clip]
+        assert (
+            windows.owner[i] == clip
+            and windows.samples[i] == stop - start
+            and windows.labels[i] == source.labels[clip]
+        )
         np.testing.assert_array_equal(windows.read(i), 1000.0 * clip + np.arange(start, stop))
     assert (windows.classes, windows.skipped) == (source.classes, source.skipped)
 
@@ -48,7 +63,11 @@ def test_windows_are_those_of_the_arithmetic():
 def test_names_tell_the_clip_and_the_window():
     keys = WindowSource(Ramps(), WINDOWS).keys
     assert len(set(keys)) == len(keys)
-    assert keys[:2] == ['0.wav, window 1 of 5', '0.wav, window 2 of 5'] and '1.wav' in keys and '2.wav' in keys
+    assert (
+        keys[:2] == ['0.wav, window 1 of 5', '0.wav, window 2 of 5']
+        and '1.wav' in keys
+        and '2.wav' in keys
+    )
 
 
 def test_a_clip_is_read_once_for_all_its_windows():
@@ -88,7 +107,13 @@ def test_few_long_clips_are_held(monkeypatch):
     assert source.reads == [0, 1]
     for clip in (2, 1, 0, 3, 0):
         windows.read(first[clip])
-    assert source.reads == [0, 1, 2, 0, 3]  # with the third the first had to go, and 100 and 40 fit together
+    assert source.reads == [
+        0,
+        1,
+        2,
+        0,
+        3,
+    ]  # with the third the first had to go, and 100 and 40 fit together
 
 
 def test_a_clip_that_cannot_be_read_fails_in_each_of_its_windows_and_is_tried_once():
@@ -102,5 +127,8 @@ def test_a_clip_that_cannot_be_read_fails_in_each_of_its_windows_and_is_tried_on
 
 
 def test_the_fingerprint_is_of_the_source_and_the_windows():
-    prints = {WindowSource(Ramps(), windows).fingerprint for windows in (WINDOWS, Windows(10, 4, 12), Windows(9, 5, 12))}
+    prints = {
+        WindowSource(Ramps(), windows).fingerprint
+        for windows in (WINDOWS, Windows(10, 4, 12), Windows(9, 5, 12))
+    }
     assert len(prints) == 3 and WindowSource(Ramps(), WINDOWS).fingerprint in prints

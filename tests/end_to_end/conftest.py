@@ -1,4 +1,7 @@
-"""What the tests of the commands share: recordings in files, a tiny model trained on them once, and ways to run a command."""
+"""What the tests of the commands share:
+
+recordings in files, a tiny model trained on them once, and ways to run a command.
+"""
 
 import contextlib
 import csv
@@ -33,7 +36,8 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.data = dict(train='train.jsonl', eval='test.jsonl')
-    config.frontend = dict(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100, mean=-2.5, std=3.2)
+    config.frontend = dict(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
+    config.frontend.update(mean=-2.5, std=3.2)
     config.augment = dict(token_dropout=0.1, freq_mask=6, time_mask=0.1)
     config.packing = dict(rows=2, tokens=96, slots=8)
     config.model = dict(width=16, depth=2, heads=2)
@@ -54,7 +58,9 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Recordings:
-    """A folder with `train.jsonl`, `test.jsonl`, the same as CSV, the recordings that they list, and a config file."""
+    """A folder with `train.jsonl`, `test.jsonl`, the same as CSV, the recordings that they list,
+    and a config file.
+    """
 
     folder: pathlib.Path
     train: list[dict]  # lines of the manifests
@@ -71,13 +77,16 @@ class Recordings:
 
 @pytest.fixture(scope='session', autouse=True)
 def compiled(tmp_path_factory):
-    """One cache of compiled programs for the tests of this folder and their processes, and none of it left behind."""
+    """One cache of compiled programs for the tests of this folder and their processes, and none of
+    it left behind.
+    """
     folder = str(tmp_path_factory.mktemp('compiled'))
     before = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('JAX_COMPILATION_CACHE_DIR', folder)
         jax.config.update('jax_compilation_cache_dir', folder)
-        compilation_cache.reset_cache()  # JAX decides at the first compilation of a process whether there is a cache
+        # JAX decides at the first compilation of a process whether there is a cache
+        compilation_cache.reset_cache()
         yield
     jax.config.update('jax_compilation_cache_dir', before)
     compilation_cache.reset_cache()
@@ -86,7 +95,9 @@ def compiled(tmp_path_factory):
 def tone(hertz: float, samples: int, rate: int = RATE, seed: int = 0) -> np.ndarray:
     """A tone in a little noise."""
     noise = np.random.default_rng(seed).standard_normal(samples)
-    return (0.4 * np.sin(2 * np.pi * hertz * np.arange(samples) / rate) + 0.02 * noise).astype(np.float32)
+    return (0.4 * np.sin(2 * np.pi * hertz * np.arange(samples) / rate) + 0.02 * noise).astype(
+        np.float32
+    )
 
 
 @pytest.fixture(scope='session')
@@ -98,13 +109,19 @@ def recordings(tmp_path_factory) -> Recordings:
         (folder / split).mkdir()
         for i in range(clips):
             label = list(REGISTERS)[i % 3]
-            samples = tone(REGISTERS[label] * random.uniform(0.9, 1.1), random.integers(RATE // 5, RATE), seed=i)
+            samples = tone(
+                REGISTERS[label] * random.uniform(0.9, 1.1),
+                random.integers(RATE // 5, RATE),
+                seed=i,
+            )
             soundfile.write(folder / split / f'{i:02d}.wav', samples, RATE)
             lines.append({'audio': f'{split}/{i:02d}.wav', 'labels': [label]})
         lists[split] = lines
     # Six training clips are parts of one recording of another rate, in stereo.
     rate = 22050
-    parts = [tone(hertz, rate // 2, rate, seed=i) for i, hertz in enumerate([*REGISTERS.values()] * 2)]
+    parts = [
+        tone(hertz, rate // 2, rate, seed=i) for i, hertz in enumerate([*REGISTERS.values()] * 2)
+    ]
     whole = np.concatenate(parts)
     soundfile.write(folder / 'train' / 'parts.flac', np.stack([whole, 0.5 * whole], axis=1), rate)
     for i in range(6):
@@ -125,7 +142,10 @@ def arguments(recordings):
     """`arguments(workdir, *overrides)`: of a training run on the recordings, from any directory."""
 
     def of(workdir, *overrides: str) -> list[str]:
-        data = [f'--config.data.{key}={recordings.folder / name}.jsonl' for key, name in (('train', 'train'), ('eval', 'test'))]
+        data = [
+            f'--config.data.{key}={recordings.folder / name}.jsonl'
+            for key, name in (('train', 'train'), ('eval', 'test'))
+        ]
         more = [f'--config.{override}' for override in overrides]
         return ['train', f'--config={recordings.config}', f'--workdir={workdir}', *data, *more]
 
@@ -134,7 +154,10 @@ def arguments(recordings):
 
 @pytest.fixture(scope='session')
 def trained(recordings, tmp_path_factory) -> pathlib.Path:
-    """The workdir of a finished run, not to be changed. Its config names the manifests without their folder."""
+    """The workdir of a finished run, not to be changed.
+
+    Its config names the manifests without their folder.
+    """
     workdir = tmp_path_factory.mktemp('runs') / 'trained'
     with contextlib.chdir(recordings.folder):
         assert cli.main(['train', '--config=tiny.py', f'--workdir={workdir}']) == 0
@@ -167,7 +190,11 @@ def command(capsys):
 @pytest.fixture(scope='session')
 def environment(compiled) -> dict[str, str]:
     """Environment of a process of its own: this checkout's package, no accelerator."""
-    return os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '2'}
+    return os.environ | {
+        'PYTHONPATH': str(ROOT),
+        'JAX_PLATFORMS': 'cpu',
+        'TF_CPP_MIN_LOG_LEVEL': '2',
+    }
 
 
 @pytest.fixture(scope='session')
@@ -176,8 +203,13 @@ def python(environment):
 
     def run(code: str, *arguments, cwd=None) -> Outcome:
         done = subprocess.run(
-            [sys.executable, '-c', code, *map(str, arguments)], env=environment, cwd=cwd, capture_output=True, timeout=300,
-            encoding='utf-8')  # fmt: skip
+            [sys.executable, '-c', code, *map(str, arguments)],
+            env=environment,
+            cwd=cwd,
+            capture_output=True,
+            timeout=300,
+            encoding='utf-8',
+        )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run
@@ -196,9 +228,15 @@ def saved():
                 stored = getattr(stored, 'item_metadata', stored)
                 # All in one place, wherever the processes of the run had it.
                 here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-                tree = reader.restore(folder / item, jax.tree.map(
-                    lambda leaf, here=here: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-                    getattr(stored, 'tree', stored)))  # fmt: skip
+                tree = reader.restore(
+                    folder / item,
+                    jax.tree.map(
+                        lambda leaf, here=here: jax.ShapeDtypeStruct(
+                            leaf.shape, leaf.dtype, sharding=here
+                        ),
+                        getattr(stored, 'tree', stored),
+                    ),
+                )
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 found[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
         return found
@@ -208,7 +246,10 @@ def saved():
 
 @pytest.fixture(scope='session')
 def same_bits(saved):
-    """`same_bits(a, b, step)`: both workdirs have the same checkpoint of the step, to the last bit."""
+    """`same_bits(a, b, step)`:
+
+    both workdirs have the same checkpoint of the step, to the last bit.
+    """
 
     def check(a, b, step: int) -> None:
         one, other = saved(a, step), saved(b, step)
@@ -224,16 +265,24 @@ def logged():
     """`logged(workdir)`: the lines of `metrics.jsonl` without what depends on the clock."""
 
     def read(workdir) -> list[dict]:
-        lines = [json.loads(line) for line in pathlib.Path(workdir, 'metrics.jsonl').read_text('utf-8').splitlines()]
-        return [{key: value for key, value in line.items() if not key.endswith('per_second')}
-                for line in lines if line['kind'] != 'checkpoint']  # fmt: skip
+        lines = [
+            json.loads(line)
+            for line in pathlib.Path(workdir, 'metrics.jsonl').read_text('utf-8').splitlines()
+        ]
+        return [
+            {key: value for key, value in line.items() if not key.endswith('per_second')}
+            for line in lines
+            if line['kind'] != 'checkpoint'
+        ]
 
     return read
 
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """`with stopped(step, by):` a run in here is stopped by Ctrl-C or SIGTERM when the line of that step is written."""
+    """`with stopped(step, by):` a run in here is stopped by Ctrl-C or SIGTERM when the line of that
+    step is written.
+    """
 
     @contextlib.contextmanager
     def during(step: int, by: int = signal.SIGINT):
@@ -243,7 +292,8 @@ def stopped(monkeypatch):
             write(log, at, kind, values)
             if (at, kind) == (step, 'train'):
                 if by == signal.SIGINT:
-                    raise KeyboardInterrupt  # the signal itself is ignored in what a shell runs in the background
+                    # the signal itself is ignored in what a shell runs in the background
+                    raise KeyboardInterrupt
                 signal.raise_signal(by)
 
         with monkeypatch.context() as patch:

@@ -1,4 +1,6 @@
-"""Whatever is wrong with the input, the command says which file or key it is and what to do, and exits with 1."""
+"""Whatever is wrong with the input, the command says which file or key it is and what to do, and
+exits with 1.
+"""
 
 import json
 import pathlib
@@ -14,7 +16,10 @@ RATE, STEPS = 8000, 21
 
 @pytest.fixture
 def data(recordings, tmp_path) -> pathlib.Path:
-    """A folder like `recordings`, to be spoilt: the first clips of its manifests, and their recordings."""
+    """A folder like `recordings`, to be spoilt:
+
+    the first clips of its manifests, and their recordings.
+    """
     folder = tmp_path / 'data'
     folder.mkdir()
     for split, lines in (('train', recordings.train[6:12]), ('test', recordings.test[:3])):
@@ -24,7 +29,9 @@ def data(recordings, tmp_path) -> pathlib.Path:
 
 
 def write_manifest(file: pathlib.Path, lines: list) -> None:
-    text = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+    text = [
+        line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines
+    ]
     file.write_text('\n'.join(text) + '\n', encoding='utf-8')
 
 
@@ -34,7 +41,10 @@ def read_manifest(file: pathlib.Path) -> list[dict]:
 
 @pytest.fixture
 def refused(command):
-    """`refused(arguments, *parts)`: the command exits with 1 and says all the parts, some of which are regular expressions."""
+    """`refused(arguments, *parts)`:
+
+    the command exits with 1 and says all the parts, some of which are regular expressions.
+    """
 
     def check(arguments, *parts) -> str:
         done = command(*arguments)
@@ -56,9 +66,21 @@ def train_refused(refused, recordings, data, tmp_path):
     """As `refused`, for training on `data`."""
 
     def check(overrides, *parts) -> str:
-        files = [f'--config.data.train={data / "train.jsonl"}', f'--config.data.eval={data / "test.jsonl"}']
+        files = [
+            f'--config.data.train={data / "train.jsonl"}',
+            f'--config.data.eval={data / "test.jsonl"}',
+        ]
         more = [f'--config.{override}' for override in overrides]
-        return refused(['train', f'--config={recordings.config}', f'--workdir={tmp_path / "run"}', *files, *more], *parts)
+        return refused(
+            [
+                'train',
+                f'--config={recordings.config}',
+                f'--workdir={tmp_path / "run"}',
+                *files,
+                *more,
+            ],
+            *parts,
+        )
 
     return check
 
@@ -107,8 +129,16 @@ SPOILT = {
     'text': (text, 'libsndfile cannot read it', 'convert it to WAV or FLAC'),
     'no samples': (no_samples, 'holds no samples', 'get it again or leave it out'),
     'cut short': (cut_short, 'the file is cut short', 'get it again'),
-    'NaN': (spoilt(np.nan), 'sample 800 (at 0.100 s) is NaN or infinite', 'repair the recording or leave it out'),
-    'infinite': (spoilt(np.inf), 'sample 800 (at 0.100 s) is NaN or infinite', 'repair the recording or leave it out'),
+    'NaN': (
+        spoilt(np.nan),
+        'sample 800 (at 0.100 s) is NaN or infinite',
+        'repair the recording or leave it out',
+    ),
+    'infinite': (
+        spoilt(np.inf),
+        'sample 800 (at 0.100 s) is NaN or infinite',
+        'repair the recording or leave it out',
+    ),
 }
 
 
@@ -118,7 +148,8 @@ def test_a_recording_that_cannot_be_used(kind, split, data, recordings, train_re
     spoil, problem, remedy = SPOILT[kind]
     name = read_manifest(data / f'{split}.jsonl')[2]['audio']
     spoil(data / name)
-    # Evaluation comes after an epoch, which is quick where its step was compiled before: on the clips of the other tests.
+    # Evaluation comes after an epoch, which is quick where its step was compiled before: on the
+    # clips of the other tests.
     whole = [f'data.train={recordings.folder / "train.jsonl"}'] if split == 'test' else []
     train_refused(whole, data / name, problem, remedy)
 
@@ -138,17 +169,47 @@ def test_every_recording_that_cannot_be_used_is_told_at_once(data, train_refused
 @pytest.mark.parametrize(
     ('line', 'parts'),
     [
-        ('{"audio": "train/06.wav", "labels": ["low"]', ['line 3', 'is not JSON', '{"audio": "a.wav", "labels": ["dog"]}']),
-        ({'audio': 'train/06.wav', 'label': ['low']}, ['line 3', "unknown key 'label'", "'labels'", 'labels is missing']),
+        (
+            '{"audio": "train/06.wav", "labels": ["low"]',
+            ['line 3', 'is not JSON', '{"audio": "a.wav", "labels": ["dog"]}'],
+        ),
+        (
+            {'audio': 'train/06.wav', 'label': ['low']},
+            ['line 3', "unknown key 'label'", "'labels'", 'labels is missing'],
+        ),
         ({'audio': 'train/08.wav', 'labels': []}, ['line 3', 'no label', 'give it at least one']),
-        ({'audio': 'train/06.wav', 'labels': ['low'], 'start': '1'}, ['line 3', "start='1' must be a number of seconds"]),
-        ({'audio': 'train/07.wav', 'labels': ['low'], 'start': 5}, ['line 3', 'start=5', 'past the end of the recording']),
-        ({'audio': 'train/08.wav', 'labels': ['low'], 'end': 9}, ['line 3', 'end=9', 'past the end of the recording', 'leave']),
-        ({'audio': 'train/07.wav', 'labels': ['low']}, ['line 3', 'the same samples are listed before', 'line 2', 'keep one']),
-        ({'audio': './train/../train/07.wav', 'labels': ['low']}, ['line 3', 'listed before, in train.jsonl line 2']),
+        (
+            {'audio': 'train/06.wav', 'labels': ['low'], 'start': '1'},
+            ['line 3', "start='1' must be a number of seconds"],
+        ),
+        (
+            {'audio': 'train/07.wav', 'labels': ['low'], 'start': 5},
+            ['line 3', 'start=5', 'past the end of the recording'],
+        ),
+        (
+            {'audio': 'train/08.wav', 'labels': ['low'], 'end': 9},
+            ['line 3', 'end=9', 'past the end of the recording', 'leave'],
+        ),
+        (
+            {'audio': 'train/07.wav', 'labels': ['low']},
+            ['line 3', 'the same samples are listed before', 'line 2', 'keep one'],
+        ),
+        (
+            {'audio': './train/../train/07.wav', 'labels': ['low']},
+            ['line 3', 'listed before, in train.jsonl line 2'],
+        ),
     ],
-    ids=['no JSON', 'unknown key', 'no label', 'start is text', 'start past end', 'end past end', 'twice', 'twice, hidden'],
-)  # fmt: skip
+    ids=[
+        'no JSON',
+        'unknown key',
+        'no label',
+        'start is text',
+        'start past end',
+        'end past end',
+        'twice',
+        'twice, hidden',
+    ],
+)
 def test_a_line_that_cannot_be_used(line, parts, data, train_refused):
     lines = read_manifest(data / 'train.jsonl')
     write_manifest(data / 'train.jsonl', [*lines[:2], line, *lines[3:]])
@@ -161,7 +222,11 @@ def test_the_same_part_twice(data, train_refused):
     # Other parts of the recording are other clips; the same part under another label is not.
     lines[:3] = part, part | {'start': 0.0}, part | {'labels': ['middle']}
     write_manifest(data / 'train.jsonl', lines)
-    train_refused([], 'line 3 (train/parts.flac[0.5:1.0])', 'the same samples are listed before, in train.jsonl line 1')
+    train_refused(
+        [],
+        'line 3 (train/parts.flac[0.5:1.0])',
+        'the same samples are listed before, in train.jsonl line 1',
+    )
 
 
 @pytest.mark.parametrize('content', ['', '\n\n'])
@@ -179,7 +244,9 @@ def test_a_label_that_training_does_not_have(data, train_refused):
     lines = read_manifest(data / 'test.jsonl')
     lines[1]['labels'] = ['midle']
     write_manifest(data / 'test.jsonl', lines)
-    train_refused([], 'test.jsonl line 2', "unknown label 'midle'", "the nearest known one is 'middle'")
+    train_refused(
+        [], 'test.jsonl line 2', "unknown label 'midle'", "the nearest known one is 'middle'"
+    )
 
 
 def test_a_label_that_training_does_not_have_in_evaluation(workdir, data, refused):
@@ -188,7 +255,12 @@ def test_a_label_that_training_does_not_have_in_evaluation(workdir, data, refuse
     lines[2]['labels'] = ['high']
     write_manifest(data / 'test.jsonl', lines)
     change_config(workdir, data={'eval': str(data / 'test.jsonl')})
-    refused(['evaluate', f'--workdir={workdir}'], 'test.jsonl line 3', "unknown label 'high'", 'nearest known one')
+    refused(
+        ['evaluate', f'--workdir={workdir}'],
+        'test.jsonl line 3',
+        "unknown label 'high'",
+        'nearest known one',
+    )
 
 
 def test_several_labels_with_one_label_loss(data, train_refused):
@@ -201,7 +273,13 @@ def test_several_labels_with_one_label_loss(data, train_refused):
 def test_a_clip_longer_than_the_positions(data, train_refused):
     long = data / 'train' / '07.wav'
     soundfile.write(long, np.zeros(2 * RATE), RATE)
-    train_refused([], 'train/07.wav', '198 frames (2.00 s)', 'raise frontend.max_frames to 200', "data.too_long='crop'")
+    train_refused(
+        [],
+        'train/07.wav',
+        '198 frames (2.00 s)',
+        'raise frontend.max_frames to 200',
+        "data.too_long='crop'",
+    )
 
 
 # Configs that cannot be used.
@@ -217,7 +295,14 @@ def test_a_clip_longer_than_the_positions(data, train_refused):
         ('model.scan=1', ["model.scan='1'", 'must be true or false']),
         ('train.epochs', ['train.epochs has no value', '--config.train.epochs=VALUE']),
         ('model.attention=blockd', ["model.attention='blockd'", "'blocked'"]),
-        ('packing.tokens=32', ['frontend.max_frames=100 needs 2*25=50 tokens', 'packing.tokens=32', 'raise packing.tokens']),
+        (
+            'packing.tokens=32',
+            [
+                'frontend.max_frames=100 needs 2*25=50 tokens',
+                'packing.tokens=32',
+                'raise packing.tokens',
+            ],
+        ),
         ('model.heads=3', ['model.width=16', '3 heads', 'model.heads']),
     ],
 )
@@ -226,9 +311,21 @@ def test_a_config_that_cannot_be_used(override, parts, train_refused):
 
 
 def test_all_that_is_wrong_with_a_config_at_once(train_refused, tmp_path):
-    wrong = ('train.epoch=3', 'train.epochs=many', 'optimizer.rate=-1', 'packing.rows=0', 'model.size=XS')
+    wrong = (
+        'train.epoch=3',
+        'train.epochs=many',
+        'optimizer.rate=-1',
+        'packing.rows=0',
+        'model.size=XS',
+    )
     said = train_refused(wrong, '5 problems in the configuration')
-    for part in ('train.epoch:', "train.epochs='many'", 'optimizer.rate=-1.0', 'packing.rows=0', "model.size='XS'"):
+    for part in (
+        'train.epoch:',
+        "train.epochs='many'",
+        'optimizer.rate=-1.0',
+        'packing.rows=0',
+        "model.size='XS'",
+    ):
         assert part in said
     assert not (tmp_path / 'run').exists()
 
@@ -240,7 +337,10 @@ def config_file(folder: pathlib.Path, code: str) -> list[str]:
 
 
 def test_an_unknown_key_in_the_file(refused, tmp_path):
-    code = 'from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict(dict(train=dict(epoch=3)))\n'
+    code = (
+        'from ml_collections import ConfigDict\ndef get_config():\n  return'
+        ' ConfigDict(dict(train=dict(epoch=3)))\n'
+    )
     refused(config_file(tmp_path, code), 'unknown key train.epoch', 'train.epochs')
 
 
@@ -260,11 +360,19 @@ def test_a_file_that_is_no_config(code, part, refused, tmp_path):
 
 
 def test_an_argument_for_a_config_that_takes_none(refused, recordings, tmp_path):
-    refused(['train', f'--config={recordings.config}:large', f'--workdir={tmp_path / "run"}'], recordings.config, 'large')
+    refused(
+        ['train', f'--config={recordings.config}:large', f'--workdir={tmp_path / "run"}'],
+        recordings.config,
+        'large',
+    )
 
 
 def test_a_config_file_that_is_not_there(refused, tmp_path):
-    refused(['train', f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}'], tmp_path / 'mine.py', 'no file')
+    refused(
+        ['train', f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}'],
+        tmp_path / 'mine.py',
+        'no file',
+    )
 
 
 # Workdirs that cannot be used.
@@ -279,7 +387,9 @@ def change_config(workdir: pathlib.Path, **sections: dict) -> None:
 
 def test_the_workdir_of_another_config(workdir, arguments, refused):
     before = (workdir / 'config.json').read_bytes()
-    said = refused(arguments(workdir, 'optimizer.rate=0.5', 'train.epochs=7', 'data.workers=1'), workdir)
+    said = refused(
+        arguments(workdir, 'optimizer.rate=0.5', 'train.epochs=7', 'data.workers=1'), workdir
+    )
     assert 'optimizer.rate: 0.01 there, 0.5 now' in said and 'train.epochs: 3 there, 7 now' in said
     assert 'workers' not in said
     assert 'Use another --workdir, or the same values' in said
@@ -290,14 +400,24 @@ def test_the_workdir_of_other_data(workdir, arguments, data, refused):
     """The labels are the same, so it is the plan that tells."""
     write_manifest(data / 'train.jsonl', read_manifest(data / 'train.jsonl')[::-1])
     changed = 'the training data, or what is drawn of them, changed'
-    refused(arguments(workdir, f'data.train={data / "train.jsonl"}'), workdir, changed, 'restore the data')
+    refused(
+        arguments(workdir, f'data.train={data / "train.jsonl"}'),
+        workdir,
+        changed,
+        'restore the data',
+    )
 
 
 def test_the_workdir_of_other_labels(workdir, arguments, data, refused):
     lines = read_manifest(data / 'train.jsonl')
     lines[0]['labels'] = ['hum']
     write_manifest(data / 'train.jsonl', lines)
-    refused(arguments(workdir, f'data.train={data / "train.jsonl"}'), workdir, "new ['hum']", 'use another --workdir')
+    refused(
+        arguments(workdir, f'data.train={data / "train.jsonl"}'),
+        workdir,
+        "new ['hum']",
+        'use another --workdir',
+    )
 
 
 def test_a_folder_with_other_files(tmp_path, arguments, refused):
@@ -309,7 +429,12 @@ def test_a_folder_with_other_files(tmp_path, arguments, refused):
 def test_a_workdir_that_cannot_be_written(tmp_path, arguments, refused):
     # A path below a regular file: root, whom no permission stops, cannot write there either.
     (tmp_path / 'file').write_text('')
-    refused(arguments(tmp_path / 'file' / 'run'), tmp_path / 'file' / 'run', 'cannot be written', 'choose another --workdir')
+    refused(
+        arguments(tmp_path / 'file' / 'run'),
+        tmp_path / 'file' / 'run',
+        'cannot be written',
+        'choose another --workdir',
+    )
 
 
 def test_evaluation_in_a_workdir_that_cannot_be_written(workdir, refused):
@@ -320,7 +445,11 @@ def test_evaluation_in_a_workdir_that_cannot_be_written(workdir, refused):
 def test_synthesized_clips_in_a_folder_that_cannot_be_written(tmp_path, refused):
     (tmp_path / 'file').write_text('')
     config = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'
-    refused(['synthesize', tmp_path / 'file' / 'clips', f'--config={config}'], tmp_path / 'file' / 'clips', 'cannot be written')
+    refused(
+        ['synthesize', tmp_path / 'file' / 'clips', f'--config={config}'],
+        tmp_path / 'file' / 'clips',
+        'cannot be written',
+    )
 
 
 def no_checkpoints(workdir: pathlib.Path) -> None:
@@ -330,18 +459,45 @@ def no_checkpoints(workdir: pathlib.Path) -> None:
 
 UNREADABLE = {
     'missing': (lambda w: shutil.rmtree(w), ['there is no such workdir']),
-    'no config': (lambda w: (w / 'config.json').unlink(), ['is no workdir of `elastic-ast train`', 'config.json is missing']),
-    'broken config': (lambda w: (w / 'config.json').write_text('{"data": '), ['config.json', 'cannot be read', 'train again']),
-    'a list': (lambda w: (w / 'config.json').write_text('[]'), ['config.json', 'must hold a JSON object', 'train again']),
-    'unknown key': (lambda w: change_config(w, model={'colour': 'red'}), ['config.json', 'unknown key model.colour']),
+    'no config': (
+        lambda w: (w / 'config.json').unlink(),
+        ['is no workdir of `elastic-ast train`', 'config.json is missing'],
+    ),
+    'broken config': (
+        lambda w: (w / 'config.json').write_text('{"data": '),
+        ['config.json', 'cannot be read', 'train again'],
+    ),
+    'a list': (
+        lambda w: (w / 'config.json').write_text('[]'),
+        ['config.json', 'must hold a JSON object', 'train again'],
+    ),
+    'unknown key': (
+        lambda w: change_config(w, model={'colour': 'red'}),
+        ['config.json', 'unknown key model.colour'],
+    ),
     'no labels': (lambda w: (w / 'model.json').unlink(), ['model.json is missing']),
-    'half a model': (lambda w: (w / 'model.json').write_text('{"labels": ["low"]}'), ['model.json', "has no entry 'frontend'"]),
-    'wrong types': (lambda w: (w / 'model.json').write_text('{"labels": 3, "frontend": 4}'), ['model.json', 'restore it']),
-    'no folder of checkpoints': (lambda w: shutil.rmtree(w / 'checkpoints'), ['checkpoints', 'no complete checkpoint']),
+    'half a model': (
+        lambda w: (w / 'model.json').write_text('{"labels": ["low"]}'),
+        ['model.json', "has no entry 'frontend'"],
+    ),
+    'wrong types': (
+        lambda w: (w / 'model.json').write_text('{"labels": 3, "frontend": 4}'),
+        ['model.json', 'restore it'],
+    ),
+    'no folder of checkpoints': (
+        lambda w: shutil.rmtree(w / 'checkpoints'),
+        ['checkpoints', 'no complete checkpoint'],
+    ),
     'no checkpoints': (no_checkpoints, ['checkpoints', 'no complete checkpoint']),
-    'other frontend': (lambda w: change_config(w, frontend={'shift_ms': 12.5}), ['frontend', 'restore', 'config.json']),
-    'other model': (lambda w: change_config(w, model={'width': 32}), ['checkpoints', 'damaged or of another model']),
-}  # fmt: skip
+    'other frontend': (
+        lambda w: change_config(w, frontend={'shift_ms': 12.5}),
+        ['frontend', 'restore', 'config.json'],
+    ),
+    'other model': (
+        lambda w: change_config(w, model={'width': 32}),
+        ['checkpoints', 'damaged or of another model'],
+    ),
+}
 
 
 @pytest.mark.parametrize('command_name', ['predict', 'evaluate'])
@@ -349,13 +505,20 @@ UNREADABLE = {
 def test_a_workdir_that_cannot_be_read(kind, command_name, workdir, recordings, refused):
     spoil, parts = UNREADABLE[kind]
     spoil(workdir)
-    arguments = {'predict': ['predict', workdir, recordings.test_files[0]], 'evaluate': ['evaluate', f'--workdir={workdir}']}
+    arguments = {
+        'predict': ['predict', workdir, recordings.test_files[0]],
+        'evaluate': ['evaluate', f'--workdir={workdir}'],
+    }
     said = refused(arguments[command_name], workdir, *parts)
     assert len(said) < 3000  # what a person can read
 
 
 def test_a_misspelt_workdir_is_recognised(workdir, recordings, refused):
-    refused(['predict', f'{workdir}s', recordings.test_files[0]], f'{workdir}s', f'did you mean {workdir}?')
+    refused(
+        ['predict', f'{workdir}s', recordings.test_files[0]],
+        f'{workdir}s',
+        f'did you mean {workdir}?',
+    )
 
 
 def empty_files(checkpoint):
@@ -379,13 +542,19 @@ def no_files(checkpoint):
 
 
 @pytest.mark.parametrize('spoil', [empty_files, half_files, no_params, no_files])
-def test_a_damaged_checkpoint_is_passed_over_with_a_word(spoil, workdir, recordings, command, caplog):
+def test_a_damaged_checkpoint_is_passed_over_with_a_word(
+    spoil, workdir, recordings, command, caplog
+):
     file = recordings.test_files[0]
     expected = command('predict', workdir, file, '--json', '--checkpoint=18').out
     spoil(workdir / 'checkpoints' / str(STEPS))
     done = command('predict', workdir, file, '--json')
     assert (done.code, done.out) == (0, expected)
-    said = [record.getMessage() for record in caplog.records if record.name.startswith('elastic_ast_jax')]
+    said = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith('elastic_ast_jax')
+    ]
     expected = f'checkpoint {workdir}/checkpoints/{STEPS} is incomplete, using the one before, 18'
     assert any(expected in message for message in said)
     assert max(map(len, said)) < 1000  # what a person can read
@@ -393,7 +562,12 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(spoil, workdir, recordi
 
 def test_a_damaged_checkpoint_that_was_asked_for_is_refused(workdir, recordings, refused):
     empty_files(workdir / 'checkpoints' / '18')
-    refused(['predict', workdir, recordings.test_files[0], '--checkpoint=18'], workdir / 'checkpoints', '18: ', 'damaged')
+    refused(
+        ['predict', workdir, recordings.test_files[0], '--checkpoint=18'],
+        workdir / 'checkpoints',
+        '18: ',
+        'damaged',
+    )
 
 
 def test_an_error_is_all_that_is_said(workdir, recordings, python):
@@ -409,8 +583,17 @@ def test_an_error_is_all_that_is_said(workdir, recordings, python):
 def test_no_checkpoint_that_can_be_read(workdir, recordings, arguments, refused):
     for checkpoint in (workdir / 'checkpoints').iterdir():
         empty_files(checkpoint)
-    refused(['predict', workdir, recordings.test_files[0]], workdir / 'checkpoints', 'no checkpoint can be read')
-    refused(arguments(workdir), workdir / 'checkpoints', 'no checkpoint can be read', 'train again in another --workdir')
+    refused(
+        ['predict', workdir, recordings.test_files[0]],
+        workdir / 'checkpoints',
+        'no checkpoint can be read',
+    )
+    refused(
+        arguments(workdir),
+        workdir / 'checkpoints',
+        'no checkpoint can be read',
+        'train again in another --workdir',
+    )
 
 
 # Command lines that cannot be used.
@@ -422,9 +605,15 @@ def test_no_checkpoint_that_can_be_read(workdir, recordings, arguments, refused)
         ([], 'COMMAND'),
         (['trian'], "invalid choice: 'trian'"),
         (['train', '--config=configs/fsdd.py'], '--workdir'),
-        (['train', '--config=configs/fsdd.py', '--workdir=run', '--epochs=3'], 'unrecognized arguments: --epochs=3'),
+        (
+            ['train', '--config=configs/fsdd.py', '--workdir=run', '--epochs=3'],
+            'unrecognized arguments: --epochs=3',
+        ),
         (['predict', 'run', 'a.wav', '--top_k=0'], "'0' is no positive whole number"),
-        (['predict', 'run', 'a.wav', '--config.train.epochs=3'], 'unrecognized arguments: --config.train.epochs=3'),
+        (
+            ['predict', 'run', 'a.wav', '--config.train.epochs=3'],
+            'unrecognized arguments: --config.train.epochs=3',
+        ),
     ],
 )
 def test_wrong_usage(arguments, part, command):

@@ -1,4 +1,7 @@
-"""`elastic-ast evaluate --sweep=budget` and `predict --budget_tokens`: what was measured is what prediction does."""
+"""`elastic-ast evaluate --sweep=budget` and `predict --budget_tokens`:
+
+what was measured is what prediction does.
+"""
 
 import dataclasses
 import json
@@ -37,21 +40,45 @@ def evaluated(trained, recordings):
     mesh = sharding.make_mesh()
     opened = open_model(trained, mesh=mesh)
     step = sharding.jit_eval_step(
-        make_eval_step(lambda params, batch: opened.network.apply({'params': params}, batch), loss(opened.config)), mesh)
+        make_eval_step(
+            lambda params, batch: opened.network.apply({'params': params}, batch),
+            loss(opened.config),
+        ),
+        mesh,
+    )
 
     def of(saving, **data):
-        values = {'train': str(recordings.folder / 'train.jsonl'), 'eval': str(recordings.folder / 'test.jsonl')} | data
-        used = config.from_dict(json.loads(opened.config.to_json()) | {'data': {'source': 'manifest'} | values})
+        values = {
+            'train': str(recordings.folder / 'train.jsonl'),
+            'eval': str(recordings.folder / 'test.jsonl'),
+        } | data
+        used = config.from_dict(
+            json.loads(opened.config.to_json()) | {'data': {'source': 'manifest'} | values}
+        )
         evaluator = Evaluator(used, opened.labels, step, mesh)
         view = evaluator.view(saving=saving)
-        return evaluator, view, evaluator.scores(opened.params, view), evaluator.evaluate(opened.params, view)
+        return (
+            evaluator,
+            view,
+            evaluator.scores(opened.params, view),
+            evaluator.evaluate(opened.params, view),
+        )
 
     return of
 
 
-@pytest.mark.parametrize('saving', [
-    Saving(10), Saving(10, how='drop'), Saving(11, 2.0), Saving(7, 1.4, 'drop'), Saving(3, 4.0), Saving(60, 2.0),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    'saving',
+    [
+        Saving(10),
+        Saving(10, how='drop'),
+        Saving(11, 2.0),
+        Saving(7, 1.4, 'drop'),
+        Saving(3, 4.0),
+        Saving(60, 2.0),
+    ],
+    ids=str,
+)
 def test_evaluation_and_prediction_agree(evaluated, model, recordings, saving):
     _, view, found, evaluation = evaluated(saving)
     waveforms = [reading.read(path, RATE) for path in recordings.test_files]
@@ -59,15 +86,20 @@ def test_evaluation_and_prediction_agree(evaluated, model, recordings, saving):
     assert np.abs(found - alone).max() <= CLOSE * np.abs(alone).max()
     assert (view.tokens <= saving.tokens).all() and evaluation.tokens == view.tokens.mean()
     longest = np.array([len(waveform) for waveform in waveforms]) / RATE
-    assert (view.seconds <= longest).all() and evaluation.seconds == pytest.approx(view.seconds.mean())
+    assert (view.seconds <= longest).all() and evaluation.seconds == pytest.approx(
+        view.seconds.mean()
+    )
     if saving.how == 'cut' and saving.tokens < 60:
         frames = saving.tokens // 2 * 4
         assert view.seconds.max() == pytest.approx((200 + (frames - 1) * 80 * saving.ratio) / RATE)
     else:  # all but what fills no frame
         assert (view.seconds > longest - 80 * saving.ratio / RATE).all()
     frontend = model.config.frontend
-    shorter = [frontend.tokens(frontend.frames(len(waveform), frontend.shift(saving.ratio))) > saving.tokens
-               for waveform in waveforms]  # fmt: skip
+    shorter = [
+        frontend.tokens(frontend.frames(len(waveform), frontend.shift(saving.ratio)))
+        > saving.tokens
+        for waveform in waveforms
+    ]
     assert evaluation.cut == sum(shorter) and view.cut.tolist() == shorter
     assert (evaluation.cut == 0) == (saving.tokens == 60)
 
@@ -81,44 +113,80 @@ def test_windows_of_evaluation_are_those_of_prediction(evaluated, model, recordi
         lines.append(json.dumps({'audio': f'{number}.wav', 'labels': ['low']}) + '\n')
     (tmp_path / 'list.jsonl').write_text(''.join(lines), encoding='utf-8')
     for saving in (Saving(12, 1.4), Saving(9, 2.0, 'drop')):
-        _, view, scores, evaluation = evaluated(saving, eval=str(tmp_path / 'list.jsonl'), too_long='window')
-        assert evaluation.windowed == 2 and (view.tokens <= saving.tokens).all() and len(view.tokens) > 5
+        _, view, scores, evaluation = evaluated(
+            saving, eval=str(tmp_path / 'list.jsonl'), too_long='window'
+        )
+        assert (
+            evaluation.windowed == 2
+            and (view.tokens <= saving.tokens).all()
+            and len(view.tokens) > 5
+        )
         assert (view.seconds <= [len(sound) / RATE for sound in long]).all()
         files = [str(tmp_path / f'{number}.wav') for number in range(3)]
         results = model._results(files, 3, model.windows(saving=saving), saving, None, keep=True)
         for row, (result, spans, _) in zip(scores, results, strict=True):
             found = {one['label']: one['probability'] for one in result['predictions']}
             expected = model.probabilities(row.astype(np.float64))
-            np.testing.assert_allclose([found[label] for label in model.labels], expected, atol=CLOSE)
+            np.testing.assert_allclose(
+                [found[label] for label in model.labels], expected, atol=CLOSE
+            )
             assert len(spans) == result.get('windows', 1)
 
 
-def test_the_sweep_and_what_prediction_makes_of_it(workdir, command, recordings, model, monkeypatch):
+def test_the_sweep_and_what_prediction_makes_of_it(
+    workdir, command, recordings, model, monkeypatch
+):
     monkeypatch.chdir(recordings.folder)
     arguments = 'evaluate', f'--workdir={workdir}', '--sweep=budget'
     assert command('evaluate', f'--workdir={workdir}').code == 0
     whole = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
     done = command(*arguments, '--points=4,10,60')
     assert done.code == 0, done.err
-    found = json.loads((workdir / 'eval' / 'budget.json').read_text('utf-8'), parse_constant=pytest.fail)
-    assert (found['checkpoint'], found['step'], found['metric'], found['latency_clips']) == ('step 21', 21, 'accuracy', CLIPS)
+    found = json.loads(
+        (workdir / 'eval' / 'budget.json').read_text('utf-8'), parse_constant=pytest.fail
+    )
+    assert (found['checkpoint'], found['step'], found['metric'], found['latency_clips']) == (
+        'step 21',
+        21,
+        'accuracy',
+        CLIPS,
+    )
     points = found['points']
     assert {point['shift_ms'] for point in points} == {10, 14, 20, 28, 40}
     assert {(point['budget'], point['how']) for point in points if point['shift_ms'] == 10} == {
-        (4, 'cut'), (4, 'drop'), (10, 'cut'), (10, 'drop'), (60, 'all')}
+        (4, 'cut'),
+        (4, 'drop'),
+        (10, 'cut'),
+        (10, 'drop'),
+        (60, 'all'),
+    }
     for point in points:
-        assert point['clips'] == CLIPS and point['tokens'] <= point['budget'] and 0 < point['latency_ms'] < 10_000
+        assert (
+            point['clips'] == CLIPS
+            and point['tokens'] <= point['budget']
+            and 0 < point['latency_ms'] < 10_000
+        )
         assert (point['shortened'] == 0) == (point['how'] == 'all')
         assert 0 < point['seconds'] <= 1
     (all_of_it,) = (point for point in points if point['how'] == 'all' and point['shift_ms'] == 10)
-    assert all(all_of_it[key] == whole[key] for key in ('accuracy', 'mean_average_precision', 'auc', 'd_prime'))
-    # What is stored is the best of each budget on every second clip, and what it is worth on the others.
+    assert all(
+        all_of_it[key] == whole[key]
+        for key in ('accuracy', 'mean_average_precision', 'auc', 'd_prime')
+    )
+    # What is stored is the best of each budget on every second clip, and what it is worth on the
+    # others.
     waveforms = [reading.read(path, RATE) for path in recordings.test_files]
 
     def right(point) -> np.ndarray:
-        saving = Saving(point['budget'], point['ratio'], 'cut' if point['how'] == 'all' else point['how'])
-        best = [model.labels[model.logits_alone(waveform, saving).argmax()] for waveform in waveforms]
-        return np.array([label == line['labels'][0] for label, line in zip(best, recordings.test, strict=True)])
+        saving = Saving(
+            point['budget'], point['ratio'], 'cut' if point['how'] == 'all' else point['how']
+        )
+        best = [
+            model.labels[model.logits_alone(waveform, saving).argmax()] for waveform in waveforms
+        ]
+        return np.array(
+            [label == line['labels'][0] for label, line in zip(best, recordings.test, strict=True)]
+        )
 
     assert found['chosen_on'] == 'half of the clips'
     stored = json.loads((workdir / 'budgets.json').read_text('utf-8'))
@@ -127,17 +195,25 @@ def test_the_sweep_and_what_prediction_makes_of_it(workdir, command, recordings,
     for tokens in (4, 10, 60):
         same = [point for point in points if point['budget'] == tokens]
         scores = [right(point) for point in same]
-        assert [every.mean() for every in scores] == pytest.approx([point['accuracy'] for point in same])
+        assert [every.mean() for every in scores] == pytest.approx(
+            [point['accuracy'] for point in same]
+        )
         halves = [(every[::2].mean(), every[1::2].mean()) for every in scores]
-        best = max(range(len(same)), key=lambda place: (halves[place][0], -same[place]['latency_ms']))
+        best = max(
+            range(len(same)), key=lambda place: (halves[place][0], -same[place]['latency_ms'])
+        )
         rank = halves[best][0], -same[best]['latency_ms']
         better = rank > top  # than anything with fewer tokens
-        assert [point['best'] for point in same] == [better and place == best for place in range(len(same))]
+        assert [point['best'] for point in same] == [
+            better and place == best for place in range(len(same))
+        ]
         if not better:
             continue
         top, one = rank, next(there)
         assert one['tokens'] == tokens
-        assert (one['choice_score'], one['score']) == pytest.approx(halves[best]) and one['unseen'] is True
+        assert (one['choice_score'], one['score']) == pytest.approx(halves[best]) and one[
+            'unseen'
+        ] is True
         assert same[best]['unseen_score'] == one['score']
         assert (same[best]['ratio'], same[best]['latency_ms']) == (one['ratio'], one['latency_ms'])
     assert next(there, None) is None
@@ -151,19 +227,30 @@ def test_the_sweep_and_what_prediction_makes_of_it(workdir, command, recordings,
     for name in ('eval/budget.json', 'eval/budget.md', 'eval/budget.png', 'budgets.json'):
         assert str(workdir / name) in done.err
     # Prediction on the evaluation clips is as good as was measured.
-    done = command('predict', workdir, *recordings.test_files, '--json', '--top_k=1', '--budget_tokens=25')
+    done = command(
+        'predict', workdir, *recordings.test_files, '--json', '--top_k=1', '--budget_tokens=25'
+    )
     assert done.code == 0
-    best = max((one for one in stored['budgets'] if one['tokens'] <= 25),
-               key=lambda one: (one['choice_score'], -one['latency_ms']))  # fmt: skip
+    best = max(
+        (one for one in stored['budgets'] if one['tokens'] <= 25),
+        key=lambda one: (one['choice_score'], -one['latency_ms']),
+    )
     assert f'at most {best["tokens"]} tokens, frame shift' in done.err
-    assert f'accuracy {100 * best["score"]:.2f} % on clips that the choice did not see, ' in done.err
+    assert (
+        f'accuracy {100 * best["score"]:.2f} % on clips that the choice did not see, ' in done.err
+    )
     labels = [json.loads(line)['predictions'][0]['label'] for line in done.out.splitlines()]
-    correct = [label == line['labels'][0] for label, line in zip(labels, recordings.test, strict=True)]
+    correct = [
+        label == line['labels'][0] for label, line in zip(labels, recordings.test, strict=True)
+    ]
     assert np.mean(correct[1::2]) == pytest.approx(best['score'])
 
 
 def test_what_is_stored_is_not_lost(workdir, recordings, command):
-    arguments, file = ('evaluate', f'--workdir={workdir}', '--sweep=budget'), workdir / 'budgets.json'
+    arguments, file = (
+        ('evaluate', f'--workdir={workdir}', '--sweep=budget'),
+        workdir / 'budgets.json',
+    )
 
     def tokens() -> list[int]:
         return [one['tokens'] for one in json.loads(file.read_text('utf-8'))['budgets']]
@@ -174,7 +261,11 @@ def test_what_is_stored_is_not_lost(workdir, recordings, command):
     told = command('predict', workdir, recordings.test_files[0], '--budget_tokens=60').err
     assert 'in evaluation (with data.workers=1) accuracy ' in told
     done = command(*arguments, '--points=8')
-    assert f'written over: {file}\n' in done.err and 'written over earlier results: ' in done.err and tokens() == [8]
+    assert (
+        f'written over: {file}\n' in done.err
+        and 'written over earlier results: ' in done.err
+        and tokens() == [8]
+    )
     done = command(*arguments, '--points=60')
     assert f'written over: {file}; budgets that were measured before are kept: 8\n' in done.err
     file.unlink()
@@ -200,12 +291,22 @@ def test_a_split_that_has_no_halves(workdir, command, recordings, tmp_path):
     values['data']['eval'] = str(tmp_path / 'one.jsonl')
     (workdir / 'config.json').write_text(json.dumps(values), encoding='utf-8')
     done = command('evaluate', f'--workdir={workdir}', '--sweep=budget', '--points=4')
-    assert done.code == 0 and 'warning: The best of a budget has the best accuracy on all clips, as one half' in done.err
-    assert 'unseen' not in done.out and 'did not see' not in (workdir / 'eval' / 'budget.md').read_text('utf-8')
+    assert (
+        done.code == 0
+        and 'warning: The best of a budget has the best accuracy on all clips, as one half'
+        in done.err
+    )
+    assert 'unseen' not in done.out and 'did not see' not in (
+        workdir / 'eval' / 'budget.md'
+    ).read_text('utf-8')
     found = json.loads((workdir / 'eval' / 'budget.json').read_text('utf-8'))
-    assert found['chosen_on'] == 'all clips' and not any('unseen_score' in point for point in found['points'])
+    assert found['chosen_on'] == 'all clips' and not any(
+        'unseen_score' in point for point in found['points']
+    )
     (one,) = json.loads((workdir / 'budgets.json').read_text('utf-8'))['budgets']
-    assert one['unseen'] is False and one['score'] == one['choice_score'] == max(point['accuracy'] for point in found['points'])
+    assert one['unseen'] is False and one['score'] == one['choice_score'] == max(
+        point['accuracy'] for point in found['points']
+    )
     done = command('predict', workdir, recordings.test_files[0], '--budget_tokens=4')
     assert ' on the clips that it was chosen on, ' in done.err
 
@@ -220,14 +321,22 @@ def test_clips_that_cannot_be_decoded_belong_to_no_half(workdir, command, record
     (tmp_path / '3.flac').write_bytes(content)
     (tmp_path / 'list.jsonl').write_text(''.join(lines), encoding='utf-8')
     options = f'--config.data.eval={tmp_path}/list.jsonl', '--config.data.on_bad_audio=skip'
-    assert command('evaluate', f'--workdir={workdir}', '--sweep=budget', '--points=60', *options).code == 0
+    assert (
+        command('evaluate', f'--workdir={workdir}', '--sweep=budget', '--points=60', *options).code
+        == 0
+    )
     found = json.loads((workdir / 'eval' / 'budget.json').read_text('utf-8'))
     assert command('evaluate', f'--workdir={workdir}', *options).code == 0
     whole = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
     (point,) = (point for point in found['points'] if point['ratio'] == 1)
-    assert point['clips'] == CLIPS - 1 and len(found['skipped']) == 1 and '3.flac' in found['skipped'][0]
+    assert (
+        point['clips'] == CLIPS - 1
+        and len(found['skipped']) == 1
+        and '3.flac' in found['skipped'][0]
+    )
     assert [point[key] for key in ('accuracy', 'mean_average_precision', 'auc')] == pytest.approx(
-        [whole[key] for key in ('accuracy', 'mean_average_precision', 'auc')])
+        [whole[key] for key in ('accuracy', 'mean_average_precision', 'auc')]
+    )
 
 
 _PROCESS = """
@@ -248,16 +357,30 @@ def test_other_processes_wait_for_the_first(workdir, environment, recordings):
         address = f'127.0.0.1:{free.getsockname()[1]}'
     started = [
         subprocess.Popen(
-            [sys.executable, '-c', _PROCESS, str(workdir)], cwd=recordings.folder, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, encoding='utf-8', env=environment | {
-                'XLA_FLAGS': '--xla_force_host_platform_device_count=1', 'JAX_COORDINATOR_ADDRESS': address,
-                'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': str(number)})
+            [sys.executable, '-c', _PROCESS, str(workdir)],
+            cwd=recordings.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding='utf-8',
+            env=environment
+            | {
+                'XLA_FLAGS': '--xla_force_host_platform_device_count=1',
+                'JAX_COORDINATOR_ADDRESS': address,
+                'JAX_NUM_PROCESSES': '2',
+                'JAX_PROCESS_ID': str(number),
+            },
+        )
         for number in range(2)
-    ]  # fmt: skip
+    ]
     outputs = [process.communicate(timeout=400) for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
     (said, told), (other, _) = outputs
-    assert said.endswith('True\n') and other.endswith('True\n') and '| budget' not in other and 'stored: ' in told
+    assert (
+        said.endswith('True\n')
+        and other.endswith('True\n')
+        and '| budget' not in other
+        and 'stored: ' in told
+    )
 
 
 def test_by_default_budgets_go_from_a_column_to_the_largest_clip(evaluated):
@@ -267,19 +390,31 @@ def test_by_default_budgets_go_from_a_column_to_the_largest_clip(evaluated):
     largest = int(evaluator.view().tokens.max())
     budgets = sorted({saving.tokens for saving, _ in tried})
     assert budgets[0] == 2 and budgets[-1] == largest and 6 <= len(budgets) <= 8
-    assert [saving for saving, all_fit in tried if all_fit and saving.ratio == 1] == [Saving(largest)]
+    assert [saving for saving, all_fit in tried if all_fit and saving.ratio == 1] == [
+        Saving(largest)
+    ]
     for ratio in (1.4, 2.0, 2.8, 4.0):  # up to the first budget that changes nothing
         (end,) = (saving.tokens for saving, all_fit in tried if all_fit and saving.ratio == ratio)
         most = int(evaluator.view(ratio).tokens.max())
         assert end == min(tokens for tokens in budgets if tokens >= most)
         for how in ('cut', 'drop'):
-            short = [saving.tokens for saving, all_fit in tried if (saving.ratio, saving.how, all_fit) == (ratio, how, False)]
+            short = [
+                saving.tokens
+                for saving, all_fit in tried
+                if (saving.ratio, saving.how, all_fit) == (ratio, how, False)
+            ]
             assert short == [tokens for tokens in budgets if tokens < most]
 
 
-@pytest.mark.parametrize(('columns', 'budgets'), [
-    (1, (8,)), (2, (8, 16)), (29, (8, 16, 24, 32, 56, 88, 144, 232)), (64, (8, 16, 24, 48, 88, 160, 280, 512)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('columns', 'budgets'),
+    [
+        (1, (8,)),
+        (2, (8, 16)),
+        (29, (8, 16, 24, 32, 56, 88, 144, 232)),
+        (64, (8, 16, 24, 48, 88, 160, 280, 512)),
+    ],
+)
 def test_default_budgets(columns, budgets):
     found = budget_sweep.default_budgets(FrontendSpec(), 8 * columns)
     assert found == budgets
@@ -291,9 +426,13 @@ def test_ratios_of_the_same_frame_shift_come_once():
     assert budget_sweep.ratios(FrontendSpec(shift_ms=1.9)) == (1.0, 1.4, 2.0, 2.8, 4.0)
 
 
-@pytest.mark.parametrize(('points', 'said'), [
-    ('1,4', 'a budget of 1 tokens is less than one column of patches: give at least 2'), ('2.5', 'give whole numbers of'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('points', 'said'),
+    [
+        ('1,4', 'a budget of 1 tokens is less than one column of patches: give at least 2'),
+        ('2.5', 'give whole numbers of'),
+    ],
+)
 def test_budgets_that_cannot_be(workdir, command, points, said):
     done = command('evaluate', f'--workdir={workdir}', '--sweep=budget', f'--points={points}')
     assert done.code == 1 and said in done.err
@@ -309,16 +448,43 @@ def test_a_fixed_length_model_has_no_budget():
 def test_prediction_with_what_is_not_stored(workdir, command, recordings):
     clip = recordings.test_files[0]
     done = command('predict', workdir, clip, '--budget_tokens=8')
-    assert done.code == 1 and f'run elastic-ast evaluate --workdir={workdir} --sweep=budget' in done.err and not done.out
-    budgets = {'checkpoint': 'step 18', 'step': 18, 'metric': 'accuracy', 'budgets': [
-        {'tokens': 6, 'ratio': 1.4, 'how': 'drop', 'choice_score': None, 'score': None, 'unseen': False,
-         'latency_ms': 1.5}]}  # fmt: skip
+    assert (
+        done.code == 1
+        and f'run elastic-ast evaluate --workdir={workdir} --sweep=budget' in done.err
+        and not done.out
+    )
+    budgets = {
+        'checkpoint': 'step 18',
+        'step': 18,
+        'metric': 'accuracy',
+        'budgets': [
+            {
+                'tokens': 6,
+                'ratio': 1.4,
+                'how': 'drop',
+                'choice_score': None,
+                'score': None,
+                'unseen': False,
+                'latency_ms': 1.5,
+            }
+        ],
+    }
     (workdir / 'budgets.json').write_text(json.dumps(budgets), encoding='utf-8')
     done = command('predict', workdir, clip, '--budget_tokens=5')
-    assert done.code == 1 and 'a budget of 5 tokens is less than any that was measured: give one of 6' in done.err
+    assert (
+        done.code == 1
+        and 'a budget of 5 tokens is less than any that was measured: give one of 6' in done.err
+    )
     done = command('predict', workdir, clip, '--budget_tokens=6')
-    assert done.code == 0 and 'at most 6 tokens, frame shift 14 ms, random tokens: in evaluation accuracy –' in done.err
-    assert 'warning: token budgets were measured with parameters of step 18, and these are of step 21: measure ag' in done.err
+    assert (
+        done.code == 0
+        and 'at most 6 tokens, frame shift 14 ms, random tokens: in evaluation accuracy –'
+        in done.err
+    )
+    assert (
+        'warning: token budgets were measured with parameters of step 18, and these are of step 21:'
+        ' measure ag' in done.err
+    )
     done = command('predict', workdir, clip, '--budget_tokens=6', f'--explain={workdir}/heard.png')
     assert done.code == 1 and 'leave --budget_tokens out' in done.err
     done = command('predict', workdir, clip, '--budget_tokens=0')
@@ -331,13 +497,19 @@ def test_the_plot(tmp_path):
         budget_plot.Point('5 ms', 'random tokens', False, 4.0, 0.4, 1.5, 60.0, True),
         budget_plot.Point('5 ms', 'random tokens', True, 20.0, 0.4, 2.0, math.nan, True),
         budget_plot.Point('10 ms', 'the first frames', True, 3.0, 0.4, 1.0, 40.0, False),
-    ]  # fmt: skip
+    ]
     figure = budget_plot.budgets(points, 'Token budgets; $step$ 3', 'accuracy (%)')
     plots.save(figure, tmp_path / 'budget.png')
     assert (tmp_path / 'budget.png').read_bytes().startswith(b'\x89PNG')
     tokens, seconds, latency = figure.axes
-    assert tokens.get_ylabel() == 'accuracy (%)' and 'seconds' in seconds.get_xlabel() and '(ms)' in latency.get_xlabel()
+    assert (
+        tokens.get_ylabel() == 'accuracy (%)'
+        and 'seconds' in seconds.get_xlabel()
+        and '(ms)' in latency.get_xlabel()
+    )
     for axes, costs in ((tokens, [4.0, 20.0]), (seconds, [0.1, 0.4]), (latency, [1.0, 2.0])):
         cut, dropped, *others, best = axes.lines
-        np.testing.assert_array_equal(cut.get_xdata(), costs)  # the point where all fit ends both lines
+        np.testing.assert_array_equal(
+            cut.get_xdata(), costs
+        )  # the point where all fit ends both lines
         assert len(dropped.get_xdata()) == 2 and len(others) == 2 and len(best.get_xdata()) == 2

@@ -1,4 +1,7 @@
-"""Comforts of training, all at once: parts of batches, moving average, frozen parameters, rates by layer, W&B, a profile."""
+"""Comforts of training, all at once:
+
+parts of batches, moving average, frozen parameters, rates by layer, W&B, a profile.
+"""
 
 import json
 import os
@@ -12,8 +15,14 @@ import pytest
 from tests.wandb_stand_in import SOURCE
 
 STEPS = 21
-ALL = ('train.accumulate=2', 'train.ema=0.9', 'train.freeze=embed,positions.time', 'optimizer.layer_decay=0.8',
-       'train.wandb=tones', 'train.profile_steps=2')  # fmt: skip
+ALL = (
+    'train.accumulate=2',
+    'train.ema=0.9',
+    'train.freeze=embed,positions.time',
+    'optimizer.layer_decay=0.8',
+    'train.wandb=tones',
+    'train.profile_steps=2',
+)
 
 
 @pytest.fixture(scope='module')
@@ -48,14 +57,20 @@ def profiles(workdir: pathlib.Path) -> list[pathlib.Path]:
 def test_frozen_parameters_stay_and_have_no_moments(comfortable, trained, saved):
     workdir, _ = comfortable
     first, last = saved(workdir, 3), saved(workdir, STEPS)
-    frozen = {name for name in last if name.startswith("params['embed']") or name == "params['positions']['time']"}
+    frozen = {
+        name
+        for name in last
+        if name.startswith("params['embed']") or name == "params['positions']['time']"
+    }
     assert len(frozen) == 3
     for name in (name for name in last if name.startswith('params')):
         assert (first[name].tobytes() == last[name].tobytes()) == (name in frozen), name
         average = f'ema{name.removeprefix("params")}'
         assert (last[average].tobytes() == last[name].tobytes()) == (name in frozen), name
     moments = [name for name in last if name.startswith('optimizer') and last[name].ndim]
-    assert moments and not any("['embed']" in name or "['positions']['time']" in name for name in moments)
+    assert moments and not any(
+        "['embed']" in name or "['positions']['time']" in name for name in moments
+    )
 
 
 def test_the_bits_of_a_run_with_all_of_it_survive_a_restart(
@@ -73,15 +88,30 @@ def test_the_bits_of_a_run_with_all_of_it_survive_a_restart(
 def test_a_run_is_one_run_at_wandb_with_the_numbers_of_the_log(comfortable, logged):
     workdir, calls = comfortable
     begun, *lines, finished = calls
-    assert begun['project'] == 'tones' and begun['id'] == json.loads((workdir / 'wandb.json').read_text())['id']
+    assert (
+        begun['project'] == 'tones'
+        and begun['id'] == json.loads((workdir / 'wandb.json').read_text())['id']
+    )
     assert begun['config']['train.ema'] == 0.9 and finished['exit_code'] == 0
     expected = [
-        (line['step'], {f'{line["kind"]}/{key}': value for key, value in line.items()
-                        if key not in ('step', 'kind') and value is not None})
+        (
+            line['step'],
+            {
+                f'{line["kind"]}/{key}': value
+                for key, value in line.items()
+                if key not in ('step', 'kind') and value is not None
+            },
+        )
         for line in logged(workdir)
-    ]  # fmt: skip
-    found = [(line['step'], {key: value for key, value in line['data'].items() if not key.endswith('per_second')})
-             for line in lines if 'checkpoint/bytes' not in line['data']]  # fmt: skip
+    ]
+    found = [
+        (
+            line['step'],
+            {key: value for key, value in line['data'].items() if not key.endswith('per_second')},
+        )
+        for line in lines
+        if 'checkpoint/bytes' not in line['data']
+    ]
     assert found == expected
 
 
@@ -104,7 +134,9 @@ def test_model_flops_are_logged(comfortable):
         assert least < line['model_flops_per_second'] / line['tokens_per_second'] < 2 * least
 
 
-def test_evaluation_and_prediction_use_the_moving_average_and_say_so(comfortable, command, logged, recordings, tmp_path, saved):
+def test_evaluation_and_prediction_use_the_moving_average_and_say_so(
+    comfortable, command, logged, recordings, tmp_path, saved
+):
     workdir = pathlib.Path(shutil.copytree(comfortable[0], tmp_path / 'run'))
     done = command('evaluate', f'--workdir={workdir}')
     assert done.code == 0 and f'step {STEPS}, moving average' in done.out
@@ -139,7 +171,9 @@ def test_a_name_that_no_parameter_has_is_refused_with_the_nearest(arguments, com
     assert "'encoder.block'" in done.err and "the nearest is 'encoder.blocks'" in done.err
 
 
-def test_wandb_that_is_not_installed_is_missed_before_anything_is_made(arguments, command, tmp_path, monkeypatch):
+def test_wandb_that_is_not_installed_is_missed_before_anything_is_made(
+    arguments, command, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, 'wandb', None)
     done = command(*arguments(tmp_path / 'run', 'train.wandb=tones'))
     assert done.code == 1
@@ -155,11 +189,16 @@ def test_a_full_disk_ends_the_run_with_word_of_the_last_good_checkpoint(
         shutil.rmtree(workdir / 'checkpoints' / str(step))
     lines = (workdir / 'metrics.jsonl').read_text()
     (workdir / 'metrics.jsonl').unlink()
-    (workdir / 'metrics.jsonl.new').symlink_to('/dev/full')  # takes the place of the log when it is opened
+    (workdir / 'metrics.jsonl.new').symlink_to(
+        '/dev/full'
+    )  # takes the place of the log when it is opened
     done = command(*arguments(workdir))
     assert done.code == 1 and 'Traceback' not in done.err
-    assert (f'elastic-ast train: {workdir}: the log cannot be written after step 16 (No space left on device). The last good '
-            f'checkpoint is of step 15: when the disk has room and can be written, give the same command again') in done.err
+    assert (
+        f'elastic-ast train: {workdir}: the log cannot be written after step 16 (No space left on'
+        ' device). The last good checkpoint is of step 15: when the disk has room and can be'
+        ' written, give the same command again' in done.err
+    )
     (workdir / 'metrics.jsonl').unlink()
     (workdir / 'metrics.jsonl').write_text(lines)
     assert command(*arguments(workdir)).code == 0

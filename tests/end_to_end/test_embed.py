@@ -1,4 +1,7 @@
-"""`load(workdir).embed(...)` and `elastic-ast embed`: the vectors that the head classifies, in arrays and in a file."""
+"""`load(workdir).embed(...)` and `elastic-ast embed`:
+
+the vectors that the head classifies, in arrays and in a file.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +24,10 @@ def model(trained):
 @pytest.fixture(scope='module')
 def sounds():
     random = np.random.default_rng(0)
-    return [0.1 * random.standard_normal(samples).astype(np.float32) for samples in (1, 700, 3000, 5555, 8000, 21_000)]
+    return [
+        0.1 * random.standard_normal(samples).astype(np.float32)
+        for samples in (1, 700, 3000, 5555, 8000, 21_000)
+    ]
 
 
 def tell(path, samples):
@@ -39,7 +45,9 @@ def test_an_embedding_is_what_the_head_classifies(model, saved, trained, sounds)
         assert vector['embedding'].shape == (WIDTH,) and vector['embedding'].dtype == np.float32
         weights = np.exp(vector['embedding'] @ kernel + bias)
         found = dict(zip(model.labels, weights / weights.sum(), strict=True))
-        assert found == pytest.approx({entry['label']: entry['probability'] for entry in result['predictions']}, abs=1e-5)
+        assert found == pytest.approx(
+            {entry['label']: entry['probability'] for entry in result['predictions']}, abs=1e-5
+        )
 
 
 def test_an_embedding_does_not_depend_on_its_company(model, sounds):
@@ -63,7 +71,9 @@ def test_time_steps(model, sounds):
         if len(sound) <= 8000:  # one clip
             assert (apart == STEP).all() and 'windows' not in result
         else:
-            assert result['windows'] > 1 and apart.max() <= 1.5 * STEP and (apart == STEP).mean() > 0.9
+            assert (
+                result['windows'] > 1 and apart.max() <= 1.5 * STEP and (apart == STEP).mean() > 0.9
+            )
         assert times[-1] >= 1000 * len(sound) / RATE - STEP - 10
 
 
@@ -75,49 +85,83 @@ def test_the_steps_of_a_window_are_those_of_the_same_sound(model, sounds):
     same = first['timestamps'] < 1000 * window / RATE / 2
     count = int(same.sum())
     assert count > 5
-    np.testing.assert_allclose(long['timestamp_embeddings'][:count], first['timestamp_embeddings'][same], atol=1e-5)
+    np.testing.assert_allclose(
+        long['timestamp_embeddings'][:count], first['timestamp_embeddings'][same], atol=1e-5
+    )
 
 
 def test_the_file_holds_what_the_model_gives(trained, model, command, sounds, tmp_path):
     (tmp_path / 'sounds').mkdir()
-    files = [tell(tmp_path / 'sounds' / f'{number} très.wav', sound) for number, sound in enumerate(sounds)]
+    files = [
+        tell(tmp_path / 'sounds' / f'{number} très.wav', sound)
+        for number, sound in enumerate(sounds)
+    ]
     out = tmp_path / 'out.npz'
     out.write_text('something older')
     done = command('embed', trained, files[3], tmp_path / 'sounds', f'--out={out}', '--timestamps')
     assert done.code == 0, done.err
     expected = model.embed([files[3], *files], timestamps=True)
     with np.load(out, allow_pickle=False) as file:
-        assert sorted(file) == ['embeddings', 'offsets', 'paths', 'seconds', 'timestamp_embeddings', 'timestamps']
+        assert sorted(file) == [
+            'embeddings',
+            'offsets',
+            'paths',
+            'seconds',
+            'timestamp_embeddings',
+            'timestamps',
+        ]
         assert file['paths'].tolist() == [files[3], *files]
         assert file['seconds'].tolist() == [result['seconds'] for result in expected]
         assert file['embeddings'].dtype == file['timestamp_embeddings'].dtype == np.float32
-        np.testing.assert_allclose(file['embeddings'], [result['embedding'] for result in expected], atol=1e-5)
+        np.testing.assert_allclose(
+            file['embeddings'], [result['embedding'] for result in expected], atol=1e-5
+        )
         for number, result in enumerate(expected):
             own = slice(file['offsets'][number], file['offsets'][number + 1])
             np.testing.assert_array_equal(file['timestamps'][own], result['timestamps'])
-            np.testing.assert_allclose(file['timestamp_embeddings'][own], result['timestamp_embeddings'], atol=1e-5)
-        assert file['offsets'][0] == 0 and file['offsets'][-1] == len(file['timestamps']) == len(file['timestamp_embeddings'])
-        assert f'{out}: embeddings of 7 recordings, and of {file["offsets"][-1]} time steps, each of 16 numbers' in done.out
+            np.testing.assert_allclose(
+                file['timestamp_embeddings'][own], result['timestamp_embeddings'], atol=1e-5
+            )
+        assert file['offsets'][0] == 0 and file['offsets'][-1] == len(file['timestamps']) == len(
+            file['timestamp_embeddings']
+        )
+        assert (
+            f'{out}: embeddings of 7 recordings, and of {file["offsets"][-1]} time steps, each of'
+            ' 16 numbers' in done.out
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out.npz', 'sounds']
 
 
 def test_without_time_steps(trained, command, recordings, tmp_path):
-    assert command('embed', trained, recordings.folder / 'test', f'--out={tmp_path / "out.npz"}').code == 0
+    assert (
+        command('embed', trained, recordings.folder / 'test', f'--out={tmp_path / "out.npz"}').code
+        == 0
+    )
     with np.load(tmp_path / 'out.npz', allow_pickle=False) as file:
         assert sorted(file) == ['embeddings', 'paths', 'seconds']
-        assert file['paths'].tolist() == recordings.test_files and file['embeddings'].shape == (12, WIDTH)
+        assert file['paths'].tolist() == recordings.test_files and file['embeddings'].shape == (
+            12,
+            WIDTH,
+        )
 
 
 def test_the_rest_goes_on_without_a_bad_file(trained, model, command, recordings, tmp_path):
     text = tmp_path / 'text.wav'
     text.write_text('this is no recording')
     good, out = recordings.test_files[:2], tmp_path / 'out.npz'
-    done = command('embed', trained, good[0], text, tmp_path / 'missing.wav', good[1], f'--out={out}')
+    done = command(
+        'embed', trained, good[0], text, tmp_path / 'missing.wav', good[1], f'--out={out}'
+    )
     assert done.code == 1
-    assert f'{text}: libsndfile cannot read it' in done.err and f'{tmp_path}/missing.wav: no such file' in done.err
+    assert (
+        f'{text}: libsndfile cannot read it' in done.err
+        and f'{tmp_path}/missing.wav: no such file' in done.err
+    )
     with np.load(out, allow_pickle=False) as file:
         assert file['paths'].tolist() == good
-        np.testing.assert_allclose(file['embeddings'], [result['embedding'] for result in model.embed(good)], atol=1e-5)
+        np.testing.assert_allclose(
+            file['embeddings'], [result['embedding'] for result in model.embed(good)], atol=1e-5
+        )
     bad, fine = model.embed([str(text), good[0]], timestamps=True)
     assert list(bad) == ['path', 'error'] and 'embedding' in fine
 
@@ -126,7 +170,11 @@ def test_progress_is_told_where_it_takes_a_while(trained, command, sounds, tmp_p
     monkeypatch.setattr(logs, '_PATIENCE', 0.0)
     long = tell(tmp_path / 'long\n.wav', np.tile(sounds[-1], 6))
     line, *_ = command('embed', trained, long, f'--out={tmp_path / "out.npz"}').err.splitlines()
-    assert ' of 0:16, ' in line and ' times real time, ' in line and line.endswith(f' left: {tmp_path}/long\\n.wav')
+    assert (
+        ' of 0:16, ' in line
+        and ' times real time, ' in line
+        and line.endswith(f' left: {tmp_path}/long\\n.wav')
+    )
 
     (tmp_path / 'many').mkdir()
     for number in range(130):
@@ -147,7 +195,9 @@ def test_nothing_but_bad_files(trained, command, tmp_path):
 @pytest.mark.parametrize(
     ('name', 'part'),
     [
-        ('out.npy', 'the format is .npz'), ('out', 'such as --out={folder}/out.npz'), ('missing/out.npz', 'there is no folder'),
+        ('out.npy', 'the format is .npz'),
+        ('out', 'such as --out={folder}/out.npz'),
+        ('missing/out.npz', 'there is no folder'),
         ('folder.npz', 'is a folder'),
     ],
 )
@@ -172,7 +222,17 @@ sys.exit(main(sys.argv[1:]))
 def test_a_full_disk(python, trained, sounds, tmp_path):
     tell(tmp_path / 'long.wav', np.tile(sounds[-1], 12))
     before = sorted(tmp_path.iterdir())
-    done = python(FULL_DISK, 'embed', trained, tmp_path / 'long.wav', f'--out={tmp_path}/out.npz', '--timestamps')
+    done = python(
+        FULL_DISK,
+        'embed',
+        trained,
+        tmp_path / 'long.wav',
+        f'--out={tmp_path}/out.npz',
+        '--timestamps',
+    )
     assert done.code == 1, done.err
-    assert f'{tmp_path}/out.npz: cannot be written' in done.err and 'make room on that disk' in done.err
+    assert (
+        f'{tmp_path}/out.npz: cannot be written' in done.err
+        and 'make room on that disk' in done.err
+    )
     assert 'Traceback' not in done.err and sorted(tmp_path.iterdir()) == before

@@ -1,4 +1,7 @@
-"""Real speech: the Free Spoken Digit Dataset from the folder that the environment variable FSDD names."""
+"""Real speech:
+
+the Free Spoken Digit Dataset from the folder that the environment variable FSDD names.
+"""
 
 import json
 import os
@@ -13,7 +16,9 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif('FSDD' not in os.environ, reason='set FSDD to the folder of the FSDD recordings'),
+    pytest.mark.skipif(
+        'FSDD' not in os.environ, reason='set FSDD to the folder of the FSDD recordings'
+    ),
 ]
 
 
@@ -29,14 +34,22 @@ def lowest_fill(workdir: Path) -> float:
     """Of logged windows that do not reach an epoch's end, whose last batch may have empty rows."""
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     train = [line for line in lines if line['kind'] == 'train']
-    inside = [now['fill'] for now, after in zip(train, train[1:], strict=False) if now['epoch'] == after['epoch']]
+    inside = [
+        now['fill']
+        for now, after in zip(train, train[1:], strict=False)
+        if now['epoch'] == after['epoch']
+    ]
     return min(inside)
 
 
 def test_fsdd_config(tmp_path, capsys):
     recordings = Path(os.environ['FSDD']).absolute()
     workdir = tmp_path / 'W'
-    arguments = [f'--config={CONFIGS / "fsdd.py"}', f'--config.data.root={recordings}', f'--workdir={workdir}']
+    arguments = [
+        f'--config={CONFIGS / "fsdd.py"}',
+        f'--config.data.root={recordings}',
+        f'--workdir={workdir}',
+    ]
     assert cli.main(['train', *arguments]) == 0
     assert accuracy(workdir) >= 0.98
     assert lowest_fill(workdir) >= 0.995
@@ -54,8 +67,10 @@ def test_the_same_recordings_as_a_manifest(tmp_path):
                     manifest.write(json.dumps({'audio': str(file), 'labels': [digit]}) + '\n')
     workdir = tmp_path / 'W'
     arguments = [
-        f'--config={CONFIGS / "manifest.py"}', f'--config.data.train={tmp_path / "train.jsonl"}',
-        f'--config.data.eval={tmp_path / "test.jsonl"}', f'--workdir={workdir}',
-    ]  # fmt: skip
+        f'--config={CONFIGS / "manifest.py"}',
+        f'--config.data.train={tmp_path / "train.jsonl"}',
+        f'--config.data.eval={tmp_path / "test.jsonl"}',
+        f'--workdir={workdir}',
+    ]
     assert cli.main(['train', *arguments]) == 0
     assert accuracy(workdir) >= 0.97

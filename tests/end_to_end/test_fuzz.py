@@ -1,4 +1,7 @@
-"""Damaged recordings through prediction: each gets a result or an error with its name; none a crash, a hang or the memory."""
+"""Damaged recordings through prediction:
+
+each gets a result or an error with its name; none a crash, a hang or the memory.
+"""
 
 import json
 import subprocess
@@ -10,12 +13,36 @@ import soundfile
 
 FILES, SECONDS = 500, 120
 FORMATS = [
-    ('WAV', 'PCM_16'), ('WAV', 'FLOAT'), ('WAV', 'IMA_ADPCM'), ('FLAC', 'PCM_16'), ('OGG', 'VORBIS'), ('OGG', 'OPUS'),
-    ('MP3', 'MPEG_LAYER_III'), ('AIFF', 'PCM_16'), ('AU', 'ULAW'), ('CAF', 'PCM_24'), ('W64', 'PCM_16'), ('RF64', 'PCM_16'),
-]  # fmt: skip
-# Numbers that headers are damaged with: none, few, the largest and smallest of 8, 16 and 32 bits, in both orders of bytes.
-NUMBERS = [bytes(4), b'\1\0\0\0', b'\0\0\0\1', b'\xff' * 4, b'\xff\xff\xff\x7f', b'\x7f\xff\xff\xff', b'\0\0\0\x80',
-           b'\0\4\0\4', b'\xff', b'\0', b'\x7f', b'\xff\xff', b'\0\x80']  # fmt: skip
+    ('WAV', 'PCM_16'),
+    ('WAV', 'FLOAT'),
+    ('WAV', 'IMA_ADPCM'),
+    ('FLAC', 'PCM_16'),
+    ('OGG', 'VORBIS'),
+    ('OGG', 'OPUS'),
+    ('MP3', 'MPEG_LAYER_III'),
+    ('AIFF', 'PCM_16'),
+    ('AU', 'ULAW'),
+    ('CAF', 'PCM_24'),
+    ('W64', 'PCM_16'),
+    ('RF64', 'PCM_16'),
+]
+# Numbers that headers are damaged with: none, few, the largest and smallest of 8, 16 and 32 bits,
+# in both orders of bytes.
+NUMBERS = [
+    bytes(4),
+    b'\1\0\0\0',
+    b'\0\0\0\1',
+    b'\xff' * 4,
+    b'\xff\xff\xff\x7f',
+    b'\x7f\xff\xff\xff',
+    b'\0\0\0\x80',
+    b'\0\4\0\4',
+    b'\xff',
+    b'\0',
+    b'\x7f',
+    b'\xff\xff',
+    b'\0\x80',
+]
 PREDICT = """
 import json, resource, sys
 import elastic_ast_jax
@@ -38,7 +65,10 @@ for path in sys.argv[1:]:
 
 
 def damaged(content: bytes, number: int) -> bytes:
-    """The recording with the damage of this number: bits flipped, cut off, a header's number changed, or bytes lost."""
+    """The recording with the damage of this number:
+
+    bits flipped, cut off, a header's number changed, or bytes lost.
+    """
     random = iter(np.random.Philox(key=number).random_raw(64).tolist())
     data = bytearray(content)
     kind = number // len(FORMATS) % 5
@@ -49,13 +79,13 @@ def damaged(content: bytes, number: int) -> bytes:
         for _ in range(1 + next(random) % 4):
             data[next(random) % min(256, len(data))] ^= 1 << next(random) % 8
     elif kind == 2:
-        del data[next(random) % len(data):]
+        del data[next(random) % len(data) :]
     elif kind == 3:
         value, at = NUMBERS[next(random) % len(NUMBERS)], next(random) % min(128, len(data) - 4)
-        data[at:at + len(value)] = value
+        data[at : at + len(value)] = value
     else:
         begin = next(random) % len(data)
-        del data[begin:begin + 1 + next(random) % 500]
+        del data[begin : begin + 1 + next(random) % 500]
     return bytes(data)
 
 
@@ -63,7 +93,9 @@ def damaged(content: bytes, number: int) -> bytes:
 def files(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp('damaged')
     n = np.arange(6400)
-    samples = np.stack([0.4 * np.sin(n / 7), 0.3 * np.sin(n / 5) + 0.1 * np.sin(n * n / 9e3)], axis=1)
+    samples = np.stack(
+        [0.4 * np.sin(n / 7), 0.3 * np.sin(n / 5) + 0.1 * np.sin(n * n / 9e3)], axis=1
+    )
     originals = []
     for i, (container, subtype) in enumerate(FORMATS):
         path = folder / f'original{i}'
@@ -81,18 +113,32 @@ def files(tmp_path_factory) -> list[str]:
 def run(code: str, arguments: list[str], environment) -> tuple[str, str | None]:
     """What a process printed, and how it went wrong if it did."""
     try:
-        done = subprocess.run([sys.executable, '-c', code, *arguments], env=environment, timeout=SECONDS, capture_output=True,
-                              encoding='utf-8', errors='replace')  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, '-c', code, *arguments],
+            env=environment,
+            timeout=SECONDS,
+            capture_output=True,
+            encoding='utf-8',
+            errors='replace',
+        )
     except subprocess.TimeoutExpired as error:
         return (error.stdout or b'').decode(errors='replace'), f'took more than {SECONDS} s'
-    return done.stdout, f'ended with code {done.returncode}: {done.stderr[-1000:]}' if done.returncode else None
+    return (
+        done.stdout,
+        f'ended with code {done.returncode}: {done.stderr[-1000:]}' if done.returncode else None,
+    )
 
 
-def test_every_damaged_recording_gets_a_result_or_an_error_with_its_name(files, trained, environment):
+def test_every_damaged_recording_gets_a_result_or_an_error_with_its_name(
+    files, trained, environment
+):
     printed, wrong = run(PREDICT, [str(trained), *files], environment)
     if wrong:
         reading, alone = run(READ, files, environment)
-        pytest.fail(f'prediction {wrong}\n' + (f'in {reading.splitlines()[-1]}' if alone else 'in no file alone'))
+        pytest.fail(
+            f'prediction {wrong}\n'
+            + (f'in {reading.splitlines()[-1]}' if alone else 'in no file alone')
+        )
     *results, grown = map(json.loads, printed.splitlines())
     assert [result['path'] for result in results] == files
     for result in results:

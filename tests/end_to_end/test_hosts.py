@@ -1,4 +1,7 @@
-"""One run on several processes: the same losses and the same evaluation as on one, each clip once."""
+"""One run on several processes:
+
+the same losses and the same evaluation as on one, each clip once.
+"""
 
 import json
 import os
@@ -13,37 +16,61 @@ import numpy as np
 import pytest
 
 # Eight rows divide over eight devices; twelve evaluation clips less one divide over nothing.
-OPTIONS = ('packing.rows=8', 'train.epochs=10', 'train.log_every=1', 'train.eval_every=5', 'model.heads=4')
+OPTIONS = (
+    'packing.rows=8',
+    'train.epochs=10',
+    'train.log_every=1',
+    'train.eval_every=5',
+    'model.heads=4',
+)
 
 
 @pytest.fixture(scope='module')
 def manifest(recordings, tmp_path_factory):
     """The evaluation split without one clip."""
     file = tmp_path_factory.mktemp('eleven') / 'test.jsonl'
-    lines = [line | {'audio': str(recordings.folder / line['audio'])} for line in recordings.test[:11]]
-    file.write_text(''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines), encoding='utf-8')
+    lines = [
+        line | {'audio': str(recordings.folder / line['audio'])} for line in recordings.test[:11]
+    ]
+    file.write_text(
+        ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines), encoding='utf-8'
+    )
     return file
 
 
 @pytest.fixture(scope='module')
 def group(environment, arguments, manifest):
-    """`group(processes, devices, workdir, *overrides)`: starts a run on that many processes; one alone if there is one."""
+    """`group(processes, devices, workdir, *overrides)`:
+
+    starts a run on that many processes; one alone if there is one.
+    """
 
     def start(processes, devices, workdir, *overrides):
         with socket.socket() as free:
             free.bind(('127.0.0.1', 0))
             port = free.getsockname()[1]
-        flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+        flags = (
+            f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+        )
         command = [*arguments(workdir, *OPTIONS, *overrides), f'--config.data.eval={manifest}']
         started = []
         for number in range(processes):
             own = environment | {'XLA_FLAGS': flags}
             if processes > 1:
-                own |= {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(processes),
-                        'JAX_PROCESS_ID': str(number)}  # fmt: skip
-            started.append(subprocess.Popen(
-                [sys.executable, '-m', 'elastic_ast_jax.train', *command[1:]], env=own, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, encoding='utf-8'))  # fmt: skip
+                own |= {
+                    'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
+                    'JAX_NUM_PROCESSES': str(processes),
+                    'JAX_PROCESS_ID': str(number),
+                }
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, '-m', 'elastic_ast_jax.train', *command[1:]],
+                    env=own,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    encoding='utf-8',
+                )
+            )
         return started
 
     return start
@@ -72,14 +99,19 @@ def alone(run):
 
 
 def same(found, alone):
-    assert [(line['step'], line['kind']) for line in found] == [(line['step'], line['kind']) for line in alone]
+    assert [(line['step'], line['kind']) for line in found] == [
+        (line['step'], line['kind']) for line in alone
+    ]
     for one, other in zip(alone, found, strict=True):
         if one['kind'] == 'train':
             assert other['loss'] == pytest.approx(one['loss'], abs=1e-5)
         else:
             assert other['clips'] == one['clips'] == 11
-            assert {key: other[key] for key in ('accuracy', 'mean_average_precision', 'auc')} == pytest.approx(
-                {key: one[key] for key in ('accuracy', 'mean_average_precision', 'auc')}, abs=1e-12)
+            assert {
+                key: other[key] for key in ('accuracy', 'mean_average_precision', 'auc')
+            } == pytest.approx(
+                {key: one[key] for key in ('accuracy', 'mean_average_precision', 'auc')}, abs=1e-12
+            )
 
 
 def test_two_processes_of_two_devices_learn_and_evaluate_as_one(run, alone):
@@ -88,18 +120,30 @@ def test_two_processes_of_two_devices_learn_and_evaluate_as_one(run, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('processes, devices, overrides', [
-    (1, 8, ()), (2, 4, ()), (4, 2, ()), (2, 4, ('mesh.fsdp=4',)), (2, 2, ('mesh.tensor=2',)),
-    (2, 2, ('mesh.data=1', 'mesh.fsdp=1', 'mesh.tensor=4')),
-])  # fmt: skip
-def test_any_number_of_processes_and_devices_learns_and_evaluates_as_one(run, alone, processes, devices, overrides):
+@pytest.mark.parametrize(
+    'processes, devices, overrides',
+    [
+        (1, 8, ()),
+        (2, 4, ()),
+        (4, 2, ()),
+        (2, 4, ('mesh.fsdp=4',)),
+        (2, 2, ('mesh.tensor=2',)),
+        (2, 2, ('mesh.data=1', 'mesh.fsdp=1', 'mesh.tensor=4')),
+    ],
+)
+def test_any_number_of_processes_and_devices_learns_and_evaluates_as_one(
+    run, alone, processes, devices, overrides
+):
     """In the last the two processes share all rows."""
     same(run(processes, devices, *overrides), alone)
 
 
 @pytest.mark.slow
 def test_when_one_process_dies_the_other_ends_and_another_number_goes_on(group, alone, tmp_path):
-    """Killed in the middle, gone on with on one process: the same batches, the same losses but for rounding."""
+    """Killed in the middle, gone on with on one process:
+
+    the same batches, the same losses but for rounding.
+    """
     workdir = tmp_path / 'run'
     first, second = group(2, 1, workdir, 'train.save_every=2')
     for line in first.stderr:
@@ -110,7 +154,9 @@ def test_when_one_process_dies_the_other_ends_and_another_number_goes_on(group, 
     done = group(1, 1, workdir, 'train.save_every=2')[0]
     assert done.communicate(timeout=400) and done.returncode == 0
     found = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    losses, wanted = ([line['loss'] for line in lines if line['kind'] == 'train'] for lines in (found, alone))
+    losses, wanted = (
+        [line['loss'] for line in lines if line['kind'] == 'train'] for lines in (found, alone)
+    )
     np.testing.assert_allclose(losses, wanted, rtol=0, atol=1e-4)
 
 
@@ -122,10 +168,20 @@ def test_of_four_processes_one_is_killed_and_the_run_ends_with_the_same_bits(
     script = pathlib.Path(__file__).parents[2] / 'launch' / 'local_processes.sh'
 
     def start(workdir):
-        command = [sys.executable, '-m', 'elastic_ast_jax.train', *arguments(workdir, *OPTIONS, 'train.save_every=2')[1:],
-                   f'--config.data.eval={manifest}']  # fmt: skip
-        return subprocess.Popen(['bash', script, '4', '--devices=2', f'--logs={workdir}.logs', '--', *command], env=environment,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8')  # fmt: skip
+        command = [
+            sys.executable,
+            '-m',
+            'elastic_ast_jax.train',
+            *arguments(workdir, *OPTIONS, 'train.save_every=2')[1:],
+            f'--config.data.eval={manifest}',
+        ]
+        return subprocess.Popen(
+            ['bash', script, '4', '--devices=2', f'--logs={workdir}.logs', '--', *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding='utf-8',
+        )
 
     whole = start(tmp_path / 'whole')
     assert whole.communicate(timeout=1200) and whole.returncode == 0
@@ -134,9 +190,13 @@ def test_of_four_processes_one_is_killed_and_the_run_ends_with_the_same_bits(
     while not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*')):
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.1)
-    victim = subprocess.run(['pgrep', '-f', f'elastic_ast_jax.train.*{tmp_path}/run '], capture_output=True, text=True)
+    victim = subprocess.run(
+        ['pgrep', '-f', f'elastic_ast_jax.train.*{tmp_path}/run '], capture_output=True, text=True
+    )
     os.kill(int(victim.stdout.split()[-1]), signal.SIGKILL)
     said, _ = run.communicate(timeout=1200)
     assert run.returncode == 0 and 'killed by SIGKILL' in said and 'starting all 4 again' in said
-    lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+    ]
     same_bits(tmp_path / 'whole', tmp_path / 'run', lines[-1]['step'])

@@ -1,4 +1,6 @@
-"""Training that is killed at any moment goes on and ends with the parameters of a run that nobody touched, bit for bit."""
+"""Training that is killed at any moment goes on and ends with the parameters of a run that nobody
+touched, bit for bit.
+"""
 
 import json
 import os
@@ -11,7 +13,8 @@ import time
 
 import pytest
 
-# More steps and wider layers than the tiny config: more moments to be killed at, and longer ones at which a file is written.
+# More steps and wider layers than the tiny config: more moments to be killed at, and longer ones at
+# which a file is written.
 LONG = ('train.epochs=10', 'train.save_every=1', 'train.keep=2', 'model.width=128')
 SHORT = ('train.save_every=1',)
 # How a name begins or ends while Orbax writes the checkpoint.
@@ -35,14 +38,21 @@ class Life:
     def __init__(self, arguments: list[str], environment: dict[str, str], log: pathlib.Path):
         command = [sys.executable, '-m', 'elastic_ast_jax.train', *arguments[1:]]
         with open(log, 'wb') as errors:
-            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+            )
         self.log = log
 
     def wait_until(self, reached, seconds: float = 120) -> None:
-        """Waits for a condition. Looks often: a checkpoint is written in a few hundredths of a second."""
+        """Waits for a condition.
+
+        Looks often: a checkpoint is written in a few hundredths of a second.
+        """
         deadline = time.monotonic() + seconds
         while not reached():
-            assert self.process.poll() is None, f'the run ended before it was killed: {self.log.read_text()}'
+            assert self.process.poll() is None, (
+                f'the run ended before it was killed: {self.log.read_text()}'
+            )
             assert time.monotonic() < deadline, f'nothing to kill came: {self.log.read_text()}'
             time.sleep(0.001)
 
@@ -55,7 +65,10 @@ class Life:
 
 
 def survive(arguments, environment, workdir: pathlib.Path, moments: list[str], seed: int) -> int:
-    """Trains through kills at these kinds of moments; gives the number of kills that left a checkpoint unfinished."""
+    """Trains through kills at these kinds of moments;
+
+    gives the number of kills that left a checkpoint unfinished.
+    """
     draw, hits = random.Random(seed), 0
     for number, moment in enumerate(moments):
         made = steps_logged(workdir)
@@ -95,7 +108,9 @@ def last_step(workdir: pathlib.Path) -> int:
 
 def test_killed_twice(trained, arguments, environment, tmp_path, same_bits, logged):
     workdir = tmp_path / 'run'
-    hits = survive(arguments(workdir, *SHORT), environment, workdir, ['writing', 'anywhere'], seed=0)
+    hits = survive(
+        arguments(workdir, *SHORT), environment, workdir, ['writing', 'anywhere'], seed=0
+    )
     assert hits >= 1
     same_bits(trained, workdir, last_step(trained))
     check_log(workdir, trained, logged)
@@ -138,14 +153,24 @@ def test_killed_while_files_were_written(workdir, trained, arguments, command, s
     assert logged(workdir) == logged(trained)
 
 
-def test_killed_while_old_checkpoints_were_deleted(workdir, trained, arguments, recordings, command, same_bits):
+def test_killed_while_old_checkpoints_were_deleted(
+    workdir, trained, arguments, recordings, command, same_bits
+):
     """A part of each is left, and the newest are whole."""
-    for step, left in (('3', None), ('6', 'params'), ('7', 'metrics'), ('9', 'optimizer'), ('14', 'params')):
+    for step, left in (
+        ('3', None),
+        ('6', 'params'),
+        ('7', 'metrics'),
+        ('9', 'optimizer'),
+        ('14', 'params'),
+    ):
         for path in sorted((workdir / 'checkpoints' / step).rglob('*'), reverse=True):
             if left not in path.parts:
                 path.rmdir() if path.is_dir() else path.unlink()
     for which in ('latest', 'best'):
-        assert command('predict', workdir, recordings.test_files[0], f'--checkpoint={which}').code == 0
+        assert (
+            command('predict', workdir, recordings.test_files[0], f'--checkpoint={which}').code == 0
+        )
     (workdir / 'checkpoints' / '21').rename(workdir / 'checkpoints' / f'21{UNFINISHED}-3')
     assert command(*arguments(workdir)).code == 0
     same_bits(trained, workdir, last_step(trained))

@@ -1,4 +1,7 @@
-"""Recordings longer than the model has positions for: windows, their timelines, and memory that does not grow with them."""
+"""Recordings longer than the model has positions for:
+
+windows, their timelines, and memory that does not grow with them.
+"""
 
 import itertools
 import json
@@ -51,22 +54,31 @@ def pieces_of(sound: np.ndarray, starts: list[int], length: int) -> list[np.ndar
 
 def logits_of(model, pieces: list[np.ndarray]) -> np.ndarray:
     frontend = model.config.frontend
-    return model.logits([fbank.normalise(fbank.log_mel(piece, frontend), frontend).T for piece in pieces])
+    return model.logits(
+        [fbank.normalise(fbank.log_mel(piece, frontend), frontend).T for piece in pieces]
+    )
 
 
-@pytest.mark.parametrize('samples, window, overlap, length, starts', [
-    (3 * LENGTH, None, 0.0, LENGTH, [0, LENGTH, 2 * LENGTH]),
-    (3 * LENGTH, None, None, LENGTH, [0, 4060, 8120, 12180, 16240]),  # data.overlap is a half
-    (20_000, None, 0.25, LENGTH, [0, 6090, 20_000 - LENGTH]),  # the last window is moved back
-    (WHOLE + 1, None, 0.0, LENGTH, [0, WHOLE + 1 - LENGTH]),
-    (WHOLE, None, 0.0, WHOLE, [0]),
-    (6000, 0.5, 0.5, 4000, [0, 2000]),
-    (4001, 0.5, 0.0, 4000, [0, 1]),
-    (4000, 0.5, 0.0, 4000, [0]),
-    (30, 0.5, 0.0, 30, [0]),
-])  # fmt: skip
-def test_a_recording_is_the_mean_of_its_windows_each_like_a_clip(samples, window, overlap, length, starts, model):
-    sound = registers(1.2)[:samples] + np.linspace(0, 0.3, samples, dtype=np.float32)  # windows have means of their own
+@pytest.mark.parametrize(
+    'samples, window, overlap, length, starts',
+    [
+        (3 * LENGTH, None, 0.0, LENGTH, [0, LENGTH, 2 * LENGTH]),
+        (3 * LENGTH, None, None, LENGTH, [0, 4060, 8120, 12180, 16240]),  # data.overlap is a half
+        (20_000, None, 0.25, LENGTH, [0, 6090, 20_000 - LENGTH]),  # the last window is moved back
+        (WHOLE + 1, None, 0.0, LENGTH, [0, WHOLE + 1 - LENGTH]),
+        (WHOLE, None, 0.0, WHOLE, [0]),
+        (6000, 0.5, 0.5, 4000, [0, 2000]),
+        (4001, 0.5, 0.0, 4000, [0, 1]),
+        (4000, 0.5, 0.0, 4000, [0]),
+        (30, 0.5, 0.0, 30, [0]),
+    ],
+)
+def test_a_recording_is_the_mean_of_its_windows_each_like_a_clip(
+    samples, window, overlap, length, starts, model
+):
+    sound = registers(1.2)[:samples] + np.linspace(
+        0, 0.3, samples, dtype=np.float32
+    )  # windows have means of their own
     logits = logits_of(model, pieces_of(sound, starts, length))
     (result,) = model.predict([sound], top_k=CLASSES, window=window, overlap=overlap)
     assert result.get('windows', 1) == len(starts)
@@ -81,7 +93,9 @@ def test_a_recording_is_the_mean_of_its_windows_each_like_a_clip(samples, window
     assert timeline['overlap'] == (0.5 if overlap is None else overlap)
     assert timeline['window'] == (LENGTH / RATE if window is None else window)
     assert [entry['start'] for entry in timeline['timeline']] == [start / RATE for start in starts]
-    assert [entry['end'] for entry in timeline['timeline']] == [(start + length) / RATE for start in starts]
+    assert [entry['end'] for entry in timeline['timeline']] == [
+        (start + length) / RATE for start in starts
+    ]
     for entry, row in zip(timeline['timeline'], logits, strict=True):
         np.testing.assert_allclose(entry['probabilities'], softmax(row), atol=CLOSE)
 
@@ -118,7 +132,9 @@ def test_a_long_recording_does_not_depend_on_its_company(model, recordings):
     assert sum(result.get('windows', 1) for result in found) > 3 * 64
     assert [found[i]['path'] for i in range(len(mixed)) if i not in places] == files[:9]
     singly = model.predict(files[:9], CLASSES)
-    for result, expected in zip((found[i] for i in range(len(mixed)) if i not in places), singly, strict=True):
+    for result, expected in zip(
+        (found[i] for i in range(len(mixed)) if i not in places), singly, strict=True
+    ):
         assert by_label(result) == pytest.approx(by_label(expected), abs=CLOSE)
 
 
@@ -128,17 +144,23 @@ def test_the_timeline_tells_what_is_heard_when(trained, command, tmp_path):
     soundfile.write(tmp_path / 'sound.flac', tone(900, 0.8), RATE)
     out = tmp_path / 'timelines' / 'new'
     inputs = [tmp_path / 'a' / 'sound.wav', tmp_path / 'missing.wav', tmp_path / 'sound.flac']
-    done = command('predict', trained, *inputs, '--json', '--top_k=2', f'--timeline={out}', '--overlap=0.75')
+    done = command(
+        'predict', trained, *inputs, '--json', '--top_k=2', f'--timeline={out}', '--overlap=0.75'
+    )
     assert (done.code, done.err) == (1, '')
     long, missing, short = map(json.loads, done.out.splitlines())
     assert sorted(os.listdir(out)) == ['sound-2.json', 'sound-2.png', 'sound.json', 'sound.png']
     assert list(long) == ['path', 'seconds', 'predictions', 'windows', 'timeline']
     assert list(missing) == ['path', 'error']
-    assert (long['timeline'], short['timeline']) == (str(out / 'sound.json'), str(out / 'sound-2.json'))
+    assert (long['timeline'], short['timeline']) == (
+        str(out / 'sound.json'),
+        str(out / 'sound-2.json'),
+    )
 
     timeline = json.loads((out / 'sound.json').read_text('utf-8'))
     assert {key: timeline[key] for key in ('path', 'seconds', 'predictions', 'windows')} == {
-        key: long[key] for key in ('path', 'seconds', 'predictions', 'windows')}  # fmt: skip
+        key: long[key] for key in ('path', 'seconds', 'predictions', 'windows')
+    }
     assert len(timeline['timeline']) == long['windows'] == 45
     assert (timeline['window'], timeline['overlap']) == (LENGTH / RATE, 0.75)
     assert timeline['timeline'][0]['start'] == 0 and timeline['timeline'][-1]['end'] == 12.0
@@ -152,24 +174,39 @@ def test_the_timeline_tells_what_is_heard_when(trained, command, tmp_path):
     (entry,) = timeline['timeline']
     assert (entry['start'], entry['end']) == (0, 0.8)
     best = timeline['predictions'][0]
-    assert entry['probabilities'][timeline['labels'].index(best['label'])] == pytest.approx(best['probability'], rel=1e-3)
+    assert entry['probabilities'][timeline['labels'].index(best['label'])] == pytest.approx(
+        best['probability'], rel=1e-3
+    )
 
-    table = command('predict', trained, *inputs, '--top_k=1', f'--timeline={out}', '--window=0.4', '--overlap=0')
+    table = command(
+        'predict', trained, *inputs, '--top_k=1', f'--timeline={out}', '--window=0.4', '--overlap=0'
+    )
     assert f'{inputs[0]}  (12.00 s, 30 windows)\n' in table.out
     assert f'  timeline: {out / "sound.json"}\n' in table.out
     assert len(json.loads((out / 'sound-2.json').read_text('utf-8'))['timeline']) == 2
 
 
-@pytest.mark.parametrize('options, parts', [
-    (['--window=0.01'], ['a window of 0.01 s', '0.025 s (one frame) to 1.015 s (frontend.max_frames=100)']),
-    (['--window=10'], ['a window of 10 s', 'to 1.015 s']),
-    (['--overlap=0.9999'], ['an overlap of 0.9999', 'give at most 0.99']),
-    (['--timeline={file}'], ['{file}: no folder for timelines']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'options, parts',
+    [
+        (
+            ['--window=0.01'],
+            ['a window of 0.01 s', '0.025 s (one frame) to 1.015 s (frontend.max_frames=100)'],
+        ),
+        (['--window=10'], ['a window of 10 s', 'to 1.015 s']),
+        (['--overlap=0.9999'], ['an overlap of 0.9999', 'give at most 0.99']),
+        (['--timeline={file}'], ['{file}: no folder for timelines']),
+    ],
+)
 def test_what_cannot_be_asked_for(options, parts, trained, command, recordings, tmp_path):
     file = tmp_path / 'file'
     file.write_text('')
-    done = command('predict', trained, recordings.test_files[0], *(option.format(file=file) for option in options))
+    done = command(
+        'predict',
+        trained,
+        recordings.test_files[0],
+        *(option.format(file=file) for option in options),
+    )
     assert (done.code, done.out) == (1, '')
     assert done.err.count('\n') == 1
     for part in parts:
@@ -186,7 +223,9 @@ def test_windows_that_cannot_be_are_refused_before_an_input_is_asked_for(model):
             method(inputs(), window=10.0)
 
 
-def test_what_is_wrong_in_the_middle_is_an_error_of_that_recording_alone(trained, command, tmp_path):
+def test_what_is_wrong_in_the_middle_is_an_error_of_that_recording_alone(
+    trained, command, tmp_path
+):
     good = tmp_path / 'good.wav'
     soundfile.write(good, registers(2.0), RATE)
     sound = registers(40.0)
@@ -207,7 +246,11 @@ def test_what_is_wrong_in_the_middle_is_an_error_of_that_recording_alone(trained
     assert 'sample 700000' in results[1]['error'] and 'repair the recording' in results[1]['error']
     assert str(inputs[3]) in results[3]['error']
     assert by_label(results[4]) == pytest.approx(by_label(results[0]), abs=CLOSE)
-    assert {name.partition('.')[0] for name in os.listdir(tmp_path / 'out')} == {'good', 'good-2', 'good-3'}
+    assert {name.partition('.')[0] for name in os.listdir(tmp_path / 'out')} == {
+        'good',
+        'good-2',
+        'good-3',
+    }
 
 
 def test_an_array_tells_in_which_part_it_is_wrong(model):
@@ -246,13 +289,16 @@ def test_progress_is_told_where_it_takes_a_while(trained, command, tmp_path, mon
 
 def test_progress_grows_to_the_end(model):
     calls = []
-    list(model.stream([tone(900, 60.0), tone(300, 0.5)], progress=lambda *state: calls.append(state)))
+    list(
+        model.stream([tone(900, 60.0), tone(300, 0.5)], progress=lambda *state: calls.append(state))
+    )
     first = [done for name, done, seconds in calls if (name, seconds) == ('array 0', 60.0)]
     assert len(first) > 5 and first == sorted(first) and first[-1] > 50
     assert calls[-1] == ('array 1', 0.5, 0.5)
 
 
-# Prints the growth of the largest amount of memory, in MiB, by a recording; a short one before pays for what is used at first.
+# Prints the growth of the largest amount of memory, in MiB, by a recording; a short one before pays
+# for what is used at first.
 MEMORY = """
 import os, sys
 import elastic_ast_jax
@@ -285,9 +331,13 @@ def write_long(path, seconds: int, rate: int, channels: int) -> None:
 def test_memory_does_not_grow_with_the_recording(trained, python, tmp_path):
     write_long(tmp_path / 'short.flac', 100, 48_000, 2)
     write_long(tmp_path / 'long.flac', 600, 48_000, 2)  # 220 MiB as float32
-    done = python(MEMORY, trained, tmp_path / 'out', tmp_path / 'short.flac', tmp_path / 'long.flac')
+    done = python(
+        MEMORY, trained, tmp_path / 'out', tmp_path / 'short.flac', tmp_path / 'long.flac'
+    )
     assert done.code == 0, done.err
-    (_, _, _), (windows, growth, total) = (map(float, line.split()) for line in done.out.splitlines())
+    (_, _, _), (windows, growth, total) = (
+        map(float, line.split()) for line in done.out.splitlines()
+    )
     assert windows == 1182
     assert growth < 80 and total < 500
 
@@ -298,7 +348,12 @@ def test_an_hour_takes_the_memory_of_a_minute(trained, python, tmp_path):
     write_long(tmp_path / 'short.flac', 100, 48_000, 2)
     write_long(tmp_path / 'hour.flac', 3600, 48_000, 2)
     write_long(tmp_path / 'hour.wav', 3600, 16_000, 1)
-    done = python(MEMORY, trained, tmp_path / 'out', *(tmp_path / name for name in ('short.flac', 'hour.flac', 'hour.wav')))
+    done = python(
+        MEMORY,
+        trained,
+        tmp_path / 'out',
+        *(tmp_path / name for name in ('short.flac', 'hour.flac', 'hour.wav')),
+    )
     assert done.code == 0, done.err
     print(done.out)
     for line in done.out.splitlines()[1:]:

@@ -1,4 +1,7 @@
-"""`elastic-ast predict` and `load`: a clip's result depends on the clip alone, whatever its company, format or place."""
+"""`elastic-ast predict` and `load`:
+
+a clip's result depends on the clip alone, whatever its company, format or place.
+"""
 
 import json
 import pathlib
@@ -46,7 +49,10 @@ def quiet(said: str) -> bool:
 
 @pytest.fixture(scope='module')
 def variant(trained, tmp_path_factory):
-    """`variant(attention, tokens)`: the trained model with another attention, or in rows of another length."""
+    """`variant(attention, tokens)`:
+
+    the trained model with another attention, or in rows of another length.
+    """
 
     def load(attention: str, tokens: int):
         workdir = tmp_path_factory.mktemp('variant') / 'workdir'
@@ -70,7 +76,9 @@ def log_mels(model, recordings) -> list[np.ndarray]:
     """The evaluation clips as the model takes them: normalised, mel bin first."""
     frontend = model.config.frontend
     waveforms = [reading.read(path, frontend.sample_rate) for path in recordings.test_files]
-    return [fbank.normalise(fbank.log_mel(waveform, frontend), frontend).T for waveform in waveforms]
+    return [
+        fbank.normalise(fbank.log_mel(waveform, frontend), frontend).T for waveform in waveforms
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +93,9 @@ def trained_parts(trained):
     opened = Workdir(trained)
     config = opened.config()
     network = build.model(config, CLASSES, device.choose_attention('plain'), jnp.float32)
-    abstract = jax.eval_shape(lambda: build.init_params(network, build.batch_shape(config, CLASSES), 0))
+    abstract = jax.eval_shape(
+        lambda: build.init_params(network, build.batch_shape(config, CLASSES), 0)
+    )
     with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
         return config, checkpoints.restore_params(abstract, 'latest').params
 
@@ -97,7 +107,10 @@ def test_packed_equals_alone(attention, tokens, variant, log_mels, alone):
     assert worst(packed.logits(log_mels), alone) <= CLOSE
     random = np.random.default_rng(tokens)
     for _ in range(5):
-        company = [random.normal(size=(32, frames)).astype(np.float32) for frames in random.integers(1, 101, 6)]
+        company = [
+            random.normal(size=(32, frames)).astype(np.float32)
+            for frames in random.integers(1, 101, 6)
+        ]
         chosen = random.permutation(len(log_mels))[:9]
         clips = [log_mels[i] for i in chosen] + company
         order = random.permutation(len(clips))
@@ -112,7 +125,10 @@ def test_the_gradient_of_a_clip_is_its_own_alone(attention, trained_parts, log_m
     network = build.model(config, CLASSES, device.choose_attention(attention), jnp.float32)
     frontend, shape = config.frontend, build.batch_shape(config, CLASSES)
     size = frontend.patch_mels, frontend.patch_frames
-    clips = [packing.patchify(log_mel.T, *size, int(frontend.time_patches(log_mel.shape[1]))) for log_mel in log_mels]
+    clips = [
+        packing.patchify(log_mel.T, *size, int(frontend.time_patches(log_mel.shape[1])))
+        for log_mel in log_mels
+    ]
     clips = sorted(clips, key=len)
 
     @jax.jit
@@ -123,7 +139,9 @@ def test_the_gradient_of_a_clip_is_its_own_alone(attention, trained_parts, log_m
         return jax.grad(logit)(patches)
 
     def of(rows, row, slot):
-        batch = jax.tree.map(jnp.asarray, packing.fill_batch(rows, clips, frontend.mel_patches, shape))
+        batch = jax.tree.map(
+            jnp.asarray, packing.fill_batch(rows, clips, frontend.mel_patches, shape)
+        )
         return np.asarray(gradient(batch.patches, batch, row, slot)), np.asarray(batch.segment_ids)
 
     # The four shortest clips in one row, one of which is asked for, and two more in the other row.
@@ -147,7 +165,9 @@ def test_files_give_the_probabilities_of_the_logits_of_their_log_mels(model, rec
         expected = dict(zip(model.labels, weights / weights.sum(), strict=True))
         assert result['path'] == path
         assert result['seconds'] == soundfile.info(path).duration
-        assert {entry['label']: entry['probability'] for entry in result['predictions']} == pytest.approx(expected, abs=1e-5)
+        assert {
+            entry['label']: entry['probability'] for entry in result['predictions']
+        } == pytest.approx(expected, abs=1e-5)
 
 
 def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
@@ -156,7 +176,9 @@ def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
     mesh = sharding.make_mesh()
     attend = sharding.sharded_attention(device.choose_attention(config.model.attention), mesh)
     network = build.model(config, CLASSES, attend, jnp.float32)
-    step = make_eval_step(lambda params, batch: network.apply({'params': params}, batch), build.loss(config))
+    step = make_eval_step(
+        lambda params, batch: network.apply({'params': params}, batch), build.loss(config)
+    )
     evaluator = Evaluator(config, model.labels, sharding.jit_eval_step(step, mesh), mesh)
     scores = evaluator.scores(jax.device_put(params, sharding.replicated(mesh)))
     assert worst(scores, alone) <= 2e-3
@@ -175,20 +197,34 @@ def test_json_lines(trained, command, recordings):
         probabilities = [entry['probability'] for entry in result['predictions']]
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1, abs=1e-9)
-    first = [json.loads(line) for line in command('predict', trained, *files, '--json', '--top_k=1').out.splitlines()]
-    assert [result['predictions'] for result in first] == [result['predictions'][:1] for result in results]
+    first = [
+        json.loads(line)
+        for line in command('predict', trained, *files, '--json', '--top_k=1').out.splitlines()
+    ]
+    assert [result['predictions'] for result in first] == [
+        result['predictions'][:1] for result in results
+    ]
     # A trained model: most of it is right.
     pairs = zip(results, recordings.test, strict=True)
-    assert sum(result['predictions'][0]['label'] == line['labels'][0] for result, line in pairs) >= len(files) - 1
+    assert (
+        sum(result['predictions'][0]['label'] == line['labels'][0] for result, line in pairs)
+        >= len(files) - 1
+    )
 
 
 def test_the_table_says_what_the_json_lines_say(trained, command, recordings):
     files = recordings.test_files[:3]
-    results = [json.loads(line) for line in command('predict', trained, *files, '--json', '--top_k=2').out.splitlines()]
+    results = [
+        json.loads(line)
+        for line in command('predict', trained, *files, '--json', '--top_k=2').out.splitlines()
+    ]
     expected = []
     for result in results:
         expected.append(f'{result["path"]}  ({result["seconds"]:.2f} s)')
-        expected += [f'  {100 * entry["probability"]:6.2f} %  {entry["label"]}' for entry in result['predictions']]
+        expected += [
+            f'  {100 * entry["probability"]:6.2f} %  {entry["label"]}'
+            for entry in result['predictions']
+        ]
     assert command('predict', trained, *files, '--top_k=2').out.splitlines() == expected
 
 
@@ -198,7 +234,11 @@ def test_the_table_holds_no_control_characters_and_no_length_of_nothing(trained,
     first, *_ = command('predict', trained, name).out.splitlines()
     assert first == f'{tmp_path}/a\\nb\\x1b[31m.wav  (0.000125 s)'
     missing = command('predict', trained, tmp_path / 'c\nd.wav').out.splitlines()
-    assert len(missing) == 2 and missing[0] == f'{tmp_path}/c\\nd.wav' and '\\nd.wav: no such file' in missing[1]
+    assert (
+        len(missing) == 2
+        and missing[0] == f'{tmp_path}/c\\nd.wav'
+        and '\\nd.wav: no such file' in missing[1]
+    )
     assert json.loads(command('predict', trained, name, '--json').out)['path'] == str(name)
 
 
@@ -213,7 +253,10 @@ def test_checkpoints_by_step(trained, command, recordings, model):
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-    """The same middle tone in every format, rate and number of channels; and files that are no recordings."""
+    """The same middle tone in every format, rate and number of channels;
+
+    and files that are no recordings.
+    """
     here = tmp_path / 'folder'
     (here / 'below').mkdir(parents=True)
 
@@ -242,9 +285,21 @@ def test_every_format_rate_and_number_of_channels(trained, command, folder):
     lines = map(json.loads, done.out.splitlines())
     results = {str(pathlib.Path(result['path']).relative_to(folder)): result for result in lines}
     assert list(results) == [
-        '16bit.wav', '24bit.wav', '8bit.wav', 'below/phone.WAV', 'below/six.wav', 'cd.wav', 'float.wav', 'lossless.flac',
-        'lossy.mp3', 'lossy.ogg', 'studio.flac']  # fmt: skip
-    expected = {entry['label']: entry['probability'] for entry in results['float.wav']['predictions']}
+        '16bit.wav',
+        '24bit.wav',
+        '8bit.wav',
+        'below/phone.WAV',
+        'below/six.wav',
+        'cd.wav',
+        'float.wav',
+        'lossless.flac',
+        'lossy.mp3',
+        'lossy.ogg',
+        'studio.flac',
+    ]
+    expected = {
+        entry['label']: entry['probability'] for entry in results['float.wav']['predictions']
+    }
     for name, result in results.items():
         found = {entry['label']: entry['probability'] for entry in result['predictions']}
         assert result['predictions'][0]['label'] == 'middle', name
@@ -267,19 +322,37 @@ def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, rec
     results = [json.loads(line) for line in done.out.splitlines()]
     assert [result['path'] for result in results] == list(map(str, inputs))
     assert [list(result) for result in results] == [
-        ['path', 'seconds', 'predictions'], *[['path', 'error']] * 3, ['path', 'seconds', 'predictions']]
-    errors = {pathlib.Path(result['path']).name: result['error'] for result in results if 'error' in result}
+        ['path', 'seconds', 'predictions'],
+        *[['path', 'error']] * 3,
+        ['path', 'seconds', 'predictions'],
+    ]
+    errors = {
+        pathlib.Path(result['path']).name: result['error']
+        for result in results
+        if 'error' in result
+    }
     for name, (problem, remedy) in {
         'text.wav': ('libsndfile cannot read it', 'convert it to WAV or FLAC'),
         'missing.wav': ('no such file', 'check the path'),
-        'nothing here': ('no recording in this folder or below', 'pass another folder, or the files by name'),
+        'nothing here': (
+            'no recording in this folder or below',
+            'pass another folder, or the files by name',
+        ),
     }.items():
-        assert str(tmp_path / name) in errors[name] and problem in errors[name] and remedy in errors[name]
+        assert (
+            str(tmp_path / name) in errors[name]
+            and problem in errors[name]
+            and remedy in errors[name]
+        )
     # The good ones are what they are without the bad ones.
     by_themselves = command('predict', trained, *good, '--json').out.splitlines()
     for line, result in zip(by_themselves, (results[0], results[-1]), strict=True):
-        expected = {entry['label']: entry['probability'] for entry in json.loads(line)['predictions']}
-        assert {entry['label']: entry['probability'] for entry in result['predictions']} == pytest.approx(expected, abs=1e-5)
+        expected = {
+            entry['label']: entry['probability'] for entry in json.loads(line)['predictions']
+        }
+        assert {
+            entry['label']: entry['probability'] for entry in result['predictions']
+        } == pytest.approx(expected, abs=1e-5)
 
     table = command('predict', trained, *inputs)
     assert table.code == 1
@@ -289,7 +362,11 @@ def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, rec
 def test_parameters_that_are_not_simply_the_latest_are_told(trained, command, recordings):
     asked = 'predict', trained, recordings.test_files[0], '--json'
     assert quiet(command(*asked).err)
-    for checkpoint, description in (('7', 'step 7'), ('average:2', 'mean of steps 18, 21'), ('21', 'step 21')):
+    for checkpoint, description in (
+        ('7', 'step 7'),
+        ('average:2', 'mean of steps 18, 21'),
+        ('21', 'step 21'),
+    ):
         done = command(*asked, f'--checkpoint={checkpoint}')
         line = f'{trained}: parameters of {description}\n'
         assert line in done.err and quiet(done.err.replace(line, ''))
@@ -300,7 +377,10 @@ def test_only_one_recording_is_explained(trained, command, recordings, tmp_path)
     for inputs in (recordings.test_files[:2], [recordings.folder / 'test']):
         done = command('predict', trained, *inputs, f'--explain={tmp_path / "why.png"}')
         assert (done.code, done.out) == (1, '')
-        assert f'--explain={tmp_path / "why.png"} draws one recording' in done.err and 'name one' in done.err
+        assert (
+            f'--explain={tmp_path / "why.png"} draws one recording' in done.err
+            and 'name one' in done.err
+        )
         assert recordings.test_files[0] in done.err and recordings.test_files[1] in done.err
 
 
@@ -317,20 +397,33 @@ def test_arrays_are_as_good_as_files(model, recordings):
     whole, _ = soundfile.read(path, dtype='int16')
     stereo = np.stack([samples, samples], axis=1)
     found = model.predict([samples, path, stereo, whole, samples.astype(np.float64)], top_k=CLASSES)
-    assert [result['path'] for result in found] == ['array 0', path, 'array 2', 'array 3', 'array 4']
+    assert [result['path'] for result in found] == [
+        'array 0',
+        path,
+        'array 2',
+        'array 3',
+        'array 4',
+    ]
     assert len({result['seconds'] for result in found}) == 1
     expected = {entry['label']: entry['probability'] for entry in found[1]['predictions']}
     for result in found:
-        assert {entry['label']: entry['probability'] for entry in result['predictions']} == pytest.approx(expected, abs=1e-5)
+        assert {
+            entry['label']: entry['probability'] for entry in result['predictions']
+        } == pytest.approx(expected, abs=1e-5)
 
 
 def test_odd_clips_have_probabilities_all_the_same(model):
     sound = tone(900, 0.5)
     inputs = {
-        'one sample': np.ones(1, np.float32), 'shorter than a window': sound[:150], 'exactly a window': sound[:200],
-        'silence': np.zeros(4000, np.float32), 'constant': np.full(4000, 0.5, np.float32), 'full scale': np.sign(sound),
-        'plain': sound, 'with an offset': sound + np.float32(0.3),
-    }  # fmt: skip
+        'one sample': np.ones(1, np.float32),
+        'shorter than a window': sound[:150],
+        'exactly a window': sound[:200],
+        'silence': np.zeros(4000, np.float32),
+        'constant': np.full(4000, 0.5, np.float32),
+        'full scale': np.sign(sound),
+        'plain': sound,
+        'with an offset': sound + np.float32(0.3),
+    }
     found = dict(zip(inputs, model.predict(inputs.values(), top_k=CLASSES), strict=True))
     for name, result in found.items():
         assert 'error' not in result, name
@@ -338,7 +431,9 @@ def test_odd_clips_have_probabilities_all_the_same(model):
         probabilities = [entry['probability'] for entry in result['predictions']]
         assert sum(probabilities) == pytest.approx(1), name
     plain, offset = (
-        {entry['label']: entry['probability'] for entry in found[name]['predictions']} for name in ('plain', 'with an offset'))
+        {entry['label']: entry['probability'] for entry in found[name]['predictions']}
+        for name in ('plain', 'with an offset')
+    )
     assert offset == pytest.approx(plain, abs=1e-3)
 
 
@@ -362,25 +457,43 @@ def test_odd_files_have_results_and_nothing_is_said_about_them(trained, command,
         soundfile.write(tmp_path / name, samples, rate, **form)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        done = command('predict', trained, tmp_path, '--json', f'--top_k={CLASSES}', f'--timeline={tmp_path / "timeline"}')
+        done = command(
+            'predict',
+            trained,
+            tmp_path,
+            '--json',
+            f'--top_k={CLASSES}',
+            f'--timeline={tmp_path / "timeline"}',
+        )
     assert done.code == 0 and quiet(done.err)
-    results = {pathlib.Path(result['path']).name: result for result in map(json.loads, done.out.splitlines())}
+    results = {
+        pathlib.Path(result['path']).name: result
+        for result in map(json.loads, done.out.splitlines())
+    }
     assert list(results) == sorted(odd)
     for name, (samples, rate) in odd.items():
         assert results[name]['seconds'] == pytest.approx(len(samples) / rate, abs=1 / RATE), name
-        assert sum(entry['probability'] for entry in results[name]['predictions']) == pytest.approx(1), name
+        assert sum(entry['probability'] for entry in results[name]['predictions']) == pytest.approx(
+            1
+        ), name
     for name in ('plain.wav', 'eight channels.wav', 'offset.wav', 'high rate.flac', 'long.wav'):
         assert results[name]['predictions'][0]['label'] == 'middle', name
 
 
 def test_samples_beyond_all_bounds_are_an_error_and_no_warning(model):
-    wrong = [np.full(800, 1e25, np.float32) * np.array([1, -1] * 400, np.float32), np.full(20_000, 1e300)]
+    wrong = [
+        np.full(800, 1e25, np.float32) * np.array([1, -1] * 400, np.float32),
+        np.full(20_000, 1e300),
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         found = model.predict([*wrong, tone(900, 0.5)])
     assert ['error' in result for result in found] == [True, True, False]
     for number, result in enumerate(found[:2]):
-        assert result['error'].startswith(f'array {number}') and 'repair the recording' in result['error']
+        assert (
+            result['error'].startswith(f'array {number}')
+            and 'repair the recording' in result['error']
+        )
 
 
 def test_nothing_in_nothing_out(model):
@@ -390,8 +503,12 @@ def test_nothing_in_nothing_out(model):
 
 def test_log_mels_that_cannot_be_are_named(model, log_mels):
     wrong = {
-        'log_mels[1]: shape [100, 32] is not [32 mel bins, frames]': np.zeros((100, 32), np.float32),
-        'log_mels[1]: has 101 frames, but the model has positions for 100': np.zeros((32, 101), np.float32),
+        'log_mels[1]: shape [100, 32] is not [32 mel bins, frames]': np.zeros(
+            (100, 32), np.float32
+        ),
+        'log_mels[1]: has 101 frames, but the model has positions for 100': np.zeros(
+            (32, 101), np.float32
+        ),
         'log_mels[1]: holds values that are not finite': np.full((32, 9), np.nan, np.float32),
         'log_mels[1]: shape [32, 0] is not': np.zeros((32, 0), np.float32),
     }
@@ -409,15 +526,23 @@ def test_synthesized_clips_are_a_data_set(tmp_path, command):
     assert len(source) == 4
     assert source.samples.tolist() == sorted(source.samples)
     assert f'{source.samples[0] / RATE:.2f} s to {source.samples[-1] / RATE:.2f} s' in done.out
-    assert all(name.endswith(f'_{label}.wav') for name, (label,) in zip(source.keys, source.labels, strict=True))
-    assert {path.name for path in (tmp_path / 'clips').iterdir() if path.suffix == '.wav'} == set(source.keys)
+    assert all(
+        name.endswith(f'_{label}.wav')
+        for name, (label,) in zip(source.keys, source.labels, strict=True)
+    )
+    assert {path.name for path in (tmp_path / 'clips').iterdir() if path.suffix == '.wav'} == set(
+        source.keys
+    )
     assert np.abs(source.read(3)).max() > 0.05
 
 
-@pytest.mark.parametrize(('options', 'part'), [
-    (['--clips=401'], '--clips=401 must be from 1 to data.synthetic_eval=400'),
-    (['--config.data.source=fsdd'], "data.source='fsdd'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('options', 'part'),
+    [
+        (['--clips=401'], '--clips=401 must be from 1 to data.synthetic_eval=400'),
+        (['--config.data.source=fsdd'], "data.source='fsdd'"),
+    ],
+)
 def test_clips_that_cannot_be_synthesized(options, part, tmp_path, command):
     config = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'
     done = command('synthesize', tmp_path / 'clips', f'--config={config}', *options)
@@ -435,13 +560,20 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_prediction_needs_no_tensorflow_and_survives_a_damaged_checkpoint(python, workdir, recordings, saved, tmp_path):
+def test_prediction_needs_no_tensorflow_and_survives_a_damaged_checkpoint(
+    python, workdir, recordings, saved, tmp_path
+):
     for path in (workdir / 'checkpoints' / str(STEPS) / 'params').rglob('*'):
         if path.is_file():
             path.write_bytes(b'')
-    done = python(WITHOUT_TRAINING, 'predict', workdir, recordings.folder / 'test', '--json', cwd=tmp_path)
+    done = python(
+        WITHOUT_TRAINING, 'predict', workdir, recordings.folder / 'test', '--json', cwd=tmp_path
+    )
     assert done.code == 0
     assert [json.loads(line)['path'] for line in done.out.splitlines()] == recordings.test_files
     # What was used instead is said, where it does not disturb whoever reads the results.
-    assert f'checkpoint {workdir}/checkpoints/{STEPS} is incomplete, using the one before, 18' in done.err
+    assert (
+        f'checkpoint {workdir}/checkpoints/{STEPS} is incomplete, using the one before, 18'
+        in done.err
+    )
     assert 'Traceback' not in done.err

@@ -22,22 +22,42 @@ def test_prediction_from_the_shell_is_quick(tmp_path):
     for name, samples in zip('ab', noise, strict=True):
         soundfile.write(tmp_path / f'{name}.wav', samples, 16000)
     manifest = tmp_path / 'clips.jsonl'
-    manifest.write_text('\n'.join(json.dumps({'audio': f'{name}.wav', 'labels': [name]}) for name in 'ab'))
+    manifest.write_text(
+        '\n'.join(json.dumps({'audio': f'{name}.wav', 'labels': [name]}) for name in 'ab')
+    )
     workdir = tmp_path / 'W'
     arguments = [
-        f'--config={CONFIGS / "manifest.py"}', f'--config.data.train={manifest}', f'--config.data.eval={manifest}',
-        '--config.model.size=Ti', '--config.train.epochs=1', f'--workdir={workdir}',
-    ]  # fmt: skip
+        f'--config={CONFIGS / "manifest.py"}',
+        f'--config.data.train={manifest}',
+        f'--config.data.eval={manifest}',
+        '--config.model.size=Ti',
+        '--config.train.epochs=1',
+        f'--workdir={workdir}',
+    ]
     assert cli.main(['train', *arguments]) == 0
-    environment = {**os.environ, 'XDG_CACHE_HOME': str(tmp_path / 'cache')}  # nothing compiled before
+    environment = {
+        **os.environ,
+        'XDG_CACHE_HOME': str(tmp_path / 'cache'),
+    }  # nothing compiled before
     environment.pop('JAX_COMPILATION_CACHE_DIR', None)
-    command = [sys.executable, '-m', 'elastic_ast_jax.predict', str(workdir), str(tmp_path / 'a.wav'), '--json']
+    command = [
+        sys.executable,
+        '-m',
+        'elastic_ast_jax.predict',
+        str(workdir),
+        str(tmp_path / 'a.wav'),
+        '--json',
+    ]
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        )
         seconds.append(time.perf_counter() - start)
         assert json.loads(result.stdout)['seconds'] == 10.0
-    print(f'predict from the shell: {seconds[0]:.1f} s at first, then {sorted(seconds[1:])[1]:.1f} s')
+    print(
+        f'predict from the shell: {seconds[0]:.1f} s at first, then {sorted(seconds[1:])[1]:.1f} s'
+    )
     assert seconds[0] <= 15
     assert sorted(seconds[1:])[1] <= 6

@@ -15,7 +15,11 @@ from elastic_ast_jax import cli
 from tests.prepared import prepare
 
 RATE = 8000
-CLASSES = {'high': 2400, 'low': 300, 'middle': 900}  # in alphabetical order, which that of folders is
+CLASSES = {
+    'high': 2400,
+    'low': 300,
+    'middle': 900,
+}  # in alphabetical order, which that of folders is
 CLIPS = {'train': 200, 'test': 12}
 STEPS = 20
 ONE_EPOCH = ('train.epochs=1', 'train.save_every=0')
@@ -23,7 +27,9 @@ ONE_EPOCH = ('train.epochs=1', 'train.save_every=0')
 
 @dataclasses.dataclass(frozen=True)
 class Forms:
-    """A folder with the clips as files (`train/high/000.wav`), and overrides that name each form of them."""
+    """A folder with the clips as files (`train/high/000.wav`), and overrides that name each form of
+    them.
+    """
 
     folder: pathlib.Path
     overrides: dict[str, tuple[str, ...]]
@@ -39,37 +45,78 @@ def forms(tmp_path_factory) -> Forms:
             label = list(CLASSES)[i % 3]
             time = np.arange(random.integers(RATE // 10, RATE)) / RATE
             sound = 0.4 * np.sin(2 * np.pi * CLASSES[label] * random.uniform(0.9, 1.1) * time)
-            samples = np.round(32768 * (sound + 0.02 * random.standard_normal(len(time)))).astype(np.int16)
+            samples = np.round(32768 * (sound + 0.02 * random.standard_normal(len(time)))).astype(
+                np.int16
+            )
             name = f'{label}/{i:03d}.wav'
             (folder / split / label).mkdir(parents=True, exist_ok=True)
             soundfile.write(folder / split / name, samples, RATE)
             clips[split][name] = samples, label
         # Lists beside the recordings, so that clips have the same names in every form.
-        entries = [{'wav': name, 'labels': f'/m/{label}'} for name, (_, label) in sorted(clips[split].items())]
+        entries = [
+            {'wav': name, 'labels': f'/m/{label}'}
+            for name, (_, label) in sorted(clips[split].items())
+        ]
         (folder / split / 'clips.json').write_text(json.dumps({'data': entries}))
-        lines = [json.dumps({'audio': name, 'labels': label}) for name, (_, label) in sorted(clips[split].items())]
+        lines = [
+            json.dumps({'audio': name, 'labels': label})
+            for name, (_, label) in sorted(clips[split].items())
+        ]
         (folder / split / 'clips.jsonl').write_text('\n'.join(lines))
     with open(folder / 'labels.csv', 'w', newline='') as file:
         rows = [(i, f'/m/{name}', name) for i, name in enumerate(CLASSES)]
         csv.writer(file).writerows([('index', 'mid', 'display_name'), *rows])
 
-    audio = {'tfds_bytes': tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
-             'tfds_audio': tfds.features.Audio(sample_rate=RATE)}
+    audio = {
+        'tfds_bytes': tfds.features.Tensor(
+            shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES
+        ),
+        'tfds_audio': tfds.features.Audio(sample_rate=RATE),
+    }
     for name, feature in audio.items():
-        features = {'audio': feature, 'label': tfds.features.ClassLabel(names=list(CLASSES)), 'file': tfds.features.Text()}
-        prepare(folder / 'tfds', name, features, {
-            split: [{'audio': samples.astype(feature.np_dtype), 'label': label, 'file': file}
-                    for file, (samples, label) in files.items()] for split, files in clips.items()})
+        features = {
+            'audio': feature,
+            'label': tfds.features.ClassLabel(names=list(CLASSES)),
+            'file': tfds.features.Text(),
+        }
+        prepare(
+            folder / 'tfds',
+            name,
+            features,
+            {
+                split: [
+                    {'audio': samples.astype(feature.np_dtype), 'label': label, 'file': file}
+                    for file, (samples, label) in files.items()
+                ]
+                for split, files in clips.items()
+            },
+        )
 
     def files(source: str, end: str) -> tuple[str, ...]:
-        return f'data.source={source}', f'data.train={folder}/train{end}', f'data.eval={folder}/test{end}'
+        return (
+            f'data.source={source}',
+            f'data.train={folder}/train{end}',
+            f'data.eval={folder}/test{end}',
+        )
 
-    return Forms(folder, {
-        'manifest': files('manifest', '/clips.jsonl'),
-        'json': (*files('json', '/clips.json'), f'data.label_csv={folder}/labels.csv'),
-        'folders': files('folders', ''),
-        **{name: ('data.source=tfds', f'data.tfds_name={name}', f'data.tfds_dir={folder}/tfds', 'data.tfds_key=file',
-                  f'data.tfds_rate={RATE}') for name in audio}})
+    return Forms(
+        folder,
+        {
+            'manifest': files('manifest', '/clips.jsonl'),
+            'json': (*files('json', '/clips.json'), f'data.label_csv={folder}/labels.csv'),
+            'folders': files('folders', ''),
+            **{
+                name: (
+                    'data.source=tfds',
+                    f'data.tfds_name={name}',
+                    f'data.tfds_dir={folder}/tfds',
+                    'data.tfds_key=file',
+                    f'data.tfds_rate={RATE}',
+                )
+                for name in audio
+            },
+        },
+    )
 
 
 @pytest.fixture(scope='module')

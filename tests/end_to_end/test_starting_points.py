@@ -1,4 +1,7 @@
-"""Training from weights that are there: what is taken over, what starts anew, and that a run needs them once only."""
+"""Training from weights that are there:
+
+what is taken over, what starts anew, and that a run needs them once only.
+"""
 
 import json
 import shutil
@@ -15,7 +18,11 @@ def losses(logged, workdir):
 
 
 def test_a_run_begins_where_another_ended(trained, arguments, command, tmp_path, saved, logged):
-    done = command(*arguments(tmp_path / 'run', f'init.from={trained}', BODY, 'train.ema=0.5', 'train.epochs=1'))
+    done = command(
+        *arguments(
+            tmp_path / 'run', f'init.from={trained}', BODY, 'train.ema=0.5', 'train.epochs=1'
+        )
+    )
     assert done.code == 0
     before, after = saved(trained, STEPS), saved(tmp_path / 'run', 7)
     for name in (name for name in after if name.startswith('params')):
@@ -33,24 +40,45 @@ def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, s
     manifests = {}
     for split, lines in (('train', recordings.train), ('test', recordings.test)):
         kept = [
-            line | {'audio': str(recordings.folder / line['audio']), 'labels': ['deep' if 'low' in line['labels'] else 'not']}
+            line
+            | {
+                'audio': str(recordings.folder / line['audio']),
+                'labels': ['deep' if 'low' in line['labels'] else 'not'],
+            }
             for line in lines
         ]
         manifests[split] = tmp_path / f'{split}.jsonl'
         manifests[split].write_text(''.join(json.dumps(line) + '\n' for line in kept))
-    done = command('train', f'--config={recordings.config}', f'--workdir={tmp_path / "run"}', f'--config.init.from={trained}',
-                   f'--config.data.train={manifests["train"]}', f'--config.data.eval={manifests["test"]}',
-                   f'--config.{BODY}', '--config.train.epochs=1')  # fmt: skip
+    done = command(
+        'train',
+        f'--config={recordings.config}',
+        f'--workdir={tmp_path / "run"}',
+        f'--config.init.from={trained}',
+        f'--config.data.train={manifests["train"]}',
+        f'--config.data.eval={manifests["test"]}',
+        f'--config.{BODY}',
+        '--config.train.epochs=1',
+    )
     assert done.code == 0
-    (said,) = [line for line in done.err.splitlines() if 'head' in line and 'anew' in line and 'norm' not in line]
+    (said,) = [
+        line
+        for line in done.err.splitlines()
+        if 'head' in line and 'anew' in line and 'norm' not in line
+    ]
     assert '2 classes' in said and '3' in said
     before, after = saved(trained, STEPS), saved(tmp_path / 'run', 7)
     assert after["params['head']['kernel']"].shape == (16, 2)
-    same = [name for name in after if name.startswith('params') and np.array_equal(after[name], before[name])]
+    same = [
+        name
+        for name in after
+        if name.startswith('params') and np.array_equal(after[name], before[name])
+    ]
     assert len(same) == len([name for name in after if name.startswith('params')]) - 2
 
 
-def test_a_run_that_goes_on_needs_its_starting_point_no_more(trained, arguments, command, tmp_path, stopped, same_bits):
+def test_a_run_that_goes_on_needs_its_starting_point_no_more(
+    trained, arguments, command, tmp_path, stopped, same_bits
+):
     source = shutil.copytree(trained, tmp_path / 'source')
     options = (f'init.from={source}', 'train.epochs=2')
     assert command(*arguments(tmp_path / 'whole', *options)).code == 0
@@ -61,17 +89,23 @@ def test_a_run_that_goes_on_needs_its_starting_point_no_more(trained, arguments,
     same_bits(tmp_path / 'whole', tmp_path / 'run', 14)
 
 
-def test_a_wrong_starting_point_stops_before_anything_and_can_be_mended(trained, recordings, arguments, command, tmp_path):
+def test_a_wrong_starting_point_stops_before_anything_and_can_be_mended(
+    trained, recordings, arguments, command, tmp_path
+):
     for wrong in (tmp_path / 'missing', recordings.config):
         done = command(*arguments(tmp_path / 'run', f'init.from={wrong}'))
         assert done.code not in (0, None) and str(wrong) in done.err and 'Traceback' not in done.err
     done = command(*arguments(tmp_path / 'run', f'init.from={trained}', 'model.width=32'))
     assert '16' in done.err and '32' in done.err and 'model.' in done.err
-    assert not (tmp_path / 'run' / 'checkpoints').exists() or not any((tmp_path / 'run' / 'checkpoints').iterdir())
+    assert not (tmp_path / 'run' / 'checkpoints').exists() or not any(
+        (tmp_path / 'run' / 'checkpoints').iterdir()
+    )
     assert command(*arguments(tmp_path / 'run', f'init.from={trained}', 'train.epochs=1')).code == 0
 
 
-def test_the_published_quirks_are_kept_in_the_workdir(trained, arguments, command, tmp_path, recordings):
+def test_the_published_quirks_are_kept_in_the_workdir(
+    trained, arguments, command, tmp_path, recordings
+):
     options = (f'init.from={trained}', 'init.published_quirks=true', 'train.epochs=1')
     assert command(*arguments(tmp_path / 'run', *options)).code == 0
     assert command('predict', tmp_path / 'run', recordings.folder / 'test').code == 0
@@ -79,8 +113,16 @@ def test_the_published_quirks_are_kept_in_the_workdir(trained, arguments, comman
 
 # The fixed-length AST
 
-AST = ('model.kind=ast', 'frontend.min_frames=64', 'frontend.max_frames=64', 'data.too_long=crop', 'augment.token_dropout=0',
-       'model.stride=10,3', 'packing.tokens=256', 'packing.slots=8')  # fmt: skip
+AST = (
+    'model.kind=ast',
+    'frontend.min_frames=64',
+    'frontend.max_frames=64',
+    'data.too_long=crop',
+    'augment.token_dropout=0',
+    'model.stride=10,3',
+    'packing.tokens=256',
+    'packing.slots=8',
+)
 
 
 @pytest.fixture(scope='module')
@@ -96,23 +138,35 @@ def baseline(arguments, tmp_path_factory):
 def test_the_baseline_trains_in_the_same_loop(baseline, recordings, command, logged):
     found = losses(logged, baseline)
     assert found[-1] < 0.7 * found[0]
-    assert json.loads(command('predict', baseline, recordings.folder / 'test' / '00.wav', '--json').out)['predictions']
+    assert json.loads(
+        command('predict', baseline, recordings.folder / 'test' / '00.wav', '--json').out
+    )['predictions']
     done = command('evaluate', f'--workdir={baseline}', '--sweep=length', '--points=16,32,64')
     assert done.code == 0
     points = json.loads((baseline / 'eval' / 'length.json').read_text())['points']
-    assert [point['clips'] for point in points] == [12, 12, 12] and points[0]['cut'] >= points[2]['cut'] > 0
+    assert [point['clips'] for point in points] == [12, 12, 12] and points[0]['cut'] >= points[2][
+        'cut'
+    ] > 0
 
 
 def test_the_baseline_is_a_starting_point_for_elasticast_and_the_other_way_round(
     baseline, trained, arguments, command, tmp_path, logged
 ):
-    assert command(*arguments(tmp_path / 'elastic', f'init.from={baseline}', 'train.epochs=1')).code == 0
-    assert command(*arguments(tmp_path / 'fixed', *AST, f'init.from={trained}', 'train.epochs=1')).code == 0
+    assert (
+        command(*arguments(tmp_path / 'elastic', f'init.from={baseline}', 'train.epochs=1')).code
+        == 0
+    )
+    assert (
+        command(*arguments(tmp_path / 'fixed', *AST, f'init.from={trained}', 'train.epochs=1')).code
+        == 0
+    )
     for workdir in ('elastic', 'fixed'):
         assert np.isfinite(losses(logged, tmp_path / workdir)).all()
 
 
-def test_the_baselines_bits_survive_a_restart(baseline, arguments, command, tmp_path, stopped, same_bits, logged):
+def test_the_baselines_bits_survive_a_restart(
+    baseline, arguments, command, tmp_path, stopped, same_bits, logged
+):
     with stopped(5):
         assert command(*arguments(tmp_path / 'run', *AST)).code == 130
     assert command(*arguments(tmp_path / 'run', *AST)).code == 0

@@ -1,5 +1,6 @@
-"""`elastic-ast evaluate` with `--sweep`, with windows and with clips that cannot be decoded: each clip counts once, as what
-it is said to be."""
+"""`elastic-ast evaluate` with `--sweep`, with windows and with clips that cannot be decoded: each
+clip counts once, as what it is said to be.
+"""
 
 import contextlib
 import json
@@ -19,7 +20,8 @@ from elastic_ast_jax.train_step import make_eval_step
 from elastic_ast_jax.trained import open_model
 
 RATE, CLIPS, MOST_FRAMES = 8000, 12, 100
-# Of the largest logit: two ways through the same computation, and the graph's fbank against NumPy's (see test_predict.py).
+# Of the largest logit: two ways through the same computation, and the graph's fbank against NumPy's
+# (see test_predict.py).
 CLOSE, NEAR = 1e-4, 2e-3
 
 
@@ -29,7 +31,9 @@ def worst(found: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.fixture
 def results(workdir):
-    return lambda name: json.loads((workdir / 'eval' / name).read_text('utf-8'), parse_constant=pytest.fail)
+    return lambda name: json.loads(
+        (workdir / 'eval' / name).read_text('utf-8'), parse_constant=pytest.fail
+    )
 
 
 @contextlib.contextmanager
@@ -38,7 +42,11 @@ def opened(workdir, *overrides: str):
     mesh = sharding.make_mesh()
     model = open_model(workdir, mesh=mesh)
     step = sharding.jit_eval_step(
-        make_eval_step(lambda params, batch: model.network.apply({'params': params}, batch), loss(model.config)), mesh)
+        make_eval_step(
+            lambda params, batch: model.network.apply({'params': params}, batch), loss(model.config)
+        ),
+        mesh,
+    )
     yield Evaluator(changed(model.config, overrides), model.labels, step, mesh), model.params, step
 
 
@@ -47,7 +55,9 @@ def listed(folder, sounds: dict[str, np.ndarray], labels: list[str], rate: int =
     folder.mkdir(exist_ok=True)
     lines = []
     for (name, samples), label in zip(sounds.items(), labels, strict=True):
-        soundfile.write(folder / name, samples, rate, subtype='FLOAT' if name.endswith('.wav') else 'PCM_16')
+        soundfile.write(
+            folder / name, samples, rate, subtype='FLOAT' if name.endswith('.wav') else 'PCM_16'
+        )
         lines.append(json.dumps({'audio': name, 'labels': [label]}))
     (folder / 'list.jsonl').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     return str(folder / 'list.jsonl')
@@ -83,16 +93,24 @@ def test_the_length_curve(workdir, command, results, clips):
         assert found['points'][-1][key] == whole[key]
     assert (found['checkpoint'], found['step']) == ('step 21', 21)
     table = (workdir / 'eval' / 'length.md').read_text('utf-8')
-    assert done.out.strip() in table and f'| 8 | 0.095 | 12 | 12 | {100 * found["points"][0]["accuracy"]:.2f} % |' in table
+    assert (
+        done.out.strip() in table
+        and f'| 8 | 0.095 | 12 | 12 | {100 * found["points"][0]["accuracy"]:.2f} % |' in table
+    )
     for name in ('length.json', 'length.md', 'length.png'):
         assert str(workdir / 'eval' / name) in done.err
 
 
-def test_a_point_of_the_length_curve_is_what_a_shorter_recording_gives(trained, clips, labels, tmp_path):
+def test_a_point_of_the_length_curve_is_what_a_shorter_recording_gives(
+    trained, clips, labels, tmp_path
+):
     for length in (7, 40):
         shorter = {f'{i:02d}.wav': clip[: 200 + (length - 1) * 80] for i, clip in enumerate(clips)}
         manifest = listed(tmp_path / str(length), shorter, labels)
-        with opened(trained) as (evaluator, params, _), opened(trained, f'data.eval={manifest}') as (other, _, _):
+        with (
+            opened(trained) as (evaluator, params, _),
+            opened(trained, f'data.eval={manifest}') as (other, _, _),
+        ):
             found = evaluator.scores(params, evaluator.view(max_frames=length))
             assert worst(found, other.scores(params)) <= CLOSE
 
@@ -103,7 +121,9 @@ def test_a_point_of_the_resolution_curve_has_that_frame_shift(trained, clips):
     frontend = model.config.frontend
     with opened(trained) as (evaluator, params, _):
         for ratio, shift in ((1.0, 80), (1.3, 104), (2.5, 200)):
-            features = [fbank.normalise(fbank.log_mel(clip, frontend, shift), frontend).T for clip in clips]
+            features = [
+                fbank.normalise(fbank.log_mel(clip, frontend, shift), frontend).T for clip in clips
+            ]
             found = evaluator.scores(params, evaluator.view(ratio=ratio))
             assert worst(found, model.logits(features)) <= NEAR
 
@@ -130,7 +150,12 @@ def test_a_finer_resolution_has_no_positions_for_long_clips(workdir, command, re
     arguments = 'evaluate', f'--workdir={workdir}', '--sweep=resolution', '--points=0.8,1'
     done = command(*arguments)
     assert done.code == 1
-    assert '0.8' in done.err and '8 ms' in done.err and '.wav' in done.err and "data.too_long='crop'" in done.err
+    assert (
+        '0.8' in done.err
+        and '8 ms' in done.err
+        and '.wav' in done.err
+        and "data.too_long='crop'" in done.err
+    )
     assert not (workdir / 'eval').exists()
     assert command(*arguments, '--config.data.too_long=crop').code == 0
     found = results('resolution.json')
@@ -139,14 +164,17 @@ def test_a_finer_resolution_has_no_positions_for_long_clips(workdir, command, re
     assert found['overrides'] == ['data.too_long=crop']
 
 
-@pytest.mark.parametrize(('arguments', 'said'), [
-    (['--sweep=length', '--points=104'], 'frontend.max_frames=100'),
-    (['--sweep=length', '--points=2.5'], 'whole numbers of frames'),
-    (['--points=8'], 'add --sweep=length'),
-    (['--config.model.depth=1'], 'model.depth cannot change'),
-    (['--config.packing.tokens=8'], 'packing.tokens=8: raise packing.tokens'),
-    (['--config.data.evil=x'], 'the nearest valid one is data.eval'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['--sweep=length', '--points=104'], 'frontend.max_frames=100'),
+        (['--sweep=length', '--points=2.5'], 'whole numbers of frames'),
+        (['--points=8'], 'add --sweep=length'),
+        (['--config.model.depth=1'], 'model.depth cannot change'),
+        (['--config.packing.tokens=8'], 'packing.tokens=8: raise packing.tokens'),
+        (['--config.data.evil=x'], 'the nearest valid one is data.eval'),
+    ],
+)
 def test_what_cannot_be_evaluated(workdir, command, arguments, said):
     done = command('evaluate', f'--workdir={workdir}', *arguments)
     assert done.code == 1 and said in done.err
@@ -155,7 +183,10 @@ def test_what_cannot_be_evaluated(workdir, command, arguments, said):
 
 @pytest.fixture(scope='module')
 def long_recordings(clips, labels, tmp_path_factory):
-    """Recordings of up to ten times the model's length, in another rate too, and short ones; the manifest and the files."""
+    """Recordings of up to ten times the model's length, in another rate too, and short ones;
+
+    the manifest and the files.
+    """
     folder = tmp_path_factory.mktemp('long')
     sounds = {
         'ten.wav': np.concatenate([*clips] * 2)[: 10 * RATE],
@@ -164,7 +195,9 @@ def long_recordings(clips, labels, tmp_path_factory):
         'short.wav': clips[0],
     }
     manifest = listed(folder, sounds, ['low', 'middle', 'low', labels[0]])
-    soundfile.write(folder / 'twice.flac', np.stack([np.repeat(sounds['ten.wav'], 2)] * 2, axis=1), 2 * RATE)
+    soundfile.write(
+        folder / 'twice.flac', np.stack([np.repeat(sounds['ten.wav'], 2)] * 2, axis=1), 2 * RATE
+    )
     with open(manifest, 'a', encoding='utf-8') as file:
         file.write(json.dumps({'audio': 'twice.flac', 'labels': ['middle']}) + '\n')
     return manifest, [str(folder / name) for name in (*sounds, 'twice.flac')]
@@ -181,7 +214,9 @@ def test_windows_in_evaluation_are_those_of_prediction(trained, long_recordings,
         assert len(evaluator.source.keys) == len(scores) == len(files)
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
     found = exponents / exponents.sum(axis=1, keepdims=True)
-    for row, result in zip(found, model.predict(files, top_k=len(model.labels), overlap=overlap), strict=True):
+    for row, result in zip(
+        found, model.predict(files, top_k=len(model.labels), overlap=overlap), strict=True
+    ):
         predicted = {entry['label']: entry['probability'] for entry in result['predictions']}
         np.testing.assert_allclose(row, [predicted[label] for label in model.labels], atol=CLOSE)
 
@@ -205,7 +240,11 @@ def test_sweeps_of_long_recordings(workdir, command, results, long_recordings):
     arguments = 'evaluate', f'--workdir={workdir}', *overrides
     assert command(*arguments, '--sweep=resolution', '--points=0.8,1,4').code == 0
     points = results('resolution.json')['points']
-    assert [(point['clips'], point['windowed'], point['cut']) for point in points] == [(5, 4, 0), (5, 4, 0), (5, 2, 0)]
+    assert [(point['clips'], point['windowed'], point['cut']) for point in points] == [
+        (5, 4, 0),
+        (5, 4, 0),
+        (5, 2, 0),
+    ]
     assert command(*arguments, '--sweep=length', '--points=50,100').code == 0
     points = results('length.json')['points']
     assert [(point['clips'], point['windowed']) for point in points] == [(5, 0)] * 2
@@ -237,7 +276,12 @@ def spoil(path) -> None:
 def test_clips_that_cannot_be_decoded_are_left_out_counted_and_listed(
     workdir, command, results, damaged, clips, labels, too_long, tmp_path
 ):
-    arguments = ('evaluate', f'--workdir={workdir}', f'--config.data.eval={damaged}', f'--config.data.too_long={too_long}')
+    arguments = (
+        'evaluate',
+        f'--workdir={workdir}',
+        f'--config.data.eval={damaged}',
+        f'--config.data.too_long={too_long}',
+    )
     done = command(*arguments)
     assert done.code == 1 and ('03.flac' in done.err or '07.flac' in done.err)
     done = command(*arguments, '--config.data.on_bad_audio=skip')
@@ -247,28 +291,54 @@ def test_clips_that_cannot_be_decoded_are_left_out_counted_and_listed(
     assert '03.flac' in found['skipped'][0] and '07.flac' in found['skipped'][1]
     # The others have what they have without them.
     kept = [i for i in range(CLIPS) if i not in (3, 7)]
-    manifest = listed(tmp_path / 'kept', {f'{i:02d}.flac': clips[i] for i in kept}, [labels[i] for i in kept])
+    manifest = listed(
+        tmp_path / 'kept', {f'{i:02d}.flac': clips[i] for i in kept}, [labels[i] for i in kept]
+    )
     assert command('evaluate', f'--workdir={workdir}', f'--config.data.eval={manifest}').code == 0
     alone = results('metrics.json')
     assert [found[key] for key in ('accuracy', 'mean_average_precision', 'auc')] == [
-        pytest.approx(alone[key], abs=1e-6) for key in ('accuracy', 'mean_average_precision', 'auc')]
+        pytest.approx(alone[key], abs=1e-6) for key in ('accuracy', 'mean_average_precision', 'auc')
+    ]
 
 
-def test_a_long_recording_that_cannot_be_decoded_is_left_out_once(workdir, command, results, clips, labels, tmp_path):
+def test_a_long_recording_that_cannot_be_decoded_is_left_out_once(
+    workdir, command, results, clips, labels, tmp_path
+):
     """Whichever of its windows the damage is in."""
-    sounds = {'long.flac': np.concatenate(clips), 'also.flac': np.concatenate(clips[::-1]), 'short.flac': clips[0]}
+    sounds = {
+        'long.flac': np.concatenate(clips),
+        'also.flac': np.concatenate(clips[::-1]),
+        'short.flac': clips[0],
+    }
     manifest = listed(tmp_path / 'long', sounds, labels[:3])
     spoil(tmp_path / 'long' / 'long.flac')
-    assert command('evaluate', f'--workdir={workdir}', f'--config.data.eval={manifest}', '--config.data.too_long=window',
-                   '--config.data.on_bad_audio=skip').code == 0  # fmt: skip
+    assert (
+        command(
+            'evaluate',
+            f'--workdir={workdir}',
+            f'--config.data.eval={manifest}',
+            '--config.data.too_long=window',
+            '--config.data.on_bad_audio=skip',
+        ).code
+        == 0
+    )
     found = results('metrics.json')
     assert (found['clips'], found['windowed_clips'], len(found['skipped'])) == (2, 1, 1)
     assert 'long.flac' in found['skipped'][0]
 
 
 def test_a_sweep_lists_what_was_left_out_once(workdir, command, results, damaged):
-    assert command('evaluate', f'--workdir={workdir}', f'--config.data.eval={damaged}', '--config.data.on_bad_audio=skip',
-                   '--sweep=length', '--points=20,100').code == 0  # fmt: skip
+    assert (
+        command(
+            'evaluate',
+            f'--workdir={workdir}',
+            f'--config.data.eval={damaged}',
+            '--config.data.on_bad_audio=skip',
+            '--sweep=length',
+            '--points=20,100',
+        ).code
+        == 0
+    )
     found = results('length.json')
     assert [point['clips'] for point in found['points']] == [CLIPS - 2] * 2
     assert len(found['skipped']) == 2
@@ -277,13 +347,24 @@ def test_a_sweep_lists_what_was_left_out_once(workdir, command, results, damaged
 def test_a_split_of_which_nothing_decodes_is_refused(workdir, command, clips, labels, tmp_path):
     manifest = listed(tmp_path / 'one', {'only.flac': clips[0]}, labels[:1])
     spoil(tmp_path / 'one' / 'only.flac')
-    done = command('evaluate', f'--workdir={workdir}', f'--config.data.eval={manifest}', '--config.data.on_bad_audio=skip')
-    assert done.code == 1 and 'no clip of the evaluation split can be decoded' in done.err and 'only.flac' in done.err
+    done = command(
+        'evaluate',
+        f'--workdir={workdir}',
+        f'--config.data.eval={manifest}',
+        '--config.data.on_bad_audio=skip',
+    )
+    assert (
+        done.code == 1
+        and 'no clip of the evaluation split can be decoded' in done.err
+        and 'only.flac' in done.err
+    )
 
 
 def test_a_class_without_clips_is_told(workdir, command, clips, labels, tmp_path):
     few = [i for i in range(CLIPS) if labels[i] != 'middle']
-    manifest = listed(tmp_path / 'few', {f'{i}.wav': clips[i] for i in few}, [labels[i] for i in few])
+    manifest = listed(
+        tmp_path / 'few', {f'{i}.wav': clips[i] for i in few}, [labels[i] for i in few]
+    )
     done = command('evaluate', f'--workdir={workdir}', f'--config.data.eval={manifest}')
     assert done.code == 0
     assert 'warning: 1 of 3 classes have no evaluation clip: middle' in done.err
@@ -292,12 +373,22 @@ def test_a_class_without_clips_is_told(workdir, command, clips, labels, tmp_path
 def test_rows_of_another_shape_change_no_score(trained):
     with opened(trained) as (evaluator, params, _):
         expected = evaluator.scores(params)
-    with opened(trained, 'packing.tokens=200', 'packing.rows=3', 'packing.slots=4') as (evaluator, params, _):
+    with opened(trained, 'packing.tokens=200', 'packing.rows=3', 'packing.slots=4') as (
+        evaluator,
+        params,
+        _,
+    ):
         assert worst(evaluator.scores(params), expected) <= CLOSE
 
 
 def test_other_parameters_are_told(workdir, command, results):
-    done = command('evaluate', f'--workdir={workdir}', '--checkpoint=average:2', '--sweep=length', '--points=100')
+    done = command(
+        'evaluate',
+        f'--workdir={workdir}',
+        '--checkpoint=average:2',
+        '--sweep=length',
+        '--points=100',
+    )
     assert done.code == 0
     assert results('length.json')['checkpoint'] == 'mean of steps 18, 21'
     assert 'mean of steps 18, 21' in (workdir / 'eval' / 'length.md').read_text('utf-8')
@@ -305,13 +396,34 @@ def test_other_parameters_are_told(workdir, command, results):
 
 @pytest.mark.slow
 def test_the_curves_of_the_quickstart(command, tmp_path):
-    """One model for every length and resolution, which is what the paper claims; the commands are those of quickstart.sh."""
-    config, workdir = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py', tmp_path / 'run'
+    """One model for every length and resolution, which is what the paper claims;
+
+    the commands are those of quickstart.sh.
+    """
+    config, workdir = (
+        pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py',
+        tmp_path / 'run',
+    )
     assert command('train', f'--config={config}', f'--workdir={workdir}').code == 0
-    assert command('evaluate', f'--workdir={workdir}', '--sweep=length', '--points=16,64,256,1008').code == 0
-    assert command('evaluate', f'--workdir={workdir}', '--sweep=resolution', '--points=1,1.2,2.4,4').code == 0
+    assert (
+        command(
+            'evaluate', f'--workdir={workdir}', '--sweep=length', '--points=16,64,256,1008'
+        ).code
+        == 0
+    )
+    assert (
+        command(
+            'evaluate', f'--workdir={workdir}', '--sweep=resolution', '--points=1,1.2,2.4,4'
+        ).code
+        == 0
+    )
     curves = {
-        kind: [point['accuracy'] for point in json.loads((workdir / 'eval' / f'{kind}.json').read_text('utf-8'))['points']]
+        kind: [
+            point['accuracy']
+            for point in json.loads((workdir / 'eval' / f'{kind}.json').read_text('utf-8'))[
+                'points'
+            ]
+        ]
         for kind in ('length', 'resolution')
     }
     assert min(curves['resolution']) >= 0.9  # at ratios it was trained at and at others

@@ -1,4 +1,7 @@
-"""`elastic-ast train` and `evaluate`: repeatable to the bit, resumable, self-contained, and every number said once."""
+"""`elastic-ast train` and `evaluate`:
+
+repeatable to the bit, resumable, self-contained, and every number said once.
+"""
 
 import itertools
 import json
@@ -16,28 +19,53 @@ STEPS, EPOCHS, RATE = 21, 3, 8000
 
 
 def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file()
+    }
 
 
-def test_the_same_run_gives_the_same_bits(trained, arguments, recordings, command, tmp_path, same_bits, logged, monkeypatch):
+def test_the_same_run_gives_the_same_bits(
+    trained, arguments, recordings, command, tmp_path, same_bits, logged, monkeypatch
+):
     """Also where the manifests are CSV."""
     monkeypatch.chdir(recordings.folder)
-    assert command(*arguments(tmp_path / 'again', 'data.train=train.csv', 'data.eval=test.csv')).code == 0
+    assert (
+        command(*arguments(tmp_path / 'again', 'data.train=train.csv', 'data.eval=test.csv')).code
+        == 0
+    )
     same_bits(trained, tmp_path / 'again', STEPS)
     assert logged(tmp_path / 'again') == logged(trained)
 
 
-def test_how_a_run_is_read_watched_and_saved_changes_no_bit(trained, arguments, command, tmp_path, same_bits, logged):
+def test_how_a_run_is_read_watched_and_saved_changes_no_bit(
+    trained, arguments, command, tmp_path, same_bits, logged
+):
     other = ('data.workers=1', 'train.log_every=5', 'train.save_every=0', 'train.keep=1')
     assert command(*arguments(tmp_path / 'other', *other)).code == 0
     same_bits(trained, tmp_path / 'other', STEPS)
-    assert [path.name for path in (tmp_path / 'other' / 'checkpoints').iterdir()] == [str(STEPS)]  # the newest, and the best
+    assert [path.name for path in (tmp_path / 'other' / 'checkpoints').iterdir()] == [
+        str(STEPS)
+    ]  # the newest, and the best
     lines = [line for line in logged(tmp_path / 'other') if line['kind'] == 'train']
-    assert [line['step'] for line in lines] == [5, 7, 10, 14, 15, 20, 21]  # every fifth, and the last of each epoch
+    assert [line['step'] for line in lines] == [
+        5,
+        7,
+        10,
+        14,
+        15,
+        20,
+        21,
+    ]  # every fifth, and the last of each epoch
     # A line has the means since the line before.
     each = [line['fill'] for line in logged(trained) if line['kind'] == 'train']
-    assert [line['fill'] for line in lines] == pytest.approx([
-        np.mean(each[first:last]) for first, last in itertools.pairwise([0, 5, 7, 10, 14, 15, 20, 21])])
+    assert [line['fill'] for line in lines] == pytest.approx(
+        [
+            np.mean(each[first:last])
+            for first, last in itertools.pairwise([0, 5, 7, 10, 14, 15, 20, 21])
+        ]
+    )
 
 
 def test_another_seed_is_another_run(trained, arguments, command, tmp_path, saved, logged):
@@ -47,15 +75,23 @@ def test_another_seed_is_another_run(trained, arguments, command, tmp_path, save
     same = {name for name in one if np.array_equal(one[name], other[name])}
     assert same and all('count' in name for name in same)
     # Other clips stand in a row, so other numbers of them.
-    counts = [[line['fill'] for line in logged(run) if line['kind'] == 'train'] for run in (trained, tmp_path / 'other')]
+    counts = [
+        [line['fill'] for line in logged(run) if line['kind'] == 'train']
+        for run in (trained, tmp_path / 'other')
+    ]
     assert counts[0] != counts[1]
 
 
 @pytest.mark.slow
-def test_scan_and_remat_change_results_by_rounding_alone(trained, arguments, command, tmp_path, logged):
+def test_scan_and_remat_change_results_by_rounding_alone(
+    trained, arguments, command, tmp_path, logged
+):
     assert command(*arguments(tmp_path / 'other', 'model.scan=true', 'model.remat=true')).code == 0
     for key, tolerance in (('loss', 1e-4), ('gradient_norm', 1e-3)):
-        one, other = ([line[key] for line in logged(run) if line['kind'] == 'train'] for run in (trained, tmp_path / 'other'))
+        one, other = (
+            [line[key] for line in logged(run) if line['kind'] == 'train']
+            for run in (trained, tmp_path / 'other')
+        )
         np.testing.assert_allclose(one[:8], other[:8], rtol=tolerance)
 
 
@@ -70,8 +106,12 @@ def test_stopping_and_going_on_gives_the_bits_of_a_run_without_a_stop(
 
     assert 'going on' not in stopped_after(2).err  # before there is a checkpoint
     assert 'going on' not in stopped_after(13).err
-    assert [line['step'] for line in logged(tmp_path / 'run') if line['kind'] == 'train'] == [*range(1, 14)]
-    assert 'going on after step 12' in stopped_after(14).err  # the last step of the second epoch, before it is evaluated
+    assert [line['step'] for line in logged(tmp_path / 'run') if line['kind'] == 'train'] == [
+        *range(1, 14)
+    ]
+    assert (
+        'going on after step 12' in stopped_after(14).err
+    )  # the last step of the second epoch, before it is evaluated
     done = command(*arguments(tmp_path / 'run'))
     assert done.code == 0
     assert 'going on after step 12' in done.err
@@ -83,7 +123,9 @@ def test_a_run_told_to_stop_at_an_epochs_end_is_evaluated_when_it_goes_on(
     trained, arguments, command, tmp_path, same_bits, logged, stopped
 ):
     for step in (14, STEPS):
-        with stopped(step - 1, signal.SIGTERM):  # that line is written when the next step is under way
+        with stopped(
+            step - 1, signal.SIGTERM
+        ):  # that line is written when the next step is under way
             done = command(*arguments(tmp_path / 'run'))
         assert done.code == (75 if step < STEPS else 0), done.err
         assert (tmp_path / 'run' / 'checkpoints' / str(step) / 'score').exists() == (step == STEPS)
@@ -94,15 +136,21 @@ def test_a_run_told_to_stop_at_an_epochs_end_is_evaluated_when_it_goes_on(
 
 
 def test_what_checkpoints_take_is_told_and_logged(trained, command, arguments, tmp_path):
-    lines = [json.loads(line) for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines()]
+    lines = [
+        json.loads(line) for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines()
+    ]
     lines = [line for line in lines if line['kind'] == 'checkpoint']
     assert [line['of_step'] for line in lines] == [3, 6, 7, 9, 12, 14, 15, 18, 21]
     for line in lines:
         files = (trained / 'checkpoints' / str(line['of_step'])).rglob('*')
-        assert line['bytes'] == sum(file.stat().st_size for file in files if file.is_file()) > 10_000
+        assert (
+            line['bytes'] == sum(file.stat().st_size for file in files if file.is_file()) > 10_000
+        )
         assert line['step'] >= line['of_step'] and 0 < line['waited'] <= line['seconds'] < 60
     said = command(*arguments(tmp_path / 'run', 'train.epochs=1')).err
-    assert re.search(r'checkpoint of step 7: 0\.\d MiB in \S+ s, for \S+ s of which training waited\n', said)
+    assert re.search(
+        r'checkpoint of step 7: 0\.\d MiB in \S+ s, for \S+ s of which training waited\n', said
+    )
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(workdir, arguments, command):
@@ -116,7 +164,9 @@ def test_a_finished_run_says_so_and_stays_as_it_is(workdir, arguments, command):
 def test_metrics_have_each_step_once(trained, logged, recordings):
     lines = logged(trained)
     assert [line['step'] for line in lines] == sorted(line['step'] for line in lines)
-    training, evaluation = ([line for line in lines if line['kind'] == kind] for kind in ('train', 'eval'))
+    training, evaluation = (
+        [line for line in lines if line['kind'] == kind] for kind in ('train', 'eval')
+    )
     assert len(training) + len(evaluation) == len(lines)
     assert [line['step'] for line in training] == [*range(1, STEPS + 1)]
     assert [line['epoch'] for line in training] == [epoch for epoch in (1, 2, 3) for _ in range(7)]
@@ -130,8 +180,14 @@ def test_metrics_have_each_step_once(trained, logged, recordings):
 
 def test_the_fill_of_training_rows_is_told_and_logged(trained, arguments, command, workdir, logged):
     said = command(*arguments(workdir)).err
-    assert re.search(r'48 training clips, 12 evaluation clips; 21 steps of 2 rows of 96 tokens, (9\d|100)\.\d\d % full', said)
-    fill = np.reshape([line['fill'] for line in logged(trained) if line['kind'] == 'train'], [EPOCHS, 7])
+    assert re.search(
+        r'48 training clips, 12 evaluation clips; 21 steps of 2 rows of 96 tokens, (9\d|100)\.\d\d'
+        r' % full',
+        said,
+    )
+    fill = np.reshape(
+        [line['fill'] for line in logged(trained) if line['kind'] == 'train'], [EPOCHS, 7]
+    )
     assert (fill[:, :-1] > 0.9).all()
     assert (fill <= 1).all() and (fill > 0).all()  # an epoch's last batch may have an empty row
 
@@ -141,25 +197,37 @@ def no_number(name: str):
 
 
 def test_metrics_are_json_for_every_reader(trained):
-    """A metric that is undefined or infinite (d' of a perfect model) is null: NaN and Infinity are not JSON."""
+    """A metric that is undefined or infinite (d' of a perfect model) is null:
+
+    NaN and Infinity are not JSON.
+    """
     for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines():
         json.loads(line, parse_constant=no_number)
 
 
 def test_tensorboard_has_the_same_numbers(trained, logged):
-    events = EventAccumulator(str(trained / 'tensorboard'), size_guidance={'tensors': 0})  # 0: all of them
+    events = EventAccumulator(
+        str(trained / 'tensorboard'), size_guidance={'tensors': 0}
+    )  # 0: all of them
     events.Reload()
     lines = logged(trained)
     for kind, key in itertools.chain(
-        itertools.product(['train'], ['loss', 'accuracy', 'rate', 'fill']), itertools.product(['eval'], ['accuracy', 'auc'])
+        itertools.product(['train'], ['loss', 'accuracy', 'rate', 'fill']),
+        itertools.product(['eval'], ['accuracy', 'auc']),
     ):
         expected = [(line['step'], np.float32(line[key])) for line in lines if line['kind'] == kind]
-        found = [(event.step, np.float32(event.tensor_proto.float_val[0])) for event in events.Tensors(f'{kind}/{key}')]
+        found = [
+            (event.step, np.float32(event.tensor_proto.float_val[0]))
+            for event in events.Tensors(f'{kind}/{key}')
+        ]
         assert found == expected
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(arguments, command, tmp_path, recordings):
-    # The first step has rate 0 (warm-up), the second throws the parameters out of all bounds, the third sees it.
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
+    arguments, command, tmp_path, recordings
+):
+    # The first step has rate 0 (warm-up), the second throws the parameters out of all bounds, the
+    # third sees it.
     wild = ('optimizer.rate=1e30', 'optimizer.clip_norm=0', 'train.save_every=1')
     done = command(*arguments(tmp_path / 'run', *wild))
     assert done.code == 1
@@ -176,24 +244,42 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(ar
 
 @pytest.mark.slow
 def test_several_labels_a_clip(recordings, arguments, command, tmp_path):
-    """Binary cross-entropy from training to prediction: a clip of two tones has two labels, and gets both."""
+    """Binary cross-entropy from training to prediction:
+
+    a clip of two tones has two labels, and gets both.
+    """
     for split, clips in (('train', 64), ('test', 16)):
         random, lines = np.random.default_rng(clips), []
         for i in range(clips):
             time = np.arange(random.integers(RATE // 4, RATE)) / RATE
             labels = [label for label, bit in (('low', 1), ('high', 2)) if (i % 3 + 1) & bit]
-            sound = sum(0.3 * np.sin(2 * np.pi * {'low': 300, 'high': 2700}[label] * time) for label in labels)
-            soundfile.write(tmp_path / f'{split}{i}.wav', sound + 0.02 * random.standard_normal(len(time)), RATE)
+            sound = sum(
+                0.3 * np.sin(2 * np.pi * {'low': 300, 'high': 2700}[label] * time)
+                for label in labels
+            )
+            soundfile.write(
+                tmp_path / f'{split}{i}.wav', sound + 0.02 * random.standard_normal(len(time)), RATE
+            )
             lines.append(json.dumps({'audio': f'{split}{i}.wav', 'labels': labels}))
         (tmp_path / f'{split}.jsonl').write_text('\n'.join(lines) + '\n')
     files = (f'data.train={tmp_path / "train.jsonl"}', f'data.eval={tmp_path / "test.jsonl"}')
-    assert command(*arguments(tmp_path / 'run', *files, 'train.loss=bce', 'train.epochs=12')).code == 0
+    assert (
+        command(*arguments(tmp_path / 'run', *files, 'train.loss=bce', 'train.epochs=12')).code == 0
+    )
     assert command('evaluate', f'--workdir={tmp_path / "run"}').code == 0
     found = json.loads((tmp_path / 'run' / 'eval' / 'metrics.json').read_text())
     assert found['clips'] == 16 and found['mean_average_precision'] > 0.9
-    done = command('predict', tmp_path / 'run', *(tmp_path / f'test{i}.wav' for i in range(3)), '--json')
-    for line, labels in zip(done.out.splitlines(), ({'low'}, {'high'}, {'low', 'high'}), strict=True):
-        assert {entry['label'] for entry in json.loads(line)['predictions'] if entry['probability'] > 0.5} == labels
+    done = command(
+        'predict', tmp_path / 'run', *(tmp_path / f'test{i}.wav' for i in range(3)), '--json'
+    )
+    for line, labels in zip(
+        done.out.splitlines(), ({'low'}, {'high'}, {'low', 'high'}), strict=True
+    ):
+        assert {
+            entry['label']
+            for entry in json.loads(line)['predictions']
+            if entry['probability'] > 0.5
+        } == labels
 
 
 def damage(checkpoint: pathlib.Path) -> None:
@@ -218,17 +304,26 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
 
 def test_best_is_the_best_and_latest_the_newest(workdir, logged, command):
     shutil.rmtree(workdir / 'checkpoints' / '21')  # then the newest was never evaluated
-    accuracy = {line['step']: line['accuracy'] for line in logged(workdir) if line['kind'] == 'eval' and line['step'] < 18}
+    accuracy = {
+        line['step']: line['accuracy']
+        for line in logged(workdir)
+        if line['kind'] == 'eval' and line['step'] < 18
+    }
     best = max(accuracy, key=lambda step: (accuracy[step], step))
     for which, step in (('latest', 18), ('best', best)):
-        assert f'| step {step} |' in command('evaluate', f'--workdir={workdir}', f'--checkpoint={which}').out
+        assert (
+            f'| step {step} |'
+            in command('evaluate', f'--workdir={workdir}', f'--checkpoint={which}').out
+        )
 
 
 def shown(value: float, percent: bool = False) -> str:
     return f'{100 * value:.2f} %' if percent else f'{value:.4f}'
 
 
-def test_evaluation_agrees_with_what_training_logged(workdir, command, logged, recordings, tmp_path, monkeypatch):
+def test_evaluation_agrees_with_what_training_logged(
+    workdir, command, logged, recordings, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)  # the data are found from anywhere
     evaluations = {line['step']: line for line in logged(workdir) if line['kind'] == 'eval'}
     best = max(evaluations, key=lambda step: (evaluations[step]['accuracy'], step))
@@ -245,19 +340,28 @@ def test_evaluation_agrees_with_what_training_logged(workdir, command, logged, r
             assert found[key] == (pytest.approx(expected[key], abs=1e-6) if known else None), key
         labels = [line['labels'][0] for line in recordings.test]
         assert {entry['label']: entry['clips'] for entry in found['classes']} == {
-            label: labels.count(label) for label in labels}
+            label: labels.count(label) for label in labels
+        }
 
         # The table has the same numbers, and so does what is printed.
-        row = (f'| step {step} | 12 | {shown(found["accuracy"], True)} | {shown(found["mean_average_precision"])} '
-               f'| {shown(found["auc"])} |')
+        row = (
+            f'| step {step} | 12 | {shown(found["accuracy"], True)} |'
+            f' {shown(found["mean_average_precision"])} | {shown(found["auc"])} |'
+        )
         table = (workdir / 'eval' / 'metrics.md').read_text('utf-8')
         assert row in table and row in done.out
         for entry in found['classes']:
-            assert f'| {entry["label"]} | {entry["clips"]} | {shown(entry["accuracy"], True)} ' in table
+            assert (
+                f'| {entry["label"]} | {entry["clips"]} | {shown(entry["accuracy"], True)} '
+                in table
+            )
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(trained, command):
     done = command('evaluate', f'--workdir={trained}', '--checkpoint=8')
     assert done.code == 1
-    assert 'no checkpoint 8; there are [3, 6, 7, 9, 12, 14, 15, 18, 21], latest, best and average' in done.err
+    assert (
+        'no checkpoint 8; there are [3, 6, 7, 9, 12, 14, 15, 18, 21], latest, best and average'
+        in done.err
+    )
     assert not (trained / 'eval').exists()

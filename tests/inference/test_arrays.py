@@ -1,4 +1,7 @@
-"""Growing arrays and the files they go to: what NumPy reads back, and that a file is there as a whole or not at all."""
+"""Growing arrays and the files they go to:
+
+what NumPy reads back, and that a file is there as a whole or not at all.
+"""
 
 import numpy as np
 import pytest
@@ -34,13 +37,17 @@ def test_values_are_converted_and_may_lie_in_any_order(tmp_path):
         write_npz(tmp_path / 'more.npz', {'rows': rows})
     with np.load(tmp_path / 'out.npz') as file, np.load(tmp_path / 'more.npz') as more:
         np.testing.assert_array_equal(file['rows'], np.concatenate([table.T, table.T[::-1]]))
-        np.testing.assert_array_equal(more['rows'], np.concatenate([table.T, table.T[::-1], table.T]))
+        np.testing.assert_array_equal(
+            more['rows'], np.concatenate([table.T, table.T[::-1], table.T])
+        )
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     write_npz(tmp_path / 'out.npz', {'numbers': np.arange(3)})
     with pytest.raises(ValueError, match='allow_pickle'):
-        write_npz(tmp_path / 'out.npz', {'numbers': np.arange(4), 'objects': np.array([{}], object)})
+        write_npz(
+            tmp_path / 'out.npz', {'numbers': np.arange(4), 'objects': np.array([{}], object)}
+        )
     assert [path.name for path in tmp_path.iterdir()] == ['out.npz']
     with np.load(tmp_path / 'out.npz') as file:
         assert file['numbers'].tolist() == [0, 1, 2]

@@ -1,4 +1,6 @@
-"""A budget in prediction keeps the tokens that it keeps in evaluation, and a clip that is alone has a row of that length."""
+"""A budget in prediction keeps the tokens that it keeps in evaluation, and a clip that is alone has
+a row of that length.
+"""
 
 import dataclasses
 import json
@@ -27,11 +29,27 @@ from tests import untrained
 
 KALDI = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
 LIBROSA = FrontendSpec(
-    kind='librosa', sample_rate=8000, window_ms=10.0, fft=256, mel_bins=32, mean=0.0, std=0.5, patch_frames=4, min_frames=24,
-    max_frames=100, partial='edge')  # fmt: skip
+    kind='librosa',
+    sample_rate=8000,
+    window_ms=10.0,
+    fft=256,
+    mel_bins=32,
+    mean=0.0,
+    std=0.5,
+    patch_frames=4,
+    min_frames=24,
+    max_frames=100,
+    partial='edge',
+)
 # Less than a window, a few frames, and more than the model has positions for at some of the ratios.
 LENGTHS = (90, 700, 1999, 3001, 5320, 8080)
-SAVINGS = [Saving(14, 1.0, 'cut'), Saving(15, 1.0, 'drop'), Saving(9, 1.4, 'cut'), Saving(8, 2.8, 'drop'), Saving(200, 2.0)]
+SAVINGS = [
+    Saving(14, 1.0, 'cut'),
+    Saving(15, 1.0, 'drop'),
+    Saving(9, 1.4, 'cut'),
+    Saving(8, 2.8, 'drop'),
+    Saving(200, 2.0),
+]
 
 
 def noise(i: int, samples: int) -> np.ndarray:
@@ -56,20 +74,28 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, saving):
     source, shape = Noise(), BatchShape(2, 100, 4, frontend.patch_size, 1)
     spec = DrawSpec(ratios=(saving.ratio,), too_long='crop', saving=saving)
     planner = Planner(source.keys, source.samples, frontend, spec, 0, shape.tokens, shape.slots)
-    reader = pipeline.RowReader(source, [(0,)] * len(LENGTHS), planner, schedule(planner, 2, 1), shape)
+    reader = pipeline.RowReader(
+        source, [(0,)] * len(LENGTHS), planner, schedule(planner, 2, 1), shape
+    )
     seen = set()
     for batch in pipeline.batches(reader, 0, reader.schedule.steps, 1):
         for row, slot in zip(*np.nonzero(batch.valid), strict=True):
             number = int(batch.clip_id[row, slot])
             seen.add(number)
-            longest = choose(frontend, 0.0, shift=frontend.shift(saving.ratio)).length  # cropping takes the beginning
+            longest = choose(
+                frontend, 0.0, shift=frontend.shift(saving.ratio)
+            ).length  # cropping takes the beginning
             clip = clips.alone(noise(number, LENGTHS[number])[:longest], frontend, saving)
-            (alone,) = clips.batches([clip.patches], frontend.mel_patches, shape, True, [clip.kept], saving.tokens)
+            (alone,) = clips.batches(
+                [clip.patches], frontend.mel_patches, shape, True, [clip.kept], saving.tokens
+            )
             assert alone.patches.shape == (1, min(saving.tokens, shape.tokens), frontend.patch_size)
             assert alone.valid.tolist() == [[True]]
             own, there = batch.segment_ids[row] == slot + 1, alone.segment_ids[0] == 1
             for name in ('freq_pos', 'time_pos'):
-                np.testing.assert_array_equal(getattr(batch, name)[row][own], getattr(alone, name)[0][there])
+                np.testing.assert_array_equal(
+                    getattr(batch, name)[row][own], getattr(alone, name)[0][there]
+                )
             np.testing.assert_allclose(batch.patches[row][own], alone.patches[0][there], atol=2e-3)
     assert seen == set(range(len(LENGTHS)))
 
@@ -77,13 +103,25 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, saving):
 def test_clips_in_company_are_what_they_are_alone():
     model = untrained.predictor()
     rate = model.config.frontend.sample_rate
-    waveforms = [noise(i, round(rate * seconds)) for i, seconds in enumerate((0.05, 0.4, 0.9, 0.3, 0.8))]
+    waveforms = [
+        noise(i, round(rate * seconds)) for i, seconds in enumerate((0.05, 0.4, 0.9, 0.3, 0.8))
+    ]
     for saving in (Saving(6), Saving(5, 1.4, 'drop')):
         cut = model.windows(saving=saving)
-        found = [logits for _, logits in model._scored(clips.read(waveforms, model.config.frontend, cut, saving), saving, None)]
+        found = [
+            logits
+            for _, logits in model._scored(
+                clips.read(waveforms, model.config.frontend, cut, saving), saving, None
+            )
+        ]
         alone = np.stack([model.logits_alone(waveform, saving) for waveform in waveforms])
         assert np.abs(np.stack(found) - alone).max() <= 1e-5 * np.abs(alone).max()
-        assert np.abs(alone[1:] - np.stack([model.logits_alone(waveform) for waveform in waveforms[1:]])).max() > 1e-3
+        assert (
+            np.abs(
+                alone[1:] - np.stack([model.logits_alone(waveform) for waveform in waveforms[1:]])
+            ).max()
+            > 1e-3
+        )
 
 
 @pytest.fixture
@@ -98,7 +136,12 @@ def model(workdir) -> Predictor:
 
 
 def budgets(*scores: tuple[Saving, float], checkpoint: str = 'step 0', step: int = 0) -> Budgets:
-    return Budgets(checkpoint, step, 'accuracy', tuple(Measured(saving, score, 0.4, True, 1.0) for saving, score in scores))
+    return Budgets(
+        checkpoint,
+        step,
+        'accuracy',
+        tuple(Measured(saving, score, 0.4, True, 1.0) for saving, score in scores),
+    )
 
 
 def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
@@ -112,7 +155,9 @@ def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
         expected = dict(zip(model.labels, model.probabilities(logits), strict=True))
         (result,) = model.predict([waveform], top_k=3, budget_tokens=tokens)
         (timeline,) = model.timeline([waveform], top_k=3, budget_tokens=tokens)
-        assert {one['label']: one['probability'] for one in result['predictions']} == pytest.approx(expected, abs=1e-6)
+        assert {one['label']: one['probability'] for one in result['predictions']} == pytest.approx(
+            expected, abs=1e-6
+        )
         assert timeline['predictions'] == result['predictions']
     with pytest.raises(BudgetError, match='give one of 6, 8, or more'):
         model.predict([waveform], budget_tokens=5)
@@ -126,41 +171,66 @@ def test_frames_that_are_further_apart_make_longer_windows(workdir, model):
 
 
 def test_budgets_that_are_not_there(workdir, model):
-    with pytest.raises(WorkdirError, match=f'no token budget was measured .* evaluate --workdir={workdir.path} --sweep=budget'):
+    with pytest.raises(
+        WorkdirError,
+        match=f'no token budget was measured .* evaluate --workdir={workdir.path} --sweep=budget',
+    ):
         model.predict([noise(0, 8000)], budget_tokens=8)
     with pytest.raises(BudgetError, match='not loaded from one'):
         untrained.predictor().budget(8)
 
 
-@pytest.mark.parametrize(('text', 'said'), [
-    ('{"bud', 'cannot be read'), ('[]', 'must hold a JSON object'), ('{}', 'budgets must be a list'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('{"bud', 'cannot be read'),
+        ('[]', 'must hold a JSON object'),
+        ('{}', 'budgets must be a list'),
+    ],
+)
 def test_budgets_that_are_damaged(workdir, model, text, said):
     (workdir.path / 'budgets.json').write_text(text)
-    with pytest.raises(WorkdirError, match=f'^{workdir.path}/budgets.json: {said}.*measure again with elastic-ast evaluate'):
+    with pytest.raises(
+        WorkdirError,
+        match=f'^{workdir.path}/budgets.json: {said}.*measure again with elastic-ast evaluate',
+    ):
         model.budget(8)
     model.predict([noise(0, 8000)])  # who asks for none needs none
 
 
-@pytest.mark.parametrize(('changes', 'said'), [
-    ({'tokens': 1}, 'a budget of 1 tokens is less than one column of patches: give at least 2'),
-    ({'tokens': 10**30}, 'more than any clip has'), ({'ratio': 101}, 'the ratio 101 of the frame shift'),
-    ({'ratio': 1e308}, 'at most 100'), ({'ratio': 10**400}, 'ratio=1000'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({'tokens': 1}, 'a budget of 1 tokens is less than one column of patches: give at least 2'),
+        ({'tokens': 10**30}, 'more than any clip has'),
+        ({'ratio': 101}, 'the ratio 101 of the frame shift'),
+        ({'ratio': 1e308}, 'at most 100'),
+        ({'ratio': 10**400}, 'ratio=1000'),
+    ],
+)
 def test_budgets_that_no_model_can_keep(workdir, model, changes, said):
-    """A file from elsewhere makes no clip without tokens, no endless frame shift and no overflow."""
+    """A foreign file makes no clip without tokens, no endless frame shift and no overflow."""
     values = budgets((Saving(8), 0.5)).to_json()
     values['budgets'][0] |= changes
     (workdir.path / 'budgets.json').write_text(json.dumps(values))
-    with pytest.raises(WorkdirError, match=f'^{workdir.path}/budgets.json: .*{said}.*measure again with elastic-ast evaluate'):
+    with pytest.raises(
+        WorkdirError,
+        match=f'^{workdir.path}/budgets.json: .*{said}.*measure again with elastic-ast evaluate',
+    ):
         model.predict([noise(0, 8000)], budget_tokens=8)
 
 
 def test_budgets_of_other_parameters_are_told_once(workdir, model):
-    for checkpoint, step, said in (('step 3', 3, 'of step 3, and these are of step 0'), ('step 0', 7, 'of step 7, and')):
+    for checkpoint, step, said in (
+        ('step 3', 3, 'of step 3, and these are of step 0'),
+        ('step 0', 7, 'of step 7, and'),
+    ):
         workdir.set_budgets(budgets((Saving(8), 0.5), checkpoint=checkpoint, step=step))
         again = elastic_ast_jax.load(workdir.path)
-        with pytest.warns(BudgetWarning, match=f'were measured with parameters {said}.*measure again with elastic-ast') as told:
+        with pytest.warns(
+            BudgetWarning,
+            match=f'were measured with parameters {said}.*measure again with elastic-ast',
+        ) as told:
             again.predict([noise(0, 8000)], budget_tokens=8)
             again.predict([noise(0, 8000)], budget_tokens=9)
         assert len(told) == 1
@@ -183,6 +253,7 @@ def test_what_is_written_over_is_known(workdir):
 
 
 # Latency
+
 
 class Slow(Predictor):
     """Takes its time with every clip, and remembers which they were."""
@@ -224,11 +295,21 @@ def test_clips_are_timed_up_to_ten_times(slow):
     waveforms = [noise(i, 4000 + i) for i in range(2)]
     found, timed = budget_latency.latencies(slow, waveforms, TIMED[:1], patience=600.0)
     assert timed == 2 and [length for length, _ in slow.seen] == [4000, *[4000, 4001] * 10]
-    assert budget_latency.latencies(slow, [], TIMED[:1]) == ([pytest.approx(math.nan, nan_ok=True)], 0)
+    assert budget_latency.latencies(slow, [], TIMED[:1]) == (
+        [pytest.approx(math.nan, nan_ok=True)],
+        0,
+    )
 
 
-@pytest.mark.parametrize(('count', 'most', 'places'), [
-    (12, 1, [0]), (12, 2, [0, 11]), (12, 4, [0, 4, 7, 11]), (3, 20, [0, 1, 2]), (1, 5, [0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('count', 'most', 'places'),
+    [
+        (12, 1, [0]),
+        (12, 2, [0, 11]),
+        (12, 4, [0, 4, 7, 11]),
+        (3, 20, [0, 1, 2]),
+        (1, 5, [0]),
+    ],
+)
 def test_clips_are_from_all_over_the_split(count, most, places):
     assert budget_latency.spread(count, most) == places

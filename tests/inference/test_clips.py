@@ -1,4 +1,7 @@
-"""From recordings to clips: in order, as far ahead as is asked for, and without what nobody asked for."""
+"""From recordings to clips:
+
+in order, as far ahead as is asked for, and without what nobody asked for.
+"""
 
 import dataclasses
 import threading
@@ -30,7 +33,9 @@ def test_a_window_is_what_its_samples_are_by_themselves(partial):
     found = list(clips.read([sound], frontend, windows))
     assert [(clip.start, clip.stop) for clip in found] == windows.spans(50_000)
     assert [clip.index for clip in found] == list(range(len(found)))
-    assert {(clip.name, clip.samples, clip.count) for clip in found} == {('array 0', 50_000, len(found))}
+    assert {(clip.name, clip.samples, clip.count) for clip in found} == {
+        ('array 0', 50_000, len(found))
+    }
     assert [clip.last for clip in found] == [False] * (len(found) - 1) + [True]
     for clip in found:
         (alone,) = clips.read([sound[clip.start : clip.stop]], frontend, windows)
@@ -49,7 +54,10 @@ def test_recordings_keep_their_order(tmp_path):
             soundfile.write(inputs[-1], samples, 8000, subtype='FLOAT')
     inputs[5] = tmp_path / 'missing.wav'
     found = list(clips.read(inputs, FRONTEND, WINDOWS))
-    names = [str(source) if number % 3 == 0 or number == 5 else f'array {number}' for number, source in enumerate(inputs)]
+    names = [
+        str(source) if number % 3 == 0 or number == 5 else f'array {number}'
+        for number, source in enumerate(inputs)
+    ]
     assert [clip.name for clip in found if clip.last] == names
     assert [clip.name for clip in found if clip.error] == [str(inputs[5])]
     for clip in found:
@@ -65,7 +73,9 @@ def test_a_folder_is_told_by_what_is_in_it(tmp_path):
     soundfile.write(tmp_path / 'full' / 'a.wav', noise(100), 8000)
     full, empty = clips.read([tmp_path / 'full', tmp_path / 'empty'], FRONTEND, WINDOWS)
     assert full.error == f'{tmp_path}/full: is a folder, not a recording: pass the files in it'
-    assert empty.error.startswith(f'{tmp_path}/empty: no recording in this folder or below (looked for .')
+    assert empty.error.startswith(
+        f'{tmp_path}/empty: no recording in this folder or below (looked for .'
+    )
 
 
 def test_an_error_ends_its_recording():
@@ -94,9 +104,16 @@ def test_whoever_stops_asking_leaves_no_threads():
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize('count, sizes', [
-    (0, []), (1, [1]), (CHUNK, [CHUNK]), (CHUNK + 1, [CHUNK, 1]), (2 * CHUNK, [CHUNK] * 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'count, sizes',
+    [
+        (0, []),
+        (1, [1]),
+        (CHUNK, [CHUNK]),
+        (CHUNK + 1, [CHUNK, 1]),
+        (2 * CHUNK, [CHUNK] * 2),
+    ],
+)
 def test_chunks(count, sizes):
     made = [Clip(str(number)) for number in range(count)]
     found = list(clips.chunks(made))

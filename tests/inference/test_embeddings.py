@@ -12,7 +12,15 @@ from elastic_ast_jax.lengths import FrontendSpec
 
 AST = FrontendSpec()
 EPIC = FrontendSpec(
-    kind='librosa', sample_rate=24000, window_ms=10.0, shift_ms=5.0, fft=2048, partial='edge', min_frames=192, max_frames=3072)
+    kind='librosa',
+    sample_rate=24000,
+    window_ms=10.0,
+    shift_ms=5.0,
+    fft=2048,
+    partial='edge',
+    min_frames=192,
+    max_frames=3072,
+)
 
 
 def numbered(times):
@@ -30,7 +38,9 @@ def test_a_step_is_centred_on_the_samples_of_its_frames():
 
 def test_a_step_is_the_mean_over_the_mel_patches_of_its_column():
     columns, width = 5, 3
-    grid = np.random.default_rng(0).normal(size=(AST.mel_patches, columns, width)).astype(np.float32)
+    grid = (
+        np.random.default_rng(0).normal(size=(AST.mel_patches, columns, width)).astype(np.float32)
+    )
     samples = int(AST.samples_for(columns * AST.patch_frames, AST.shift()))
     vectors, times = embeddings.steps_of(grid.reshape(-1, width), AST, 0, samples)
     np.testing.assert_allclose(vectors, grid.mean(axis=0), atol=1e-6)
@@ -39,7 +49,10 @@ def test_a_step_is_the_mean_over_the_mel_patches_of_its_column():
 
 @pytest.mark.parametrize(('samples', 'steps'), [(1, 1), (2000, 2), (1800, 1), (24000, 13)])
 def test_columns_that_hold_no_frame_are_no_steps(samples, steps):
-    """At 24 kHz a patch of 16 frames has 1920 samples; the model is given at least 192 frames, 12 patches."""
+    """At 24 kHz a patch of 16 frames has 1920 samples;
+
+    the model is given at least 192 frames, 12 patches.
+    """
     columns = int(EPIC.time_patches(int(EPIC.frames(samples, EPIC.shift()))))
     assert columns >= 12
     tokens = np.zeros((EPIC.mel_patches * columns, 2), np.float32)
@@ -49,7 +62,9 @@ def test_columns_that_hold_no_frame_are_no_steps(samples, steps):
 def test_windows_that_begin_at_whole_steps_join_to_regular_steps():
     step = embeddings.step_samples(AST)
     long = [embeddings.step_times(AST, 64, start=start * step) for start in (0, 32, 64)]
-    joined = embeddings.join([Steps(np.full((64, 1), i, np.float32), times) for i, times in enumerate(long)])
+    joined = embeddings.join(
+        [Steps(np.full((64, 1), i, np.float32), times) for i, times in enumerate(long)]
+    )
     np.testing.assert_array_equal(joined.times, embeddings.step_times(AST, 128))
     # Each window gives way to the next in the middle of what they share.
     assert joined.vectors.ravel().tolist() == [0] * 48 + [1] * 32 + [2] * 48
@@ -62,7 +77,9 @@ def test_joined_steps_ascend_and_leave_no_gap(patches, overlap, samples):
     parts = []
     for start, stop in cut.spans(samples)[:50]:
         frames = int(frontend.frames(stop - start, frontend.shift()))
-        parts.append(numbered(embeddings.step_times(frontend, int(frontend.time_patches(frames)), start)))
+        parts.append(
+            numbered(embeddings.step_times(frontend, int(frontend.time_patches(frames)), start))
+        )
     joined = embeddings.join(parts)
     apart = np.diff(joined.times)
     assert (apart > 0).all()

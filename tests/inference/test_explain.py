@@ -17,7 +17,10 @@ from elastic_ast_jax.trained import Trained
 from tests import untrained
 
 RATE = 16000
-BAND, PATCH = 1, 4  # of the patch that a model is made to listen to: mel bins 16 to 31, frames 64 to 79
+BAND, PATCH = (
+    1,
+    4,
+)  # of the patch that a model is made to listen to: mel bins 16 to 31, frames 64 to 79
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +58,10 @@ def test_shares_sum_to_one_at_every_length(model, tmp_path, seconds):
     assert heard.log_mel.shape == (len(heard.frame_edges) - 1, 32)
     assert np.isfinite(heard.log_mel[0]).all()
     assert heard.seconds == pytest.approx(seconds)
-    assert heard.patch_edges[-1] > heard.seconds - 0.17 and heard.frame_edges[0] == heard.patch_edges[0]
+    assert (
+        heard.patch_edges[-1] > heard.seconds - 0.17
+        and heard.frame_edges[0] == heard.patch_edges[0]
+    )
 
 
 @pytest.mark.parametrize('seconds', [0.5, 3.21])
@@ -63,7 +69,9 @@ def test_the_classes_are_those_of_prediction(model, tmp_path, seconds):
     path = recording(tmp_path / 'clip.wav', seconds)
     heard = explain.listen(model, path, top_k=2)
     (result,) = model.predict([path], top_k=2)
-    assert [label for label, _ in heard.predictions] == [entry['label'] for entry in result['predictions']]
+    assert [label for label, _ in heard.predictions] == [
+        entry['label'] for entry in result['predictions']
+    ]
     for (_, probability), entry in zip(heard.predictions, result['predictions'], strict=True):
         assert probability == pytest.approx(entry['probability'], abs=1e-6)
     assert heard.windows == result.get('windows', 1)
@@ -81,10 +89,16 @@ def test_the_patch_that_is_listened_to_is_marked(attentive, tmp_path):
     mesh = picture.collections[-1]
     drawn = np.asarray(mesh.get_array())
     band, patch = np.unravel_index(drawn.argmax(), drawn.shape)
-    (left, low), (right, high) = mesh.get_coordinates()[band, patch], mesh.get_coordinates()[band + 1, patch + 1]
+    (left, low), (right, high) = (
+        mesh.get_coordinates()[band, patch],
+        mesh.get_coordinates()[band + 1, patch + 1],
+    )
     assert left < middle < right and right - left == pytest.approx(0.16)
     # The upper half of the mel bins: on the axis, the marks of these frequencies are within.
-    marks = {int(label.get_text()): place for place, label in zip(picture.get_yticks(), picture.get_yticklabels(), strict=True)}
+    marks = {
+        int(label.get_text()): place
+        for place, label in zip(picture.get_yticks(), picture.get_yticklabels(), strict=True)
+    }
     inside = [mark for mark, place in marks.items() if low <= place <= high]
     assert inside == [mark for mark in marks if hertz[15] < mark < hertz[-1]] and 5000 in inside
     # Where attention is no more than an even spread gives, there is no colour over the spectrogram.
@@ -94,7 +108,10 @@ def test_the_patch_that_is_listened_to_is_marked(attentive, tmp_path):
 
 
 def test_windows_follow_one_another(attentive, tmp_path):
-    """Without overlap: the fifth patch of each window of 96 frames, each with its share of the result."""
+    """Without overlap:
+
+    the fifth patch of each window of 96 frames, each with its share of the result.
+    """
     heard = explain.listen(attentive, recording(tmp_path / 'clip.wav', 2 * 0.975), overlap=0.0)
     assert heard.windows == 2
     middles = (heard.patch_edges[1:] + heard.patch_edges[:-1]) / 2
@@ -102,9 +119,12 @@ def test_windows_follow_one_another(attentive, tmp_path):
     assert found.sum() == pytest.approx(1)
     first, second = found[middles < 0.975], found[middles > 0.975]
     assert first.sum() == pytest.approx(0.5) and first.argmax() == PATCH
-    # A window begins at sample 15600, between frames 97 and 98; its patch is spread over the columns beside.
+    # A window begins at sample 15600, between frames 97 and 98; its patch is spread over the
+    # columns beside.
     assert second.sum() == pytest.approx(0.5)
-    assert (middles[middles > 0.975] * second).sum() / second.sum() == pytest.approx(0.975 + 0.7275, abs=0.02)
+    assert (middles[middles > 0.975] * second).sum() / second.sum() == pytest.approx(
+        0.975 + 0.7275, abs=0.02
+    )
 
 
 @pytest.mark.parametrize('seconds', [0.9, 3.21, 20.0])
@@ -114,7 +134,9 @@ def test_a_model_that_averages_is_even_everywhere(tmp_path, seconds):
     heard = explain.listen(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.6)
     assert heard.even.sum() == pytest.approx(1)
     np.testing.assert_allclose(heard.attention, heard.even, rtol=1e-4, atol=1e-9)
-    figure = plots.explanation(heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True)
+    figure = plots.explanation(
+        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
+    )
     course = figure.axes[1].patches[0].get_data().values
     np.testing.assert_allclose(course, 1, rtol=1e-4)
     assert (heard.windows > 1) == (seconds > 1)
@@ -123,7 +145,9 @@ def test_a_model_that_averages_is_even_everywhere(tmp_path, seconds):
 @pytest.mark.parametrize('seconds, label, mark', [(45.0, 'time [s]', '45'), (65.0, 'time', '1:00')])
 def test_times_are_seconds_up_to_a_minute(model, tmp_path, seconds, label, mark):
     heard = explain.listen(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.0)
-    picture = plots.explanation(heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=False).axes[0]
+    picture = plots.explanation(
+        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=False
+    ).axes[0]
     assert picture.get_xlabel() == label
     assert picture.get_xticklabels()[-1].get_text() == mark
     assert picture.get_xlim() == pytest.approx((0, seconds), abs=0.2)
@@ -131,7 +155,9 @@ def test_times_are_seconds_up_to_a_minute(model, tmp_path, seconds, label, mark)
 
 def test_progress_grows_to_the_end(model, tmp_path):
     calls = []
-    explain.listen(model, recording(tmp_path / 'clip.wav', 20.0), progress=lambda *state: calls.append(state))
+    explain.listen(
+        model, recording(tmp_path / 'clip.wav', 20.0), progress=lambda *state: calls.append(state)
+    )
     assert {(name, seconds) for name, _, seconds in calls} == {(str(tmp_path / 'clip.wav'), 20.0)}
     assert len(calls) > 20 and max(done for _, done, _ in calls) == 20.0
 
@@ -139,7 +165,9 @@ def test_progress_grows_to_the_end(model, tmp_path):
 def test_long_recordings_have_no_more_columns_than_can_be_drawn(model, tmp_path):
     heard = explain.listen(model, recording(tmp_path / 'clip.wav', 45.0))
     assert len(heard.log_mel) <= 2000
-    assert heard.frame_edges[-1] == pytest.approx(45, abs=0.2) and heard.patch_edges[-1] == pytest.approx(45, abs=0.2)
+    assert heard.frame_edges[-1] == pytest.approx(45, abs=0.2) and heard.patch_edges[
+        -1
+    ] == pytest.approx(45, abs=0.2)
     assert heard.attention.sum() == pytest.approx(1)
 
 
@@ -147,7 +175,9 @@ def test_a_model_that_averages_is_said_to(tmp_path):
     model = untrained.predictor(model={'pool': 'mean'})
     heard = explain.listen(model, recording(tmp_path / 'clip.wav', 0.6))
     np.testing.assert_allclose(heard.attention, 1 / heard.attention.size, rtol=1e-5)
-    figure = plots.explanation(heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True)
+    figure = plots.explanation(
+        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
+    )
     assert 'averages over all patches' in figure.get_suptitle()
 
 
@@ -163,7 +193,9 @@ def test_every_format_that_is_named(model, tmp_path, name):
 @pytest.mark.parametrize(
     ('name', 'part'),
     [
-        ('out.gif', 'one of .png .jpg .jpeg .pdf .svg'), ('out', 'one of .png'), ('missing/out.png', 'there is no folder'),
+        ('out.gif', 'one of .png .jpg .jpeg .pdf .svg'),
+        ('out', 'one of .png'),
+        ('missing/out.png', 'there is no folder'),
         ('folder.png', 'is a folder'),
     ],
 )
@@ -177,7 +209,10 @@ def test_files_that_cannot_be_drawn_are_told_before_the_model_runs(tmp_path, nam
 def test_the_command_draws_and_tells_bad_names_first(tmp_path, capsys):
     untrained.workdir(tmp_path / 'run')
     path = str(recording(tmp_path / 'clip.wav', 0.6))
-    assert cli.main(['predict', str(tmp_path / 'run'), path, '--explain', str(tmp_path / 'out.png')]) == 0
+    assert (
+        cli.main(['predict', str(tmp_path / 'run'), path, '--explain', str(tmp_path / 'out.png')])
+        == 0
+    )
     assert (tmp_path / 'out.png').read_bytes()[:4] == b'\x89PNG'
     assert capsys.readouterr().out.startswith(f'{path}  (0.60 s)\n')
     assert cli.main(['predict', 'no workdir', path, '--explain', str(tmp_path / 'out.txt')]) == 1
@@ -197,13 +232,18 @@ def test_a_full_disk_leaves_no_half_drawing(model, tmp_path, name, little_room):
     path = recording(tmp_path / 'clip.wav', 0.5)
     with little_room(2000), pytest.raises(WriteError) as raised:
         explain.run(model, path, tmp_path / name)
-    assert str(raised.value).startswith(f'{tmp_path / name}: cannot be written (File too large): make room on that disk')
+    assert str(raised.value).startswith(
+        f'{tmp_path / name}: cannot be written (File too large): make room on that disk'
+    )
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_centres_of_mel_filters_are_their_peaks():
     """Where filters are wide enough for a bin of the spectrum to lie near their peak."""
-    for frontend in (untrained.settings().frontend, untrained.settings(frontend={'kind': 'librosa', 'fft': 2048}).frontend):
+    for frontend in (
+        untrained.settings().frontend,
+        untrained.settings(frontend={'kind': 'librosa', 'fft': 2048}).frontend,
+    ):
         filters, hertz = fbank.filters(frontend), fbank.centres(frontend)
         peaks = filters.argmax(axis=0) * frontend.sample_rate / frontend.fft_length
         apart = frontend.sample_rate / frontend.fft_length

@@ -1,4 +1,7 @@
-"""Timelines as files: names that stay in the folder and apart, JSON that holds everything, a plot for any recording."""
+"""Timelines as files:
+
+names that stay in the folder and apart, JSON that holds everything, a plot for any recording.
+"""
 
 import json
 import os
@@ -14,25 +17,48 @@ from elastic_ast_jax.files import WriteError
 from elastic_ast_jax.inference.timeline import TimelineError, TimelineFolder, safe_name
 
 
-def made(path: str = 'a.wav', windows: int = 3, classes: int = 2, seconds: float = 12.0, labels=None) -> dict:
+def made(
+    path: str = 'a.wav', windows: int = 3, classes: int = 2, seconds: float = 12.0, labels=None
+) -> dict:
     """A timeline of random probabilities as `Predictor.timeline` yields it."""
     weights = np.random.default_rng(0).random((windows, classes)) ** 8
     probabilities = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     window = 2 * seconds / (windows + 1)
     starts = [window / 2 * number for number in range(windows)]
     return {
-        'path': path, 'seconds': seconds, 'predictions': [{'label': 'class 0', 'probability': 0.5}], 'windows': windows,
-        'labels': labels or [f'class {c}' for c in range(classes)], 'window': window, 'overlap': 0.5,
-        'timeline': [{'start': start, 'end': start + window, 'probabilities': row}
-                     for start, row in zip(starts, probabilities, strict=True)],
-    }  # fmt: skip
+        'path': path,
+        'seconds': seconds,
+        'predictions': [{'label': 'class 0', 'probability': 0.5}],
+        'windows': windows,
+        'labels': labels or [f'class {c}' for c in range(classes)],
+        'window': window,
+        'overlap': 0.5,
+        'timeline': [
+            {'start': start, 'end': start + window, 'probabilities': row}
+            for start, row in zip(starts, probabilities, strict=True)
+        ],
+    }
 
 
-@pytest.mark.parametrize('path, name', [
-    ('folder/rain.wav', 'rain'), ('rain', 'rain'), ('a.b.flac', 'a.b'), ('/x/../y/../rain.wav', 'rain'), ('...', 'recording'),
-    ('..', 'recording'), ('', 'recording'), ('.wav', 'wav'), ('a\\..\\b.wav', 'a_.._b'), ('C:con|nul?.wav', 'C_con_nul_'),
-    ('line\nbreak\0.wav', 'line_break_'), ('caf\udce9.wav', 'caf_'), ('été 日本.ogg', 'été 日本'), ('no end. .wav', 'no end'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'path, name',
+    [
+        ('folder/rain.wav', 'rain'),
+        ('rain', 'rain'),
+        ('a.b.flac', 'a.b'),
+        ('/x/../y/../rain.wav', 'rain'),
+        ('...', 'recording'),
+        ('..', 'recording'),
+        ('', 'recording'),
+        ('.wav', 'wav'),
+        ('a\\..\\b.wav', 'a_.._b'),
+        ('C:con|nul?.wav', 'C_con_nul_'),
+        ('line\nbreak\0.wav', 'line_break_'),
+        ('caf\udce9.wav', 'caf_'),
+        ('été 日本.ogg', 'été 日本'),
+        ('no end. .wav', 'no end'),
+    ],
+)
 def test_names_of_files(path, name):
     assert safe_name(path) == name
 
@@ -71,8 +97,13 @@ def test_the_json_holds_the_timeline_a_window_on_each_line(tmp_path):
     text = json_file.read_text('utf-8')
     found = json.loads(text)
     assert list(found) == list(timeline)
-    assert {key: found[key] for key in ('seconds', 'predictions', 'windows', 'labels', 'window', 'overlap')} == {
-        key: timeline[key] for key in ('seconds', 'predictions', 'windows', 'labels', 'window', 'overlap')}  # fmt: skip
+    assert {
+        key: found[key]
+        for key in ('seconds', 'predictions', 'windows', 'labels', 'window', 'overlap')
+    } == {
+        key: timeline[key]
+        for key in ('seconds', 'predictions', 'windows', 'labels', 'window', 'overlap')
+    }
     assert len(found['timeline']) == 7
     assert sum(line.startswith('  {"start":') for line in text.splitlines()) == 7
     for entry, expected in zip(found['timeline'], timeline['timeline'], strict=True):
@@ -81,7 +112,9 @@ def test_the_json_holds_the_timeline_a_window_on_each_line(tmp_path):
 
 
 def test_an_hour_of_many_classes_is_a_file_of_a_few_megabytes(tmp_path):
-    json_file, png_file = TimelineFolder(tmp_path).write(made(windows=700, classes=527, seconds=3600.0))
+    json_file, png_file = TimelineFolder(tmp_path).write(
+        made(windows=700, classes=527, seconds=3600.0)
+    )
     assert json_file.stat().st_size < 5e6
     assert png_file.stat().st_size < 1e6
 
@@ -89,15 +122,31 @@ def test_an_hour_of_many_classes_is_a_file_of_a_few_megabytes(tmp_path):
 def test_a_folder_that_cannot_be_is_told_at_once(tmp_path):
     (tmp_path / 'file').write_text('')
     for path in (tmp_path / 'file', tmp_path / 'file' / 'below'):
-        with pytest.raises(TimelineError, match=f'^{path}: no folder for timelines .*choose another'):
+        with pytest.raises(
+            TimelineError, match=f'^{path}: no folder for timelines .*choose another'
+        ):
             TimelineFolder(path)
 
 
-@pytest.mark.parametrize('windows, classes, seconds', [
-    (1, 2, 1 / 16000), (1, 1, 0.7), (2, 2, 15.0), (7, 3, 59.0), (719, 527, 3600.0), (2500, 30, 36000.0), (20, 4, 4e6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'windows, classes, seconds',
+    [
+        (1, 2, 1 / 16000),
+        (1, 1, 0.7),
+        (2, 2, 15.0),
+        (7, 3, 59.0),
+        (719, 527, 3600.0),
+        (2500, 30, 36000.0),
+        (20, 4, 4e6),
+    ],
+)
 def test_a_plot_of_any_length_and_number_of_classes(windows, classes, seconds, tmp_path):
-    labels = ['$\\frac', 'Musique à 日本 \udce9', 'x' * 100, *(f'class {c}' for c in range(classes))][:classes]
+    labels = [
+        '$\\frac',
+        'Musique à 日本 \udce9',
+        'x' * 100,
+        *(f'class {c}' for c in range(classes)),
+    ][:classes]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         figure = plots.timeline(made('$\\frac \n.wav', windows, classes, seconds, labels))
@@ -115,11 +164,16 @@ def ticks(figure) -> list[str]:
     return [label.get_text() for label in figure.axes[0].get_xticklabels()]
 
 
-@pytest.mark.parametrize('seconds, first, last, length', [
-    (0.02, ['0', '0.002', '0.004'], '0.02', '0.02 s'), (0.5, ['0', '0.05', '0.1'], '0.5', '0.50 s'),
-    (59.9, ['0', '5', '10'], '55', '59.90 s'), (65.0, ['0:00', '0:10', '0:20'], '1:00', '1:05'),
-    (3600.0, ['0:00', '5:00', '10:00'], '1:00:00', '1:00:00'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'seconds, first, last, length',
+    [
+        (0.02, ['0', '0.002', '0.004'], '0.02', '0.02 s'),
+        (0.5, ['0', '0.05', '0.1'], '0.5', '0.50 s'),
+        (59.9, ['0', '5', '10'], '55', '59.90 s'),
+        (65.0, ['0:00', '0:10', '0:20'], '1:00', '1:05'),
+        (3600.0, ['0:00', '5:00', '10:00'], '1:00:00', '1:00:00'),
+    ],
+)
 def test_times_are_seconds_up_to_a_minute(seconds, first, last, length):
     figure = plots.timeline(made(seconds=seconds))
     assert ticks(figure)[:3] == first and ticks(figure)[-1] == last
@@ -141,7 +195,9 @@ def test_a_full_disk_leaves_the_files_as_they_were(tmp_path, room, failing, litt
         (tmp_path / name).write_text('older')
     with little_room(room), pytest.raises(WriteError) as raised:
         folder.write(made())
-    assert str(raised.value).startswith(f'{tmp_path / failing}: cannot be written (File too large): make room on that disk')
+    assert str(raised.value).startswith(
+        f'{tmp_path / failing}: cannot be written (File too large): make room on that disk'
+    )
     assert (tmp_path / failing).read_text() == 'older'
     assert sorted(os.listdir(tmp_path)) == ['a.json', 'a.png']
 

@@ -1,4 +1,7 @@
-"""A computer for the launch scripts: a copy of the checkout, and a PATH whose programs note what they are asked for."""
+"""A computer for the launch scripts:
+
+a copy of the checkout, and a PATH whose programs note what they are asked for.
+"""
 
 import functools
 import json
@@ -11,8 +14,23 @@ import time
 from tests.test_launch import Checkout
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TOOLS = ('date', 'env', 'find', 'git', 'gzip', 'mkfifo', 'mktemp', 'nohup', 'sed', 'setsid', 'sleep', 'sort', 'tail', 'tar',
-         'wc')  # fmt: skip
+TOOLS = (
+    'date',
+    'env',
+    'find',
+    'git',
+    'gzip',
+    'mkfifo',
+    'mktemp',
+    'nohup',
+    'sed',
+    'setsid',
+    'sleep',
+    'sort',
+    'tail',
+    'tar',
+    'wc',
+)
 # Begins every stand-in: the call is noted with the words as they arrived.
 NOTE = """
 import json, os, pathlib, subprocess, sys, time
@@ -24,7 +42,10 @@ with open(folder / 'calls.jsonl', 'a') as file:
 
 
 class Machine(Checkout):
-    """See the module; stand-ins are given as Python code, which finds its arguments in `called` and may use `folder`."""
+    """See the module;
+
+    stand-ins are given as Python code, which finds its arguments in `called` and may use `folder`.
+    """
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder)
@@ -36,7 +57,9 @@ class Machine(Checkout):
     def stand_in(self, name: str, code: str = '') -> None:
         """A program on PATH."""
         source = self.folder / f'{name}.py'
-        source.write_text(NOTE.replace('FOLDER', repr(str(self.folder))).replace('NAME', repr(name)) + code)
+        source.write_text(
+            NOTE.replace('FOLDER', repr(str(self.folder))).replace('NAME', repr(name)) + code
+        )
         (self.bin / name).unlink(missing_ok=True)
         self.add_program(name, f'#!BASH\nexec "REAL" -S -E "{source}" "$@"\n')
 
@@ -48,16 +71,24 @@ class Machine(Checkout):
     def called(self, name: str) -> list[list[str]]:
         """The arguments of each call of a stand-in."""
         file = self.folder / 'calls.jsonl'
-        calls = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        calls = (
+            [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        )
         return [arguments for program, *arguments in calls if program == name]
 
     def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
         """Like `run`, without waiting; what it says goes to one pipe."""
         return subprocess.Popen(
-            [self.bin / 'bash', self.root / 'launch' / script, *arguments], cwd=self.elsewhere, text=True,
-            env={'PATH': str(self.bin), **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            # Of a shell in the background the tests inherit that SIGINT is ignored, and then bash cannot trap it.
-            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+            [self.bin / 'bash', self.root / 'launch' / script, *arguments],
+            cwd=self.elsewhere,
+            text=True,
+            env={'PATH': str(self.bin), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Of a shell in the background the tests inherit that SIGINT is ignored, and then bash
+            # cannot trap it.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 def until(reached, seconds: float = 30.0) -> None:
@@ -66,4 +97,3 @@ def until(reached, seconds: float = 30.0) -> None:
     while not reached():
         assert time.monotonic() < deadline, 'it did not come about'
         time.sleep(0.01)
-

@@ -8,19 +8,29 @@ from tests.launch.machine import ROOT
 
 yaml = pytest.importorskip('yaml')
 
-ASKED = ('--name=ast', '--image=reg/ast:1', '--accelerator=tpu-v5p-slice', '--topology=2x2x4', '--bucket=bucket',
-         '--config=configs/fsdd.py:ast')  # fmt: skip
+ASKED = (
+    '--name=ast',
+    '--image=reg/ast:1',
+    '--accelerator=tpu-v5p-slice',
+    '--topology=2x2x4',
+    '--bucket=bucket',
+    '--config=configs/fsdd.py:ast',
+)
 
 
 @pytest.fixture
 def kubectl(machine):
-    machine.stand_in('kubectl', "(folder / 'stdin').write_text(sys.stdin.read() if called[-1] == '--filename=-' else '')")
+    machine.stand_in(
+        'kubectl',
+        "(folder / 'stdin').write_text(sys.stdin.read() if called[-1] == '--filename=-' else '')",
+    )
     return machine
 
 
 @pytest.fixture
 def filled(kubectl):
     """What `apply` prints with these options."""
+
     def told(*arguments):
         done = kubectl.run('gke.sh', 'apply', '--dry_run', *ASKED, *arguments)
         assert done.returncode == 0, done.stderr
@@ -41,7 +51,10 @@ def container(jobset: dict) -> dict:
 
 
 def matching(jobset: dict, message: str) -> str:
-    """The action for a Job that failed by its pod failure policy with this message; the first rule decides."""
+    """The action for a Job that failed by its pod failure policy with this message;
+
+    the first rule decides.
+    """
     for rule in jobset['spec']['failurePolicy']['rules']:
         if 'PodFailurePolicy' in rule['onJobFailureReasons']:
             if any(re.search(pattern, message) for pattern in rule['onJobFailureMessagePatterns']):
@@ -52,7 +65,10 @@ def matching(jobset: dict, message: str) -> str:
 def test_the_template_is_a_job_set_as_it_is():
     jobset = yaml.safe_load((ROOT / 'launch' / 'gke.yaml').read_text())
     assert (jobset['apiVersion'], jobset['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
-    assert job(jobset)['completions'] == job(jobset)['parallelism'] and job(jobset)['completionMode'] == 'Indexed'
+    assert (
+        job(jobset)['completions'] == job(jobset)['parallelism']
+        and job(jobset)['completionMode'] == 'Indexed'
+    )
     assert container(jobset)['command'] == ['elastic-ast', 'train']
     assert {'name': 'ELASTIC_AST_DISTRIBUTED', 'value': 'auto'} in container(jobset)['env']
 
@@ -64,19 +80,29 @@ def test_how_a_process_ends_decides_what_follows():
 
     def action(code=None, condition=None):
         for index, rule in enumerate(rules):
-            codes, conditions = rule.get('onExitCodes', {}), [entry['type'] for entry in rule.get('onPodConditions', [])]
+            codes, conditions = (
+                rule.get('onExitCodes', {}),
+                [entry['type'] for entry in rule.get('onPodConditions', [])],
+            )
             if code in codes.get('values', []) or condition in conditions:
                 what = f'exit code {code}' if condition is None else f'condition {condition}'
-                return matching(jobset, f'Pod default/ast-slice-0-0 has {what} matching FailJob rule at index {index}')
+                return matching(
+                    jobset,
+                    f'Pod default/ast-slice-0-0 has {what} matching FailJob rule at index {index}',
+                )
         return None
 
     assert action(75) == action(condition='DisruptionTarget') == 'RestartJobSetAndIgnoreMaxRestarts'
     assert action(1) == action(2) == 'FailJobSet'
-    assert action(134) is None and job(jobset)['backoffLimit'] == 0  # the Job fails, and the set starts again
+    assert (
+        action(134) is None and job(jobset)['backoffLimit'] == 0
+    )  # the Job fails, and the set starts again
     assert jobset['spec']['failurePolicy']['maxRestarts'] > 0
     # What a pod failure policy asks for.
     assert job(jobset)['template']['spec']['restartPolicy'] == 'Never'
-    assert {rule['onExitCodes']['containerName'] for rule in rules if 'onExitCodes' in rule} == {container(jobset)['name']}
+    assert {rule['onExitCodes']['containerName'] for rule in rules if 'onExitCodes' in rule} == {
+        container(jobset)['name']
+    }
 
 
 def test_what_is_given_is_filled_in(filled):
@@ -87,18 +113,26 @@ def test_what_is_given_is_filled_in(filled):
     assert job(jobset)['parallelism'] == job(jobset)['completions'] == 4
     pod = job(jobset)['template']['spec']
     assert pod['nodeSelector'] == {
-        'cloud.google.com/gke-tpu-accelerator': 'tpu-v5p-slice', 'cloud.google.com/gke-tpu-topology': '2x2x4',
-        'cloud.google.com/gke-spot': 'true'}  # fmt: skip
+        'cloud.google.com/gke-tpu-accelerator': 'tpu-v5p-slice',
+        'cloud.google.com/gke-tpu-topology': '2x2x4',
+        'cloud.google.com/gke-spot': 'true',
+    }
     assert pod['serviceAccountName'] == 'writer'
     assert container(jobset)['image'] == 'reg/ast:1'
-    assert container(jobset)['args'] == ['--config=configs/fsdd.py:ast', '--workdir=gs://bucket/ast']
+    assert container(jobset)['args'] == [
+        '--config=configs/fsdd.py:ast',
+        '--workdir=gs://bucket/ast',
+    ]
     assert container(jobset)['resources'] == {'limits': {'google.com/tpu': 4}}
 
 
 def test_the_bucket_is_mounted_for_reading(filled):
     job_template = job(filled('--bucket=store/runs'))['template']
     (volume,) = job_template['spec']['volumes']
-    assert volume['csi']['volumeAttributes'] == {'bucketName': 'store', 'mountOptions': 'implicit-dirs'}
+    assert volume['csi']['volumeAttributes'] == {
+        'bucketName': 'store',
+        'mountOptions': 'implicit-dirs',
+    }
     assert volume['csi']['readOnly']
     assert job_template['metadata']['annotations'] == {'gke-gcsfuse/volumes': 'true'}
     (mount,) = job_template['spec']['containers'][0]['volumeMounts']
@@ -107,20 +141,38 @@ def test_the_bucket_is_mounted_for_reading(filled):
 
 def test_what_is_not_given_is_left_out(filled):
     pod = job(filled())['template']['spec']
-    assert 'cloud.google.com/gke-spot' not in pod['nodeSelector'] and 'serviceAccountName' not in pod
+    assert (
+        'cloud.google.com/gke-spot' not in pod['nodeSelector'] and 'serviceAccountName' not in pod
+    )
 
 
-@pytest.mark.parametrize(('topology', 'chips', 'expected'), [
-    ('1x1', [], (1, 1)), ('2x2', [], (4, 1)), ('2x4', [], (4, 2)), ('2x4', ['--chips=8'], (8, 1)), ('16x16', [], (4, 64)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('topology', 'chips', 'expected'),
+    [
+        ('1x1', [], (1, 1)),
+        ('2x2', [], (4, 1)),
+        ('2x4', [], (4, 2)),
+        ('2x4', ['--chips=8'], (8, 1)),
+        ('16x16', [], (4, 64)),
+    ],
+)
 def test_hosts_are_chips_divided(filled, topology, chips, expected):
     jobset = filled(f'--topology={topology}', *chips)
-    assert (container(jobset)['resources']['limits']['google.com/tpu'], job(jobset)['parallelism']) == expected
+    assert (
+        container(jobset)['resources']['limits']['google.com/tpu'],
+        job(jobset)['parallelism'],
+    ) == expected
 
 
 def test_overrides_arrive_as_they_were_written(filled):
-    """Through YAML and through Kubernetes, which reads `$(NAME)` as a variable and `$$` as one sign."""
-    words = ['--config.data.root=it\'s "a" \\ folder: # <- name', '--config.data.train=$(HOME) $$ `id` & *', '--config.a.b=é']
+    """Through YAML and through Kubernetes, which reads `$(NAME)` as a variable and `$$` as one
+    sign.
+    """
+    words = [
+        '--config.data.root=it\'s "a" \\ folder: # <- name',
+        '--config.data.train=$(HOME) $$ `id` & *',
+        '--config.a.b=é',
+    ]
     arguments = container(filled('--', *words))['args'][2:]
     assert [word.replace('$$', '$') for word in arguments] == words
     assert all('$' not in word.replace('$$', '') for word in arguments)
@@ -139,6 +191,10 @@ def test_logs_and_deletion(kubectl):
     assert kubectl.run('gke.sh', 'logs', '--name=ast', '--host=2').returncode == 0
     assert kubectl.run('gke.sh', 'delete', '--name=ast').returncode == 0
     logs, delete = kubectl.called('kubectl')
-    assert logs[:2] == ['logs', '--follow'] and logs[-1] == (
-        '--selector=jobset.sigs.k8s.io/jobset-name=ast,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=2')
+    assert (
+        logs[:2] == ['logs', '--follow']
+        and logs[-1]
+        == '--selector=jobset.sigs.k8s.io/jobset-name=ast,jobset.sigs.k8s.io/job-index=0,'
+        'batch.kubernetes.io/job-completion-index=2'
+    )
     assert delete == ['delete', 'jobset', 'ast']

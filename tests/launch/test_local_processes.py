@@ -1,4 +1,7 @@
-"""Several processes on one computer: what each is told, who is named when one dies, and that none is left behind."""
+"""Several processes on one computer:
+
+what each is told, who is named when one dies, and that none is left behind.
+"""
 
 import json
 import os
@@ -11,7 +14,8 @@ import pytest
 
 from tests.launch.machine import until
 
-# Notes its number, the number of its start and its id, waits until all of this start have, and does what the test says.
+# Notes its number, the number of its start and its id, waits until all of this start have, and does
+# what the test says.
 WORKER = """
 number = int(os.environ['JAX_PROCESS_ID'])
 start = len(list(folder.glob(f'begun.{number}.*')))
@@ -25,17 +29,28 @@ import signal
 @pytest.fixture
 def launch(machine):
     """Runs `worker` in so many processes; its code knows `number` and `start`."""
+
     def launched(code, *options, processes=3, arguments=()):
         machine.stand_in('worker', WORKER + code)
-        return machine.run('local_processes.sh', str(processes), f'--logs={machine.folder / "logs"}', *options, '--', 'worker',
-                           *arguments)  # fmt: skip
+        return machine.run(
+            'local_processes.sh',
+            str(processes),
+            f'--logs={machine.folder / "logs"}',
+            *options,
+            '--',
+            'worker',
+            *arguments,
+        )
 
     return launched
 
 
 def begun(machine) -> dict[tuple[int, int], tuple[int, dict]]:
     """Id and environment of each process that was begun, by its number and start."""
-    return {tuple(map(int, file.name.split('.')[1:])): json.loads(file.read_text()) for file in machine.folder.glob('begun.*')}
+    return {
+        tuple(map(int, file.name.split('.')[1:])): json.loads(file.read_text())
+        for file in machine.folder.glob('begun.*')
+    }
 
 
 def alive(pid: int) -> bool:
@@ -56,20 +71,35 @@ def test_each_process_knows_its_place(machine, launch):
     done = launch('print("from", number)', '--devices=4', arguments=words)
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout == 'from 0\n'
-    assert [(machine.folder / 'logs' / f'process{i}.log').read_text() for i in (1, 2)] == ['from 1\n', 'from 2\n']
+    assert [(machine.folder / 'logs' / f'process{i}.log').read_text() for i in (1, 2)] == [
+        'from 1\n',
+        'from 2\n',
+    ]
     assert machine.called('worker') == [words] * 3
     found = [environment for _, environment in begun(machine).values()]
     assert sorted(environment['JAX_PROCESS_ID'] for environment in found) == ['0', '1', '2']
     assert {environment['JAX_NUM_PROCESSES'] for environment in found} == {'3'}
     (address,) = {environment['JAX_COORDINATOR_ADDRESS'] for environment in found}
     assert re.fullmatch(r'127\.0\.0\.1:[0-9]{5}', address)
-    assert {environment['XLA_FLAGS'] for environment in found} == {'--xla_force_host_platform_device_count=4'}
+    assert {environment['XLA_FLAGS'] for environment in found} == {
+        '--xla_force_host_platform_device_count=4'
+    }
     assert {environment['JAX_PLATFORMS'] for environment in found} == {'cpu'}
 
 
 def test_the_dry_run_prints_what_would_be_started(machine):
     machine.stand_in('worker')
-    done = machine.run('local_processes.sh', '2', '--devices', '8', '--dry_run', '--', 'worker', 'a b', XLA_FLAGS='--one')
+    done = machine.run(
+        'local_processes.sh',
+        '2',
+        '--devices',
+        '8',
+        '--dry_run',
+        '--',
+        'worker',
+        'a b',
+        XLA_FLAGS='--one',
+    )
     assert done.returncode == 0 and not machine.called('worker')
     for number, line in enumerate(done.stdout.splitlines()):
         words = shlex.split(line)
@@ -93,7 +123,10 @@ if start == 0:
     assert 'starting all 3 again, restart 1 of 3' in done.stderr
     found = begun(machine)
     assert found.keys() == {(number, start) for number in range(3) for start in range(2)}
-    ports = [{found[number, start][1]['JAX_COORDINATOR_ADDRESS'] for number in range(3)} for start in range(2)]
+    ports = [
+        {found[number, start][1]['JAX_COORDINATOR_ADDRESS'] for number in range(3)}
+        for start in range(2)
+    ]
     assert len(ports[0]) == len(ports[1]) == 1 and ports[0] != ports[1]
     assert none_left(machine)
     assert (machine.folder / 'logs' / 'process1.restart1.log').exists()
@@ -101,14 +134,17 @@ if start == 0:
 
 def test_one_that_is_killed_is_restarted_and_one_that_hangs_is_killed(machine, launch):
     began = time.monotonic()
-    done = launch("""
+    done = launch(
+        """
 if start == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if number == 2:
         time.sleep(0.5)  # the others ignore SIGTERM by now
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
-""", '--grace=1')  # fmt: skip
+""",
+        '--grace=1',
+    )
     assert done.returncode == 0
     assert 'process 2 was the first to end: killed by SIGKILL' in done.stderr
     assert 'killing 2 that did not end' in done.stderr
@@ -127,13 +163,21 @@ def test_mistakes_and_interruptions_are_not_repeated(machine, launch, code):
 def test_restarts_have_an_end(machine, launch, code):
     done = launch(f'sys.exit({code}) if number == 1 else time.sleep(60)', '--restarts=2')
     assert done.returncode == code
-    assert 'giving up after 2 restarts' in done.stderr and done.stderr.count('was the first to end') == 3
-    assert {start for number, start in begun(machine) if number == 1} == {0, 1, 2} and none_left(machine)
+    assert (
+        'giving up after 2 restarts' in done.stderr
+        and done.stderr.count('was the first to end') == 3
+    )
+    assert {start for number, start in begun(machine) if number == 1} == {0, 1, 2} and none_left(
+        machine
+    )
 
 
 @pytest.mark.parametrize(('sent', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_signals_are_passed_on_and_waited_for(machine, sent, code):
-    machine.stand_in('worker', WORKER + f"""
+    machine.stand_in(
+        'worker',
+        WORKER
+        + f"""
 def end(*_):
     time.sleep(0.3)
     (folder / f'saved.{{number}}').touch()
@@ -141,8 +185,11 @@ def end(*_):
 signal.signal({int(sent)}, end)
 (folder / f'ready.{{number}}').touch()
 time.sleep(60)
-""")
-    process = machine.start('local_processes.sh', '2', f'--logs={machine.folder / "logs"}', '--', 'worker')
+""",
+    )
+    process = machine.start(
+        'local_processes.sh', '2', f'--logs={machine.folder / "logs"}', '--', 'worker'
+    )
     until(lambda: len(list(machine.folder.glob('ready.*'))) == 2)
     process.send_signal(sent)
     said, _ = process.communicate(timeout=30)
@@ -152,12 +199,18 @@ time.sleep(60)
 
 
 def test_a_second_signal_does_not_wait(machine):
-    machine.stand_in('worker', WORKER + """
+    machine.stand_in(
+        'worker',
+        WORKER
+        + """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (folder / f'ready.{number}').touch()
 time.sleep(60)
-""")
-    process = machine.start('local_processes.sh', '2', f'--logs={machine.folder / "logs"}', '--', 'worker')
+""",
+    )
+    process = machine.start(
+        'local_processes.sh', '2', f'--logs={machine.folder / "logs"}', '--', 'worker'
+    )
     until(lambda: len(list(machine.folder.glob('ready.*'))) == 2)
     process.terminate()
     time.sleep(0.5)
@@ -167,11 +220,14 @@ time.sleep(60)
 
 
 def test_a_process_whose_shell_was_killed_too_is_missed(machine, launch):
-    done = launch("""
+    done = launch(
+        """
 if number == 1:
     os.kill(os.getppid(), signal.SIGKILL)
 time.sleep(60)
-""", '--restarts=0')  # fmt: skip
+""",
+        '--restarts=0',
+    )
     assert done.returncode == 137
     assert 'process 1 was the first to end' in done.stderr and none_left(machine)
 

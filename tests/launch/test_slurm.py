@@ -1,4 +1,7 @@
-"""launch/slurm.sbatch with stand-ins for srun and scontrol: one process a task, and what its end leads to."""
+"""launch/slurm.sbatch with stand-ins for srun and scontrol:
+
+one process a task, and what its end leads to.
+"""
 
 import os
 import signal
@@ -9,7 +12,8 @@ import pytest
 
 from tests.launch.machine import ROOT, until
 
-# As srun does: its own options first, then a command that is run once for each task; the highest exit code counts.
+# As srun does: its own options first, then a command that is run once for each task; the highest
+# exit code counts.
 SRUN = """
 options = [word for word in called if word.startswith('--')][:called.index('bash')]
 command = called[called.index('bash'):]
@@ -30,7 +34,10 @@ assert os.environ['ELASTIC_AST_DISTRIBUTED'] == 'auto'
 
 @pytest.fixture
 def slurm(machine):
-    """Runs the script as SLURM does: a copy of it, elsewhere, in the folder that sbatch was called in."""
+    """Runs the script as SLURM does:
+
+    a copy of it, elsewhere, in the folder that sbatch was called in.
+    """
     machine.stand_in('srun', SRUN)
     machine.stand_in('scontrol')
     spool = machine.folder / 'spool'
@@ -42,8 +49,14 @@ def slurm(machine):
         if code is not None:
             machine.stand_in('worker', WORKER + code)
         return subprocess.Popen(
-            [machine.bin / 'bash', spool / 'slurm_script', *arguments], cwd=machine.root, text=True, stdin=subprocess.DEVNULL,
-            env=machine.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+            [machine.bin / 'bash', spool / 'slurm_script', *arguments],
+            cwd=machine.root,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=machine.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def run(*arguments, **more):
         process = start(*arguments, **more)
@@ -62,16 +75,24 @@ def test_help_and_dry_run_need_no_slurm(machine):
     assert done.returncode == 0
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('srun')]
     assert 'ELASTIC_AST_DISTRIBUTED=auto' in done.stdout
-    told = subprocess.run(['bash', '-c', f'printf "%s\\n" {line}'], capture_output=True, text=True).stdout.splitlines()
+    told = subprocess.run(
+        ['bash', '-c', f'printf "%s\\n" {line}'], capture_output=True, text=True
+    ).stdout.splitlines()
     assert told[-4:] == ['elastic-ast', 'train', *words]
 
 
 def test_what_is_asked_of_slurm():
     lines = (ROOT / 'launch' / 'slurm.sbatch').read_text().splitlines()
-    asked = dict(line.removeprefix('#SBATCH --').partition('=')[::2] for line in lines if line.startswith('#SBATCH'))
+    asked = dict(
+        line.removeprefix('#SBATCH --').partition('=')[::2]
+        for line in lines
+        if line.startswith('#SBATCH')
+    )
     assert asked['signal'] == 'TERM@120' and 'requeue' in asked and asked['open-mode'] == 'append'
     assert asked['ntasks-per-node'] == asked['gpus-per-node'] and 'gpus-per-task' not in asked
-    assert all(line.startswith('#') for line in lines[:12]), 'SLURM reads options up to the first command only'
+    assert all(line.startswith('#') for line in lines[:12]), (
+        'SLURM reads options up to the first command only'
+    )
 
 
 def test_each_task_runs_the_command_as_it_was_written(machine, slurm):
@@ -80,14 +101,18 @@ def test_each_task_runs_the_command_as_it_was_written(machine, slurm):
     assert code == 0, said
     assert machine.called('worker') == [words] * 3 and not machine.called('scontrol')
     for task in range(3):
-        assert (machine.root / 'runs' / 'slurm' / '77' / f'{task}.log').read_text() == f'task {task}\n'
+        assert (
+            machine.root / 'runs' / 'slurm' / '77' / f'{task}.log'
+        ).read_text() == f'task {task}\n'
     (call,) = machine.called('srun')
     assert '--cpus-per-task=5' in call and '--kill-on-bad-exit=0' in call and '--wait=60' in call
 
 
 def test_a_preempted_job_is_queued_again_however_often(machine, slurm):
     for start in range(3):
-        code, said = slurm('--restarts=0', '--', 'worker', code='sys.exit(75)', SLURM_RESTART_COUNT=str(start))
+        code, said = slurm(
+            '--restarts=0', '--', 'worker', code='sys.exit(75)', SLURM_RESTART_COUNT=str(start)
+        )
         assert code == 75 and 'preempted (exit code 75)' in said and f'start {start}' in said
         assert machine.called('scontrol') == [['requeue', '77']] * (start + 1)
 
@@ -108,16 +133,28 @@ sys.exit(1)  # because the other one is gone
 """
     for queued in (1, 2):
         code, said = slurm('--restarts=2', '--', 'worker', code=crash)
-        assert code == 137 and 'task 1 was the first to end: killed by SIGKILL' in said and '| out of luck' in said
+        assert (
+            code == 137
+            and 'task 1 was the first to end: killed by SIGKILL' in said
+            and '| out of luck' in said
+        )
         assert len(machine.called('scontrol')) == queued
     code, said = slurm('--restarts=2', '--', 'worker', code=crash)
-    assert code == 137 and 'giving up after 2 restarts' in said and len(machine.called('scontrol')) == 2
+    assert (
+        code == 137
+        and 'giving up after 2 restarts' in said
+        and len(machine.called('scontrol')) == 2
+    )
 
 
 def test_a_crash_of_srun_alone_is_a_crash(machine, slurm):
     machine.stand_in('srun', 'sys.exit(143)')
     code, said = slurm('--', 'worker')
-    assert code == 143 and 'no task reported its end' in said and machine.called('scontrol') == [['requeue', '77']]
+    assert (
+        code == 143
+        and 'no task reported its end' in said
+        and machine.called('scontrol') == [['requeue', '77']]
+    )
 
 
 def test_tasks_may_save_while_the_script_is_signalled(machine, slurm):
@@ -136,7 +173,9 @@ sys.exit(75)
     (machine.folder / 'signalled').touch()
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 75, said
-    assert len(list(machine.folder.glob('saved.*'))) == 3 and machine.called('scontrol') == [['requeue', '77']]
+    assert len(list(machine.folder.glob('saved.*'))) == 3 and machine.called('scontrol') == [
+        ['requeue', '77']
+    ]
 
 
 def test_tasks_report_their_end_after_a_signal_that_reaches_their_shell_too(machine, slurm):
@@ -160,14 +199,25 @@ time.sleep(60)
 
 
 def test_a_task_of_an_array_is_queued_again_by_its_own_name(machine, slurm):
-    code, _ = slurm('--logs=a b', '--', 'worker', code='sys.exit(75)', SLURM_ARRAY_JOB_ID='70', SLURM_ARRAY_TASK_ID='4')
+    code, _ = slurm(
+        '--logs=a b',
+        '--',
+        'worker',
+        code='sys.exit(75)',
+        SLURM_ARRAY_JOB_ID='70',
+        SLURM_ARRAY_TASK_ID='4',
+    )
     assert code == 75 and machine.called('scontrol') == [['requeue', '70_4']]
     assert (machine.root / 'a b' / '70_4' / '0.log').exists()
 
 
 def test_a_wrong_folder_is_refused(machine, slurm):
     process = subprocess.run(
-        [machine.bin / 'bash', machine.folder / 'spool' / 'slurm_script', '--', 'worker'], cwd=machine.elsewhere, text=True,
-        env=machine.environment, capture_output=True)  # fmt: skip
+        [machine.bin / 'bash', machine.folder / 'spool' / 'slurm_script', '--', 'worker'],
+        cwd=machine.elsewhere,
+        text=True,
+        env=machine.environment,
+        capture_output=True,
+    )
     assert process.returncode == 2 and 'is not the root of the repository' in process.stderr
     assert not machine.called('srun')

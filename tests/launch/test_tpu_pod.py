@@ -1,7 +1,8 @@
 """launch/tpu_pod.sh with a stand-in for gcloud: a slice of two workers, which can be taken away.
 
-The workers are folders, and what the script asks them to do is done there: the project is unpacked and installed (with the
-stand-in for Python of tests/test_launch.py), and the command runs as a process.
+The workers are folders, and what the script asks them to do is done there: the project is unpacked
+and installed (with the stand-in for Python of tests/test_launch.py), and the command runs as a
+process.
 """
 
 import json
@@ -15,8 +16,8 @@ import pytest
 from tests.test_launch import STAND_IN
 
 HOSTS = ('t1v-n-0-w-0', 't1v-n-0-w-1')
-# `cloud.json`: whether there is a TPU, which one it is, and how often its state was looked at; `lives`: for each, after how
-# many looks it is taken away (null: never).
+# `cloud.json`: whether there is a TPU, which one it is, and how often its state was looked at;
+# `lives`: for each, after how many looks it is taken away (null: never).
 GCLOUD = """
 import shutil, signal
 file = folder / 'cloud.json'
@@ -49,13 +50,15 @@ elif action == 'describe':
         (folder / 'offline').unlink()
         sys.exit('ERROR: (gcloud) there has been a problem with your connection')
     if not cloud['there']:
-        sys.exit(f"ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource 'projects/p/{name}' was not found")
+        sys.exit("ERROR: (gcloud.compute.tpus) NOT_FOUND: "
+                 f"Resource 'projects/p/{name}' was not found")
     cloud['looks'] += 1
     file.write_text(json.dumps(cloud))
     if gone():
         end_processes()
     if kind == 'queued-resources':
-        print('SUSPENDED' if gone() else 'WAITING_FOR_RESOURCES' if cloud['looks'] == 1 else 'ACTIVE')
+        waiting = 'WAITING_FOR_RESOURCES' if cloud['looks'] == 1 else 'ACTIVE'
+        print('SUSPENDED' if gone() else waiting)
     else:
         print('PREEMPTED' if gone() else 'READY')
 elif action == 'delete':
@@ -70,8 +73,11 @@ elif action == 'scp':
         shutil.copy(name, home / 'elastic-ast-jax.tar.gz')
 elif action == 'ssh':
     chosen = homes if options['--worker'] == 'all' else [homes[int(options['--worker'])]]
-    codes = [subprocess.run(['bash', '-c', options['--command']], cwd=home, stdin=subprocess.DEVNULL, env={
-        'PATH': os.environ['PATH'], 'HOME': str(home), 'HOSTNAME': home.name}).returncode for home in chosen]
+    codes = [
+        subprocess.run(
+            ['bash', '-c', options['--command']], cwd=home, stdin=subprocess.DEVNULL,
+            env={'PATH': os.environ['PATH'], 'HOME': str(home), 'HOSTNAME': home.name},
+        ).returncode for home in chosen]
     sys.exit(max(codes))
 """
 # The command that is run; `life` is the number of the TPU, `start` that of the start on it.
@@ -93,7 +99,17 @@ def cloud(machine):
     machine.quick_sleep()
     machine.stand_in('gcloud', f'HOSTS = {HOSTS!r}\n{GCLOUD}')
     machine.add_program('python3', STAND_IN)
-    git = ['git', '-c', 'user.name=a', '-c', 'user.email=a@b', '-c', 'init.defaultBranch=main', '-C', machine.root]
+    git = [
+        'git',
+        '-c',
+        'user.name=a',
+        '-c',
+        'user.email=a@b',
+        '-c',
+        'init.defaultBranch=main',
+        '-C',
+        machine.root,
+    ]
     for words in (['init', '-q'], ['add', '-A'], ['commit', '-qm', 'all']):
         subprocess.run([*git, *words], check=True)
 
@@ -124,7 +140,9 @@ def begun(machine) -> set[tuple[int, int]]:
 def test_the_dry_run_calls_nothing_and_prints_what_would_be(machine):
     machine.stand_in('gcloud')
     words = ["--workdir=gs://b/it's a run", '$HOME']
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--spot', '--dry_run', '--', 'elastic-ast', 'train', *words)
+    done = machine.run(
+        'tpu_pod.sh', 'watch', *WATCH, '--spot', '--dry_run', '--', 'elastic-ast', 'train', *words
+    )
     assert done.returncode == 0 and not machine.called('gcloud')
     lines = [line for line in done.stdout.splitlines() if line.startswith('gcloud')]
     kinds = [tuple(line.split()[2:5]) for line in lines]
@@ -132,21 +150,56 @@ def test_the_dry_run_calls_nothing_and_prints_what_would_be(machine):
     assert kinds[-1] == ('tpus', 'queued-resources', 'delete')
     (start,) = [line for line in lines if r'tpu_worker.sh\ start' in line]
     # Read by a shell here, and then by that of the worker.
-    told = subprocess.run(['bash', '-c', f'printf "%s\\n" {start}'], capture_output=True, text=True).stdout.splitlines()
+    told = subprocess.run(
+        ['bash', '-c', f'printf "%s\\n" {start}'], capture_output=True, text=True
+    ).stdout.splitlines()
     (command,) = [word.removeprefix('--command=') for word in told if word.startswith('--command=')]
-    there = subprocess.run(['bash', '-c', f'printf "%s\\n" {command}'], capture_output=True, text=True).stdout.splitlines()
+    there = subprocess.run(
+        ['bash', '-c', f'printf "%s\\n" {command}'], capture_output=True, text=True
+    ).stdout.splitlines()
     assert there[-4:] == ['elastic-ast', 'train', *words]
 
 
-@pytest.mark.parametrize(('options', 'expected'), [
-    ([], ['queued-resources', 'create', 'ast', '--node-id=ast', '--accelerator-type=v5litepod-16',
-          '--runtime-version=v2-alpha-tpuv5-lite']),
-    (['--spot', '--version=my v', '--project=p q'], [
-        'queued-resources', 'create', 'ast', '--node-id=ast', '--accelerator-type=v5litepod-16', '--runtime-version=my v',
-        '--spot', '--project=p q']),
-    (['--node', '--spot'], ['tpu-vm', 'create', 'ast', '--accelerator-type=v5litepod-16', '--version=v2-alpha-tpuv5-lite',
-                            '--spot']),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        (
+            [],
+            [
+                'queued-resources',
+                'create',
+                'ast',
+                '--node-id=ast',
+                '--accelerator-type=v5litepod-16',
+                '--runtime-version=v2-alpha-tpuv5-lite',
+            ],
+        ),
+        (
+            ['--spot', '--version=my v', '--project=p q'],
+            [
+                'queued-resources',
+                'create',
+                'ast',
+                '--node-id=ast',
+                '--accelerator-type=v5litepod-16',
+                '--runtime-version=my v',
+                '--spot',
+                '--project=p q',
+            ],
+        ),
+        (
+            ['--node', '--spot'],
+            [
+                'tpu-vm',
+                'create',
+                'ast',
+                '--accelerator-type=v5litepod-16',
+                '--version=v2-alpha-tpuv5-lite',
+                '--spot',
+            ],
+        ),
+    ],
+)
 def test_create_asks_and_waits(cloud, options, expected):
     machine = cloud()
     done = machine.run('tpu_pod.sh', 'create', *WATCH, *options)
@@ -165,26 +218,37 @@ def test_a_run_over_all_workers(cloud):
     assert actions(machine)[:2] == ['create', 'ssh'] and 'delete' not in actions(machine)
     assert 'the run is finished' in done.stdout and 'warning' not in done.stderr
     for host in HOSTS:
-        assert (machine.folder / 'workers' / host / 'elastic-ast.log').read_text() == f'from {host}\n'
+        assert (
+            machine.folder / 'workers' / host / 'elastic-ast.log'
+        ).read_text() == f'from {host}\n'
     installed = [call for call in machine.calls() if '--editable' in call]
     assert len(installed) == 2 and all('.[train,gcs,tpu]' in call for call in installed)
 
 
 def test_a_preempted_node_is_made_anew_and_the_run_goes_on(cloud):
     machine = cloud('time.sleep(60) if life < 2 else None', 12, 9)
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--spot', '--', 'trainer', '--workdir=gs://b/w')
+    done = machine.run(
+        'tpu_pod.sh', 'watch', *WATCH, '--spot', '--', 'trainer', '--workdir=gs://b/w'
+    )
     assert done.returncode == 0, done.stderr
     assert len(re.findall('ast was taken away: (?:SUSPENDED|PREEMPTED)', done.stdout)) == 2
-    assert [action for action in actions(machine) if action not in ('ssh', 'scp')] == ['create', 'delete', 'create', 'delete',
-                                                                                       'create']  # fmt: skip
+    assert [action for action in actions(machine) if action not in ('ssh', 'scp')] == [
+        'create',
+        'delete',
+        'create',
+        'delete',
+        'create',
+    ]
     assert begun(machine) == {(0, 0), (1, 0), (2, 0)}
-    (deleted, _) = [call for call in machine.called('gcloud') if call[3] == 'delete']
+    deleted, _ = [call for call in machine.called('gcloud') if call[3] == 'delete']
     assert '--force' in deleted
 
 
 def test_a_node_without_a_queue_is_made_anew_too(cloud):
     machine = cloud('time.sleep(60) if life == 0 else None', 8)
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--node', '--', 'trainer', '--workdir=gs://b/w')
+    done = machine.run(
+        'tpu_pod.sh', 'watch', *WATCH, '--node', '--', 'trainer', '--workdir=gs://b/w'
+    )
     assert done.returncode == 0, done.stderr
     assert 'ast was taken away: PREEMPTED' in done.stdout
     assert {call[2] for call in machine.called('gcloud')} == {'tpu-vm'}
@@ -196,7 +260,9 @@ def test_a_mistake_ends_the_watching_with_its_lines(cloud):
     assert done.returncode == 1
     assert 'was the first to end: exit code 1' in done.stderr and '| wrong key' in done.stderr
     assert "on the workers' own disks" in done.stderr
-    apart = machine.run('tpu_pod.sh', 'run', '--name=ast', '--dry_run', '--', 'trainer', '--workdir', 'runs/here')
+    apart = machine.run(
+        'tpu_pod.sh', 'run', '--name=ast', '--dry_run', '--', 'trainer', '--workdir', 'runs/here'
+    )
     assert "--workdir=runs/here is on the workers' own disks" in apart.stderr
     assert begun(machine) == {(0, 0)} and 'delete' not in actions(machine)
 
@@ -217,7 +283,9 @@ time.sleep(60 if start == 0 else 0)
 
 def test_restarts_have_an_end(cloud):
     machine = cloud('sys.exit(75)')
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--restarts=2', '--', 'trainer', '--workdir=gs://b/w')
+    done = machine.run(
+        'tpu_pod.sh', 'watch', *WATCH, '--restarts=2', '--', 'trainer', '--workdir=gs://b/w'
+    )
     assert done.returncode == 1 and 'giving up after 2 restarts' in done.stderr
     assert begun(machine) == {(0, 0), (0, 1), (0, 2)}
 
@@ -249,7 +317,12 @@ while not (folder / 'enough').exists():
 """)
     for action in ('create', 'setup'):
         assert machine.run('tpu_pod.sh', action, *WATCH).returncode == 0
-    assert machine.run('tpu_pod.sh', 'run', '--name=ast', '--', 'trainer', '--workdir=gs://b/w').returncode == 0
+    assert (
+        machine.run(
+            'tpu_pod.sh', 'run', '--name=ast', '--', 'trainer', '--workdir=gs://b/w'
+        ).returncode
+        == 0
+    )
     again = machine.run('tpu_pod.sh', 'run', '--name=ast', '--', 'trainer', '--workdir=gs://b/w')
     assert again.returncode == 1 and 'a run is going on already' in again.stderr
     status = machine.run('tpu_pod.sh', 'status', '--name=ast')
@@ -267,12 +340,24 @@ def test_logs_of_a_worker_and_deletion_on_request(cloud):
     machine.run('tpu_pod.sh', 'create', *WATCH)
     (machine.folder / 'workers' / HOSTS[1] / 'elastic-ast.log').write_text('from worker 1\n')
     (machine.bin / 'tail').unlink()
-    machine.add_program('tail', f'#!BASH\n[[ $* == "-n 100 -F elastic-ast.log" ]] && exec {shutil.which("cat")} "${{@: -1}}"\n')
+    machine.add_program(
+        'tail',
+        f'#!BASH\n[[ $* == "-n 100 -F elastic-ast.log" ]] && exec {shutil.which("cat")} "${{@:'
+        ' -1}"\n',
+    )
     done = machine.run('tpu_pod.sh', 'logs', '--name=ast', '--worker=1')
     assert (done.returncode, done.stdout) == (0, 'from worker 1\n')
     assert machine.run('tpu_pod.sh', 'delete', '--name=ast', '--zone=z').returncode == 0
-    assert machine.called('gcloud')[-1] == ['compute', 'tpus', 'queued-resources', 'delete', 'ast', '--quiet', '--zone=z',
-                                            '--force']  # fmt: skip
+    assert machine.called('gcloud')[-1] == [
+        'compute',
+        'tpus',
+        'queued-resources',
+        'delete',
+        'ast',
+        '--quiet',
+        '--zone=z',
+        '--force',
+    ]
     assert 'MISSING' in machine.run('tpu_pod.sh', 'status', '--name=ast').stdout
 
 
@@ -289,7 +374,9 @@ def test_setup_copies_the_commit_and_keeps_what_is_installed(cloud):
     again = machine.run('tpu_pod.sh', 'setup', '--name=ast')
     assert 'commit HEAD is copied, without the changes since' in again.stderr
     assert not (project / 'stale.txt').exists() and not (project / 'later.txt').exists()
-    assert (project / '.venv' / 'kept').exists() and '# changed' not in (project / 'setup.cfg').read_text()
+    assert (project / '.venv' / 'kept').exists() and '# changed' not in (
+        project / 'setup.cfg'
+    ).read_text()
 
 
 def test_data_are_fetched_to_each_worker_after_the_project(cloud):
@@ -298,7 +385,9 @@ def test_data_are_fetched_to_each_worker_after_the_project(cloud):
     command = "[ -d elastic-ast-jax/.venv ] && mkdir -p data && printf '%s' \"it's\" > 'data/a b'"
     done = machine.run('tpu_pod.sh', 'setup', '--name=ast', f'--fetch={command}')
     assert done.returncode == 0, done.stderr
-    assert {(machine.folder / 'workers' / host / 'data' / 'a b').read_text() for host in HOSTS} == {"it's"}
+    assert {(machine.folder / 'workers' / host / 'data' / 'a b').read_text() for host in HOSTS} == {
+        "it's"
+    }
     (machine.folder / 'workers' / HOSTS[0] / 'data' / 'a b').write_text('changed here')
     machine.run('tpu_pod.sh', 'setup', '--name=ast', f'--fetch={command}')  # once is enough
     assert (machine.folder / 'workers' / HOSTS[0] / 'data' / 'a b').read_text() == 'changed here'
@@ -310,11 +399,15 @@ def test_workers_can_fetch_a_commit_themselves(cloud):
     machine = cloud()
     machine.run('tpu_pod.sh', 'create', *WATCH)
     for _ in range(2):
-        done = machine.run('tpu_pod.sh', 'setup', '--name=ast', f'--repository={machine.root}', '--commit=main')
+        done = machine.run(
+            'tpu_pod.sh', 'setup', '--name=ast', f'--repository={machine.root}', '--commit=main'
+        )
         assert done.returncode == 0, done.stderr
     assert 'scp' not in actions(machine)
     for host in HOSTS:
-        assert (machine.folder / 'workers' / host / 'elastic-ast-jax' / 'launch' / 'tpu_worker.sh').exists()
+        assert (
+            machine.folder / 'workers' / host / 'elastic-ast-jax' / 'launch' / 'tpu_worker.sh'
+        ).exists()
 
 
 def test_a_missing_gcloud_is_named(machine):

@@ -1,4 +1,7 @@
-"""The fixed-length AST: the same logits from spectrograms and from rows of patches, of one length and nothing else."""
+"""The fixed-length AST:
+
+the same logits from spectrograms and from rows of patches, of one length and nothing else.
+"""
 
 import dataclasses
 import functools
@@ -18,7 +21,9 @@ from elastic_ast_jax.train_step import make_train_step, new_state
 
 MELS, FRAMES, CLASSES, PATCH = 32, 50, 3, 16
 BANDS, COLUMNS = MELS // PATCH, -(-FRAMES // PATCH)
-SHAPE = BatchShape(rows=2, tokens=2 * BANDS * COLUMNS + 3, slots=2, patch_size=PATCH * PATCH, classes=CLASSES)
+SHAPE = BatchShape(
+    rows=2, tokens=2 * BANDS * COLUMNS + 3, slots=2, patch_size=PATCH * PATCH, classes=CLASSES
+)
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
@@ -75,22 +80,30 @@ def test_frames_that_fill_up_the_last_patch_of_a_row_are_ignored():
 @pytest.mark.parametrize('stride', [10, 16])
 def test_logits_depend_on_every_frame_and_mel_bin_within_whole_patches_and_on_no_other(stride):
     model, weights = network(stride), variables(stride)
-    gradient = jit(jax.grad(lambda clip: model.apply(weights, clip, method='classify')[0, 0]))(spectrograms(1))
+    gradient = jit(jax.grad(lambda clip: model.apply(weights, clip, method='classify')[0, 0]))(
+        spectrograms(1)
+    )
     rows, columns = model.grid
     used = np.zeros((FRAMES, MELS), bool)
     used[: (columns - 1) * stride + PATCH, : (rows - 1) * stride + PATCH] = True
     np.testing.assert_array_equal(np.asarray(gradient)[0] != 0, used)
 
 
-@pytest.mark.parametrize('length, stride, grid', [(1024, 10, (12, 101)), (1024, 16, (8, 64)), (128, 10, (12, 12))])
+@pytest.mark.parametrize(
+    'length, stride, grid', [(1024, 10, (12, 101)), (1024, 16, (8, 64)), (128, 10, (12, 12))]
+)
 def test_the_published_lengths_have_the_published_grids(length, stride, grid):
     model = AST(Size(24, 2, 2), CLASSES, frames=length, stride=(stride, stride))
     assert model.grid == grid
-    shapes = jax.eval_shape(functools.partial(model.init, method='classify'), jax.random.key(0), zeros(length, 128))
+    shapes = jax.eval_shape(
+        functools.partial(model.init, method='classify'), jax.random.key(0), zeros(length, 128)
+    )
     assert shapes['params']['positions'].shape == (grid[0] * grid[1] + 2, 24)
 
 
-@pytest.mark.parametrize('changed', [{'scan': True}, {'remat': True}, {'attend': attention.blocked(8, 16)}])
+@pytest.mark.parametrize(
+    'changed', [{'scan': True}, {'remat': True}, {'attend': attention.blocked(8, 16)}]
+)
 def test_how_it_is_computed_changes_no_logit(changed):
     clips = spectrograms(2)
     other = jit(functools.partial(network(**changed).apply, method='classify'))(variables(), clips)
@@ -100,7 +113,9 @@ def test_how_it_is_computed_changes_no_logit(changed):
 def test_bfloat16_gives_nearly_the_same_float32_logits():
     clips = spectrograms(2)
     exact = np.asarray(classify()(variables(), clips))
-    rough = jit(functools.partial(network(dtype=jnp.bfloat16).apply, method='classify'))(variables(), clips)
+    rough = jit(functools.partial(network(dtype=jnp.bfloat16).apply, method='classify'))(
+        variables(), clips
+    )
     assert rough.dtype == jnp.float32
     np.testing.assert_allclose(rough, exact, atol=0.05 * np.abs(exact).max())
 
@@ -109,7 +124,9 @@ def test_scaling_and_epsilon_count():
     clips = spectrograms(1)
     exact = classify()(variables(), clips)
     for changed in ({'scaled': False}, {'epsilon': 0.1}):
-        other = jit(functools.partial(network(**changed).apply, method='classify'))(variables(), clips)
+        other = jit(functools.partial(network(**changed).apply, method='classify'))(
+            variables(), clips
+        )
         assert np.abs(other - exact).max() > 1e-3, changed
 
 
@@ -120,7 +137,10 @@ def test_another_length_is_refused():
 
 def test_rows_that_are_too_short_for_their_slots_are_refused():
     shape = dataclasses.replace(SHAPE, tokens=15)
-    with pytest.raises(ValueError, match='a row of 15 tokens cannot hold 2 clips of 8 tokens .50 frames.: rows of 16 tokens'):
+    with pytest.raises(
+        ValueError,
+        match='a row of 15 tokens cannot hold 2 clips of 8 tokens .50 frames.: rows of 16 tokens',
+    ):
         network().apply(variables(), jax.tree.map(jnp.asarray, shape.empty()))
 
 
@@ -143,7 +163,10 @@ def test_the_train_step_that_trains_elasticast_trains_it():
 
 @pytest.mark.parametrize('stride', [10, 16])
 def test_a_token_of_a_batch_has_the_output_at_the_patch_that_begins_nearest(stride):
-    """By counting: patches of the batch begin every 16 bins and frames, those of the model every `stride`."""
+    """By counting:
+
+    patches of the batch begin every 16 bins and frames, those of the model every `stride`.
+    """
     made = network(stride)
     rows, columns = made.grid
     wanted = []
@@ -151,10 +174,16 @@ def test_a_token_of_a_batch_has_the_output_at_the_patch_that_begins_nearest(stri
         for column in range(COLUMNS):
             row, along = (
                 min(range(count), key=lambda i, place=place: abs(i * stride - 16 * place))
-                for place, count in ((band, rows), (column, columns)))  # fmt: skip
+                for place, count in ((band, rows), (column, columns))
+            )
             wanted.append(row * columns + along)
     assert made._nearest().tolist() == wanted
-    found = jit(functools.partial(made.apply, method='detail'))(variables(stride), packed(spectrograms(2), [[0, 1]]))
-    assert found.tokens.shape == (SHAPE.rows, SHAPE.tokens, 24) and not np.asarray(found.tokens)[:, 2 * BANDS * COLUMNS :].any()
+    found = jit(functools.partial(made.apply, method='detail'))(
+        variables(stride), packed(spectrograms(2), [[0, 1]])
+    )
+    assert (
+        found.tokens.shape == (SHAPE.rows, SHAPE.tokens, 24)
+        and not np.asarray(found.tokens)[:, 2 * BANDS * COLUMNS :].any()
+    )
     clip = BANDS * COLUMNS
     assert not np.allclose(found.tokens[0, 0], found.tokens[0, clip - 1]) and found.shares is None

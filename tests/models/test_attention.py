@@ -1,4 +1,7 @@
-"""Attention within a clip: every implementation that runs on a processor passes the conformance suite, and what it implies."""
+"""Attention within a clip:
+
+every implementation that runs on a processor passes the conformance suite, and what it implies.
+"""
 
 import functools
 import statistics
@@ -85,10 +88,13 @@ def test_layers_under_scan_and_remat_are_calls_one_after_another(case):
 
 def largest_array(function, *arguments):
     """Elements of the largest intermediate array, those inside loops and calls included."""
+
     def walk(jaxpr):
         for equation in jaxpr.eqns:
             yield from (int(np.prod(variable.aval.shape)) for variable in equation.outvars)
-            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')):
+            for inner in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
+            ):
                 inner = getattr(inner, 'jaxpr', inner)
                 if hasattr(inner, 'eqns'):
                     yield from walk(inner)
@@ -105,14 +111,23 @@ def test_blocked_has_no_array_of_all_pairs(block, span):
         value, pullback = jax.vjp(lambda x: attend(x, x, x, ids), x)
         return pullback(value)
 
-    assert largest_array(functools.partial(step, attention.plain), x) >= tokens**2  # so the count sees such arrays
-    assert largest_array(functools.partial(step, attention.blocked(block, span)), x) < tokens**2 // 8
+    assert (
+        largest_array(functools.partial(step, attention.plain), x) >= tokens**2
+    )  # so the count sees such arrays
+    assert (
+        largest_array(functools.partial(step, attention.blocked(block, span)), x) < tokens**2 // 8
+    )
 
 
 def long_rows(rows=1, heads=1, clips=16, tokens=2048):
-    """Rows of 16 clips each and no padding, and one compiled step of an implementation on them: output and gradients."""
+    """Rows of 16 clips each and no padding, and one compiled step of an implementation on them:
+
+    output and gradients.
+    """
     rng = np.random.default_rng(0)
-    lengths = np.diff([0, *np.sort(rng.choice(np.arange(1, tokens // 8), clips - 1, replace=False)) * 8, tokens])
+    lengths = np.diff(
+        [0, *np.sort(rng.choice(np.arange(1, tokens // 8), clips - 1, replace=False)) * 8, tokens]
+    )
     ids = jnp.asarray(np.tile(np.repeat(np.arange(1, clips + 1), lengths), (rows, 1)), jnp.int32)
     given = [jnp.asarray(rng.normal(size=(rows, tokens, heads, 64)), jnp.float32) for _ in range(4)]
 
@@ -127,10 +142,14 @@ def long_rows(rows=1, heads=1, clips=16, tokens=2048):
 
 
 def test_blocked_needs_no_memory_for_all_pairs():
-    """What the compiled program takes besides arguments and results, against one head's pairs in float32."""
+    """What the compiled program takes besides arguments and results, against one head's pairs in
+    float32.
+    """
     _, compiled = long_rows()
-    temporaries = {name: compiled(attend).memory_analysis().temp_size_in_bytes
-                   for name, attend in (('plain', attention.plain), ('blocked', attention.blocked()))}
+    temporaries = {
+        name: compiled(attend).memory_analysis().temp_size_in_bytes
+        for name, attend in (('plain', attention.plain), ('blocked', attention.blocked()))
+    }
     assert temporaries['plain'] >= 4 * 2048**2
     assert temporaries['blocked'] < 4 * 2048**2 / 2
 
@@ -139,7 +158,10 @@ def test_blocked_needs_no_memory_for_all_pairs():
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about processors')
 def test_blocked_is_at_least_2_5_times_as_fast_as_plain_with_16_clips_a_row():
     given, compiled = long_rows(rows=2, heads=3)
-    steps = {name: compiled(attend) for name, attend in (('plain', attention.plain), ('blocked', attention.blocked()))}
+    steps = {
+        name: compiled(attend)
+        for name, attend in (('plain', attention.plain), ('blocked', attention.blocked()))
+    }
     seconds = {name: [] for name in steps}
     for _ in range(9):  # one after the other, so that what else runs slows both
         for name, step in steps.items():

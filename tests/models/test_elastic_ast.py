@@ -35,7 +35,10 @@ def by_clip(logits, batch, count):
 GRID, CLASSES, PATCH = (2, 8), 3, 6
 SHAPE = BatchShape(rows=3, tokens=32, slots=5, patch_size=PATCH, classes=CLASSES)
 COLUMNS = [1, 5, 2, 8, 3, 1, 6, 4]
-CLIPS = [np.random.default_rng(i).normal(size=(GRID[0] * n, PATCH)).astype(np.float32) for i, n in enumerate(COLUMNS)]
+CLIPS = [
+    np.random.default_rng(i).normal(size=(GRID[0] * n, PATCH)).astype(np.float32)
+    for i, n in enumerate(COLUMNS)
+]
 ROWS = [[0, 1, 2, 4, 5], [6, 3], [7]]
 SMALL = ElasticAST(Size(16, 2, 2), CLASSES, GRID, attention.blocked(8, 16))
 
@@ -52,7 +55,11 @@ def logits_of(model):
 
 @functools.cache
 def gradients_of(model):
-    """The jitted network: logits, and the gradients of their product with a cotangent for parameters and patches."""
+    """The jitted network:
+
+    logits, and the gradients of their product with a cotangent for parameters and patches.
+    """
+
     @jit
     def run(params, batch, cotangent):
         def logits(params, patches):
@@ -74,7 +81,9 @@ class Small:
     def __init__(self, model):
         rng = np.random.default_rng(0)
         self.model = model
-        self.params = jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape).astype(np.float32), abstract_params(model))
+        self.params = jax.tree.map(
+            lambda x: 0.5 * rng.normal(size=x.shape).astype(np.float32), abstract_params(model)
+        )
 
     def gradients(self, batch, cotangent):
         """Logits, gradients of the parameters, and of the patches."""
@@ -82,7 +91,9 @@ class Small:
 
     def logits(self, rows):
         """`[clips, C]`; NaN for clips that are in no row."""
-        return by_clip(logits_of(self.model)(self.params, batch_of(rows)), batch_of(rows), len(CLIPS))
+        return by_clip(
+            logits_of(self.model)(self.params, batch_of(rows)), batch_of(rows), len(CLIPS)
+        )
 
 
 @pytest.fixture(scope='module', params=['blocked, attention pooling', 'plain, mean'])
@@ -98,17 +109,22 @@ def assert_same(logits, right):
 
 def test_a_clip_packed_with_others_is_the_clip_alone(small):
     packed = small.logits(ROWS)
-    assert packed.std(axis=0).min() > 1e-3 * np.abs(packed).max()  # results differ, so mixing clips would show
+    assert (
+        packed.std(axis=0).min() > 1e-3 * np.abs(packed).max()
+    )  # results differ, so mixing clips would show
     for clip in range(len(CLIPS)):
         assert_same(small.logits([[clip]])[clip], packed[clip])
         assert_same(small.logits([[clip]])[clip], packed[clip])
 
 
-@pytest.mark.parametrize('rows', [
-    [[6, 3], [7], [0, 1, 2, 4, 5]],  # rows change places
-    [[5, 4, 2, 1, 0], [3, 6], [7]],  # clips do
-    [[0, 1, 6], [7, 2, 4, 5], [3]],  # other company
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'rows',
+    [
+        [[6, 3], [7], [0, 1, 2, 4, 5]],  # rows change places
+        [[5, 4, 2, 1, 0], [3, 6], [7]],  # clips do
+        [[0, 1, 6], [7, 2, 4, 5], [3]],  # other company
+    ],
+)
 def test_permuting_clips_permutes_results(small, rows):
     assert_same(small.logits(rows), small.logits(ROWS))
 
@@ -140,7 +156,9 @@ def test_empty_slots_and_rows_are_finite_and_move_no_parameter(small):
 
 
 def test_a_batch_of_nothing_is_finite_without_gradient(small):
-    logits, gradients, _ = small.gradients(SHAPE.empty(), np.zeros((SHAPE.rows, SHAPE.slots, CLASSES), np.float32))
+    logits, gradients, _ = small.gradients(
+        SHAPE.empty(), np.zeros((SHAPE.rows, SHAPE.slots, CLASSES), np.float32)
+    )
     assert np.isfinite(logits).all()
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradients))
 
@@ -160,17 +178,24 @@ SWITCHES = pytest.mark.parametrize('scan, remat', [(True, False), (False, True),
 @SWITCHES
 def test_scan_and_remat_change_neither_logits_nor_gradients(unrolled, scan, remat):
     other, batch = Small(PLAIN.clone(scan=scan, remat=remat)), batch_of(ROWS)
-    cotangent = np.random.default_rng(0).normal(size=(SHAPE.rows, SHAPE.slots, CLASSES)).astype(np.float32)
+    cotangent = (
+        np.random.default_rng(0).normal(size=(SHAPE.rows, SHAPE.slots, CLASSES)).astype(np.float32)
+    )
     logits, *gradients = other.gradients(batch, cotangent)
     right, *right_gradients = unrolled.gradients(batch, cotangent)
     assert_same(logits, right)
-    for leaf, expected in zip(jax.tree.leaves(gradients), jax.tree.leaves(right_gradients), strict=True):
-        np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max()))
+    for leaf, expected in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(right_gradients), strict=True
+    ):
+        np.testing.assert_allclose(
+            leaf, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max())
+        )
 
 
 @pytest.fixture(scope='module')
 def initial():
     """Makes a model's parameters at initialisation."""
+
     @functools.cache
     def parameters(scan, remat):
         model = PLAIN.clone(scan=scan, remat=remat)
@@ -193,7 +218,9 @@ def test_blocks_start_from_different_parameters(initial):
 
 
 def test_scaling_is_that_of_the_queries(unrolled):
-    """Scaled attention is unscaled attention with queries and their biases divided by the root of the head width."""
+    """Scaled attention is unscaled attention with queries and their biases divided by the root of
+    the head width.
+    """
     unscaled = Small(PLAIN.clone(scaled=False))
     flat = flax.traverse_util.flatten_dict(unrolled.params)
     factor = np.float32((PLAIN.size.width // PLAIN.size.heads) ** -0.5)
@@ -206,18 +233,24 @@ def test_scaling_is_that_of_the_queries(unrolled):
 
 def test_bfloat16_keeps_parameters_and_logits_float32_and_is_near(unrolled):
     low = Small(PLAIN.clone(dtype=jnp.bfloat16))
-    assert {leaf.dtype for leaf in jax.tree.leaves(abstract_params(low.model))} == {jnp.dtype('float32')}
+    assert {leaf.dtype for leaf in jax.tree.leaves(abstract_params(low.model))} == {
+        jnp.dtype('float32')
+    }
     logits, right = low.logits(ROWS), unrolled.logits(ROWS)
     assert logits.dtype == np.float32
     # Measured for this network: 0.4 % of the largest logit.
     assert np.abs(logits - right).max() <= 0.02 * np.abs(right).max()
 
 
-@pytest.mark.parametrize('name, millions', [('Mi', 0.97), ('Ti', 5.7), ('S', 22.0), ('B', 87.8), ('L', 307.6)])
+@pytest.mark.parametrize(
+    'name, millions', [('Mi', 0.97), ('Ti', 5.7), ('S', 22.0), ('B', 87.8), ('L', 307.6)]
+)
 def test_sizes_are_those_of_vit(name, millions):
     model = ElasticAST(SIZES[name], 527, (8, 64))
     shape = dataclasses.replace(SHAPE, patch_size=256)
     params = jax.eval_shape(model.init, jax.random.key(0), shape.abstract())['params']
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, rel=0.02)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(
+        millions, rel=0.02
+    )
     if name != 'Mi':
         assert SIZES[name].width // SIZES[name].heads == 64

@@ -8,12 +8,14 @@ import pytest
 from elastic_ast_jax.models import pooling
 
 SLOTS, WIDTH, HEADS = 5, 12, 3
-IDS = np.array([
-    [1, 1, 1, 2, 3, 3, 3, 3, 0, 0],
-    [0] * 10,
-    [2] * 10,
-    [1, 3, 3, 3, 5, 5, 5, 5, 5, 5],
-])  # fmt: skip
+IDS = np.array(
+    [
+        [1, 1, 1, 2, 3, 3, 3, 3, 0, 0],
+        [0] * 10,
+        [2] * 10,
+        [1, 3, 3, 3, 5, 5, 5, 5, 5, 5],
+    ]
+)
 
 
 @pytest.fixture(scope='module')
@@ -26,10 +28,16 @@ def pool(request):
     """The module, parameters with a clear preference for some tokens, and the jitted function."""
     module = pooling.AttentionPool(HEADS, scaled=request.param)
     members = pooling.membership(jnp.asarray(IDS), SLOTS)
-    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((*IDS.shape, WIDTH)), members)['params']
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((*IDS.shape, WIDTH)), members)[
+        'params'
+    ]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.4 * rng.normal(size=x.shape).astype(np.float32), params)
-    return module, params, jax.jit(lambda params, x: module.apply({'params': params}, x, members)[0])
+    return (
+        module,
+        params,
+        jax.jit(lambda params, x: module.apply({'params': params}, x, members)[0]),
+    )
 
 
 def one_clip(params, x, scaled):
@@ -39,18 +47,26 @@ def one_clip(params, x, scaled):
     def project(name, x):
         return np.einsum('...d,dhc->...hc', x, params[name]['kernel']) + params[name]['bias']
 
-    query, keys, values = project('to_query', params['query']), project('key', x), project('value', x)
+    query, keys, values = (
+        project('to_query', params['query']),
+        project('key', x),
+        project('value', x),
+    )
     logits = np.einsum('hc,thc->th', query, keys) * ((WIDTH // HEADS) ** -0.5 if scaled else 1.0)
     weights = np.exp(logits - logits.max(axis=0))
     weights /= weights.sum(axis=0)
-    return np.einsum('th,thc,hcd->d', weights, values, params['out']['kernel']) + params['out']['bias']
+    return (
+        np.einsum('th,thc,hcd->d', weights, values, params['out']['kernel']) + params['out']['bias']
+    )
 
 
 def test_membership_gives_a_token_to_its_slot_and_padding_to_none():
     members = np.asarray(pooling.membership(jnp.asarray(IDS), SLOTS))
     assert members.shape == (*IDS.shape, SLOTS)
     for row, token in np.ndindex(IDS.shape):
-        assert np.flatnonzero(members[row, token]).tolist() == [IDS[row, token] - 1][: IDS[row, token]]
+        assert (
+            np.flatnonzero(members[row, token]).tolist() == [IDS[row, token] - 1][: IDS[row, token]]
+        )
 
 
 def test_attention_pooling_equals_that_of_each_clip_alone(pool, tokens):
@@ -59,7 +75,11 @@ def test_attention_pooling_equals_that_of_each_clip_alone(pool, tokens):
     assert pooled.shape == (len(IDS), SLOTS, WIDTH)
     for row, slot in np.ndindex(len(IDS), SLOTS):
         clip = tokens[row, IDS[row] == slot + 1].astype(np.float64)
-        right = one_clip(params, clip, module.scaled) if len(clip) else np.asarray(params['out']['bias'])
+        right = (
+            one_clip(params, clip, module.scaled)
+            if len(clip)
+            else np.asarray(params['out']['bias'])
+        )
         np.testing.assert_allclose(pooled[row, slot], right, rtol=0, atol=2e-5)
 
 
@@ -73,7 +93,9 @@ def test_the_softmax_is_stable_where_clips_of_a_row_differ_by_far(pool, tokens):
     np.testing.assert_allclose(pooled[:, others], alone[:, others], rtol=0, atol=1e-6)
     for row in (0, 3):
         right = one_clip(params, loud[row, IDS[row] == 3].astype(np.float64), module.scaled)
-        np.testing.assert_allclose(pooled[row, 2], right, rtol=1e-4, atol=1e-4 * np.abs(right).max())
+        np.testing.assert_allclose(
+            pooled[row, 2], right, rtol=1e-4, atol=1e-4 * np.abs(right).max()
+        )
 
 
 def test_no_gradient_leaves_a_clip(pool, tokens):
@@ -94,13 +116,17 @@ def test_no_gradient_leaves_a_clip(pool, tokens):
 
 def test_gradients_are_finite_in_rows_with_padding_and_without_clips(pool, tokens):
     _, params, apply = pool
-    gradients = jax.grad(lambda params, x: (apply(params, x) ** 2).sum(), argnums=(0, 1))(params, tokens)
+    gradients = jax.grad(lambda params, x: (apply(params, x) ** 2).sum(), argnums=(0, 1))(
+        params, tokens
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     assert not np.asarray(gradients[1])[IDS == 0].any()
 
 
 def test_shares_are_the_weights_with_which_tokens_are_mixed(pool, tokens):
-    """Identity projections of the values make the pooled vector the tokens weighted by their shares."""
+    """Identity projections of the values make the pooled vector the tokens weighted by their
+    shares.
+    """
     module, params, _ = pool
     identity = np.eye(WIDTH, dtype=np.float32).reshape(WIDTH, HEADS, -1)
     params = params | {
@@ -115,7 +141,9 @@ def test_shares_are_the_weights_with_which_tokens_are_mixed(pool, tokens):
         own = IDS[row] == slot + 1
         if own.any():
             np.testing.assert_allclose(shares[row, own].sum(axis=0), 1, atol=1e-6)
-            mixed = np.einsum('th,thc->hc', shares[row, own], tokens[row, own].reshape(-1, HEADS, WIDTH // HEADS))
+            mixed = np.einsum(
+                'th,thc->hc', shares[row, own], tokens[row, own].reshape(-1, HEADS, WIDTH // HEADS)
+            )
             np.testing.assert_allclose(pooled[row, slot], mixed.ravel(), atol=1e-5)
 
 
@@ -124,17 +152,25 @@ def test_mean_pooling_is_the_mean_of_each_clip(tokens):
     pooled, shares = map(np.asarray, pooling.mean_pool(jnp.asarray(tokens), members))
     for row, slot in np.ndindex(len(IDS), SLOTS):
         clip = tokens[row, IDS[row] == slot + 1]
-        np.testing.assert_allclose(pooled[row, slot], clip.mean(axis=0) if len(clip) else np.zeros(WIDTH), atol=1e-6)
+        np.testing.assert_allclose(
+            pooled[row, slot], clip.mean(axis=0) if len(clip) else np.zeros(WIDTH), atol=1e-6
+        )
         np.testing.assert_allclose(shares[row, IDS[row] == slot + 1], 1 / max(len(clip), 1))
     assert not shares[IDS == 0].any()
 
 
 def test_bfloat16_stays_bfloat16_and_is_near(tokens):
-    members, rounded = pooling.membership(jnp.asarray(IDS), SLOTS), jnp.asarray(tokens, jnp.bfloat16)
+    members, rounded = (
+        pooling.membership(jnp.asarray(IDS), SLOTS),
+        jnp.asarray(tokens, jnp.bfloat16),
+    )
     modules = [pooling.AttentionPool(HEADS, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32)]
     params = jax.jit(modules[0].init)(jax.random.key(0), rounded, members)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
-    low, full = (jax.jit(module.apply)(params, rounded.astype(module.dtype), members)[0] for module in modules)
+    low, full = (
+        jax.jit(module.apply)(params, rounded.astype(module.dtype), members)[0]
+        for module in modules
+    )
     assert low.dtype == jnp.bfloat16
     assert np.abs(np.asarray(low, np.float32) - full).max() <= 0.02 * np.abs(full).max()
     mean, _ = pooling.mean_pool(rounded, members)

@@ -18,9 +18,11 @@ from tests import untrained
 
 COLUMNS = (1, 3, 6, 2, 3)
 AST = {
-    'model': {'kind': 'ast', 'stride': (10, 10)}, 'augment': {'token_dropout': 0.0},
-    'frontend': {'min_frames': 96}, 'packing': {'tokens': 24, 'slots': 2},
-}  # fmt: skip
+    'model': {'kind': 'ast', 'stride': (10, 10)},
+    'augment': {'token_dropout': 0.0},
+    'frontend': {'min_frames': 96},
+    'packing': {'tokens': 24, 'slots': 2},
+}
 
 
 def trained(**sections):
@@ -31,7 +33,12 @@ def trained(**sections):
 def patches(model, counts):
     """Grids of this many columns, of noise."""
     random, frontend = np.random.default_rng(0), model.config.frontend
-    return [clips.patches_of(random.normal(0, 0.5, (16 * n, frontend.mel_bins)).astype(np.float32), frontend) for n in counts]
+    return [
+        clips.patches_of(
+            random.normal(0, 0.5, (16 * n, frontend.mel_bins)).astype(np.float32), frontend
+        )
+        for n in counts
+    ]
 
 
 def certify(model, counts=COLUMNS, **more):
@@ -43,7 +50,13 @@ def certify(model, counts=COLUMNS, **more):
 def test_a_model_whose_clips_do_not_touch_has_it(sections):
     made = certify(trained(**sections))
     assert made.passed and not made.failed and made.contrast > 0.01
-    kinds = ('alone, padded to', 'random company', 'rows of', 'attention: plain', 'attention: blocked')
+    kinds = (
+        'alone, padded to',
+        'random company',
+        'rows of',
+        'attention: plain',
+        'attention: blocked',
+    )
     for kind in kinds:
         assert any(name.startswith(kind) for name in made.differences), kind
     for column in made.differences.values():
@@ -63,8 +76,12 @@ def test_attention_that_leaks_is_found_out():
 
 def test_a_model_that_leaks_fails_wherever_there_is_company():
     model = trained()
-    made = certify(dataclasses.replace(model, network=model.network.clone(attend=leaking)), (3,), attends={})
-    assert not made.passed and {f'random company, arrangement {number}' for number in (1, 2, 3)} <= set(made.failed)
+    made = certify(
+        dataclasses.replace(model, network=model.network.clone(attend=leaking)), (3,), attends={}
+    )
+    assert not made.passed and {
+        f'random company, arrangement {number}' for number in (1, 2, 3)
+    } <= set(made.failed)
     assert not any(name.startswith('alone') for name in made.failed)
 
 
@@ -72,14 +89,18 @@ def test_a_model_that_does_not_listen_has_none(capsys):
     model = trained()
     flat = flatten_dict(model.params, sep='/')
     flat['head/kernel'] = np.zeros_like(flat['head/kernel'])
-    made = certify(dataclasses.replace(model, params=unflatten_dict(flat, sep='/')), (3, 3), attends={})
+    made = certify(
+        dataclasses.replace(model, params=unflatten_dict(flat, sep='/')), (3, 3), attends={}
+    )
     assert not made.failed and not made.tells and not made.passed
     assert certificate.show(made, model) == 1
     assert 'do not depend on the input' in capsys.readouterr().out
 
 
 def cancelling():
-    """The model with a bias that takes away nearly all of the first clip's logits, so that what is left is coarse."""
+    """The model with a bias that takes away nearly all of the first clip's logits, so that what is
+    left is coarse.
+    """
     model = trained()
     logits = conditions.Passes(model, patches(model, COLUMNS)).alone([0])[0]
     flat = flatten_dict(model.params, sep='/')
@@ -89,7 +110,10 @@ def cancelling():
 
 def test_where_rounding_alone_moves_logits_further_that_is_the_bound_and_it_is_said():
     made = certify(cancelling(), attends={})
-    assert made.passed and max(column.max() for column in made.differences.values()) > certificate.BOUND
+    assert (
+        made.passed
+        and max(column.max() for column in made.differences.values()) > certificate.BOUND
+    )
     assert certificate.BOUND < made.bounds[0] <= 1e-3
     assert any('float32 does not determine the logits' in note for note in made.notes)
     assert (certify(trained(), attends={}).bounds == certificate.BOUND).all()
@@ -121,11 +145,17 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     random = np.random.default_rng(0)
     (tmp_path / 'sounds').mkdir()
     for name, samples in (('a', 4000), ('b', 60_000)):  # the second is cut into windows
-        soundfile.write(tmp_path / 'sounds' / f'{name}.wav', random.uniform(-0.5, 0.5, samples), 16000)
+        soundfile.write(
+            tmp_path / 'sounds' / f'{name}.wav', random.uniform(-0.5, 0.5, samples), 16000
+        )
     arguments = ['parity', str(tmp_path / 'run'), str(tmp_path / 'sounds')]
     assert main([*arguments, '--json']) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found['passed'] and found['clips'][0].endswith('a.wav') and found['clips'][1].endswith('b.wav, window 1')
+    assert (
+        found['passed']
+        and found['clips'][0].endswith('a.wav')
+        and found['clips'][1].endswith('b.wav, window 1')
+    )
     assert {len(column) for column in found['differences'].values()} == {len(found['clips'])}
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -133,7 +163,9 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(certificate, '_MOST', 1)  # of a large folder, not all are read
     assert main([*arguments, '--json']) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len(found['clips']) == 1 and found['notes'] == ['Of 2 recordings, 1 are tried, spread over them.']
+    assert len(found['clips']) == 1 and found['notes'] == [
+        'Of 2 recordings, 1 are tried, spread over them.'
+    ]
     monkeypatch.undo()
     (tmp_path / 'sounds' / 'c.wav').write_bytes(b'RIFF')
     assert main(arguments) == 1

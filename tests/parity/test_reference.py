@@ -24,15 +24,25 @@ def test_a_part_is_what_begins_so_by_the_rest_of_the_name():
 
 
 def test_a_wheel_has_them():
-    """`packages = find:` takes Python files alone; the rest of a folder comes by the patterns of package_data."""
+    """`packages = find:` takes Python files alone;
+
+    the rest of a folder comes by the patterns of package_data.
+    """
     parser = configparser.RawConfigParser()
     parser.read(ROOT / 'setup.cfg')
     patterns = parser['options.package_data'][reference.__name__].split()
-    files = [file.name for file in Path(reference.__file__).parent.iterdir() if file.is_file() and file.suffix != '.py']
+    files = [
+        file.name
+        for file in Path(reference.__file__).parent.iterdir()
+        if file.is_file() and file.suffix != '.py'
+    ]
     assert {f'{name}.npz' for name in reference.NAMES} | {'README.md'} == set(files)
     assert all(any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for name in files)
 
 
 def test_a_missing_file_is_told_and_what_to_do():
-    with pytest.raises(reference.ReferenceFileError, match=r'absent.npz: cannot be read .*install elastic-ast-jax again'):
+    with pytest.raises(
+        reference.ReferenceFileError,
+        match=r'absent.npz: cannot be read .*install elastic-ast-jax again',
+    ):
         reference.load('absent')

@@ -20,8 +20,12 @@ from elastic_ast_jax.parity.report import Report
 from elastic_ast_jax.parity.rows import Row
 
 NAMES = list(elastic_ast.FILES)
-STAGES = ['embedding, against float64', 'output of the encoder, against float64', 'pooled vector, against float64',
-          'logits, against float64']  # fmt: skip
+STAGES = [
+    'embedding, against float64',
+    'output of the encoder, against float64',
+    'pooled vector, against float64',
+    'logits, against float64',
+]
 LOGITS = ['logits, packed', 'logits, each clip alone']
 
 
@@ -35,7 +39,10 @@ def told():
 
 @pytest.fixture(scope='module')
 def cases():
-    """The stored networks with the yardstick of attentions; what was compiled for one serves all tests."""
+    """The stored networks with the yardstick of attentions;
+
+    what was compiled for one serves all tests.
+    """
     return {name: elastic_ast.case(name, attention.plain) for name in NAMES}
 
 
@@ -58,7 +65,9 @@ def test_everything_is_compared(told, cases, name):
     rows = [row['what'] for row in told[1]['rows'] if row['model'] == elastic_ast.FILES[name]]
     assert len(rows) == len(set(rows))
     expected = [*STAGES, 'logits of float64, against PyTorch', *LOGITS, 'loss']
-    expected += [f'gradient of {row.source}' for row in elasticast.rows(cases[name].layout) if row.targets]
+    expected += [
+        f'gradient of {row.source}' for row in elasticast.rows(cases[name].layout) if row.targets
+    ]
     expected += [f'loss of step {step}' for step in range(1, 21)]
     assert rows[: len(expected)] == expected
     after = rows[len(expected) :]
@@ -80,12 +89,22 @@ def test_bounds_are_those_that_were_promised(told):
 
 
 def test_the_other_models_and_the_features_are_there(told):
-    rows = [(row['model'], row['what']) for row in told[1]['rows'] if row['model'] not in elastic_ast.FILES.values()]
+    rows = [
+        (row['model'], row['what'])
+        for row in told[1]['rows']
+        if row['model'] not in elastic_ast.FILES.values()
+    ]
     assert rows == [
-        *((title, what) for title in ast.FILES.values()
-          for what in ('features of a short clip', 'features of a long clip', 'logits')),
-        *(('Kaldi features', f'log-mel at 12 settings, {what}') for what in ('bins above -12', 'all bins', 'median')),
-    ]  # fmt: skip
+        *(
+            (title, what)
+            for title in ast.FILES.values()
+            for what in ('features of a short clip', 'features of a long clip', 'logits')
+        ),
+        *(
+            ('Kaldi features', f'log-mel at 12 settings, {what}')
+            for what in ('bins above -12', 'all bins', 'median')
+        ),
+    ]
 
 
 def test_what_rounding_decides_is_told_with_the_exact_gradient(told):
@@ -115,14 +134,21 @@ def test_the_batch_and_the_parameters_are_those_of_training(cases, name):
 def with_parameter(made, name, change):
     flat = flatten_dict(made.params, sep='/')
     assert name in flat
-    return dataclasses.replace(made, params=unflatten_dict(flat | {name: change(flat[name])}, sep='/'))
+    return dataclasses.replace(
+        made, params=unflatten_dict(flat | {name: change(flat[name])}, sep='/')
+    )
 
 
-@pytest.mark.parametrize('name, parameter, passing', [
-    ('elasticast_tiny', 'head/bias', 3), ('elasticast_tiny', 'pool/query', 2),
-    ('elasticast_tiny_avgpool', 'norm_head/scale', 2),
-    ('elasticast_tiny_avgpool', 'encoder/blocks/mlp/up/bias', 1), ('elasticast_tiny', 'positions/time', 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'name, parameter, passing',
+    [
+        ('elasticast_tiny', 'head/bias', 3),
+        ('elasticast_tiny', 'pool/query', 2),
+        ('elasticast_tiny_avgpool', 'norm_head/scale', 2),
+        ('elasticast_tiny_avgpool', 'encoder/blocks/mlp/up/bias', 1),
+        ('elasticast_tiny', 'positions/time', 0),
+    ],
+)
 def test_a_parameter_that_is_a_little_off_fails_from_there_on(cases, name, parameter, passing):
     def off(x):
         """Not the same everywhere, as a norm ignores that."""
@@ -132,16 +158,25 @@ def test_a_parameter_that_is_a_little_off_fails_from_there_on(cases, name, param
     assert failed(rows) == STAGES[passing:] + LOGITS
 
 
-@pytest.mark.parametrize('name, change', [
-    ('heads in another order', lambda x: x[:, :, ::-1]), ('keys of the other block', lambda x: x[::-1])])
+@pytest.mark.parametrize(
+    'name, change',
+    [
+        ('heads in another order', lambda x: x[:, :, ::-1]),
+        ('keys of the other block', lambda x: x[::-1]),
+    ],
+)
 def test_weights_in_the_wrong_place_fail(cases, name, change):
-    rows = elastic_ast.forward_rows(with_parameter(cases['elasticast_tiny'], 'encoder/blocks/attention/key/kernel', change))
+    rows = elastic_ast.forward_rows(
+        with_parameter(cases['elasticast_tiny'], 'encoder/blocks/attention/key/kernel', change)
+    )
     assert failed(rows) == STAGES[1:] + LOGITS
 
 
 def test_scaled_attention_fails(cases):
     made = cases['elasticast_tiny_avgpool']
-    rows = elastic_ast.forward_rows(dataclasses.replace(made, network=made.network.clone(scaled=True)))
+    rows = elastic_ast.forward_rows(
+        dataclasses.replace(made, network=made.network.clone(scaled=True))
+    )
     assert failed(rows) == STAGES[1:] + LOGITS
 
 
@@ -150,7 +185,9 @@ def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
         return attention.plain(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
 
     made = cases['elasticast_tiny']
-    rows = elastic_ast.forward_rows(dataclasses.replace(made, network=made.network.clone(attend=everywhere)))
+    rows = elastic_ast.forward_rows(
+        dataclasses.replace(made, network=made.network.clone(attend=everywhere))
+    )
     assert failed(rows) == STAGES[1:] + ['logits, packed']
 
 
@@ -161,26 +198,39 @@ def test_other_gradients_losses_and_results_fail_by_name(cases):
     tensor = arrays['grads/norm.weight']
     arrays['grads/norm.weight'] = tensor * np.float32(1 + 2 * training.GRADIENT)
     arrays['loss'] = np.asarray(arrays['loss'] + np.float32(2 * training.LOSS))
-    arrays['train_losses'] = arrays['train_losses'] + np.where(np.arange(20) == 6, 2 * training.STEP_LOSS, 0).astype(np.float32)
+    arrays['train_losses'] = arrays['train_losses'] + np.where(
+        np.arange(20) == 6, 2 * training.STEP_LOSS, 0
+    ).astype(np.float32)
     arrays['logits_after'] = arrays['logits_after'].copy()
     arrays['logits_after'][2, 3] += 2 * training.LOGITS_AFTER
     other = dataclasses.replace(made, reference=dataclasses.replace(made.reference, arrays=arrays))
     rows, _ = training.training_rows(other, training.Training(made))
-    assert failed(rows) == ['loss', 'gradient of norm.weight', 'loss of step 7', 'logits after 20 steps']
+    assert failed(rows) == [
+        'loss',
+        'gradient of norm.weight',
+        'loss of step 7',
+        'logits after 20 steps',
+    ]
 
 
 def test_other_features_fail():
     stored = reference.load('ast_hf_stride10')
     made = ast.converted(stored)
     off = made._replace(frontend=dataclasses.replace(made.frontend, mean=made.frontend.mean + 0.1))
-    assert failed(ast.feature_rows('', stored, off)) == ['features of a short clip', 'features of a long clip']
+    assert failed(ast.feature_rows('', stored, off)) == [
+        'features of a short clip',
+        'features of a long clip',
+    ]
     meta = copy.deepcopy(stored.meta)
     meta['config']['layer_norm_eps'] = 1e-2
     off = ast.converted(dataclasses.replace(stored, meta=meta))
     assert failed(ast.logit_rows('', stored, off, attention.plain)) == ['logits']
 
 
-@pytest.mark.parametrize('quiet, loud, wrong', [(0.01, 1e-3, []), (0.01, 3e-3, ['bins above -12']), (0.03, 1e-3, ['all bins'])])
+@pytest.mark.parametrize(
+    'quiet, loud, wrong',
+    [(0.01, 1e-3, []), (0.01, 3e-3, ['bins above -12']), (0.03, 1e-3, ['all bins'])],
+)
 def test_log_mels_may_differ_more_where_nothing_is_heard(quiet, loud, wrong):
     wanted = np.linspace(-15.9, -2.0, 500, dtype=np.float32).reshape(5, 100)
     found = wanted.copy()
@@ -196,21 +246,35 @@ def test_derivatives_of_the_yardstick_are_gradients(cases):
     made = cases['elasticast_tiny_avgpool']
 
     def loss(weights):
-        logits = [yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits for clip in made.clips]
+        logits = [
+            yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits
+            for clip in made.clips
+        ]
         return yardstick.loss(logits, made.reference['labels'], made.reference.meta['loss'])
 
     weights, gradients = made.reference.part('weights/'), made.reference.part('grads/')
     for name in ('head.weight', 'blocks.modules_list.0.attn.to_q.weight'):
-        index = tuple(int(i) for i in np.unravel_index(np.abs(gradients[name]).argmax(), gradients[name].shape))
-        assert yardstick.derivative(loss, weights, name, index) == pytest.approx(float(gradients[name][index]), rel=1e-4)
+        index = tuple(
+            int(i)
+            for i in np.unravel_index(np.abs(gradients[name]).argmax(), gradients[name].shape)
+        )
+        assert yardstick.derivative(loss, weights, name, index) == pytest.approx(
+            float(gradients[name][index]), rel=1e-4
+        )
 
 
 # What is printed
 
 
 def rows_of(absolute):
-    return Report((Row('a model', 'one', 1e-6, 2e-6, 1e-4), Row('a model', 'two', absolute, 2e-6, 1e-4, 'absolute'),
-                   Row('another', 'three', 5.0, 2e-6, 1e-4, 'relative')), ('A note.',))  # fmt: skip
+    return Report(
+        (
+            Row('a model', 'one', 1e-6, 2e-6, 1e-4),
+            Row('a model', 'two', absolute, 2e-6, 1e-4, 'absolute'),
+            Row('another', 'three', 5.0, 2e-6, 1e-4, 'relative'),
+        ),
+        ('A note.',),
+    )
 
 
 def test_a_table_names_what_fails_and_ends_with_1(capsys):
@@ -225,10 +289,15 @@ def test_a_table_of_what_passes_ends_with_0(capsys):
     assert report.show(rows_of(1e-5)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith('3 rows, all pass') and not any('FAIL' in line for line in lines)
-    assert [line.split()[:2] for line in lines if 'relative  bound' in line] == [['a', 'model'], ['another', 'absolute']]
+    assert [line.split()[:2] for line in lines if 'relative  bound' in line] == [
+        ['a', 'model'],
+        ['another', 'absolute'],
+    ]
 
 
 def test_numbers_that_json_lacks_are_null(capsys):
     assert report.show(rows_of(float('nan')), as_json=True) == 1
     found = json.loads(capsys.readouterr().out)
-    assert [row['passed'] for row in found['rows']] == [True, False, True] and found['rows'][1]['absolute'] is None
+    assert [row['passed'] for row in found['rows']] == [True, False, True] and found['rows'][1][
+        'absolute'
+    ] is None

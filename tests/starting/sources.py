@@ -1,4 +1,7 @@
-"""One small random Vision Transformer, in the names and layouts of every scheme; and the networks that start from it."""
+"""One small random Vision Transformer, in the names and layouts of every scheme;
+
+and the networks that start from it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +23,22 @@ FRONTEND = FrontendSpec(mel_bins=32, max_frames=96)
 
 
 def elastic(frontend=FRONTEND, size=SIZE, classes=CLASSES, **more):
-    return ElasticAST(size, classes, (frontend.mel_patches, frontend.max_time_patches), attention.plain, **more)
+    return ElasticAST(
+        size, classes, (frontend.mel_patches, frontend.max_time_patches), attention.plain, **more
+    )
 
 
 def fixed(frontend=FRONTEND, size=SIZE, classes=CLASSES, stride=10, **more):
-    return AST(size, classes, frontend.mel_bins, frontend.max_frames, stride=(stride, stride), **more)
+    return AST(
+        size, classes, frontend.mel_bins, frontend.max_frames, stride=(stride, stride), **more
+    )
 
 
 def abstract(network, frontend=FRONTEND):
     tokens = frontend.mel_patches * frontend.max_time_patches
-    batch = jax.tree.map(jnp.asarray, BatchShape(1, tokens, 1, frontend.patch_size, network.classes).empty())
+    batch = jax.tree.map(
+        jnp.asarray, BatchShape(1, tokens, 1, frontend.patch_size, network.classes).empty()
+    )
     return jax.eval_shape(lambda: network.init(jax.random.key(0), batch)['params'])
 
 
@@ -48,27 +57,50 @@ def timm(tokens=1, channels=3, side=SIDE, positions=None, seed=0):
 
     count = side**2 + tokens if positions is None else positions
     state = {name: draw(1, 1, width) for name in ('cls_token', 'dist_token')[:tokens]}
-    state |= {'pos_embed': draw(1, count, width), 'patch_embed.proj.weight': draw(width, channels, PATCH, PATCH),
-              'patch_embed.proj.bias': draw(width)}  # fmt: skip
+    state |= {
+        'pos_embed': draw(1, count, width),
+        'patch_embed.proj.weight': draw(width, channels, PATCH, PATCH),
+        'patch_embed.proj.bias': draw(width),
+    }
     for i in range(SIZE.depth):
-        for name, shape in (('attn.qkv', (3 * width, width)), ('attn.proj', (width, width)), ('mlp.fc1', (hidden, width)),
-                            ('mlp.fc2', (width, hidden))):  # fmt: skip
-            state[f'blocks.{i}.{name}.weight'], state[f'blocks.{i}.{name}.bias'] = draw(*shape), draw(shape[0])
+        for name, shape in (
+            ('attn.qkv', (3 * width, width)),
+            ('attn.proj', (width, width)),
+            ('mlp.fc1', (hidden, width)),
+            ('mlp.fc2', (width, hidden)),
+        ):
+            state[f'blocks.{i}.{name}.weight'], state[f'blocks.{i}.{name}.bias'] = (
+                draw(*shape),
+                draw(shape[0]),
+            )
         for name in ('norm1', 'norm2'):
-            state[f'blocks.{i}.{name}.weight'], state[f'blocks.{i}.{name}.bias'] = 1 + draw(width), draw(width)
-    state |= {'norm.weight': 1 + draw(width), 'norm.bias': draw(width), 'head.weight': draw(IMAGES, width),
-              'head.bias': draw(IMAGES)}  # fmt: skip
+            state[f'blocks.{i}.{name}.weight'], state[f'blocks.{i}.{name}.bias'] = (
+                1 + draw(width),
+                draw(width),
+            )
+    state |= {
+        'norm.weight': 1 + draw(width),
+        'norm.bias': draw(width),
+        'head.weight': draw(IMAGES, width),
+        'head.bias': draw(IMAGES),
+    }
     if tokens == 2:
         state |= {'head_dist.weight': draw(IMAGES, width), 'head_dist.bias': draw(IMAGES)}
     return state
 
 
 _TO_HUGGING_FACE = (
-    ('patch_embed.proj', 'embeddings.patch_embeddings.projection'), ('cls_token', 'embeddings.cls_token'),
-    ('dist_token', 'embeddings.distillation_token'), ('pos_embed', 'embeddings.position_embeddings'),
-    ('blocks.', 'encoder.layer.'), ('norm1', 'layernorm_before'), ('norm2', 'layernorm_after'),
-    ('attn.proj', 'attention.output.dense'), ('mlp.fc1', 'intermediate.dense'), ('mlp.fc2', 'output.dense'),
-)  # fmt: skip
+    ('patch_embed.proj', 'embeddings.patch_embeddings.projection'),
+    ('cls_token', 'embeddings.cls_token'),
+    ('dist_token', 'embeddings.distillation_token'),
+    ('pos_embed', 'embeddings.position_embeddings'),
+    ('blocks.', 'encoder.layer.'),
+    ('norm1', 'layernorm_before'),
+    ('norm2', 'layernorm_after'),
+    ('attn.proj', 'attention.output.dense'),
+    ('mlp.fc1', 'intermediate.dense'),
+    ('mlp.fc2', 'output.dense'),
+)
 
 
 def hugging_face(state, prefix='vit.'):
@@ -76,7 +108,9 @@ def hugging_face(state, prefix='vit.'):
     found = {}
     for name, array in state.items():
         if name.startswith('head'):
-            found[name.replace('head_dist', 'distillation_classifier').replace('head', 'classifier')] = array
+            found[
+                name.replace('head_dist', 'distillation_classifier').replace('head', 'classifier')
+            ] = array
             continue
         if name.startswith('norm.'):
             found[f'{prefix}layer{name}'] = array
@@ -95,24 +129,33 @@ def big_vision(state, prefix='params/', old=False, stacked=False):
     """The same in the names and layouts of big_vision, or of the older vision_transformer."""
     heads, width = SIZE.heads, SIZE.width
     split = (heads, width // heads)
-    second, attend, mlp = ('LayerNorm_2', 'MultiHeadDotProductAttention_1', 'MlpBlock_3') if old else (
-        'LayerNorm_1', 'MultiHeadDotProductAttention_0', 'MlpBlock_0')  # fmt: skip
+    second, attend, mlp = (
+        ('LayerNorm_2', 'MultiHeadDotProductAttention_1', 'MlpBlock_3')
+        if old
+        else ('LayerNorm_1', 'MultiHeadDotProductAttention_0', 'MlpBlock_0')
+    )
     found = {
         'embedding/kernel': state['patch_embed.proj.weight'].transpose(2, 3, 1, 0),
         'embedding/bias': state['patch_embed.proj.bias'],
         'Transformer/posembed_input/pos_embedding' if old else 'pos_embedding': state['pos_embed'],
         'cls': state['cls_token'],
-        'Transformer/encoder_norm/scale': state['norm.weight'], 'Transformer/encoder_norm/bias': state['norm.bias'],
-        'head/kernel': state['head.weight'].T, 'head/bias': state['head.bias'],
-    }  # fmt: skip
+        'Transformer/encoder_norm/scale': state['norm.weight'],
+        'Transformer/encoder_norm/bias': state['norm.bias'],
+        'head/kernel': state['head.weight'].T,
+        'head/bias': state['head.bias'],
+    }
     blocks = []
     for i in range(SIZE.depth):
         block, source = {}, f'blocks.{i}.'
         for theirs, ours in (('norm1', 'LayerNorm_0'), ('norm2', second)):
-            block[f'{ours}/scale'], block[f'{ours}/bias'] = (state[f'{source}{theirs}.{p}'] for p in ('weight', 'bias'))
+            block[f'{ours}/scale'], block[f'{ours}/bias'] = (
+                state[f'{source}{theirs}.{p}'] for p in ('weight', 'bias')
+            )
         for j, part in enumerate(('query', 'key', 'value')):
             rows = slice(j * width, (j + 1) * width)
-            block[f'{attend}/{part}/kernel'] = state[f'{source}attn.qkv.weight'][rows].T.reshape(width, *split)
+            block[f'{attend}/{part}/kernel'] = state[f'{source}attn.qkv.weight'][rows].T.reshape(
+                width, *split
+            )
             block[f'{attend}/{part}/bias'] = state[f'{source}attn.qkv.bias'][rows].reshape(split)
         block[f'{attend}/out/kernel'] = state[f'{source}attn.proj.weight'].T.reshape(*split, width)
         block[f'{attend}/out/bias'] = state[f'{source}attn.proj.bias']
@@ -121,31 +164,53 @@ def big_vision(state, prefix='params/', old=False, stacked=False):
             block[f'{mlp}/{ours}/bias'] = state[f'{source}mlp.{theirs}.bias']
         blocks.append(block)
     if stacked:
-        found |= {f'Transformer/encoderblock/{name}': np.stack([block[name] for block in blocks]) for name in blocks[0]}
+        found |= {
+            f'Transformer/encoderblock/{name}': np.stack([block[name] for block in blocks])
+            for name in blocks[0]
+        }
     else:
-        found |= {f'Transformer/encoderblock_{i}/{name}': array
-                  for i, block in enumerate(blocks) for name, array in block.items()}  # fmt: skip
+        found |= {
+            f'Transformer/encoderblock_{i}/{name}': array
+            for i, block in enumerate(blocks)
+            for name, array in block.items()
+        }
     return {prefix + name: array for name, array in found.items()}
 
 
 def ssast(rows=8, columns=4, tokens=2, headed=False):
     """The same, as SSAST's code saves it after self-supervised training."""
     width = SIZE.width
-    state = {f'module.v.{name}': array
-             for name, array in timm(tokens, 1, positions=rows * columns + tokens).items()}  # fmt: skip
-    state |= {'module.p_input_fdim': np.int64(PATCH * rows), 'module.p_input_tdim': np.int64(PATCH * columns),
-              'module.mask_embed': np.ones((1, 1, width), np.float32)}  # fmt: skip
+    state = {
+        f'module.v.{name}': array
+        for name, array in timm(tokens, 1, positions=rows * columns + tokens).items()
+    }
+    state |= {
+        'module.p_input_fdim': np.int64(PATCH * rows),
+        'module.p_input_tdim': np.int64(PATCH * columns),
+        'module.mask_embed': np.ones((1, 1, width), np.float32),
+    }
     for name in ('cpredlayer', 'gpredlayer'):
-        state |= {f'module.{name}.{i}.{leaf}': np.ones(shape, np.float32)
-                  for i, out in ((0, width), (2, PATCH**2)) for leaf, shape in (('weight', (out, width)), ('bias', (out,)))}
+        state |= {
+            f'module.{name}.{i}.{leaf}': np.ones(shape, np.float32)
+            for i, out in ((0, width), (2, PATCH**2))
+            for leaf, shape in (('weight', (out, width)), ('bias', (out,)))
+        }
     return state
 
 
 def ast(rows=12, columns=5, classes=4, seed=3):
     """The same, as AST's code saves it."""
     width, random = SIZE.width, np.random.default_rng(seed)
-    state = {f'module.v.{name}': array for name, array in timm(2, 1, positions=rows * columns + 2).items()}
-    for name, shape in (('0.weight', (width,)), ('0.bias', (width,)), ('1.weight', (classes, width)), ('1.bias', (classes,))):
+    state = {
+        f'module.v.{name}': array
+        for name, array in timm(2, 1, positions=rows * columns + 2).items()
+    }
+    for name, shape in (
+        ('0.weight', (width,)),
+        ('0.bias', (width,)),
+        ('1.weight', (classes, width)),
+        ('1.bias', (classes,)),
+    ):
         state[f'module.mlp_head.{name}'] = random.standard_normal(shape, np.float32)
     return state
 

@@ -1,4 +1,7 @@
-"""SSAST and AST: their grids, their norms and heads, and an AST that computes the same as before."""
+"""SSAST and AST:
+
+their grids, their norms and heads, and an AST that computes the same as before.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,9 @@ def test_ssast_is_the_same_network_with_a_norm_for_the_head(tmp_path):
     state = sources.ssast(2, 6)
     path = saved(tmp_path, state)
     donor = donors.read(path)
-    assert donor.unused.keys() == {name.removeprefix('module.') for name in state if 'v.' not in name or 'head' in name}
+    assert donor.unused.keys() == {
+        name.removeprefix('module.') for name in state if 'v.' not in name or 'head' in name
+    }
     found = begin(path)
     np.testing.assert_array_equal(found.params['norm_head/scale'], state['module.v.norm.weight'])
     np.testing.assert_array_equal(found.params['norm_head/bias'], state['module.v.norm.bias'])
@@ -39,11 +44,17 @@ def test_the_grid_of_ssast_is_told_by_its_spectrograms(tmp_path):
 
 def test_ssast_with_one_class_token(tmp_path):
     state = sources.ssast(2, 6, tokens=1)
-    assert sources.accounted(saved(tmp_path, state), state).params['tokens'].shape == (1, SIZE.width)
+    assert sources.accounted(saved(tmp_path, state), state).params['tokens'].shape == (
+        1,
+        SIZE.width,
+    )
 
 
 def test_ssast_whose_numbers_do_not_fit(tmp_path):
-    with pytest.raises(DonorError, match='12 positions of patches, but p_input_fdim=64 and p_input_tdim=96 make 4 x 6'):
+    with pytest.raises(
+        DonorError,
+        match='12 positions of patches, but p_input_fdim=64 and p_input_tdim=96 make 4 x 6',
+    ):
         begin(saved(tmp_path, sources.ssast(2, 6) | {'module.p_input_fdim': np.int64(64)}))
     with pytest.raises(DonorError, match='p_input_tdim=-1 make 2 x 0'):
         begin(saved(tmp_path, sources.ssast(2, 6) | {'module.p_input_tdim': np.int64(-1)}))
@@ -52,11 +63,15 @@ def test_ssast_whose_numbers_do_not_fit(tmp_path):
 def test_an_ast_has_a_norm_and_a_head_of_its_own(tmp_path):
     state = sources.ast()
     donor = sources.accounted(saved(tmp_path, state), state)
-    np.testing.assert_array_equal(donor.params['norm_head/scale'], state['module.mlp_head.0.weight'])
+    np.testing.assert_array_equal(
+        donor.params['norm_head/scale'], state['module.mlp_head.0.weight']
+    )
     np.testing.assert_array_equal(donor.params['head/kernel'], state['module.mlp_head.1.weight'].T)
     assert donor.positions.table.shape == (12, 5, SIZE.width) and donor.positions.stride == (10, 10)
     found = begin(tmp_path / 'weights.npz')
-    np.testing.assert_array_equal(found.params['norm_head/scale'], state['module.mlp_head.0.weight'])
+    np.testing.assert_array_equal(
+        found.params['norm_head/scale'], state['module.mlp_head.0.weight']
+    )
     assert 'head: 3 classes here, 4 without names there: starts anew' in found.report
 
 
@@ -79,25 +94,48 @@ def test_grids_of_other_published_asts():
 def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
     """On its own grid, with its classes: every parameter, and so the logits."""
     transformers = pytest.importorskip(
-        'transformers', reason='transformers is not installed: pip install elastic-ast-jax[convert]')
-    torch = pytest.importorskip('torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]')
+        'transformers', reason='transformers is not installed: pip install elastic-ast-jax[convert]'
+    )
+    torch = pytest.importorskip(
+        'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]'
+    )
     torch.manual_seed(0)
     config = transformers.ASTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_mel_bins=32, max_length=96,
-        initializer_range=0.3, id2label=dict(enumerate(('siren', 'bark', 'rain'))))  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_mel_bins=32,
+        max_length=96,
+        initializer_range=0.3,
+        id2label=dict(enumerate(('siren', 'bark', 'rain'))),
+    )
     model = transformers.ASTForAudioClassification(config).eval()
     model.save_pretrained(tmp_path)
     transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=96).save_pretrained(tmp_path)
     converted = ast_hf.load(tmp_path)
     donor = donors.read(tmp_path)
-    assert {name for names in donor.sources.values() for name in names} == {row.source for row in converted.table}
+    assert {name for names in donor.sources.values() for name in names} == {
+        row.source for row in converted.table
+    }
     network = fixed(epsilon=1e-12)
     found = begin(tmp_path, network)
     spectrogram = np.random.default_rng(0).standard_normal((2, 96, 32), np.float32)
     run = jax.jit(network.clone(scan=True).apply, static_argnames='method')
-    logits = run({'params': unflatten_dict(found.params, sep='/')}, jnp.asarray(spectrogram), method='classify')
+    logits = run(
+        {'params': unflatten_dict(found.params, sep='/')},
+        jnp.asarray(spectrogram),
+        method='classify',
+    )
     with torch.no_grad():
         expected = model(torch.from_numpy(spectrogram)).logits.numpy()
-    np.testing.assert_allclose(logits, expected[:, [1, 2, 0]], atol=1e-4)  # classes in the order here
-    assert jax.tree.map(np.shape, unflatten_dict(found.params, sep='/')) == jax.tree.map(np.shape, converted.params)
-    assert any(line.startswith('head: from') and 'in the order of the classes here' in line for line in found.report)
+    np.testing.assert_allclose(
+        logits, expected[:, [1, 2, 0]], atol=1e-4
+    )  # classes in the order here
+    assert jax.tree.map(np.shape, unflatten_dict(found.params, sep='/')) == jax.tree.map(
+        np.shape, converted.params
+    )
+    assert any(
+        line.startswith('head: from') and 'in the order of the classes here' in line
+        for line in found.report
+    )

@@ -1,4 +1,7 @@
-"""What is recognised at a path, and what is refused: nothing of it run, and told what is wrong and what would do."""
+"""What is recognised at a path, and what is refused:
+
+nothing of it run, and told what is wrong and what would do.
+"""
 
 import json
 import os
@@ -38,15 +41,34 @@ def refused(path, *said, error=DonorError):
 @pytest.fixture(params=STATES)
 def scheme(request):
     """What its message calls it, and a state dict."""
-    state = {name.removeprefix('module.'): np.asarray(array, np.float32) for name, array in STATES[request.param]().items()}
+    state = {
+        name.removeprefix('module.'): np.asarray(array, np.float32)
+        for name, array in STATES[request.param]().items()
+    }
     return SCHEMES.get(request.param, request.param), state
 
 
 def needed(state):
     """Tensors that a network cannot do without."""
-    known = ('head', 'cls_token', 'dist_token', 'cls', 'classifier', 'cpred', 'gpred', 'mask_embed', 'v.head')
-    return [name for name in state
-            if not name.removeprefix('params/').removeprefix('v.').removeprefix('vit.embeddings.').startswith(known)]
+    known = (
+        'head',
+        'cls_token',
+        'dist_token',
+        'cls',
+        'classifier',
+        'cpred',
+        'gpred',
+        'mask_embed',
+        'v.head',
+    )
+    return [
+        name
+        for name in state
+        if not name.removeprefix('params/')
+        .removeprefix('v.')
+        .removeprefix('vit.embeddings.')
+        .startswith(known)
+    ]
 
 
 def test_each_missing_tensor_is_named_with_what_was_recognised(scheme, tmp_path):
@@ -58,9 +80,16 @@ def test_each_missing_tensor_is_named_with_what_was_recognised(scheme, tmp_path)
 
 def test_a_tensor_too_many_is_named(scheme, tmp_path):
     name, state = scheme
-    refused(saved(tmp_path, state | {'adapter.weight': np.ones(3, np.float32)})
-            if name != 'big_vision' or 'cls' in state else saved(tmp_path, state | {'params/adapter.weight': np.ones(3)}),
-            'adapter.weight', 'left over: ', name)  # fmt: skip
+    refused(
+        (
+            saved(tmp_path, state | {'adapter.weight': np.ones(3, np.float32)})
+            if name != 'big_vision' or 'cls' in state
+            else saved(tmp_path, state | {'params/adapter.weight': np.ones(3)})
+        ),
+        'adapter.weight',
+        'left over: ',
+        name,
+    )
 
 
 def test_layer_scale_is_not_left_out_in_silence(tmp_path):
@@ -72,18 +101,33 @@ def test_both_shapes_of_a_wrong_one_are_named(scheme, tmp_path):
     _, state = scheme
     for wrong in needed(state):
         if not state[wrong].ndim or wrong.endswith(
-                ('embedding/kernel', 'query/kernel', 'projection.weight', 'embed.proj.weight', 'head.1.weight')):  # fmt: skip
+            (
+                'embedding/kernel',
+                'query/kernel',
+                'projection.weight',
+                'embed.proj.weight',
+                'head.1.weight',
+            )
+        ):
             continue  # numbers, and what tells sizes, which the others then do not fit
         longer = np.concatenate([state[wrong], state[wrong]], axis=0)
         refused(saved(tmp_path, state | {wrong: longer}), wrong, error=UserError)
-    name = next(name for name in state if name.endswith(('mlp.fc1.weight', 'intermediate.dense.weight', 'Dense_0/kernel')))
+    name = next(
+        name
+        for name in state
+        if name.endswith(('mlp.fc1.weight', 'intermediate.dense.weight', 'Dense_0/kernel'))
+    )
     shape = list(state[name].shape)
-    refused(saved(tmp_path, state | {name: state[name][..., :-1]}),
-            f'{name} has the shape {[*shape[:-1], shape[-1] - 1]}, expected {shape}')  # fmt: skip
+    refused(
+        saved(tmp_path, state | {name: state[name][..., :-1]}),
+        f'{name} has the shape {[*shape[:-1], shape[-1] - 1]}, expected {shape}',
+    )
 
 
 def test_a_block_too_few(tmp_path):
-    state = {name: array for name, array in sources.timm().items() if not name.startswith('blocks.0.')}
+    state = {
+        name: array for name, array in sources.timm().items() if not name.startswith('blocks.0.')
+    }
     refused(saved(tmp_path, state), 'missing: blocks.0.norm1.weight', 'left over: blocks.1.')
 
 
@@ -93,7 +137,9 @@ def test_an_absurd_number_of_a_block(tmp_path):
 
 
 def test_positions_of_no_square(tmp_path):
-    refused(saved(tmp_path, sources.timm(positions=12)), 'pos_embed has 12 positions', '1 class tokens')
+    refused(
+        saved(tmp_path, sources.timm(positions=12)), 'pos_embed has 12 positions', '1 class tokens'
+    )
 
 
 def test_something_else_is_shown_and_what_would_do_is_listed(tmp_path):
@@ -121,7 +167,9 @@ def test_paths_with_nothing_to_start_from(tmp_path):
 
 
 def test_a_folder_of_timm(tmp_path):
-    pytest.importorskip('safetensors', reason='safetensors is not installed: pip install elastic-ast-jax[convert]')
+    pytest.importorskip(
+        'safetensors', reason='safetensors is not installed: pip install elastic-ast-jax[convert]'
+    )
     saved(tmp_path, sources.timm(), 'model.safetensors')
     (tmp_path / 'config.json').write_text(json.dumps({'architecture': 'vit_tiny_patch16_224'}))
     assert "timm's names" in donors.read(tmp_path).kind
@@ -144,8 +192,12 @@ class Evil:
 
 @pytest.mark.parametrize('name', ['evil.pth', 'evil.npz'])
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, name):
-    pytest.importorskip('torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]')
-    (tmp_path / name).write_bytes(pickle.dumps({'patch_embed.proj.weight': Evil(tmp_path / 'ran')}, protocol=2))
+    pytest.importorskip(
+        'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]'
+    )
+    (tmp_path / name).write_bytes(
+        pickle.dumps({'patch_embed.proj.weight': Evil(tmp_path / 'ran')}, protocol=2)
+    )
     refused(tmp_path / name, 'othing of it was run', error=TensorFileError)
     assert not (tmp_path / 'ran').exists()
 

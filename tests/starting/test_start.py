@@ -1,4 +1,7 @@
-"""What a network starts with: from networks of this project, on other grids, with other classes; and what the report says."""
+"""What a network starts with:
+
+from networks of this project, on other grids, with other classes; and what the report says.
+"""
 
 import dataclasses
 
@@ -22,10 +25,12 @@ from tests.starting.sources import FRONTEND, LABELS, SIZE, abstract, begin, elas
 
 HEARD = untrained.settings().frontend
 AST_SECTIONS = {
-    'model': untrained.VALUES['model'] | {'kind': 'ast', 'stride': (10, 10)}, 'augment': {'freq_mask': 8, 'token_dropout': 0.0},
-    'frontend': untrained.VALUES['frontend'] | {'min_frames': 96}, 'data': {'source': 'synthetic', 'too_long': 'crop'},
+    'model': untrained.VALUES['model'] | {'kind': 'ast', 'stride': (10, 10)},
+    'augment': {'freq_mask': 8, 'token_dropout': 0.0},
+    'frontend': untrained.VALUES['frontend'] | {'min_frames': 96},
+    'data': {'source': 'synthetic', 'too_long': 'crop'},
     'packing': {'rows': 2, 'tokens': 24, 'slots': 2},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope='module')
@@ -56,12 +61,21 @@ def flat(params):
 def logits(network, params, frontend=FRONTEND):
     """Of two clips of different lengths."""
     random = np.random.default_rng(0)
-    clips = [random.standard_normal((frames, frontend.mel_bins), np.float32) for frames in (frontend.max_frames, 32)]
+    clips = [
+        random.standard_normal((frames, frontend.mel_bins), np.float32)
+        for frames in (frontend.max_frames, 32)
+    ]
     patches = [packing.patchify(clip, 16, 16, frontend.max_time_patches) for clip in clips]
-    shape = BatchShape(1, int(2 * frontend.tokens(frontend.max_frames)), 2, frontend.patch_size, network.classes)
+    shape = BatchShape(
+        1, int(2 * frontend.tokens(frontend.max_frames)), 2, frontend.patch_size, network.classes
+    )
     batch = packing.fill_batch([[0, 1]], patches, frontend.mel_patches, shape)
-    run = jax.jit(network.clone(scan=True).apply, compiler_options={'xla_backend_optimization_level': 0})
-    return np.asarray(run({'params': unflatten_dict(params, sep='/')}, jax.tree.map(jnp.asarray, batch)))
+    run = jax.jit(
+        network.clone(scan=True).apply, compiler_options={'xla_backend_optimization_level': 0}
+    )
+    return np.asarray(
+        run({'params': unflatten_dict(params, sep='/')}, jax.tree.map(jnp.asarray, batch))
+    )
 
 
 def line(found, start):
@@ -81,24 +95,35 @@ def test_the_same_network_starts_where_it_was(workdir):
     assert found.params.keys() == params.keys()
     for name, array in params.items():
         np.testing.assert_array_equal(found.params[name], array)
-    np.testing.assert_array_equal(logits(network, found.params, HEARD), logits(network, params, HEARD))
-    assert 'step 0' in found.report[0] and not any('anew' in entry or 'note' in entry for entry in found.report)
+    np.testing.assert_array_equal(
+        logits(network, found.params, HEARD), logits(network, params, HEARD)
+    )
+    assert 'step 0' in found.report[0] and not any(
+        'anew' in entry or 'note' in entry for entry in found.report
+    )
 
 
 def test_classes_in_another_order_keep_their_logits(workdir):
     path, params = workdir
     network, order = elastic(HEARD), [2, 0, 1]
     found = begin(path, network, [untrained.LABELS[i] for i in order], frontend=HEARD)
-    np.testing.assert_array_equal(logits(network, found.params, HEARD), logits(network, params, HEARD)[..., order])
+    np.testing.assert_array_equal(
+        logits(network, found.params, HEARD), logits(network, params, HEARD)[..., order]
+    )
     assert line(found, 'head:').endswith('the same 3 classes, in the order of the classes here')
 
 
 def test_other_classes_start_anew_and_it_is_said(workdir):
     found = begin(workdir[0], elastic(HEARD), ['low', 'middle', 'high'], frontend=HEARD)
     assert 'head/kernel' not in found.params
-    assert line(found, 'head:') == 'head: 3 classes here, 3 there (only there: très haut; only here: high): starts anew'
+    assert (
+        line(found, 'head:')
+        == 'head: 3 classes here, 3 there (only there: très haut; only here: high): starts anew'
+    )
     fewer = begin(workdir[0], elastic(HEARD, classes=1), ['low'], frontend=HEARD)
-    assert line(fewer, 'head: 1 class here, 3 there') and line(fewer, 'not used: head/bias, head/kernel')
+    assert line(fewer, 'head: 1 class here, 3 there') and line(
+        fewer, 'not used: head/bias, head/kernel'
+    )
 
 
 def test_a_shorter_table_of_times_is_the_first_ones(workdir):
@@ -115,7 +140,9 @@ def test_a_longer_table_of_times_is_resized(workdir):
     found = begin(path, elastic(longer), untrained.LABELS, frontend=longer)
     time = found.params['positions/time']
     np.testing.assert_array_equal(time[[0, -1]], params['positions/time'][[0, -1]])
-    np.testing.assert_allclose(time[1], 0.75 * params['positions/time'][0] + 0.25 * params['positions/time'][1], atol=1e-6)
+    np.testing.assert_allclose(
+        time[1], 0.75 * params['positions/time'][0] + 0.25 * params['positions/time'][1], atol=1e-6
+    )
 
 
 def test_other_mel_bins_resize_the_table_of_frequencies(workdir):
@@ -131,7 +158,11 @@ def test_other_mel_bins_resize_the_table_of_frequencies(workdir):
 def test_other_features_are_told(workdir):
     other = dataclasses.replace(HEARD, mean=-5.0, sample_rate=8000)
     found = begin(workdir[0], elastic(other), untrained.LABELS, frontend=other)
-    assert line(found, 'note:') == 'note: features differ: sample_rate 16000 there and 8000 here, mean -7.0 there and -5.0 here'
+    assert (
+        line(found, 'note:')
+        == 'note: features differ: sample_rate 16000 there and 8000 here, mean -7.0 there and -5.0'
+        ' here'
+    )
 
 
 def test_an_elastic_ast_makes_an_ast(workdir):
@@ -143,7 +174,11 @@ def test_an_elastic_ast_makes_an_ast(workdir):
     assert 'tokens' not in found.params and not found.params['positions'][:2].any()
     assert line(found, 'tokens:') == 'tokens: start anew'
     assert line(found, 'not used: pool/')
-    overlapping = begin(path, fixed(HEARD), untrained.LABELS, frontend=HEARD).params['positions'][2:].reshape(2, 9, -1)
+    overlapping = (
+        begin(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
+        .params['positions'][2:]
+        .reshape(2, 9, -1)
+    )
     # Patch 4 begins at frame 40, half-way between those at 32 and 48; row 1 at bin 10 of 16.
     row = 0.375 * grid[0] + 0.625 * grid[1]
     np.testing.assert_allclose(overlapping[1, 4], (row[2] + row[3]) / 2, atol=1e-6)
@@ -161,10 +196,15 @@ def test_an_ast_makes_an_elastic_ast(ast_workdir):
     path, params = ast_workdir
     found = begin(path, elastic(HEARD), untrained.LABELS, frontend=HEARD)
     grid = params['positions'][2:].reshape(2, 9, -1)
-    row = tables.look_up(grid, np.float64([0, 1]), 0)  # bins 0 and 16 of rows at 0 and 10, the last of which ends the table
+    row = tables.look_up(
+        grid, np.float64([0, 1]), 0
+    )  # bins 0 and 16 of rows at 0 and 10, the last of which ends the table
     expected = tables.look_up(row, np.float64([0, 1.6, 3.2, 4.8, 6.4, 8.0]), 1)
-    np.testing.assert_allclose(tables.summed(*(found.params[f'positions/{name}'] for name in ('freq', 'time'))),
-                               tables.summed(*tables.factorised(expected)), atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        tables.summed(*(found.params[f'positions/{name}'] for name in ('freq', 'time'))),
+        tables.summed(*tables.factorised(expected)),
+        atol=1e-6,
+    )
     np.testing.assert_array_equal(found.params['norm_head/scale'], params['norm_head/scale'])
     assert line(found, 'not used: tokens')
 
@@ -177,7 +217,10 @@ def published(tmp_path):
     """A state dict of the published network, and the parameters that it stands for."""
     layout = Layout(SIZE, 5, (2, 6), 16)
     random = np.random.default_rng(1)
-    state = {row.source: 0.3 * random.standard_normal(row.shape, np.float32) for row in elasticast.rows(layout)}
+    state = {
+        row.source: 0.3 * random.standard_normal(row.shape, np.float32)
+        for row in elasticast.rows(layout)
+    }
     return saved(tmp_path, state), state, flat(elasticast.to_params(state, layout))
 
 
@@ -188,7 +231,9 @@ def test_the_published_network_gives_the_same_with_scaled_attention(published):
     expected = logits(elastic(classes=5, scaled=False), params)
     np.testing.assert_allclose(logits(elastic(classes=5), found.params | head), expected, atol=1e-5)
     assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1
-    assert 'queries are multiplied' in line(found, 'note: attention logits are divided by sqrt(8) here and not divided')
+    assert 'queries are multiplied' in line(
+        found, 'note: attention logits are divided by sqrt(8) here and not divided'
+    )
     assert line(found, 'note: to keep its head, convert it first')
     unscaled = begin(path, elastic(classes=5, scaled=False), list('abcde'))
     np.testing.assert_array_equal(unscaled.params['pool/query'], params['pool/query'])
@@ -200,7 +245,13 @@ def test_the_published_network_gives_the_same_with_scaled_attention(published):
 def test_a_state_dict_that_lacks_something_is_refused(published):
     path, state, _ = published
     with pytest.raises(elasticast.LayoutError, match='lacking.npz: .*missing: mlp_norm.bias'):
-        begin(saved(path.parent, {name: array for name, array in state.items() if name != 'mlp_norm.bias'}, 'lacking.npz'))
+        begin(
+            saved(
+                path.parent,
+                {name: array for name, array in state.items() if name != 'mlp_norm.bias'},
+                'lacking.npz',
+            )
+        )
 
 
 # From an image network
@@ -210,7 +261,11 @@ def test_every_parameter_has_its_shape_or_starts_anew(vit):
     for network in (elastic(), elastic(pool='mean'), fixed(), fixed(stride=16)):
         found, shapes = begin(vit, network), flat_shapes(network)
         for name, array in found.params.items():
-            assert array.shape == shapes[name] and array.dtype == np.float32 and array.flags.c_contiguous
+            assert (
+                array.shape == shapes[name]
+                and array.dtype == np.float32
+                and array.flags.c_contiguous
+            )
         missing = {name.split('/')[0] for name in shapes if name not in found.params}
         assert missing == {'head', 'norm_head'} | ({'pool'} if 'pool/query' in shapes else set())
         for name in missing:
@@ -218,7 +273,9 @@ def test_every_parameter_has_its_shape_or_starts_anew(vit):
 
 
 def flat_shapes(network):
-    return {name: tuple(leaf.shape) for name, leaf in flatten_dict(abstract(network), sep='/').items()}
+    return {
+        name: tuple(leaf.shape) for name, leaf in flatten_dict(abstract(network), sep='/').items()
+    }
 
 
 def test_positions_of_an_image_are_cut_resized_and_averaged(vit):
@@ -227,9 +284,19 @@ def test_positions_of_an_image_are_cut_resized_and_averaged(vit):
     grid = sources.timm()['pos_embed'][0, 1:].reshape(3, 3, -1)[0:2]
     columns = np.clip((np.arange(6) + 0.5) / 2 - 0.5, 0, 2)
     resized = tables.look_up(grid, columns, 1)
-    np.testing.assert_allclose(found.params['positions/freq'] + resized.mean(axis=(0, 1)) / 2, resized.mean(axis=1), atol=1e-6)
-    np.testing.assert_allclose(found.params['positions/time'] + resized.mean(axis=(0, 1)) / 2, resized.mean(axis=0), atol=1e-6)
-    assert 'frequency the middle 2 of 3; time 3 -> 6 resized bilinearly' in line(found, 'positions: from pos_embed')
+    np.testing.assert_allclose(
+        found.params['positions/freq'] + resized.mean(axis=(0, 1)) / 2,
+        resized.mean(axis=1),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        found.params['positions/time'] + resized.mean(axis=(0, 1)) / 2,
+        resized.mean(axis=0),
+        atol=1e-6,
+    )
+    assert 'frequency the middle 2 of 3; time 3 -> 6 resized bilinearly' in line(
+        found, 'positions: from pos_embed'
+    )
     quirks = begin(vit, quirks=True)
     np.testing.assert_allclose(quirks.params['positions/freq'], resized.mean(axis=1), atol=1e-6)
     np.testing.assert_allclose(quirks.params['positions/time'], resized.mean(axis=0), atol=1e-6)
@@ -247,22 +314,41 @@ def test_the_pooling_starts_from_the_mean_over_the_blocks(vit):
 
 
 def test_unscaled_attention_is_the_same_or_as_published(vit):
-    """Logits of 8-wide heads are divided by sqrt(8) in the network or in the queries; the published code forgets it."""
+    """Logits of 8-wide heads are divided by sqrt(8) in the network or in the queries;
+
+    the published code forgets it.
+    """
     scaled, unscaled = begin(vit), begin(vit, elastic(scaled=False))
     anew = np.random.default_rng(0)
-    rest = {name: 0.3 * anew.standard_normal(shape, np.float32) for name, shape in flat_shapes(elastic()).items()}
+    rest = {
+        name: 0.3 * anew.standard_normal(shape, np.float32)
+        for name, shape in flat_shapes(elastic()).items()
+    }
     expected = logits(elastic(), rest | scaled.params)
-    np.testing.assert_allclose(logits(elastic(scaled=False), rest | unscaled.params), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        logits(elastic(scaled=False), rest | unscaled.params), expected, atol=1e-4
+    )
     quirks = begin(vit, elastic(scaled=False), quirks=True)
-    np.testing.assert_array_equal(quirks.params['encoder/blocks/attention/query/kernel'],
-                                  scaled.params['encoder/blocks/attention/query/kernel'])  # fmt: skip
-    assert 'attention differs' in line(quirks, 'note: attention logits are not divided by sqrt(8) here')
+    np.testing.assert_array_equal(
+        quirks.params['encoder/blocks/attention/query/kernel'],
+        scaled.params['encoder/blocks/attention/query/kernel'],
+    )
+    assert 'attention differs' in line(
+        quirks, 'note: attention logits are not divided by sqrt(8) here'
+    )
 
 
 def test_the_report_lists_what_is_not_used(tmp_path):
     found = begin(saved(tmp_path, sources.timm(tokens=2)))
     listed = ', '.join(entry for entry in found.report if entry.startswith('not used:'))
-    for name in ('cls_token', 'dist_token', 'head.weight', 'head.bias', 'head_dist.weight', 'head_dist.bias'):
+    for name in (
+        'cls_token',
+        'dist_token',
+        'head.weight',
+        'head.bias',
+        'head_dist.weight',
+        'head_dist.bias',
+    ):
         assert name in listed
     assert line(found, 'head:') == 'head: 3 classes here: starts anew'
 
@@ -276,11 +362,17 @@ def test_names_cannot_steer_a_terminal(tmp_path):
 # Networks that do not fit
 
 
-@pytest.mark.parametrize('size, said', [
-    (Size(32, 2, 2), ('has width 16, depth 2, and this model width 32, depth 2', '--config.model.width=16')),
-    (Size(16, 3, 2), ('depth 2, and this model width 16, depth 3', '--config.model.depth=2')),
-    (Size(16, 1, 2), ('depth 2, and this model width 16, depth 1', '--config.model.depth=2')),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'size, said',
+    [
+        (
+            Size(32, 2, 2),
+            ('has width 16, depth 2, and this model width 32, depth 2', '--config.model.width=16'),
+        ),
+        (Size(16, 3, 2), ('depth 2, and this model width 16, depth 3', '--config.model.depth=2')),
+        (Size(16, 1, 2), ('depth 2, and this model width 16, depth 1', '--config.model.depth=2')),
+    ],
+)
 def test_another_size(vit, size, said):
     with pytest.raises(DonorError) as caught:
         begin(vit, elastic(size=size))
@@ -290,18 +382,26 @@ def test_another_size(vit, size, said):
 
 def test_other_heads_where_they_are_told(tmp_path):
     path = saved(tmp_path, sources.big_vision(sources.timm()))
-    with pytest.raises(DonorError, match='heads 2, and this model width 16, depth 2, heads 4: set .*--config.model.heads=2'):
+    with pytest.raises(
+        DonorError,
+        match='heads 2, and this model width 16, depth 2, heads 4: set .*--config.model.heads=2',
+    ):
         begin(path, elastic(size=Size(16, 2, 4)))
 
 
 def test_a_size_with_a_name(tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, 'small', SIZE)
-    with pytest.raises(DonorError, match='set --config.model.size=small, or --config.model.width=16'):
+    with pytest.raises(
+        DonorError, match='set --config.model.size=small, or --config.model.width=16'
+    ):
         begin(saved(tmp_path, sources.big_vision(sources.timm())), elastic(size=Size(32, 2, 2)))
 
 
 def test_another_patch(vit):
     other = dataclasses.replace(FRONTEND, patch_mels=8, patch_frames=32)
-    with pytest.raises(DonorError, match='has patches of 16 x 16, and this model of 8 x 32.*--config.frontend.patch_mels=16'):
+    with pytest.raises(
+        DonorError,
+        match='has patches of 16 x 16, and this model of 8 x 32.*--config.frontend.patch_mels=16',
+    ):
         begin(vit, elastic(other), frontend=other)
     assert len(LABELS) == 3

@@ -23,7 +23,9 @@ def looked(values, found):
 
 
 def test_two_places_become_four_by_hand():
-    """Centres of the new ones lie at 0.25, 0.75, 1.25 and 1.75 of the old ones, whose own are at 0.5 and 1.5."""
+    """Centres of the new ones lie at 0.25, 0.75, 1.25 and 1.75 of the old ones, whose own are at
+    0.5 and 1.5.
+    """
     assert looked([0, 4], tables.stretched(axis(2, 4))) == [0, 1, 3, 4]
 
 
@@ -35,8 +37,13 @@ def test_the_middle_is_cut_out_by_hand():
 
 
 def test_by_place_by_hand():
-    """Patches at frames 0, 16, 32, 48; those of the source at 0, 10, 20, 30, 40, where the last begins."""
-    assert looked([0, 10, 20, 30, 40], tables.by_place(axis(5, 4, 10, 16))) == pytest.approx([0, 16, 32, 40])
+    """Patches at frames 0, 16, 32, 48;
+
+    those of the source at 0, 10, 20, 30, 40, where the last begins.
+    """
+    assert looked([0, 10, 20, 30, 40], tables.by_place(axis(5, 4, 10, 16))) == pytest.approx(
+        [0, 16, 32, 40]
+    )
     assert looked([0, 16], tables.by_place(axis(2, 3, 16, 10))) == pytest.approx([0, 10, 16])
 
 
@@ -53,7 +60,12 @@ def test_the_first_ones():
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_every_rule_gives_as_many_places_within_the_source(there, here):
-    rules = [tables.stretched, tables.centred, tables.by_place, lambda a: tables.by_place(a._replace(stride_there=10))]
+    rules = [
+        tables.stretched,
+        tables.centred,
+        tables.by_place,
+        lambda a: tables.by_place(a._replace(stride_there=10)),
+    ]
     for rule in rules:
         places = rule(axis(there, here)).places
         assert len(places) == here and places.min() >= 0 and places.max() <= there - 1
@@ -64,17 +76,29 @@ def test_every_rule_gives_as_many_places_within_the_source(there, here):
 def test_the_same_axis_is_the_same_to_the_bit(count):
     table = random(count, 3)
     for rule in (tables.stretched, tables.centred, tables.by_place, tables.unchanged, tables.first):
-        np.testing.assert_array_equal(tables.look_up(table, rule(axis(count, count)).places, 0), table)
+        np.testing.assert_array_equal(
+            tables.look_up(table, rule(axis(count, count)).places, 0), table
+        )
 
 
-@pytest.mark.parametrize('there, here', [((14, 14), (16, 64)), ((8, 64), (8, 192)), ((3, 5), (7, 9)), ((1, 1), (2, 3))])
+@pytest.mark.parametrize(
+    'there, here', [((14, 14), (16, 64)), ((8, 64), (8, 192)), ((3, 5), (7, 9)), ((1, 1), (2, 3))]
+)
 def test_stretching_is_what_pytorch_does(there, here):
-    torch = pytest.importorskip('torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]')
+    torch = pytest.importorskip(
+        'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]'
+    )
     grid = random(*there, 6)
-    rows, columns = (tables.stretched(axis(old, new)).places for old, new in zip(there, here, strict=True))
+    rows, columns = (
+        tables.stretched(axis(old, new)).places for old, new in zip(there, here, strict=True)
+    )
     found = tables.look_up(tables.look_up(grid, rows, 0), columns, 1)
-    images = torch.from_numpy(grid).permute(2, 0, 1)[None].double()  # its float32 is off by 1e-5 on long axes
-    expected = torch.nn.functional.interpolate(images, size=here, mode='bilinear', align_corners=False)
+    images = (
+        torch.from_numpy(grid).permute(2, 0, 1)[None].double()
+    )  # its float32 is off by 1e-5 on long axes
+    expected = torch.nn.functional.interpolate(
+        images, size=here, mode='bilinear', align_corners=False
+    )
     np.testing.assert_allclose(found, expected[0].permute(1, 2, 0).numpy(), atol=1e-6)
 
 
@@ -88,7 +112,9 @@ def test_a_grid_that_is_a_sum_of_tables_is_recovered():
     np.testing.assert_allclose(tables.summed(*tables.factorised(grid)), grid, atol=1e-6)
     mean = grid.mean(axis=(0, 1))
     assert np.abs(mean).max() > 0.5
-    np.testing.assert_allclose(tables.summed(*tables.factorised(grid, quirks=True)), grid + mean, atol=1e-5)
+    np.testing.assert_allclose(
+        tables.summed(*tables.factorised(grid, quirks=True)), grid + mean, atol=1e-5
+    )
 
 
 def test_two_tables_by_hand():

@@ -11,26 +11,35 @@ from elastic_ast_jax.data.text import read
 
 __all__ = ['Audioset']
 
-_LISTS = {'balanced': 'balanced_train_segments', 'unbalanced': 'unbalanced_train_segments', 'eval': 'eval_segments'}
+_LISTS = {
+    'balanced': 'balanced_train_segments',
+    'unbalanced': 'unbalanced_train_segments',
+    'eval': 'eval_segments',
+}
 _SECONDS = r'\d+(?:\.\d+)?'
 _LINE = re.compile(
-    rf'(?P<id>{YOUTUBE_ID.pattern}),\s*(?P<start>{_SECONDS}),\s*{_SECONDS},\s*(?P<quote>"?)(?P<labels>[^"]*)(?P=quote)')
-# What people name the parts that they cut: the video, perhaps with a Y before it, perhaps with its start and end after it.
+    rf'(?P<id>{YOUTUBE_ID.pattern}),\s*(?P<start>{_SECONDS}),\s*{_SECONDS},\s*(?P<quote>"?)(?P<labels>[^"]*)(?P=quote)'
+)
+# What people name the parts that they cut: the video, perhaps with a Y before it, perhaps with its
+# start and end after it.
 _NAME = re.compile(rf'(?P<id>{YOUTUBE_ID.pattern})(?:_(?P<start>{_SECONDS})(?:_{_SECONDS})?)?')
 
 
 class Audioset(ClipBuilder, skip_registration=True):
-    """AudioSet (Gemmeke et al., 2017): clips of 10 s from YouTube, labelled with any of 527 classes of sound.
+    """AudioSet (Gemmeke et al., 2017): clips of 10 s from YouTube, labelled with any of 527 classes
+    of sound.
 
-    Source of lists and splits: https://research.google.com/audioset/download.html (CC BY 4.0; the recordings belong to their
-    makers and are handed out by nobody, so many are missing).
+    Source of lists and splits: https://research.google.com/audioset/download.html (CC BY 4.0; the
+    recordings belong to their makers and are handed out by nobody, so many are missing).
 
     AudioSet's folder must hold, from research.google.com/audioset/download.html,
       class_labels_indices.csv
       balanced_train_segments.csv, unbalanced_train_segments.csv, eval_segments.csv
-    and the parts of the videos, cut from start_seconds to end_seconds, as WAV, FLAC or whatever libsndfile reads, in
+    and the parts of the videos, cut from start_seconds to end_seconds, as WAV, FLAC or whatever
+    libsndfile reads, in
       audio/balanced_train_segments/, audio/unbalanced_train_segments/, audio/eval_segments/
-    or in folders in these, named YTID.wav, YYTID.wav (a Y before it), YTID_START.wav or YTID_START_END.wav, in seconds or ms
+    or in folders in these, named YTID.wav, YYTID.wav (a Y before it), YTID_START.wav or
+    YTID_START_END.wav, in seconds or ms
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
@@ -41,7 +50,9 @@ class Audioset(ClipBuilder, skip_registration=True):
     def layout(self, folder: Path) -> Layout:
         names = audioset.classes(folder / 'class_labels_indices.csv')
         wanted = [split for split in _LISTS if not self._only or split in self._only]
-        return Layout(tuple(names.values()), {split: _clips(folder, _LISTS[split], names) for split in wanted})
+        return Layout(
+            tuple(names.values()), {split: _clips(folder, _LISTS[split], names) for split in wanted}
+        )
 
 
 def _clips(folder: Path, listed: str, names: dict[str, str]) -> Clips:
@@ -55,7 +66,10 @@ def _clips(folder: Path, listed: str, names: dict[str, str]) -> Clips:
             continue
         match = _LINE.fullmatch(line.strip())
         if not match:
-            problems.add(number, f'{line[:60]!r} is not of the form YTID, start_seconds, end_seconds, "label,label"')
+            problems.add(
+                number,
+                f'{line[:60]!r} is not of the form YTID, start_seconds, end_seconds, "label,label"',
+            )
             continue
         labels = [label.strip() for label in match['labels'].split(',')]
         unknown = [label for label in labels if label not in names]
@@ -67,7 +81,14 @@ def _clips(folder: Path, listed: str, names: dict[str, str]) -> Clips:
             continue
         video, start = match['id'], float(match['start'])
         found = _best(there.get(video, []), start) or str(audio / f'{video}.wav')
-        clip = FileClip(found, video, None, None, tuple(names[label] for label in labels), f'{path.name} line {number}')
+        clip = FileClip(
+            found,
+            video,
+            None,
+            None,
+            tuple(names[label] for label in labels),
+            f'{path.name} line {number}',
+        )
         clips.take(f'{video}_{start:g}', clip, number, problems)
     problems.check()
     if not clips:
@@ -82,6 +103,9 @@ def _video(stem: str) -> tuple[str, str] | None:
 
 
 def _best(found: list[tuple[str, str]], start: float) -> str | None:
-    """The file of a part: one that names its start, in seconds or milliseconds, or else one that names none."""
+    """The file of a part:
+
+    one that names its start, in seconds or milliseconds, or else one that names none.
+    """
     named = [file for text, file in found if text and float(text) in (start, 1000 * start)]
     return next(iter(named + [file for text, file in found if not text]), None)

@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from elastic_ast_jax.data.builders.base import ClipBuilder, what_goes_where
-from elastic_ast_jax.data.builders.lists import Clips, Layout, Problems, in_order, inside, numbered, table
+from elastic_ast_jax.data.builders.lists import (
+    Clips,
+    Layout,
+    Problems,
+    in_order,
+    inside,
+    numbered,
+    table,
+)
 from elastic_ast_jax.data.sources import FileClip
 
 __all__ = ['Esc50']
@@ -12,10 +20,11 @@ _COLUMNS = ('filename', 'fold', 'target', 'category')
 
 
 class Esc50(ClipBuilder, skip_registration=True):
-    """ESC-50 (Piczak, 2015): 2,000 recordings of 5 s, 40 of each of 50 classes of environmental sound.
+    """ESC-50 (Piczak, 2015): 2,000 recordings of 5 s, 40 of each of 50 classes of environmental
+    sound.
 
-    Source: https://github.com/karolpiczak/ESC-50 (CC BY-NC 3.0). Its five folds are the splits, to be evaluated in turn; what
-    comes from one recording is in one fold.
+    Source: https://github.com/karolpiczak/ESC-50 (CC BY-NC 3.0). Its five folds are the splits, to
+    be evaluated in turn; what comes from one recording is in one fold.
 
     ESC-50's folder must hold what github.com/karolpiczak/ESC-50 has:
       meta/esc50.csv
@@ -39,7 +48,9 @@ class Esc50(ClipBuilder, skip_registration=True):
             elif file is None:
                 problems.add(line, f'{name!r} leaves the folder of the recordings')
             else:
-                clip = FileClip(file, name, None, None, (row['category'],), f'{path.name} line {line}')
+                clip = FileClip(
+                    file, name, None, None, (row['category'],), f'{path.name} line {line}'
+                )
                 splits[split].take(name, clip, line, problems)
         problems.check()
         return Layout(in_order(classes, path), splits)

@@ -1,4 +1,7 @@
-"""Clips that were left out of a prepared data set: what is said of them, and their list beside the data."""
+"""Clips that were left out of a prepared data set:
+
+what is said of them, and their list beside the data.
+"""
 
 import collections
 import logging
@@ -19,8 +22,12 @@ NAME = 'left_out.txt'
 
 
 def report(
-    folder: str | os.PathLike, found: Mapping[str, Sequence[Record]], on_bad_audio: BadAudio, name: str, layout: str
-) -> None:  # fmt: skip
+    folder: str | os.PathLike,
+    found: Mapping[str, Sequence[Record]],
+    on_bad_audio: BadAudio,
+    name: str,
+    layout: str,
+) -> None:
     """Writes the list of clips that were left out and warns of them.
 
     Args:
@@ -34,23 +41,41 @@ def report(
         DataError: There are some, and may not be; or no clip of a split is left.
         files.WriteError: The list cannot be written.
     """
-    left_out = {split: [clip for one in records for clip in one.left_out] for split, records in found.items()}
-    messages = [f'{split}: {printable(clip.message)}' for split, clips in left_out.items() for clip in clips]
+    left_out = {
+        split: [clip for one in records for clip in one.left_out]
+        for split, records in found.items()
+    }
+    messages = [
+        f'{split}: {printable(clip.message)}' for split, clips in left_out.items() for clip in clips
+    ]
     if messages:
         missing = sum(clip.missing for clips in left_out.values() for clip in clips)
         clips = len(messages) + sum(len(one.keys) for records in found.values() for one in records)
-        about = (f'{name}: {len(messages)} of {counted(clips, "clip")} cannot be used ({missing} missing, '
-                 f'{len(messages) - missing} broken)')
+        about = (
+            f'{name}: {len(messages)} of {counted(clips, "clip")} cannot be used ({missing}'
+            f' missing, {len(messages) - missing} broken)'
+        )
         empty = [split for split, records in found.items() if not any(one.keys for one in records)]
         if empty:
-            raise DataError(f'{about}, so none of split {empty[0]!r} is left:\n{headers.listing(messages)}\n{layout}')
+            raise DataError(
+                f'{about}, so none of split {empty[0]!r} is'
+                f' left:\n{headers.listing(messages)}\n{layout}'
+            )
         if on_bad_audio == 'error':
-            raise DataError(f'{about}:\n{headers.listing(messages)}\nmend them and start again to go on, or leave them '
-                            f'out with --on-bad-audio=skip')
+            raise DataError(
+                f'{about}:\n{headers.listing(messages)}\nmend them and start again to go on, or'
+                ' leave them out with --on-bad-audio=skip'
+            )
         logging.warning('%s; they are left out:\n%s', about, headers.listing(messages))
-    files.write_text(Path(folder, NAME), ''.join(
-        f'{split}\t{"missing" if clip.missing else "broken"}\t{printable(clip.key)}\t{printable(clip.message)}\n'
-        for split, clips in left_out.items() for clip in clips))
+    files.write_text(
+        Path(folder, NAME),
+        ''.join(
+            f'{split}\t{"missing" if clip.missing else "broken"}\t{printable(clip.key)}\t'
+            f'{printable(clip.message)}\n'
+            for split, clips in left_out.items()
+            for clip in clips
+        ),
+    )
 
 
 def count(folder: str | os.PathLike) -> collections.Counter[tuple[str, str]]:
@@ -63,6 +88,8 @@ def count(folder: str | os.PathLike) -> collections.Counter[tuple[str, str]]:
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f'{path}: the list of clips that were left out cannot be read ({error}): put it back, or remove '
-                        f'{path.parent} and prepare the data set anew') from error
+        raise DataError(
+            f'{path}: the list of clips that were left out cannot be read ({error}): put it back,'
+            f' or remove {path.parent} and prepare the data set anew'
+        ) from error
     return collections.Counter(tuple(line.split('\t')[:2]) for line in lines)

@@ -1,4 +1,7 @@
-"""Lists of recordings as the owners of data sets hand them out: strict reading, and errors that name the line."""
+"""Lists of recordings as the owners of data sets hand them out:
+
+strict reading, and errors that name the line.
+"""
 
 import dataclasses
 import json
@@ -16,7 +19,18 @@ from elastic_ast_jax.data.text import check_columns, csv_rows, read
 from elastic_ast_jax.logs import counted
 from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 
-__all__ = ['SUFFIXES', 'YOUTUBE_ID', 'Clips', 'Layout', 'Problems', 'in_order', 'inside', 'numbered', 'recordings', 'table']
+__all__ = [
+    'SUFFIXES',
+    'YOUTUBE_ID',
+    'Clips',
+    'Layout',
+    'Problems',
+    'in_order',
+    'inside',
+    'numbered',
+    'recordings',
+    'table',
+]
 
 # Identifiers of YouTube's videos, which name files.
 YOUTUBE_ID = re.compile(r'[A-Za-z0-9_-]{11}')
@@ -34,16 +48,20 @@ class Layout:
 
     Attributes:
         classes: Names of all classes in their order.
-        splits: Each split's clips by their keys. A recording that is not there has the path where it is looked for.
+        splits: Each split's clips by their keys. A recording that is not there has the path where
+        it is looked for.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, Mapping[str, FileClip]]
 
     def stamp(self, split: str) -> str:
-        """Return the hash of the classes and the split's clips, but not of the paths of the recordings."""
+        """Return the hash of the classes and the split's clips, but not of the paths of the
+        recordings.
+        """
         clips = [
-            {'key': key, 'start': start, 'end': end, 'labels': labels} for key, start, end, labels in self._sorted_clips(split)
+            {'key': key, 'start': start, 'end': end, 'labels': labels}
+            for key, start, end, labels in self._sorted_clips(split)
         ]
         return mapping_hash('list', _STAMP_VERSION, {'classes': self.classes, 'clips': clips})
 
@@ -53,7 +71,9 @@ class Layout:
         return stamp in (self.stamp(split), version_1)
 
     def _sorted_clips(self, split: str) -> list[tuple]:
-        return sorted((key, clip.start, clip.end, clip.labels) for key, clip in self.splits[split].items())
+        return sorted(
+            (key, clip.start, clip.end, clip.labels) for key, clip in self.splits[split].items()
+        )
 
 
 class Problems:
@@ -69,11 +89,13 @@ class Problems:
 
     def check(self) -> None:
         """Raises:
-            DataError: anything was noted; the first ten are named.
+        DataError: anything was noted; the first ten are named.
         """
         if self._found:
-            raise DataError(f'{self._path}: {counted(len(self._found), "line")} cannot be used:\n'
-                            f'{headers.listing(self._found)}')
+            raise DataError(
+                f'{self._path}: {counted(len(self._found), "line")} cannot be used:\n'
+                f'{headers.listing(self._found)}'
+            )
 
 
 class Clips(dict[str, FileClip]):
@@ -86,11 +108,15 @@ class Clips(dict[str, FileClip]):
             problems.add(line, f'{key} is listed before, in {before.where}: keep one of them')
 
 
-def table(path: Path, required: Sequence[str], problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers of a CSV with its cells by the names in its first line. Columns that are not required are passed over.
+def table(
+    path: Path, required: Sequence[str], problems: Problems
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line numbers of a CSV with its cells by the names in its first line. Columns that are not
+    required are passed over.
 
     Raises:
-        DataError: the file is missing, not UTF-8, or lacks a column. What is wrong with other lines goes to `problems`.
+        DataError: the file is missing, not UTF-8, or lacks a column. What is wrong with other lines
+        goes to `problems`.
     """
     columns = None
     for line, cells in csv_rows(read(path, 'list', '.csv')):
@@ -110,7 +136,8 @@ def numbered(rows: Iterable[tuple[int, str, str]], problems: Problems) -> dict[i
 
     Args:
         rows: Line, number, name.
-        problems: Takes numbers that are none, names that are empty, and classes of two names or numbers.
+        problems: Takes numbers that are none, names that are empty, and classes of two names or
+        numbers.
     """
     names, numbers = {}, {}
     for line, number, name in rows:
@@ -133,20 +160,29 @@ def in_order(names: Mapping[int, str], path: Path) -> tuple[str, ...]:
     """
     missing = next((number for number in range(len(names)) if number not in names), None)
     if missing is not None:
-        raise DataError(f'{path}: no line is of class {missing}, though there is class {max(names)}: get it again')
+        raise DataError(
+            f'{path}: no line is of class {missing}, though there is class {max(names)}: get it'
+            ' again'
+        )
     return tuple(names[number] for number in range(len(names)))
 
 
 def inside(folder: str | os.PathLike, relative: str) -> str | None:
     """Path of a listed file in a folder; None if it would be outside of it."""
     parts = relative.split('/')
-    if not relative or os.path.isabs(relative) or '\0' in relative or any(part in ('', '.', '..') for part in parts):
+    if (
+        not relative
+        or os.path.isabs(relative)
+        or '\0' in relative
+        or any(part in ('', '.', '..') for part in parts)
+    ):
         return None
     return os.path.join(folder, *parts)
 
 
 def recordings(folder: str | os.PathLike, key: Callable[[str], _Name | None]) -> dict[_Name, str]:
-    """Recordings in a folder and below, by what `key` makes of their names without suffix; those of None are passed over.
+    """Recordings in a folder and below, by what `key` makes of their names without suffix; those of
+    None are passed over.
 
     Of several of one key, the first suffix of `SUFFIXES` wins, then the first path.
 
@@ -163,7 +199,9 @@ def recordings(folder: str | os.PathLike, key: Callable[[str], _Name | None]) ->
         return {}  # no recording in it: each that is listed will be counted as missing
     found = {}
     order = {suffix: place for place, suffix in enumerate(SUFFIXES)}
-    for path in sorted(paths, key=lambda path: (order.get(os.path.splitext(path)[1].lower(), len(order)), path)):
+    for path in sorted(
+        paths, key=lambda path: (order.get(os.path.splitext(path)[1].lower(), len(order)), path)
+    ):
         name = key(os.path.splitext(os.path.basename(path))[0])
         if name is not None:
             found.setdefault(name, path)

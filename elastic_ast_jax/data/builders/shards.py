@@ -1,7 +1,9 @@
-"""Shards of a split: which clips they hold, and writing them; each is written whole by one worker, wherever that runs.
+"""Shards of a split: which clips they hold, and writing them; each is written whole by one worker,
+wherever that runs.
 
-A shard is an ArrayRecord file and, written after it, a record of what is in it and of the clips that were left out. A shard
-with a record that still holds is not written again, so preparation goes on where it was interrupted.
+A shard is an ArrayRecord file and, written after it, a record of what is in it and of the clips
+that were left out. A shard with a record that still holds is not written again, so preparation goes
+on where it was interrupted.
 """
 
 import dataclasses
@@ -24,10 +26,22 @@ from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.data.sources import DataError, FileClip, clip_frames
 from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 
-__all__ = ['Form', 'LeftOut', 'Record', 'Shard', 'features', 'record', 'save', 'shards', 'write', 'write_listed']
+__all__ = [
+    'Form',
+    'LeftOut',
+    'Record',
+    'Shard',
+    'features',
+    'record',
+    'save',
+    'shards',
+    'write',
+    'write_listed',
+]
 
 _STAMP_VERSION = 2
-# A shard of 10 s clips is then some 300 MB; more clips than 512 shards hold make them larger, since every open file counts.
+# A shard of 10 s clips is then some 300 MB; more clips than 512 shards hold make them larger, since
+# every open file counts.
 _CLIPS = 1024
 _SHARDS = 512
 _THREADS = 8
@@ -67,22 +81,43 @@ class Shard:
         return f'{self.path}.json'
 
     def stamp(self, form: Form) -> str:
-        """Return the hash of the clips and their form: where it changes, the shard has to be written again."""
+        """Return the hash of the clips and their form:
+
+        where it changes, the shard has to be written again.
+        """
         clips = [
-            {'key': key, 'path': clip.path, 'name': clip.name, 'start': clip.start, 'end': clip.end,
-             'labels': clip.labels, 'where': clip.where} for key, clip in self.clips
+            {
+                'key': key,
+                'path': clip.path,
+                'name': clip.name,
+                'start': clip.start,
+                'end': clip.end,
+                'labels': clip.labels,
+                'where': clip.where,
+            }
+            for key, clip in self.clips
         ]
-        values = {'rate': form.rate, 'classes': form.classes, 'several': form.several, 'clips': clips}
+        values = {
+            'rate': form.rate,
+            'classes': form.classes,
+            'several': form.several,
+            'clips': clips,
+        }
         return mapping_hash('shard', _STAMP_VERSION, values)
 
     def recognizes(self, stamp: str, form: Form) -> bool:
         """Return whether a stored stamp, of any version, is that of these clips in this form."""
-        version_1 = text_hash(json.dumps([1, [form.rate, form.classes, form.several], self.listed()]))
+        version_1 = text_hash(
+            json.dumps([1, [form.rate, form.classes, form.several], self.listed()])
+        )
         return stamp in (self.stamp(form), version_1)
 
     def listed(self) -> list[list[Any]]:
         """The clips as JSON has them."""
-        return [[key, clip.path, clip.name, clip.start, clip.end, clip.labels, clip.where] for key, clip in self.clips]
+        return [
+            [key, clip.path, clip.name, clip.start, clip.end, clip.labels, clip.where]
+            for key, clip in self.clips
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +129,8 @@ class LeftOut:
         path: Its recording.
         missing: Whether there is no recording.
         message: What is wrong.
-        stamp: Size in bytes and modification time in nanoseconds of the recording; zeros if it is missing.
+        stamp: Size in bytes and modification time in nanoseconds of the recording; zeros if it is
+        missing.
     """
 
     key: str
@@ -122,12 +158,23 @@ class Record:
 
 
 def shards(folder: str | os.PathLike, split: str, clips: Mapping[str, FileClip]) -> list[Shard]:
-    """The shards of a split. Clips are dealt by a hash of their keys, so that any part of a split is a random one."""
-    ordered = sorted(clips.items(), key=lambda item: hashlib.sha256(item[0].encode('utf-8', 'surrogateescape')).digest())
+    """The shards of a split.
+
+    Clips are dealt by a hash of their keys, so that any part of a split is a random one.
+    """
+    ordered = sorted(
+        clips.items(),
+        key=lambda item: hashlib.sha256(item[0].encode('utf-8', 'surrogateescape')).digest(),
+    )
     number = min(-(-len(ordered) // _CLIPS), _SHARDS)
     bounds = [len(ordered) * i // number for i in range(number + 1)]
-    return [Shard(os.path.join(folder, f'{split}-{i:05d}-of-{number:05d}'), tuple(ordered[bounds[i]:bounds[i + 1]]))
-            for i in range(number)]  # fmt: skip
+    return [
+        Shard(
+            os.path.join(folder, f'{split}-{i:05d}-of-{number:05d}'),
+            tuple(ordered[bounds[i] : bounds[i + 1]]),
+        )
+        for i in range(number)
+    ]
 
 
 def features(form: Form) -> Any:
@@ -135,10 +182,15 @@ def features(form: Form) -> Any:
     import tensorflow_datasets as tfds
 
     label = tfds.features.ClassLabel(names=list(form.classes) or None)
-    return tfds.features.FeaturesDict({
-        'audio': tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
-        'key': tfds.features.Text(),
-        'label': tfds.features.Sequence(label) if form.several else label})
+    return tfds.features.FeaturesDict(
+        {
+            'audio': tfds.features.Tensor(
+                shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES
+            ),
+            'key': tfds.features.Text(),
+            'label': tfds.features.Sequence(label) if form.several else label,
+        }
+    )
 
 
 def save(shard: Shard) -> None:
@@ -157,8 +209,16 @@ def write_listed(path: str, form: Form) -> None:
         files.WriteError: the file cannot be written.
     """
     listed = json.loads(Path(_list_path(path)).read_bytes())
-    write(Shard(path, tuple((key, FileClip(file, name, start, end, tuple(labels), where))
-                            for key, file, name, start, end, labels, where in listed)), form)  # fmt: skip
+    write(
+        Shard(
+            path,
+            tuple(
+                (key, FileClip(file, name, start, end, tuple(labels), where))
+                for key, file, name, start, end, labels, where in listed
+            ),
+        ),
+        form,
+    )
 
 
 def write(shard: Shard, form: Form) -> None:
@@ -175,8 +235,10 @@ def write(shard: Shard, form: Form) -> None:
     def examples() -> Iterator[bytes]:
         with ThreadPoolExecutor(_THREADS) as pool:
             for first in range(0, len(shard.clips), _CHUNK):
-                chunk = shard.clips[first:first + _CHUNK]
-                for (key, clip), found in zip(chunk, pool.map(lambda item: _samples(*item, form.rate), chunk), strict=True):
+                chunk = shard.clips[first : first + _CHUNK]
+                for (key, clip), found in zip(
+                    chunk, pool.map(lambda item: _samples(*item, form.rate), chunk), strict=True
+                ):
                     if isinstance(found, LeftOut):
                         left_out.append(found)
                         continue
@@ -188,24 +250,41 @@ def write(shard: Shard, form: Form) -> None:
                     yield stored.serialize_example({'audio': found, 'key': name, 'label': label})
 
     size = _write(shard.path, examples())
-    content = {'stamp': shard.stamp(form), 'size': size, 'keys': keys, 'frames': frames, 'labels': labels,
-               'left_out': [(clip.key, clip.path, clip.missing, clip.message, clip.stamp) for clip in left_out]}
+    content = {
+        'stamp': shard.stamp(form),
+        'size': size,
+        'keys': keys,
+        'frames': frames,
+        'labels': labels,
+        'left_out': [
+            (clip.key, clip.path, clip.missing, clip.message, clip.stamp) for clip in left_out
+        ],
+    }
     files.write_text(shard.record_path, json.dumps(content))
 
 
 def record(shard: Shard, form: Form) -> Record | None:
     """The record of a shard; None if there is none, or the shard has to be written again.
 
-    That is so if the file or its record is not whole, the clips or their form are others, or a recording that was left out
-    has changed.
+    That is so if the file or its record is not whole, the clips or their form are others, or a
+    recording that was left out has changed.
     """
     try:
         content = json.loads(Path(shard.record_path).read_bytes())
         found = Record(
-            content['size'], tuple(content['keys']), tuple(content['frames']), tuple(map(tuple, content['labels'])),
-            tuple(LeftOut(key, path, missing, message, tuple(stamp))
-                  for key, path, missing, message, stamp in content['left_out']))
-        if not shard.recognizes(content['stamp'], form) or os.path.getsize(shard.path) != found.size:
+            content['size'],
+            tuple(content['keys']),
+            tuple(content['frames']),
+            tuple(map(tuple, content['labels'])),
+            tuple(
+                LeftOut(key, path, missing, message, tuple(stamp))
+                for key, path, missing, message, stamp in content['left_out']
+            ),
+        )
+        if (
+            not shard.recognizes(content['stamp'], form)
+            or os.path.getsize(shard.path) != found.size
+        ):
             return None
     except (OSError, ValueError, KeyError, TypeError):  # missing, or half of it
         return None
@@ -213,8 +292,12 @@ def record(shard: Shard, form: Form) -> Record | None:
 
 
 def _samples(key: str, clip: FileClip, rate: int) -> Int16[np.ndarray, 'samples'] | LeftOut:
-    """What is stored of a clip, which is exact where the recording has 16 bits, one channel and this rate."""
-    stamp = _stamp(clip.path)  # before it is read: if it is written meanwhile, it is read again next time
+    """What is stored of a clip, which is exact where the recording has 16 bits, one channel and
+    this rate.
+    """
+    stamp = _stamp(
+        clip.path
+    )  # before it is read: if it is written meanwhile, it is read again next time
     if stamp == (0, 0) and not os.path.exists(clip.path):
         return LeftOut(key, clip.path, True, f'{clip.where}: no recording {clip.path}', stamp)
     try:
@@ -232,8 +315,9 @@ def _write(path: str, examples: Iterator[bytes]) -> int:
 
     temporary = f'{path}.{secrets.token_hex(8)}.part'
     try:
-        # Groups of one record are what random access reads fastest. Speech takes as much room with this compression as with the
-        # usual one, which takes three times as long to write and half as long again to read.
+        # Groups of one record are what random access reads fastest. Speech takes as much room with
+        # this compression as with the usual one, which takes three times as long to write and half
+        # as long again to read.
         writer = array_record_module.ArrayRecordWriter(temporary, 'group_size:1,zstd:1')
         try:
             for example in examples:

@@ -11,9 +11,42 @@ from elastic_ast_jax.data.text import read
 __all__ = ['SpeechCommandsV2']
 
 _WORDS = (
-    'backward', 'bed', 'bird', 'cat', 'dog', 'down', 'eight', 'five', 'follow', 'forward', 'four', 'go', 'happy', 'house',
-    'learn', 'left', 'marvin', 'nine', 'no', 'off', 'on', 'one', 'right', 'seven', 'sheila', 'six', 'stop', 'three', 'tree',
-    'two', 'up', 'visual', 'wow', 'yes', 'zero')
+    'backward',
+    'bed',
+    'bird',
+    'cat',
+    'dog',
+    'down',
+    'eight',
+    'five',
+    'follow',
+    'forward',
+    'four',
+    'go',
+    'happy',
+    'house',
+    'learn',
+    'left',
+    'marvin',
+    'nine',
+    'no',
+    'off',
+    'on',
+    'one',
+    'right',
+    'seven',
+    'sheila',
+    'six',
+    'stop',
+    'three',
+    'tree',
+    'two',
+    'up',
+    'visual',
+    'wow',
+    'yes',
+    'zero',
+)
 _LISTS = {'validation': 'validation_list.txt', 'test': 'testing_list.txt'}
 _NAME = re.compile(r'(?P<word>[a-z]+)/[0-9a-f]+_nohash_[0-9]+\.wav')
 
@@ -21,8 +54,9 @@ _NAME = re.compile(r'(?P<word>[a-z]+)/[0-9a-f]+_nohash_[0-9]+\.wav')
 class SpeechCommandsV2(ClipBuilder, skip_registration=True):
     """Speech Commands version 0.02 (Warden, 2018): a word of 35, spoken within a second.
 
-    Source: https://arxiv.org/abs/1804.03209 (CC BY 4.0). validation_list.txt and testing_list.txt are the splits; what is in
-    neither is for training. All 35 words are classes; the recordings of noise are not used.
+    Source: https://arxiv.org/abs/1804.03209 (CC BY 4.0). validation_list.txt and testing_list.txt
+    are the splits; what is in neither is for training. All 35 words are classes; the recordings of
+    noise are not used.
 
     Speech Commands' folder must hold what speech_commands_v0.02.tar.gz unpacks to:
       validation_list.txt, testing_list.txt
@@ -45,19 +79,29 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
                 if file is None:
                     problems.add(number, f'{key!r} leaves the folder of the recordings')
                 elif not match:
-                    problems.add(number, f'{key[:60]!r} is not of the form bed/00176480_nohash_0.wav')
+                    problems.add(
+                        number, f'{key[:60]!r} is not of the form bed/00176480_nohash_0.wav'
+                    )
                 elif match['word'] not in _WORDS:
                     problems.add(number, f'{match["word"]!r} is none of the 35 words')
                 elif placed.setdefault(key, split) != split:
                     problems.add(number, f'{key} is in {_LISTS[placed[key]]}, too')
                 else:
-                    splits[split].take(key, _clip(file, key, f'{name} line {number}'), number, problems)
+                    splits[split].take(
+                        key, _clip(file, key, f'{name} line {number}'), number, problems
+                    )
             problems.check()
-        folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(('_', '.')))
+        folders = sorted(
+            entry.name
+            for entry in folder.iterdir()
+            if entry.is_dir() and not entry.name.startswith(('_', '.'))
+        )
         unknown = [name for name in folders if name not in _WORDS]
         if unknown:
-            raise DataError(f'{folder / unknown[0]}: {unknown[0]!r} is none of the 35 words of Speech Commands: '
-                            f'move that folder elsewhere')
+            raise DataError(
+                f'{folder / unknown[0]}: {unknown[0]!r} is none of the 35 words of Speech Commands:'
+                ' move that folder elsewhere'
+            )
         for word in folders:
             for file in sorted((folder / word).iterdir()):
                 key = f'{word}/{file.name}'

@@ -1,1 +1,3 @@
-"""Attention kernels of accelerators, behind the interface of `models.attention`, and what proves one."""
+"""Attention kernels of accelerators, behind the interface of `models.attention`, and what proves
+one.
+"""

@@ -17,8 +17,9 @@ def in_whole_blocks(
 ) -> Float[Array, 'R T H K']:
     """Runs a kernel on rows and heads padded with zeros up to multiples of `tokens` and `width`.
 
-    Kernels let padding attend to padding, for no softmax may be empty. Here its output becomes 0, and so does the gradient of
-    its output: with nothing coming back through its queries, its keys and values get nothing either.
+    Kernels let padding attend to padding, for no softmax may be empty. Here its output becomes 0,
+    and so does the gradient of its output: with nothing coming back through its queries, its keys
+    and values get nothing either.
     """
     more = (0, -q.shape[1] % tokens)
     channels = (0, -q.shape[3] % width)

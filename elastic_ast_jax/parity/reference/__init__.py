@@ -1,4 +1,7 @@
-"""The values that PyTorch computed, and their one loader. README.md, beside them, says what each file holds."""
+"""The values that PyTorch computed, and their one loader.
+
+README.md, beside them, says what each file holds.
+"""
 
 import dataclasses
 import importlib.resources
@@ -13,7 +16,13 @@ from elastic_ast_jax.errors import UserError
 
 __all__ = ['NAMES', 'Reference', 'ReferenceFileError', 'load']
 
-NAMES = ('elasticast_tiny', 'elasticast_tiny_avgpool', 'ast_hf_stride10', 'ast_hf_stride16', 'kaldi_fbank')
+NAMES = (
+    'elasticast_tiny',
+    'elasticast_tiny_avgpool',
+    'ast_hf_stride10',
+    'ast_hf_stride16',
+    'kaldi_fbank',
+)
 
 
 class ReferenceFileError(UserError):
@@ -38,8 +47,15 @@ class Reference:
         return self.arrays[key]
 
     def part(self, prefix: str) -> dict[str, Shaped[np.ndarray, '...']]:
-        """The arrays whose names begin so, by the rest of their names: `part('weights/')` is a state dict."""
-        return {key.removeprefix(prefix): array for key, array in self.arrays.items() if key.startswith(prefix)}
+        """The arrays whose names begin so, by the rest of their names:
+
+        `part('weights/')` is a state dict.
+        """
+        return {
+            key.removeprefix(prefix): array
+            for key, array in self.arrays.items()
+            if key.startswith(prefix)
+        }
 
 
 def load(name: str) -> Reference:
@@ -53,7 +69,9 @@ def load(name: str) -> Reference:
         with file.open('rb') as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = dict(stored)
         meta = json.loads(str(arrays.pop('meta')))
-    except Exception as error:  # OSError; zipfile, zlib and NumPy raise all kinds of errors on damage
+    except (
+        Exception
+    ) as error:  # OSError; zipfile, zlib and NumPy raise all kinds of errors on damage
         advice = 'it belongs to the package, so install elastic-ast-jax again'
         raise ReferenceFileError(f'{file}: cannot be read ({error}): {advice}') from error
     return Reference(name, meta, arrays)

@@ -10,21 +10,42 @@ from elastic_ast_jax.data.sources import DataError
 pytest.importorskip('apache_beam', reason='data sets are prepared by Apache Beam')
 
 
-@pytest.mark.parametrize('options, words', [
-    (['runner=SlowRunner'], 'does not take these options .*SlowRunner.*: correct --beam'),
-    (['runner=no.such.Runner'], "does not take these options .*No module named 'no'"),
-    (['runner=apache_beam.SlowRunner'], "does not take these options .*'SlowRunner'"),
-    (['direct_num_workers=abc'], "does not take these options .*direct_num_workers: invalid int value: 'abc'.: correct --beam"),
-    (['direct_running_mode=threads'], "invalid choice: 'threads' .*multi_processing"),
-    (['direct_num_workers'], 'direct_num_workers: expected one argument'),
-    (['direct_num_worker=2'], "no option 'direct_num_worker'; the nearest is 'direct_num_workers': correct --beam=direct"),
-    (['direct-num-workers=2'], "no option 'direct-num-workers'; the nearest is 'direct_num_workers'"),
-    (['runner=DataflowRunner', 'projct=mine'], "no option 'projct'; the nearest is 'project'"),
-    (['runner=DirectRunner', 'zzzzzz'], "no option 'zzzzzz': correct --beam=zzzzzz"),
-    (['--direct_num_workers=2'], "no option '--direct_num_workers'; the nearest is 'direct_num_workers'"),
-    ([''], "no option '': correct"),
-    (['help'], 'does not take these options .they ask for help'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['runner=SlowRunner'], 'does not take these options .*SlowRunner.*: correct --beam'),
+        (['runner=no.such.Runner'], "does not take these options .*No module named 'no'"),
+        (['runner=apache_beam.SlowRunner'], "does not take these options .*'SlowRunner'"),
+        (
+            ['direct_num_workers=abc'],
+            (
+                "does not take these options .*direct_num_workers: invalid int value: 'abc'.:"
+                ' correct --beam'
+            ),
+        ),
+        (['direct_running_mode=threads'], "invalid choice: 'threads' .*multi_processing"),
+        (['direct_num_workers'], 'direct_num_workers: expected one argument'),
+        (
+            ['direct_num_worker=2'],
+            (
+                "no option 'direct_num_worker'; the nearest is 'direct_num_workers': correct"
+                ' --beam=direct'
+            ),
+        ),
+        (
+            ['direct-num-workers=2'],
+            "no option 'direct-num-workers'; the nearest is 'direct_num_workers'",
+        ),
+        (['runner=DataflowRunner', 'projct=mine'], "no option 'projct'; the nearest is 'project'"),
+        (['runner=DirectRunner', 'zzzzzz'], "no option 'zzzzzz': correct --beam=zzzzzz"),
+        (
+            ['--direct_num_workers=2'],
+            "no option '--direct_num_workers'; the nearest is 'direct_num_workers'",
+        ),
+        ([''], "no option '': correct"),
+        (['help'], 'does not take these options .they ask for help'),
+    ],
+)
 def test_options_that_beam_does_not_take_are_said(options, words, capfd):
     with pytest.raises(DataError, match=words):
         running.pipeline(options)
@@ -34,23 +55,42 @@ def test_options_that_beam_does_not_take_are_said(options, words, capfd):
 def test_options_that_beam_takes_reach_the_pipeline():
     from apache_beam.options.pipeline_options import DirectOptions, FlinkRunnerOptions
 
-    assert running.pipeline(['direct_num_workers=3']).options.view_as(DirectOptions).direct_num_workers == 3
+    assert (
+        running.pipeline(['direct_num_workers=3']).options.view_as(DirectOptions).direct_num_workers
+        == 3
+    )
     assert type(running.pipeline().runner).__name__ == 'FnApiRunner'
     # What a job service knows, this side cannot.
-    flink = running.pipeline(['runner=FlinkRunner', 'parallelism=4', 'checkpointing_interval=60000'])
+    flink = running.pipeline(
+        ['runner=FlinkRunner', 'parallelism=4', 'checkpointing_interval=60000']
+    )
     assert flink.options.view_as(FlinkRunnerOptions).parallelism == 4
 
 
-@pytest.mark.skipif(importlib.util.find_spec('apitools') is not None, reason='what Dataflow takes is installed')
+@pytest.mark.skipif(
+    importlib.util.find_spec('apitools') is not None, reason='what Dataflow takes is installed'
+)
 def test_dataflow_without_its_client_is_said_before_anything_is_read():
-    with pytest.raises(DataError, match=r'DataflowRunner takes .* not installed \(.*launch/install.sh dataflow'):
-        running.pipeline(['runner=DataflowRunner', 'project=p', 'region=europe-west4', 'temp_location=gs://bucket/folder'])
+    with pytest.raises(
+        DataError, match=r'DataflowRunner takes .* not installed \(.*launch/install.sh dataflow'
+    ):
+        running.pipeline(
+            [
+                'runner=DataflowRunner',
+                'project=p',
+                'region=europe-west4',
+                'temp_location=gs://bucket/folder',
+            ]
+        )
 
 
 def test_a_folder_is_locked_once(tmp_path):
     folder = tmp_path / 'new'
     with running.locked(folder):
-        with pytest.raises(DataError, match='new: another process is preparing this data set'), running.locked(folder):
+        with (
+            pytest.raises(DataError, match='new: another process is preparing this data set'),
+            running.locked(folder),
+        ):
             raise AssertionError('it is locked')
     with running.locked(folder):
         pass

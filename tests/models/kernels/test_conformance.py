@@ -63,23 +63,29 @@ def not_finite(q, k, v, segment_ids):
     return jnp.where((segment_ids > 0)[:, :, None, None], out, jnp.nan)
 
 
-@pytest.mark.parametrize('attend, said', [
-    (all_clips_of_a_row, 'moves by'),
-    (padding_attends, 'not 0 in padding'),
-    (soft_mask, 'when other clips change'),
-    (neighbours, 'of the gradient of the clip at row 0, tokens 0 to 12'),
-    (scaled, 'off the softmax of each clip alone'),
-    (values_keep_their_gradient, 'gets no gradient of its own output through v'),
-    (leaks_backwards, 'of the gradient of the clip at row 0, tokens 0 to 12, through k'),
-    (not_finite, 'the output is not finite'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'attend, said',
+    [
+        (all_clips_of_a_row, 'moves by'),
+        (padding_attends, 'not 0 in padding'),
+        (soft_mask, 'when other clips change'),
+        (neighbours, 'of the gradient of the clip at row 0, tokens 0 to 12'),
+        (scaled, 'off the softmax of each clip alone'),
+        (values_keep_their_gradient, 'gets no gradient of its own output through v'),
+        (leaks_backwards, 'of the gradient of the clip at row 0, tokens 0 to 12, through k'),
+        (not_finite, 'the output is not finite'),
+    ],
+)
 def test_a_wrong_implementation_is_found_and_named(attend, said):
     problems = conformance.check(attend, width=16, tokens=64)
     assert any(said in problem for problem in problems), problems
 
 
 def test_a_leak_is_found_in_bfloat16_too():
-    assert any('moves by' in problem for problem in conformance.check(neighbours, width=16, dtype=jnp.bfloat16, tokens=64))
+    assert any(
+        'moves by' in problem
+        for problem in conformance.check(neighbours, width=16, dtype=jnp.bfloat16, tokens=64)
+    )
 
 
 @pytest.mark.parametrize('tokens', [48, 64, 101])

@@ -1,4 +1,7 @@
-"""The kernels of accelerators on a processor: interpreted, or lowered for the platform that they are for."""
+"""The kernels of accelerators on a processor:
+
+interpreted, or lowered for the platform that they are for.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +32,26 @@ def test_an_interpreted_kernel_conforms(case, check):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('heads, width, dtype', [(3, 64, jnp.bfloat16), (1, 8, jnp.float32), (2, 80, jnp.bfloat16)])
+@pytest.mark.parametrize(
+    'heads, width, dtype', [(3, 64, jnp.bfloat16), (1, 8, jnp.float32), (2, 80, jnp.bfloat16)]
+)
 @pytest.mark.parametrize('name', KERNELS)
 def test_an_interpreted_kernel_conforms_whatever_the_heads(name, heads, width, dtype):
     assert conformance.check(KERNELS[name](), heads, width, dtype, 150) == []
 
 
-@pytest.mark.parametrize('tokens, most, size', [
-    (2048, 512, 512), (2047, 512, 512), (600, 512, 384), (512, 512, 512), (100, 512, 128), (1, 512, 128), (203, 128, 128),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'tokens, most, size',
+    [
+        (2048, 512, 512),
+        (2047, 512, 512),
+        (600, 512, 384),
+        (512, 512, 512),
+        (100, 512, 128),
+        (1, 512, 128),
+        (203, 128, 128),
+    ],
+)
 def test_splash_divides_rows_into_equal_blocks_of_whole_lanes(tokens, most, size):
     assert tpu._block(tokens, most) == size
     count = -(-tokens // size)
@@ -67,7 +81,9 @@ def test_splash_runs_on_each_devices_own_rows_and_heads():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.abs(other).max()))
 
 
-@pytest.mark.parametrize('attend, platform', [(tpu.splash(), 'tpu'), (gpu.pallas(), 'cuda')], ids=['splash', 'pallas'])
+@pytest.mark.parametrize(
+    'attend, platform', [(tpu.splash(), 'tpu'), (gpu.pallas(), 'cuda')], ids=['splash', 'pallas']
+)
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_forward_and_backward_kernels_lower_for_their_platform(attend, platform, dtype):
     lowered = output_and_gradients(attend).trace(*rows(dtype)).lower(lowering_platforms=(platform,))
@@ -78,9 +94,12 @@ def test_forward_and_backward_kernels_lower_for_their_platform(attend, platform,
 
 def test_the_static_mask_of_splash_does_not_grow_with_the_pairs_of_tokens():
     """A mask that was written out would stand in the program as a constant of 4096 x 4096."""
+
     def text(tokens):
         x, ids = jnp.zeros((1, tokens, 2, 64), jnp.bfloat16), jnp.ones((1, tokens), jnp.int32)
-        return jax.jit(tpu.splash()).trace(x, x, x, ids).lower(lowering_platforms=('tpu',)).as_text()
+        return (
+            jax.jit(tpu.splash()).trace(x, x, x, ids).lower(lowering_platforms=('tpu',)).as_text()
+        )
 
     assert len(text(4096)) < 1.5 * len(text(512))
 
