@@ -55,8 +55,9 @@ COMMANDS = """\
 # Commands
 
 `elastic-ast COMMAND --help` shows the options of a command. `python -m elastic_ast_jax` is the same
-program. Commands that take `--config` accept an override of any key, `--config.section.key=VALUE`; see
-[Configuration](configuration.md). [Exit codes](distributed.md#exit-codes) lists what a command returns.
+program. Commands that take `--config` accept an override of any key,
+`--config.section.key=VALUE`; see [Configuration](configuration.md). The codes that a command returns
+are listed in [Exit codes](distributed.md#exit-codes).
 
 This page is generated from the options that the commands declare, by `python docs/generate.py`.
 """
@@ -108,9 +109,8 @@ def configuration() -> str:
             )
             for field in dataclasses.fields(section.type)
         ]
-        parts.append(
-            f'## {section.name}\n\n{summary}\n\n{table(("key", "type", "default", "meaning"), rows)}\n'
-        )
+        keys = table(('key', 'type', 'default', 'meaning'), rows)
+        parts.append(f'## {section.name}\n\n{summary}\n\n{keys}\n')
     return '\n'.join(parts)
 
 
@@ -132,7 +132,7 @@ def documented_attributes(docstring: str) -> dict[str, str]:
 
 
 def field_comments(section: type) -> dict[str, str]:
-    """Return the comment of each field: within its lines and after them, or else on the lines above."""
+    """Return the comment of each field: beside and below it, or else on the lines above."""
     source = textwrap.dedent(inspect.getsource(section))
     beside: dict[int, str] = {}
     alone: dict[int, str] = {}
