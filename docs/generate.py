@@ -56,8 +56,8 @@ COMMANDS = """\
 
 `elastic-ast COMMAND --help` shows the options of a command. `python -m elastic_ast_jax` is the same
 program. Commands that take `--config` accept an override of any key,
-`--config.section.key=VALUE`; see [Configuration](configuration.md). The codes that a command returns
-are listed in [Exit codes](distributed.md#exit-codes).
+`--config.section.key=VALUE`; see [Configuration](configuration.md). The codes that a command
+returns are listed in [Exit codes](distributed.md#exit-codes).
 
 This page is generated from the options that the commands declare, by `python docs/generate.py`.
 """

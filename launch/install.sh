@@ -26,6 +26,7 @@ extras: train    what training and evaluation of data sets need: TensorFlow and 
         cuda13   JAX for NVIDIA GPUs with CUDA 13
         hear     PyTorch, which the tools of the HEAR benchmark ask for
         convert  PyTorch, which reads weights in .pth files, and transformers
+        docs     mkdocs, which builds the site of docs/, what runs its notebook, and what builds the wheel
 TEXT
 }
 
@@ -44,7 +45,7 @@ has() {  # has WORD LIST...: is the word in the list?
   return 1
 }
 
-known=(train test gcs prepare dataflow tpu compile cuda12 cuda13 hear convert)
+known=(train test gcs prepare dataflow tpu compile cuda12 cuda13 hear convert docs)
 wanted=()
 for argument in "$@"; do
   if [[ $argument == -h || $argument == --help ]]; then

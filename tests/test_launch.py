@@ -31,6 +31,7 @@ EXTRAS = (
     'cuda13',
     'hear',
     'convert',
+    'docs',
 )
 TESTED_ON = '3.11 Linux x86_64'
 
@@ -364,6 +365,6 @@ def test_default_dependencies_leave_tensorflow_out(setup_cfg):
 
 
 def test_every_folder_with_code_is_a_package():
-    """`packages = find:` would leave a folder without `__init__.py` out of a wheel, silently."""
+    """`find_packages` would leave a folder without `__init__.py` out of a wheel, silently."""
     folders = {path.parent for path in (ROOT / 'elastic_ast_jax').rglob('*.py')}
     assert [str(folder) for folder in folders if not (folder / '__init__.py').exists()] == []
