@@ -13,7 +13,7 @@ lengths; `:ast,shift=20` the one at 10, 20, 30 or 40 ms.
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.recipes import shares, variant
+from elastic_ast_jax.config.variants import shares, variant
 
 # The 25, 50 and 90 % quantiles of the training clips are 160, 244 and 475 frames; in whole patches,
 # at least the quantile. The first is taken where none is asked for.

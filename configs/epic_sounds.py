@@ -16,7 +16,7 @@ not exactly; weight decay leaves out biases, norms and tables; the rate rises fr
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.recipes import shares, variant
+from elastic_ast_jax.config.variants import shares, variant
 
 # Lengths that the paper trains ASTs at; the first is taken where none is asked for.
 VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}

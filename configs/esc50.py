@@ -1,8 +1,9 @@
 """ESC-50: 2,000 recordings of 5 s, 50 classes, in five folds that are evaluated on in turn.
 
     elastic-ast train --config=configs/esc50.py:fold=3 --config.data.tfds_dir=PREPARED
-    --config.init.from=VIT --workdir=WORKDIR python launch/sweep.py --config=configs/esc50.py
-    --out=FOLDER --config.data.tfds_dir=PREPARED --config.init.from=VIT
+    --config.init.from=VIT --workdir=WORKDIR
+    python -m elastic_ast_jax.experiments.sweep --config=configs/esc50.py --out=FOLDER
+    --config.data.tfds_dir=PREPARED --config.init.from=VIT
 
 PREPARED is what `elastic-ast prepare esc50` wrote, VIT the weights of an ImageNet ViT-B/16, in any
 form `init.from` takes. The first command holds out fold 3 (without, fold 1), the second trains all
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.recipes import variant
+from elastic_ast_jax.config.variants import variant
 
 _FOLDS = (1, 2, 3, 4, 5)
 

@@ -6,15 +6,15 @@ lengths.
 
 Without a folder, TensorFlow Datasets' `spoken_digit` is read, which is downloaded once: the same
 clips and the same split. `--config=configs/fsdd.py:ast` trains the fixed-length AST on the same
-clips by the same optimiser, for comparison. `python launch/sweep.py --config=configs/fsdd.py
---out=FOLDER` trains what `sweep` yields, of either.
+clips by the same optimiser, for comparison. `python -m elastic_ast_jax.experiments.sweep
+--config=configs/fsdd.py --out=FOLDER` trains what `sweep` yields, of either.
 """
 
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.recipes import shares, variant
+from elastic_ast_jax.config.variants import shares, variant
 
 
 def get_config(text: str = '') -> ConfigDict:

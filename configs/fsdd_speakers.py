@@ -14,7 +14,7 @@ to 20 ms, all padded or cut to 128 frames.
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.recipes import shares, variant
+from elastic_ast_jax.config.variants import shares, variant
 
 # The 25, 50 and 90 % quantiles of the training clips are 63, 77 and 114 frames; in whole patches,
 # at least the quantile. The first is taken where none is asked for.

@@ -14,7 +14,7 @@ Not in the paper: statistics, rate, epochs, batch, masks and mixup are those of 
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.recipes import shares, variant
+from elastic_ast_jax.config.variants import shares, variant
 
 
 def get_config(text: str = '') -> ConfigDict:

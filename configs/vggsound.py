@@ -16,7 +16,7 @@ frames; rows are packed across batches, so that a step has about twelve clips an
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.recipes import variant
+from elastic_ast_jax.config.variants import variant
 
 # Frame shifts in ms that the paper trains ASTs at.
 VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'shift': (10, 20, 30, 40)}}

@@ -17,7 +17,7 @@ of being left out, and attention is scaled.
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.recipes import exponential, variant
+from elastic_ast_jax.config.variants import exponential, variant
 
 # Lengths that the paper trains ASTs at; the first is taken where none is asked for.
 VARIANTS = {

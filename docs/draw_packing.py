@@ -5,7 +5,7 @@ the same clips padded to one length, and packed into rows. Run: python docs/draw
 
 from pathlib import Path
 
-from elastic_ast_jax.packing import pack
+from elastic_ast_jax.packing.packer import pack
 
 TOKENS, SCALE, ROW = 512, 1.0, 22
 CLIPS = [

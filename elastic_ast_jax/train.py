@@ -1,6 +1,7 @@
 """`elastic-ast train`: the loop, and what it is wired to."""
 
 import contextlib
+import runpy
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -10,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from elastic_ast_jax import build, device, flops, hosts, sharding, steps, wandb_log
 from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.checkpoints import Checkpoints
-from elastic_ast_jax.config import Config
-from elastic_ast_jax.data import headers, pipeline, splits
-from elastic_ast_jax.data.plan import Planner, Schedule
-from elastic_ast_jax.data.sources import (
+from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
+from elastic_ast_jax.checkpointing.train_state import TrainState
+from elastic_ast_jax.checkpointing.workdir import Contract, PlanRecord, Workdir, WorkdirError
+from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.data import pipeline, splits
+from elastic_ast_jax.data.epoch_plan import Planner, Schedule
+from elastic_ast_jax.data.sources import headers
+from elastic_ast_jax.data.sources.base import (
     Source,
     check_single,
     label_names,
@@ -24,32 +27,40 @@ from elastic_ast_jax.data.sources import (
     targets,
     without_clips,
 )
-from elastic_ast_jax.evaluator import Evaluator, score
-from elastic_ast_jax.files import write_text
-from elastic_ast_jax.logs import LogError, MetricsLog, Progress, afterwards, counted
-from elastic_ast_jax.profiling import Profile
-from elastic_ast_jax.starting import start as starting
-from elastic_ast_jax.steps import Steps
-from elastic_ast_jax.train_step import TrainState
-from elastic_ast_jax.wandb_log import WandbLog
-from elastic_ast_jax.watch import Watch
-from elastic_ast_jax.workdir import Contract, PlanRecord, Workdir, WorkdirError
+from elastic_ast_jax.distributed import processes as distributed_processes
+from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.evaluation.evaluator import Evaluator, score
+from elastic_ast_jax.models import factory as model_factory
+from elastic_ast_jax.models import flops
+from elastic_ast_jax.models.attention import selection
+from elastic_ast_jax.pretrained import initialize
+from elastic_ast_jax.training import compiled_steps, wandb_log
+from elastic_ast_jax.training import factory as training_factory
+from elastic_ast_jax.training.compiled_steps import Steps
+from elastic_ast_jax.training.metrics_log import LogError, MetricsLog
+from elastic_ast_jax.training.monitor import Watch
+from elastic_ast_jax.training.profiling import Profile
+from elastic_ast_jax.training.wandb_log import WandbLog
+from elastic_ast_jax.utils import jax_cache
+from elastic_ast_jax.utils.files import write_text
+from elastic_ast_jax.utils.progress import Progress, afterwards
+from elastic_ast_jax.utils.text import counted
 
 
 def run(config: Config, path: str) -> None:
     """Trains in a workdir, from its newest checkpoint if there is one, to the last epoch.
 
-    Several processes run the same, see `hosts`; the first of them writes and speaks.
+    Several processes run the same, see `processes`; the first of them writes and speaks.
 
     Raises:
         Preempted: SIGTERM came; a checkpoint of the last step is saved.
     """
-    device.use_compilation_cache()
-    progress = Progress(shown=hosts.first())
-    if config.train.wandb and hosts.first():
+    jax_cache.use_compilation_cache()
+    progress = Progress(shown=distributed_processes.first())
+    if config.train.wandb and distributed_processes.first():
         wandb_log.library(config.train.wandb)  # what is not there is missed before the work
-    workdir = Workdir(path, hosts.number())
-    hosts.first_then_others('workdir', lambda: workdir.prepare(config))
+    workdir = Workdir(path, distributed_processes.number())
+    distributed_processes.first_then_others('workdir', lambda: workdir.prepare(config))
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(config.packing.rows, mesh, config.train.accumulate)
 
@@ -59,16 +70,18 @@ def run(config: Config, path: str) -> None:
     if config.train.loss == 'cross_entropy':
         check_single(source, classes)
     planner = splits.planner(config, source)
-    hosts.first_then_others(
+    distributed_processes.first_then_others(
         'contract',
         lambda: workdir.set_contract(Contract(labels, fbank.fingerprint(config.frontend))),
     )
-    schedule = hosts.first_then_others('plan', lambda: _schedule(config, workdir, planner, source))
+    schedule = distributed_processes.first_then_others(
+        'plan', lambda: _schedule(config, workdir, planner, source)
+    )
 
-    dtype = device.compute_dtype(config.model.dtype)
-    attend, chosen = device.chosen_attention(config.model.attention, config.model.kind, dtype)
-    rate = build.rate(config, schedule.epoch_ends)
-    made = steps.make(config, len(labels), attend, dtype, mesh, rate)
+    dtype = selection.compute_dtype(config.model.dtype)
+    attend, chosen = selection.chosen_attention(config.model.attention, config.model.kind, dtype)
+    rate = training_factory.rate(config, schedule.epoch_ends)
+    made = compiled_steps.make(config, len(labels), attend, dtype, mesh, rate)
     given = {} if workdir.begun() else _start(config, workdir, made, labels, progress)
     evaluator = Evaluator(config, labels, made.evaluate, mesh)
 
@@ -106,7 +119,7 @@ def run(config: Config, path: str) -> None:
             classes,
             planner,
             schedule,
-            build.batch_shape(config, len(labels), len(rows)),
+            model_factory.batch_shape(config, len(labels), len(rows)),
             rows.start,
             config.data.on_bad_audio,
         )
@@ -118,7 +131,7 @@ def run(config: Config, path: str) -> None:
             skipped,
             _logs(config, workdir, first, checkpoints) as logs,
             profile,
-            hosts.Preemption() as preemption,
+            distributed_processes.Preemption() as preemption,
         ):
             rates = np.asarray(jax.vmap(rate)(jnp.arange(schedule.steps)))
             watch = Watch(config, source, schedule, rates, work, logs, progress, first)
@@ -153,7 +166,7 @@ def run(config: Config, path: str) -> None:
                     if done < schedule.steps:
                         checkpoints.wait()
                         tell()
-                        raise hosts.Preempted(
+                        raise distributed_processes.Preempted(
                             f'{workdir.path}: told to stop; step {done} of {schedule.steps} is'
                             ' saved: give the same command again to go on'
                         )
@@ -180,12 +193,12 @@ def _logs(
     try:
         with contextlib.ExitStack() as stack:
             logs: list[Any] = []
-            if hosts.first():
+            if distributed_processes.first():
                 evaluated = checkpoints.score(first) is not None
                 log = MetricsLog(workdir.metrics, workdir.tensorboard, first, evaluated)
                 stack.enter_context(afterwards(log.close))
                 logs.append(log)
-            if config.train.wandb and hosts.first():
+            if config.train.wandb and distributed_processes.first():
                 logs.append(stack.enter_context(WandbLog(config, workdir)))
             yield logs
     except LogError as error:
@@ -201,11 +214,11 @@ def _start(
 
     what they are is said, and kept in the workdir.
     """
-    if hosts.first():
+    if distributed_processes.first():
         workdir.starting_point.unlink(missing_ok=True)  # of a start that failed
     if not config.init.from_:
         return {}
-    start = starting.begin(
+    start = initialize.begin(
         config.init.from_,
         made.network,
         made.abstract.params,
@@ -215,7 +228,7 @@ def _start(
     )
     for line in start.report:
         progress.say(line)
-    if hosts.first():
+    if distributed_processes.first():
         write_text(workdir.starting_point, '\n'.join(start.report) + '\n')
     return start.params
 
@@ -268,7 +281,7 @@ def _announce(
 def _devices(mesh: Mesh) -> str:
     """The devices and their arrangement, in words."""
     axes = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items() if size > 1)
-    processes = '' if hosts.alone() else f' of {jax.process_count()} processes'
+    processes = '' if distributed_processes.alone() else f' of {jax.process_count()} processes'
     devices = counted(mesh.size, jax.default_backend() + ' device')
     return f'{devices}{processes}{f": {axes}" if axes else ""}'
 
@@ -315,6 +328,5 @@ def _skipped(
 
 
 if __name__ == '__main__':
-    from elastic_ast_jax.cli import main
-
-    sys.exit(main(['train', *sys.argv[1:]]))
+    sys.argv.insert(1, 'train')
+    runpy.run_module('elastic_ast_jax', run_name='__main__')

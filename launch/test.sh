@@ -14,7 +14,7 @@ Installs what the tests need into .venv in the repository root (once) and runs t
   --slow   the tests that take long, and only these
 
 examples: bash launch/test.sh -x -k packing
-          bash launch/test.sh tests/test_packing.py     paths count from the repository root
+          bash launch/test.sh tests/packing/test_packer.py     paths count from the repository root
           bash launch/test.sh -n 2 --dist loadfile      two processes, each with the tests of whole files
           bash launch/test.sh -m ''                     everything, slow or not
 TEXT

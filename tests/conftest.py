@@ -10,7 +10,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests import gcs_stand_in
+from tests.fakes import gcs_stand_in
 
 # Read when TensorFlow is loaded and when JAX first looks for devices; both are later than this
 # file.

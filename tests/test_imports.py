@@ -1,6 +1,7 @@
-"""Rules of the house about who imports what."""
+"""Check who imports what: the order of the rooms, and the libraries that few modules may use."""
 
 import ast
+import graphlib
 import os
 import pkgutil
 import subprocess
@@ -11,51 +12,51 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'elastic_ast_jax'
+# The rooms of the package from top to bottom. A module imports from its own room and from the rooms
+# below it.
+ROOMS = (
+    '__init__',
+    '__main__',
+    'cli',
+    'experiments',
+    'train',
+    'parity',
+    'evaluation',
+    'inference',
+    'perf',
+    'pretrained',
+    'training',
+    'checkpointing',
+    'distributed',
+    'models',
+    'data',
+    'packing',
+    'config',
+    'audio',
+    'utils',
+)
 MODULES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for path in sorted((ROOT / PACKAGE).rglob('*.py'))
 }
-COMMANDS = {
-    f'{PACKAGE}.{name}'
-    for name in (
-        'cli',
-        'train',
-        'evaluate',
-        'predict',
-        'embed',
-        'plan',
-        'stats',
-        'baseline',
-        'synthesize',
-        'compare',
-        'convert.__main__',
-        'convert.elasticast_torch',
-        'convert.ast_hf_command',
-        'parity.__main__',
-        'parity.certificate',
-        'benchmark',
-        'compile',
-        'prepare',
-    )
-}
-# What training needs: TensorFlow itself, the pipeline made of it, and the commands that run it.
+# Modules that import TensorFlow when they are imported, or another module that does.
 WITH_TENSORFLOW = {
     f'{PACKAGE}.{name}'
     for name in (
         'data.tf',
-        'data.fbank',
+        'data.fbank_tf',
         'data.pipeline',
         'train',
-        'evaluate',
-        'evaluator',
-        'sweep',
-        'budget_sweep',
-        'baseline',
+        'evaluation.evaluate',
+        'evaluation.evaluator',
+        'evaluation.sweep',
+        'evaluation.budget_sweep',
+        'evaluation.baseline',
     )
 } | {
-    f'{PACKAGE}.data.builders.{name}'
+    f'{PACKAGE}.data.prepare.{name}'
     for name in (
-        'base',
+        'builder',
         'audioset',
         'vggsound',
         'voxceleb1',
@@ -103,9 +104,47 @@ def within(*packages):
     }
 
 
+def room(module):
+    """The folder or the module at the top of the package that a module belongs to."""
+    return (module.split('.') + ['__init__'])[1]
+
+
+def package_imports(module):
+    """Modules of the package that a module imports; not the package that one is imported from."""
+    names = {name for name in IMPORTS[module] if name.split('.')[0] == PACKAGE}
+    targets = {name if name in MODULES else name.rpartition('.')[0] for name in names}
+    return {
+        target
+        for target in targets
+        if not any(other.startswith(f'{target}.') for other in targets) or target not in names
+    }
+
+
 def test_the_rules_see_the_package():
-    assert WITH_TENSORFLOW | COMMANDS <= MODULES.keys()
+    assert WITH_TENSORFLOW <= MODULES.keys()
     assert importers('tensorflow') and f'{PACKAGE}.audio.fbank' in importers('numpy')
+    assert package_imports(f'{PACKAGE}.__main__') == {f'{PACKAGE}.cli.main'}
+
+
+def test_every_module_is_in_a_room_of_the_list():
+    assert {room(module) for module in MODULES} == set(ROOMS)
+
+
+@pytest.mark.parametrize('name', ROOMS)
+def test_imports_run_downwards_only(name):
+    upwards = [
+        f'{module} imports {target}'
+        for module in MODULES
+        if room(module) == name
+        for target in sorted(package_imports(module))
+        if ROOMS.index(room(target)) < ROOMS.index(name)
+    ]
+    assert upwards == []
+
+
+def test_no_modules_import_each_other():
+    """Not in circles either."""
+    graphlib.TopologicalSorter({module: package_imports(module) for module in MODULES}).prepare()
 
 
 def test_audio_and_models_know_neither_each_other_nor_data():
@@ -114,10 +153,6 @@ def test_audio_and_models_know_neither_each_other_nor_data():
     assert not within(models) & importers(audio, data)
     assert not within(data) & importers(models)
     assert not within(f'{PACKAGE}.inference') & importers(data)
-
-
-def test_only_commands_know_commands():
-    assert importers(*COMMANDS) <= COMMANDS
 
 
 def test_only_data_and_training_import_tensorflow():
@@ -130,11 +165,11 @@ def test_only_data_and_training_import_tensorflow():
     'library, but',
     [
         ('clu', ()),
-        ('torch', ('hear', 'convert.tensors')),
-        ('safetensors', ('convert.tensors',)),
+        ('torch', ('inference.hear', 'pretrained.state_dict')),
+        ('safetensors', ('pretrained.state_dict',)),
         ('torchaudio', ()),
         ('transformers', ()),
-        ('wandb', ('wandb_log',)),
+        ('wandb', ('training.wandb_log',)),
         ('tests', ()),
     ],
 )

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.data import sources, synthetic, tfds
-from elastic_ast_jax.data import windows as window_source
-from elastic_ast_jax.data.builders import lists, shards
-from elastic_ast_jax.data.draws import DrawSpec
-from elastic_ast_jax.data.plan import Planner
-from elastic_ast_jax.data.sources import FileClip
-from elastic_ast_jax.data.tfds_builder import Features
-from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.audio.windows import Windows
+from elastic_ast_jax.data.epoch_plan import Planner
+from elastic_ast_jax.data.prepare import lists, shards
+from elastic_ast_jax.data.sampling import DrawSpec
+from elastic_ast_jax.data.sources import base, synthetic, tfds, windowed
+from elastic_ast_jax.data.sources.base import FileClip
+from elastic_ast_jax.data.sources.tfds_builder import Features
 from elastic_ast_jax.utils.hashing import mapping_hash
-from elastic_ast_jax.windows import Windows
 
 RECORDED = json.loads(
     (pathlib.Path(__file__).parent / 'fixtures' / 'hashes_508c900.json').read_text('utf-8')
@@ -80,7 +79,7 @@ def test_fingerprints_of_frontends(inputs, expected):
 def test_fingerprints_of_windows(inputs, expected):
     source = synthetic.SyntheticSource('test', 1, 0, 8000)
     source.fingerprint = inputs['source_fingerprint']
-    assert window_source.WindowSource(source, Windows(**inputs['windows'])).fingerprint == expected
+    assert windowed.WindowSource(source, Windows(**inputs['windows'])).fingerprint == expected
 
 
 def clips(inputs):
@@ -114,7 +113,7 @@ def test_lists_recognize_the_stamp_of_version_1(inputs, expected):
 def test_fingerprints_of_sources(inputs, expected):
     labels = [tuple(names) for names in inputs['labels']]
     assert (
-        sources.fingerprint(
+        base.fingerprint(
             inputs['keys'], np.array(inputs['samples'], np.int64), labels, inputs['rate']
         )
         == expected

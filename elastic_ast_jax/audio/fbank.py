@@ -13,7 +13,7 @@ import json
 import numpy as np
 from jaxtyping import Float, Float32
 
-from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.utils.hashing import text_hash
 
 PREEMPHASIS = 0.97

@@ -17,9 +17,8 @@ import soundfile
 import soxr
 from jaxtyping import Float32, Shaped
 
-from elastic_ast_jax import lengths
-from elastic_ast_jax.audio import containers, mpeg, ogg
-from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.audio import containers, frontend, mpeg, ogg
+from elastic_ast_jax.utils.errors import UserError
 
 __all__ = ['AudioError', 'Header', 'blocks', 'find', 'from_array', 'header', 'read']
 
@@ -109,7 +108,7 @@ def read(
         start, stop: Range in frames at the recording's own rate; without `stop`, to its end.
 
     Returns:
-        `lengths.resampled(stop - start, native rate, rate)` samples; full scale is [-1, 1].
+        `frontend.resampled(stop - start, native rate, rate)` samples; full scale is [-1, 1].
 
     Raises:
         AudioError: as `header`; the range is not within the recording; the file decodes to fewer
@@ -176,7 +175,7 @@ def from_array(
         target: Sample rate of the result in Hz.
 
     Returns:
-        `lengths.resampled(samples, rate, target)` samples; full scale is [-1, 1].
+        `frontend.resampled(samples, rate, target)` samples; full scale is [-1, 1].
 
     Raises:
         AudioError: wrong shape or dtype, no samples, a sample that is NaN or infinite, a rate below
@@ -463,7 +462,7 @@ def _resampled(
         yield from pieces
         return
     stream = soxr.ResampleStream(native, rate, 1, dtype='float32', quality='HQ')
-    left = lengths.resampled(samples, native, rate)
+    left = frontend.resampled(samples, native, rate)
     for piece in itertools.chain(pieces, [None]):
         last = piece is None
         piece = stream.resample_chunk(np.zeros(0, np.float32) if last else piece, last)[:left]
@@ -476,3 +475,15 @@ def _joined(pieces: Iterable[Float32[np.ndarray, '_']]) -> Float32[np.ndarray, '
     """One array of many; without a copy if there is only one."""
     pieces = list(pieces)
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def expand(inputs: Iterable[str]) -> Iterator[str]:
+    """Files as they are, folders as the recordings in them;
+
+    a folder that has none stays, and reading it tells so.
+    """
+    for path in inputs:
+        try:
+            yield from find([path])
+        except AudioError:
+            yield path

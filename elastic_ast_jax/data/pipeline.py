@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from elastic_ast_jax import packing
 from elastic_ast_jax.audio.reading import AudioError
-from elastic_ast_jax.batch import NO_CLIP, BatchShape, PackedBatch
-from elastic_ast_jax.data import fbank
-from elastic_ast_jax.data.draws import NO_PARTNER, Draws, dropout_choice, warped_frames
-from elastic_ast_jax.data.plan import EpochPlan, Planner, Schedule
-from elastic_ast_jax.data.sources import BadAudio, DataError, Source
+from elastic_ast_jax.data import fbank_tf
+from elastic_ast_jax.data.epoch_plan import EpochPlan, Planner, Schedule
+from elastic_ast_jax.data.sampling import NO_PARTNER, Draws, dropout_choice, warped_frames
+from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
 from elastic_ast_jax.data.tf import tf
-from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import NO_CLIP, BatchShape, PackedBatch
+from elastic_ast_jax.utils.errors import UserError
 
 # The clip ids of a row that could not be read.
 _FAILED = NO_CLIP - 1
@@ -45,7 +45,7 @@ class RowInputs:
         band_keep: 0 under the frequency masks of a clip, 1 elsewhere.
         patch: The patch of each token; patches are numbered along the frames of the row, mel
         patches of a column together.
-        segment_ids, freq_pos, time_pos: See `packing.RowLayout`.
+        segment_ids, freq_pos, time_pos: See `packer.RowLayout`.
         labels, valid, clip_id: As in `PackedBatch`, for one row.
     """
 
@@ -109,7 +109,7 @@ class RowReader:
         )
         self.first_row = first_row
         frontend = planner.frontend
-        self.block = fbank.block_size(
+        self.block = fbank_tf.block_size(
             frontend, [frontend.shift(ratio) for ratio in planner.spec.ratios]
         )
         self.on_bad_audio = on_bad_audio
@@ -283,7 +283,7 @@ class RowReader:
                 )
                 for draw, tokens in zip(members, columns * mel_patches, strict=True)
             ]
-        layout = packing.row_layout(columns, mel_patches, kept)
+        layout = packer.row_layout(columns, mel_patches, kept)
         first_column = (np.cumsum(columns) - columns)[layout.segment_ids - 1]
         patch = (first_column + layout.time_pos) * mel_patches + layout.freq_pos
         return {'patch': patch.astype(np.int32), **dataclasses.asdict(layout)}
@@ -354,7 +354,7 @@ def _row_graph(reader: RowReader) -> Any:
         for name, tensor in x.items():
             tensor.set_shape([None] * ranks.get(name, 1))
         x['band_keep'].set_shape([None, frontend.mel_bins])
-        features = fbank.log_mel(x['samples'], x['frame_start'], frontend, block)
+        features = fbank_tf.log_mel(x['samples'], x['frame_start'], frontend, block)
         if spec.time_warp:
             after = tf.minimum(x['frame_from'] + 1, tf.size(x['frame_from']) - 1)
             part = x['frame_part'][:, None]

@@ -7,15 +7,16 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from elastic_ast_jax import config_checks, windows
-from elastic_ast_jax.config import Config
-from elastic_ast_jax.data import audioset, folders, fsdd, manifest, tfds
-from elastic_ast_jax.data.draws import DrawSpec, balanced_weights
-from elastic_ast_jax.data.plan import Planner, Schedule
-from elastic_ast_jax.data.sources import DataError, Source
-from elastic_ast_jax.data.synthetic import SyntheticSource
-from elastic_ast_jax.data.windows import WindowSource
-from elastic_ast_jax.token_budget import Saving
+from elastic_ast_jax.audio import windows
+from elastic_ast_jax.config import validation
+from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.data.epoch_plan import Planner, Schedule
+from elastic_ast_jax.data.sampling import DrawSpec, balanced_weights
+from elastic_ast_jax.data.sources import audioset_json, folders, fsdd, manifest, tfds, tfds_builder
+from elastic_ast_jax.data.sources.base import DataError, Source
+from elastic_ast_jax.data.sources.synthetic import SyntheticSource
+from elastic_ast_jax.data.sources.windowed import WindowSource
+from elastic_ast_jax.packing.token_budget import Saving
 
 Split = Literal['train', 'eval']
 
@@ -27,7 +28,7 @@ def open_source(config: Config, split: Split) -> Source:
     Raises:
         DataError: What is wrong with the data.
     """
-    if gone := config_checks.missing_data(config):
+    if gone := validation.missing_data(config):
         raise DataError('; '.join(gone))
     data, rate, bad = config.data, config.frontend.sample_rate, config.data.on_bad_audio
     if data.source == 'synthetic':
@@ -44,10 +45,12 @@ def open_source(config: Config, split: Split) -> Source:
         (data.train, data.train_split) if split == 'train' else (data.eval, data.eval_split)
     )
     if data.source == 'tfds':
-        features = tfds.Features(data.tfds_audio, data.tfds_label, data.tfds_key, data.tfds_rate)
+        features = tfds_builder.Features(
+            data.tfds_audio, data.tfds_label, data.tfds_key, data.tfds_rate
+        )
         return tfds.load(data.tfds_name, data.tfds_dir, name, rate, features, bad)
     if data.source == 'json':
-        return audioset.load(file, data.label_csv, rate, bad)
+        return audioset_json.load(file, data.label_csv, rate, bad)
     shared = Path(data.train).absolute() == Path(data.eval).absolute()
     if data.source == 'folders':
         return folders.load(file, rate, split if shared else None, data.eval_share, bad)

@@ -15,14 +15,15 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float32
 
-from elastic_ast_jax import lengths, packing
 from elastic_ast_jax.audio import fbank, reading
+from elastic_ast_jax.audio import frontend as audio_frontend
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
-from elastic_ast_jax.batch import BatchShape, PackedBatch
-from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.packing import Kept
-from elastic_ast_jax.token_budget import Saving
-from elastic_ast_jax.windows import Windows, cut
+from elastic_ast_jax.audio.windows import Windows, cut
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
+from elastic_ast_jax.packing.packer import Kept
+from elastic_ast_jax.packing.token_budget import Saving
 
 # Clips that pass through the model together.
 CHUNK = 64
@@ -46,7 +47,7 @@ class Clip:
         samples: Of the recording, at the model's rate; 0 with an error.
         index, count: Which of the recording's windows this is, and how many there are.
         start, stop: The clip's samples in the recording.
-        patches: What the model takes, frequency-major (see `packing.patchify`); empty with an
+        patches: What the model takes, frequency-major (see `packer.patchify`); empty with an
         error.
         kept: Which tokens of the clip's grid these are, if some are left out.
         error: Why the recording cannot be used. No clip of it follows then, but clips may have come
@@ -129,7 +130,7 @@ def _open(
                     [name]
                 )  # tells if there is no recording in it; that it is a folder at all is told below
             header = reading.header(source)
-            samples = int(lengths.resampled(header.frames, header.rate, rate))
+            samples = int(audio_frontend.resampled(header.frames, header.rate, rate))
             if samples > windows.whole:
                 spans = windows.spans(samples)
                 return _Long(
@@ -231,7 +232,7 @@ def patches_of(
     """Normalised log-mels as patches."""
     columns = int(frontend.time_patches(len(features)))
     edge = frontend.partial == 'edge'
-    return packing.patchify(
+    return packer.patchify(
         features, frontend.patch_mels, frontend.patch_frames, columns, edge, frontend.filling
     )
 
@@ -280,15 +281,15 @@ def batches(
         shape: Of the batches.
         only: Nothing else is packed, so that what fits in one row need not fill a whole batch: it
         is a batch of one row.
-        kept: See `packing.fill_batch`.
+        kept: See `packer.fill_batch`.
         most: Tokens that no clip exceeds, if that is less than a row; the row of a clip that is
         alone has as many.
     """
-    rows = packing.pack([len(clip) for clip in patches], shape.tokens, shape.slots)
+    rows = packer.pack([len(clip) for clip in patches], shape.tokens, shape.slots)
     if only and len(rows) == 1:
         shape = dataclasses.replace(shape, rows=1)
         if most is not None and len(patches) == 1:
             shape = dataclasses.replace(shape, tokens=min(most, shape.tokens), slots=1)
     for first in range(0, len(rows), shape.rows):
         members = [rows[row] for row in range(first, min(first + shape.rows, len(rows)))]
-        yield packing.fill_batch(members, patches, mel_patches, shape, kept)
+        yield packer.fill_batch(members, patches, mel_patches, shape, kept)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
+from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.inference.clips import Clip
-from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.windows import Windows
 
 
 class Steps(NamedTuple):
@@ -67,7 +67,7 @@ def steps_of(
 
     Args:
         tokens: The encoder's output at the clip's tokens, frequency-major (see
-        `packing.row_layout`).
+        `packer.row_layout`).
         frontend: The frontend.
         start, stop: The clip's samples in the recording.
     """

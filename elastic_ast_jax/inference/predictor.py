@@ -14,14 +14,16 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
-from elastic_ast_jax import build, token_budget, windows
-from elastic_ast_jax.inference import clips, details, embeddings
+from elastic_ast_jax.audio import windows
+from elastic_ast_jax.audio.windows import Windows
+from elastic_ast_jax.checkpointing.load_model import Trained, open_model
+from elastic_ast_jax.checkpointing.workdir import Workdir
+from elastic_ast_jax.inference import batching, clips, embeddings
 from elastic_ast_jax.inference.clips import Clip
-from elastic_ast_jax.logs import printable
-from elastic_ast_jax.token_budget import Budgets, Measured, Saving
-from elastic_ast_jax.trained import Trained, open_model
-from elastic_ast_jax.windows import Windows
-from elastic_ast_jax.workdir import Workdir
+from elastic_ast_jax.models import factory
+from elastic_ast_jax.packing import token_budget
+from elastic_ast_jax.packing.token_budget import Budgets, Measured, Saving
+from elastic_ast_jax.utils.text import printable
 
 # Called with a recording's name, how many of its seconds are through the model, and how many there
 # are.
@@ -223,16 +225,16 @@ class Predictor:
         fields: tuple[str, ...],
         keep: Callable[[Clip, dict[str, np.ndarray]], Any],
     ) -> Iterator[tuple[Clip, Any]]:
-        """What the model makes of clips on its way to the logits; see `details.of_clips`.
+        """What the model makes of clips on its way to the logits; see `batching.of_clips`.
 
         Args:
             read: Of `clips.read`.
-            fields: Names of fields of `models.detail.Detail`.
+            fields: Names of fields of `models.outputs.Detail`.
             keep: What is wanted of a clip, from the clip's own parts of these.
         """
-        shape = build.batch_shape(self.config, len(self.labels))
+        shape = factory.batch_shape(self.config, len(self.labels))
         run = functools.partial(self._detail, self._params, fields=fields)
-        return details.of_clips(run, keep, read, self.config.frontend.mel_patches, shape)
+        return batching.of_clips(run, keep, read, self.config.frontend.mel_patches, shape)
 
     def windows(
         self,
@@ -416,7 +418,7 @@ class Predictor:
         """Writes the logits of clips; yields after each batch how many clips are through."""
         if not good:
             return
-        shape = build.batch_shape(self.config, len(self.labels))
+        shape = factory.batch_shape(self.config, len(self.labels))
         packed = clips.batches(
             [clip.patches for clip in good],
             self.config.frontend.mel_patches,

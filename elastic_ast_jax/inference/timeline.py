@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from elastic_ast_jax import plots
-from elastic_ast_jax.errors import UserError
-from elastic_ast_jax.files import replaced
+from elastic_ast_jax.inference import plots
+from elastic_ast_jax.utils import plotting
+from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.files import replaced
 
 # Bytes of a file's name without its suffix; file systems take 255 with it.
 _LONGEST_NAME = 200
@@ -78,7 +79,7 @@ class TimelineFolder:
                     + json.dumps(entry | {'probabilities': probabilities})
                 )
             file.write('\n ]\n}\n')
-        plots.save(plots.timeline(timeline), png_file)
+        plotting.save(plots.timeline(timeline), png_file)
         return json_file, png_file
 
     def _name(self, path: str) -> str:

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from elastic_ast_jax.batch import PackedBatch
-from elastic_ast_jax.models import attention
-from elastic_ast_jax.models.detail import Detail
+from elastic_ast_jax.config.model_sizes import Size
+from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.models.encoder import (
     LAYER_NORM_EPSILON,
     Encoder,
@@ -21,7 +20,8 @@ from elastic_ast_jax.models.encoder import (
     dense,
     layer_norm,
 )
-from elastic_ast_jax.models.sizes import Size
+from elastic_ast_jax.models.outputs import Detail
+from elastic_ast_jax.packing.batch import PackedBatch
 
 # The two tokens in front of the patches, which the head reads: class and distillation (DeiT).
 TOKENS = 2
@@ -61,7 +61,7 @@ class AST(nn.Module):
     frames: int = 1024
     patch: tuple[int, int] = (16, 16)
     stride: tuple[int, int] = (10, 10)
-    attend: attention.Attend = attention.plain
+    attend: interface.Attend = interface.plain
     scaled: bool = True
     scan: bool = False
     remat: bool = False
@@ -83,7 +83,7 @@ class AST(nn.Module):
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
         """Logits of each clip slot;
 
-        those of an empty slot mean nothing. See `detail` for errors.
+        those of an empty slot mean nothing. See `outputs` for errors.
         """
         return self.detail(batch).logits
 

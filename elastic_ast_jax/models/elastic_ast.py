@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from elastic_ast_jax.batch import PackedBatch
-from elastic_ast_jax.models import attention, pooling
-from elastic_ast_jax.models.detail import Detail
+from elastic_ast_jax.config.model_sizes import Size
+from elastic_ast_jax.models import pooling
+from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.models.encoder import (
     LAYER_NORM_EPSILON,
     Encoder,
@@ -21,8 +21,9 @@ from elastic_ast_jax.models.encoder import (
     dense,
     layer_norm,
 )
+from elastic_ast_jax.models.outputs import Detail
 from elastic_ast_jax.models.positions import FactorisedPositions
-from elastic_ast_jax.models.sizes import Size
+from elastic_ast_jax.packing.batch import PackedBatch
 
 
 class ElasticAST(nn.Module):
@@ -47,7 +48,7 @@ class ElasticAST(nn.Module):
     size: Size
     classes: int
     grid: tuple[int, int]
-    attend: attention.Attend = attention.plain
+    attend: interface.Attend = interface.plain
     pool: str = 'attention'
     scaled: bool = True
     scan: bool = False

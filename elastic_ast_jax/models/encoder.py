@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from elastic_ast_jax.models import attention
+from elastic_ast_jax.models.attention import interface
 
 # Tells the compiler where activations lie on several devices; does nothing to their values.
 Place = Callable[[Array], Array]
@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention of each token to its own clip."""
 
     heads: int
-    attend: attention.Attend
+    attend: interface.Attend
     scaled: bool = True
     dtype: Any = jnp.float32
 
@@ -84,7 +84,7 @@ class Block(nn.Module):
     """Attention, then MLP, each on a normalised input and added to it."""
 
     heads: int
-    attend: attention.Attend
+    attend: interface.Attend
     scaled: bool = True
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
 
     depth: int
     heads: int
-    attend: attention.Attend
+    attend: interface.Attend
     scaled: bool = True
     scan: bool = False
     remat: bool = False

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from elastic_ast_jax.convert import ast_hf
-from elastic_ast_jax.convert.ast_hf import Converted
 from elastic_ast_jax.models.ast import AST
-from elastic_ast_jax.models.attention import Attend
+from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.parity import fbank
+from elastic_ast_jax.parity.comparison import Row, compared
 from elastic_ast_jax.parity.reference import Reference
-from elastic_ast_jax.parity.rows import Row, compared
+from elastic_ast_jax.pretrained import ast_hf
+from elastic_ast_jax.pretrained.ast_hf import Converted
 
 __all__ = ['FILES', 'converted', 'feature_rows', 'logit_rows']
 

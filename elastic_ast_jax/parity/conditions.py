@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from elastic_ast_jax import build, packing, sharding
-from elastic_ast_jax.batch import BatchShape, PackedBatch
-from elastic_ast_jax.models import attention
+from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.models import factory
 from elastic_ast_jax.models.ast import AST
-from elastic_ast_jax.models.attention import Attend
-from elastic_ast_jax.trained import Trained
+from elastic_ast_jax.models.attention import interface
+from elastic_ast_jax.models.attention.interface import Attend
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
 
 __all__ = ['DEVICES', 'Logits', 'Passes', 'Patches', 'Setting', 'noise', 'settings']
 
@@ -87,13 +89,13 @@ def _arranged(
 ) -> list[list[int]]:
     """Rows of the clips in a random order."""
     order = random.permutation(len(lengths))
-    rows = packing.pack([lengths[i] for i in order], shape.tokens, shape.slots)
+    rows = packer.pack([lengths[i] for i in order], shape.tokens, shape.slots)
     return [[int(order[i]) for i in row] for row in rows]
 
 
 def _shape(model: Trained, share: float, longest: int) -> BatchShape:
     """A row of about this share of the config's; AST's hold as many clips as they have slots."""
-    shape = build.batch_shape(model.config, len(model.labels), rows=1)
+    shape = factory.batch_shape(model.config, len(model.labels), rows=1)
     tokens = max(longest, int(shape.tokens * share))
     if isinstance(model.network, AST):
         slots = max(1, tokens // longest)
@@ -104,7 +106,7 @@ def _shape(model: Trained, share: float, longest: int) -> BatchShape:
 def _fitting(model: Trained, length: int) -> BatchShape:
     """One row that one clip fills."""
     return dataclasses.replace(
-        build.batch_shape(model.config, len(model.labels), rows=1), tokens=length, slots=1
+        factory.batch_shape(model.config, len(model.labels), rows=1), tokens=length, slots=1
     )
 
 
@@ -154,7 +156,7 @@ class Passes:
             setting = Setting(
                 _fitting(self._model, int(length)),
                 [[numbers[place]] for place in places],
-                attention.plain,
+                interface.plain,
             )
             scores[places] = self.logits(setting, params)[[numbers[place] for place in places]]
         return scores
@@ -172,7 +174,7 @@ class Passes:
         scores = np.full((len(self._company), len(self._model.labels)), np.nan, np.float32)
         for first in range(0, len(setting.rows), setting.shape.rows):
             rows = setting.rows[first : first + setting.shape.rows]
-            batch = packing.fill_batch(
+            batch = packer.fill_batch(
                 rows, self._company, self._model.config.frontend.mel_patches, setting.shape
             )
             logits = np.asarray(step(params, batch))
@@ -181,5 +183,5 @@ class Passes:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(network: build.Network, params: Any, batch: PackedBatch) -> Float[Array, 'R S C']:
+def _apply(network: factory.Network, params: Any, batch: PackedBatch) -> Float[Array, 'R S C']:
     return network.apply({'params': params}, batch)

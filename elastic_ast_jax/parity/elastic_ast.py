@@ -12,17 +12,17 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from elastic_ast_jax import packing
-from elastic_ast_jax.batch import BatchShape, PackedBatch
-from elastic_ast_jax.convert import elasticast
-from elastic_ast_jax.convert.elasticast import Layout
-from elastic_ast_jax.models.attention import Attend
-from elastic_ast_jax.models.detail import Detail
+from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.models.elastic_ast import ElasticAST
-from elastic_ast_jax.parity import reference, yardstick
+from elastic_ast_jax.models.outputs import Detail
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
+from elastic_ast_jax.parity import numpy_reference, reference
+from elastic_ast_jax.parity.comparison import Row, compared
+from elastic_ast_jax.parity.numpy_reference import Stages
 from elastic_ast_jax.parity.reference import Reference
-from elastic_ast_jax.parity.rows import Row, compared
-from elastic_ast_jax.parity.yardstick import Stages
+from elastic_ast_jax.pretrained import elastic_ast_torch
+from elastic_ast_jax.pretrained.elastic_ast_torch import Layout
 
 __all__ = ['FILES', 'LOGITS', 'Case', 'case', 'forward_rows', 'stages']
 
@@ -67,7 +67,7 @@ class Case:
 
     def rows_of(self, rows: Sequence[Sequence[int]]) -> PackedBatch:
         """A batch of the same shape with other rows, without labels."""
-        return packing.fill_batch(rows, self.patches, self.layout.grid[0], self.shape)
+        return packer.fill_batch(rows, self.patches, self.layout.grid[0], self.shape)
 
 
 def case(name: str, attend: Attend) -> Case:
@@ -78,18 +78,20 @@ def case(name: str, attend: Attend) -> Case:
     """
     stored = reference.load(name)
     meta, weights = stored.meta, stored.part('weights/')
-    layout = elasticast.infer(weights, meta['heads'], 'mean' if meta['avg_pool'] else 'attention')
+    layout = elastic_ast_torch.infer(
+        weights, meta['heads'], 'mean' if meta['avg_pool'] else 'attention'
+    )
     log_mels = [stored[f'clips/{i}'].T for i in range(len(stored['logits']))]
     patches = tuple(
-        packing.patchify(clip, layout.patch, layout.patch, len(clip) // layout.patch)
+        packer.patchify(clip, layout.patch, layout.patch, len(clip) // layout.patch)
         for clip in log_mels
     )
-    rows = packing.pack([len(clip) for clip in patches], meta['max_tokens'], _SLOTS)
+    rows = packer.pack([len(clip) for clip in patches], meta['max_tokens'], _SLOTS)
     multi_label = meta['loss'] == 'BCE'
     shape = BatchShape(
         len(rows), meta['max_tokens'], _SLOTS, layout.patch**2, layout.classes, multi_label
     )
-    batch = packing.fill_batch(list(rows), patches, layout.grid[0], shape)
+    batch = packer.fill_batch(list(rows), patches, layout.grid[0], shape)
     targets = stored['labels'] if multi_label else stored['labels'].argmax(axis=1)
     batch.labels[batch.valid] = targets[batch.clip_id[batch.valid]]
     network = ElasticAST(
@@ -100,7 +102,7 @@ def case(name: str, attend: Attend) -> Case:
         stored,
         layout,
         network,
-        elasticast.to_params(weights, layout),
+        elastic_ast_torch.to_params(weights, layout),
         patches,
         shape,
         batch,
@@ -111,7 +113,7 @@ def forward_rows(made: Case) -> list[Row]:
     """The stages of each clip against the network in float64, and the logits against PyTorch's."""
     weights, stored = made.reference.part('weights/'), made.reference
     exact = [
-        yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool)
+        numpy_reference.forward(weights, clip, made.layout.size.heads, made.layout.pool)
         for clip in made.clips
     ]
     packed = stages(made, [made.batch])

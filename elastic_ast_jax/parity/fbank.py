@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.parity import reference
-from elastic_ast_jax.parity.rows import Row, compared
+from elastic_ast_jax.parity.comparison import Row, compared
 
 __all__ = ['log_mel_rows', 'rows', 'settings', 'waveform']
 

@@ -7,12 +7,14 @@ import os
 import jax
 import jax.numpy as jnp
 
-from elastic_ast_jax import device
-from elastic_ast_jax.logs import Progress, counted, without_nan
-from elastic_ast_jax.models.attention import Attend
+from elastic_ast_jax.models.attention import selection
+from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.parity import ast, elastic_ast, fbank, reference, training
-from elastic_ast_jax.parity.rows import Row
+from elastic_ast_jax.parity.comparison import Row
 from elastic_ast_jax.parity.training import Training
+from elastic_ast_jax.utils import jax_cache
+from elastic_ast_jax.utils.progress import Progress
+from elastic_ast_jax.utils.text import counted, without_nan
 
 __all__ = ['Report', 'ast_rows', 'elastic_ast_rows', 'report', 'run', 'show']
 
@@ -75,7 +77,7 @@ def run(as_json: bool = False) -> int:
     """
     if 'JAX_PLATFORMS' not in os.environ:
         jax.config.update('jax_platforms', 'cpu')
-    device.use_compilation_cache()
+    jax_cache.use_compilation_cache()
     progress = Progress()
     made = report(progress)
     progress.clear()
@@ -111,7 +113,7 @@ def report(progress: Progress | None = None) -> Report:
         ReferenceFileError: The installed package lacks them.
     """
     progress = progress or Progress()
-    attend = device.choose_attention('auto', dtype=jnp.float32)
+    attend = selection.choose_attention('auto', dtype=jnp.float32)
     rows, notes = [], []
     for name, title in elastic_ast.FILES.items():
         progress.show(f'{title}: compiling and running')

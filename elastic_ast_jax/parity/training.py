@@ -18,12 +18,13 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from elastic_ast_jax import losses, optimizer
-from elastic_ast_jax.convert import elasticast
-from elastic_ast_jax.parity import rounding, yardstick
+from elastic_ast_jax.checkpointing.train_state import TrainState
+from elastic_ast_jax.parity import numpy_reference, rounding
+from elastic_ast_jax.parity.comparison import Row, compared, compared_by_norm
 from elastic_ast_jax.parity.elastic_ast import Case, stages
-from elastic_ast_jax.parity.rows import Row, compared, compared_by_norm
-from elastic_ast_jax.train_step import TrainState, make_train_step
+from elastic_ast_jax.pretrained import elastic_ast_torch
+from elastic_ast_jax.training import losses, optimizer
+from elastic_ast_jax.training.step import make_train_step
 
 __all__ = ['Run', 'Training', 'training_rows']
 
@@ -85,9 +86,9 @@ class Training:
         params = made.params if params is None else params
         recorded, *moments = self._update.init(params)
         if first is not None:
-            recorded = recorded._replace(given=elasticast.to_params(first, made.layout))
+            recorded = recorded._replace(given=elastic_ast_torch.to_params(first, made.layout))
         state, sums = self._step(TrainState(np.int32(0), params, (recorded, *moments)), batch)
-        gradients = elasticast.from_params(state.optimizer[0].gradient, made.layout)
+        gradients = elastic_ast_torch.from_params(state.optimizer[0].gradient, made.layout)
         found = [float(sums.loss / sums.clips)]
         while len(found) < self._steps:
             state, sums = self._step(state, batch)
@@ -235,12 +236,12 @@ def _exact_gradient(made: Case, name: str, index: tuple[int, ...]) -> float:
 
     def loss(weights: Tensors) -> float:
         logits = [
-            yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits
+            numpy_reference.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits
             for clip in made.clips
         ]
-        return yardstick.loss(logits, made.reference['labels'], made.reference.meta['loss'])
+        return numpy_reference.loss(logits, made.reference['labels'], made.reference.meta['loss'])
 
-    return yardstick.derivative(loss, made.reference.part('weights/'), name, index)
+    return numpy_reference.derivative(loss, made.reference.part('weights/'), name, index)
 
 
 def _rows_after(

@@ -1,1 +1,1 @@
-"""Small modules that every other room may import."""
+"""Small modules with names that every room may use."""

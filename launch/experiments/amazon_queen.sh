@@ -70,4 +70,4 @@ printf '%s  %s\n' "$edition" "$data" | sha256sum --check --status ||
 bash "$root/launch/install.sh" train
 unset PYTHONHOME PYTHONPATH
 cp "$licence" "$folder/copyright"
-"$root/.venv/bin/python" "$root/launch/experiments/amazon_queen.py" "$data" "$folder" # which writes the manifest last
+"$root/.venv/bin/python" -m elastic_ast_jax.experiments.amazon_queen "$data" "$folder" # which writes the manifest last

@@ -24,7 +24,7 @@ for the paper's recipes what it starts from (--config.init.from=WEIGHTS), withou
 TEXT
 }
 
-experiment() { # experiment OPTION...: of experiment.py; the words of the user come last
+experiment() { # experiment OPTION...: of elastic_ast_jax.experiments.experiment; the words of the user come last
   local word
   for word; do
     case $word in
@@ -36,5 +36,5 @@ experiment() { # experiment OPTION...: of experiment.py; the words of the user c
   done
   bash "$root/launch/install.sh" train
   unset PYTHONHOME PYTHONPATH # an active environment's packages must not be found before those of .venv
-  exec "$root/.venv/bin/python" "$root/launch/experiments/experiment.py" --name="${script%.sh}" "$@"
+  exec "$root/.venv/bin/python" -m elastic_ast_jax.experiments.experiment --name="${script%.sh}" "$@"
 }

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax import lengths
-from elastic_ast_jax.audio import fbank, reading
+from elastic_ast_jax.audio import fbank, frontend, reading
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
-from elastic_ast_jax.lengths import FrontendSpec
 
 SPEC = FrontendSpec()
 
@@ -46,7 +45,7 @@ def test_odd_recordings_give_finite_log_mels(kind, tmp_path):
     path = tmp_path / 'odd.wav'
     soundfile.write(path, samples, rate, subtype=subtype)
     waveform = reading.read(path, SPEC.sample_rate)
-    assert len(waveform) == lengths.resampled(len(samples), rate, SPEC.sample_rate)
+    assert len(waveform) == frontend.resampled(len(samples), rate, SPEC.sample_rate)
     log_mel = fbank.log_mel(waveform, SPEC)
     assert log_mel.shape == (SPEC.frames(len(waveform), SPEC.shift()), SPEC.mel_bins)
     assert np.isfinite(log_mel).all()

@@ -9,8 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastic_ast_jax import lengths
-from elastic_ast_jax.audio import reading
+from elastic_ast_jax.audio import frontend, reading
 from elastic_ast_jax.audio.reading import AudioError, Header
 
 
@@ -96,7 +95,7 @@ def test_resampling_is_librosas(wav):
 )
 def test_lengths_after_resampling_are_those_that_were_planned(samples, native, rate):
     read = reading.from_array(noise(samples), 'x', native, rate)
-    assert len(read) == lengths.resampled(samples, native, rate)
+    assert len(read) == frontend.resampled(samples, native, rate)
 
 
 def test_lengths_are_exact_where_a_rounded_ratio_is_not():

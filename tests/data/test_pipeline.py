@@ -11,14 +11,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from elastic_ast_jax import packing
 from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
-from elastic_ast_jax.batch import BatchShape, PackedBatch, validate
-from elastic_ast_jax.data.draws import NO_PARTNER, DrawSpec, balanced_weights, dropout_choice
+from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.pipeline import RowReader, batches
-from elastic_ast_jax.data.plan import Planner, Schedule
-from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.data.sampling import NO_PARTNER, DrawSpec, balanced_weights, dropout_choice
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import BatchShape, PackedBatch, validate
 
 CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2
 # Less than a window and a patch, just a window, odd lengths, whole patches of 16 frames, and 100
@@ -161,7 +161,7 @@ def patches_by_numpy(source, planner, plan, draw):
             features, ((0, int(draws.time_patches[draw]) * frontend.patch_frames - frames), (0, 0))
         )
     features = fbank.normalise(features, frontend)
-    return packing.patchify(
+    return packer.patchify(
         features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]), edge
     )
 
@@ -296,7 +296,7 @@ def test_what_prediction_fills_in_is_what_the_graph_gives():
     ]
     rows = [row.tolist() for row in plan.rows]
     for step, batch in enumerate(run(made)):
-        filled = packing.fill_batch(
+        filled = packer.fill_batch(
             rows[step * ROWS : (step + 1) * ROWS], clips, frontend.mel_patches, made.shape
         )
         np.testing.assert_allclose(batch.patches, filled.patches, rtol=0, atol=1e-4)
@@ -395,7 +395,7 @@ def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(
     for clip in range(len(LENGTHS)):
         features = fbank.normalise(fbank.log_mel(made.source.read(clip), frontend), frontend)
         columns = int(frontend.time_patches(len(features)))
-        whole = packing.patchify(
+        whole = packer.patchify(
             features, frontend.patch_mels, frontend.patch_frames, columns, partial == 'edge'
         )
         np.testing.assert_allclose(found[clip], whole, rtol=0, atol=2e-4)

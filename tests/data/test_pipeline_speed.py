@@ -16,12 +16,12 @@ _MEASURE = """
 import json, os, sys, time
 os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before TensorFlow counts the processors
 import numpy as np, soundfile
-from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.data import pipeline
-from elastic_ast_jax.data.draws import DrawSpec
-from elastic_ast_jax.data.plan import Planner, Schedule
-from elastic_ast_jax.data.sources import FileClip, FileSource
-from elastic_ast_jax.lengths import FrontendSpec
+from elastic_ast_jax.data.sampling import DrawSpec
+from elastic_ast_jax.data.epoch_plan import Planner, Schedule
+from elastic_ast_jax.data.sources.base import FileClip, FileSource
+from elastic_ast_jax.audio.frontend import FrontendSpec
 
 folder, clips, seconds, rate, repeats = sys.argv[1], *map(int, sys.argv[2:])
 noise = np.random.default_rng(0).standard_normal((clips // 8, seconds * rate)) * 0.1

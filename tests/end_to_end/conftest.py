@@ -21,7 +21,8 @@ import pytest
 import soundfile
 from jax.experimental.compilation_cache import compilation_cache
 
-from elastic_ast_jax import cli, logs
+from elastic_ast_jax.cli.main import main
+from elastic_ast_jax.training import metrics_log
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RATE = 8000
@@ -160,7 +161,7 @@ def trained(recordings, tmp_path_factory) -> pathlib.Path:
     """
     workdir = tmp_path_factory.mktemp('runs') / 'trained'
     with contextlib.chdir(recordings.folder):
-        assert cli.main(['train', '--config=tiny.py', f'--workdir={workdir}']) == 0
+        assert main(['train', '--config=tiny.py', f'--workdir={workdir}']) == 0
     return workdir
 
 
@@ -177,7 +178,7 @@ def command(capsys):
     def run(*arguments) -> Outcome:
         capsys.readouterr()
         try:
-            code = cli.main(list(map(str, arguments)))
+            code = main(list(map(str, arguments)))
         except SystemExit as wrong_usage:
             code = wrong_usage.code
         outcome = Outcome(code, *capsys.readouterr())
@@ -286,7 +287,7 @@ def stopped(monkeypatch):
 
     @contextlib.contextmanager
     def during(step: int, by: int = signal.SIGINT):
-        write = logs.MetricsLog.write
+        write = metrics_log.MetricsLog.write
 
         def write_and_stop(log, at, kind, values):
             write(log, at, kind, values)
@@ -297,7 +298,7 @@ def stopped(monkeypatch):
                 signal.raise_signal(by)
 
         with monkeypatch.context() as patch:
-            patch.setattr(logs.MetricsLog, 'write', write_and_stop)
+            patch.setattr(metrics_log.MetricsLog, 'write', write_and_stop)
             yield
 
     return during

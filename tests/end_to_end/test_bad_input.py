@@ -573,7 +573,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused(workdir, recordings,
 def test_an_error_is_all_that_is_said(workdir, recordings, python):
     """Libraries have threads and finalisers, whose words are heard only where a process ends."""
     change_config(workdir, model={'width': 32})
-    main = 'import sys; from elastic_ast_jax.cli import main; sys.exit(main(sys.argv[1:]))'
+    main = 'import sys; from elastic_ast_jax.cli.main import main; sys.exit(main(sys.argv[1:]))'
     done = python(main, 'predict', workdir, recordings.test_files[0])
     assert done.code == 1
     assert 'damaged or of another model' in done.err

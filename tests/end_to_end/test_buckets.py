@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from elastic_ast_jax import cli
-from elastic_ast_jax.convert import tensors
+from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.parity import reference
+from elastic_ast_jax.pretrained import state_dict
 
 STEPS, RUN, NAME = 21, 'gs://shelf/runs/one', 'runs/one'
 ACCESS = 'log in with `gcloud auth application-default login`'
@@ -26,7 +26,7 @@ ACCESS = 'log in with `gcloud auth application-default login`'
 def objects(storage, arguments):
     """What a finished run leaves in the bucket."""
     storage.clear()
-    assert cli.main(arguments(RUN)) == 0
+    assert main(arguments(RUN)) == 0
     return dict(storage.objects)
 
 
@@ -177,7 +177,7 @@ def test_prediction_is_that_of_the_local_run_and_needs_no_tensorflow(
 ):
     local = command('predict', '--json', trained, *recordings.test_files)
     program = (
-        'import sys; from elastic_ast_jax import cli; code = cli.main(sys.argv[1:]); '
+        'import sys; from elastic_ast_jax.cli import main as cli; code = cli.main(sys.argv[1:]); '
         'print("tensorflow" in sys.modules, file=sys.stderr); sys.exit(code)'
     )
     environment = os.environ | {
@@ -209,7 +209,7 @@ def test_converted_weights_come_back_from_a_bucket_to_the_bit(shelf, command, tm
         done = command('convert', *words)
         assert done.code == 0, done.err
     assert {'unused.npz', 'conversion.txt'} <= shelf.under(NAME).keys()
-    back = tensors.read(tmp_path / 'back.safetensors').tensors
+    back = state_dict.read(tmp_path / 'back.safetensors').tensors
     assert back.keys() == weights.keys() and all(
         np.array_equal(back[name], weights[name]) for name in weights
     )

@@ -15,14 +15,17 @@ import pytest
 import soundfile
 
 import elastic_ast_jax
-from elastic_ast_jax import budget_plot, budget_sweep, config, plots, sharding
 from elastic_ast_jax.audio import reading
-from elastic_ast_jax.build import loss
-from elastic_ast_jax.evaluator import Evaluator
-from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.token_budget import BudgetError, Saving
-from elastic_ast_jax.train_step import make_eval_step
-from elastic_ast_jax.trained import open_model
+from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.config import loading, schema
+from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.evaluation import budget_sweep, plots
+from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.packing.token_budget import BudgetError, Saving
+from elastic_ast_jax.training.factory import loss
+from elastic_ast_jax.training.step import make_eval_step
+from elastic_ast_jax.utils import plotting
 
 RATE, CLIPS = 8000, 12
 # Of the largest logit.
@@ -52,7 +55,7 @@ def evaluated(trained, recordings):
             'train': str(recordings.folder / 'train.jsonl'),
             'eval': str(recordings.folder / 'test.jsonl'),
         } | data
-        used = config.from_dict(
+        used = loading.from_dict(
             json.loads(opened.config.to_json()) | {'data': {'source': 'manifest'} | values}
         )
         evaluator = Evaluator(used, opened.labels, step, mesh)
@@ -342,7 +345,8 @@ def test_clips_that_cannot_be_decoded_belong_to_no_half(workdir, command, record
 _PROCESS = """
 import sys
 from pathlib import Path
-from elastic_ast_jax import evaluate, hosts
+from elastic_ast_jax.distributed import processes as hosts
+from elastic_ast_jax.evaluation import evaluate
 hosts.join()
 evaluate.run(sys.argv[1], kind='budget', points=(4.0,))
 print((Path(sys.argv[1]) / 'budgets.json').exists())
@@ -440,7 +444,7 @@ def test_budgets_that_cannot_be(workdir, command, points, said):
 
 
 def test_a_fixed_length_model_has_no_budget():
-    ast = dataclasses.replace(config.Config(), model=config.Model(kind='ast'))
+    ast = dataclasses.replace(schema.Config(), model=schema.Model(kind='ast'))
     with pytest.raises(BudgetError, match='fixed-length AST'):
         budget_sweep.check(ast, None)
 
@@ -493,13 +497,13 @@ def test_prediction_with_what_is_not_stored(workdir, command, recordings):
 
 def test_the_plot(tmp_path):
     points = [
-        budget_plot.Point('5 ms', 'the first frames', False, 4.0, 0.1, 1.0, 50.0, False),
-        budget_plot.Point('5 ms', 'random tokens', False, 4.0, 0.4, 1.5, 60.0, True),
-        budget_plot.Point('5 ms', 'random tokens', True, 20.0, 0.4, 2.0, math.nan, True),
-        budget_plot.Point('10 ms', 'the first frames', True, 3.0, 0.4, 1.0, 40.0, False),
+        plots.Point('5 ms', 'the first frames', False, 4.0, 0.1, 1.0, 50.0, False),
+        plots.Point('5 ms', 'random tokens', False, 4.0, 0.4, 1.5, 60.0, True),
+        plots.Point('5 ms', 'random tokens', True, 20.0, 0.4, 2.0, math.nan, True),
+        plots.Point('10 ms', 'the first frames', True, 3.0, 0.4, 1.0, 40.0, False),
     ]
-    figure = budget_plot.budgets(points, 'Token budgets; $step$ 3', 'accuracy (%)')
-    plots.save(figure, tmp_path / 'budget.png')
+    figure = plots.budgets(points, 'Token budgets; $step$ 3', 'accuracy (%)')
+    plotting.save(figure, tmp_path / 'budget.png')
     assert (tmp_path / 'budget.png').read_bytes().startswith(b'\x89PNG')
     tokens, seconds, latency = figure.axes
     assert (

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.wandb_stand_in import SOURCE
+from tests.fakes.wandb_stand_in import SOURCE
 
 STEPS = 21
 ALL = (
@@ -41,10 +41,10 @@ def stand_in(tmp_path_factory):
 @pytest.fixture(scope='module')
 def comfortable(stand_in, arguments, tmp_path_factory):
     """The workdir of a run with all of it, and the calls of W&B; not to be changed."""
-    from elastic_ast_jax import cli
+    from elastic_ast_jax.cli.main import main
 
     workdir = tmp_path_factory.mktemp('runs') / 'comfortable'
-    assert cli.main(arguments(workdir, *ALL)) == 0
+    assert main(arguments(workdir, *ALL)) == 0
     calls = [json.loads(line) for line in stand_in.read_text().splitlines()]
     stand_in.unlink()
     return workdir, calls

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 import elastic_ast_jax
-from elastic_ast_jax import logs
+from elastic_ast_jax.utils import progress
 
 RATE = 8000
 WIDTH = 16
@@ -167,7 +167,7 @@ def test_the_rest_goes_on_without_a_bad_file(trained, model, command, recordings
 
 
 def test_progress_is_told_where_it_takes_a_while(trained, command, sounds, tmp_path, monkeypatch):
-    monkeypatch.setattr(logs, '_PATIENCE', 0.0)
+    monkeypatch.setattr(progress, '_PATIENCE', 0.0)
     long = tell(tmp_path / 'long\n.wav', np.tile(sounds[-1], 6))
     line, *_ = command('embed', trained, long, f'--out={tmp_path / "out.npz"}').err.splitlines()
     assert (
@@ -214,7 +214,7 @@ import resource, sys
 import jax
 jax.config.update('jax_enable_compilation_cache', False)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-from elastic_ast_jax.cli import main
+from elastic_ast_jax.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from elastic_ast_jax import cli
+from elastic_ast_jax.cli.main import main
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -24,7 +24,7 @@ pytestmark = [
 
 def accuracy(workdir: Path) -> float:
     """Of the last checkpoint, from `elastic-ast evaluate` of the workdir alone."""
-    assert cli.main(['evaluate', f'--workdir={workdir}']) == 0
+    assert main(['evaluate', f'--workdir={workdir}']) == 0
     metrics = json.loads((workdir / 'eval' / 'metrics.json').read_text())
     assert metrics['clips'] == 300
     return metrics['accuracy']
@@ -50,11 +50,11 @@ def test_fsdd_config(tmp_path, capsys):
         f'--config.data.root={recordings}',
         f'--workdir={workdir}',
     ]
-    assert cli.main(['train', *arguments]) == 0
+    assert main(['train', *arguments]) == 0
     assert accuracy(workdir) >= 0.98
     assert lowest_fill(workdir) >= 0.995
     capsys.readouterr()
-    assert cli.main(['predict', str(workdir), str(recordings / '7_george_0.wav'), '--json']) == 0
+    assert main(['predict', str(workdir), str(recordings / '7_george_0.wav'), '--json']) == 0
     assert json.loads(capsys.readouterr().out)['predictions'][0]['label'] == '7'
 
 
@@ -72,5 +72,5 @@ def test_the_same_recordings_as_a_manifest(tmp_path):
         f'--config.data.eval={tmp_path / "test.jsonl"}',
         f'--workdir={workdir}',
     ]
-    assert cli.main(['train', *arguments]) == 0
+    assert main(['train', *arguments]) == 0
     assert accuracy(workdir) >= 0.97

@@ -13,9 +13,9 @@ import pytest
 import soundfile
 
 import elastic_ast_jax
-from elastic_ast_jax import logs
 from elastic_ast_jax.audio import fbank, reading
-from elastic_ast_jax.windows import WindowError
+from elastic_ast_jax.audio.windows import WindowError
+from elastic_ast_jax.utils import progress
 
 RATE, CLASSES = 8000, 3
 # Samples of 100 frames of 10 ms, and of 101 less one.
@@ -277,7 +277,7 @@ def test_results_come_while_inputs_are_still_to_come(model):
 def test_progress_is_told_where_it_takes_a_while(trained, command, tmp_path, monkeypatch):
     soundfile.write(tmp_path / 'long.wav', tone(900, 90.0), RATE)
     arguments = ('predict', trained, tmp_path / 'long.wav', '--json', '--overlap=0.9')
-    monkeypatch.setattr(logs, '_PATIENCE', 0.0)
+    monkeypatch.setattr(progress, '_PATIENCE', 0.0)
     done = command(*arguments)
     line = done.err.splitlines()[0]
     assert line.startswith('0:') and ' of 1:30, ' in line

@@ -16,13 +16,17 @@ import pytest
 import soundfile
 
 import elastic_ast_jax
-from elastic_ast_jax import build, device, packing, sharding
 from elastic_ast_jax.audio import fbank, reading
-from elastic_ast_jax.checkpoints import Checkpoints
-from elastic_ast_jax.data import manifest
-from elastic_ast_jax.evaluator import Evaluator
-from elastic_ast_jax.train_step import make_eval_step
-from elastic_ast_jax.workdir import Workdir
+from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
+from elastic_ast_jax.checkpointing.workdir import Workdir
+from elastic_ast_jax.data.sources import manifest
+from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.models import factory as model_factory
+from elastic_ast_jax.models.attention import selection
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.training import factory as training_factory
+from elastic_ast_jax.training.step import make_eval_step
 
 RATE, CLASSES, STEPS = 8000, 3, 21
 ATTENTIONS = ('plain', 'blocked')
@@ -92,9 +96,9 @@ def trained_parts(trained):
     """Config and parameters, read without `load`."""
     opened = Workdir(trained)
     config = opened.config()
-    network = build.model(config, CLASSES, device.choose_attention('plain'), jnp.float32)
+    network = model_factory.model(config, CLASSES, selection.choose_attention('plain'), jnp.float32)
     abstract = jax.eval_shape(
-        lambda: build.init_params(network, build.batch_shape(config, CLASSES), 0)
+        lambda: model_factory.init_params(network, model_factory.batch_shape(config, CLASSES), 0)
     )
     with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
         return config, checkpoints.restore_params(abstract, 'latest').params
@@ -122,11 +126,13 @@ def test_packed_equals_alone(attention, tokens, variant, log_mels, alone):
 @pytest.mark.parametrize('attention', ATTENTIONS)
 def test_the_gradient_of_a_clip_is_its_own_alone(attention, trained_parts, log_mels):
     config, params = trained_parts
-    network = build.model(config, CLASSES, device.choose_attention(attention), jnp.float32)
-    frontend, shape = config.frontend, build.batch_shape(config, CLASSES)
+    network = model_factory.model(
+        config, CLASSES, selection.choose_attention(attention), jnp.float32
+    )
+    frontend, shape = config.frontend, model_factory.batch_shape(config, CLASSES)
     size = frontend.patch_mels, frontend.patch_frames
     clips = [
-        packing.patchify(log_mel.T, *size, int(frontend.time_patches(log_mel.shape[1])))
+        packer.patchify(log_mel.T, *size, int(frontend.time_patches(log_mel.shape[1])))
         for log_mel in log_mels
     ]
     clips = sorted(clips, key=len)
@@ -140,7 +146,7 @@ def test_the_gradient_of_a_clip_is_its_own_alone(attention, trained_parts, log_m
 
     def of(rows, row, slot):
         batch = jax.tree.map(
-            jnp.asarray, packing.fill_batch(rows, clips, frontend.mel_patches, shape)
+            jnp.asarray, packer.fill_batch(rows, clips, frontend.mel_patches, shape)
         )
         return np.asarray(gradient(batch.patches, batch, row, slot)), np.asarray(batch.segment_ids)
 
@@ -174,10 +180,11 @@ def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
     """Evaluation reads clips through TensorFlow's graph, prediction through NumPy."""
     config, params = trained_parts
     mesh = sharding.make_mesh()
-    attend = sharding.sharded_attention(device.choose_attention(config.model.attention), mesh)
-    network = build.model(config, CLASSES, attend, jnp.float32)
+    attend = sharding.sharded_attention(selection.choose_attention(config.model.attention), mesh)
+    network = model_factory.model(config, CLASSES, attend, jnp.float32)
     step = make_eval_step(
-        lambda params, batch: network.apply({'params': params}, batch), build.loss(config)
+        lambda params, batch: network.apply({'params': params}, batch),
+        training_factory.loss(config),
     )
     evaluator = Evaluator(config, model.labels, sharding.jit_eval_step(step, mesh), mesh)
     scores = evaluator.scores(jax.device_put(params, sharding.replicated(mesh)))
@@ -555,7 +562,7 @@ def test_clips_that_cannot_be_synthesized(options, part, tmp_path, command):
 WITHOUT_TRAINING = """
 import sys
 sys.modules.update(dict.fromkeys(('tensorflow', 'tensorboard', 'tensorflow_datasets', 'clu')))
-from elastic_ast_jax.cli import main
+from elastic_ast_jax.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

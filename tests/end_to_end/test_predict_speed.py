@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax import cli
+from elastic_ast_jax.cli.main import main
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -34,7 +34,7 @@ def test_prediction_from_the_shell_is_quick(tmp_path):
         '--config.train.epochs=1',
         f'--workdir={workdir}',
     ]
-    assert cli.main(['train', *arguments]) == 0
+    assert main(['train', *arguments]) == 0
     environment = {
         **os.environ,
         'XDG_CACHE_HOME': str(tmp_path / 'cache'),
@@ -43,7 +43,8 @@ def test_prediction_from_the_shell_is_quick(tmp_path):
     command = [
         sys.executable,
         '-m',
-        'elastic_ast_jax.predict',
+        'elastic_ast_jax',
+        'predict',
         str(workdir),
         str(tmp_path / 'a.wav'),
         '--json',

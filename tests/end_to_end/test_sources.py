@@ -11,8 +11,8 @@ import pytest
 import soundfile
 import tensorflow_datasets as tfds
 
-from elastic_ast_jax import cli
-from tests.prepared import prepare
+from elastic_ast_jax.cli.main import main
+from tests.fixtures.prepared import prepare
 
 RATE = 8000
 CLASSES = {
@@ -123,7 +123,7 @@ def forms(tmp_path_factory) -> Forms:
 def from_manifest(forms, arguments, logged, tmp_path_factory) -> list[dict]:
     """What the run on the manifest logged."""
     workdir = tmp_path_factory.mktemp('runs') / 'manifest'
-    assert cli.main(arguments(workdir, *ONE_EPOCH, *forms.overrides['manifest'])) == 0
+    assert main(arguments(workdir, *ONE_EPOCH, *forms.overrides['manifest'])) == 0
     return logged(workdir)
 
 

@@ -128,10 +128,10 @@ AST = (
 @pytest.fixture(scope='module')
 def baseline(arguments, tmp_path_factory):
     """The workdir of a finished run of the fixed-length AST, not to be changed."""
-    from elastic_ast_jax import cli
+    from elastic_ast_jax.cli.main import main
 
     workdir = tmp_path_factory.mktemp('runs') / 'ast'
-    assert cli.main(arguments(workdir, *AST)) == 0
+    assert main(arguments(workdir, *AST)) == 0
     return workdir
 
 

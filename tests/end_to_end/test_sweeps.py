@@ -11,13 +11,13 @@ import pytest
 import soundfile
 
 import elastic_ast_jax
-from elastic_ast_jax import sharding
 from elastic_ast_jax.audio import fbank, reading
-from elastic_ast_jax.build import loss
-from elastic_ast_jax.evaluate import changed
-from elastic_ast_jax.evaluator import Evaluator
-from elastic_ast_jax.train_step import make_eval_step
-from elastic_ast_jax.trained import open_model
+from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.evaluation.evaluate import changed
+from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.training.factory import loss
+from elastic_ast_jax.training.step import make_eval_step
 
 RATE, CLIPS, MOST_FRAMES = 8000, 12, 100
 # Of the largest logit: two ways through the same computation, and the graph's fbank against NumPy's

@@ -12,20 +12,26 @@ import numpy as np
 import pytest
 
 import elastic_ast_jax
-from elastic_ast_jax import budget_latency
-from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.audio.windows import choose
+from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.data import pipeline
-from elastic_ast_jax.data.draws import DrawSpec
-from elastic_ast_jax.data.plan import Planner
+from elastic_ast_jax.data.epoch_plan import Planner
+from elastic_ast_jax.data.sampling import DrawSpec
 from elastic_ast_jax.data.splits import schedule
+from elastic_ast_jax.evaluation import latency
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.inference.predictor import Predictor
-from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.token_budget import BudgetError, Budgets, BudgetWarning, Measured, Saving
-from elastic_ast_jax.trained import open_model
-from elastic_ast_jax.windows import choose
-from elastic_ast_jax.workdir import Workdir, WorkdirError
-from tests import untrained
+from elastic_ast_jax.packing.batch import BatchShape
+from elastic_ast_jax.packing.token_budget import (
+    BudgetError,
+    Budgets,
+    BudgetWarning,
+    Measured,
+    Saving,
+)
+from tests.fixtures import untrained
 
 KALDI = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
 LIBROSA = FrontendSpec(
@@ -278,7 +284,7 @@ TIMED = [Saving(4), Saving(4, how='drop'), Saving(8, 2.0)]
 
 def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
     waveforms = [noise(i, 4000 + i) for i in range(12)]
-    found, timed = budget_latency.latencies(slow, waveforms, TIMED, patience=0.0)
+    found, timed = latency.latencies(slow, waveforms, TIMED, patience=0.0)
     assert timed == 1 and len(found) == 3 and all(20 < one < 10_000 for one in found)
     # Two programs are compiled, for rows of 4 and of 8 tokens; then each saving takes its turn.
     assert len(slow.seen) == 2 + 3 and slow.seen[2:] == [(4000, saving) for saving in TIMED]
@@ -287,15 +293,15 @@ def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
 def test_as_many_clips_are_timed_as_there_is_time_for(slow):
     """A turn of three takes at least 60 ms, so in 0.4 s there are at most six."""
     waveforms = [noise(i, 4000 + i) for i in range(12)]
-    _, timed = budget_latency.latencies(slow, waveforms, TIMED, patience=0.4)
+    _, timed = latency.latencies(slow, waveforms, TIMED, patience=0.4)
     assert 1 <= timed <= 6 and 2 + 3 * timed <= len(slow.seen) <= 2 + 3 * 6
 
 
 def test_clips_are_timed_up_to_ten_times(slow):
     waveforms = [noise(i, 4000 + i) for i in range(2)]
-    found, timed = budget_latency.latencies(slow, waveforms, TIMED[:1], patience=600.0)
+    found, timed = latency.latencies(slow, waveforms, TIMED[:1], patience=600.0)
     assert timed == 2 and [length for length, _ in slow.seen] == [4000, *[4000, 4001] * 10]
-    assert budget_latency.latencies(slow, [], TIMED[:1]) == (
+    assert latency.latencies(slow, [], TIMED[:1]) == (
         [pytest.approx(math.nan, nan_ok=True)],
         0,
     )
@@ -312,4 +318,4 @@ def test_clips_are_timed_up_to_ten_times(slow):
     ],
 )
 def test_clips_are_from_all_over_the_split(count, most, places):
-    assert budget_latency.spread(count, most) == places
+    assert latency.spread(count, most) == places

@@ -11,11 +11,11 @@ import pytest
 import soundfile
 
 from elastic_ast_jax.audio import fbank, reading
-from elastic_ast_jax.batch import BatchShape
+from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.audio.windows import choose
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.inference.clips import CHUNK, Clip
-from elastic_ast_jax.lengths import FrontendSpec
-from elastic_ast_jax.windows import choose
+from elastic_ast_jax.packing.batch import BatchShape
 
 FRONTEND = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
 WINDOWS = choose(FRONTEND, 0.5)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastic_ast_jax import windows
+from elastic_ast_jax.audio import windows
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.inference import clips, embeddings
 from elastic_ast_jax.inference.embeddings import Embedded, Steps
-from elastic_ast_jax.lengths import FrontendSpec
 
 AST = FrontendSpec()
 EPIC = FrontendSpec(

@@ -12,9 +12,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from elastic_ast_jax import plots
-from elastic_ast_jax.files import WriteError
+from elastic_ast_jax.inference import plots
 from elastic_ast_jax.inference.timeline import TimelineError, TimelineFolder, safe_name
+from elastic_ast_jax.utils import plotting
+from elastic_ast_jax.utils.files import WriteError
 
 
 def made(
@@ -150,7 +151,7 @@ def test_a_plot_of_any_length_and_number_of_classes(windows, classes, seconds, t
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         figure = plots.timeline(made('$\\frac \n.wav', windows, classes, seconds, labels))
-        plots.save(figure, tmp_path / 'plot.png')
+        plotting.save(figure, tmp_path / 'plot.png')
     pixels = matplotlib.image.imread(tmp_path / 'plot.png')
     assert 1000 < pixels.shape[1] < 2000 and 150 < pixels.shape[0] < 1200
     axes = figure.axes[0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.launch.machine import Machine
+from tests.fakes.machine import Machine
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.launch.machine import ROOT
+from tests.fakes.machine import ROOT
 
 yaml = pytest.importorskip('yaml')
 

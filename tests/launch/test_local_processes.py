@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tests.launch.machine import until
+from tests.fakes.machine import until
 
 # Notes its number, the number of its start and its id, waits until all of this start have, and does
 # what the test says.

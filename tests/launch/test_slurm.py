@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.launch.machine import ROOT, until
+from tests.fakes.machine import ROOT, until
 
 # As srun does: its own options first, then a command that is run once for each task; the highest
 # exit code counts.

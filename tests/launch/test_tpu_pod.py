@@ -1,7 +1,7 @@
 """launch/tpu_pod.sh with a stand-in for gcloud: a slice of two workers, which can be taken away.
 
 The workers are folders, and what the script asks them to do is done there: the project is unpacked
-and installed (with the stand-in for Python of tests/test_launch.py), and the command runs as a
+and installed (with the stand-in for Python of tests/fakes/checkout.py), and the command runs as a
 process.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from tests.test_launch import STAND_IN
+from tests.fakes.checkout import STAND_IN
 
 HOSTS = ('t1v-n-0-w-0', 't1v-n-0-w-1')
 # `cloud.json`: whether there is a TPU, which one it is, and how often its state was looked at;

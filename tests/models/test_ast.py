@@ -12,12 +12,13 @@ import numpy as np
 import optax
 import pytest
 
-from elastic_ast_jax import losses, packing
-from elastic_ast_jax.batch import BatchShape, validate
-from elastic_ast_jax.models import attention
+from elastic_ast_jax.config.model_sizes import Size
 from elastic_ast_jax.models.ast import AST
-from elastic_ast_jax.models.sizes import Size
-from elastic_ast_jax.train_step import make_train_step, new_state
+from elastic_ast_jax.models.attention import blocked
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import BatchShape, validate
+from elastic_ast_jax.training import losses
+from elastic_ast_jax.training.step import make_train_step, new_state
 
 MELS, FRAMES, CLASSES, PATCH = 32, 50, 3, 16
 BANDS, COLUMNS = MELS // PATCH, -(-FRAMES // PATCH)
@@ -41,8 +42,8 @@ def zeros(frames, mels=MELS):
 
 def packed(clips, rows):
     """Clips of `FRAMES` frames as a batch."""
-    patches = [packing.patchify(clip, PATCH, PATCH, COLUMNS) for clip in clips]
-    batch = packing.fill_batch(rows, patches, BANDS, SHAPE)
+    patches = [packer.patchify(clip, PATCH, PATCH, COLUMNS) for clip in clips]
+    batch = packer.fill_batch(rows, patches, BANDS, SHAPE)
     validate(batch, SHAPE, (BANDS, COLUMNS))
     return batch
 
@@ -102,7 +103,7 @@ def test_the_published_lengths_have_the_published_grids(length, stride, grid):
 
 
 @pytest.mark.parametrize(
-    'changed', [{'scan': True}, {'remat': True}, {'attend': attention.blocked(8, 16)}]
+    'changed', [{'scan': True}, {'remat': True}, {'attend': blocked.blocked(8, 16)}]
 )
 def test_how_it_is_computed_changes_no_logit(changed):
     clips = spectrograms(2)

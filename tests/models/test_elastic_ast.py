@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elastic_ast_jax import packing
-from elastic_ast_jax.batch import BatchShape
-from elastic_ast_jax.models import attention
+from elastic_ast_jax.config.model_sizes import SIZES, Size
+from elastic_ast_jax.models.attention import blocked, interface
 from elastic_ast_jax.models.elastic_ast import ElasticAST
-from elastic_ast_jax.models.sizes import SIZES, Size
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import BatchShape
 
 # These networks compile longer than they run; this halves it.
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
@@ -40,11 +40,11 @@ CLIPS = [
     for i, n in enumerate(COLUMNS)
 ]
 ROWS = [[0, 1, 2, 4, 5], [6, 3], [7]]
-SMALL = ElasticAST(Size(16, 2, 2), CLASSES, GRID, attention.blocked(8, 16))
+SMALL = ElasticAST(Size(16, 2, 2), CLASSES, GRID, blocked.blocked(8, 16))
 
 
 def batch_of(rows):
-    return packing.fill_batch(rows, CLIPS, GRID[0], SHAPE)
+    return packer.fill_batch(rows, CLIPS, GRID[0], SHAPE)
 
 
 @functools.cache
@@ -98,7 +98,7 @@ class Small:
 
 @pytest.fixture(scope='module', params=['blocked, attention pooling', 'plain, mean'])
 def small(request):
-    mean = SMALL.clone(attend=attention.plain, pool='mean', scaled=False)
+    mean = SMALL.clone(attend=interface.plain, pool='mean', scaled=False)
     return Small(mean if request.param == 'plain, mean' else SMALL)
 
 
@@ -164,7 +164,7 @@ def test_a_batch_of_nothing_is_finite_without_gradient(small):
 
 
 # Attention inside scan and remat has tests of its own; this one compiles faster.
-PLAIN = SMALL.clone(attend=attention.plain)
+PLAIN = SMALL.clone(attend=interface.plain)
 
 
 @pytest.fixture(scope='module')

@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from elastic_ast_jax.batch import validate
-from elastic_ast_jax.cli import main
-from elastic_ast_jax.convert import elasticast
-from elastic_ast_jax.models import attention
-from elastic_ast_jax.parity import ast, elastic_ast, fbank, reference, report, training, yardstick
+from elastic_ast_jax.cli.main import main
+from elastic_ast_jax.models.attention import interface
+from elastic_ast_jax.packing.batch import validate
+from elastic_ast_jax.parity import (
+    ast,
+    elastic_ast,
+    fbank,
+    numpy_reference,
+    reference,
+    report,
+    training,
+)
+from elastic_ast_jax.parity.comparison import Row
 from elastic_ast_jax.parity.report import Report
-from elastic_ast_jax.parity.rows import Row
+from elastic_ast_jax.pretrained import elastic_ast_torch
 
 NAMES = list(elastic_ast.FILES)
 STAGES = [
@@ -43,7 +51,7 @@ def cases():
 
     what was compiled for one serves all tests.
     """
-    return {name: elastic_ast.case(name, attention.plain) for name in NAMES}
+    return {name: elastic_ast.case(name, interface.plain) for name in NAMES}
 
 
 def failed(rows):
@@ -66,7 +74,9 @@ def test_everything_is_compared(told, cases, name):
     assert len(rows) == len(set(rows))
     expected = [*STAGES, 'logits of float64, against PyTorch', *LOGITS, 'loss']
     expected += [
-        f'gradient of {row.source}' for row in elasticast.rows(cases[name].layout) if row.targets
+        f'gradient of {row.source}'
+        for row in elastic_ast_torch.rows(cases[name].layout)
+        if row.targets
     ]
     expected += [f'loss of step {step}' for step in range(1, 21)]
     assert rows[: len(expected)] == expected
@@ -182,7 +192,7 @@ def test_scaled_attention_fails(cases):
 
 def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
     def everywhere(q, k, v, segment_ids):
-        return attention.plain(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
+        return interface.plain(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
 
     made = cases['elasticast_tiny']
     rows = elastic_ast.forward_rows(
@@ -224,7 +234,7 @@ def test_other_features_fail():
     meta = copy.deepcopy(stored.meta)
     meta['config']['layer_norm_eps'] = 1e-2
     off = ast.converted(dataclasses.replace(stored, meta=meta))
-    assert failed(ast.logit_rows('', stored, off, attention.plain)) == ['logits']
+    assert failed(ast.logit_rows('', stored, off, interface.plain)) == ['logits']
 
 
 @pytest.mark.parametrize(
@@ -247,10 +257,10 @@ def test_derivatives_of_the_yardstick_are_gradients(cases):
 
     def loss(weights):
         logits = [
-            yardstick.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits
+            numpy_reference.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits
             for clip in made.clips
         ]
-        return yardstick.loss(logits, made.reference['labels'], made.reference.meta['loss'])
+        return numpy_reference.loss(logits, made.reference['labels'], made.reference.meta['loss'])
 
     weights, gradients = made.reference.part('weights/'), made.reference.part('grads/')
     for name in ('head.weight', 'blocks.modules_list.0.attn.to_q.weight'):
@@ -258,7 +268,7 @@ def test_derivatives_of_the_yardstick_are_gradients(cases):
             int(i)
             for i in np.unravel_index(np.abs(gradients[name]).argmax(), gradients[name].shape)
         )
-        assert yardstick.derivative(loss, weights, name, index) == pytest.approx(
+        assert numpy_reference.derivative(loss, weights, name, index) == pytest.approx(
             float(gradients[name][index]), rel=1e-4
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from elastic_ast_jax.errors import UserError
+from elastic_ast_jax.utils.errors import UserError
 
 __all__ = ['NAMES', 'Reference', 'ReferenceFileError', 'load']
 

@@ -1,0 +1,75 @@
+"""A trained model, opened from its workdir for use."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
+from elastic_ast_jax.checkpointing.workdir import Workdir
+from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.models import factory
+from elastic_ast_jax.models.attention import selection
+from elastic_ast_jax.models.encoder import anywhere
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model with its parameters.
+
+    Attributes:
+        config: Of the run.
+        labels: Name of each class, in the order of the logits.
+        network: The model; its blocks run in a loop, which compiles sooner and changes no result.
+        params: Its parameters.
+        step: Of the checkpoint; the newest, if several were averaged.
+        description: Which parameters these are, in words: 'step 300', 'step 300, moving average'.
+    """
+
+    config: Config
+    labels: tuple[str, ...]
+    network: factory.Network
+    params: Any
+    step: int
+    description: str
+
+
+def open_model(
+    workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mesh | None = None
+) -> Trained:
+    """Opens the model of a workdir.
+
+    Args:
+        workdir: What `elastic-ast train` made.
+        checkpoint: `'latest'`, `'best'`, a step, `'average'` or `'average:N'`; see
+        `Checkpoints.restore_params`.
+        mesh: Where it will run; one device if None.
+
+    Raises:
+        WorkdirError: It is no workdir, or its features are not those that this code computes.
+        CheckpointError: No checkpoint can be read.
+    """
+    opened = Workdir(workdir)
+    config, contract = opened.config(), opened.contract()
+    opened.check_frontend(fbank.fingerprint(config.frontend))
+    dtype = selection.compute_dtype(config.model.dtype)
+    attend = selection.choose_attention(
+        config.model.attention, config.model.kind, dtype, required=False
+    )
+    if mesh is not None:
+        attend = sharding.sharded_attention(attend, mesh)
+    place = anywhere if mesh is None else sharding.sharded_activations(mesh)
+    network = factory.model(config, len(contract.labels), attend, dtype, scan=True, place=place)
+    shape = factory.batch_shape(config, len(contract.labels))
+    abstract = jax.eval_shape(lambda: factory.init_params(network, shape, 0))
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    abstract = sharding.placed(
+        abstract, here if mesh is None else sharding.params_placement(abstract, mesh)
+    )
+    with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
+        found = checkpoints.restore_params(abstract, checkpoint, config.train.ema > 0)
+    return Trained(config, contract.labels, network, found.params, found.step, found.description)

@@ -1,0 +1,258 @@
+"""The way from a config file and overrides to a checked `Config`; what its keys mean is in
+`schema`.
+
+A config file is Python with `get_config() -> ml_collections.ConfigDict` that sets what differs from
+the defaults. `FILE:ARG` calls `get_config(ARG)`. Overrides are written
+`--config.section.key=value`. All problems, of whatever kind, are reported together.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import math
+import os
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from elastic_ast_jax.config import validation
+from elastic_ast_jax.config.schema import (
+    Config,
+    written,
+)
+from elastic_ast_jax.utils.errors import UserError
+
+__all__ = [
+    'PATHS',
+    'ConfigError',
+    'absolute_paths',
+    'from_dict',
+    'load',
+    'module',
+    'override_texts',
+    'resolve',
+]
+
+# Where the data are, by section and key.
+PATHS = tuple(f'data.{name}' for name in ('train', 'eval', 'root', 'label_csv', 'tfds_dir'))
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used; the message lists every problem."""
+
+    def __init__(self, problems: Sequence[str]):
+        count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
+        super().__init__(
+            f'{count} in the configuration:\n' + '\n'.join(f'  - {problem}' for problem in problems)
+        )
+        self.problems = tuple(problems)
+
+
+def load(spec: str, overrides: Iterable[str] = (), complete: bool = True) -> Config:
+    """Reads a config file and applies overrides.
+
+    Args:
+        spec: `FILE`, or `FILE:ARG` for a file whose `get_config` takes a string.
+        overrides: `section.key=value` each.
+        complete: Whether data and weights have to be given, as for training; plans and compilation
+        do without.
+
+    Raises:
+        ConfigError: With every problem of the file's values, the overrides and their combination.
+    """
+    values = {name: value for name, value in _flatten(_get_config(spec).to_dict())}
+    return resolve(values, *override_texts(overrides), complete)
+
+
+def override_texts(overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The texts of overrides, `section.key=value` each, by key;
+
+    and what is wrong with the form of others.
+    """
+    texts, problems = {}, []
+    for override in overrides:
+        key, equals, text = override.partition('=')
+        if equals:
+            texts[key] = text
+        else:
+            problems.append(f'--config.{override} has no value: write --config.{key}=VALUE')
+    return texts, problems
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A config from nested dictionaries, such as those of `Config.to_json`.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    return resolve(dict(_flatten(values)), {}, [])
+
+
+def resolve(
+    values: Mapping[str, Any], texts: Mapping[str, str], problems: list[str], complete: bool = True
+) -> Config:
+    """Values under dotted keys, then texts parsed by each key's type, over the defaults, checked;
+    see `load`.
+    """
+    problems = list(problems)
+    known = {
+        f'{section.name}.{written(field.name)}': field.type
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(section.type)
+    }
+    resolved = Config().flat()
+    for key in list(values) + [key for key in texts if key not in values]:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, cutoff=0.0)[0]
+            problems.append(f'unknown key {key}: the nearest valid one is {near}')
+    for key, kind in known.items():
+        try:
+            if key in values:
+                resolved[key] = _convert(values[key], kind)
+            if key in texts:
+                resolved[key] = _parse(texts[key], kind)
+        except ValueError as error:
+            problems.append(f'{key}={texts.get(key, values.get(key))!r}: {error}')
+    config = Config(
+        **{
+            section.name: section.type(
+                **{
+                    field.name: resolved[f'{section.name}.{written(field.name)}']
+                    for field in dataclasses.fields(section.type)
+                }
+            )
+            for section in dataclasses.fields(Config)
+        }
+    )
+    problems += validation.problems(config) + (validation.missing(config) if complete else [])
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def absolute_paths(config: Config) -> Config:
+    """The config with the paths of its data and weights made absolute, as a workdir has them, which
+    is used from anywhere.
+    """
+    data = {
+        key.partition('.')[2]: _absolute(value)
+        for key, value in config.flat().items()
+        if key in PATHS
+    }
+    init = dataclasses.replace(config.init, from_=_absolute(config.init.from_))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data), init=init)
+
+
+def _absolute(path: str) -> str:
+    if not path or '://' in path:  # a bucket's address is no path
+        return path
+    return str(Path(path).expanduser().absolute())
+
+
+def module(spec: str) -> tuple[ModuleType, str, str]:
+    """The module of `FILE` or `FILE:ARG`, FILE and ARG.
+
+    Raises:
+        ConfigError: There is no such file, or it is no Python that can be loaded.
+    """
+    path, _, argument = spec.partition(':')
+    if not os.path.isfile(path):
+        raise ConfigError([f'--config={spec}: there is no file {path}; recipes are in configs/'])
+    module_spec = importlib.util.spec_from_file_location('elastic_ast_config', path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError([f'--config={spec}: {path} is no Python file'])
+    loaded = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(loaded)
+    except (SyntaxError, ImportError) as error:
+        raise ConfigError(
+            [f'--config={spec}: {path} cannot be loaded ({type(error).__name__}: {error})']
+        ) from error
+    return loaded, path, argument
+
+
+def _get_config(spec: str):
+    """What the file's `get_config` returns."""
+    loaded, path, argument = module(spec)
+    if not hasattr(loaded, 'get_config'):
+        raise ConfigError([f'--config={spec}: {path} has no function get_config()'])
+    takes = len(inspect.signature(loaded.get_config).parameters)
+    if argument and not takes:
+        raise ConfigError(
+            [f'--config={spec}: get_config() of {path} takes no argument: write --config={path}']
+        )
+    try:
+        values = loaded.get_config(argument) if argument else loaded.get_config()
+    except ValueError as error:
+        raise ConfigError(
+            [f'--config={spec}: get_config({argument!r}) of {path} refuses: {error}']
+        ) from error
+    if not isinstance(values, ConfigDict):
+        kind = type(values).__name__
+        raise ConfigError(
+            [f'--config={spec}: get_config() must return an ml_collections.ConfigDict, not {kind}']
+        )
+    return values
+
+
+def _flatten(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for section, entries in values.items():
+        if isinstance(entries, Mapping) and entries:
+            yield from ((f'{section}.{name}', value) for name, value in entries.items())
+        else:
+            yield section, entries
+
+
+_NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false'}
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """A Python value as a field's type;
+
+    a whole number serves as a float, nothing else changes type.
+    """
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(f'must be a sequence, not {type(value).__name__}')
+        return tuple(_convert(item, typing.get_args(kind)[0]) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value) if abs(value) < 2**1000 else math.inf
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError('must be finite')
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f'must be {_NAMES[kind]}, not {type(value).__name__}')
+    return value
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """A command-line text as a field's type."""
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ('true', 'false'):
+            raise ValueError('must be true or false')
+        return text.lower() == 'true'
+    if typing.get_args(kind)[:1] == (str,):
+        parts = tuple(part.strip() for part in text.split(',')) if text.strip() else ()
+        if '' in parts:
+            raise ValueError('must be texts separated by single commas')
+        return parts
+    try:
+        value = ast.literal_eval(text)
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):  # all that a literal can do
+        raise ValueError(f'must be {_NAMES.get(kind, "numbers separated by commas")}') from None
+    if typing.get_origin(kind) is tuple and not isinstance(value, (tuple, list)):
+        value = (value,)
+    return _convert(value, kind)

@@ -1,0 +1,89 @@
+"""The log-mels of `elastic_ast_jax.audio.fbank` as a TensorFlow graph, for all clips of a row at
+once.
+
+The clips of a row stand one after another in one flat array of samples, each at a multiple of a
+block. A frame is then a run of whole blocks, so frames of any clip at any shift come out of a
+single gather of blocks.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.data.tf import tf
+
+_BANDS = 4
+
+
+def block_size(spec: FrontendSpec, shifts: Iterable[int]) -> int:
+    """The longest block that windows and all these shifts are multiples of, in samples."""
+    return math.gcd(spec.window, *(int(shift) for shift in shifts))
+
+
+def log_mel(
+    samples: tf.Tensor, frame_start: tf.Tensor, spec: FrontendSpec, block: int
+) -> tf.Tensor:
+    """Log-mels, before normalisation.
+
+    Kaldi's are linear after the gather up to the power spectrum, which lets two of its per-frame
+    steps move: the pre-emphasis runs once over the samples, and what it leaves of a frame's offset
+    m, (1 - 0.97) m, is taken off after it. The first sample of a frame, which Kaldi pre-emphasises
+    with itself, is multiplied by the window's 0 either way.
+
+    Args:
+        samples: float32 `[n * block]`, each clip as its kind wants it (`'kaldi'`: its mean removed;
+            `'librosa'`: after `spec.lead` zeros) and zeros up to a multiple of `block`.
+        frame_start: int32 `[frames]`, the block at which each frame starts; its window must lie
+        within the samples.
+        spec: The frontend.
+        block: See `block_size`.
+
+    Returns:
+        float32 `[frames, mels]`.
+    """
+    per_window = spec.window // block
+    index = frame_start[:, None] + tf.range(per_window)[None, :]
+    if spec.kind == 'librosa':
+        # Outside of its window the transform's frame is 0, and where it stands in the frame does
+        # not change the magnitude.
+        frames = tf.reshape(tf.gather(tf.reshape(samples, [-1, block]), index), [-1, spec.window])
+        magnitudes = tf.abs(_spectrum(frames * fbank.hann(spec.window), spec))
+        return tf.math.log(_mel(magnitudes, spec) + np.float32(fbank.MAGNITUDE_OFFSET))
+    sums = tf.reduce_sum(tf.reshape(samples, [-1, block]), axis=1)
+    offset = tf.reduce_sum(tf.gather(sums, index), axis=1, keepdims=True) / spec.window
+    emphasised = samples - fbank.PREEMPHASIS * tf.concat([samples[:1], samples[:-1]], axis=0)
+    frames = tf.reshape(tf.gather(tf.reshape(emphasised, [-1, block]), index), [-1, spec.window])
+    windowed = (frames - (1 - fbank.PREEMPHASIS) * offset) * fbank.hanning(spec.window)
+    spectrum = _spectrum(windowed, spec)
+    power = tf.math.real(spectrum * tf.math.conj(spectrum))
+    return tf.math.log(tf.maximum(_mel(power, spec), np.float32(fbank.ENERGY_FLOOR)))
+
+
+def _spectrum(windowed: tf.Tensor, spec: FrontendSpec) -> tf.Tensor:
+    # Padding here and not by the transform's own argument, which costs a further copy.
+    return tf.signal.rfft(tf.pad(windowed, [[0, 0], [0, spec.fft_length - spec.window]]))
+
+
+def _mel(spectrum: tf.Tensor, spec: FrontendSpec) -> tf.Tensor:
+    """Mel sums `[frames, mels]` of energies or magnitudes `[frames, spectrum]`."""
+    return tf.concat(
+        [tf.matmul(spectrum[:, low:high], filters) for low, high, filters in _bands(spec)], axis=1
+    )
+
+
+def _bands(spec: FrontendSpec) -> list[tuple[int, int, np.ndarray]]:
+    """The mel filters in a few parts, each with the range of the spectrum it covers:
+
+    half the work of one large product.
+    """
+    bands = []
+    for part in np.array_split(fbank.filters(spec), min(_BANDS, spec.mel_bins), axis=1):
+        used = np.flatnonzero(part.any(axis=1))
+        low, high = (
+            (used[0], used[-1] + 1) if len(used) else (0, 1)
+        )  # narrow filters may fall between two frequencies
+        bands.append((int(low), int(high), part[low:high]))
+    return bands

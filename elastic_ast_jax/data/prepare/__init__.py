@@ -1,0 +1,1 @@
+"""Builders of the data sets that `elastic-ast prepare` writes."""

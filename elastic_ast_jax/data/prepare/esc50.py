@@ -1,0 +1,56 @@
+"""ESC-50: 2,000 recordings of 50 classes of sound, in five folds."""
+
+from pathlib import Path
+
+from elastic_ast_jax.data.prepare.builder import ClipBuilder, what_goes_where
+from elastic_ast_jax.data.prepare.lists import (
+    Clips,
+    Layout,
+    Problems,
+    in_order,
+    inside,
+    numbered,
+    table,
+)
+from elastic_ast_jax.data.sources.base import FileClip
+
+__all__ = ['Esc50']
+
+_COLUMNS = ('filename', 'fold', 'target', 'category')
+
+
+class Esc50(ClipBuilder, skip_registration=True):
+    """ESC-50 (Piczak, 2015): 2,000 recordings of 5 s, 40 of each of 50 classes of environmental
+    sound.
+
+    Source: https://github.com/karolpiczak/ESC-50 (CC BY-NC 3.0). Its five folds are the splits, to
+    be evaluated in turn; what comes from one recording is in one fold.
+
+    ESC-50's folder must hold what github.com/karolpiczak/ESC-50 has:
+      meta/esc50.csv
+      audio/1-100032-A-0.wav and so on
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
+    name = 'esc50'
+    SPLITS = ('fold1', 'fold2', 'fold3', 'fold4', 'fold5')
+
+    def layout(self, folder: Path) -> Layout:
+        path = folder / 'meta' / 'esc50.csv'
+        problems, splits = Problems(path), {split: Clips() for split in self.SPLITS}
+        rows = list(table(path, _COLUMNS, problems))
+        classes = numbered([(line, row['target'], row['category']) for line, row in rows], problems)
+        for line, row in rows:
+            name, split = row['filename'], f'fold{row["fold"]}'
+            file = inside(folder / 'audio', name)
+            if split not in splits:
+                problems.add(line, f'fold={row["fold"]!r} must be from 1 to 5')
+            elif file is None:
+                problems.add(line, f'{name!r} leaves the folder of the recordings')
+            else:
+                clip = FileClip(
+                    file, name, None, None, (row['category'],), f'{path.name} line {line}'
+                )
+                splits[split].take(name, clip, line, problems)
+        problems.check()
+        return Layout(in_order(classes, path), splits)

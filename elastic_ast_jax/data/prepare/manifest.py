@@ -1,0 +1,90 @@
+"""A manifest of recordings, prepared like the data sets that have builders of their own."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from elastic_ast_jax.data.prepare.builder import ClipBuilder
+from elastic_ast_jax.data.prepare.lists import Layout
+from elastic_ast_jax.data.sources import headers, manifest
+from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip
+from elastic_ast_jax.utils.text import counted
+
+__all__ = ['ManifestBuilder']
+
+_NAME = re.compile(r'[a-z][a-z0-9_]*')
+_SPLIT = re.compile(r'\w+', re.ASCII)
+
+
+class ManifestBuilder(ClipBuilder, skip_registration=True):
+    """Recordings that a manifest lists; see `data.sources.manifest` for its form. Clips may have
+    any number
+    of labels.
+
+    Args:
+        path: The manifest; without splits in it, all clips are of split `train`.
+        rate: Sample rate in Hz.
+        name: Of the data set; empty: that of the file.
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        'The recordings must be where the manifest says: paths are absolute, or relative to it.'
+    )
+    name = 'manifest'
+    SEVERAL = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        rate: int,
+        name: str = '',
+        data_dir: str | os.PathLike,
+        only: tuple[str, ...] = (),
+        on_bad_audio: BadAudio = 'skip',
+        **others: Any,
+    ):
+        self._path = Path(path)
+        self.name = name or re.sub(r'[^a-z0-9]+', '_', self._path.stem.lower()).strip('_')
+        if not _NAME.fullmatch(self.name):
+            raise DataError(
+                f'{self.name!r} cannot be the name of a data set, which is lower-case letters,'
+                ' digits and _: give another with --name'
+            )
+        if self.name in tfds.list_builders(with_community_datasets=False):
+            raise DataError(
+                f'TensorFlow Datasets has a data set {self.name!r} of its own: give another name'
+                ' with --name'
+            )
+        self.RATE = rate
+        super().__init__(data_dir=data_dir, only=only, on_bad_audio=on_bad_audio, **others)
+
+    def _source(self, dl_manager: Any) -> Path:
+        return self._path.parent
+
+    def layout(self, folder: Path) -> Layout:
+        found, names = manifest.entries(self._path)
+        splits: dict[str, dict[str, FileClip]] = {}
+        problems = []
+        for clip, split in zip(found, names, strict=True):
+            split = split or 'train'
+            if not _SPLIT.fullmatch(split) or split == 'all':
+                problems.append(
+                    f'{clip.place}: split {split!r} must be letters, digits and _, and not all'
+                )
+                continue
+            before = splits.setdefault(split, {}).setdefault(clip.key, clip)
+            if before is not clip:
+                problems.append(
+                    f'{clip.place}: is listed before, in {before.where}: keep one of them, with the'
+                    ' labels of both'
+                )
+        if problems:
+            raise DataError(
+                f'{self._path}: {counted(len(problems), "clip")} cannot be'
+                f' used:\n{headers.listing(problems)}'
+            )
+        return Layout(tuple(sorted({label for clip in found for label in clip.labels})), splits)

@@ -1,0 +1,384 @@
+"""Sources: the clips of one split with their lengths and labels, known before a sample is read."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Hashable, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from elastic_ast_jax.audio import frontend, reading
+from elastic_ast_jax.audio.reading import AudioError, Header
+from elastic_ast_jax.data.sources import headers
+from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.text import counted
+
+__all__ = [
+    'BadAudio',
+    'DataError',
+    'FileClip',
+    'FileSource',
+    'Source',
+    'clip_frames',
+    'fingerprint',
+    'label_names',
+    'leave_out',
+    'overlap',
+    'targets',
+    'without_clips',
+]
+
+# What happens to recordings that cannot be used: nothing starts, or they are left out, counted and
+# listed.
+BadAudio = Literal['error', 'skip']
+
+# Durations in manifests are often rounded: an end this much past the recording's end, in seconds,
+# means the end.
+_END_SLACK = 0.010
+
+
+class DataError(UserError):
+    """A data set cannot be used.
+
+    The message says which clips, what is wrong with them and what is allowed.
+    """
+
+
+@runtime_checkable
+class Source(Protocol):
+    """One split of a data set, in its own order.
+
+    Attributes:
+        keys: A clip's name in messages and results, unique within the source: the path, or
+        `path[start:end]` in seconds.
+        samples: Each clip's length at the sample rate the source was opened with.
+        labels: Each clip's labels; empty if it has none.
+        fingerprint: What `fingerprint` gives: changes when the data change.
+        classes: Names of all classes in their order, where the data define them; otherwise None.
+        skipped: What was wrong with each clip that was left out when the source was opened.
+    """
+
+    keys: Sequence[str]
+    samples: Int64[np.ndarray, 'N']
+    labels: Sequence[tuple[str, ...]]
+    fingerprint: str
+    classes: tuple[str, ...] | None
+    skipped: tuple[str, ...]
+
+    def read(self, i: int) -> Float32[np.ndarray, 'samples']:
+        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long. Safe to call from several threads.
+
+        Raises:
+            AudioError, DataError: The clip cannot be read, though nothing was wrong with it when
+            the source was opened.
+        """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileClip:
+    """A recording, or a part of one.
+
+    Attributes:
+        path: Absolute path, for reading.
+        name: The path as shown: as the user wrote it.
+        start, end: The part in seconds; None is the recording's beginning, or its end.
+        labels: Names of its classes.
+        where: Where the clip is listed, for messages: 'manifest.jsonl line 7'. Empty if the path
+        says it all.
+    """
+
+    path: str
+    name: str
+    start: float | None
+    end: float | None
+    labels: tuple[str, ...]
+    where: str
+
+    @property
+    def key(self) -> str:
+        """The clip's name in messages and results."""
+        if self.start is None and self.end is None:
+            return self.name
+        return f'{self.name}[{self.start or 0.0}:{"" if self.end is None else self.end}]'
+
+    @property
+    def place(self) -> str:
+        """The clip in an error message: where it is listed, and its name."""
+        return f'{self.where} ({self.key})' if self.where else self.key
+
+
+class FileSource:
+    """Clips of recordings in files: a `Source`. Opening it reads every recording's header, decoding
+    happens in `read`.
+
+    Args:
+        clips: The clips, in the source's order.
+        rate: Sample rate in Hz that everything is resampled to.
+        cache_beside: Folder of the data, where headers are remembered (see `headers.cache_path`);
+        None reads them all.
+        on_bad_audio: `'skip'` leaves out the clips of recordings that cannot be used and says so in
+        a warning.
+        classes: Names of all classes in their order, if the data define them.
+
+    Raises:
+        DataError: no clips, recordings that cannot be used, parts that are empty or not within
+            their recording, the same part twice. All problems are counted and the first ten named.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[FileClip],
+        rate: int,
+        cache_beside: str | os.PathLike | None,
+        on_bad_audio: BadAudio = 'error',
+        classes: tuple[str, ...] | None = None,
+    ):
+        if not clips:
+            raise DataError(
+                'a source without clips: check the manifest or folder and the split asked for'
+            )
+        if rate < 1:
+            raise DataError(f'rate={rate}: the sample rate must be positive')
+        self.rate, self.classes = rate, classes
+        paths = list(dict.fromkeys(clip.path for clip in clips))
+        cache = None if cache_beside is None else headers.cache_path(cache_beside)
+        found = dict(zip(paths, headers.look(paths, cache), strict=True))
+
+        problems, skipped, unusable, places = [], [], set(), {}
+        kept, ranges = [], []  # clips; first and last native frame, native rate
+        for clip in clips:
+            header = found[clip.path]
+            if isinstance(header, AudioError):
+                message = f'{clip.where}: {header}' if clip.where else str(header)
+                if on_bad_audio == 'skip':
+                    skipped.append(message)
+                elif clip.path not in unusable:  # once for a recording with many parts
+                    unusable.add(clip.path)
+                    problems.append(message)
+                continue
+            try:
+                first, last = clip_frames(clip, header)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            kept.append(clip)
+            ranges.append((first, last, header.rate))
+            other = places.setdefault((os.path.normpath(clip.path), first, last), clip)
+            if other is not clip:
+                problems.append(
+                    f'{clip.place}: the same samples are listed before, in {other.place}: '
+                    'keep one of them, with the labels of both'
+                )
+        if problems:
+            raise DataError(
+                f'{counted(len(problems), "problem")} in {counted(len(clips), "clip")}:\n'
+                f'{headers.listing(problems)}'
+            )
+        self.skipped = leave_out(skipped, len(clips))
+
+        native = np.array(ranges, np.int64)
+        self.clips = tuple(kept)
+        self._ranges = native[:, :2]
+        self.keys = tuple(clip.key for clip in kept)
+        self.labels = tuple(clip.labels for clip in kept)
+        self.samples = frontend.resampled(native[:, 1] - native[:, 0], native[:, 2], rate)
+        self.fingerprint = fingerprint(self.keys, self.samples, self.labels, rate)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, i: int) -> Float32[np.ndarray, 'samples']:
+        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long.
+
+        Raises:
+            AudioError: see `reading.read`.
+            DataError: the recording is no longer the one whose header was read.
+        """
+        first, last = self._ranges[i].tolist()
+        samples = reading.read(self.clips[i].path, self.rate, first, last)
+        if len(samples) != self.samples[i]:
+            raise DataError(
+                f'{self.clips[i].place}: has {len(samples)} samples at {self.rate} Hz, but had'
+                f' {self.samples[i]} when the data were opened: the file was changed meanwhile;'
+                ' start again'
+            )
+        return samples
+
+
+def fingerprint(
+    keys: Sequence[str],
+    samples: Int64[np.ndarray, 'N'],
+    labels: Sequence[tuple[str, ...]],
+    rate: int,
+) -> str:
+    """SHA-256, in hexadecimal, of what a plan depends on:
+
+    clips, lengths and labels in their order, and the sample rate.
+    """
+    digest = hashlib.sha256(
+        json.dumps([rate, list(keys), [list(names) for names in labels]]).encode()
+    )
+    digest.update(samples.astype('<i8').tobytes())
+    return digest.hexdigest()
+
+
+def leave_out(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
+    """Warns of the clips that are left out, of so many; gives back what is wrong with each.
+
+    Raises:
+        DataError: no clip is left.
+    """
+    if len(skipped) == clips:
+        raise DataError(
+            f'none of {counted(clips, "clip")} can be used:\n{headers.listing(skipped)}'
+        )
+    if skipped:
+        logging.warning(
+            "%d of %s are left out (data.on_bad_audio='skip'):\n%s",
+            len(skipped),
+            counted(clips, 'clip'),
+            headers.listing(skipped),
+        )
+    return tuple(skipped)
+
+
+def evenly(source: Source, most: int | None) -> Int64[np.ndarray, 'clips']:
+    """At most so many clips of a source, from all over it; None: all."""
+    count = len(source.keys)
+    return np.arange(count) if most is None or count <= most else np.arange(most) * count // most
+
+
+def label_names(source: Source) -> tuple[str, ...]:
+    """The classes of a model trained on the source:
+
+    those the data define, or else every label once, sorted.
+    """
+    if source.classes is not None:
+        return source.classes
+    return tuple(sorted({label for labels in source.labels for label in labels}))
+
+
+def without_clips(source: Source, names: Sequence[str]) -> list[str]:
+    """The classes of `names` that no clip of the source has, in their order:
+
+    a model cannot learn them from it.
+    """
+    there = {label for labels in source.labels for label in labels}
+    return [name for name in names if name not in there]
+
+
+def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple[int, ...]]:
+    """Each clip's classes: positions of its labels in `names`.
+
+    Raises:
+        DataError: a clip has no label, or one that is not in `names`. All such clips are counted
+        and the first ten named.
+    """
+    classes = {name: i for i, name in enumerate(names)}
+    if len(classes) != len(names):
+        twice = next(name for i, name in enumerate(names) if classes[name] != i)
+        raise DataError(
+            f'the label {twice!r} is listed twice in the {len(names)} known labels: every class has'
+            ' one name'
+        )
+    found, wrong = [], []
+    for i, labels in enumerate(source.labels):
+        try:
+            found.append(tuple([classes[label] for label in labels]))
+        except KeyError:
+            wrong.append(i)
+        else:
+            if not labels:
+                wrong.append(i)
+    if not wrong:
+        return found
+    # Only what will be shown is compared with every known label: that takes a while when there are
+    # many of both.
+    problems = [_label_problem(source, i, names, classes) for i in wrong[:10]] + [''] * len(
+        wrong[10:]
+    )
+    raise DataError(
+        f'{counted(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be'
+        f' used with the {counted(len(names), "known label")}:\n{headers.listing(problems)}'
+    )
+
+
+def check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
+    """Whether each clip has one class, as cross-entropy takes it.
+
+    Raises:
+        DataError: One has none, or several.
+    """
+    for clip, labels in enumerate(classes):
+        if len(labels) != 1:
+            raise DataError(
+                f"{source.keys[clip]} has {len(labels)} labels, but train.loss='cross_entropy'"
+                ' takes one a clip: use --config.train.loss=bce (and label_smoothing=0) for'
+                ' several'
+            )
+
+
+def overlap(a: Source, b: Source) -> int:
+    """How many clips are in both sources:
+
+    the same part of the same file, or else of the same key.
+    """
+    return len(_identities(a) & _identities(b))
+
+
+def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
+    """First native frame of a clip, and the one after its last.
+
+    Raises:
+        DataError: the clip is empty, or not within its recording.
+    """
+    start = 0.0 if clip.start is None else clip.start
+    end = header.seconds if clip.end is None else clip.end
+    if not (math.isfinite(start) and math.isfinite(end)) or start < 0:
+        raise DataError(f'{clip.place}: start={start} and end={end} must be seconds from 0 on')
+    if clip.end is not None and end > header.seconds + _END_SLACK + 1e-9:
+        raise DataError(
+            f'{clip.place}: end={end} s is past the end of the recording, which is'
+            f' {header.seconds:.3f} s long: correct end, or leave it out to mean the end of the'
+            ' recording'
+        )
+    if start >= header.seconds:
+        raise DataError(
+            f'{clip.place}: start={start} s is past the end of the recording, which is'
+            f' {header.seconds:.3f} s long'
+        )
+    if start >= end:
+        raise DataError(f'{clip.place}: start={start} s is not before end={end} s')
+    first = round(start * header.rate)
+    last = header.frames if clip.end is None else min(round(end * header.rate), header.frames)
+    if first >= last:
+        raise DataError(
+            f'{clip.place}: from {start} s to {end} s there is no whole sample at {header.rate} Hz:'
+            ' lengthen the clip or leave it out'
+        )
+    return first, last
+
+
+def _identities(source: Source) -> set[Hashable]:
+    if isinstance(
+        source, FileSource
+    ):  # keys are relative, and two folders may hold files of the same names
+        return {(os.path.realpath(clip.path), clip.start, clip.end) for clip in source.clips}
+    return set(source.keys)
+
+
+def _label_problem(source: Source, i: int, names: Sequence[str], classes: dict[str, int]) -> str:
+    place = source.clips[i].place if isinstance(source, FileSource) else source.keys[i]
+    unknown = next((label for label in source.labels[i] if label not in classes), None)
+    if unknown is None:
+        return f'{place}: no label: give it at least one, or leave the clip out'
+    nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0.0)
+    return f'{place}: unknown label {unknown!r}' + (
+        f'; the nearest known one is {nearest[0]!r}' if nearest else ''
+    )

@@ -1,0 +1,158 @@
+"""The Free Spoken Digit Dataset: 3,000 recordings at 8 kHz of six people saying the digits 0 to 9,
+50 times each.
+
+Source: https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), whose split this is:
+the first five recordings of every digit and speaker are for testing. Or all recordings of some
+speakers are, whom training never hears.
+
+They come from a folder, or from TensorFlow Datasets' `spoken_digit`: the same recordings in a
+single split, shuffled, with their file names. Both give the same clips in the same order.
+"""
+
+import os
+import re
+from collections.abc import Collection
+
+from elastic_ast_jax.data.sources import tfds, tfds_builder
+from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
+
+__all__ = ['load', 'load_tfds']
+
+_NAME = re.compile(r'(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav', re.IGNORECASE)
+_TEST_INDICES = 5
+_DIGITS = tuple('0123456789')
+_DATA_SET = 'spoken_digit'
+_FEATURES = tfds_builder.Features(key='audio/filename')
+
+
+def load(
+    root: str | os.PathLike,
+    split: str,
+    rate: int,
+    on_bad_audio: BadAudio = 'error',
+    held_out: Collection[str] = (),
+) -> FileSource:
+    """The clips of a split in order of file name; the label is the digit.
+
+    Args:
+        root: Folder with the recordings, `{digit}_{speaker}_{index}.wav`. Files that are not WAV
+        are ignored.
+        split: `'test'` is indices 0 to 4, `'train'` the rest.
+        rate: Sample rate in Hz that everything is resampled to.
+        on_bad_audio: See `FileSource`.
+        held_out: Speakers; if there are any, `'test'` is their recordings, and `'train'` those of
+        the others.
+
+    Raises:
+        DataError: the folder is missing, has no recordings, none of the split, none of a speaker
+            that is held out, or a WAV file of another name; and whatever `FileSource` refuses.
+    """
+    _check_split(split)
+    root = os.path.abspath(root)
+    advice = 'pass --config.data.root=FOLDER with the recordings ({digit}_{speaker}_{index}.wav)'
+    inner = os.path.join(root, 'recordings')
+    if os.path.isdir(inner):
+        advice += f', perhaps --config.data.root={inner}'
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        raise DataError(
+            f'{root}: no folder that can be listed ({error.strerror}): {advice}'
+        ) from error
+    recordings = [name for name in names if name.lower().endswith('.wav')]
+    if not recordings:
+        raise DataError(f'{root}: no recordings in this folder: {advice}')
+    clips, speakers = [], set()
+    for name in recordings:
+        match = _NAME.fullmatch(name)
+        if not match:
+            raise DataError(
+                f'{os.path.join(root, name)}: FSDD has no recording of this name: move the file'
+                f' elsewhere, or {advice}'
+            )
+        speakers.add(match['speaker'])
+        if _is_of(match, split, held_out):
+            clips.append(
+                FileClip(os.path.join(root, name), name, None, None, (match['digit'],), '')
+            )
+    _check_speakers(held_out, speakers)
+    if not clips:
+        raise DataError(
+            f"{root}: none of the {len(recordings)} recordings is of split {split!r} ('test' is"
+            f" indices 0 to {_TEST_INDICES - 1}, 'train' the rest): {advice}"
+        )
+    return FileSource(clips, rate, root, on_bad_audio, _DIGITS)
+
+
+def load_tfds(
+    folder: str,
+    split: str,
+    rate: int,
+    on_bad_audio: BadAudio = 'error',
+    held_out: Collection[str] = (),
+) -> tfds.TfdsSource:
+    """What `load` gives, from TensorFlow Datasets' `spoken_digit`, which is downloaded and prepared
+    if it is not there.
+
+    Args:
+        folder: Folder of prepared data sets; empty: TFDS's own.
+        split: `'test'` is indices 0 to 4, `'train'` the rest.
+        rate: Sample rate in Hz that everything is resampled to.
+        on_bad_audio: See `tfds.load`.
+        held_out: See `load`.
+
+    Raises:
+        DataError: the data set cannot be prepared, or is not FSDD, or has no such speaker; and
+        whatever `tfds.load` refuses.
+    """
+    _check_split(split)
+    speakers, strange = set(), []
+
+    def keep(name: str) -> bool:
+        match = _NAME.fullmatch(name)
+        if not match:
+            strange.append(name)
+            return False
+        speakers.add(match['speaker'])
+        return _is_of(match, split, held_out)
+
+    def check() -> None:
+        if strange:
+            raise DataError(
+                f'{_DATA_SET}: {strange[0]!r} is no file name of FSDD'
+                ' ({digit}_{speaker}_{index}.wav): is another data set in data.tfds_dir?'
+            )
+        _check_speakers(held_out, speakers)
+
+    try:
+        source = tfds.load(_DATA_SET, folder, 'train', rate, _FEATURES, on_bad_audio, keep)
+    except DataError as error:
+        if speakers or strange:  # the names were read, and may be why nothing is left
+            check()
+        raise DataError(
+            f'{error}\nTo read FSDD from files, pass --config.data.root=FOLDER with the recordings '
+            '({digit}_{speaker}_{index}.wav)'
+        ) from error
+    check()
+    return source
+
+
+def _check_split(split: str) -> None:
+    if split not in ('train', 'test'):
+        raise DataError(f"FSDD has no split {split!r}: use 'train' or 'test'")
+
+
+def _is_of(match: re.Match, split: str, held_out: Collection[str]) -> bool:
+    test = match['speaker'] in held_out if held_out else int(match['index']) < _TEST_INDICES
+    return test == (split == 'test')
+
+
+def _check_speakers(held_out: Collection[str], speakers: Collection[str]) -> None:
+    if (strange := sorted(set(held_out) - set(speakers))) or (
+        held_out and set(held_out) == set(speakers)
+    ):
+        problem = f'there is no {", ".join(strange)}' if strange else 'nobody is left for training'
+        raise DataError(
+            f'data.held_out={",".join(held_out)}: {problem}; the speakers are'
+            f' {", ".join(sorted(speakers))}'
+        )

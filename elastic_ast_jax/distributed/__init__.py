@@ -1,0 +1,1 @@
+"""Meshes of devices, partitioning of parameters, and processes."""

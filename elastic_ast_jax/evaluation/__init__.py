@@ -1,0 +1,1 @@
+"""Metrics, sweeps, comparisons and their plots."""

@@ -1,0 +1,1 @@
+"""Sweeps over runs, and the experiments of the paper."""

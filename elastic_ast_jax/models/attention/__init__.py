@@ -1,0 +1,1 @@
+"""Attention within a clip: its interface, its implementations and the suite that each must pass."""

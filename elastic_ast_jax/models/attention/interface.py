@@ -1,0 +1,49 @@
+"""Attention within a clip: one interface, several implementations.
+
+`attend(q, k, v, segment_ids)` takes float `[R, T, H, K]` arrays (H heads of width K, logits already
+scaled through q) and int `[R, T]` segment ids, 0 in padding and otherwise contiguous, and gives
+`[R, T, H, K]`. A token attends exactly to the tokens of its own segment; padding gives 0 and
+receives no gradient. The softmax is in float32.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+Attend = Callable[..., Array]
+
+# Masked logits: far below any real one, yet finite, so that a row of nothing but these stays free
+# of NaN.
+MASKED = -1e30
+
+
+def plain(
+    q: Float[Array, 'R T H K'],
+    k: Float[Array, 'R T H K'],
+    v: Float[Array, 'R T H K'],
+    segment_ids: Int[Array, 'R T'],
+) -> Float[Array, 'R T H K']:
+    """The yardstick: all T x T logits, those between clips masked."""
+    logits = jnp.einsum('rqhc,rkhc->rhqk', q, k, preferred_element_type=jnp.float32)
+    same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, :, None]
+    weights = jax.nn.softmax(jnp.where(same[:, None], logits, MASKED), axis=-1)
+    weights = jnp.where(same[:, None], weights, 0.0).astype(
+        v.dtype
+    )  # a padding query has no clip to attend to
+    return jnp.einsum('rhqk,rkhc->rqhc', weights, v, preferred_element_type=jnp.float32).astype(
+        q.dtype
+    )
+
+
+def runs(segment_ids: Int[Array, 'R T']) -> tuple[Int[Array, 'R T'], Int[Array, 'R T']]:
+    """First token and end of each token's clip; padding between clips counts as one."""
+    tokens = segment_ids.shape[1]
+    position = jnp.arange(tokens)
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    after = jnp.pad(segment_ids[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
+    start = lax.cummax(jnp.where(segment_ids != before, position, 0), axis=1)
+    end = lax.cummin(jnp.where(segment_ids != after, position + 1, tokens), axis=1, reverse=True)
+    return start, end

@@ -1,0 +1,28 @@
+"""Rows in the shape that a kernel takes, and padding that gives nothing."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from elastic_ast_jax.models.attention.interface import Attend
+
+
+def in_whole_blocks(
+    kernel: Attend,
+    q: Float[Array, 'R T H K'],
+    k: Float[Array, 'R T H K'],
+    v: Float[Array, 'R T H K'],
+    segment_ids: Int[Array, 'R T'],
+    tokens: int,
+    width: int,
+) -> Float[Array, 'R T H K']:
+    """Runs a kernel on rows and heads padded with zeros up to multiples of `tokens` and `width`.
+
+    Kernels let padding attend to padding, for no softmax may be empty. Here its output becomes 0,
+    and so does the gradient of its output: with nothing coming back through its queries, its keys
+    and values get nothing either.
+    """
+    more = (0, -q.shape[1] % tokens)
+    channels = (0, -q.shape[3] % width)
+    padded = (jnp.pad(x, ((0, 0), more, (0, 0), channels)) for x in (q, k, v))
+    out = kernel(*padded, jnp.pad(segment_ids, ((0, 0), more)))[:, : q.shape[1], :, : q.shape[3]]
+    return jnp.where((segment_ids > 0)[:, :, None, None], out, jnp.zeros_like(out)).astype(q.dtype)

@@ -1,0 +1,36 @@
+"""The implementations of attention by their names in a config."""
+
+import jax
+
+from elastic_ast_jax.models.attention.blocked import blocked
+from elastic_ast_jax.models.attention.interface import Attend, plain
+
+
+def make(name: str) -> Attend:
+    """An implementation by its name in a config: `'plain'`, `'blocked'`, `'splash'`, `'pallas'`,
+    `'tokamax'` or `'cudnn'`.
+
+    Raises:
+        ImportError: The library that it comes from is not installed.
+        KeyError: There is none of this name.
+    """
+    from elastic_ast_jax.models.attention import gpu, tpu
+
+    makers = {
+        'plain': lambda: plain,
+        'blocked': blocked,
+        'splash': tpu.splash,
+        'pallas': gpu.pallas,
+        'tokamax': gpu.tokamax,
+        'cudnn': gpu.cudnn,
+    }
+    return makers[name]()
+
+
+def available() -> dict[str, Attend]:
+    """The implementations that this machine has and that compute in float32 as exactly as they are
+    told to, by name.
+    """
+    kernels = ('splash',) if jax.default_backend() == 'tpu' else ()
+    xla = {'plain': plain, 'blocked, 64 x 128': blocked(), 'blocked, 16 x 32': blocked(16, 32)}
+    return xla | {name: make(name) for name in kernels}

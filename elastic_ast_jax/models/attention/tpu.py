@@ -1,0 +1,67 @@
+"""Attention on TPUs:
+
+JAX's splash attention, which holds one block of logits at a time and masks with segment ids.
+"""
+
+import jax
+
+from elastic_ast_jax.models.attention.interface import Attend
+from elastic_ast_jax.models.attention.padding import in_whole_blocks
+
+# What a TPU's vector registers hold side by side; blocks of keys are whole multiples of it.
+_LANES = 128
+# Heads are padded to a multiple of this width, the narrowest that ViTs have and that the kernel is
+# compiled for in practice.
+_WIDTH = 64
+
+
+def splash(interpret: bool = False, block: int = 512) -> Attend:
+    """Splash attention.
+
+    Args:
+        interpret: Runs the kernel step by step on any platform; for tests, slow.
+        block: Most queries and most keys at a time, a multiple of 128. Rows are divided into the
+            fewest blocks of at most this size, of equal size, and padded up to them.
+    """
+
+    def attend(q, k, v, segment_ids):
+        size = _block(q.shape[1], block)
+        return in_whole_blocks(
+            lambda *x: _splash(*x, size, interpret), q, k, v, segment_ids, size, _WIDTH
+        )
+
+    return attend
+
+
+def _block(tokens: int, most: int) -> int:
+    """Size of the blocks of a row:
+
+    2048 tokens in blocks of at most 512 are 4 of 512, 600 are 2 of 384.
+    """
+    count = -(-tokens // most)
+    return -(-tokens // (count * _LANES)) * _LANES
+
+
+def _splash(q, k, v, segment_ids, block, interpret):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    _, tokens, heads, _ = q.shape
+    # The static mask lets everything through and is never written out: it becomes one small integer
+    # per pair of blocks.
+    mask = masks.MultiHeadMask([masks.FullMask((tokens, tokens))] * heads)
+    sizes = kernels.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    kernel = kernels.make_splash_mha(
+        mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
+    heads_first = (x.swapaxes(1, 2) for x in (q, k, v))
+    return jax.vmap(kernel)(*heads_first, kernels.SegmentIds(segment_ids, segment_ids)).swapaxes(
+        1, 2
+    )

@@ -1,0 +1,68 @@
+"""From a configuration to the network, its parameters and the shape of its batches."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.models.ast import AST
+from elastic_ast_jax.models.attention.interface import Attend
+from elastic_ast_jax.models.elastic_ast import ElasticAST
+from elastic_ast_jax.models.encoder import Place, anywhere
+from elastic_ast_jax.packing.batch import BatchShape
+
+Network = ElasticAST | AST
+
+
+def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchShape:
+    """The shape of a batch of `rows` rows; of the config's if None."""
+    packing = config.packing
+    return BatchShape(
+        rows=rows or packing.rows,
+        tokens=packing.tokens,
+        slots=packing.slots,
+        patch_size=config.frontend.patch_size,
+        classes=classes,
+        multi_label=config.train.loss == 'bce',
+    )
+
+
+def model(
+    config: Config,
+    classes: int,
+    attend: Attend,
+    dtype: Any,
+    scan: bool | None = None,
+    place: Place = anywhere,
+) -> Network:
+    """The network; `scan` overrides the config's, which changes no result."""
+    wanted, frontend = config.model, config.frontend
+    common = dict(
+        size=wanted.resolved(),
+        classes=classes,
+        attend=attend,
+        scaled=wanted.scaled and not config.init.published_quirks,
+        scan=wanted.scan if scan is None else scan,
+        remat=wanted.remat,
+        dtype=dtype,
+        epsilon=wanted.epsilon,
+        place=place,
+    )
+    if wanted.kind == 'ast':
+        patch = frontend.patch_mels, frontend.patch_frames
+        frames = wanted.frames or frontend.max_frames
+        return AST(
+            mels=frontend.mel_bins, frames=frames, patch=patch, stride=wanted.stride, **common
+        )
+    return ElasticAST(
+        grid=(frontend.mel_patches, frontend.max_time_patches), pool=wanted.pool, **common
+    )
+
+
+def init_params(network: Network, shape: BatchShape, seed: int) -> Any:
+    """Fresh parameters: a pure function of the network and the seed."""
+    batch = jax.tree.map(
+        lambda field: jnp.zeros(field.shape, field.dtype), shape.abstract()
+    )  # nothing, while this is traced
+    return network.init(jax.random.key(seed), batch)['params']

@@ -1,3 +1,0 @@
-"""Attention kernels of accelerators, behind the interface of `models.attention`, and what proves
-one.
-"""

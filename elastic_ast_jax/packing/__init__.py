@@ -1,0 +1,1 @@
+"""Batches of packed rows, and the packer that fills them."""

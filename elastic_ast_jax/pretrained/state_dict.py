@@ -1,0 +1,288 @@
+"""State dicts in files: names and float32 arrays, read from what PyTorch, safetensors or NumPy
+wrote.
+
+Files are untrusted. PyTorch's are pickles, of which only tensors are accepted; the other two kinds
+hold no code and need no PyTorch.
+"""
+
+import collections
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # makes bfloat16 a dtype of NumPy
+import numpy as np
+from jaxtyping import Float32
+
+from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.files import replaced
+from elastic_ast_jax.utils.text import some
+
+__all__ = ['StateDict', 'TensorFileError', 'read', 'write']
+
+# What torch.nn.parallel puts before every name.
+_PARALLEL = 'module.'
+# Under which training scripts save a state dict, beside an epoch, say.
+_NESTED = ('model', 'state_dict')
+_INSTALL = 'pip install elastic-ast-jax[convert]'
+_SHOWN = 5
+# Of PyTorch: `weights_only=True` could be made to run code before 2.6 (CVE-2025-32434), and before
+# 2.10 (CVE-2026-24747).
+_SAFE = (2, 10)
+
+
+class TensorFileError(UserError):
+    """A file of tensors that cannot be used; names the file, what is wrong and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StateDict:
+    """What a file holds.
+
+    Attributes:
+        path: Of the file.
+        tensors: Float32 and finite, by name, without the prefix `module.`.
+        notes: What was changed on the way, one sentence each.
+    """
+
+    path: Path
+    tensors: dict[str, Float32[np.ndarray, '...']]
+    notes: tuple[str, ...] = ()
+
+
+def read(path: str | os.PathLike) -> StateDict:
+    """The tensors of a file.
+
+    Args:
+        path: `.pth` or `.pt` (PyTorch's `torch.save` of a state dict, or of a dictionary that holds
+            one as `model` or `state_dict`), `.safetensors`, or `.npz`.
+
+    Returns:
+        Floats of other widths and whole numbers are converted to float32, and a prefix `module.` of
+        all names is dropped; what stands beside a nested state dict is left aside; `notes` tells of
+        all three.
+
+    Raises:
+        TensorFileError: No such file; one of another kind; one that is damaged or cut off; a pickle
+            that asks for anything but tensors, none of which was run; entries that are no tensors,
+            or hold no real or finite numbers; a library that is missing, or a PyTorch that is not
+            safe for files of strangers.
+    """
+    path = Path(path)
+    kinds: dict[str, Callable[[Path], tuple[dict[str, Any], list[str]]]] = {
+        '.pth': _read_torch,
+        '.pt': _read_torch,
+        '.safetensors': _read_safetensors,
+        '.npz': _read_npz,
+    }
+    if path.suffix not in kinds:
+        raise TensorFileError(
+            f'{path}: must end in one of {", ".join(kinds)}: rename it to what it is'
+        )
+    try:
+        with open(path, 'rb'):
+            pass
+    except OSError as error:
+        raise TensorFileError(
+            f'{path}: cannot be read ({error.strerror}): check the path'
+        ) from error
+    found, notes = kinds[path.suffix](path)
+    if not found:
+        raise TensorFileError(f'{path}: holds no tensors: give the file of a state dict')
+    if all(name.startswith(_PARALLEL) for name in found):
+        found = {name.removeprefix(_PARALLEL): array for name, array in found.items()}
+        notes.append(f"dropped '{_PARALLEL}' from all names")
+    tensors, kinds_found = {}, collections.Counter()
+    for name, array in found.items():
+        if str(array.dtype) != 'float32':
+            kinds_found[str(array.dtype)] += 1
+        tensors[name] = _float32(path, name, array)
+    notes += [
+        f'converted {count} of {len(found)} tensors from {kind} to float32'
+        for kind, count in kinds_found.items()
+    ]
+    if wrong := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
+        raise TensorFileError(
+            f'{path}: {some(wrong, _SHOWN)} {"holds" if len(wrong) == 1 else "hold"} values that'
+            ' are not finite in float32: the training that made it went wrong, or the file is'
+            ' damaged'
+        )
+    return StateDict(path, tensors, tuple(notes))
+
+
+def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '...']]) -> None:
+    """Writes a `.safetensors` file of contiguous float32 tensors, whole or not at all.
+
+    Raises:
+        TensorFileError: The path ends in something else, or the library is missing.
+        WriteError: It cannot be written.
+    """
+    if Path(path).suffix != '.safetensors':
+        raise TensorFileError(f'{os.fspath(path)}: must end in .safetensors')
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
+    with replaced(path) as temporary:
+        try:
+            save_file(
+                contiguous, temporary, metadata={'format': 'pt'}
+            )  # what PyTorch's loaders look for
+        except SafetensorError as error:  # a full disk, by its own class
+            raise OSError(str(error)) from error
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise TensorFileError(
+            f'{path}: reading it needs PyTorch: {_INSTALL}, or save the state dict as .safetensors'
+            ' or .npz where PyTorch is'
+        ) from error
+    if tuple(int(part) for part in re.findall(r'\d+', torch.__version__)[:2]) < _SAFE:
+        raise TensorFileError(
+            f'{path}: refused, as PyTorch {torch.__version__} can be made to run code by such a'
+            f' file: install {".".join(map(str, _SAFE))} or later, or save the state dict as'
+            ' .safetensors'
+        )
+    try:
+        found = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # PyTorch raises whatever comes of a damaged file
+        if asked := re.search(r'GLOBAL\s+([\w.]+)', str(error)):
+            raise TensorFileError(
+                f'{path}: refused, as it holds more than tensors: it asks for {asked[1]}, and a'
+                ' pickle can run any code that way. Nothing of it was run. Where you trust it,'
+                ' save the state dict alone: torch.save(model.state_dict(), FILE)'
+            ) from error
+        if 'weights only' in str(error).lower():
+            raise TensorFileError(
+                f'{path}: refused, as it is damaged or no file of tensors alone; nothing of it was'
+                ' run. Save the state dict with torch.save(model.state_dict(), FILE)'
+            ) from error
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise TensorFileError(
+            f'{path}: holds a {type(found).__name__} and no state dict: save model.state_dict()'
+        )
+    found, notes = _unnested(found)
+    others = {
+        str(name): entry
+        for name, entry in found.items()
+        if not (isinstance(name, str) and isinstance(entry, torch.Tensor))
+    }
+    if others:
+        inner = [name for name, entry in others.items() if isinstance(entry, dict)]
+        hint = (
+            f'; is {inner[0]!r} the state dict? Save that alone'
+            if inner
+            else ': save model.state_dict() alone'
+        )
+        raise TensorFileError(
+            f'{path}: {some(list(others), _SHOWN)}'
+            f' {"is no tensor" if len(others) == 1 else "are no tensors"}{hint}'
+        )
+    arrays = {}
+    for name, tensor in found.items():
+        if (
+            tensor.layout == torch.strided
+            and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+        ):
+            raise TensorFileError(
+                f'{path}: {name}: claims {tensor.numel()} numbers and stores fewer: save it with '
+                'tensor.contiguous()'
+            )
+        try:
+            if tensor.dtype == torch.bfloat16:  # which PyTorch does not hand to NumPy
+                arrays[name] = tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+            else:
+                arrays[name] = tensor.detach().numpy()
+        except (
+            TypeError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:  # sparse, quantised, without data
+            raise TensorFileError(
+                f'{path}: {name}: is no plain tensor of numbers ({tensor.layout}, {tensor.dtype}):'
+                ' save it dense, as float32'
+            ) from error
+    return arrays, notes
+
+
+def _unnested(found: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """The one nested state dict, and what was left aside;
+
+    the dictionary itself if it holds none, or two.
+    """
+    inner = [name for name in _NESTED if isinstance(found.get(name), dict)]
+    if len(inner) != 1:
+        return found, []
+    aside = [str(name) for name in found if name != inner[0]]
+    return found[inner[0]], [
+        f"took the state dict '{inner[0]}'"
+        + (f'; left aside: {some(aside, _SHOWN)}' if aside else '')
+    ]
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path), []
+    except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy lacks
+        raise TensorFileError(
+            f'{path}: holds a kind of numbers that NumPy lacks ({error}): save it as float32'
+        ) from error
+    except Exception as error:  # the library's own, and what comes of absurd sizes
+        raise _damaged(path, error) from error
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise TensorFileError(
+                    f'{path}: is a single array and no .npz: write it with numpy.savez(FILE,'
+                    ' **tensors)'
+                )
+            for name in file.files:
+                arrays[name] = file[name]
+                if not isinstance(arrays[name], np.ndarray):  # the bytes of another file
+                    raise TensorFileError(
+                        f'{path}: {name}: is no array: write the file with numpy.savez(FILE,'
+                        ' **tensors)'
+                    )
+                if arrays[name].dtype == np.dtype(
+                    'V2'
+                ):  # NumPy keeps the bytes of a bfloat16 and forgets what they are
+                    arrays[name] = arrays[name].view(ml_dtypes.bfloat16)
+    except TensorFileError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise all kinds of errors on damage
+        if 'allow_pickle' in str(error):
+            raise TensorFileError(
+                f'{path}: refused, as it holds a pickle, which can run any code. Nothing of it was'
+                ' run. Save arrays of numbers with numpy.savez(FILE, **tensors)'
+            ) from error
+        raise _damaged(path, error) from error
+    return arrays, []
+
+
+def _float32(path: Path, name: str, array: Any) -> Float32[np.ndarray, '...']:
+    if array.dtype.kind not in 'fiu' and str(array.dtype) != 'bfloat16':
+        raise TensorFileError(
+            f'{path}: {name}: has the type {array.dtype}: weights are real numbers'
+        )
+    with np.errstate(over='ignore'):  # what overflows is found with what is not finite
+        return np.asarray(array, np.float32)
+
+
+def _damaged(path: Path, error: Exception) -> TensorFileError:
+    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    return TensorFileError(
+        f'{path}: is damaged or cut off, or no {path.suffix} file ({reason}): fetch it again'
+    )

@@ -1,0 +1,100 @@
+"""Metrics at Weights & Biases, for those who ask for it; nothing of a run depends on it."""
+
+import logging
+from typing import Any
+
+from elastic_ast_jax.checkpointing.workdir import Workdir
+from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.gcs import BucketPath
+from elastic_ast_jax.utils.text import without_nan
+
+_log = logging.getLogger(__name__)
+
+
+def library(project: str) -> Any:
+    """The module `wandb`.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f'train.wandb={project!r}, but wandb is not installed ({error}): pip install wandb, or'
+            ' set '
+            f"train.wandb=''"
+        ) from error
+    return wandb
+
+
+class WandbLog:
+    """The same metrics as `metrics.jsonl`, in one W&B run for a workdir, however often the training
+    is started.
+
+    W&B itself reads the environment: `WANDB_MODE=offline` writes to the workdir alone, for `wandb
+    sync`. Where the workdir is in a bucket, W&B writes where it does by itself: into `WANDB_DIR`,
+    or the current folder.
+    """
+
+    def __init__(self, config: Config, workdir: Workdir):
+        """Begins the run, or goes on with it.
+
+        Raises:
+            UserError: W&B is not installed, or does not start.
+            WorkdirError: The stored id cannot be read.
+        """
+        project = config.train.wandb
+        folder = None if isinstance(workdir.path, BucketPath) else str(workdir.path)
+        wandb, run = library(project), workdir.wandb_id()
+        try:
+            self._run = wandb.init(
+                project=project,
+                id=run,
+                resume='allow',
+                name=workdir.path.name,
+                dir=folder,
+                config=config.flat(),
+            )
+        except Exception as error:  # not logged in, no network, ...
+            raise UserError(
+                f'train.wandb={project!r}: W&B does not start ({type(error).__name__}: {error}):'
+                ' run `wandb '
+                f"login`, set WANDB_MODE=offline in the environment, or set train.wandb=''"
+            ) from error
+
+    def __enter__(self) -> 'WandbLog':
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if self._run is not None:
+            self._guarded(lambda run: run.finish(exit_code=0 if kind is None else 1))
+
+    def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
+        """Logs numbers of `kind` after `step` steps;
+
+        those that a restart repeats are there already.
+        """
+        if self._run is not None and step >= self._run.step:
+            named = {
+                f'{kind}/{name}': value
+                for name, value in without_nan(values).items()
+                if value is not None
+            }
+            self._guarded(lambda run: run.log(named, step=step))
+
+    def flush(self) -> None:
+        """Nothing: W&B sends by itself."""
+
+    def _guarded(self, call: Any) -> None:
+        """Training goes on without W&B if it fails."""
+        try:
+            call(self._run)
+        except Exception as error:
+            self._run = None
+            _log.warning(
+                'W&B failed and gets no more metrics; metrics.jsonl has them all: %s: %s',
+                type(error).__name__,
+                error,
+            )

@@ -1,0 +1,22 @@
+"""The cache of compiled programs."""
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache directory, so that the next start of the same
+    program is quick.
+
+    `JAX_COMPILATION_CACHE_DIR` names another directory.
+    """
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_compilation_cache_dir', str(cache_directory() / 'xla'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def cache_directory() -> Path:
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'elastic-ast'

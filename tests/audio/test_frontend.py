@@ -1,0 +1,253 @@
+"""From samples to tokens: integer arithmetic, so its laws are tested rather than examples."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens, resampled
+
+SPEC = FrontendSpec()
+
+specs = st.builds(
+    FrontendSpec,
+    sample_rate=st.sampled_from([8000, 16000, 22050, 32000, 44100, 48000]),
+    window_ms=st.sampled_from([10.0, 25.0, 32.0]),
+    shift_ms=st.sampled_from([5.0, 10.0, 12.5]),
+    partial=st.sampled_from(['pad', 'floor']),
+)
+samples = st.integers(1, 5_000_000)
+# Paper, section 4: 1.0, 1.2, ..., 4.0.
+RATIOS = [round(1 + 0.2 * i, 1) for i in range(16)]
+
+
+def test_the_default_spec_is_sound_and_the_published_one():
+    assert SPEC.problems() == []
+    assert (SPEC.window, SPEC.shift(), SPEC.fft_length) == (400, 160, 512)
+    assert (SPEC.mel_patches, SPEC.max_time_patches, SPEC.patch_size) == (8, 64, 256)
+    assert SPEC.frames(160_000, SPEC.shift()) == 998  # ten seconds
+
+
+@given(specs, samples, st.integers(1, 4000))
+def test_frames_are_the_windows_that_fit(spec, samples, shift):
+    frames = spec.frames(samples, shift)
+    if samples < spec.window:
+        assert frames == 1
+    else:
+        assert (frames - 1) * shift + spec.window <= samples < frames * shift + spec.window
+
+
+@given(specs, samples, st.integers(1, 4000), st.integers(0, 10_000))
+def test_more_samples_never_mean_fewer_frames_or_tokens(spec, samples, shift, more):
+    few, many = spec.frames(samples, shift), spec.frames(samples + more, shift)
+    assert few <= many
+    assert spec.tokens(few) <= spec.tokens(many)
+
+
+@given(specs, st.integers(1, 10_000), st.integers(1, 4000))
+def test_samples_for_are_the_fewest_that_give_these_frames(spec, frames, shift):
+    least = spec.samples_for(frames, shift)
+    assert spec.frames(least, shift) == frames
+    if frames > 1:
+        assert spec.frames(least - 1, shift) == frames - 1
+
+
+@given(st.integers(1, 10_000), st.sampled_from([1, 2, 10, 16]), st.sampled_from([1, 4, 8]))
+def test_tokens_by_both_rules_for_the_last_frames(frames, patch_frames, mel_patches):
+    pad = FrontendSpec(partial='pad', patch_frames=patch_frames, mel_bins=16 * mel_patches)
+    floor = dataclasses.replace(pad, partial='floor')
+    assert (
+        (pad.time_patches(frames) - 1) * patch_frames
+        < frames
+        <= pad.time_patches(frames) * patch_frames
+    )
+    if frames >= patch_frames:
+        assert (
+            floor.time_patches(frames) * patch_frames
+            <= frames
+            < (floor.time_patches(frames) + 1) * patch_frames
+        )
+    else:
+        assert floor.time_patches(frames) == 1
+    for spec in (pad, floor):
+        assert spec.tokens(frames) == mel_patches * spec.time_patches(frames)
+
+
+@pytest.mark.parametrize('partial', ['pad', 'floor'])
+@pytest.mark.parametrize('samples', [1, 399, 400, 401, 2799])
+def test_a_clip_shorter_than_a_window_or_a_patch_is_one_patch(partial, samples):
+    spec = FrontendSpec(partial=partial)
+    frames = spec.frames(samples, spec.shift())
+    assert frames >= 1
+    assert spec.time_patches(frames) == 1
+    assert spec.tokens(frames) == spec.mel_patches
+
+
+@given(specs, st.lists(samples, min_size=1, max_size=20), st.integers(1, 4000))
+def test_arrays_give_what_numbers_give(spec, samples, shift):
+    frames = spec.frames(np.array(samples), shift)
+    assert frames.tolist() == [spec.frames(n, shift) for n in samples]
+    assert spec.tokens(frames).tolist() == [spec.tokens(n) for n in frames.tolist()]
+
+
+@pytest.mark.parametrize('ratio', RATIOS + np.arange(1.0, 4.1, 0.2).tolist())
+def test_a_ratio_gives_whole_milliseconds(ratio):
+    """Also one that is a rounding error below the number it means, as `arange` makes them."""
+    tenths = round(10 * ratio)  # 10 ms times the ratio, free of rounding
+    assert SPEC.shift(ratio) == 16 * tenths
+    assert FrontendSpec(sample_rate=44100).shift(ratio) == 44100 * tenths // 1000
+
+
+def test_ratio_one_keeps_a_fractional_shift():
+    spec = FrontendSpec(shift_ms=12.5)
+    assert spec.shift() == 200
+    assert spec.shift(2.1) == 26 * 16
+
+
+@given(
+    samples,
+    st.sampled_from([8000, 11025, 22050, 44100, 48000]),
+    st.sampled_from([8000, 16000, 32000]),
+)
+def test_resampled_is_the_exact_ceiling(samples, rate, target):
+    result = resampled(samples, rate, target)
+    assert isinstance(result, int)
+    assert (result - 1) * rate < samples * target <= result * rate
+    assert resampled(samples, rate, rate) == samples
+
+
+@given(st.integers(1, 10_000), st.integers(1, 99))
+def test_token_dropout_keeps_the_floor_of_the_share(tokens, percent):
+    kept = kept_tokens(np.array([tokens]), percent / 100)
+    assert kept.dtype == np.int64
+    assert kept.tolist() == [max(1, (100 - percent) * tokens // 100)]
+
+
+@given(st.integers(1, 10_000))
+def test_no_token_dropout_keeps_all(tokens):
+    assert kept_tokens(tokens, 0.0) == tokens
+
+
+@given(specs)
+def test_the_transform_holds_the_window_and_is_the_shortest_power_of_two(spec):
+    assert spec.fft_length // 2 < spec.window <= spec.fft_length
+    assert spec.fft_length & (spec.fft_length - 1) == 0
+
+
+@pytest.mark.parametrize(
+    'field, value',
+    [
+        ('sample_rate', 0),
+        ('window_ms', -25.0),
+        ('shift_ms', 0.0),
+        ('mel_bins', 0),
+        ('std', 0.0),
+        ('std', float('nan')),
+        ('patch_mels', 0),
+        ('patch_frames', -16),
+        ('max_frames', 0),
+        ('partial', 'drop'),
+        ('kind', 'mfcc'),
+        ('fft', -1),
+        ('min_frames', -1),
+    ],
+)
+def test_problems_name_the_field_and_its_value(field, value):
+    (problem,) = dataclasses.replace(SPEC, **{field: value}).problems()
+    assert f'frontend.{field}={value!r}' in problem
+
+
+def test_all_bad_fields_are_named_at_once():
+    problems = dataclasses.replace(SPEC, sample_rate=-1, std=0.0, partial='').problems()
+    assert len(problems) == 3
+    assert [
+        name
+        for name in ('sample_rate', 'std', 'partial')
+        if any(f'frontend.{name}=' in text for text in problems)
+    ] == ['sample_rate', 'std', 'partial']
+
+
+@given(st.integers(1, 300), st.integers(1, 40))
+def test_sizes_that_fill_no_whole_patches_come_with_sizes_that_do(size, patch):
+    assume(size % patch)
+    mels = dataclasses.replace(SPEC, mel_bins=size, patch_mels=patch)
+    (problem,) = mels.problems()
+    assert f'frontend.mel_bins={size}' in problem and f'frontend.patch_mels={patch}' in problem
+    advised = int(problem.split('use ')[1].split()[0])
+    assert dataclasses.replace(mels, mel_bins=advised).problems() == []
+
+    frames = dataclasses.replace(SPEC, max_frames=size, patch_frames=patch)
+    (problem,) = frames.problems()
+    assert f'frontend.max_frames={size}' in problem and f'frontend.patch_frames={patch}' in problem
+    advised = int(problem.split('use ')[1])
+    assert advised >= size
+    assert dataclasses.replace(frames, max_frames=advised).problems() == []
+
+
+def test_windows_and_shifts_below_a_sample_are_problems():
+    for field in ('window_ms', 'shift_ms'):
+        (problem,) = dataclasses.replace(SPEC, **{field: 0.01}).problems()
+        assert f'frontend.{field}=0.01' in problem and '16000 Hz' in problem
+
+
+# EPIC-SOUNDS: centred frames, the last one repeated up to the next multiple of 16, at least 192 and
+# at most 3072 of them.
+EPIC = FrontendSpec(
+    kind='librosa',
+    sample_rate=24_000,
+    window_ms=10.0,
+    shift_ms=5.0,
+    fft=2048,
+    mean=0.0,
+    std=0.5,
+    partial='edge',
+    min_frames=192,
+    max_frames=3072,
+)
+
+
+@pytest.mark.parametrize(
+    'frames, held',
+    [
+        (1, 192),
+        (176, 192),
+        (191, 192),
+        (192, 208),
+        (193, 208),
+        (1000, 1008),
+        (3055, 3056),
+        (3056, 3072),
+        (3071, 3072),
+        (3072, 3072),
+    ],
+)
+def test_epic_sounds_pads_to_the_next_multiple(frames, held):
+    assert EPIC.time_patches(frames) * 16 == held
+    assert not EPIC.too_long(frames)
+    assert EPIC.too_long(3073)
+    assert EPIC.time_patches(np.array([frames, 1])).tolist() == [held // 16, 12]
+
+
+@given(st.integers(1, 10**6))
+def test_centred_frames_begin_with_the_first_sample(samples):
+    frames = EPIC.frames(samples, 120)
+    assert (frames - 1) * 120 <= samples < frames * 120
+    fewest = int(EPIC.samples_for(frames, 120))
+    assert EPIC.frames(fewest, 120) == frames and (
+        fewest == 1 or EPIC.frames(fewest - 1, 120) == frames - 1
+    )
+
+
+def test_a_window_that_the_transform_does_not_hold_is_a_problem():
+    assert EPIC.problems() == [] and EPIC.fft_length == 2048 and EPIC.lead == 120
+    (problem,) = dataclasses.replace(EPIC, fft=128).problems()
+    assert 'frontend.fft=128' in problem and '240 samples' in problem
+    assert EPIC.tail == 120 and SPEC.tail == 0
+    (problem,) = dataclasses.replace(EPIC, fft=511).problems()
+    assert 'frontend.fft=511 must be even' in problem
+    (problem,) = dataclasses.replace(SPEC, fft=512).problems()
+    assert "frontend.kind='librosa'" in problem
+    (problem,) = dataclasses.replace(SPEC, min_frames=2000).problems()
+    assert 'frontend.min_frames=2000' in problem and 'frontend.max_frames=1024' in problem

@@ -1,0 +1,583 @@
+"""Checkpoints:
+
+what was saved comes back to the bit, a damaged one costs the steps since the one before and nothing
+else.
+"""
+
+import functools
+import logging
+import math
+import os
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from elastic_ast_jax.checkpointing.checkpoints import CheckpointError, Checkpoints
+from elastic_ast_jax.checkpointing.train_state import TrainState
+from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.training.step import new_state
+
+ADAM = optax.adam(1e-2)
+# Orbax's readers go on in threads of their own when one of them has failed, and end with an
+# exception there.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+
+
+@functools.cache
+def mesh():
+    return sharding.make_mesh()
+
+
+def whole():
+    return sharding.replicated(mesh())
+
+
+def init(width=5, ema=False):
+    params = {
+        'kernel': jax.random.normal(jax.random.key(0), (width, 3)),
+        'norm': {'scale': jnp.ones(3)},
+    }
+    return new_state(params, ADAM, ema)
+
+
+@functools.cache
+def train_step():
+    """A step of Adam that uses the old state's memory again."""
+
+    def step(state, batch):
+        gradients = jax.tree.map(lambda x: jnp.cos(x) + x * batch.mean(), state.params)
+        updates, moments = ADAM.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = (
+            None
+            if state.ema is None
+            else jax.tree.map(lambda old, new: old + 0.25 * (new - old), state.ema, params)
+        )
+        return TrainState(state.step + 1, params, moments, ema), None
+
+    return sharding.jit_train_step(step, mesh())
+
+
+def after(state, steps=1):
+    for _ in range(steps):
+        state, _ = train_step()(state, np.ones(jax.device_count(), np.float32))
+    return state
+
+
+def fresh(steps=0, ema=False):
+    return after(sharding.born(functools.partial(init, ema=ema), whole()), steps)
+
+
+def copy_of(state):
+    return jax.tree.map(lambda x: np.array(x, copy=True), state)
+
+
+def abstract(width=5, ema=False):
+    return sharding.placed(jax.eval_shape(functools.partial(init, width, ema)), whole())
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return all(
+        x.dtype == y.dtype and np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def run(directory, scores, keep=3, ema=False):
+    """A run that saves after every step with these scores (None:
+
+    not evaluated). Copies of its states, by step.
+    """
+    state, copies = fresh(ema=ema), {}
+    with Checkpoints(directory, keep) as checkpoints:
+        for score in scores:
+            state = after(state)
+            copies[int(state.step)] = copy_of(state)
+            checkpoints.save(state, score)
+    return copies
+
+
+@pytest.fixture(scope='module')
+def original(tmp_path_factory):
+    """A finished run of three checkpoints, the second the best; and its states."""
+    directory = tmp_path_factory.mktemp('run') / 'checkpoints'
+    return directory, run(directory, [0.25, 0.75, 0.5])
+
+
+@pytest.fixture
+def saved(original, tmp_path):
+    """A copy of it, to be damaged."""
+    directory, copies = original
+    return shutil.copytree(directory, tmp_path / 'checkpoints'), copies
+
+
+# What is saved comes back
+
+
+def test_a_state_comes_back_to_the_bit(saved):
+    directory, copies = saved
+    with Checkpoints(directory) as checkpoints:
+        state = checkpoints.restore(abstract())
+    assert same(state, copies[3])
+    for leaf, promised in zip(jax.tree.leaves(state), jax.tree.leaves(abstract()), strict=True):
+        assert leaf.sharding == promised.sharding
+
+
+def test_a_restored_run_is_the_run_that_went_on(saved):
+    directory, _ = saved
+    whole = fresh(steps=7)
+    with Checkpoints(directory) as checkpoints:
+        resumed = after(checkpoints.restore(abstract()), steps=4)
+    assert same(resumed, whole)
+    assert (
+        train_step()._cache_size() == 1
+    )  # nothing is compiled again; with a moving average the state is another
+
+
+def test_a_run_with_a_moving_average_goes_on_with_it(tmp_path):
+    copies = run(tmp_path / 'checkpoints', [None, None], ema=True)
+    assert not same(copies[2].ema, copies[2].params)
+    with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+        state = checkpoints.restore(abstract(ema=True))
+    assert same(state, copies[2])
+    assert same(after(state, steps=3), fresh(steps=5, ema=True))
+
+
+def test_a_new_run_has_nothing_to_restore(tmp_path):
+    with Checkpoints(tmp_path / 'a' / 'checkpoints') as checkpoints:
+        assert checkpoints.restore(abstract()) is None
+        assert checkpoints.steps() == [] and checkpoints.best() is None
+
+
+def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
+    """Saving goes on in the background, and the next step may write into the old state's memory."""
+
+    def large():
+        params = {
+            'kernel': jax.random.normal(jax.random.key(1), (1500, 1000)),
+            'norm': {'scale': jnp.ones(3)},
+        }
+        return TrainState(jnp.zeros((), jnp.int32), params, ADAM.init(params))
+
+    state = sharding.born(large, whole())
+    with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+        copy = copy_of(state)
+        checkpoints.save(state, None)
+        last = after(state, steps=3)
+    assert not np.array_equal(last.params['kernel'], copy.params['kernel'])
+    with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+        assert same(checkpoints.restore(sharding.placed(jax.eval_shape(large), whole())), copy)
+
+
+def test_a_step_that_is_there_is_left_alone(saved):
+    directory, copies = saved
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(fresh(steps=1)._replace(step=jnp.int32(3)), None)
+        checkpoints.save(fresh(steps=2), 99.0)
+    with Checkpoints(directory) as checkpoints:
+        assert same(checkpoints.restore(abstract()), copies[3])
+        assert checkpoints.best() == 2
+
+
+def test_a_checkpoint_gets_its_score_later(tmp_path):
+    directory = tmp_path / 'checkpoints'
+    state = run(directory, [0.5, None])[2]
+    with Checkpoints(directory) as checkpoints:
+        assert (checkpoints.score(1), checkpoints.score(2), checkpoints.best()) == (0.5, None, 1)
+        checkpoints.save(state, 0.75)
+        assert checkpoints.best() == 2
+        assert not checkpoints.written()
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert (checkpoints.score(2), checkpoints.best()) == (0.75, 2)
+        assert same(checkpoints.restore(abstract()), state)
+
+
+# What is kept
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    run(tmp_path / 'checkpoints', [0.25, 0.75, 0.5, None, 0.5, None], keep=2)
+    with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 5, 6]
+        assert checkpoints.best() == 2
+
+
+def test_the_best_outlives_a_restart(tmp_path):
+    run(tmp_path / 'checkpoints', [0.25, 0.75, 0.5], keep=1)
+    with Checkpoints(tmp_path / 'checkpoints', keep=1) as checkpoints:
+        state = checkpoints.restore(abstract())
+        for score in (None, 0.5, None):
+            state = after(state)
+            checkpoints.save(state, score)
+    with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 6]
+        assert checkpoints.best() == 2
+
+
+def test_the_later_of_equals_is_the_best(tmp_path):
+    run(tmp_path / 'checkpoints', [0.5, 0.75, 0.75, 0.25], keep=1)
+    with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3, 4] and checkpoints.best() == 3
+
+
+def test_an_evaluation_without_a_number_is_not_the_best(tmp_path):
+    """mAP is NaN where no class has both examples and others."""
+    run(tmp_path / 'checkpoints', [0.5, 0.75, float('nan'), 0.25], keep=1)
+    with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.best() == 2
+    run(tmp_path / 'one', [float('nan')])
+    with Checkpoints(tmp_path / 'one', read_only=True) as checkpoints:
+        assert math.isnan(checkpoints.score(1)) and checkpoints.best() is None  # it was evaluated
+
+
+def test_reading_only_warns_of_nothing(saved, caplog):
+    with Checkpoints(saved[0], read_only=True) as checkpoints:
+        assert checkpoints.steps()
+    assert not caplog.records
+
+
+def test_reading_only_changes_nothing(saved, tmp_path):
+    directory, _ = saved
+    (directory / '4.orbax-checkpoint-tmp').mkdir()
+    before = sorted(os.walk(directory))
+    with Checkpoints(directory, keep=1, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1, 2, 3]
+        checkpoints.restore_params(abstract().params, 'latest')
+    assert sorted(os.walk(directory)) == before
+    with Checkpoints(tmp_path / 'nowhere', read_only=True) as checkpoints:
+        assert checkpoints.steps() == []
+    assert not (tmp_path / 'nowhere').exists()
+
+
+# Parameters alone
+
+
+@pytest.mark.parametrize('which, step', [('latest', 3), ('best', 2), ('1', 1), ('3', 3)])
+def test_parameters_of_a_checkpoint(saved, which, step):
+    directory, copies = saved
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        found, params, description = checkpoints.restore_params(abstract().params, which)
+    assert found == step and same(params, copies[step].params) and description == f'step {step}'
+
+
+@pytest.mark.parametrize('which', ['4', 'bset', '-1', '', '1.5'])
+def test_an_unknown_checkpoint_is_refused_with_those_there_are(saved, which):
+    directory, _ = saved
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
+        checkpoints.restore_params(abstract().params, which)
+    assert (
+        f'{directory}: no checkpoint {which}; there are [1, 2, 3], latest, best and average'
+        in str(caught.value)
+    )
+
+
+def test_without_a_checkpoint_there_are_no_parameters(tmp_path):
+    with Checkpoints(tmp_path / 'nowhere', read_only=True) as checkpoints:
+        for which in ('latest', 'best', '3'):
+            with pytest.raises(
+                CheckpointError, match='there is no complete checkpoint; has training saved one'
+            ):
+                checkpoints.restore_params(abstract().params, which)
+
+
+def test_without_an_evaluation_there_is_no_best(tmp_path):
+    run(tmp_path / 'checkpoints', [None])
+    with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.best() is None
+        with pytest.raises(CheckpointError, match='no checkpoint has been evaluated; use latest'):
+            checkpoints.restore_params(abstract().params, 'best')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda params: abstract(width=6).params,
+        lambda params: {**params, 'bias': params['norm']['scale']},
+        lambda params: {'kernel': params['kernel']},
+    ],
+    ids=['another shape', 'a weight more', 'a weight less'],
+)
+@pytest.mark.parametrize('which', ['latest', '2'])
+def test_weights_of_another_model_are_refused(saved, change, which):
+    directory, _ = saved
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
+        checkpoints.restore_params(change(abstract().params), which)
+    assert str(directory) in str(caught.value) and 'another model' in str(caught.value)
+
+
+def test_the_message_about_another_shape_has_both(saved):
+    directory, _ = saved
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
+        checkpoints.restore_params(abstract(width=6).params, '3')
+    message = str(caught.value)
+    assert (
+        f'{directory}: ' in message
+        and '3: ValueError: of another model, 1 parameters differ' in message
+    )
+    assert "['kernel']: (5, 3) there, (6, 3) in this model" in message
+
+
+# The moving average, and means of checkpoints
+
+
+@pytest.fixture(scope='module')
+def averaged(tmp_path_factory):
+    """A run of four checkpoints with a moving average, and its states."""
+    directory = tmp_path_factory.mktemp('averaged') / 'checkpoints'
+    return directory, run(directory, [0.25, 0.75, None, 0.5], keep=4, ema=True)
+
+
+@pytest.mark.parametrize(
+    'ema, field, said', [(False, 'params', ''), (True, 'ema', ', moving average')]
+)
+@pytest.mark.parametrize(
+    'which, steps',
+    [
+        ('latest', [4]),
+        ('best', [2]),
+        ('3', [3]),
+        ('average', [1, 2, 3, 4]),
+        ('average:1', [4]),
+        ('average:3', [2, 3, 4]),
+    ],
+)
+def test_parameters_and_moving_averages_of_one_checkpoint_or_several(
+    averaged, which, steps, ema, field, said
+):
+    directory, copies = averaged
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        found = checkpoints.restore_params(abstract().params, which, ema)
+    expected = jax.tree.map(
+        lambda *leaves: np.mean(np.float64(leaves), axis=0).astype(leaves[0].dtype),
+        *(getattr(copies[step], field) for step in steps),
+    )
+    assert found.step == steps[-1] and same(found.params, expected)
+    for leaf, promised in zip(
+        jax.tree.leaves(found.params), jax.tree.leaves(abstract().params), strict=True
+    ):
+        assert leaf.sharding == promised.sharding
+    numbers = (
+        f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
+    )
+    assert found.description == numbers + said
+
+
+@pytest.mark.parametrize(
+    'which', ['average:0', 'average:-1', 'average:', 'average:two', 'average:1.5']
+)
+def test_a_number_of_checkpoints_is_positive(saved, which):
+    directory, _ = saved
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
+        checkpoints.restore_params(abstract().params, which)
+    assert f'{which}: write average:N with a positive whole number N, such as average:3' in str(
+        caught.value
+    )
+
+
+def test_a_mean_of_more_checkpoints_than_there_are_is_refused(saved):
+    directory, _ = saved
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError) as caught,
+    ):
+        checkpoints.restore_params(abstract().params, 'average:4')
+    assert 'average:4 needs 4 checkpoints, and there are 3, of steps [1, 2, 3]' in str(caught.value)
+    assert 'train.keep' in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_in_no_mean(saved):
+    directory, copies = saved
+    shutil.rmtree(directory / '2' / 'params')
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError, match='checkpoint 2 cannot be read for the average'):
+            checkpoints.restore_params(abstract().params, 'average')
+        assert same(
+            checkpoints.restore_params(abstract().params, 'average:1').params, copies[3].params
+        )
+
+
+def test_a_moving_average_that_was_not_saved_is_missed(saved):
+    directory, _ = saved
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError, match='no checkpoint can be read.* 3: '):
+            checkpoints.restore_params(abstract().params, '3', ema=True)
+
+
+# Damage
+
+
+@pytest.mark.parametrize('content', ['', '{"score": ', '[]', '{"score": "good"}', '{"other": 1}'])
+def test_a_damaged_score_is_no_score(saved, content):
+    directory, copies = saved
+    (file,) = [
+        path for path in (directory / '2' / 'score').iterdir() if b'"score"' in path.read_bytes()
+    ]
+    file.write_text(content)
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.best() == 3 and checkpoints.steps() == [1, 2, 3]
+        state = checkpoints.restore(abstract())
+        assert same(state, copies[3])
+        checkpoints.save(copies[2], 0.25)  # another one takes its place
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.score(2) == 0.25
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, with room for some checkpoints of this test and no more."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    made = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=600k', 'none', str(folder)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip('mounting is not permitted here')
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_and_spares_the_checkpoints_before(small_disk):
+    directory, state, copies = small_disk / 'checkpoints', fresh(), {}
+    with pytest.raises(CheckpointError) as caught, Checkpoints(directory, keep=100) as checkpoints:
+        for _ in range(100):
+            state = after(state)
+            copies[int(state.step)] = copy_of(state)
+            checkpoints.save(state, 0.5)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        last = checkpoints.steps()[-1]
+        assert 2 < last < 100
+    assert (
+        str(caught.value)
+        == f'{directory}: a checkpoint cannot be written (No space left on device). The last good'
+        f' checkpoint is of step {last}: when the disk has room and can be written, give the'
+        ' same command again'
+    )
+    shutil.rmtree(directory / '1')  # room for another one
+    shutil.rmtree(directory / '2')
+    with Checkpoints(directory, keep=100) as checkpoints:
+        state = checkpoints.restore(abstract())
+        assert same(state, copies[last])
+        checkpoints.save(after(state), None)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == last + 1
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path):
+    for inner in list(path.iterdir()):
+        shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
+
+
+DAMAGE = {
+    'no parameters': lambda step: shutil.rmtree(step / 'params'),
+    'no optimiser': lambda step: shutil.rmtree(step / 'optimizer'),
+    'nothing at all': emptied,
+    'an index of parameters lost': lambda step: (step / 'params' / 'manifest.ocdbt').unlink(),
+    'an index of the optimiser cut': lambda step: truncated(step / 'optimizer' / 'manifest.ocdbt'),
+    'values of parameters cut': lambda step: [
+        truncated(path) for path in (step / 'params' / 'd').iterdir()
+    ],
+    'values of the optimiser lost': lambda step: emptied(step / 'optimizer' / 'd'),
+    'a description cut': lambda step: truncated(step / 'params' / '_METADATA'),
+}
+
+
+@pytest.fixture
+def warnings(caplog):
+    """What the project itself warns of."""
+    caplog.set_level(logging.WARNING)
+    return lambda: [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith('elastic_ast_jax')
+    ]
+
+
+@pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE)
+def test_of_a_damaged_checkpoint_the_one_before_is_used(saved, damage, warnings):
+    directory, copies = saved
+    damage(directory / '3')
+    with Checkpoints(directory) as checkpoints:
+        state = checkpoints.restore(abstract())
+        assert same(state, copies[2])
+        assert any(str(directory / '3') in warning for warning in warnings())
+        checkpoints.save(after(state), 0.9)  # the step that was lost can be saved again
+    with Checkpoints(directory) as checkpoints:
+        assert same(checkpoints.restore(abstract()), copies[3])
+        assert checkpoints.best() == 3
+
+
+def test_prediction_passes_over_a_damaged_checkpoint_and_leaves_it(saved, warnings):
+    directory, copies = saved
+    DAMAGE['values of parameters cut'](directory / '3')
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        step, params, _ = checkpoints.restore_params(abstract().params, 'latest')
+        assert step == 2 and same(params, copies[2].params)
+        assert any(str(directory / '3') in warning for warning in warnings())
+        with pytest.raises(
+            CheckpointError, match='no checkpoint can be read.* 3: '
+        ):  # asked for, so no other
+            checkpoints.restore_params(abstract().params, '3')
+    assert (directory / '3').is_dir()
+
+
+def test_two_damaged_checkpoints_cost_both(saved):
+    directory, copies = saved
+    DAMAGE['no parameters'](directory / '3')
+    DAMAGE['no optimiser'](directory / '2')
+    with Checkpoints(directory) as checkpoints:
+        assert same(checkpoints.restore(abstract()), copies[1])
+
+
+def test_what_a_crash_left_behind_is_no_checkpoint(saved):
+    directory, copies = saved
+    shutil.copytree(directory / '3' / 'params', directory / '4.orbax-checkpoint-tmp' / 'params')
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.steps() == [1, 2, 3]
+        state = checkpoints.restore(abstract())
+        assert same(state, copies[3])
+        checkpoints.save(after(state), None)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == 4
+
+
+def test_without_a_checkpoint_that_can_be_read_nothing_is_overwritten(saved):
+    directory, _ = saved
+    for step, damage in enumerate(
+        ('no parameters', 'nothing at all', 'values of parameters cut'), 1
+    ):
+        DAMAGE[damage](directory / str(step))
+    before = sorted(os.walk(directory))
+    with Checkpoints(directory) as checkpoints:
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.restore(abstract())
+        assert all(
+            f'{step}: ' in str(caught.value) for step in (1, 2, 3)
+        ) and 'another --workdir' in str(caught.value)
+        with pytest.raises(CheckpointError, match='no checkpoint can be read'):
+            checkpoints.restore_params(abstract().params, 'latest')
+    assert sorted(os.walk(directory)) == before

@@ -1,0 +1,359 @@
+"""A workdir:
+
+one run and its small files; whatever else is found there is refused with the reason and a way out.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import pytest
+
+from elastic_ast_jax.audio.fbank import Fingerprint
+from elastic_ast_jax.checkpointing.workdir import Contract, PlanRecord, Workdir, WorkdirError
+from elastic_ast_jax.config.schema import Config, Data
+
+CONFIG = Config(data=Data(source='synthetic'))
+FRONTEND = Fingerprint('0123456789abcdef', (-0.5, 0.25, -0.75, 0.125))
+CONTRACT = Contract(('cat', 'dog', 'owl'), FRONTEND)
+
+
+def changed(**sections):
+    """`CONFIG` with these values of these sections."""
+    return dataclasses.replace(
+        CONFIG,
+        **{
+            name: dataclasses.replace(getattr(CONFIG, name), **values)
+            for name, values in sections.items()
+        },
+    )
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    made = Workdir(tmp_path / 'run')
+    made.prepare(CONFIG)
+    made.set_contract(CONTRACT)
+    made.set_plan(PlanRecord('fedcba9876543210', (10, 11)))
+    (made.checkpoints / '5').mkdir(parents=True)
+    return made
+
+
+def refused(call, *arguments):
+    with pytest.raises(WorkdirError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+def test_what_is_stored_comes_back(workdir):
+    again = Workdir(workdir.path)
+    assert again.config() == CONFIG
+    assert again.contract() == CONTRACT
+    assert again.plan() == PlanRecord('fedcba9876543210', (10, 11))
+    assert sorted(os.listdir(workdir.path)) == [
+        'checkpoints',
+        'config.json',
+        'model.json',
+        'plan.json',
+    ]  # and nothing besides
+
+
+def test_a_new_run_has_no_plan(tmp_path):
+    workdir = Workdir(tmp_path / 'a' / 'b')
+    workdir.prepare(CONFIG)
+    assert workdir.plan() is None
+
+
+def test_an_empty_folder_will_do(tmp_path):
+    Workdir(tmp_path).prepare(CONFIG)
+    assert Workdir(tmp_path).config() == CONFIG
+
+
+def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdir = Workdir('run')
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    workdir.prepare(CONFIG)
+    assert (tmp_path / 'run' / 'config.json').exists()
+
+
+# The same run
+
+
+def test_the_same_config_goes_on(workdir):
+    workdir.prepare(CONFIG)
+    workdir.set_contract(CONTRACT)
+    assert workdir.config() == CONFIG
+
+
+def test_another_config_is_refused_with_keys_and_both_values(workdir):
+    message = refused(workdir.prepare, changed(train={'epochs': 7}, augment={'ratios': (1.0, 2.0)}))
+    assert str(workdir.path) in message and 'Use another --workdir' in message
+    assert 'train.epochs: 40 there, 7 now' in message
+    assert 'augment.ratios: (1.0,) there, (1.0, 2.0) now' in message
+    assert message.count('there,') == 2
+    assert workdir.config() == CONFIG  # untouched
+
+
+def test_keys_that_change_no_result_may_differ(workdir):
+    free = changed(
+        data={
+            'root': '/moved',
+            'train': 'b.jsonl',
+            'eval': 'c.jsonl',
+            'label_csv': 'd.csv',
+            'tfds_dir': 'e',
+            'workers': 3,
+            'on_bad_audio': 'skip',
+        },
+        train={'log_every': 1, 'keep': 9, 'save_every': 5, 'wandb': 'project', 'profile_steps': 3},
+    )
+    workdir.prepare(free)
+    assert workdir.config() == free  # what counts is how the run goes on
+    assert 'data.workers' not in refused(
+        workdir.prepare, changed(data={'workers': 4}, train={'seed': 1})
+    )
+
+
+def test_some_of_these_may_be_asked_to_be_the_same_too(workdir):
+    moved = changed(data={'root': '/moved', 'workers': 3})
+    workdir.check_same(moved)
+    message = refused(
+        lambda config: workdir.check_same(config, ('data.root',), 'Give another --out'), moved
+    )
+    assert "data.root: '' there, '/moved' now" in message and 'data.workers' not in message
+    assert message.endswith('Give another --out, or the same values')
+
+
+@pytest.mark.parametrize(
+    'key',
+    [
+        key
+        for key in CONFIG.flat()
+        if key
+        not in (
+            'init.from',
+            'data.root',
+            'data.train',
+            'data.eval',
+            'data.label_csv',
+            'data.tfds_dir',
+            'data.on_bad_audio',
+            'data.workers',
+            'train.log_every',
+            'train.keep',
+            'train.save_every',
+            'train.wandb',
+            'train.profile_steps',
+            'mesh.data',
+            'mesh.fsdp',
+            'mesh.tensor',
+        )
+    ],
+)
+def test_every_other_key_must_be_the_same(workdir, key):
+    section, name = key.split('.')
+    value = CONFIG.flat()[key]
+    other = (
+        not value
+        if isinstance(value, bool)
+        else value + 1
+        if isinstance(value, (int, float))
+        else value * 2 + value[:1]
+    )
+    other = {'': 'x', (): ('x',)}.get(value, other)
+    assert f'{key}: {value!r} there, {other!r} now' in refused(
+        workdir.prepare, changed(**{section: {name: other}})
+    )
+
+
+def test_before_the_first_checkpoint_a_start_may_be_mended(workdir):
+    """A start that failed, for a wrong name or a damaged recording, does not bind the next one."""
+    shutil.rmtree(workdir.checkpoints)
+    (workdir.checkpoints / '5.orbax-checkpoint-tmp').mkdir(parents=True)  # unfinished
+    assert not workdir.begun()
+    other = changed(train={'epochs': 7})
+    workdir.prepare(other)
+    workdir.set_contract(Contract(('cat', 'owl'), FRONTEND))
+    assert workdir.config() == other and workdir.contract().labels == ('cat', 'owl')
+
+
+# Places that will not do
+
+
+def test_a_path_below_a_file_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('x')
+    for path in (tmp_path / 'file', tmp_path / 'file' / 'run'):
+        message = refused(Workdir(path).prepare, CONFIG)
+        assert (
+            message.startswith(f'{path}: cannot be written (')
+            and 'choose another --workdir' in message
+        )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='permissions do not hold for root')
+def test_a_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o555)
+    for path in (tmp_path, tmp_path / 'run'):
+        assert 'cannot be written (Permission denied)' in refused(Workdir(path).prepare, CONFIG)
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / 'thesis.tex').write_text('years of work')
+    assert 'holds other files and no config.json; choose a new or empty --workdir' in refused(
+        Workdir(tmp_path).prepare, CONFIG
+    )
+    assert os.listdir(tmp_path) == ['thesis.tex']
+
+
+# Files that will not do
+
+
+@pytest.mark.parametrize('read', ['config', 'contract'])
+def test_no_workdir_is_said_with_a_name_that_is_near(workdir, read):
+    near = workdir.path.with_name('rnu')
+    message = refused(getattr(Workdir(near), read))
+    assert message == f'{near}: there is no such workdir; did you mean {workdir.path}?'
+    assert refused(getattr(Workdir(workdir.path / 'xyz' / 'quite'), read)).endswith(
+        'there is no such workdir'
+    )
+
+
+def test_a_folder_that_is_no_workdir_is_said(tmp_path):
+    message = refused(Workdir(tmp_path).config)
+    assert (
+        message.startswith(f'{tmp_path}: is no workdir of `elastic-ast train`')
+        and 'config.json is missing' in message
+    )
+
+
+def test_a_missing_file_is_named(workdir):
+    (workdir.path / 'model.json').unlink()
+    assert 'model.json is missing' in refused(workdir.contract)
+
+
+@pytest.mark.parametrize(
+    'name, read', [('config.json', 'config'), ('model.json', 'contract'), ('plan.json', 'plan')]
+)
+@pytest.mark.parametrize(
+    'text, part',
+    [
+        ('', 'cannot be read'),
+        ('{"da', 'cannot be read'),
+        ('[1, 2]', 'must hold a JSON object'),
+        ('3', 'must hold a JSON object'),
+    ],
+)
+def test_a_broken_file_is_named_with_a_way_out(workdir, name, read, text, part):
+    (workdir.path / name).write_text(text)
+    message = refused(getattr(workdir, read))
+    assert (
+        message.startswith(f'{workdir.path / name}: {part}')
+        and 'restore it or train again' in message
+    )
+
+
+def test_a_file_that_is_not_text_is_named(workdir):
+    (workdir.path / 'model.json').write_bytes(b'\xff\xfe\x00')
+    assert f'{workdir.path / "model.json"}: cannot be read' in refused(workdir.contract)
+
+
+@pytest.mark.parametrize(
+    'name, read, key',
+    [
+        ('model.json', 'contract', 'labels'),
+        ('model.json', 'contract', 'frontend'),
+        ('plan.json', 'plan', 'fingerprint'),
+        ('plan.json', 'plan', 'epoch_rows'),
+    ],
+)
+def test_an_entry_that_is_missing_is_named(workdir, name, read, key):
+    values = json.loads((workdir.path / name).read_text())
+    del values[key]
+    (workdir.path / name).write_text(json.dumps(values))
+    assert f'{workdir.path / name}: has no entry {key!r}' in refused(getattr(workdir, read))
+
+
+@pytest.mark.parametrize(
+    'name, read, key, value',
+    [
+        ('model.json', 'contract', 'labels', 3),
+        ('model.json', 'contract', 'labels', 'cat'),
+        ('model.json', 'contract', 'labels', [1, 2]),
+        ('model.json', 'contract', 'frontend', 3),
+        ('model.json', 'contract', 'frontend', {'spec': 'x'}),
+        ('model.json', 'contract', 'frontend', {'spec': 3, 'golden': [0.5]}),
+        ('model.json', 'contract', 'frontend', {'spec': 'x', 'golden': ['y']}),
+        ('plan.json', 'plan', 'epoch_rows', 3),
+        ('plan.json', 'plan', 'epoch_rows', ['x']),
+        ('plan.json', 'plan', 'fingerprint', None),
+    ],
+)
+def test_an_entry_of_a_wrong_type_is_named(workdir, name, read, key, value):
+    values = json.loads((workdir.path / name).read_text()) | {key: value}
+    (workdir.path / name).write_text(json.dumps(values))
+    message = refused(getattr(workdir, read))
+    assert message.startswith(f'{workdir.path / name}: ') and key in message
+
+
+def test_a_foreign_config_is_refused_with_its_file(workdir):
+    file = workdir.path / 'config.json'
+    values = json.loads(file.read_text())
+    values['train']['epohcs'] = 3
+    file.write_text(json.dumps(values))
+    message = refused(workdir.config)
+    assert (
+        message.startswith(f'{file}: ')
+        and 'unknown key train.epohcs: the nearest valid one is train.epochs' in message
+    )
+    file.write_text('{"scripts": {"test": "jest"}}')
+    assert 'unknown key scripts.test' in refused(workdir.config)
+    assert 'unknown key scripts.test' in refused(workdir.prepare, CONFIG)
+
+
+# What a model's numbers mean
+
+
+@pytest.mark.parametrize(
+    'other, part',
+    [
+        (
+            Fingerprint('fedcba9876543210', FRONTEND.golden),
+            'frontend section of config.json was changed: restore it',
+        ),
+        (
+            Fingerprint(FRONTEND.spec, (-0.5, 0.25, -0.75, 0.13)),
+            'use the version of elastic-ast-jax that trained it',
+        ),
+        (
+            Fingerprint(FRONTEND.spec, FRONTEND.golden[:2]),
+            'use the version of elastic-ast-jax that trained it',
+        ),
+    ],
+    ids=['another spec', 'other features', 'fewer features'],
+)
+def test_another_frontend_is_refused(workdir, other, part):
+    for call, argument in (
+        (workdir.check_frontend, other),
+        (workdir.set_contract, dataclasses.replace(CONTRACT, frontend=other)),
+    ):
+        message = refused(call, argument)
+        assert message.startswith(f'{workdir.path}: ') and part in message
+        assert other.spec in message and FRONTEND.spec in message
+    assert workdir.contract() == CONTRACT
+
+
+def test_a_frontend_that_rounds_differently_is_the_same(workdir):
+    workdir.check_frontend(
+        Fingerprint(FRONTEND.spec, tuple(value + 1e-4 for value in FRONTEND.golden))
+    )
+
+
+def test_other_labels_are_refused(workdir):
+    message = refused(
+        workdir.set_contract, dataclasses.replace(CONTRACT, labels=('ant', 'cat', 'dog'))
+    )
+    assert "missing ['owl'], new ['ant']" in message and 'use another --workdir' in message
+    assert workdir.contract() == CONTRACT

@@ -1,0 +1,377 @@
+"""Draws: a pure function of (lengths, what to draw, seed, epoch), within their bounds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens
+from elastic_ast_jax.data.sampling import (
+    NO_PARTNER,
+    Draws,
+    DrawSpec,
+    balanced_weights,
+    draw,
+    dropout_choice,
+    warped_frames,
+)
+from elastic_ast_jax.utils import philox
+from elastic_ast_jax.utils.philox import Stream
+
+FRONTEND = FrontendSpec()
+RATE = FRONTEND.sample_rate
+RATIOS = tuple(round(1 + 0.2 * i, 1) for i in range(16))
+EVERYTHING = DrawSpec(
+    shuffle=True,
+    ratios=RATIOS,
+    prefix_frames=384,
+    too_long='crop',
+    token_dropout=0.1,
+    freq_mask=48,
+    time_mask=0.1875,
+    time_warp=0.05,
+    mixup=0.5,
+)
+# From a few samples to longer than the frontend's 1024 frames.
+SAMPLES = np.random.default_rng(0).integers(10, 20 * RATE, 2000)
+FIELDS = [field.name for field in dataclasses.fields(Draws)]
+
+
+def equal(a, b, but=()):
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS if name not in but
+    )
+
+
+def test_draws_are_a_function_of_seed_and_epoch():
+    first = draw(SAMPLES, FRONTEND, EVERYTHING, seed=3, epoch=5)
+    draw(SAMPLES, FRONTEND, EVERYTHING, seed=4, epoch=6)  # leaves no trace
+    assert equal(first, draw(SAMPLES.copy(), FRONTEND, EVERYTHING, seed=3, epoch=5))
+    for seed, epoch in ((3, 6), (4, 5)):
+        other = draw(SAMPLES, FRONTEND, EVERYTHING, seed, epoch)
+        for name in (
+            'clip',
+            'shift',
+            'frames',
+            'start',
+            'freq_start',
+            'freq_width',
+            'time_start',
+            'time_width',
+        ):
+            assert not np.array_equal(getattr(first, name), getattr(other, name)), name
+
+
+def test_an_epoch_draws_every_clip_once():
+    for epoch in range(3):
+        clips = draw(SAMPLES, FRONTEND, EVERYTHING, 0, epoch).clip
+        assert np.array_equal(np.sort(clips), np.arange(len(SAMPLES)))
+        assert np.abs(np.corrcoef(clips, np.arange(len(clips)))[0, 1]) < 0.1
+
+
+def test_the_defaults_draw_nothing():
+    samples = np.minimum(SAMPLES, 10 * RATE)
+    draws = draw(samples, FRONTEND, DrawSpec(), seed=1, epoch=2)
+    assert np.array_equal(draws.clip, np.arange(len(samples)))
+    assert np.array_equal(
+        draws.samples, np.minimum(samples, FRONTEND.samples_for(draws.frames, 160))
+    )
+    assert np.array_equal(draws.frames, FRONTEND.frames(samples, 160))
+    assert np.array_equal(draws.kept, FRONTEND.tokens(draws.frames))
+    assert (draws.shift == 160).all()
+    assert draws.cropped == 0
+    assert not any(getattr(draws, name).any() for name in ('start', 'freq_width', 'time_width'))
+
+
+@pytest.mark.parametrize(
+    'field, value, changes',
+    [
+        ('token_dropout', 0.0, {'kept'}),
+        ('freq_mask', 0, {'freq_start', 'freq_width'}),
+        ('time_mask', 0.0, {'time_start', 'time_width'}),
+        ('time_warp', 0.0, {'warp_from', 'warp_to'}),
+        ('mixup', 0.0, {'partner', 'weight'}),
+    ],
+)
+def test_leaving_one_thing_out_changes_nothing_else(field, value, changes):
+    whole = draw(SAMPLES, FRONTEND, EVERYTHING, 0, 0)
+    without = draw(SAMPLES, FRONTEND, dataclasses.replace(EVERYTHING, **{field: value}), 0, 0)
+    assert equal(whole, without, but=changes)
+    assert not any(np.array_equal(getattr(whole, name), getattr(without, name)) for name in changes)
+
+
+def test_ratios_are_equally_likely():
+    draws = draw(np.full(16_000, RATE), FRONTEND, DrawSpec(ratios=RATIOS), 0, 0)
+    shifts, counts = np.unique(draws.shift, return_counts=True)
+    assert shifts.tolist() == [FRONTEND.shift(ratio) for ratio in RATIOS]
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000 * 15 / 16)  # standard deviations
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(1, 40 * RATE), min_size=1, max_size=50),
+    st.sampled_from(['pad', 'floor']),
+    st.fixed_dictionaries(
+        {
+            'shuffle': st.booleans(),
+            'ratios': st.sampled_from([(1.0,), RATIOS, (1.5, 4.0)]),
+            'prefix_frames': st.sampled_from([0, 16, 100, 384]),
+            'token_dropout': st.sampled_from([0.0, 0.1, 0.5]),
+            'freq_mask': st.sampled_from([0, 1, 48, 128]),
+            'time_mask': st.sampled_from([0.0, 0.1875, 1.0]),
+            'freq_masks': st.sampled_from([0, 1, 2]),
+            'time_masks': st.sampled_from([0, 1, 3]),
+            'time_warp': st.sampled_from([0.0, 0.1, 0.9]),
+            'max_frames': st.sampled_from([0, 16, 500]),
+        }
+    ),
+    st.integers(0, 100),
+)
+def test_draws_stay_in_their_bounds(samples, partial, fields, epoch):
+    frontend, spec = (
+        dataclasses.replace(FRONTEND, partial=partial),
+        DrawSpec(too_long='crop', **fields),
+    )
+    draws = draw(np.array(samples), frontend, spec, 0, epoch)
+    whole = np.array(samples)[draws.clip]
+    # The part that is used lies within the clip and gives just these frames.
+    assert (draws.start >= 0).all() and (draws.samples >= 1).all()
+    assert (draws.start + draws.samples <= whole).all()
+    assert np.array_equal(frontend.frames(draws.samples, draws.shift), draws.frames)
+    assert (draws.frames >= 1).all() and (draws.frames <= frontend.max_frames).all()
+    assert np.array_equal(draws.time_patches, frontend.time_patches(draws.frames))
+    assert (draws.time_patches <= frontend.max_time_patches).all()
+    if partial == 'floor':
+        assert ((draws.frames % frontend.patch_frames == 0) | (draws.time_patches == 1)).all()
+    assert np.array_equal(
+        draws.kept, kept_tokens(frontend.tokens(draws.frames), spec.token_dropout)
+    )
+    assert (draws.frames <= (spec.max_frames or frontend.max_frames)).all()
+    # Masks are narrower than their limit and lie within the clip.
+    assert (draws.freq_start >= 0).all() and (draws.freq_width >= 0).all()
+    assert (draws.freq_width < max(spec.freq_mask, 1)).all()
+    assert (draws.freq_start + draws.freq_width <= frontend.mel_bins).all()
+    assert (draws.time_start >= 0).all() and (draws.time_width >= 0).all()
+    assert (draws.time_width < np.maximum(1, spec.time_mask * draws.frames[:, None])).all()
+    assert (draws.time_start + draws.time_width <= draws.frames[:, None]).all()
+    # What is warped moves by less than its limit and stays within the clip; first and last frame
+    # stay.
+    assert (
+        np.abs(draws.warp_to - draws.warp_from) < np.maximum(1, spec.time_warp * draws.frames)
+    ).all()
+    for place in (draws.warp_from, draws.warp_to):
+        assert (place >= 0).all() and (place < draws.frames).all()
+
+
+def test_masks_follow_their_formula():
+    """As torchaudio's `mask_along_axis`:
+
+    both numbers are truncated, the start of what the untruncated width leaves.
+    """
+    draws = draw(SAMPLES, FRONTEND, EVERYTHING, 0, 4)
+    for axis, limit, size in (
+        ('freq', 48, np.full(len(SAMPLES), 128)),
+        ('time', np.floor(0.1875 * draws.frames), draws.frames),
+    ):
+        words = [
+            philox.words(0, 4, Stream[f'{axis.upper()}_{part}'], len(SAMPLES))
+            for part in ('WIDTH', 'START')
+        ]
+        width = philox.uniform(words[0]) * limit
+        start = philox.uniform(words[1]) * (size - width)
+        assert getattr(draws, f'{axis}_width')[:, 0].tolist() == [int(x) for x in width]
+        assert getattr(draws, f'{axis}_start')[:, 0].tolist() == [int(x) for x in start]
+    assert draws.freq_width.max() == 47
+
+
+@pytest.mark.parametrize('prefix, shortest', [(384, 384), (100, 96), (8, 16)])
+def test_prefixes_are_whole_patches_of_random_length_from_the_beginning(prefix, shortest):
+    samples = np.concatenate(
+        [np.full(3000, 8 * RATE), np.full(100, RATE // 25)]
+    )  # 798 frames, and 2
+    draws = draw(samples, FRONTEND, DrawSpec(prefix_frames=prefix), 0, 0)
+    long = draws.frames[:3000]
+    assert not (long % 16).any()
+    assert np.unique(long).tolist() == list(range(shortest, 798, 16))
+    assert not draws.start.any()
+    assert np.array_equal(draws.samples[:3000], FRONTEND.samples_for(long, 160))
+    assert (draws.frames[3000:] == 2).all() and (
+        draws.samples[3000:] == 560
+    ).all()  # short clips keep all their frames
+
+
+def test_a_long_clip_is_cropped_at_random_in_training_and_at_its_start_otherwise():
+    samples = np.array([RATE, 20 * RATE] * 500)
+    for shuffle in (True, False):
+        draws = draw(samples, FRONTEND, DrawSpec(shuffle=shuffle, too_long='crop'), 0, 0)
+        long = samples[draws.clip] > RATE
+        assert draws.cropped == 500
+        assert (draws.frames[long] == 1024).all() and (
+            draws.samples[long] == FRONTEND.samples_for(1024, 160)
+        ).all()
+        assert (draws.frames[~long] == 98).all() and not draws.start[~long].any()
+        slack = 20 * RATE - FRONTEND.samples_for(1024, 160)
+        if shuffle:
+            assert (
+                draws.start[long].min() < 0.05 * slack
+                and 0.95 * slack < draws.start[long].max() <= slack
+            )
+        else:
+            assert not draws.start.any()
+
+
+def test_a_crop_starts_anywhere_from_the_first_to_the_last_sample_that_leaves_enough():
+    samples = np.full(5000, FRONTEND.samples_for(1025, 160))  # 160 samples, one frame, too many
+    draws = draw(samples, FRONTEND, DrawSpec(shuffle=True, too_long='crop'), 0, 0)
+    assert np.unique(draws.start).tolist() == list(range(161))
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 10**6))
+def test_token_dropout_keeps_this_many_tokens_in_order(tokens, kept, position):
+    kept = min(kept, tokens)
+    chosen = dropout_choice(0, 0, position, tokens, kept)
+    assert len(chosen) == kept
+    assert (np.diff(chosen) > 0).all()
+    assert chosen[0] >= 0 and chosen[-1] < tokens
+    assert np.array_equal(chosen, dropout_choice(0, 0, position, tokens, kept))
+
+
+def test_token_dropout_treats_tokens_alike():
+    counts = np.zeros(20)
+    for position in range(2000):
+        counts[dropout_choice(0, 0, position, 20, 18)] += 1
+    assert np.abs(counts - 1800).max() < 5 * np.sqrt(2000 * 0.9 * 0.1)  # standard deviations
+
+
+def test_more_masks_leave_the_first_as_it_is():
+    one = draw(SAMPLES, FRONTEND, EVERYTHING, 0, 0)
+    more = draw(
+        SAMPLES, FRONTEND, dataclasses.replace(EVERYTHING, freq_masks=2, time_masks=3), 0, 0
+    )
+    assert more.freq_start.shape == (len(SAMPLES), 2) and more.time_width.shape == (len(SAMPLES), 3)
+    for name in ('freq_start', 'freq_width', 'time_start', 'time_width'):
+        assert np.array_equal(getattr(one, name)[:, 0], getattr(more, name)[:, 0])
+        assert abs(np.corrcoef(getattr(more, name)[:, :2].T)[0, 1]) < 0.2 or name.startswith(
+            'time'
+        )  # length is shared
+
+
+def test_a_cut_is_of_any_length_from_the_shortest_on_and_anywhere():
+    samples = np.array([3 * RATE, RATE] * 3000)
+    draws = draw(samples, FRONTEND, DrawSpec(cut_seconds=2.0), 0, 0)
+    long = samples > 2 * RATE
+    assert (
+        not draws.start[~long].any() and (draws.frames[~long] == FRONTEND.frames(RATE, 160)).all()
+    )
+    frames, start = draws.frames[long], draws.start[long]
+    assert frames.min() == FRONTEND.frames(2 * RATE, 160) and frames.max() > 0.99 * FRONTEND.frames(
+        3 * RATE, 160
+    )
+    assert (
+        scipy.stats.kstest(frames, scipy.stats.uniform(frames.min(), np.ptp(frames)).cdf).pvalue
+        > 1e-3
+    )
+    left = 3 * RATE - draws.samples[long]  # up to a frame shift more than the cut leaves
+    assert (start <= left).all() and scipy.stats.kstest(start / left, 'uniform').statistic < 0.05
+
+
+def test_cutting_to_frames_takes_the_beginning():
+    draws = draw(SAMPLES, FRONTEND, DrawSpec(max_frames=100, too_long='error'), 0, 0)
+    assert np.array_equal(draws.frames, np.minimum(100, FRONTEND.frames(SAMPLES, 160)))
+    assert not draws.start.any() and draws.cropped == 0
+
+
+# Mixup and balanced sampling
+
+
+def test_mixup_takes_its_share_any_partner_and_weights_of_a_beta_distribution():
+    draws = draw(np.full(20_000, RATE), FRONTEND, DrawSpec(mixup=0.5, mixup_beta=10.0), 1, 2)
+    mixed = draws.partner != NO_PARTNER
+    assert abs(mixed.mean() - 0.5) < 5 * np.sqrt(0.25 / 20_000)
+    assert (draws.weight[~mixed] == 1).all()
+    assert scipy.stats.kstest(draws.weight[mixed], scipy.stats.beta(10, 10).cdf).pvalue > 1e-3
+    assert (
+        scipy.stats.kstest(draws.partner[mixed], scipy.stats.uniform(0, 20_000).cdf).pvalue > 1e-3
+    )
+
+
+def test_balanced_weights_are_asts():
+    weights = balanced_weights([(0,), (0, 1), (2,), (0,)])
+    common, rare = 1000 / 3.01, 1000 / 1.01
+    np.testing.assert_allclose(weights, [common, common + rare, rare, common])
+
+
+def test_balanced_sampling_draws_by_weight_with_replacement():
+    targets = [(0,)] * 9000 + [(1,)] * 1000
+    spec = DrawSpec(balanced=True)
+    clips = draw(np.full(10_000, RATE), FRONTEND, spec, 0, 0, balanced_weights(targets)).clip
+    assert abs((clips >= 9000).mean() - 0.5) < 5 * np.sqrt(0.25 / 10_000)  # both classes alike
+    assert len(np.unique(clips)) < 10_000
+    assert np.array_equal(
+        clips, draw(np.full(10_000, RATE), FRONTEND, spec, 0, 0, balanced_weights(targets)).clip
+    )
+    assert not np.array_equal(
+        clips, draw(np.full(10_000, RATE), FRONTEND, spec, 0, 1, balanced_weights(targets)).clip
+    )
+
+
+def test_balanced_sampling_takes_only_what_has_weight():
+    weights = np.array([0.0, 1.0, 0.0, 3.0, 0.0])
+    clips = draw(np.full(5, RATE), FRONTEND, DrawSpec(balanced=True), 0, 0, weights).clip
+    assert set(clips) <= {1, 3}
+    with pytest.raises(ValueError, match='balanced draws need weights'):
+        draw(np.full(5, RATE), FRONTEND, DrawSpec(balanced=True), 0, 0)
+
+
+# Time warp
+
+
+def test_a_warp_moves_its_frame_keeps_the_ends_and_is_linear_between():
+    before, part = warped_frames(11, 4.0, 6.0)
+    place = before + part
+    assert place[0] == 0 and place[10] == 10 and place[6] == 4
+    np.testing.assert_allclose(np.diff(place[:7]), 4 / 6)
+    np.testing.assert_allclose(np.diff(place[6:]), 6 / 4)
+
+
+@given(st.integers(1, 300), st.integers(0, 10**6))
+def test_no_warp_leaves_a_clip(frames, seed):
+    draws = draw(
+        np.array([FRONTEND.samples_for(frames, 160)]), FRONTEND, DrawSpec(time_warp=0.5), seed, 0
+    )
+    assert draws.frames[0] == frames
+    before, part = warped_frames(frames, float(draws.warp_from[0]), float(draws.warp_to[0]))
+    assert len(before) == len(part) == frames
+    assert (
+        (part >= 0).all()
+        and (part <= 1).all()
+        and (before >= 0).all()
+        and (np.ceil(before + part) < frames).all()
+    )
+    assert (np.diff(before + part) >= 0).all()
+
+
+def test_without_a_warp_frames_stay():
+    before, part = warped_frames(7, 3.0, 3.0)
+    np.testing.assert_allclose(before + part, np.arange(7))
+
+
+@pytest.mark.parametrize(
+    'field, value',
+    [
+        ('mask_fill', 'noise'),
+        ('freq_masks', -1),
+        ('cut_seconds', -1.0),
+        ('mixup', 1.5),
+        ('time_warp', 1.0),
+        ('too_long', 'window'),
+        ('ratios', ()),
+        ('token_dropout', 1.0),
+    ],
+)
+def test_a_spec_that_cannot_be_drawn_is_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        DrawSpec(**{field: value})

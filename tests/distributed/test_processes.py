@@ -1,0 +1,62 @@
+"""Several processes: what the environment may say, and how a process notices that it is to stop.
+What several do together is in end_to_end/test_hosts.py.
+"""
+
+import os
+import signal
+
+import pytest
+
+from elastic_ast_jax.distributed import processes
+
+THREE = {
+    'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1234',
+    'JAX_NUM_PROCESSES': '2',
+    'JAX_PROCESS_ID': '1',
+}
+
+
+@pytest.mark.parametrize(
+    'environment',
+    [{}, {'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1234'}, {'ELASTIC_AST_DISTRIBUTED': ''}],
+)
+def test_without_others_a_process_is_alone(environment):
+    processes.join(environment)
+    assert processes.alone() and processes.first()
+    processes.wait('here')
+    assert processes.gathered({'a': [1, 'ä']}) == [{'a': [1, 'ä']}]
+
+
+@pytest.mark.parametrize(
+    'environment, said',
+    [
+        (
+            {'JAX_NUM_PROCESSES': '2'},
+            [
+                'JAX_NUM_PROCESSES without JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID',
+                'ELASTIC_AST_DISTRIBUTED',
+            ],
+        ),
+        (THREE | {'JAX_PROCESS_ID': '2'}, ['JAX_PROCESS_ID=2', 'below JAX_NUM_PROCESSES=2']),
+        (THREE | {'JAX_NUM_PROCESSES': 'two'}, ["JAX_NUM_PROCESSES='two'", 'whole number']),
+        ({'ELASTIC_AST_DISTRIBUTED': 'yes'}, ["ELASTIC_AST_DISTRIBUTED='yes'", "'auto'"]),
+    ],
+)
+def test_variables_that_make_no_sense_are_named(environment, said):
+    with pytest.raises(processes.HostsError) as caught:
+        processes.join(environment)
+    for text in said:
+        assert text in str(caught.value)
+
+
+def test_the_signal_is_noticed_and_the_old_way_is_back_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    with processes.Preemption() as preemption:
+        assert not preemption.due(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.due(2) and preemption.due(3)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_ends_a_run_that_wants_to_go_on_has_a_code_of_its_own():
+    assert processes.Preempted('x').exit_code == 75 and processes.HostsError('x').exit_code == 1

@@ -1,0 +1,145 @@
+"""`elastic-ast evaluate`: what may be changed of a trained model's config, and what is written."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from elastic_ast_jax.config import loading, schema
+from elastic_ast_jax.config.loading import ConfigError
+from elastic_ast_jax.evaluation.evaluate import CHANGEABLE, READ, changed, summary, write
+from elastic_ast_jax.evaluation.evaluator import Evaluation, score
+from elastic_ast_jax.training.metrics import evaluate
+from elastic_ast_jax.utils.files import WriteError
+
+
+def trained(**data) -> schema.Config:
+    return loading.from_dict({'data': {'train': '/a/train.jsonl', 'eval': '/a/test.jsonl'} | data})
+
+
+def test_data_may_have_moved():
+    used = changed(
+        trained(), ['data.eval=/b/test.jsonl', 'data.too_long=window', 'packing.rows=16']
+    )
+    assert used.data.eval == '/b/test.jsonl' and used.data.train == '/a/train.jsonl'
+    assert used.data.too_long == 'window' and used.packing.rows == 16
+    same = dataclasses.replace(
+        used,
+        data=dataclasses.replace(used.data, eval='/a/test.jsonl', too_long='error'),
+        packing=dataclasses.replace(used.packing, rows=8),
+    )
+    assert same == trained()
+
+
+def test_a_manifest_that_serves_both_splits_moves_as_one():
+    """Otherwise its training clips would be evaluated too."""
+    used = changed(trained(train='/a/all.csv', eval='/a/all.csv'), ['data.eval=/b/all.csv'])
+    assert used.data.train == used.data.eval == '/b/all.csv'
+
+
+@pytest.mark.parametrize(
+    'override', ['model.depth=2', 'frontend.max_frames=2048', 'train.loss=bce', 'augment.mixup=1']
+)
+def test_the_model_stays_what_it_is(override):
+    with pytest.raises(ConfigError) as error:
+        changed(trained(), [override])
+    key = override.partition('=')[0]
+    assert f'{key} cannot change' in str(error.value)
+    assert all(name in str(error.value) for name in CHANGEABLE)
+
+
+@pytest.mark.parametrize(
+    ('override', 'said'),
+    [
+        ('data.evil=x', 'unknown key data.evil: the nearest valid one is data.eval'),
+        ('data.eval', '--config.data.eval has no value'),
+        ('packing.rows=many', "packing.rows='many': must be a whole number"),
+        ('data.too_long=windows', "did you mean 'window'?"),
+        ('packing.tokens=8', 'raise packing.tokens'),
+    ],
+)
+def test_values_are_checked_as_in_training(override, said):
+    with pytest.raises(ConfigError) as error:
+        changed(trained(), [override])
+    assert said in str(error.value)
+
+
+def test_every_changeable_key_is_one():
+    assert {
+        *CHANGEABLE,
+        *(f'data.{name}' for names in READ.values() for name in names),
+    } <= schema.Config().flat().keys()
+
+
+def test_a_key_that_the_source_does_not_read_is_refused():
+    """It would be told as if it had been used."""
+    with pytest.raises(
+        ConfigError, match=r"data.root cannot change .*data.source='manifest'.* data.eval_split"
+    ):
+        changed(trained(), ['data.root=/elsewhere'])
+    with pytest.raises(ConfigError, match='data.eval cannot change'):
+        changed(loading.from_dict({'data': {'source': 'synthetic'}}), ['data.eval=/b'])
+
+
+def test_other_data_need_no_training_split():
+    used = changed(
+        loading.from_dict({'data': {'source': 'synthetic'}}),
+        ['data.source=folders', 'data.eval=/b'],
+    )
+    assert used.data.eval == '/b' != used.data.train
+
+
+def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
+    metrics = evaluate(np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), [(0,), (1,)], ('a|b', 'c'))
+    found = Evaluation(metrics, 3, 4, ('x.wav: damaged',))
+    json_file, table_file = write(
+        found, 'mean of steps 20, 30', 30, ('data.eval=y',), tmp_path / 'eval'
+    )
+    values = json.loads(json_file.read_text('utf-8'))
+    assert (
+        values['checkpoint'] == 'mean of steps 20, 30'
+        and values['step'] == 30
+        and values['overrides'] == ['data.eval=y']
+    )
+    assert (values['clips'], values['cropped_clips'], values['windowed_clips']) == (2, 3, 4)
+    assert values['skipped'] == ['x.wav: damaged']
+    table = table_file.read_text('utf-8')
+    assert '| mean of steps 20, 30 | 2 | 50.00 % |' in table
+    assert 'only the beginning was evaluated: 3.' in table and 'logits were averaged: 4.' in table
+    assert '- x.wav: damaged' in table and 'left out: 1.' in table
+    assert '| a\\|b | 1 | 100.00 % |' in table and '| c | 1 | 0.00 % |' in table
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
+def test_a_full_disk_leaves_the_results_before(tmp_path, little_room):
+    (tmp_path / 'metrics.json').write_text('older')
+    metrics = evaluate(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
+    with (
+        little_room(100),
+        pytest.raises(WriteError, match=f'^{tmp_path}/metrics.json: cannot be written .*make room'),
+    ):
+        write(Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path)
+    assert (tmp_path / 'metrics.json').read_text() == 'older'
+    assert [path.name for path in tmp_path.iterdir()] == ['metrics.json']
+
+
+def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):
+    metrics = evaluate(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
+    json_file, table_file = write(Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path)
+    assert json.loads(json_file.read_text('utf-8'))['mean_average_precision'] is None
+    assert '| b | 0 | – | – | – | – |' in table_file.read_text('utf-8')
+    assert '| 1 | 100.00 % | – | – | – |' in summary(metrics, 'step 30')
+
+
+def test_the_best_checkpoint_is_best_in_what_the_loss_is_for():
+    metrics = evaluate(
+        np.array([[0.9, 0.2], [0.8, 0.1], [0.1, 0.3]], np.float32), [(0,), (1,), (1,)], ('a', 'b')
+    )
+    assert metrics.accuracy != metrics.mean_average_precision
+    assert score(trained(), metrics) == metrics.accuracy
+    assert (
+        score(dataclasses.replace(trained(), train=schema.Train(loss='bce')), metrics)
+        == metrics.mean_average_precision
+    )

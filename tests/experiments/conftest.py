@@ -1,0 +1,10 @@
+"""What the tests of the experiments share."""
+
+import pytest
+
+from tests.fakes.machine import Machine
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)

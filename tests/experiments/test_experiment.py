@@ -1,0 +1,466 @@
+"""The paper's experiments, on the embedded data with a model that learns nothing:
+
+what is trained, and what is left alone.
+"""
+
+import fcntl
+import io
+import json
+import os
+import shlex
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from elastic_ast_jax.config import loading
+from elastic_ast_jax.experiments import experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = {**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '2'}
+EXPERIMENTS = ROOT / 'launch' / 'experiments'
+CONFIG = """
+from ml_collections import ConfigDict
+from elastic_ast_jax.config.variants import variant
+
+VARIANTS = {'elastic_ast': {}, 'ast': {'frames': (32,)}}
+SWEEPS = {'length': (32, 256, 400)}
+
+
+def get_config(text=''):
+    chosen = variant(text, VARIANTS)
+    config = ConfigDict({
+        'data': {
+            'source': 'synthetic', 'synthetic_train': 24, 'synthetic_eval': 16, 'too_long': 'crop',
+        },
+        'frontend': {'sample_rate': 8000, 'mel_bins': 32, 'max_frames': 1280},
+        'augment': {'freq_mask': 8}, 'packing': {'rows': 2, 'tokens': 320, 'slots': 8},
+        'model': {'width': 16, 'depth': 1, 'heads': 2}, 'train': {'epochs': 1}})
+    if chosen.word == 'ast':
+        frames = chosen.values['frames']
+        config.model.kind = 'ast'
+        config.frontend.update(min_frames=frames, max_frames=frames)
+        config.augment.token_dropout = 0.0
+        config.packing.update(tokens=8 * 2 * frames // 16)
+    return config
+"""
+
+
+def run(script: str, *arguments, start=subprocess.run, **more):
+    """A script's call of experiment.py, by this Python instead of the one that it would install."""
+    python = [
+        sys.executable,
+        '-m',
+        'elastic_ast_jax.experiments.experiment',
+        f'--name={script.removesuffix(".sh")}',
+        *_words(script),
+    ]
+    return start([*python, *map(str, arguments)], text=True, cwd=ROOT, env=HERE, **more)
+
+
+def _words(script: str) -> list[str]:
+    """What a script asks of experiment.py."""
+    (line,) = [
+        line
+        for line in (EXPERIMENTS / script).read_text().splitlines()
+        if line.startswith('experiment ')
+    ]
+    return shlex.split(line.removeprefix('experiment ').removesuffix(' "$@"'))
+
+
+@pytest.fixture(scope='module')
+def recipe(tmp_path_factory) -> Path:
+    path = (
+        tmp_path_factory.mktemp('recipe') / 'voxceleb.py'
+    )  # so that it is drawn beside the paper's curves
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope='module')
+def done(recipe, tmp_path_factory) -> Path:
+    """The length experiment of one seed: interrupted, and then finished."""
+    out = tmp_path_factory.mktemp('experiment')
+    arguments = [recipe, f'--out={out}', '--seeds=0', '--jobs=2']
+    first = run(
+        'length.sh',
+        *arguments,
+        start=subprocess.Popen,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    begun, deadline = out / 'elastic_ast' / 'seed-0' / 'config.json', time.monotonic() + 120
+    while not begun.exists() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    said, _ = first.communicate(timeout=120)
+    assert first.returncode == 128 + signal.SIGTERM and 'Started again, it goes on' in said
+    second = run('length.sh', *arguments, capture_output=True)
+    assert second.returncode == 0, second.stdout + second.stderr
+    (out / 'said.txt').write_text(second.stdout)
+    return out
+
+
+def test_every_model_is_trained_and_drawn(done):
+    runs = sorted(path.name for path in done.iterdir() if path.is_dir())
+    assert runs == ['ast', 'elastic_ast', 'length', 'logistic regression', 'logs']
+    for stem in ('length', 'length-resized'):
+        found = json.loads((done / 'length' / f'{stem}.json').read_text())
+        assert [model['name'] for model in found['models']] == [
+            'ElasticAST',
+            'AST at 32 frames',
+            'logistic regression',
+        ]
+        assert [point['frames'] for point in found['points']] == [32, 256, 400]
+        assert all(point['clips'] == 16 for point in found['points'])
+        assert [fall['name'] for fall in found['worst_drops']] == ['ElasticAST'] + [
+            'ElasticAST',
+            'AST at 32 frames',
+        ]
+        assert (done / 'length' / f'{stem}.png').stat().st_size > 1000
+        table = (done / 'length' / f'{stem}.md').read_text()
+        published = (
+            '| ElasticAST, published |' in table and '| 53.24 % | 48.98 % |' in table
+        )  # at 400 frames
+        assert published == (stem == 'length-resized')  # as the paper's were measured
+    texts = [
+        (done / 'length' / f'{stem}.json').read_text() for stem in ('length', 'length-resized')
+    ]
+    own, resized = (json.loads(text)['models'] for text in texts)
+    assert own[0]['values'] == resized[0]['values']  # ElasticAST has no length of its own
+    values = own[1]['values'][0]
+    assert values[1] == values[2]  # beyond its own 32 frames an AST hears no more
+
+
+def test_what_is_finished_is_only_drawn(done, recipe):
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in done.rglob('*')
+        if path.is_file() and 'seed-0' in path.parts
+    }
+    again = run('length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
+    assert (
+        again.returncode == 0
+        and 'started' not in again.stdout
+        and 'length-resized.md' in again.stdout
+    )
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_runs_of_another_config_are_not_taken(done, recipe):
+    found = run(
+        'length.sh',
+        recipe,
+        f'--out={done}',
+        '--seeds=0',
+        '--config.train.epochs=2',
+        capture_output=True,
+    )
+    assert found.returncode == 1 and 'train.epochs: 1 there, 2 now' in found.stderr
+
+
+def test_runs_on_other_data_are_not_taken(done, recipe):
+    found = run(
+        'length.sh',
+        recipe,
+        f'--out={done}',
+        '--seeds=0',
+        '--config.data.train=other.jsonl',
+        capture_output=True,
+    )
+    assert (
+        found.returncode == 1
+        and "data.train: '' there" in found.stderr
+        and 'Give another --out' in found.stderr
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_told(done, recipe):
+    found = run('length.sh', recipe, f'--out={done / "said.txt" / "x"}', capture_output=True)
+    assert found.returncode == 1 and 'said.txt' in found.stderr and 'Traceback' not in found.stderr
+
+
+def test_curves_of_other_points_or_clips_are_measured_again(done):
+    workdir = done / 'elastic_ast' / 'seed-0'
+    found = json.loads((workdir / 'eval' / 'length.json').read_text())
+    step, points = found['step'], (32, 256, 400)
+    assert experiment._measured(workdir, 'length', points, step)
+    assert not experiment._measured(workdir, 'length', points[:2], step)
+    assert not experiment._measured(workdir, 'length', points, step + 1)
+    assert not experiment._measured(workdir, 'length-resized', points, step)
+    other = json.dumps(found | {'checkpoint': 'mean of steps 1, 2'})
+    (workdir / 'eval' / 'of_others.json').write_text(other)
+    assert not experiment._measured(workdir, 'of_others', points, step)
+
+
+def test_one_experiment_at_a_time_works_in_a_folder(done, recipe):
+    with open(done / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = run('length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
+    assert found.returncode == 1 and 'another experiment is at work there' in found.stderr
+
+
+def test_another_experiment_takes_the_same_runs(done, recipe):
+    found = run('native_length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
+    assert found.returncode == 0 and [
+        line for line in found.stdout.splitlines() if line.startswith('started')
+    ] == [
+        'started: logistic regression, whole; its output:'
+        f' {done / "logs" / "logistic regression-whole.log"}'
+    ]
+    table = (done / 'native_length' / 'frontend.max_frames.md').read_text()
+    assert all(
+        row in table
+        for row in (
+            '| ElasticAST | 1280 | 1 |',
+            '| AST | 32 | 1 |',
+            '| logistic regression | – | 1 |',
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments', 'expected'),
+    [
+        (
+            'resolution.sh',
+            ['CONFIG'],
+            'has no variants by its shift, which this experiment compares',
+        ),
+        ('length.sh', ['CONFIG:ast'], 'give the file alone'),
+        ('length.sh', ['CONFIG', '--config.model.wdth=3'], 'unknown key model.wdth'),
+        ('length.sh', [], 'give one CONFIG'),
+        ('length.sh', ['CONFIG', '--seed=1'], 'give one CONFIG'),
+        ('length.sh', ['CONFIG', '--seeds=a'], '--seeds must be whole numbers'),
+        ('length.sh', ['configs/quickstart.py'], 'VARIANTS has no elastic_ast'),
+        ('length.sh', ['missing.py'], 'missing.py'),
+        ('length.sh', ['CONFIG', '--out=a,b'], 'without a comma'),
+        ('length.sh', ['CONFIG', '--out=gs://b/x'], 'must be a local folder'),
+        (
+            'length.sh',
+            ['CONFIG', '--vary=model.scaled=True,False'],
+            '--vary and --row_budget go with --over',
+        ),
+        (
+            'row_budget.sh',
+            ['CONFIG', '--config.packing.rows=1', '--config.packing.tokens=160'],
+            (
+                'the 160 tokens of a step (packing.rows x packing.tokens) do not divide into 8, 4,'
+                ' 3, 2 equal rows'
+            ),
+        ),
+        (
+            'length.sh',
+            ['CONFIG', '--config.train.seed=7'],
+            'train.seed is varied by --seeds: leave it out',
+        ),
+        (
+            'token_dropout.sh',
+            ['CONFIG', '--config.augment.token_dropout=0.2'],
+            'is varied by this experiment: leave it out',
+        ),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_runs(
+    recipe, tmp_path, script, arguments, expected
+):
+    given = [argument.replace('CONFIG', str(recipe)) for argument in arguments]
+    found = run(script, f'--out={tmp_path / "out"}', *given, capture_output=True)
+    assert (
+        found.returncode in (1, 2) and expected in found.stderr and 'Traceback' not in found.stderr
+    )
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('script', sorted(path.name for path in EXPERIMENTS.glob('*.sh')))
+def test_every_script_tells_what_it_is(script):
+    path = EXPERIMENTS / script
+    found = subprocess.run(
+        ['bash', str(path), '--help'],
+        capture_output=True,
+        text=True,
+        env={'PATH': os.environ['PATH']},
+    )
+    assert found.returncode == 0 and found.stdout.startswith(
+        f'usage: bash launch/experiments/{script}'
+    )
+    assert subprocess.run(['bash', '-n', str(path)]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    'name', ['voxceleb', 'epic_sounds', 'audioset', 'vggsound', 'fsdd_speakers', 'amazon_queen']
+)
+def test_the_recipes_are_made_for_the_experiments(name, tmp_path):
+    """As far as the models and their configs, which are all checked before anything runs."""
+    kinds = {
+        'voxceleb': ['length'],
+        'epic_sounds': ['length'],
+        'audioset': ['resolution'],
+        'vggsound': ['resolution'],
+    }
+    for kind in kinds.get(name, ['length', 'resolution']):
+        by = {'length': 'ast,frames=*', 'resolution': 'ast,shift=*'}[kind]
+        options, overrides = experiment._arguments(
+            [
+                f'configs/{name}.py',
+                f'--name={kind}',
+                '--model=resolutions|elastic_ast',
+                f'--model={by}',
+                f'--sweep={kind}',
+                f'--out={tmp_path}',
+                '--config.data.train=a.jsonl',
+                '--config.data.eval=a.jsonl',
+            ]
+        )
+        made = experiment.Experiment(options, overrides)
+        names = [model.name for model in made._models]
+        folders = [
+            model.folder(tmp_path, 1).relative_to(tmp_path).as_posix() for model in made._models
+        ]
+        assert (
+            len(set(folders)) == len(folders) and 'ast/seed-1' in folders
+        )  # the default, which other experiments share
+        assert names[0] == 'ElasticAST' and len(names) == {'length': 4, 'resolution': 5}[kind]
+        assert len(made._points()) >= 7
+
+
+def test_an_ast_of_many_frame_shifts_is_shown_and_no_model_is_measured_by_it():
+    options, overrides = experiment._arguments(
+        [*_words('resolution.sh'), '--name=x', 'configs/fsdd_speakers.py']
+    )
+    models = experiment.Experiment(options, overrides)._models
+    assert [model.variant for model in models if model.beside] == ['ast_resolutions'] and len(
+        models
+    ) == 6
+    shifts = loading.load(f'{ROOT}/configs/fsdd_speakers.py:ast_resolutions').augment.ratios
+    assert shifts == loading.load(f'{ROOT}/configs/fsdd_speakers.py:resolutions').augment.ratios
+
+
+@pytest.mark.parametrize(
+    ('script', 'folders', 'rows'),
+    [
+        (
+            'token_dropout.sh',
+            ['+token_dropout=0', '+token_dropout=0.1', '', '+token_dropout=0.5'],
+            [2, 2, 2, 2],
+        ),
+        (
+            'row_budget.sh',
+            ['+tokens=256+rows=4+slots=32', '', '+tokens=1024+rows=1+slots=128'],
+            [4, 2, 1],
+        ),
+        ('scaled_attention.sh', ['', '+scaled=False'], [2, 2]),
+    ],
+)
+def test_a_varied_key_shares_the_recipe_s_own_run(script, folders, rows, tmp_path):
+    options, overrides = experiment._arguments(
+        [*_words(script), '--name=x', 'configs/fsdd_speakers.py']
+    )
+    models = experiment.Experiment(options, overrides)._models
+    found = [model.folder(tmp_path, 3).relative_to(tmp_path).as_posix() for model in models]
+    assert found == [f'elastic_ast{folder}/seed-3' for folder in folders]
+    used = [loading.load(f'{ROOT}/configs/fsdd_speakers.py', model.overrides) for model in models]
+    assert [one.packing.rows for one in used] == rows
+    assert {one.packing.rows * one.packing.tokens for one in used} == {1024}
+
+
+# The dialogues of the game.
+
+
+def packed(parts: dict[str, bytes], compression: int = 1) -> bytes:
+    """A data file as the game has it."""
+    table, body = b'', b''
+    begin = 15 + 21 * len(parts)
+    for name, data in parts.items():
+        table += struct.pack('>12sBII', name.encode(), 1, begin + len(body), len(data))
+        body += data
+    return (
+        b'QTBLCEM10' + bytes([0, 0, 0, compression]) + struct.pack('>H', len(parts)) + table + body
+    )
+
+
+def speech(seconds: float, rate: int = 11025) -> bytes:
+    file = io.BytesIO()
+    tone = 0.3 * np.sin(2 * np.pi * 300 * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(file, tone, rate, format='MP3')
+    return file.getvalue()
+
+
+@pytest.fixture(scope='module')
+def game() -> dict[str, bytes]:
+    line = speech(0.6)
+    parts = {'QUEEN.JAS': b'other things'}
+    for name, number in (
+        ('BOB2.DOG', 7),
+        ('BOB1.DOG', 6),
+        ('FAYE.DOG', 8),
+        ('ANN1.DOG', 9),
+        ('ANN2.DOG', 10),
+    ):
+        parts[name] = b'AmBk' + bytes(18) + struct.pack('>h', number) + b'Hello Joe.'
+    for number, count in ((6, 5), (7, 6), (8, 7), (9, 8), (10, 4)):
+        parts |= {f'{number:02d}00{index:02X}P1.SB': line for index in range(count)}
+    parts['060099J1.SB'] = line  # Joe's own voice
+    return parts
+
+
+def unpack(data: bytes, folder: Path) -> subprocess.CompletedProcess:
+    (folder / 'queen.1c').write_bytes(data)
+    command = [
+        sys.executable,
+        '-m',
+        'elastic_ast_jax.experiments.amazon_queen',
+        str(folder / 'queen.1c'),
+        str(folder / 'out'),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=HERE)
+
+
+def test_first_conversations_are_for_testing_and_later_ones_for_training(game, tmp_path):
+    found = unpack(packed(game), tmp_path)
+    assert found.returncode == 0, found.stderr
+    rows = [
+        json.loads(line) for line in (tmp_path / 'out' / 'manifest.jsonl').read_text().splitlines()
+    ]
+    # Faye talks once only, and of Ann's second conversation there are too few lines.
+    assert {row['labels'][0] for row in rows} == {'bob'}
+    assert [row['split'] for row in rows] == ['test'] * 5 + ['train'] * 6
+    assert all(
+        row['audio'].startswith('clips/06' if row['split'] == 'test' else 'clips/07')
+        for row in rows
+    )
+    info = soundfile.info(tmp_path / 'out' / rows[0]['audio'])
+    assert (info.samplerate, info.channels, info.subtype) == (
+        11025,
+        1,
+        'PCM_16',
+    ) and 0.5 < info.duration < 0.9
+    assert '11 lines of 1 characters, 5 of them for testing' in found.stdout
+
+
+def test_other_files_are_refused(game, tmp_path):
+    whole = packed(game)
+    for data, expected in (
+        (b'', 'is not queen.1c'),
+        (b'RIFF' + whole[4:], 'is not queen.1c'),
+        (packed(game, 2), 'is not queen.1c'),
+        (whole[:100], 'ends within its table'),
+        (whole[:-100], 'ends before its part'),
+        (packed({'QUEEN.JAS': b'x'}), 'has no conversations'),
+        (packed(game | {'060000P1.SB': b'no sound at all'}), '060000P1.SB: cannot be decoded'),
+        (
+            packed(game | {'060000P1.SB': speech(0.5, 22050)}),
+            '060000P1.SB: is not one channel at 11025 Hz',
+        ),
+    ):
+        found = unpack(data, tmp_path)
+        assert (
+            found.returncode == 1 and expected in found.stderr and 'Traceback' not in found.stderr
+        ), found.stderr
+        assert not (tmp_path / 'out' / 'manifest.jsonl').exists()

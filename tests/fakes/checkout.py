@@ -1,0 +1,70 @@
+"""A copy of the launch scripts, and a stand-in for Python that notes calls of pip and pytest."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOOLS = ('bash', 'cat', 'cp', 'dirname', 'flock', 'mkdir', 'mv', 'rm')
+TESTED_ON = '3.11 Linux x86_64'
+
+STAND_IN = """#!BASH
+case "$1 $2" in
+  '-m venv') rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; exit ;;
+  '-m pip')
+    echo "$@ in $PWD with PYTHONPATH=${PYTHONPATH-} PIP_USER=${PIP_USER-}" >> 'LOG'
+    eval "${PIP_DOES-true}"
+    exit
+    ;;
+  '-m pytest') echo "$@ in $PWD" >> 'LOG'; exit ;;
+  '-c import pip') exit ;;
+  '-c import platform'*) echo "${PLATFORM-TESTED_ON}"; exit ;;
+esac
+exec "REAL" "$@"
+"""
+
+
+class Checkout:
+    """A copy of the launch scripts with a PATH of its own;
+
+    `calls()` is what pip and pytest were asked for.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.root = folder / 'a checkout'
+        self.bin = folder / 'bin'
+        self.log = folder / 'log'
+        self.elsewhere = folder / 'elsewhere'
+        for made in (self.root, self.bin, self.elsewhere):
+            made.mkdir()
+        shutil.copytree(ROOT / 'launch', self.root / 'launch')
+        shutil.copy(ROOT / 'setup.cfg', self.root)
+        for tool in TOOLS:
+            if found := shutil.which(tool):
+                (self.bin / tool).symlink_to(found)
+
+    def add_program(self, name: str, text: str) -> None:
+        values = {
+            'BASH': shutil.which('bash'),
+            'LOG': str(self.log),
+            'REAL': sys.executable,
+            'TESTED_ON': TESTED_ON,
+        }
+        for word, value in values.items():
+            text = text.replace(word, value)
+        (self.bin / name).write_text(text)
+        (self.bin / name).chmod(0o755)
+
+    def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [self.bin / 'bash', self.root / 'launch' / script, *arguments],
+            cwd=self.elsewhere,
+            text=True,
+            env={'PATH': str(self.bin), **environment},
+            capture_output=True,
+            timeout=60,
+        )
+
+    def calls(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []

@@ -1,0 +1,250 @@
+"""What a model listened to: shares that sum to 1, in the right place of the picture."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.cli import predict
+from elastic_ast_jax.cli.main import main
+from elastic_ast_jax.inference import embeddings, explanation, plots
+from elastic_ast_jax.inference.explanation import ExplanationError
+from elastic_ast_jax.inference.predictor import Predictor
+from elastic_ast_jax.utils.files import WriteError
+from tests.fixtures import untrained
+
+RATE = 16000
+BAND, PATCH = (
+    1,
+    4,
+)  # of the patch that a model is made to listen to: mel bins 16 to 31, frames 64 to 79
+
+
+@pytest.fixture(scope='module')
+def model():
+    return untrained.predictor()
+
+
+@pytest.fixture(scope='module')
+def attentive():
+    """A model whose tokens are their positions, and whose pooling asks for those of one patch."""
+    chosen = untrained.settings()
+    network, params = untrained.fresh(chosen)
+    params = jax.tree.map(np.zeros_like, params)
+    params['positions']['freq'][BAND, 0] = params['positions']['time'][PATCH, 1] = 1.0
+    params['encoder']['norm']['scale'][:] = params['norm_head']['scale'][:] = 1.0
+    params['pool']['key']['kernel'][:2, :, 0] = 100.0  # either alone is not enough
+    params['pool']['to_query']['bias'][:, 0] = 1.0
+    params['head']['bias'][:] = [0.0, 2.0, 1.0]
+    return Predictor(Trained(chosen, untrained.LABELS, network, params, 0, 'step 0'))
+
+
+def recording(path, seconds, seed=0):
+    samples = round(seconds * RATE)
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(samples)
+    soundfile.write(path, noise + 0.3 * np.sin(2 * np.pi * 440 * np.arange(samples) / RATE), RATE)
+    return path
+
+
+@pytest.mark.parametrize('seconds', [0.001, 0.1, 0.7, 0.95, 1.2, 3.21, 20.0])
+def test_shares_sum_to_one_at_every_length(model, tmp_path, seconds):
+    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', seconds))
+    assert heard.attention.sum() == pytest.approx(1)
+    assert (heard.attention >= 0).all()
+    assert heard.attention.shape == (len(heard.patch_edges) - 1, 2)
+    assert heard.log_mel.shape == (len(heard.frame_edges) - 1, 32)
+    assert np.isfinite(heard.log_mel[0]).all()
+    assert heard.seconds == pytest.approx(seconds)
+    assert (
+        heard.patch_edges[-1] > heard.seconds - 0.17
+        and heard.frame_edges[0] == heard.patch_edges[0]
+    )
+
+
+@pytest.mark.parametrize('seconds', [0.5, 3.21])
+def test_the_classes_are_those_of_prediction(model, tmp_path, seconds):
+    path = recording(tmp_path / 'clip.wav', seconds)
+    heard = explanation.listen(model, path, top_k=2)
+    (result,) = model.predict([path], top_k=2)
+    assert [label for label, _ in heard.predictions] == [
+        entry['label'] for entry in result['predictions']
+    ]
+    for (_, probability), entry in zip(heard.predictions, result['predictions'], strict=True):
+        assert probability == pytest.approx(entry['probability'], abs=1e-6)
+    assert heard.windows == result.get('windows', 1)
+
+
+def test_the_patch_that_is_listened_to_is_marked(attentive, tmp_path):
+    heard = explanation.listen(attentive, recording(tmp_path / 'clip.wav', 0.9))
+    assert heard.attention[PATCH, BAND] == pytest.approx(1, abs=1e-6)
+    middle = embeddings.step_times(attentive.config.frontend, PATCH + 1)[-1] / 1000
+    assert heard.patch_edges[PATCH : PATCH + 2].mean() == pytest.approx(middle)
+
+    hertz = fbank.centres(attentive.config.frontend)
+    figure = plots.explanation(heard, hertz, 'clip.wav', 'step 0', averages=False)
+    picture = figure.axes[0]
+    mesh = picture.collections[-1]
+    drawn = np.asarray(mesh.get_array())
+    band, patch = np.unravel_index(drawn.argmax(), drawn.shape)
+    (left, low), (right, high) = (
+        mesh.get_coordinates()[band, patch],
+        mesh.get_coordinates()[band + 1, patch + 1],
+    )
+    assert left < middle < right and right - left == pytest.approx(0.16)
+    # The upper half of the mel bins: on the axis, the marks of these frequencies are within.
+    marks = {
+        int(label.get_text()): place
+        for place, label in zip(picture.get_yticks(), picture.get_yticklabels(), strict=True)
+    }
+    inside = [mark for mark, place in marks.items() if low <= place <= high]
+    assert inside == [mark for mark in marks if hertz[15] < mark < hertz[-1]] and 5000 in inside
+    # Where attention is no more than an even spread gives, there is no colour over the spectrogram.
+    figure.draw_without_rendering()
+    opacity = mesh.cmap(mesh.norm(drawn))[..., 3]
+    assert np.count_nonzero(opacity) == 1
+
+
+def test_windows_follow_one_another(attentive, tmp_path):
+    """Without overlap:
+
+    the fifth patch of each window of 96 frames, each with its share of the result.
+    """
+    heard = explanation.listen(attentive, recording(tmp_path / 'clip.wav', 2 * 0.975), overlap=0.0)
+    assert heard.windows == 2
+    middles = (heard.patch_edges[1:] + heard.patch_edges[:-1]) / 2
+    found = heard.attention[:, BAND]
+    assert found.sum() == pytest.approx(1)
+    first, second = found[middles < 0.975], found[middles > 0.975]
+    assert first.sum() == pytest.approx(0.5) and first.argmax() == PATCH
+    # A window begins at sample 15600, between frames 97 and 98; its patch is spread over the
+    # columns beside.
+    assert second.sum() == pytest.approx(0.5)
+    assert (middles[middles > 0.975] * second).sum() / second.sum() == pytest.approx(
+        0.975 + 0.7275, abs=0.02
+    )
+
+
+@pytest.mark.parametrize('seconds', [0.9, 3.21, 20.0])
+def test_a_model_that_averages_is_even_everywhere(tmp_path, seconds):
+    """Also where two windows overlap, which counts twice for the result."""
+    model = untrained.predictor(model={'pool': 'mean'})
+    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.6)
+    assert heard.even.sum() == pytest.approx(1)
+    np.testing.assert_allclose(heard.attention, heard.even, rtol=1e-4, atol=1e-9)
+    figure = plots.explanation(
+        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
+    )
+    course = figure.axes[1].patches[0].get_data().values
+    np.testing.assert_allclose(course, 1, rtol=1e-4)
+    assert (heard.windows > 1) == (seconds > 1)
+
+
+@pytest.mark.parametrize('seconds, label, mark', [(45.0, 'time [s]', '45'), (65.0, 'time', '1:00')])
+def test_times_are_seconds_up_to_a_minute(model, tmp_path, seconds, label, mark):
+    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.0)
+    picture = plots.explanation(
+        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=False
+    ).axes[0]
+    assert picture.get_xlabel() == label
+    assert picture.get_xticklabels()[-1].get_text() == mark
+    assert picture.get_xlim() == pytest.approx((0, seconds), abs=0.2)
+
+
+def test_progress_grows_to_the_end(model, tmp_path):
+    calls = []
+    explanation.listen(
+        model, recording(tmp_path / 'clip.wav', 20.0), progress=lambda *state: calls.append(state)
+    )
+    assert {(name, seconds) for name, _, seconds in calls} == {(str(tmp_path / 'clip.wav'), 20.0)}
+    assert len(calls) > 20 and max(done for _, done, _ in calls) == 20.0
+
+
+def test_long_recordings_have_no_more_columns_than_can_be_drawn(model, tmp_path):
+    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', 45.0))
+    assert len(heard.log_mel) <= 2000
+    assert heard.frame_edges[-1] == pytest.approx(45, abs=0.2) and heard.patch_edges[
+        -1
+    ] == pytest.approx(45, abs=0.2)
+    assert heard.attention.sum() == pytest.approx(1)
+
+
+def test_a_model_that_averages_is_said_to(tmp_path):
+    model = untrained.predictor(model={'pool': 'mean'})
+    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', 0.6))
+    np.testing.assert_allclose(heard.attention, 1 / heard.attention.size, rtol=1e-5)
+    figure = plots.explanation(
+        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
+    )
+    assert 'averages over all patches' in figure.get_suptitle()
+
+
+@pytest.mark.parametrize('name', ['out.png', 'out.PDF', 'out.svg', 'out.jpg'])
+def test_every_format_that_is_named(model, tmp_path, name):
+    """With a name of the recording that is no mathematics, and silence."""
+    path = tmp_path / 'a $x_1$ $ name.wav'
+    soundfile.write(path, np.zeros(4000), RATE)
+    predict.draw_explanation(model, path, tmp_path / name, top_k=50)
+    assert (tmp_path / name).stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ('name', 'part'),
+    [
+        ('out.gif', 'one of .png .jpg .jpeg .pdf .svg'),
+        ('out', 'one of .png'),
+        ('missing/out.png', 'there is no folder'),
+        ('folder.png', 'is a folder'),
+    ],
+)
+def test_files_that_cannot_be_drawn_are_told_before_the_model_runs(tmp_path, name, part):
+    (tmp_path / 'folder.png').mkdir()
+    with pytest.raises(ExplanationError) as raised:
+        explanation.check(tmp_path / name)
+    assert part in str(raised.value) and str(tmp_path / name) in str(raised.value)
+
+
+def test_the_command_draws_and_tells_bad_names_first(tmp_path, capsys):
+    untrained.workdir(tmp_path / 'run')
+    path = str(recording(tmp_path / 'clip.wav', 0.6))
+    assert (
+        main(['predict', str(tmp_path / 'run'), path, '--explain', str(tmp_path / 'out.png')]) == 0
+    )
+    assert (tmp_path / 'out.png').read_bytes()[:4] == b'\x89PNG'
+    assert capsys.readouterr().out.startswith(f'{path}  (0.60 s)\n')
+    assert main(['predict', 'no workdir', path, '--explain', str(tmp_path / 'out.txt')]) == 1
+    done = capsys.readouterr()
+    assert f'--explain={tmp_path}/out.txt' in done.err and not done.out
+
+
+def test_a_recording_that_cannot_be_used(model, tmp_path):
+    with pytest.raises(ExplanationError, match='no such file'):
+        predict.draw_explanation(model, tmp_path / 'missing.wav', tmp_path / 'out.png')
+    assert not (tmp_path / 'out.png').exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
+@pytest.mark.parametrize('name', ['out.png', 'out.jpg', 'out.svg', 'out.pdf', 'out.webp'])
+def test_a_full_disk_leaves_no_half_drawing(model, tmp_path, name, little_room):
+    path = recording(tmp_path / 'clip.wav', 0.5)
+    with little_room(2000), pytest.raises(WriteError) as raised:
+        predict.draw_explanation(model, path, tmp_path / name)
+    assert str(raised.value).startswith(
+        f'{tmp_path / name}: cannot be written (File too large): make room on that disk'
+    )
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_centres_of_mel_filters_are_their_peaks():
+    """Where filters are wide enough for a bin of the spectrum to lie near their peak."""
+    for frontend in (
+        untrained.settings().frontend,
+        untrained.settings(frontend={'kind': 'librosa', 'fft': 2048}).frontend,
+    ):
+        filters, hertz = fbank.filters(frontend), fbank.centres(frontend)
+        peaks = filters.argmax(axis=0) * frontend.sample_rate / frontend.fft_length
+        apart = frontend.sample_rate / frontend.fft_length
+        assert (np.abs(peaks - hertz)[8:] <= apart).all()

@@ -1,0 +1,92 @@
+"""The suite finds what it is there for: each of these implementations is wrong in one way."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from elastic_ast_jax.models.attention import conformance, interface
+
+
+def all_clips_of_a_row(q, k, v, segment_ids):
+    return interface.plain(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
+
+
+def padding_attends(q, k, v, segment_ids):
+    """What a kernel with segment ids does that is left to itself."""
+    return interface.plain(q, k, v, segment_ids + 1)
+
+
+def soft_mask(q, k, v, segment_ids):
+    """Logits between clips lowered, by what would do for small logits."""
+    logits = jnp.einsum('rqhc,rkhc->rhqk', q, k)
+    same = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+    weights = jax.nn.softmax(jnp.where(same, logits, logits - 30.0), axis=-1)
+    out = jnp.einsum('rhqk,rkhc->rqhc', weights, v)
+    return jnp.where((segment_ids > 0)[:, :, None, None], out, 0.0)
+
+
+def neighbours(q, k, v, segment_ids):
+    """A block too much: the clips of each pair of tokens are joined."""
+    paired = jnp.repeat(segment_ids[:, ::2], 2, axis=1)[:, : segment_ids.shape[1]]
+    return interface.plain(q, k, v, jnp.where(segment_ids > 0, paired, 0))
+
+
+def scaled(q, k, v, segment_ids):
+    return interface.plain(q / q.shape[-1] ** 0.5, k, v, segment_ids)
+
+
+def values_keep_their_gradient(q, k, v, segment_ids):
+    return interface.plain(q, k, jax.lax.stop_gradient(v), segment_ids)
+
+
+@jax.custom_vjp
+def leaks_backwards(q, k, v, segment_ids):
+    return interface.plain(q, k, v, segment_ids)
+
+
+def _forward(*given):
+    return interface.plain(*given), given
+
+
+def _backward(given, gradient):
+    q, k, v, segment_ids = given
+    return *jax.vjp(lambda *x: all_clips_of_a_row(*x, segment_ids), q, k, v)[1](gradient), None
+
+
+leaks_backwards.defvjp(_forward, _backward)
+
+
+def not_finite(q, k, v, segment_ids):
+    """The softmax of nothing: 0/0 in padding."""
+    out = interface.plain(q, k, v, segment_ids)
+    return jnp.where((segment_ids > 0)[:, :, None, None], out, jnp.nan)
+
+
+@pytest.mark.parametrize(
+    'attend, said',
+    [
+        (all_clips_of_a_row, 'moves by'),
+        (padding_attends, 'not 0 in padding'),
+        (soft_mask, 'when other clips change'),
+        (neighbours, 'of the gradient of the clip at row 0, tokens 0 to 12'),
+        (scaled, 'off the softmax of each clip alone'),
+        (values_keep_their_gradient, 'gets no gradient of its own output through v'),
+        (leaks_backwards, 'of the gradient of the clip at row 0, tokens 0 to 12, through k'),
+        (not_finite, 'the output is not finite'),
+    ],
+)
+def test_a_wrong_implementation_is_found_and_named(attend, said):
+    problems = conformance.check(attend, width=16, tokens=64)
+    assert any(said in problem for problem in problems), problems
+
+
+def test_a_leak_is_found_in_bfloat16_too():
+    assert any(
+        'moves by' in problem
+        for problem in conformance.check(neighbours, width=16, dtype=jnp.bfloat16, tokens=64)
+    )
+
+
+@pytest.mark.parametrize('tokens', [48, 64, 101])
+def test_nothing_is_found_in_the_plain_one(tokens):
+    assert conformance.check(interface.plain, heads=1, width=16, tokens=tokens) == []

@@ -1,0 +1,83 @@
+"""Which precision and which attention a platform gets."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from elastic_ast_jax.config.loading import load
+from elastic_ast_jax.models.attention import interface, selection
+
+QUICKSTART = str(Path(__file__).parents[3] / 'configs' / 'quickstart.py')
+SMALL = (
+    'packing.rows=2',
+    'packing.tokens=32',
+    'packing.slots=4',
+    'frontend.mel_bins=32',
+    'frontend.max_frames=256',
+    'model.width=8',
+    'model.depth=1',
+    'model.heads=2',
+)
+
+
+def config(*overrides):
+    return load(QUICKSTART, [*SMALL, *overrides])
+
+
+# The platform: these tests run on a processor
+
+
+def test_precision_follows_the_platform_unless_it_is_chosen():
+    assert selection.compute_dtype('float32') == jnp.float32
+    assert selection.compute_dtype('bfloat16') == jnp.bfloat16
+    assert selection.compute_dtype('auto') == (
+        jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+    )
+
+
+def test_attention_follows_the_platform_unless_it_is_chosen():
+    assert selection.choose_attention('plain') is interface.plain
+    assert selection.choose_attention('blocked') is not interface.plain
+    if jax.default_backend() == 'cpu':
+        assert selection.choose_attention('auto') is not interface.plain
+    assert selection.choose_attention('auto', 'ast') is interface.plain  # its rows are full
+
+
+def test_what_attention_was_chosen_is_said():
+    attend, said = selection.chosen_attention('plain')
+    assert attend is interface.plain and said == 'attention: plain, as model.attention=plain says'
+    assert selection.chosen_attention('auto', 'ast')[1].startswith('attention: plain, for rows of')
+    if jax.default_backend() == 'cpu':
+        assert (
+            selection.chosen_attention('auto')[1]
+            == 'attention: blocked, the fastest that passes its checks on cpu'
+        )
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != 'cpu', reason='about kernels that do not run on a processor'
+)
+@pytest.mark.parametrize('name', ['splash', 'pallas', 'cudnn'])
+def test_a_kernel_that_does_not_run_here_is_an_error_unless_the_choice_was_anothers(name):
+    with pytest.raises(
+        selection.AttentionError,
+        match=f"model.attention='{name}' does not work on this cpu in float32: .+auto",
+    ):
+        selection.choose_attention(name)
+    attend, said = selection.chosen_attention(name, required=False)
+    assert attend is not interface.plain
+    assert said.startswith('attention: blocked') and f'{name} is refused: ' in said
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != 'cpu', reason='about kernels that do not run on a processor'
+)
+def test_auto_goes_on_to_the_next_kernel_and_says_what_is_wrong_with_those_before(monkeypatch):
+    monkeypatch.setattr(selection, '_BY_PLATFORM', {'cpu': ('splash', 'pallas', 'plain')})
+    attend, said = selection.chosen_attention('auto')
+    assert attend is interface.plain
+    assert said.startswith('attention: plain') and said.index('splash is refused') < said.index(
+        'pallas is refused'
+    )

@@ -1,0 +1,140 @@
+"""SSAST and AST:
+
+their grids, their norms and heads, and an AST that computes the same as before.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import unflatten_dict
+
+from elastic_ast_jax.pretrained import ast_hf, ast_torch, detect
+from elastic_ast_jax.pretrained.weights import DonorError
+from tests.fixtures import weight_files
+from tests.fixtures.weight_files import SIZE, begin, fixed, saved
+
+
+def test_ssast_is_the_same_network_with_a_norm_for_the_head(tmp_path):
+    state = weight_files.ssast(2, 6)
+    path = saved(tmp_path, state)
+    donor = detect.read(path)
+    assert donor.unused.keys() == {
+        name.removeprefix('module.') for name in state if 'v.' not in name or 'head' in name
+    }
+    found = begin(path)
+    np.testing.assert_array_equal(found.params['norm_head/scale'], state['module.v.norm.weight'])
+    np.testing.assert_array_equal(found.params['norm_head/bias'], state['module.v.norm.bias'])
+    np.testing.assert_array_equal(found.params['encoder/norm/scale'], state['module.v.norm.weight'])
+    assert 'norm_head: from v.norm.weight, v.norm.bias' in found.report
+
+
+def test_the_grid_of_ssast_is_told_by_its_spectrograms(tmp_path):
+    """Tables of a grid that holds its own row and column."""
+    state = weight_files.ssast(2, 6)
+    grid = np.zeros((2, 6, SIZE.width), np.float32)
+    grid[..., 0], grid[..., 1] = np.arange(2)[:, None], np.arange(6)
+    state['module.v.pos_embed'][0, 2:] = grid.reshape(12, -1)
+    params = begin(saved(tmp_path, state)).params
+    np.testing.assert_allclose(np.diff(params['positions/freq'][:, 0]), 1)
+    np.testing.assert_allclose(np.diff(params['positions/time'][:, 1]), 1)
+    assert not np.ptp(params['positions/freq'][:, 1]) and not np.ptp(params['positions/time'][:, 0])
+
+
+def test_ssast_with_one_class_token(tmp_path):
+    state = weight_files.ssast(2, 6, tokens=1)
+    assert weight_files.accounted(saved(tmp_path, state), state).params['tokens'].shape == (
+        1,
+        SIZE.width,
+    )
+
+
+def test_ssast_whose_numbers_do_not_fit(tmp_path):
+    with pytest.raises(
+        DonorError,
+        match='12 positions of patches, but p_input_fdim=64 and p_input_tdim=96 make 4 x 6',
+    ):
+        begin(saved(tmp_path, weight_files.ssast(2, 6) | {'module.p_input_fdim': np.int64(64)}))
+    with pytest.raises(DonorError, match='p_input_tdim=-1 make 2 x 0'):
+        begin(saved(tmp_path, weight_files.ssast(2, 6) | {'module.p_input_tdim': np.int64(-1)}))
+
+
+def test_an_ast_has_a_norm_and_a_head_of_its_own(tmp_path):
+    state = weight_files.ast()
+    donor = weight_files.accounted(saved(tmp_path, state), state)
+    np.testing.assert_array_equal(
+        donor.params['norm_head/scale'], state['module.mlp_head.0.weight']
+    )
+    np.testing.assert_array_equal(donor.params['head/kernel'], state['module.mlp_head.1.weight'].T)
+    assert donor.positions.table.shape == (12, 5, SIZE.width) and donor.positions.stride == (10, 10)
+    found = begin(tmp_path / 'weights.npz')
+    np.testing.assert_array_equal(
+        found.params['norm_head/scale'], state['module.mlp_head.0.weight']
+    )
+    assert 'head: 3 classes here, 4 without names there: starts anew' in found.report
+
+
+@pytest.mark.parametrize('stride', [10, 16])
+@pytest.mark.parametrize('frames', [128, 256, 384, 512, 768, 998, 1000, 1024, 2048, 3072])
+def test_the_grid_of_an_ast_is_told_by_its_number_of_positions(frames, stride):
+    rows, columns = ((edge - 16) // stride + 1 for edge in (128, frames))
+    assert ast_torch.grid(rows * columns, (16, 16)) == ((rows, columns), (stride, stride))
+
+
+def test_grids_of_other_published_asts():
+    assert ast_torch.grid(850, (16, 16)) == ((10, 85), (12, 12))
+    assert ast_torch.grid(657, (16, 16)) == ((9, 73), (14, 14))
+    assert ast_torch.grid(512, (128, 2)) == ((1, 512), (128, 2))
+    for count, patch in ((1213, (16, 16)), (0, (16, 16)), (7, (12, 12)), (7, (256, 2))):
+        with pytest.raises(DonorError, match=f'{count} positions of patches'):
+            ast_torch.grid(count, patch)
+
+
+def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
+    """On its own grid, with its classes: every parameter, and so the logits."""
+    transformers = pytest.importorskip(
+        'transformers', reason='transformers is not installed: pip install elastic-ast-jax[convert]'
+    )
+    torch = pytest.importorskip(
+        'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]'
+    )
+    torch.manual_seed(0)
+    config = transformers.ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_mel_bins=32,
+        max_length=96,
+        initializer_range=0.3,
+        id2label=dict(enumerate(('siren', 'bark', 'rain'))),
+    )
+    model = transformers.ASTForAudioClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=96).save_pretrained(tmp_path)
+    converted = ast_hf.load(tmp_path)
+    donor = detect.read(tmp_path)
+    assert {name for names in donor.sources.values() for name in names} == {
+        row.source for row in converted.table
+    }
+    network = fixed(epsilon=1e-12)
+    found = begin(tmp_path, network)
+    spectrogram = np.random.default_rng(0).standard_normal((2, 96, 32), np.float32)
+    run = jax.jit(network.clone(scan=True).apply, static_argnames='method')
+    logits = run(
+        {'params': unflatten_dict(found.params, sep='/')},
+        jnp.asarray(spectrogram),
+        method='classify',
+    )
+    with torch.no_grad():
+        expected = model(torch.from_numpy(spectrogram)).logits.numpy()
+    np.testing.assert_allclose(
+        logits, expected[:, [1, 2, 0]], atol=1e-4
+    )  # classes in the order here
+    assert jax.tree.map(np.shape, unflatten_dict(found.params, sep='/')) == jax.tree.map(
+        np.shape, converted.params
+    )
+    assert any(
+        line.startswith('head: from') and 'in the order of the classes here' in line
+        for line in found.report
+    )

@@ -1,0 +1,422 @@
+"""What a network starts with:
+
+from networks of this project, on other grids, with other classes; and what the report says.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.config.model_sizes import SIZES, Size
+from elastic_ast_jax.models import position_interpolation
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import BatchShape
+from elastic_ast_jax.pretrained import elastic_ast_torch
+from elastic_ast_jax.pretrained.elastic_ast_torch import Layout
+from elastic_ast_jax.pretrained.weights import DonorError
+from tests.fixtures import untrained, weight_files
+from tests.fixtures.weight_files import (
+    FRONTEND,
+    LABELS,
+    SIZE,
+    abstract,
+    begin,
+    elastic,
+    fixed,
+    saved,
+)
+
+HEARD = untrained.settings().frontend
+AST_SECTIONS = {
+    'model': untrained.VALUES['model'] | {'kind': 'ast', 'stride': (10, 10)},
+    'augment': {'freq_mask': 8, 'token_dropout': 0.0},
+    'frontend': untrained.VALUES['frontend'] | {'min_frames': 96},
+    'data': {'source': 'synthetic', 'too_long': 'crop'},
+    'packing': {'rows': 2, 'tokens': 24, 'slots': 2},
+}
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+    """An ElasticAST of this project, two bands by six columns of patches, with its parameters."""
+    path = tmp_path_factory.mktemp('elastic')
+    untrained.workdir(path)
+    return path, flat(open_model(path).params)
+
+
+@pytest.fixture(scope='module')
+def ast_workdir(tmp_path_factory):
+    """An AST of this project, two rows by nine columns of patches, with its parameters."""
+    path = tmp_path_factory.mktemp('fixed')
+    untrained.workdir(path, **AST_SECTIONS)
+    return path, flat(open_model(path).params)
+
+
+@pytest.fixture
+def vit(tmp_path):
+    return saved(tmp_path, weight_files.timm())
+
+
+def flat(params):
+    return {name: np.asarray(array) for name, array in flatten_dict(params, sep='/').items()}
+
+
+def logits(network, params, frontend=FRONTEND):
+    """Of two clips of different lengths."""
+    random = np.random.default_rng(0)
+    clips = [
+        random.standard_normal((frames, frontend.mel_bins), np.float32)
+        for frames in (frontend.max_frames, 32)
+    ]
+    patches = [packer.patchify(clip, 16, 16, frontend.max_time_patches) for clip in clips]
+    shape = BatchShape(
+        1, int(2 * frontend.tokens(frontend.max_frames)), 2, frontend.patch_size, network.classes
+    )
+    batch = packer.fill_batch([[0, 1]], patches, frontend.mel_patches, shape)
+    run = jax.jit(
+        network.clone(scan=True).apply, compiler_options={'xla_backend_optimization_level': 0}
+    )
+    return np.asarray(
+        run({'params': unflatten_dict(params, sep='/')}, jax.tree.map(jnp.asarray, batch))
+    )
+
+
+def line(found, start):
+    """The one line of the report that begins so."""
+    lines = [entry for entry in found.report if entry.startswith(start)]
+    assert len(lines) == 1, found.report
+    return lines[0]
+
+
+# From networks of this project
+
+
+def test_the_same_network_starts_where_it_was(workdir):
+    path, params = workdir
+    network = elastic(HEARD)
+    found = begin(path, network, untrained.LABELS, frontend=HEARD)
+    assert found.params.keys() == params.keys()
+    for name, array in params.items():
+        np.testing.assert_array_equal(found.params[name], array)
+    np.testing.assert_array_equal(
+        logits(network, found.params, HEARD), logits(network, params, HEARD)
+    )
+    assert 'step 0' in found.report[0] and not any(
+        'anew' in entry or 'note' in entry for entry in found.report
+    )
+
+
+def test_classes_in_another_order_keep_their_logits(workdir):
+    path, params = workdir
+    network, order = elastic(HEARD), [2, 0, 1]
+    found = begin(path, network, [untrained.LABELS[i] for i in order], frontend=HEARD)
+    np.testing.assert_array_equal(
+        logits(network, found.params, HEARD), logits(network, params, HEARD)[..., order]
+    )
+    assert line(found, 'head:').endswith('the same 3 classes, in the order of the classes here')
+
+
+def test_other_classes_start_anew_and_it_is_said(workdir):
+    found = begin(workdir[0], elastic(HEARD), ['low', 'middle', 'high'], frontend=HEARD)
+    assert 'head/kernel' not in found.params
+    assert (
+        line(found, 'head:')
+        == 'head: 3 classes here, 3 there (only there: très haut; only here: high): starts anew'
+    )
+    fewer = begin(workdir[0], elastic(HEARD, classes=1), ['low'], frontend=HEARD)
+    assert line(fewer, 'head: 1 class here, 3 there') and line(
+        fewer, 'not used: head/bias, head/kernel'
+    )
+
+
+def test_a_shorter_table_of_times_is_the_first_ones(workdir):
+    path, params = workdir
+    shorter = dataclasses.replace(HEARD, max_frames=64)
+    found = begin(path, elastic(shorter), untrained.LABELS, frontend=shorter)
+    np.testing.assert_array_equal(found.params['positions/time'], params['positions/time'][:4])
+    assert 'frequency 2 as they are; time the first 4 of 6' in line(found, 'positions:')
+
+
+def test_a_longer_table_of_times_is_resized(workdir):
+    path, params = workdir
+    longer = dataclasses.replace(HEARD, max_frames=192)
+    found = begin(path, elastic(longer), untrained.LABELS, frontend=longer)
+    time = found.params['positions/time']
+    np.testing.assert_array_equal(time[[0, -1]], params['positions/time'][[0, -1]])
+    np.testing.assert_allclose(
+        time[1], 0.75 * params['positions/time'][0] + 0.25 * params['positions/time'][1], atol=1e-6
+    )
+
+
+def test_other_mel_bins_resize_the_table_of_frequencies(workdir):
+    path, params = workdir
+    finer = dataclasses.replace(HEARD, mel_bins=64)
+    found = begin(path, elastic(finer), untrained.LABELS, frontend=finer)
+    freq = found.params['positions/freq']
+    np.testing.assert_array_equal(freq[[0, -1]], params['positions/freq'])
+    np.testing.assert_array_equal(found.params['positions/time'], params['positions/time'])
+    assert 'mel_bins 32 there and 64 here' in line(found, 'note: features differ')
+
+
+def test_other_features_are_told(workdir):
+    other = dataclasses.replace(HEARD, mean=-5.0, sample_rate=8000)
+    found = begin(workdir[0], elastic(other), untrained.LABELS, frontend=other)
+    assert (
+        line(found, 'note:')
+        == 'note: features differ: sample_rate 16000 there and 8000 here, mean -7.0 there and -5.0'
+        ' here'
+    )
+
+
+def test_an_elastic_ast_makes_an_ast(workdir):
+    """Without overlap, the sums of its tables; with it, what lies between them."""
+    path, params = workdir
+    grid = position_interpolation.summed(params['positions/freq'], params['positions/time'])
+    found = begin(path, fixed(HEARD, stride=16), untrained.LABELS, frontend=HEARD)
+    np.testing.assert_allclose(found.params['positions'][2:], grid.reshape(12, -1), atol=1e-6)
+    assert 'tokens' not in found.params and not found.params['positions'][:2].any()
+    assert line(found, 'tokens:') == 'tokens: start anew'
+    assert line(found, 'not used: pool/')
+    overlapping = (
+        begin(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
+        .params['positions'][2:]
+        .reshape(2, 9, -1)
+    )
+    # Patch 4 begins at frame 40, half-way between those at 32 and 48; row 1 at bin 10 of 16.
+    row = 0.375 * grid[0] + 0.625 * grid[1]
+    np.testing.assert_allclose(overlapping[1, 4], (row[2] + row[3]) / 2, atol=1e-6)
+
+
+def test_an_ast_starts_where_it_was(ast_workdir):
+    path, params = ast_workdir
+    found = begin(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
+    assert found.params.keys() == params.keys()
+    for name, array in params.items():
+        np.testing.assert_array_equal(found.params[name], array)
+
+
+def test_an_ast_makes_an_elastic_ast(ast_workdir):
+    path, params = ast_workdir
+    found = begin(path, elastic(HEARD), untrained.LABELS, frontend=HEARD)
+    grid = params['positions'][2:].reshape(2, 9, -1)
+    row = position_interpolation.look_up(
+        grid, np.float64([0, 1]), 0
+    )  # bins 0 and 16 of rows at 0 and 10, the last of which ends the table
+    expected = position_interpolation.look_up(row, np.float64([0, 1.6, 3.2, 4.8, 6.4, 8.0]), 1)
+    np.testing.assert_allclose(
+        position_interpolation.summed(
+            *(found.params[f'positions/{name}'] for name in ('freq', 'time'))
+        ),
+        position_interpolation.summed(*position_interpolation.factorised(expected)),
+        atol=1e-6,
+    )
+    np.testing.assert_array_equal(found.params['norm_head/scale'], params['norm_head/scale'])
+    assert line(found, 'not used: tokens')
+
+
+# From the published ElasticAST
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A state dict of the published network, and the parameters that it stands for."""
+    layout = Layout(SIZE, 5, (2, 6), 16)
+    random = np.random.default_rng(1)
+    state = {
+        row.source: 0.3 * random.standard_normal(row.shape, np.float32)
+        for row in elastic_ast_torch.rows(layout)
+    }
+    return saved(tmp_path, state), state, flat(elastic_ast_torch.to_params(state, layout))
+
+
+def test_the_published_network_gives_the_same_with_scaled_attention(published):
+    path, state, params = published
+    found = begin(path, elastic(classes=5), list('abcde'))
+    head = {name: array for name, array in params.items() if name.startswith('head/')}
+    expected = logits(elastic(classes=5, scaled=False), params)
+    np.testing.assert_allclose(logits(elastic(classes=5), found.params | head), expected, atol=1e-5)
+    assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1
+    assert 'queries are multiplied' in line(
+        found, 'note: attention logits are divided by sqrt(8) here and not divided'
+    )
+    assert line(found, 'note: to keep its head, convert it first')
+    unscaled = begin(path, elastic(classes=5, scaled=False), list('abcde'))
+    np.testing.assert_array_equal(unscaled.params['pool/query'], params['pool/query'])
+    assert unscaled.params.keys() | head.keys() == params.keys()
+    for name, array in unscaled.params.items():
+        np.testing.assert_array_equal(array, params[name])
+
+
+def test_a_state_dict_that_lacks_something_is_refused(published):
+    path, state, _ = published
+    with pytest.raises(
+        elastic_ast_torch.LayoutError, match='lacking.npz: .*missing: mlp_norm.bias'
+    ):
+        begin(
+            saved(
+                path.parent,
+                {name: array for name, array in state.items() if name != 'mlp_norm.bias'},
+                'lacking.npz',
+            )
+        )
+
+
+# From an image network
+
+
+def test_every_parameter_has_its_shape_or_starts_anew(vit):
+    for network in (elastic(), elastic(pool='mean'), fixed(), fixed(stride=16)):
+        found, shapes = begin(vit, network), flat_shapes(network)
+        for name, array in found.params.items():
+            assert (
+                array.shape == shapes[name]
+                and array.dtype == np.float32
+                and array.flags.c_contiguous
+            )
+        missing = {name.split('/')[0] for name in shapes if name not in found.params}
+        assert missing == {'head', 'norm_head'} | ({'pool'} if 'pool/query' in shapes else set())
+        for name in missing:
+            assert 'anew' in line(found, f'{name}:')
+
+
+def flat_shapes(network):
+    return {
+        name: tuple(leaf.shape) for name, leaf in flatten_dict(abstract(network), sep='/').items()
+    }
+
+
+def test_positions_of_an_image_are_cut_resized_and_averaged(vit):
+    """Three by three places: the middle two for two bands, six columns of three."""
+    found = begin(vit)
+    grid = weight_files.timm()['pos_embed'][0, 1:].reshape(3, 3, -1)[0:2]
+    columns = np.clip((np.arange(6) + 0.5) / 2 - 0.5, 0, 2)
+    resized = position_interpolation.look_up(grid, columns, 1)
+    np.testing.assert_allclose(
+        found.params['positions/freq'] + resized.mean(axis=(0, 1)) / 2,
+        resized.mean(axis=1),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        found.params['positions/time'] + resized.mean(axis=(0, 1)) / 2,
+        resized.mean(axis=0),
+        atol=1e-6,
+    )
+    assert 'frequency the middle 2 of 3; time 3 -> 6 resized bilinearly' in line(
+        found, 'positions: from pos_embed'
+    )
+    quirks = begin(vit, quirks=True)
+    np.testing.assert_allclose(quirks.params['positions/freq'], resized.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(quirks.params['positions/time'], resized.mean(axis=0), atol=1e-6)
+
+
+def test_the_pooling_starts_from_the_mean_over_the_blocks(vit):
+    """The published code divides by the number of attention's tensors, of which a block has six."""
+    found, quirks = begin(vit).params, begin(vit, quirks=True).params
+    for ours, theirs in {'to_query': 'query', 'key': 'key', 'value': 'value', 'out': 'out'}.items():
+        for leaf in ('kernel', 'bias'):
+            mean = found[f'encoder/blocks/attention/{theirs}/{leaf}'].mean(axis=0)
+            np.testing.assert_allclose(found[f'pool/{ours}/{leaf}'], mean, atol=1e-6)
+            np.testing.assert_allclose(quirks[f'pool/{ours}/{leaf}'], mean / 6, atol=1e-6)
+    assert 'pool/query' not in found
+
+
+def test_unscaled_attention_is_the_same_or_as_published(vit):
+    """Logits of 8-wide heads are divided by sqrt(8) in the network or in the queries;
+
+    the published code forgets it.
+    """
+    scaled, unscaled = begin(vit), begin(vit, elastic(scaled=False))
+    anew = np.random.default_rng(0)
+    rest = {
+        name: 0.3 * anew.standard_normal(shape, np.float32)
+        for name, shape in flat_shapes(elastic()).items()
+    }
+    expected = logits(elastic(), rest | scaled.params)
+    np.testing.assert_allclose(
+        logits(elastic(scaled=False), rest | unscaled.params), expected, atol=1e-4
+    )
+    quirks = begin(vit, elastic(scaled=False), quirks=True)
+    np.testing.assert_array_equal(
+        quirks.params['encoder/blocks/attention/query/kernel'],
+        scaled.params['encoder/blocks/attention/query/kernel'],
+    )
+    assert 'attention differs' in line(
+        quirks, 'note: attention logits are not divided by sqrt(8) here'
+    )
+
+
+def test_the_report_lists_what_is_not_used(tmp_path):
+    found = begin(saved(tmp_path, weight_files.timm(tokens=2)))
+    listed = ', '.join(entry for entry in found.report if entry.startswith('not used:'))
+    for name in (
+        'cls_token',
+        'dist_token',
+        'head.weight',
+        'head.bias',
+        'head_dist.weight',
+        'head_dist.bias',
+    ):
+        assert name in listed
+    assert line(found, 'head:') == 'head: 3 classes here: starts anew'
+
+
+def test_names_cannot_steer_a_terminal(tmp_path):
+    folder = tmp_path / 'a\x1b[2Jb'
+    folder.mkdir()
+    assert not any('\x1b' in entry for entry in begin(saved(folder, weight_files.timm())).report)
+
+
+# Networks that do not fit
+
+
+@pytest.mark.parametrize(
+    'size, said',
+    [
+        (
+            Size(32, 2, 2),
+            ('has width 16, depth 2, and this model width 32, depth 2', '--config.model.width=16'),
+        ),
+        (Size(16, 3, 2), ('depth 2, and this model width 16, depth 3', '--config.model.depth=2')),
+        (Size(16, 1, 2), ('depth 2, and this model width 16, depth 1', '--config.model.depth=2')),
+    ],
+)
+def test_another_size(vit, size, said):
+    with pytest.raises(DonorError) as caught:
+        begin(vit, elastic(size=size))
+    for part in (str(vit), *said):
+        assert part in str(caught.value)
+
+
+def test_other_heads_where_they_are_told(tmp_path):
+    path = saved(tmp_path, weight_files.big_vision(weight_files.timm()))
+    with pytest.raises(
+        DonorError,
+        match='heads 2, and this model width 16, depth 2, heads 4: set .*--config.model.heads=2',
+    ):
+        begin(path, elastic(size=Size(16, 2, 4)))
+
+
+def test_a_size_with_a_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, 'small', SIZE)
+    with pytest.raises(
+        DonorError, match='set --config.model.size=small, or --config.model.width=16'
+    ):
+        begin(
+            saved(tmp_path, weight_files.big_vision(weight_files.timm())),
+            elastic(size=Size(32, 2, 2)),
+        )
+
+
+def test_another_patch(vit):
+    other = dataclasses.replace(FRONTEND, patch_mels=8, patch_frames=32)
+    with pytest.raises(
+        DonorError,
+        match='has patches of 16 x 16, and this model of 8 x 32.*--config.frontend.patch_mels=16',
+    ):
+        begin(vit, elastic(other), frontend=other)
+    assert len(LABELS) == 3

@@ -1,0 +1,332 @@
+"""The same network under every scheme's names starts the same, and computes what its own library
+computes.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import unflatten_dict
+
+from elastic_ast_jax.models.attention import interface
+from elastic_ast_jax.models.encoder import Encoder
+from elastic_ast_jax.pretrained.weights import DonorError
+from tests.fixtures import weight_files
+from tests.fixtures.weight_files import FRONTEND, SIZE, begin, elastic, fixed, saved
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def without(state, *names):
+    return {name: array for name, array in state.items() if name not in names}
+
+
+@pytest.fixture(params=['elastic', 'fixed'])
+def network(request):
+    return elastic() if request.param == 'elastic' else fixed()
+
+
+# The same network in all schemes
+
+
+SCHEMES = {
+    'vit. in Hugging Face': lambda state: weight_files.hugging_face(state),
+    'deit. in Hugging Face': lambda state: weight_files.hugging_face(state, 'deit.'),
+    'bare in Hugging Face': lambda state: weight_files.hugging_face(
+        without(state, 'head.weight', 'head.bias'), ''
+    ),
+    'big_vision': lambda state: weight_files.big_vision(state),
+    'AugReg': lambda state: weight_files.big_vision(state, '', old=True),
+    'stacked': lambda state: weight_files.big_vision(state, stacked=True),
+    'parallel': lambda state: {f'module.{name}': array for name, array in state.items()},
+}
+
+
+@pytest.mark.parametrize('scheme', SCHEMES)
+def test_every_scheme_gives_the_same_to_the_bit(tmp_path, network, scheme):
+    state = weight_files.timm()
+    expected = begin(saved(tmp_path, state, 'timm.npz'), network)
+    other = SCHEMES[scheme](state)
+    assert set(other) & set(state) <= {'head.weight', 'head.bias'}
+    path = saved(tmp_path, other)
+    weight_files.accounted(path, other)
+    same(begin(path, network).params, expected.params)
+
+
+def test_distillation_tokens_too(tmp_path, network):
+    state = weight_files.timm(tokens=2)
+    weight_files.accounted(saved(tmp_path, state, 'timm.npz'), state)
+    same(
+        begin(saved(tmp_path, weight_files.hugging_face(state, 'deit.')), network).params,
+        begin(tmp_path / 'timm.npz', network).params,
+    )
+
+
+@pytest.mark.parametrize('name', ['weights.safetensors', 'weights.pth'])
+def test_every_kind_of_file_gives_the_same(tmp_path, name):
+    state = weight_files.timm()
+    if name.endswith('.pth'):  # as DeiT's authors save it
+        torch = pytest.importorskip(
+            'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]'
+        )
+        torch.save(
+            {'model': {key: torch.from_numpy(array) for key, array in state.items()}},
+            tmp_path / name,
+        )
+    else:
+        pytest.importorskip(
+            'safetensors',
+            reason='safetensors is not installed: pip install elastic-ast-jax[convert]',
+        )
+        saved(tmp_path, state, name)
+    same(begin(tmp_path / name).params, begin(saved(tmp_path, state)).params)
+
+
+def test_half_precision_of_big_vision(tmp_path):
+    """NumPy writes bfloat16 as bytes of no type."""
+    import ml_dtypes
+
+    state = {name: array.astype(ml_dtypes.bfloat16) for name, array in weight_files.timm().items()}
+    found = begin(saved(tmp_path, weight_files.big_vision(state)))
+    same(
+        found.params,
+        begin(
+            saved(tmp_path, {key: array.astype(np.float32) for key, array in state.items()})
+        ).params,
+    )
+    assert any('bfloat16' in line for line in found.report)
+
+
+def test_a_checkpoint_of_big_vision(tmp_path):
+    """The optimiser's state is left alone; its tensors have the parameters' names."""
+    state = weight_files.big_vision(weight_files.timm())
+    more = {name.replace('params/', 'opt/0/mu/'): array + 1 for name, array in state.items()} | {
+        'chrono/steps': np.int64(3)
+    }
+    path = saved(tmp_path, state | more)
+    assert (
+        weight_files.accounted(path, state | more).unused['chrono/steps'] == 'state of the training'
+    )
+    same(begin(path).params, begin(saved(tmp_path, state, 'alone.npz')).params)
+
+
+def test_how_far_the_two_kinds_of_gelu_are_apart(tmp_path):
+    x = np.linspace(-8, 8, 10001, dtype=np.float32)
+    apart = np.abs(jax.nn.gelu(x, approximate=True) - jax.nn.gelu(x, approximate=False)).max()
+    assert 0.0004 < apart < 0.0005
+    found = begin(saved(tmp_path, weight_files.big_vision(weight_files.timm())))
+    assert any('GELU' in line and 'at most 0.0005 apart' in line for line in found.report)
+
+
+def test_what_pools_and_tells_classes_in_big_vision_is_not_used(tmp_path):
+    state, width = weight_files.big_vision(weight_files.timm()), SIZE.width
+    pool = {
+        'params/MAPHead_0/probe': np.ones((1, 1, width)),
+        'params/MAPHead_0/MlpBlock_0/Dense_0/bias': np.ones(4 * width),
+        'params/pre_logits/kernel': np.ones((width, width)),
+    }
+    path = saved(tmp_path, without(state, 'params/cls') | pool)
+    assert (
+        pool.keys()
+        <= weight_files.accounted(path, without(state, 'params/cls') | pool).unused.keys()
+    )
+
+
+@pytest.mark.parametrize('scheme', ['timm', 'big_vision'])
+def test_positions_without_the_class_tokens(tmp_path, scheme):
+    """The token is added behind the positions there, so that its own is 0."""
+    state = weight_files.timm()
+    shorter = state | {'pos_embed': state['pos_embed'][:, 1:]}
+    path = saved(tmp_path, shorter if scheme == 'timm' else weight_files.big_vision(shorter))
+    found, whole = begin(path, fixed()), begin(saved(tmp_path, state, 'whole.npz'), fixed())
+    assert not found.params['positions'][:2].any()
+    np.testing.assert_array_equal(found.params['positions'][2:], whole.params['positions'][2:])
+    np.testing.assert_array_equal(found.params['tokens'], whole.params['tokens'])
+
+
+def test_without_class_token_those_of_an_ast_start_anew(tmp_path):
+    found = begin(saved(tmp_path, weight_files.timm(tokens=0)), fixed())
+    assert 'tokens' not in found.params and 'tokens: start anew' in found.report
+    assert not found.params['positions'][:2].any()
+
+
+def test_a_norm_behind_the_mean_is_the_final_norm(tmp_path):
+    state = weight_files.timm()
+    renamed = {
+        name.replace('norm.', 'fc_norm.') if name.startswith('norm.') else name: array
+        for name, array in state.items()
+    }
+    weight_files.accounted(saved(tmp_path, renamed), renamed)
+    found = begin(tmp_path / 'weights.npz')
+    same(found.params, begin(saved(tmp_path, state, 'norm.npz')).params)
+    assert any('fc_norm' in line and line.startswith('note:') for line in found.report)
+
+
+# What the parameters are
+
+
+def test_patch_kernels_by_hand(tmp_path):
+    """A value at mel bin m and frame f of all channels alike has the weight of a mel-major patch's
+    value m * 16 + f.
+    """
+    state = weight_files.timm()
+    found = begin(saved(tmp_path, state))
+    np.testing.assert_allclose(
+        found.params['embed/kernel'][5 * 16 + 3],
+        state['patch_embed.proj.weight'][:, :, 5, 3].sum(axis=1),
+        atol=1e-6,
+    )
+    assert 'note: patch kernel: 3 input channels summed to one' in found.report
+
+
+def test_one_channel_is_taken_as_it_is(tmp_path):
+    state = weight_files.timm(channels=1)
+    found = begin(saved(tmp_path, state))
+    np.testing.assert_array_equal(
+        found.params['embed/kernel'], state['patch_embed.proj.weight'].reshape(SIZE.width, -1).T
+    )
+    assert not any('channels' in line for line in found.report)
+
+
+def test_queries_keys_and_values_by_hand(tmp_path):
+    """Rows 24 to 31 of `qkv.weight` make the second head's key."""
+    state = weight_files.timm()
+    params = begin(saved(tmp_path, state)).params
+    np.testing.assert_array_equal(
+        params['encoder/blocks/attention/key/kernel'][1, :, 1],
+        state['blocks.1.attn.qkv.weight'][24:32].T,
+    )
+    np.testing.assert_array_equal(
+        params['encoder/blocks/attention/out/kernel'][0].reshape(16, 16),
+        state['blocks.0.attn.proj.weight'].T,
+    )
+
+
+@pytest.fixture(scope='module')
+def saved_vit(tmp_path_factory):
+    """A folder that transformers wrote, its model, and images of equal channels, three patches a
+    side.
+    """
+    transformers = pytest.importorskip(
+        'transformers', reason='transformers is not installed: pip install elastic-ast-jax[convert]'
+    )
+    torch = pytest.importorskip(
+        'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]'
+    )
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=48,
+        patch_size=16,
+        initializer_range=0.3,
+    )
+    model = transformers.ViTForImageClassification(config).eval()
+    with torch.no_grad():  # which are 0 and 1 in a new one
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+    folder = tmp_path_factory.mktemp('vit')
+    model.save_pretrained(folder)
+    grey = np.random.default_rng(0).standard_normal((2, 48, 48), np.float32)
+    with torch.no_grad():
+        hidden = model.vit(
+            torch.from_numpy(np.repeat(grey[:, None], 3, axis=1))
+        ).last_hidden_state.numpy()
+    return folder, grey, hidden
+
+
+def test_the_encoder_gives_the_hidden_states_of_transformers(saved_vit):
+    folder, grey, expected = saved_vit
+    # An AST on a spectrogram of the image's size, so that every position is where it was.
+    frontend = FRONTEND.__class__(mel_bins=48, max_frames=48)
+    params = begin(folder, fixed(frontend, stride=16), frontend=frontend).params
+    patches = grey.reshape(2, 3, 16, 3, 16).transpose(0, 1, 3, 2, 4).reshape(2, 9, 256)
+    tokens = patches @ params['embed/kernel'] + params['embed/bias'] + params['positions'][2:]
+    # Both of AST's tokens are the one class token; one of them is what transformers has.
+    first = np.broadcast_to(params['tokens'][0] + params['positions'][0], (2, 1, 16))
+    np.testing.assert_array_equal(
+        params['tokens'][0] + params['positions'][0], params['tokens'][1] + params['positions'][1]
+    )
+    x = jnp.concatenate([first, tokens], axis=1)
+    encoder = Encoder(SIZE.depth, SIZE.heads, interface.plain, scan=True, epsilon=1e-12)
+    found = encoder.apply(
+        {'params': unflatten_dict(params, sep='/')['encoder']}, x, jnp.ones(x.shape[:2], jnp.int32)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.median(expected.std(axis=0)) > 0.1  # they depend on the input
+
+
+def test_a_folder_tells_heads_and_epsilon_and_a_file_alone_neither(saved_vit):
+    folder, _, _ = saved_vit
+    whole, alone = begin(folder), begin(folder / 'model.safetensors')
+    same(whole.params, alone.params)
+    assert '2 heads' in whole.report[0] and any(
+        'epsilon 1e-12 there and 1e-06 here' in line for line in whole.report
+    )
+    assert 'heads' not in alone.report[0] and any('2 are assumed' in line for line in alone.report)
+    assert not any('epsilon' in line for line in alone.report)
+    assert not any('epsilon' in line for line in begin(folder, elastic(epsilon=1e-12)).report)
+
+
+@pytest.mark.parametrize(
+    'kind', ['ViTModel', 'ViTForMaskedImageModeling', 'DeiTForImageClassificationWithTeacher']
+)
+def test_what_transformers_saves_around_the_network_is_not_used(tmp_path, kind):
+    transformers = pytest.importorskip(
+        'transformers', reason='transformers is not installed: pip install elastic-ast-jax[convert]'
+    )
+    config = (transformers.DeiTConfig if kind.startswith('DeiT') else transformers.ViTConfig)(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=48,
+        patch_size=16,
+    )
+    getattr(transformers, kind)(config).save_pretrained(tmp_path)
+    from safetensors.numpy import load_file
+
+    weight_files.accounted(tmp_path, load_file(tmp_path / 'model.safetensors'))
+    found = begin(tmp_path, fixed())
+    assert found.params['tokens'].shape == (2, 16)
+    assert any(line.startswith('not used:') for line in found.report)
+
+
+@pytest.mark.parametrize(
+    'changes, problem',
+    [
+        ({'hidden_act': 'relu'}, "hidden_act='relu' must be 'gelu'"),
+        ({'qkv_bias': False}, 'qkv_bias=False must be True'),
+        ({'num_hidden_layers': 3}, 'num_hidden_layers=3, but the weights have 2 blocks'),
+        (
+            {'num_attention_heads': 'two'},
+            "num_attention_heads='two' must be a positive whole number",
+        ),
+        (
+            {'num_attention_heads': 4},
+            'heads 4, and this model .*heads 2: set .*--config.model.heads=4',
+        ),
+        ({'layer_norm_eps': 0}, 'layer_norm_eps=0 one above 0'),
+        ({'model_type': 'swin'}, "model_type='swin' is none of vit, deit"),
+    ],
+)
+def test_a_config_that_does_not_fit(tmp_path, changes, problem):
+    pytest.importorskip(
+        'safetensors', reason='safetensors is not installed: pip install elastic-ast-jax[convert]'
+    )
+    saved(tmp_path, weight_files.hugging_face(weight_files.timm()), 'model.safetensors')
+    (tmp_path / 'config.json').write_text(
+        json.dumps({'model_type': 'vit', 'num_attention_heads': 2} | changes)
+    )
+    with pytest.raises(DonorError, match=problem) as caught:
+        begin(tmp_path)
+    assert str(tmp_path) in str(caught.value)

@@ -1,0 +1,66 @@
+"""Which parameters stay as they are: by the beginnings of their names, in whole parts."""
+
+import numpy as np
+import pytest
+
+from elastic_ast_jax.training import freezing
+from elastic_ast_jax.utils.errors import UserError
+
+PARAMS = {
+    'embed': {'kernel': np.zeros(1), 'bias': np.zeros(1)},
+    'positions': {'time': np.zeros(1), 'freq': np.zeros(1)},
+    'encoder': {'blocks': {'mlp': {'up': {'kernel': np.zeros(1)}}}, 'norm': {'scale': np.zeros(1)}},
+    'norm_head': {'scale': np.zeros(1)},
+    'head': {'kernel': np.zeros(1)},
+}
+
+
+@pytest.mark.parametrize(
+    'beginnings, names',
+    [
+        ((), set()),
+        (('embed',), {'embed.kernel', 'embed.bias'}),
+        (('positions.time',), {'positions.time'}),
+        (('encoder', 'encoder.norm'), {'encoder.blocks.mlp.up.kernel', 'encoder.norm.scale'}),
+        (('head', 'encoder.blocks'), {'head.kernel', 'encoder.blocks.mlp.up.kernel'}),
+    ],
+)
+def test_a_beginning_is_whole_parts_of_a_name(beginnings, names):
+    assert freezing.frozen_names(PARAMS, beginnings) == names
+
+
+@pytest.mark.parametrize(
+    'wrong, near',
+    [
+        ('encodr', 'encoder'),
+        ('position.time', 'positions.time'),
+        ('pos', 'positions'),
+        ('norm', 'norm_head'),
+        ('encoder.block', 'encoder.blocks'),
+        ('head.kernal', 'head.kernel'),
+        ('encoder.', 'encoder'),
+    ],
+)
+def test_a_beginning_of_nothing_is_refused_with_the_nearest(wrong, near):
+    with pytest.raises(UserError) as caught:
+        freezing.frozen_names(PARAMS, ['embed', wrong])
+    assert f'{wrong!r}' in str(caught.value) and str(caught.value).endswith(
+        f'the nearest is {near!r}'
+    )
+
+
+def test_freezing_everything_is_refused():
+    with pytest.raises(UserError, match='freezes all 8 parameters'):
+        freezing.frozen_names(PARAMS, list(PARAMS))
+
+
+@pytest.mark.parametrize('beginnings', [(), ('encoder', 'positions.time')])
+def test_what_is_split_can_be_merged(beginnings):
+    frozen = freezing.frozen_names(PARAMS, beginnings)
+    trained, fixed = freezing.split(PARAMS, frozen)
+    assert freezing.merge(trained, fixed) == PARAMS
+    assert (
+        freezing.frozen_names(fixed | {'rest': np.zeros(1)}, list(fixed)) == frozen
+    )  # and nothing else
+    if frozen:
+        assert 'encoder' not in trained and set(trained['positions']) == {'freq'}

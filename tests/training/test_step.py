@@ -1,0 +1,354 @@
+"""The steps:
+
+a gradient of the mean over clips, whatever the layout, and sums that say what happened.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from elastic_ast_jax.checkpointing.train_state import TrainState
+from elastic_ast_jax.config.model_sizes import Size
+from elastic_ast_jax.models.attention import interface
+from elastic_ast_jax.models.elastic_ast import ElasticAST
+from elastic_ast_jax.packing import packer
+from elastic_ast_jax.packing.batch import BatchShape
+from elastic_ast_jax.training import freezing, losses, optimizer
+from elastic_ast_jax.training.step import Sums, make_eval_step, make_train_step, new_state
+
+GRID, PATCH, CLASSES = (2, 8), 6, 3
+RNG = np.random.default_rng(0)
+CLIPS = [
+    RNG.normal(size=(GRID[0] * columns, PATCH)).astype(np.float32) for columns in (1, 5, 2, 7, 3, 4)
+]
+TARGETS = np.array([0, 1, 2, 1, 0, 0], np.int32)
+HOT = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], np.float32)
+NETWORK = ElasticAST(Size(8, 1, 2), CLASSES, GRID, interface.plain)
+LOSSES = {False: losses.cross_entropy(0.1), True: losses.binary_cross_entropy}
+
+
+def apply(params, batch):
+    return NETWORK.apply({'params': params}, batch)
+
+
+def make_batch(rows, multi_label=False, height=3):
+    shape = BatchShape(height, 32, 5, PATCH, CLASSES, multi_label)
+    batch = packer.fill_batch(rows, CLIPS, GRID[0], shape)
+    batch.labels[batch.valid] = (HOT if multi_label else TARGETS)[batch.clip_id[batch.valid]]
+    return batch
+
+
+@functools.cache
+def fresh():
+    """Parameters away from their initial values, and a state for gradient descent of rate 1:
+
+    a step is a gradient.
+    """
+    params = jax.jit(NETWORK.init)(jax.random.key(0), make_batch([[0]]))['params']
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(x + 0.3 * rng.normal(size=x.shape), jnp.float32), params
+    )
+    return TrainState(jnp.zeros((), jnp.int32), params, optax.sgd(1.0).init(params))
+
+
+@functools.cache
+def step(multi_label):
+    return jax.jit(make_train_step(apply, LOSSES[multi_label], optax.sgd(1.0)))
+
+
+@functools.cache
+def evaluation(multi_label):
+    return jax.jit(make_eval_step(apply, LOSSES[multi_label]))
+
+
+def gradient(rows, multi_label=False, height=3):
+    """The gradient a step uses, and its sums."""
+    before = fresh()
+    after, sums = step(multi_label)(before, make_batch(rows, multi_label, height))
+    return (
+        jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), before.params, after.params),
+        sums,
+    )
+
+
+def assert_near(a, b):
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-6 * max(1.0, np.abs(right).max()))
+
+
+@pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
+def test_the_gradient_is_the_mean_over_clips(multi_label):
+    """Not over rows: these hold one, two and three clips."""
+    together, sums = gradient([[0, 1, 2], [3], [4, 5]], multi_label)
+    alone = [gradient([[clip]], multi_label) for clip in range(len(CLIPS))]
+    assert_near(
+        together,
+        jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(found for found, _ in alone)),
+    )
+    # The sums of a batch are those of its clips, and so is everything that is divided by them.
+    for field in ('loss', 'correct', 'clips', 'tokens'):
+        total = sum(float(getattr(each, field)) for _, each in alone)
+        assert float(getattr(sums, field)) == pytest.approx(total, rel=1e-5), field
+    norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(together)))
+    assert float(sums.gradient_norm) == pytest.approx(norm, rel=1e-4) and norm > 0.1
+
+
+@pytest.mark.parametrize(
+    'rows',
+    [
+        [[3], [4, 5], [0, 1, 2]],  # rows change places
+        [[2, 1, 0], [3], [5, 4]],  # clips do
+        [[0, 4, 5, 2], [3], [1]],  # other company
+        [[0, 1, 2, 4], [3, 5]],  # fewer rows
+    ],
+)
+def test_another_layout_of_the_same_clips_gives_the_same_step(rows):
+    right, right_sums = gradient([[0, 1, 2], [3], [4, 5]])
+    found, sums = gradient(rows)
+    assert_near(found, right)
+    np.testing.assert_allclose(sums, right_sums, rtol=1e-5)
+
+
+def test_empty_rows_change_nothing():
+    right, right_sums = gradient([[0, 1, 2, 4], [3, 5]], height=2)
+    found, sums = gradient([[0, 1, 2, 4], [3, 5]], height=3)
+    assert_near(found, right)
+    np.testing.assert_allclose(sums, right_sums, rtol=1e-5)
+
+
+def test_sums_are_counts_and_losses_of_the_clips():
+    batch = make_batch([[0, 1, 2], [3], [4, 5]])
+    _, sums = step(False)(fresh(), batch)
+    logits = np.asarray(evaluation(False)(fresh().params, batch).logits, np.float64)[batch.valid]
+    classes = TARGETS[batch.clip_id[batch.valid]]
+    target = 0.9 * np.eye(CLASSES)[classes] + 0.1 / CLASSES
+    log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert float(sums.loss) == pytest.approx(-(target * log_probability).sum(), rel=1e-5)
+    assert float(sums.correct) == (logits.argmax(axis=1) == classes).sum()
+    assert float(sums.clips) == 6 and float(sums.tokens) == sum(map(len, CLIPS))
+
+
+@pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
+def test_a_batch_of_nothing_is_no_step(multi_label):
+    found, sums = gradient([], multi_label)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(found))
+    assert sums.parameter_norm > 0
+    assert not np.any(sums._replace(parameter_norm=0))
+
+
+def test_a_step_counts_itself_and_keeps_the_shape_of_the_state():
+    before = fresh()
+    after, sums = step(False)(before, make_batch([[0]]))
+    assert (int(before.step), int(after.step)) == (0, 1)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), before
+    )
+    assert (
+        isinstance(sums, Sums)
+        and {x.shape for x in sums} == {()}
+        and {x.dtype for x in sums} == {jnp.dtype('float32')}
+    )
+
+
+def test_a_step_is_a_function_of_state_and_batch():
+    batch = make_batch([[0, 1, 2], [3], [4, 5]])
+    first, second = step(False)(fresh(), batch), step(False)(fresh(), batch)
+    assert all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(second)))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_shows_in_the_sums(value):
+    batch = make_batch([[0, 1, 2], [3], [4, 5]])
+    batch.patches[1, 0, 0] = value
+    _, sums = step(False)(fresh(), batch)
+    assert not np.isfinite(sums.loss) and not np.isfinite(sums.gradient_norm)
+    assert float(sums.clips) == 6  # what is counted stays right
+    sums = evaluation(False)(fresh().params, batch).sums
+    assert not np.isfinite(sums.loss)
+
+
+@pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
+def test_evaluation_gives_logits_and_the_sums_of_training(multi_label):
+    batch = make_batch([[0, 1, 2], [3], [4, 5]], multi_label)
+    logits, _, _, sums = evaluation(multi_label)(fresh().params, batch)
+    assert logits.shape == (3, 5, CLASSES) and logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, jax.jit(apply)(fresh().params, batch), rtol=1e-4, atol=1e-5)
+    _, trained = step(multi_label)(fresh(), batch)
+    assert float(sums.gradient_norm) == 0
+    np.testing.assert_allclose(sums[:4], trained[:4], rtol=1e-5)
+
+
+# A batch in parts
+
+
+@functools.cache
+def divided(parts):
+    return jax.jit(make_train_step(apply, LOSSES[False], optax.sgd(1.0), accumulate=parts))
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+@pytest.mark.parametrize(
+    'rows',
+    [
+        [[0, 1, 2], [3], [4, 5]],  # the parts hold different numbers of clips
+        [[0, 1, 2, 4], [], [3, 5]],  # and some none
+    ],
+)
+def test_parts_of_a_batch_make_one_gradient(rows, parts):
+    right, right_sums = gradient(rows, height=4)
+    before = fresh()
+    after, sums = divided(parts)(before, make_batch(rows, height=4))
+    found = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), before.params, after.params)
+    assert_near(found, right)
+    np.testing.assert_allclose(sums, right_sums, rtol=1e-5)
+    assert int(after.step) == 1
+
+
+def test_a_run_in_parts_is_the_run():
+    """Momentum and clipping see the whole gradient, so whole runs agree."""
+    update = optimizer.clipped(optax.sgd(0.1, momentum=0.9), 1.0)
+    batches = [
+        make_batch(rows, height=4)
+        for rows in ([[0, 1, 2], [3], [4, 5]], [[3, 0], [1]], [[5], [4], [2], [0]])
+    ]
+    ends = []
+    for parts in (1, 2):
+        step = jax.jit(make_train_step(apply, LOSSES[False], update, accumulate=parts))
+        state = new_state(fresh().params, update)
+        for batch in batches * 2:
+            state, _ = step(state, batch)
+        assert step._cache_size() == 1
+        ends.append(state.params)
+    assert any(
+        not np.allclose(a, b, atol=0.05)
+        for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(fresh().params), strict=True)
+    )
+    assert_near(ends[1], ends[0])
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_part_that_is_not_finite_shows_in_the_sums(value):
+    batch = make_batch([[0, 1, 2], [3], [4, 5], []], height=4)
+    batch.patches[1, 0, 0] = value
+    _, sums = divided(2)(fresh(), batch)
+    assert not np.isfinite(sums.loss) and not np.isfinite(sums.gradient_norm)
+
+
+# The moving average
+
+
+def test_the_moving_average_follows_the_parameters():
+    """With the warm-up by hand: 1/10, 2/11, then the decay itself."""
+    step = jax.jit(make_train_step(apply, LOSSES[False], optax.sgd(0.5), ema=0.15))
+    state, batch = (
+        new_state(fresh().params, optax.sgd(0.5), ema=True),
+        make_batch([[0, 1, 2], [3], [4, 5]]),
+    )
+    assert_near(state.ema, state.params)
+    expected = jax.tree.map(np.asarray, state.params)
+    for decay in (1 / 10, 0.15, 0.15):
+        state, _ = step(state, batch)
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new),
+            expected,
+            state.params,
+        )
+    assert_near(state.ema, expected)
+    assert step._cache_size() == 1
+
+
+@functools.cache
+def standing_still():
+    """A step that changes no parameter, with a long average; the state's memory is used again."""
+    return jax.jit(
+        make_train_step(apply, LOSSES[False], optax.set_to_zero(), ema=0.9999), donate_argnums=0
+    )
+
+
+def test_a_long_average_forgets_the_first_parameters_soon():
+    """After 100 steps at 1, an average of decay 0.9999 that began at 0 is near 1."""
+    state, batch = new_state(fresh().params, optax.set_to_zero(), ema=True), make_batch([])
+    state = state._replace(
+        params=jax.tree.map(jnp.ones_like, state.params),
+        ema=jax.tree.map(jnp.zeros_like, state.params),
+    )
+    for _ in range(100):
+        state, _ = standing_still()(state, batch)
+    assert all((leaf > 0.9999).all() and (leaf <= 1).all() for leaf in jax.tree.leaves(state.ema))
+
+
+def test_an_average_of_parameters_that_stand_still_stands_still():
+    """It also has memory of its own: no buffer can be given away twice."""
+    params = jax.tree.map(np.asarray, fresh().params)
+    state = jax.jit(
+        lambda: new_state(jax.tree.map(jnp.asarray, params), optax.set_to_zero(), ema=True)
+    )()
+    for _ in range(5):
+        state, _ = standing_still()(state, make_batch([[0]]))
+    assert int(state.step) == 5 and all(
+        map(np.array_equal, jax.tree.leaves(state.ema), jax.tree.leaves(params))
+    )
+
+
+# Frozen parameters
+
+
+FROZEN = ('embed', 'positions.time', 'encoder.blocks.attention')
+
+
+def test_frozen_parameters_stay_to_the_bit_and_the_rest_goes_its_way():
+    update = optimizer.clipped(
+        optimizer.adamw(lambda _: 0.01, 0.9, 0.999, 1e-8, weight_decay=0.5), 1.0
+    )
+    params = fresh().params
+    frozen = freezing.frozen_names(params, FROZEN)
+    step = jax.jit(
+        make_train_step(apply, LOSSES[False], update, accumulate=2, ema=0.99, frozen=frozen)
+    )
+    state, batch = (
+        new_state(params, update, ema=True, frozen=frozen),
+        make_batch([[0, 1, 2], [3], [4, 5]], height=4),
+    )
+    structure = jax.tree.structure(state)
+    for _ in range(3):
+        state, sums = step(state, batch)
+    assert jax.tree.structure(state) == structure
+    for tree in (state.params, state.ema):
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
+        ]
+        names = [
+            '.'.join(key.key for key in path)
+            for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        ]
+        assert {name for name, unchanged in zip(names, same, strict=True) if unchanged} == frozen
+    # The optimiser holds two moments of each trained parameter, and its counts.
+    moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]
+    assert len(moments) == 2 * (len(names) - len(frozen))
+
+
+def test_the_norm_of_the_gradient_is_that_of_what_is_trained():
+    """So clipping, which sees the same gradient, depends on nothing that is frozen."""
+    whole, _ = gradient([[0, 1, 2], [3], [4, 5]])
+    frozen = freezing.frozen_names(fresh().params, FROZEN)
+    step = jax.jit(make_train_step(apply, LOSSES[False], optax.sgd(1.0), frozen=frozen))
+    state, sums = step(
+        new_state(fresh().params, optax.sgd(1.0), frozen=frozen),
+        make_batch([[0, 1, 2], [3], [4, 5]]),
+    )
+    trained, _ = freezing.split(whole, frozen)
+    norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(trained)))
+    assert float(sums.gradient_norm) == pytest.approx(norm, rel=1e-4)
+    everything = np.sqrt(
+        sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(whole))
+    )
+    assert norm < 0.99 * everything
+    found = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), fresh().params, state.params)
+    assert_near(freezing.split(found, frozen)[0], trained)
