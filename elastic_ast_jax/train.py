@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.checkpointing.train_state import TrainState
-from elastic_ast_jax.checkpointing.workdir import Contract, PlanRecord, Workdir, WorkdirError
+from elastic_ast_jax.checkpointing.workdir import ModelMetadata, PlanRecord, Workdir, WorkdirError
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
@@ -36,9 +36,9 @@ from elastic_ast_jax.models.attention import selection
 from elastic_ast_jax.pretrained import initialize
 from elastic_ast_jax.training import compiled_steps, wandb_log
 from elastic_ast_jax.training import factory as training_factory
-from elastic_ast_jax.training.compiled_steps import Steps
+from elastic_ast_jax.training.compiled_steps import CompiledSteps
 from elastic_ast_jax.training.metrics_log import LogError, MetricsLog
-from elastic_ast_jax.training.monitor import Watch
+from elastic_ast_jax.training.monitor import Monitor
 from elastic_ast_jax.training.profiling import Profile
 from elastic_ast_jax.training.wandb_log import WandbLog
 from elastic_ast_jax.utils import jax_cache
@@ -56,11 +56,11 @@ def run(config: Config, path: str) -> None:
         Preempted: SIGTERM came; a checkpoint of the last step is saved.
     """
     jax_cache.use_compilation_cache()
-    progress = Progress(shown=distributed_processes.first())
-    if config.train.wandb and distributed_processes.first():
-        wandb_log.library(config.train.wandb)  # what is not there is missed before the work
-    workdir = Workdir(path, distributed_processes.number())
-    distributed_processes.first_then_others('workdir', lambda: workdir.prepare(config))
+    progress = Progress(shown=distributed_processes.is_primary())
+    if config.train.wandb and distributed_processes.is_primary():
+        wandb_log.import_wandb(config.train.wandb)  # what is not there is missed before the work
+    workdir = Workdir(path, distributed_processes.process_index())
+    distributed_processes.primary_first('workdir', lambda: workdir.prepare(config))
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(config.packing.rows, mesh, config.train.accumulate)
 
@@ -70,20 +70,22 @@ def run(config: Config, path: str) -> None:
     if config.train.loss == 'cross_entropy':
         check_single(source, classes)
     planner = splits.planner(config, source)
-    distributed_processes.first_then_others(
-        'contract',
-        lambda: workdir.set_contract(Contract(labels, fbank.fingerprint(config.frontend))),
+    distributed_processes.primary_first(
+        'model metadata',
+        lambda: workdir.set_model_metadata(
+            ModelMetadata(labels, fbank.fingerprint(config.frontend))
+        ),
     )
-    schedule = distributed_processes.first_then_others(
+    schedule = distributed_processes.primary_first(
         'plan', lambda: _schedule(config, workdir, planner, source)
     )
 
     dtype = selection.compute_dtype(config.model.dtype)
     attend, chosen = selection.chosen_attention(config.model.attention, config.model.kind, dtype)
-    rate = training_factory.rate(config, schedule.epoch_ends)
-    made = compiled_steps.make(config, len(labels), attend, dtype, mesh, rate)
-    given = {} if workdir.begun() else _start(config, workdir, made, labels, progress)
-    evaluator = Evaluator(config, labels, made.evaluate, mesh)
+    rate = training_factory.learning_rate_schedule(config, schedule.epoch_ends)
+    made = compiled_steps.make_steps(config, len(labels), attend, dtype, mesh, rate)
+    given = {} if workdir.has_checkpoint() else _start(config, workdir, made, labels, progress)
+    evaluator = Evaluator(config, labels, made.eval_step, mesh)
 
     def work(step: int) -> int:
         return flops.training(
@@ -104,9 +106,9 @@ def run(config: Config, path: str) -> None:
         )
 
     with Checkpoints(workdir.checkpoints, config.train.keep) as checkpoints:
-        state = checkpoints.restore(sharding.placed(made.abstract, made.placement))
+        state = checkpoints.restore(sharding.with_shardings(made.abstract, made.shardings))
         if state is None:
-            state = made.born(given)
+            state = made.init_sharded(given)
         first = int(state.step)
         if first >= schedule.steps and checkpoints.score(first) is not None:
             progress.say(f'{workdir.path}: training is finished, {first} steps; nothing to do')
@@ -134,34 +136,34 @@ def run(config: Config, path: str) -> None:
             distributed_processes.Preemption() as preemption,
         ):
             rates = np.asarray(jax.vmap(rate)(jnp.arange(schedule.steps)))
-            watch = Watch(config, source, schedule, rates, work, logs, progress, first)
+            monitor = Monitor(config, source, schedule, rates, work, logs, progress, first)
 
             def save(state: TrainState, evaluated: bool) -> None:
                 reached = None
                 if evaluated:
-                    with watch.paused():
+                    with monitor.paused():
                         params = state.params if state.ema is None else state.ema
-                        reached = score(config, watch.evaluated(evaluator.metrics(params)))
+                        reached = score(config, monitor.evaluated(evaluator.metrics(params)))
                 for log in logs:
                     log.flush()
                 checkpoints.save(state, reached)
 
             def tell() -> None:
-                for checkpoint in checkpoints.written():
-                    watch.saved(checkpoint)
+                for checkpoint in checkpoints.completed_saves():
+                    monitor.saved(checkpoint)
 
-            if watch.evaluation_due(first) and checkpoints.score(first) is None:
+            if monitor.evaluation_due(first) and checkpoints.score(first) is None:
                 save(state, evaluated=True)  # the run was told to stop before it could
             for batch in pipeline.batches(
                 reader, first, schedule.steps, config.data.workers or None
             ):
-                with profile.step(watch.steps):
-                    state, sums = made.train(state, sharding.place_batch(batch, mesh))
-                done = watch.made(batch, sums)
-                profile.stop_after(done, watch.settle)
+                with profile.step(monitor.steps):
+                    state, sums = made.train_step(state, sharding.shard_batch(batch, mesh))
+                done = monitor.on_step_dispatched(batch, sums)
+                profile.stop_after(done, monitor.flush_pending)
                 tell()
-                if preemption.due(done):
-                    watch.settle()  # nothing is saved after a step that went wrong
+                if preemption.should_stop(done):
+                    monitor.flush_pending()  # nothing is saved after a step that went wrong
                     save(state, evaluated=False)  # there may be little time
                     if done < schedule.steps:
                         checkpoints.wait()
@@ -170,12 +172,14 @@ def run(config: Config, path: str) -> None:
                             f'{workdir.path}: told to stop; step {done} of {schedule.steps} is'
                             ' saved: give the same command again to go on'
                         )
-                if watch.save_due(done):
-                    watch.settle()
-                    save(state, watch.evaluation_due(done))
+                if monitor.save_due(done):
+                    monitor.flush_pending()
+                    save(state, monitor.evaluation_due(done))
             checkpoints.wait()
             tell()
-    train, evaluate = (counted(step._cache_size(), 'time') for step in (made.train, made.evaluate))
+    train, evaluate = (
+        counted(step._cache_size(), 'time') for step in (made.train_step, made.eval_step)
+    )
     progress.say(
         f'{workdir.path}: training is finished, {schedule.steps} steps; the training step was'
         f' compiled {train}, that of evaluation {evaluate}'
@@ -193,28 +197,32 @@ def _logs(
     try:
         with contextlib.ExitStack() as stack:
             logs: list[Any] = []
-            if distributed_processes.first():
+            if distributed_processes.is_primary():
                 evaluated = checkpoints.score(first) is not None
                 log = MetricsLog(workdir.metrics, workdir.tensorboard, first, evaluated)
                 stack.enter_context(afterwards(log.close))
                 logs.append(log)
-            if config.train.wandb and distributed_processes.first():
+            if config.train.wandb and distributed_processes.is_primary():
                 logs.append(stack.enter_context(WandbLog(config, workdir)))
             yield logs
     except LogError as error:
-        made = LogError(f'{error}. {checkpoints.outlook()}')
+        made = LogError(f'{error}. {checkpoints.describe_latest()}')
         made.exit_code = error.exit_code
         raise made from error
 
 
 def _start(
-    config: Config, workdir: Workdir, made: Steps, labels: tuple[str, ...], progress: Progress
+    config: Config,
+    workdir: Workdir,
+    made: CompiledSteps,
+    labels: tuple[str, ...],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Parameters that do not start from random numbers, by name;
 
     what they are is said, and kept in the workdir.
     """
-    if distributed_processes.first():
+    if distributed_processes.is_primary():
         workdir.starting_point.unlink(missing_ok=True)  # of a start that failed
     if not config.init.from_:
         return {}
@@ -228,7 +236,7 @@ def _start(
     )
     for line in start.report:
         progress.say(line)
-    if distributed_processes.first():
+    if distributed_processes.is_primary():
         write_text(workdir.starting_point, '\n'.join(start.report) + '\n')
     return start.params
 
@@ -236,7 +244,7 @@ def _start(
 def _schedule(config: Config, workdir: Workdir, planner: Planner, source: Source) -> Schedule:
     """The steps of all epochs: stored when the run begins, checked and read when it goes on."""
     fingerprint = planner.fingerprint(source.fingerprint)
-    stored = workdir.plan() if workdir.begun() else None
+    stored = workdir.plan() if workdir.has_checkpoint() else None
     if stored is None:
         schedule = splits.schedule(planner, config.packing.rows, config.train.epochs)
         workdir.set_plan(PlanRecord(fingerprint, schedule.epoch_rows))
@@ -281,7 +289,9 @@ def _announce(
 def _devices(mesh: Mesh) -> str:
     """The devices and their arrangement, in words."""
     axes = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items() if size > 1)
-    processes = '' if distributed_processes.alone() else f' of {jax.process_count()} processes'
+    processes = (
+        '' if distributed_processes.is_single_process() else f' of {jax.process_count()} processes'
+    )
     devices = counted(mesh.size, jax.default_backend() + ' device')
     return f'{devices}{processes}{f": {axes}" if axes else ""}'
 

@@ -37,7 +37,7 @@ class CheckpointError(UserError):
     """
 
 
-class Restored(NamedTuple):
+class RestoredParams(NamedTuple):
     """Parameters from one or several checkpoints.
 
     Attributes:
@@ -52,7 +52,7 @@ class Restored(NamedTuple):
     description: str
 
 
-class Written(NamedTuple):
+class SavedCheckpoint(NamedTuple):
     """A checkpoint that is complete.
 
     Attributes:
@@ -92,11 +92,11 @@ class Checkpoints:
         keeping = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
-                _Best(self.best),
+                _Best(self.best_step),
             ]
         )
         self._scores: dict[int, float] = {}
-        self._written: list[Written] = []
+        self._written: list[SavedCheckpoint] = []
         self._under_way: tuple[int, float, float] | None = (
             None  # step, when `save` was called, seconds until it returned
         )
@@ -124,7 +124,8 @@ class Checkpoints:
             }
             if not read_only:  # what follows from them is the same on all processes
                 self._scores = {
-                    int(step): score for step, score in processes.gathered(self._scores)[0].items()
+                    int(step): score
+                    for step, score in processes.all_gather(self._scores)[0].items()
                 }
 
     def _item(self, step: int, item: str) -> epath.Path:
@@ -162,7 +163,7 @@ class Checkpoints:
         """Steps of the complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def best(self) -> int | None:
+    def best_step(self) -> int | None:
         """Step of the checkpoint with the best evaluation of those that have one;
 
         the later of equals.
@@ -240,7 +241,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         self._settle()
 
-    def written(self) -> list[Written]:
+    def completed_saves(self) -> list[SavedCheckpoint]:
         """The checkpoints completed since this was last asked, on the first process."""
         if self._under_way is not None and not self._manager.is_saving_in_progress():
             self.wait()
@@ -252,7 +253,7 @@ class Checkpoints:
         if self._under_way is not None:
             step, began, waited = self._under_way
             self._under_way = None
-            if not processes.first():  # which deletes the older ones, perhaps now
+            if not processes.is_primary():  # which deletes the older ones, perhaps now
                 return
             try:
                 size = files.size(self.directory / str(step))
@@ -263,7 +264,7 @@ class Checkpoints:
                     error.strerror or error,
                 )
                 return
-            self._written.append(Written(step, size, self._finished - began, waited))
+            self._written.append(SavedCheckpoint(step, size, self._finished - began, waited))
 
     def _note_time(self) -> None:
         """Called by Orbax, from the thread that writes, when all is written."""
@@ -282,11 +283,11 @@ class Checkpoints:
         full = os.strerror(errno.ENOSPC)  # somewhere in what TensorStore says
         reason = full if full in str(error) else self._reason(error)
         made = CheckpointError(
-            f'{self.directory}: a checkpoint cannot be written ({reason}). {self.outlook()}'
+            f'{self.directory}: a checkpoint cannot be written ({reason}). {self.describe_latest()}'
         )
         return gcs.judged(made, self.directory, error)
 
-    def outlook(self) -> str:
+    def describe_latest(self) -> str:
         """What a run that stops now goes on from, and how."""
         try:
             self._manager.reload()  # those on the disk, without one that was being written
@@ -332,7 +333,7 @@ class Checkpoints:
             ) as error:  # whatever damage does; it is told here, and raised if nothing is left
                 failure = _short(error)
             # What one process cannot read, none uses: all go on from the same step.
-            if failed := [text for text in processes.gathered(failure) if text is not None]:
+            if failed := [text for text in processes.all_gather(failure) if text is not None]:
                 failures[step] = failed[0]
                 continue
             self._tell(failures, step)
@@ -382,16 +383,16 @@ class Checkpoints:
 
         nothing is deleted.
         """
-        if processes.first():
+        if processes.is_primary():
             aside = self.directory / 'damaged'
             aside.mkdir(exist_ok=True)
             number = sum(1 for _ in aside.iterdir())
             (self.directory / str(step)).rename(aside / f'{step}-{number}')
-        processes.wait(f'checkpoint {step} aside')
+        processes.wait_for_all(f'checkpoint {step} aside')
         self._scores.pop(step, None)
         self._manager.reload()
 
-    def restore_params(self, abstract: Any, which: str, ema: bool = False) -> Restored:
+    def restore_params(self, abstract: Any, which: str, ema: bool = False) -> RestoredParams:
         """The parameters of a checkpoint, or the mean of several.
 
         Args:
@@ -416,7 +417,7 @@ class Checkpoints:
         if which == 'latest':
             candidates = steps[::-1]
         elif which == 'best':
-            best = self.best()
+            best = self.best_step()
             if best is None:
                 raise CheckpointError(
                     f'{self.directory}: no checkpoint has been evaluated; use latest'
@@ -437,7 +438,7 @@ class Checkpoints:
                 failures[step] = _short(error)
                 continue
             self._tell(failures, step)
-            return Restored(step, params, _described([step], item))
+            return RestoredParams(step, params, _described([step], item))
         raise CheckpointError(
             f'{self.directory}: no checkpoint can be read, damaged or of another model:'
             f' {_listed(failures)}'
@@ -466,7 +467,7 @@ class Checkpoints:
             )
         return steps[-int(number) :]
 
-    def _average(self, abstract: Any, steps: list[int], item: str) -> Restored:
+    def _average(self, abstract: Any, steps: list[int], item: str) -> RestoredParams:
         """The mean over checkpoints, summed in float64 on the host;
 
         one checkpoint is in memory at a time besides the sum.
@@ -490,7 +491,7 @@ class Checkpoints:
             total,
             abstract,
         )
-        return Restored(steps[-1], mean, _described(steps, item))
+        return RestoredParams(steps[-1], mean, _described(steps, item))
 
 
 @contextlib.contextmanager

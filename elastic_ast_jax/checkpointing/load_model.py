@@ -18,7 +18,7 @@ from elastic_ast_jax.models.encoder import anywhere
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class LoadedModel:
     """A model with its parameters.
 
     Attributes:
@@ -38,9 +38,9 @@ class Trained:
     description: str
 
 
-def open_model(
+def load_model(
     workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mesh | None = None
-) -> Trained:
+) -> LoadedModel:
     """Opens the model of a workdir.
 
     Args:
@@ -54,7 +54,7 @@ def open_model(
         CheckpointError: No checkpoint can be read.
     """
     opened = Workdir(workdir)
-    config, contract = opened.config(), opened.contract()
+    config, metadata = opened.config(), opened.model_metadata()
     opened.check_frontend(fbank.fingerprint(config.frontend))
     dtype = selection.compute_dtype(config.model.dtype)
     attend = selection.choose_attention(
@@ -62,14 +62,16 @@ def open_model(
     )
     if mesh is not None:
         attend = sharding.sharded_attention(attend, mesh)
-    place = anywhere if mesh is None else sharding.sharded_activations(mesh)
-    network = factory.model(config, len(contract.labels), attend, dtype, scan=True, place=place)
-    shape = factory.batch_shape(config, len(contract.labels))
+    place = anywhere if mesh is None else sharding.activation_constraint(mesh)
+    network = factory.model(config, len(metadata.labels), attend, dtype, scan=True, place=place)
+    shape = factory.batch_shape(config, len(metadata.labels))
     abstract = jax.eval_shape(lambda: factory.init_params(network, shape, 0))
     here = SingleDeviceSharding(jax.local_devices()[0])
-    abstract = sharding.placed(
-        abstract, here if mesh is None else sharding.params_placement(abstract, mesh)
+    abstract = sharding.with_shardings(
+        abstract, here if mesh is None else sharding.params_shardings(abstract, mesh)
     )
     with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
         found = checkpoints.restore_params(abstract, checkpoint, config.train.ema > 0)
-    return Trained(config, contract.labels, network, found.params, found.step, found.description)
+    return LoadedModel(
+        config, metadata.labels, network, found.params, found.step, found.description
+    )

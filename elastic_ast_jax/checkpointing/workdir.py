@@ -66,7 +66,7 @@ class WorkdirError(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Contract:
+class ModelMetadata:
     """What a model's numbers mean.
 
     Attributes:
@@ -114,7 +114,7 @@ class Workdir:
         )  # each process its own clips
         self.starting_point = self.path / 'starting_point.txt'
 
-    def begun(self) -> bool:
+    def has_checkpoint(self) -> bool:
         """Whether a checkpoint is there.
 
         Before that, config, labels and plan are those of the last start.
@@ -151,7 +151,7 @@ class Workdir:
                 raise gcs.judged(made, self.path, error) from error
         file = self.path / 'config.json'
         if file.exists():
-            self.check_same(config)
+            self.check_config(config)
         elif not self._writes:
             raise WorkdirError(
                 f'{self.path}: the first process wrote no config.json that this one sees: --workdir'
@@ -166,7 +166,7 @@ class Workdir:
             )
         self._write(file, config.to_json())
 
-    def check_same(
+    def check_config(
         self, config: Config, also: Collection[str] = (), advice: str = 'Use another --workdir'
     ) -> None:
         """Checks that a run that has begun here, if there is one, has this config.
@@ -181,7 +181,7 @@ class Workdir:
             WorkdirError: It has another one, whose differing keys are named, or one that cannot be
             read.
         """
-        if not self.begun():
+        if not self.has_checkpoint():
             return
         new, old = config.flat(), self.config().flat()
         different = [
@@ -213,7 +213,7 @@ class Workdir:
         except loading.ConfigError as error:
             raise WorkdirError(f'{self.path / "config.json"}: {error}') from error
 
-    def contract(self) -> Contract:
+    def model_metadata(self) -> ModelMetadata:
         """Labels and frontend fingerprint.
 
         Raises:
@@ -244,27 +244,27 @@ class Workdir:
                 f'{self.path / "model.json"}: the entry frontend is damaged; restore it or train'
                 ' again'
             )
-        return Contract(tuple(labels), Fingerprint(spec, tuple(golden)))
+        return ModelMetadata(tuple(labels), Fingerprint(spec, tuple(golden)))
 
-    def set_contract(self, contract: Contract) -> None:
+    def set_model_metadata(self, metadata: ModelMetadata) -> None:
         """Stores the contract, or checks that it is the stored one.
 
         Raises:
             WorkdirError: The data have other labels, or the frontend computes something else, than
             when the run began.
         """
-        if self.begun() and (self.path / 'model.json').exists():
-            stored = self.contract()
-            if stored.labels != contract.labels:
-                gone = sorted(set(stored.labels) - set(contract.labels))
-                new = sorted(set(contract.labels) - set(stored.labels))
+        if self.has_checkpoint() and (self.path / 'model.json').exists():
+            stored = self.model_metadata()
+            if stored.labels != metadata.labels:
+                gone = sorted(set(stored.labels) - set(metadata.labels))
+                new = sorted(set(metadata.labels) - set(stored.labels))
                 raise WorkdirError(
                     f'{self.path}: the training data have other labels than when this run began: '
                     f'missing {gone}, new {new}; use another --workdir'
                 )
-            self.check_frontend(contract.frontend)
-        frontend = {'spec': contract.frontend.spec, 'golden': contract.frontend.golden}
-        values = {'labels': contract.labels, 'frontend': frontend}
+            self.check_frontend(metadata.frontend)
+        frontend = {'spec': metadata.frontend.spec, 'golden': metadata.frontend.golden}
+        values = {'labels': metadata.labels, 'frontend': frontend}
         self._write(self.path / 'model.json', json.dumps(values, indent=2) + '\n')
 
     def check_frontend(self, fingerprint: Fingerprint) -> None:
@@ -273,7 +273,7 @@ class Workdir:
         Raises:
             WorkdirError: It does not.
         """
-        stored = self.contract().frontend
+        stored = self.model_metadata().frontend
         if not stored.matches(fingerprint):
             what = 'the frontend section of config.json was changed: restore it'
             if stored.spec == fingerprint.spec:

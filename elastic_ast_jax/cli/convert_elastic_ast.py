@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.model_sizes import SIZES
 from elastic_ast_jax.config.schema import Augment, Config, Packing
@@ -185,9 +185,9 @@ def run_back(path: str | os.PathLike, out: str | os.PathLike, checkpoint: str = 
     Raises:
         ConvertError: The published code has no such model.
         TensorFileError, WriteError: `out` cannot be written.
-        WorkdirError, CheckpointError: As `load_model.open_model`.
+        WorkdirError, CheckpointError: As `load_model.load_model`.
     """
-    model = open_model(path, checkpoint)
+    model = load_model(path, checkpoint)
     config, frontend = model.config, model.config.frontend
     if not isinstance(model.network, ElasticAST):
         raise ConvertError(

@@ -29,7 +29,7 @@ RULES: Mapping[str, str] = {'width': FSDP, 'heads': TENSOR, 'hidden': TENSOR}
 
 # Logical axes of each parameter, by its name; parameters of the blocks have the axis `layers` in
 # front. Norms, biases of the width and tables are small and stay whole.
-LOGICAL: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ('embed/kernel', ('patch', 'width')),
     ('*/query/kernel', ('width', 'heads', 'head')),
     ('*/to_query/kernel', ('width', 'heads', 'head')),
@@ -79,15 +79,16 @@ def logical_axes(name: str) -> tuple[str | None, ...]:
         >>> logical_axes('encoder/blocks/mlp/up/kernel')
         ('layers', 'width', 'hidden')
     """
-    for pattern, axes in LOGICAL:
+    for pattern, axes in LOGICAL_AXES:
         if fnmatch.fnmatchcase(name, pattern):
             return ('layers', *axes) if name.startswith(_BLOCKS) else axes
     raise PartitionError(
-        f'{name}: this parameter has no logical axes: add it to LOGICAL in partition.py'
+        f'{name}: this parameter has no logical axes: add it to LOGICAL_AXES in'
+        ' distributed/partitioning.py'
     )
 
 
-def specs(abstract: Any, sizes: Mapping[str, int], rules: Mapping[str, str] = RULES) -> Any:
+def param_specs(abstract: Any, sizes: Mapping[str, int], rules: Mapping[str, str] = RULES) -> Any:
     """The PartitionSpec of each parameter.
 
     Args:
@@ -106,7 +107,7 @@ def specs(abstract: Any, sizes: Mapping[str, int], rules: Mapping[str, str] = RU
         if len(axes) != len(leaf.shape):
             raise PartitionError(
                 f'{name}: has {len(leaf.shape)} axes, but {len(axes)} logical ones, {axes}: mend'
-                ' LOGICAL'
+                ' LOGICAL_AXES'
             )
         used.update(axes)
         placed = []
@@ -138,7 +139,7 @@ def _divisors(length: int, wanted: int) -> str:
     return ' or '.join(map(str, sorted(nearest)))
 
 
-def of_state(state: Any, params: Any, param_specs: Any) -> Any:
+def state_specs(state: Any, params: Any, specs: Any) -> Any:
     """PartitionSpecs of everything in a state: what is shaped as a parameter and ends in its name
     is divided as it is.
 
@@ -148,7 +149,7 @@ def of_state(state: Any, params: Any, param_specs: Any) -> Any:
     known = {
         tuple(name): (leaf.shape, spec)
         for (name, leaf), spec in zip(
-            flatten_dict(params).items(), flatten_dict(param_specs).values(), strict=True
+            flatten_dict(params).items(), flatten_dict(specs).values(), strict=True
         )
     }
 

@@ -30,28 +30,28 @@ COORDINATOR, PROCESSES, PROCESS, AUTO = (
 )
 # Of a run that was told to stop, has saved, and wants to be started again: `EX_TEMPFAIL` of
 # sysexits.h.
-PREEMPTED = 75
+EXIT_PREEMPTED = 75
 # A process that says nothing for this long is dead; the others end.
 _HEARTBEAT_SECONDS = 30
 # All processes have started by then.
 _START_SECONDS = 300
 
 
-class HostsError(UserError):
+class ProcessesError(UserError):
     """Variables that do not say where the other processes are; names them and what they may be."""
 
 
 class Preempted(UserError):
     """The run was told to stop; it has saved, and goes on when it is started again."""
 
-    exit_code = PREEMPTED
+    exit_code = EXIT_PREEMPTED
 
 
-def join(environment: Mapping[str, str] = os.environ) -> None:
+def initialize(environment: Mapping[str, str] = os.environ) -> None:
     """Joins the other processes, if the environment has any; before anything else of JAX is used.
 
     Raises:
-        HostsError: Variables that are missing or make no sense, or processes that do not come.
+        ProcessesError: Variables that are missing or make no sense, or processes that do not come.
     """
     given = {
         name: environment[name]
@@ -60,12 +60,12 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     }
     auto = environment.get(AUTO, '')
     if auto not in ('', 'auto'):
-        raise HostsError(f"{AUTO}={auto!r} must be 'auto', or not be set")
+        raise ProcessesError(f"{AUTO}={auto!r} must be 'auto', or not be set")
     if not auto and not (given.keys() - {COORDINATOR}):
         return
     if not auto and len(given) < 3:
         missing = [name for name in (COORDINATOR, PROCESSES, PROCESS) if name not in given]
-        raise HostsError(
+        raise ProcessesError(
             f'{" and ".join(given)} without {" and ".join(missing)}: set all three, or {AUTO}=auto'
             ' alone'
         )
@@ -73,7 +73,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     if len(given) == 3:
         count, number = (_whole(name, given[name]) for name in (PROCESSES, PROCESS))
         if not 0 <= number < count:
-            raise HostsError(f'{PROCESS}={number} must be from 0 to below {PROCESSES}={count}')
+            raise ProcessesError(f'{PROCESS}={number} must be from 0 to below {PROCESSES}={count}')
     # What CPU devices of several processes exchange sums with; accelerators have their own ways.
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     try:
@@ -90,53 +90,53 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             if len(given) == 3
             else f'the processes of {AUTO}=auto'
         )
-        raise HostsError(
+        raise ProcessesError(
             f'{where}: cannot be joined ({_first_line(error)}): do all run, and does each reach the'
             ' first?'
         ) from error
 
 
-def alone() -> bool:
+def is_single_process() -> bool:
     """Whether this is the only process."""
     return jax.process_count() == 1
 
 
-def number() -> int:
+def process_index() -> int:
     """This process' number, from 0."""
     return jax.process_index()
 
 
-def first() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that writes logs, plots and messages."""
-    return number() == 0
+    return process_index() == 0
 
 
-def wait(point: str) -> None:
+def wait_for_all(point: str) -> None:
     """Waits until all processes are at this point; a name tells it from others."""
-    if not alone():
+    if not is_single_process():
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(point)
 
 
-def first_then_others(point: str, action: Callable[[], Result]) -> Result:
+def primary_first(point: str, action: Callable[[], Result]) -> Result:
     """The result of an action that the first process takes before the others do, as they read what
     it writes.
     """
-    if first():
+    if is_primary():
         result = action()
-    wait(point)
-    return result if first() else action()
+    wait_for_all(point)
+    return result if is_primary() else action()
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """What each process has, in their order; called by all of them.
 
     Args:
         value: Anything that JSON can hold; keys of dictionaries become texts.
     """
     text = json.dumps(value).encode()
-    if alone():
+    if is_single_process():
         return [json.loads(text)]
     from jax.experimental import multihost_utils
 
@@ -158,7 +158,7 @@ class Preemption:
         self._before = None
 
     def __enter__(self) -> 'Preemption':
-        if alone() and threading.current_thread() is threading.main_thread():
+        if is_single_process() and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._notice)
         return self
 
@@ -169,9 +169,9 @@ class Preemption:
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._told.set()
 
-    def due(self, step: int) -> bool:
+    def should_stop(self, step: int) -> bool:
         """Whether to save and stop after this step; called once for each step, by all processes."""
-        if alone():
+        if is_single_process():
             return self._told.is_set()
         from jax.experimental import multihost_utils
 
@@ -180,7 +180,7 @@ class Preemption:
 
 def _whole(name: str, text: str) -> int:
     if not text.isdecimal():
-        raise HostsError(f'{name}={text!r} must be a whole number')
+        raise ProcessesError(f'{name}={text!r} must be a whole number')
     return int(text)
 
 

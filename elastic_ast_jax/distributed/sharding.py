@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, the placement of state and batches, and the one place that jits a
+"""Where arrays live: the mesh, the shardings of state and batches, and the one place that jits a
 step.
 
 A mesh has the axes `data`, `fsdp` and `tensor`. Rows of a batch are divided over `data` and `fsdp`;
@@ -58,11 +58,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def by_rows(mesh: Mesh) -> NamedSharding:
+def rows_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def row_shards(mesh: Mesh) -> int:
+def count_row_shards(mesh: Mesh) -> int:
     """Parts that the rows of a batch are divided into."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
@@ -73,7 +73,7 @@ def check_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
     Raises:
         MeshError: They do not; names the numbers.
     """
-    shards = row_shards(mesh)
+    shards = count_row_shards(mesh)
     if rows % (shards * accumulate):
         nearest = max(1, round(rows / (shards * accumulate))) * shards * accumulate
         parts = f' in each of train.accumulate={accumulate} parts' if accumulate > 1 else ''
@@ -95,7 +95,7 @@ def local_rows(rows: int, mesh: Mesh) -> range:
     Raises:
         MeshError: They are not next to each other, so that no part of a batch can be read for them.
     """
-    indices = by_rows(mesh).addressable_devices_indices_map((rows,)).values()
+    indices = rows_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     own = sorted({row for (index,) in indices for row in range(rows)[index]})
     if own != list(range(own[0], own[-1] + 1)):
         raise MeshError(
@@ -121,19 +121,19 @@ def sharded_attention(attend: Attend, mesh: Mesh) -> Attend:
     )
 
 
-def sharded_activations(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+def activation_constraint(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     """Keeps activations `[rows, ...]` with their rows, whole in all other axes."""
-    rows = by_rows(mesh)
+    rows = rows_sharding(mesh)
     return lambda x: jax.lax.with_sharding_constraint(x, rows)
 
 
-def params_placement(abstract: Any, mesh: Mesh) -> Any:
+def params_shardings(abstract: Any, mesh: Mesh) -> Any:
     """The NamedSharding of each parameter, from the rules in `partitioning`.
 
     Raises:
         PartitionError: A dimension that its mesh axis does not divide; names it.
     """
-    specs = partitioning.specs(abstract, mesh.shape)
+    specs = partitioning.param_specs(abstract, mesh.shape)
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         specs,
@@ -141,12 +141,12 @@ def params_placement(abstract: Any, mesh: Mesh) -> Any:
     )
 
 
-def state_placement(abstract: Any, params: Any, mesh: Mesh) -> Any:
+def state_shardings(abstract: Any, params: Any, mesh: Mesh) -> Any:
     """The NamedSharding of everything in a state whose parameters have these shapes;
 
     moments lie with their parameters.
     """
-    specs = partitioning.of_state(abstract, params, partitioning.specs(params, mesh.shape))
+    specs = partitioning.state_specs(abstract, params, partitioning.param_specs(params, mesh.shape))
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         specs,
@@ -154,53 +154,53 @@ def state_placement(abstract: Any, params: Any, mesh: Mesh) -> Any:
     )
 
 
-def place_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
+def shard_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
     """This process' rows of a batch, as its part of the global arrays."""
-    sharding = by_rows(mesh)
+    sharding = rows_sharding(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
 
 
-def born(init: Callable[..., Any], placement: Any, *given: Any) -> Any:
+def init_sharded(init: Callable[..., Any], shardings: Any, *given: Any) -> Any:
     """The result of `init(*given)` placed from the start: nothing is made in one place and then
     moved.
 
     Args:
         init: Makes a state.
-        placement: A sharding of all of it, or a tree of them.
+        shardings: A sharding of all of it, or a tree of them.
         given: Arguments, the same on every process.
     """
-    return jax.jit(init, out_shardings=placement)(*given)
+    return jax.jit(init, out_shardings=shardings)(*given)
 
 
-def jit_train_step(step: Callable, mesh: Mesh, placement: Any = None) -> Callable:
+def jit_train_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callable:
     """Compiles `train_step(state, batch)`; the old state's memory is reused for the new one.
 
     Args:
         step: See `step.make_train_step`.
         mesh: Where it runs.
-        placement: Of the state, see `state_placement`; whole on every device if None.
+        shardings: Of the state, see `state_shardings`; whole on every device if None.
     """
-    state = replicated(mesh) if placement is None else placement
+    state = replicated(mesh) if shardings is None else shardings
     return jax.jit(
         step,
-        in_shardings=(state, by_rows(mesh)),
+        in_shardings=(state, rows_sharding(mesh)),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )
 
 
-def jit_eval_step(step: Callable, mesh: Mesh, placement: Any = None) -> Callable:
+def jit_eval_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callable:
     """Compiles `eval_step(params, batch)`; its results come back whole on every process."""
-    params = replicated(mesh) if placement is None else placement
-    return jax.jit(step, in_shardings=(params, by_rows(mesh)), out_shardings=replicated(mesh))
+    params = replicated(mesh) if shardings is None else shardings
+    return jax.jit(step, in_shardings=(params, rows_sharding(mesh)), out_shardings=replicated(mesh))
 
 
-def placed(abstract: Any, placement: Any) -> Any:
-    """Shapes and dtypes with the placement that `born` gives."""
-    if isinstance(placement, jax.sharding.Sharding):
-        placement = jax.tree.map(lambda _: placement, abstract)
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """Shapes and dtypes with the shardings that `init_sharded` gives."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, abstract)
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, placement
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, shardings
     )

@@ -60,7 +60,7 @@ def run(
     """
     sweep.check_options(kind, points, shifts)
     folder = files.at(out) if out else None
-    if folder and Workdir(out).begun():
+    if folder and Workdir(out).has_checkpoint():
         raise UserError(
             f'--out={out}: is the workdir of a trained model, whose config and results would be'
             ' lost: give another folder'
@@ -101,7 +101,7 @@ def run(
     ]
     evaluations = tuple(
         Evaluation(
-            metrics.evaluate(score(values), [truth[clip] for clip in left], labels),
+            metrics.compute_metrics(score(values), [truth[clip] for clip in left], labels),
             int((lengths > point.max_frames).sum()) if point.max_frames else 0,
             0,
             held.skipped,

@@ -27,7 +27,7 @@ from jaxtyping import Float32
 from elastic_ast_jax.audio import windows
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
-from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.sources.base import DataError
@@ -148,7 +148,7 @@ def run(
     workdir: Workdir,
     values: Sequence[float] | None,
     evaluator: Evaluator,
-    model: Trained,
+    model: LoadedModel,
     overrides: Sequence[str],
     progress: Progress,
 ) -> tuple[Found, ...]:
@@ -178,7 +178,7 @@ def run(
     progress.show('latency')
     alone, waveforms = (
         latency.on_one_device(model),
-        list(_waveforms(evaluator, frontend)) if processes.first() else [],
+        list(_waveforms(evaluator, frontend)) if processes.is_primary() else [],
     )
     times, timed = latency.latencies(alone, waveforms, [saving for saving, _ in tried])
     of_halves = [
@@ -199,10 +199,10 @@ def run(
         )
     progress.say(f'budget: {counted(len(tried), "point")}, each with every clip once')
     try:
-        if processes.first():
+        if processes.is_primary():
             _tell(workdir, found, timed, model, overrides, values is not None, progress)
     finally:
-        processes.wait(
+        processes.wait_for_all(
             'token budgets are written'
         )  # a process that is at its end does not wait long for the others
     return tuple(found)
@@ -212,7 +212,7 @@ def _tell(
     workdir: Workdir,
     found: Sequence[Found],
     timed: int,
-    model: Trained,
+    model: LoadedModel,
     overrides: Sequence[str],
     some: bool,
     progress: Progress,
@@ -334,7 +334,7 @@ def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = N
 def write(
     found: Sequence[Found],
     best: Sequence[Measured],
-    model: Trained,
+    model: LoadedModel,
     overrides: Sequence[str],
     workdir: Workdir,
     timed: int,

@@ -84,7 +84,7 @@ def read(workdir: str) -> Run:
     metric = config.train.scored_by()
     evaluations, steps, seconds = [], 0, 0.0
     try:
-        lines = metrics_file.lines(folder.metrics)
+        lines = metrics_file.read_lines(folder.metrics)
         for line in lines or []:
             entry = json.loads(line)
             if entry['kind'] == 'eval':

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 import jax
 
-from elastic_ast_jax.checkpointing.load_model import Trained, open_model
+from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.schema import Config, Mesh
@@ -89,7 +89,7 @@ def run(
     if resized and kind not in ('length', 'resolution'):
         raise UserError('--fixed_length is of two sweeps: add --sweep=length or --sweep=resolution')
     jax_cache.use_compilation_cache()
-    workdir, progress = Workdir(path), Progress(shown=processes.first())
+    workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
     used = changed(workdir.config(), overrides)
     if used.data.source == 'folders' and used.data.train == used.data.eval:
         progress.say(
@@ -107,7 +107,7 @@ def run(
         if kind and kind != 'budget'
         else ()
     )
-    model = open_model(path, checkpoint, mesh)
+    model = load_model(path, checkpoint, mesh)
     evaluator = _evaluator(model, used, mesh)
     if missing := without_clips(evaluator.source, model.labels):
         named = ', '.join(missing[:10]) + (
@@ -133,7 +133,7 @@ def run(
         result = sweep.run(kind, chosen, evaluators, progress)
     else:
         result = evaluator.evaluate(model.params)
-    if not processes.first():
+    if not processes.is_primary():
         return result
     if kind:
         shown, files = (
@@ -163,7 +163,7 @@ def run(
 
 
 def _evaluator(
-    model: Trained, used: Config, mesh: jax.sharding.Mesh, source: Source | None = None
+    model: LoadedModel, used: Config, mesh: jax.sharding.Mesh, source: Source | None = None
 ) -> Evaluator:
     """What evaluates a model on the evaluation split of a config, which may be open already."""
 
@@ -171,13 +171,13 @@ def _evaluator(
         return model.network.apply({'params': params}, batch)
 
     placement = jax.tree.map(lambda leaf: leaf.sharding, model.params)
-    step = sharding.jit_eval_step(make_eval_step(apply, factory.loss(used)), mesh, placement)
+    step = sharding.jit_eval_step(make_eval_step(apply, factory.make_loss(used)), mesh, placement)
     return Evaluator(used, model.labels, step, mesh, source)
 
 
 def _resized(
-    model: Trained, used: Config, point: sweep.Point, mesh: jax.sharding.Mesh
-) -> tuple[Trained, Config]:
+    model: LoadedModel, used: Config, point: sweep.Point, mesh: jax.sharding.Mesh
+) -> tuple[LoadedModel, Config]:
     """An AST for the clips of a point:
 
     cut to its length, or of the model's own duration at its frame shift.

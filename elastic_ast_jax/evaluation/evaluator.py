@@ -17,7 +17,7 @@ from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.distributed import processes, sharding
 from elastic_ast_jax.models import factory
 from elastic_ast_jax.packing.token_budget import Saving
-from elastic_ast_jax.training.metrics import Metrics, evaluate
+from elastic_ast_jax.training.metrics import Metrics, compute_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Evaluator:
     def _metrics(
         self, scores: Float32[np.ndarray, 'N C'], clips: Int64[np.ndarray, 'some']
     ) -> Metrics:
-        return evaluate(scores[clips], [self.targets[clip] for clip in clips], self._labels)
+        return compute_metrics(scores[clips], [self.targets[clip] for clip in clips], self._labels)
 
     def _scores(self, params: Any, view: View) -> tuple[Float32[np.ndarray, 'N C'], dict[int, str]]:
         """Logits of every clip, and messages for those that cannot be decoded.
@@ -259,7 +259,7 @@ class Evaluator:
         for batch in pipeline.batches(
             reader, 0, view.schedule.steps, self._config.data.workers or None
         ):
-            evaluated = self._step(params, sharding.place_batch(batch, self._mesh))
+            evaluated = self._step(params, sharding.shard_batch(batch, self._mesh))
             valid = np.asarray(evaluated.valid)
             found = np.asarray(evaluated.clip_id)[valid]
             logits_of_part[found] = np.asarray(evaluated.logits)[valid]
@@ -270,7 +270,7 @@ class Evaluator:
         # same.
         skipped = {
             int(part): message
-            for own in processes.gathered(reader.skipped)
+            for own in processes.all_gather(reader.skipped)
             for part, message in own.items()
         }
         np.add.at(times, list(skipped), 1)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float32
 
-from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.models.attention import selection
 from elastic_ast_jax.models.encoder import anywhere
@@ -78,7 +78,7 @@ def spread(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
 
-def on_one_device(model: Trained) -> Predictor:
+def on_one_device(model: LoadedModel) -> Predictor:
     """The model as prediction has it, wherever evaluation has put its parameters;
 
     all processes take part.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.models import position_interpolation
@@ -25,8 +25,8 @@ class ResizeError(UserError):
 
 
 def resized(
-    model: Trained, used: Config, frames: int, mesh: Mesh, same_duration: bool
-) -> tuple[Trained, Config]:
+    model: LoadedModel, used: Config, frames: int, mesh: Mesh, same_duration: bool
+) -> tuple[LoadedModel, Config]:
     """The model with positions for clips of `frames` frames, and a config that pads or cuts every
     clip to them.
 
@@ -77,5 +77,5 @@ def resized(
         model=dataclasses.replace(used.model, frames=0),
         packing=dataclasses.replace(used.packing, slots=slots, tokens=slots * there.clip_tokens),
     )
-    params = jax.device_put(params, sharding.params_placement(abstract, mesh))
+    params = jax.device_put(params, sharding.params_shardings(abstract, mesh))
     return dataclasses.replace(model, network=there, params=params), config

@@ -168,7 +168,7 @@ class Experiment:
                 advice = (
                     'Give another --out; data that were moved can have a link at their old place'
                 )
-                Workdir(model.folder(self._out, seed)).check_same(
+                Workdir(model.folder(self._out, seed)).check_config(
                     used, also=loading.PATHS, advice=advice
                 )
 

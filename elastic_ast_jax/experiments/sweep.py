@@ -223,7 +223,7 @@ def _checked(
         ]
         if wrong:
             return run, wrong
-        Workdir(run.workdir).check_same(resolved, advice='Give another --out')
+        Workdir(run.workdir).check_config(resolved, advice='Give another --out')
     except loading.ConfigError as error:
         return run, list(error.problems)
     except WorkdirError as error:

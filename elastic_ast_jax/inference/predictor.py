@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Shaped
 
 from elastic_ast_jax.audio import windows
 from elastic_ast_jax.audio.windows import Windows
-from elastic_ast_jax.checkpointing.load_model import Trained, open_model
+from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.inference import batching, clips, embeddings
 from elastic_ast_jax.inference.clips import Clip
@@ -47,7 +47,7 @@ def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
         >>> model.predict(['clip.wav'], top_k=1)[0]['predictions']
         [{'label': 'rise', 'probability': 0.98}]
     """
-    return Predictor(open_model(workdir, checkpoint), workdir)
+    return Predictor(load_model(workdir, checkpoint), workdir)
 
 
 class Predictor:
@@ -63,7 +63,7 @@ class Predictor:
         description: Which parameters these are, in words.
     """
 
-    def __init__(self, trained: Trained, workdir: str | os.PathLike | None = None):
+    def __init__(self, trained: LoadedModel, workdir: str | os.PathLike | None = None):
         """Serves a model; `workdir` is where it is from, which token budgets are looked up in."""
         self._workdir, self._budgets = workdir, None
         self.config, self.labels, self.step = trained.config, trained.labels, trained.step

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.models import factory
 from elastic_ast_jax.models.ast import AST
@@ -50,7 +50,7 @@ class Setting:
 
 
 def settings(
-    model: Trained,
+    model: LoadedModel,
     company: Sequence[Patches],
     count: int,
     random: np.random.Generator,
@@ -93,7 +93,7 @@ def _arranged(
     return [[int(order[i]) for i in row] for row in rows]
 
 
-def _shape(model: Trained, share: float, longest: int) -> BatchShape:
+def _shape(model: LoadedModel, share: float, longest: int) -> BatchShape:
     """A row of about this share of the config's; AST's hold as many clips as they have slots."""
     shape = factory.batch_shape(model.config, len(model.labels), rows=1)
     tokens = max(longest, int(shape.tokens * share))
@@ -103,7 +103,7 @@ def _shape(model: Trained, share: float, longest: int) -> BatchShape:
     return dataclasses.replace(shape, tokens=tokens)
 
 
-def _fitting(model: Trained, length: int) -> BatchShape:
+def _fitting(model: LoadedModel, length: int) -> BatchShape:
     """One row that one clip fills."""
     return dataclasses.replace(
         factory.batch_shape(model.config, len(model.labels), rows=1), tokens=length, slots=1
@@ -124,7 +124,9 @@ def _lengths(company: Sequence[Patches]) -> Int[np.ndarray, '_']:
     return different[np.searchsorted(different, own)]
 
 
-def noise(model: Trained, patches: Sequence[Patches], random: np.random.Generator) -> list[Patches]:
+def noise(
+    model: LoadedModel, patches: Sequence[Patches], random: np.random.Generator
+) -> list[Patches]:
     """As many clips of noise as there are clips, of the lengths that the model takes."""
     frontend = model.config.frontend
     most = frontend.max_time_patches
@@ -140,7 +142,7 @@ def noise(model: Trained, patches: Sequence[Patches], random: np.random.Generato
 class Passes:
     """Clips on their way through the model."""
 
-    def __init__(self, model: Trained, company: Sequence[Patches]):
+    def __init__(self, model: LoadedModel, company: Sequence[Patches]):
         self._model, self._company = model, company
         self._network = model.network.clone(dtype=jnp.dtype('float32'))
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from elastic_ast_jax.audio import windows
 from elastic_ast_jax.audio.reading import expand
-from elastic_ast_jax.checkpointing.load_model import Trained, open_model
+from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.models.attention import registry
 from elastic_ast_jax.models.attention.interface import Attend
@@ -113,7 +113,7 @@ def run(
 
     Raises:
         CertificateError: A recording that cannot be used.
-        WorkdirError, CheckpointError: As `open_model`.
+        WorkdirError, CheckpointError: As `load_model`.
     """
     try:
         jax.config.update('jax_num_cpu_devices', DEVICES)
@@ -121,7 +121,7 @@ def run(
         pass
     jax_cache.use_compilation_cache()
     progress = Progress()
-    model = open_model(workdir, checkpoint)
+    model = load_model(workdir, checkpoint)
     frontend = model.config.frontend
     recordings, notes = list(expand(inputs)), ()
     if len(recordings) > _MOST:
@@ -140,7 +140,7 @@ def run(
     return show(dataclasses.replace(made, notes=notes + made.notes), model, as_json)
 
 
-def show(made: Certificate, model: Trained, as_json: bool = False) -> int:
+def show(made: Certificate, model: LoadedModel, as_json: bool = False) -> int:
     """Prints a certificate; the exit code is 1 if it is none."""
     devices = counted(jax.device_count(), f'{jax.default_backend()} device')
     where = (
@@ -209,7 +209,7 @@ def show(made: Certificate, model: Trained, as_json: bool = False) -> int:
 
 
 def certify(
-    model: Trained,
+    model: LoadedModel,
     names: Sequence[str],
     patches: Sequence[Patches],
     seed: int = 0,

@@ -22,7 +22,7 @@ from elastic_ast_jax.models.attention import interface, registry
 from elastic_ast_jax.perf import collectives, length_mixes, topologies
 from elastic_ast_jax.perf.topologies import Topology
 from elastic_ast_jax.training import compiled_steps
-from elastic_ast_jax.training.optimizer import constant
+from elastic_ast_jax.training.optimizer import constant_schedule
 from elastic_ast_jax.utils import markdown
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
@@ -122,8 +122,9 @@ def run(
     made = _steps(config, found, work)
     progress.say(
         f'{found.name}: {counted(found.chips, "chip")}; {config.packing.rows} rows of'
-        f' {config.packing.tokens} tokens, {config.packing.rows // sharding.row_shards(mesh)} a'
-        f' device; attention: {_attention_name(config)}'
+        f' {config.packing.tokens} tokens,'
+        f' {config.packing.rows // sharding.count_row_shards(mesh)} a device;'
+        f' attention: {_attention_name(config)}'
     )
     results = {}
     for name, lowered in (('train', _lower_train), ('evaluate', _lower_evaluate)):
@@ -150,7 +151,7 @@ def run(
 
 
 def _fewer(config: Config, mesh: jax.sharding.Mesh) -> int:
-    shards = sharding.row_shards(mesh)
+    shards = sharding.count_row_shards(mesh)
     return max(1, config.packing.rows // shards // 2) * shards
 
 
@@ -210,28 +211,32 @@ def _planned(config: Config, classes: int | None) -> Work:
     )
 
 
-def _steps(config: Config, topology: Topology, work: Work) -> compiled_steps.Steps:
+def _steps(config: Config, topology: Topology, work: Work) -> compiled_steps.CompiledSteps:
     dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
     mesh = sharding.make_mesh(config.mesh, topology.devices)
-    return compiled_steps.make(
+    return compiled_steps.make_steps(
         config,
         work.classes,
         _chosen_attention(config),
         dtype,
         mesh,
-        constant(config.optimizer.rate, 1),
+        constant_schedule(config.optimizer.rate, 1),
     )
 
 
-def _lower_train(made: compiled_steps.Steps, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
-    state = sharding.placed(made.abstract, made.placement)
-    return made.train.lower(state, sharding.placed(made.shape.abstract(), sharding.by_rows(mesh)))
+def _lower_train(made: compiled_steps.CompiledSteps, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    state = sharding.with_shardings(made.abstract, made.shardings)
+    return made.train_step.lower(
+        state, sharding.with_shardings(made.shape.abstract(), sharding.rows_sharding(mesh))
+    )
 
 
-def _lower_evaluate(made: compiled_steps.Steps, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
-    params = sharding.placed(made.abstract.params, made.placement.params)
-    return made.evaluate.lower(
-        params, sharding.placed(made.shape.abstract(), sharding.by_rows(mesh))
+def _lower_evaluate(
+    made: compiled_steps.CompiledSteps, mesh: jax.sharding.Mesh
+) -> jax.stages.Lowered:
+    params = sharding.with_shardings(made.abstract.params, made.shardings.params)
+    return made.eval_step.lower(
+        params, sharding.with_shardings(made.shape.abstract(), sharding.rows_sharding(mesh))
     )
 
 
@@ -316,7 +321,7 @@ def _gib(size: float) -> str:
 def _search(config: Config, topology: Topology, work: Work, progress: Progress, check: bool) -> int:
     """Prints the most rows of a device whose training step fits, with and without remat."""
     mesh = sharding.make_mesh(config.mesh, topology.devices)
-    shards, accumulate = sharding.row_shards(mesh), config.train.accumulate
+    shards, accumulate = sharding.count_row_shards(mesh), config.train.accumulate
     room = topology.peak.memory / topology.cores
     each = 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
     lines = [

@@ -24,7 +24,7 @@ from elastic_ast_jax.models.attention import registry, selection
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.perf import length_mixes, peaks
 from elastic_ast_jax.training import compiled_steps
-from elastic_ast_jax.training.optimizer import constant
+from elastic_ast_jax.training.optimizer import constant_schedule
 from elastic_ast_jax.utils import markdown
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
@@ -249,22 +249,24 @@ def measure(
 
 def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
     training = step == _TRAIN
-    made = compiled_steps.make(
+    made = compiled_steps.make_steps(
         config,
         _CLASSES,
         attend,
         selection.compute_dtype(config.model.dtype),
         mesh,
-        constant(config.optimizer.rate, 1),
+        constant_schedule(config.optimizer.rate, 1),
     )
     host_batch = length_mixes.batch(mix, made.shape, _SEED, _DROPOUT if training else 0.0)
     lengths = flops.clip_tokens(host_batch.segment_ids)
-    batch = sharding.place_batch(host_batch, mesh)
-    state = made.born()
+    batch = sharding.shard_batch(host_batch, mesh)
+    state = made.init_sharded()
     used = _peak_bytes(mesh)
     begin = time.perf_counter()
     compiled = (
-        made.train.lower(state, batch) if training else made.evaluate.lower(state.params, batch)
+        made.train_step.lower(state, batch)
+        if training
+        else made.eval_step.lower(state.params, batch)
     ).compile()
     compile_seconds = time.perf_counter() - begin
     if training:

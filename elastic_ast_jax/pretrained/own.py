@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jaxtyping import Float32
 
-from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.models.ast import AST, TOKENS
 from elastic_ast_jax.pretrained import ast_hf, elastic_ast_torch
 from elastic_ast_jax.pretrained.weights import EPSILON, Donor, Grid, Tables, grouped, heads_of
@@ -22,9 +22,9 @@ def workdir(path: str | os.PathLike) -> Donor:
     """The model of a workdir: of its newest checkpoint, the moving average if there is one.
 
     Raises:
-        WorkdirError, CheckpointError: As `load_model.open_model`.
+        WorkdirError, CheckpointError: As `load_model.load_model`.
     """
-    model = open_model(path)
+    model = load_model(path)
     params = _flat(jax.device_get(model.params))
     size, frontend, network = model.network.size, model.config.frontend, model.network
     sources = grouped({name: name for name in params})

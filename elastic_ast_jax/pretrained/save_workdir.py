@@ -11,7 +11,7 @@ import numpy as np
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.checkpointing.train_state import TrainState
-from elastic_ast_jax.checkpointing.workdir import Contract, Workdir
+from elastic_ast_jax.checkpointing.workdir import ModelMetadata, Workdir
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import printable
@@ -41,7 +41,7 @@ def new(path: str | os.PathLike) -> Workdir:
         ConvertError: It holds a model.
     """
     workdir = Workdir(path)
-    if workdir.begun():
+    if workdir.has_checkpoint():
         raise ConvertError(f'{workdir.path}: holds a model already: choose another folder')
     return workdir
 
@@ -64,7 +64,7 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
         CheckpointError: The checkpoint cannot be written.
     """
     workdir.prepare(config)
-    workdir.set_contract(Contract(tuple(labels), fbank.fingerprint(config.frontend)))
+    workdir.set_model_metadata(ModelMetadata(tuple(labels), fbank.fingerprint(config.frontend)))
     with Checkpoints(workdir.checkpoints) as checkpoints:
         checkpoints.save(
             TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None), None

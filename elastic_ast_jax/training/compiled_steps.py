@@ -23,7 +23,7 @@ from elastic_ast_jax.training.optimizer import Schedule
 from elastic_ast_jax.training.step import make_eval_step, make_train_step, new_state
 
 
-class Steps(NamedTuple):
+class CompiledSteps(NamedTuple):
     """The steps, and what they take.
 
     Attributes:
@@ -33,9 +33,9 @@ class Steps(NamedTuple):
         init: `init(given)`: the state before the first step, of parameters given by name and random
         ones for the rest.
         abstract: Shapes and dtypes of the state.
-        placement: A sharding of everything in the state.
-        train: `train(state, batch)`, see `step.make_train_step`.
-        evaluate: `evaluate(params, batch)`, see `step.make_eval_step`.
+        shardings: A sharding of everything in the state.
+        train_step: `train(state, batch)`, see `step.make_train_step`.
+        eval_step: `evaluate(params, batch)`, see `step.make_eval_step`.
     """
 
     network: model_factory.Network
@@ -43,18 +43,18 @@ class Steps(NamedTuple):
     frozen: frozenset[str]
     init: Callable[[Mapping[str, Any]], TrainState]
     abstract: TrainState
-    placement: TrainState
-    train: Callable
-    evaluate: Callable
+    shardings: TrainState
+    train_step: Callable
+    eval_step: Callable
 
-    def born(self, given: Mapping[str, Any] = types.MappingProxyType({})) -> TrainState:
+    def init_sharded(self, given: Mapping[str, Any] = types.MappingProxyType({})) -> TrainState:
         """The state before the first step, made where it belongs."""
-        return sharding.born(self.init, self.placement, dict(given))
+        return sharding.init_sharded(self.init, self.shardings, dict(given))
 
 
-def make(
+def make_steps(
     config: Config, classes: int, attend: Attend, dtype: Any, mesh: Mesh, rate: Schedule
-) -> Steps:
+) -> CompiledSteps:
     """The steps of a configuration.
 
     Args:
@@ -75,12 +75,12 @@ def make(
         classes,
         sharding.sharded_attention(attend, mesh),
         dtype,
-        place=sharding.sharded_activations(mesh),
+        place=sharding.activation_constraint(mesh),
     )
     shape, loss, optimizer = (
         model_factory.batch_shape(config, classes),
-        training_factory.loss(config),
-        training_factory.update(config, rate),
+        training_factory.make_loss(config),
+        training_factory.make_optimizer(config, rate),
     )
     averaged = config.train.ema > 0
 
@@ -98,17 +98,17 @@ def make(
         return new_state(init_params(given), optimizer, averaged, frozen)
 
     abstract = jax.eval_shape(init, {})
-    placement = sharding.state_placement(abstract, params, mesh)
+    shardings = sharding.state_shardings(abstract, params, mesh)
     step = make_train_step(
         apply, loss, optimizer, config.train.accumulate, config.train.ema, frozen
     )
-    return Steps(
+    return CompiledSteps(
         network,
         shape,
         frozen,
         init,
         abstract,
-        placement,
-        sharding.jit_train_step(step, mesh, placement),
-        sharding.jit_eval_step(make_eval_step(apply, loss), mesh, placement.params),
+        shardings,
+        sharding.jit_train_step(step, mesh, shardings),
+        sharding.jit_eval_step(make_eval_step(apply, loss), mesh, shardings.params),
     )

@@ -9,29 +9,31 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.training import losses, optimizer
 
 
-def loss(config: Config) -> losses.Loss:
+def make_loss(config: Config) -> losses.Loss:
     """The loss per clip."""
     if config.train.loss == 'bce':
         return losses.binary_cross_entropy
     return losses.cross_entropy(config.train.label_smoothing)
 
 
-def rate(config: Config, epoch_ends: np.ndarray) -> optimizer.Schedule:
+def learning_rate_schedule(config: Config, epoch_ends: np.ndarray) -> optimizer.Schedule:
     """The learning rate at each step; `epoch_ends[e]` steps are made by the end of epoch e."""
     chosen, steps = config.optimizer, int(epoch_ends[-1])
     warmup = math.ceil(chosen.warmup_epochs * steps / len(epoch_ends))
     if chosen.schedule == 'published':
-        return optimizer.published(chosen.rate, epoch_ends, chosen.decay_from, chosen.decay_factor)
+        return optimizer.published_schedule(
+            chosen.rate, epoch_ends, chosen.decay_from, chosen.decay_factor
+        )
     if chosen.schedule == 'constant':
-        return optimizer.constant(chosen.rate, warmup)
-    return optimizer.cosine(chosen.rate, steps, warmup)
+        return optimizer.constant_schedule(chosen.rate, warmup)
+    return optimizer.cosine_schedule(chosen.rate, steps, warmup)
 
 
-def update(config: Config, schedule: optimizer.Schedule) -> optax.GradientTransformation:
+def make_optimizer(config: Config, schedule: optimizer.Schedule) -> optax.GradientTransformation:
     """The optimiser: clipping, then the update, then its scale by layer."""
     chosen = config.optimizer
     make = {'adamw': optimizer.adamw, 'adam_l2': optimizer.adam_l2}[chosen.kind]
-    made = optimizer.clipped(
+    made = optimizer.with_clipping(
         make(schedule, chosen.b1, chosen.b2, chosen.epsilon, chosen.weight_decay), chosen.clip_norm
     )
-    return optimizer.layerwise(made, chosen.layer_decay, config.model.resolved().depth)
+    return optimizer.with_layer_decay(made, chosen.layer_decay, config.model.resolved().depth)

@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from elastic_ast_jax.utils.errors import UserError
 
-NOTHING: frozenset[str] = frozenset()
+NONE_FROZEN: frozenset[str] = frozenset()
 
 
 def frozen_names(params: Any, beginnings: Sequence[str]) -> frozenset[str]:

@@ -49,7 +49,7 @@ def d_prime(auc: float) -> float:
     return float(np.sqrt(2) * norm.ppf(auc))
 
 
-def evaluate(
+def compute_metrics(
     scores: Float[np.ndarray, 'N C'], targets: Sequence[tuple[int, ...]], labels: Sequence[str]
 ) -> Metrics:
     """Metrics of scores `[N, C]` (the higher the likelier) against the classes of each clip.

@@ -17,7 +17,7 @@ from typing import Any
 
 from elastic_ast_jax.utils.gcs import BucketPath
 
-__all__ = ['begin', 'lines']
+__all__ = ['open_log', 'read_lines']
 
 # TensorBoard knows its files by the word tfevents in their names.
 _EVENTS = 'events.out.tfevents.'
@@ -27,7 +27,7 @@ _PATIENCE = 60.0
 _READERS = 32
 
 
-def lines(file: Path | BucketPath) -> list[str] | None:
+def read_lines(file: Path | BucketPath) -> list[str] | None:
     """The lines of a metrics file, each with its end, without a last one that a crash cut off; None
     if there is no file.
 
@@ -44,13 +44,13 @@ def lines(file: Path | BucketPath) -> list[str] | None:
     return _whole(file.read_text(encoding='utf-8')) if file.exists() else None
 
 
-def begin(
+def open_log(
     file: Path | BucketPath, tensorboard: Path | BucketPath, steps: int, evaluated: bool = True
 ) -> '_Appended | _InParts':
     """Opens the metrics of a run that has made `steps` steps, without the lines of later ones.
 
     Args:
-        file: See `lines`.
+        file: See `read_lines`.
         tensorboard: Folder of the events. Profiles lie in it too, and stay.
         steps: That the run has made.
         evaluated: Keep the line of an evaluation after these.
@@ -77,7 +77,7 @@ class _Appended:
     """In local files, each line at once."""
 
     def __init__(self, file: Path, tensorboard: Path, keep: Callable[[str], bool]):
-        kept = [line for line in lines(file) or [] if keep(line)]
+        kept = [line for line in read_lines(file) or [] if keep(line)]
         temporary = file.with_name(file.name + '.new')
         temporary.write_text(''.join(kept), encoding='utf-8')
         os.replace(temporary, file)

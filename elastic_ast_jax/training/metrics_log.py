@@ -43,7 +43,7 @@ class MetricsLog:
         """
         self._file, self._failed = files.at(file), False
         with self._writing('at the start'):
-            self._lines = metrics_file.begin(
+            self._lines = metrics_file.open_log(
                 self._file, files.at(tensorboard), steps_made, evaluated
             )
 

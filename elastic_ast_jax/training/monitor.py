@@ -13,13 +13,13 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from elastic_ast_jax.checkpointing.checkpoints import Written
+from elastic_ast_jax.checkpointing.checkpoints import SavedCheckpoint
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.training.metrics import Metrics
-from elastic_ast_jax.training.step import Sums
+from elastic_ast_jax.training.step import StepMetrics
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import duration, in_seconds
@@ -29,7 +29,7 @@ class TrainingError(UserError):
     """A loss, gradient or update that is not finite; names the step and the clips of its batch."""
 
 
-class Watch:
+class Monitor:
     """Settles each step once the next is under way, so that the device never waits for the host."""
 
     def __init__(
@@ -57,19 +57,19 @@ class Watch:
         self._flops, self._logs, self._progress = flops, logs, progress
         self._first = first
         self.steps = first  # dispatched so far
-        self._pending: tuple[int, PackedBatch, Sums] | None = None
-        self._window: list[tuple[Sums, int]] = []
+        self._pending: tuple[int, PackedBatch, StepMetrics] | None = None
+        self._window: list[tuple[StepMetrics, int]] = []
         self._idle = 0.0
         self._began = self._window_began = time.perf_counter()
 
-    def made(self, batch: PackedBatch, sums: Sums) -> int:
+    def on_step_dispatched(self, batch: PackedBatch, sums: StepMetrics) -> int:
         """A step was dispatched; settles the one before. Returns the number of steps made."""
-        self.settle()
+        self.flush_pending()
         self.steps += 1
         self._pending = self.steps, batch, sums
         return self.steps
 
-    def settle(self) -> None:
+    def flush_pending(self) -> None:
         """Waits for the step under way, checks and logs it.
 
         Raises:
@@ -79,12 +79,12 @@ class Watch:
             return
         step, batch, device_sums = self._pending
         self._pending = None
-        sums = Sums(*(float(value) for value in jax.device_get(device_sums)))
+        sums = StepMetrics(*(float(value) for value in jax.device_get(device_sums)))
         if not np.isfinite([sums.loss, sums.gradient_norm, sums.parameter_norm]).all():
             raise self._not_finite(step, batch, sums)
         self._window.append((sums, self._flops(step - 1)))
         seconds = time.perf_counter() - self._window_began - self._idle
-        total = Sums(*np.sum([each for each, _ in self._window], axis=0))
+        total = StepMetrics(*np.sum([each for each, _ in self._window], axis=0))
         epoch, _ = self._schedule.locate(step - 1)
         packing = self._config.packing
         values = {
@@ -145,7 +145,7 @@ class Watch:
         )
         return metrics
 
-    def saved(self, checkpoint: Written) -> None:
+    def saved(self, checkpoint: SavedCheckpoint) -> None:
         """Logs what a checkpoint took, some steps after its own."""
         values = checkpoint._asdict()
         self._write(self.steps, 'checkpoint', {'of_step': values.pop('step'), **values})
@@ -166,7 +166,7 @@ class Watch:
         for log in self._logs:
             log.write(step, kind, values)
 
-    def _not_finite(self, step: int, batch: PackedBatch, sums: Sums) -> TrainingError:
+    def _not_finite(self, step: int, batch: PackedBatch, sums: StepMetrics) -> TrainingError:
         names = [self._source.keys[clip] for clip in batch.clip_id[batch.valid]]
         more = f' and {len(names) - 20} more' if len(names) > 20 else ''
         return TrainingError(

@@ -36,12 +36,14 @@ def adam_l2(
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(rate, b1, b2, epsilon))
 
 
-def clipped(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+def with_clipping(
+    optimizer: optax.GradientTransformation, norm: float
+) -> optax.GradientTransformation:
     """Scales gradients down to a global norm first; 0 for no clipping."""
     return optax.chain(optax.clip_by_global_norm(norm), optimizer) if norm else optimizer
 
 
-def layerwise(
+def with_layer_decay(
     optimizer: optax.GradientTransformation, decay: float, depth: int
 ) -> optax.GradientTransformation:
     """Smaller updates for parameters nearer to the input, decoupled weight decay included; a decay
@@ -68,12 +70,12 @@ def layerwise(
     return optax.chain(optimizer, scale)
 
 
-def cosine(rate: float, steps: int, warmup_steps: int) -> Schedule:
+def cosine_schedule(rate: float, steps: int, warmup_steps: int) -> Schedule:
     """Linear warm-up from 0, then half a cosine that reaches 0 after the last step."""
     return optax.warmup_cosine_decay_schedule(0.0, rate, min(warmup_steps, steps - 1), steps)
 
 
-def constant(rate: float, warmup_steps: int) -> Schedule:
+def constant_schedule(rate: float, warmup_steps: int) -> Schedule:
     """Linear warm-up from 0, then the same rate."""
     return optax.join_schedules(
         [optax.linear_schedule(0.0, rate, warmup_steps), optax.constant_schedule(rate)],
@@ -81,7 +83,7 @@ def constant(rate: float, warmup_steps: int) -> Schedule:
     )
 
 
-def published(
+def published_schedule(
     rate: float,
     epoch_ends: Sequence[int] | Int[np.ndarray, 'epochs'],
     decay_from: int,

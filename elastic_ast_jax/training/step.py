@@ -22,7 +22,7 @@ def new_state(
     params: Any,
     optimizer: optax.GradientTransformation,
     ema: bool = False,
-    frozen: frozenset[str] = freezing.NOTHING,
+    frozen: frozenset[str] = freezing.NONE_FROZEN,
 ) -> TrainState:
     """The state before the first step; the moving average begins as a copy of the parameters."""
     trained, _ = freezing.split(params, frozen)
@@ -30,7 +30,7 @@ def new_state(
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), average)
 
 
-class Sums(NamedTuple):
+class StepMetrics(NamedTuple):
     """Sums over clips, and what they are divided by; they add across steps, rows and hosts.
 
     Attributes:
@@ -48,9 +48,9 @@ class Sums(NamedTuple):
     parameter_norm: Float[Any, '']
 
 
-def _sums(logits: Array, batch: PackedBatch, loss: losses.Loss) -> Sums:
+def _sums(logits: Array, batch: PackedBatch, loss: losses.Loss) -> StepMetrics:
     valid = batch.valid.astype(jnp.float32)
-    return Sums(
+    return StepMetrics(
         loss=(loss(logits, batch.labels) * valid).sum(),
         correct=(losses.correct(logits, batch.labels) * valid).sum(),
         clips=valid.sum(),
@@ -66,7 +66,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
     ema: float = 0.0,
-    frozen: frozenset[str] = freezing.NOTHING,
+    frozen: frozenset[str] = freezing.NONE_FROZEN,
 ):
     """`train_step(state, batch) -> (state, sums)`: one update by the gradient of the mean loss over
     the batch's clips.
@@ -88,7 +88,7 @@ def make_train_step(
         gradients do not count them.
     """
 
-    def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Sums]:
+    def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
         trained, fixed = freezing.split(state.params, frozen)
         clips = jnp.maximum(batch.valid.astype(jnp.float32).sum(), 1.0)
 
@@ -102,7 +102,7 @@ def make_train_step(
         else:
             nothing = (
                 jax.tree.map(jnp.zeros_like, trained),
-                Sums(*[jnp.zeros(())] * len(Sums._fields)),
+                StepMetrics(*[jnp.zeros(())] * len(StepMetrics._fields)),
             )
             (gradients, sums), _ = jax.lax.scan(
                 lambda total, part: (jax.tree.map(jnp.add, total, gradient(trained, part)), None),
@@ -134,7 +134,7 @@ def _parts(batch: PackedBatch, count: int) -> PackedBatch:
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
-class Evaluated(NamedTuple):
+class EvalOutputs(NamedTuple):
     """What came of a batch, and of which clips: with several processes none has the whole batch.
 
     Attributes:
@@ -146,14 +146,14 @@ class Evaluated(NamedTuple):
     logits: Float[Any, 'R S C']
     clip_id: Int[Any, 'R S']
     valid: Bool[Any, 'R S']
-    sums: Sums
+    sums: StepMetrics
 
 
 def make_eval_step(apply: Apply, loss: losses.Loss):
     """`eval_step(params, batch) -> Evaluated`."""
 
-    def eval_step(params: Any, batch: PackedBatch) -> Evaluated:
+    def eval_step(params: Any, batch: PackedBatch) -> EvalOutputs:
         logits = apply(params, batch)
-        return Evaluated(logits, batch.clip_id, batch.valid, _sums(logits, batch, loss))
+        return EvalOutputs(logits, batch.clip_id, batch.valid, _sums(logits, batch, loss))
 
     return eval_step

@@ -12,7 +12,7 @@ from elastic_ast_jax.utils.text import without_nan
 _log = logging.getLogger(__name__)
 
 
-def library(project: str) -> Any:
+def import_wandb(project: str) -> Any:
     """The module `wandb`.
 
     Raises:
@@ -47,7 +47,7 @@ class WandbLog:
         """
         project = config.train.wandb
         folder = None if isinstance(workdir.path, BucketPath) else str(workdir.path)
-        wandb, run = library(project), workdir.wandb_id()
+        wandb, run = import_wandb(project), workdir.wandb_id()
         try:
             self._run = wandb.init(
                 project=project,

@@ -70,7 +70,7 @@ def after(state, steps=1):
 
 
 def fresh(steps=0, ema=False):
-    return after(sharding.born(functools.partial(init, ema=ema), whole()), steps)
+    return after(sharding.init_sharded(functools.partial(init, ema=ema), whole()), steps)
 
 
 def copy_of(state):
@@ -78,7 +78,7 @@ def copy_of(state):
 
 
 def abstract(width=5, ema=False):
-    return sharding.placed(jax.eval_shape(functools.partial(init, width, ema)), whole())
+    return sharding.with_shardings(jax.eval_shape(functools.partial(init, width, ema)), whole())
 
 
 def same(a, b):
@@ -152,7 +152,7 @@ def test_a_run_with_a_moving_average_goes_on_with_it(tmp_path):
 def test_a_new_run_has_nothing_to_restore(tmp_path):
     with Checkpoints(tmp_path / 'a' / 'checkpoints') as checkpoints:
         assert checkpoints.restore(abstract()) is None
-        assert checkpoints.steps() == [] and checkpoints.best() is None
+        assert checkpoints.steps() == [] and checkpoints.best_step() is None
 
 
 def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
@@ -165,14 +165,16 @@ def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
         }
         return TrainState(jnp.zeros((), jnp.int32), params, ADAM.init(params))
 
-    state = sharding.born(large, whole())
+    state = sharding.init_sharded(large, whole())
     with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
         copy = copy_of(state)
         checkpoints.save(state, None)
         last = after(state, steps=3)
     assert not np.array_equal(last.params['kernel'], copy.params['kernel'])
     with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-        assert same(checkpoints.restore(sharding.placed(jax.eval_shape(large), whole())), copy)
+        assert same(
+            checkpoints.restore(sharding.with_shardings(jax.eval_shape(large), whole())), copy
+        )
 
 
 def test_a_step_that_is_there_is_left_alone(saved):
@@ -182,19 +184,23 @@ def test_a_step_that_is_there_is_left_alone(saved):
         checkpoints.save(fresh(steps=2), 99.0)
     with Checkpoints(directory) as checkpoints:
         assert same(checkpoints.restore(abstract()), copies[3])
-        assert checkpoints.best() == 2
+        assert checkpoints.best_step() == 2
 
 
 def test_a_checkpoint_gets_its_score_later(tmp_path):
     directory = tmp_path / 'checkpoints'
     state = run(directory, [0.5, None])[2]
     with Checkpoints(directory) as checkpoints:
-        assert (checkpoints.score(1), checkpoints.score(2), checkpoints.best()) == (0.5, None, 1)
+        assert (checkpoints.score(1), checkpoints.score(2), checkpoints.best_step()) == (
+            0.5,
+            None,
+            1,
+        )
         checkpoints.save(state, 0.75)
-        assert checkpoints.best() == 2
-        assert not checkpoints.written()
+        assert checkpoints.best_step() == 2
+        assert not checkpoints.completed_saves()
     with Checkpoints(directory, read_only=True) as checkpoints:
-        assert (checkpoints.score(2), checkpoints.best()) == (0.75, 2)
+        assert (checkpoints.score(2), checkpoints.best_step()) == (0.75, 2)
         assert same(checkpoints.restore(abstract()), state)
 
 
@@ -205,7 +211,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     run(tmp_path / 'checkpoints', [0.25, 0.75, 0.5, None, 0.5, None], keep=2)
     with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 5, 6]
-        assert checkpoints.best() == 2
+        assert checkpoints.best_step() == 2
 
 
 def test_the_best_outlives_a_restart(tmp_path):
@@ -217,23 +223,25 @@ def test_the_best_outlives_a_restart(tmp_path):
             checkpoints.save(state, score)
     with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 6]
-        assert checkpoints.best() == 2
+        assert checkpoints.best_step() == 2
 
 
 def test_the_later_of_equals_is_the_best(tmp_path):
     run(tmp_path / 'checkpoints', [0.5, 0.75, 0.75, 0.25], keep=1)
     with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
-        assert checkpoints.steps() == [3, 4] and checkpoints.best() == 3
+        assert checkpoints.steps() == [3, 4] and checkpoints.best_step() == 3
 
 
 def test_an_evaluation_without_a_number_is_not_the_best(tmp_path):
     """mAP is NaN where no class has both examples and others."""
     run(tmp_path / 'checkpoints', [0.5, 0.75, float('nan'), 0.25], keep=1)
     with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
-        assert checkpoints.best() == 2
+        assert checkpoints.best_step() == 2
     run(tmp_path / 'one', [float('nan')])
     with Checkpoints(tmp_path / 'one', read_only=True) as checkpoints:
-        assert math.isnan(checkpoints.score(1)) and checkpoints.best() is None  # it was evaluated
+        assert (
+            math.isnan(checkpoints.score(1)) and checkpoints.best_step() is None
+        )  # it was evaluated
 
 
 def test_reading_only_warns_of_nothing(saved, caplog):
@@ -292,7 +300,7 @@ def test_without_a_checkpoint_there_are_no_parameters(tmp_path):
 def test_without_an_evaluation_there_is_no_best(tmp_path):
     run(tmp_path / 'checkpoints', [None])
     with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
-        assert checkpoints.best() is None
+        assert checkpoints.best_step() is None
         with pytest.raises(CheckpointError, match='no checkpoint has been evaluated; use latest'):
             checkpoints.restore_params(abstract().params, 'best')
 
@@ -432,7 +440,7 @@ def test_a_damaged_score_is_no_score(saved, content):
     ]
     file.write_text(content)
     with Checkpoints(directory) as checkpoints:
-        assert checkpoints.best() == 3 and checkpoints.steps() == [1, 2, 3]
+        assert checkpoints.best_step() == 3 and checkpoints.steps() == [1, 2, 3]
         state = checkpoints.restore(abstract())
         assert same(state, copies[3])
         checkpoints.save(copies[2], 0.25)  # another one takes its place
@@ -528,7 +536,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(saved, damage, warnings)
         checkpoints.save(after(state), 0.9)  # the step that was lost can be saved again
     with Checkpoints(directory) as checkpoints:
         assert same(checkpoints.restore(abstract()), copies[3])
-        assert checkpoints.best() == 3
+        assert checkpoints.best_step() == 3
 
 
 def test_prediction_passes_over_a_damaged_checkpoint_and_leaves_it(saved, warnings):

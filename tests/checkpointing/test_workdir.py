@@ -11,12 +11,12 @@ import shutil
 import pytest
 
 from elastic_ast_jax.audio.fbank import Fingerprint
-from elastic_ast_jax.checkpointing.workdir import Contract, PlanRecord, Workdir, WorkdirError
+from elastic_ast_jax.checkpointing.workdir import ModelMetadata, PlanRecord, Workdir, WorkdirError
 from elastic_ast_jax.config.schema import Config, Data
 
 CONFIG = Config(data=Data(source='synthetic'))
 FRONTEND = Fingerprint('0123456789abcdef', (-0.5, 0.25, -0.75, 0.125))
-CONTRACT = Contract(('cat', 'dog', 'owl'), FRONTEND)
+METADATA = ModelMetadata(('cat', 'dog', 'owl'), FRONTEND)
 
 
 def changed(**sections):
@@ -34,7 +34,7 @@ def changed(**sections):
 def workdir(tmp_path):
     made = Workdir(tmp_path / 'run')
     made.prepare(CONFIG)
-    made.set_contract(CONTRACT)
+    made.set_model_metadata(METADATA)
     made.set_plan(PlanRecord('fedcba9876543210', (10, 11)))
     (made.checkpoints / '5').mkdir(parents=True)
     return made
@@ -49,7 +49,7 @@ def refused(call, *arguments):
 def test_what_is_stored_comes_back(workdir):
     again = Workdir(workdir.path)
     assert again.config() == CONFIG
-    assert again.contract() == CONTRACT
+    assert again.model_metadata() == METADATA
     assert again.plan() == PlanRecord('fedcba9876543210', (10, 11))
     assert sorted(os.listdir(workdir.path)) == [
         'checkpoints',
@@ -84,7 +84,7 @@ def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
 
 def test_the_same_config_goes_on(workdir):
     workdir.prepare(CONFIG)
-    workdir.set_contract(CONTRACT)
+    workdir.set_model_metadata(METADATA)
     assert workdir.config() == CONFIG
 
 
@@ -119,9 +119,9 @@ def test_keys_that_change_no_result_may_differ(workdir):
 
 def test_some_of_these_may_be_asked_to_be_the_same_too(workdir):
     moved = changed(data={'root': '/moved', 'workers': 3})
-    workdir.check_same(moved)
+    workdir.check_config(moved)
     message = refused(
-        lambda config: workdir.check_same(config, ('data.root',), 'Give another --out'), moved
+        lambda config: workdir.check_config(config, ('data.root',), 'Give another --out'), moved
     )
     assert "data.root: '' there, '/moved' now" in message and 'data.workers' not in message
     assert message.endswith('Give another --out, or the same values')
@@ -173,11 +173,11 @@ def test_before_the_first_checkpoint_a_start_may_be_mended(workdir):
     """A start that failed, for a wrong name or a damaged recording, does not bind the next one."""
     shutil.rmtree(workdir.checkpoints)
     (workdir.checkpoints / '5.orbax-checkpoint-tmp').mkdir(parents=True)  # unfinished
-    assert not workdir.begun()
+    assert not workdir.has_checkpoint()
     other = changed(train={'epochs': 7})
     workdir.prepare(other)
-    workdir.set_contract(Contract(('cat', 'owl'), FRONTEND))
-    assert workdir.config() == other and workdir.contract().labels == ('cat', 'owl')
+    workdir.set_model_metadata(ModelMetadata(('cat', 'owl'), FRONTEND))
+    assert workdir.config() == other and workdir.model_metadata().labels == ('cat', 'owl')
 
 
 # Places that will not do
@@ -211,7 +211,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
 # Files that will not do
 
 
-@pytest.mark.parametrize('read', ['config', 'contract'])
+@pytest.mark.parametrize('read', ['config', 'model_metadata'])
 def test_no_workdir_is_said_with_a_name_that_is_near(workdir, read):
     near = workdir.path.with_name('rnu')
     message = refused(getattr(Workdir(near), read))
@@ -231,11 +231,12 @@ def test_a_folder_that_is_no_workdir_is_said(tmp_path):
 
 def test_a_missing_file_is_named(workdir):
     (workdir.path / 'model.json').unlink()
-    assert 'model.json is missing' in refused(workdir.contract)
+    assert 'model.json is missing' in refused(workdir.model_metadata)
 
 
 @pytest.mark.parametrize(
-    'name, read', [('config.json', 'config'), ('model.json', 'contract'), ('plan.json', 'plan')]
+    'name, read',
+    [('config.json', 'config'), ('model.json', 'model_metadata'), ('plan.json', 'plan')],
 )
 @pytest.mark.parametrize(
     'text, part',
@@ -257,14 +258,14 @@ def test_a_broken_file_is_named_with_a_way_out(workdir, name, read, text, part):
 
 def test_a_file_that_is_not_text_is_named(workdir):
     (workdir.path / 'model.json').write_bytes(b'\xff\xfe\x00')
-    assert f'{workdir.path / "model.json"}: cannot be read' in refused(workdir.contract)
+    assert f'{workdir.path / "model.json"}: cannot be read' in refused(workdir.model_metadata)
 
 
 @pytest.mark.parametrize(
     'name, read, key',
     [
-        ('model.json', 'contract', 'labels'),
-        ('model.json', 'contract', 'frontend'),
+        ('model.json', 'model_metadata', 'labels'),
+        ('model.json', 'model_metadata', 'frontend'),
         ('plan.json', 'plan', 'fingerprint'),
         ('plan.json', 'plan', 'epoch_rows'),
     ],
@@ -279,13 +280,13 @@ def test_an_entry_that_is_missing_is_named(workdir, name, read, key):
 @pytest.mark.parametrize(
     'name, read, key, value',
     [
-        ('model.json', 'contract', 'labels', 3),
-        ('model.json', 'contract', 'labels', 'cat'),
-        ('model.json', 'contract', 'labels', [1, 2]),
-        ('model.json', 'contract', 'frontend', 3),
-        ('model.json', 'contract', 'frontend', {'spec': 'x'}),
-        ('model.json', 'contract', 'frontend', {'spec': 3, 'golden': [0.5]}),
-        ('model.json', 'contract', 'frontend', {'spec': 'x', 'golden': ['y']}),
+        ('model.json', 'model_metadata', 'labels', 3),
+        ('model.json', 'model_metadata', 'labels', 'cat'),
+        ('model.json', 'model_metadata', 'labels', [1, 2]),
+        ('model.json', 'model_metadata', 'frontend', 3),
+        ('model.json', 'model_metadata', 'frontend', {'spec': 'x'}),
+        ('model.json', 'model_metadata', 'frontend', {'spec': 3, 'golden': [0.5]}),
+        ('model.json', 'model_metadata', 'frontend', {'spec': 'x', 'golden': ['y']}),
         ('plan.json', 'plan', 'epoch_rows', 3),
         ('plan.json', 'plan', 'epoch_rows', ['x']),
         ('plan.json', 'plan', 'fingerprint', None),
@@ -337,12 +338,12 @@ def test_a_foreign_config_is_refused_with_its_file(workdir):
 def test_another_frontend_is_refused(workdir, other, part):
     for call, argument in (
         (workdir.check_frontend, other),
-        (workdir.set_contract, dataclasses.replace(CONTRACT, frontend=other)),
+        (workdir.set_model_metadata, dataclasses.replace(METADATA, frontend=other)),
     ):
         message = refused(call, argument)
         assert message.startswith(f'{workdir.path}: ') and part in message
         assert other.spec in message and FRONTEND.spec in message
-    assert workdir.contract() == CONTRACT
+    assert workdir.model_metadata() == METADATA
 
 
 def test_a_frontend_that_rounds_differently_is_the_same(workdir):
@@ -353,7 +354,7 @@ def test_a_frontend_that_rounds_differently_is_the_same(workdir):
 
 def test_other_labels_are_refused(workdir):
     message = refused(
-        workdir.set_contract, dataclasses.replace(CONTRACT, labels=('ant', 'cat', 'dog'))
+        workdir.set_model_metadata, dataclasses.replace(METADATA, labels=('ant', 'cat', 'dog'))
     )
     assert "missing ['owl'], new ['ant']" in message and 'use another --workdir' in message
-    assert workdir.contract() == CONTRACT
+    assert workdir.model_metadata() == METADATA

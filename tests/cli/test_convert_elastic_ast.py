@@ -208,7 +208,7 @@ def test_flags_take_the_place_of_the_published_values(weights_file, tmp_path):
         'cross_entropy',
         True,
     )
-    assert workdir.contract().labels == tuple('abcdefg')
+    assert workdir.model_metadata().labels == tuple('abcdefg')
 
 
 def test_labels_of_a_csv_come_in_the_order_of_its_index(weights_file, tmp_path):
@@ -219,7 +219,9 @@ def test_labels_of_a_csv_come_in_the_order_of_its_index(weights_file, tmp_path):
     convert_elastic_ast.run(
         weights_file, tmp_path / 'model', heads=4, labels=str(tmp_path / 'labels.csv')
     )
-    assert Workdir(tmp_path / 'model').contract().labels == tuple(f'name, {i}' for i in range(7))
+    assert Workdir(tmp_path / 'model').model_metadata().labels == tuple(
+        f'name, {i}' for i in range(7)
+    )
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,9 @@ def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
     network = model_factory.model(
         config, classes, selection.choose_attention(config.model.attention), jnp.bfloat16
     )
-    optimizer = training_factory.update(config, training_factory.rate(config, epoch_ends))
+    optimizer = training_factory.make_optimizer(
+        config, training_factory.learning_rate_schedule(config, epoch_ends)
+    )
 
     def init():
         params = model_factory.init_params(network, shape, config.train.seed)
@@ -99,7 +101,9 @@ def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
         jnp.float32,
     )
     after, _ = jax.eval_shape(
-        make_train_step(apply, training_factory.loss(config), optimizer), state, shape.abstract()
+        make_train_step(apply, training_factory.make_loss(config), optimizer),
+        state,
+        shape.abstract(),
     )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state

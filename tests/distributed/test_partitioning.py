@@ -32,7 +32,7 @@ def abstract(**sections):
 )
 def test_every_parameter_has_logical_axes_and_every_large_one_is_divided(sections):
     params = abstract(**sections)
-    specs = flatten_dict(partitioning.specs(params, ONE), sep='/')
+    specs = flatten_dict(partitioning.param_specs(params, ONE), sep='/')
     for name, leaf in flatten_dict(params, sep='/').items():
         assert len(specs[name]) == leaf.ndim
         if name.endswith('kernel'):
@@ -42,7 +42,7 @@ def test_every_parameter_has_logical_axes_and_every_large_one_is_divided(section
 
 
 def test_axes_of_some():
-    specs = partitioning.specs(abstract(), ONE)
+    specs = partitioning.param_specs(abstract(), ONE)
     assert specs['encoder']['blocks']['attention']['query']['kernel'] == P(
         None, 'fsdp', 'tensor', None
     )
@@ -55,7 +55,7 @@ def test_axes_of_some():
 
 def test_what_does_not_divide_is_named_with_its_axis_and_what_would_do():
     with pytest.raises(partitioning.PartitionError) as caught:
-        partitioning.specs(abstract(), ONE | {'tensor': 4})  # two heads
+        partitioning.param_specs(abstract(), ONE | {'tensor': 4})  # two heads
     for text in (
         'encoder/blocks/attention/query/kernel',
         "'heads' of 2",
@@ -69,20 +69,20 @@ def test_a_rule_that_divides_nothing_and_a_parameter_without_axes_are_refused():
     with pytest.raises(
         partitioning.PartitionError, match="rule for 'experts' divides no parameter"
     ):
-        partitioning.specs(abstract(), ONE, {**partitioning.RULES, 'experts': 'tensor'})
+        partitioning.param_specs(abstract(), ONE, {**partitioning.RULES, 'experts': 'tensor'})
     with pytest.raises(
         partitioning.PartitionError, match='gate/kernel: this parameter has no logical axes'
     ):
-        partitioning.specs({'gate': {'kernel': np.zeros((2, 2))}}, ONE)
+        partitioning.param_specs({'gate': {'kernel': np.zeros((2, 2))}}, ONE)
 
 
 def test_moments_and_averages_lie_with_their_parameters():
     params = abstract()
-    specs = partitioning.specs(params, ONE)
+    specs = partitioning.param_specs(params, ONE)
     state = jax.eval_shape(
         lambda: (params_like(params), optax.adamw(0.1).init(params_like(params)), np.int32(0))
     )
-    found = partitioning.of_state(state, params, specs)
+    found = partitioning.state_specs(state, params, specs)
     assert found[0] == specs and found[2] == P()
     assert found[1][0].mu == specs and found[1][0].nu == specs and found[1][0].count == P()
 

@@ -21,10 +21,10 @@ THREE = {
     [{}, {'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1234'}, {'ELASTIC_AST_DISTRIBUTED': ''}],
 )
 def test_without_others_a_process_is_alone(environment):
-    processes.join(environment)
-    assert processes.alone() and processes.first()
-    processes.wait('here')
-    assert processes.gathered({'a': [1, 'ä']}) == [{'a': [1, 'ä']}]
+    processes.initialize(environment)
+    assert processes.is_single_process() and processes.is_primary()
+    processes.wait_for_all('here')
+    assert processes.all_gather({'a': [1, 'ä']}) == [{'a': [1, 'ä']}]
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_without_others_a_process_is_alone(environment):
     ],
 )
 def test_variables_that_make_no_sense_are_named(environment, said):
-    with pytest.raises(processes.HostsError) as caught:
-        processes.join(environment)
+    with pytest.raises(processes.ProcessesError) as caught:
+        processes.initialize(environment)
     for text in said:
         assert text in str(caught.value)
 
@@ -52,11 +52,11 @@ def test_variables_that_make_no_sense_are_named(environment, said):
 def test_the_signal_is_noticed_and_the_old_way_is_back_afterwards():
     before = signal.getsignal(signal.SIGTERM)
     with processes.Preemption() as preemption:
-        assert not preemption.due(1)
+        assert not preemption.should_stop(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert preemption.due(2) and preemption.due(3)
+        assert preemption.should_stop(2) and preemption.should_stop(3)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_what_ends_a_run_that_wants_to_go_on_has_a_code_of_its_own():
-    assert processes.Preempted('x').exit_code == 75 and processes.HostsError('x').exit_code == 1
+    assert processes.Preempted('x').exit_code == 75 and processes.ProcessesError('x').exit_code == 1

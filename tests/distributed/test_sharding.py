@@ -71,10 +71,11 @@ class Run:
         self.mesh = mesh
         attend = sharding.sharded_attention(blocked.blocked(8, 16), mesh)
         network = ElasticAST(
-            Size(8, 2, 4), SHAPE.classes, GRID, attend, place=sharding.sharded_activations(mesh)
+            Size(8, 2, 4), SHAPE.classes, GRID, attend, place=sharding.activation_constraint(mesh)
         )
-        update = optimizer.clipped(
-            optimizer.adamw(optimizer.cosine(0.01, 2 * STEPS, 2), 0.9, 0.999, 1e-8, 0.05), 1.0
+        update = optimizer.with_clipping(
+            optimizer.adamw(optimizer.cosine_schedule(0.01, 2 * STEPS, 2), 0.9, 0.999, 1e-8, 0.05),
+            1.0,
         )
 
         def apply(params, batch):
@@ -87,15 +88,15 @@ class Run:
             return TrainState(jnp.zeros((), jnp.int32), params, update.init(params))
 
         abstract = jax.eval_shape(init)
-        self.init, self.placement = init, sharding.state_placement(abstract, abstract.params, mesh)
+        self.init, self.placement = init, sharding.state_shardings(abstract, abstract.params, mesh)
         train = make_train_step(apply, losses.cross_entropy(), update, parts)
         self.train = sharding.jit_train_step(train, mesh, self.placement)
         evaluate = make_eval_step(apply, losses.cross_entropy())
         self.evaluate = sharding.jit_eval_step(evaluate, mesh, self.placement.params)
 
     def results(self):
-        placed = [sharding.place_batch(batch, self.mesh) for batch in batches()]
-        state = sharding.born(self.init, self.placement)
+        placed = [sharding.shard_batch(batch, self.mesh) for batch in batches()]
+        state = sharding.init_sharded(self.init, self.placement)
         born = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(state.params)]
         found = []
         for step in range(STEPS):
@@ -148,7 +149,7 @@ def refusals():
 def exchanged():
     """Whether eight devices exchange anything for attention to rows that lie on them."""
     mesh = sharding.make_mesh()
-    rows = sharding.by_rows(mesh)
+    rows = sharding.rows_sharding(mesh)
     attend = jax.jit(
         sharding.sharded_attention(blocked.blocked(8, 16), mesh),
         in_shardings=rows,
@@ -298,7 +299,10 @@ def test_placed_tells_what_born_gives():
         return {'a': jnp.arange(6.0).reshape(2, 3), 'b': jnp.zeros((), jnp.int32)}
 
     whole = sharding.replicated(mesh)
-    state, abstract = sharding.born(init, whole), sharding.placed(jax.eval_shape(init), whole)
+    state, abstract = (
+        sharding.init_sharded(init, whole),
+        sharding.with_shardings(jax.eval_shape(init), whole),
+    )
     for leaf, promised in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
         assert (leaf.shape, leaf.dtype, leaf.sharding) == (
             promised.shape,
@@ -309,9 +313,9 @@ def test_placed_tells_what_born_gives():
 
 def test_the_memory_of_the_old_state_is_used_again():
     mesh = mesh_of(1)
-    batch = sharding.place_batch(SHAPE.empty(), mesh)
+    batch = sharding.shard_batch(SHAPE.empty(), mesh)
     step = sharding.jit_train_step(lambda state, batch: (state + batch.valid.sum(), None), mesh)
-    old = sharding.born(lambda: jnp.zeros(3), sharding.replicated(mesh))
+    old = sharding.init_sharded(lambda: jnp.zeros(3), sharding.replicated(mesh))
     new, _ = step(old, batch)
     assert old.is_deleted() and not new.is_deleted()
 

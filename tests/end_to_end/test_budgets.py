@@ -17,13 +17,13 @@ import soundfile
 import elastic_ast_jax
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.config import loading, schema
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.evaluation import budget_sweep, plots
 from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.packing.token_budget import BudgetError, Saving
-from elastic_ast_jax.training.factory import loss
+from elastic_ast_jax.training.factory import make_loss
 from elastic_ast_jax.training.step import make_eval_step
 from elastic_ast_jax.utils import plotting
 
@@ -41,11 +41,11 @@ def model(trained):
 def evaluated(trained, recordings):
     """`evaluated(saving, **data)`: the evaluator and its logits under a saving."""
     mesh = sharding.make_mesh()
-    opened = open_model(trained, mesh=mesh)
+    opened = load_model(trained, mesh=mesh)
     step = sharding.jit_eval_step(
         make_eval_step(
             lambda params, batch: opened.network.apply({'params': params}, batch),
-            loss(opened.config),
+            make_loss(opened.config),
         ),
         mesh,
     )
@@ -345,9 +345,9 @@ def test_clips_that_cannot_be_decoded_belong_to_no_half(workdir, command, record
 _PROCESS = """
 import sys
 from pathlib import Path
-from elastic_ast_jax.distributed import processes as hosts
+from elastic_ast_jax.distributed import processes
 from elastic_ast_jax.evaluation import evaluate
-hosts.join()
+processes.initialize()
 evaluate.run(sys.argv[1], kind='budget', points=(4.0,))
 print((Path(sys.argv[1]) / 'budgets.json').exists())
 """

@@ -184,7 +184,7 @@ def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
     network = model_factory.model(config, CLASSES, attend, jnp.float32)
     step = make_eval_step(
         lambda params, batch: network.apply({'params': params}, batch),
-        training_factory.loss(config),
+        training_factory.make_loss(config),
     )
     evaluator = Evaluator(config, model.labels, sharding.jit_eval_step(step, mesh), mesh)
     scores = evaluator.scores(jax.device_put(params, sharding.replicated(mesh)))

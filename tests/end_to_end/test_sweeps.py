@@ -12,11 +12,11 @@ import soundfile
 
 import elastic_ast_jax
 from elastic_ast_jax.audio import fbank, reading
-from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.evaluation.evaluate import changed
 from elastic_ast_jax.evaluation.evaluator import Evaluator
-from elastic_ast_jax.training.factory import loss
+from elastic_ast_jax.training.factory import make_loss
 from elastic_ast_jax.training.step import make_eval_step
 
 RATE, CLIPS, MOST_FRAMES = 8000, 12, 100
@@ -40,10 +40,11 @@ def results(workdir):
 def opened(workdir, *overrides: str):
     """An evaluator of the model's config with overrides, its parameters, and the compiled step."""
     mesh = sharding.make_mesh()
-    model = open_model(workdir, mesh=mesh)
+    model = load_model(workdir, mesh=mesh)
     step = sharding.jit_eval_step(
         make_eval_step(
-            lambda params, batch: model.network.apply({'params': params}, batch), loss(model.config)
+            lambda params, batch: model.network.apply({'params': params}, batch),
+            make_loss(model.config),
         ),
         mesh,
     )

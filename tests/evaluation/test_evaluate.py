@@ -11,7 +11,7 @@ from elastic_ast_jax.config import loading, schema
 from elastic_ast_jax.config.loading import ConfigError
 from elastic_ast_jax.evaluation.evaluate import CHANGEABLE, READ, changed, summary, write
 from elastic_ast_jax.evaluation.evaluator import Evaluation, score
-from elastic_ast_jax.training.metrics import evaluate
+from elastic_ast_jax.training.metrics import compute_metrics
 from elastic_ast_jax.utils.files import WriteError
 
 
@@ -92,7 +92,9 @@ def test_other_data_need_no_training_split():
 
 
 def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
-    metrics = evaluate(np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), [(0,), (1,)], ('a|b', 'c'))
+    metrics = compute_metrics(
+        np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), [(0,), (1,)], ('a|b', 'c')
+    )
     found = Evaluation(metrics, 3, 4, ('x.wav: damaged',))
     json_file, table_file = write(
         found, 'mean of steps 20, 30', 30, ('data.eval=y',), tmp_path / 'eval'
@@ -115,7 +117,7 @@ def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
 def test_a_full_disk_leaves_the_results_before(tmp_path, little_room):
     (tmp_path / 'metrics.json').write_text('older')
-    metrics = evaluate(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
+    metrics = compute_metrics(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
     with (
         little_room(100),
         pytest.raises(WriteError, match=f'^{tmp_path}/metrics.json: cannot be written .*make room'),
@@ -126,7 +128,7 @@ def test_a_full_disk_leaves_the_results_before(tmp_path, little_room):
 
 
 def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):
-    metrics = evaluate(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
+    metrics = compute_metrics(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
     json_file, table_file = write(Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path)
     assert json.loads(json_file.read_text('utf-8'))['mean_average_precision'] is None
     assert '| b | 0 | – | – | – | – |' in table_file.read_text('utf-8')
@@ -134,7 +136,7 @@ def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):
 
 
 def test_the_best_checkpoint_is_best_in_what_the_loss_is_for():
-    metrics = evaluate(
+    metrics = compute_metrics(
         np.array([[0.9, 0.2], [0.8, 0.1], [0.1, 0.3]], np.float32), [(0,), (1,), (1,)], ('a', 'b')
     )
     assert metrics.accuracy != metrics.mean_average_precision

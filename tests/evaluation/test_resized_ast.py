@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.evaluation import resized_ast
 from elastic_ast_jax.models.ast import TOKENS
@@ -17,7 +17,7 @@ FRAMES, MELS = 96, 32
 
 
 @pytest.fixture(scope='module')
-def ast() -> Trained:
+def ast() -> LoadedModel:
     used = settings(
         model={'kind': 'ast'},
         frontend={'min_frames': FRAMES},
@@ -25,14 +25,14 @@ def ast() -> Trained:
         data={'too_long': 'crop'},
         augment={'token_dropout': 0.0},
     )
-    return Trained(used, LABELS, *fresh(used), 0, 'step 0')
+    return LoadedModel(used, LABELS, *fresh(used), 0, 'step 0')
 
 
-def at(model: Trained, frames: int, same_duration: bool = False):
+def at(model: LoadedModel, frames: int, same_duration: bool = False):
     return resized_ast.resized(model, model.config, frames, sharding.make_mesh(), same_duration)
 
 
-def logits(model: Trained, spectrograms: np.ndarray) -> np.ndarray:
+def logits(model: LoadedModel, spectrograms: np.ndarray) -> np.ndarray:
     return np.asarray(
         model.network.apply({'params': model.params}, jnp.asarray(spectrograms), method='classify')
     )
@@ -94,7 +94,7 @@ def test_rows_hold_as_many_clips_as_their_tokens_do_and_at_least_one(ast):
 
 def test_only_a_fixed_length_model_can_be_resized():
     used = settings()
-    elastic = Trained(used, LABELS, *fresh(used), 0, 'step 0')
+    elastic = LoadedModel(used, LABELS, *fresh(used), 0, 'step 0')
     with pytest.raises(
         resized_ast.ResizeError, match="model.kind='elastic_ast' has no length of its own"
     ):

@@ -17,7 +17,7 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config import loading, schema
 from elastic_ast_jax.evaluation import plots, sweep
 from elastic_ast_jax.evaluation.evaluator import Evaluation
-from elastic_ast_jax.training.metrics import evaluate
+from elastic_ast_jax.training.metrics import compute_metrics
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import WriteError
 
@@ -85,7 +85,7 @@ def test_points_that_cannot_be(kind, value, said):
 
 def found(scores, cut: int, skipped: tuple[str, ...] = ()) -> Evaluation:
     return Evaluation(
-        evaluate(np.array(scores, np.float32), [(0,), (1,)], ('a', 'b')), cut, 0, skipped
+        compute_metrics(np.array(scores, np.float32), [(0,), (1,)], ('a', 'b')), cut, 0, skipped
     )
 
 
@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_whole_files_only(curve, tmp_path, room, whole, littl
 
 def test_undefined_metrics_are_dashes_null_and_gaps(tmp_path):
     """Clips of one class only: no mAP."""
-    metrics = evaluate(np.array(RIGHT, np.float32), [(0,), (0,)], ('a', 'b'))
+    metrics = compute_metrics(np.array(RIGHT, np.float32), [(0,), (0,)], ('a', 'b'))
     assert math.isnan(metrics.mean_average_precision)
     curve = sweep.Curve(
         'resolution',

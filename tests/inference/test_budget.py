@@ -14,7 +14,7 @@ import pytest
 import elastic_ast_jax
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.windows import choose
-from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.data import pipeline
 from elastic_ast_jax.data.epoch_plan import Planner
@@ -276,7 +276,7 @@ class Slow(Predictor):
 
 @pytest.fixture
 def slow(workdir):
-    return Slow(open_model(workdir.path))
+    return Slow(load_model(workdir.path))
 
 
 TIMED = [Saving(4), Saving(4, how='drop'), Saving(8, 2.0)]

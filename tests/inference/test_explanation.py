@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.cli import predict
 from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.inference import embeddings, explanation, plots
@@ -40,7 +40,7 @@ def attentive():
     params['pool']['key']['kernel'][:2, :, 0] = 100.0  # either alone is not enough
     params['pool']['to_query']['bias'][:, 0] = 1.0
     params['head']['bias'][:] = [0.0, 2.0, 1.0]
-    return Predictor(Trained(chosen, untrained.LABELS, network, params, 0, 'step 0'))
+    return Predictor(LoadedModel(chosen, untrained.LABELS, network, params, 0, 'step 0'))
 
 
 def recording(path, seconds, seed=0):

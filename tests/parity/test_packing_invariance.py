@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from elastic_ast_jax.checkpointing.load_model import Trained
+from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.models.attention import interface
@@ -27,7 +27,7 @@ AST = {
 
 def trained(**sections):
     chosen = untrained.settings(**sections)
-    return Trained(chosen, untrained.LABELS, *untrained.fresh(chosen), 0, 'step 0')
+    return LoadedModel(chosen, untrained.LABELS, *untrained.fresh(chosen), 0, 'step 0')
 
 
 def patches(model, counts):

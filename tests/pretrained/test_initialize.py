@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from elastic_ast_jax.checkpointing.load_model import open_model
+from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.config.model_sizes import SIZES, Size
 from elastic_ast_jax.models import position_interpolation
 from elastic_ast_jax.packing import packer
@@ -46,7 +46,7 @@ def workdir(tmp_path_factory):
     """An ElasticAST of this project, two bands by six columns of patches, with its parameters."""
     path = tmp_path_factory.mktemp('elastic')
     untrained.workdir(path)
-    return path, flat(open_model(path).params)
+    return path, flat(load_model(path).params)
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +54,7 @@ def ast_workdir(tmp_path_factory):
     """An AST of this project, two rows by nine columns of patches, with its parameters."""
     path = tmp_path_factory.mktemp('fixed')
     untrained.workdir(path, **AST_SECTIONS)
-    return path, flat(open_model(path).params)
+    return path, flat(load_model(path).params)
 
 
 @pytest.fixture

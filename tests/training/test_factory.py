@@ -32,7 +32,7 @@ def test_the_loss_of_the_config():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32))
     classes = jnp.ones((2, 4), jnp.int32)
     sharp, smooth = (
-        factory.loss(config(f'train.label_smoothing={value}'))(logits, classes)
+        factory.make_loss(config(f'train.label_smoothing={value}'))(logits, classes)
         for value in (0, 0.3)
     )
     np.testing.assert_allclose(sharp, -jax.nn.log_softmax(logits)[..., 1], rtol=1e-5)
@@ -41,11 +41,13 @@ def test_the_loss_of_the_config():
         -0.7 * jax.nn.log_softmax(logits)[..., 1] - 0.3 * jax.nn.log_softmax(logits).mean(-1),
         rtol=1e-5,
     )
-    assert factory.loss(config('train.loss=bce'))(logits, jnp.zeros((2, 4, 3))).shape == (2, 4)
+    assert factory.make_loss(config('train.loss=bce'))(logits, jnp.zeros((2, 4, 3))).shape == (2, 4)
 
 
 def rates(*overrides, epoch_ends=(100, 210, 300)):
-    schedule = factory.rate(config('optimizer.rate=2', *overrides), np.array(epoch_ends))
+    schedule = factory.learning_rate_schedule(
+        config('optimizer.rate=2', *overrides), np.array(epoch_ends)
+    )
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(epoch_ends[-1])))
 
 
@@ -77,7 +79,7 @@ def test_the_optimiser_of_the_config():
     params = {'kernel': np.full(4, 2.0, np.float32), 'bias': np.full(4, 2.0, np.float32)}
 
     def changes(*overrides, gradient=1.0):
-        update = factory.update(
+        update = factory.make_optimizer(
             config('optimizer.weight_decay=0.5', 'optimizer.b1=0', *overrides), lambda _: 0.1
         )
         gradients = jax.tree.map(lambda x: np.full_like(x, gradient), params)
@@ -109,12 +111,12 @@ def test_the_rate_by_layer_of_the_config():
     chosen = config(
         'optimizer.layer_decay=0.5', 'model.depth=2', 'optimizer.b1=0', 'optimizer.weight_decay=0'
     )
-    update = factory.update(chosen, lambda _: 0.1)
+    update = factory.make_optimizer(chosen, lambda _: 0.1)
     found, _ = update.update(params, update.init(params), params)
     np.testing.assert_allclose(
         [found['embed']['kernel'][0], found['head']['kernel'][0]], [-0.1 / 8, -0.1], rtol=1e-4
     )
-    plain = factory.update(config(), lambda _: 0.1)
+    plain = factory.make_optimizer(config(), lambda _: 0.1)
     assert jax.tree.structure(plain.init(params)) != jax.tree.structure(
         update.init(params)
     )  # off: today's optimiser

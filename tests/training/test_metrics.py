@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from elastic_ast_jax.training.metrics import d_prime, evaluate
+from elastic_ast_jax.training.metrics import compute_metrics, d_prime
 
 # Four clips, three classes. Highest scores: class 0, 0, 1, 2.
 SCORES = np.array([[0.9, 0.2, 0.1], [0.8, 0.7, 0.3], [0.3, 0.6, 0.2], [0.1, 0.5, 0.9]], np.float32)
@@ -25,7 +25,7 @@ def by_hand(examples, scores):
 
 
 def test_a_case_counted_by_hand():
-    found = evaluate(SCORES, TARGETS, LABELS)
+    found = compute_metrics(SCORES, TARGETS, LABELS)
     assert found.clips == 4
     assert found.accuracy == 2 / 4  # clips 0 and 3
     a, b, c = found.classes
@@ -48,7 +48,7 @@ def test_many_labels_a_clip(seed):
     rng = np.random.default_rng(seed)
     truth = rng.random((60, 7)) < 0.3
     scores = (rng.normal(size=truth.shape) + truth).astype(np.float32)
-    found = evaluate(
+    found = compute_metrics(
         scores, [tuple(np.flatnonzero(row).tolist()) for row in truth], list('abcdefg')
     )
     for c, entry in enumerate(found.classes):
@@ -69,13 +69,16 @@ def test_many_labels_a_clip(seed):
 
 
 def test_metrics_depend_on_the_order_of_scores_alone():
-    found = evaluate(SCORES, TARGETS, LABELS)
-    assert evaluate(np.exp(3 * SCORES), TARGETS, LABELS) == found
+    found = compute_metrics(SCORES, TARGETS, LABELS)
+    assert compute_metrics(np.exp(3 * SCORES), TARGETS, LABELS) == found
 
 
 def test_a_class_without_examples_is_counted_and_left_out_of_the_means():
     scores = np.concatenate([SCORES, SCORES[:, :1]], axis=1)
-    found, without = evaluate(scores, TARGETS, (*LABELS, 'd')), evaluate(SCORES, TARGETS, LABELS)
+    found, without = (
+        compute_metrics(scores, TARGETS, (*LABELS, 'd')),
+        compute_metrics(SCORES, TARGETS, LABELS),
+    )
     assert found.classes_without == 1
     assert (found.mean_average_precision, found.auc, found.d_prime) == (
         without.mean_average_precision,
@@ -90,7 +93,7 @@ def test_a_class_without_examples_is_counted_and_left_out_of_the_means():
 
 
 def test_a_class_of_all_clips_has_an_accuracy_and_nothing_to_rank():
-    found = evaluate(SCORES, [(0, 1), (1,), (1,), (1, 2)], LABELS)
+    found = compute_metrics(SCORES, [(0, 1), (1,), (1,), (1, 2)], LABELS)
     assert found.classes_without == 1
     assert (
         found.classes[1].clips == 4 and found.classes[1].accuracy == 3 / 4
@@ -99,7 +102,7 @@ def test_a_class_of_all_clips_has_an_accuracy_and_nothing_to_rank():
 
 
 def test_without_any_class_to_rank_the_means_are_undefined():
-    found = evaluate(SCORES[:1], [(0,)], LABELS)
+    found = compute_metrics(SCORES[:1], [(0,)], LABELS)
     assert found.accuracy == 1.0 and found.classes_without == 3
     assert all(map(math.isnan, (found.mean_average_precision, found.auc, found.d_prime)))
 
@@ -127,4 +130,4 @@ def test_d_prime_is_the_distance_of_two_unit_normals(auc, expected):
 )
 def test_counts_that_do_not_match_are_refused(scores, targets):
     with pytest.raises(ValueError, match=f'{len(scores)} scores for {len(targets)} clips'):
-        evaluate(scores, targets, LABELS)
+        compute_metrics(scores, targets, LABELS)

@@ -75,7 +75,7 @@ def test_adamw_decays_kernels_and_nothing_else():
 
 def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
     plain = optax.sgd(1.0)
-    clipped = optimizer.clipped(plain, 2.0)
+    clipped = optimizer.with_clipping(plain, 2.0)
     large, small = (
         {'a': jnp.array([6.0, 0.0]), 'b': jnp.array(8.0)},
         {'a': jnp.array([0.6, 0.0]), 'b': jnp.array(0.8)},
@@ -83,7 +83,7 @@ def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
     for gradient, expected in ((large, [-1.2, 0.0, -1.6]), (small, [-0.6, 0.0, -0.8])):
         updates, _ = clipped.update(gradient, clipped.init(gradient))
         np.testing.assert_allclose([*updates['a'], updates['b']], expected, rtol=1e-6)
-    assert optimizer.clipped(plain, 0.0) is plain
+    assert optimizer.with_clipping(plain, 0.0) is plain
 
 
 def test_updates_shrink_towards_the_input_block_by_block():
@@ -100,7 +100,7 @@ def test_updates_shrink_towards_the_input_block_by_block():
         'head': {'kernel': np.ones((4, 3))},
     }
     params = jax.tree.map(np.float32, params)
-    update = optimizer.layerwise(optax.sgd(16.0), 0.5, depth=3)
+    update = optimizer.with_layer_decay(optax.sgd(16.0), 0.5, depth=3)
     found, _ = jax.jit(update.update)(params, update.init(params), params)
     for name, leaf in (
         ('embed', found['embed']['kernel']),
@@ -133,7 +133,7 @@ def test_weight_decay_shrinks_with_the_layer_and_the_moments_do_not():
         'embed': {'kernel': np.full((2, 2), 2.0, np.float32)},
         'head': {'kernel': np.full((2, 2), 2.0, np.float32)},
     }
-    update = optimizer.layerwise(
+    update = optimizer.with_layer_decay(
         optimizer.adamw(lambda _: 0.1, 0.9, 0.99, 1e-8, weight_decay=0.5), 0.5, depth=1
     )
     found, _ = update.update(jax.tree.map(np.zeros_like, params), update.init(params), params)
@@ -146,7 +146,7 @@ def test_weight_decay_shrinks_with_the_layer_and_the_moments_do_not():
 
 def test_the_same_rate_for_all_layers_is_the_optimiser_itself():
     plain = optax.sgd(1.0)
-    assert optimizer.layerwise(plain, 1.0, 12) is plain
+    assert optimizer.with_layer_decay(plain, 1.0, 12) is plain
 
 
 # Schedules
@@ -158,7 +158,7 @@ def rates(schedule, steps):
 
 
 def test_cosine_warms_up_linearly_and_ends_at_nothing():
-    found = rates(optimizer.cosine(2.0, steps=110, warmup_steps=10), 111)
+    found = rates(optimizer.cosine_schedule(2.0, steps=110, warmup_steps=10), 111)
     np.testing.assert_allclose(found[:11], np.linspace(0, 2.0, 11), rtol=1e-6)
     np.testing.assert_allclose(found[10:], 1 + np.cos(np.pi * np.arange(101) / 100), atol=1e-5)
     assert found[110] == pytest.approx(0, abs=1e-6) and found[60] == pytest.approx(1.0)
@@ -166,14 +166,16 @@ def test_cosine_warms_up_linearly_and_ends_at_nothing():
 
 @pytest.mark.parametrize('steps, warmup', [(1, 0), (1, 5), (2, 2), (10, 0), (10, 10), (10, 99)])
 def test_cosine_is_usable_however_short_the_run(steps, warmup):
-    found = rates(optimizer.cosine(1.0, steps, warmup), steps)
+    found = rates(optimizer.cosine_schedule(1.0, steps, warmup), steps)
     assert np.isfinite(found).all() and found.min() >= 0 and found.max() == pytest.approx(1.0)
 
 
 def test_constant_warms_up_linearly_and_stays():
-    found = rates(optimizer.constant(2.0, warmup_steps=4), 20)
+    found = rates(optimizer.constant_schedule(2.0, warmup_steps=4), 20)
     np.testing.assert_allclose(found, [0.0, 0.5, 1.0, 1.5] + [2.0] * 16, rtol=1e-6)
-    np.testing.assert_allclose(rates(optimizer.constant(2.0, warmup_steps=0), 3), [2.0] * 3)
+    np.testing.assert_allclose(
+        rates(optimizer.constant_schedule(2.0, warmup_steps=0), 3), [2.0] * 3
+    )
 
 
 def carried_out(full, epochs, decay_from, factor):
@@ -208,9 +210,11 @@ def carried_out(full, epochs, decay_from, factor):
 @pytest.mark.parametrize('decay_from, factor', [(1, 0.5), (2, 0.5), (5, 0.75), (100, 0.5)])
 def test_published_is_the_published_procedure(epochs, decay_from, factor):
     expected = carried_out(3e-4, epochs, decay_from, factor)
-    found = rates(optimizer.published(3e-4, np.cumsum(epochs), decay_from, factor), sum(epochs))
+    found = rates(
+        optimizer.published_schedule(3e-4, np.cumsum(epochs), decay_from, factor), sum(epochs)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
 
 
 def test_the_first_step_of_the_published_schedule_has_no_rate():
-    assert rates(optimizer.published(1.0, [10, 20], 1, 0.5), 1)[0] == 0
+    assert rates(optimizer.published_schedule(1.0, [10, 20], 1, 0.5), 1)[0] == 0

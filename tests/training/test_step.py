@@ -18,7 +18,7 @@ from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.training import freezing, losses, optimizer
-from elastic_ast_jax.training.step import Sums, make_eval_step, make_train_step, new_state
+from elastic_ast_jax.training.step import StepMetrics, make_eval_step, make_train_step, new_state
 
 GRID, PATCH, CLASSES = (2, 8), 6, 3
 RNG = np.random.default_rng(0)
@@ -150,7 +150,7 @@ def test_a_step_counts_itself_and_keeps_the_shape_of_the_state():
         lambda x: (x.shape, x.dtype), before
     )
     assert (
-        isinstance(sums, Sums)
+        isinstance(sums, StepMetrics)
         and {x.shape for x in sums} == {()}
         and {x.dtype for x in sums} == {jnp.dtype('float32')}
     )
@@ -212,7 +212,7 @@ def test_parts_of_a_batch_make_one_gradient(rows, parts):
 
 def test_a_run_in_parts_is_the_run():
     """Momentum and clipping see the whole gradient, so whole runs agree."""
-    update = optimizer.clipped(optax.sgd(0.1, momentum=0.9), 1.0)
+    update = optimizer.with_clipping(optax.sgd(0.1, momentum=0.9), 1.0)
     batches = [
         make_batch(rows, height=4)
         for rows in ([[0, 1, 2], [3], [4, 5]], [[3, 0], [1]], [[5], [4], [2], [0]])
@@ -303,7 +303,7 @@ FROZEN = ('embed', 'positions.time', 'encoder.blocks.attention')
 
 
 def test_frozen_parameters_stay_to_the_bit_and_the_rest_goes_its_way():
-    update = optimizer.clipped(
+    update = optimizer.with_clipping(
         optimizer.adamw(lambda _: 0.01, 0.9, 0.999, 1e-8, weight_decay=0.5), 1.0
     )
     params = fresh().params

@@ -259,9 +259,9 @@ def test_a_run_has_begun_when_a_checkpoint_is_complete(folder):
     (workdir.checkpoints / '3' / 'params' / 'd' / 'x').touch()
     (workdir.checkpoints / '3' / 'params' / 'commit_success.txt').touch()
     (workdir.checkpoints / 'damaged' / '5-0' / 'commit_success.txt').touch()
-    assert not workdir.begun()
+    assert not workdir.has_checkpoint()
     (workdir.checkpoints / '3' / 'commit_success.txt').touch()
-    assert workdir.begun()
+    assert workdir.has_checkpoint()
 
 
 def test_a_workdir_with_a_name_that_is_near_is_told(folder):
