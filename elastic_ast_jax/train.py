@@ -81,14 +81,16 @@ def run(config: Config, path: str) -> None:
     )
 
     dtype = selection.compute_dtype(config.model.dtype)
-    attend, chosen = selection.chosen_attention(config.model.attention, config.model.kind, dtype)
+    attend, chosen = selection.select_attention_with_reason(
+        config.model.attention, config.model.kind, dtype
+    )
     rate = training_factory.learning_rate_schedule(config, schedule.epoch_ends)
     made = compiled_steps.make_steps(config, len(labels), attend, dtype, mesh, rate)
     given = {} if workdir.has_checkpoint() else _start(config, workdir, made, labels, progress)
     evaluator = Evaluator(config, labels, made.eval_step, mesh)
 
     def work(step: int) -> int:
-        return flops.training(
+        return flops.train_step_flops(
             planner.clip_tokens(schedule, step), made.network, made.shape.patch_size
         )
 
@@ -226,7 +228,7 @@ def _start(
         workdir.starting_point.unlink(missing_ok=True)  # of a start that failed
     if not config.init.from_:
         return {}
-    start = initialize.begin(
+    start = initialize.initialize_params(
         config.init.from_,
         made.network,
         made.abstract.params,

@@ -14,7 +14,7 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.models import factory
 from elastic_ast_jax.models.attention import selection
-from elastic_ast_jax.models.encoder import anywhere
+from elastic_ast_jax.models.encoder import identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +57,15 @@ def load_model(
     config, metadata = opened.config(), opened.model_metadata()
     opened.check_frontend(fbank.fingerprint(config.frontend))
     dtype = selection.compute_dtype(config.model.dtype)
-    attend = selection.choose_attention(
+    attend = selection.select_attention(
         config.model.attention, config.model.kind, dtype, required=False
     )
     if mesh is not None:
         attend = sharding.sharded_attention(attend, mesh)
-    place = anywhere if mesh is None else sharding.activation_constraint(mesh)
-    network = factory.model(config, len(metadata.labels), attend, dtype, scan=True, place=place)
+    constrain = identity if mesh is None else sharding.activation_constraint(mesh)
+    network = factory.make_model(
+        config, len(metadata.labels), attend, dtype, scan=True, constrain=constrain
+    )
     shape = factory.batch_shape(config, len(metadata.labels))
     abstract = jax.eval_shape(lambda: factory.init_params(network, shape, 0))
     here = SingleDeviceSharding(jax.local_devices()[0])

@@ -5,7 +5,7 @@ the frontend that the model was trained with plan.json          fingerprint of t
 rows of each epoch checkpoints/       see `checkpoints` metrics.jsonl      a line per logged step
 and per evaluation; tensorboard/ has the same. In a bucket: metrics/, see
                    `metrics_file`
-eval/              results of `elastic-ast evaluate` budgets.json       the best saving of each
+eval/              results of `elastic-ast evaluate` budgets.json       the best reduction of each
 token budget, of `elastic-ast evaluate --sweep=budget` skipped.txt        clips that could not be
 used, where `data.on_bad_audio='skip'`; skipped.N.txt of further processes starting_point.txt what
 training started from, with `init.from` conversion.txt     where the tensors of a converted model
@@ -28,7 +28,7 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.packing import token_budget
-from elastic_ast_jax.packing.token_budget import Budgets
+from elastic_ast_jax.packing.token_budget import TokenBudgets
 from elastic_ast_jax.utils import files, gcs
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.gcs import BucketPath
@@ -312,8 +312,8 @@ class Workdir:
         values = {'fingerprint': plan.fingerprint, 'epoch_rows': plan.epoch_rows}
         self._write(self.path / 'plan.json', json.dumps(values) + '\n')
 
-    def budgets(self, frontend: FrontendSpec) -> Budgets:
-        """The best saving of each token budget that was measured, for a model with this frontend.
+    def budgets(self, frontend: FrontendSpec) -> TokenBudgets:
+        """Return the best reduction of each measured token budget, for a model with this frontend.
 
         Raises:
             WorkdirError: None was, or what is stored cannot be read or is nothing that such a model
@@ -329,14 +329,14 @@ class Workdir:
         try:
             found = token_budget.from_json(self._read('budgets.json', advice))
             for one in found.measured:
-                token_budget.check_saving(one.saving, frontend)
+                token_budget.check_reduction(one.reduction, frontend)
         except ValueError as error:
             if isinstance(error, WorkdirError):
                 raise
             raise WorkdirError(f'{file}: {error}; {advice}') from error
         return found
 
-    def set_budgets(self, budgets: Budgets) -> tuple[Path | BucketPath, bool]:
+    def set_budgets(self, budgets: TokenBudgets) -> tuple[Path | BucketPath, bool]:
         """Stores what was measured of token budgets;
 
         gives back the file, and whether one was written over.

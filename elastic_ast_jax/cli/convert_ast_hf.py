@@ -8,13 +8,13 @@ from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.model_sizes import SIZES
 from elastic_ast_jax.config.schema import Augment, Config, Packing
 from elastic_ast_jax.pretrained import ast_hf
-from elastic_ast_jax.pretrained.ast_hf import Converted
+from elastic_ast_jax.pretrained.ast_hf import ConvertedAst
 from elastic_ast_jax.pretrained.save_workdir import (
     NO_DATA,
     REPORT,
     ConvertError,
     check,
-    new,
+    new_workdir,
     report,
     save,
 )
@@ -47,7 +47,7 @@ def run(source: str | os.PathLike, out: str | os.PathLike, loss: str | None = No
         with.
         WorkdirError, CheckpointError, WriteError: `out` cannot be written.
     """
-    workdir = new(out)
+    workdir = new_workdir(out)
     found = ast_hf.load(source)
     stated = _LOSSES.get(found.problem_type or '')
     if found.problem_type and not (loss or stated):
@@ -92,7 +92,7 @@ def run(source: str | os.PathLike, out: str | os.PathLike, loss: str | None = No
     print(f'written: {printable(str(workdir.path))}')
 
 
-def _config(found: Converted, loss: str) -> Config:
+def _config(found: ConvertedAst, loss: str) -> Config:
     model, front = found.model, found.frontend
     tokens = front.mel_patches * front.max_time_patches
     slots = max(1, Packing.tokens // tokens)

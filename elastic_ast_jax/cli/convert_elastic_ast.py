@@ -27,7 +27,7 @@ from elastic_ast_jax.pretrained.save_workdir import (
     REPORT,
     ConvertError,
     check,
-    new,
+    new_workdir,
     report,
     save,
 )
@@ -124,10 +124,10 @@ def run(
         ConfigError: Values that do not go together.
         WorkdirError, CheckpointError, WriteError: `out` cannot be written.
     """
-    workdir = new(out)
+    workdir = new_workdir(out)
     state = state_dict.read(source)
     try:
-        layout = elastic_ast_torch.infer(state.tensors, heads, pool)
+        layout = elastic_ast_torch.infer_layout(state.tensors, heads, pool)
     except elastic_ast_torch.LayoutError as error:
         raise elastic_ast_torch.LayoutError(f'{state.path}: {error}') from error
     known = next((name for name, entry in RECIPES.items() if entry.classes == layout.classes), None)
@@ -161,7 +161,7 @@ def run(
     workdir.prepare(config)
     kept = workdir.path / _UNUSED
     kept.unlink(missing_ok=True)  # of a conversion that was interrupted
-    if not_used := elastic_ast_torch.unused(layout):
+    if not_used := elastic_ast_torch.unused_tensors(layout):
         with replaced(kept) as temporary:
             np.savez(temporary, **{name: state.tensors[name] for name in not_used})
     write_text(workdir.path / REPORT, said + '\n')
@@ -224,7 +224,7 @@ def run_back(path: str | os.PathLike, out: str | os.PathLike, checkpoint: str = 
             f'LayerNorms have epsilon {model.network.epsilon:g} here and {LAYER_NORM_EPSILON:g} in'
             ' the published code: results differ by that'
         )
-    if missing := elastic_ast_torch.unused(layout):
+    if missing := elastic_ast_torch.unused_tensors(layout):
         kept = files.at(path) / _UNUSED
         more = (
             _kept(kept, missing)
@@ -236,7 +236,9 @@ def run_back(path: str | os.PathLike, out: str | os.PathLike, checkpoint: str = 
             f' {"as in the source" if kept.exists() else "zeros"}'
         )
         found |= more
-    state_dict.write(out, {row.source: found[row.source] for row in elastic_ast_torch.rows(layout)})
+    state_dict.write(
+        out, {row.source: found[row.source] for row in elastic_ast_torch.tensor_mappings(layout)}
+    )
     print(report(os.fspath(out), notes, _table(layout)))
     print(f'written: {printable(os.fspath(out))}')
 
@@ -307,4 +309,7 @@ def _kept(
 
 
 def _table(layout: Layout) -> list[tuple[str, tuple[int, ...], str]]:
-    return [(row.source, row.shape, row.described()) for row in elastic_ast_torch.rows(layout)]
+    return [
+        (row.source, row.shape, row.described())
+        for row in elastic_ast_torch.tensor_mappings(layout)
+    ]

@@ -129,8 +129,8 @@ def _sources(config: Config, recipe: str, lengths: str | None) -> tuple[dict[Spl
 
 def training_flops(config: Config, plan: EpochPlan, classes: int) -> int:
     """Model FLOPs of training for an epoch, see `flops`."""
-    network = factory.model(config, classes, registry.make('plain'), jnp.float32)
-    return flops.training(plan.draws.kept, network, config.frontend.patch_size)
+    network = factory.make_model(config, classes, registry.make('reference'), jnp.float32)
+    return flops.train_step_flops(plan.draws.kept, network, config.frontend.patch_size)
 
 
 def _time(

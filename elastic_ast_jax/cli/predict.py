@@ -81,7 +81,7 @@ def run(
     if checkpoint != 'latest' or model.description != f'step {model.step}':
         print(f'{printable(workdir)}: parameters of {model.description}', file=sys.stderr)
     if budget_tokens is not None:
-        _tell_saving(model, workdir, budget_tokens)
+        _print_reduction(model, workdir, budget_tokens)
     if explain is not None:
         explanation.check_model(model)
     failed = False
@@ -115,13 +115,13 @@ def _only_one(paths: Iterator[str], explain: str) -> list[str]:
     return first
 
 
-def _tell_saving(model: Predictor, workdir: str, budget_tokens: int) -> None:
+def _print_reduction(model: Predictor, workdir: str, budget_tokens: int) -> None:
     """Says on standard error how the budget is kept, and what that was found to be worth."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
         budgets = model.budgets()
     chosen, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
-    worth = in_table(budgets.metric, chosen.score)
+    worth = in_table(budgets.metric, chosen.heldout_score)
     clips = (
         'on clips that the choice did not see'
         if chosen.unseen
@@ -129,8 +129,9 @@ def _tell_saving(model: Predictor, workdir: str, budget_tokens: int) -> None:
     )
     changed = f' (with {", ".join(budgets.overrides)})' if budgets.overrides else ''
     said = (
-        f'{workdir}: at most {chosen.saving.tokens} tokens,'
-        f' {chosen.saving.in_words(model.config.frontend)}: in evaluation{changed} {metric} {worth}'
+        f'{workdir}: at most {chosen.reduction.tokens} tokens,'
+        f' {chosen.reduction.in_words(model.config.frontend)}: in evaluation{changed} {metric}'
+        f' {worth}'
         f' {clips}, {chosen.latency_ms:.3g} ms a clip'
     )
     for line in (said, *(f'warning: {warning.message}' for warning in told)):

@@ -115,7 +115,7 @@ class Model:
     )
     epsilon: float = 1e-6  # of every LayerNorm
     scaled: bool = True  # attention logits times 1/sqrt(head width); False: as the published code
-    # 'plain', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest here
+    # 'reference', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest
     attention: str = 'auto'
     scan: bool = False  # loop over the blocks: compiles faster, runs slower on accelerators
     remat: bool = False  # compute activations again in the backward pass: less memory, more time

@@ -165,7 +165,9 @@ def problems(config: Config) -> list[str]:
             if value != getattr(Model, key)
         ]
     )
-    one_of('model.attention', ('auto', 'plain', 'blocked', 'splash', 'pallas', 'tokamax', 'cudnn'))
+    one_of(
+        'model.attention', ('auto', 'reference', 'blocked', 'splash', 'pallas', 'tokamax', 'cudnn')
+    )
     one_of('model.dtype', ('auto', 'float32', 'bfloat16'))
     axes = dataclasses.asdict(config.mesh)
     for axis, size in axes.items():

@@ -260,14 +260,14 @@ class RowReader:
         }
 
     def _tokens(self, plan: EpochPlan, members, columns) -> dict[str, np.ndarray]:
-        """Where the row's tokens come from and where they sit, after token dropout or a saving."""
+        """Where the row's tokens come from and where they sit, after dropout or a reduction."""
         if not len(members):
             empty = np.zeros(0, np.int32)
             return {'patch': empty, 'segment_ids': empty, 'freq_pos': empty, 'time_pos': empty}
-        frontend, saving = self.planner.frontend, self.planner.spec.saving
+        frontend, reduction = self.planner.frontend, self.planner.spec.reduction
         mel_patches = frontend.mel_patches
-        if saving:
-            kept = [saving.choice(int(count), frontend) for count in columns]
+        if reduction:
+            kept = [reduction.choice(int(count), frontend) for count in columns]
         else:
             kept = [
                 (

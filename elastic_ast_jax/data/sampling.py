@@ -13,7 +13,7 @@ import scipy.special
 from jaxtyping import Float64, Int64
 
 from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens
-from elastic_ast_jax.packing.token_budget import Saving
+from elastic_ast_jax.packing.token_budget import TokenReduction
 from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.philox import Stream
 
@@ -51,8 +51,8 @@ class DrawSpec:
         mixup: Share of draws whose waveform and labels are mixed with those of another clip (paper:
         0.5 on AudioSet).
         mixup_beta: The first clip's weight is drawn from Beta(mixup_beta, mixup_beta) (paper: 10).
-        saving: For evaluation: clips have no more tokens than this allows, at its ratio. Training
-            never draws it, so it is no part of a plan's fingerprint.
+        reduction: For evaluation: clips have no more tokens than this allows, at its ratio.
+            Training never draws it, so it is no part of a plan's fingerprint.
     """
 
     shuffle: bool = False
@@ -71,7 +71,7 @@ class DrawSpec:
     mask_fill: str = 'zero'
     mixup: float = 0.0
     mixup_beta: float = 10.0
-    saving: Saving | None = None
+    reduction: TokenReduction | None = None
 
     def __post_init__(self):
         if self.too_long not in ('error', 'crop') or not self.ratios or min(self.ratios) <= 0:
@@ -98,9 +98,9 @@ class DrawSpec:
                 f'{self}: token_dropout and time_warp must be in [0, 1), time_mask and mixup in'
                 ' [0, 1]'
             )
-        if self.saving and (self.token_dropout or self.ratios != (self.saving.ratio,)):
+        if self.reduction and (self.token_dropout or self.ratios != (self.reduction.ratio,)):
             raise ValueError(
-                f'{self}: {self.saving} goes with its own ratio alone, and without token_dropout'
+                f'{self}: {self.reduction} goes with its own ratio alone, and without token_dropout'
             )
 
     def hash_values(self) -> dict[str, Any]:
@@ -129,8 +129,8 @@ class DrawSpec:
     def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
         """Tokens that are left of a clip that has `tokens`; of each, if it is an array."""
         return (
-            self.saving.kept(tokens, frontend)
-            if self.saving
+            self.reduction.kept(tokens, frontend)
+            if self.reduction
             else kept_tokens(tokens, self.token_dropout)
         )
 
@@ -147,7 +147,7 @@ class Draws:
         start, samples: The part of the waveform that is used.
         frames: Frames of that part.
         time_patches: Columns of the patch grid.
-        kept: Tokens left by token dropout, or by a saving.
+        kept: Tokens left by token dropout, or by a reduction.
         freq_start, freq_width, time_start, time_width: SpecAugment's masks in mel bins and frames;
         width 0 is no mask.
         warp_from, warp_to: SpecAugment's time warp: the frame that moves, and where to; equal for
@@ -220,8 +220,8 @@ def draw(
         frames = np.where(
             frames > spec.prefix_frames, np.maximum(whole_patches, frontend.patch_frames), frames
         )
-    if spec.saving:
-        frames = spec.saving.frames(frames, frontend)
+    if spec.reduction:
+        frames = spec.reduction.frames(frames, frontend)
     time_patches = frontend.time_patches(frames)
     if frontend.partial == 'floor':
         frames = np.minimum(frames, time_patches * frontend.patch_frames)

@@ -16,7 +16,7 @@ from elastic_ast_jax.data.sources import audioset_json, folders, fsdd, manifest,
 from elastic_ast_jax.data.sources.base import DataError, Source
 from elastic_ast_jax.data.sources.synthetic import SyntheticSource
 from elastic_ast_jax.data.sources.windowed import WindowSource
-from elastic_ast_jax.packing.token_budget import Saving
+from elastic_ast_jax.packing.token_budget import TokenReduction
 
 Split = Literal['train', 'eval']
 
@@ -89,7 +89,7 @@ def evaluation(
     source: Source,
     ratio: float = 1.0,
     max_frames: int = 0,
-    saving: Saving | None = None,
+    reduction: TokenReduction | None = None,
 ) -> tuple[Source, Planner]:
     """What evaluation packs, every clip once: the clips of a split, or windows of those that are
     too long; and its planner.
@@ -100,8 +100,8 @@ def evaluation(
         ratio: Frame-shift ratio of every clip.
         max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0: no
         clip is cut.
-        saving: Brings each clip, or window, under a number of tokens, at its own ratio instead of
-        `ratio`.
+        reduction: Brings each clip, or window, under a number of tokens, at its own ratio instead
+            of `ratio`.
 
     Returns:
         The source itself, or a `WindowSource` of it (`data.too_long='window'`).
@@ -109,7 +109,7 @@ def evaluation(
     Raises:
         PlanError: A clip does not fit; with `data.too_long='error'` only, and without `max_frames`.
     """
-    ratio = saving.ratio if saving else ratio
+    ratio = reduction.ratio if reduction else ratio
     too_long = 'crop' if max_frames else config.data.too_long
     if too_long == 'window':
         frontend = config.frontend
@@ -117,7 +117,7 @@ def evaluation(
             source, windows.choose(frontend, config.data.overlap, shift=frontend.shift(ratio))
         )
         too_long = 'error'  # no window is too long
-    draws = DrawSpec(ratios=(ratio,), max_frames=max_frames, too_long=too_long, saving=saving)
+    draws = DrawSpec(ratios=(ratio,), max_frames=max_frames, too_long=too_long, reduction=reduction)
     return source, _planner(config, source, draws)
 
 

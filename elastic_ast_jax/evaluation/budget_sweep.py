@@ -36,7 +36,12 @@ from elastic_ast_jax.evaluation import latency, plots
 from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator, score
 from elastic_ast_jax.evaluation.sweep_axes import METRICS, in_plot, in_table
 from elastic_ast_jax.packing import token_budget
-from elastic_ast_jax.packing.token_budget import IN_WORDS, Budgets, Measured, Saving
+from elastic_ast_jax.packing.token_budget import (
+    DESCRIPTIONS,
+    Measurement,
+    TokenBudgets,
+    TokenReduction,
+)
 from elastic_ast_jax.utils import markdown, plotting
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
@@ -75,21 +80,21 @@ _CHOICE = types.MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A saving, evaluated.
+    """A reduction, evaluated.
 
     Attributes:
-        saving: What was tried.
+        reduction: What was tried.
         all_fit: It leaves nothing out of any clip.
         evaluation: Over all clips.
         score: The metric of the model's config, over all clips.
         measured: For the choice of the best; its latency is NaN in all processes but the first.
     """
 
-    saving: Saving
+    reduction: TokenReduction
     all_fit: bool
     evaluation: Evaluation
     score: float
-    measured: Measured
+    measured: Measurement
 
 
 def check(config: Config, values: Sequence[float] | None) -> None:
@@ -123,9 +128,9 @@ def ratios(frontend: FrontendSpec) -> tuple[float, ...]:
     return tuple(sorted(ratio for shift, ratio in shifts.items() if shift >= frontend.shift()))
 
 
-def savings(
+def reductions(
     evaluator: Evaluator, frontend: FrontendSpec, values: Sequence[float] | None
-) -> list[tuple[Saving, bool]]:
+) -> list[tuple[TokenReduction, bool]]:
     """What is tried, and whether all clips fit:
 
     `values` as budgets, the default ones if None, with each ratio and way.
@@ -139,8 +144,12 @@ def savings(
     found = []
     for ratio, most in largest.items():
         short = [tokens for tokens in budgets if tokens < most]
-        found += [(Saving(tokens, ratio, how), False) for how in IN_WORDS for tokens in short]
-        found += [(Saving(tokens, ratio), True) for tokens in budgets[len(short) : len(short) + 1]]
+        found += [
+            (TokenReduction(tokens, ratio, how), False) for how in DESCRIPTIONS for tokens in short
+        ]
+        found += [
+            (TokenReduction(tokens, ratio), True) for tokens in budgets[len(short) : len(short) + 1]
+        ]
     return found
 
 
@@ -152,8 +161,8 @@ def run(
     overrides: Sequence[str],
     progress: Progress,
 ) -> tuple[Found, ...]:
-    """Evaluates every saving, prints the best of each budget, writes `eval/budget.json`, `.md` and
-    `.png`, and stores the best.
+    """Evaluate every reduction, print the best of each budget, write `eval/budget.json`, `.md` and
+    `.png`, and store the best.
 
     Args:
         workdir: Of the model.
@@ -168,33 +177,40 @@ def run(
         WriteError: A file cannot be written.
     """
     frontend = model.config.frontend
-    tried = savings(evaluator, frontend, values)
+    tried = reductions(evaluator, frontend, values)
     evaluated = []
-    for number, (saving, _) in enumerate(tried, 1):
+    for number, (reduction, _) in enumerate(tried, 1):
         progress.show(
-            f'{saving.tokens} tokens, {saving.in_words(frontend)}, point {number} of {len(tried)}'
+            f'{reduction.tokens} tokens, {reduction.in_words(frontend)}, point {number} of'
+            f' {len(tried)}'
         )
-        evaluated.append(evaluator.evaluate_in_halves(model.params, evaluator.view(saving=saving)))
+        evaluated.append(
+            evaluator.evaluate_in_halves(model.params, evaluator.view(reduction=reduction))
+        )
     progress.show('latency')
     alone, waveforms = (
         latency.on_one_device(model),
         list(_waveforms(evaluator, frontend)) if processes.is_primary() else [],
     )
-    times, timed = latency.latencies(alone, waveforms, [saving for saving, _ in tried])
+    times, timed = latency.latencies(alone, waveforms, [reduction for reduction, _ in tried])
     of_halves = [
         [math.nan if half is None else score(model.config, half) for half in halves]
         for _, halves in evaluated
     ]
     unseen = not np.isnan(of_halves).any()
     found = []
-    for (saving, all_fit), (evaluation, _), halves, milliseconds in zip(
+    for (reduction, all_fit), (evaluation, _), halves, milliseconds in zip(
         tried, evaluated, of_halves, times, strict=True
     ):
         whole = score(model.config, evaluation.metrics)
         scores = halves if unseen else (whole, whole)
         found.append(
             Found(
-                saving, all_fit, evaluation, whole, Measured(saving, *scores, unseen, milliseconds)
+                reduction,
+                all_fit,
+                evaluation,
+                whole,
+                Measurement(reduction, *scores, unseen, milliseconds),
             )
         )
     progress.say(f'budget: {counted(len(tried), "point")}, each with every clip once')
@@ -223,7 +239,7 @@ def _tell(
         model.config.train.scored_by(),
         all(one.measured.unseen for one in found),
     )
-    best = token_budget.best_of_each(one.measured for one in found)
+    best = token_budget.best_per_budget(one.measured for one in found)
     if not unseen:
         progress.say(f'warning: {_choice(metric, unseen)}')
     print(
@@ -234,7 +250,7 @@ def _tell(
     progress.say(
         f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}'
     )
-    measured = Budgets(model.description, model.step, metric, best, tuple(overrides))
+    measured = TokenBudgets(model.description, model.step, metric, best, tuple(overrides))
     progress.say(_store(workdir, measured, some, frontend))
 
 
@@ -248,7 +264,7 @@ def _unseen(metric: str) -> str:
     return f'{METRICS[metric]}, unseen clips'
 
 
-def _store(workdir: Workdir, measured: Budgets, some: bool, frontend: FrontendSpec) -> str:
+def _store(workdir: Workdir, measured: TokenBudgets, some: bool, frontend: FrontendSpec) -> str:
     """Stores the best of each budget with the model, and says what became of what was there.
 
     Args:
@@ -261,9 +277,9 @@ def _store(workdir: Workdir, measured: Budgets, some: bool, frontend: FrontendSp
     kept = measured
     if some:
         with contextlib.suppress(WorkdirError):  # there is nothing, or nothing that can be used
-            kept = measured.with_others_of(workdir.budgets(frontend))
+            kept = measured.merged_with(workdir.budgets(frontend))
     file, before = workdir.set_budgets(kept)
-    others = [str(one.saving.tokens) for one in kept.measured if one not in measured.measured]
+    others = [str(one.reduction.tokens) for one in kept.measured if one not in measured.measured]
     keeping = f'; budgets that were measured before are kept: {", ".join(others)}' if others else ''
     return f'{"written over" if before else "stored"}: {file}{keeping}'
 
@@ -287,7 +303,7 @@ def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32
 
 
 def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = None) -> str:
-    """Savings as a Markdown table, by their budgets;
+    """Token reductions as a Markdown table, by their budgets;
 
     of the best, `unseen` is the metric that is told on unseen clips.
     """
@@ -307,16 +323,18 @@ def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = N
         markdown.row(names),
         markdown.row(['---:', '---:', ':---', *['---:'] * (len(names) - 3)]),
     ]
-    for one in sorted(found, key=lambda one: (one.saving.tokens, one.saving.ratio, one.saving.how)):
-        evaluation, saving = one.evaluation, one.saving
+    for one in sorted(
+        found, key=lambda one: (one.reduction.tokens, one.reduction.ratio, one.reduction.method)
+    ):
+        evaluation, reduction = one.evaluation, one.reduction
         accuracy, *others = (getattr(evaluation.metrics, name) for name in METRICS)
-        told = [in_table(unseen, one.measured.score)] if unseen else []
+        told = [in_table(unseen, one.measured.heldout_score)] if unseen else []
         lines.append(
             markdown.row(
                 [
-                    str(saving.tokens),
-                    f'{frontend.milliseconds(saving.ratio):g}',
-                    'all' if one.all_fit else IN_WORDS[saving.how],
+                    str(reduction.tokens),
+                    f'{frontend.milliseconds(reduction.ratio):g}',
+                    'all' if one.all_fit else DESCRIPTIONS[reduction.method],
                     f'{evaluation.tokens:.1f}',
                     f'{evaluation.seconds:.2f}',
                     f'{one.measured.latency_ms:.2f}',
@@ -333,7 +351,7 @@ def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = N
 
 def write(
     found: Sequence[Found],
-    best: Sequence[Measured],
+    best: Sequence[Measurement],
     model: LoadedModel,
     overrides: Sequence[str],
     workdir: Workdir,
@@ -396,13 +414,13 @@ def write(
     factor, label = in_plot(metric)
     points = [
         plots.Point(
-            f'{frontend.milliseconds(one.saving.ratio):g} ms',
-            IN_WORDS[one.saving.how],
+            f'{frontend.milliseconds(one.reduction.ratio):g} ms',
+            DESCRIPTIONS[one.reduction.method],
             one.all_fit,
             one.evaluation.tokens,
             one.evaluation.seconds,
             one.measured.latency_ms,
-            factor * one.score,
+            factor * one.heldout_score,
             one.measured in best,
         )
         for one in found
@@ -411,14 +429,14 @@ def write(
     return json_file, table_file, plot_file
 
 
-def _values(one: Found, frontend: FrontendSpec, best: Sequence[Measured]) -> dict[str, Any]:
+def _values(one: Found, frontend: FrontendSpec, best: Sequence[Measurement]) -> dict[str, Any]:
     """A point of the JSON file; only one of the best has what is told of it on unseen clips."""
-    evaluation, saving, is_best = one.evaluation, one.saving, one.measured in best
+    evaluation, reduction, is_best = one.evaluation, one.reduction, one.measured in best
     return {
-        'budget': saving.tokens,
-        'ratio': saving.ratio,
-        'shift_ms': frontend.milliseconds(saving.ratio),
-        'how': 'all' if one.all_fit else saving.how,
+        'budget': reduction.tokens,
+        'ratio': reduction.ratio,
+        'shift_ms': frontend.milliseconds(reduction.ratio),
+        'how': 'all' if one.all_fit else reduction.method,
         'tokens': evaluation.tokens,
         'seconds': evaluation.seconds,
         'latency_ms': one.measured.latency_ms,
@@ -427,5 +445,5 @@ def _values(one: Found, frontend: FrontendSpec, best: Sequence[Measured]) -> dic
         'windowed': evaluation.windowed,
         **{name: getattr(evaluation.metrics, name) for name in METRICS},
         'best': is_best,
-        **({'unseen_score': one.measured.score} if is_best and one.measured.unseen else {}),
+        **({'unseen_score': one.measured.heldout_score} if is_best and one.measured.unseen else {}),
     }

@@ -16,7 +16,7 @@ from elastic_ast_jax.data.sources.base import DataError, Source, targets
 from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.distributed import processes, sharding
 from elastic_ast_jax.models import factory
-from elastic_ast_jax.packing.token_budget import Saving
+from elastic_ast_jax.packing.token_budget import TokenReduction
 from elastic_ast_jax.training.metrics import Metrics, compute_metrics
 
 
@@ -28,7 +28,7 @@ class View:
         parts: What is packed: the split's clips, or windows of those that are too long.
         owner: The clip of the split that each part belongs to.
         planner, schedule: The plan of the parts.
-        cut: Whether only a part of a clip is used: its beginning, or with a saving some of its
+        cut: Whether only a part of a clip is used: its beginning, or with a reduction some of its
         tokens.
         windowed: Whether a clip is cut into windows.
         tokens: Of each part, as the model gets it.
@@ -125,34 +125,36 @@ class Evaluator:
             *(message for _, message in sorted(self._undecodable.items())),
         )
 
-    def view(self, ratio: float = 1.0, max_frames: int = 0, saving: Saving | None = None) -> View:
+    def view(
+        self, ratio: float = 1.0, max_frames: int = 0, reduction: TokenReduction | None = None
+    ) -> View:
         """Plans the split.
 
         Args:
             ratio: Frame-shift ratio of every clip.
             max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0:
             no clip is cut.
-            saving: Brings each clip, or window, under a number of tokens, at its own ratio instead
-            of `ratio`.
+            reduction: Brings each clip, or window, under a number of tokens, at its own ratio
+            instead of `ratio`.
 
         Raises:
             PlanError: A clip that does not fit; with `data.too_long='error'` only, and without
             `max_frames`.
         """
         config, frontend = self._config, self._config.frontend
-        ratio = saving.ratio if saving else ratio
+        ratio = reduction.ratio if reduction else ratio
         shift = frontend.shift(ratio)
-        parts, planner = splits.evaluation(config, self.source, ratio, max_frames, saving)
+        parts, planner = splits.evaluation(config, self.source, ratio, max_frames, reduction)
         owner = parts.owner if isinstance(parts, WindowSource) else np.arange(len(self.source.keys))
         frames = frontend.frames(self.source.samples, shift)
         if max_frames:
             cut = frames > min(max_frames, frontend.max_frames)
         else:
             cut = frontend.too_long(frames) & (config.data.too_long == 'crop')
-        if saving:
+        if reduction:
             cut = cut | (
                 np.bincount(
-                    owner, frontend.tokens(frontend.frames(parts.samples, shift)) > saving.tokens
+                    owner, frontend.tokens(frontend.frames(parts.samples, shift)) > reduction.tokens
                 )
                 > 0
             )

@@ -15,8 +15,8 @@ from jaxtyping import Float32
 from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.models.attention import selection
-from elastic_ast_jax.models.encoder import anywhere
-from elastic_ast_jax.packing.token_budget import Saving
+from elastic_ast_jax.models.encoder import identity
+from elastic_ast_jax.packing.token_budget import TokenReduction
 
 # Times that a clip is measured at most, and seconds that all of it takes, unless one clip takes
 # longer.
@@ -26,14 +26,14 @@ _ROUNDS, _PATIENCE = 10, 30.0
 def latencies(
     model: Predictor,
     waveforms: Sequence[Float32[np.ndarray, '_']],
-    tried: Sequence[Saving],
+    tried: Sequence[TokenReduction],
     patience: float = _PATIENCE,
 ) -> tuple[list[float], int]:
-    """Milliseconds from a waveform to its logits under each saving: alone, in a row of as many
+    """Milliseconds from a waveform to its logits under each reduction: alone, in a row of as many
     tokens as that allows.
 
-    The median over clips, NaN without any. Of several times the shortest counts, and all savings
-    take turns, as others may use the machine. One clip under all savings is the least that is
+    The median over clips, NaN without any. Of several times the shortest counts, and all reductions
+    take turns, as others may use the machine. One clip under all reductions is the least that is
     measured; from how long it takes follows how many others there is time for.
 
     Args:
@@ -47,17 +47,17 @@ def latencies(
     """
     if not waveforms:
         return [math.nan] * len(tried), 0
-    for saving in {saving.tokens: saving for saving in tried}.values():
+    for reduction in {reduction.tokens: reduction for reduction in tried}.values():
         model.logits_alone(
-            waveforms[0], saving
+            waveforms[0], reduction
         )  # compiles: rows of other tokens are other programs
     shortest, begun = np.full((len(tried), len(waveforms)), math.inf), time.perf_counter()
 
     def turn(clip: int) -> float:
         turn_begun = time.perf_counter()
-        for row, saving in enumerate(tried):
+        for row, reduction in enumerate(tried):
             start = time.perf_counter()
-            model.logits_alone(waveforms[clip], saving)
+            model.logits_alone(waveforms[clip], reduction)
             shortest[row, clip] = min(shortest[row, clip], time.perf_counter() - start)
         return time.perf_counter() - turn_begun
 
@@ -93,11 +93,11 @@ def on_one_device(model: LoadedModel) -> Predictor:
     )
     params = jax.device_put(jax.tree.map(np.asarray, whole), jax.local_devices()[0])
     wanted = model.config.model
-    attend = selection.choose_attention(
+    attend = selection.select_attention(
         wanted.attention, wanted.kind, selection.compute_dtype(wanted.dtype), required=False
     )
     return Predictor(
         dataclasses.replace(
-            model, params=params, network=model.network.clone(attend=attend, place=anywhere)
+            model, params=params, network=model.network.clone(attend=attend, constrain=identity)
         )
     )

@@ -58,13 +58,13 @@ def resized(
         'time', before, columns, network.stride[1], network.stride[1]
     )
     looked = (
-        position_interpolation.stretched
+        position_interpolation.resize
         if same_duration or columns > before
-        else position_interpolation.first
+        else position_interpolation.take_first
     )(axis)
     old = np.asarray(jax.device_get(model.params['positions']))
-    grid = position_interpolation.look_up(
-        old[TOKENS:].reshape(rows, before, -1), looked.places, axis=1
+    grid = position_interpolation.interpolate(
+        old[TOKENS:].reshape(rows, before, -1), looked.positions, axis=1
     )
     params = dict(model.params) | {
         'positions': jnp.concatenate([old[:TOKENS], grid.reshape(rows * columns, -1)])

@@ -11,8 +11,8 @@ from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
 
 _Kept = TypeVar('_Kept')
 
-# Fields of `models.outputs.Detail` that have a value for each token; the others have one for each
-# clip.
+# Fields of `models.outputs.ModelOutputs` that have a value for each token; the others have one
+# for each clip.
 _OF_TOKENS = ('tokens', 'shares')
 
 
@@ -26,7 +26,7 @@ def of_clips(
     """Runs clips through a model, packed together.
 
     Args:
-        apply: Gives fields of `Detail` by name, of a batch.
+        apply: Gives fields of `ModelOutputs` by name, of a batch.
         keep: What is wanted of a clip, from the clip's own part of these: `logits` `[C]`, `pooled`
             `[D]`, `tokens` `[tokens, D]`, `shares` `[tokens, H]`. Only that is held until all clips
             before are done, so it should be small.

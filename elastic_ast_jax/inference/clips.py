@@ -22,8 +22,8 @@ from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.audio.windows import Windows, cut
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
-from elastic_ast_jax.packing.packer import Kept
-from elastic_ast_jax.packing.token_budget import Saving
+from elastic_ast_jax.packing.packer import KeptTokens
+from elastic_ast_jax.packing.token_budget import TokenReduction
 
 # Clips that pass through the model together.
 CHUNK = 64
@@ -63,7 +63,7 @@ class Clip:
     patches: Float32[np.ndarray, 'n P'] = dataclasses.field(
         default_factory=lambda: np.zeros((0, 0), np.float32)
     )
-    kept: Kept | None = None
+    kept: KeptTokens | None = None
     error: str | None = None
 
     @property
@@ -86,7 +86,10 @@ class _Long:
 
 
 def read(
-    inputs: Iterable[Any], frontend: FrontendSpec, windows: Windows, saving: Saving | None = None
+    inputs: Iterable[Any],
+    frontend: FrontendSpec,
+    windows: Windows,
+    reduction: TokenReduction | None = None,
 ) -> Iterator[Clip]:
     """The clips of recordings, in order.
 
@@ -95,7 +98,7 @@ def read(
         the frontend's rate.
         frontend: Of the model.
         windows: How recordings that are too long are cut.
-        saving: Brings every clip under a number of tokens.
+        reduction: Brings every clip under a number of tokens.
     """
     with (
         ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool,
@@ -104,21 +107,25 @@ def read(
         try:
             for opened in _ahead(
                 pool,
-                lambda item: _open(*item, frontend, windows, saving),
+                lambda item: _open(*item, frontend, windows, reduction),
                 enumerate(inputs),
                 _AHEAD,
             ):
                 if isinstance(opened, Clip):
                     yield opened
                 else:
-                    yield from _windows(opened, frontend, saving, pool, decoder)
+                    yield from _windows(opened, frontend, reduction, pool, decoder)
         finally:  # whoever stops asking does not wait for what was planned
             for executor in (decoder, pool):
                 executor.shutdown(cancel_futures=True)
 
 
 def _open(
-    number: int, source: Any, frontend: FrontendSpec, windows: Windows, saving: Saving | None
+    number: int,
+    source: Any,
+    frontend: FrontendSpec,
+    windows: Windows,
+    reduction: TokenReduction | None,
 ) -> Clip | _Long:
     """The clip that a recording is, what is wrong with it, or how to cut it."""
     name, rate = f'array {number}', frontend.sample_rate
@@ -146,7 +153,7 @@ def _open(
                 spans = windows.spans(len(array))
                 return _Long(name, len(array), spans, lambda: _slices(array, name, rate, spans))
             waveform = reading.from_array(array, name, rate, rate)
-        return _clip(name, len(waveform), waveform, 0, [(0, len(waveform))], frontend, saving)
+        return _clip(name, len(waveform), waveform, 0, [(0, len(waveform))], frontend, reduction)
     except ValueError as error:  # AudioError, or what NumPy makes no array of
         return Clip(name, error=str(error))
 
@@ -164,7 +171,7 @@ def _slices(
 def _windows(
     recording: _Long,
     frontend: FrontendSpec,
-    saving: Saving | None,
+    reduction: TokenReduction | None,
     pool: Executor,
     decoder: Executor,
 ) -> Iterator[Clip]:
@@ -177,7 +184,7 @@ def _windows(
     def clip(item: tuple[int, Float32[np.ndarray, '_']]) -> Clip:
         index, waveform = item
         return _clip(
-            recording.name, recording.samples, waveform, index, recording.spans, frontend, saving
+            recording.name, recording.samples, waveform, index, recording.spans, frontend, reduction
         )
 
     try:
@@ -193,37 +200,41 @@ def _clip(
     index: int,
     spans: Sequence[tuple[int, int]],
     frontend: FrontendSpec,
-    saving: Saving | None,
+    reduction: TokenReduction | None,
 ) -> Clip:
     try:
         with np.errstate(over='ignore', invalid='ignore'):  # what is not finite is refused
-            patches, kept = _tokens(waveform, frontend, saving)
+            patches, kept = _tokens(waveform, frontend, reduction)
     except ValueError as error:
         raise AudioError(f'{name}: {error}: repair the recording or leave it out') from error
     return Clip(name, samples, index, len(spans), *spans[index], patches, kept)
 
 
 def alone(
-    waveform: Float32[np.ndarray, 'samples'], frontend: FrontendSpec, saving: Saving | None = None
+    waveform: Float32[np.ndarray, 'samples'],
+    frontend: FrontendSpec,
+    reduction: TokenReduction | None = None,
 ) -> Clip:
     """The clip of a waveform that the model takes whole."""
-    return _clip('waveform', len(waveform), waveform, 0, [(0, len(waveform))], frontend, saving)
+    return _clip('waveform', len(waveform), waveform, 0, [(0, len(waveform))], frontend, reduction)
 
 
 def _tokens(
-    waveform: Float32[np.ndarray, 'samples'], frontend: FrontendSpec, saving: Saving | None
-) -> tuple[Float32[np.ndarray, 'n P'], Kept | None]:
-    """The patches of a clip that a saving leaves, and which they are."""
-    shift = frontend.shift(saving.ratio if saving else 1.0)
+    waveform: Float32[np.ndarray, 'samples'],
+    frontend: FrontendSpec,
+    reduction: TokenReduction | None,
+) -> tuple[Float32[np.ndarray, 'n P'], KeptTokens | None]:
+    """The patches of a clip that a reduction leaves, and which they are."""
+    shift = frontend.shift(reduction.ratio if reduction else 1.0)
     frames = int(frontend.frames(len(waveform), shift))
-    used = int(saving.frames(frames, frontend)) if saving else frames
+    used = int(reduction.frames(frames, frontend)) if reduction else frames
     if used < frames:  # as the pipeline does: features of what is heard alone
         waveform = waveform[: int(frontend.samples_for(used, shift)) + frontend.tail]
     features = fbank.log_mel(waveform, frontend, shift)[:used]
     patches = patches_of(fbank.normalise(features, frontend), frontend)
     columns = len(patches) // frontend.mel_patches
-    chosen = saving.choice(columns, frontend) if saving else None
-    return (patches, None) if chosen is None else (patches[chosen], Kept(columns, chosen))
+    chosen = reduction.choice(columns, frontend) if reduction else None
+    return (patches, None) if chosen is None else (patches[chosen], KeptTokens(columns, chosen))
 
 
 def patches_of(
@@ -270,7 +281,7 @@ def batches(
     mel_patches: int,
     shape: BatchShape,
     only: bool,
-    kept: Sequence[Kept | None] | None = None,
+    kept: Sequence[KeptTokens | None] | None = None,
     most: int | None = None,
 ) -> Iterator[PackedBatch]:
     """Packed batches of clips; `clip_id` is a clip's position in `patches`.

@@ -22,7 +22,7 @@ from elastic_ast_jax.inference import batching, clips, embeddings
 from elastic_ast_jax.inference.clips import Clip
 from elastic_ast_jax.models import factory
 from elastic_ast_jax.packing import token_budget
-from elastic_ast_jax.packing.token_budget import Budgets, Measured, Saving
+from elastic_ast_jax.packing.token_budget import Measurement, TokenBudgets, TokenReduction
 from elastic_ast_jax.utils.text import printable
 
 # Called with a recording's name, how many of its seconds are through the model, and how many there
@@ -74,7 +74,7 @@ class Predictor:
         )
 
         def detail(params, batch, fields):
-            found = trained.network.apply({'params': params}, batch, method='detail')
+            found = trained.network.apply({'params': params}, batch, method='outputs')
             return {field: getattr(found, field) for field in fields}
 
         self._detail = jax.jit(
@@ -130,9 +130,9 @@ class Predictor:
             inputs, top_k, window, overlap, budget_tokens: See `predict`.
             progress: Called from time to time.
         """
-        saving = self._saving(budget_tokens)
-        cut = self.windows(window, overlap, saving)
-        for result, _, _ in self._results(inputs, top_k, cut, saving, progress, keep=False):
+        reduction = self._reduction(budget_tokens)
+        cut = self.windows(window, overlap, reduction)
+        for result, _, _ in self._results(inputs, top_k, cut, reduction, progress, keep=False):
             yield result
 
     def timeline(
@@ -152,8 +152,8 @@ class Predictor:
             `timeline`, a list of `{'start', 'end', 'probabilities'}` with seconds and the
             probability of each class, float32 `[C]`. A recording that was not cut has one window.
         """
-        saving = self._saving(budget_tokens)
-        cut = self.windows(window, overlap, saving)
+        reduction = self._reduction(budget_tokens)
+        cut = self.windows(window, overlap, reduction)
         rate = self.config.frontend.sample_rate
         settings = {
             'labels': list(self.labels),
@@ -161,7 +161,7 @@ class Predictor:
             'overlap': self._overlap(overlap),
         }
         for result, spans, probabilities in self._results(
-            inputs, top_k, cut, saving, progress, keep=True
+            inputs, top_k, cut, reduction, progress, keep=True
         ):
             if 'error' in result:
                 yield result
@@ -229,7 +229,7 @@ class Predictor:
 
         Args:
             read: Of `clips.read`.
-            fields: Names of fields of `models.outputs.Detail`.
+            fields: Names of fields of `models.outputs.ModelOutputs`.
             keep: What is wanted of a clip, from the clip's own parts of these.
         """
         shape = factory.batch_shape(self.config, len(self.labels))
@@ -240,7 +240,7 @@ class Predictor:
         self,
         window: float | None = None,
         overlap: float | None = None,
-        saving: Saving | None = None,
+        reduction: TokenReduction | None = None,
     ) -> Windows:
         """How recordings are cut;
 
@@ -251,10 +251,10 @@ class Predictor:
             frontend,
             self._overlap(overlap),
             window,
-            frontend.shift(saving.ratio) if saving else None,
+            frontend.shift(reduction.ratio) if reduction else None,
         )
 
-    def budget(self, tokens: int) -> Measured:
+    def budget(self, tokens: int) -> Measurement:
         """How predictions of at most so many tokens for each recording are made, and what that was
         found to be worth.
 
@@ -268,7 +268,7 @@ class Predictor:
         """
         return self.budgets().best(tokens)
 
-    def budgets(self) -> Budgets:
+    def budgets(self) -> TokenBudgets:
         """What is known of all token budgets, read when it is first asked for; errors as `budget`.
 
         Where it was measured with other parameters than these, a `BudgetWarning` says so, once.
@@ -280,7 +280,7 @@ class Predictor:
                     'token budgets are stored in a workdir, and this model was not loaded from one'
                 )
             self._budgets = Workdir(self._workdir).budgets(self.config.frontend)
-            if others := self._budgets.other_parameters(self.description, self.step):
+            if others := self._budgets.parameter_mismatch(self.description, self.step):
                 warnings.warn(
                     f'token budgets were measured with {printable(others)}: measure again with'
                     f' elastic-ast evaluate --workdir={self._workdir} --sweep=budget',
@@ -289,8 +289,8 @@ class Predictor:
                 )
         return self._budgets
 
-    def _saving(self, budget_tokens: int | None) -> Saving | None:
-        return None if budget_tokens is None else self.budget(budget_tokens).saving
+    def _reduction(self, budget_tokens: int | None) -> TokenReduction | None:
+        return None if budget_tokens is None else self.budget(budget_tokens).reduction
 
     def _overlap(self, overlap: float | None) -> float:
         return self.config.data.overlap if overlap is None else overlap
@@ -318,18 +318,18 @@ class Predictor:
         return self._logits(made)
 
     def logits_alone(
-        self, waveform: Float32[np.ndarray, 'samples'], saving: Saving | None = None
+        self, waveform: Float32[np.ndarray, 'samples'], reduction: TokenReduction | None = None
     ) -> Float32[np.ndarray, 'classes']:
         """Logits of a waveform at the model's rate that it takes whole, for whoever measures the
         time; see `token_budget`.
         """
-        return self._logits([clips.alone(waveform, self.config.frontend, saving)], saving)[0]
+        return self._logits([clips.alone(waveform, self.config.frontend, reduction)], reduction)[0]
 
     def _logits(
-        self, made: Sequence[Clip], saving: Saving | None = None
+        self, made: Sequence[Clip], reduction: TokenReduction | None = None
     ) -> Float32[np.ndarray, 'clips classes']:
         scores = np.zeros((len(made), len(self.labels)), np.float32)
-        for _ in self._score(made, True, scores, saving):
+        for _ in self._score(made, True, scores, reduction):
             pass
         return scores
 
@@ -354,13 +354,13 @@ class Predictor:
         inputs: Iterable[Any],
         top_k: int,
         cut: Windows,
-        saving: Saving | None,
+        reduction: TokenReduction | None,
         progress: Progress | None,
         keep: bool,
     ) -> Iterator[tuple[dict[str, Any], list[tuple[int, int]], list[Float32[np.ndarray, 'C']]]]:
         """The result of each recording; with `keep`, spans and probabilities of its windows."""
         for clip, logits in self._scored(
-            clips.read(inputs, self.config.frontend, cut, saving), saving, progress
+            clips.read(inputs, self.config.frontend, cut, reduction), reduction, progress
         ):
             if clip.error is not None:
                 yield {'path': clip.name, 'error': clip.error}, [], []
@@ -391,14 +391,14 @@ class Predictor:
         return result | ({'windows': clip.count} if clip.count > 1 else {})
 
     def _scored(
-        self, read: Iterable[Clip], saving: Saving | None, progress: Progress | None
+        self, read: Iterable[Clip], reduction: TokenReduction | None, progress: Progress | None
     ) -> Iterator[tuple[Clip, Float32[np.ndarray, 'C'] | None]]:
         """Clips, in order, with their logits; those with an error without."""
         rate = self.config.frontend.sample_rate
         for chunk, only in clips.chunks(read):
             good = [clip for clip in chunk if clip.error is None]
             scores = np.zeros((len(good), len(self.labels)), np.float32)
-            for done in self._score(good, only, scores, saving):
+            for done in self._score(good, only, scores, reduction):
                 if progress is not None:
                     at = good[
                         done - 1
@@ -413,7 +413,7 @@ class Predictor:
         good: Sequence[Clip],
         only: bool,
         scores: Float32[np.ndarray, 'clips C'],
-        saving: Saving | None = None,
+        reduction: TokenReduction | None = None,
     ) -> Iterator[int]:
         """Writes the logits of clips; yields after each batch how many clips are through."""
         if not good:
@@ -425,7 +425,7 @@ class Predictor:
             shape,
             only,
             [clip.kept for clip in good],
-            saving.tokens if saving else None,
+            reduction.tokens if reduction else None,
         )
         results = (
             (batch.clip_id[batch.valid], batch.valid, self._apply(self._params, batch))

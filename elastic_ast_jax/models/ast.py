@@ -14,13 +14,13 @@ from elastic_ast_jax.config.model_sizes import Size
 from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.models.encoder import (
     LAYER_NORM_EPSILON,
+    Constrain,
     Encoder,
-    Place,
-    anywhere,
     dense,
+    identity,
     layer_norm,
 )
-from elastic_ast_jax.models.outputs import Detail
+from elastic_ast_jax.models.outputs import ModelOutputs
 from elastic_ast_jax.packing.batch import PackedBatch
 
 # The two tokens in front of the patches, which the head reads: class and distillation (DeiT).
@@ -52,7 +52,7 @@ class AST(nn.Module):
         attend: The attention; every implementation gives the same result.
         scaled, scan, remat, dtype: As of ElasticAST.
         epsilon: Of every LayerNorm; Hugging Face's ASTs have 1e-12.
-        place: See `encoder.Place`.
+        constrain: See `encoder.Place`.
     """
 
     size: Size
@@ -61,13 +61,13 @@ class AST(nn.Module):
     frames: int = 1024
     patch: tuple[int, int] = (16, 16)
     stride: tuple[int, int] = (10, 10)
-    attend: interface.Attend = interface.plain
+    attend: interface.Attend = interface.reference
     scaled: bool = True
     scan: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
-    place: Place = anywhere
+    constrain: Constrain = identity
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -85,9 +85,9 @@ class AST(nn.Module):
 
         those of an empty slot mean nothing. See `outputs` for errors.
         """
-        return self.detail(batch).logits
+        return self.outputs(batch).logits
 
-    def detail(self, batch: PackedBatch) -> Detail:
+    def outputs(self, batch: PackedBatch) -> ModelOutputs:
         """The logits, and what they are made of. A token of the batch has the output at the patch
         that begins nearest.
 
@@ -108,7 +108,7 @@ class AST(nn.Module):
         spectrograms = grid.transpose(0, 2, 4, 1, 3).reshape(rows * slots, -1, self.mels)
         logits, pooled, encoded = self._run(spectrograms[:, : self.frames])
         near = encoded[:, self._nearest()].reshape(rows, needed, -1)
-        return Detail(
+        return ModelOutputs(
             logits.reshape(rows, slots, -1),
             pooled.reshape(rows, slots, -1),
             jnp.pad(near, ((0, 0), (0, tokens - needed), (0, 0))),
@@ -153,7 +153,7 @@ class AST(nn.Module):
             self.remat,
             self.dtype,
             self.epsilon,
-            self.place,
+            self.constrain,
             name='encoder',
         )
         x = encoder(x, jnp.ones(x.shape[:2], jnp.int32))

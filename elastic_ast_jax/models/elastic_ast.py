@@ -15,14 +15,14 @@ from elastic_ast_jax.models import pooling
 from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.models.encoder import (
     LAYER_NORM_EPSILON,
+    Constrain,
     Encoder,
-    Place,
-    anywhere,
     dense,
+    identity,
     layer_norm,
 )
-from elastic_ast_jax.models.outputs import Detail
-from elastic_ast_jax.models.positions import FactorisedPositions
+from elastic_ast_jax.models.outputs import ModelOutputs
+from elastic_ast_jax.models.positions import FactorizedPositions
 from elastic_ast_jax.packing.batch import PackedBatch
 
 
@@ -42,30 +42,30 @@ class ElasticAST(nn.Module):
         scan, remat: See `Encoder`.
         dtype: Of the computation; parameters, softmax and logits are float32.
         epsilon: Of every LayerNorm.
-        place: See `encoder.Place`.
+        constrain: See `encoder.Place`.
     """
 
     size: Size
     classes: int
     grid: tuple[int, int]
-    attend: interface.Attend = interface.plain
+    attend: interface.Attend = interface.reference
     pool: str = 'attention'
     scaled: bool = True
     scan: bool = False
     remat: bool = False
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
-    place: Place = anywhere
+    constrain: Constrain = identity
 
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
-        return self.detail(batch).logits
+        return self.outputs(batch).logits
 
     @nn.compact
-    def detail(self, batch: PackedBatch) -> Detail:
+    def outputs(self, batch: PackedBatch) -> ModelOutputs:
         """The logits, and what they are made of."""
         size = self.size
         x = dense(size.width, 'embed', self.dtype)(batch.patches)
-        x = x + FactorisedPositions(*self.grid, size.width, self.dtype, name='positions')(
+        x = x + FactorizedPositions(*self.grid, size.width, self.dtype, name='positions')(
             batch.freq_pos, batch.time_pos
         )
         encoder = Encoder(
@@ -77,7 +77,7 @@ class ElasticAST(nn.Module):
             self.remat,
             self.dtype,
             self.epsilon,
-            self.place,
+            self.constrain,
             name='encoder',
         )
         x = encoder(x, batch.segment_ids)
@@ -91,4 +91,4 @@ class ElasticAST(nn.Module):
         else:
             raise ValueError(f"pool={self.pool!r} must be 'attention' or 'mean'")
         pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
-        return Detail(dense(self.classes, 'head', jnp.float32)(pooled), pooled, x, shares)
+        return ModelOutputs(dense(self.classes, 'head', jnp.float32)(pooled), pooled, x, shares)

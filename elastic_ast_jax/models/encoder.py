@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from elastic_ast_jax.models.attention import interface
 
 # Tells the compiler where activations lie on several devices; does nothing to their values.
-Place = Callable[[Array], Array]
+Constrain = Callable[[Array], Array]
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
 
@@ -32,8 +32,8 @@ def dense(
     return nn.DenseGeneral(features, axis=axis, dtype=dtype, kernel_init=_kernel_init, name=name)
 
 
-def anywhere(x: Array) -> Array:
-    """The `Place` of a single device."""
+def identity(x: Array) -> Array:
+    """The `Constrain` of a single device."""
     return x
 
 
@@ -88,17 +88,17 @@ class Block(nn.Module):
     scaled: bool = True
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
-    place: Place = anywhere
+    constrain: Constrain = identity
 
     @nn.compact
     def __call__(
         self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
     ) -> tuple[Float[Array, 'R T D'], None]:
         attended = SelfAttention(self.heads, self.attend, self.scaled, self.dtype, name='attention')
-        x = self.place(
+        x = self.constrain(
             x + attended(layer_norm('norm_attention', self.dtype, self.epsilon)(x), segment_ids)
         )
-        x = self.place(
+        x = self.constrain(
             x + Mlp(self.dtype, name='mlp')(layer_norm('norm_mlp', self.dtype, self.epsilon)(x))
         )
         return x, None
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
-    place: Place = anywhere
+    constrain: Constrain = identity
 
     @nn.compact
     def __call__(
@@ -142,8 +142,8 @@ class Encoder(nn.Module):
             self.scaled,
             self.dtype,
             self.epsilon,
-            self.place,
+            self.constrain,
             name='blocks',
         )
-        x, _ = blocks(self.place(x), segment_ids)
+        x, _ = blocks(self.constrain(x), segment_ids)
         return layer_norm('norm', self.dtype, self.epsilon)(x)

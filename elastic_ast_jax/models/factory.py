@@ -9,7 +9,7 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.models.elastic_ast import ElasticAST
-from elastic_ast_jax.models.encoder import Place, anywhere
+from elastic_ast_jax.models.encoder import Constrain, identity
 from elastic_ast_jax.packing.batch import BatchShape
 
 Network = ElasticAST | AST
@@ -28,13 +28,13 @@ def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchS
     )
 
 
-def model(
+def make_model(
     config: Config,
     classes: int,
     attend: Attend,
     dtype: Any,
     scan: bool | None = None,
-    place: Place = anywhere,
+    constrain: Constrain = identity,
 ) -> Network:
     """The network; `scan` overrides the config's, which changes no result."""
     wanted, frontend = config.model, config.frontend
@@ -47,7 +47,7 @@ def model(
         remat=wanted.remat,
         dtype=dtype,
         epsilon=wanted.epsilon,
-        place=place,
+        constrain=constrain,
     )
     if wanted.kind == 'ast':
         patch = frontend.patch_mels, frontend.patch_frames

@@ -29,12 +29,14 @@ from elastic_ast_jax.models.encoder import MLP_RATIO
 _FORWARD_AND_BACKWARD = 3
 
 
-def training(tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int) -> int:
-    """FLOPs of a training step on these clips; see `forward`."""
-    return _FORWARD_AND_BACKWARD * int(forward(tokens, network, patch_size).sum())
+def train_step_flops(
+    tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int
+) -> int:
+    """FLOPs of a training step on these clips; see `forward_flops`."""
+    return _FORWARD_AND_BACKWARD * int(forward_flops(tokens, network, patch_size).sum())
 
 
-def forward(
+def forward_flops(
     tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int
 ) -> Int64[np.ndarray, 'n']:
     """FLOPs of the forward pass of each clip.
@@ -58,7 +60,7 @@ def forward(
     return 2 * patch_size * width * patches + blocks + pooling + 2 * width * network.classes
 
 
-def clip_tokens(segment_ids: Int[np.ndarray, 'R T']) -> Int64[np.ndarray, '_']:
+def tokens_per_clip(segment_ids: Int[np.ndarray, 'R T']) -> Int64[np.ndarray, '_']:
     """Tokens of each clip of a batch, row by row; empty slots are left out."""
     if not segment_ids.size:
         return np.zeros(0, np.int64)

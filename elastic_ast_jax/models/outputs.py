@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 
-class Detail(NamedTuple):
+class ModelOutputs(NamedTuple):
     """What the model makes of a batch on its way to the logits.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Position tables on another grid:
 
-which places of the old one are looked up, and what lies between two of them.
+which positions of the old one are looked up, and what lies between two of them.
 """
 
 from typing import NamedTuple
@@ -14,104 +14,107 @@ class Axis(NamedTuple):
 
     Attributes:
         name: `'frequency'` or `'time'`.
-        there, here: Patches.
-        stride_there, stride_here: Distance of patches in mel bins or frames.
+        old_size, new_size: Patches.
+        old_stride, new_stride: Distance of patches in mel bins or frames.
     """
 
     name: str
-    there: int
-    here: int
-    stride_there: int
-    stride_here: int
+    old_size: int
+    new_size: int
+    old_stride: int
+    new_stride: int
 
 
-class Looked(NamedTuple):
+class AxisLookup(NamedTuple):
     """Where a new axis is looked up in the old one.
 
     Attributes:
-        places: In patches of the old axis, from 0 to its last one.
-        how: In words.
+        positions: In patches of the old axis, from 0 to its last one.
+        description: In words.
     """
 
-    places: Float64[np.ndarray, 'n']
-    how: str
+    positions: Float64[np.ndarray, 'n']
+    description: str
 
 
-def unchanged(axis: Axis) -> Looked:
+def keep(axis: Axis) -> AxisLookup:
     """Every patch where it was."""
-    return Looked(np.arange(axis.here, dtype=np.float64), f'{axis.name} {axis.here} as they are')
+    return AxisLookup(
+        np.arange(axis.new_size, dtype=np.float64), f'{axis.name} {axis.new_size} as they are'
+    )
 
 
-def stretched(axis: Axis) -> Looked:
+def resize(axis: Axis) -> AxisLookup:
     """Both ends where they were and what is between them spread out, or drawn together.
 
     Source: the half-pixel centres of `torch.nn.functional.interpolate(mode='bilinear',
     align_corners=False)`.
     """
-    places = (np.arange(axis.here) + 0.5) * (axis.there / axis.here) - 0.5
-    return Looked(
-        np.clip(places, 0, axis.there - 1),
-        f'{axis.name} {axis.there} -> {axis.here} resized bilinearly',
+    positions = (np.arange(axis.new_size) + 0.5) * (axis.old_size / axis.new_size) - 0.5
+    return AxisLookup(
+        np.clip(positions, 0, axis.old_size - 1),
+        f'{axis.name} {axis.old_size} -> {axis.new_size} resized bilinearly',
     )
 
 
-def first(axis: Axis) -> Looked:
+def take_first(axis: Axis) -> AxisLookup:
     """The first ones, of an axis that is not longer."""
-    return Looked(
-        np.arange(axis.here, dtype=np.float64), f'{axis.name} the first {axis.here} of {axis.there}'
+    return AxisLookup(
+        np.arange(axis.new_size, dtype=np.float64),
+        f'{axis.name} the first {axis.new_size} of {axis.old_size}',
     )
 
 
-def centred(axis: Axis) -> Looked:
+def center(axis: Axis) -> AxisLookup:
     """The published rule:
 
     an axis that is shorter is cut from the middle, one that is longer resized.
     """
-    if axis.here == axis.there:
-        return unchanged(axis)
-    if axis.here > axis.there:
-        return stretched(axis)
-    start = axis.there // 2 - axis.here // 2
-    return Looked(
-        start + np.arange(axis.here, dtype=np.float64),
-        f'{axis.name} the middle {axis.here} of {axis.there}',
+    if axis.new_size == axis.old_size:
+        return keep(axis)
+    if axis.new_size > axis.old_size:
+        return resize(axis)
+    start = axis.old_size // 2 - axis.new_size // 2
+    return AxisLookup(
+        start + np.arange(axis.new_size, dtype=np.float64),
+        f'{axis.name} the middle {axis.new_size} of {axis.old_size}',
     )
 
 
-def by_place(axis: Axis) -> Looked:
-    """Each patch where the old ones lie in mel bins or frames: patch i at i * stride_here /
-    stride_there.
+def align_by_distance(axis: Axis) -> AxisLookup:
+    """Each patch where the old ones lie in mel bins or frames: patch i at i * new_stride /
+    old_stride.
 
     The last ones may lie beyond the old axis by less than one of its strides, as do frames that
     fill no whole patch, and take its last place. An axis that goes on further is stretched.
     """
-    if (axis.here - 1) * axis.stride_here >= axis.there * axis.stride_there:
-        return stretched(axis)
-    places = np.arange(axis.here) * (axis.stride_here / axis.stride_there)
-    return Looked(
-        np.clip(places, 0, axis.there - 1),
-        f'{axis.name} {axis.there} -> {axis.here} by place, at strides of {axis.stride_there} ->'
-        f' {axis.stride_here}',
+    if (axis.new_size - 1) * axis.new_stride >= axis.old_size * axis.old_stride:
+        return resize(axis)
+    positions = np.arange(axis.new_size) * (axis.new_stride / axis.old_stride)
+    return AxisLookup(
+        np.clip(positions, 0, axis.old_size - 1),
+        f'{axis.name} {axis.old_size} -> {axis.new_size} by place, at strides of'
+        f' {axis.old_stride} -> {axis.new_stride}',
     )
 
 
-def look_up(
-    table: Float32[np.ndarray, '...'], places: Float64[np.ndarray, 'n'], axis: int
+def interpolate(
+    table: Float32[np.ndarray, '...'], positions: Float64[np.ndarray, 'n'], axis: int
 ) -> Float32[np.ndarray, '...']:
-    """The entries along an axis at these places, linear between two of them;
+    """The entries along an axis at these positions, linear between two of them;
 
     exact at a whole place.
     """
-    low = np.floor(places).astype(np.int64)
+    low = np.floor(positions).astype(np.int64)
     high = np.minimum(low + 1, table.shape[axis] - 1)
-    share = (places - low).reshape([-1 if i == axis else 1 for i in range(table.ndim)])
+    share = (positions - low).reshape([-1 if i == axis else 1 for i in range(table.ndim)])
     wide = table.astype(np.float64)
     return (np.take(wide, low, axis) * (1 - share) + np.take(wide, high, axis) * share).astype(
         np.float32
     )
 
 
-def factorised(
+def factorize(
     grid: Float32[np.ndarray, 'F T D'], quirks: bool = False
 ) -> tuple[Float32[np.ndarray, 'F D'], Float32[np.ndarray, 'T D']]:
     """A frequency and a time table whose sum is nearest to the grid.
@@ -131,7 +134,7 @@ def factorised(
     return (freq - excess).astype(np.float32), (time - excess).astype(np.float32)
 
 
-def summed(
+def sum_tables(
     freq: Float[np.ndarray, 'F D'], time: Float[np.ndarray, 'T D']
 ) -> Float[np.ndarray, 'F T D']:
     """The grid that two tables stand for."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 _DEVIATION = 0.3
 
 
-class FactorisedPositions(nn.Module):
+class FactorizedPositions(nn.Module):
     """Sum of the frequency and the time embedding of each token.
 
     The lookup is a product with a one-hot matrix: the gradient of a gather from a small table is a

@@ -201,7 +201,7 @@ def patchify(
     return np.ascontiguousarray(grid.transpose(2, 0, 3, 1)).reshape(bands * columns, mels * frames)
 
 
-class Kept(NamedTuple):
+class KeptTokens(NamedTuple):
     """Which tokens of a clip are there, where some are left out.
 
     Attributes:
@@ -218,7 +218,7 @@ def fill_batch(
     clips: Sequence[Float[np.ndarray, '_ P']],
     mel_patches: int,
     shape: BatchShape,
-    kept: Sequence[Kept | None] | None = None,
+    kept: Sequence[KeptTokens | None] | None = None,
 ) -> PackedBatch:
     """Rows of clips as a PackedBatch without labels: the way of prediction, and the yardstick of
     the pipeline's graph.

@@ -24,14 +24,19 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.philox import Stream
 from elastic_ast_jax.utils.text import without_nan
 
-How = Literal['cut', 'drop']
+Method = Literal['crop', 'drop']
 
 # What happens to what is too much, in words.
-IN_WORDS = types.MappingProxyType({'cut': 'the first frames', 'drop': 'random tokens'})
+DESCRIPTIONS = types.MappingProxyType({'crop': 'the first frames', 'drop': 'random tokens'})
 # More than any clip has, and little enough for integers of any width.
 _MOST_TOKENS = 2**31 - 1
 # A ratio of the frame shift that is larger than any that makes sense.
 _MOST_RATIO = 100
+# Keys and values of stored budgets as they were called before.
+_OLD_KEYS = types.MappingProxyType(
+    {'how': 'method', 'choice_score': 'selection_score', 'score': 'heldout_score'}
+)
+_OLD_METHODS = types.MappingProxyType({'cut': 'crop'})
 
 
 class BudgetError(UserError):
@@ -43,27 +48,27 @@ class BudgetWarning(UserWarning):
 
 
 @dataclasses.dataclass(frozen=True)
-class Saving:
+class TokenReduction:
     """How a clip is brought under a number of tokens. One that has no more at this ratio loses
     nothing.
 
     Attributes:
         tokens: The most that a clip may have.
         ratio: Of the frame shift, for every clip; at least 1.
-        how: What is kept of a clip that has more tokens at this ratio: its first frames, as many as
-            fill whole columns of patches (`'cut'`), or tokens from all over it, chosen at random
-            for each length of clips (`'drop'`).
+        method: What is kept of a clip that has more tokens at this ratio: its first frames, as
+            many as fill whole columns of patches (`'crop'`), or tokens from all over it, chosen at
+            random for each length of clips (`'drop'`).
     """
 
     tokens: int
     ratio: float = 1.0
-    how: How = 'cut'
+    method: Method = 'crop'
 
     def __post_init__(self):
-        if self.how not in IN_WORDS or self.tokens < 1 or not 1 <= self.ratio < math.inf:
+        if self.method not in DESCRIPTIONS or self.tokens < 1 or not 1 <= self.ratio < math.inf:
             raise ValueError(
-                f"{self}: tokens must be positive, ratio at least 1 and finite, and how 'cut' or"
-                " 'drop'"
+                f'{self}: tokens must be positive, ratio at least 1 and finite, and method'
+                " 'crop' or 'drop'"
             )
 
     def frames(self, frames: Any, frontend: FrontendSpec) -> Any:
@@ -71,7 +76,7 @@ class Saving:
 
         of each, if it is an array.
         """
-        if self.how == 'drop':
+        if self.method == 'drop':
             return frames
         most = self._columns(frontend) * frontend.patch_frames
         return np.where(frontend.tokens(frames) > self.tokens, np.minimum(frames, most), frames)
@@ -81,7 +86,9 @@ class Saving:
 
         of each, if it is an array.
         """
-        most = self.tokens if self.how == 'drop' else self._columns(frontend) * frontend.mel_patches
+        most = (
+            self.tokens if self.method == 'drop' else self._columns(frontend) * frontend.mel_patches
+        )
         return np.where(tokens > self.tokens, most, tokens)
 
     def choice(self, columns: int, frontend: FrontendSpec) -> Int64[np.ndarray, 'kept'] | None:
@@ -97,7 +104,7 @@ class Saving:
         tokens = columns * frontend.mel_patches
         if tokens <= self.tokens:
             return None
-        if self.how == 'cut':
+        if self.method == 'crop':
             return np.flatnonzero(np.arange(tokens) % columns < self._columns(frontend))
         # The words belong to this number of tokens, and to no epoch of a run.
         return philox.subset(
@@ -110,7 +117,7 @@ class Saving:
 
     def in_words(self, frontend: FrontendSpec) -> str:
         """`frame shift 7 ms, the first frames`."""
-        return f'frame shift {frontend.milliseconds(self.ratio):g} ms, {IN_WORDS[self.how]}'
+        return f'frame shift {frontend.milliseconds(self.ratio):g} ms, {DESCRIPTIONS[self.method]}'
 
 
 def check_model(kind: str) -> None:
@@ -144,39 +151,39 @@ def check_tokens(tokens: int, frontend: FrontendSpec) -> None:
         )
 
 
-def check_saving(saving: Saving, frontend: FrontendSpec) -> None:
+def check_reduction(reduction: TokenReduction, frontend: FrontendSpec) -> None:
     """Whether a model with this frontend can keep a budget this way.
 
     Raises:
         BudgetError: It cannot, as `check_tokens`; or the ratio makes no frame shift.
     """
-    check_tokens(saving.tokens, frontend)
-    if saving.ratio > _MOST_RATIO or frontend.shift(saving.ratio) < 1:
+    check_tokens(reduction.tokens, frontend)
+    if reduction.ratio > _MOST_RATIO or frontend.shift(reduction.ratio) < 1:
         raise BudgetError(
-            f'the ratio {saving.ratio:g} of the frame shift, for a budget of {saving.tokens}'
+            f'the ratio {reduction.ratio:g} of the frame shift, for a budget of {reduction.tokens}'
             f' tokens, is not possible: at most {_MOST_RATIO}, and'
             f' frontend.shift_ms={frontend.shift_ms:g} times it must be at least a sample'
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What a saving was found to be worth.
+class Measurement:
+    """What a reduction was found to be worth.
 
     The best of several is better than it is worth on the clips that it was chosen on, so it is told
     what it is worth on others.
 
     Attributes:
-        saving: What was measured.
-        choice_score: The metric that a saving is chosen by; NaN if it is undefined.
-        score: The metric that is told; NaN if it is undefined.
+        reduction: What was measured.
+        selection_score: The metric that a reduction is chosen by; NaN if it is undefined.
+        heldout_score: The metric that is told; NaN if it is undefined.
         unseen: Whether the two are of different clips.
         latency_ms: Of one clip alone, from its waveform to its logits.
     """
 
-    saving: Saving
-    choice_score: float
-    score: float
+    reduction: TokenReduction
+    selection_score: float
+    heldout_score: float
     unseen: bool
     latency_ms: float
 
@@ -185,12 +192,14 @@ class Measured:
 
         by the metric, and of equals the faster; what is undefined comes last.
         """
-        return -math.inf if math.isnan(self.choice_score) else self.choice_score, -self.latency_ms
+        return -math.inf if math.isnan(
+            self.selection_score
+        ) else self.selection_score, -self.latency_ms
 
 
 @dataclasses.dataclass(frozen=True)
-class Budgets:
-    """The best saving of each token budget that was measured: what is stored with a model.
+class TokenBudgets:
+    """The best reduction of each token budget that was measured: what is stored with a model.
 
     Attributes:
         checkpoint, step: Of the parameters it was measured with; see `Trained`.
@@ -202,10 +211,10 @@ class Budgets:
     checkpoint: str
     step: int
     metric: str
-    measured: tuple[Measured, ...]
+    measured: tuple[Measurement, ...]
     overrides: tuple[str, ...] = ()
 
-    def best(self, tokens: int) -> Measured:
+    def best(self, tokens: int) -> Measurement:
         """The best of all that were measured with a budget of at most so many tokens.
 
         With more tokens it is never worse on the clips that it was chosen on.
@@ -213,26 +222,26 @@ class Budgets:
         Raises:
             BudgetError: The smallest that was measured is larger.
         """
-        fitting = [one for one in self.measured if one.saving.tokens <= tokens]
+        fitting = [one for one in self.measured if one.reduction.tokens <= tokens]
         if not fitting:
-            known = ', '.join(str(one.saving.tokens) for one in self.measured)
+            known = ', '.join(str(one.reduction.tokens) for one in self.measured)
             raise BudgetError(
                 f'a budget of {tokens} tokens is less than any that was measured: give one of'
                 f' {known}, or more'
             )
-        return max(fitting, key=Measured.rank)
+        return max(fitting, key=Measurement.rank)
 
-    def with_others_of(self, before: 'Budgets') -> 'Budgets':
+    def merged_with(self, before: 'TokenBudgets') -> 'TokenBudgets':
         """These, and those of other tokens that were measured before alike:
 
         parameters, metric and what was changed.
         """
         if dataclasses.replace(before, measured=self.measured) != self:
             return self
-        both = {one.saving.tokens: one for one in (*before.measured, *self.measured)}
+        both = {one.reduction.tokens: one for one in (*before.measured, *self.measured)}
         return dataclasses.replace(self, measured=tuple(both[tokens] for tokens in sorted(both)))
 
-    def other_parameters(self, checkpoint: str, step: int) -> str | None:
+    def parameter_mismatch(self, checkpoint: str, step: int) -> str | None:
         """The parameters these were measured with, and those given, if they are not the same."""
         if (checkpoint, step) == (self.checkpoint, self.step):
             return None
@@ -244,11 +253,15 @@ class Budgets:
     def to_json(self) -> dict[str, Any]:
         """For `from_json`; NaN is null."""
         entries = [
-            {'tokens': one.saving.tokens, 'ratio': one.saving.ratio, 'how': one.saving.how}
+            {
+                'tokens': one.reduction.tokens,
+                'ratio': one.reduction.ratio,
+                'method': one.reduction.method,
+            }
             | without_nan(
                 {
-                    'choice_score': one.choice_score,
-                    'score': one.score,
+                    'selection_score': one.selection_score,
+                    'heldout_score': one.heldout_score,
                     'unseen': one.unseen,
                     'latency_ms': one.latency_ms,
                 }
@@ -264,25 +277,25 @@ class Budgets:
         }
 
 
-def best_of_each(measured: Iterable[Measured]) -> tuple[Measured, ...]:
+def best_per_budget(measured: Iterable[Measurement]) -> tuple[Measurement, ...]:
     """The best of each budget, by their tokens, ascending; without budgets with which nothing is
     better than with fewer tokens.
 
     A way that leaves nothing out of any clip is measured with the first budget that allows that,
     and may be the best of larger ones too.
     """
-    found: list[Measured] = []
-    for one in sorted(measured, key=lambda one: one.saving.tokens):
+    found: list[Measurement] = []
+    for one in sorted(measured, key=lambda one: one.reduction.tokens):
         if found and one.rank() <= found[-1].rank():
             continue
-        if found and one.saving.tokens == found[-1].saving.tokens:
+        if found and one.reduction.tokens == found[-1].reduction.tokens:
             found.pop()
         found.append(one)
     return tuple(found)
 
 
-def from_json(values: Mapping[str, Any]) -> Budgets:
-    """What `Budgets.to_json` made.
+def from_json(values: Mapping[str, Any]) -> TokenBudgets:
+    """What `TokenBudgets.to_json` made.
 
     Raises:
         ValueError: Something else; names the entry.
@@ -299,18 +312,19 @@ def from_json(values: Mapping[str, Any]) -> Budgets:
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
         raise ValueError(f'overrides={overrides!r} must be a list of texts')
     measured = tuple(_entry(entry, number) for number, entry in enumerate(entries))
-    tokens = [one.saving.tokens for one in measured]
+    tokens = [one.reduction.tokens for one in measured]
     if tokens != sorted(set(tokens)):
         raise ValueError(f'the tokens of budgets must ascend: {tokens}')
-    return Budgets(
+    return TokenBudgets(
         values['checkpoint'], values['step'], values['metric'], measured, tuple(overrides)
     )
 
 
-def _entry(entry: Any, number: int) -> Measured:
+def _entry(entry: Any, number: int) -> Measurement:
     """Entry `number` of the list `budgets`."""
     if not isinstance(entry, dict):
         raise ValueError(f'budgets[{number}] must be an object')
+    entry = {_OLD_KEYS.get(key, key): value for key, value in entry.items()}
 
     def problem(key: str, allowed: str) -> ValueError:
         found = f'{key}={entry[key]!r} must' if key in entry else f'{key} is missing, and must'
@@ -321,17 +335,17 @@ def _entry(entry: Any, number: int) -> Measured:
             type(value) in (int, float) and abs(value) <= sys.float_info.max
         )  # an integer may be larger than any float
 
-    tokens, ratio, how, latency = (
-        entry.get(key) for key in ('tokens', 'ratio', 'how', 'latency_ms')
+    tokens, ratio, method, latency = (
+        entry.get(key) for key in ('tokens', 'ratio', 'method', 'latency_ms')
     )
     if type(tokens) is not int or tokens < 1:
         raise problem('tokens', 'a positive whole number')
     if not is_number(ratio) or ratio < 1:
         raise problem('ratio', 'a number from 1')
-    if not isinstance(how, str) or how not in IN_WORDS:
-        raise problem('how', "'cut' or 'drop'")
+    if not isinstance(method, str) or _OLD_METHODS.get(method, method) not in DESCRIPTIONS:
+        raise problem('method', "'crop' or 'drop'")
     scores = []
-    for key in ('choice_score', 'score'):
+    for key in ('selection_score', 'heldout_score'):
         score = entry.get(key, '')  # null is undefined; missing is wrong
         if score is not None and not is_number(score):
             raise problem(key, 'a number, or null')
@@ -340,4 +354,9 @@ def _entry(entry: Any, number: int) -> Measured:
         raise problem('unseen', 'true or false')
     if not is_number(latency) or latency < 0:
         raise problem('latency_ms', 'a number from 0')
-    return Measured(Saving(tokens, float(ratio), how), *scores, entry['unseen'], float(latency))
+    return Measurement(
+        TokenReduction(tokens, float(ratio), _OLD_METHODS.get(method, method)),
+        *scores,
+        entry['unseen'],
+        float(latency),
+    )

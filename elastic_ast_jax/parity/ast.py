@@ -13,7 +13,7 @@ from elastic_ast_jax.parity import fbank
 from elastic_ast_jax.parity.comparison import Row, compared
 from elastic_ast_jax.parity.reference import Reference
 from elastic_ast_jax.pretrained import ast_hf
-from elastic_ast_jax.pretrained.ast_hf import Converted
+from elastic_ast_jax.pretrained.ast_hf import ConvertedAst
 
 __all__ = ['FILES', 'converted', 'feature_rows', 'logit_rows']
 
@@ -23,14 +23,14 @@ FILES = {'ast_hf_stride10': 'AST, stride 10', 'ast_hf_stride16': 'AST, stride 16
 FEATURES, LOGITS = 2e-3, 1e-4
 
 
-def converted(stored: Reference) -> Converted:
+def converted(stored: Reference) -> ConvertedAst:
     """The stored network as this package's."""
     return ast_hf.convert(
         stored.meta['config'], stored.meta['preprocessor'], stored.part('weights/'), stored.name
     )
 
 
-def feature_rows(title: str, stored: Reference, made: Converted) -> list[Row]:
+def feature_rows(title: str, stored: Reference, made: ConvertedAst) -> list[Row]:
     """The spectrograms of a recording that is shorter and of one that is longer than the network
     takes.
     """
@@ -47,7 +47,7 @@ def feature_rows(title: str, stored: Reference, made: Converted) -> list[Row]:
     return rows
 
 
-def logit_rows(title: str, stored: Reference, made: Converted, attend: Attend) -> list[Row]:
+def logit_rows(title: str, stored: Reference, made: ConvertedAst, attend: Attend) -> list[Row]:
     """The logits of stored spectrograms."""
     logits = _classify(made.model.clone(attend=attend), made.params, stored['spectrograms'])
     return [compared(title, 'logits', np.asarray(logits), stored['logits'], LOGITS)]

@@ -158,7 +158,7 @@ class Passes:
             setting = Setting(
                 _fitting(self._model, int(length)),
                 [[numbers[place]] for place in places],
-                interface.plain,
+                interface.reference,
             )
             scores[places] = self.logits(setting, params)[[numbers[place] for place in places]]
         return scores

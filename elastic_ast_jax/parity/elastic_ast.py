@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.models.elastic_ast import ElasticAST
-from elastic_ast_jax.models.outputs import Detail
+from elastic_ast_jax.models.outputs import ModelOutputs
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
 from elastic_ast_jax.parity import numpy_reference, reference
@@ -78,7 +78,7 @@ def case(name: str, attend: Attend) -> Case:
     """
     stored = reference.load(name)
     meta, weights = stored.meta, stored.part('weights/')
-    layout = elastic_ast_torch.infer(
+    layout = elastic_ast_torch.infer_layout(
         weights, meta['heads'], 'mean' if meta['avg_pool'] else 'attention'
     )
     log_mels = [stored[f'clips/{i}'].T for i in range(len(stored['logits']))]
@@ -184,7 +184,7 @@ def stages(made: Case, batches: Iterable[PackedBatch], params: Any = None) -> li
 @functools.partial(jax.jit, static_argnums=0)
 def _run(
     network: ElasticAST, params: Any, batch: PackedBatch
-) -> tuple[Detail, Float[Array, 'R T D']]:
+) -> tuple[ModelOutputs, Float[Array, 'R T D']]:
     """What the network makes of a batch, and the embedding:
 
     the sum of what two of its parts give.
@@ -192,7 +192,7 @@ def _run(
     detail, kept = network.apply(
         {'params': params},
         batch,
-        method='detail',
+        method='outputs',
         mutable='intermediates',
         capture_intermediates=lambda module, _: module.name in ('embed', 'positions'),
     )

@@ -113,7 +113,7 @@ def report(progress: Progress | None = None) -> Report:
         ReferenceFileError: The installed package lacks them.
     """
     progress = progress or Progress()
-    attend = selection.choose_attention('auto', dtype=jnp.float32)
+    attend = selection.select_attention('auto', dtype=jnp.float32)
     rows, notes = [], []
     for name, title in elastic_ast.FILES.items():
         progress.show(f'{title}: compiling and running')

@@ -41,7 +41,7 @@ _OUT_OF_MEMORY = re.compile(
     rf'(?:Used |temporaries \(){_SIZE}\)? (?:of|exceeds available HBM) \(?{_SIZE}'
 )
 # Attention that the TPUs' compiler takes.
-_ATTENTIONS = ('auto', 'splash', 'plain', 'blocked')
+_ATTENTIONS = ('auto', 'splash', 'reference', 'blocked')
 
 
 class CompileError(UserError):
@@ -133,7 +133,7 @@ def run(
             lambda lowered=lowered: lowered(made, mesh), found.peak.memory / found.cores
         )
     print(report(found, results))
-    total = flops.training(work.tokens, made.network, made.shape.patch_size)
+    total = flops.train_step_flops(work.tokens, made.network, made.shape.patch_size)
     clip = total / len(work.tokens)
     print(
         f'\nFLOPs of a training step: {clip * work.clips / 1e12:.4g} T, {clip / 1e9:.4g} G a clip'
@@ -158,7 +158,7 @@ def _fewer(config: Config, mesh: jax.sharding.Mesh) -> int:
 def _attention_name(config: Config) -> str:
     """What `model.attention` means on a TPU."""
     if config.model.attention == 'auto':
-        return 'plain' if config.model.kind == 'ast' else 'splash'
+        return 'reference' if config.model.kind == 'ast' else 'splash'
     return config.model.attention
 
 

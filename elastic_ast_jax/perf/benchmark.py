@@ -197,7 +197,7 @@ def _chosen(wanted: Sequence[str], config: Config) -> Mapping[str, Attend]:
             full: attend for full, attend in there.items() if full.startswith(name)
         }
         if name == 'auto':
-            fitting = {name: selection.choose_attention(name, config.model.kind)}
+            fitting = {name: selection.select_attention(name, config.model.kind)}
         if not fitting:  # what computes in bfloat16 alone is there by its name only
             try:
                 fitting = {name: registry.make(name)}
@@ -258,7 +258,7 @@ def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
         constant_schedule(config.optimizer.rate, 1),
     )
     host_batch = length_mixes.batch(mix, made.shape, _SEED, _DROPOUT if training else 0.0)
-    lengths = flops.clip_tokens(host_batch.segment_ids)
+    lengths = flops.tokens_per_clip(host_batch.segment_ids)
     batch = sharding.shard_batch(host_batch, mesh)
     state = made.init_sharded()
     used = _peak_bytes(mesh)
@@ -276,9 +276,9 @@ def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
         state = None  # prediction has no optimiser
         seconds = _times(lambda _: compiled(params, batch), None, count)
     work = (
-        flops.training(lengths, made.network, made.shape.patch_size)
+        flops.train_step_flops(lengths, made.network, made.shape.patch_size)
         if training
-        else int(flops.forward(lengths, made.network, made.shape.patch_size).sum())
+        else int(flops.forward_flops(lengths, made.network, made.shape.patch_size).sum())
     )
     after = _peak_bytes(mesh)
     grown = after is not None and after > (

@@ -23,7 +23,7 @@ from elastic_ast_jax.config.model_sizes import Size
 from elastic_ast_jax.models.ast import AST, TOKENS
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.pretrained import state_dict
-from elastic_ast_jax.pretrained.tensor_map import Row, differences, placed
+from elastic_ast_jax.pretrained.tensor_map import TensorMapping, build_params, find_mismatches
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import some
 
@@ -66,7 +66,7 @@ class AstHfError(UserError):
     """A directory that holds no AST this project can compute."""
 
 
-class Converted(NamedTuple):
+class ConvertedAst(NamedTuple):
     """An AST as this project computes it.
 
     Attributes:
@@ -85,11 +85,11 @@ class Converted(NamedTuple):
     frontend: FrontendSpec
     labels: tuple[str, ...]
     problem_type: str | None
-    table: tuple[Row, ...]
+    table: tuple[TensorMapping, ...]
     notes: tuple[str, ...]
 
 
-def load(directory: str | os.PathLike) -> Converted:
+def load(directory: str | os.PathLike) -> ConvertedAst:
     """Reads a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
     Raises:
@@ -119,7 +119,7 @@ def convert(
     preprocessor: Mapping[str, Any],
     tensors: Mapping[str, Float32[np.ndarray, '...']],
     name: str = 'AST',
-) -> Converted:
+) -> ConvertedAst:
     """As `load`, from what the files hold; `name` stands before each error."""
     extractor = preprocessor.get('feature_extractor_type', _EXTRACTOR)
     if extractor != _EXTRACTOR:
@@ -151,12 +151,12 @@ def convert(
     labels = _labels(config, model.classes, f'{name}: {CONFIG}')
     _check_depth(tensors, model.size.depth, name)
     table = _rows(model)
-    if problems := differences(tensors, table):
+    if problems := find_mismatches(tensors, table):
         raise AstHfError(
             f'{name}: {WEIGHTS}: its tensors are not those of the AST that {CONFIG} describes: '
             f'{"; ".join(problems)}'
         )
-    params = unflatten_dict(placed(tensors, table), sep='/')
+    params = unflatten_dict(build_params(tensors, table), sep='/')
     notes = (
         ()
         if frontend.max_frames == frames
@@ -168,7 +168,7 @@ def convert(
         )
     )
     problem = config.get('problem_type')
-    return Converted(
+    return ConvertedAst(
         model, params, frontend, labels, problem if isinstance(problem, str) else None, table, notes
     )
 
@@ -338,15 +338,17 @@ def _check_depth(tensors: Mapping[str, np.ndarray], depth: int, name: str) -> No
         )
 
 
-def _rows(model: AST) -> tuple[Row, ...]:
+def _rows(model: AST) -> tuple[TensorMapping, ...]:
     """Every tensor that an AST of this size has, and where it goes."""
     width, heads, classes = model.size.width, model.size.heads, model.classes
     split, square, hidden = (heads, width // heads), (width, width), MLP_RATIO * width
     tokens = TOKENS + math.prod(model.grid)
     found = [
-        Row(f'{_MODEL}embeddings.cls_token', (1, 1, width), ('tokens',), (width,), 0),
-        Row(f'{_MODEL}embeddings.distillation_token', (1, 1, width), ('tokens',), (width,), 1),
-        Row(
+        TensorMapping(f'{_MODEL}embeddings.cls_token', (1, 1, width), ('tokens',), (width,), 0),
+        TensorMapping(
+            f'{_MODEL}embeddings.distillation_token', (1, 1, width), ('tokens',), (width,), 1
+        ),
+        TensorMapping(
             f'{_MODEL}embeddings.position_embeddings',
             (1, tokens, width),
             ('positions',),
@@ -356,13 +358,19 @@ def _rows(model: AST) -> tuple[Row, ...]:
 
     def linear(source, shape, target, kernel, bias, block=None):
         found.append(
-            Row(f'{source}.weight', shape, (f'{target}/kernel',), kernel, block, linear=True)
+            TensorMapping(
+                f'{source}.weight', shape, (f'{target}/kernel',), kernel, block, linear=True
+            )
         )
-        found.append(Row(f'{source}.bias', (shape[0],), (f'{target}/bias',), bias, block))
+        found.append(TensorMapping(f'{source}.bias', (shape[0],), (f'{target}/bias',), bias, block))
 
     def norm(source, target, block=None):
-        found.append(Row(f'{source}.weight', (width,), (f'{target}/scale',), (width,), block))
-        found.append(Row(f'{source}.bias', (width,), (f'{target}/bias',), (width,), block))
+        found.append(
+            TensorMapping(f'{source}.weight', (width,), (f'{target}/scale',), (width,), block)
+        )
+        found.append(
+            TensorMapping(f'{source}.bias', (width,), (f'{target}/bias',), (width,), block)
+        )
 
     patch = math.prod(model.patch)
     linear(

@@ -9,15 +9,15 @@ import numpy as np
 from jaxtyping import Float32
 
 from elastic_ast_jax.pretrained import vit
-from elastic_ast_jax.pretrained.tensor_map import Row
+from elastic_ast_jax.pretrained.tensor_map import TensorMapping
 from elastic_ast_jax.pretrained.weights import (
     EPSILON,
-    Donor,
-    DonorError,
-    Grid,
-    anchored,
+    PositionGrid,
+    PretrainedError,
+    PretrainedWeights,
     channels_note,
-    heads_of,
+    expect_axes,
+    published_heads,
 )
 
 AST = vit.TIMM.after('v.', "an AST in its authors' names")
@@ -40,17 +40,17 @@ _STRIDES = (((10, 10), (16, 16)), ((12, 12), (14, 14)))
 _MOST = 2**20
 
 
-def read(tensors: vit.State) -> Donor:
+def read(tensors: vit.Tensors) -> PretrainedWeights:
     """An SSAST, or an AST, whose norm of the head and head are told apart from the encoder's.
 
     Raises:
-        DonorError: Another network's tensors, or too few; positions of no grid.
+        PretrainedError: Another network's tensors, or too few; positions of no grid.
     """
     hidden = any(name.startswith(start) for name in tensors for start in _TASK)
     names = SSAST if hidden else AST
-    unused = vit.left_over(tensors, dict(names.unused) | _TASK)
+    unused = vit.unused_tensors(tensors, dict(names.unused) | _TASK)
     headed = any(name.startswith('mlp_head.') for name in tensors) or not hidden
-    found = vit.body(tensors, names, unused, _head(tensors, names) if headed else ())
+    found = vit.read_body(tensors, names, unused, _head(tensors, names) if headed else ())
     params, sources, notes = found.params, found.sources, channels_note(found.channels)
     count = len(found.positions) - found.tokens
     if hidden:
@@ -72,14 +72,14 @@ def read(tensors: vit.State) -> Donor:
         sources['norm_head'] = tuple(f'{names.norm}.{part}' for part in ('weight', 'bias'))
         notes += ('norm_head starts as the final norm',)
     table = found.positions[found.tokens :].reshape(rows, columns, found.width)
-    return Donor(
+    return PretrainedWeights(
         kind=names.scheme,
         width=found.width,
         depth=found.depth,
-        heads=heads_of(found.width),
+        heads=published_heads(found.width),
         patch=found.patch,
         params=params,
-        positions=Grid(table, found.positions[: found.tokens], stride, mels),
+        positions=PositionGrid(table, found.positions[: found.tokens], stride, mels),
         sources=sources,
         unused=unused,
         epsilon=EPSILON,
@@ -96,7 +96,7 @@ def grid(count: int, patch: tuple[int, int]) -> tuple[tuple[int, int], tuple[int
     largest power of two as a divisor. Patches of another size than AST's are taken not to overlap.
 
     Raises:
-        DonorError: No stride does.
+        PretrainedError: No stride does.
     """
     groups = _STRIDES if patch == _PATCH else ((patch,),)
     for strides in groups:
@@ -110,7 +110,7 @@ def grid(count: int, patch: tuple[int, int]) -> tuple[tuple[int, int], tuple[int
         if fitting:
             return max(fitting, key=lambda found: found[0])[1:]  # the first of equals
     tried = ', '.join(f'{down} x {along}' for strides in groups for down, along in strides)
-    raise DonorError(
+    raise PretrainedError(
         f'{AST.positions} has {count} positions of patches, and no grid of patches of {patch[0]} x'
         f' {patch[1]} on {_MELS} mel bins has so many, at strides of {tried}'
     )
@@ -124,25 +124,25 @@ def _told(
     and their mel bins.
     """
     for name in _SIZES:
-        anchored(SSAST.scheme, tensors, name, 0)
+        expect_axes(SSAST.scheme, tensors, name, 0)
     sizes = tuple(float(tensors[name]) for name in _SIZES)
     rows, columns = (
         int(size) // edge if edge <= size < _MOST else 0
         for size, edge in zip(sizes, patch, strict=True)
     )
     if rows * columns != count:
-        raise DonorError(
+        raise PretrainedError(
             f'{SSAST.positions} has {count} positions of patches, but {_SIZES[0]}={sizes[0]:g} and '
             f'{_SIZES[1]}={sizes[1]:g} make {rows} x {columns} patches of {patch[0]} x {patch[1]}'
         )
     return (rows, columns), int(sizes[0])
 
 
-def _head(tensors: vit.State, names: vit.Names) -> list[Row]:
+def _head(tensors: vit.Tensors, names: vit.VitNames) -> list[TensorMapping]:
     """A norm and a linear layer."""
-    classes, width = anchored(names.scheme, tensors, 'mlp_head.1.weight', 2)
+    classes, width = expect_axes(names.scheme, tensors, 'mlp_head.1.weight', 2)
     return [
-        Row('mlp_head.0.weight', (width,), ('norm_head/scale',), (width,)),
-        Row('mlp_head.0.bias', (width,), ('norm_head/bias',), (width,)),
+        TensorMapping('mlp_head.0.weight', (width,), ('norm_head/scale',), (width,)),
+        TensorMapping('mlp_head.0.bias', (width,), ('norm_head/bias',), (width,)),
         *vit.linear('mlp_head.1', classes, width, ['head']),
     ]

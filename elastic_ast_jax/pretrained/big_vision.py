@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.pretrained import vit
-from elastic_ast_jax.pretrained.tensor_map import Row
+from elastic_ast_jax.pretrained.tensor_map import TensorMapping
 from elastic_ast_jax.pretrained.weights import (
     EPSILON,
-    Donor,
-    anchored,
+    PretrainedWeights,
     channels_note,
-    filled,
+    expect_axes,
+    map_tensors,
     patch_kernel,
 )
 
@@ -54,23 +54,23 @@ class _Parts(NamedTuple):
 _OLDER = _Parts('LayerNorm_0', 'MultiHeadDotProductAttention_1', 'LayerNorm_2', 'MlpBlock_3')
 
 
-def recognise(names: Sequence[str]) -> bool:
+def recognizes(names: Sequence[str]) -> bool:
     """Whether there are blocks of this scheme."""
     return any(_BLOCK.match(name) for name in names)
 
 
-def read(tensors: vit.State) -> Donor:
+def read(tensors: vit.Tensors) -> PretrainedWeights:
     """A network of either code, its blocks one by one or stacked, alone or in a training's
     checkpoint.
 
     Raises:
-        DonorError: Another network's tensors, or too few.
+        PretrainedError: Another network's tensors, or too few.
     """
     prefix = next(
         (prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in tensors)), ''
     )
     unused = {name: 'state of the training' for name in tensors if not name.startswith(prefix)}
-    unused |= vit.left_over(tensors, {prefix + start: what for start, what in _UNUSED.items()})
+    unused |= vit.unused_tensors(tensors, {prefix + start: what for start, what in _UNUSED.items()})
     mine = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
     parts = _OLDER if any(f'/{_OLDER.mlp}/' in name for name in mine) else _Parts()
     numbers = {match[1] for name in mine if (match := _BLOCK.match(name))}
@@ -78,18 +78,22 @@ def read(tensors: vit.State) -> Donor:
     query = (
         f'{prefix}Transformer/encoderblock{"" if stacked else "_0"}/{parts.attention}/query/kernel'
     )
-    *outer, _, heads, split = anchored(SCHEME, tensors, query, 4 if stacked else 3)
+    *outer, _, heads, split = expect_axes(SCHEME, tensors, query, 4 if stacked else 3)
     depth = outer[0] if stacked else len(numbers)
-    mels, frames, channels, width = anchored(SCHEME, tensors, f'{prefix}embedding/kernel', 4)
+    mels, frames, channels, width = expect_axes(SCHEME, tensors, f'{prefix}embedding/kernel', 4)
     positions = next(
         (name for name in _POSITIONS if name in mine), _POSITIONS[-1 if parts is _OLDER else 0]
     )
-    count = anchored(SCHEME, tensors, prefix + positions, 3)[1]
+    count = expect_axes(SCHEME, tensors, prefix + positions, 3)[1]
     table = [
         _row(f'{prefix}embedding/kernel', 'embed/kernel', (mels, frames, channels, width)),
         _row(f'{prefix}embedding/bias', 'embed/bias', (width,)),
-        Row(prefix + positions, (1, count, width), ('positions',), (count, width)),
-        *([Row(f'{prefix}cls', (1, 1, width), ('tokens',), (1, width))] if 'cls' in mine else []),
+        TensorMapping(prefix + positions, (1, count, width), ('positions',), (count, width)),
+        *(
+            [TensorMapping(f'{prefix}cls', (1, 1, width), ('tokens',), (1, width))]
+            if 'cls' in mine
+            else []
+        ),
         *(
             _row(f'{prefix}Transformer/encoder_norm/{part}', f'encoder/norm/{part}', (width,))
             for part in ('scale', 'bias')
@@ -103,10 +107,10 @@ def read(tensors: vit.State) -> Donor:
                 _row(f'{prefix}Transformer/encoderblock_{i}/{name}', target, shape, i)
                 for i in range(depth)
             ]
-    params, sources = filled(SCHEME, tensors, table, unused)
+    params, sources = map_tensors(SCHEME, tensors, table, unused)
     params['embed/kernel'] = patch_kernel(params['embed/kernel'])
     tokens = len(params.get('tokens', ()))
-    return Donor(
+    return PretrainedWeights(
         kind=SCHEME,
         width=width,
         depth=depth,
@@ -121,9 +125,11 @@ def read(tensors: vit.State) -> Donor:
     )
 
 
-def _row(source: str, target: str, shape: tuple[int, ...], block: int | None = None) -> Row:
+def _row(
+    source: str, target: str, shape: tuple[int, ...], block: int | None = None
+) -> TensorMapping:
     """A tensor whose layout is this project's own."""
-    return Row(source, shape, (target,), shape, block)
+    return TensorMapping(source, shape, (target,), shape, block)
 
 
 def _block(

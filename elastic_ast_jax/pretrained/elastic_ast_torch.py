@@ -1,8 +1,8 @@
 """The published PyTorch ElasticAST: its tensors' names and shapes, and the parameters of this
 package that they are.
 
-One table, `rows`, serves both ways. Keys and values are one projection there (keys first) and two
-here. Source: the code of Feng et al., Interspeech 2024 (arXiv 2407.08691).
+One table, `tensor_mappings`, serves both ways. Keys and values are one projection there (keys
+first) and two here. Source: the code of Feng et al., Interspeech 2024 (arXiv 2407.08691).
 """
 
 import dataclasses
@@ -17,11 +17,24 @@ from jaxtyping import Float32
 
 from elastic_ast_jax.config.model_sizes import SIZES, Size
 from elastic_ast_jax.models.encoder import MLP_RATIO
-from elastic_ast_jax.pretrained.tensor_map import Row, Shape, differences, placed
+from elastic_ast_jax.pretrained.tensor_map import (
+    Shape,
+    TensorMapping,
+    build_params,
+    find_mismatches,
+)
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import some
 
-__all__ = ['Layout', 'LayoutError', 'infer', 'from_params', 'rows', 'to_params', 'unused']
+__all__ = [
+    'Layout',
+    'LayoutError',
+    'infer_layout',
+    'from_params',
+    'tensor_mappings',
+    'to_params',
+    'unused_tensors',
+]
 
 _BLOCK = re.compile(r'blocks\.modules_list\.(\d+)\.')
 # Width of a head of ViT's sizes, which the published network keeps.
@@ -62,17 +75,19 @@ class Layout:
         )
 
 
-def rows(layout: Layout) -> tuple[Row, ...]:
+def tensor_mappings(layout: Layout) -> tuple[TensorMapping, ...]:
     """Every tensor of the state dict, in its order."""
     width, heads = layout.size.width, layout.size.heads
-    found: list[Row] = []
+    found: list[TensorMapping] = []
 
     def add(
         source: str, shape: Shape, *targets: str, to: Shape | None = None, block: int | None = None
     ) -> None:
         linear = len(shape) == 2 and source.endswith('.weight')
         found.append(
-            Row(source, shape, targets, to or (shape[::-1] if linear else shape), block, linear)
+            TensorMapping(
+                source, shape, targets, to or (shape[::-1] if linear else shape), block, linear
+            )
         )
 
     def linear(source: str, target: str, out: int, into: int, block: int | None = None) -> None:
@@ -133,7 +148,7 @@ def rows(layout: Layout) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def infer(
+def infer_layout(
     tensors: Mapping[str, np.ndarray], heads: int | None = None, pool: str = 'attention'
 ) -> Layout:
     """The layout of a state dict, which is checked against it: nothing missing, nothing left over,
@@ -206,7 +221,7 @@ def infer(
         patch,
         pool,
     )
-    if problems := differences(tensors, rows(layout)):
+    if problems := find_mismatches(tensors, tensor_mappings(layout)):
         raise LayoutError(
             f'the tensors are not those of an ElasticAST of {layout.described()}:'
             f' {"; ".join(problems)}'
@@ -219,10 +234,10 @@ def to_params(tensors: Mapping[str, Float32[np.ndarray, '...']], layout: Layout)
     and pass the same way.
 
     Args:
-        tensors: By their published names, in the shapes of `rows(layout)`.
+        tensors: By their published names, in the shapes of `tensor_mappings(layout)`.
         layout: Of them.
     """
-    return unflatten_dict(placed(tensors, rows(layout)), sep='/')
+    return unflatten_dict(build_params(tensors, tensor_mappings(layout)), sep='/')
 
 
 def from_params(params: Any, layout: Layout) -> dict[str, Float32[np.ndarray, '...']]:
@@ -232,7 +247,7 @@ def from_params(params: Any, layout: Layout) -> dict[str, Float32[np.ndarray, '.
     """
     flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep='/').items()}
     found = {}
-    for row in rows(layout):
+    for row in tensor_mappings(layout):
         if not row.targets:
             continue
         whole = row.shape[::-1] if row.linear else row.shape
@@ -246,9 +261,9 @@ def from_params(params: Any, layout: Layout) -> dict[str, Float32[np.ndarray, '.
     return found
 
 
-def unused(layout: Layout) -> dict[str, Shape]:
+def unused_tensors(layout: Layout) -> dict[str, Shape]:
     """Names and shapes of the tensors that make no parameter:
 
     those of the attention pooling, where the mean pools.
     """
-    return {row.source: row.shape for row in rows(layout) if not row.targets}
+    return {row.source: row.shape for row in tensor_mappings(layout) if not row.targets}

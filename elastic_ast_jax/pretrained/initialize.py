@@ -17,9 +17,14 @@ from elastic_ast_jax.config.model_sizes import SIZES
 from elastic_ast_jax.models import position_interpolation
 from elastic_ast_jax.models.ast import AST, TOKENS
 from elastic_ast_jax.models.elastic_ast import ElasticAST
-from elastic_ast_jax.models.position_interpolation import Axis, Looked
+from elastic_ast_jax.models.position_interpolation import Axis, AxisLookup
 from elastic_ast_jax.pretrained import detect
-from elastic_ast_jax.pretrained.weights import Donor, DonorError, Grid, Tables
+from elastic_ast_jax.pretrained.weights import (
+    PositionGrid,
+    PositionTables,
+    PretrainedError,
+    PretrainedWeights,
+)
 from elastic_ast_jax.utils.text import counted, printable, some
 
 Params = dict[str, Float32[np.ndarray, '...']]
@@ -49,7 +54,7 @@ _FEATURES = (
 _COUNTED = 6
 
 
-class Start(NamedTuple):
+class InitializedParams(NamedTuple):
     """What a network starts with.
 
     Attributes:
@@ -73,14 +78,14 @@ class _Part(NamedTuple):
     used: tuple[str, ...] = ()
 
 
-def begin(
+def initialize_params(
     path: str | os.PathLike,
     network: ElasticAST | AST,
     abstract: Any,
     labels: Sequence[str],
     quirks: bool,
     frontend: FrontendSpec,
-) -> Start:
+) -> InitializedParams:
     """The parameters that a network starts with.
 
     Args:
@@ -95,7 +100,7 @@ def begin(
         frontend: What it hears.
 
     Raises:
-        DonorError: Nothing that is recognised, or of another size or patch than the network.
+        PretrainedError: Nothing that is recognised, or of another size or patch than the network.
         UserError: As `detect.read`.
     """
     donor = detect.read(path)
@@ -124,11 +129,14 @@ def begin(
         *(f'{name}: {part.said}' for name, part in parts.items()),
         *_not_used(donor, used),
     ]
-    return Start(params, tuple(map(printable, lines)))
+    return InitializedParams(params, tuple(map(printable, lines)))
 
 
 def _check(
-    path: str | os.PathLike, donor: Donor, network: ElasticAST | AST, frontend: FrontendSpec
+    path: str | os.PathLike,
+    donor: PretrainedWeights,
+    network: ElasticAST | AST,
+    frontend: FrontendSpec,
 ) -> None:
     """Refuses a donor of another size or patch."""
     problems = []
@@ -152,14 +160,14 @@ def _check(
             f' --config.frontend.patch_frames={donor.patch[1]}'
         )
     if problems:
-        raise DonorError(
+        raise PretrainedError(
             '\n'.join(f'{os.fspath(path)}: {donor.kind} {problem}' for problem in problems)
         )
 
 
 def _fitted(
-    donor: Donor, network: ElasticAST | AST, quirks: bool, frontend: FrontendSpec
-) -> tuple[Donor, list[str]]:
+    donor: PretrainedWeights, network: ElasticAST | AST, quirks: bool, frontend: FrontendSpec
+) -> tuple[PretrainedWeights, list[str]]:
     """The donor with queries for this network's attention, and notes on what else differs."""
     notes = []
     if not donor.heads:
@@ -206,7 +214,7 @@ def _fitted(
     return donor, notes
 
 
-def _same(donor: Donor, part: str) -> _Part:
+def _same(donor: PretrainedWeights, part: str) -> _Part:
     """A part as the donor has it."""
     params = {name: array for name, array in donor.params.items() if name.startswith(f'{part}/')}
     return _Part(params, _from(donor.sources[part]), (part,))
@@ -220,27 +228,27 @@ def _from(names: Sequence[str]) -> str:
 
 
 def _positions(
-    donor: Donor, network: ElasticAST | AST, quirks: bool, frontend: FrontendSpec
+    donor: PretrainedWeights, network: ElasticAST | AST, quirks: bool, frontend: FrontendSpec
 ) -> _Part:
     """Positions on this network's grid."""
     stride = (
         network.stride if isinstance(network, AST) else (frontend.patch_mels, frontend.patch_frames)
     )
     freq, time = _looked(donor, network.grid, stride, frontend.mel_bins, quirks)
-    said = f'{_from(donor.sources["positions"])}; {freq.how}; {time.how}'
+    said = f'{_from(donor.sources["positions"])}; {freq.description}; {time.description}'
     old = donor.positions
-    if isinstance(old, Tables):
+    if isinstance(old, PositionTables):
         pair = (
-            position_interpolation.look_up(old.freq, freq.places, 0),
-            position_interpolation.look_up(old.time, time.places, 0),
+            position_interpolation.interpolate(old.freq, freq.positions, 0),
+            position_interpolation.interpolate(old.time, time.positions, 0),
         )
     else:
-        grid = position_interpolation.look_up(
-            position_interpolation.look_up(old.table, freq.places, 0), time.places, 1
+        grid = position_interpolation.interpolate(
+            position_interpolation.interpolate(old.table, freq.positions, 0), time.positions, 1
         )
     if isinstance(network, ElasticAST):
-        if isinstance(old, Grid):
-            pair = position_interpolation.factorised(grid, quirks)
+        if isinstance(old, PositionGrid):
+            pair = position_interpolation.factorize(grid, quirks)
             said += '; without those of class tokens' if len(old.tokens) else ''
             said += '; averaged over time and over frequency' + (
                 ", the grid's mean in both, as in the published code"
@@ -248,10 +256,10 @@ def _positions(
                 else ", half the grid's mean off each"
             )
         return _Part({'positions/freq': pair[0], 'positions/time': pair[1]}, said, ('positions',))
-    if isinstance(old, Tables):
-        grid = position_interpolation.summed(*pair)
+    if isinstance(old, PositionTables):
+        grid = position_interpolation.sum_tables(*pair)
         said += '; frequency and time added'
-    special = _doubled(old.tokens) if isinstance(old, Grid) else None
+    special = _doubled(old.tokens) if isinstance(old, PositionGrid) else None
     if special is None or not special.any():
         special = np.zeros((TOKENS, network.size.width), np.float32)
         said += '; 0 for the class and distillation token'
@@ -260,8 +268,12 @@ def _positions(
 
 
 def _looked(
-    donor: Donor, grid: tuple[int, int], stride: tuple[int, int], mels: int, quirks: bool
-) -> tuple[Looked, Looked]:
+    donor: PretrainedWeights,
+    grid: tuple[int, int],
+    stride: tuple[int, int],
+    mels: int,
+    quirks: bool,
+) -> tuple[AxisLookup, AxisLookup]:
     """Where frequency and time are looked up in the donor's positions.
 
     Rows of patches on another number of mel bins lie at the same frequencies where they lie at the
@@ -270,7 +282,7 @@ def _looked(
     those in the middle, as of an image.
     """
     old = donor.positions
-    if isinstance(old, Tables):
+    if isinstance(old, PositionTables):
         there, stride_there = (len(old.freq), len(old.time)), donor.patch
     else:
         there, stride_there = old.table.shape[:2], old.stride or stride
@@ -279,21 +291,23 @@ def _looked(
         for axis in zip(('frequency', 'time'), there, grid, stride_there, stride, strict=True)
     )
     if old.mels and old.mels != mels:
-        rows = position_interpolation.stretched(freq)
+        rows = position_interpolation.resize(freq)
     else:
         rows = (
-            position_interpolation.centred(freq)
+            position_interpolation.center(freq)
             if stride_there[0] == stride[0]
-            else position_interpolation.by_place(freq)
+            else position_interpolation.align_by_distance(freq)
         )
     if stride_there[1] != stride[1]:
-        return rows, position_interpolation.by_place(time)
-    if time.here < time.there and (isinstance(old, Tables) or (old.stride and not quirks)):
-        return rows, position_interpolation.first(time)
-    return rows, position_interpolation.centred(time)
+        return rows, position_interpolation.align_by_distance(time)
+    if time.new_size < time.old_size and (
+        isinstance(old, PositionTables) or (old.stride and not quirks)
+    ):
+        return rows, position_interpolation.take_first(time)
+    return rows, position_interpolation.center(time)
 
 
-def _tokens(donor: Donor) -> _Part:
+def _tokens(donor: PretrainedWeights) -> _Part:
     """The class and the distillation token."""
     if 'tokens' not in donor.params:
         return _Part({}, 'start anew')
@@ -307,7 +321,7 @@ def _doubled(tokens: Float32[np.ndarray, 'K D']) -> Float32[np.ndarray, 'two D']
     return np.broadcast_to(tokens, (TOKENS, tokens.shape[1])) if len(tokens) else None
 
 
-def _pool(donor: Donor, quirks: bool) -> _Part:
+def _pool(donor: PretrainedWeights, quirks: bool) -> _Part:
     """The attention pooling."""
     if 'pool/query' in donor.params:
         return _same(donor, 'pool')
@@ -326,7 +340,7 @@ def _pool(donor: Donor, quirks: bool) -> _Part:
     )
 
 
-def _head(donor: Donor, labels: Sequence[str]) -> _Part:
+def _head(donor: PretrainedWeights, labels: Sequence[str]) -> _Part:
     """The head, if it tells the same classes."""
     if 'head/kernel' not in donor.params:
         return _Part({}, f'{counted(len(labels), "class", "classes")} here: starts anew')
@@ -356,7 +370,7 @@ def _head(donor: Donor, labels: Sequence[str]) -> _Part:
     )
 
 
-def _not_used(donor: Donor, used: set[str]) -> list[str]:
+def _not_used(donor: PretrainedWeights, used: set[str]) -> list[str]:
     """Lines on the tensors that nothing was made of, by the reason."""
     why = dict(donor.unused)
     for group, names in donor.sources.items():
@@ -372,10 +386,10 @@ def _listed(values: Mapping[str, int]) -> str:
     return ', '.join(f'{key} {value}' for key, value in values.items())
 
 
-def _described(donor: Donor) -> str:
+def _described(donor: PretrainedWeights) -> str:
     old = donor.positions
     rows, columns = (
-        (len(old.freq), len(old.time)) if isinstance(old, Tables) else old.table.shape[:2]
+        (len(old.freq), len(old.time)) if isinstance(old, PositionTables) else old.table.shape[:2]
     )
     heads = f', {donor.heads} heads' if donor.heads else ''
     return (

@@ -15,10 +15,17 @@ from jaxtyping import Float32
 from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.models.ast import AST, TOKENS
 from elastic_ast_jax.pretrained import ast_hf, elastic_ast_torch
-from elastic_ast_jax.pretrained.weights import EPSILON, Donor, Grid, Tables, grouped, heads_of
+from elastic_ast_jax.pretrained.weights import (
+    EPSILON,
+    PositionGrid,
+    PositionTables,
+    PretrainedWeights,
+    group_by_part,
+    published_heads,
+)
 
 
-def workdir(path: str | os.PathLike) -> Donor:
+def read_workdir(path: str | os.PathLike) -> PretrainedWeights:
     """The model of a workdir: of its newest checkpoint, the moving average if there is one.
 
     Raises:
@@ -27,13 +34,13 @@ def workdir(path: str | os.PathLike) -> Donor:
     model = load_model(path)
     params = _flat(jax.device_get(model.params))
     size, frontend, network = model.network.size, model.config.frontend, model.network
-    sources = grouped({name: name for name in params})
+    sources = group_by_part({name: name for name in params})
     if isinstance(network, AST):
         kind, positions = 'an AST', _grid(network, params)
     else:
         tables = params.pop('positions/freq'), params.pop('positions/time')
-        kind, positions = 'an ElasticAST', Tables(*tables, frontend.mel_bins)
-    return Donor(
+        kind, positions = 'an ElasticAST', PositionTables(*tables, frontend.mel_bins)
+    return PretrainedWeights(
         kind=f'{kind} of this project, {model.description}',
         width=size.width,
         depth=size.depth,
@@ -49,26 +56,28 @@ def workdir(path: str | os.PathLike) -> Donor:
     )
 
 
-def elastic_ast(tensors: Mapping[str, Float32[np.ndarray, '...']]) -> Donor:
+def read_elastic_ast(tensors: Mapping[str, Float32[np.ndarray, '...']]) -> PretrainedWeights:
     """A state dict of the published code.
 
     Raises:
         LayoutError: Another network's tensors, or too few.
     """
-    layout = elastic_ast_torch.infer(
+    layout = elastic_ast_torch.infer_layout(
         tensors, heads=1
     )  # which changes no more than how parameters are divided into axes
     params = _flat(elastic_ast_torch.to_params(tensors, layout))
     width, mels = layout.size.width, layout.grid[0] * layout.patch
-    return Donor(
+    return PretrainedWeights(
         kind="an ElasticAST in its authors' names",
         width=width,
         depth=layout.size.depth,
-        heads=heads_of(width),
+        heads=published_heads(width),
         patch=(layout.patch, layout.patch),
         params=params,
-        positions=Tables(params.pop('positions/freq'), params.pop('positions/time'), mels),
-        sources=grouped({row.source: row.targets[0] for row in elastic_ast_torch.rows(layout)}),
+        positions=PositionTables(params.pop('positions/freq'), params.pop('positions/time'), mels),
+        sources=group_by_part(
+            {row.source: row.targets[0] for row in elastic_ast_torch.tensor_mappings(layout)}
+        ),
         scaled=False,
         epsilon=EPSILON,
         notes=(
@@ -80,7 +89,7 @@ def elastic_ast(tensors: Mapping[str, Float32[np.ndarray, '...']]) -> Donor:
     )
 
 
-def hugging_face_ast(directory: str | os.PathLike) -> Donor:
+def read_hugging_face_ast(directory: str | os.PathLike) -> PretrainedWeights:
     """An `ASTForAudioClassification` of transformers.
 
     Raises:
@@ -88,7 +97,7 @@ def hugging_face_ast(directory: str | os.PathLike) -> Donor:
     """
     found = ast_hf.load(directory)
     model, params = found.model, _flat(found.params)
-    return Donor(
+    return PretrainedWeights(
         kind='an AST of Hugging Face',
         width=model.size.width,
         depth=model.size.depth,
@@ -96,7 +105,7 @@ def hugging_face_ast(directory: str | os.PathLike) -> Donor:
         patch=model.patch,
         params=params,
         positions=_grid(model, params),
-        sources=grouped({row.source: row.targets[0] for row in found.table}),
+        sources=group_by_part({row.source: row.targets[0] for row in found.table}),
         labels=found.labels,
         epsilon=model.epsilon,
         frontend=found.frontend,
@@ -110,8 +119,8 @@ def _flat(params: Any) -> dict[str, Float32[np.ndarray, '...']]:
     }
 
 
-def _grid(network: AST, params: dict[str, Float32[np.ndarray, '...']]) -> Grid:
+def _grid(network: AST, params: dict[str, Float32[np.ndarray, '...']]) -> PositionGrid:
     """Takes an AST's positions out of its parameters."""
     whole = params.pop('positions')
     table = whole[TOKENS:].reshape(*network.grid, network.size.width)
-    return Grid(table, whole[:TOKENS], network.stride, network.mels)
+    return PositionGrid(table, whole[:TOKENS], network.stride, network.mels)

@@ -16,7 +16,7 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import printable
 
-__all__ = ['NO_DATA', 'REPORT', 'ConvertError', 'check', 'new', 'report', 'save']
+__all__ = ['NO_DATA', 'REPORT', 'ConvertError', 'check', 'new_workdir', 'report', 'save']
 
 # `data.train` and `data.eval` of a converted model, which knows of no data; evaluation shows them
 # where none are given.
@@ -34,7 +34,7 @@ class ConvertError(UserError):
     """A conversion that cannot be made; names the file or option and says what to do."""
 
 
-def new(path: str | os.PathLike) -> Workdir:
+def new_workdir(path: str | os.PathLike) -> Workdir:
     """The workdir at a path where no model is yet.
 
     Raises:
@@ -54,7 +54,7 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
     the parameters from it.
 
     Args:
-        workdir: Of `new`.
+        workdir: Of `new_workdir`.
         config: Of the model.
         labels: Name of each class, in the order of the logits.
         params: Float32.

@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TensorMapping:
     """One tensor of the state dict, and where it goes.
 
     Attributes:
@@ -47,8 +47,8 @@ class Row:
         return ', '.join(self.targets) + ('' if self.block is None else f' [{self.block}]')
 
 
-def differences(
-    tensors: Mapping[str, np.ndarray], table: Sequence[Row], unused: Container[str] = ()
+def find_mismatches(
+    tensors: Mapping[str, np.ndarray], table: Sequence[TensorMapping], unused: Container[str] = ()
 ) -> list[str]:
     """How tensors differ from those of a table, in words; empty if they do not.
 
@@ -72,8 +72,8 @@ def differences(
     return found
 
 
-def placed(
-    tensors: Mapping[str, Float32[np.ndarray, '...']], table: Sequence[Row]
+def build_params(
+    tensors: Mapping[str, Float32[np.ndarray, '...']], table: Sequence[TensorMapping]
 ) -> dict[str, Float32[np.ndarray, '...']]:
     """The parameters that a table makes, under their names with slashes.
 

@@ -9,23 +9,23 @@ import numpy as np
 from jaxtyping import Float32
 
 from elastic_ast_jax.models.encoder import MLP_RATIO
-from elastic_ast_jax.pretrained.tensor_map import Row
+from elastic_ast_jax.pretrained.tensor_map import TensorMapping
 from elastic_ast_jax.pretrained.weights import (
     EPSILON,
-    Donor,
-    DonorError,
-    Grid,
-    anchored,
+    PositionGrid,
+    PretrainedError,
+    PretrainedWeights,
     channels_note,
-    filled,
-    heads_of,
+    expect_axes,
+    map_tensors,
     patch_kernel,
+    published_heads,
 )
 
-State = Mapping[str, Float32[np.ndarray, '...']]
+Tensors = Mapping[str, Float32[np.ndarray, '...']]
 
 
-class Names(NamedTuple):
+class VitNames(NamedTuple):
     """What a scheme calls a Vision Transformer's parts.
 
     Attributes:
@@ -64,7 +64,7 @@ class Names(NamedTuple):
             unused={prefix + start: what for start, what in self.unused.items()},
         )
 
-    def recognise(self, names: Sequence[str]) -> bool:
+    def recognizes(self, names: Sequence[str]) -> bool:
         """Whether there are blocks of this scheme."""
         return any(self._number(name) for name in names)
 
@@ -83,7 +83,7 @@ class Names(NamedTuple):
 
 
 _IMAGES = 'tells classes of images'
-TIMM = Names(
+TIMM = VitNames(
     "a Vision Transformer in timm's names",
     'patch_embed.proj',
     'pos_embed',
@@ -102,7 +102,7 @@ TIMM = Names(
         'fc_norm.': 'stands before the head for images',
     },
 )
-HUGGING_FACE = Names(
+HUGGING_FACE = VitNames(
     "a Vision Transformer in Hugging Face's names",
     'embeddings.patch_embeddings.projection',
     'embeddings.position_embeddings',
@@ -128,11 +128,11 @@ PREFIXES = ('vit.', 'deit.', '')
 _CONFIG = {'hidden_act': 'gelu', 'qkv_bias': True}
 
 
-class Body(NamedTuple):
+class VitBody(NamedTuple):
     """A Vision Transformer without a head.
 
     Attributes:
-        width, depth, patch, params, sources: See `Donor`.
+        width, depth, patch, params, sources: See `PretrainedWeights`.
         channels: Input channels of the patch kernel.
         positions: Of all tokens, in their order.
         tokens: Number of class tokens.
@@ -148,13 +148,13 @@ class Body(NamedTuple):
     tokens: int
 
 
-def timm(tensors: State) -> Donor:
+def timm(tensors: Tensors) -> PretrainedWeights:
     """An image classifier of timm, or a DeiT of its authors.
 
     Raises:
-        DonorError: Another network's tensors, or too few.
+        PretrainedError: Another network's tensors, or too few.
     """
-    unused = left_over(tensors, TIMM.unused)
+    unused = unused_tensors(tensors, TIMM.unused)
     names, notes = TIMM, ()
     if (
         'norm.weight' not in tensors and 'fc_norm.weight' in tensors
@@ -164,11 +164,11 @@ def timm(tensors: State) -> Donor:
             ('the final norm is fc_norm, which stood behind the mean over patches',),
         )
         unused = {name: why for name, why in unused.items() if not name.startswith('fc_norm.')}
-    found = body(tensors, names, unused)
-    return image_donor(found, names, unused, heads_of(found.width), EPSILON, notes)
+    found = read_body(tensors, names, unused)
+    return image_weights(found, names, unused, published_heads(found.width), EPSILON, notes)
 
 
-def hugging_face(tensors: State, config: Mapping[str, Any] | None = None) -> Donor:
+def hugging_face(tensors: Tensors, config: Mapping[str, Any] | None = None) -> PretrainedWeights:
     """A ViT or DeiT of transformers, with or without a head.
 
     Args:
@@ -177,24 +177,24 @@ def hugging_face(tensors: State, config: Mapping[str, Any] | None = None) -> Don
         tells.
 
     Raises:
-        DonorError: Another network's tensors, or too few; an activation or a projection that this
-        network does not have.
+        PretrainedError: Another network's tensors, or too few; an activation or a projection
+            that this network does not have.
     """
     prefix = next(
-        prefix for prefix in PREFIXES if HUGGING_FACE.after(prefix, '').recognise(list(tensors))
+        prefix for prefix in PREFIXES if HUGGING_FACE.after(prefix, '').recognizes(list(tensors))
     )
     names = HUGGING_FACE.after(prefix, HUGGING_FACE.scheme)
-    unused = left_over(tensors, dict(names.unused) | _HEADS)
-    found = body(tensors, names, unused)
+    unused = unused_tensors(tensors, dict(names.unused) | _HEADS)
+    found = read_body(tensors, names, unused)
     if config is None:
-        return image_donor(found, names, unused, heads_of(found.width), 0.0)
+        return image_weights(found, names, unused, published_heads(found.width), 0.0)
     for key, wanted in _CONFIG.items():
         if config.get(key, wanted) != wanted:
-            raise DonorError(
+            raise PretrainedError(
                 f'config.json: {key}={config[key]!r} must be {wanted!r}, as this network has it'
             )
     if config.get('num_hidden_layers', found.depth) != found.depth:
-        raise DonorError(
+        raise PretrainedError(
             f'config.json: num_hidden_layers={config["num_hidden_layers"]!r}, but the weights have'
             f' {found.depth} blocks: fetch both again'
         )
@@ -205,14 +205,16 @@ def hugging_face(tensors: State, config: Mapping[str, Any] | None = None) -> Don
         or type(epsilon) not in (int, float)
         or not 0 < epsilon < 1
     ):
-        raise DonorError(
+        raise PretrainedError(
             f'config.json: num_attention_heads={heads!r} must be a positive whole number, and '
             f'layer_norm_eps={epsilon!r} one above 0 and below 1'
         )
-    return image_donor(found, names, unused, heads, float(epsilon))
+    return image_weights(found, names, unused, heads, float(epsilon))
 
 
-def body(tensors: State, names: Names, unused: Mapping[str, str], more: Sequence[Row] = ()) -> Body:
+def read_body(
+    tensors: Tensors, names: VitNames, unused: Mapping[str, str], more: Sequence[TensorMapping] = ()
+) -> VitBody:
     """What all Vision Transformers have in common.
 
     Args:
@@ -222,35 +224,35 @@ def body(tensors: State, names: Names, unused: Mapping[str, str], more: Sequence
         more: Tensors that this kind has besides.
 
     Raises:
-        DonorError: Tensors that are missing, left over or of another shape.
+        PretrainedError: Tensors that are missing, left over or of another shape.
     """
     scheme = names.scheme
-    width, channels, *patch = anchored(scheme, tensors, f'{names.patches}.weight', 4)
+    width, channels, *patch = expect_axes(scheme, tensors, f'{names.patches}.weight', 4)
     depth = names.count(list(tensors))
-    count = anchored(scheme, tensors, names.positions, 3)[1]
+    count = expect_axes(scheme, tensors, names.positions, 3)[1]
     tokens = 2 if names.tokens[1] in tensors else int(names.tokens[0] in tensors)
     table = [
-        Row(
+        TensorMapping(
             f'{names.patches}.weight',
             (width, channels, *patch),
             ('embed/kernel',),
             (width, channels, *patch),
         ),
-        Row(f'{names.patches}.bias', (width,), ('embed/bias',), (width,)),
-        Row(names.positions, (1, count, width), ('positions',), (count, width)),
+        TensorMapping(f'{names.patches}.bias', (width,), ('embed/bias',), (width,)),
+        TensorMapping(names.positions, (1, count, width), ('positions',), (count, width)),
         *(
-            Row(name, (1, 1, width), (f'tokens/{i}',), (width,))
+            TensorMapping(name, (1, 1, width), (f'tokens/{i}',), (width,))
             for i, name in enumerate(names.tokens[:tokens])
         ),
         *(row for i in range(depth) for row in _block(names, i, width)),
         *_norm(names.norm, 'encoder/norm', width),
         *more,
     ]
-    params, sources = filled(scheme, tensors, table, unused)
+    params, sources = map_tensors(scheme, tensors, table, unused)
     params['embed/kernel'] = patch_kernel(params['embed/kernel'].transpose(2, 3, 1, 0))
     if tokens:
         params['tokens'] = np.stack([params.pop(f'tokens/{i}') for i in range(tokens)])
-    return Body(
+    return VitBody(
         width,
         depth,
         (patch[0], patch[1]),
@@ -262,16 +264,16 @@ def body(tensors: State, names: Names, unused: Mapping[str, str], more: Sequence
     )
 
 
-def image_donor(
-    found: Body,
-    names: Names,
+def image_weights(
+    found: VitBody,
+    names: VitNames,
     unused: Mapping[str, str],
     heads: int,
     epsilon: float,
     notes: tuple[str, ...] = (),
-) -> Donor:
+) -> PretrainedWeights:
     """A donor whose patches are those of a square image."""
-    return Donor(
+    return PretrainedWeights(
         kind=names.scheme,
         width=found.width,
         depth=found.depth,
@@ -286,7 +288,7 @@ def image_donor(
     )
 
 
-def square(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -> Grid:
+def square(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -> PositionGrid:
     """Positions of a square image's patches, behind those of the class tokens if these have any.
 
     Args:
@@ -295,7 +297,7 @@ def square(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -> Gri
         name: Of the tensor, for the error.
 
     Raises:
-        DonorError: Their number is no square.
+        PretrainedError: Their number is no square.
     """
     count, width = positions.shape
     # Without class token, one position more than a square is that of a class token that was
@@ -306,14 +308,14 @@ def square(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -> Gri
             special = (
                 positions[:tokens] if before == tokens else np.zeros((tokens, width), np.float32)
             )
-            return Grid(positions[before:].reshape(side, side, width), special)
-    raise DonorError(
+            return PositionGrid(positions[before:].reshape(side, side, width), special)
+    raise PretrainedError(
         f'{name} has {count} positions, which with {tokens} class tokens are those of no square'
         ' image'
     )
 
 
-def left_over(tensors: State, known: Mapping[str, str]) -> dict[str, str]:
+def unused_tensors(tensors: Tensors, known: Mapping[str, str]) -> dict[str, str]:
     """Tensors whose names begin as known ones do that are not used, and what those are."""
     return {
         name: what for name in tensors for start, what in known.items() if name.startswith(start)
@@ -322,11 +324,11 @@ def left_over(tensors: State, known: Mapping[str, str]) -> dict[str, str]:
 
 def linear(
     source: str, out: int, into: int, targets: Sequence[str], block: int | None = None
-) -> list[Row]:
+) -> list[TensorMapping]:
     """Rows of PyTorch's linear layer that makes these, side by side."""
     part = out // len(targets)
     return [
-        Row(
+        TensorMapping(
             f'{source}.weight',
             (out, into),
             tuple(f'{name}/kernel' for name in targets),
@@ -334,18 +336,20 @@ def linear(
             block,
             True,
         ),
-        Row(f'{source}.bias', (out,), tuple(f'{name}/bias' for name in targets), (part,), block),
+        TensorMapping(
+            f'{source}.bias', (out,), tuple(f'{name}/bias' for name in targets), (part,), block
+        ),
     ]
 
 
-def _norm(source: str, target: str, width: int, block: int | None = None) -> list[Row]:
+def _norm(source: str, target: str, width: int, block: int | None = None) -> list[TensorMapping]:
     return [
-        Row(f'{source}.{theirs}', (width,), (f'{target}/{ours}',), (width,), block)
+        TensorMapping(f'{source}.{theirs}', (width,), (f'{target}/{ours}',), (width,), block)
         for theirs, ours in (('weight', 'scale'), ('bias', 'bias'))
     ]
 
 
-def _block(names: Names, i: int, width: int) -> list[Row]:
+def _block(names: VitNames, i: int, width: int) -> list[TensorMapping]:
     source, blocks = f'{names.blocks}{i}', 'encoder/blocks'
     inputs = [f'{blocks}/attention/{part}' for part in ('query', 'key', 'value')]
     together = len(inputs) // len(names.inputs)

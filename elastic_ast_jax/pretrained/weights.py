@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.pretrained.tensor_map import Row, differences, placed
+from elastic_ast_jax.pretrained.tensor_map import TensorMapping, build_params, find_mismatches
 from elastic_ast_jax.utils.errors import UserError
 
 # Heads of the published ViT and DeiT by width, for files that do not tell them: no shape of
@@ -19,7 +19,7 @@ _HEADS = types.MappingProxyType({192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16})
 EPSILON = 1e-6
 
 
-class DonorError(UserError):
+class PretrainedError(UserError):
     """Weights that nothing can start from;
 
     names the tensor or file, what is wrong and what is recognised.
@@ -27,7 +27,7 @@ class DonorError(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class PositionGrid:
     """A position for each patch of one grid.
 
     Attributes:
@@ -44,7 +44,7 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tables:
+class PositionTables:
     """ElasticAST's positions: one of the row and one of the column, added; patches do not overlap.
 
     Attributes:
@@ -58,7 +58,7 @@ class Tables:
 
 
 @dataclasses.dataclass(frozen=True)
-class Donor:
+class PretrainedWeights:
     """A network to start from, whatever its files call its parts.
 
     Attributes:
@@ -86,7 +86,7 @@ class Donor:
     heads: int
     patch: tuple[int, int]
     params: Mapping[str, Float32[np.ndarray, '...']]
-    positions: Grid | Tables
+    positions: PositionGrid | PositionTables
     sources: Mapping[str, tuple[str, ...]]
     unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] | None = None
@@ -96,15 +96,15 @@ class Donor:
     notes: tuple[str, ...] = ()
 
 
-def heads_of(width: int) -> int:
+def published_heads(width: int) -> int:
     """The heads of the published ViT of this width; 0 if there is none."""
     return _HEADS.get(width, 0)
 
 
-def filled(
+def map_tensors(
     scheme: str,
     tensors: Mapping[str, Float32[np.ndarray, '...']],
-    table: Sequence[Row],
+    table: Sequence[TensorMapping],
     unused: Mapping[str, str],
 ) -> tuple[dict[str, Float32[np.ndarray, '...']], dict[str, tuple[str, ...]]]:
     """Parameters, and the tensors that each part was made of.
@@ -116,16 +116,18 @@ def filled(
         unused: Tensors that may be left over.
 
     Raises:
-        DonorError: Tensors that are missing, left over or of another shape.
+        PretrainedError: Tensors that are missing, left over or of another shape.
     """
-    if problems := differences(tensors, table, unused):
-        raise DonorError(
+    if problems := find_mismatches(tensors, table, unused):
+        raise PretrainedError(
             f'recognised as {scheme}, but its tensors are not those of one: {"; ".join(problems)}'
         )
-    return placed(tensors, table), grouped({row.source: row.targets[0] for row in table})
+    return build_params(tensors, table), group_by_part(
+        {row.source: row.targets[0] for row in table}
+    )
 
 
-def grouped(went: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def group_by_part(went: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """Tensors by the first name of the parameter that each became, such as `'encoder'` of
     `'encoder/norm/bias'`.
     """
@@ -135,21 +137,21 @@ def grouped(went: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     return {group: tuple(names) for group, names in groups.items()}
 
 
-def anchored(
+def expect_axes(
     scheme: str, tensors: Mapping[str, Float32[np.ndarray, '...']], name: str, axes: int
 ) -> tuple[int, ...]:
     """The shape of a tensor that sizes are read from.
 
     Raises:
-        DonorError: It is not there, or of another number of axes.
+        PretrainedError: It is not there, or of another number of axes.
     """
     if name not in tensors:
-        raise DonorError(
+        raise PretrainedError(
             f'recognised as {scheme}, but its tensors are not those of one: missing: {name}'
         )
     shape = tensors[name].shape
     if len(shape) != axes or 0 in shape:
-        raise DonorError(
+        raise PretrainedError(
             f'recognised as {scheme}, but its tensors are not those of one: {name} has the shape'
             f' {list(shape)}, expected {axes} axes, none of them empty'
         )

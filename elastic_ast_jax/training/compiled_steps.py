@@ -70,12 +70,12 @@ def make_steps(
         MeshError: Rows that do not divide over the devices.
     """
     sharding.check_rows(config.packing.rows, mesh, config.train.accumulate)
-    network = model_factory.model(
+    network = model_factory.make_model(
         config,
         classes,
         sharding.sharded_attention(attend, mesh),
         dtype,
-        place=sharding.activation_constraint(mesh),
+        constrain=sharding.activation_constraint(mesh),
     )
     shape, loss, optimizer = (
         model_factory.batch_shape(config, classes),

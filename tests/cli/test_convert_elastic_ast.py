@@ -231,7 +231,10 @@ def test_the_classes_tell_the_recipe(tmp_path, name, classes):
     layout = elastic_ast_torch.Layout(model_sizes.Size(8, 1, 2), classes, (2, 8), 16)
     np.savez(
         tmp_path / 'w.npz',
-        **{row.source: np.zeros(row.shape, np.float32) for row in elastic_ast_torch.rows(layout)},
+        **{
+            row.source: np.zeros(row.shape, np.float32)
+            for row in elastic_ast_torch.tensor_mappings(layout)
+        },
     )
     convert_elastic_ast.run(tmp_path / 'w.npz', tmp_path / 'found', heads=2)
     assert (

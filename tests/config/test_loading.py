@@ -80,8 +80,8 @@ def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
     )
     classes, epoch_ends = 11, np.array([100, 200])
     shape = model_factory.batch_shape(config, classes)
-    network = model_factory.model(
-        config, classes, selection.choose_attention(config.model.attention), jnp.bfloat16
+    network = model_factory.make_model(
+        config, classes, selection.select_attention(config.model.attention), jnp.bfloat16
     )
     optimizer = training_factory.make_optimizer(
         config, training_factory.learning_rate_schedule(config, epoch_ends)
@@ -526,7 +526,9 @@ AST = [
 
 def test_the_baseline_is_a_model_of_its_own():
     config = load(QUICKSTART, [*AST, 'model.stride=10,8', 'model.frames=50', 'model.epsilon=1e-12'])
-    network = model_factory.model(config, 3, selection.choose_attention('plain'), jnp.float32)
+    network = model_factory.make_model(
+        config, 3, selection.select_attention('reference'), jnp.float32
+    )
     assert isinstance(network, ast.AST)
     assert (network.mels, network.frames, network.patch, network.stride, network.epsilon) == (
         64,
@@ -536,8 +538,8 @@ def test_the_baseline_is_a_model_of_its_own():
         1e-12,
     )
     assert (
-        model_factory.model(
-            load(QUICKSTART, AST), 3, selection.choose_attention('plain'), jnp.float32
+        model_factory.make_model(
+            load(QUICKSTART, AST), 3, selection.select_attention('reference'), jnp.float32
         ).frames
         == 64
     )
@@ -586,7 +588,9 @@ def test_the_published_quirks_leave_attention_unscaled():
     for quirks, scaled in (('true', False), ('false', True)):
         config = load(QUICKSTART, ['init.from=vit.npz', f'init.published_quirks={quirks}'])
         assert (
-            model_factory.model(config, 3, selection.choose_attention('plain'), jnp.float32).scaled
+            model_factory.make_model(
+                config, 3, selection.select_attention('reference'), jnp.float32
+            ).scaled
             == scaled
         )
 

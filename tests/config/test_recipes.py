@@ -109,7 +109,7 @@ def test_every_variant_makes_a_model(name, text):
     config = config_of(name, text, 'model.scan=true')
     classes = length_histogram.from_recipe(spec(name, text)).classes
     shape = factory.batch_shape(config, classes)
-    network = factory.model(config, classes, registry.make('plain'), jnp.bfloat16)
+    network = factory.make_model(config, classes, registry.make('reference'), jnp.bfloat16)
     params = jax.eval_shape(lambda: factory.init_params(network, shape, 0))
     logits = jax.eval_shape(
         lambda params, batch: network.apply({'params': params}, batch), params, shape.abstract()

@@ -23,7 +23,7 @@ AST = {
 
 def abstract(**sections):
     chosen = untrained.settings(**sections)
-    network = factory.model(chosen, 3, interface.plain, np.float32)
+    network = factory.make_model(chosen, 3, interface.reference, np.float32)
     return jax.eval_shape(lambda: factory.init_params(network, factory.batch_shape(chosen, 3), 0))
 
 

@@ -71,7 +71,11 @@ class Run:
         self.mesh = mesh
         attend = sharding.sharded_attention(blocked.blocked(8, 16), mesh)
         network = ElasticAST(
-            Size(8, 2, 4), SHAPE.classes, GRID, attend, place=sharding.activation_constraint(mesh)
+            Size(8, 2, 4),
+            SHAPE.classes,
+            GRID,
+            attend,
+            constrain=sharding.activation_constraint(mesh),
         )
         update = optimizer.with_clipping(
             optimizer.adamw(optimizer.cosine_schedule(0.01, 2 * STEPS, 2), 0.9, 0.999, 1e-8, 0.05),

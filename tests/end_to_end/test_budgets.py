@@ -22,7 +22,7 @@ from elastic_ast_jax.config import loading, schema
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.evaluation import budget_sweep, plots
 from elastic_ast_jax.evaluation.evaluator import Evaluator
-from elastic_ast_jax.packing.token_budget import BudgetError, Saving
+from elastic_ast_jax.packing.token_budget import BudgetError, TokenReduction
 from elastic_ast_jax.training.factory import make_loss
 from elastic_ast_jax.training.step import make_eval_step
 from elastic_ast_jax.utils import plotting
@@ -39,7 +39,7 @@ def model(trained):
 
 @pytest.fixture(scope='module')
 def evaluated(trained, recordings):
-    """`evaluated(saving, **data)`: the evaluator and its logits under a saving."""
+    """`evaluated(reduction, **data)`: the evaluator and its logits under a reduction."""
     mesh = sharding.make_mesh()
     opened = load_model(trained, mesh=mesh)
     step = sharding.jit_eval_step(
@@ -50,7 +50,7 @@ def evaluated(trained, recordings):
         mesh,
     )
 
-    def of(saving, **data):
+    def of(reduction, **data):
         values = {
             'train': str(recordings.folder / 'train.jsonl'),
             'eval': str(recordings.folder / 'test.jsonl'),
@@ -59,7 +59,7 @@ def evaluated(trained, recordings):
             json.loads(opened.config.to_json()) | {'data': {'source': 'manifest'} | values}
         )
         evaluator = Evaluator(used, opened.labels, step, mesh)
-        view = evaluator.view(saving=saving)
+        view = evaluator.view(reduction=reduction)
         return (
             evaluator,
             view,
@@ -71,40 +71,42 @@ def evaluated(trained, recordings):
 
 
 @pytest.mark.parametrize(
-    'saving',
+    'reduction',
     [
-        Saving(10),
-        Saving(10, how='drop'),
-        Saving(11, 2.0),
-        Saving(7, 1.4, 'drop'),
-        Saving(3, 4.0),
-        Saving(60, 2.0),
+        TokenReduction(10),
+        TokenReduction(10, method='drop'),
+        TokenReduction(11, 2.0),
+        TokenReduction(7, 1.4, 'drop'),
+        TokenReduction(3, 4.0),
+        TokenReduction(60, 2.0),
     ],
     ids=str,
 )
-def test_evaluation_and_prediction_agree(evaluated, model, recordings, saving):
-    _, view, found, evaluation = evaluated(saving)
+def test_evaluation_and_prediction_agree(evaluated, model, recordings, reduction):
+    _, view, found, evaluation = evaluated(reduction)
     waveforms = [reading.read(path, RATE) for path in recordings.test_files]
-    alone = np.stack([model.logits_alone(waveform, saving) for waveform in waveforms])
+    alone = np.stack([model.logits_alone(waveform, reduction) for waveform in waveforms])
     assert np.abs(found - alone).max() <= CLOSE * np.abs(alone).max()
-    assert (view.tokens <= saving.tokens).all() and evaluation.tokens == view.tokens.mean()
+    assert (view.tokens <= reduction.tokens).all() and evaluation.tokens == view.tokens.mean()
     longest = np.array([len(waveform) for waveform in waveforms]) / RATE
     assert (view.seconds <= longest).all() and evaluation.seconds == pytest.approx(
         view.seconds.mean()
     )
-    if saving.how == 'cut' and saving.tokens < 60:
-        frames = saving.tokens // 2 * 4
-        assert view.seconds.max() == pytest.approx((200 + (frames - 1) * 80 * saving.ratio) / RATE)
+    if reduction.method == 'crop' and reduction.tokens < 60:
+        frames = reduction.tokens // 2 * 4
+        assert view.seconds.max() == pytest.approx(
+            (200 + (frames - 1) * 80 * reduction.ratio) / RATE
+        )
     else:  # all but what fills no frame
-        assert (view.seconds > longest - 80 * saving.ratio / RATE).all()
+        assert (view.seconds > longest - 80 * reduction.ratio / RATE).all()
     frontend = model.config.frontend
     shorter = [
-        frontend.tokens(frontend.frames(len(waveform), frontend.shift(saving.ratio)))
-        > saving.tokens
+        frontend.tokens(frontend.frames(len(waveform), frontend.shift(reduction.ratio)))
+        > reduction.tokens
         for waveform in waveforms
     ]
     assert evaluation.cut == sum(shorter) and view.cut.tolist() == shorter
-    assert (evaluation.cut == 0) == (saving.tokens == 60)
+    assert (evaluation.cut == 0) == (reduction.tokens == 60)
 
 
 def test_windows_of_evaluation_are_those_of_prediction(evaluated, model, recordings, tmp_path):
@@ -115,18 +117,20 @@ def test_windows_of_evaluation_are_those_of_prediction(evaluated, model, recordi
         soundfile.write(tmp_path / f'{number}.wav', sound, RATE, subtype='FLOAT')
         lines.append(json.dumps({'audio': f'{number}.wav', 'labels': ['low']}) + '\n')
     (tmp_path / 'list.jsonl').write_text(''.join(lines), encoding='utf-8')
-    for saving in (Saving(12, 1.4), Saving(9, 2.0, 'drop')):
+    for reduction in (TokenReduction(12, 1.4), TokenReduction(9, 2.0, 'drop')):
         _, view, scores, evaluation = evaluated(
-            saving, eval=str(tmp_path / 'list.jsonl'), too_long='window'
+            reduction, eval=str(tmp_path / 'list.jsonl'), too_long='window'
         )
         assert (
             evaluation.windowed == 2
-            and (view.tokens <= saving.tokens).all()
+            and (view.tokens <= reduction.tokens).all()
             and len(view.tokens) > 5
         )
         assert (view.seconds <= [len(sound) / RATE for sound in long]).all()
         files = [str(tmp_path / f'{number}.wav') for number in range(3)]
-        results = model._results(files, 3, model.windows(saving=saving), saving, None, keep=True)
+        results = model._results(
+            files, 3, model.windows(reduction=reduction), reduction, None, keep=True
+        )
         for row, (result, spans, _) in zip(scores, results, strict=True):
             found = {one['label']: one['probability'] for one in result['predictions']}
             expected = model.probabilities(row.astype(np.float64))
@@ -157,9 +161,9 @@ def test_the_sweep_and_what_prediction_makes_of_it(
     points = found['points']
     assert {point['shift_ms'] for point in points} == {10, 14, 20, 28, 40}
     assert {(point['budget'], point['how']) for point in points if point['shift_ms'] == 10} == {
-        (4, 'cut'),
+        (4, 'crop'),
         (4, 'drop'),
-        (10, 'cut'),
+        (10, 'crop'),
         (10, 'drop'),
         (60, 'all'),
     }
@@ -181,11 +185,11 @@ def test_the_sweep_and_what_prediction_makes_of_it(
     waveforms = [reading.read(path, RATE) for path in recordings.test_files]
 
     def right(point) -> np.ndarray:
-        saving = Saving(
-            point['budget'], point['ratio'], 'cut' if point['how'] == 'all' else point['how']
+        reduction = TokenReduction(
+            point['budget'], point['ratio'], 'crop' if point['how'] == 'all' else point['how']
         )
         best = [
-            model.labels[model.logits_alone(waveform, saving).argmax()] for waveform in waveforms
+            model.labels[model.logits_alone(waveform, reduction).argmax()] for waveform in waveforms
         ]
         return np.array(
             [label == line['labels'][0] for label, line in zip(best, recordings.test, strict=True)]
@@ -214,10 +218,10 @@ def test_the_sweep_and_what_prediction_makes_of_it(
             continue
         top, one = rank, next(there)
         assert one['tokens'] == tokens
-        assert (one['choice_score'], one['score']) == pytest.approx(halves[best]) and one[
-            'unseen'
-        ] is True
-        assert same[best]['unseen_score'] == one['score']
+        assert (one['selection_score'], one['heldout_score']) == pytest.approx(
+            halves[best]
+        ) and one['unseen'] is True
+        assert same[best]['unseen_score'] == one['heldout_score']
         assert (same[best]['ratio'], same[best]['latency_ms']) == (one['ratio'], one['latency_ms'])
     assert next(there, None) is None
     assert sum('unseen_score' in point for point in points) == len(stored['budgets'])
@@ -236,7 +240,7 @@ def test_the_sweep_and_what_prediction_makes_of_it(
     assert done.code == 0
     best = max(
         (one for one in stored['budgets'] if one['tokens'] <= 25),
-        key=lambda one: (one['choice_score'], -one['latency_ms']),
+        key=lambda one: (one['selection_score'], -one['latency_ms']),
     )
     assert f'at most {best["tokens"]} tokens, frame shift' in done.err
     assert (
@@ -246,7 +250,7 @@ def test_the_sweep_and_what_prediction_makes_of_it(
     correct = [
         label == line['labels'][0] for label, line in zip(labels, recordings.test, strict=True)
     ]
-    assert np.mean(correct[1::2]) == pytest.approx(best['score'])
+    assert np.mean(correct[1::2]) == pytest.approx(best['heldout_score'])
 
 
 def test_what_is_stored_is_not_lost(workdir, recordings, command):
@@ -307,7 +311,7 @@ def test_a_split_that_has_no_halves(workdir, command, recordings, tmp_path):
         'unseen_score' in point for point in found['points']
     )
     (one,) = json.loads((workdir / 'budgets.json').read_text('utf-8'))['budgets']
-    assert one['unseen'] is False and one['score'] == one['choice_score'] == max(
+    assert one['unseen'] is False and one['heldout_score'] == one['selection_score'] == max(
         point['accuracy'] for point in found['points']
     )
     done = command('predict', workdir, recordings.test_files[0], '--budget_tokens=4')
@@ -390,22 +394,24 @@ def test_other_processes_wait_for_the_first(workdir, environment, recordings):
 def test_by_default_budgets_go_from_a_column_to_the_largest_clip(evaluated):
     evaluator, _, _, _ = evaluated(None)
     frontend = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
-    tried = budget_sweep.savings(evaluator, frontend, None)
+    tried = budget_sweep.reductions(evaluator, frontend, None)
     largest = int(evaluator.view().tokens.max())
-    budgets = sorted({saving.tokens for saving, _ in tried})
+    budgets = sorted({reduction.tokens for reduction, _ in tried})
     assert budgets[0] == 2 and budgets[-1] == largest and 6 <= len(budgets) <= 8
-    assert [saving for saving, all_fit in tried if all_fit and saving.ratio == 1] == [
-        Saving(largest)
+    assert [reduction for reduction, all_fit in tried if all_fit and reduction.ratio == 1] == [
+        TokenReduction(largest)
     ]
     for ratio in (1.4, 2.0, 2.8, 4.0):  # up to the first budget that changes nothing
-        (end,) = (saving.tokens for saving, all_fit in tried if all_fit and saving.ratio == ratio)
+        (end,) = (
+            reduction.tokens for reduction, all_fit in tried if all_fit and reduction.ratio == ratio
+        )
         most = int(evaluator.view(ratio).tokens.max())
         assert end == min(tokens for tokens in budgets if tokens >= most)
-        for how in ('cut', 'drop'):
+        for how in ('crop', 'drop'):
             short = [
-                saving.tokens
-                for saving, all_fit in tried
-                if (saving.ratio, saving.how, all_fit) == (ratio, how, False)
+                reduction.tokens
+                for reduction, all_fit in tried
+                if (reduction.ratio, reduction.method, all_fit) == (ratio, how, False)
             ]
             assert short == [tokens for tokens in budgets if tokens < most]
 
@@ -465,9 +471,9 @@ def test_prediction_with_what_is_not_stored(workdir, command, recordings):
             {
                 'tokens': 6,
                 'ratio': 1.4,
-                'how': 'drop',
-                'choice_score': None,
-                'score': None,
+                'method': 'drop',
+                'selection_score': None,
+                'heldout_score': None,
                 'unseen': False,
                 'latency_ms': 1.5,
             }

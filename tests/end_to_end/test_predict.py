@@ -29,7 +29,7 @@ from elastic_ast_jax.training import factory as training_factory
 from elastic_ast_jax.training.step import make_eval_step
 
 RATE, CLASSES, STEPS = 8000, 3, 21
-ATTENTIONS = ('plain', 'blocked')
+ATTENTIONS = ('reference', 'blocked')
 # Of the largest logit: what float32 on a processor leaves between a clip alone and in company.
 CLOSE = 1e-5
 
@@ -96,7 +96,9 @@ def trained_parts(trained):
     """Config and parameters, read without `load`."""
     opened = Workdir(trained)
     config = opened.config()
-    network = model_factory.model(config, CLASSES, selection.choose_attention('plain'), jnp.float32)
+    network = model_factory.make_model(
+        config, CLASSES, selection.select_attention('reference'), jnp.float32
+    )
     abstract = jax.eval_shape(
         lambda: model_factory.init_params(network, model_factory.batch_shape(config, CLASSES), 0)
     )
@@ -126,8 +128,8 @@ def test_packed_equals_alone(attention, tokens, variant, log_mels, alone):
 @pytest.mark.parametrize('attention', ATTENTIONS)
 def test_the_gradient_of_a_clip_is_its_own_alone(attention, trained_parts, log_mels):
     config, params = trained_parts
-    network = model_factory.model(
-        config, CLASSES, selection.choose_attention(attention), jnp.float32
+    network = model_factory.make_model(
+        config, CLASSES, selection.select_attention(attention), jnp.float32
     )
     frontend, shape = config.frontend, model_factory.batch_shape(config, CLASSES)
     size = frontend.patch_mels, frontend.patch_frames
@@ -180,8 +182,8 @@ def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
     """Evaluation reads clips through TensorFlow's graph, prediction through NumPy."""
     config, params = trained_parts
     mesh = sharding.make_mesh()
-    attend = sharding.sharded_attention(selection.choose_attention(config.model.attention), mesh)
-    network = model_factory.model(config, CLASSES, attend, jnp.float32)
+    attend = sharding.sharded_attention(selection.select_attention(config.model.attention), mesh)
+    network = model_factory.make_model(config, CLASSES, attend, jnp.float32)
     step = make_eval_step(
         lambda params, batch: network.apply({'params': params}, batch),
         training_factory.make_loss(config),

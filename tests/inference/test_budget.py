@@ -26,10 +26,10 @@ from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.packing.token_budget import (
     BudgetError,
-    Budgets,
     BudgetWarning,
-    Measured,
-    Saving,
+    Measurement,
+    TokenBudgets,
+    TokenReduction,
 )
 from tests.fixtures import untrained
 
@@ -49,12 +49,12 @@ LIBROSA = FrontendSpec(
 )
 # Less than a window, a few frames, and more than the model has positions for at some of the ratios.
 LENGTHS = (90, 700, 1999, 3001, 5320, 8080)
-SAVINGS = [
-    Saving(14, 1.0, 'cut'),
-    Saving(15, 1.0, 'drop'),
-    Saving(9, 1.4, 'cut'),
-    Saving(8, 2.8, 'drop'),
-    Saving(200, 2.0),
+REDUCTIONS = [
+    TokenReduction(14, 1.0, 'crop'),
+    TokenReduction(15, 1.0, 'drop'),
+    TokenReduction(9, 1.4, 'crop'),
+    TokenReduction(8, 2.8, 'drop'),
+    TokenReduction(200, 2.0),
 ]
 
 
@@ -73,12 +73,12 @@ class Noise:
         return noise(i, LENGTHS[i])
 
 
-@pytest.mark.parametrize('saving', SAVINGS, ids=str)
+@pytest.mark.parametrize('reduction', REDUCTIONS, ids=str)
 @pytest.mark.parametrize('partial', ['pad', 'zero', 'floor', 'edge', 'librosa'])
-def test_the_pipeline_and_prediction_keep_the_same(partial, saving):
+def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
     frontend = LIBROSA if partial == 'librosa' else dataclasses.replace(KALDI, partial=partial)
     source, shape = Noise(), BatchShape(2, 100, 4, frontend.patch_size, 1)
-    spec = DrawSpec(ratios=(saving.ratio,), too_long='crop', saving=saving)
+    spec = DrawSpec(ratios=(reduction.ratio,), too_long='crop', reduction=reduction)
     planner = Planner(source.keys, source.samples, frontend, spec, 0, shape.tokens, shape.slots)
     reader = pipeline.RowReader(
         source, [(0,)] * len(LENGTHS), planner, schedule(planner, 2, 1), shape
@@ -89,13 +89,17 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, saving):
             number = int(batch.clip_id[row, slot])
             seen.add(number)
             longest = choose(
-                frontend, 0.0, shift=frontend.shift(saving.ratio)
+                frontend, 0.0, shift=frontend.shift(reduction.ratio)
             ).length  # cropping takes the beginning
-            clip = clips.alone(noise(number, LENGTHS[number])[:longest], frontend, saving)
+            clip = clips.alone(noise(number, LENGTHS[number])[:longest], frontend, reduction)
             (alone,) = clips.batches(
-                [clip.patches], frontend.mel_patches, shape, True, [clip.kept], saving.tokens
+                [clip.patches], frontend.mel_patches, shape, True, [clip.kept], reduction.tokens
             )
-            assert alone.patches.shape == (1, min(saving.tokens, shape.tokens), frontend.patch_size)
+            assert alone.patches.shape == (
+                1,
+                min(reduction.tokens, shape.tokens),
+                frontend.patch_size,
+            )
             assert alone.valid.tolist() == [[True]]
             own, there = batch.segment_ids[row] == slot + 1, alone.segment_ids[0] == 1
             for name in ('freq_pos', 'time_pos'):
@@ -112,15 +116,15 @@ def test_clips_in_company_are_what_they_are_alone():
     waveforms = [
         noise(i, round(rate * seconds)) for i, seconds in enumerate((0.05, 0.4, 0.9, 0.3, 0.8))
     ]
-    for saving in (Saving(6), Saving(5, 1.4, 'drop')):
-        cut = model.windows(saving=saving)
+    for reduction in (TokenReduction(6), TokenReduction(5, 1.4, 'drop')):
+        cut = model.windows(reduction=reduction)
         found = [
             logits
             for _, logits in model._scored(
-                clips.read(waveforms, model.config.frontend, cut, saving), saving, None
+                clips.read(waveforms, model.config.frontend, cut, reduction), reduction, None
             )
         ]
-        alone = np.stack([model.logits_alone(waveform, saving) for waveform in waveforms])
+        alone = np.stack([model.logits_alone(waveform, reduction) for waveform in waveforms])
         assert np.abs(np.stack(found) - alone).max() <= 1e-5 * np.abs(alone).max()
         assert (
             np.abs(
@@ -141,23 +145,25 @@ def model(workdir) -> Predictor:
     return elastic_ast_jax.load(workdir.path)
 
 
-def budgets(*scores: tuple[Saving, float], checkpoint: str = 'step 0', step: int = 0) -> Budgets:
-    return Budgets(
+def budgets(
+    *scores: tuple[TokenReduction, float], checkpoint: str = 'step 0', step: int = 0
+) -> TokenBudgets:
+    return TokenBudgets(
         checkpoint,
         step,
         'accuracy',
-        tuple(Measured(saving, score, 0.4, True, 1.0) for saving, score in scores),
+        tuple(Measurement(reduction, score, 0.4, True, 1.0) for reduction, score in scores),
     )
 
 
 def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
-    first, second = Saving(6, 2.0, 'drop'), Saving(8, 1.4)
+    first, second = TokenReduction(6, 2.0, 'drop'), TokenReduction(8, 1.4)
     workdir.set_budgets(budgets((first, 0.5), (second, 0.75)))
     rate = model.config.frontend.sample_rate
     waveform = noise(0, rate * 9 // 10)
-    for tokens, saving in ((7, first), (100, second)):
-        assert model.budget(tokens).saving == saving
-        logits = model.logits_alone(waveform, saving).astype(np.float64)
+    for tokens, reduction in ((7, first), (100, second)):
+        assert model.budget(tokens).reduction == reduction
+        logits = model.logits_alone(waveform, reduction).astype(np.float64)
         expected = dict(zip(model.labels, model.probabilities(logits), strict=True))
         (result,) = model.predict([waveform], top_k=3, budget_tokens=tokens)
         (timeline,) = model.timeline([waveform], top_k=3, budget_tokens=tokens)
@@ -170,7 +176,7 @@ def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
 
 
 def test_frames_that_are_further_apart_make_longer_windows(workdir, model):
-    workdir.set_budgets(budgets((Saving(8, 2.0), 0.5)))
+    workdir.set_budgets(budgets((TokenReduction(8, 2.0), 0.5)))
     sound = noise(0, 3 * model.config.frontend.sample_rate)
     (whole,), (limited,) = model.predict([sound]), model.predict([sound], budget_tokens=8)
     assert whole['windows'] > limited['windows'] > 1
@@ -216,7 +222,7 @@ def test_budgets_that_are_damaged(workdir, model, text, said):
 )
 def test_budgets_that_no_model_can_keep(workdir, model, changes, said):
     """A foreign file makes no clip without tokens, no endless frame shift and no overflow."""
-    values = budgets((Saving(8), 0.5)).to_json()
+    values = budgets((TokenReduction(8), 0.5)).to_json()
     values['budgets'][0] |= changes
     (workdir.path / 'budgets.json').write_text(json.dumps(values))
     with pytest.raises(
@@ -231,7 +237,7 @@ def test_budgets_of_other_parameters_are_told_once(workdir, model):
         ('step 3', 3, 'of step 3, and these are of step 0'),
         ('step 0', 7, 'of step 7, and'),
     ):
-        workdir.set_budgets(budgets((Saving(8), 0.5), checkpoint=checkpoint, step=step))
+        workdir.set_budgets(budgets((TokenReduction(8), 0.5), checkpoint=checkpoint, step=step))
         again = elastic_ast_jax.load(workdir.path)
         with pytest.warns(
             BudgetWarning,
@@ -240,22 +246,28 @@ def test_budgets_of_other_parameters_are_told_once(workdir, model):
             again.predict([noise(0, 8000)], budget_tokens=8)
             again.predict([noise(0, 8000)], budget_tokens=9)
         assert len(told) == 1
-    workdir.set_budgets(budgets((Saving(8), 0.5)))
+    workdir.set_budgets(budgets((TokenReduction(8), 0.5)))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         model.predict([noise(0, 8000)], budget_tokens=8)
 
 
 def test_budgets_are_read_once(workdir, model):
-    workdir.set_budgets(budgets((Saving(8), 0.5)))
-    assert model.budget(8).saving.tokens == 8
+    workdir.set_budgets(budgets((TokenReduction(8), 0.5)))
+    assert model.budget(8).reduction.tokens == 8
     (workdir.path / 'budgets.json').unlink()
-    assert model.budget(9).saving.tokens == 8
+    assert model.budget(9).reduction.tokens == 8
 
 
 def test_what_is_written_over_is_known(workdir):
-    assert workdir.set_budgets(budgets((Saving(8), 0.5))) == (workdir.path / 'budgets.json', False)
-    assert workdir.set_budgets(budgets((Saving(9), 0.5))) == (workdir.path / 'budgets.json', True)
+    assert workdir.set_budgets(budgets((TokenReduction(8), 0.5))) == (
+        workdir.path / 'budgets.json',
+        False,
+    )
+    assert workdir.set_budgets(budgets((TokenReduction(9), 0.5))) == (
+        workdir.path / 'budgets.json',
+        True,
+    )
 
 
 # Latency
@@ -268,10 +280,10 @@ class Slow(Predictor):
         super().__init__(*given)
         self.seen = []
 
-    def logits_alone(self, waveform, saving=None):
-        self.seen.append((len(waveform), saving))
+    def logits_alone(self, waveform, reduction=None):
+        self.seen.append((len(waveform), reduction))
         time.sleep(0.02)
-        return super().logits_alone(waveform, saving)
+        return super().logits_alone(waveform, reduction)
 
 
 @pytest.fixture
@@ -279,15 +291,15 @@ def slow(workdir):
     return Slow(load_model(workdir.path))
 
 
-TIMED = [Saving(4), Saving(4, how='drop'), Saving(8, 2.0)]
+TIMED = [TokenReduction(4), TokenReduction(4, method='drop'), TokenReduction(8, 2.0)]
 
 
 def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
     waveforms = [noise(i, 4000 + i) for i in range(12)]
     found, timed = latency.latencies(slow, waveforms, TIMED, patience=0.0)
     assert timed == 1 and len(found) == 3 and all(20 < one < 10_000 for one in found)
-    # Two programs are compiled, for rows of 4 and of 8 tokens; then each saving takes its turn.
-    assert len(slow.seen) == 2 + 3 and slow.seen[2:] == [(4000, saving) for saving in TIMED]
+    # Two programs are compiled, for rows of 4 and of 8 tokens; then each reduction takes its turn.
+    assert len(slow.seen) == 2 + 3 and slow.seen[2:] == [(4000, reduction) for reduction in TIMED]
 
 
 def test_as_many_clips_are_timed_as_there_is_time_for(slow):

@@ -179,7 +179,7 @@ def test_a_token_of_a_batch_has_the_output_at_the_patch_that_begins_nearest(stri
             )
             wanted.append(row * columns + along)
     assert made._nearest().tolist() == wanted
-    found = jit(functools.partial(made.apply, method='detail'))(
+    found = jit(functools.partial(made.apply, method='outputs'))(
         variables(stride), packed(spectrograms(2), [[0, 1]])
     )
     assert (

@@ -98,7 +98,7 @@ class Small:
 
 @pytest.fixture(scope='module', params=['blocked, attention pooling', 'plain, mean'])
 def small(request):
-    mean = SMALL.clone(attend=interface.plain, pool='mean', scaled=False)
+    mean = SMALL.clone(attend=interface.reference, pool='mean', scaled=False)
     return Small(mean if request.param == 'plain, mean' else SMALL)
 
 
@@ -164,7 +164,7 @@ def test_a_batch_of_nothing_is_finite_without_gradient(small):
 
 
 # Attention inside scan and remat has tests of its own; this one compiles faster.
-PLAIN = SMALL.clone(attend=interface.plain)
+PLAIN = SMALL.clone(attend=interface.reference)
 
 
 @pytest.fixture(scope='module')

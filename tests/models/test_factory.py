@@ -33,7 +33,7 @@ def config(*overrides):
 
 
 def network(chosen, classes=3, **more):
-    return factory.model(chosen, classes, interface.plain, jnp.float32, **more)
+    return factory.make_model(chosen, classes, interface.reference, jnp.float32, **more)
 
 
 def test_a_batch_has_the_shape_of_the_config():

@@ -19,7 +19,7 @@ def random(*shape):
 
 def looked(values, found):
     """A table of one column at the places that were found."""
-    return position_interpolation.look_up(np.float32(values)[:, None], found.places, 0)[
+    return position_interpolation.interpolate(np.float32(values)[:, None], found.positions, 0)[
         :, 0
     ].tolist()
 
@@ -28,14 +28,14 @@ def test_two_places_become_four_by_hand():
     """Centres of the new ones lie at 0.25, 0.75, 1.25 and 1.75 of the old ones, whose own are at
     0.5 and 1.5.
     """
-    assert looked([0, 4], position_interpolation.stretched(axis(2, 4))) == [0, 1, 3, 4]
+    assert looked([0, 4], position_interpolation.resize(axis(2, 4))) == [0, 1, 3, 4]
 
 
 def test_the_middle_is_cut_out_by_hand():
-    assert looked([0, 1, 2, 3, 4, 5], position_interpolation.centred(axis(6, 2))) == [2, 3]
-    assert looked([0, 1, 2, 3, 4], position_interpolation.centred(axis(5, 3))) == [1, 2, 3]
+    assert looked([0, 1, 2, 3, 4, 5], position_interpolation.center(axis(6, 2))) == [2, 3]
+    assert looked([0, 1, 2, 3, 4], position_interpolation.center(axis(5, 3))) == [1, 2, 3]
     # ViT-B/16's 14 rows for 8 bands: the published code takes 7 - 4 and on.
-    assert looked(range(14), position_interpolation.centred(axis(14, 8))) == list(range(3, 11))
+    assert looked(range(14), position_interpolation.center(axis(14, 8))) == list(range(3, 11))
 
 
 def test_by_place_by_hand():
@@ -44,38 +44,38 @@ def test_by_place_by_hand():
     those of the source at 0, 10, 20, 30, 40, where the last begins.
     """
     assert looked(
-        [0, 10, 20, 30, 40], position_interpolation.by_place(axis(5, 4, 10, 16))
+        [0, 10, 20, 30, 40], position_interpolation.align_by_distance(axis(5, 4, 10, 16))
     ) == pytest.approx([0, 16, 32, 40])
-    assert looked([0, 16], position_interpolation.by_place(axis(2, 3, 16, 10))) == pytest.approx(
-        [0, 10, 16]
-    )
+    assert looked(
+        [0, 16], position_interpolation.align_by_distance(axis(2, 3, 16, 10))
+    ) == pytest.approx([0, 10, 16])
 
 
 def test_an_axis_that_goes_on_beyond_the_source_is_stretched():
     assert (
-        position_interpolation.by_place(axis(101, 64, 10, 16)).places[-1] == 100
+        position_interpolation.align_by_distance(axis(101, 64, 10, 16)).positions[-1] == 100
     )  # both of 1024 frames
-    longer = position_interpolation.by_place(axis(101, 65, 10, 16))
+    longer = position_interpolation.align_by_distance(axis(101, 65, 10, 16))
     np.testing.assert_array_equal(
-        longer.places, position_interpolation.stretched(axis(101, 65)).places
+        longer.positions, position_interpolation.resize(axis(101, 65)).positions
     )
-    assert 'resized' in longer.how
+    assert 'resized' in longer.description
 
 
 def test_the_first_ones():
-    assert looked([5, 6, 7], position_interpolation.first(axis(3, 2))) == [5, 6]
+    assert looked([5, 6, 7], position_interpolation.take_first(axis(3, 2))) == [5, 6]
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_every_rule_gives_as_many_places_within_the_source(there, here):
     rules = [
-        position_interpolation.stretched,
-        position_interpolation.centred,
-        position_interpolation.by_place,
-        lambda a: position_interpolation.by_place(a._replace(stride_there=10)),
+        position_interpolation.resize,
+        position_interpolation.center,
+        position_interpolation.align_by_distance,
+        lambda a: position_interpolation.align_by_distance(a._replace(stride_there=10)),
     ]
     for rule in rules:
-        places = rule(axis(there, here)).places
+        places = rule(axis(there, here)).positions
         assert len(places) == here and places.min() >= 0 and places.max() <= there - 1
         assert (np.diff(places) >= 0).all()
 
@@ -84,14 +84,14 @@ def test_every_rule_gives_as_many_places_within_the_source(there, here):
 def test_the_same_axis_is_the_same_to_the_bit(count):
     table = random(count, 3)
     for rule in (
-        position_interpolation.stretched,
-        position_interpolation.centred,
-        position_interpolation.by_place,
-        position_interpolation.unchanged,
-        position_interpolation.first,
+        position_interpolation.resize,
+        position_interpolation.center,
+        position_interpolation.align_by_distance,
+        position_interpolation.keep,
+        position_interpolation.take_first,
     ):
         np.testing.assert_array_equal(
-            position_interpolation.look_up(table, rule(axis(count, count)).places, 0), table
+            position_interpolation.interpolate(table, rule(axis(count, count)).positions, 0), table
         )
 
 
@@ -104,11 +104,11 @@ def test_stretching_is_what_pytorch_does(there, here):
     )
     grid = random(*there, 6)
     rows, columns = (
-        position_interpolation.stretched(axis(old, new)).places
+        position_interpolation.resize(axis(old, new)).positions
         for old, new in zip(there, here, strict=True)
     )
-    found = position_interpolation.look_up(
-        position_interpolation.look_up(grid, rows, 0), columns, 1
+    found = position_interpolation.interpolate(
+        position_interpolation.interpolate(grid, rows, 0), columns, 1
     )
     images = (
         torch.from_numpy(grid).permute(2, 0, 1)[None].double()
@@ -125,14 +125,14 @@ def test_stretching_is_what_pytorch_does(there, here):
 def test_a_grid_that_is_a_sum_of_tables_is_recovered():
     """Published averages miss it by the grid's mean."""
     freq, time = random(4, 5), random(7, 5) + 1
-    grid = position_interpolation.summed(freq, time)
+    grid = position_interpolation.sum_tables(freq, time)
     np.testing.assert_allclose(
-        position_interpolation.summed(*position_interpolation.factorised(grid)), grid, atol=1e-6
+        position_interpolation.sum_tables(*position_interpolation.factorize(grid)), grid, atol=1e-6
     )
     mean = grid.mean(axis=(0, 1))
     assert np.abs(mean).max() > 0.5
     np.testing.assert_allclose(
-        position_interpolation.summed(*position_interpolation.factorised(grid, quirks=True)),
+        position_interpolation.sum_tables(*position_interpolation.factorize(grid, quirks=True)),
         grid + mean,
         atol=1e-5,
     )
@@ -141,9 +141,9 @@ def test_a_grid_that_is_a_sum_of_tables_is_recovered():
 def test_two_tables_by_hand():
     """Rows average 1 and 4, columns 2 and 3, all 2.5; of which 1.25 is taken off each."""
     grid = np.float32([[0, 2], [4, 4]])[..., None]
-    freq, time = position_interpolation.factorised(grid)
+    freq, time = position_interpolation.factorize(grid)
     assert (freq[:, 0].tolist(), time[:, 0].tolist()) == ([-0.25, 2.75], [0.75, 1.75])
-    freq, time = position_interpolation.factorised(grid, quirks=True)
+    freq, time = position_interpolation.factorize(grid, quirks=True)
     assert (freq[:, 0].tolist(), time[:, 0].tolist()) == ([1, 4], [2, 3])
 
 
@@ -153,7 +153,7 @@ def test_no_other_two_tables_are_nearer():
     design = np.concatenate([np.repeat(np.eye(4), 6, axis=0), np.tile(np.eye(6), (4, 1))], axis=1)
     best = design @ np.linalg.lstsq(design, grid.ravel(), rcond=None)[0]
     np.testing.assert_allclose(
-        position_interpolation.summed(*position_interpolation.factorised(grid)).ravel(),
+        position_interpolation.sum_tables(*position_interpolation.factorize(grid)).ravel(),
         best,
         atol=1e-5,
     )

@@ -17,7 +17,12 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.data.epoch_plan import PlanError, Planner
 from elastic_ast_jax.data.sampling import DrawSpec, draw
 from elastic_ast_jax.packing import token_budget
-from elastic_ast_jax.packing.token_budget import BudgetError, Budgets, Measured, Saving
+from elastic_ast_jax.packing.token_budget import (
+    BudgetError,
+    Measurement,
+    TokenBudgets,
+    TokenReduction,
+)
 
 KALDI = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
 LIBROSA = FrontendSpec(
@@ -40,24 +45,31 @@ FRONTENDS = st.one_of(
     ),
     st.just(LIBROSA),
 )
-SAVINGS = st.builds(
-    Saving,
+REDUCTIONS = st.builds(
+    TokenReduction,
     st.integers(2, 60),
     st.sampled_from([1.0, 1.4, 2.0, 4.0]),
-    st.sampled_from(['cut', 'drop']),
+    st.sampled_from(['crop', 'drop']),
 )
 
 
-def drawn(samples: list[int], frontend: FrontendSpec, saving: Saving | None, ratio: float = 1.0):
-    spec = DrawSpec(ratios=(saving.ratio if saving else ratio,), too_long='crop', saving=saving)
+def drawn(
+    samples: list[int], frontend: FrontendSpec, reduction: TokenReduction | None, ratio: float = 1.0
+):
+    spec = DrawSpec(
+        ratios=(reduction.ratio if reduction else ratio,), too_long='crop', reduction=reduction
+    )
     return draw(np.array(samples), frontend, spec, 0, 0)
 
 
-@given(st.lists(st.integers(1, 9000), min_size=1, max_size=20), FRONTENDS, SAVINGS)
-def test_no_clip_has_more_and_one_that_has_no_more_keeps_all(samples, frontend, saving):
-    found, whole = drawn(samples, frontend, saving), drawn(samples, frontend, None, saving.ratio)
-    assert (found.kept <= saving.tokens).all()
-    fits = whole.kept <= saving.tokens
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=20), FRONTENDS, REDUCTIONS)
+def test_no_clip_has_more_and_one_that_has_no_more_keeps_all(samples, frontend, reduction):
+    found, whole = (
+        drawn(samples, frontend, reduction),
+        drawn(samples, frontend, None, reduction.ratio),
+    )
+    assert (found.kept <= reduction.tokens).all()
+    fits = whole.kept <= reduction.tokens
     for field in dataclasses.fields(found):
         if field.name != 'cropped':
             np.testing.assert_array_equal(
@@ -65,78 +77,80 @@ def test_no_clip_has_more_and_one_that_has_no_more_keeps_all(samples, frontend, 
             )
     # All of the budget is spent, by 'cut' up to whole columns.
     most = (
-        saving.tokens
-        if saving.how == 'drop'
-        else saving.tokens // frontend.mel_patches * frontend.mel_patches
+        reduction.tokens
+        if reduction.method == 'drop'
+        else reduction.tokens // frontend.mel_patches * frontend.mel_patches
     )
     assert (found.kept[~fits] == most).all()
     for columns, kept in zip(found.time_patches, found.kept, strict=True):
-        chosen = saving.choice(int(columns), frontend)
+        chosen = reduction.choice(int(columns), frontend)
         count = columns * frontend.mel_patches if chosen is None else len(chosen)
         assert count == kept
 
 
-@given(st.integers(1, 60), FRONTENDS, SAVINGS)
-def test_which_tokens_stay(columns, frontend, saving):
-    chosen = saving.choice(columns, frontend)
+@given(st.integers(1, 60), FRONTENDS, REDUCTIONS)
+def test_which_tokens_stay(columns, frontend, reduction):
+    chosen = reduction.choice(columns, frontend)
     tokens = columns * frontend.mel_patches
-    if tokens <= saving.tokens:
+    if tokens <= reduction.tokens:
         assert chosen is None
         return
     assert (np.diff(chosen) > 0).all() and 0 <= chosen[0] and chosen[-1] < tokens
-    np.testing.assert_array_equal(chosen, saving.choice(columns, frontend))
-    if saving.how == 'cut':  # the first columns, each whole
-        kept = saving.tokens // frontend.mel_patches
+    np.testing.assert_array_equal(chosen, reduction.choice(columns, frontend))
+    if reduction.method == 'crop':  # the first columns, each whole
+        kept = reduction.tokens // frontend.mel_patches
         grid = np.zeros(tokens, bool)
         grid[chosen] = True
         assert (
             grid.reshape(-1, columns)[:, :kept].all()
             and not grid.reshape(-1, columns)[:, kept:].any()
         )
-    elif saving.tokens > 2:
-        fewer = dataclasses.replace(saving, tokens=saving.tokens - 1).choice(columns, frontend)
+    elif reduction.tokens > 2:
+        fewer = dataclasses.replace(reduction, tokens=reduction.tokens - 1).choice(
+            columns, frontend
+        )
         assert set(fewer) < set(chosen)
 
 
 def test_random_tokens_are_from_all_over_the_clip():
     counts = np.zeros(4)
     for columns in range(40, 240, 2):
-        chosen = Saving(20, how='drop').choice(columns, KALDI)
+        chosen = TokenReduction(20, method='drop').choice(columns, KALDI)
         counts += np.bincount(chosen % columns * 4 // columns, minlength=4)
     assert np.abs(counts - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)  # standard deviations
 
 
 def test_a_cut_clip_is_read_no_further_than_it_is_heard():
-    found = drawn([8000], KALDI, Saving(20))
+    found = drawn([8000], KALDI, TokenReduction(20))
     assert found.frames == 40 and found.samples == KALDI.samples_for(40, 80)
-    assert drawn([8000], KALDI, Saving(20, how='drop')).samples > 7900
+    assert drawn([8000], KALDI, TokenReduction(20, method='drop')).samples > 7900
 
 
 def test_a_row_need_hold_no_more_than_the_budget():
-    def planner(saving):
-        return Planner(['a.wav'], np.array([8000]), KALDI, DrawSpec(saving=saving), 0, 24, 4)
+    def planner(reduction):
+        return Planner(['a.wav'], np.array([8000]), KALDI, DrawSpec(reduction=reduction), 0, 24, 4)
 
     with pytest.raises(PlanError, match=r'packing\.tokens=24'):
         planner(None)
-    for how in ('cut', 'drop'):
-        plan = planner(Saving(24, how=how)).epoch(0)
+    for how in ('crop', 'drop'):
+        plan = planner(TokenReduction(24, method=how)).epoch(0)
         assert plan.draws.kept == [24]
 
 
 def test_what_training_draws_has_no_saving():
     """A plan's fingerprint, which stored runs have, is made of the text of what is drawn."""
-    assert 'saving' not in repr(DrawSpec())
+    assert 'reduction' not in repr(DrawSpec())
     for spec in ({'token_dropout': 0.1}, {'ratios': (2.0,)}, {'ratios': (1.0, 1.5)}):
         with pytest.raises(
             ValueError, match='goes with its own ratio alone, and without token_dropout'
         ):
-            DrawSpec(saving=Saving(8), **spec)
+            DrawSpec(reduction=TokenReduction(8), **spec)
 
 
 @pytest.mark.parametrize('values', [(0,), (8, 0.5), (8, math.inf), (8, math.nan)])
 def test_savings_that_cannot_be(values):
     with pytest.raises(ValueError, match='tokens must be positive, ratio at least 1 and finite'):
-        Saving(*values)
+        TokenReduction(*values)
 
 
 def test_a_budget_holds_a_column():
@@ -154,30 +168,35 @@ def test_a_budget_holds_a_column():
 
 
 def test_a_ratio_makes_a_frame_shift():
-    token_budget.check_saving(Saving(2, 100.0), KALDI)
+    token_budget.check_reduction(TokenReduction(2, 100.0), KALDI)
     half = dataclasses.replace(KALDI, shift_ms=0.5)
-    token_budget.check_saving(Saving(2, 2.0), half)
-    for saving, frontend in (
-        (Saving(2, 101.0), KALDI),
-        (Saving(2, 1e308), KALDI),
-        (Saving(2, 1.5), half),
+    token_budget.check_reduction(TokenReduction(2, 2.0), half)
+    for reduction, frontend in (
+        (TokenReduction(2, 101.0), KALDI),
+        (TokenReduction(2, 1e308), KALDI),
+        (TokenReduction(2, 1.5), half),
     ):
         with pytest.raises(
             BudgetError,
             match=r'at most 100, and frontend\.shift_ms=.* times it must be at least a sample',
         ):
-            token_budget.check_saving(saving, frontend)
+            token_budget.check_reduction(reduction, frontend)
     with pytest.raises(BudgetError, match='less than one column'):
-        token_budget.check_saving(Saving(1), KALDI)
+        token_budget.check_reduction(TokenReduction(1), KALDI)
 
 
 def test_how_a_saving_is_told():
-    assert Saving(8, 1.4, 'drop').in_words(FrontendSpec()) == 'frame shift 14 ms, random tokens'
     assert (
-        Saving(8).in_words(FrontendSpec(shift_ms=12.5)) == 'frame shift 12.5 ms, the first frames'
+        TokenReduction(8, 1.4, 'drop').in_words(FrontendSpec())
+        == 'frame shift 14 ms, random tokens'
     )
     assert (
-        Saving(8).in_words(FrontendSpec(sample_rate=11025)) == 'frame shift 10 ms, the first frames'
+        TokenReduction(8).in_words(FrontendSpec(shift_ms=12.5))
+        == 'frame shift 12.5 ms, the first frames'
+    )
+    assert (
+        TokenReduction(8).in_words(FrontendSpec(sample_rate=11025))
+        == 'frame shift 10 ms, the first frames'
     )  # 110 samples
 
 
@@ -185,20 +204,20 @@ def test_how_a_saving_is_told():
 
 # What is told of them has another order than what they are chosen by.
 MEASURED = (
-    Measured(Saving(8, 2.0, 'drop'), 0.5, 0.7, True, 3.0),
-    Measured(Saving(16, 1.4), 0.9, 0.6, True, 2.0),
-    Measured(Saving(32), 0.8, 0.8, True, 4.0),
-    Measured(Saving(64), 0.9, 0.9, True, 6.0),
-    Measured(Saving(128), math.nan, math.nan, False, 1.0),
+    Measurement(TokenReduction(8, 2.0, 'drop'), 0.5, 0.7, True, 3.0),
+    Measurement(TokenReduction(16, 1.4), 0.9, 0.6, True, 2.0),
+    Measurement(TokenReduction(32), 0.8, 0.8, True, 4.0),
+    Measurement(TokenReduction(64), 0.9, 0.9, True, 6.0),
+    Measurement(TokenReduction(128), math.nan, math.nan, False, 1.0),
 )
-BUDGETS = Budgets('step 30, moving average', 30, 'accuracy', MEASURED, ('data.eval=y.jsonl',))
+BUDGETS = TokenBudgets('step 30, moving average', 30, 'accuracy', MEASURED, ('data.eval=y.jsonl',))
 
 
 @pytest.mark.parametrize(
     ('tokens', 'found'), [(8, 8), (15, 8), (16, 16), (40, 16), (64, 16), (10**9, 16)]
 )
 def test_the_best_is_never_worse_with_more_tokens_and_of_equals_the_faster(tokens, found):
-    assert BUDGETS.best(tokens).saving.tokens == found
+    assert BUDGETS.best(tokens).reduction.tokens == found
 
 
 def test_a_budget_that_is_less_than_any():
@@ -211,17 +230,17 @@ def test_a_budget_that_is_less_than_any():
 
 def test_the_best_of_each_budget_that_is_better_than_smaller_ones():
     many = [
-        Measured(Saving(8, ratio, how), score, told, True, latency)
+        Measurement(TokenReduction(8, ratio, how), score, told, True, latency)
         for ratio, how, score, told, latency in [
-            (1.0, 'cut', math.nan, 0.9, 1.0),
-            (1.4, 'cut', 0.5, 0.8, 3.0),
-            (2.0, 'cut', 0.5, 0.3, 2.0),
+            (1.0, 'crop', math.nan, 0.9, 1.0),
+            (1.4, 'crop', 0.5, 0.8, 3.0),
+            (2.0, 'crop', 0.5, 0.3, 2.0),
             (2.0, 'drop', 0.4, 1.0, 1.0),
         ]
     ]
-    found = token_budget.best_of_each([MEASURED[1], *many, MEASURED[4]])
+    found = token_budget.best_per_budget([MEASURED[1], *many, MEASURED[4]])
     assert found == (many[2], MEASURED[1])
-    assert token_budget.best_of_each([*MEASURED[2:], many[0]]) == (
+    assert token_budget.best_per_budget([*MEASURED[2:], many[0]]) == (
         many[0],
         MEASURED[2],
         MEASURED[3],
@@ -229,9 +248,11 @@ def test_the_best_of_each_budget_that_is_better_than_smaller_ones():
 
 
 def test_budgets_that_were_measured_before_stay_if_all_else_is_the_same():
-    again = Measured(Saving(16, 4.0), 0.1, 0.1, True, 1.0)
-    new = dataclasses.replace(BUDGETS, measured=(Measured(Saving(4), 0.2, 0.2, True, 1.0), again))
-    both = new.with_others_of(BUDGETS)
+    again = Measurement(TokenReduction(16, 4.0), 0.1, 0.1, True, 1.0)
+    new = dataclasses.replace(
+        BUDGETS, measured=(Measurement(TokenReduction(4), 0.2, 0.2, True, 1.0), again)
+    )
+    both = new.merged_with(BUDGETS)
     assert both.measured == (new.measured[0], MEASURED[0], again, *MEASURED[2:])
     others = (
         {'checkpoint': 'step 30'},
@@ -240,17 +261,17 @@ def test_budgets_that_were_measured_before_stay_if_all_else_is_the_same():
         {'overrides': ('data.eval=x',)},
     )
     for other in others:
-        assert new.with_others_of(dataclasses.replace(BUDGETS, **other)) == new
+        assert new.merged_with(dataclasses.replace(BUDGETS, **other)) == new
 
 
 def test_other_parameters_are_noticed():
-    assert BUDGETS.other_parameters('step 30, moving average', 30) is None
+    assert BUDGETS.parameter_mismatch('step 30, moving average', 30) is None
     assert (
-        BUDGETS.other_parameters('step 30', 30)
+        BUDGETS.parameter_mismatch('step 30', 30)
         == 'parameters of step 30, moving average, and these are of step 30'
     )
     assert (
-        BUDGETS.other_parameters('step 30, moving average', 31)
+        BUDGETS.parameter_mismatch('step 30, moving average', 31)
         == 'parameters of step 30, and these are of step 31'
     )
 
@@ -258,7 +279,9 @@ def test_other_parameters_are_noticed():
 def test_what_is_stored_comes_back():
     text = json.dumps(BUDGETS.to_json(), allow_nan=False)
     again = token_budget.from_json(json.loads(text))
-    assert math.isnan(again.measured[-1].score) and math.isnan(again.measured[-1].choice_score)
+    assert math.isnan(again.measured[-1].heldout_score) and math.isnan(
+        again.measured[-1].selection_score
+    )
     assert dataclasses.replace(again, measured=again.measured[:-1]) == dataclasses.replace(
         BUDGETS, measured=MEASURED[:-1]
     )
@@ -284,12 +307,12 @@ def test_what_is_stored_comes_back():
         (1, 'ratio', 0.5, 'ratio=0.5 must be a number from 1'),
         (1, 'ratio', '2', "ratio='2'"),
         (1, 'ratio', math.inf, 'ratio=inf'),
-        (1, 'how', 'half', "how='half' must be 'cut' or 'drop'"),
-        (1, 'how', ['cut'], 'how='),
-        (1, 'score', 'good', "score='good'"),
-        (1, 'score', math.nan, 'score=nan'),
-        (1, 'score', 10**400, 'score=1000'),
-        (1, 'choice_score', True, 'choice_score=True'),
+        (1, 'method', 'half', "method='half' must be 'crop' or 'drop'"),
+        (1, 'method', ['crop'], 'method='),
+        (1, 'heldout_score', 'good', "heldout_score='good'"),
+        (1, 'heldout_score', math.nan, 'heldout_score=nan'),
+        (1, 'heldout_score', 10**400, 'heldout_score=1000'),
+        (1, 'selection_score', True, 'selection_score=True'),
         (1, 'latency_ms', None, 'latency_ms=None'),
         (1, 'latency_ms', -1, 'latency_ms=-1'),
         (1, 'ratio', 10**400, 'ratio=1000'),

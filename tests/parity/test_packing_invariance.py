@@ -56,7 +56,7 @@ def test_a_model_whose_clips_do_not_touch_has_it(sections):
         'alone, padded to',
         'random company',
         'rows of',
-        'attention: plain',
+        'attention: reference',
         'attention: blocked',
     )
     for kind in kinds:
@@ -68,7 +68,7 @@ def test_a_model_whose_clips_do_not_touch_has_it(sections):
 
 def leaking(q, k, v, segment_ids):
     """Attention to the whole row."""
-    return interface.plain(q, k, v, jnp.where(segment_ids > 0, 1, 0))
+    return interface.reference(q, k, v, jnp.where(segment_ids > 0, 1, 0))
 
 
 def test_attention_that_leaks_is_found_out():

@@ -51,7 +51,7 @@ def cases():
 
     what was compiled for one serves all tests.
     """
-    return {name: elastic_ast.case(name, interface.plain) for name in NAMES}
+    return {name: elastic_ast.case(name, interface.reference) for name in NAMES}
 
 
 def failed(rows):
@@ -75,7 +75,7 @@ def test_everything_is_compared(told, cases, name):
     expected = [*STAGES, 'logits of float64, against PyTorch', *LOGITS, 'loss']
     expected += [
         f'gradient of {row.source}'
-        for row in elastic_ast_torch.rows(cases[name].layout)
+        for row in elastic_ast_torch.tensor_mappings(cases[name].layout)
         if row.targets
     ]
     expected += [f'loss of step {step}' for step in range(1, 21)]
@@ -192,7 +192,7 @@ def test_scaled_attention_fails(cases):
 
 def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
     def everywhere(q, k, v, segment_ids):
-        return interface.plain(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
+        return interface.reference(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
 
     made = cases['elasticast_tiny']
     rows = elastic_ast.forward_rows(
@@ -234,7 +234,7 @@ def test_other_features_fail():
     meta = copy.deepcopy(stored.meta)
     meta['config']['layer_norm_eps'] = 1e-2
     off = ast.converted(dataclasses.replace(stored, meta=meta))
-    assert failed(ast.logit_rows('', stored, off, interface.plain)) == ['logits']
+    assert failed(ast.logit_rows('', stored, off, interface.reference)) == ['logits']
 
 
 @pytest.mark.parametrize(

@@ -69,13 +69,21 @@ def lines(capsys, *arguments):
 
 def test_needs_nothing_but_jax_and_what_models_are_made_of_and_the_figures_hang_together():
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-    command = [sys.executable, '-c', ALONE, *SMALL, '--attention=plain', '--peak=1e12', '--json']
+    command = [
+        sys.executable,
+        '-c',
+        ALONE,
+        *SMALL,
+        '--attention=reference',
+        '--peak=1e12',
+        '--json',
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     train, predict = map(json.loads, done.stdout.splitlines())
     assert (train['step'], predict['step']) == ('train', 'predict')
     for result in (train, predict):
-        assert result['attention'] == 'plain' and result['memory'] > 0 and result['seconds'] > 0
+        assert result['attention'] == 'reference' and result['memory'] > 0 and result['seconds'] > 0
         assert 0 < result['tokens'] <= 512 and 0 < result['clips'] <= 4
         assert result['clips_per_second'] == pytest.approx(result['clips'] / result['seconds'])
         assert result['peak_share'] == pytest.approx(result['flops_per_second'] / 1e12)
@@ -84,18 +92,18 @@ def test_needs_nothing_but_jax_and_what_models_are_made_of_and_the_figures_hang_
 
 
 def test_implementations_stand_side_by_side(capsys):
-    plain, blocked = lines(capsys, '--predict', '--attention=plain', '--attention=blocked, 64')
-    assert (plain['attention'], blocked['attention']) == ('plain', 'blocked, 64 x 128')
+    plain, blocked = lines(capsys, '--predict', '--attention=reference', '--attention=blocked, 64')
+    assert (plain['attention'], blocked['attention']) == ('reference', 'blocked, 64 x 128')
     assert all(plain[key] == blocked[key] for key in ('clips', 'tokens', 'flops', 'peak_share'))
     assert plain['peak_share'] is None  # of a processor, nothing is known
 
 
 def test_an_unknown_attention_is_named(capsys):
     assert main([*SMALL, '--attention=flashy']) == 1
-    assert 'flashy' in (said := capsys.readouterr().err) and "'plain'" in said
+    assert 'flashy' in (said := capsys.readouterr().err) and "'reference'" in said
 
 
 def test_what_could_not_be_measured_has_a_row_too():
-    table = benchmark.table([benchmark.Measured('plain', 'train', 'out of memory')])
-    assert '| train | plain | out of memory |' in table
+    table = benchmark.table([benchmark.Measured('reference', 'train', 'out of memory')])
+    assert '| train | reference | out of memory |' in table
     assert len({line.count('|') for line in table.splitlines()}) == 1

@@ -52,7 +52,7 @@ def test_a_file_is_a_mix_of_the_lengths_in_it(tmp_path):
     file = tmp_path / 'seconds.txt'
     file.write_text('1.6\n\n3.2\n')
     made = length_mixes.batch(length_mixes.named(str(file)), shape(), 0, 0.0)
-    assert set(flops.clip_tokens(made.segment_ids).tolist()) == {80, 160}
+    assert set(flops.tokens_per_clip(made.segment_ids).tolist()) == {80, 160}
 
 
 @pytest.mark.parametrize(

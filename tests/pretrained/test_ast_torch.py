@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from elastic_ast_jax.pretrained import ast_hf, ast_torch, detect
-from elastic_ast_jax.pretrained.weights import DonorError
+from elastic_ast_jax.pretrained.weights import PretrainedError
 from tests.fixtures import weight_files
 from tests.fixtures.weight_files import SIZE, begin, fixed, saved
 
@@ -51,11 +51,11 @@ def test_ssast_with_one_class_token(tmp_path):
 
 def test_ssast_whose_numbers_do_not_fit(tmp_path):
     with pytest.raises(
-        DonorError,
+        PretrainedError,
         match='12 positions of patches, but p_input_fdim=64 and p_input_tdim=96 make 4 x 6',
     ):
         begin(saved(tmp_path, weight_files.ssast(2, 6) | {'module.p_input_fdim': np.int64(64)}))
-    with pytest.raises(DonorError, match='p_input_tdim=-1 make 2 x 0'):
+    with pytest.raises(PretrainedError, match='p_input_tdim=-1 make 2 x 0'):
         begin(saved(tmp_path, weight_files.ssast(2, 6) | {'module.p_input_tdim': np.int64(-1)}))
 
 
@@ -86,7 +86,7 @@ def test_grids_of_other_published_asts():
     assert ast_torch.grid(657, (16, 16)) == ((9, 73), (14, 14))
     assert ast_torch.grid(512, (128, 2)) == ((1, 512), (128, 2))
     for count, patch in ((1213, (16, 16)), (0, (16, 16)), (7, (12, 12)), (7, (256, 2))):
-        with pytest.raises(DonorError, match=f'{count} positions of patches'):
+        with pytest.raises(PretrainedError, match=f'{count} positions of patches'):
             ast_torch.grid(count, patch)
 
 

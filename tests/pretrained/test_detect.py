@@ -13,7 +13,7 @@ import pytest
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.pretrained import detect
 from elastic_ast_jax.pretrained.state_dict import TensorFileError
-from elastic_ast_jax.pretrained.weights import DonorError
+from elastic_ast_jax.pretrained.weights import PretrainedError
 from elastic_ast_jax.utils.errors import UserError
 from tests.fixtures import untrained, weight_files
 from tests.fixtures.weight_files import saved
@@ -30,7 +30,7 @@ STATES = {
 SCHEMES = {'AugReg': 'big_vision', 'stacked': 'big_vision'}
 
 
-def refused(path, *said, error=DonorError):
+def refused(path, *said, error=PretrainedError):
     with pytest.raises(error) as caught:
         detect.read(path)
     for part in (str(path), *said):

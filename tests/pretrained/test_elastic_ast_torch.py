@@ -26,7 +26,7 @@ def random(layout):
     draw = np.random.default_rng(0)
     return {
         row.source: draw.standard_normal(row.shape, np.float32)
-        for row in elastic_ast_torch.rows(layout)
+        for row in elastic_ast_torch.tensor_mappings(layout)
     }
 
 
@@ -41,7 +41,7 @@ def changed(**arrays):
 
 def refused(state, *parts, heads=2):
     with pytest.raises(LayoutError) as caught:
-        elastic_ast_torch.infer(state, heads)
+        elastic_ast_torch.infer_layout(state, heads)
     for part in parts:
         assert part in str(caught.value)
 
@@ -52,9 +52,9 @@ def refused(state, *parts, heads=2):
 @pytest.mark.parametrize('pool', ['attention', 'mean'])
 @pytest.mark.parametrize('layout', [LAYOUT, Layout(Size(12, 1, 3), 1, (8, 1), 2)])
 def test_the_shapes_tell_all_but_heads_and_pooling(layout, pool):
-    assert elastic_ast_torch.infer(random(layout), layout.size.heads, pool) == dataclasses.replace(
-        layout, pool=pool
-    )
+    assert elastic_ast_torch.infer_layout(
+        random(layout), layout.size.heads, pool
+    ) == dataclasses.replace(layout, pool=pool)
 
 
 @pytest.mark.parametrize('name', ['Ti', 'S', 'B', 'L'])
@@ -63,16 +63,16 @@ def test_heads_of_vits_sizes_are_64_wide(name):
     layout = Layout(size, 3, (2, 2), 2)
     empty = {
         row.source: np.broadcast_to(np.float32(0), row.shape)
-        for row in elastic_ast_torch.rows(layout)
+        for row in elastic_ast_torch.tensor_mappings(layout)
     }
-    assert elastic_ast_torch.infer(empty).size == size
+    assert elastic_ast_torch.infer_layout(empty).size == size
 
 
 def test_other_heads_are_asked_for():
     with pytest.raises(LayoutError, match='not known at width 8.*--heads=N'):
-        elastic_ast_torch.infer(random(LAYOUT))
+        elastic_ast_torch.infer_layout(random(LAYOUT))
     with pytest.raises(LayoutError, match='width 8 does not divide over 3 heads'):
-        elastic_ast_torch.infer(random(LAYOUT), 3)
+        elastic_ast_torch.infer_layout(random(LAYOUT), 3)
 
 
 # The mapping
@@ -83,7 +83,7 @@ def test_there_and_back_is_the_same_to_the_bit(pool):
     layout = dataclasses.replace(LAYOUT, pool=pool)
     state = random(layout)
     back = elastic_ast_torch.from_params(elastic_ast_torch.to_params(state, layout), layout)
-    left = elastic_ast_torch.unused(layout)
+    left = elastic_ast_torch.unused_tensors(layout)
     assert bool(left) == (pool == 'mean') and all(name.startswith('attn_pool') for name in left)
     assert list(back) == [name for name in state if name not in left]
     for name, array in back.items():
@@ -94,7 +94,7 @@ def test_there_and_back_is_the_same_to_the_bit(pool):
 @pytest.mark.parametrize('pool', ['attention', 'mean'])
 def test_the_parameters_are_those_of_the_model(pool):
     layout = dataclasses.replace(LAYOUT, pool=pool)
-    network = ElasticAST(layout.size, layout.classes, layout.grid, interface.plain, pool=pool)
+    network = ElasticAST(layout.size, layout.classes, layout.grid, interface.reference, pool=pool)
     batch = jax.tree.map(
         jnp.asarray, BatchShape(1, 16, 2, layout.patch**2, layout.classes, multi_label=True).empty()
     )
@@ -106,7 +106,7 @@ def test_the_parameters_are_those_of_the_model(pool):
 
 
 def test_the_table_names_every_tensor_and_parameter_once():
-    state, rows = random(LAYOUT), elastic_ast_torch.rows(LAYOUT)
+    state, rows = random(LAYOUT), elastic_ast_torch.tensor_mappings(LAYOUT)
     assert [row.source for row in rows] == list(state)
     targets = [(target, row.block) for row in rows for target in row.targets]
     assert len(set(targets)) == len(targets)
@@ -166,7 +166,7 @@ def test_what_is_left_over_is_named():
 
 def test_the_pooling_tensors_must_be_there_with_mean_pooling():
     with pytest.raises(LayoutError, match='missing: attn_pool_queries'):
-        elastic_ast_torch.infer(changed(attn_pool_queries=None), 2, 'mean')
+        elastic_ast_torch.infer_layout(changed(attn_pool_queries=None), 2, 'mean')
 
 
 def test_a_block_too_few():

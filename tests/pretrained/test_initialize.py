@@ -18,7 +18,7 @@ from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.pretrained import elastic_ast_torch
 from elastic_ast_jax.pretrained.elastic_ast_torch import Layout
-from elastic_ast_jax.pretrained.weights import DonorError
+from elastic_ast_jax.pretrained.weights import PretrainedError
 from tests.fixtures import untrained, weight_files
 from tests.fixtures.weight_files import (
     FRONTEND,
@@ -176,7 +176,7 @@ def test_other_features_are_told(workdir):
 def test_an_elastic_ast_makes_an_ast(workdir):
     """Without overlap, the sums of its tables; with it, what lies between them."""
     path, params = workdir
-    grid = position_interpolation.summed(params['positions/freq'], params['positions/time'])
+    grid = position_interpolation.sum_tables(params['positions/freq'], params['positions/time'])
     found = begin(path, fixed(HEARD, stride=16), untrained.LABELS, frontend=HEARD)
     np.testing.assert_allclose(found.params['positions'][2:], grid.reshape(12, -1), atol=1e-6)
     assert 'tokens' not in found.params and not found.params['positions'][:2].any()
@@ -204,15 +204,15 @@ def test_an_ast_makes_an_elastic_ast(ast_workdir):
     path, params = ast_workdir
     found = begin(path, elastic(HEARD), untrained.LABELS, frontend=HEARD)
     grid = params['positions'][2:].reshape(2, 9, -1)
-    row = position_interpolation.look_up(
+    row = position_interpolation.interpolate(
         grid, np.float64([0, 1]), 0
     )  # bins 0 and 16 of rows at 0 and 10, the last of which ends the table
-    expected = position_interpolation.look_up(row, np.float64([0, 1.6, 3.2, 4.8, 6.4, 8.0]), 1)
+    expected = position_interpolation.interpolate(row, np.float64([0, 1.6, 3.2, 4.8, 6.4, 8.0]), 1)
     np.testing.assert_allclose(
-        position_interpolation.summed(
+        position_interpolation.sum_tables(
             *(found.params[f'positions/{name}'] for name in ('freq', 'time'))
         ),
-        position_interpolation.summed(*position_interpolation.factorised(expected)),
+        position_interpolation.sum_tables(*position_interpolation.factorize(expected)),
         atol=1e-6,
     )
     np.testing.assert_array_equal(found.params['norm_head/scale'], params['norm_head/scale'])
@@ -229,7 +229,7 @@ def published(tmp_path):
     random = np.random.default_rng(1)
     state = {
         row.source: 0.3 * random.standard_normal(row.shape, np.float32)
-        for row in elastic_ast_torch.rows(layout)
+        for row in elastic_ast_torch.tensor_mappings(layout)
     }
     return saved(tmp_path, state), state, flat(elastic_ast_torch.to_params(state, layout))
 
@@ -295,7 +295,7 @@ def test_positions_of_an_image_are_cut_resized_and_averaged(vit):
     found = begin(vit)
     grid = weight_files.timm()['pos_embed'][0, 1:].reshape(3, 3, -1)[0:2]
     columns = np.clip((np.arange(6) + 0.5) / 2 - 0.5, 0, 2)
-    resized = position_interpolation.look_up(grid, columns, 1)
+    resized = position_interpolation.interpolate(grid, columns, 1)
     np.testing.assert_allclose(
         found.params['positions/freq'] + resized.mean(axis=(0, 1)) / 2,
         resized.mean(axis=1),
@@ -386,7 +386,7 @@ def test_names_cannot_steer_a_terminal(tmp_path):
     ],
 )
 def test_another_size(vit, size, said):
-    with pytest.raises(DonorError) as caught:
+    with pytest.raises(PretrainedError) as caught:
         begin(vit, elastic(size=size))
     for part in (str(vit), *said):
         assert part in str(caught.value)
@@ -395,7 +395,7 @@ def test_another_size(vit, size, said):
 def test_other_heads_where_they_are_told(tmp_path):
     path = saved(tmp_path, weight_files.big_vision(weight_files.timm()))
     with pytest.raises(
-        DonorError,
+        PretrainedError,
         match='heads 2, and this model width 16, depth 2, heads 4: set .*--config.model.heads=2',
     ):
         begin(path, elastic(size=Size(16, 2, 4)))
@@ -404,7 +404,7 @@ def test_other_heads_where_they_are_told(tmp_path):
 def test_a_size_with_a_name(tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, 'small', SIZE)
     with pytest.raises(
-        DonorError, match='set --config.model.size=small, or --config.model.width=16'
+        PretrainedError, match='set --config.model.size=small, or --config.model.width=16'
     ):
         begin(
             saved(tmp_path, weight_files.big_vision(weight_files.timm())),
@@ -415,7 +415,7 @@ def test_a_size_with_a_name(tmp_path, monkeypatch):
 def test_another_patch(vit):
     other = dataclasses.replace(FRONTEND, patch_mels=8, patch_frames=32)
     with pytest.raises(
-        DonorError,
+        PretrainedError,
         match='has patches of 16 x 16, and this model of 8 x 32.*--config.frontend.patch_mels=16',
     ):
         begin(vit, elastic(other), frontend=other)

@@ -12,7 +12,7 @@ from flax.traverse_util import unflatten_dict
 
 from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.models.encoder import Encoder
-from elastic_ast_jax.pretrained.weights import DonorError
+from elastic_ast_jax.pretrained.weights import PretrainedError
 from tests.fixtures import weight_files
 from tests.fixtures.weight_files import FRONTEND, SIZE, begin, elastic, fixed, saved
 
@@ -257,7 +257,7 @@ def test_the_encoder_gives_the_hidden_states_of_transformers(saved_vit):
         params['tokens'][0] + params['positions'][0], params['tokens'][1] + params['positions'][1]
     )
     x = jnp.concatenate([first, tokens], axis=1)
-    encoder = Encoder(SIZE.depth, SIZE.heads, interface.plain, scan=True, epsilon=1e-12)
+    encoder = Encoder(SIZE.depth, SIZE.heads, interface.reference, scan=True, epsilon=1e-12)
     found = encoder.apply(
         {'params': unflatten_dict(params, sep='/')['encoder']}, x, jnp.ones(x.shape[:2], jnp.int32)
     )
@@ -327,6 +327,6 @@ def test_a_config_that_does_not_fit(tmp_path, changes, problem):
     (tmp_path / 'config.json').write_text(
         json.dumps({'model_type': 'vit', 'num_attention_heads': 2} | changes)
     )
-    with pytest.raises(DonorError, match=problem) as caught:
+    with pytest.raises(PretrainedError, match=problem) as caught:
         begin(tmp_path)
     assert str(tmp_path) in str(caught.value)

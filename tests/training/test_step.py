@@ -27,7 +27,7 @@ CLIPS = [
 ]
 TARGETS = np.array([0, 1, 2, 1, 0, 0], np.int32)
 HOT = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], np.float32)
-NETWORK = ElasticAST(Size(8, 1, 2), CLASSES, GRID, interface.plain)
+NETWORK = ElasticAST(Size(8, 1, 2), CLASSES, GRID, interface.reference)
 LOSSES = {False: losses.cross_entropy(0.1), True: losses.binary_cross_entropy}
 
 

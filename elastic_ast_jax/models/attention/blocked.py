@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from elastic_ast_jax.models.attention.interface import MASKED, Attend, runs
+from elastic_ast_jax.models.attention.interface import MASKED_LOGIT, Attend, segment_bounds
 
 
 def blocked(block: int = 64, span: int = 128) -> Attend:
@@ -48,7 +48,7 @@ def _key_runs(
     an empty run for a block of padding.
     """
     rows, tokens = segment_ids.shape
-    start, end = runs(segment_ids)
+    start, end = segment_bounds(segment_ids)
     real = segment_ids > 0
     first = jnp.where(real, start, tokens).reshape(rows, -1, block).min(axis=2)
     last = jnp.where(real, end, 0).reshape(rows, -1, block).max(axis=2)
@@ -125,7 +125,9 @@ def _forward(q, k, v, segment_ids, block, span):
             key = first + j * span
             logits = _dot('hqc,hkc->hqk', query, blocks.take(ks, row, key, span))
             same = blocks.same(row, start, key)[None]
-            new_top = jnp.maximum(top, jnp.where(same, logits, MASKED).max(axis=-1, keepdims=True))
+            new_top = jnp.maximum(
+                top, jnp.where(same, logits, MASKED_LOGIT).max(axis=-1, keepdims=True)
+            )
             weights = jnp.where(same, jnp.exp(logits - new_top), 0.0)
             shrink = jnp.exp(top - new_top)
             mixture = _dot('hqk,hkc->hqc', weights.astype(v.dtype), blocks.take(vs, row, key, span))
@@ -136,7 +138,7 @@ def _forward(q, k, v, segment_ids, block, span):
             )
 
         state = (
-            jnp.full((heads, block, 1), MASKED),
+            jnp.full((heads, block, 1), MASKED_LOGIT),
             jnp.zeros((heads, block, 1)),
             jnp.zeros((heads, block, width)),
         )

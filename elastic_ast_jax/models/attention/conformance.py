@@ -115,13 +115,13 @@ class Case:
         """Output and gradients, clip by clip, in float64; 0 in padding."""
         arrays = [np.zeros(q.shape) for _ in range(4)]
         for row, where in self.clips():
-            parts = one_clip(*(x[row, where].swapaxes(0, 1) for x in (q, k, v, gradient)))
+            parts = single_clip(*(x[row, where].swapaxes(0, 1) for x in (q, k, v, gradient)))
             for array, part in zip(arrays, parts, strict=True):
                 array[row, where] = part.swapaxes(0, 1)
         return arrays
 
 
-def one_clip(q, k, v, gradient) -> tuple[np.ndarray, ...]:
+def single_clip(q, k, v, gradient) -> tuple[np.ndarray, ...]:
     """Attention of one clip alone, `[H, T, K]`, and the gradients of q, k and v, in float64."""
     q, k, v, gradient = (x.astype(np.float64) for x in (q, k, v, gradient))
     logits = q @ k.mT
@@ -135,12 +135,12 @@ def one_clip(q, k, v, gradient) -> tuple[np.ndarray, ...]:
 _NAMES = ('output', 'gradient of q', 'gradient of k', 'gradient of v')
 
 
-def values(case: Case) -> Iterator[str]:
+def check_values(case: Case) -> Iterator[str]:
     """Output and gradients are those of each clip alone."""
     yield from _compared(case, 1.0, case.error)
 
 
-def large_logits(case: Case) -> Iterator[str]:
+def check_large_logits(case: Case) -> Iterator[str]:
     """The same with logits up to a hundred, where a token attends to little more than one other."""
     yield from _compared(case, 30.0, max(case.error, 3e-4))  # rounding of a logit grows with it
 
@@ -157,7 +157,7 @@ def _compared(case: Case, scale: float, allowed: float) -> Iterator[str]:
             )
 
 
-def padding(case: Case) -> Iterator[str]:
+def check_padding(case: Case) -> Iterator[str]:
     """Padding gives nothing and gets nothing, and everything is finite."""
     for name, found in zip(
         _NAMES, case.results(case.q, case.k, case.v, case.gradient), strict=True
@@ -168,7 +168,7 @@ def padding(case: Case) -> Iterator[str]:
             yield f'the {name} is not 0 in padding'
 
 
-def one_token(case: Case) -> Iterator[str]:
+def check_single_token(case: Case) -> Iterator[str]:
     """A clip of one token is its own value, and passes its gradient on to it."""
     output, _, _, dv = case.results(case.q, case.k, case.v, case.gradient)
     single = np.stack(
@@ -182,7 +182,7 @@ def one_token(case: Case) -> Iterator[str]:
             yield f'the {name} of a clip of one token is not its own'
 
 
-def leaks_by_value(case: Case) -> Iterator[str]:
+def check_value_leaks(case: Case) -> Iterator[str]:
     """Whatever other clips, other rows and padding hold, a clip's output does not move by more than
     one rounding.
     """
@@ -203,7 +203,7 @@ def leaks_by_value(case: Case) -> Iterator[str]:
                 )
 
 
-def leaks_by_gradient(case: Case) -> Iterator[str]:
+def check_gradient_leaks(case: Case) -> Iterator[str]:
     """The gradient of a clip's output is exactly 0 everywhere outside that clip, and not inside."""
     for kept in case.rounds():
         inside = np.zeros(case.ids.shape, bool)
@@ -225,12 +225,12 @@ def leaks_by_gradient(case: Case) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Case], Iterator[str]], ...] = (
-    values,
-    large_logits,
-    padding,
-    one_token,
-    leaks_by_value,
-    leaks_by_gradient,
+    check_values,
+    check_large_logits,
+    check_padding,
+    check_single_token,
+    check_value_leaks,
+    check_gradient_leaks,
 )
 
 

@@ -6,8 +6,8 @@ module knows either.
 
 import jax
 
-from elastic_ast_jax.models.attention.interface import Attend, runs
-from elastic_ast_jax.models.attention.padding import in_whole_blocks
+from elastic_ast_jax.models.attention.interface import Attend, segment_bounds
+from elastic_ast_jax.models.attention.padding import pad_to_blocks
 
 # Queries and keys at a time in JAX's kernel, forwards and backwards; measured best among its sizes
 # on an H100 with heads of 64.
@@ -38,12 +38,12 @@ def tokamax() -> Attend:
     flash = PallasMosaicFlashAttention()
 
     def kernel(q, k, v, segment_ids):
-        start, end = runs(segment_ids)
+        start, end = segment_bounds(segment_ids)
         return flash(
             q, k, v, logits_scale=1.0, mask=Mask(k_start=start[:, None], k_end=end[:, None])
         )
 
-    return lambda q, k, v, segment_ids: in_whole_blocks(
+    return lambda q, k, v, segment_ids: pad_to_blocks(
         kernel, q, k, v, segment_ids, _ROW, _NARROWEST
     )
 
@@ -63,7 +63,7 @@ def pallas(interpret: bool = False) -> Attend:
             q, k, v, segment_ids, sm_scale=1.0, block_sizes=sizes, interpret=interpret
         )
 
-    return lambda q, k, v, segment_ids: in_whole_blocks(
+    return lambda q, k, v, segment_ids: pad_to_blocks(
         kernel, q, k, v, segment_ids, _ROW, _NARROWEST
     )
 
@@ -81,6 +81,6 @@ def cudnn(implementation: str = 'cudnn') -> Attend:
             q, k, v, mask=same, scale=1.0, implementation=implementation
         )
 
-    return lambda q, k, v, segment_ids: in_whole_blocks(
+    return lambda q, k, v, segment_ids: pad_to_blocks(
         kernel, q, k, v, segment_ids, _ROW, _NARROWEST
     )

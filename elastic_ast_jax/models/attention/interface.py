@@ -17,10 +17,10 @@ Attend = Callable[..., Array]
 
 # Masked logits: far below any real one, yet finite, so that a row of nothing but these stays free
 # of NaN.
-MASKED = -1e30
+MASKED_LOGIT = -1e30
 
 
-def plain(
+def reference(
     q: Float[Array, 'R T H K'],
     k: Float[Array, 'R T H K'],
     v: Float[Array, 'R T H K'],
@@ -29,7 +29,7 @@ def plain(
     """The yardstick: all T x T logits, those between clips masked."""
     logits = jnp.einsum('rqhc,rkhc->rhqk', q, k, preferred_element_type=jnp.float32)
     same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, :, None]
-    weights = jax.nn.softmax(jnp.where(same[:, None], logits, MASKED), axis=-1)
+    weights = jax.nn.softmax(jnp.where(same[:, None], logits, MASKED_LOGIT), axis=-1)
     weights = jnp.where(same[:, None], weights, 0.0).astype(
         v.dtype
     )  # a padding query has no clip to attend to
@@ -38,7 +38,7 @@ def plain(
     )
 
 
-def runs(segment_ids: Int[Array, 'R T']) -> tuple[Int[Array, 'R T'], Int[Array, 'R T']]:
+def segment_bounds(segment_ids: Int[Array, 'R T']) -> tuple[Int[Array, 'R T'], Int[Array, 'R T']]:
     """First token and end of each token's clip; padding between clips counts as one."""
     tokens = segment_ids.shape[1]
     position = jnp.arange(tokens)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 from elastic_ast_jax.models.attention.interface import Attend
 
 
-def in_whole_blocks(
+def pad_to_blocks(
     kernel: Attend,
     q: Float[Array, 'R T H K'],
     k: Float[Array, 'R T H K'],

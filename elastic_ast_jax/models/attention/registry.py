@@ -3,12 +3,13 @@
 import jax
 
 from elastic_ast_jax.models.attention.blocked import blocked
-from elastic_ast_jax.models.attention.interface import Attend, plain
+from elastic_ast_jax.models.attention.interface import Attend, reference
 
 
 def make(name: str) -> Attend:
-    """An implementation by its name in a config: `'plain'`, `'blocked'`, `'splash'`, `'pallas'`,
-    `'tokamax'` or `'cudnn'`.
+    """Return an implementation by its name in a config.
+
+    The names are `'reference'`, `'blocked'`, `'splash'`, `'pallas'`, `'tokamax'` and `'cudnn'`.
 
     Raises:
         ImportError: The library that it comes from is not installed.
@@ -17,7 +18,7 @@ def make(name: str) -> Attend:
     from elastic_ast_jax.models.attention import gpu, tpu
 
     makers = {
-        'plain': lambda: plain,
+        'reference': lambda: reference,
         'blocked': blocked,
         'splash': tpu.splash,
         'pallas': gpu.pallas,
@@ -32,5 +33,9 @@ def available() -> dict[str, Attend]:
     told to, by name.
     """
     kernels = ('splash',) if jax.default_backend() == 'tpu' else ()
-    xla = {'plain': plain, 'blocked, 64 x 128': blocked(), 'blocked, 16 x 32': blocked(16, 32)}
+    xla = {
+        'reference': reference,
+        'blocked, 64 x 128': blocked(),
+        'blocked, 16 x 32': blocked(16, 32),
+    }
     return xla | {name: make(name) for name in kernels}

@@ -12,12 +12,12 @@ from elastic_ast_jax.utils.errors import UserError
 
 # Made of XLA's operations alone. Training checks them too; a model that is only opened starts a
 # second sooner without.
-_NO_KERNELS = ('plain', 'blocked')
+_NO_KERNELS = ('reference', 'blocked')
 # What 'auto' tries, the fastest first.
 _BY_PLATFORM = {
-    'cpu': ('blocked', 'plain'),
-    'tpu': ('splash', 'plain'),
-    'gpu': ('tokamax', 'pallas', 'cudnn', 'plain'),
+    'cpu': ('blocked', 'reference'),
+    'tpu': ('splash', 'reference'),
+    'gpu': ('tokamax', 'pallas', 'cudnn', 'reference'),
 }
 
 
@@ -35,14 +35,14 @@ def compute_dtype(choice: str) -> Any:
     return jnp.dtype(choice)
 
 
-def choose_attention(
+def select_attention(
     choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True
 ) -> Attend:
-    """The attention alone; see `chosen_attention`."""
-    return chosen_attention(choice, kind, dtype, required)[0]
+    """The attention alone; see `select_attention_with_reason`."""
+    return select_attention_with_reason(choice, kind, dtype, required)[0]
 
 
-def chosen_attention(
+def select_attention_with_reason(
     choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True
 ) -> tuple[Attend, str]:
     """An implementation of attention that has passed the conformance suite here, and a sentence on
@@ -62,7 +62,7 @@ def chosen_attention(
         AttentionError: The choice does not work here; says what is wrong with it.
     """
     platform = jax.default_backend()
-    names = _BY_PLATFORM.get(platform, ('plain',)) if kind != 'ast' else ('plain',)
+    names = _BY_PLATFORM.get(platform, ('reference',)) if kind != 'ast' else ('reference',)
     if choice != 'auto':
         names = (choice,) if required else (choice, *names)
     dtype = compute_dtype('auto') if dtype is None else jnp.dtype(dtype)
@@ -95,7 +95,7 @@ def _problems(name: str, dtype: Any) -> tuple[str, ...]:
 
     nothing with the plain one, which all others are to equal.
     """
-    if name == 'plain':
+    if name == 'reference':
         return ()
     tokens = (
         203 if jax.default_backend() == 'cpu' else 603

@@ -6,7 +6,7 @@ JAX's splash attention, which holds one block of logits at a time and masks with
 import jax
 
 from elastic_ast_jax.models.attention.interface import Attend
-from elastic_ast_jax.models.attention.padding import in_whole_blocks
+from elastic_ast_jax.models.attention.padding import pad_to_blocks
 
 # What a TPU's vector registers hold side by side; blocks of keys are whole multiples of it.
 _LANES = 128
@@ -26,7 +26,7 @@ def splash(interpret: bool = False, block: int = 512) -> Attend:
 
     def attend(q, k, v, segment_ids):
         size = _block(q.shape[1], block)
-        return in_whole_blocks(
+        return pad_to_blocks(
             lambda *x: _splash(*x, size, interpret), q, k, v, segment_ids, size, _WIDTH
         )
 

@@ -26,7 +26,7 @@ def get_config():
     config.frontend = dict(mel_bins=32, patch_frames=4, max_frames=100, mean=-2.5, std=3.2)
     config.augment = dict(token_dropout=0.1, freq_mask=6, time_mask=0.1)
     config.packing = dict(rows=2, tokens=96, slots=8)
-    config.model = dict(width=16, depth=1, heads=2, attention='plain')
+    config.model = dict(width=16, depth=1, heads=2, attention='reference')
     config.train = dict(epochs=1, log_every=1, loss='bce', label_smoothing=0.0)
     config.optimizer = dict(rate=1e-2, warmup_epochs=0.2)
     return config

@@ -8,12 +8,12 @@ from elastic_ast_jax.models.attention import conformance, interface
 
 
 def all_clips_of_a_row(q, k, v, segment_ids):
-    return interface.plain(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
+    return interface.reference(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
 
 
 def padding_attends(q, k, v, segment_ids):
     """What a kernel with segment ids does that is left to itself."""
-    return interface.plain(q, k, v, segment_ids + 1)
+    return interface.reference(q, k, v, segment_ids + 1)
 
 
 def soft_mask(q, k, v, segment_ids):
@@ -28,24 +28,24 @@ def soft_mask(q, k, v, segment_ids):
 def neighbours(q, k, v, segment_ids):
     """A block too much: the clips of each pair of tokens are joined."""
     paired = jnp.repeat(segment_ids[:, ::2], 2, axis=1)[:, : segment_ids.shape[1]]
-    return interface.plain(q, k, v, jnp.where(segment_ids > 0, paired, 0))
+    return interface.reference(q, k, v, jnp.where(segment_ids > 0, paired, 0))
 
 
 def scaled(q, k, v, segment_ids):
-    return interface.plain(q / q.shape[-1] ** 0.5, k, v, segment_ids)
+    return interface.reference(q / q.shape[-1] ** 0.5, k, v, segment_ids)
 
 
 def values_keep_their_gradient(q, k, v, segment_ids):
-    return interface.plain(q, k, jax.lax.stop_gradient(v), segment_ids)
+    return interface.reference(q, k, jax.lax.stop_gradient(v), segment_ids)
 
 
 @jax.custom_vjp
 def leaks_backwards(q, k, v, segment_ids):
-    return interface.plain(q, k, v, segment_ids)
+    return interface.reference(q, k, v, segment_ids)
 
 
 def _forward(*given):
-    return interface.plain(*given), given
+    return interface.reference(*given), given
 
 
 def _backward(given, gradient):
@@ -58,7 +58,7 @@ leaks_backwards.defvjp(_forward, _backward)
 
 def not_finite(q, k, v, segment_ids):
     """The softmax of nothing: 0/0 in padding."""
-    out = interface.plain(q, k, v, segment_ids)
+    out = interface.reference(q, k, v, segment_ids)
     return jnp.where((segment_ids > 0)[:, :, None, None], out, jnp.nan)
 
 
@@ -89,4 +89,4 @@ def test_a_leak_is_found_in_bfloat16_too():
 
 @pytest.mark.parametrize('tokens', [48, 64, 101])
 def test_nothing_is_found_in_the_plain_one(tokens):
-    assert conformance.check(interface.plain, heads=1, width=16, tokens=tokens) == []
+    assert conformance.check(interface.reference, heads=1, width=16, tokens=tokens) == []

@@ -38,20 +38,25 @@ def test_precision_follows_the_platform_unless_it_is_chosen():
 
 
 def test_attention_follows_the_platform_unless_it_is_chosen():
-    assert selection.choose_attention('plain') is interface.plain
-    assert selection.choose_attention('blocked') is not interface.plain
+    assert selection.select_attention('reference') is interface.reference
+    assert selection.select_attention('blocked') is not interface.reference
     if jax.default_backend() == 'cpu':
-        assert selection.choose_attention('auto') is not interface.plain
-    assert selection.choose_attention('auto', 'ast') is interface.plain  # its rows are full
+        assert selection.select_attention('auto') is not interface.reference
+    assert selection.select_attention('auto', 'ast') is interface.reference  # its rows are full
 
 
 def test_what_attention_was_chosen_is_said():
-    attend, said = selection.chosen_attention('plain')
-    assert attend is interface.plain and said == 'attention: plain, as model.attention=plain says'
-    assert selection.chosen_attention('auto', 'ast')[1].startswith('attention: plain, for rows of')
+    attend, said = selection.select_attention_with_reason('reference')
+    assert (
+        attend is interface.reference
+        and said == 'attention: reference, as model.attention=reference says'
+    )
+    assert selection.select_attention_with_reason('auto', 'ast')[1].startswith(
+        'attention: reference, for rows of'
+    )
     if jax.default_backend() == 'cpu':
         assert (
-            selection.chosen_attention('auto')[1]
+            selection.select_attention_with_reason('auto')[1]
             == 'attention: blocked, the fastest that passes its checks on cpu'
         )
 
@@ -65,9 +70,9 @@ def test_a_kernel_that_does_not_run_here_is_an_error_unless_the_choice_was_anoth
         selection.AttentionError,
         match=f"model.attention='{name}' does not work on this cpu in float32: .+auto",
     ):
-        selection.choose_attention(name)
-    attend, said = selection.chosen_attention(name, required=False)
-    assert attend is not interface.plain
+        selection.select_attention(name)
+    attend, said = selection.select_attention_with_reason(name, required=False)
+    assert attend is not interface.reference
     assert said.startswith('attention: blocked') and f'{name} is refused: ' in said
 
 
@@ -75,9 +80,9 @@ def test_a_kernel_that_does_not_run_here_is_an_error_unless_the_choice_was_anoth
     jax.default_backend() != 'cpu', reason='about kernels that do not run on a processor'
 )
 def test_auto_goes_on_to_the_next_kernel_and_says_what_is_wrong_with_those_before(monkeypatch):
-    monkeypatch.setattr(selection, '_BY_PLATFORM', {'cpu': ('splash', 'pallas', 'plain')})
-    attend, said = selection.chosen_attention('auto')
-    assert attend is interface.plain
-    assert said.startswith('attention: plain') and said.index('splash is refused') < said.index(
+    monkeypatch.setattr(selection, '_BY_PLATFORM', {'cpu': ('splash', 'pallas', 'reference')})
+    attend, said = selection.select_attention_with_reason('auto')
+    assert attend is interface.reference
+    assert said.startswith('attention: reference') and said.index('splash is refused') < said.index(
         'pallas is refused'
     )
