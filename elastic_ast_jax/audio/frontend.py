@@ -19,28 +19,29 @@ _ROUNDING = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class FrontendSpec:
-    """What turns a waveform into patches; travels unchanged from the config into the checkpoint.
+    """The frontend, from waveform to patches; equal in config and checkpoint.
 
     Attributes:
         kind: `'kaldi'` is AST's log-mel filterbank, `'librosa'` that of EPIC-SOUNDS; see
-        `audio.fbank`.
+            `audio.fbank`.
         sample_rate: Rate in Hz that every recording is resampled to.
         window_ms: Length of an analysis window in milliseconds.
         shift_ms: Distance between frames in milliseconds at frame-shift ratio 1.
-        fft: Length of the Fourier transform of kind `'librosa'`; 0, for kind `'kaldi'`, is the
-        window's next power of two.
+        fft: Length of the Fourier transform of kind `'librosa'`. Kind `'kaldi'` requires 0: the
+            window's next power of two.
         mel_bins: Number of mel bins (F of a log-mel `[frames, mels]`).
-        mean, std: Statistics of the log-mel; the model sees `(log_mel - mean) / (2 * std)` (AST's
-        convention).
-        patch_mels, patch_frames: Patch size. Patches do not overlap.
-        partial: What happens to the last frames of a clip that fill no whole patch: `'pad'` fills
-            the patch up with zeros (after normalisation: the data set's mean), `'zero'` with
-            log-mel 0 (before normalisation: loud frames, of mel energy 1; published ASTs are
-            trained with them), `'floor'` drops them (the published ElasticAST), `'edge'` repeats
-            the last frame, for one more patch where nothing is left over (the same on EPIC-SOUNDS).
-            A clip shorter than one patch is padded to one either way.
+        mean: Mean of the log-mel. The model gets `(log_mel - mean) / (2 * std)` (AST's convention).
+        std: Standard deviation of the log-mel.
+        patch_mels: Mel bins of a patch. Patches do not overlap.
+        patch_frames: Frames of a patch.
+        partial: What fills the last patch of a clip. `'pad'`: zeros after normalization, the data
+            set's mean. `'zero'`: log-mel 0 before normalization, loud frames of mel energy 1, as
+            published ASTs are trained. `'floor'`: its frames are dropped, as in the published
+            ElasticAST. `'edge'`: the last frame is repeated, for one more patch if nothing is left
+            over, as in the published code on EPIC-SOUNDS. A clip shorter than one patch is padded
+            to one with each of them.
         min_frames: A shorter clip is padded to this many frames (192 on EPIC-SOUNDS).
-        max_frames: Longest clip in frames, and so the length of the time position table.
+        max_frames: Longest clip in frames, which is the length of the time position table.
     """
 
     kind: str = 'kaldi'

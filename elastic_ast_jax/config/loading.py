@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import math
 import os
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -156,14 +157,23 @@ def _absolute(path: str) -> str:
 
 
 def module(spec: str) -> tuple[ModuleType, str, str]:
-    """The module of `FILE` or `FILE:ARG`, FILE and ARG.
+    """Return the module of `FILE` or `FILE:ARG`, FILE and ARG.
+
+    FILE is a path, or the name of a recipe that is packed with the package: `quickstart`.
 
     Raises:
         ConfigError: There is no such file, or it is no Python that can be loaded.
     """
-    path, _, argument = spec.partition(':')
-    if not os.path.isfile(path):
-        raise ConfigError([f'--config={spec}: there is no file {path}; recipes are in configs/'])
+    name, _, argument = spec.partition(':')
+    path = name if os.path.isfile(name) else _packed_recipe(name)
+    if path is None:
+        recipes = ', '.join(sorted(file.stem for file in _recipe_folder().glob('*.py')))
+        raise ConfigError(
+            [
+                f'--config={spec}: there is no file {name}, and no recipe of this name in'
+                f' configs/: choose from {recipes}'
+            ]
+        )
     module_spec = importlib.util.spec_from_file_location('elastic_ast_config', path)
     if module_spec is None or module_spec.loader is None:
         raise ConfigError([f'--config={spec}: {path} is no Python file'])
@@ -175,6 +185,20 @@ def module(spec: str) -> tuple[ModuleType, str, str]:
             [f'--config={spec}: {path} cannot be loaded ({type(error).__name__}: {error})']
         ) from error
     return loaded, path, argument
+
+
+def _packed_recipe(name: str) -> str | None:
+    """Return the file of the recipe `NAME`, `NAME.py` or `configs/NAME.py`, if it exists."""
+    match = re.fullmatch(r'(?:configs/)?(\w+)(?:\.py)?', name)
+    file = _recipe_folder() / f'{match[1]}.py' if match else None
+    return str(file) if file and file.is_file() else None
+
+
+def _recipe_folder() -> Path:
+    """Return the folder of the recipes: within an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    packed = package / 'configs'
+    return packed if packed.is_dir() else package.parent / 'configs'
 
 
 def _get_config(spec: str):

@@ -12,87 +12,95 @@ from elastic_ast_jax.config.model_sizes import SIZES, Size
 class Data:
     """Where the clips come from."""
 
-    source: str = (
-        'manifest'  # 'manifest', 'json' (AudioSet-style), 'folders', 'tfds', 'fsdd' or 'synthetic'
-    )
-    # manifest: training manifest, .jsonl or .csv; json: training file; folders: a folder of class
-    # folders
+    # One of 'manifest', 'json' (AudioSet-style), 'folders', 'tfds', 'fsdd', 'synthetic'.
+    source: str = 'manifest'
+    # Training data. manifest: a .jsonl or .csv file; json: a JSON file; folders: a folder of
+    # class folders.
     train: str = ''
-    # the same for evaluation; may be the same manifest if it has a column `split`, or the same
-    # folder
+    # Evaluation data, in the same form. May equal `train` for a manifest with a column `split`,
+    # and for folders.
     eval: str = ''
-    train_split: str = (
-        'train'  # manifest with a column `split`, and tfds: the split for training ...
-    )
-    eval_split: str = 'test'  # ... and for evaluation
-    eval_share: float = (
-        0.2  # folders, where train and eval are the same: share of the clips that is held out
-    )
-    label_csv: str = (
-        ''  # json: the CSV of the classes, with the columns index, mid and display_name
-    )
-    # fsdd: folder of the recordings; if empty, the data set `spoken_digit` of TensorFlow Datasets
+    # Split for training, of tfds, and of a manifest with a column `split`.
+    train_split: str = 'train'
+    # Split for evaluation, of tfds, and of a manifest with a column `split`.
+    eval_split: str = 'test'
+    # folders, if `train` equals `eval`: share of the clips that is held out.
+    eval_share: float = 0.2
+    # json: the CSV file of the classes, with the columns index, mid and display_name.
+    label_csv: str = ''
+    # fsdd: folder of the recordings. Empty: the data set `spoken_digit` of TensorFlow Datasets.
     root: str = ''
-    held_out: tuple[
-        str, ...
-        # fsdd: speakers that evaluation hears and training does not; none: the data set's own split
-    ] = ()
-    tfds_name: str = ''  # tfds: name of the data set, with its config and version if need be
-    tfds_dir: str = (
-        ''  # tfds and fsdd: folder of the prepared data sets; if empty, TensorFlow Datasets' own
-    )
-    tfds_audio: str = 'audio'  # tfds: features that hold the samples, ...
-    tfds_label: str = 'label'  # ... the label or labels, ...
-    # ... and a clip's name; if empty, what the data set says, or a hash of the clip's samples
+    # fsdd: speakers for evaluation only. Empty: the data set's own split.
+    held_out: tuple[str, ...] = ()
+    # tfds: name of the data set, with its config and version if necessary.
+    tfds_name: str = ''
+    # tfds and fsdd: folder of the prepared data sets. Empty: TensorFlow Datasets' default.
+    tfds_dir: str = ''
+    # tfds: feature with the samples.
+    tfds_audio: str = 'audio'
+    # tfds: feature with the label or labels.
+    tfds_label: str = 'label'
+    # tfds: feature with the name of a clip. Empty: the data set's key, or a hash of the samples.
     tfds_key: str = ''
-    tfds_rate: int = 0  # tfds: sample rate in Hz where the data set does not tell it
-    synthetic_train: int = 6000  # synthetic: number of training clips ...
-    synthetic_eval: int = 400  # ... and of evaluation clips
-    # clips beyond frontend.max_frames: 'error', 'crop' (training: at random, evaluation: the
-    # start),
+    # tfds: sample rate in Hz, if the data set does not declare it.
+    tfds_rate: int = 0
+    # synthetic: number of training clips.
+    synthetic_train: int = 6000
+    # synthetic: number of evaluation clips.
+    synthetic_eval: int = 400
+    # Clips beyond frontend.max_frames. 'error': refuse; 'crop': training at random, evaluation
+    # from the start; 'window': training at random, evaluation averages the logits of windows.
     too_long: str = 'error'
-    # or 'window' (training: at random, evaluation: windows, their logits averaged)
-    overlap: float = (
-        0.5  # evaluation and prediction of windows: share of a window that the next one repeats
-    )
-    # a recording that cannot be used: 'error', or 'skip' (left out, counted and listed)
+    # Share of a window that the next window repeats, in evaluation and prediction.
+    overlap: float = 0.5
+    # A recording that cannot be used. 'error': stop; 'skip': skip, count and list it.
     on_bad_audio: str = 'error'
-    balanced: bool = (
-        False  # training draws clips with replacement, those with rare labels more often
-    )
-    workers: int = 0  # rows read at a time; 0: one per processor
+    # Sample training clips with replacement, those with rare labels more often.
+    balanced: bool = False
+    # Rows that are read concurrently. 0: one per processor.
+    workers: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What changes a training clip; see `data.sampling.DrawSpec`."""
+    """Random changes of training clips; see `data.sampling`."""
 
-    ratios: tuple[float, ...] = (1.0,)  # frame-shift ratios, one drawn per clip
-    prefix_frames: int = 0  # cut to a prefix of random length from this many frames on; 0: never
-    cut_seconds: float = (
-        0.0  # cut longer clips to a random length from this on, at a random place; 0: never
-    )
-    token_dropout: float = 0.1  # share of tokens left out
-    freq_mask: int = 48  # SpecAugment: narrower than this many mel bins; 0: none
-    time_mask: float = 0.1875  # SpecAugment: narrower than this share of the clip's frames; 0: none
-    freq_masks: int = 1  # number of frequency masks ...
-    time_masks: int = 1  # ... and of time masks
-    # SpecAugment: a point in time moves by less than this share of the clip's frames; 0: none
+    # Frame-shift ratios, one sampled per clip.
+    ratios: tuple[float, ...] = (1.0,)
+    # Crop to a prefix of random length from this many frames on. 0: never.
+    prefix_frames: int = 0
+    # Crop longer clips to a random length from this on, at a random place. 0: never.
+    cut_seconds: float = 0.0
+    # Share of tokens that is dropped.
+    token_dropout: float = 0.1
+    # SpecAugment: frequency masks are narrower than this many mel bins. 0: none.
+    freq_mask: int = 48
+    # SpecAugment: time masks are narrower than this share of the clip's frames. 0: none.
+    time_mask: float = 0.1875
+    # Number of frequency masks.
+    freq_masks: int = 1
+    # Number of time masks.
+    time_masks: int = 1
+    # SpecAugment: a point in time moves by less than this share of the clip's frames. 0: none.
     time_warp: float = 0.0
-    mask_fill: str = 'zero'  # masks hold log-mel 0 ('zero') or the clip's mean log-mel ('mean')
-    mixup: float = 0.0  # share of clips that are mixed with another; needs train.loss='bce'
-    mixup_beta: float = (
-        10.0  # the weight of a mixed clip is drawn from Beta(mixup_beta, mixup_beta)
-    )
+    # Value of masks. 'zero': log-mel 0; 'mean': the mean log-mel of the clip.
+    mask_fill: str = 'zero'
+    # Share of clips that are mixed with another clip. Requires train.loss='bce'.
+    mixup: float = 0.0
+    # The weight of a mixed clip is sampled from Beta(mixup_beta, mixup_beta).
+    mixup_beta: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
     """The static shape of a batch."""
 
-    rows: int = 8  # rows of a global batch
-    tokens: int = 2048  # tokens of a row
-    slots: int = 32  # clips of a row at most
+    # Rows of a global batch.
+    rows: int = 8
+    # Tokens of a row.
+    tokens: int = 2048
+    # Largest number of clips in a row.
+    slots: int = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,26 +108,35 @@ class Model:
     """The network; see `models.elastic_ast.ElasticAST` and `models.ast.AST`."""
 
     # 'elastic_ast', or 'ast': the fixed-length baseline, clips padded or cut to its length
+    # 'elastic_ast', or 'ast': the fixed-length baseline, which pads or crops clips to its length.
     kind: str = 'elastic_ast'
-    size: str = 'Ti'  # Mi (128 wide, 4 blocks, 4 heads), Ti, S, B or L
-    width: int = 0  # instead of the size's; 0: the size's
+    # Mi (128 wide, 4 blocks, 4 heads), Ti, S, B or L.
+    size: str = 'Ti'
+    # Width of the blocks. 0: that of the size.
+    width: int = 0
+    # Number of blocks. 0: that of the size.
     depth: int = 0
+    # Number of attention heads. 0: that of the size.
     heads: int = 0
-    pool: str = 'attention'  # 'attention' or 'mean'
-    stride: tuple[int, ...] = (
-        16,
-        16,
-    )  # ast: distance of patches in mel bins and frames; published ones have 10, or 16
-    frames: int = (
-        0  # ast: its one length, where that is no whole number of patches; 0: frontend.max_frames
-    )
-    epsilon: float = 1e-6  # of every LayerNorm
-    scaled: bool = True  # attention logits times 1/sqrt(head width); False: as the published code
-    # 'reference', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest
+    # 'attention' or 'mean'.
+    pool: str = 'attention'
+    # ast: distance of patches in mel bins and frames. Published ASTs have 10, or 16.
+    stride: tuple[int, ...] = (16, 16)
+    # ast: its length, if that is no whole number of patches. 0: frontend.max_frames.
+    frames: int = 0
+    # Epsilon of every LayerNorm.
+    epsilon: float = 1e-6
+    # Divide attention logits by sqrt(head width). False: as in the published code.
+    scaled: bool = True
+    # 'reference', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest that
+    # this machine has.
     attention: str = 'auto'
-    scan: bool = False  # loop over the blocks: compiles faster, runs slower on accelerators
-    remat: bool = False  # compute activations again in the backward pass: less memory, more time
-    dtype: str = 'auto'  # 'float32' or 'bfloat16'; 'auto': bfloat16 on accelerators
+    # Run the blocks in a loop: compiles faster, runs slower on accelerators.
+    scan: bool = False
+    # Recompute activations in the backward pass: less memory, more time.
+    remat: bool = False
+    # 'float32' or 'bfloat16'; 'auto': bfloat16 on accelerators.
+    dtype: str = 'auto'
 
     def resolved(self) -> Size:
         """The named size with what is set instead."""
@@ -129,41 +146,51 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-    """What training starts from; see `starting`."""
+    """Initial weights; see `pretrained`."""
 
     # weights: a workdir, a directory of Hugging Face's, .pth, .safetensors or .npz; empty: random
     # numbers
+    # Weights: a workdir, a Hugging Face folder, .pth, .safetensors or .npz. Empty: random
+    # weights.
     from_: str = ''
-    published_quirks: bool = (
-        False  # as the published ElasticAST starts: unscaled attention, smaller pooling projections
-    )
+    # Initialize as the published ElasticAST does: smaller pooling projections, unscaled
+    # attention.
+    published_quirks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
     """The run."""
 
+    # Seed of all random numbers.
     seed: int = 0
+    # Number of epochs.
     epochs: int = 40
-    loss: str = 'cross_entropy'  # one label per clip; 'bce': any number of labels
-    # what the best is best in: 'accuracy', 'mean_average_precision'; 'auto': by the loss, mAP with
-    # 'bce'
+    # 'cross_entropy': one label per clip; 'bce': any number of labels.
+    loss: str = 'cross_entropy'
+    # Metric that selects the best checkpoint: 'accuracy' or 'mean_average_precision'. 'auto':
+    # accuracy, or mAP with 'bce'.
     metric: str = 'auto'
+    # Share of the target that is spread over all classes.
     label_smoothing: float = 0.0
-    accumulate: int = (
-        1  # parts of a batch that are computed one after another: less memory, the same gradient
-    )
-    # decay of the moving average of the parameters, which evaluation and prediction use; 0: none
+    # Parts of a batch that are computed one after another: less memory, the same gradient.
+    accumulate: int = 1
+    # Decay of the moving average of the parameters, used by evaluation and prediction. 0: none.
     ema: float = 0.0
-    freeze: tuple[
-        str, ...
-    ] = ()  # parameters that stay as they are: beginnings of names, such as encoder
-    log_every: int = 10  # steps between lines in metrics.jsonl
-    save_every: int = 0  # steps between checkpoints; 0: at the end of each epoch only
-    keep: int = 3  # newest checkpoints kept, besides the best
-    eval_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
-    wandb: str = ''  # project of Weights & Biases that metrics go to as well; empty: none
-    profile_steps: int = 0  # steps that are profiled, soon after the start, for TensorBoard to show
+    # Parameters that stay constant: prefixes of names, such as encoder.
+    freeze: tuple[str, ...] = ()
+    # Steps between lines in metrics.jsonl.
+    log_every: int = 10
+    # Steps between checkpoints. 0: at the end of each epoch only.
+    save_every: int = 0
+    # Number of newest checkpoints that are kept, besides the best.
+    keep: int = 3
+    # Epochs between evaluations. The last epoch is always evaluated.
+    eval_every: int = 1
+    # Project of Weights & Biases that also gets the metrics. Empty: none.
+    wandb: str = ''
+    # Steps that are profiled, soon after the start, for TensorBoard.
+    profile_steps: int = 0
 
     def scored_by(self) -> str:
         """The name of the metric that checkpoints are scored and runs are compared by."""
@@ -174,34 +201,48 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """The update; see `optimizer`."""
+    """The update; see `training.optimizer`."""
 
-    kind: str = 'adamw'  # 'adamw', or 'adam_l2': PyTorch's Adam with weight decay
+    # 'adamw', or 'adam_l2': PyTorch's Adam with weight decay.
+    kind: str = 'adamw'
+    # Peak learning rate.
     rate: float = 1e-3
+    # Decay of Adam's first moment.
     b1: float = 0.9
+    # Decay of Adam's second moment.
     b2: float = 0.999
+    # Epsilon of Adam.
     epsilon: float = 1e-8
+    # Weight decay.
     weight_decay: float = 0.05
-    clip_norm: float = 1.0  # largest global norm of a gradient; 0: any
-    schedule: str = 'cosine'  # 'cosine', 'constant' or 'published'
-    layer_decay: float = 1.0  # rate of a block relative to the next one's; 1: all alike
-    warmup_epochs: float = 2.0  # cosine and constant: linear warm-up
-    decay_from: int = 10  # published: the rate decays after this epoch and each that follows ...
-    decay_factor: float = 0.75  # ... by this factor
+    # Largest global norm of a gradient. 0: any.
+    clip_norm: float = 1.0
+    # 'cosine', 'constant' or 'published'.
+    schedule: str = 'cosine'
+    # Learning rate of a block relative to the next block's. 1: all alike.
+    layer_decay: float = 1.0
+    # cosine and constant: epochs of linear warm-up.
+    warmup_epochs: float = 2.0
+    # published: the learning rate decays after this epoch and after each following one.
+    decay_from: int = 10
+    # published: factor of each decay.
+    decay_factor: float = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """How the devices of all processes are arranged;
-
-    see `sharding`. A run may go on with another arrangement.
-    """
+    """The arrangement of the devices of all processes; see `distributed`. A run may resume with
+    another arrangement."""
 
     # groups of devices that each hold the whole model, and divide the rows of a batch; -1: as many
     # as there are
+    # Groups of devices that each hold the whole model and divide the rows of a batch. -1: the
+    # remaining devices.
     data: int = -1
-    fsdp: int = 1  # devices that divide the parameters, and the rows, among them
-    tensor: int = 1  # devices that divide the heads and hidden units of each block, and share rows
+    # Devices that divide the parameters and the rows among them.
+    fsdp: int = 1
+    # Devices that divide the heads and hidden units of each block and share rows.
+    tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.text import counted, duration, printable
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, '-m', 'elastic_ast_jax.train')
 # Seconds between a signal that was passed on and the end of those that did not follow it.
 GRACE = 45

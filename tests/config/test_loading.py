@@ -602,3 +602,30 @@ def test_the_metric_follows_the_loss_unless_it_is_chosen():
     assert scored() == 'accuracy' and scored('train.loss=bce') == 'mean_average_precision'
     assert scored('train.loss=bce', 'train.metric=accuracy') == 'accuracy'
     assert scored('train.metric=mean_average_precision') == 'mean_average_precision'
+
+
+# Recipes by their names
+
+
+@pytest.mark.parametrize('name', ['quickstart', 'quickstart.py', 'configs/quickstart.py'])
+def test_a_name_is_a_recipe_of_the_package(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(name) == load(str(Path(__file__).parents[2] / 'configs' / 'quickstart.py'))
+
+
+def test_a_file_comes_before_a_recipe_of_its_name(write, tmp_path, monkeypatch):
+    file = Path(write("dict(data=dict(source='synthetic'), train=dict(epochs=3))"))
+    file.rename(tmp_path / 'quickstart.py')
+    monkeypatch.chdir(tmp_path)
+    assert load('quickstart.py').train.epochs == 3
+    assert load('quickstart').train.epochs == 6
+
+
+def test_a_recipe_by_name_takes_its_argument(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load('audioset:ast,shift=20', complete=False).model.kind == 'ast'
+
+
+def test_an_unknown_name_lists_the_recipes():
+    (problem,) = problems(file='fsd')
+    assert 'there is no file fsd' in problem and 'choose from' in problem and 'fsdd' in problem
