@@ -128,8 +128,8 @@ class Model:
     epsilon: float = 1e-6
     # Divide attention logits by sqrt(head width). False: as in the published code.
     scaled: bool = True
-    # 'reference', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest that
-    # this machine has.
+    # 'reference', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest
+    # that this machine has.
     attention: str = 'auto'
     # Run the blocks in a loop: compiles faster, runs slower on accelerators.
     scan: bool = False
