@@ -46,7 +46,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.packing = dict(rows=4, tokens=512, slots=64)  # 63 clips a step
     config.model = dict(size='Mi')
     config.train = dict(epochs=50, eval_every=10)
-    config.optimizer = dict(rate=1e-3, warmup_epochs=2.0)
+    config.optimizer = dict(learning_rate=1e-3, warmup_epochs=2.0)
     if chosen.word == 'resolutions':
         config.augment.ratios = tuple(1 + i / 5 for i in range(16))  # 1.0, 1.2, ..., 4.0
         config.packing.rows = 2  # about as many clips a step

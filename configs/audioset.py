@@ -58,7 +58,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.train = dict(epochs=15, loss='bce')
     config.optimizer = dict(
         kind='adam_l2',
-        rate=1e-5,
+        learning_rate=1e-5,
         b1=0.95,
         b2=0.999,
         weight_decay=5e-7,

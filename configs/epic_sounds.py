@@ -64,7 +64,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.train = dict(epochs=30)
     config.optimizer = dict(
         kind='adamw',
-        rate=1e-5,
+        learning_rate=1e-5,
         b1=0.9,
         b2=0.999,
         weight_decay=1e-4,

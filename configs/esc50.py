@@ -34,7 +34,7 @@ def get_config(text: str = '') -> ConfigDict:
     )  # 48 clips a step, 230 tokens each after dropout
     config.model = dict(size='B')
     config.train = dict(epochs=25)
-    config.optimizer = dict(rate=1e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
+    config.optimizer = dict(learning_rate=1e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
     if chosen.word == 'ast':
         config.model.kind = 'ast'
         config.frontend.update(min_frames=512, partial='zero')

@@ -42,7 +42,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.packing = dict(rows=4, tokens=512, slots=64)  # 99 clips a step
     config.model = dict(size='Mi')
     config.train = dict(epochs=40, label_smoothing=0.1)
-    config.optimizer = dict(rate=1e-3, warmup_epochs=2.0)
+    config.optimizer = dict(learning_rate=1e-3, warmup_epochs=2.0)
     if chosen.word == 'ast':
         config.model.kind = 'ast'
         config.data.too_long = 'crop'
@@ -57,7 +57,7 @@ def get_config(text: str = '') -> ConfigDict:
 def sweep() -> Iterator[dict[str, float | int]]:
     for rate in (1e-3, 3e-4):
         for seed in range(3):
-            yield {'optimizer.rate': rate, 'train.seed': seed}
+            yield {'optimizer.learning_rate': rate, 'train.seed': seed}
 
 
 def lengths() -> dict:

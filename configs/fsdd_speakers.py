@@ -49,7 +49,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.packing = dict(rows=2, tokens=512, slots=64)  # 66 clips a step
     config.model = dict(size='Mi')
     config.train = dict(epochs=30, eval_every=10)
-    config.optimizer = dict(rate=1e-3, warmup_epochs=2.0)
+    config.optimizer = dict(learning_rate=1e-3, warmup_epochs=2.0)
     if chosen.word == 'prefixes':
         config.augment.prefix_frames = 32
         config.packing.tokens = 288  # as many clips a step

@@ -24,5 +24,5 @@ def get_config() -> ConfigDict:
     config.packing = dict(rows=4, tokens=640, slots=32)
     config.model = dict(size='Mi')
     config.train = dict(epochs=40, label_smoothing=0.1)
-    config.optimizer = dict(rate=1e-3, warmup_epochs=2.0)
+    config.optimizer = dict(learning_rate=1e-3, warmup_epochs=2.0)
     return config

@@ -29,11 +29,11 @@ def get_config() -> ConfigDict:
     config.packing = dict(rows=8, tokens=256, slots=32)
     config.model = dict(size='Mi', width=96, depth=3)
     config.train = dict(epochs=6)
-    config.optimizer = dict(rate=2e-3, b2=0.99, warmup_epochs=0.6)
+    config.optimizer = dict(learning_rate=2e-3, b2=0.99, warmup_epochs=0.6)
     return config
 
 
 def sweep() -> Iterator[dict[str, float | int]]:
     for rate in (2e-3, 1e-3):
         for seed in range(2):
-            yield {'optimizer.rate': rate, 'train.seed': seed}
+            yield {'optimizer.learning_rate': rate, 'train.seed': seed}

@@ -32,7 +32,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.packing = dict(rows=4, tokens=1568, slots=64)  # 128.4 clips a step on average
     config.model = dict(size='B')
     config.train = dict(epochs=30, loss='bce', metric='accuracy')
-    config.optimizer = dict(rate=2.5e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
+    config.optimizer = dict(learning_rate=2.5e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
     if chosen.word == 'ast':
         config.model.kind = 'ast'
         config.frontend.update(min_frames=112, partial='zero')

@@ -62,7 +62,7 @@ def run(config: Config, path: str) -> None:
     workdir = Workdir(path, distributed_processes.process_index())
     distributed_processes.primary_first('workdir', lambda: workdir.prepare(config))
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_rows(config.packing.rows, mesh, config.train.accumulate)
+    sharding.check_rows(config.packing.rows, mesh, config.train.grad_accumulation_steps)
 
     source = splits.open_source(config, 'train')
     labels = label_names(source)
@@ -107,7 +107,7 @@ def run(config: Config, path: str) -> None:
             f' train.freeze={",".join(config.train.freeze)}'
         )
 
-    with Checkpoints(workdir.checkpoints, config.train.keep) as checkpoints:
+    with Checkpoints(workdir.checkpoints, config.train.max_checkpoints) as checkpoints:
         state = checkpoints.restore(sharding.with_shardings(made.abstract, made.shardings))
         if state is None:
             state = made.init_sharded(given)
@@ -157,7 +157,7 @@ def run(config: Config, path: str) -> None:
             if monitor.evaluation_due(first) and checkpoints.score(first) is None:
                 save(state, evaluated=True)  # the run was told to stop before it could
             for batch in pipeline.batches(
-                reader, first, schedule.steps, config.data.workers or None
+                reader, first, schedule.steps, config.data.num_workers or None
             ):
                 with profile.step(monitor.steps):
                     state, sums = made.train_step(state, sharding.shard_batch(batch, mesh))

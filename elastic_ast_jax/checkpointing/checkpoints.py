@@ -463,7 +463,7 @@ class Checkpoints:
         if int(number) > len(steps):
             raise CheckpointError(
                 f'{self.directory}: {which} needs {number} checkpoints, and there are {len(steps)},'
-                f' of steps {steps}: ask for fewer (train.keep tells how many a run keeps)'
+                f' of steps {steps}: ask for fewer (a run keeps train.max_checkpoints of them)'
             )
         return steps[-int(number) :]
 

@@ -109,7 +109,7 @@ def _config(found: ConvertedAst, loss: str) -> Config:
                     'kind': 'ast',
                     'stride': model.stride,
                     'frames': model.frames if model.frames != front.max_frames else 0,
-                    'epsilon': model.epsilon,
+                    'eps': model.epsilon,
                 }
             ),
             'train': {'loss': loss},

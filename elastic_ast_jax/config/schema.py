@@ -58,7 +58,7 @@ class Data:
     # Sample training clips with replacement, those with rare labels more often.
     balanced: bool = False
     # Rows that are read concurrently. 0: one per processor.
-    workers: int = 0
+    num_workers: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Model:
     # ast: its length, if that is no whole number of patches. 0: frontend.max_frames.
     frames: int = 0
     # Epsilon of every LayerNorm.
-    epsilon: float = 1e-6
+    eps: float = 1e-6
     # Divide attention logits by sqrt(head width). False: as in the published code.
     scaled: bool = True
     # 'reference', 'blocked', TPU 'splash', GPU 'pallas', 'tokamax', 'cudnn'; 'auto': the fastest
@@ -174,7 +174,7 @@ class Train:
     # Share of the target that is spread over all classes.
     label_smoothing: float = 0.0
     # Parts of a batch that are computed one after another: less memory, the same gradient.
-    accumulate: int = 1
+    grad_accumulation_steps: int = 1
     # Decay of the moving average of the parameters, used by evaluation and prediction. 0: none.
     ema: float = 0.0
     # Parameters that stay constant: prefixes of names, such as encoder.
@@ -184,7 +184,7 @@ class Train:
     # Steps between checkpoints. 0: at the end of each epoch only.
     save_every: int = 0
     # Number of newest checkpoints that are kept, besides the best.
-    keep: int = 3
+    max_checkpoints: int = 3
     # Epochs between evaluations. The last epoch is always evaluated.
     eval_every: int = 1
     # Project of Weights & Biases that also gets the metrics. Empty: none.
@@ -206,13 +206,13 @@ class Optimizer:
     # 'adamw', or 'adam_l2': PyTorch's Adam with weight decay.
     kind: str = 'adamw'
     # Peak learning rate.
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     # Decay of Adam's first moment.
     b1: float = 0.9
     # Decay of Adam's second moment.
     b2: float = 0.999
     # Epsilon of Adam.
-    epsilon: float = 1e-8
+    eps: float = 1e-8
     # Weight decay.
     weight_decay: float = 0.05
     # Largest global norm of a gradient. 0: any.

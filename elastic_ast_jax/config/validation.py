@@ -60,15 +60,15 @@ def problems(config: Config) -> list[str]:
         'packing.tokens',
         'train.epochs',
         'train.log_every',
-        'train.keep',
+        'train.max_checkpoints',
         'train.eval_every',
-        'train.accumulate',
+        'train.grad_accumulation_steps',
         'optimizer.decay_from',
     ):
         within(key, 1)
     within('train.seed', 0, 2**32 - 1)  # what JAX makes a key of
     for key in (
-        'data.workers',
+        'data.num_workers',
         'train.save_every',
         'augment.prefix_frames',
         'augment.freq_mask',
@@ -110,11 +110,11 @@ def problems(config: Config) -> list[str]:
         'augment.cut_seconds and augment.prefix_frames both cut clips to a random length: set one'
         ' of them to 0',
     )
-    if packing.rows > 0 and config.train.accumulate > 0:
+    if packing.rows > 0 and config.train.grad_accumulation_steps > 0:
         need(
-            packing.rows % config.train.accumulate == 0,
+            packing.rows % config.train.grad_accumulation_steps == 0,
             f'packing.rows={packing.rows} does not divide into'
-            f' train.accumulate={config.train.accumulate} parts',
+            f' train.grad_accumulation_steps={config.train.grad_accumulation_steps} parts',
         )
     need(
         bool(augment.ratios) and min(augment.ratios, default=0) > 0,
@@ -155,7 +155,7 @@ def problems(config: Config) -> list[str]:
         )
     one_of('model.kind', ('elastic_ast', 'ast'))
     one_of('model.pool', ('attention', 'mean'))
-    need(config.model.epsilon > 0, f'model.epsilon={config.model.epsilon} must be positive')
+    need(config.model.eps > 0, f'model.eps={config.model.eps} must be positive')
     found += (
         _ast_problems(config)
         if config.model.kind == 'ast'
@@ -185,7 +185,10 @@ def problems(config: Config) -> list[str]:
     )
     one_of('optimizer.kind', ('adamw', 'adam_l2'))
     one_of('optimizer.schedule', ('cosine', 'constant', 'published'))
-    need(config.optimizer.rate > 0, f'optimizer.rate={config.optimizer.rate} must be positive')
+    need(
+        config.optimizer.learning_rate > 0,
+        f'optimizer.learning_rate={config.optimizer.learning_rate} must be positive',
+    )
     need(
         0 < config.optimizer.layer_decay <= 1,
         f'optimizer.layer_decay={config.optimizer.layer_decay} must be above 0 and at most 1',
@@ -195,8 +198,8 @@ def problems(config: Config) -> list[str]:
         f'optimizer.decay_factor={config.optimizer.decay_factor} must be above 0 and at most 1',
     )
     need(
-        config.optimizer.epsilon > 0,
-        f'optimizer.epsilon={config.optimizer.epsilon} must be positive',
+        config.optimizer.eps > 0,
+        f'optimizer.eps={config.optimizer.eps} must be positive',
     )
     return found
 

@@ -76,7 +76,11 @@ def check_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
     shards = count_row_shards(mesh)
     if rows % (shards * accumulate):
         nearest = max(1, round(rows / (shards * accumulate))) * shards * accumulate
-        parts = f' in each of train.accumulate={accumulate} parts' if accumulate > 1 else ''
+        parts = (
+            f' in each of train.grad_accumulation_steps={accumulate} parts'
+            if accumulate > 1
+            else ''
+        )
         over = (
             f'{shards} devices'
             if mesh.shape[TENSOR] == 1

@@ -34,7 +34,7 @@ __all__ = ['CHANGEABLE', 'changed', 'run', 'summary', 'write']
 # What evaluation may change of the config: which clips are evaluated and how their batches are
 # formed. Everything else belongs to the model, or changes nothing here.
 CHANGEABLE = (
-    *(f'data.{name}' for name in ('source', 'too_long', 'overlap', 'on_bad_audio', 'workers')),
+    *(f'data.{name}' for name in ('source', 'too_long', 'overlap', 'on_bad_audio', 'num_workers')),
     *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')),
     *(f'mesh.{axis}' for axis in partitioning.AXES),
 )

@@ -259,7 +259,7 @@ class Evaluator:
         logits_of_part = np.zeros((len(view.owner), len(self._labels)), np.float32)
         times = np.zeros(len(view.owner), np.int64)
         for batch in pipeline.batches(
-            reader, 0, view.schedule.steps, self._config.data.workers or None
+            reader, 0, view.schedule.steps, self._config.data.num_workers or None
         ):
             evaluated = self._step(params, sharding.shard_batch(batch, self._mesh))
             valid = np.asarray(evaluated.valid)

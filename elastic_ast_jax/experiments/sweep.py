@@ -5,8 +5,8 @@
     --config.data.root=FOLDER_OF_RECORDINGS
 
 `sweep()` stands beside `get_config()`, takes its argument if it takes one, and yields a dictionary
-of overrides for each run: `{'optimizer.rate': 3e-4, 'train.seed': 1}`. Every run has a workdir in
-the folder `--out`, whose name tells its overrides.
+of overrides for each run: `{'optimizer.learning_rate': 3e-4, 'train.seed': 1}`. Every run has a
+workdir in the folder `--out`, whose name tells its overrides.
 """
 
 import argparse
@@ -258,8 +258,8 @@ def text_of(value: Any) -> str:
 
 
 def name_of(overrides: Mapping[str, Any]) -> str:
-    """`optimizer.rate=0.0003+train.seed=1`: the same for the same overrides in any order, good for
-    a file, and readable.
+    """`optimizer.learning_rate=0.0003+train.seed=1`: the same for the same overrides in any order,
+    good for a file, and readable.
 
     What is no letter, digit or one of `._-` in a value becomes a hyphen, and a long name is cut; a
     hash tells such names apart.

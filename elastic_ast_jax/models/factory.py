@@ -46,7 +46,7 @@ def make_model(
         scan=wanted.scan if scan is None else scan,
         remat=wanted.remat,
         dtype=dtype,
-        epsilon=wanted.epsilon,
+        epsilon=wanted.eps,
         constrain=constrain,
     )
     if wanted.kind == 'ast':

@@ -220,7 +220,7 @@ def _steps(config: Config, topology: Topology, work: Work) -> compiled_steps.Com
         _chosen_attention(config),
         dtype,
         mesh,
-        constant_schedule(config.optimizer.rate, 1),
+        constant_schedule(config.optimizer.learning_rate, 1),
     )
 
 
@@ -321,7 +321,7 @@ def _gib(size: float) -> str:
 def _search(config: Config, topology: Topology, work: Work, progress: Progress, check: bool) -> int:
     """Prints the most rows of a device whose training step fits, with and without remat."""
     mesh = sharding.make_mesh(config.mesh, topology.devices)
-    shards, accumulate = sharding.count_row_shards(mesh), config.train.accumulate
+    shards, accumulate = sharding.count_row_shards(mesh), config.train.grad_accumulation_steps
     room = topology.peak.memory / topology.cores
     each = 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
     lines = [

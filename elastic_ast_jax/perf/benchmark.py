@@ -255,7 +255,7 @@ def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
         attend,
         selection.compute_dtype(config.model.dtype),
         mesh,
-        constant_schedule(config.optimizer.rate, 1),
+        constant_schedule(config.optimizer.learning_rate, 1),
     )
     host_batch = length_mixes.batch(mix, made.shape, _SEED, _DROPOUT if training else 0.0)
     lengths = flops.tokens_per_clip(host_batch.segment_ids)

@@ -178,7 +178,7 @@ def _fitted(
     if donor.epsilon and donor.epsilon != network.epsilon:
         notes.append(
             f'LayerNorms have epsilon {donor.epsilon:g} there and {network.epsilon:g} here: '
-            f'--config.model.epsilon={donor.epsilon:g} makes them alike'
+            f'--config.model.eps={donor.epsilon:g} makes them alike'
         )
     if donor.scaled != network.scaled:
         width = network.size.width // network.size.heads

@@ -69,7 +69,7 @@ def make_steps(
         PartitionError: A dimension of a parameter that its mesh axis does not divide.
         MeshError: Rows that do not divide over the devices.
     """
-    sharding.check_rows(config.packing.rows, mesh, config.train.accumulate)
+    sharding.check_rows(config.packing.rows, mesh, config.train.grad_accumulation_steps)
     network = model_factory.make_model(
         config,
         classes,
@@ -100,7 +100,7 @@ def make_steps(
     abstract = jax.eval_shape(init, {})
     shardings = sharding.state_shardings(abstract, params, mesh)
     step = make_train_step(
-        apply, loss, optimizer, config.train.accumulate, config.train.ema, frozen
+        apply, loss, optimizer, config.train.grad_accumulation_steps, config.train.ema, frozen
     )
     return CompiledSteps(
         network,

@@ -22,11 +22,11 @@ def learning_rate_schedule(config: Config, epoch_ends: np.ndarray) -> optimizer.
     warmup = math.ceil(chosen.warmup_epochs * steps / len(epoch_ends))
     if chosen.schedule == 'published':
         return optimizer.published_schedule(
-            chosen.rate, epoch_ends, chosen.decay_from, chosen.decay_factor
+            chosen.learning_rate, epoch_ends, chosen.decay_from, chosen.decay_factor
         )
     if chosen.schedule == 'constant':
-        return optimizer.constant_schedule(chosen.rate, warmup)
-    return optimizer.cosine_schedule(chosen.rate, steps, warmup)
+        return optimizer.constant_schedule(chosen.learning_rate, warmup)
+    return optimizer.cosine_schedule(chosen.learning_rate, steps, warmup)
 
 
 def make_optimizer(config: Config, schedule: optimizer.Schedule) -> optax.GradientTransformation:
@@ -34,6 +34,6 @@ def make_optimizer(config: Config, schedule: optimizer.Schedule) -> optax.Gradie
     chosen = config.optimizer
     make = {'adamw': optimizer.adamw, 'adam_l2': optimizer.adam_l2}[chosen.kind]
     made = optimizer.with_clipping(
-        make(schedule, chosen.b1, chosen.b2, chosen.epsilon, chosen.weight_decay), chosen.clip_norm
+        make(schedule, chosen.b1, chosen.b2, chosen.eps, chosen.weight_decay), chosen.clip_norm
     )
     return optimizer.with_layer_decay(made, chosen.layer_decay, config.model.resolved().depth)

@@ -172,6 +172,6 @@ class Monitor:
         return TrainingError(
             f'step {step}: the loss ({sums.loss}), the gradient (norm {sums.gradient_norm}) or the'
             f' parameters after it (norm {sums.parameter_norm}) are not finite. The last good'
-            ' checkpoint stays. Lower optimizer.rate, or look at the clips of this batch:'
+            ' checkpoint stays. Lower optimizer.learning_rate, or look at the clips of this batch:'
             f' {", ".join(names[:20])}{more}'
         )

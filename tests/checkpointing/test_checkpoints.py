@@ -408,7 +408,7 @@ def test_a_mean_of_more_checkpoints_than_there_are_is_refused(saved):
     ):
         checkpoints.restore_params(abstract().params, 'average:4')
     assert 'average:4 needs 4 checkpoints, and there are 3, of steps [1, 2, 3]' in str(caught.value)
-    assert 'train.keep' in str(caught.value)
+    assert 'train.max_checkpoints' in str(caught.value)
 
 
 def test_a_damaged_checkpoint_is_in_no_mean(saved):

@@ -105,25 +105,31 @@ def test_keys_that_change_no_result_may_differ(workdir):
             'eval': 'c.jsonl',
             'label_csv': 'd.csv',
             'tfds_dir': 'e',
-            'workers': 3,
+            'num_workers': 3,
             'on_bad_audio': 'skip',
         },
-        train={'log_every': 1, 'keep': 9, 'save_every': 5, 'wandb': 'project', 'profile_steps': 3},
+        train={
+            'log_every': 1,
+            'max_checkpoints': 9,
+            'save_every': 5,
+            'wandb': 'project',
+            'profile_steps': 3,
+        },
     )
     workdir.prepare(free)
     assert workdir.config() == free  # what counts is how the run goes on
-    assert 'data.workers' not in refused(
-        workdir.prepare, changed(data={'workers': 4}, train={'seed': 1})
+    assert 'data.num_workers' not in refused(
+        workdir.prepare, changed(data={'num_workers': 4}, train={'seed': 1})
     )
 
 
 def test_some_of_these_may_be_asked_to_be_the_same_too(workdir):
-    moved = changed(data={'root': '/moved', 'workers': 3})
+    moved = changed(data={'root': '/moved', 'num_workers': 3})
     workdir.check_config(moved)
     message = refused(
         lambda config: workdir.check_config(config, ('data.root',), 'Give another --out'), moved
     )
-    assert "data.root: '' there, '/moved' now" in message and 'data.workers' not in message
+    assert "data.root: '' there, '/moved' now" in message and 'data.num_workers' not in message
     assert message.endswith('Give another --out, or the same values')
 
 
@@ -141,9 +147,9 @@ def test_some_of_these_may_be_asked_to_be_the_same_too(workdir):
             'data.label_csv',
             'data.tfds_dir',
             'data.on_bad_audio',
-            'data.workers',
+            'data.num_workers',
             'train.log_every',
-            'train.keep',
+            'train.max_checkpoints',
             'train.save_every',
             'train.wandb',
             'train.profile_steps',

@@ -243,7 +243,7 @@ def test_errors_end_with_1_and_a_message_alone(capsys, tmp_path, monkeypatch, ar
     [
         'frontend.sample_rate=4000',
         f'train.seed={10**30}',
-        'optimizer.rate=1e999',
+        'optimizer.learning_rate=1e999',
         'optimizer.decay_factor=-1',
         'frontend.mean=-1e999',
         'frontend.window_ms=1e999',

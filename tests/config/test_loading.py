@@ -143,11 +143,12 @@ def test_a_file_changes_the_defaults_it_names_and_no_others(write):
 def test_a_whole_number_in_a_file_serves_as_a_float(write):
     config = load(
         write(
-            "dict(data=dict(source='synthetic'), optimizer=dict(rate=1), augment=dict(ratios=[1,"
-            ' 2]))'
+            "dict(data=dict(source='synthetic'), optimizer=dict(learning_rate=1),"
+            ' augment=dict(ratios=[1, 2]))'
         )
     )
-    assert config.optimizer.rate == 1.0 and isinstance(config.optimizer.rate, float)
+    assert config.optimizer.learning_rate == 1.0
+    assert isinstance(config.optimizer.learning_rate, float)
     assert config.augment.ratios == (1.0, 2.0) and all(
         isinstance(ratio, float) for ratio in config.augment.ratios
     )
@@ -159,8 +160,14 @@ def test_a_whole_number_in_a_file_serves_as_a_float(write):
         ('train=dict(epochs=2.0)', 'train.epochs=2.0: must be a whole number, not float'),
         ('train=dict(epochs=True)', 'train.epochs=True: must be a whole number, not bool'),
         ('train=dict(epochs=None)', 'train.epochs=None: must be a whole number, not NoneType'),
-        ("optimizer=dict(rate='fast')", "optimizer.rate='fast': must be a number, not str"),
-        ('optimizer=dict(rate=False)', 'optimizer.rate=False: must be a number, not bool'),
+        (
+            "optimizer=dict(learning_rate='fast')",
+            "optimizer.learning_rate='fast': must be a number, not str",
+        ),
+        (
+            'optimizer=dict(learning_rate=False)',
+            'optimizer.learning_rate=False: must be a number, not bool',
+        ),
         ('model=dict(scan=1)', 'model.scan=1: must be true or false, not int'),
         ('model=dict(size=3)', 'model.size=3: must be text, not int'),
         ('augment=dict(ratios=1.5)', 'augment.ratios=1.5: must be a sequence, not float'),
@@ -175,7 +182,11 @@ def test_a_wrong_type_in_a_file_is_named(write, values, expected):
     'values, key, near',
     [
         ('train=dict(epoch=3)', 'train.epoch', 'train.epochs'),
-        ('optimiser=dict(rate=1e-3)', 'optimiser.rate', 'optimizer.rate'),
+        (
+            'optimiser=dict(learning_rate=1e-3)',
+            'optimiser.learning_rate',
+            'optimizer.learning_rate',
+        ),
         ('tran=5', 'tran', 'train.'),
     ],
 )
@@ -222,9 +233,9 @@ def test_a_file_that_is_no_python_is_refused(tmp_path):
         ('model.scan=False', False),
         ('train.epochs=7', 7),
         ('train.seed=0', 0),
-        ('optimizer.rate=0.02', 0.02),
-        ('optimizer.rate=3e-4', 3e-4),
-        ('optimizer.rate=2', 2.0),
+        ('optimizer.learning_rate=0.02', 0.02),
+        ('optimizer.learning_rate=3e-4', 3e-4),
+        ('optimizer.learning_rate=2', 2.0),
         ('frontend.mean=-1.5', -1.5),
         ('model.size=S', 'S'),
         ('data.train_split=a=b, c', 'a=b, c'),
@@ -256,10 +267,10 @@ def test_an_override_beats_the_file(write):
         ('train.epochs=2.5', "train.epochs='2.5': must be a whole number, not float"),
         ('train.epochs=True', "train.epochs='True': must be a whole number, not bool"),
         ('train.epochs=', "train.epochs='': must be a whole number"),
-        ('optimizer.rate=fast', "optimizer.rate='fast': must be a number"),
+        ('optimizer.learning_rate=fast', "optimizer.learning_rate='fast': must be a number"),
         (
-            'optimizer.rate=__import__("os")',
-            'optimizer.rate=\'__import__("os")\': must be a number',
+            'optimizer.learning_rate=__import__("os")',
+            'optimizer.learning_rate=\'__import__("os")\': must be a number',
         ),
         ('model.scan=1', "model.scan='1': must be true or false"),
         ('augment.ratios=fast', "augment.ratios='fast': must be numbers separated by commas"),
@@ -301,7 +312,7 @@ def test_all_problems_of_all_kinds_are_in_one_report(write):
     found = problems(
         'packing.row=3',
         'train.epochs=0',
-        'optimizer.rate=fast',
+        'optimizer.learning_rate=fast',
         'frontend.max_frames=1000',
         'train.seed',
         file=file,
@@ -311,7 +322,7 @@ def test_all_problems_of_all_kinds_are_in_one_report(write):
         'unknown key data.too_lon: the nearest valid one is data.too_long',  # in the file
         'unknown key packing.row: the nearest valid one is packing.rows',  # in an override
         "model.scan='yes': must be true or false",  # type, file
-        "optimizer.rate='fast': must be a number",  # type, override
+        "optimizer.learning_rate='fast': must be a number",  # type, override
         '--config.train.seed has no value',  # form
         'train.epochs=0 must be at least 1',  # range
         "train.loss='hinge' must be one of",  # choice
@@ -366,10 +377,10 @@ def test_the_report_counts_its_problems():
         (['packing.slots=0'], ['packing.slots=0 must be at least 1']),
         (['train.epochs=0'], ['train.epochs=0 must be at least 1']),
         (['train.log_every=0'], ['train.log_every=0 must be at least 1']),
-        (['train.keep=0'], ['train.keep=0 must be at least 1']),
+        (['train.max_checkpoints=0'], ['train.max_checkpoints=0 must be at least 1']),
         (['train.eval_every=0'], ['train.eval_every=0 must be at least 1']),
         (['optimizer.decay_from=0'], ['optimizer.decay_from=0 must be at least 1']),
-        (['data.workers=-1'], ['data.workers=-1 must be at least 0']),
+        (['data.num_workers=-1'], ['data.num_workers=-1 must be at least 0']),
         (['train.seed=-1'], ['train.seed=-1 must be from 0 to 4294967295']),
         (['train.save_every=-1'], ['train.save_every=-1 must be at least 0']),
         (['augment.prefix_frames=-1'], ['augment.prefix_frames=-1 must be at least 0']),
@@ -401,15 +412,18 @@ def test_the_report_counts_its_problems():
             ['data.on_bad_audio=ignore'],
             ["data.on_bad_audio='ignore' must be one of 'error', 'skip'"],
         ),
-        (['train.accumulate=3'], ['packing.rows=8 does not divide into train.accumulate=3 parts']),
+        (
+            ['train.grad_accumulation_steps=3'],
+            ['packing.rows=8 does not divide into train.grad_accumulation_steps=3 parts'],
+        ),
         (['train.ema=1'], ['train.ema=1.0 must be from 0 to below 1']),
         (['train.profile_steps=-1'], ['train.profile_steps=-1 must be at least 0']),
         (['optimizer.layer_decay=0'], ['optimizer.layer_decay=0.0 must be above 0 and at most 1']),
         (['train.label_smoothing=-0.1'], ['train.label_smoothing=-0.1 must be from 0 to below 1']),
         (['optimizer.b1=1'], ['optimizer.b1=1.0 must be from 0 to below 1']),
         (['optimizer.b2=1'], ['optimizer.b2=1.0 must be from 0 to below 1']),
-        (['optimizer.rate=0'], ['optimizer.rate=0.0 must be positive']),
-        (['optimizer.epsilon=0'], ['optimizer.epsilon=0.0 must be positive']),
+        (['optimizer.learning_rate=0'], ['optimizer.learning_rate=0.0 must be positive']),
+        (['optimizer.eps=0'], ['optimizer.eps=0.0 must be positive']),
         (['augment.ratios=1,0'], ['augment.ratios=(1.0, 0.0) must be positive']),
         (['augment.ratios=()'], ['augment.ratios=() must be positive']),
         (
@@ -466,7 +480,7 @@ def test_zero_switches_off_what_it_may():
             'augment.token_dropout=0',
             'augment.prefix_frames=0',
             'train.save_every=0',
-            'data.workers=0',
+            'data.num_workers=0',
             'train.label_smoothing=0',
         ],
     )
@@ -478,7 +492,12 @@ def test_zero_switches_off_what_it_may():
 def test_a_config_survives_json():
     config = load(
         QUICKSTART,
-        ['augment.ratios=1,1.5', 'model.scan=true', 'optimizer.rate=2', 'data.train=ärger.jsonl'],
+        [
+            'augment.ratios=1,1.5',
+            'model.scan=true',
+            'optimizer.learning_rate=2',
+            'data.train=ärger.jsonl',
+        ],
     )
     again = from_dict(json.loads(config.to_json()))
     assert again == config
@@ -525,7 +544,7 @@ AST = [
 
 
 def test_the_baseline_is_a_model_of_its_own():
-    config = load(QUICKSTART, [*AST, 'model.stride=10,8', 'model.frames=50', 'model.epsilon=1e-12'])
+    config = load(QUICKSTART, [*AST, 'model.stride=10,8', 'model.frames=50', 'model.eps=1e-12'])
     network = model_factory.make_model(
         config, 3, selection.select_attention('reference'), jnp.float32
     )

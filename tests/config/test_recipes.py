@@ -146,7 +146,7 @@ def test_hyperparameters_are_the_papers(name, classes, loss, epochs, decay, stat
         assert config.train.epochs == epochs
         assert (front.mean, front.std) == statistics
         assert front.max_frames == (1024 if text == 'ast' else frames)
-        assert (optimizer.rate, optimizer.clip_norm) == (1e-5, 0)
+        assert (optimizer.learning_rate, optimizer.clip_norm) == (1e-5, 0)
         if decay:
             assert (optimizer.kind, optimizer.b1, optimizer.b2, optimizer.weight_decay) == (
                 'adam_l2',

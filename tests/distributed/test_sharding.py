@@ -291,7 +291,8 @@ def test_parts_have_equally_many_rows_on_each_device():
     sharding.check_rows(6, mesh_of(1), accumulate=3)
     with pytest.raises(
         UserError,
-        match=r'packing.rows=8 .* 1 devices in each of train.accumulate=3 parts: .* such as 9',
+        match=r'packing.rows=8 .* 1 devices in each of train.grad_accumulation_steps=3 parts: .*'
+        r' such as 9',
     ):
         sharding.check_rows(8, mesh_of(1), accumulate=3)
 

@@ -42,8 +42,8 @@ def get_config():
     config.augment = dict(token_dropout=0.1, freq_mask=6, time_mask=0.1)
     config.packing = dict(rows=2, tokens=96, slots=8)
     config.model = dict(width=16, depth=2, heads=2)
-    config.train = dict(epochs=3, log_every=1, save_every=3, keep=100)
-    config.optimizer = dict(rate=1e-2, warmup_epochs=0.2)
+    config.train = dict(epochs=3, log_every=1, save_every=3, max_checkpoints=100)
+    config.optimizer = dict(learning_rate=1e-2, warmup_epochs=0.2)
     return config
 """
 

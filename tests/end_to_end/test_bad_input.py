@@ -289,7 +289,10 @@ def test_a_clip_longer_than_the_positions(data, train_refused):
     ('override', 'parts'),
     [
         ('train.epoch=3', ['unknown key train.epoch', 'train.epochs']),
-        ('optimiser.rate=3', ['unknown key optimiser.rate', 'optimizer.rate']),
+        (
+            'optimiser.learning_rate=3',
+            ['unknown key optimiser.learning_rate', 'optimizer.learning_rate'],
+        ),
         ('train.epochs=many', ["train.epochs='many'", 'must be a whole number']),
         ('train.epochs=1.5', ["train.epochs='1.5'", 'must be a whole number']),
         ('model.scan=1', ["model.scan='1'", 'must be true or false']),
@@ -314,7 +317,7 @@ def test_all_that_is_wrong_with_a_config_at_once(train_refused, tmp_path):
     wrong = (
         'train.epoch=3',
         'train.epochs=many',
-        'optimizer.rate=-1',
+        'optimizer.learning_rate=-1',
         'packing.rows=0',
         'model.size=XS',
     )
@@ -322,7 +325,7 @@ def test_all_that_is_wrong_with_a_config_at_once(train_refused, tmp_path):
     for part in (
         'train.epoch:',
         "train.epochs='many'",
-        'optimizer.rate=-1.0',
+        'optimizer.learning_rate=-1.0',
         'packing.rows=0',
         "model.size='XS'",
     ):
@@ -388,9 +391,13 @@ def change_config(workdir: pathlib.Path, **sections: dict) -> None:
 def test_the_workdir_of_another_config(workdir, arguments, refused):
     before = (workdir / 'config.json').read_bytes()
     said = refused(
-        arguments(workdir, 'optimizer.rate=0.5', 'train.epochs=7', 'data.workers=1'), workdir
+        arguments(workdir, 'optimizer.learning_rate=0.5', 'train.epochs=7', 'data.num_workers=1'),
+        workdir,
     )
-    assert 'optimizer.rate: 0.01 there, 0.5 now' in said and 'train.epochs: 3 there, 7 now' in said
+    assert (
+        'optimizer.learning_rate: 0.01 there, 0.5 now' in said
+        and 'train.epochs: 3 there, 7 now' in said
+    )
     assert 'workers' not in said
     assert 'Use another --workdir, or the same values' in said
     assert (workdir / 'config.json').read_bytes() == before

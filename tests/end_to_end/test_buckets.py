@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_old_ones_are_deleted(
     ]:
         del run.objects[name]
     damaged = run.under(f'{NAME}/checkpoints/{STEPS}')
-    assert command(*arguments(RUN, 'train.keep=1')).code == 0
+    assert command(*arguments(RUN, 'train.max_checkpoints=1')).code == 0
     assert (
         f'checkpoint {RUN}/checkpoints/{STEPS} is incomplete, using the one before, 18'
         in caplog.text

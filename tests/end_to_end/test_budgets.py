@@ -263,10 +263,10 @@ def test_what_is_stored_is_not_lost(workdir, recordings, command):
         return [one['tokens'] for one in json.loads(file.read_text('utf-8'))['budgets']]
 
     # What was measured with other data says so, and is not kept beside what was measured without.
-    done = command(*arguments, '--points=60', '--config.data.workers=1')
+    done = command(*arguments, '--points=60', '--config.data.num_workers=1')
     assert done.code == 0 and f'stored: {file}\n' in done.err
     told = command('predict', workdir, recordings.test_files[0], '--budget_tokens=60').err
-    assert 'in evaluation (with data.workers=1) accuracy ' in told
+    assert 'in evaluation (with data.num_workers=1) accuracy ' in told
     done = command(*arguments, '--points=8')
     assert (
         f'written over: {file}\n' in done.err

@@ -16,7 +16,7 @@ from tests.fakes.wandb_stand_in import SOURCE
 
 STEPS = 21
 ALL = (
-    'train.accumulate=2',
+    'train.grad_accumulation_steps=2',
     'train.ema=0.9',
     'train.freeze=embed,positions.time',
     'optimizer.layer_decay=0.8',

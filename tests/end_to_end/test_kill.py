@@ -15,7 +15,7 @@ import pytest
 
 # More steps and wider layers than the tiny config: more moments to be killed at, and longer ones at
 # which a file is written.
-LONG = ('train.epochs=10', 'train.save_every=1', 'train.keep=2', 'model.width=128')
+LONG = ('train.epochs=10', 'train.save_every=1', 'train.max_checkpoints=2', 'model.width=128')
 SHORT = ('train.save_every=1',)
 # How a name begins or ends while Orbax writes the checkpoint.
 UNFINISHED = '.orbax-checkpoint-tmp'

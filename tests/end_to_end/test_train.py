@@ -42,7 +42,12 @@ def test_the_same_run_gives_the_same_bits(
 def test_how_a_run_is_read_watched_and_saved_changes_no_bit(
     trained, arguments, command, tmp_path, same_bits, logged
 ):
-    other = ('data.workers=1', 'train.log_every=5', 'train.save_every=0', 'train.keep=1')
+    other = (
+        'data.num_workers=1',
+        'train.log_every=5',
+        'train.save_every=0',
+        'train.max_checkpoints=1',
+    )
     assert command(*arguments(tmp_path / 'other', *other)).code == 0
     same_bits(trained, tmp_path / 'other', STEPS)
     assert [path.name for path in (tmp_path / 'other' / 'checkpoints').iterdir()] == [
@@ -228,11 +233,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
 ):
     # The first step has rate 0 (warm-up), the second throws the parameters out of all bounds, the
     # third sees it.
-    wild = ('optimizer.rate=1e30', 'optimizer.clip_norm=0', 'train.save_every=1')
+    wild = ('optimizer.learning_rate=1e30', 'optimizer.clip_norm=0', 'train.save_every=1')
     done = command(*arguments(tmp_path / 'run', *wild))
     assert done.code == 1
     assert re.search(r'elastic-ast train: step [23]: .* not finite\.', done.err)
-    assert 'optimizer.rate' in done.err
+    assert 'optimizer.learning_rate' in done.err
     named = [line['audio'] for line in recordings.train if line['audio'] in done.err]
     assert 0 < len(named) < len(recordings.train)  # the clips of its batch, and no others
     # What is left serves: the newest checkpoint gives probabilities, not NaN.

@@ -334,15 +334,15 @@ def test_workdirs_that_differ_in_the_seed_alone_are_one_model(tmp_path, capsys):
     for rate in (1e-3, 2e-3):
         for seed in range(2):
             run = tmp_path / 'runs' / f'{rate}-{seed}'
-            trained(run, [], f'optimizer.rate={rate}', f'train.seed={seed}')
+            trained(run, [], f'optimizer.learning_rate={rate}', f'train.seed={seed}')
             leave(run, [0.5 + rate, 0.6, 0.7 + seed / 10])
     runs = [str(path) for path in sorted((tmp_path / 'runs').iterdir())]
     leave(tmp_path / 'other', [0.1, 0.2, 0.3])
     assert main(['compare', *runs, f'old={tmp_path / "other"}', '--sweep=length']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[0]
-        == '| frames | seconds | old (1) | optimizer.rate=0.001 (2) | optimizer.rate=0.002 (2) |'
+    assert lines[0] == (
+        '| frames | seconds | old (1) | optimizer.learning_rate=0.001 (2)'
+        ' | optimizer.learning_rate=0.002 (2) |'
     )
     assert lines[4] == '| 64 | 0.64 | 30.00 % ± – | 75.00 % ± 7.07 % | 75.00 % ± 7.07 % |'
     assert main(['compare', *runs[:2], '--sweep=length']) == 0
@@ -447,9 +447,9 @@ def test_the_later_of_equals_is_the_best_and_map_is_the_metric_of_several_labels
 
 def test_a_folder_with_the_sign_in_its_name_is_a_workdir(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    trained(tmp_path / 'optimizer.rate=0.001+train.seed=0', [0.5])
-    (row,) = table(capsys, 'optimizer.rate=0.001+train.seed=0')
-    assert row['run'] == 'optimizer.rate=0.001+train.seed=0' and 'model' not in row
+    trained(tmp_path / 'optimizer.learning_rate=0.001+train.seed=0', [0.5])
+    (row,) = table(capsys, 'optimizer.learning_rate=0.001+train.seed=0')
+    assert row['run'] == 'optimizer.learning_rate=0.001+train.seed=0' and 'model' not in row
 
 
 @pytest.mark.parametrize(

@@ -123,10 +123,12 @@ SEEDS = '({"train.seed": seed} for seed in range(4))'
 
 def test_a_name_tells_its_overrides():
     assert (
-        name_of({'train.seed': 1, 'optimizer.rate': 3e-4}) == 'optimizer.rate=0.0003+train.seed=1'
+        name_of({'train.seed': 1, 'optimizer.learning_rate': 3e-4})
+        == 'optimizer.learning_rate=0.0003+train.seed=1'
     )
     assert (
-        name_of({'optimizer.rate': 3e-4, 'train.seed': 1}) == 'optimizer.rate=0.0003+train.seed=1'
+        name_of({'optimizer.learning_rate': 3e-4, 'train.seed': 1})
+        == 'optimizer.learning_rate=0.0003+train.seed=1'
     )
     assert name_of({'augment.ratios': (0.8, 1.0)}).startswith(
         'augment.ratios=0.8-1.0-'
@@ -183,12 +185,12 @@ def test_the_commands_are_printed(sweep):
         '[{"train.seed": 1, "data.root": "a b\'c"}, {"augment.ratios": (1.0, 2.0),'
         ' "train.seed": 2}]'
     )
-    done = sweep.run('--print', '--config.optimizer.rate=0.5')
+    done = sweep.run('--print', '--config.optimizer.learning_rate=0.5')
     assert (done.returncode, done.stderr) == (0, '')
     first, second = (shlex.split(line) for line in done.stdout.splitlines())
     assert first[:2] == [sys.executable, str(sweep.program)] and f'--config={sweep.config}' in first
     assert first[-3:] == [
-        '--config.optimizer.rate=0.5',
+        '--config.optimizer.learning_rate=0.5',
         '--config.train.seed=1',
         "--config.data.root=a b'c",
     ]
@@ -224,12 +226,13 @@ def test_a_sweep_may_take_the_argument_of_the_config(sweep):
     'values, options, parts',
     [
         (
-            '[{"train.seed": 1, "train.epoch": 3}, {"train.seed": 2, "optimizer.rate": -1.0}]',
+            '[{"train.seed": 1, "train.epoch": 3},'
+            ' {"train.seed": 2, "optimizer.learning_rate": -1.0}]',
             [],
             [
                 '2 problems',
                 'train.epoch: the nearest valid one is train.epochs (train.epoch=3+train.seed=1)',
-                'optimizer.rate=-1.0',
+                'optimizer.learning_rate=-1.0',
             ],
         ),
         (SEEDS, ['--config.train.epoch=3'], ['1 problem', 'train.epochs (every run)']),
@@ -341,7 +344,9 @@ def test_a_finished_run_is_left_alone_and_an_unfinished_one_goes_on(sweep):
     (
         sweep.out / 'train.seed=2' / 'checkpoints' / '10' / 'score'
     ).rmdir()  # killed before it was evaluated
-    done = sweep.run('--config.train.keep=5')  # which changes nothing of what is computed
+    done = sweep.run(
+        '--config.train.max_checkpoints=5'
+    )  # which changes nothing of what is computed
     assert done.returncode == 0, done.stderr
     assert f'# finished: {sweep.out / "train.seed=0"}' in done.stdout
     assert [name for name, *_ in sweep.calls('begun')] == [

@@ -46,7 +46,7 @@ def test_the_loss_of_the_config():
 
 def rates(*overrides, epoch_ends=(100, 210, 300)):
     schedule = factory.learning_rate_schedule(
-        config('optimizer.rate=2', *overrides), np.array(epoch_ends)
+        config('optimizer.learning_rate=2', *overrides), np.array(epoch_ends)
     )
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(epoch_ends[-1])))
 

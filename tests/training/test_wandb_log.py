@@ -48,7 +48,7 @@ def test_a_run_has_the_config_and_every_number(calls, workdir):
     assert (begun['project'], begun['name'], begun['resume']) == ('tones', 'run one', 'allow')
     assert begun['dir'] == str(workdir.path)
     assert (
-        begun['config']['optimizer.rate'] == config().optimizer.rate
+        begun['config']['optimizer.learning_rate'] == config().optimizer.learning_rate
         and begun['config']['train.wandb'] == 'tones'
     )
     assert logged == [

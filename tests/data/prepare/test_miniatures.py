@@ -28,7 +28,7 @@ def get_config():
     config.packing = dict(rows=2, tokens=96, slots=8)
     config.model = dict(width=16, depth=1, heads=2, attention='reference')
     config.train = dict(epochs=1, log_every=1, loss='bce', label_smoothing=0.0)
-    config.optimizer = dict(rate=1e-2, warmup_epochs=0.2)
+    config.optimizer = dict(learning_rate=1e-2, warmup_epochs=0.2)
     return config
 """
 
