@@ -629,12 +629,12 @@ def _module(name: str):
 
 def _train(options: argparse.Namespace) -> None:
     config = _load_config(options)
-    _module('distributed.processes').join()
+    _module('distributed.processes').initialize()
     _module('train').run(config, options.workdir)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    _module('distributed.processes').join()
+    _module('distributed.processes').initialize()
     _module('evaluation.evaluate').run(
         options.workdir,
         options.checkpoint,
