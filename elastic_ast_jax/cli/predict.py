@@ -13,7 +13,7 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.reading import expand
 from elastic_ast_jax.evaluation.sweep_axes import METRICS, in_table
 from elastic_ast_jax.inference import explanation, plots
-from elastic_ast_jax.inference.explanation import check, check_model, listen
+from elastic_ast_jax.inference.explanation import check_file, check_model, explain
 from elastic_ast_jax.inference.predictor import Predictor, Progress, load
 from elastic_ast_jax.inference.timeline import TimelineFolder
 from elastic_ast_jax.utils import jax_cache, plotting
@@ -68,7 +68,7 @@ def run(
             stream.reconfigure(errors='backslashreplace')
     paths = expand(inputs)
     if explain is not None:
-        explanation.check(explain)
+        explanation.check_file(explain)
         if budget_tokens is not None:
             raise ExplainError(
                 '--explain draws what the model hears in all of a recording: leave'
@@ -175,11 +175,11 @@ def draw_explanation(
         ExplanationError: See `check` and `check_model`; or the recording cannot be used.
         WriteError: The file cannot be written.
     """
-    check(file)
+    check_file(file)
     check_model(model)
-    heard = listen(model, path, top_k, window, overlap, progress)
+    heard = explain(model, path, top_k, window, overlap, progress)
     averages = model.config.model.pool == 'mean'
-    figure = plots.explanation(
+    figure = plots.plot_explanation(
         heard, fbank.centres(model.config.frontend), os.fspath(path), model.description, averages
     )
     plotting.save(figure, file)

@@ -48,7 +48,7 @@ def latencies(
     if not waveforms:
         return [math.nan] * len(tried), 0
     for reduction in {reduction.tokens: reduction for reduction in tried}.values():
-        model.logits_alone(
+        model.waveform_logits(
             waveforms[0], reduction
         )  # compiles: rows of other tokens are other programs
     shortest, begun = np.full((len(tried), len(waveforms)), math.inf), time.perf_counter()
@@ -57,7 +57,7 @@ def latencies(
         turn_begun = time.perf_counter()
         for row, reduction in enumerate(tried):
             start = time.perf_counter()
-            model.logits_alone(waveforms[clip], reduction)
+            model.waveform_logits(waveforms[clip], reduction)
             shortest[row, clip] = min(shortest[row, clip], time.perf_counter() - start)
         return time.perf_counter() - turn_begun
 

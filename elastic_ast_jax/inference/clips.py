@@ -85,7 +85,7 @@ class _Long:
     waveforms: Callable[[], Iterator[Float32[np.ndarray, '_']]]
 
 
-def read(
+def read_clips(
     inputs: Iterable[Any],
     frontend: FrontendSpec,
     windows: Windows,
@@ -210,7 +210,7 @@ def _clip(
     return Clip(name, samples, index, len(spans), *spans[index], patches, kept)
 
 
-def alone(
+def clip_from_waveform(
     waveform: Float32[np.ndarray, 'samples'],
     frontend: FrontendSpec,
     reduction: TokenReduction | None = None,
@@ -231,13 +231,13 @@ def _tokens(
     if used < frames:  # as the pipeline does: features of what is heard alone
         waveform = waveform[: int(frontend.samples_for(used, shift)) + frontend.tail]
     features = fbank.log_mel(waveform, frontend, shift)[:used]
-    patches = patches_of(fbank.normalise(features, frontend), frontend)
+    patches = to_patches(fbank.normalise(features, frontend), frontend)
     columns = len(patches) // frontend.mel_patches
     chosen = reduction.choice(columns, frontend) if reduction else None
     return (patches, None) if chosen is None else (patches[chosen], KeptTokens(columns, chosen))
 
 
-def patches_of(
+def to_patches(
     features: Float32[np.ndarray, 'frames mels'], frontend: FrontendSpec
 ) -> Float32[np.ndarray, 'n P']:
     """Normalised log-mels as patches."""

@@ -29,7 +29,7 @@ class Steps(NamedTuple):
     times: Float[np.ndarray, 'steps']
 
 
-class Embedded(NamedTuple):
+class ClipEmbedding(NamedTuple):
     """A clip's vector, and its steps where they are wanted."""
 
     vector: Float[np.ndarray, 'D']
@@ -57,7 +57,7 @@ def step_times(frontend: FrontendSpec, steps: int, start: int = 0) -> Float[np.n
     return samples * 1000 / frontend.sample_rate
 
 
-def steps_of(
+def clip_steps(
     tokens: Float[np.ndarray, 'tokens D'], frontend: FrontendSpec, start: int, stop: int
 ) -> Steps:
     """The steps of a clip.
@@ -79,7 +79,7 @@ def steps_of(
     )
 
 
-def join(parts: Sequence[Steps]) -> Steps:
+def join_steps(parts: Sequence[Steps]) -> Steps:
     """The steps of a recording from those of its windows, in their order.
 
     Where two windows overlap, the earlier one is used up to half-way between the later one's first
@@ -104,7 +104,7 @@ def join(parts: Sequence[Steps]) -> Steps:
     )
 
 
-def aligned(cut: Windows, frontend: FrontendSpec) -> Windows:
+def align_windows(cut: Windows, frontend: FrontendSpec) -> Windows:
     """Windows that begin at whole steps, so that the steps of a recording are regular but for its
     last window's.
     """
@@ -114,8 +114,8 @@ def aligned(cut: Windows, frontend: FrontendSpec) -> Windows:
     )
 
 
-def results(
-    embedded: Iterable[tuple[Clip, Embedded | None]], rate: int
+def recording_embeddings(
+    embedded: Iterable[tuple[Clip, ClipEmbedding | None]], rate: int
 ) -> Iterator[dict[str, Any]]:
     """The embeddings of recordings from those of their clips; see `Predictor.embed`.
 
@@ -140,12 +140,12 @@ def results(
         )
         result = {'path': clip.name, 'seconds': clip.samples / rate, 'embedding': whole}
         if steps is not None:
-            joined = join(parts)
+            joined = join_steps(parts)
             result |= {'timestamp_embeddings': joined.vectors, 'timestamps': joined.times}
         yield result | ({'windows': clip.count} if clip.count > 1 else {})
 
 
-def at(steps: Steps, times: Float[np.ndarray, 'times']) -> Float32[np.ndarray, 'times D']:
+def interpolate(steps: Steps, times: Float[np.ndarray, 'times']) -> Float32[np.ndarray, 'times D']:
     """Vectors at other times, in milliseconds:
 
     linear between the two steps beside, that of the first or last step outside.

@@ -27,7 +27,7 @@ class ExplanationError(UserError):
     """A recording cannot be explained, or not in the file asked for; says what is possible."""
 
 
-class Heard(NamedTuple):
+class Explanation(NamedTuple):
     """What a model listened to, and what it heard.
 
     Attributes:
@@ -50,14 +50,14 @@ class Heard(NamedTuple):
     log_mel: Float[np.ndarray, 'columns mels']
     frame_edges: Float[np.ndarray, 'columns+1']
     attention: Float[np.ndarray, 'patches bands']
-    even: Float[np.ndarray, 'patches bands']
+    uniform: Float[np.ndarray, 'patches bands']
     patch_edges: Float[np.ndarray, 'patches+1']
     seconds: float
     windows: int
     predictions: list[tuple[str, float]]
 
 
-def check(file: str | os.PathLike) -> None:
+def check_file(file: str | os.PathLike) -> None:
     """Whether an explanation can be drawn to a file.
 
     Raises:
@@ -91,14 +91,14 @@ def check_model(model: Predictor) -> None:
         )
 
 
-def listen(
+def explain(
     model: Predictor,
     path: str | os.PathLike,
     top_k: int = 5,
     window: float | None = None,
     overlap: float | None = None,
     progress: Progress | None = None,
-) -> Heard:
+) -> Explanation:
     """What a model listens to in a recording; arguments and errors are those of `run`."""
     frontend = model.config.frontend
     rate = frontend.sample_rate
@@ -112,7 +112,9 @@ def listen(
         return parts['logits'].astype(np.float64), shares
 
     logits, canvas = 0.0, None
-    for clip, found in model.details(clips.read([path], frontend, cut), ('logits', 'shares'), keep):
+    for clip, found in model.clip_outputs(
+        clips.read_clips([path], frontend, cut), ('logits', 'shares'), keep
+    ):
         if clip.error is not None:
             raise ExplanationError(clip.error)
         if canvas is None:
@@ -122,7 +124,7 @@ def listen(
         canvas.add(clip, found[1])
     probabilities = model.probabilities(logits)
     best = np.argsort(-probabilities, kind='stable')[:classes]
-    return Heard(
+    return Explanation(
         *canvas.drawn(),
         clip.samples / rate,
         clip.count,
@@ -181,7 +183,7 @@ class _Canvas:
         np.add.at(self._counts, column, 1)
 
     def drawn(self) -> tuple[np.ndarray, ...]:
-        """The first five fields of `Heard`."""
+        """The first five fields of `Explanation`."""
         sound = np.divide(
             self._sound, self._counts, out=np.full_like(self._sound, np.nan), where=self._counts > 0
         )

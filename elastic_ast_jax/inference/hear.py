@@ -121,7 +121,7 @@ def get_timestamp_embeddings(audio: Any, model: Any) -> tuple[Any, Any]:
     )
     vectors = np.zeros((len(found), len(times), model.timestamp_embedding_size), np.float32)
     for sound, result in zip(vectors, found, strict=True):
-        sound[:] = embeddings.at(
+        sound[:] = embeddings.interpolate(
             embeddings.Steps(result['timestamp_embeddings'], result['timestamps']), times
         )
     return _like(audio, vectors), _like(

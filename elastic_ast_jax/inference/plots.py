@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from elastic_ast_jax.inference.explanation import Heard
 
 
 # Classes that a timeline shows, and columns: what can be told apart on a page.
@@ -61,7 +60,7 @@ _HERTZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 _ATTENTION = (1.0, 0.35, 0.0)
 
 
-def timeline(result: dict[str, Any]) -> 'Figure':
+def plot_timeline(result: dict[str, Any]) -> 'Figure':
     """Which class is heard when: a heat map of probabilities, time to the right, the classes below
     each other.
 
@@ -155,7 +154,7 @@ def _length(seconds: float) -> str:
     return duration(seconds) if seconds >= _MINUTE else in_seconds(seconds)
 
 
-def explanation(
+def plot_explanation(
     heard: 'Heard', hertz: Float[np.ndarray, 'mels'], name: str, parameters: str, averages: bool
 ) -> 'Figure':
     """What a model listened to: the spectrogram with the attention over it, the attention over
@@ -175,8 +174,8 @@ def explanation(
     from matplotlib.figure import Figure
 
     mels, bands, edges = len(hertz), heard.attention.shape[1], heard.patch_edges
-    multiple = _ratio(heard.attention, heard.even).T
-    course = _ratio(heard.attention.sum(axis=1), heard.even.sum(axis=1))
+    multiple = _ratio(heard.attention, heard.uniform).T
+    course = _ratio(heard.attention.sum(axis=1), heard.uniform.sum(axis=1))
 
     figure = Figure(figsize=(11, 5.5), dpi=120, layout='constrained')
     parts = figure.add_gridspec(2, 2, width_ratios=(3.2, 1), height_ratios=(1, 4))
@@ -259,10 +258,10 @@ def explanation(
 
 
 def _ratio(
-    attention: Float[np.ndarray, '*pieces'], even: Float[np.ndarray, '*pieces']
+    attention: Float[np.ndarray, '*pieces'], uniform: Float[np.ndarray, '*pieces']
 ) -> Float[np.ndarray, '*pieces']:
     """Attention as a multiple of an even spread's; 0 where no window is."""
-    return np.divide(attention, even, out=np.zeros_like(attention), where=even > 0)
+    return np.divide(attention, uniform, out=np.zeros_like(attention), where=uniform > 0)
 
 
 def _hertz_ticks(hertz: Float[np.ndarray, 'mels']) -> tuple[list[float], list[str]]:

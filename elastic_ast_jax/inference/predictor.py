@@ -201,25 +201,25 @@ class Predictor:
         yields results as they come, in order, in bounded memory.
         """
         frontend = self.config.frontend
-        cut = embeddings.aligned(self.windows(), frontend)
+        cut = embeddings.align_windows(self.windows(), frontend)
 
-        def keep(clip: Clip, parts: dict[str, np.ndarray]) -> embeddings.Embedded:
+        def keep(clip: Clip, parts: dict[str, np.ndarray]) -> embeddings.ClipEmbedding:
             if progress is not None:
                 progress(
                     clip.name, clip.stop / frontend.sample_rate, clip.samples / frontend.sample_rate
                 )
             steps = (
-                embeddings.steps_of(parts['tokens'], frontend, clip.start, clip.stop)
+                embeddings.clip_steps(parts['tokens'], frontend, clip.start, clip.stop)
                 if timestamps
                 else None
             )
-            return embeddings.Embedded(parts['pooled'], steps)
+            return embeddings.ClipEmbedding(parts['pooled'], steps)
 
         fields = ('pooled', 'tokens') if timestamps else ('pooled',)
-        embedded = self.details(clips.read(inputs, frontend, cut), fields, keep)
-        yield from embeddings.results(embedded, frontend.sample_rate)
+        embedded = self.clip_outputs(clips.read_clips(inputs, frontend, cut), fields, keep)
+        yield from embeddings.recording_embeddings(embedded, frontend.sample_rate)
 
-    def details(
+    def clip_outputs(
         self,
         read: Iterable[Clip],
         fields: tuple[str, ...],
@@ -312,18 +312,20 @@ class Predictor:
         for number, values in enumerate(features):
             self._check(values, f'log_mels[{number}]')
         made = [
-            Clip(f'log_mels[{number}]', patches=clips.patches_of(values, self.config.frontend))
+            Clip(f'log_mels[{number}]', patches=clips.to_patches(values, self.config.frontend))
             for number, values in enumerate(features)
         ]
         return self._logits(made)
 
-    def logits_alone(
+    def waveform_logits(
         self, waveform: Float32[np.ndarray, 'samples'], reduction: TokenReduction | None = None
     ) -> Float32[np.ndarray, 'classes']:
         """Logits of a waveform at the model's rate that it takes whole, for whoever measures the
         time; see `token_budget`.
         """
-        return self._logits([clips.alone(waveform, self.config.frontend, reduction)], reduction)[0]
+        return self._logits(
+            [clips.clip_from_waveform(waveform, self.config.frontend, reduction)], reduction
+        )[0]
 
     def _logits(
         self, made: Sequence[Clip], reduction: TokenReduction | None = None
@@ -360,7 +362,7 @@ class Predictor:
     ) -> Iterator[tuple[dict[str, Any], list[tuple[int, int]], list[Float32[np.ndarray, 'C']]]]:
         """The result of each recording; with `keep`, spans and probabilities of its windows."""
         for clip, logits in self._scored(
-            clips.read(inputs, self.config.frontend, cut, reduction), reduction, progress
+            clips.read_clips(inputs, self.config.frontend, cut, reduction), reduction, progress
         ):
             if clip.error is not None:
                 yield {'path': clip.name, 'error': clip.error}, [], []

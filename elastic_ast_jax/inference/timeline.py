@@ -79,7 +79,7 @@ class TimelineFolder:
                     + json.dumps(entry | {'probabilities': probabilities})
                 )
             file.write('\n ]\n}\n')
-        plotting.save(plots.timeline(timeline), png_file)
+        plotting.save(plots.plot_timeline(timeline), png_file)
         return json_file, png_file
 
     def _name(self, path: str) -> str:

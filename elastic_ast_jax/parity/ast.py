@@ -10,47 +10,49 @@ from jaxtyping import Array, Float
 from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.parity import fbank
-from elastic_ast_jax.parity.comparison import Row, compared
+from elastic_ast_jax.parity.comparison import Comparison, compare
 from elastic_ast_jax.parity.reference import Reference
 from elastic_ast_jax.pretrained import ast_hf
 from elastic_ast_jax.pretrained.ast_hf import ConvertedAst
 
-__all__ = ['FILES', 'converted', 'feature_rows', 'logit_rows']
+__all__ = ['TITLES', 'convert', 'compare_features', 'compare_logits']
 
 # Title of each stored network.
-FILES = {'ast_hf_stride10': 'AST, stride 10', 'ast_hf_stride16': 'AST, stride 16'}
+TITLES = {'ast_hf_stride10': 'AST, stride 10', 'ast_hf_stride16': 'AST, stride 16'}
 # transformers computed its features in NumPy, so they lack the rounding that `fbank` allows for.
 FEATURES, LOGITS = 2e-3, 1e-4
 
 
-def converted(stored: Reference) -> ConvertedAst:
+def convert(stored: Reference) -> ConvertedAst:
     """The stored network as this package's."""
     return ast_hf.convert(
         stored.meta['config'], stored.meta['preprocessor'], stored.part('weights/'), stored.name
     )
 
 
-def feature_rows(title: str, stored: Reference, made: ConvertedAst) -> list[Row]:
+def compare_features(title: str, stored: Reference, made: ConvertedAst) -> list[Comparison]:
     """The spectrograms of a recording that is shorter and of one that is longer than the network
     takes.
     """
     rows = []
     for length in ('short', 'long'):
         found = ast_hf.features(
-            fbank.waveform(stored[f'wave_{length}']), made.frontend, made.model.frames
+            fbank.to_float(stored[f'wave_{length}']), made.frontend, made.model.frames
         )
         rows.append(
-            compared(
+            compare(
                 title, f'features of a {length} clip', found, stored[f'features_{length}'], FEATURES
             )
         )
     return rows
 
 
-def logit_rows(title: str, stored: Reference, made: ConvertedAst, attend: Attend) -> list[Row]:
+def compare_logits(
+    title: str, stored: Reference, made: ConvertedAst, attend: Attend
+) -> list[Comparison]:
     """The logits of stored spectrograms."""
     logits = _classify(made.model.clone(attend=attend), made.params, stored['spectrograms'])
-    return [compared(title, 'logits', np.asarray(logits), stored['logits'], LOGITS)]
+    return [compare(title, 'logits', np.asarray(logits), stored['logits'], LOGITS)]
 
 
 @functools.partial(jax.jit, static_argnums=0)

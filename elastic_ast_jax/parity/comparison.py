@@ -6,11 +6,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ['Row', 'compared', 'compared_by_norm']
+__all__ = ['Comparison', 'compare', 'compare_by_norm']
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Comparison:
     """One thing compared.
 
     Attributes:
@@ -40,23 +40,23 @@ class Row:
         return f'{self.model}: {self.what}'
 
 
-def compared(
+def compare(
     model: str, what: str, found: Float[Any, '...'], wanted: Float[Any, '...'], bound: float
-) -> Row:
+) -> Comparison:
     """A row whose largest absolute difference is bounded."""
     found, wanted = _same_shape(found, wanted, f'{model}: {what}')
     largest = float(np.abs(found - wanted).max())
-    return Row(model, what, largest, _ratio(largest, float(np.abs(wanted).max())), bound)
+    return Comparison(model, what, largest, _ratio(largest, float(np.abs(wanted).max())), bound)
 
 
-def compared_by_norm(
+def compare_by_norm(
     model: str, what: str, found: Float[Any, '...'], wanted: Float[Any, '...'], bound: float
-) -> Row:
+) -> Comparison:
     """A row whose difference is bounded by its norm, relative to the norm of the reference."""
     found, wanted = _same_shape(found, wanted, f'{model}: {what}')
     difference = found - wanted
     relative = _ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(wanted)))
-    return Row(model, what, float(np.abs(difference).max()), relative, bound, 'relative')
+    return Comparison(model, what, float(np.abs(difference).max()), relative, bound, 'relative')
 
 
 def _same_shape(found: Any, wanted: Any, name: str) -> tuple[np.ndarray, np.ndarray]:

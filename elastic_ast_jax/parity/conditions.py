@@ -24,7 +24,7 @@ from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
 
-__all__ = ['DEVICES', 'Logits', 'Passes', 'Patches', 'Setting', 'noise', 'settings']
+__all__ = ['DEVICES', 'Logits', 'ModelRunner', 'Patches', 'Condition', 'noise_clips', 'conditions']
 
 # Most devices; a processor shows so many virtual ones.
 DEVICES = 8
@@ -40,7 +40,7 @@ Logits = Float32[np.ndarray, '_ C']
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class Condition:
     """One way for clips through the model: rows, their arrangement, attention, devices."""
 
     shape: BatchShape
@@ -49,37 +49,37 @@ class Setting:
     devices: int = 1
 
 
-def settings(
+def conditions(
     model: LoadedModel,
     company: Sequence[Patches],
     count: int,
     random: np.random.Generator,
     attends: Mapping[str, Attend],
-) -> Iterator[tuple[str, Setting]]:
+) -> Iterator[tuple[str, Condition]]:
     """Every condition, and what it is; the first `count` of the company are judged."""
     lengths = [len(patch) for patch in company]
     base = _shape(model, 1.0, max(lengths))
-    yield f'alone, padded to {base.tokens} tokens', Setting(base, [[i] for i in range(count)])
+    yield f'alone, padded to {base.tokens} tokens', Condition(base, [[i] for i in range(count)])
     for number in range(_ARRANGEMENTS):
         yield (
             f'random company, arrangement {number + 1}',
-            Setting(base, _arranged(lengths, base, random)),
+            Condition(base, _arranged(lengths, base, random)),
         )
     for share in (0.5, 1.5, 2.0):
         shape = _shape(model, share, max(lengths))
         if shape.tokens != base.tokens:
             yield (
                 f'rows of {shape.tokens} tokens',
-                Setting(shape, _arranged(lengths, shape, random)),
+                Condition(shape, _arranged(lengths, shape, random)),
             )
     for name, attend in attends.items():
-        yield f'attention: {name}', Setting(base, _arranged(lengths, base, random), attend)
+        yield f'attention: {name}', Condition(base, _arranged(lengths, base, random), attend)
     devices = 2
     while devices <= min(DEVICES, jax.device_count()):
         several = dataclasses.replace(base, rows=devices)
         yield (
             f'{devices} devices',
-            Setting(several, _arranged(lengths, base, random), devices=devices),
+            Condition(several, _arranged(lengths, base, random), devices=devices),
         )
         devices *= 2
 
@@ -124,7 +124,7 @@ def _lengths(company: Sequence[Patches]) -> Int[np.ndarray, '_']:
     return different[np.searchsorted(different, own)]
 
 
-def noise(
+def noise_clips(
     model: LoadedModel, patches: Sequence[Patches], random: np.random.Generator
 ) -> list[Patches]:
     """As many clips of noise as there are clips, of the lengths that the model takes."""
@@ -139,7 +139,7 @@ def noise(
     ]
 
 
-class Passes:
+class ModelRunner:
     """Clips on their way through the model."""
 
     def __init__(self, model: LoadedModel, company: Sequence[Patches]):
@@ -155,7 +155,7 @@ class Passes:
         own = _lengths([self._company[i] for i in numbers])
         for length in np.unique(own):
             places = np.flatnonzero(own == length)
-            setting = Setting(
+            setting = Condition(
                 _fitting(self._model, int(length)),
                 [[numbers[place]] for place in places],
                 interface.reference,
@@ -163,7 +163,7 @@ class Passes:
             scores[places] = self.logits(setting, params)[[numbers[place] for place in places]]
         return scores
 
-    def logits(self, setting: Setting, params: Any = None) -> Logits:
+    def logits(self, setting: Condition, params: Any = None) -> Logits:
         """Of all clips; NaN of those that are in no row."""
         params = self._model.params if params is None else params
         network = self._network.clone(attend=setting.attend or self._network.attend)

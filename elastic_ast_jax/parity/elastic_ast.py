@@ -18,16 +18,16 @@ from elastic_ast_jax.models.outputs import ModelOutputs
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
 from elastic_ast_jax.parity import numpy_reference, reference
-from elastic_ast_jax.parity.comparison import Row, compared
+from elastic_ast_jax.parity.comparison import Comparison, compare
 from elastic_ast_jax.parity.numpy_reference import Stages
 from elastic_ast_jax.parity.reference import Reference
 from elastic_ast_jax.pretrained import elastic_ast_torch
 from elastic_ast_jax.pretrained.elastic_ast_torch import Layout
 
-__all__ = ['FILES', 'LOGITS', 'Case', 'case', 'forward_rows', 'stages']
+__all__ = ['TITLES', 'LOGITS', 'Case', 'load_case', 'compare_forward', 'clip_stages']
 
 # Title of each stored network.
-FILES = {
+TITLES = {
     'elasticast_tiny': 'ElasticAST, attention pooling',
     'elasticast_tiny_avgpool': 'ElasticAST, mean pooling',
 }
@@ -70,7 +70,7 @@ class Case:
         return packer.fill_batch(rows, self.patches, self.layout.grid[0], self.shape)
 
 
-def case(name: str, attend: Attend) -> Case:
+def load_case(name: str, attend: Attend) -> Case:
     """The network of `<name>.npz`, with an attention of this package.
 
     Raises:
@@ -98,7 +98,7 @@ def case(name: str, attend: Attend) -> Case:
         layout.size, layout.classes, layout.grid, attend, layout.pool, scaled=False
     )
     return Case(
-        FILES[name],
+        TITLES[name],
         stored,
         layout,
         network,
@@ -109,16 +109,16 @@ def case(name: str, attend: Attend) -> Case:
     )
 
 
-def forward_rows(made: Case) -> list[Row]:
+def compare_forward(made: Case) -> list[Comparison]:
     """The stages of each clip against the network in float64, and the logits against PyTorch's."""
     weights, stored = made.reference.part('weights/'), made.reference
     exact = [
         numpy_reference.forward(weights, clip, made.layout.size.heads, made.layout.pool)
         for clip in made.clips
     ]
-    packed = stages(made, [made.batch])
+    packed = clip_stages(made, [made.batch])
     numbers = range(len(made.patches))
-    alone = stages(
+    alone = clip_stages(
         made,
         [
             made.rows_of([[i] for i in numbers[first : first + made.shape.rows]])
@@ -129,8 +129,8 @@ def forward_rows(made: Case) -> list[Row]:
     def joined(clips: Sequence[Stages], field: str) -> Float[np.ndarray, '...']:
         return np.concatenate([np.atleast_2d(getattr(one, field)) for one in clips])
 
-    def against_exact(field: str, what: str) -> Row:
-        return compared(
+    def against_exact(field: str, what: str) -> Comparison:
+        return compare(
             made.title,
             f'{what}, against float64',
             joined(packed, field),
@@ -143,15 +143,15 @@ def forward_rows(made: Case) -> list[Row]:
         against_exact('encoded', 'output of the encoder'),
         against_exact('pooled', 'pooled vector'),
         against_exact('logits', 'logits'),
-        compared(
+        compare(
             made.title,
             'logits of float64, against PyTorch',
             joined(exact, 'logits'),
             stored['logits'],
             LOGITS,
         ),
-        compared(made.title, 'logits, packed', joined(packed, 'logits'), stored['logits'], LOGITS),
-        compared(
+        compare(made.title, 'logits, packed', joined(packed, 'logits'), stored['logits'], LOGITS),
+        compare(
             made.title,
             'logits, each clip alone',
             joined(alone, 'logits'),
@@ -161,7 +161,7 @@ def forward_rows(made: Case) -> list[Row]:
     ]
 
 
-def stages(made: Case, batches: Iterable[PackedBatch], params: Any = None) -> list[Stages]:
+def clip_stages(made: Case, batches: Iterable[PackedBatch], params: Any = None) -> list[Stages]:
     """Of each clip, in the clips' order, whichever row of whichever batch it is in;
 
     with other parameters if given.

@@ -15,16 +15,16 @@ from jaxtyping import Float32, Int16
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.parity import reference
-from elastic_ast_jax.parity.comparison import Row, compared
+from elastic_ast_jax.parity.comparison import Comparison, compare
 
-__all__ = ['log_mel_rows', 'rows', 'settings', 'waveform']
+__all__ = ['compare_log_mels', 'compare_fbank', 'frontend_spec', 'to_float']
 
 # Natural log; the floor is ln(2 ** -23) = -15.94.
 QUIET = -12.0
-HEARD, EVERYWHERE, MEDIAN = 2e-3, 0.02, 2e-4
+AUDIBLE, EVERYWHERE, MEDIAN = 2e-3, 0.02, 2e-4
 
 
-def rows() -> list[Row]:
+def compare_fbank() -> list[Comparison]:
     """All stored settings of sample rate, frame shift, window and mel bins together.
 
     Raises:
@@ -32,13 +32,14 @@ def rows() -> list[Row]:
     """
     stored = reference.load('kaldi_fbank')
     found = [
-        fbank.log_mel(waveform(stored[entry['wave']]), settings(entry)) for entry in stored.meta
+        fbank.log_mel(to_float(stored[entry['wave']]), frontend_spec(entry))
+        for entry in stored.meta
     ]
     wanted = [stored[entry['key']] for entry in stored.meta]
-    return log_mel_rows('Kaldi features', f'log-mel at {len(wanted)} settings', found, wanted)
+    return compare_log_mels('Kaldi features', f'log-mel at {len(wanted)} settings', found, wanted)
 
 
-def settings(entry: Mapping[str, Any]) -> FrontendSpec:
+def frontend_spec(entry: Mapping[str, Any]) -> FrontendSpec:
     """The frontend of an entry of the stored `meta`."""
     return FrontendSpec(
         sample_rate=entry['sample_rate'],
@@ -48,30 +49,30 @@ def settings(entry: Mapping[str, Any]) -> FrontendSpec:
     )
 
 
-def waveform(samples: Int16[np.ndarray, 'samples']) -> Float32[np.ndarray, 'samples']:
+def to_float(samples: Int16[np.ndarray, 'samples']) -> Float32[np.ndarray, 'samples']:
     """Stored samples as they were given to torchaudio, which subtracted their mean, as `log_mel`
     does.
     """
     return samples / np.float32(32768)
 
 
-def log_mel_rows(
+def compare_log_mels(
     model: str,
     what: str,
     found: Sequence[Float32[np.ndarray, '_ _']],
     wanted: Sequence[Float32[np.ndarray, '_ _']],
-) -> list[Row]:
+) -> list[Comparison]:
     """Rows for the bins that are heard, for all, and for the median of the one with the largest."""
     ours, theirs = (np.concatenate([one.ravel() for one in each]) for each in (found, wanted))
     heard = theirs > QUIET
     medians = [np.median(np.abs(one - right)) for one, right in zip(found, wanted, strict=True)]
     middle = float(max(medians))
     rows = [
-        compared(model, f'{what}, all bins', ours, theirs, EVERYWHERE),
-        Row(model, f'{what}, median', middle, middle / float(np.abs(theirs).max()), MEDIAN),
+        compare(model, f'{what}, all bins', ours, theirs, EVERYWHERE),
+        Comparison(model, f'{what}, median', middle, middle / float(np.abs(theirs).max()), MEDIAN),
     ]
     if heard.any():
         rows.insert(
-            0, compared(model, f'{what}, bins above {QUIET:g}', ours[heard], theirs[heard], HEARD)
+            0, compare(model, f'{what}, bins above {QUIET:g}', ours[heard], theirs[heard], AUDIBLE)
         )
     return rows

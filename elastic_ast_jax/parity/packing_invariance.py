@@ -27,13 +27,20 @@ from elastic_ast_jax.inference import clips
 from elastic_ast_jax.models.attention import registry
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.parity import rounding
-from elastic_ast_jax.parity.conditions import DEVICES, Logits, Passes, Patches, noise, settings
+from elastic_ast_jax.parity.conditions import (
+    DEVICES,
+    Logits,
+    ModelRunner,
+    Patches,
+    conditions,
+    noise_clips,
+)
 from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import counted, printable, without_nan
 
-__all__ = ['BOUND', 'Certificate', 'CertificateError', 'certify', 'run', 'show']
+__all__ = ['BOUND', 'PackingReport', 'PackingCheckError', 'check_packing', 'run', 'print_report']
 
 # Largest difference of a clip's logits, relative to its largest logit, in float32 (docs/design.md,
 # promise 1) ...
@@ -48,12 +55,12 @@ _MOST = 64
 _SHOWN = 10
 
 
-class CertificateError(UserError):
+class PackingCheckError(UserError):
     """Clips that cannot be tried; names the first."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Certificate:
+class PackingReport:
     """What was found.
 
     Attributes:
@@ -128,19 +135,19 @@ def run(
         notes = (f'Of {len(recordings)} recordings, {_MOST} are tried, spread over them.',)
         recordings = [recordings[i] for i in _spread(len(recordings))]
     names, patches = [], []
-    for clip in clips.read(
+    for clip in clips.read_clips(
         recordings, frontend, windows.choose(frontend, model.config.data.overlap)
     ):
         if clip.error is not None:
-            raise CertificateError(clip.error)
+            raise PackingCheckError(clip.error)
         names.append(clip.name if clip.count == 1 else f'{clip.name}, window {clip.index + 1}')
         patches.append(clip.patches)
-    made = certify(model, names, patches, seed, progress)
+    made = check_packing(model, names, patches, seed, progress)
     progress.clear()
-    return show(dataclasses.replace(made, notes=notes + made.notes), model, as_json)
+    return print_report(dataclasses.replace(made, notes=notes + made.notes), model, as_json)
 
 
-def show(made: Certificate, model: LoadedModel, as_json: bool = False) -> int:
+def print_report(made: PackingReport, model: LoadedModel, as_json: bool = False) -> int:
     """Prints a certificate; the exit code is 1 if it is none."""
     devices = counted(jax.device_count(), f'{jax.default_backend()} device')
     where = (
@@ -208,14 +215,14 @@ def show(made: Certificate, model: LoadedModel, as_json: bool = False) -> int:
     return 0 if made.passed else 1
 
 
-def certify(
+def check_packing(
     model: LoadedModel,
     names: Sequence[str],
     patches: Sequence[Patches],
     seed: int = 0,
     progress: Progress | None = None,
     attends: Mapping[str, Attend] | None = None,
-) -> Certificate:
+) -> PackingReport:
     """Tries a model with clips.
 
     Args:
@@ -230,7 +237,7 @@ def certify(
         CertificateError: There are no clips.
     """
     if not patches:
-        raise CertificateError(
+        raise PackingCheckError(
             'there are no clips to try: name recordings, or folders that hold some'
         )
     progress, notes = progress or Progress(), []
@@ -238,8 +245,8 @@ def certify(
         notes.append(f'Of {len(patches)} clips, {_MOST} are tried, spread over them.')
         names, patches = ([each[i] for i in _spread(len(patches))] for each in (names, patches))
     random = np.random.default_rng(seed)
-    company = [*patches, *noise(model, patches, random)]
-    passes = Passes(model, company)
+    company = [*patches, *noise_clips(model, patches, random)]
+    passes = ModelRunner(model, company)
     with jax.default_matmul_precision('highest'):
         alone = passes.alone(range(len(patches)))
         largest = np.maximum(np.abs(alone).max(axis=1), np.finfo(np.float32).tiny)
@@ -249,25 +256,25 @@ def certify(
 
         differences = {}
         attends = registry.available() if attends is None else attends
-        for name, setting in settings(model, company, len(patches), random, attends):
+        for name, setting in conditions(model, company, len(patches), random, attends):
             progress.show(f'{counted(len(patches), "clip")}: {name}')
             differences[name] = apart(passes.logits(setting))
         bounds = np.full(len(patches), BOUND)
         if max(column.max() for column in differences.values()) > BOUND:
             rounded = np.max(
                 [
-                    apart(passes.alone(range(len(patches)), rounding.moved(model.params, draw)))
+                    apart(passes.alone(range(len(patches)), rounding.perturb(model.params, draw)))
                     for draw in range(rounding.DRAWS)
                 ],
                 axis=0,
             )
-            bounds = np.clip(rounding.ROOM * rounded, BOUND, _LOOSEST)
+            bounds = np.clip(rounding.TOLERANCE_FACTOR * rounded, BOUND, _LOOSEST)
             if loose := int((bounds > BOUND).sum()):
                 notes.append(
                     f'float32 does not determine the logits of {counted(loose, "clip")} to'
                     f' {BOUND:g}: weights moved to a neighbouring float32 number, at random'
                     f' ({rounding.DRAWS} draws), move them by up to {rounded.max():.1e}, alone. The'
-                    f' bound of a clip is {rounding.ROOM} times that, at most {_LOOSEST:g}.'
+                    f' bound of a clip is {rounding.TOLERANCE_FACTOR} times that, at most {_LOOSEST:g}.'
                 )
         contrast = _contrast(alone)
         if (
@@ -276,7 +283,7 @@ def certify(
             contrast = _contrast(
                 np.concatenate([alone, passes.alone(range(len(patches), len(company)))])
             )
-    return Certificate(tuple(names), differences, bounds, contrast, tuple(notes))
+    return PackingReport(tuple(names), differences, bounds, contrast, tuple(notes))
 
 
 def _contrast(logits: Logits) -> float:

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from elastic_ast_jax.models.attention import selection
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.parity import ast, elastic_ast, fbank, reference, training
-from elastic_ast_jax.parity.comparison import Row
-from elastic_ast_jax.parity.training import Training
+from elastic_ast_jax.parity.comparison import Comparison
+from elastic_ast_jax.parity.training import TrainingSteps
 from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import counted, without_nan
 
-__all__ = ['Report', 'ast_rows', 'elastic_ast_rows', 'report', 'run', 'show']
+__all__ = ['Report', 'compare_ast', 'compare_elastic_ast', 'make_report', 'run', 'print_report']
 
 _LEGEND = (
     'Differences are the largest. Relative is to the largest value of the reference, and of a'
@@ -34,11 +34,11 @@ class Report:
         notes: What has to be said about them, a paragraph each.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Comparison, ...]
     notes: tuple[str, ...] = ()
 
     @property
-    def failed(self) -> list[Row]:
+    def failed(self) -> list[Comparison]:
         return [row for row in self.rows if not row.passed]
 
     def table(self) -> str:
@@ -79,12 +79,12 @@ def run(as_json: bool = False) -> int:
         jax.config.update('jax_platforms', 'cpu')
     jax_cache.use_compilation_cache()
     progress = Progress()
-    made = report(progress)
+    made = make_report(progress)
     progress.clear()
-    return show(made, as_json)
+    return print_report(made, as_json)
 
 
-def show(made: Report, as_json: bool = False) -> int:
+def print_report(made: Report, as_json: bool = False) -> int:
     """Prints a report; the exit code is 1 if a row fails."""
     place = (
         f'float32 on {jax.default_backend()}, matrix products in the highest precision, JAX'
@@ -106,7 +106,7 @@ def show(made: Report, as_json: bool = False) -> int:
     return 1 if made.failed else 0
 
 
-def report(progress: Progress | None = None) -> Report:
+def make_report(progress: Progress | None = None) -> Report:
     """Compares everything that there are reference values for.
 
     Raises:
@@ -115,30 +115,30 @@ def report(progress: Progress | None = None) -> Report:
     progress = progress or Progress()
     attend = selection.select_attention('auto', dtype=jnp.float32)
     rows, notes = [], []
-    for name, title in elastic_ast.FILES.items():
+    for name, title in elastic_ast.TITLES.items():
         progress.show(f'{title}: compiling and running')
-        found, said = elastic_ast_rows(name, attend)
+        found, said = compare_elastic_ast(name, attend)
         rows += found
         notes += said
-    for name, title in ast.FILES.items():
+    for name, title in ast.TITLES.items():
         progress.show(f'{title}: compiling and running')
-        rows += ast_rows(name, attend)
-    return Report((*rows, *fbank.rows()), tuple(notes))
+        rows += compare_ast(name, attend)
+    return Report((*rows, *fbank.compare_fbank()), tuple(notes))
 
 
-def elastic_ast_rows(name: str, attend: Attend) -> tuple[list[Row], list[str]]:
+def compare_elastic_ast(name: str, attend: Attend) -> tuple[list[Comparison], list[str]]:
     """All rows of a stored ElasticAST, and notes on them."""
     with jax.default_matmul_precision('highest'):
-        made = elastic_ast.case(name, attend)
-        rows, notes = training.training_rows(made, Training(made))
-        return elastic_ast.forward_rows(made) + rows, notes
+        made = elastic_ast.load_case(name, attend)
+        rows, notes = training.compare_training(made, TrainingSteps(made))
+        return elastic_ast.compare_forward(made) + rows, notes
 
 
-def ast_rows(name: str, attend: Attend) -> list[Row]:
+def compare_ast(name: str, attend: Attend) -> list[Comparison]:
     """All rows of a stored AST."""
     stored = reference.load(name)
     with jax.default_matmul_precision('highest'):
-        made = ast.converted(stored)
-        return ast.feature_rows(ast.FILES[name], stored, made) + ast.logit_rows(
-            ast.FILES[name], stored, made, attend
+        made = ast.convert(stored)
+        return ast.compare_features(ast.TITLES[name], stored, made) + ast.compare_logits(
+            ast.TITLES[name], stored, made, attend
         )

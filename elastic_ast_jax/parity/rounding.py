@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ['DRAWS', 'ROOM', 'moved']
+__all__ = ['DRAWS', 'TOLERANCE_FACTOR', 'perturb']
 
 # Draws of moved weights, and how many times what they change is allowed between two computations,
 # which round at every step.
 DRAWS = 4
-ROOM = 3
+TOLERANCE_FACTOR = 3
 
 
-def moved(params: Any, draw: int) -> Any:
+def perturb(params: Any, draw: int) -> Any:
     """Each parameter at one of the two float32 numbers next to it, at random:
 
     a pure function of the number of the draw.

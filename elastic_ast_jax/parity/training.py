@@ -20,13 +20,13 @@ from jaxtyping import Float
 
 from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.parity import numpy_reference, rounding
-from elastic_ast_jax.parity.comparison import Row, compared, compared_by_norm
-from elastic_ast_jax.parity.elastic_ast import Case, stages
+from elastic_ast_jax.parity.comparison import Comparison, compare, compare_by_norm
+from elastic_ast_jax.parity.elastic_ast import Case, clip_stages
 from elastic_ast_jax.pretrained import elastic_ast_torch
 from elastic_ast_jax.training import losses, optimizer
 from elastic_ast_jax.training.step import make_train_step
 
-__all__ = ['Run', 'Training', 'training_rows']
+__all__ = ['TrainingRun', 'TrainingSteps', 'compare_training']
 
 LOSS = 1e-5
 GRADIENT = 1e-4  # relative to the norm
@@ -43,7 +43,7 @@ Tensors = Mapping[str, Float[np.ndarray, '...']]
 Place = tuple[str, tuple[int, ...]]
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """Twenty steps.
 
     Attributes:
@@ -57,7 +57,7 @@ class Run(NamedTuple):
     logits: Float[np.ndarray, 'clips C']
 
 
-class Training:
+class TrainingSteps:
     """Runs the twenty steps of a case, as often as one likes for one compilation.
 
     Attributes:
@@ -75,7 +75,7 @@ class Training:
         self._update = optax.chain(_recorded(), adam)
         self._step = jax.jit(make_train_step(self._apply, loss, self._update))
 
-    def run(self, params: Any = None, first: Tensors | None = None) -> Run:
+    def run(self, params: Any = None, first: Tensors | None = None) -> TrainingRun:
         """Makes the steps.
 
         Args:
@@ -93,8 +93,8 @@ class Training:
         while len(found) < self._steps:
             state, sums = self._step(state, batch)
             found.append(float(sums.loss / sums.clips))
-        logits = np.stack([one.logits for one in stages(made, [batch], state.params)])
-        return Run(np.array(found), gradients, logits)
+        logits = np.stack([one.logits for one in clip_stages(made, [batch], state.params)])
+        return TrainingRun(np.array(found), gradients, logits)
 
     def _apply(self, params, batch):
         return self._made.network.apply({'params': params}, batch)
@@ -130,16 +130,16 @@ def _recorded() -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def training_rows(made: Case, training: Training) -> tuple[list[Row], list[str]]:
+def compare_training(made: Case, training: TrainingSteps) -> tuple[list[Comparison], list[str]]:
     """Rows of the loss, of each tensor's gradient, of each step's loss and of the logits after the
     steps; and notes on them.
     """
     stored, title = made.reference, made.title
     theirs, wanted = stored.part('grads/'), stored['train_losses']
     own = training.run()
-    rows = [compared(title, 'loss', own.losses[:1], stored['loss'][None], LOSS)]
+    rows = [compare(title, 'loss', own.losses[:1], stored['loss'][None], LOSS)]
     rows += [
-        compared_by_norm(title, f'gradient of {name}', gradient, theirs[name], GRADIENT)
+        compare_by_norm(title, f'gradient of {name}', gradient, theirs[name], GRADIENT)
         for name, gradient in own.gradients.items()
     ]
     run = last = own
@@ -153,7 +153,7 @@ def training_rows(made: Case, training: Training) -> tuple[list[Row], list[str]]
         last, after = training.run(first=theirs), f"{after} from PyTorch's first update"
         notes.append(_first_step_note(made, training, own, run, places))
     rows += [
-        compared(
+        compare(
             title,
             f'loss of step {step}',
             run.losses[step - 1 : step],
@@ -166,7 +166,7 @@ def training_rows(made: Case, training: Training) -> tuple[list[Row], list[str]]
     return rows + found, notes + more
 
 
-def _other_first_steps(made: Case, training: Training, ours: Tensors) -> list[Place]:
+def _other_first_steps(made: Case, training: TrainingSteps, ours: Tensors) -> list[Place]:
     """Elements that the two first gradients move by different steps.
 
     Without the keys' biases: their gradient is 0 but for rounding, and a softmax ignores what they
@@ -196,7 +196,7 @@ def _with(gradients: Tensors, values: Mapping[Place, float]) -> Tensors:
 
 
 def _first_step_note(
-    made: Case, training: Training, own: Run, run: Run, places: list[Place]
+    made: Case, training: TrainingSteps, own: TrainingRun, run: TrainingRun, places: list[Place]
 ) -> str:
     """What the elements are, and the losses without their values from PyTorch."""
     weights, theirs, wanted = (
@@ -245,40 +245,40 @@ def _exact_gradient(made: Case, name: str, index: tuple[int, ...]) -> float:
 
 
 def _rows_after(
-    made: Case, training: Training, what: str, run: Run, first: Tensors | None
-) -> tuple[list[Row], list[str]]:
+    made: Case, training: TrainingSteps, what: str, run: TrainingRun, first: Tensors | None
+) -> tuple[list[Comparison], list[str]]:
     """Logits after the steps:
 
     of all clips together, but each by itself that float32 does not determine well enough.
     """
     wanted = made.reference['logits_after']
     if np.abs(run.logits - wanted).max() <= LOGITS_AFTER:
-        return [compared(made.title, what, run.logits, wanted, LOGITS_AFTER)], []
+        return [compare(made.title, what, run.logits, wanted, LOGITS_AFTER)], []
     moved = np.max(
         [
-            np.abs(training.run(rounding.moved(made.params, draw), first).logits - run.logits).max(
-                axis=1
-            )
+            np.abs(
+                training.run(rounding.perturb(made.params, draw), first).logits - run.logits
+            ).max(axis=1)
             for draw in range(rounding.DRAWS)
         ],
         axis=0,
     )
-    loose = rounding.ROOM * moved > LOGITS_AFTER
+    loose = rounding.TOLERANCE_FACTOR * moved > LOGITS_AFTER
     clips = np.flatnonzero(loose)
     rows = [
-        compared(
+        compare(
             made.title,
             f'{what}, clip {i}',
             run.logits[i],
             wanted[i],
-            rounding.ROOM * float(moved[i]),
+            rounding.TOLERANCE_FACTOR * float(moved[i]),
         )
         for i in clips
     ]
     if not loose.all():
         others = f'{what}, other clips' if rows else what
         rows.insert(
-            0, compared(made.title, others, run.logits[~loose], wanted[~loose], LOGITS_AFTER)
+            0, compare(made.title, others, run.logits[~loose], wanted[~loose], LOGITS_AFTER)
         )
     if not len(clips):
         return rows, []
@@ -287,5 +287,5 @@ def _rows_after(
         f'{made.title}: float32 does not determine all logits after the steps to {LOGITS_AFTER:g}.'
         f' Starting weights moved to a neighbouring float32 number, at random ({rounding.DRAWS}'
         f' draws, the same first update), move them: {told}. The bound of these clips is'
-        f' {rounding.ROOM} times that.'
+        f' {rounding.TOLERANCE_FACTOR} times that.'
     ]

@@ -38,16 +38,16 @@ EPIC = FrontendSpec(
 def assert_near(features, wanted):
     assert features.shape == wanted.shape and features.dtype == np.float32
     assert [
-        row for row in parity_fbank.log_mel_rows('', '', [features], [wanted]) if not row.passed
+        row for row in parity_fbank.compare_log_mels('', '', [features], [wanted]) if not row.passed
     ] == []
 
 
 def spec_of(key):
-    return parity_fbank.settings(META[key])
+    return parity_fbank.frontend_spec(META[key])
 
 
 def wave_of(key):
-    return parity_fbank.waveform(STORED[META[key]['wave']])
+    return parity_fbank.to_float(STORED[META[key]['wave']])
 
 
 def by_graph(waveforms, shifts, spec):

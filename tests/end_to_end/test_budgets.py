@@ -85,7 +85,7 @@ def evaluated(trained, recordings):
 def test_evaluation_and_prediction_agree(evaluated, model, recordings, reduction):
     _, view, found, evaluation = evaluated(reduction)
     waveforms = [reading.read(path, RATE) for path in recordings.test_files]
-    alone = np.stack([model.logits_alone(waveform, reduction) for waveform in waveforms])
+    alone = np.stack([model.waveform_logits(waveform, reduction) for waveform in waveforms])
     assert np.abs(found - alone).max() <= CLOSE * np.abs(alone).max()
     assert (view.tokens <= reduction.tokens).all() and evaluation.tokens == view.tokens.mean()
     longest = np.array([len(waveform) for waveform in waveforms]) / RATE
@@ -189,7 +189,8 @@ def test_the_sweep_and_what_prediction_makes_of_it(
             point['budget'], point['ratio'], 'crop' if point['how'] == 'all' else point['how']
         )
         best = [
-            model.labels[model.logits_alone(waveform, reduction).argmax()] for waveform in waveforms
+            model.labels[model.waveform_logits(waveform, reduction).argmax()]
+            for waveform in waveforms
         ]
         return np.array(
             [label == line['labels'][0] for label, line in zip(best, recordings.test, strict=True)]

@@ -91,7 +91,9 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
             longest = choose(
                 frontend, 0.0, shift=frontend.shift(reduction.ratio)
             ).length  # cropping takes the beginning
-            clip = clips.alone(noise(number, LENGTHS[number])[:longest], frontend, reduction)
+            clip = clips.clip_from_waveform(
+                noise(number, LENGTHS[number])[:longest], frontend, reduction
+            )
             (alone,) = clips.batches(
                 [clip.patches], frontend.mel_patches, shape, True, [clip.kept], reduction.tokens
             )
@@ -121,14 +123,15 @@ def test_clips_in_company_are_what_they_are_alone():
         found = [
             logits
             for _, logits in model._scored(
-                clips.read(waveforms, model.config.frontend, cut, reduction), reduction, None
+                clips.read_clips(waveforms, model.config.frontend, cut, reduction), reduction, None
             )
         ]
-        alone = np.stack([model.logits_alone(waveform, reduction) for waveform in waveforms])
+        alone = np.stack([model.waveform_logits(waveform, reduction) for waveform in waveforms])
         assert np.abs(np.stack(found) - alone).max() <= 1e-5 * np.abs(alone).max()
         assert (
             np.abs(
-                alone[1:] - np.stack([model.logits_alone(waveform) for waveform in waveforms[1:]])
+                alone[1:]
+                - np.stack([model.waveform_logits(waveform) for waveform in waveforms[1:]])
             ).max()
             > 1e-3
         )
@@ -163,7 +166,7 @@ def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
     waveform = noise(0, rate * 9 // 10)
     for tokens, reduction in ((7, first), (100, second)):
         assert model.budget(tokens).reduction == reduction
-        logits = model.logits_alone(waveform, reduction).astype(np.float64)
+        logits = model.waveform_logits(waveform, reduction).astype(np.float64)
         expected = dict(zip(model.labels, model.probabilities(logits), strict=True))
         (result,) = model.predict([waveform], top_k=3, budget_tokens=tokens)
         (timeline,) = model.timeline([waveform], top_k=3, budget_tokens=tokens)
@@ -280,10 +283,10 @@ class Slow(Predictor):
         super().__init__(*given)
         self.seen = []
 
-    def logits_alone(self, waveform, reduction=None):
+    def waveform_logits(self, waveform, reduction=None):
         self.seen.append((len(waveform), reduction))
         time.sleep(0.02)
-        return super().logits_alone(waveform, reduction)
+        return super().waveform_logits(waveform, reduction)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_a_window_is_what_its_samples_are_by_themselves(partial):
     frontend = dataclasses.replace(FRONTEND, partial=partial)
     sound = noise(50_000) + np.linspace(0, 1, 50_000, dtype=np.float32)
     windows = choose(frontend, 0.3)
-    found = list(clips.read([sound], frontend, windows))
+    found = list(clips.read_clips([sound], frontend, windows))
     assert [(clip.start, clip.stop) for clip in found] == windows.spans(50_000)
     assert [clip.index for clip in found] == list(range(len(found)))
     assert {(clip.name, clip.samples, clip.count) for clip in found} == {
@@ -38,7 +38,7 @@ def test_a_window_is_what_its_samples_are_by_themselves(partial):
     }
     assert [clip.last for clip in found] == [False] * (len(found) - 1) + [True]
     for clip in found:
-        (alone,) = clips.read([sound[clip.start : clip.stop]], frontend, windows)
+        (alone,) = clips.read_clips([sound[clip.start : clip.stop]], frontend, windows)
         assert clip.patches.tobytes() == alone.patches.tobytes()
         assert clip.patches.shape == (frontend.tokens(100), frontend.patch_size)
 
@@ -53,7 +53,7 @@ def test_recordings_keep_their_order(tmp_path):
             inputs.append(tmp_path / f'{number}.wav')
             soundfile.write(inputs[-1], samples, 8000, subtype='FLOAT')
     inputs[5] = tmp_path / 'missing.wav'
-    found = list(clips.read(inputs, FRONTEND, WINDOWS))
+    found = list(clips.read_clips(inputs, FRONTEND, WINDOWS))
     names = [
         str(source) if number % 3 == 0 or number == 5 else f'array {number}'
         for number, source in enumerate(inputs)
@@ -64,14 +64,14 @@ def test_recordings_keep_their_order(tmp_path):
         if clip.name.endswith('.wav') and not clip.error:
             waveform = reading.read(clip.name, 8000)[clip.start : clip.stop]
             features = fbank.normalise(fbank.log_mel(waveform, FRONTEND), FRONTEND)
-            np.testing.assert_array_equal(clip.patches, clips.patches_of(features, FRONTEND))
+            np.testing.assert_array_equal(clip.patches, clips.to_patches(features, FRONTEND))
 
 
 def test_a_folder_is_told_by_what_is_in_it(tmp_path):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'empty' / 'below').mkdir(parents=True)
     soundfile.write(tmp_path / 'full' / 'a.wav', noise(100), 8000)
-    full, empty = clips.read([tmp_path / 'full', tmp_path / 'empty'], FRONTEND, WINDOWS)
+    full, empty = clips.read_clips([tmp_path / 'full', tmp_path / 'empty'], FRONTEND, WINDOWS)
     assert full.error == f'{tmp_path}/full: is a folder, not a recording: pass the files in it'
     assert empty.error.startswith(
         f'{tmp_path}/empty: no recording in this folder or below (looked for .'
@@ -81,7 +81,7 @@ def test_a_folder_is_told_by_what_is_in_it(tmp_path):
 def test_an_error_ends_its_recording():
     sound = noise(200_000)
     sound[150_000] = np.nan
-    found = list(clips.read([sound, noise(100)], FRONTEND, WINDOWS))
+    found = list(clips.read_clips([sound, noise(100)], FRONTEND, WINDOWS))
     bad = [clip for clip in found if clip.name == 'array 0']
     assert bad[-1].error is not None and all(clip.error is None for clip in bad[:-1])
     assert all(clip.stop <= 150_000 for clip in bad[:-1])
@@ -91,13 +91,13 @@ def test_an_error_ends_its_recording():
 def test_arrays_that_are_too_long_are_converted_piece_by_piece():
     """Ten hours that take no memory until they are read."""
     endless = np.broadcast_to(np.int16(1000), (36_000 * 8000, 2))
-    first = next(clips.read([endless], FRONTEND, WINDOWS))
+    first = next(clips.read_clips([endless], FRONTEND, WINDOWS))
     assert first.count > 70_000 and first.samples == len(endless)
 
 
 def test_whoever_stops_asking_leaves_no_threads():
     before = threading.active_count()
-    found = clips.read((noise(20_000, number) for number in range(1000)), FRONTEND, WINDOWS)
+    found = clips.read_clips((noise(20_000, number) for number in range(1000)), FRONTEND, WINDOWS)
     next(found)
     assert threading.active_count() > before
     found.close()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from elastic_ast_jax.audio import windows
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.inference import clips, embeddings
-from elastic_ast_jax.inference.embeddings import Embedded, Steps
+from elastic_ast_jax.inference.embeddings import ClipEmbedding, Steps
 
 AST = FrontendSpec()
 EPIC = FrontendSpec(
@@ -42,7 +42,7 @@ def test_a_step_is_the_mean_over_the_mel_patches_of_its_column():
         np.random.default_rng(0).normal(size=(AST.mel_patches, columns, width)).astype(np.float32)
     )
     samples = int(AST.samples_for(columns * AST.patch_frames, AST.shift()))
-    vectors, times = embeddings.steps_of(grid.reshape(-1, width), AST, 0, samples)
+    vectors, times = embeddings.clip_steps(grid.reshape(-1, width), AST, 0, samples)
     np.testing.assert_allclose(vectors, grid.mean(axis=0), atol=1e-6)
     assert len(times) == columns
 
@@ -56,13 +56,13 @@ def test_columns_that_hold_no_frame_are_no_steps(samples, steps):
     columns = int(EPIC.time_patches(int(EPIC.frames(samples, EPIC.shift()))))
     assert columns >= 12
     tokens = np.zeros((EPIC.mel_patches * columns, 2), np.float32)
-    assert len(embeddings.steps_of(tokens, EPIC, 0, samples).times) == steps
+    assert len(embeddings.clip_steps(tokens, EPIC, 0, samples).times) == steps
 
 
 def test_windows_that_begin_at_whole_steps_join_to_regular_steps():
     step = embeddings.step_samples(AST)
     long = [embeddings.step_times(AST, 64, start=start * step) for start in (0, 32, 64)]
-    joined = embeddings.join(
+    joined = embeddings.join_steps(
         [Steps(np.full((64, 1), i, np.float32), times) for i, times in enumerate(long)]
     )
     np.testing.assert_array_equal(joined.times, embeddings.step_times(AST, 128))
@@ -73,14 +73,14 @@ def test_windows_that_begin_at_whole_steps_join_to_regular_steps():
 @given(st.integers(1, 60), st.floats(0, 0.9), st.integers(1, 4_000_000))
 def test_joined_steps_ascend_and_leave_no_gap(patches, overlap, samples):
     frontend = FrontendSpec(max_frames=16 * patches)
-    cut = embeddings.aligned(windows.choose(frontend, overlap), frontend)
+    cut = embeddings.align_windows(windows.choose(frontend, overlap), frontend)
     parts = []
     for start, stop in cut.spans(samples)[:50]:
         frames = int(frontend.frames(stop - start, frontend.shift()))
         parts.append(
             numbered(embeddings.step_times(frontend, int(frontend.time_patches(frames)), start))
         )
-    joined = embeddings.join(parts)
+    joined = embeddings.join_steps(parts)
     apart = np.diff(joined.times)
     assert (apart > 0).all()
     step = embeddings.step_samples(frontend) / 16
@@ -93,7 +93,7 @@ def test_joined_steps_ascend_and_leave_no_gap(patches, overlap, samples):
 @given(st.floats(0, 0.9))
 def test_aligned_windows_begin_at_whole_steps_and_overlap_no_less(overlap):
     cut = windows.choose(AST, overlap)
-    aligned = embeddings.aligned(cut, AST)
+    aligned = embeddings.align_windows(cut, AST)
     assert (aligned.length, aligned.whole) == (cut.length, cut.whole)
     assert aligned.hop <= cut.hop
     if cut.hop >= embeddings.step_samples(AST):
@@ -102,10 +102,13 @@ def test_aligned_windows_begin_at_whole_steps_and_overlap_no_less(overlap):
 
 def test_vectors_between_and_beyond_steps():
     steps = numbered([100, 260, 420])
-    found = embeddings.at(steps, np.array([0.0, 100.0, 180.0, 260.0, 300.0, 420.0, 500.0]))
+    found = embeddings.interpolate(steps, np.array([0.0, 100.0, 180.0, 260.0, 300.0, 420.0, 500.0]))
     np.testing.assert_allclose(found[:, 0], [100, 100, 180, 260, 300, 420, 420], rtol=1e-6)
     assert found.dtype == np.float32
-    assert embeddings.at(numbered([87.5]), np.array([0.0, 50.0])).tolist() == [[87.5], [87.5]]
+    assert embeddings.interpolate(numbered([87.5]), np.array([0.0, 50.0])).tolist() == [
+        [87.5],
+        [87.5],
+    ]
 
 
 def test_a_recording_is_the_mean_of_its_windows_by_length():
@@ -115,11 +118,11 @@ def test_a_recording_is_the_mean_of_its_windows_by_length():
     one, other = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
     embedded = [
         (clips.Clip('bad.wav', error='bad.wav: is empty'), None),
-        (clip(0, 0, 300), Embedded(one, numbered([10, 20]))),
-        (clip(1, 300, 400), Embedded(other, numbered([30]))),
-        (clips.Clip('short.wav', samples=80, stop=80), Embedded(other, numbered([10]))),
+        (clip(0, 0, 300), ClipEmbedding(one, numbered([10, 20]))),
+        (clip(1, 300, 400), ClipEmbedding(other, numbered([30]))),
+        (clips.Clip('short.wav', samples=80, stop=80), ClipEmbedding(other, numbered([10]))),
     ]
-    bad, long, short = embeddings.results(embedded, rate=100)
+    bad, long, short = embeddings.recording_embeddings(embedded, rate=100)
     assert bad == {'path': 'bad.wav', 'error': 'bad.wav: is empty'}
     assert long['embedding'].tolist() == [0.75, 0.25]
     assert long['timestamps'].tolist() == [10, 20, 30]
@@ -132,10 +135,10 @@ def test_a_recording_that_fails_half_way_leaves_nothing_behind():
     good = clips.Clip('short.wav', samples=80, stop=80)
     vector = np.ones(2, np.float32)
     embedded = [
-        (clip, Embedded(vector, None)),
+        (clip, ClipEmbedding(vector, None)),
         (clips.Clip('long.wav', error='long.wav: damaged'), None),
-        (good, Embedded(vector, None)),
+        (good, ClipEmbedding(vector, None)),
     ]
-    failed, short = embeddings.results(embedded, rate=100)
+    failed, short = embeddings.recording_embeddings(embedded, rate=100)
     assert failed == {'path': 'long.wav', 'error': 'long.wav: damaged'}
     assert short['embedding'].tolist() == [1, 1] and 'timestamps' not in short

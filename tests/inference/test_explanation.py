@@ -52,7 +52,7 @@ def recording(path, seconds, seed=0):
 
 @pytest.mark.parametrize('seconds', [0.001, 0.1, 0.7, 0.95, 1.2, 3.21, 20.0])
 def test_shares_sum_to_one_at_every_length(model, tmp_path, seconds):
-    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', seconds))
+    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds))
     assert heard.attention.sum() == pytest.approx(1)
     assert (heard.attention >= 0).all()
     assert heard.attention.shape == (len(heard.patch_edges) - 1, 2)
@@ -68,7 +68,7 @@ def test_shares_sum_to_one_at_every_length(model, tmp_path, seconds):
 @pytest.mark.parametrize('seconds', [0.5, 3.21])
 def test_the_classes_are_those_of_prediction(model, tmp_path, seconds):
     path = recording(tmp_path / 'clip.wav', seconds)
-    heard = explanation.listen(model, path, top_k=2)
+    heard = explanation.explain(model, path, top_k=2)
     (result,) = model.predict([path], top_k=2)
     assert [label for label, _ in heard.predictions] == [
         entry['label'] for entry in result['predictions']
@@ -79,13 +79,13 @@ def test_the_classes_are_those_of_prediction(model, tmp_path, seconds):
 
 
 def test_the_patch_that_is_listened_to_is_marked(attentive, tmp_path):
-    heard = explanation.listen(attentive, recording(tmp_path / 'clip.wav', 0.9))
+    heard = explanation.explain(attentive, recording(tmp_path / 'clip.wav', 0.9))
     assert heard.attention[PATCH, BAND] == pytest.approx(1, abs=1e-6)
     middle = embeddings.step_times(attentive.config.frontend, PATCH + 1)[-1] / 1000
     assert heard.patch_edges[PATCH : PATCH + 2].mean() == pytest.approx(middle)
 
     hertz = fbank.centres(attentive.config.frontend)
-    figure = plots.explanation(heard, hertz, 'clip.wav', 'step 0', averages=False)
+    figure = plots.plot_explanation(heard, hertz, 'clip.wav', 'step 0', averages=False)
     picture = figure.axes[0]
     mesh = picture.collections[-1]
     drawn = np.asarray(mesh.get_array())
@@ -113,7 +113,7 @@ def test_windows_follow_one_another(attentive, tmp_path):
 
     the fifth patch of each window of 96 frames, each with its share of the result.
     """
-    heard = explanation.listen(attentive, recording(tmp_path / 'clip.wav', 2 * 0.975), overlap=0.0)
+    heard = explanation.explain(attentive, recording(tmp_path / 'clip.wav', 2 * 0.975), overlap=0.0)
     assert heard.windows == 2
     middles = (heard.patch_edges[1:] + heard.patch_edges[:-1]) / 2
     found = heard.attention[:, BAND]
@@ -132,10 +132,10 @@ def test_windows_follow_one_another(attentive, tmp_path):
 def test_a_model_that_averages_is_even_everywhere(tmp_path, seconds):
     """Also where two windows overlap, which counts twice for the result."""
     model = untrained.predictor(model={'pool': 'mean'})
-    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.6)
-    assert heard.even.sum() == pytest.approx(1)
-    np.testing.assert_allclose(heard.attention, heard.even, rtol=1e-4, atol=1e-9)
-    figure = plots.explanation(
+    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.6)
+    assert heard.uniform.sum() == pytest.approx(1)
+    np.testing.assert_allclose(heard.attention, heard.uniform, rtol=1e-4, atol=1e-9)
+    figure = plots.plot_explanation(
         heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
     )
     course = figure.axes[1].patches[0].get_data().values
@@ -145,8 +145,8 @@ def test_a_model_that_averages_is_even_everywhere(tmp_path, seconds):
 
 @pytest.mark.parametrize('seconds, label, mark', [(45.0, 'time [s]', '45'), (65.0, 'time', '1:00')])
 def test_times_are_seconds_up_to_a_minute(model, tmp_path, seconds, label, mark):
-    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.0)
-    picture = plots.explanation(
+    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.0)
+    picture = plots.plot_explanation(
         heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=False
     ).axes[0]
     assert picture.get_xlabel() == label
@@ -156,7 +156,7 @@ def test_times_are_seconds_up_to_a_minute(model, tmp_path, seconds, label, mark)
 
 def test_progress_grows_to_the_end(model, tmp_path):
     calls = []
-    explanation.listen(
+    explanation.explain(
         model, recording(tmp_path / 'clip.wav', 20.0), progress=lambda *state: calls.append(state)
     )
     assert {(name, seconds) for name, _, seconds in calls} == {(str(tmp_path / 'clip.wav'), 20.0)}
@@ -164,7 +164,7 @@ def test_progress_grows_to_the_end(model, tmp_path):
 
 
 def test_long_recordings_have_no_more_columns_than_can_be_drawn(model, tmp_path):
-    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', 45.0))
+    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', 45.0))
     assert len(heard.log_mel) <= 2000
     assert heard.frame_edges[-1] == pytest.approx(45, abs=0.2) and heard.patch_edges[
         -1
@@ -174,9 +174,9 @@ def test_long_recordings_have_no_more_columns_than_can_be_drawn(model, tmp_path)
 
 def test_a_model_that_averages_is_said_to(tmp_path):
     model = untrained.predictor(model={'pool': 'mean'})
-    heard = explanation.listen(model, recording(tmp_path / 'clip.wav', 0.6))
+    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', 0.6))
     np.testing.assert_allclose(heard.attention, 1 / heard.attention.size, rtol=1e-5)
-    figure = plots.explanation(
+    figure = plots.plot_explanation(
         heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
     )
     assert 'averages over all patches' in figure.get_suptitle()
@@ -203,7 +203,7 @@ def test_every_format_that_is_named(model, tmp_path, name):
 def test_files_that_cannot_be_drawn_are_told_before_the_model_runs(tmp_path, name, part):
     (tmp_path / 'folder.png').mkdir()
     with pytest.raises(ExplanationError) as raised:
-        explanation.check(tmp_path / name)
+        explanation.check_file(tmp_path / name)
     assert part in str(raised.value) and str(tmp_path / name) in str(raised.value)
 
 

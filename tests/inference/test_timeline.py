@@ -150,7 +150,7 @@ def test_a_plot_of_any_length_and_number_of_classes(windows, classes, seconds, t
     ][:classes]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        figure = plots.timeline(made('$\\frac \n.wav', windows, classes, seconds, labels))
+        figure = plots.plot_timeline(made('$\\frac \n.wav', windows, classes, seconds, labels))
         plotting.save(figure, tmp_path / 'plot.png')
     pixels = matplotlib.image.imread(tmp_path / 'plot.png')
     assert 1000 < pixels.shape[1] < 2000 and 150 < pixels.shape[0] < 1200
@@ -176,14 +176,14 @@ def ticks(figure) -> list[str]:
     ],
 )
 def test_times_are_seconds_up_to_a_minute(seconds, first, last, length):
-    figure = plots.timeline(made(seconds=seconds))
+    figure = plots.plot_timeline(made(seconds=seconds))
     assert ticks(figure)[:3] == first and ticks(figure)[-1] == last
     assert figure.axes[0].get_xlabel() == ('time [s]' if seconds < 60 else 'time')
     assert f'\n{length}, ' in figure.axes[0].get_title()
 
 
 def test_names_are_drawn_on_one_line_without_control_characters():
-    figure = plots.timeline(made('a\nb\x1b[31m.wav', labels=['c\td', 'e\u3000f']))
+    figure = plots.plot_timeline(made('a\nb\x1b[31m.wav', labels=['c\td', 'e\u3000f']))
     assert figure.axes[0].get_title().splitlines()[0] == 'a\\nb\\x1b[31m.wav'
     assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {'c\\td', 'e\u3000f'}
 
@@ -210,7 +210,7 @@ def test_what_is_heard_stands_where_it_is_heard():
         entry['probabilities'] = np.full(100, 0.0001, np.float32)
         entry['probabilities'][7 if number < 2000 else 3] = 0.9 if number < 2000 else 0.2
         entry['probabilities'][42] = 0.95 if number == 3000 else 0.0
-    figure = plots.timeline(timeline)
+    figure = plots.plot_timeline(timeline)
     axes = figure.axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[0] == 'class 7' and {'class 3', 'class 42'} <= set(names[:3])
@@ -230,4 +230,4 @@ def test_a_class_that_is_never_likely_takes_no_row():
     for entry in timeline['timeline']:
         entry['probabilities'] = (0.003 * random.random(300)).astype(np.float32)
         entry['probabilities'][5] = 0.9
-    assert len(plots.timeline(timeline).axes[0].get_yticks()) == 3
+    assert len(plots.plot_timeline(timeline).axes[0].get_yticks()) == 3

@@ -34,7 +34,7 @@ def patches(model, counts):
     """Grids of this many columns, of noise."""
     random, frontend = np.random.default_rng(0), model.config.frontend
     return [
-        clips.patches_of(
+        clips.to_patches(
             random.normal(0, 0.5, (16 * n, frontend.mel_bins)).astype(np.float32), frontend
         )
         for n in counts
@@ -43,7 +43,7 @@ def patches(model, counts):
 
 def certify(model, counts=COLUMNS, **more):
     found = patches(model, counts)
-    return packing_invariance.certify(
+    return packing_invariance.check_packing(
         model, [f'clip {i}' for i in range(len(found))], found, **more
     )
 
@@ -95,7 +95,7 @@ def test_a_model_that_does_not_listen_has_none(capsys):
         dataclasses.replace(model, params=unflatten_dict(flat, sep='/')), (3, 3), attends={}
     )
     assert not made.failed and not made.tells and not made.passed
-    assert packing_invariance.show(made, model) == 1
+    assert packing_invariance.print_report(made, model) == 1
     assert 'do not depend on the input' in capsys.readouterr().out
 
 
@@ -104,7 +104,7 @@ def cancelling():
     left is coarse.
     """
     model = trained()
-    logits = conditions.Passes(model, patches(model, COLUMNS)).alone([0])[0]
+    logits = conditions.ModelRunner(model, patches(model, COLUMNS)).alone([0])[0]
     flat = flatten_dict(model.params, sep='/')
     flat['head/bias'] = flat['head/bias'] - np.float32(0.995) * logits
     return dataclasses.replace(model, params=unflatten_dict(flat, sep='/'))
@@ -138,7 +138,7 @@ def test_many_clips_are_thinned_out_and_it_is_said():
 
 
 def test_without_clips_there_is_nothing_to_try():
-    with pytest.raises(packing_invariance.CertificateError, match='no clips'):
+    with pytest.raises(packing_invariance.PackingCheckError, match='no clips'):
         certify(trained(), [])
 
 

@@ -23,11 +23,11 @@ from elastic_ast_jax.parity import (
     report,
     training,
 )
-from elastic_ast_jax.parity.comparison import Row
+from elastic_ast_jax.parity.comparison import Comparison
 from elastic_ast_jax.parity.report import Report
 from elastic_ast_jax.pretrained import elastic_ast_torch
 
-NAMES = list(elastic_ast.FILES)
+NAMES = list(elastic_ast.TITLES)
 STAGES = [
     'embedding, against float64',
     'output of the encoder, against float64',
@@ -51,7 +51,7 @@ def cases():
 
     what was compiled for one serves all tests.
     """
-    return {name: elastic_ast.case(name, interface.reference) for name in NAMES}
+    return {name: elastic_ast.load_case(name, interface.reference) for name in NAMES}
 
 
 def failed(rows):
@@ -70,7 +70,7 @@ def test_all_rows_pass(told):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_everything_is_compared(told, cases, name):
-    rows = [row['what'] for row in told[1]['rows'] if row['model'] == elastic_ast.FILES[name]]
+    rows = [row['what'] for row in told[1]['rows'] if row['model'] == elastic_ast.TITLES[name]]
     assert len(rows) == len(set(rows))
     expected = [*STAGES, 'logits of float64, against PyTorch', *LOGITS, 'loss']
     expected += [
@@ -102,12 +102,12 @@ def test_the_other_models_and_the_features_are_there(told):
     rows = [
         (row['model'], row['what'])
         for row in told[1]['rows']
-        if row['model'] not in elastic_ast.FILES.values()
+        if row['model'] not in elastic_ast.TITLES.values()
     ]
     assert rows == [
         *(
             (title, what)
-            for title in ast.FILES.values()
+            for title in ast.TITLES.values()
             for what in ('features of a short clip', 'features of a long clip', 'logits')
         ),
         *(
@@ -120,14 +120,14 @@ def test_the_other_models_and_the_features_are_there(told):
 def test_what_rounding_decides_is_told_with_the_exact_gradient(told):
     """With mean pooling there is nothing of the kind."""
     first = [note for note in told[1]['notes'] if "Adam's first step" in note]
-    assert len(first) == 1 and first[0].startswith(elastic_ast.FILES['elasticast_tiny'])
+    assert len(first) == 1 and first[0].startswith(elastic_ast.TITLES['elasticast_tiny'])
     assert 'attn_pool_queries[21]' in first[0] and 'of 80791 elements' in first[0]
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_another_attention_gives_the_same(cases, name):
     """The command takes what `auto` chooses on this machine; this is the plain one."""
-    assert failed(elastic_ast.forward_rows(cases[name])) == []
+    assert failed(elastic_ast.compare_forward(cases[name])) == []
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -164,7 +164,7 @@ def test_a_parameter_that_is_a_little_off_fails_from_there_on(cases, name, param
         """Not the same everywhere, as a norm ignores that."""
         return x + np.float32(2e-3) * (-1) ** np.arange(x.shape[-1], dtype=np.float32)
 
-    rows = elastic_ast.forward_rows(with_parameter(cases[name], parameter, off))
+    rows = elastic_ast.compare_forward(with_parameter(cases[name], parameter, off))
     assert failed(rows) == STAGES[passing:] + LOGITS
 
 
@@ -176,7 +176,7 @@ def test_a_parameter_that_is_a_little_off_fails_from_there_on(cases, name, param
     ],
 )
 def test_weights_in_the_wrong_place_fail(cases, name, change):
-    rows = elastic_ast.forward_rows(
+    rows = elastic_ast.compare_forward(
         with_parameter(cases['elasticast_tiny'], 'encoder/blocks/attention/key/kernel', change)
     )
     assert failed(rows) == STAGES[1:] + LOGITS
@@ -184,7 +184,7 @@ def test_weights_in_the_wrong_place_fail(cases, name, change):
 
 def test_scaled_attention_fails(cases):
     made = cases['elasticast_tiny_avgpool']
-    rows = elastic_ast.forward_rows(
+    rows = elastic_ast.compare_forward(
         dataclasses.replace(made, network=made.network.clone(scaled=True))
     )
     assert failed(rows) == STAGES[1:] + LOGITS
@@ -195,7 +195,7 @@ def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
         return interface.reference(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
 
     made = cases['elasticast_tiny']
-    rows = elastic_ast.forward_rows(
+    rows = elastic_ast.compare_forward(
         dataclasses.replace(made, network=made.network.clone(attend=everywhere))
     )
     assert failed(rows) == STAGES[1:] + ['logits, packed']
@@ -214,7 +214,7 @@ def test_other_gradients_losses_and_results_fail_by_name(cases):
     arrays['logits_after'] = arrays['logits_after'].copy()
     arrays['logits_after'][2, 3] += 2 * training.LOGITS_AFTER
     other = dataclasses.replace(made, reference=dataclasses.replace(made.reference, arrays=arrays))
-    rows, _ = training.training_rows(other, training.Training(made))
+    rows, _ = training.compare_training(other, training.TrainingSteps(made))
     assert failed(rows) == [
         'loss',
         'gradient of norm.weight',
@@ -225,16 +225,16 @@ def test_other_gradients_losses_and_results_fail_by_name(cases):
 
 def test_other_features_fail():
     stored = reference.load('ast_hf_stride10')
-    made = ast.converted(stored)
+    made = ast.convert(stored)
     off = made._replace(frontend=dataclasses.replace(made.frontend, mean=made.frontend.mean + 0.1))
-    assert failed(ast.feature_rows('', stored, off)) == [
+    assert failed(ast.compare_features('', stored, off)) == [
         'features of a short clip',
         'features of a long clip',
     ]
     meta = copy.deepcopy(stored.meta)
     meta['config']['layer_norm_eps'] = 1e-2
-    off = ast.converted(dataclasses.replace(stored, meta=meta))
-    assert failed(ast.logit_rows('', stored, off, interface.reference)) == ['logits']
+    off = ast.convert(dataclasses.replace(stored, meta=meta))
+    assert failed(ast.compare_logits('', stored, off, interface.reference)) == ['logits']
 
 
 @pytest.mark.parametrize(
@@ -246,9 +246,9 @@ def test_log_mels_may_differ_more_where_nothing_is_heard(quiet, loud, wrong):
     found = wanted.copy()
     found[0, 0] += quiet
     found[4, 50] += loud
-    rows = fbank.log_mel_rows('', 'x', [wanted, found], [wanted, wanted])
+    rows = fbank.compare_log_mels('', 'x', [wanted, found], [wanted, wanted])
     assert failed(rows) == [f'x, {what}' for what in wrong]
-    shifted = fbank.log_mel_rows('', 'x', [wanted, wanted + np.float32(1e-3)], [wanted, wanted])
+    shifted = fbank.compare_log_mels('', 'x', [wanted, wanted + np.float32(1e-3)], [wanted, wanted])
     assert failed(shifted) == ['x, median']  # of the worse one
 
 
@@ -279,16 +279,16 @@ def test_derivatives_of_the_yardstick_are_gradients(cases):
 def rows_of(absolute):
     return Report(
         (
-            Row('a model', 'one', 1e-6, 2e-6, 1e-4),
-            Row('a model', 'two', absolute, 2e-6, 1e-4, 'absolute'),
-            Row('another', 'three', 5.0, 2e-6, 1e-4, 'relative'),
+            Comparison('a model', 'one', 1e-6, 2e-6, 1e-4),
+            Comparison('a model', 'two', absolute, 2e-6, 1e-4, 'absolute'),
+            Comparison('another', 'three', 5.0, 2e-6, 1e-4, 'relative'),
         ),
         ('A note.',),
     )
 
 
 def test_a_table_names_what_fails_and_ends_with_1(capsys):
-    assert report.show(rows_of(3e-4)) == 1
+    assert report.print_report(rows_of(3e-4)) == 1
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.startswith('two')]
     assert line.split() == ['two', '3.0e-04', '2.0e-06', '1.0e-04', 'FAIL']
@@ -296,7 +296,7 @@ def test_a_table_names_what_fails_and_ends_with_1(capsys):
 
 
 def test_a_table_of_what_passes_ends_with_0(capsys):
-    assert report.show(rows_of(1e-5)) == 0
+    assert report.print_report(rows_of(1e-5)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith('3 rows, all pass') and not any('FAIL' in line for line in lines)
     assert [line.split()[:2] for line in lines if 'relative  bound' in line] == [
@@ -306,7 +306,7 @@ def test_a_table_of_what_passes_ends_with_0(capsys):
 
 
 def test_numbers_that_json_lacks_are_null(capsys):
-    assert report.show(rows_of(float('nan')), as_json=True) == 1
+    assert report.print_report(rows_of(float('nan')), as_json=True) == 1
     found = json.loads(capsys.readouterr().out)
     assert [row['passed'] for row in found['rows']] == [True, False, True] and found['rows'][1][
         'absolute'

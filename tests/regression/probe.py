@@ -68,7 +68,14 @@ DRAWS = {
     'warp_from': ('warp_from',),
     'warp_to': ('warp_to',),
 }
-EXPLANATION = ('log_mel', 'frame_edges', 'attention', 'even', 'patch_edges')
+# Fields of an explanation, and names that they have had.
+EXPLANATION = {
+    'log_mel': ('log_mel',),
+    'frame_edges': ('frame_edges',),
+    'attention': ('attention',),
+    'even': ('uniform', 'even'),
+    'patch_edges': ('patch_edges',),
+}
 
 
 def find(name: str) -> Any:
@@ -159,9 +166,9 @@ def use(job: dict[str, Any]) -> dict[str, np.ndarray]:
         )
     if job['explained']:
         explanation = find('explain')(model, job['clips'][-1])
-        numbers |= {
-            f'explanation/{name}': np.asarray(getattr(explanation, name)) for name in EXPLANATION
-        }
+        for field, names in EXPLANATION.items():
+            attribute = next(each for each in names if hasattr(explanation, each))
+            numbers[f'explanation/{field}'] = np.asarray(getattr(explanation, attribute))
     return numbers
 
 
