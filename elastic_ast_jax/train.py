@@ -29,7 +29,7 @@ from elastic_ast_jax.data.sources.base import (
 )
 from elastic_ast_jax.distributed import processes as distributed_processes
 from elastic_ast_jax.distributed import sharding
-from elastic_ast_jax.evaluation.evaluator import Evaluator, score
+from elastic_ast_jax.evaluation.evaluator import Evaluator, selection_score
 from elastic_ast_jax.models import factory as model_factory
 from elastic_ast_jax.models import flops
 from elastic_ast_jax.models.attention import selection
@@ -145,7 +145,9 @@ def run(config: Config, path: str) -> None:
                 if evaluated:
                     with monitor.paused():
                         params = state.params if state.ema is None else state.ema
-                        reached = score(config, monitor.evaluated(evaluator.metrics(params)))
+                        reached = selection_score(
+                            config, monitor.evaluated(evaluator.metrics(params))
+                        )
                 for log in logs:
                     log.flush()
                 checkpoints.save(state, reached)

@@ -11,7 +11,7 @@ from typing import Any
 
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.reading import expand
-from elastic_ast_jax.evaluation.sweep_axes import METRICS, in_table
+from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric
 from elastic_ast_jax.inference import explanation, plots
 from elastic_ast_jax.inference.explanation import check_file, check_model, explain
 from elastic_ast_jax.inference.predictor import Predictor, Progress, load
@@ -121,7 +121,7 @@ def _print_reduction(model: Predictor, workdir: str, budget_tokens: int) -> None
         warnings.simplefilter('always')
         budgets = model.budgets()
     chosen, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
-    worth = in_table(budgets.metric, chosen.heldout_score)
+    worth = format_metric(budgets.metric, chosen.heldout_score)
     clips = (
         'on clips that the choice did not see'
         if chosen.unseen

@@ -39,7 +39,7 @@ _LEAST = 1e-6
 def run(
     config: Config,
     out: str | None = None,
-    kind: sweep_axes.Kind | None = None,
+    kind: sweep_axes.SweepKind | None = None,
     points: Sequence[float] | None = None,
     shifts: Sequence[float] | None = None,
 ) -> Metrics | sweep.Curve:
@@ -67,9 +67,9 @@ def run(
         )
     frontend, skip = config.frontend, config.data.on_bad_audio == 'skip'
     if shifts:
-        points = sweep.ratios(frontend, shifts)
+        points = sweep.shifts_to_ratios(frontend, shifts)
     whole = sweep.Point(0, 0.0)
-    chosen = sweep.points(kind, frontend, points, fixed_length=True) if kind else (whole,)
+    chosen = sweep.sweep_points(kind, frontend, points, fixed_length=True) if kind else (whole,)
     progress = Progress()
     train = splits.open_source(config, 'train')
     labels = label_names(train)
@@ -82,7 +82,7 @@ def run(
             f'all {len(classes)} training clips have the same labels, {label}: there is nothing to'
             ' tell apart'
         )
-    learned, (features,) = described(
+    learned, (features,) = clip_features(
         train, frontend, [whole], evenly(train, _CLIPS), skip, progress
     )
     score = fit(
@@ -91,7 +91,7 @@ def run(
 
     held = splits.open_source(config, 'eval')
     truth = targets(held, labels, 'evaluation')
-    left, found = described(held, frontend, chosen, np.arange(len(held.keys)), skip, progress)
+    left, found = clip_features(held, frontend, chosen, np.arange(len(held.keys)), skip, progress)
     progress.clear()
     frames = [
         np.array(
@@ -113,7 +113,7 @@ def run(
     )
     if kind:
         result = sweep.Curve(kind, chosen, evaluations)
-        print(sweep.table(result))
+        print(sweep.curve_table(result))
     else:
         result = evaluations[0].metrics
         print(
@@ -122,16 +122,16 @@ def run(
         )
     if folder:
         written = (
-            sweep.write(result, config, description, 0, (), folder / 'eval', kind='baseline')
+            sweep.write_curve(result, config, description, 0, (), folder / 'eval', kind='baseline')
             if kind
-            else evaluate.write(evaluations[0], description, 0, (), folder / 'eval')
+            else evaluate.write_metrics(evaluations[0], description, 0, (), folder / 'eval')
         )
         files.write_text(folder / 'config.json', config.to_json())
         progress.say(f'written: {" ".join(map(str, written))}')
     return result
 
 
-def described(
+def clip_features(
     source: Source,
     frontend: FrontendSpec,
     points: Sequence[sweep.Point],

@@ -33,8 +33,8 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.sources.base import DataError
 from elastic_ast_jax.distributed import processes
 from elastic_ast_jax.evaluation import latency, plots
-from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator, score
-from elastic_ast_jax.evaluation.sweep_axes import METRICS, in_plot, in_table
+from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator, selection_score
+from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric, plot_scale
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import (
     DESCRIPTIONS,
@@ -79,7 +79,7 @@ _CHOICE = types.MappingProxyType(
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class BudgetPoint:
     """A reduction, evaluated.
 
     Attributes:
@@ -97,7 +97,7 @@ class Found:
     measured: Measurement
 
 
-def check(config: Config, values: Sequence[float] | None) -> None:
+def check_budgets(config: Config, values: Sequence[float] | None) -> None:
     """Whether a model can be evaluated with these budgets; told before anything is opened.
 
     Raises:
@@ -122,20 +122,22 @@ def default_budgets(frontend: FrontendSpec, tokens: int) -> tuple[int, ...]:
     )
 
 
-def ratios(frontend: FrontendSpec) -> tuple[float, ...]:
+def distinct_ratios(frontend: FrontendSpec) -> tuple[float, ...]:
     """Those of `RATIOS` that are different frame shifts, which are whole milliseconds."""
     shifts = {frontend.shift(ratio): ratio for ratio in reversed(RATIOS)}  # of equals the smallest
     return tuple(sorted(ratio for shift, ratio in shifts.items() if shift >= frontend.shift()))
 
 
-def reductions(
+def list_reductions(
     evaluator: Evaluator, frontend: FrontendSpec, values: Sequence[float] | None
 ) -> list[tuple[TokenReduction, bool]]:
     """What is tried, and whether all clips fit:
 
     `values` as budgets, the default ones if None, with each ratio and way.
     """
-    largest = {ratio: int(evaluator.view(ratio).tokens.max()) for ratio in ratios(frontend)}
+    largest = {
+        ratio: int(evaluator.setting(ratio).tokens.max()) for ratio in distinct_ratios(frontend)
+    }
     budgets = (
         default_budgets(frontend, largest[1.0])
         if values is None
@@ -160,7 +162,7 @@ def run(
     model: LoadedModel,
     overrides: Sequence[str],
     progress: Progress,
-) -> tuple[Found, ...]:
+) -> tuple[BudgetPoint, ...]:
     """Evaluate every reduction, print the best of each budget, write `eval/budget.json`, `.md` and
     `.png`, and store the best.
 
@@ -177,7 +179,7 @@ def run(
         WriteError: A file cannot be written.
     """
     frontend = model.config.frontend
-    tried = reductions(evaluator, frontend, values)
+    tried = list_reductions(evaluator, frontend, values)
     evaluated = []
     for number, (reduction, _) in enumerate(tried, 1):
         progress.show(
@@ -185,16 +187,18 @@ def run(
             f' {len(tried)}'
         )
         evaluated.append(
-            evaluator.evaluate_in_halves(model.params, evaluator.view(reduction=reduction))
+            evaluator.evaluate_in_halves(model.params, evaluator.setting(reduction=reduction))
         )
     progress.show('latency')
     alone, waveforms = (
-        latency.on_one_device(model),
+        latency.single_device_predictor(model),
         list(_waveforms(evaluator, frontend)) if processes.is_primary() else [],
     )
-    times, timed = latency.latencies(alone, waveforms, [reduction for reduction, _ in tried])
+    times, timed = latency.measure_latencies(
+        alone, waveforms, [reduction for reduction, _ in tried]
+    )
     of_halves = [
-        [math.nan if half is None else score(model.config, half) for half in halves]
+        [math.nan if half is None else selection_score(model.config, half) for half in halves]
         for _, halves in evaluated
     ]
     unseen = not np.isnan(of_halves).any()
@@ -202,10 +206,10 @@ def run(
     for (reduction, all_fit), (evaluation, _), halves, milliseconds in zip(
         tried, evaluated, of_halves, times, strict=True
     ):
-        whole = score(model.config, evaluation.metrics)
+        whole = selection_score(model.config, evaluation.metrics)
         scores = halves if unseen else (whole, whole)
         found.append(
-            Found(
+            BudgetPoint(
                 reduction,
                 all_fit,
                 evaluation,
@@ -226,7 +230,7 @@ def run(
 
 def _tell(
     workdir: Workdir,
-    found: Sequence[Found],
+    found: Sequence[BudgetPoint],
     timed: int,
     model: LoadedModel,
     overrides: Sequence[str],
@@ -292,7 +296,7 @@ def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32
     source, found = evaluator.source, 0
     longest = windows.choose(frontend, 0.0).whole
     count = len(source.keys)
-    for clip in dict.fromkeys([*latency.spread(count, _TIMED), *range(count)]):
+    for clip in dict.fromkeys([*latency.spaced_indices(count, _TIMED), *range(count)]):
         if found == _TIMED:
             return
         try:
@@ -302,7 +306,7 @@ def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32
             continue  # evaluation tells
 
 
-def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = None) -> str:
+def table(found: Sequence[BudgetPoint], frontend: FrontendSpec, unseen: str | None = None) -> str:
     """Token reductions as a Markdown table, by their budgets;
 
     of the best, `unseen` is the metric that is told on unseen clips.
@@ -328,7 +332,7 @@ def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = N
     ):
         evaluation, reduction = one.evaluation, one.reduction
         accuracy, *others = (getattr(evaluation.metrics, name) for name in METRICS)
-        told = [in_table(unseen, one.measured.heldout_score)] if unseen else []
+        told = [format_metric(unseen, one.measured.heldout_score)] if unseen else []
         lines.append(
             markdown.row(
                 [
@@ -339,7 +343,7 @@ def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = N
                     f'{evaluation.seconds:.2f}',
                     f'{one.measured.latency_ms:.2f}',
                     str(evaluation.metrics.clips),
-                    str(evaluation.cut),
+                    str(evaluation.cropped),
                     markdown.percent(accuracy),
                     *map(markdown.number, others),
                     *told,
@@ -350,7 +354,7 @@ def table(found: Sequence[Found], frontend: FrontendSpec, unseen: str | None = N
 
 
 def write(
-    found: Sequence[Found],
+    found: Sequence[BudgetPoint],
     best: Sequence[Measurement],
     model: LoadedModel,
     overrides: Sequence[str],
@@ -411,9 +415,9 @@ def write(
     lines += markdown.changed(overrides) + markdown.left_out(skipped)
     write_text(table_file, '\n'.join(lines) + '\n')
 
-    factor, label = in_plot(metric)
+    factor, label = plot_scale(metric)
     points = [
-        plots.Point(
+        plots.BudgetMark(
             f'{frontend.milliseconds(one.reduction.ratio):g} ms',
             DESCRIPTIONS[one.reduction.method],
             one.all_fit,
@@ -425,11 +429,15 @@ def write(
         )
         for one in found
     ]
-    plotting.save(plots.budgets(points, f'Token budgets; {model.description}', label), plot_file)
+    plotting.save(
+        plots.plot_budgets(points, f'Token budgets; {model.description}', label), plot_file
+    )
     return json_file, table_file, plot_file
 
 
-def _values(one: Found, frontend: FrontendSpec, best: Sequence[Measurement]) -> dict[str, Any]:
+def _values(
+    one: BudgetPoint, frontend: FrontendSpec, best: Sequence[Measurement]
+) -> dict[str, Any]:
     """A point of the JSON file; only one of the best has what is told of it on unseen clips."""
     evaluation, reduction, is_best = one.evaluation, one.reduction, one.measured in best
     return {
@@ -441,7 +449,7 @@ def _values(one: Found, frontend: FrontendSpec, best: Sequence[Measurement]) -> 
         'seconds': evaluation.seconds,
         'latency_ms': one.measured.latency_ms,
         'clips': evaluation.metrics.clips,
-        'shortened': evaluation.cut,
+        'shortened': evaluation.cropped,
         'windowed': evaluation.windowed,
         **{name: getattr(evaluation.metrics, name) for name in METRICS},
         'best': is_best,

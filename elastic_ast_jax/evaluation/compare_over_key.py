@@ -15,8 +15,8 @@ import numpy as np
 
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.evaluation import compare_runs
-from elastic_ast_jax.evaluation.compare_runs import CompareError, Run, spread, written
-from elastic_ast_jax.evaluation.sweep_axes import METRICS, in_plot, in_table
+from elastic_ast_jax.evaluation.compare_runs import CompareError, Run, format_value, run_deviation
+from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric, plot_scale
 from elastic_ast_jax.utils import files, markdown, plotting
 from elastic_ast_jax.utils.text import duration, printable, without_nan
 
@@ -46,7 +46,7 @@ class Group:
     @property
     def spread(self) -> float:
         """See `compare_runs.spread`."""
-        return float(spread(np.array([[run.last] for run in self.runs]))[0])
+        return float(run_deviation(np.array([[run.last] for run in self.runs]))[0])
 
     @property
     def steps(self) -> float:
@@ -79,7 +79,7 @@ def compare(
             model beside them that was not evaluated.
         WriteError: A file cannot be written.
     """
-    groups = grouped(models, key)
+    groups = group_runs(models, key)
     metric = groups[0].runs[0].metric
     others = {
         name: np.array([[_evaluated(workdir, metric)] for workdir in workdirs])
@@ -93,16 +93,17 @@ def compare(
             markdown.row(
                 [
                     markdown.text(group.model),
-                    markdown.text(written(group.value)),
+                    markdown.text(format_value(group.value)),
                     str(len(group.runs)),
                     f'{group.steps:.0f}',
-                    f'{in_table(metric, group.mean)} ± {in_table(metric, group.spread)}',
+                    f'{format_metric(metric, group.mean)} ± {format_metric(metric, group.spread)}',
                     time,
                 ]
             )
         )
     for name, values in others.items():
-        worth = f'{in_table(metric, float(values.mean()))} ± {in_table(metric, spread(values)[0])}'
+        mean, deviation = float(values.mean()), float(run_deviation(values)[0])
+        worth = f'{format_metric(metric, mean)} ± {format_metric(metric, deviation)}'
         lines.append(markdown.row([markdown.text(name), '–', str(len(values)), '–', worth, '–']))
     print('\n'.join(lines))
     if out is None:
@@ -134,16 +135,16 @@ def compare(
     }
     files.write_text(folder / f'{key}.json', json.dumps(without_nan(values), indent=2) + '\n')
     across = {name: float(values.mean()) for name, values in others.items()}
-    plotting.save(figure(groups, key, metric, across), folder / f'{key}.png')
+    plotting.save(plot_groups(groups, key, metric, across), folder / f'{key}.png')
     print(f'written: {printable(os.path.join(out, key))}.md, .json, .png')
 
 
-def grouped(models: Sequence[tuple[str, Sequence[str]]], key: str) -> list[Group]:
+def group_runs(models: Sequence[tuple[str, Sequence[str]]], key: str) -> list[Group]:
     """The runs of each model by their value of the key, ascending."""
     found = []
     for name, workdirs in models:
         of_value: dict[Any, list[Run]] = {}
-        for run in map(compare_runs.read, workdirs):
+        for run in map(compare_runs.read_run, workdirs):
             if key not in run.config:
                 raise CompareError(
                     f'--over={key}: {run.workdir} has no such key; its keys are'
@@ -179,7 +180,7 @@ def _evaluated(workdir: str, metric: str) -> float:
         ) from error
 
 
-def figure(
+def plot_groups(
     groups: Sequence[Group],
     key: str,
     metric: str,
@@ -191,7 +192,7 @@ def figure(
     """
     from matplotlib.figure import Figure  # half a second, and most commands draw nothing
 
-    factor, label = in_plot(metric)
+    factor, label = plot_scale(metric)
     made = Figure(figsize=(7.5, 4.5), dpi=120, layout='constrained')
     axes = made.add_subplot()
     of_model: dict[str, list[Group]] = {}
@@ -226,7 +227,7 @@ def figure(
             )
     for name, value in others.items():
         axes.axhline(factor * value, color='0.4', linestyle=':', label=name)
-    axes.set_xticks(range(len(values)), [written(value) for value in values], parse_math=False)
+    axes.set_xticks(range(len(values)), [format_value(value) for value in values], parse_math=False)
     axes.set_xlabel(key)
     axes.set_ylabel(label)
     axes.set_title('Whole clips: mean and standard deviation of the runs', fontsize=11)

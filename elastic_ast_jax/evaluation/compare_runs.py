@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.data.epoch_plan import Schedule
-from elastic_ast_jax.evaluation.sweep_axes import METRICS, in_plot, in_table
+from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric, plot_scale
 from elastic_ast_jax.training import metrics_file
 from elastic_ast_jax.utils import files, markdown, plotting
 from elastic_ast_jax.utils.errors import UserError
@@ -72,7 +72,7 @@ class Run:
         return step, value
 
 
-def read(workdir: str) -> Run:
+def read_run(workdir: str) -> Run:
     """A run, from its workdir.
 
     Raises:
@@ -123,7 +123,9 @@ def read(workdir: str) -> Run:
     )
 
 
-def differing(configs: Sequence[Mapping[str, Any]], but: Collection[str | None] = ()) -> list[str]:
+def differing_keys(
+    configs: Sequence[Mapping[str, Any]], but: Collection[str | None] = ()
+) -> list[str]:
     """The keys whose values are not the same in all configs, without those named in `but`."""
     return [
         key
@@ -132,12 +134,12 @@ def differing(configs: Sequence[Mapping[str, Any]], but: Collection[str | None] 
     ]
 
 
-def spread(values: Float64[np.ndarray, 'runs places']) -> Float64[np.ndarray, 'places']:
+def run_deviation(values: Float64[np.ndarray, 'runs places']) -> Float64[np.ndarray, 'places']:
     """Standard deviation of one run, estimated from these (n - 1); NaN of a single one."""
     return values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
 
 
-def written(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a config, as an override has it."""
     return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -151,10 +153,10 @@ def compare(given: Sequence[tuple[str, Sequence[str]]], out: str | None) -> None
         out: Folder for the files; None: only print.
 
     Raises:
-        CompareError: As `read`, or runs whose metrics differ.
+        CompareError: As `read_run`, or runs whose metrics differ.
         WriteError: A file cannot be written.
     """
-    runs = [read(workdir) for _, workdirs in given for workdir in workdirs]
+    runs = [read_run(workdir) for _, workdirs in given for workdir in workdirs]
     groups = [name for name, workdirs in given for _ in workdirs]
     for run in runs:
         if run.metric != runs[0].metric:
@@ -165,7 +167,7 @@ def compare(given: Sequence[tuple[str, Sequence[str]]], out: str | None) -> None
     names = [files.at(run.workdir).name for run in runs]
     if len(set(names)) < len(names):
         names = [run.workdir for run in runs]
-    keys = differing([run.config for run in runs])
+    keys = differing_keys([run.config for run in runs])
     lines = _markdown(runs, names, groups, keys)
     print('\n'.join(lines))
     if out is None:
@@ -200,15 +202,19 @@ def _markdown(
         at, best = run.best
         steps = str(run.steps) if run.steps == run.planned else f'{run.steps} of {run.planned}'
         time = '–' if math.isnan(run.seconds) else duration(run.seconds)
-        values = [name, *([group] if model else []), *(written(run.config[key]) for key in keys)]
+        values = [
+            name,
+            *([group] if model else []),
+            *(format_value(run.config[key]) for key in keys),
+        ]
         lines.append(
             markdown.row(
                 [
                     *(markdown.text(printable(value)) for value in values),
                     steps,
                     time,
-                    in_table(run.metric, run.last),
-                    in_table(run.metric, best),
+                    format_metric(run.metric, run.last),
+                    format_metric(run.metric, best),
                     '–' if at is None else str(at),
                 ]
             )
@@ -246,7 +252,7 @@ def _csv(
             [
                 name,
                 *([group] if model else []),
-                *(written(run.config[key]) for key in keys),
+                *(format_value(run.config[key]) for key in keys),
                 run.steps,
                 run.planned,
                 *numbers,
@@ -258,7 +264,7 @@ def _csv(
 
 def _label(run: Run, name: str, group: str, keys: Sequence[str]) -> str:
     """Of a curve: what tells the run from the others, if that is short."""
-    text = ', '.join(f'{key}={written(run.config[key])}' for key in keys)
+    text = ', '.join(f'{key}={format_value(run.config[key])}' for key in keys)
     text = text if 0 < len(text) <= _LONGEST_LABEL else name
     return f'{group}: {text}' if group else text
 
@@ -267,7 +273,7 @@ def figure(runs: Sequence[Run], labels: Sequence[str]) -> 'Figure':
     """The metric of each run over its steps."""
     from matplotlib.figure import Figure  # half a second, and most commands draw nothing
 
-    factor, metric = in_plot(runs[0].metric)
+    factor, metric = plot_scale(runs[0].metric)
     outside = len(runs) > _MOST_INSIDE
     made = Figure(
         figsize=(11 if outside else 7.5, max(4.5, 0.2 * len(runs))), dpi=120, layout='constrained'

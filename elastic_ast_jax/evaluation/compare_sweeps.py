@@ -18,15 +18,28 @@ from jaxtyping import Float64
 
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.evaluation import compare_over_key, compare_runs, plots, published
-from elastic_ast_jax.evaluation.compare_runs import CompareError, differing, spread, written
-from elastic_ast_jax.evaluation.published import Published
-from elastic_ast_jax.evaluation.sweep_axes import AXES, METRICS, Axis, Kind, in_plot, in_table, name
+from elastic_ast_jax.evaluation.compare_runs import (
+    CompareError,
+    differing_keys,
+    format_value,
+    run_deviation,
+)
+from elastic_ast_jax.evaluation.published import PublishedCurves
+from elastic_ast_jax.evaluation.sweep_axes import (
+    AXES,
+    METRICS,
+    Axis,
+    SweepKind,
+    file_stem,
+    format_metric,
+    plot_scale,
+)
 from elastic_ast_jax.utils import files, markdown, plotting
 from elastic_ast_jax.utils.text import printable, without_nan
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared:
+class ModelCurve:
     """A model's runs.
 
     Attributes:
@@ -47,13 +60,13 @@ class Compared:
 
     @property
     def spread(self) -> Float64[np.ndarray, 'points']:
-        return spread(self.values)
+        return run_deviation(self.values)
 
 
 def run(
     given: Sequence[tuple[str, Sequence[str]]],
     out: str | None = None,
-    kind: Kind | None = None,
+    kind: SweepKind | None = None,
     resized: bool = False,
     published_of: str | None = None,
     over: str | None = None,
@@ -103,7 +116,7 @@ def run(
         compare_runs.compare(given, out)
     else:
         paper = published.read(published_of, kind) if published_of else None
-        over_sweep(_models(given), out, kind, resized, paper, beside)
+        compare(_models(given), out, kind, resized, paper, beside)
 
 
 def _models(
@@ -116,11 +129,11 @@ def _models(
     named = [(name, list(workdirs)) for name, workdirs in given if name]
     single = [workdir for name, workdirs in given if not name for workdir in workdirs]
     configs = {workdir: Workdir(workdir).config().flat() for workdir in single}
-    keys = differing(list(configs.values()), but=('train.seed', over)) if configs else []
+    keys = differing_keys(list(configs.values()), but=('train.seed', over)) if configs else []
     groups: dict[str, list[str]] = {}
     for workdir in single:
         groups.setdefault(
-            ', '.join(f'{key}={written(configs[workdir][key])}' for key in keys), []
+            ', '.join(f'{key}={format_value(configs[workdir][key])}' for key in keys), []
         ).append(workdir)
     if not keys and single:
         first = files.at(single[0])
@@ -128,12 +141,12 @@ def _models(
     return named + list(groups.items())
 
 
-def over_sweep(
+def compare(
     models: Sequence[tuple[str, Sequence[str]]],
     out: str | None,
-    kind: Kind,
+    kind: SweepKind,
     resized: bool = False,
-    paper: Published | None = None,
+    paper: PublishedCurves | None = None,
     beside: Sequence[tuple[str, Sequence[str]]] = (),
 ) -> None:
     """Prints models over a sweep; writes them as JSON, as a Markdown table and as a plot, named by
@@ -172,7 +185,7 @@ def over_sweep(
             f'{first}: was measured in {metric}, but the published curves are in {paper.metric}'
         )
     compared = [
-        Compared(
+        ModelCurve(
             name,
             sweeps[workdirs[0]].get('model', ''),
             tuple(workdirs),
@@ -204,13 +217,13 @@ def over_sweep(
         '',
         *_table(compared, points, axis, metric, paper),
     ]
-    falls = drops(compared[:judged])
+    falls = worst_drops(compared[:judged])
     if falls:
         lines += ['', *_drops_table(falls, places, axis, metric)]
     print('\n'.join(lines[2:]))
     if out is None:
         return
-    folder, stem = files.at(out), name(kind, resized)
+    folder, stem = files.at(out), file_stem(kind, resized)
     files.write_text(folder / f'{stem}.md', '\n'.join(lines) + '\n')
     values = {
         'sweep': kind,
@@ -238,8 +251,8 @@ def over_sweep(
         ],
     }
     files.write_text(folder / f'{stem}.json', json.dumps(without_nan(values), indent=2) + '\n')
-    factor, label = in_plot(metric)
-    figure = plots.comparison(
+    factor, label = plot_scale(metric)
+    figure = plots.plot_comparison(
         places,
         [(model.name, factor * model.mean, factor * model.spread) for model in compared],
         title=f'{axis.title}: mean and standard deviation of the runs',
@@ -256,11 +269,11 @@ def over_sweep(
 
 
 def _table(
-    compared: Sequence[Compared],
+    compared: Sequence[ModelCurve],
     points: Sequence[dict],
     axis: Axis,
     metric: str,
-    paper: Published | None,
+    paper: PublishedCurves | None,
 ) -> list[str]:
     """Every model at every point; and the published ones, at those points that the paper has."""
     labels = [f'{markdown.text(model.name)} ({len(model.workdirs)})' for model in compared] + list(
@@ -272,15 +285,15 @@ def _table(
     ]
     for number, point in enumerate(points):
         cells = [
-            f'{in_table(metric, model.mean[number])} ± {in_table(metric, model.spread[number])}'
-            for model in compared
+            f'{format_metric(metric, mean)} ± {format_metric(metric, spread)}'
+            for mean, spread in ((model.mean[number], model.spread[number]) for model in compared)
         ]
         if paper:
             at = {place: here for here, place in enumerate(paper.places)}.get(
                 float(point[axis.common])
             )
             cells += [
-                in_table(metric, math.nan if at is None else curve[at])
+                format_metric(metric, math.nan if at is None else curve[at])
                 for curve in paper.curves.values()
             ]
         lines.append(
@@ -306,7 +319,7 @@ class Drop:
     at: tuple[int, ...]
 
 
-def drops(compared: Sequence[Compared]) -> list[Drop]:
+def worst_drops(compared: Sequence[ModelCurve]) -> list[Drop]:
     """The worst drop of each model below the best of the other ASTs at the same point, and of all
     others, run by run.
 
@@ -363,16 +376,16 @@ def _drops_table(
             if fall is None:
                 cells += ['–', '–']
                 continue
-            mean, deviation = fall.values.mean(), spread(fall.values[:, None])[0]
+            mean, deviation = fall.values.mean(), run_deviation(fall.values[:, None])[0]
             cells += [
-                f'{in_table(metric, mean)} ± {in_table(metric, deviation)}',
+                f'{format_metric(metric, mean)} ± {format_metric(metric, deviation)}',
                 ', '.join(f'{places[point]:g}' for point in dict.fromkeys(fall.at)),
             ]
         lines.append(markdown.row([markdown.text(model), *cells]))
     return lines
 
 
-def _read(workdir: str, kind: Kind, resized: bool, judged: bool = True) -> dict:
+def _read(workdir: str, kind: SweepKind, resized: bool, judged: bool = True) -> dict:
     """A sweep that evaluation left; with `resized` the one of that kind, unless the model has no
     length of its own.
 
@@ -381,7 +394,7 @@ def _read(workdir: str, kind: Kind, resized: bool, judged: bool = True) -> dict:
     folder = Workdir(workdir).evaluations
     how = ' --fixed_length=resized' if resized else ''
     again = f'elastic-ast evaluate --workdir={workdir} --sweep={kind}{how}'
-    file = folder / f'{name(kind, resized)}.json'
+    file = folder / f'{file_stem(kind, resized)}.json'
     if resized and not file.exists():
         file = folder / f'{kind}.json'
     try:
@@ -400,7 +413,7 @@ def _read(workdir: str, kind: Kind, resized: bool, judged: bool = True) -> dict:
     return found
 
 
-def _is_sweep(found: object, kind: Kind) -> bool:
+def _is_sweep(found: object, kind: SweepKind) -> bool:
     """Whether a file holds what `sweep.write` writes."""
 
     def number(value: object) -> bool:

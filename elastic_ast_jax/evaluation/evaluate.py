@@ -29,7 +29,7 @@ from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import without_nan
 
-__all__ = ['CHANGEABLE', 'changed', 'run', 'summary', 'write']
+__all__ = ['CHANGEABLE', 'eval_config', 'run', 'summary_table', 'write_metrics']
 
 # What evaluation may change of the config: which clips are evaluated and how their batches are
 # formed. Everything else belongs to the model, or changes nothing here.
@@ -40,7 +40,7 @@ CHANGEABLE = (
 )
 # What each source reads of the section data besides, to know the evaluation split; `train` tells
 # whether the two are the same.
-READ = types.MappingProxyType(
+SPLIT_KEYS = types.MappingProxyType(
     {
         'manifest': ('train', 'eval', 'train_split', 'eval_split'),
         'json': ('train', 'eval', 'label_csv'),
@@ -69,7 +69,7 @@ def run(
     overrides: Sequence[str] = (),
     shifts: Sequence[float] | None = None,
     resized: bool = False,
-) -> Evaluation | sweep.Curve | tuple[budget_sweep.Found, ...]:
+) -> Evaluation | sweep.Curve | tuple[budget_sweep.BudgetPoint, ...]:
     """Evaluates a workdir, prints the result and writes it into `eval/`: `metrics.json` and `.md`,
     or a sweep's files.
 
@@ -90,7 +90,7 @@ def run(
         raise UserError('--fixed_length is of two sweeps: add --sweep=length or --sweep=resolution')
     jax_cache.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
-    used = changed(workdir.config(), overrides)
+    used = eval_config(workdir.config(), overrides)
     if used.data.source == 'folders' and used.data.train == used.data.eval:
         progress.say(
             f'{used.data.eval}: the held-out share data.eval_share={used.data.eval_share:g} of this'
@@ -99,11 +99,11 @@ def run(
     mesh = sharding.make_mesh(used.mesh)
     sharding.check_rows(used.packing.rows, mesh)
     if shifts:
-        points = sweep.ratios(used.frontend, shifts)
+        points = sweep.shifts_to_ratios(used.frontend, shifts)
     if kind == 'budget':
-        budget_sweep.check(used, points)
+        budget_sweep.check_budgets(used, points)
     chosen = (
-        sweep.points(kind, used.frontend, points, used.model.kind == 'ast')
+        sweep.sweep_points(kind, used.frontend, points, used.model.kind == 'ast')
         if kind and kind != 'budget'
         else ()
     )
@@ -120,7 +120,7 @@ def run(
     if kind == 'budget':
         return budget_sweep.run(workdir, points, evaluator, model, overrides, progress)
     before = (
-        workdir.evaluations / f'{sweep_axes.name(kind, resized) if kind else "metrics"}.json'
+        workdir.evaluations / f'{sweep_axes.file_stem(kind, resized) if kind else "metrics"}.json'
     ).exists()
     if kind:
         evaluators = [(evaluator, model.params)] * len(chosen)
@@ -130,15 +130,15 @@ def run(
                 (_evaluator(other, its, mesh, evaluator.source), other.params)
                 for other, its in models
             ]
-        result = sweep.run(kind, chosen, evaluators, progress)
+        result = sweep.evaluate_curve(kind, chosen, evaluators, progress)
     else:
         result = evaluator.evaluate(model.params)
     if not processes.is_primary():
         return result
     if kind:
         shown, files = (
-            sweep.table(result),
-            sweep.write(
+            sweep.curve_table(result),
+            sweep.write_curve(
                 result,
                 model.config,
                 model.description,
@@ -150,8 +150,8 @@ def run(
         )
     else:
         shown, files = (
-            summary(result.metrics, model.description),
-            write(result, model.description, model.step, overrides, workdir.evaluations),
+            summary_table(result.metrics, model.description),
+            write_metrics(result, model.description, model.step, overrides, workdir.evaluations),
         )
     print(shown)
     if result.skipped:
@@ -183,13 +183,13 @@ def _resized(
     cut to its length, or of the model's own duration at its frame shift.
     """
     if point.max_frames:
-        return resized_ast.resized(model, used, point.max_frames, mesh, same_duration=False)
+        return resized_ast.resize_ast(model, used, point.max_frames, mesh, same_duration=False)
     own, frontend = used.model.frames or used.frontend.max_frames, used.frontend
     frames = -(-own * frontend.shift() // frontend.shift(point.ratio))
-    return resized_ast.resized(model, used, frames, mesh, same_duration=True)
+    return resized_ast.resize_ast(model, used, frames, mesh, same_duration=True)
 
 
-def changed(trained: Config, overrides: Iterable[str]) -> Config:
+def eval_config(trained: Config, overrides: Iterable[str]) -> Config:
     """The config of a run with what evaluation may change of it changed.
 
     Where one file or folder serves both splits, a new place of the one is that of the other.
@@ -202,7 +202,7 @@ def changed(trained: Config, overrides: Iterable[str]) -> Config:
     values = trained.flat() | {f'mesh.{axis}': getattr(Mesh, axis) for axis in partitioning.AXES}
     texts, problems = loading.override_texts(overrides)
     source = texts.get('data.source', trained.data.source)
-    can = (*CHANGEABLE, *(f'data.{name}' for name in READ.get(source, ())))
+    can = (*CHANGEABLE, *(f'data.{name}' for name in SPLIT_KEYS.get(source, ())))
     fixed = [key for key in texts if key in values and key not in can]
     if fixed:
         problems.append(
@@ -211,12 +211,14 @@ def changed(trained: Config, overrides: Iterable[str]) -> Config:
         )
     if trained.data.train and trained.data.train == trained.data.eval and 'data.eval' in texts:
         texts.setdefault('data.train', texts['data.eval'])
-    elif 'data.source' in texts and 'train' in READ.get(source, ()) and not trained.data.train:
+    elif (
+        'data.source' in texts and 'train' in SPLIT_KEYS.get(source, ()) and not trained.data.train
+    ):
         texts.setdefault('data.train', _NO_FILE)  # not read, as it is another than data.eval
     return loading.resolve(values, texts, problems)
 
 
-def summary(metrics: Metrics, description: str) -> str:
+def summary_table(metrics: Metrics, description: str) -> str:
     """The whole split, as a Markdown table."""
     return '\n'.join(
         [
@@ -236,7 +238,7 @@ def summary(metrics: Metrics, description: str) -> str:
     )
 
 
-def write(
+def write_metrics(
     found: Evaluation,
     description: str,
     step: int,
@@ -262,20 +264,20 @@ def write(
             'checkpoint': description,
             'step': step,
             'overrides': list(overrides),
-            'cropped_clips': found.cut,
+            'cropped_clips': found.cropped,
             'windowed_clips': found.windowed,
             'skipped': list(found.skipped),
             **dataclasses.asdict(metrics),
         }
     )
     write_text(json_file, json.dumps(values, indent=2) + '\n')
-    lines = [summary(metrics, description), *markdown.changed(overrides)]
-    if found.cut:
+    lines = [summary_table(metrics, description), *markdown.changed(overrides)]
+    if found.cropped:
         lines += [
             '',
             (
                 'Clips longer than the model takes, of which only the beginning was evaluated:'
-                f' {found.cut}.'
+                f' {found.cropped}.'
             ),
         ]
     if found.windowed:

@@ -21,15 +21,15 @@ from elastic_ast_jax.training.metrics import Metrics, compute_metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """The split as it is looked at: at one frame shift, clips cut to a length, or into windows.
+class EvalSetting:
+    """Describe how the split is evaluated: frame shift, cropping and windows.
 
     Attributes:
         parts: What is packed: the split's clips, or windows of those that are too long.
         owner: The clip of the split that each part belongs to.
         planner, schedule: The plan of the parts.
-        cut: Whether only a part of a clip is used: its beginning, or with a reduction some of its
-        tokens.
+        cropped: Whether only a part of each clip is used: its beginning, or with a reduction some
+            of its tokens.
         windowed: Whether a clip is cut into windows.
         tokens: Of each part, as the model gets it.
         seconds: Of each clip that are listened to; what windows share is counted twice, but no more
@@ -40,7 +40,7 @@ class View:
     owner: Int64[np.ndarray, 'parts']
     planner: Planner
     schedule: Schedule
-    cut: Bool[np.ndarray, 'N']
+    cropped: Bool[np.ndarray, 'N']
     windowed: Bool[np.ndarray, 'N']
     tokens: Int64[np.ndarray, 'parts']
     seconds: Float64[np.ndarray, 'N']
@@ -52,7 +52,7 @@ class Evaluation:
 
     Attributes:
         metrics: Over the clips that could be read.
-        cut: How many of them were cut, and only a part of them used.
+        cropped: How many of them were cut, and only a part of them used.
         windowed: How many of them were cut into windows, whose logits were averaged.
         skipped: A message for each clip that is left out (`data.on_bad_audio='skip'`): those that
             could not be opened, then those that could not be decoded.
@@ -61,7 +61,7 @@ class Evaluation:
     """
 
     metrics: Metrics
-    cut: int
+    cropped: int
     windowed: int
     skipped: tuple[str, ...]
     tokens: float = math.nan
@@ -103,14 +103,14 @@ class Evaluator:
         self._rows = sharding.local_rows(config.packing.rows, mesh)
         self._shape = factory.batch_shape(config, len(labels), len(self._rows))
         self._undecodable: dict[int, str] = {}
-        self._whole = self.view()
+        self._whole = self.setting()
 
     @property
     def cropped(self) -> int:
         """Clips of which only the first `frontend.max_frames` frames are evaluated
         (`data.too_long='crop'`).
         """
-        return int(self._whole.cut.sum())
+        return int(self._whole.cropped.sum())
 
     @property
     def windowed(self) -> int:
@@ -125,9 +125,9 @@ class Evaluator:
             *(message for _, message in sorted(self._undecodable.items())),
         )
 
-    def view(
+    def setting(
         self, ratio: float = 1.0, max_frames: int = 0, reduction: TokenReduction | None = None
-    ) -> View:
+    ) -> EvalSetting:
         """Plans the split.
 
         Args:
@@ -161,7 +161,7 @@ class Evaluator:
         schedule = splits.schedule(planner, config.packing.rows, epochs=1)
         draws = planner.epoch(0).draws  # in the order of the parts
         used = np.minimum(np.bincount(owner, draws.samples), self.source.samples)
-        return View(
+        return EvalSetting(
             parts,
             owner,
             planner,
@@ -172,17 +172,17 @@ class Evaluator:
             used / frontend.sample_rate,
         )
 
-    def evaluate(self, params: Any, view: View | None = None) -> Evaluation:
-        """Metrics of a view; without one, of whole clips.
+    def evaluate(self, params: Any, setting: EvalSetting | None = None) -> Evaluation:
+        """Metrics of a setting; without one, of whole clips.
 
         Raises:
             DataError: No clip can be decoded.
         """
-        view = view or self._whole
-        return self._evaluation(view, *self._decoded(params, view))
+        setting = setting or self._whole
+        return self._evaluation(setting, *self._decoded(params, setting))
 
     def evaluate_in_halves(
-        self, params: Any, view: View
+        self, params: Any, setting: EvalSetting
     ) -> tuple[Evaluation, list[Metrics | None]]:
         """As `evaluate`, and the metrics of every second clip from the first on, and of the others;
         None without any.
@@ -190,9 +190,9 @@ class Evaluator:
         Raises:
             DataError: No clip can be decoded.
         """
-        scores, left = self._decoded(params, view)
+        scores, left = self._decoded(params, setting)
         halves = [left[left % 2 == half] for half in (0, 1)]
-        return self._evaluation(view, scores, left), [
+        return self._evaluation(setting, scores, left), [
             self._metrics(scores, half) if len(half) else None for half in halves
         ]
 
@@ -200,19 +200,22 @@ class Evaluator:
         """Of whole clips; `evaluate` without the rest."""
         return self.evaluate(params).metrics
 
-    def scores(self, params: Any, view: View | None = None) -> Float32[np.ndarray, 'N C']:
-        """Logits of a view; without one, of whole clips. NaN for a clip that cannot be decoded."""
-        return self._scores(params, view or self._whole)[0]
+    def logits(self, params: Any, setting: EvalSetting | None = None) -> Float32[np.ndarray, 'N C']:
+        """Return the logits of a setting, by default of whole clips.
+
+        A clip that cannot be decoded has NaN.
+        """
+        return self._logits(params, setting or self._whole)[0]
 
     def _decoded(
-        self, params: Any, view: View
+        self, params: Any, setting: EvalSetting
     ) -> tuple[Float32[np.ndarray, 'N C'], Int64[np.ndarray, 'left']]:
         """Logits of every clip, and the clips that could be decoded.
 
         Raises:
             DataError: None could.
         """
-        scores, lost = self._scores(params, view)
+        scores, lost = self._logits(params, setting)
         self._undecodable |= lost
         left = np.setdiff1d(np.arange(len(self.targets)), list(lost))
         if not len(left):
@@ -222,16 +225,19 @@ class Evaluator:
         return scores, left
 
     def _evaluation(
-        self, view: View, scores: Float32[np.ndarray, 'N C'], left: Int64[np.ndarray, 'left']
+        self,
+        setting: EvalSetting,
+        scores: Float32[np.ndarray, 'N C'],
+        left: Int64[np.ndarray, 'left'],
     ) -> Evaluation:
-        tokens = np.bincount(view.owner, view.tokens)
+        tokens = np.bincount(setting.owner, setting.tokens)
         return Evaluation(
             self._metrics(scores, left),
-            int(view.cut[left].sum()),
-            int(view.windowed[left].sum()),
+            int(setting.cropped[left].sum()),
+            int(setting.windowed[left].sum()),
             self.skipped,
             float(tokens[left].mean()),
-            float(view.seconds[left].mean()),
+            float(setting.seconds[left].mean()),
         )
 
     def _metrics(
@@ -239,7 +245,9 @@ class Evaluator:
     ) -> Metrics:
         return compute_metrics(scores[clips], [self.targets[clip] for clip in clips], self._labels)
 
-    def _scores(self, params: Any, view: View) -> tuple[Float32[np.ndarray, 'N C'], dict[int, str]]:
+    def _logits(
+        self, params: Any, setting: EvalSetting
+    ) -> tuple[Float32[np.ndarray, 'N C'], dict[int, str]]:
         """Logits of every clip, and messages for those that cannot be decoded.
 
         A clip of several windows has the mean of their logits, weighted by their lengths.
@@ -248,26 +256,26 @@ class Evaluator:
             RuntimeError: A part came out other than exactly once, which the plan rules out.
         """
         reader = pipeline.RowReader(
-            view.parts,
-            [self.targets[clip] for clip in view.owner],
-            view.planner,
-            view.schedule,
+            setting.parts,
+            [self.targets[clip] for clip in setting.owner],
+            setting.planner,
+            setting.schedule,
             self._shape,
             self._rows.start,
             self._config.data.on_bad_audio,
         )
-        logits_of_part = np.zeros((len(view.owner), len(self._labels)), np.float32)
-        times = np.zeros(len(view.owner), np.int64)
+        logits_of_part = np.zeros((len(setting.owner), len(self._labels)), np.float32)
+        times = np.zeros(len(setting.owner), np.int64)
         for batch in pipeline.batches(
-            reader, 0, view.schedule.steps, self._config.data.num_workers or None
+            reader, 0, setting.schedule.steps, self._config.data.num_workers or None
         ):
             evaluated = self._step(params, sharding.shard_batch(batch, self._mesh))
             valid = np.asarray(evaluated.valid)
             found = np.asarray(evaluated.clip_id)[valid]
             logits_of_part[found] = np.asarray(evaluated.logits)[valid]
             np.add.at(times, found, 1)
-        if isinstance(view.parts, WindowSource):
-            view.parts.release()
+        if isinstance(setting.parts, WindowSource):
+            setting.parts.release()
         # Of those that cannot be read each process knows its own, and processes that share rows the
         # same.
         skipped = {
@@ -280,18 +288,18 @@ class Evaluator:
             raise RuntimeError(
                 f'{(times != 1).sum()} of {len(times)} clips were not evaluated exactly once'
             )
-        lengths = view.parts.samples.astype(np.float64)
+        lengths = setting.parts.samples.astype(np.float64)
         sums = np.zeros((len(self.targets), len(self._labels)))
-        np.add.at(sums, view.owner, logits_of_part * lengths[:, None])
-        scores = (sums / np.bincount(view.owner, lengths)[:, None]).astype(np.float32)
+        np.add.at(sums, setting.owner, logits_of_part * lengths[:, None])
+        scores = (sums / np.bincount(setting.owner, lengths)[:, None]).astype(np.float32)
         lost = {
-            int(view.owner[part]): message
+            int(setting.owner[part]): message
             for part, message in sorted(skipped.items(), reverse=True)
         }
         scores[list(lost)] = np.nan
         return scores, lost
 
 
-def score(config: Config, metrics: Metrics) -> float:
+def selection_score(config: Config, metrics: Metrics) -> float:
     """What the best checkpoint is best in."""
     return getattr(metrics, config.train.scored_by())

@@ -23,7 +23,7 @@ from elastic_ast_jax.packing.token_budget import TokenReduction
 _ROUNDS, _PATIENCE = 10, 30.0
 
 
-def latencies(
+def measure_latencies(
     model: Predictor,
     waveforms: Sequence[Float32[np.ndarray, '_']],
     tried: Sequence[TokenReduction],
@@ -62,7 +62,7 @@ def latencies(
         return time.perf_counter() - turn_begun
 
     longest = turn(0)
-    clips = spread(len(waveforms), max(1, int(patience / longest)))
+    clips = spaced_indices(len(waveforms), max(1, int(patience / longest)))
     for clip in (clips * _ROUNDS)[1:]:
         if time.perf_counter() - begun + longest > patience:
             break
@@ -73,12 +73,12 @@ def latencies(
     )
 
 
-def spread(count: int, most: int) -> list[int]:
+def spaced_indices(count: int, most: int) -> list[int]:
     """At most so many of the numbers from 0 to `count` - 1, from all over them; 0 is the first."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
 
-def on_one_device(model: LoadedModel) -> Predictor:
+def single_device_predictor(model: LoadedModel) -> Predictor:
     """The model as prediction has it, wherever evaluation has put its parameters;
 
     all processes take part.

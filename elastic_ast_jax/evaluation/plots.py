@@ -18,7 +18,7 @@ _LINEAR_SPAN = 16
 _MOST_LABELS = 16
 
 
-def curve(
+def plot_curve(
     x: Sequence[float],
     y: Sequence[float],
     clips: Sequence[int],
@@ -84,7 +84,7 @@ def curve(
     return figure
 
 
-def comparison(
+def plot_comparison(
     x: Sequence[float],
     models: Sequence[tuple[str, Float[np.ndarray, '_'], Float[np.ndarray, '_']]],
     *,
@@ -146,7 +146,7 @@ _MARKERS = ('o', 's', '^')
 _WIDTH, _HEIGHT = 13, 4.8
 
 
-class Point(NamedTuple):
+class BudgetMark(NamedTuple):
     """A way of keeping a budget, evaluated.
 
     Attributes:
@@ -168,7 +168,7 @@ class Point(NamedTuple):
     best: bool
 
 
-def budgets(points: Sequence[Point], title: str, y_label: str) -> 'Figure':
+def plot_budgets(points: Sequence[BudgetMark], title: str, y_label: str) -> 'Figure':
     """A metric over tokens, seconds and latency, side by side: a line for each way, the best of
     each budget marked.
 

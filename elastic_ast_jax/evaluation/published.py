@@ -7,7 +7,7 @@ import importlib.resources
 import json
 from collections.abc import Mapping
 
-from elastic_ast_jax.evaluation.sweep_axes import Kind
+from elastic_ast_jax.evaluation.sweep_axes import SweepKind
 from elastic_ast_jax.utils.errors import UserError
 
 # Data sets by the sweep that the paper has of them.
@@ -21,7 +21,7 @@ class PublishedError(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedCurves:
     """The paper's curves of a data set.
 
     Attributes:
@@ -35,7 +35,7 @@ class Published:
     curves: Mapping[str, tuple[float, ...]]
 
 
-def read(data_set: str, kind: Kind) -> Published:
+def read(data_set: str, kind: SweepKind) -> PublishedCurves:
     """The curves of a data set over a sweep.
 
     Raises:
@@ -57,7 +57,7 @@ def read(data_set: str, kind: Kind) -> Published:
         else [_SHIFT_MS * ratio for ratio in values[kind]['ratios']]
     )
     found = values[kind][data_set]
-    return Published(
+    return PublishedCurves(
         found['metric'],
         tuple(map(float, places)),
         {name: tuple(curve) for name, curve in found['curves'].items()},

@@ -24,7 +24,7 @@ class ResizeError(UserError):
     """A model that has no length of its own, or a length without a patch."""
 
 
-def resized(
+def resize_ast(
     model: LoadedModel, used: Config, frames: int, mesh: Mesh, same_duration: bool
 ) -> tuple[LoadedModel, Config]:
     """The model with positions for clips of `frames` frames, and a config that pads or cuts every

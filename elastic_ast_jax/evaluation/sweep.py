@@ -31,8 +31,8 @@ from elastic_ast_jax.audio.windows import WindowError
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.epoch_plan import PlanError
 from elastic_ast_jax.evaluation import plots
-from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator, score
-from elastic_ast_jax.evaluation.sweep_axes import AXES, METRICS, Kind, in_plot, name
+from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator, selection_score
+from elastic_ast_jax.evaluation.sweep_axes import AXES, METRICS, SweepKind, file_stem, plot_scale
 from elastic_ast_jax.utils import markdown, plotting
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
@@ -55,7 +55,7 @@ class Point:
     Attributes:
         x: Frames that clips are cut to, or the ratio of the frame shift.
         physical: The same in seconds, or as a frame shift in milliseconds.
-        ratio, max_frames: See `Evaluator.view`.
+        ratio, max_frames: See `Evaluator.setting`.
     """
 
     x: int | float
@@ -74,7 +74,7 @@ class Curve:
         evaluations: What was found there.
     """
 
-    kind: Kind
+    kind: SweepKind
     points: tuple[Point, ...]
     evaluations: tuple[Evaluation, ...]
 
@@ -103,8 +103,8 @@ def check_options(
         )
 
 
-def points(
-    kind: Kind,
+def sweep_points(
+    kind: SweepKind,
     frontend: FrontendSpec,
     values: Sequence[int | float] | None = None,
     fixed_length: bool = False,
@@ -144,7 +144,7 @@ def points(
 def default_lengths(frontend: FrontendSpec) -> tuple[int, ...]:
     """The paper's lengths in frames as far as a model goes, and all it has positions for;
 
-    see `points`.
+    see `sweep_points`.
     """
     patch, longest = frontend.patch_frames, frontend.max_frames
     fitting = [frames for frames in PAPER_LENGTHS if frames <= longest]
@@ -154,7 +154,7 @@ def default_lengths(frontend: FrontendSpec) -> tuple[int, ...]:
     return tuple(sorted(whole | {longest}))
 
 
-def ratios(frontend: FrontendSpec, shifts: Sequence[float]) -> tuple[float, ...]:
+def shifts_to_ratios(frontend: FrontendSpec, shifts: Sequence[float]) -> tuple[float, ...]:
     """Points of `resolution` by their frame shifts in milliseconds, which are the same for models
     whose own shifts differ.
 
@@ -192,8 +192,8 @@ def _resolution(frontend: FrontendSpec, ratio: int | float) -> Point:
     return Point(float(ratio), frontend.milliseconds(float(ratio)), ratio=float(ratio))
 
 
-def run(
-    kind: Kind,
+def evaluate_curve(
+    kind: SweepKind,
     chosen: Sequence[Point],
     evaluators: Sequence[tuple[Evaluator, Any]],
     progress: Progress,
@@ -209,10 +209,10 @@ def run(
     Raises:
         PlanError, WindowError: A clip does not fit at one of them; none is evaluated then.
     """
-    views = []
+    settings = []
     for point, (evaluator, _) in zip(chosen, evaluators, strict=True):
         try:
-            views.append(evaluator.view(point.ratio, point.max_frames))
+            settings.append(evaluator.setting(point.ratio, point.max_frames))
         except (PlanError, WindowError) as error:
             raise type(error)(
                 f'--sweep={kind} at {point.x:g} (a frame shift of {point.physical:g} ms): {error}'
@@ -220,19 +220,19 @@ def run(
     found = []
     for number, (point, (evaluator, params)) in enumerate(zip(chosen, evaluators, strict=True), 1):
         progress.show(f'{kind} {point.x:g}, point {number} of {len(chosen)}')
-        found.append(evaluator.evaluate(params, views.pop(0)))  # a view may hold recordings
+        found.append(evaluator.evaluate(params, settings.pop(0)))  # a setting may hold recordings
     progress.say(f'{kind}: {counted(len(chosen), "point")}, each with every clip once')
     return Curve(kind, tuple(chosen), tuple(found))
 
 
-def table(curve: Curve) -> str:
+def curve_table(curve: Curve) -> str:
     """The points as a Markdown table."""
     axis = AXES[curve.kind]
     in_windows = any(found.windowed for found in curve.evaluations)
     names = [*axis.columns, 'clips', 'cut', *['in windows'] * in_windows, *METRICS.values()]
     lines = [markdown.row(names), markdown.row(['---:'] * len(names))]
     for point, found in zip(curve.points, curve.evaluations, strict=True):
-        counts = [found.metrics.clips, found.cut, *[found.windowed] * in_windows]
+        counts = [found.metrics.clips, found.cropped, *[found.windowed] * in_windows]
         accuracy, *others = (getattr(found.metrics, key) for key in METRICS)
         lines.append(
             markdown.row(
@@ -248,7 +248,7 @@ def table(curve: Curve) -> str:
     return '\n'.join(lines)
 
 
-def write(
+def write_curve(
     curve: Curve,
     config: Config,
     description: str,
@@ -275,7 +275,7 @@ def write(
         WriteError: One of the files cannot be written; it is as it was.
     """
     json_file, table_file, plot_file = (
-        folder / f'{name(curve.kind, resized)}.{suffix}' for suffix in ('json', 'md', 'png')
+        folder / f'{file_stem(curve.kind, resized)}.{suffix}' for suffix in ('json', 'md', 'png')
     )
     axis, metric = AXES[curve.kind], config.train.scored_by()
     values = {
@@ -287,7 +287,7 @@ def write(
         'metric': metric,
         'points': [
             dict(zip(axis.keys, (point.x, point.physical), strict=True))
-            | {'clips': found.metrics.clips, 'cut': found.cut, 'windowed': found.windowed}
+            | {'clips': found.metrics.clips, 'cut': found.cropped, 'windowed': found.windowed}
             | {key: getattr(found.metrics, key) for key in METRICS}
             for point, found in zip(curve.points, curve.evaluations, strict=True)
         ],
@@ -295,7 +295,13 @@ def write(
     }
     write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
 
-    lines = [f'{axis.title}; {markdown.text(description)}.', '', table(curve), '', axis.explanation]
+    lines = [
+        f'{axis.title}; {markdown.text(description)}.',
+        '',
+        curve_table(curve),
+        '',
+        axis.explanation,
+    ]
     if resized:
         lines += [
             '',
@@ -307,16 +313,16 @@ def write(
     lines += markdown.changed(overrides) + markdown.left_out(curve.skipped)
     write_text(table_file, '\n'.join(lines) + '\n')
 
-    factor, label = in_plot(metric)
+    factor, label = plot_scale(metric)
     physical = [
         np.format_float_positional(point.physical, 2, fractional=False, trim='-')
         for point in curve.points
     ]
-    figure = plots.curve(
+    figure = plots.plot_curve(
         [float(point.x) for point in curve.points],
-        [factor * score(config, found.metrics) for found in curve.evaluations],
+        [factor * selection_score(config, found.metrics) for found in curve.evaluations],
         [found.metrics.clips for found in curve.evaluations],
-        [found.cut for found in curve.evaluations],
+        [found.cropped for found in curve.evaluations],
         title=f'{axis.title}; {description}',
         x_label=axis.label,
         y_label=label,

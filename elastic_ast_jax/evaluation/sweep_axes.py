@@ -6,7 +6,7 @@ from typing import Literal
 
 from elastic_ast_jax.utils import markdown
 
-Kind = Literal['length', 'resolution']
+SweepKind = Literal['length', 'resolution']
 
 # Metrics that a point has, and what tables and plots call them.
 METRICS = types.MappingProxyType(
@@ -14,12 +14,12 @@ METRICS = types.MappingProxyType(
 )
 
 
-def in_table(metric: str, value: float) -> str:
+def format_metric(metric: str, value: float) -> str:
     """A metric as a cell: accuracy in percent."""
     return markdown.percent(value) if metric == 'accuracy' else markdown.number(value)
 
 
-def in_plot(metric: str) -> tuple[float, str]:
+def plot_scale(metric: str) -> tuple[float, str]:
     """The factor of a metric in plots, which is also its largest value there, and its name."""
     return (100.0, 'accuracy (%)') if metric == 'accuracy' else (1.0, METRICS[metric])
 
@@ -80,7 +80,7 @@ AXES = types.MappingProxyType(
 )
 
 
-def name(kind: Kind, resized: bool = False) -> str:
+def file_stem(kind: SweepKind, resized: bool = False) -> str:
     """Of the files that a sweep is written to;
 
     with `resized`, of an AST that was run at the length of each point.

@@ -21,7 +21,7 @@ from pathlib import Path
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.evaluation import published
-from elastic_ast_jax.evaluation.sweep_axes import AXES, name
+from elastic_ast_jax.evaluation.sweep_axes import AXES, file_stem
 from elastic_ast_jax.experiments import sweep as runs_of
 from elastic_ast_jax.experiments import variants
 from elastic_ast_jax.experiments.variants import ExperimentError, Model
@@ -267,7 +267,10 @@ class Experiment:
                 if not runs_of.finished(run.workdir):
                     continue  # its training has failed, and said so
                 if not _measured(
-                    run.workdir, name(sweep, how == 'resized'), points, runs_of.steps(run.workdir)
+                    run.workdir,
+                    file_stem(sweep, how == 'resized'),
+                    points,
+                    runs_of.steps(run.workdir),
                 ):
                     options = [
                         f'--workdir={run.workdir}',

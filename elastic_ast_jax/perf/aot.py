@@ -49,7 +49,7 @@ class CompileError(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
+class CompiledStep:
     """A compiled step, in bytes on one device.
 
     Attributes:
@@ -74,7 +74,7 @@ class Compiled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Workload:
     """What the clips of a training step need.
 
     Attributes:
@@ -113,7 +113,7 @@ def run(
         possible.
     """
     progress = Progress()
-    found = topologies.find(topology)
+    found = topologies.load_topology(topology)
     _chosen_attention(config)
     work = _work(config, lengths, classes, progress)
     if search:
@@ -129,7 +129,7 @@ def run(
     results = {}
     for name, lowered in (('train', _lower_train), ('evaluate', _lower_evaluate)):
         progress.say(f'compiling the {name} step')
-        results[name] = compiled(
+        results[name] = compile_step(
             lambda lowered=lowered: lowered(made, mesh), found.peak.memory / found.cores
         )
     print(report(found, results))
@@ -171,7 +171,7 @@ def _chosen_attention(config: Config) -> interface.Attend:
     return registry.make(_attention_name(config))
 
 
-def _work(config: Config, lengths: str | None, classes: int | None, progress: Progress) -> Work:
+def _work(config: Config, lengths: str | None, classes: int | None, progress: Progress) -> Workload:
     """Lengths of clips and the number of classes:
 
     of the config's data if they are there, else of a mix.
@@ -185,17 +185,17 @@ def _work(config: Config, lengths: str | None, classes: int | None, progress: Pr
                 f'the data of the config cannot be read here ({str(error).splitlines()[0]}):'
                 f' lengths are those of --lengths={lengths}, classes those of --classes'
             )
-    mix, packing = length_mixes.named(lengths), config.packing
+    mix, packing = length_mixes.load_mix(lengths), config.packing
     dropout = config.augment.token_dropout
-    packed = length_mixes.rows(
+    packed = length_mixes.sample_rows(
         mix, _SAMPLE_ROWS, packing.tokens, packing.slots, config.train.seed, dropout
     )
     patches = np.concatenate(packed)
     tokens = np.asarray(frontend.kept_tokens(mix.frontend.mel_patches * patches, dropout), np.int64)
-    return Work(tokens, len(tokens) / _SAMPLE_ROWS * packing.rows, lengths, classes or 527)
+    return Workload(tokens, len(tokens) / _SAMPLE_ROWS * packing.rows, lengths, classes or 527)
 
 
-def _planned(config: Config, classes: int | None) -> Work:
+def _planned(config: Config, classes: int | None) -> Workload:
     """The first epoch of the plan of training."""
     from elastic_ast_jax.data import splits
     from elastic_ast_jax.data.sources import base
@@ -203,7 +203,7 @@ def _planned(config: Config, classes: int | None) -> Work:
     source = splits.open_source(config, 'train')
     plan = splits.planner(config, source).epoch(0)
     tokens = plan.draws.kept
-    return Work(
+    return Workload(
         tokens,
         len(tokens) / len(plan.rows) * config.packing.rows,
         'the training data',
@@ -211,7 +211,7 @@ def _planned(config: Config, classes: int | None) -> Work:
     )
 
 
-def _steps(config: Config, topology: Topology, work: Work) -> compiled_steps.CompiledSteps:
+def _steps(config: Config, topology: Topology, work: Workload) -> compiled_steps.CompiledSteps:
     dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
     mesh = sharding.make_mesh(config.mesh, topology.devices)
     return compiled_steps.make_steps(
@@ -240,7 +240,7 @@ def _lower_evaluate(
     )
 
 
-def compiled(lower: Callable[[], jax.stages.Lowered], room: float = math.inf) -> Compiled:
+def compile_step(lower: Callable[[], jax.stages.Lowered], room: float = math.inf) -> CompiledStep:
     """Compiles a step.
 
     Args:
@@ -262,12 +262,12 @@ def compiled(lower: Callable[[], jax.stages.Lowered], room: float = math.inf) ->
         needed = limit = None
         if (used := _OUT_OF_MEMORY.search(text)) is not None:
             needed, limit = float(used[1]) * _UNITS[used[2]], float(used[3]) * _UNITS[used[4]]
-        return Compiled(time.perf_counter() - begin, False, needed, limit)
+        return CompiledStep(time.perf_counter() - begin, False, needed, limit)
     seconds = time.perf_counter() - begin
     memory = made.memory_analysis()
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
-    return Compiled(
+    return CompiledStep(
         seconds,
         needed <= room,
         float(needed),
@@ -279,7 +279,7 @@ def compiled(lower: Callable[[], jax.stages.Lowered], room: float = math.inf) ->
     )
 
 
-def report(topology: Topology, results: dict[str, Compiled]) -> str:
+def report(topology: Topology, results: dict[str, CompiledStep]) -> str:
     """Memory and communication of each step, as Markdown."""
     room = topology.peak.memory / topology.cores
     each = 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
@@ -318,7 +318,9 @@ def _gib(size: float) -> str:
     return f'{size / 2**30:.2f} GiB'
 
 
-def _search(config: Config, topology: Topology, work: Work, progress: Progress, check: bool) -> int:
+def _search(
+    config: Config, topology: Topology, work: Workload, progress: Progress, check: bool
+) -> int:
     """Prints the most rows of a device whose training step fits, with and without remat."""
     mesh = sharding.make_mesh(config.mesh, topology.devices)
     shards, accumulate = sharding.count_row_shards(mesh), config.train.grad_accumulation_steps
@@ -332,13 +334,13 @@ def _search(config: Config, topology: Topology, work: Work, progress: Progress, 
     for remat in (False, True):
         model = dataclasses.replace(config.model, remat=remat)
 
-        def attempt(rows: int, model=model, remat=remat) -> Compiled:
+        def attempt(rows: int, model=model, remat=remat) -> CompiledStep:
             total = rows * shards * accumulate
             changed = dataclasses.replace(
                 config, model=model, packing=dataclasses.replace(config.packing, rows=total)
             )
             made = _steps(changed, topology, work)
-            result = compiled(lambda: _lower_train(made, mesh), room)
+            result = compile_step(lambda: _lower_train(made, mesh), room)
             progress.say(
                 f'{topology.name}, {"with" if remat else "without"} remat, {rows} rows: '
                 f'{"fits" if result.fits else "does not fit"}, '
@@ -346,7 +348,7 @@ def _search(config: Config, topology: Topology, work: Work, progress: Progress, 
             )
             return result
 
-        rows, result = most_rows(attempt, max(1, config.packing.rows // shards // accumulate), room)
+        rows, result = max_rows(attempt, max(1, config.packing.rows // shards // accumulate), room)
         most.append(rows)
         memory = (
             '–'
@@ -368,9 +370,9 @@ def _search(config: Config, topology: Topology, work: Work, progress: Progress, 
     return int(check and not any(most))
 
 
-def most_rows(
-    attempt: Callable[[int], Compiled], first: int, room: float
-) -> tuple[int, Compiled | None]:
+def max_rows(
+    attempt: Callable[[int], CompiledStep], first: int, room: float
+) -> tuple[int, CompiledStep | None]:
     """The largest number of rows that fit, 0 if none do; and the step with these.
 
     Memory grows about linearly with the rows, so few attempts are needed: the first go where the

@@ -75,7 +75,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One kind of step with one implementation of attention.
 
     Attributes:
@@ -128,7 +128,7 @@ def run(options: Options, as_json: bool = False) -> int:
     mesh = sharding.make_mesh(config.mesh)
     chosen = _chosen(options.attentions, config)
     kind = jax.devices()[0].device_kind
-    found = peaks.find(kind)
+    found = peaks.find_peak(kind)
     peak = options.peak or (found.flops if found else None)
     dtype = selection.compute_dtype(config.model.dtype)
     progress.say(
@@ -171,7 +171,7 @@ def _on_cpu() -> bool:
 
 def _configured(options: Options) -> tuple[Config, length_mixes.Mix]:
     """The config of the model and the batch, and the mix of lengths."""
-    mix = length_mixes.named(options.lengths)
+    mix = length_mixes.load_mix(options.lengths)
     rows = options.rows or (1 if _on_cpu() else 8) * jax.device_count()
     values = {
         'data.source': 'synthetic',
@@ -223,7 +223,7 @@ def measure(
     mesh: Mesh,
     count: int,
     peak: float | None,
-) -> Measured:
+) -> Measurement:
     """Times one kind of step.
 
     Args:
@@ -242,12 +242,12 @@ def measure(
         return _measure(config, mix, step, name, attend, mesh, count, peak)
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
-        return Measured(
+        return Measurement(
             name, step, 'out of memory' if 'RESOURCE_EXHAUSTED' in text else text.splitlines()[0]
         )
 
 
-def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
+def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measurement:
     training = step == _TRAIN
     made = compiled_steps.make_steps(
         config,
@@ -257,7 +257,7 @@ def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
         mesh,
         constant_schedule(config.optimizer.learning_rate, 1),
     )
-    host_batch = length_mixes.batch(mix, made.shape, _SEED, _DROPOUT if training else 0.0)
+    host_batch = length_mixes.noise_batch(mix, made.shape, _SEED, _DROPOUT if training else 0.0)
     lengths = flops.tokens_per_clip(host_batch.segment_ids)
     batch = sharding.shard_batch(host_batch, mesh)
     state = made.init_sharded()
@@ -285,7 +285,7 @@ def _measure(config, mix, step, name, attend, mesh, count, peak) -> Measured:
         used or 0
     )  # the record is that of the whole process: only what exceeds it tells
     median = statistics.median(seconds)
-    return Measured(
+    return Measurement(
         name,
         step,
         seconds=median,
@@ -340,13 +340,13 @@ def _analysed_bytes(compiled: jax.stages.Compiled) -> int | None:
     )
 
 
-def _line(result: Measured) -> str:
+def _line(result: Measurement) -> str:
     if result.error:
         return f'{result.step}, {result.attention}: {result.error}'
     return f'{result.step}, {result.attention}: {1000 * result.seconds:.1f} ms a step'
 
 
-def table(results: Sequence[Measured]) -> str:
+def table(results: Sequence[Measurement]) -> str:
     """The figures side by side, as Markdown."""
     lines = [
         (

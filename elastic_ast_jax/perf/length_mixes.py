@@ -72,7 +72,7 @@ def _events(generator: np.random.Generator, count: int) -> Int64[np.ndarray, 'co
     return (200 * np.maximum(0.96, generator.lognormal(math.log(2), 1.2, count))).astype(np.int64)
 
 
-def named(name: str) -> Mix:
+def load_mix(name: str) -> Mix:
     """The mix of a name, or of a file.
 
     Raises:
@@ -126,7 +126,7 @@ def _read(path: str) -> Float64[np.ndarray, 'n']:
     return np.asarray(found)
 
 
-def rows(
+def sample_rows(
     mix: Mix, count: int, tokens: int, slots: int, seed: int, dropout: float
 ) -> list[Int64[np.ndarray, '_']]:
     """`count` rows, packed as training packs them: the time patches of the clips of each.
@@ -156,14 +156,14 @@ def rows(
         clips *= 2
 
 
-def batch(mix: Mix, shape: BatchShape, seed: int, dropout: float) -> PackedBatch:
+def noise_batch(mix: Mix, shape: BatchShape, seed: int, dropout: float) -> PackedBatch:
     """Packed clips of noise with random labels: a pure function of its arguments.
 
     Raises:
         MixError: A clip that a row cannot hold.
     """
     made, generator = shape.empty(), np.random.default_rng((seed, 1))
-    packed = rows(mix, shape.rows, shape.tokens, shape.slots, seed, dropout)
+    packed = sample_rows(mix, shape.rows, shape.tokens, shape.slots, seed, dropout)
     first = 0
     for row, patches in enumerate(packed):
         counts = mix.frontend.mel_patches * patches

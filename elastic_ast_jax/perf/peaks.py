@@ -65,7 +65,7 @@ PEAKS = (
 )
 
 
-def find(device_kind: str) -> Peak | None:
+def find_peak(device_kind: str) -> Peak | None:
     """The peak of a device by its name in JAX; None if it is not in the table.
 
     Example:

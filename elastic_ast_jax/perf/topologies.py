@@ -114,7 +114,7 @@ def peak(generation: str) -> Peak:
     return next(peak for peak in peaks.PEAKS if peak.name == _GENERATIONS[generation][0])
 
 
-def find(name: str) -> Topology:
+def load_topology(name: str) -> Topology:
     """The devices of a topology.
 
     Raises:

@@ -59,12 +59,12 @@ def evaluated(trained, recordings):
             json.loads(opened.config.to_json()) | {'data': {'source': 'manifest'} | values}
         )
         evaluator = Evaluator(used, opened.labels, step, mesh)
-        view = evaluator.view(reduction=reduction)
+        setting = evaluator.setting(reduction=reduction)
         return (
             evaluator,
-            view,
-            evaluator.scores(opened.params, view),
-            evaluator.evaluate(opened.params, view),
+            setting,
+            evaluator.logits(opened.params, setting),
+            evaluator.evaluate(opened.params, setting),
         )
 
     return of
@@ -83,30 +83,30 @@ def evaluated(trained, recordings):
     ids=str,
 )
 def test_evaluation_and_prediction_agree(evaluated, model, recordings, reduction):
-    _, view, found, evaluation = evaluated(reduction)
+    _, setting, found, evaluation = evaluated(reduction)
     waveforms = [reading.read(path, RATE) for path in recordings.test_files]
     alone = np.stack([model.waveform_logits(waveform, reduction) for waveform in waveforms])
     assert np.abs(found - alone).max() <= CLOSE * np.abs(alone).max()
-    assert (view.tokens <= reduction.tokens).all() and evaluation.tokens == view.tokens.mean()
+    assert (setting.tokens <= reduction.tokens).all() and evaluation.tokens == setting.tokens.mean()
     longest = np.array([len(waveform) for waveform in waveforms]) / RATE
-    assert (view.seconds <= longest).all() and evaluation.seconds == pytest.approx(
-        view.seconds.mean()
+    assert (setting.seconds <= longest).all() and evaluation.seconds == pytest.approx(
+        setting.seconds.mean()
     )
     if reduction.method == 'crop' and reduction.tokens < 60:
         frames = reduction.tokens // 2 * 4
-        assert view.seconds.max() == pytest.approx(
+        assert setting.seconds.max() == pytest.approx(
             (200 + (frames - 1) * 80 * reduction.ratio) / RATE
         )
     else:  # all but what fills no frame
-        assert (view.seconds > longest - 80 * reduction.ratio / RATE).all()
+        assert (setting.seconds > longest - 80 * reduction.ratio / RATE).all()
     frontend = model.config.frontend
     shorter = [
         frontend.tokens(frontend.frames(len(waveform), frontend.shift(reduction.ratio)))
         > reduction.tokens
         for waveform in waveforms
     ]
-    assert evaluation.cut == sum(shorter) and view.cut.tolist() == shorter
-    assert (evaluation.cut == 0) == (reduction.tokens == 60)
+    assert evaluation.cropped == sum(shorter) and setting.cropped.tolist() == shorter
+    assert (evaluation.cropped == 0) == (reduction.tokens == 60)
 
 
 def test_windows_of_evaluation_are_those_of_prediction(evaluated, model, recordings, tmp_path):
@@ -118,15 +118,15 @@ def test_windows_of_evaluation_are_those_of_prediction(evaluated, model, recordi
         lines.append(json.dumps({'audio': f'{number}.wav', 'labels': ['low']}) + '\n')
     (tmp_path / 'list.jsonl').write_text(''.join(lines), encoding='utf-8')
     for reduction in (TokenReduction(12, 1.4), TokenReduction(9, 2.0, 'drop')):
-        _, view, scores, evaluation = evaluated(
+        _, setting, scores, evaluation = evaluated(
             reduction, eval=str(tmp_path / 'list.jsonl'), too_long='window'
         )
         assert (
             evaluation.windowed == 2
-            and (view.tokens <= reduction.tokens).all()
-            and len(view.tokens) > 5
+            and (setting.tokens <= reduction.tokens).all()
+            and len(setting.tokens) > 5
         )
-        assert (view.seconds <= [len(sound) / RATE for sound in long]).all()
+        assert (setting.seconds <= [len(sound) / RATE for sound in long]).all()
         files = [str(tmp_path / f'{number}.wav') for number in range(3)]
         results = model._results(
             files, 3, model.windows(reduction=reduction), reduction, None, keep=True
@@ -395,8 +395,8 @@ def test_other_processes_wait_for_the_first(workdir, environment, recordings):
 def test_by_default_budgets_go_from_a_column_to_the_largest_clip(evaluated):
     evaluator, _, _, _ = evaluated(None)
     frontend = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
-    tried = budget_sweep.reductions(evaluator, frontend, None)
-    largest = int(evaluator.view().tokens.max())
+    tried = budget_sweep.list_reductions(evaluator, frontend, None)
+    largest = int(evaluator.setting().tokens.max())
     budgets = sorted({reduction.tokens for reduction, _ in tried})
     assert budgets[0] == 2 and budgets[-1] == largest and 6 <= len(budgets) <= 8
     assert [reduction for reduction, all_fit in tried if all_fit and reduction.ratio == 1] == [
@@ -406,7 +406,7 @@ def test_by_default_budgets_go_from_a_column_to_the_largest_clip(evaluated):
         (end,) = (
             reduction.tokens for reduction, all_fit in tried if all_fit and reduction.ratio == ratio
         )
-        most = int(evaluator.view(ratio).tokens.max())
+        most = int(evaluator.setting(ratio).tokens.max())
         assert end == min(tokens for tokens in budgets if tokens >= most)
         for how in ('crop', 'drop'):
             short = [
@@ -432,9 +432,9 @@ def test_default_budgets(columns, budgets):
 
 
 def test_ratios_of_the_same_frame_shift_come_once():
-    assert budget_sweep.ratios(FrontendSpec()) == budget_sweep.RATIOS
-    assert budget_sweep.ratios(FrontendSpec(shift_ms=1.0)) == (1.0, 2.0, 4.0)
-    assert budget_sweep.ratios(FrontendSpec(shift_ms=1.9)) == (1.0, 1.4, 2.0, 2.8, 4.0)
+    assert budget_sweep.distinct_ratios(FrontendSpec()) == budget_sweep.RATIOS
+    assert budget_sweep.distinct_ratios(FrontendSpec(shift_ms=1.0)) == (1.0, 2.0, 4.0)
+    assert budget_sweep.distinct_ratios(FrontendSpec(shift_ms=1.9)) == (1.0, 1.4, 2.0, 2.8, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_budgets_that_cannot_be(workdir, command, points, said):
 def test_a_fixed_length_model_has_no_budget():
     ast = dataclasses.replace(schema.Config(), model=schema.Model(kind='ast'))
     with pytest.raises(BudgetError, match='fixed-length AST'):
-        budget_sweep.check(ast, None)
+        budget_sweep.check_budgets(ast, None)
 
 
 def test_prediction_with_what_is_not_stored(workdir, command, recordings):
@@ -504,12 +504,12 @@ def test_prediction_with_what_is_not_stored(workdir, command, recordings):
 
 def test_the_plot(tmp_path):
     points = [
-        plots.Point('5 ms', 'the first frames', False, 4.0, 0.1, 1.0, 50.0, False),
-        plots.Point('5 ms', 'random tokens', False, 4.0, 0.4, 1.5, 60.0, True),
-        plots.Point('5 ms', 'random tokens', True, 20.0, 0.4, 2.0, math.nan, True),
-        plots.Point('10 ms', 'the first frames', True, 3.0, 0.4, 1.0, 40.0, False),
+        plots.BudgetMark('5 ms', 'the first frames', False, 4.0, 0.1, 1.0, 50.0, False),
+        plots.BudgetMark('5 ms', 'random tokens', False, 4.0, 0.4, 1.5, 60.0, True),
+        plots.BudgetMark('5 ms', 'random tokens', True, 20.0, 0.4, 2.0, math.nan, True),
+        plots.BudgetMark('10 ms', 'the first frames', True, 3.0, 0.4, 1.0, 40.0, False),
     ]
-    figure = plots.budgets(points, 'Token budgets; $step$ 3', 'accuracy (%)')
+    figure = plots.plot_budgets(points, 'Token budgets; $step$ 3', 'accuracy (%)')
     plotting.save(figure, tmp_path / 'budget.png')
     assert (tmp_path / 'budget.png').read_bytes().startswith(b'\x89PNG')
     tokens, seconds, latency = figure.axes

@@ -189,7 +189,7 @@ def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
         training_factory.make_loss(config),
     )
     evaluator = Evaluator(config, model.labels, sharding.jit_eval_step(step, mesh), mesh)
-    scores = evaluator.scores(jax.device_put(params, sharding.replicated(mesh)))
+    scores = evaluator.logits(jax.device_put(params, sharding.replicated(mesh)))
     assert worst(scores, alone) <= 2e-3
 
 

@@ -14,7 +14,7 @@ import elastic_ast_jax
 from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.distributed import sharding
-from elastic_ast_jax.evaluation.evaluate import changed
+from elastic_ast_jax.evaluation.evaluate import eval_config
 from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.training.factory import make_loss
 from elastic_ast_jax.training.step import make_eval_step
@@ -48,7 +48,11 @@ def opened(workdir, *overrides: str):
         ),
         mesh,
     )
-    yield Evaluator(changed(model.config, overrides), model.labels, step, mesh), model.params, step
+    yield (
+        Evaluator(eval_config(model.config, overrides), model.labels, step, mesh),
+        model.params,
+        step,
+    )
 
 
 def listed(folder, sounds: dict[str, np.ndarray], labels: list[str], rate: int = RATE) -> str:
@@ -112,8 +116,8 @@ def test_a_point_of_the_length_curve_is_what_a_shorter_recording_gives(
             opened(trained) as (evaluator, params, _),
             opened(trained, f'data.eval={manifest}') as (other, _, _),
         ):
-            found = evaluator.scores(params, evaluator.view(max_frames=length))
-            assert worst(found, other.scores(params)) <= CLOSE
+            found = evaluator.logits(params, evaluator.setting(max_frames=length))
+            assert worst(found, other.logits(params)) <= CLOSE
 
 
 def test_a_point_of_the_resolution_curve_has_that_frame_shift(trained, clips):
@@ -125,7 +129,7 @@ def test_a_point_of_the_resolution_curve_has_that_frame_shift(trained, clips):
             features = [
                 fbank.normalise(fbank.log_mel(clip, frontend, shift), frontend).T for clip in clips
             ]
-            found = evaluator.scores(params, evaluator.view(ratio=ratio))
+            found = evaluator.logits(params, evaluator.setting(ratio=ratio))
             assert worst(found, model.logits(features)) <= NEAR
 
 
@@ -141,8 +145,12 @@ def test_the_resolution_curve_of_the_paper(workdir, command, results):
 
 def test_a_sweep_compiles_once(trained):
     with opened(trained) as (evaluator, params, step):
-        for view in (evaluator.view(), evaluator.view(max_frames=8), evaluator.view(ratio=3.0)):
-            evaluator.evaluate(params, view)
+        for setting in (
+            evaluator.setting(),
+            evaluator.setting(max_frames=8),
+            evaluator.setting(ratio=3.0),
+        ):
+            evaluator.evaluate(params, setting)
         assert step._cache_size() == 1
 
 
@@ -210,7 +218,7 @@ def test_windows_in_evaluation_are_those_of_prediction(trained, long_recordings,
     model = elastic_ast_jax.load(trained)
     overrides = f'data.eval={manifest}', 'data.too_long=window', f'data.overlap={overlap}'
     with opened(trained, *overrides) as (evaluator, params, _):
-        scores = evaluator.scores(params)
+        scores = evaluator.logits(params)
         assert evaluator.windowed == 4 and evaluator.cropped == 0
         assert len(evaluator.source.keys) == len(scores) == len(files)
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -373,13 +381,13 @@ def test_a_class_without_clips_is_told(workdir, command, clips, labels, tmp_path
 
 def test_rows_of_another_shape_change_no_score(trained):
     with opened(trained) as (evaluator, params, _):
-        expected = evaluator.scores(params)
+        expected = evaluator.logits(params)
     with opened(trained, 'packing.tokens=200', 'packing.rows=3', 'packing.slots=4') as (
         evaluator,
         params,
         _,
     ):
-        assert worst(evaluator.scores(params), expected) <= CLOSE
+        assert worst(evaluator.logits(params), expected) <= CLOSE
 
 
 def test_other_parameters_are_told(workdir, command, results):

@@ -150,7 +150,7 @@ def test_a_clip_is_summarised_as_numpy_does(task):
     used = loading.load(str(task))
     source = splits.open_source(used, 'eval')
     points = sweep.Point(20, 0.0, max_frames=20), sweep.Point(2.0, 0.0, ratio=2.0)
-    clips, (short, coarse) = baseline.described(
+    clips, (short, coarse) = baseline.clip_features(
         source, used.frontend, points, np.arange(12)[::5], False, Progress()
     )
     assert clips == [0, 5, 10]

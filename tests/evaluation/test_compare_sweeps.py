@@ -74,7 +74,7 @@ def test_mean_and_spread_of_each_point(runs, capsys):
 
 def test_the_plot_has_a_curve_with_bars_for_each_model():
     x, mean = [float(i) for i in range(1, 41)], np.linspace(0, 100, 40)
-    figure = plots.comparison(
+    figure = plots.plot_comparison(
         x,
         [('$a$', mean, 0 * mean + 2), ('b', mean / 2, np.full(40, np.nan))],
         title='t',
@@ -502,7 +502,7 @@ def test_a_run_counts_once(tmp_path, capsys, monkeypatch, sweep):
 
 def test_the_plot_has_a_curve_for_each_run(tmp_path):
     runs = [
-        compare_runs.read(trained(tmp_path / f'{count}', [0.5, None, 0.25][:count]))
+        compare_runs.read_run(trained(tmp_path / f'{count}', [0.5, None, 0.25][:count]))
         for count in (1, 3)
     ]
     (axes,) = compare_runs.figure(runs, ['$a$', 'b']).axes
@@ -607,11 +607,11 @@ def test_a_model_with_one_value_is_a_line_across(tmp_path):
     for frames in (64, 128):
         trained(tmp_path / f'{frames}', [0.1, 0.5], f'frontend.max_frames={frames}', planned=20)
     trained(tmp_path / 'e', [0.2, 0.7], planned=20)
-    groups = compare_over_key.grouped(
+    groups = compare_over_key.group_runs(
         [('AST', [str(tmp_path / '128'), str(tmp_path / '64')]), ('E', [str(tmp_path / 'e')])],
         'frontend.max_frames',
     )
-    (axes,) = compare_over_key.figure(groups, 'frontend.max_frames', 'accuracy').axes
+    (axes,) = compare_over_key.plot_groups(groups, 'frontend.max_frames', 'accuracy').axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ['64', '128']
     across = [line for line in axes.get_lines() if line.get_label() == 'E']
     assert len(across) == 1 and set(across[0].get_ydata()) == {70.0}

@@ -9,8 +9,14 @@ import pytest
 
 from elastic_ast_jax.config import loading, schema
 from elastic_ast_jax.config.loading import ConfigError
-from elastic_ast_jax.evaluation.evaluate import CHANGEABLE, READ, changed, summary, write
-from elastic_ast_jax.evaluation.evaluator import Evaluation, score
+from elastic_ast_jax.evaluation.evaluate import (
+    CHANGEABLE,
+    SPLIT_KEYS,
+    eval_config,
+    summary_table,
+    write_metrics,
+)
+from elastic_ast_jax.evaluation.evaluator import Evaluation, selection_score
 from elastic_ast_jax.training.metrics import compute_metrics
 from elastic_ast_jax.utils.files import WriteError
 
@@ -20,7 +26,7 @@ def trained(**data) -> schema.Config:
 
 
 def test_data_may_have_moved():
-    used = changed(
+    used = eval_config(
         trained(), ['data.eval=/b/test.jsonl', 'data.too_long=window', 'packing.rows=16']
     )
     assert used.data.eval == '/b/test.jsonl' and used.data.train == '/a/train.jsonl'
@@ -35,7 +41,7 @@ def test_data_may_have_moved():
 
 def test_a_manifest_that_serves_both_splits_moves_as_one():
     """Otherwise its training clips would be evaluated too."""
-    used = changed(trained(train='/a/all.csv', eval='/a/all.csv'), ['data.eval=/b/all.csv'])
+    used = eval_config(trained(train='/a/all.csv', eval='/a/all.csv'), ['data.eval=/b/all.csv'])
     assert used.data.train == used.data.eval == '/b/all.csv'
 
 
@@ -44,7 +50,7 @@ def test_a_manifest_that_serves_both_splits_moves_as_one():
 )
 def test_the_model_stays_what_it_is(override):
     with pytest.raises(ConfigError) as error:
-        changed(trained(), [override])
+        eval_config(trained(), [override])
     key = override.partition('=')[0]
     assert f'{key} cannot change' in str(error.value)
     assert all(name in str(error.value) for name in CHANGEABLE)
@@ -62,14 +68,14 @@ def test_the_model_stays_what_it_is(override):
 )
 def test_values_are_checked_as_in_training(override, said):
     with pytest.raises(ConfigError) as error:
-        changed(trained(), [override])
+        eval_config(trained(), [override])
     assert said in str(error.value)
 
 
 def test_every_changeable_key_is_one():
     assert {
         *CHANGEABLE,
-        *(f'data.{name}' for names in READ.values() for name in names),
+        *(f'data.{name}' for names in SPLIT_KEYS.values() for name in names),
     } <= schema.Config().flat().keys()
 
 
@@ -78,13 +84,13 @@ def test_a_key_that_the_source_does_not_read_is_refused():
     with pytest.raises(
         ConfigError, match=r"data.root cannot change .*data.source='manifest'.* data.eval_split"
     ):
-        changed(trained(), ['data.root=/elsewhere'])
+        eval_config(trained(), ['data.root=/elsewhere'])
     with pytest.raises(ConfigError, match='data.eval cannot change'):
-        changed(loading.from_dict({'data': {'source': 'synthetic'}}), ['data.eval=/b'])
+        eval_config(loading.from_dict({'data': {'source': 'synthetic'}}), ['data.eval=/b'])
 
 
 def test_other_data_need_no_training_split():
-    used = changed(
+    used = eval_config(
         loading.from_dict({'data': {'source': 'synthetic'}}),
         ['data.source=folders', 'data.eval=/b'],
     )
@@ -96,7 +102,7 @@ def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
         np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), [(0,), (1,)], ('a|b', 'c')
     )
     found = Evaluation(metrics, 3, 4, ('x.wav: damaged',))
-    json_file, table_file = write(
+    json_file, table_file = write_metrics(
         found, 'mean of steps 20, 30', 30, ('data.eval=y',), tmp_path / 'eval'
     )
     values = json.loads(json_file.read_text('utf-8'))
@@ -122,17 +128,19 @@ def test_a_full_disk_leaves_the_results_before(tmp_path, little_room):
         little_room(100),
         pytest.raises(WriteError, match=f'^{tmp_path}/metrics.json: cannot be written .*make room'),
     ):
-        write(Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path)
+        write_metrics(Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path)
     assert (tmp_path / 'metrics.json').read_text() == 'older'
     assert [path.name for path in tmp_path.iterdir()] == ['metrics.json']
 
 
 def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):
     metrics = compute_metrics(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
-    json_file, table_file = write(Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path)
+    json_file, table_file = write_metrics(
+        Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path
+    )
     assert json.loads(json_file.read_text('utf-8'))['mean_average_precision'] is None
     assert '| b | 0 | – | – | – | – |' in table_file.read_text('utf-8')
-    assert '| 1 | 100.00 % | – | – | – |' in summary(metrics, 'step 30')
+    assert '| 1 | 100.00 % | – | – | – |' in summary_table(metrics, 'step 30')
 
 
 def test_the_best_checkpoint_is_best_in_what_the_loss_is_for():
@@ -140,8 +148,8 @@ def test_the_best_checkpoint_is_best_in_what_the_loss_is_for():
         np.array([[0.9, 0.2], [0.8, 0.1], [0.1, 0.3]], np.float32), [(0,), (1,), (1,)], ('a', 'b')
     )
     assert metrics.accuracy != metrics.mean_average_precision
-    assert score(trained(), metrics) == metrics.accuracy
+    assert selection_score(trained(), metrics) == metrics.accuracy
     assert (
-        score(dataclasses.replace(trained(), train=schema.Train(loss='bce')), metrics)
+        selection_score(dataclasses.replace(trained(), train=schema.Train(loss='bce')), metrics)
         == metrics.mean_average_precision
     )

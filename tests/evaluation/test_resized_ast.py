@@ -29,7 +29,7 @@ def ast() -> LoadedModel:
 
 
 def at(model: LoadedModel, frames: int, same_duration: bool = False):
-    return resized_ast.resized(model, model.config, frames, sharding.make_mesh(), same_duration)
+    return resized_ast.resize_ast(model, model.config, frames, sharding.make_mesh(), same_duration)
 
 
 def logits(model: LoadedModel, spectrograms: np.ndarray) -> np.ndarray:

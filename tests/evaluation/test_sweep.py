@@ -25,7 +25,7 @@ PNG = b'\x89PNG\r\n\x1a\n'
 
 
 def xs(kind, frontend, values=None):
-    return [point.x for point in sweep.points(kind, frontend, values)]
+    return [point.x for point in sweep.sweep_points(kind, frontend, values)]
 
 
 def test_the_points_of_the_paper():
@@ -35,7 +35,7 @@ def test_the_points_of_the_paper():
     assert {1024, 1600, 1664} <= set(lengths)
     ratios = xs('resolution', FrontendSpec())
     assert len(ratios) == 16 and ratios == pytest.approx(np.arange(1.0, 4.01, 0.2))
-    assert [point.physical for point in sweep.points('resolution', FrontendSpec())] == list(
+    assert [point.physical for point in sweep.sweep_points('resolution', FrontendSpec())] == list(
         range(10, 41, 2)
     )
 
@@ -63,7 +63,7 @@ def test_points_of_ones_own_are_sorted_and_come_once():
 
 
 def test_a_length_in_seconds_is_that_of_the_fewest_samples():
-    (point,) = sweep.points('length', FrontendSpec(), (100.0,))
+    (point,) = sweep.sweep_points('length', FrontendSpec(), (100.0,))
     assert point.physical == pytest.approx(0.025 + 99 * 0.010)
     assert (point.max_frames, point.ratio) == (100, 1.0)
 
@@ -80,7 +80,7 @@ def test_a_length_in_seconds_is_that_of_the_fewest_samples():
 )
 def test_points_that_cannot_be(kind, value, said):
     with pytest.raises(UserError, match=said):
-        sweep.points(kind, FrontendSpec(), (value,))
+        sweep.sweep_points(kind, FrontendSpec(), (value,))
 
 
 def found(scores, cut: int, skipped: tuple[str, ...] = ()) -> Evaluation:
@@ -102,7 +102,9 @@ def curve() -> sweep.Curve:
         found(HALF, 2, ('x|y.wav: damaged\nhere',)),
         found(RIGHT, 1, ('x|y.wav: damaged\nhere',)),
     )
-    return sweep.Curve('length', sweep.points('length', FrontendSpec(), (16.0, 32.0)), evaluations)
+    return sweep.Curve(
+        'length', sweep.sweep_points('length', FrontendSpec(), (16.0, 32.0)), evaluations
+    )
 
 
 def test_an_ast_may_be_tried_at_lengths_beyond_its_own():
@@ -110,8 +112,8 @@ def test_an_ast_may_be_tried_at_lengths_beyond_its_own():
     with pytest.raises(
         UserError, match='whole numbers of frames from 1 to frontend.max_frames=128'
     ):
-        sweep.points('length', frontend, (256.0,))
-    (point,) = sweep.points('length', frontend, (256.0,), fixed_length=True)
+        sweep.sweep_points('length', frontend, (256.0,))
+    (point,) = sweep.sweep_points('length', frontend, (256.0,), fixed_length=True)
     assert point.x == point.max_frames == 256
 
 
@@ -119,20 +121,21 @@ def test_shifts_are_the_same_points_for_models_of_different_shifts():
     fine, coarse = FrontendSpec(shift_ms=10.0), FrontendSpec(shift_ms=40.0)
     shifts = 10.0, 15.0, 40.0
     for frontend in (fine, coarse):
-        found = sweep.points('resolution', frontend, sweep.ratios(frontend, shifts))
+        found = sweep.sweep_points('resolution', frontend, sweep.shifts_to_ratios(frontend, shifts))
         assert [point.physical for point in found] == list(shifts)
     with pytest.raises(UserError, match='--shifts=12.5: give whole numbers of milliseconds'):
-        sweep.ratios(fine, (12.5,))
-    assert sweep.ratios(FrontendSpec(shift_ms=2.5), (2.5, 5.0)) == (1.0, 2.0)
+        sweep.shifts_to_ratios(fine, (12.5,))
+    assert sweep.shifts_to_ratios(FrontendSpec(shift_ms=2.5), (2.5, 5.0)) == (1.0, 2.0)
     # Where milliseconds are no whole samples, too.
     odd = FrontendSpec(sample_rate=11025)
     assert [
-        point.physical for point in sweep.points('resolution', odd, sweep.ratios(odd, shifts))
+        point.physical
+        for point in sweep.sweep_points('resolution', odd, sweep.shifts_to_ratios(odd, shifts))
     ] == list(shifts)
 
 
 def test_what_is_written_says_everything(curve, tmp_path):
-    files = sweep.write(
+    files = sweep.write_curve(
         curve,
         settings(),
         'step 30, moving average',
@@ -174,7 +177,7 @@ def test_a_full_disk_leaves_whole_files_only(curve, tmp_path, room, whole, littl
             WriteError, match=f'^{tmp_path}/length.{"png" if whole else "json"}: .*make room'
         ),
     ):
-        sweep.write(curve, settings(), 'step 30', 30, (), tmp_path)
+        sweep.write_curve(curve, settings(), 'step 30', 30, (), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == whole
 
 
@@ -184,10 +187,10 @@ def test_undefined_metrics_are_dashes_null_and_gaps(tmp_path):
     assert math.isnan(metrics.mean_average_precision)
     curve = sweep.Curve(
         'resolution',
-        sweep.points('resolution', FrontendSpec(), (1.0,)),
+        sweep.sweep_points('resolution', FrontendSpec(), (1.0,)),
         (Evaluation(metrics, 0, 0, ()),),
     )
-    json_file, table_file, plot_file = sweep.write(
+    json_file, table_file, plot_file = sweep.write_curve(
         curve, settings('bce'), 'step 30', 30, (), tmp_path
     )
     values = json.loads(json_file.read_text('utf-8'))
@@ -200,7 +203,7 @@ def test_undefined_metrics_are_dashes_null_and_gaps(tmp_path):
 
 
 def test_the_plot_tells_the_units_and_the_clips_behind_each_point():
-    figure = plots.curve(
+    figure = plots.plot_curve(
         [16.0, 32.0, 1008.0],
         [50.0, math.nan, 100.0],
         [400, 399, 400],
@@ -245,12 +248,12 @@ def test_noise_does_not_look_like_a_slope(y):
 
 def plain(x, y):
     names = dict.fromkeys(('title', 'x_label', 'y_label', 'other_label'), '')
-    return plots.curve(
+    return plots.plot_curve(
         x, y, [9] * len(x), [0] * len(x), y_full=100.0, other=['x'] * len(x), **names
     )
 
 
 def test_windows_are_a_column_where_there_are_any(curve):
-    assert 'in windows' not in sweep.table(curve)
+    assert 'in windows' not in sweep.curve_table(curve)
     evaluations = found(RIGHT, 0), Evaluation(found(RIGHT, 0).metrics, 0, 1, ())
-    assert 'in windows' in sweep.table(sweep.Curve('length', curve.points, evaluations))
+    assert 'in windows' in sweep.curve_table(sweep.Curve('length', curve.points, evaluations))

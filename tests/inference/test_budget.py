@@ -299,7 +299,7 @@ TIMED = [TokenReduction(4), TokenReduction(4, method='drop'), TokenReduction(8, 
 
 def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
     waveforms = [noise(i, 4000 + i) for i in range(12)]
-    found, timed = latency.latencies(slow, waveforms, TIMED, patience=0.0)
+    found, timed = latency.measure_latencies(slow, waveforms, TIMED, patience=0.0)
     assert timed == 1 and len(found) == 3 and all(20 < one < 10_000 for one in found)
     # Two programs are compiled, for rows of 4 and of 8 tokens; then each reduction takes its turn.
     assert len(slow.seen) == 2 + 3 and slow.seen[2:] == [(4000, reduction) for reduction in TIMED]
@@ -308,15 +308,15 @@ def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
 def test_as_many_clips_are_timed_as_there_is_time_for(slow):
     """A turn of three takes at least 60 ms, so in 0.4 s there are at most six."""
     waveforms = [noise(i, 4000 + i) for i in range(12)]
-    _, timed = latency.latencies(slow, waveforms, TIMED, patience=0.4)
+    _, timed = latency.measure_latencies(slow, waveforms, TIMED, patience=0.4)
     assert 1 <= timed <= 6 and 2 + 3 * timed <= len(slow.seen) <= 2 + 3 * 6
 
 
 def test_clips_are_timed_up_to_ten_times(slow):
     waveforms = [noise(i, 4000 + i) for i in range(2)]
-    found, timed = latency.latencies(slow, waveforms, TIMED[:1], patience=600.0)
+    found, timed = latency.measure_latencies(slow, waveforms, TIMED[:1], patience=600.0)
     assert timed == 2 and [length for length, _ in slow.seen] == [4000, *[4000, 4001] * 10]
-    assert latency.latencies(slow, [], TIMED[:1]) == (
+    assert latency.measure_latencies(slow, [], TIMED[:1]) == (
         [pytest.approx(math.nan, nan_ok=True)],
         0,
     )
@@ -333,4 +333,4 @@ def test_clips_are_timed_up_to_ten_times(slow):
     ],
 )
 def test_clips_are_from_all_over_the_split(count, most, places):
-    assert latency.spread(count, most) == places
+    assert latency.spaced_indices(count, most) == places

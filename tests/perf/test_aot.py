@@ -104,9 +104,11 @@ def test_the_search_finds_the_most_rows_in_few_attempts(most, bent):
     def attempt(rows):
         tried.append(rows)
         needed = 10.0 + 2 * rows - (bent and 0.3 * max(0, rows - 5))
-        return aot.Compiled(1.0, rows <= most, needed, None if rows <= most else 10.0 + 2 * most)
+        return aot.CompiledStep(
+            1.0, rows <= most, needed, None if rows <= most else 10.0 + 2 * most
+        )
 
-    rows, best = aot.most_rows(attempt, 8, 10.0 + 2 * most)
+    rows, best = aot.max_rows(attempt, 8, 10.0 + 2 * most)
     assert rows == most and (best is None) == (most == 0)
     assert len(tried) == len(set(tried)) and len(tried) <= 12
 
@@ -128,7 +130,7 @@ def test_a_step_without_room_is_a_result_with_what_the_compiler_says(text):
     def refused():
         raise jax.errors.JaxRuntimeError(text)
 
-    found = aot.compiled(refused)
+    found = aot.compile_step(refused)
     assert not found.fits and (found.needed, found.limit) == (17.5 * 2**30, 15.75 * 2**30)
 
 

@@ -104,6 +104,6 @@ def test_an_unknown_attention_is_named(capsys):
 
 
 def test_what_could_not_be_measured_has_a_row_too():
-    table = benchmark.table([benchmark.Measured('reference', 'train', 'out of memory')])
+    table = benchmark.table([benchmark.Measurement('reference', 'train', 'out of memory')])
     assert '| train | reference | out of memory |' in table
     assert len({line.count('|') for line in table.splitlines()}) == 1

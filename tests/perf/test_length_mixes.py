@@ -17,22 +17,23 @@ def shape(rows=2, tokens=2048, **more):
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('dropout, multi_label', [(0.0, False), (0.1, True)])
 def test_a_batch_is_as_the_pipeline_makes_them(name, dropout, multi_label):
-    mix, wanted = length_mixes.named(name), shape(multi_label=multi_label)
-    made = length_mixes.batch(mix, wanted, 3, dropout)
+    mix, wanted = length_mixes.load_mix(name), shape(multi_label=multi_label)
+    made = length_mixes.noise_batch(mix, wanted, 3, dropout)
     batch.validate(made, wanted, (mix.frontend.mel_patches, mix.frontend.max_time_patches))
     assert (made.segment_ids > 0).mean() > 0.98
 
 
 def test_a_batch_is_a_function_of_the_seed():
     one, same, other = (
-        length_mixes.batch(length_mixes.named('voxceleb'), shape(), seed, 0.1) for seed in (1, 1, 2)
+        length_mixes.noise_batch(length_mixes.load_mix('voxceleb'), shape(), seed, 0.1)
+        for seed in (1, 1, 2)
     )
     assert all(np.array_equal(x, y) for x, y in zip(one, same, strict=True))
     assert not np.array_equal(one.segment_ids, other.segment_ids)
 
 
 def test_the_audioset_mix_has_the_tokens_of_the_papers_frame_shifts():
-    patches = length_mixes.named('audioset').time_patches(20_000, 0)
+    patches = length_mixes.load_mix('audioset').time_patches(20_000, 0)
     assert set(patches.tolist()) == {int(1024 / (1 + i / 5) + 1e-6) // 16 for i in range(16)}
     assert patches.min() == 16 and patches.max() == 64
 
@@ -41,7 +42,7 @@ def test_the_audioset_mix_has_the_tokens_of_the_papers_frame_shifts():
     'name, seconds, mean', [('voxceleb', 100, (7.5, 8.5)), ('epic', 200, (2.5, 4.5))]
 )
 def test_wide_mixes_keep_to_their_range(name, seconds, mean):
-    mix = length_mixes.named(name)
+    mix = length_mixes.load_mix(name)
     frames = np.minimum(mix.frames(np.random.default_rng(0), 20_000), mix.frontend.max_frames)
     assert mean[0] < frames.mean() / seconds < mean[1]
     assert not mix.frontend.problems() and not mix.frontend.too_long(frames).any()
@@ -51,7 +52,7 @@ def test_wide_mixes_keep_to_their_range(name, seconds, mean):
 def test_a_file_is_a_mix_of_the_lengths_in_it(tmp_path):
     file = tmp_path / 'seconds.txt'
     file.write_text('1.6\n\n3.2\n')
-    made = length_mixes.batch(length_mixes.named(str(file)), shape(), 0, 0.0)
+    made = length_mixes.noise_batch(length_mixes.load_mix(str(file)), shape(), 0, 0.0)
     assert set(flops.tokens_per_clip(made.segment_ids).tolist()) == {80, 160}
 
 
@@ -63,11 +64,11 @@ def test_files_that_hold_no_lengths_are_refused(tmp_path, text, message):
     file = tmp_path / 'seconds.txt'
     file.write_text(text)
     with pytest.raises(length_mixes.MixError, match=message):
-        length_mixes.named(str(file))
+        length_mixes.load_mix(str(file))
 
 
 def test_what_is_no_mix_and_rows_that_are_too_short_are_refused():
     with pytest.raises(length_mixes.MixError, match='audioset, voxceleb and epic'):
-        length_mixes.named('audiosets')
+        length_mixes.load_mix('audiosets')
     with pytest.raises(length_mixes.MixError, match='512'):
-        length_mixes.batch(length_mixes.named('audioset'), shape(tokens=256), 0, 0.0)
+        length_mixes.noise_batch(length_mixes.load_mix('audioset'), shape(tokens=256), 0, 0.0)
