@@ -21,11 +21,11 @@ from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import (
     Source,
-    check_single,
+    check_single_label,
+    classes_without_clips,
+    count_shared_clips,
     label_names,
-    overlap,
     targets,
-    without_clips,
 )
 from elastic_ast_jax.distributed import processes as distributed_processes
 from elastic_ast_jax.distributed import sharding
@@ -68,8 +68,8 @@ def run(config: Config, path: str) -> None:
     labels = label_names(source)
     classes = targets(source, labels, 'training')
     if config.train.loss == 'cross_entropy':
-        check_single(source, classes)
-    planner = splits.planner(config, source)
+        check_single_label(source, classes)
+    planner = splits.make_train_planner(config, source)
     distributed_processes.primary_first(
         'model metadata',
         lambda: workdir.set_model_metadata(
@@ -96,7 +96,7 @@ def run(config: Config, path: str) -> None:
 
     _announce(progress, config, source, evaluator, planner, schedule, mesh)
     progress.say(chosen)
-    if missing := without_clips(source, labels):
+    if missing := classes_without_clips(source, labels):
         progress.say(
             f'warning: {len(missing)} of {len(labels)} classes have no training clip:'
             f' {", ".join(missing)}'
@@ -158,7 +158,7 @@ def run(config: Config, path: str) -> None:
 
             if monitor.evaluation_due(first) and checkpoints.score(first) is None:
                 save(state, evaluated=True)  # the run was told to stop before it could
-            for batch in pipeline.batches(
+            for batch in pipeline.iterate_batches(
                 reader, first, schedule.steps, config.data.num_workers or None
             ):
                 with profile.step(monitor.steps):
@@ -250,7 +250,7 @@ def _schedule(config: Config, workdir: Workdir, planner: Planner, source: Source
     fingerprint = planner.fingerprint(source.fingerprint)
     stored = workdir.plan() if workdir.has_checkpoint() else None
     if stored is None:
-        schedule = splits.schedule(planner, config.packing.rows, config.train.epochs)
+        schedule = splits.make_schedule(planner, config.packing.rows, config.train.epochs)
         workdir.set_plan(PlanRecord(fingerprint, schedule.epoch_rows))
         return schedule
     if not planner.recognizes(stored.fingerprint, source.fingerprint):
@@ -279,14 +279,14 @@ def _announce(
         f' {schedule.steps} steps of {config.packing.rows} rows of {config.packing.tokens} tokens,'
         f' {100 * fill:.2f} % full; {_devices(mesh)}'
     )
-    for name, count in (('training', plan.draws.cropped), ('evaluation', evaluator.cropped)):
+    for name, count in (('training', plan.clips.cropped), ('evaluation', evaluator.cropped)):
         if count:
             progress.say(
                 f'warning: {count} {name} clips are cropped to {config.frontend.max_frames} frames'
             )
     if evaluator.windowed:
         progress.say(f'{evaluator.windowed} evaluation clips are evaluated in several windows')
-    if shared := overlap(source, evaluator.source):
+    if shared := count_shared_clips(source, evaluator.source):
         progress.say(f'warning: {shared} clips are in both the training and the evaluation split')
 
 
@@ -334,7 +334,7 @@ def _skipped(
             if messages:
                 progress.say(
                     f'{len(messages)} {split} clips were left out (all: {workdir.skipped}):\n'
-                    f'{headers.listing(messages)}'
+                    f'{headers.format_problems(messages)}'
                 )
 
     with afterwards(tell):

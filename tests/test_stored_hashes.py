@@ -14,7 +14,7 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.prepare import lists, shards
-from elastic_ast_jax.data.sampling import DrawSpec
+from elastic_ast_jax.data.sampling import SamplingSpec
 from elastic_ast_jax.data.sources import base, synthetic, tfds, windowed
 from elastic_ast_jax.data.sources.base import FileClip
 from elastic_ast_jax.data.sources.tfds_builder import Features
@@ -43,7 +43,7 @@ def planner(inputs, **changed):
         ['a'],
         samples,
         frontend(inputs),
-        DrawSpec(**values),
+        SamplingSpec(**values),
         inputs['seed'],
         inputs['tokens'],
         inputs['slots'],
@@ -84,19 +84,19 @@ def test_fingerprints_of_windows(inputs, expected):
 
 def clips(inputs):
     return [
-        (key, FileClip(labels=tuple(values.pop('labels')), **values))
+        (key, FileClip(labels=tuple(values.pop('labels')), origin=values.pop('where'), **values))
         for key, values in ((key, dict(values)) for key, values in inputs['clips'])
     ]
 
 
 @recorded('Shard.stamp')
 def test_shards_recognize_the_stamp_of_version_1(inputs, expected):
-    form = shards.Form(
+    form = shards.ClipFormat(
         inputs['form']['rate'], tuple(inputs['form']['classes']), inputs['form']['several']
     )
     shard = shards.Shard(inputs['path'], tuple(clips(inputs)))
     assert shard.recognizes(expected, form) and shard.recognizes(shard.stamp(form), form)
-    other = shards.Form(form.rate + 1, form.classes, form.several)
+    other = shards.ClipFormat(form.sample_rate + 1, form.classes, form.multi_label)
     assert not shard.recognizes(expected, other) and shard.stamp(form) != shard.stamp(other)
 
 
@@ -135,8 +135,10 @@ def test_stamps_of_tfds_caches(inputs, expected, monkeypatch):
             return inputs['whole']
 
     reader = object.__new__(tfds._Reader)
-    reader._names = Features(**inputs['names'])
-    reader.rate, reader._whole = inputs['rate'], Schema()
+    names = dict(inputs['names'])
+    names['sample_rate'] = names.pop('rate')
+    reader._names = Features(**names)
+    reader.sample_rate, reader._whole = inputs['rate'], Schema()
     reader.classes = inputs['classes'] and tuple(inputs['classes'])
     monkeypatch.setattr(reader, '_file_stamps', lambda: [tuple(stamp) for stamp in inputs['files']])
     assert reader._stamp_of_version_1() == expected

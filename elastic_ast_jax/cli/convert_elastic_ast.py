@@ -17,7 +17,7 @@ from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.model_sizes import SIZES
 from elastic_ast_jax.config.schema import Augment, Config, Packing
-from elastic_ast_jax.data.sources import audioset_json, csv_files
+from elastic_ast_jax.data.sources import audioset_json, text_files
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.encoder import LAYER_NORM_EPSILON
 from elastic_ast_jax.pretrained import elastic_ast_torch, state_dict
@@ -283,7 +283,9 @@ def _labels(path: str, classes: int) -> list[str]:
     else:
         names = [
             line.strip()
-            for line in csv_files.read(Path(path), 'file of labels', '.txt or .csv').splitlines()
+            for line in text_files.read_text(
+                Path(path), 'file of labels', '.txt or .csv'
+            ).splitlines()
             if line.strip()
         ]
     if len(names) != classes:

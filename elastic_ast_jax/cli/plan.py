@@ -66,9 +66,9 @@ def run(
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, balanced=False))
     for split, source in sources.items():
         if split == 'train':
-            planner = splits.planner(config, source)
+            planner = splits.make_train_planner(config, source)
         else:
-            source, planner = splits.evaluation(config, source)
+            source, planner = splits.make_eval_planner(config, source)
         start = time.perf_counter()
         plan = planner.epoch(0)
         seconds = time.perf_counter() - start
@@ -79,7 +79,7 @@ def run(
             needed = training_flops(config, plan, len(label_names(source)))
             print(
                 f'  {"clips a step":<14}'
-                f'{config.packing.rows * len(plan.draws.kept) / len(plan.rows):.1f}'
+                f'{config.packing.rows * len(plan.clips.tokens) / len(plan.rows):.1f}'
                 ' on average'
             )
             print(f'  {"steps":<14}{steps} an epoch, about {steps * epochs} in {epochs} epochs')
@@ -130,7 +130,7 @@ def _sources(config: Config, recipe: str, lengths: str | None) -> tuple[dict[Spl
 def training_flops(config: Config, plan: EpochPlan, classes: int) -> int:
     """Model FLOPs of training for an epoch, see `flops`."""
     network = factory.make_model(config, classes, registry.make('reference'), jnp.float32)
-    return flops.train_step_flops(plan.draws.kept, network, config.frontend.patch_size)
+    return flops.train_step_flops(plan.clips.tokens, network, config.frontend.patch_size)
 
 
 def _time(
@@ -155,7 +155,7 @@ def _time(
 def describe(plan: EpochPlan, planner: Planner, rows_per_step: int) -> str:
     """Clips, rows, fill and clips a row of an epoch."""
     per_row = np.diff(plan.rows.offsets)
-    kept = plan.draws.kept
+    kept = plan.clips.tokens
     lines = [
         f'{len(kept)} clips, {kept.sum()} tokens, {kept.mean():.1f} a clip',
         (
@@ -171,9 +171,9 @@ def describe(plan: EpochPlan, planner: Planner, rows_per_step: int) -> str:
             f' max {per_row.max()}'
         ),
     ]
-    if plan.draws.cropped:
+    if plan.clips.cropped:
         lines.append(
-            f'  {"cropped":<14}{plan.draws.cropped} clips to {planner.frontend.max_frames} frames'
+            f'  {"cropped":<14}{plan.clips.cropped} clips to {planner.frontend.max_frames} frames'
         )
     return '\n'.join(lines)
 
@@ -189,7 +189,7 @@ def advise(plan: EpochPlan, planner: Planner, rows_per_step: int) -> str:
             f'rows run out of slots: raise packing.slots to {2 * planner.slots}, or lower'
             ' packing.tokens'
         )
-    sample = plan.draws.kept[:_SAMPLE]
+    sample = plan.clips.tokens[:_SAMPLE]
     shortest = max(
         int(sample.max()), planner.frontend.mel_patches * planner.frontend.max_time_patches
     )
@@ -198,7 +198,7 @@ def advise(plan: EpochPlan, planner: Planner, rows_per_step: int) -> str:
         tokens = planner.tokens * eighths // 8 // 8 * 8
         if tokens >= shortest:
             rows = packer.pack(sample, tokens, planner.slots)
-            tried[tokens] = EpochPlan(plan.epoch, plan.draws, rows).fill(1, tokens)
+            tried[tokens] = EpochPlan(plan.epoch, plan.clips, rows).fill(1, tokens)
     best = max(tried, key=tried.get, default=planner.tokens)
     if not tried or tried[best] < fill + 0.005:
         return (

@@ -77,7 +77,9 @@ def run(
     )
     options = {'data_dir': out, 'only': tuple(splits), 'on_bad_audio': on_bad_audio}
     builder = (
-        kind(source, rate=rate, name=name, **options) if data_set == 'manifest' else kind(**options)
+        kind(source, sample_rate=rate, name=name, **options)
+        if data_set == 'manifest'
+        else kind(**options)
     )
     if data_set == 'manifest':
         _prepare(builder, Path(source), Path(source).exists(), beam)

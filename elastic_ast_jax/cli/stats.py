@@ -16,7 +16,7 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.sources.base import Source, evenly
+from elastic_ast_jax.data.sources.base import Source, evenly_spaced
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
 
@@ -73,7 +73,7 @@ def measure(
         AudioError: A clip cannot be decoded, and `skip` is off.
         UserError: None is left, or all have the same value: there is nothing to normalise.
     """
-    chosen = evenly(source, clips)
+    chosen = evenly_spaced(source, clips)
     progress = Progress()
     values, squares, frames, measured, skipped = 0.0, 0.0, 0, 0, []
 

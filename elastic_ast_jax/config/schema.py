@@ -63,7 +63,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Random changes of training clips; see `data.sampling`."""
+    """Random changes of training clips; see `data.sampling.SamplingSpec`."""
 
     # Frame-shift ratios, one sampled per clip.
     ratios: tuple[float, ...] = (1.0,)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.data.sampling import Draws, DrawSpec, draw
+from elastic_ast_jax.data.sampling import SampledClips, SamplingSpec, sample_epoch
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
@@ -47,17 +47,17 @@ class PlanError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class EpochPlan:
-    """An epoch's draws and the rows they sit in; a row holds draw positions."""
+    """The sampled clips of an epoch and the rows that hold them; a row lists their positions."""
 
     epoch: int
-    draws: Draws
+    clips: SampledClips
     rows: packer.Rows
 
     def fill(self, rows_per_step: int, tokens: int) -> float:
         """Share of real tokens in all rows but those of the last step (in all, if there is one step
         only).
         """
-        used = np.add.reduceat(self.draws.kept[self.rows.clips], self.rows.offsets[:-1])
+        used = np.add.reduceat(self.clips.tokens[self.rows.clips], self.rows.offsets[:-1])
         full_steps = (len(used) - 1) // rows_per_step * rows_per_step
         return float((used[:full_steps] if full_steps else used).mean() / tokens)
 
@@ -75,7 +75,7 @@ class Planner:
         keys: Sequence[str],
         samples: Int64[np.ndarray, 'clips'],
         frontend: FrontendSpec,
-        spec: DrawSpec,
+        spec: SamplingSpec,
         seed: int,
         tokens: int,
         slots: int,
@@ -135,8 +135,8 @@ class Planner:
             )
 
     def _plan(self, epoch: int) -> EpochPlan:
-        draws = draw(self.samples, self.frontend, self.spec, self.seed, epoch, self.weights)
-        return EpochPlan(epoch, draws, packer.pack(draws.kept, self.tokens, self.slots))
+        clips = sample_epoch(self.samples, self.frontend, self.spec, self.seed, epoch, self.weights)
+        return EpochPlan(epoch, clips, packer.pack(clips.tokens, self.tokens, self.slots))
 
     def epoch(self, epoch: int) -> EpochPlan:
         """The plan of an epoch; the two latest are kept. Safe to call from several threads."""
@@ -153,7 +153,7 @@ class Planner:
         offsets = plan.rows.offsets[
             [min(row, len(plan.rows)) for row in (number * rows, (number + 1) * rows)]
         ]
-        return plan.draws.kept[plan.rows.clips[slice(*offsets)]]
+        return plan.clips.tokens[plan.rows.clips[slice(*offsets)]]
 
     def fingerprint(self, data: str) -> str:
         """Return a short hash of all that the plans are a function of;

@@ -16,7 +16,12 @@ import numpy as np
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.data import fbank_tf
 from elastic_ast_jax.data.epoch_plan import EpochPlan, Planner, Schedule
-from elastic_ast_jax.data.sampling import NO_PARTNER, Draws, dropout_choice, warped_frames
+from elastic_ast_jax.data.sampling import (
+    NO_PARTNER,
+    SampledClips,
+    kept_token_indices,
+    warped_frames,
+)
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
 from elastic_ast_jax.data.tf import tf
 from elastic_ast_jax.packing import packer
@@ -144,7 +149,7 @@ class RowReader:
         return self._read_row(*self.members(index))
 
     def _read_row(self, plan: EpochPlan, members: np.ndarray) -> RowInputs:
-        draws, frontend = plan.draws, self.planner.frontend
+        draws, frontend = plan.clips, self.planner.frontend
         samples, readable = self._samples(draws, members)
         members = members[readable]
         columns = draws.time_patches[members]
@@ -158,7 +163,7 @@ class RowReader:
             **self._slots(draws, members),
         )
 
-    def _samples(self, draws: Draws, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _samples(self, draws: SampledClips, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples of a row, one clip after another, and which of the clips are there."""
         frontend, sizes = self.planner.frontend, self._blocks(draws, members) * self.block
         samples = np.zeros(max(int(sizes.sum()), frontend.window), np.float32)
@@ -170,14 +175,14 @@ class RowReader:
             place += int(sizes[i]) * int(readable[i])
         return samples[: max(place, frontend.window)], readable
 
-    def _waveform(self, draws: Draws, draw: int, out: np.ndarray) -> bool:
+    def _waveform(self, draws: SampledClips, draw: int, out: np.ndarray) -> bool:
         """Writes the samples that a draw uses, mixed with its partner's; False if they cannot be
         read and need not be.
 
         One clip at a time goes from file to row: holding a row's waveforms costs a fifth of the
         pipeline's speed.
         """
-        clip, partner = int(draws.clip[draw]), int(draws.partner[draw])
+        clip, partner = int(draws.index[draw]), int(draws.partner[draw])
         centred = self.planner.frontend.kind == 'kaldi'
         waveform = self._read(clip)
         other = None if partner == NO_PARTNER else self._read(partner)
@@ -210,7 +215,7 @@ class RowReader:
             )
         return waveform
 
-    def _blocks(self, draws: Draws, members: np.ndarray) -> np.ndarray:
+    def _blocks(self, draws: SampledClips, members: np.ndarray) -> np.ndarray:
         """Blocks that each clip of a row takes up: its windows lie within."""
         frontend = self.planner.frontend
         samples = draws.samples[members]
@@ -221,7 +226,9 @@ class RowReader:
         )
         return -(-needed // self.block)
 
-    def _frames(self, draws: Draws, members: np.ndarray, held: np.ndarray) -> dict[str, np.ndarray]:
+    def _frames(
+        self, draws: SampledClips, members: np.ndarray, held: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """The frames of a row, of which each clip holds this many, those that fill up a patch
         included.
         """
@@ -271,14 +278,14 @@ class RowReader:
         else:
             kept = [
                 (
-                    dropout_choice(
+                    kept_token_indices(
                         self.planner.seed,
                         plan.epoch,
                         int(draw),
                         int(tokens),
-                        int(plan.draws.kept[draw]),
+                        int(plan.clips.tokens[draw]),
                     )
-                    if plan.draws.kept[draw] < tokens
+                    if plan.clips.tokens[draw] < tokens
                     else None
                 )
                 for draw, tokens in zip(members, columns * mel_patches, strict=True)
@@ -288,9 +295,9 @@ class RowReader:
         patch = (first_column + layout.time_pos) * mel_patches + layout.freq_pos
         return {'patch': patch.astype(np.int32), **dataclasses.asdict(layout)}
 
-    def _slots(self, draws: Draws, members: np.ndarray) -> dict[str, np.ndarray]:
+    def _slots(self, draws: SampledClips, members: np.ndarray) -> dict[str, np.ndarray]:
         """Labels, valid and clip ids of the row."""
-        shape, clips = self.shape, draws.clip[members]
+        shape, clips = self.shape, draws.index[members]
         labels = (
             np.zeros((shape.slots, shape.classes), np.float32)
             if shape.multi_label
@@ -393,8 +400,8 @@ def _clip_means(features: tf.Tensor, x: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.gather(sums / tf.math.segment_sum(x['frame_real'], x['frame_clip']), x['frame_clip'])
 
 
-def batches(
-    reader: RowReader, first_step: int, last_step: int, workers: int | None = None
+def iterate_batches(
+    reader: RowReader, first_step: int, last_step: int, num_workers: int | None = None
 ) -> Iterator[PackedBatch]:
     """The batches of steps `first_step` to `last_step - 1`: NumPy arrays of this host's rows, read
     ahead in the background.
@@ -409,11 +416,11 @@ def batches(
         Exception: What reading a clip raised, as it was raised there.
         UserError: A batch with values that are not finite; names the clip.
     """
-    workers = workers or _processors()
+    num_workers = num_workers or _processors()
     rows = reader.shape.rows
     reader.failures.clear()
     options = tf.data.Options()
-    options.threading.private_threadpool_size = workers
+    options.threading.private_threadpool_size = num_workers
     options.threading.max_intra_op_parallelism = 1  # parallel over rows, not inside one
     options.deterministic = True
     options.autotune.enabled = (
@@ -423,7 +430,7 @@ def batches(
     row = tf.autograph.experimental.do_not_convert(
         _row_graph(reader)
     )  # plain tensors, no Python control flow
-    dataset = dataset.map(row, num_parallel_calls=workers).batch(rows, drop_remainder=True)
+    dataset = dataset.map(row, num_parallel_calls=num_workers).batch(rows, drop_remainder=True)
     dataset = dataset.prefetch(2).with_options(options)
     for fields in dataset.as_numpy_iterator():
         batch = PackedBatch(**fields)

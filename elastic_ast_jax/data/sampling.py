@@ -21,7 +21,7 @@ NO_PARTNER = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class DrawSpec:
+class SamplingSpec:
     """What is drawn for each clip of an epoch. The defaults draw nothing: every clip once, whole,
     in its own order.
 
@@ -136,18 +136,18 @@ class DrawSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
-    """One epoch's draws, as arrays over the draw position.
+class SampledClips:
+    """The clips of one epoch as they were sampled: arrays over the position in the epoch.
 
     Attributes:
-        clip: Index in the split.
+        index: Index in the split.
         partner: Index of the clip that is mixed in; -1 for none.
-        weight: Share of the draw's own clip in the mixture; 1 without a partner.
+        weight: Share of the clip itself in the mixture; 1 without a partner.
         shift: Samples between frames.
         start, samples: The part of the waveform that is used.
         frames: Frames of that part.
         time_patches: Columns of the patch grid.
-        kept: Tokens left by token dropout, or by a reduction.
+        tokens: Tokens that remain after token dropout, or within a token budget.
         freq_start, freq_width, time_start, time_width: SpecAugment's masks in mel bins and frames;
         width 0 is no mask.
         warp_from, warp_to: SpecAugment's time warp: the frame that moves, and where to; equal for
@@ -155,7 +155,7 @@ class Draws:
         cropped: Number of clips cut to the frontend's `max_frames`.
     """
 
-    clip: Int64[np.ndarray, 'N']
+    index: Int64[np.ndarray, 'N']
     partner: Int64[np.ndarray, 'N']
     weight: Float64[np.ndarray, 'N']
     shift: Int64[np.ndarray, 'N']
@@ -163,7 +163,7 @@ class Draws:
     samples: Int64[np.ndarray, 'N']
     frames: Int64[np.ndarray, 'N']
     time_patches: Int64[np.ndarray, 'N']
-    kept: Int64[np.ndarray, 'N']
+    tokens: Int64[np.ndarray, 'N']
     freq_start: Int64[np.ndarray, 'N F']
     freq_width: Int64[np.ndarray, 'N F']
     time_start: Int64[np.ndarray, 'N M']
@@ -173,14 +173,14 @@ class Draws:
     cropped: int
 
 
-def draw(
+def sample_epoch(
     samples: Int64[np.ndarray, 'clips'],
     frontend: FrontendSpec,
-    spec: DrawSpec,
+    spec: SamplingSpec,
     seed: int,
     epoch: int,
     weights: Float64[np.ndarray, 'clips'] | None = None,
-) -> Draws:
+) -> SampledClips:
     """Draws an epoch from clips of these lengths (in samples at the frontend's rate), balanced by
     these weights.
     """
@@ -189,12 +189,12 @@ def draw(
     def words(stream: Stream, masks: int = 1):
         return philox.words(seed, epoch, stream, count * masks)
 
-    clip = np.arange(count)
+    index = np.arange(count)
     if spec.balanced:
-        clip = _with_replacement(philox.uniform(words(Stream.BALANCED)), weights)
+        index = _with_replacement(philox.uniform(words(Stream.BALANCED)), weights)
     elif spec.shuffle:
-        clip = np.argsort(words(Stream.ORDER), kind='stable')
-    whole = samples[clip]
+        index = np.argsort(words(Stream.ORDER), kind='stable')
+    whole = samples[index]
     shifts = np.array([frontend.shift(ratio) for ratio in spec.ratios], np.int64)
     shift = shifts[philox.integers(words(Stream.RATIO), len(shifts))]
 
@@ -258,8 +258,8 @@ def draw(
         weight[mixed] = scipy.special.betaincinv(
             spec.mixup_beta, spec.mixup_beta, position
         )  # of the Beta distribution
-    return Draws(
-        clip=clip.astype(np.int64),
+    return SampledClips(
+        index=index.astype(np.int64),
         partner=partner,
         weight=weight,
         shift=shift,
@@ -267,7 +267,7 @@ def draw(
         samples=used,
         frames=frames,
         time_patches=time_patches,
-        kept=spec.kept(frontend.tokens(frames), frontend),
+        tokens=spec.kept(frontend.tokens(frames), frontend),
         freq_start=freq_start,
         freq_width=freq_width,
         time_start=time_start,
@@ -339,7 +339,7 @@ def warped_frames(
     return before, place - before
 
 
-def dropout_choice(
+def kept_token_indices(
     seed: int, epoch: int, position: int, tokens: int, kept: int
 ) -> Int64[np.ndarray, 'kept']:
     """The tokens of the draw at `position` that token dropout keeps, ascending;

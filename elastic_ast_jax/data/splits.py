@@ -11,7 +11,7 @@ from elastic_ast_jax.audio import windows
 from elastic_ast_jax.config import validation
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
-from elastic_ast_jax.data.sampling import DrawSpec, balanced_weights
+from elastic_ast_jax.data.sampling import SamplingSpec, balanced_weights
 from elastic_ast_jax.data.sources import audioset_json, folders, fsdd, manifest, tfds, tfds_builder
 from elastic_ast_jax.data.sources.base import DataError, Source
 from elastic_ast_jax.data.sources.synthetic import SyntheticSource
@@ -30,17 +30,17 @@ def open_source(config: Config, split: Split) -> Source:
     """
     if gone := validation.missing_data(config):
         raise DataError('; '.join(gone))
-    data, rate, bad = config.data, config.frontend.sample_rate, config.data.on_bad_audio
+    data, sample_rate, bad = config.data, config.frontend.sample_rate, config.data.on_bad_audio
     if data.source == 'synthetic':
         clips = data.synthetic_train if split == 'train' else data.synthetic_eval
         return SyntheticSource(
-            'train' if split == 'train' else 'test', clips, config.train.seed, rate
+            'train' if split == 'train' else 'test', clips, config.train.seed, sample_rate
         )
     if data.source == 'fsdd':
         name = 'train' if split == 'train' else 'test'
         if data.root:
-            return fsdd.load(data.root, name, rate, bad, data.held_out)
-        return fsdd.load_tfds(data.tfds_dir, name, rate, bad, data.held_out)
+            return fsdd.load(data.root, name, sample_rate, bad, data.held_out)
+        return fsdd.load_tfds(data.tfds_dir, name, sample_rate, bad, data.held_out)
     file, name = (
         (data.train, data.train_split) if split == 'train' else (data.eval, data.eval_split)
     )
@@ -48,24 +48,24 @@ def open_source(config: Config, split: Split) -> Source:
         features = tfds_builder.Features(
             data.tfds_audio, data.tfds_label, data.tfds_key, data.tfds_rate
         )
-        return tfds.load(data.tfds_name, data.tfds_dir, name, rate, features, bad)
+        return tfds.load(data.tfds_name, data.tfds_dir, name, sample_rate, features, bad)
     if data.source == 'json':
-        return audioset_json.load(file, data.label_csv, rate, bad)
+        return audioset_json.load(file, data.label_csv, sample_rate, bad)
     shared = Path(data.train).absolute() == Path(data.eval).absolute()
     if data.source == 'folders':
-        return folders.load(file, rate, split if shared else None, data.eval_share, bad)
+        return folders.load(file, sample_rate, split if shared else None, data.eval_share, bad)
     both = (
         data.train_split,
         data.eval_split,
     )  # a class that only evaluation has is a warning, not a wrong label
     return (
-        manifest.load(file, name, rate, bad, both)
+        manifest.load(file, name, sample_rate, bad, both)
         if shared
-        else manifest.load(file, None, rate, bad)
+        else manifest.load(file, None, sample_rate, bad)
     )
 
 
-def planner(config: Config, source: Source) -> Planner:
+def make_train_planner(config: Config, source: Source) -> Planner:
     """Plans the epochs of training.
 
     Raises:
@@ -73,18 +73,18 @@ def planner(config: Config, source: Source) -> Planner:
     """
     data = config.data
     too_long = 'error' if data.too_long == 'error' else 'crop'
-    draws = DrawSpec(
+    spec = SamplingSpec(
         shuffle=True,
         balanced=data.balanced,
         too_long=too_long,
         **dataclasses.asdict(config.augment),
     )
     return _planner(
-        config, source, draws, balanced_weights(source.labels) if data.balanced else None
+        config, source, spec, balanced_weights(source.labels) if data.balanced else None
     )
 
 
-def evaluation(
+def make_eval_planner(
     config: Config,
     source: Source,
     ratio: float = 1.0,
@@ -117,19 +117,24 @@ def evaluation(
             source, windows.choose(frontend, config.data.overlap, shift=frontend.shift(ratio))
         )
         too_long = 'error'  # no window is too long
-    draws = DrawSpec(ratios=(ratio,), max_frames=max_frames, too_long=too_long, reduction=reduction)
-    return source, _planner(config, source, draws)
+    spec = SamplingSpec(
+        ratios=(ratio,), max_frames=max_frames, too_long=too_long, reduction=reduction
+    )
+    return source, _planner(config, source, spec)
 
 
 def _planner(
-    config: Config, source: Source, draws: DrawSpec, weights: Float64[np.ndarray, 'N'] | None = None
+    config: Config,
+    source: Source,
+    spec: SamplingSpec,
+    weights: Float64[np.ndarray, 'N'] | None = None,
 ) -> Planner:
     packing = config.packing
     return Planner(
         source.keys,
         source.samples,
         config.frontend,
-        draws,
+        spec,
         config.train.seed,
         packing.tokens,
         packing.slots,
@@ -137,6 +142,6 @@ def _planner(
     )
 
 
-def schedule(plans: Planner, rows_per_step: int, epochs: int) -> Schedule:
+def make_schedule(plans: Planner, rows_per_step: int, epochs: int) -> Schedule:
     """Plans every epoch to know its rows, and with them its steps."""
     return Schedule(tuple(len(plans.epoch(epoch).rows) for epoch in range(epochs)), rows_per_step)

@@ -19,7 +19,13 @@ from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.sources.base import Source, check_single, evenly, label_names, targets
+from elastic_ast_jax.data.sources.base import (
+    Source,
+    check_single_label,
+    evenly_spaced,
+    label_names,
+    targets,
+)
 from elastic_ast_jax.evaluation import evaluate, sweep, sweep_axes
 from elastic_ast_jax.evaluation.evaluator import Evaluation
 from elastic_ast_jax.training import metrics
@@ -75,7 +81,7 @@ def run(
     labels = label_names(train)
     classes = targets(train, labels, 'training')
     if config.train.loss == 'cross_entropy':
-        check_single(train, classes)
+        check_single_label(train, classes)
     if len(set(classes)) < 2:
         label = ', '.join(train.labels[0]) or 'none'
         raise UserError(
@@ -83,7 +89,7 @@ def run(
             ' tell apart'
         )
     learned, (features,) = clip_features(
-        train, frontend, [whole], evenly(train, _CLIPS), skip, progress
+        train, frontend, [whole], evenly_spaced(train, _CLIPS), skip, progress
     )
     score = fit(
         features, [classes[clip] for clip in learned], len(labels), config.train.loss == 'bce'

@@ -15,7 +15,7 @@ from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.schema import Config, Mesh
-from elastic_ast_jax.data.sources.base import Source, without_clips
+from elastic_ast_jax.data.sources.base import Source, classes_without_clips
 from elastic_ast_jax.distributed import partitioning, processes, sharding
 from elastic_ast_jax.evaluation import budget_sweep, resized_ast, sweep, sweep_axes
 from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator
@@ -109,7 +109,7 @@ def run(
     )
     model = load_model(path, checkpoint, mesh)
     evaluator = _evaluator(model, used, mesh)
-    if missing := without_clips(evaluator.source, model.labels):
+    if missing := classes_without_clips(evaluator.source, model.labels):
         named = ', '.join(missing[:10]) + (
             f' and {len(missing) - 10} more' if len(missing) > 10 else ''
         )

@@ -144,7 +144,7 @@ class Evaluator:
         config, frontend = self._config, self._config.frontend
         ratio = reduction.ratio if reduction else ratio
         shift = frontend.shift(ratio)
-        parts, planner = splits.evaluation(config, self.source, ratio, max_frames, reduction)
+        parts, planner = splits.make_eval_planner(config, self.source, ratio, max_frames, reduction)
         owner = parts.owner if isinstance(parts, WindowSource) else np.arange(len(self.source.keys))
         frames = frontend.frames(self.source.samples, shift)
         if max_frames:
@@ -158,9 +158,9 @@ class Evaluator:
                 )
                 > 0
             )
-        schedule = splits.schedule(planner, config.packing.rows, epochs=1)
-        draws = planner.epoch(0).draws  # in the order of the parts
-        used = np.minimum(np.bincount(owner, draws.samples), self.source.samples)
+        schedule = splits.make_schedule(planner, config.packing.rows, epochs=1)
+        clips = planner.epoch(0).clips  # in the order of the parts
+        used = np.minimum(np.bincount(owner, clips.samples), self.source.samples)
         return EvalSetting(
             parts,
             owner,
@@ -168,7 +168,7 @@ class Evaluator:
             schedule,
             cut,
             np.bincount(owner) > 1,
-            draws.kept,
+            clips.tokens,
             used / frontend.sample_rate,
         )
 
@@ -266,7 +266,7 @@ class Evaluator:
         )
         logits_of_part = np.zeros((len(setting.owner), len(self._labels)), np.float32)
         times = np.zeros(len(setting.owner), np.int64)
-        for batch in pipeline.batches(
+        for batch in pipeline.iterate_batches(
             reader, 0, setting.schedule.steps, self._config.data.num_workers or None
         ):
             evaluated = self._step(params, sharding.shard_batch(batch, self._mesh))

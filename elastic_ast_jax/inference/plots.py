@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-
 # Classes that a timeline shows, and columns: what can be told apart on a page.
 _TIMELINE_CLASSES = 24
 _TIMELINE_COLUMNS = 1000

@@ -201,8 +201,8 @@ def _planned(config: Config, classes: int | None) -> Workload:
     from elastic_ast_jax.data.sources import base
 
     source = splits.open_source(config, 'train')
-    plan = splits.planner(config, source).epoch(0)
-    tokens = plan.draws.kept
+    plan = splits.make_train_planner(config, source).epoch(0)
+    tokens = plan.clips.tokens
     return Workload(
         tokens,
         len(tokens) / len(plan.rows) * config.packing.rows,

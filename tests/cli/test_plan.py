@@ -15,7 +15,7 @@ from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.config.loading import ConfigError, load
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.epoch_plan import PlanError, Planner
-from elastic_ast_jax.data.sampling import DrawSpec
+from elastic_ast_jax.data.sampling import SamplingSpec
 from elastic_ast_jax.data.sources.base import DataError
 from elastic_ast_jax.data.sources.length_histogram import HistogramError
 from elastic_ast_jax.perf.topologies import TopologyError
@@ -48,7 +48,7 @@ def planner_of(columns, tokens, slots, **spec):
         [f'{i}.wav' for i in range(len(samples))],
         samples,
         FRONTEND,
-        DrawSpec(**spec),
+        SamplingSpec(**spec),
         0,
         tokens,
         slots,
@@ -68,10 +68,12 @@ def test_the_numbers_are_those_of_the_first_epoch(capsys, split, clips):
     text, chosen = printed(capsys)[split], config()
     source = splits.open_source(chosen, split)
     planner = (
-        splits.planner(chosen, source) if split == 'train' else splits.evaluation(chosen, source)[1]
+        splits.make_train_planner(chosen, source)
+        if split == 'train'
+        else splits.make_eval_planner(chosen, source)[1]
     )
     epoch = planner.epoch(0)
-    sizes = [int(epoch.draws.kept[row].sum()) for row in epoch.rows]
+    sizes = [int(epoch.clips.tokens[row].sum()) for row in epoch.rows]
     counts = [len(row) for row in epoch.rows]
     assert text.startswith(f'{clips} clips, {sum(sizes)} tokens, {sum(sizes) / clips:.1f} a clip\n')
     assert f'{len(sizes)} of 256 tokens and 32 slots, 8 a step' in text
@@ -94,7 +96,7 @@ def test_the_numbers_are_those_of_the_first_epoch(capsys, split, clips):
 
 def test_steps_are_those_of_training(capsys):
     text, chosen = printed(capsys)['train'], config()
-    rows = len(splits.planner(chosen, splits.open_source(chosen, 'train')).epoch(0).rows)
+    rows = len(splits.make_train_planner(chosen, splits.open_source(chosen, 'train')).epoch(0).rows)
     assert number(text, r'steps +(\d+) an epoch') == -(-rows // 8)
     epochs = chosen.train.epochs
     assert number(text, rf'about (\d+) in {epochs} epochs') == epochs * -(-rows // 8)
@@ -137,8 +139,8 @@ def test_flops_are_those_of_the_clips_that_are_planned(capsys):
     """The formula of `flops` by hand, three times: 3 blocks of width 96, patches of 256 values."""
     text, chosen = printed(capsys)['train'], config()
     source = splits.open_source(chosen, 'train')
-    epoch = splits.planner(chosen, source).epoch(0)
-    n, width, depth, patch = epoch.draws.kept.astype(float), 96, 3, 256
+    epoch = splits.make_train_planner(chosen, source).epoch(0)
+    n, width, depth, patch = epoch.clips.tokens.astype(float), 96, 3, 256
     classes = len({label for labels in source.labels for label in labels})
     forward = n * (2 * patch * width + 24 * depth * width**2) + 4 * depth * n**2 * width
     forward += n * (4 * width**2 + 4 * width) + 2 * width**2 + 2 * width * classes

@@ -82,7 +82,7 @@ def test_batches_are_full_of_about_as_many_clips_as_the_recipe_says(name, text):
         config.frontend.sample_rate,
         fewer(length_histogram.from_recipe(spec(name, text))),
     )
-    planner = splits.planner(config, HistogramSource(histogram, 'train', rate, 0))
+    planner = splits.make_train_planner(config, HistogramSource(histogram, 'train', rate, 0))
     plan = planner.epoch(0)
     assert plan.fill(config.packing.rows, config.packing.tokens) > 0.95
     said = [
@@ -90,7 +90,7 @@ def test_batches_are_full_of_about_as_many_clips_as_the_recipe_says(name, text):
         for x in re.findall(r'# ([\d.]+) clips a step', (CONFIGS / f'{name}.py').read_text())
     ]
     assert len(said) == 2
-    clips = config.packing.rows * len(plan.draws.kept) / len(plan.rows)
+    clips = config.packing.rows * len(plan.clips.tokens) / len(plan.rows)
     if config.model.kind == 'ast':
         assert said[1] - 0.15 < clips <= said[1]  # the last row of an epoch may have fewer
     elif text in ('prefixes', 'resolutions'):
@@ -99,8 +99,10 @@ def test_batches_are_full_of_about_as_many_clips_as_the_recipe_says(name, text):
         assert clips == pytest.approx(said[0], abs=0.5 if text == 'published' else 0.02 * said[0])
     if name in PAPER:
         assert 11.5 < clips < 13
-    source, evaluation = splits.evaluation(config, HistogramSource(histogram, 'eval', rate, 0))
-    assert len(evaluation.epoch(0).draws.kept) == len(source.keys) == 20_000
+    source, evaluation = splits.make_eval_planner(
+        config, HistogramSource(histogram, 'eval', rate, 0)
+    )
+    assert len(evaluation.epoch(0).clips.tokens) == len(source.keys) == 20_000
 
 
 @pytest.mark.parametrize('name, text', EVERY)
@@ -374,12 +376,12 @@ GOOD = {'classes': 2, 'train': [(1.0, 2.0, 3)], 'eval': [(1, 1, 1)]}
 )
 def test_lengths_of_another_form_are_refused(value, messages):
     with pytest.raises(HistogramError) as caught:
-        length_histogram.checked(value, 'recipe.py')
+        length_histogram.validate(value, 'recipe.py')
     for message in ('recipe.py: lengths()', *messages):
         assert message in str(caught.value)
 
 
 def test_the_form_that_is_asked_for_is_accepted():
-    assert length_histogram.checked(GOOD, 'recipe.py') == Histogram(
+    assert length_histogram.validate(GOOD, 'recipe.py') == Histogram(
         2, (Bin(1.0, 2.0, 3),), (Bin(1.0, 1.0, 1),)
     )

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.data.epoch_plan import EpochPlan, PlanError, Planner, Schedule
-from elastic_ast_jax.data.sampling import Draws, DrawSpec, draw
+from elastic_ast_jax.data.sampling import SampledClips, SamplingSpec, sample_epoch
 from elastic_ast_jax.packing.packer import pack
 
 FRONTEND = FrontendSpec()
 RATE = FRONTEND.sample_rate
 RATIOS = tuple(round(1 + 0.2 * i, 1) for i in range(16))
-EVERYTHING = DrawSpec(
+EVERYTHING = SamplingSpec(
     shuffle=True,
     ratios=RATIOS,
     prefix_frames=384,
@@ -33,7 +33,7 @@ EVERYTHING = DrawSpec(
 )
 # From a few samples to longer than the frontend's 1024 frames.
 SAMPLES = np.random.default_rng(0).integers(10, 20 * RATE, 2000)
-FIELDS = [field.name for field in dataclasses.fields(Draws)]
+FIELDS = [field.name for field in dataclasses.fields(SampledClips)]
 
 
 def equal(a, b, but=()):
@@ -59,18 +59,18 @@ def test_planners_agree_in_whatever_order_they_are_asked():
     for epoch in (0, 1, 2, 1, 0):
         one.epoch(epoch)
     plan, same = one.epoch(1), other.epoch(1)
-    assert plan.epoch == 1 and equal(plan.draws, same.draws)
+    assert plan.epoch == 1 and equal(plan.clips, same.clips)
     assert np.array_equal(plan.rows.clips, same.rows.clips) and np.array_equal(
         plan.rows.offsets, same.rows.offsets
     )
-    assert not np.array_equal(plan.draws.clip, one.epoch(2).draws.clip)
+    assert not np.array_equal(plan.clips.index, one.epoch(2).clips.index)
 
 
 def test_rows_hold_draws_by_the_tokens_that_are_kept():
     plan = planner(tokens=1024, slots=8).epoch(0)
     assert np.array_equal(np.sort(plan.rows.clips), np.arange(len(SAMPLES)))
     for row in plan.rows:
-        assert len(row) <= 8 and plan.draws.kept[row].sum() <= 1024
+        assert len(row) <= 8 and plan.clips.tokens[row].sum() <= 1024
 
 
 def test_an_epoch_is_planned_once_for_all_threads():
@@ -83,25 +83,28 @@ def test_an_epoch_is_planned_once_for_all_threads():
 def test_a_clip_that_is_too_long_is_named_with_what_helps():
     samples = [RATE, 11 * RATE, 12 * RATE, 2 * RATE]
     with pytest.raises(PlanError) as caught:
-        planner(samples, spec=DrawSpec())
+        planner(samples, spec=SamplingSpec())
     text = str(caught.value)
     assert text.startswith('2 of 4 clips are longer than frontend.max_frames=1024; ')
     assert 'the longest, clip2.wav, has 1198 frames (12.00 s)' in text
     assert "data.too_long='crop'" in text
     advised = int(re.search(r'raise frontend\.max_frames to (\d+)', text)[1])
-    planner(samples, dataclasses.replace(FRONTEND, max_frames=advised), DrawSpec())
-    planner(samples, spec=DrawSpec(too_long='crop'))
+    planner(samples, dataclasses.replace(FRONTEND, max_frames=advised), SamplingSpec())
+    planner(samples, spec=SamplingSpec(too_long='crop'))
 
 
 def test_a_clip_is_too_long_at_the_smallest_shift_that_may_be_drawn():
-    planner([12 * RATE], spec=DrawSpec(ratios=(1.5, 2.0)))
+    planner([12 * RATE], spec=SamplingSpec(ratios=(1.5, 2.0)))
     with pytest.raises(PlanError, match=r'clip0\.wav, has 1198 frames'):
-        planner([12 * RATE], spec=DrawSpec(ratios=(1.5, 1.0)))
+        planner([12 * RATE], spec=SamplingSpec(ratios=(1.5, 1.0)))
 
 
 @pytest.mark.parametrize('dropout, needed', [(0.0, 504), (0.1, 453)])
 def test_a_clip_of_too_many_tokens_is_named_with_what_helps(dropout, needed):
-    samples, spec = [RATE, 9 * RATE, 10 * RATE], DrawSpec(token_dropout=dropout)
+    samples, spec = (
+        [RATE, 9 * RATE, 10 * RATE],
+        SamplingSpec(token_dropout=dropout),
+    )
     with pytest.raises(PlanError) as caught:
         planner(samples, spec=spec, tokens=400)
     text = str(caught.value)
@@ -138,9 +141,9 @@ def test_the_fingerprint_tells_all_that_plans_are_a_function_of():
 
 
 def test_fill_counts_all_rows_but_those_of_the_last_step():
-    draws = draw(np.full(9, 10 * RATE), FRONTEND, DrawSpec(), 0, 0)
+    clips = sample_epoch(np.full(9, 10 * RATE), FRONTEND, SamplingSpec(), 0, 0)
     kept = np.array([500, 400, 300, 600, 250, 100, 300, 400, 50])
-    plan = EpochPlan(0, dataclasses.replace(draws, kept=kept), pack(kept, 700, 2))
+    plan = EpochPlan(0, dataclasses.replace(clips, tokens=kept), pack(kept, 700, 2))
     used = [kept[row].sum() for row in plan.rows]
     assert len(used) == 5
     assert plan.fill(2, 700) == pytest.approx(np.mean(used[:4]) / 700)
@@ -155,7 +158,9 @@ def test_half_a_million_clips_of_audioset_are_planned_in_seconds_and_full():
     rng = np.random.default_rng(0)
     count = 500_000
     seconds = np.where(rng.random(count) < 0.87, 10.0, rng.uniform(1, 10, count))
-    spec = DrawSpec(shuffle=True, ratios=RATIOS, token_dropout=0.1, freq_mask=48, time_mask=0.1875)
+    spec = SamplingSpec(
+        shuffle=True, ratios=RATIOS, token_dropout=0.1, freq_mask=48, time_mask=0.1875
+    )
     made = Planner([''] * count, (seconds * RATE).astype(np.int64), FRONTEND, spec, 0, 2048, 32)
     start = time.thread_time()
     plan = made.epoch(0)

@@ -15,8 +15,13 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
-from elastic_ast_jax.data.pipeline import RowReader, batches
-from elastic_ast_jax.data.sampling import NO_PARTNER, DrawSpec, balanced_weights, dropout_choice
+from elastic_ast_jax.data.pipeline import RowReader, iterate_batches
+from elastic_ast_jax.data.sampling import (
+    NO_PARTNER,
+    SamplingSpec,
+    balanced_weights,
+    kept_token_indices,
+)
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch, validate
 
@@ -25,7 +30,7 @@ CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2
 # frames.
 LENGTHS = [90, 200, 201, 3001, 1399, 5320, 2760, 8119, 777, 6444, 1480, 4999, 8120]
 FRONTEND = FrontendSpec(sample_rate=8000, mel_bins=32, max_frames=112)
-EVERYTHING = DrawSpec(
+EVERYTHING = SamplingSpec(
     shuffle=True, ratios=(1.0, 1.2, 2.5), token_dropout=0.2, freq_mask=12, time_mask=0.4
 )
 EPIC = FrontendSpec(
@@ -41,7 +46,7 @@ EPIC = FrontendSpec(
     min_frames=32,
     max_frames=224,
 )
-EPIC_DRAWS = DrawSpec(
+EPIC_DRAWS = SamplingSpec(
     shuffle=True,
     cut_seconds=0.2,
     too_long='crop',
@@ -113,8 +118,10 @@ def reader(
     return RowReader(source, targets, planner, schedule, shape, first_row, on_bad_audio)
 
 
-def run(made, first=0, last=None, workers=2):
-    return list(batches(made, first, made.schedule.steps if last is None else last, workers))
+def run(made, first=0, last=None, num_workers=2):
+    return list(
+        iterate_batches(made, first, made.schedule.steps if last is None else last, num_workers)
+    )
 
 
 def identical(a, b):
@@ -130,52 +137,61 @@ def whole():
     return run(reader())
 
 
-def patches_by_numpy(source, planner, plan, draw):
-    """The grid of patches of one draw."""
-    draws, frontend = plan.draws, planner.frontend
+def patches_by_numpy(source, planner, plan, position):
+    """The grid of patches of one sampled clip."""
+    clips, frontend = plan.clips, planner.frontend
     start, samples, frames = (
-        int(getattr(draws, name)[draw]) for name in ('start', 'samples', 'frames')
+        int(getattr(clips, name)[position]) for name in ('start', 'samples', 'frames')
     )
-    waveform = mixed_by_numpy(source, draws, draw, frontend.kind == 'kaldi')[
+    waveform = mixed_by_numpy(source, clips, position, frontend.kind == 'kaldi')[
         start : start + samples
     ]
-    features = fbank.log_mel(waveform, frontend, int(draws.shift[draw]))
+    features = fbank.log_mel(waveform, frontend, int(clips.shift[position]))
     assert len(features) == frames
     edge = frontend.partial == 'edge'
     if edge:
-        held = int(draws.time_patches[draw]) * frontend.patch_frames
+        held = int(clips.time_patches[position]) * frontend.patch_frames
         features = np.pad(features, ((0, held - frames), (0, 0)), 'edge')
     if planner.spec.time_warp:
         place = np.arange(len(features))
         origin = np.interp(
-            place, [0, draws.warp_to[draw], place[-1]], [0, draws.warp_from[draw], place[-1]]
+            place,
+            [0, clips.warp_to[position], place[-1]],
+            [0, clips.warp_from[position], place[-1]],
         )
         features = np.stack([np.interp(origin, place, band) for band in features.T], axis=1)
     fill = features.mean() if planner.spec.mask_fill == 'mean' else 0
-    for band, width in zip(draws.freq_start[draw], draws.freq_width[draw], strict=True):
+    for band, width in zip(clips.freq_start[position], clips.freq_width[position], strict=True):
         features[:, band : band + width] = fill
-    for frame, width in zip(draws.time_start[draw], draws.time_width[draw], strict=True):
+    for frame, width in zip(clips.time_start[position], clips.time_width[position], strict=True):
         features[frame : frame + width] = fill
     if frontend.partial == 'zero':
         features = np.pad(
-            features, ((0, int(draws.time_patches[draw]) * frontend.patch_frames - frames), (0, 0))
+            features,
+            ((0, int(clips.time_patches[position]) * frontend.patch_frames - frames), (0, 0)),
         )
     features = fbank.normalise(features, frontend)
     return packer.patchify(
-        features, frontend.patch_mels, frontend.patch_frames, int(draws.time_patches[draw]), edge
+        features,
+        frontend.patch_mels,
+        frontend.patch_frames,
+        int(clips.time_patches[position]),
+        edge,
     )
 
 
-def mixed_by_numpy(source, draws, draw, centred):
-    """The whole waveform of a draw, mixed with its partner's as the paper says."""
-    waveform = source.read(int(draws.clip[draw]))
-    if draws.partner[draw] == NO_PARTNER:
+def mixed_by_numpy(source, clips, position, centred):
+    """The whole waveform of a sampled clip, mixed with its partner's as the paper says."""
+    waveform = source.read(int(clips.index[position]))
+    if clips.partner[position] == NO_PARTNER:
         return waveform
-    other = source.read(int(draws.partner[draw]))
+    other = source.read(int(clips.partner[position]))
     if centred:
         waveform, other = waveform - waveform.mean(), other - other.mean()
     other = np.pad(other, (0, max(0, len(waveform) - len(other))))[: len(waveform)]
-    mixed = (draws.weight[draw] * waveform + (1 - draws.weight[draw]) * other).astype(np.float32)
+    mixed = (clips.weight[position] * waveform + (1 - clips.weight[position]) * other).astype(
+        np.float32
+    )
     return mixed - mixed.mean() if centred else mixed
 
 
@@ -189,13 +205,17 @@ def batches_by_numpy(made):
             range(number * shape.rows, min((number + 1) * shape.rows, len(plan.rows)))
         ):
             place = 0
-            for slot, draw in enumerate(plan.rows[row]):
-                clip, columns = plan.draws.clip[draw], int(plan.draws.time_patches[draw])
-                patches = patches_by_numpy(made.source, planner, plan, draw)
+            for slot, position in enumerate(plan.rows[row]):
+                clip, columns = plan.clips.index[position], int(plan.clips.time_patches[position])
+                patches = patches_by_numpy(made.source, planner, plan, position)
                 kept = np.arange(len(patches))
-                if plan.draws.kept[draw] < len(patches):
-                    kept = dropout_choice(
-                        planner.seed, epoch, int(draw), len(patches), int(plan.draws.kept[draw])
+                if plan.clips.tokens[position] < len(patches):
+                    kept = kept_token_indices(
+                        planner.seed,
+                        epoch,
+                        int(position),
+                        len(patches),
+                        int(plan.clips.tokens[position]),
                     )
                 for token in kept:
                     batch.patches[r, place] = patches[token]
@@ -204,7 +224,7 @@ def batches_by_numpy(made):
                     place += 1
                 batch.valid[r, slot], batch.clip_id[r, slot] = True, clip
                 if shape.multi_label:
-                    weight, partner = plan.draws.weight[draw], plan.draws.partner[draw]
+                    weight, partner = plan.clips.weight[position], plan.clips.partner[position]
                     for label in made.targets[clip]:
                         batch.labels[r, slot, label] += weight
                     for label in made.targets[partner] if partner != NO_PARTNER else ():
@@ -222,21 +242,21 @@ CASES = {
     'several labels': {'targets': MULTI},
     'crops and prefixes': {
         'frontend': dataclasses.replace(FRONTEND, max_frames=64),
-        'spec': DrawSpec(shuffle=True, too_long='crop', prefix_frames=32, time_mask=0.5),
+        'spec': SamplingSpec(shuffle=True, too_long='crop', prefix_frames=32, time_mask=0.5),
     },
     'crops, last frames dropped': {
         'frontend': dataclasses.replace(FRONTEND, max_frames=64, partial='floor'),
-        'spec': DrawSpec(shuffle=True, ratios=(1.0, 1.5), too_long='crop', freq_mask=32),
+        'spec': SamplingSpec(shuffle=True, ratios=(1.0, 1.5), too_long='crop', freq_mask=32),
     },
     'mixup and balanced sampling': {
         'targets': MULTI_ALL,
-        'spec': DrawSpec(
+        'spec': SamplingSpec(
             balanced=True, mixup=0.6, too_long='crop', cut_seconds=0.3, token_dropout=0.1
         ),
     },
     'as of a published AST': {
         'frontend': dataclasses.replace(FRONTEND, partial='zero', min_frames=112),
-        'spec': DrawSpec(
+        'spec': SamplingSpec(
             shuffle=True,
             ratios=(1.0, 2.5),
             freq_mask=12,
@@ -252,7 +272,7 @@ CASES = {
         'spec': dataclasses.replace(EPIC_DRAWS, mixup=0.5),
     },
     'masks and warp with the usual frontend': {
-        'spec': DrawSpec(
+        'spec': SamplingSpec(
             shuffle=True,
             ratios=(1.0, 1.2),
             time_warp=0.2,
@@ -263,9 +283,9 @@ CASES = {
             time_mask=0.2,
         ),
     },
-    'evaluation': {'spec': DrawSpec(), 'targets': MULTI},
+    'evaluation': {'spec': SamplingSpec(), 'targets': MULTI},
     'evaluation at twice the shift': {
-        'spec': DrawSpec(ratios=(2.0,)),
+        'spec': SamplingSpec(ratios=(2.0,)),
         'frontend': dataclasses.replace(FRONTEND, mel_bins=16),
     },
 }
@@ -289,10 +309,11 @@ def test_rows_are_those_of_plain_numpy(case):
 
 
 def test_what_prediction_fills_in_is_what_the_graph_gives():
-    made = reader(spec=DrawSpec(), epochs=1)
+    made = reader(spec=SamplingSpec(), epochs=1)
     plan, frontend = made.planner.epoch(0), FRONTEND
     clips = [
-        patches_by_numpy(made.source, made.planner, plan, draw) for draw in range(len(LENGTHS))
+        patches_by_numpy(made.source, made.planner, plan, position)
+        for position in range(len(LENGTHS))
     ]
     rows = [row.tolist() for row in plan.rows]
     for step, batch in enumerate(run(made)):
@@ -326,9 +347,11 @@ def test_a_run_that_starts_at_a_step_sees_what_it_would_have_seen(whole):
     assert identical(run(reader(), 1, 3), whole[1:3])
 
 
-@pytest.mark.parametrize('workers', [1, 7])
-def test_neither_the_number_of_workers_nor_a_slow_disk_changes_anything(whole, workers):
-    assert identical(run(reader(Noise(slow=int(whole[0].clip_id[0, 0]))), workers=workers), whole)
+@pytest.mark.parametrize('num_workers', [1, 7])
+def test_neither_the_number_of_workers_nor_a_slow_disk_changes_anything(whole, num_workers):
+    assert identical(
+        run(reader(Noise(slow=int(whole[0].clip_id[0, 0]))), num_workers=num_workers), whole
+    )
 
 
 def test_hosts_together_read_the_rows_of_one():
@@ -361,7 +384,7 @@ def test_an_error_of_a_read_arrives_as_it_was_raised(whole):
     late = int(whole[1].clip_id[0, 0])  # in the second step
     error, before = DiskError(f'noise{late}.wav: the disk is gone'), []
     with pytest.raises(DiskError) as caught:
-        for batch in batches(reader(Noise(broken=late, error=error)), 0, len(whole), 2):
+        for batch in iterate_batches(reader(Noise(broken=late, error=error)), 0, len(whole), 2):
             before.append(batch)
     assert caught.value is error
     assert identical(before, whole[:1])
@@ -384,7 +407,7 @@ def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(
     the last window holds what is left.
     """
     frontend = dataclasses.replace(EPIC, partial=partial, min_frames=0)
-    made = reader(frontend=frontend, spec=DrawSpec(), epochs=1)
+    made = reader(frontend=frontend, spec=SamplingSpec(), epochs=1)
     found = {}
     for batch in run(made):
         for row, slot in np.argwhere(batch.valid):
@@ -453,11 +476,12 @@ def test_a_row_of_nothing_but_damaged_clips_is_empty():
 
 
 def test_a_clip_whose_partner_cannot_be_decoded_is_left_out_too():
-    spec = DrawSpec(mixup=1.0)
+    spec = SamplingSpec(mixup=1.0)
     made = reader(Broken([3]), spec=spec, targets=MULTI_ALL, epochs=1, on_bad_audio='skip')
-    draws = made.planner.epoch(0).draws
+    sampled = made.planner.epoch(0).clips
     clips = np.concatenate([batch.clip_id[batch.valid] for batch in run(made)])
     assert (
-        sorted(clips.tolist()) == np.flatnonzero((draws.partner != 3) & (draws.clip != 3)).tolist()
+        sorted(clips.tolist())
+        == np.flatnonzero((sampled.partner != 3) & (sampled.index != 3)).tolist()
     )
     assert set(made.skipped) == {3}

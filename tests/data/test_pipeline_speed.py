@@ -18,7 +18,7 @@ os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before TensorFlow cou
 import numpy as np, soundfile
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.data import pipeline
-from elastic_ast_jax.data.sampling import DrawSpec
+from elastic_ast_jax.data.sampling import SamplingSpec
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.sources.base import FileClip, FileSource
 from elastic_ast_jax.audio.frontend import FrontendSpec
@@ -30,15 +30,15 @@ for i in range(clips):
 names = [f'{i}.wav' for i in range(clips)]
 files = [FileClip(f'{folder}/{name}', name, None, None, ('a',), '') for name in names]
 source = FileSource(files, rate, None)
-draws = DrawSpec(shuffle=True, freq_mask=48, time_mask=0.1875)
-planner = Planner(source.keys, source.samples, FrontendSpec(sample_rate=rate), draws, 0, 2016, 8)
+spec = SamplingSpec(shuffle=True, freq_mask=48, time_mask=0.1875)
+planner = Planner(source.keys, source.samples, FrontendSpec(sample_rate=rate), spec, 0, 2016, 8)
 schedule = Schedule((len(planner.epoch(0).rows),), 4)
 shape = BatchShape(4, 2016, 8, 256, 1)
 reader = pipeline.RowReader(source, [(0,)] * clips, planner, schedule, shape)
 speeds = []
 for _ in range(repeats + 1):  # the first warms up
     start = time.perf_counter()
-    batches = pipeline.batches(reader, 0, schedule.steps, workers=1)
+    batches = pipeline.iterate_batches(reader, 0, schedule.steps, num_workers=1)
     count = sum(int(batch.valid.sum()) for batch in batches)
     assert count == clips
     speeds.append(clips * seconds / (time.perf_counter() - start))

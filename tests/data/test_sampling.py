@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens
 from elastic_ast_jax.data.sampling import (
     NO_PARTNER,
-    Draws,
-    DrawSpec,
+    SampledClips,
+    SamplingSpec,
     balanced_weights,
-    draw,
-    dropout_choice,
+    kept_token_indices,
+    sample_epoch,
     warped_frames,
 )
 from elastic_ast_jax.utils import philox
@@ -24,7 +24,7 @@ from elastic_ast_jax.utils.philox import Stream
 FRONTEND = FrontendSpec()
 RATE = FRONTEND.sample_rate
 RATIOS = tuple(round(1 + 0.2 * i, 1) for i in range(16))
-EVERYTHING = DrawSpec(
+EVERYTHING = SamplingSpec(
     shuffle=True,
     ratios=RATIOS,
     prefix_frames=384,
@@ -37,7 +37,7 @@ EVERYTHING = DrawSpec(
 )
 # From a few samples to longer than the frontend's 1024 frames.
 SAMPLES = np.random.default_rng(0).integers(10, 20 * RATE, 2000)
-FIELDS = [field.name for field in dataclasses.fields(Draws)]
+FIELDS = [field.name for field in dataclasses.fields(SampledClips)]
 
 
 def equal(a, b, but=()):
@@ -47,13 +47,13 @@ def equal(a, b, but=()):
 
 
 def test_draws_are_a_function_of_seed_and_epoch():
-    first = draw(SAMPLES, FRONTEND, EVERYTHING, seed=3, epoch=5)
-    draw(SAMPLES, FRONTEND, EVERYTHING, seed=4, epoch=6)  # leaves no trace
-    assert equal(first, draw(SAMPLES.copy(), FRONTEND, EVERYTHING, seed=3, epoch=5))
+    first = sample_epoch(SAMPLES, FRONTEND, EVERYTHING, seed=3, epoch=5)
+    sample_epoch(SAMPLES, FRONTEND, EVERYTHING, seed=4, epoch=6)  # leaves no trace
+    assert equal(first, sample_epoch(SAMPLES.copy(), FRONTEND, EVERYTHING, seed=3, epoch=5))
     for seed, epoch in ((3, 6), (4, 5)):
-        other = draw(SAMPLES, FRONTEND, EVERYTHING, seed, epoch)
+        other = sample_epoch(SAMPLES, FRONTEND, EVERYTHING, seed, epoch)
         for name in (
-            'clip',
+            'index',
             'shift',
             'frames',
             'start',
@@ -67,29 +67,29 @@ def test_draws_are_a_function_of_seed_and_epoch():
 
 def test_an_epoch_draws_every_clip_once():
     for epoch in range(3):
-        clips = draw(SAMPLES, FRONTEND, EVERYTHING, 0, epoch).clip
+        clips = sample_epoch(SAMPLES, FRONTEND, EVERYTHING, 0, epoch).index
         assert np.array_equal(np.sort(clips), np.arange(len(SAMPLES)))
         assert np.abs(np.corrcoef(clips, np.arange(len(clips)))[0, 1]) < 0.1
 
 
 def test_the_defaults_draw_nothing():
     samples = np.minimum(SAMPLES, 10 * RATE)
-    draws = draw(samples, FRONTEND, DrawSpec(), seed=1, epoch=2)
-    assert np.array_equal(draws.clip, np.arange(len(samples)))
+    clips = sample_epoch(samples, FRONTEND, SamplingSpec(), seed=1, epoch=2)
+    assert np.array_equal(clips.index, np.arange(len(samples)))
     assert np.array_equal(
-        draws.samples, np.minimum(samples, FRONTEND.samples_for(draws.frames, 160))
+        clips.samples, np.minimum(samples, FRONTEND.samples_for(clips.frames, 160))
     )
-    assert np.array_equal(draws.frames, FRONTEND.frames(samples, 160))
-    assert np.array_equal(draws.kept, FRONTEND.tokens(draws.frames))
-    assert (draws.shift == 160).all()
-    assert draws.cropped == 0
-    assert not any(getattr(draws, name).any() for name in ('start', 'freq_width', 'time_width'))
+    assert np.array_equal(clips.frames, FRONTEND.frames(samples, 160))
+    assert np.array_equal(clips.tokens, FRONTEND.tokens(clips.frames))
+    assert (clips.shift == 160).all()
+    assert clips.cropped == 0
+    assert not any(getattr(clips, name).any() for name in ('start', 'freq_width', 'time_width'))
 
 
 @pytest.mark.parametrize(
     'field, value, changes',
     [
-        ('token_dropout', 0.0, {'kept'}),
+        ('token_dropout', 0.0, {'tokens'}),
         ('freq_mask', 0, {'freq_start', 'freq_width'}),
         ('time_mask', 0.0, {'time_start', 'time_width'}),
         ('time_warp', 0.0, {'warp_from', 'warp_to'}),
@@ -97,15 +97,17 @@ def test_the_defaults_draw_nothing():
     ],
 )
 def test_leaving_one_thing_out_changes_nothing_else(field, value, changes):
-    whole = draw(SAMPLES, FRONTEND, EVERYTHING, 0, 0)
-    without = draw(SAMPLES, FRONTEND, dataclasses.replace(EVERYTHING, **{field: value}), 0, 0)
+    whole = sample_epoch(SAMPLES, FRONTEND, EVERYTHING, 0, 0)
+    without = sample_epoch(
+        SAMPLES, FRONTEND, dataclasses.replace(EVERYTHING, **{field: value}), 0, 0
+    )
     assert equal(whole, without, but=changes)
     assert not any(np.array_equal(getattr(whole, name), getattr(without, name)) for name in changes)
 
 
 def test_ratios_are_equally_likely():
-    draws = draw(np.full(16_000, RATE), FRONTEND, DrawSpec(ratios=RATIOS), 0, 0)
-    shifts, counts = np.unique(draws.shift, return_counts=True)
+    clips = sample_epoch(np.full(16_000, RATE), FRONTEND, SamplingSpec(ratios=RATIOS), 0, 0)
+    shifts, counts = np.unique(clips.shift, return_counts=True)
     assert shifts.tolist() == [FRONTEND.shift(ratio) for ratio in RATIOS]
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000 * 15 / 16)  # standard deviations
 
@@ -133,37 +135,37 @@ def test_ratios_are_equally_likely():
 def test_draws_stay_in_their_bounds(samples, partial, fields, epoch):
     frontend, spec = (
         dataclasses.replace(FRONTEND, partial=partial),
-        DrawSpec(too_long='crop', **fields),
+        SamplingSpec(too_long='crop', **fields),
     )
-    draws = draw(np.array(samples), frontend, spec, 0, epoch)
-    whole = np.array(samples)[draws.clip]
+    clips = sample_epoch(np.array(samples), frontend, spec, 0, epoch)
+    whole = np.array(samples)[clips.index]
     # The part that is used lies within the clip and gives just these frames.
-    assert (draws.start >= 0).all() and (draws.samples >= 1).all()
-    assert (draws.start + draws.samples <= whole).all()
-    assert np.array_equal(frontend.frames(draws.samples, draws.shift), draws.frames)
-    assert (draws.frames >= 1).all() and (draws.frames <= frontend.max_frames).all()
-    assert np.array_equal(draws.time_patches, frontend.time_patches(draws.frames))
-    assert (draws.time_patches <= frontend.max_time_patches).all()
+    assert (clips.start >= 0).all() and (clips.samples >= 1).all()
+    assert (clips.start + clips.samples <= whole).all()
+    assert np.array_equal(frontend.frames(clips.samples, clips.shift), clips.frames)
+    assert (clips.frames >= 1).all() and (clips.frames <= frontend.max_frames).all()
+    assert np.array_equal(clips.time_patches, frontend.time_patches(clips.frames))
+    assert (clips.time_patches <= frontend.max_time_patches).all()
     if partial == 'floor':
-        assert ((draws.frames % frontend.patch_frames == 0) | (draws.time_patches == 1)).all()
+        assert ((clips.frames % frontend.patch_frames == 0) | (clips.time_patches == 1)).all()
     assert np.array_equal(
-        draws.kept, kept_tokens(frontend.tokens(draws.frames), spec.token_dropout)
+        clips.tokens, kept_tokens(frontend.tokens(clips.frames), spec.token_dropout)
     )
-    assert (draws.frames <= (spec.max_frames or frontend.max_frames)).all()
+    assert (clips.frames <= (spec.max_frames or frontend.max_frames)).all()
     # Masks are narrower than their limit and lie within the clip.
-    assert (draws.freq_start >= 0).all() and (draws.freq_width >= 0).all()
-    assert (draws.freq_width < max(spec.freq_mask, 1)).all()
-    assert (draws.freq_start + draws.freq_width <= frontend.mel_bins).all()
-    assert (draws.time_start >= 0).all() and (draws.time_width >= 0).all()
-    assert (draws.time_width < np.maximum(1, spec.time_mask * draws.frames[:, None])).all()
-    assert (draws.time_start + draws.time_width <= draws.frames[:, None]).all()
+    assert (clips.freq_start >= 0).all() and (clips.freq_width >= 0).all()
+    assert (clips.freq_width < max(spec.freq_mask, 1)).all()
+    assert (clips.freq_start + clips.freq_width <= frontend.mel_bins).all()
+    assert (clips.time_start >= 0).all() and (clips.time_width >= 0).all()
+    assert (clips.time_width < np.maximum(1, spec.time_mask * clips.frames[:, None])).all()
+    assert (clips.time_start + clips.time_width <= clips.frames[:, None]).all()
     # What is warped moves by less than its limit and stays within the clip; first and last frame
     # stay.
     assert (
-        np.abs(draws.warp_to - draws.warp_from) < np.maximum(1, spec.time_warp * draws.frames)
+        np.abs(clips.warp_to - clips.warp_from) < np.maximum(1, spec.time_warp * clips.frames)
     ).all()
-    for place in (draws.warp_from, draws.warp_to):
-        assert (place >= 0).all() and (place < draws.frames).all()
+    for place in (clips.warp_from, clips.warp_to):
+        assert (place >= 0).all() and (place < clips.frames).all()
 
 
 def test_masks_follow_their_formula():
@@ -171,10 +173,10 @@ def test_masks_follow_their_formula():
 
     both numbers are truncated, the start of what the untruncated width leaves.
     """
-    draws = draw(SAMPLES, FRONTEND, EVERYTHING, 0, 4)
+    clips = sample_epoch(SAMPLES, FRONTEND, EVERYTHING, 0, 4)
     for axis, limit, size in (
         ('freq', 48, np.full(len(SAMPLES), 128)),
-        ('time', np.floor(0.1875 * draws.frames), draws.frames),
+        ('time', np.floor(0.1875 * clips.frames), clips.frames),
     ):
         words = [
             philox.words(0, 4, Stream[f'{axis.upper()}_{part}'], len(SAMPLES))
@@ -182,9 +184,9 @@ def test_masks_follow_their_formula():
         ]
         width = philox.uniform(words[0]) * limit
         start = philox.uniform(words[1]) * (size - width)
-        assert getattr(draws, f'{axis}_width')[:, 0].tolist() == [int(x) for x in width]
-        assert getattr(draws, f'{axis}_start')[:, 0].tolist() == [int(x) for x in start]
-    assert draws.freq_width.max() == 47
+        assert getattr(clips, f'{axis}_width')[:, 0].tolist() == [int(x) for x in width]
+        assert getattr(clips, f'{axis}_start')[:, 0].tolist() == [int(x) for x in start]
+    assert clips.freq_width.max() == 47
 
 
 @pytest.mark.parametrize('prefix, shortest', [(384, 384), (100, 96), (8, 16)])
@@ -192,63 +194,65 @@ def test_prefixes_are_whole_patches_of_random_length_from_the_beginning(prefix, 
     samples = np.concatenate(
         [np.full(3000, 8 * RATE), np.full(100, RATE // 25)]
     )  # 798 frames, and 2
-    draws = draw(samples, FRONTEND, DrawSpec(prefix_frames=prefix), 0, 0)
-    long = draws.frames[:3000]
+    clips = sample_epoch(samples, FRONTEND, SamplingSpec(prefix_frames=prefix), 0, 0)
+    long = clips.frames[:3000]
     assert not (long % 16).any()
     assert np.unique(long).tolist() == list(range(shortest, 798, 16))
-    assert not draws.start.any()
-    assert np.array_equal(draws.samples[:3000], FRONTEND.samples_for(long, 160))
-    assert (draws.frames[3000:] == 2).all() and (
-        draws.samples[3000:] == 560
+    assert not clips.start.any()
+    assert np.array_equal(clips.samples[:3000], FRONTEND.samples_for(long, 160))
+    assert (clips.frames[3000:] == 2).all() and (
+        clips.samples[3000:] == 560
     ).all()  # short clips keep all their frames
 
 
 def test_a_long_clip_is_cropped_at_random_in_training_and_at_its_start_otherwise():
     samples = np.array([RATE, 20 * RATE] * 500)
     for shuffle in (True, False):
-        draws = draw(samples, FRONTEND, DrawSpec(shuffle=shuffle, too_long='crop'), 0, 0)
-        long = samples[draws.clip] > RATE
-        assert draws.cropped == 500
-        assert (draws.frames[long] == 1024).all() and (
-            draws.samples[long] == FRONTEND.samples_for(1024, 160)
+        clips = sample_epoch(
+            samples, FRONTEND, SamplingSpec(shuffle=shuffle, too_long='crop'), 0, 0
+        )
+        long = samples[clips.index] > RATE
+        assert clips.cropped == 500
+        assert (clips.frames[long] == 1024).all() and (
+            clips.samples[long] == FRONTEND.samples_for(1024, 160)
         ).all()
-        assert (draws.frames[~long] == 98).all() and not draws.start[~long].any()
+        assert (clips.frames[~long] == 98).all() and not clips.start[~long].any()
         slack = 20 * RATE - FRONTEND.samples_for(1024, 160)
         if shuffle:
             assert (
-                draws.start[long].min() < 0.05 * slack
-                and 0.95 * slack < draws.start[long].max() <= slack
+                clips.start[long].min() < 0.05 * slack
+                and 0.95 * slack < clips.start[long].max() <= slack
             )
         else:
-            assert not draws.start.any()
+            assert not clips.start.any()
 
 
 def test_a_crop_starts_anywhere_from_the_first_to_the_last_sample_that_leaves_enough():
     samples = np.full(5000, FRONTEND.samples_for(1025, 160))  # 160 samples, one frame, too many
-    draws = draw(samples, FRONTEND, DrawSpec(shuffle=True, too_long='crop'), 0, 0)
-    assert np.unique(draws.start).tolist() == list(range(161))
+    clips = sample_epoch(samples, FRONTEND, SamplingSpec(shuffle=True, too_long='crop'), 0, 0)
+    assert np.unique(clips.start).tolist() == list(range(161))
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 10**6))
 def test_token_dropout_keeps_this_many_tokens_in_order(tokens, kept, position):
     kept = min(kept, tokens)
-    chosen = dropout_choice(0, 0, position, tokens, kept)
+    chosen = kept_token_indices(0, 0, position, tokens, kept)
     assert len(chosen) == kept
     assert (np.diff(chosen) > 0).all()
     assert chosen[0] >= 0 and chosen[-1] < tokens
-    assert np.array_equal(chosen, dropout_choice(0, 0, position, tokens, kept))
+    assert np.array_equal(chosen, kept_token_indices(0, 0, position, tokens, kept))
 
 
 def test_token_dropout_treats_tokens_alike():
     counts = np.zeros(20)
     for position in range(2000):
-        counts[dropout_choice(0, 0, position, 20, 18)] += 1
+        counts[kept_token_indices(0, 0, position, 20, 18)] += 1
     assert np.abs(counts - 1800).max() < 5 * np.sqrt(2000 * 0.9 * 0.1)  # standard deviations
 
 
 def test_more_masks_leave_the_first_as_it_is():
-    one = draw(SAMPLES, FRONTEND, EVERYTHING, 0, 0)
-    more = draw(
+    one = sample_epoch(SAMPLES, FRONTEND, EVERYTHING, 0, 0)
+    more = sample_epoch(
         SAMPLES, FRONTEND, dataclasses.replace(EVERYTHING, freq_masks=2, time_masks=3), 0, 0
     )
     assert more.freq_start.shape == (len(SAMPLES), 2) and more.time_width.shape == (len(SAMPLES), 3)
@@ -261,12 +265,12 @@ def test_more_masks_leave_the_first_as_it_is():
 
 def test_a_cut_is_of_any_length_from_the_shortest_on_and_anywhere():
     samples = np.array([3 * RATE, RATE] * 3000)
-    draws = draw(samples, FRONTEND, DrawSpec(cut_seconds=2.0), 0, 0)
+    clips = sample_epoch(samples, FRONTEND, SamplingSpec(cut_seconds=2.0), 0, 0)
     long = samples > 2 * RATE
     assert (
-        not draws.start[~long].any() and (draws.frames[~long] == FRONTEND.frames(RATE, 160)).all()
+        not clips.start[~long].any() and (clips.frames[~long] == FRONTEND.frames(RATE, 160)).all()
     )
-    frames, start = draws.frames[long], draws.start[long]
+    frames, start = clips.frames[long], clips.start[long]
     assert frames.min() == FRONTEND.frames(2 * RATE, 160) and frames.max() > 0.99 * FRONTEND.frames(
         3 * RATE, 160
     )
@@ -274,27 +278,29 @@ def test_a_cut_is_of_any_length_from_the_shortest_on_and_anywhere():
         scipy.stats.kstest(frames, scipy.stats.uniform(frames.min(), np.ptp(frames)).cdf).pvalue
         > 1e-3
     )
-    left = 3 * RATE - draws.samples[long]  # up to a frame shift more than the cut leaves
+    left = 3 * RATE - clips.samples[long]  # up to a frame shift more than the cut leaves
     assert (start <= left).all() and scipy.stats.kstest(start / left, 'uniform').statistic < 0.05
 
 
 def test_cutting_to_frames_takes_the_beginning():
-    draws = draw(SAMPLES, FRONTEND, DrawSpec(max_frames=100, too_long='error'), 0, 0)
-    assert np.array_equal(draws.frames, np.minimum(100, FRONTEND.frames(SAMPLES, 160)))
-    assert not draws.start.any() and draws.cropped == 0
+    clips = sample_epoch(SAMPLES, FRONTEND, SamplingSpec(max_frames=100, too_long='error'), 0, 0)
+    assert np.array_equal(clips.frames, np.minimum(100, FRONTEND.frames(SAMPLES, 160)))
+    assert not clips.start.any() and clips.cropped == 0
 
 
 # Mixup and balanced sampling
 
 
 def test_mixup_takes_its_share_any_partner_and_weights_of_a_beta_distribution():
-    draws = draw(np.full(20_000, RATE), FRONTEND, DrawSpec(mixup=0.5, mixup_beta=10.0), 1, 2)
-    mixed = draws.partner != NO_PARTNER
+    clips = sample_epoch(
+        np.full(20_000, RATE), FRONTEND, SamplingSpec(mixup=0.5, mixup_beta=10.0), 1, 2
+    )
+    mixed = clips.partner != NO_PARTNER
     assert abs(mixed.mean() - 0.5) < 5 * np.sqrt(0.25 / 20_000)
-    assert (draws.weight[~mixed] == 1).all()
-    assert scipy.stats.kstest(draws.weight[mixed], scipy.stats.beta(10, 10).cdf).pvalue > 1e-3
+    assert (clips.weight[~mixed] == 1).all()
+    assert scipy.stats.kstest(clips.weight[mixed], scipy.stats.beta(10, 10).cdf).pvalue > 1e-3
     assert (
-        scipy.stats.kstest(draws.partner[mixed], scipy.stats.uniform(0, 20_000).cdf).pvalue > 1e-3
+        scipy.stats.kstest(clips.partner[mixed], scipy.stats.uniform(0, 20_000).cdf).pvalue > 1e-3
     )
 
 
@@ -306,24 +312,30 @@ def test_balanced_weights_are_asts():
 
 def test_balanced_sampling_draws_by_weight_with_replacement():
     targets = [(0,)] * 9000 + [(1,)] * 1000
-    spec = DrawSpec(balanced=True)
-    clips = draw(np.full(10_000, RATE), FRONTEND, spec, 0, 0, balanced_weights(targets)).clip
+    spec = SamplingSpec(balanced=True)
+    clips = sample_epoch(
+        np.full(10_000, RATE), FRONTEND, spec, 0, 0, balanced_weights(targets)
+    ).index
     assert abs((clips >= 9000).mean() - 0.5) < 5 * np.sqrt(0.25 / 10_000)  # both classes alike
     assert len(np.unique(clips)) < 10_000
     assert np.array_equal(
-        clips, draw(np.full(10_000, RATE), FRONTEND, spec, 0, 0, balanced_weights(targets)).clip
+        clips,
+        sample_epoch(np.full(10_000, RATE), FRONTEND, spec, 0, 0, balanced_weights(targets)).index,
     )
     assert not np.array_equal(
-        clips, draw(np.full(10_000, RATE), FRONTEND, spec, 0, 1, balanced_weights(targets)).clip
+        clips,
+        sample_epoch(np.full(10_000, RATE), FRONTEND, spec, 0, 1, balanced_weights(targets)).index,
     )
 
 
 def test_balanced_sampling_takes_only_what_has_weight():
     weights = np.array([0.0, 1.0, 0.0, 3.0, 0.0])
-    clips = draw(np.full(5, RATE), FRONTEND, DrawSpec(balanced=True), 0, 0, weights).clip
+    clips = sample_epoch(
+        np.full(5, RATE), FRONTEND, SamplingSpec(balanced=True), 0, 0, weights
+    ).index
     assert set(clips) <= {1, 3}
     with pytest.raises(ValueError, match='balanced draws need weights'):
-        draw(np.full(5, RATE), FRONTEND, DrawSpec(balanced=True), 0, 0)
+        sample_epoch(np.full(5, RATE), FRONTEND, SamplingSpec(balanced=True), 0, 0)
 
 
 # Time warp
@@ -339,11 +351,15 @@ def test_a_warp_moves_its_frame_keeps_the_ends_and_is_linear_between():
 
 @given(st.integers(1, 300), st.integers(0, 10**6))
 def test_no_warp_leaves_a_clip(frames, seed):
-    draws = draw(
-        np.array([FRONTEND.samples_for(frames, 160)]), FRONTEND, DrawSpec(time_warp=0.5), seed, 0
+    clips = sample_epoch(
+        np.array([FRONTEND.samples_for(frames, 160)]),
+        FRONTEND,
+        SamplingSpec(time_warp=0.5),
+        seed,
+        0,
     )
-    assert draws.frames[0] == frames
-    before, part = warped_frames(frames, float(draws.warp_from[0]), float(draws.warp_to[0]))
+    assert clips.frames[0] == frames
+    before, part = warped_frames(frames, float(clips.warp_from[0]), float(clips.warp_to[0]))
     assert len(before) == len(part) == frames
     assert (
         (part >= 0).all()
@@ -374,4 +390,4 @@ def test_without_a_warp_frames_stay():
 )
 def test_a_spec_that_cannot_be_drawn_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
-        DrawSpec(**{field: value})
+        SamplingSpec(**{field: value})

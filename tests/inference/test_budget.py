@@ -18,8 +18,8 @@ from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.data import pipeline
 from elastic_ast_jax.data.epoch_plan import Planner
-from elastic_ast_jax.data.sampling import DrawSpec
-from elastic_ast_jax.data.splits import schedule
+from elastic_ast_jax.data.sampling import SamplingSpec
+from elastic_ast_jax.data.splits import make_schedule
 from elastic_ast_jax.evaluation import latency
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.inference.predictor import Predictor
@@ -78,13 +78,13 @@ class Noise:
 def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
     frontend = LIBROSA if partial == 'librosa' else dataclasses.replace(KALDI, partial=partial)
     source, shape = Noise(), BatchShape(2, 100, 4, frontend.patch_size, 1)
-    spec = DrawSpec(ratios=(reduction.ratio,), too_long='crop', reduction=reduction)
+    spec = SamplingSpec(ratios=(reduction.ratio,), too_long='crop', reduction=reduction)
     planner = Planner(source.keys, source.samples, frontend, spec, 0, shape.tokens, shape.slots)
     reader = pipeline.RowReader(
-        source, [(0,)] * len(LENGTHS), planner, schedule(planner, 2, 1), shape
+        source, [(0,)] * len(LENGTHS), planner, make_schedule(planner, 2, 1), shape
     )
     seen = set()
-    for batch in pipeline.batches(reader, 0, reader.schedule.steps, 1):
+    for batch in pipeline.iterate_batches(reader, 0, reader.schedule.steps, 1):
         for row, slot in zip(*np.nonzero(batch.valid), strict=True):
             number = int(batch.clip_id[row, slot])
             seen.add(number)

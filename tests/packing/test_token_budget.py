@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.data.epoch_plan import PlanError, Planner
-from elastic_ast_jax.data.sampling import DrawSpec, draw
+from elastic_ast_jax.data.sampling import SamplingSpec, sample_epoch
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import (
     BudgetError,
@@ -56,10 +56,10 @@ REDUCTIONS = st.builds(
 def drawn(
     samples: list[int], frontend: FrontendSpec, reduction: TokenReduction | None, ratio: float = 1.0
 ):
-    spec = DrawSpec(
+    spec = SamplingSpec(
         ratios=(reduction.ratio if reduction else ratio,), too_long='crop', reduction=reduction
     )
-    return draw(np.array(samples), frontend, spec, 0, 0)
+    return sample_epoch(np.array(samples), frontend, spec, 0, 0)
 
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=20), FRONTENDS, REDUCTIONS)
@@ -68,8 +68,8 @@ def test_no_clip_has_more_and_one_that_has_no_more_keeps_all(samples, frontend, 
         drawn(samples, frontend, reduction),
         drawn(samples, frontend, None, reduction.ratio),
     )
-    assert (found.kept <= reduction.tokens).all()
-    fits = whole.kept <= reduction.tokens
+    assert (found.tokens <= reduction.tokens).all()
+    fits = whole.tokens <= reduction.tokens
     for field in dataclasses.fields(found):
         if field.name != 'cropped':
             np.testing.assert_array_equal(
@@ -81,8 +81,8 @@ def test_no_clip_has_more_and_one_that_has_no_more_keeps_all(samples, frontend, 
         if reduction.method == 'drop'
         else reduction.tokens // frontend.mel_patches * frontend.mel_patches
     )
-    assert (found.kept[~fits] == most).all()
-    for columns, kept in zip(found.time_patches, found.kept, strict=True):
+    assert (found.tokens[~fits] == most).all()
+    for columns, kept in zip(found.time_patches, found.tokens, strict=True):
         chosen = reduction.choice(int(columns), frontend)
         count = columns * frontend.mel_patches if chosen is None else len(chosen)
         assert count == kept
@@ -128,23 +128,25 @@ def test_a_cut_clip_is_read_no_further_than_it_is_heard():
 
 def test_a_row_need_hold_no_more_than_the_budget():
     def planner(reduction):
-        return Planner(['a.wav'], np.array([8000]), KALDI, DrawSpec(reduction=reduction), 0, 24, 4)
+        return Planner(
+            ['a.wav'], np.array([8000]), KALDI, SamplingSpec(reduction=reduction), 0, 24, 4
+        )
 
     with pytest.raises(PlanError, match=r'packing\.tokens=24'):
         planner(None)
     for how in ('crop', 'drop'):
         plan = planner(TokenReduction(24, method=how)).epoch(0)
-        assert plan.draws.kept == [24]
+        assert plan.clips.tokens == [24]
 
 
 def test_what_training_draws_has_no_saving():
-    """A plan's fingerprint, which stored runs have, is made of the text of what is drawn."""
-    assert 'reduction' not in repr(DrawSpec())
+    """A plan's fingerprint, which stored runs have, has no field for the reduction."""
+    assert 'reduction' not in SamplingSpec().hash_values()
     for spec in ({'token_dropout': 0.1}, {'ratios': (2.0,)}, {'ratios': (1.0, 1.5)}):
         with pytest.raises(
             ValueError, match='goes with its own ratio alone, and without token_dropout'
         ):
-            DrawSpec(reduction=TokenReduction(8), **spec)
+            SamplingSpec(reduction=TokenReduction(8), **spec)
 
 
 @pytest.mark.parametrize('values', [(0,), (8, 0.5), (8, math.inf), (8, math.nan)])

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from elastic_ast_jax.data.prepare.builder import ClipBuilder, what_goes_where
-from elastic_ast_jax.data.prepare.lists import YOUTUBE_ID, Clips, Layout, Problems, recordings
+from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
+from elastic_ast_jax.data.prepare.lists import YOUTUBE_ID, Clips, Layout, Problems, find_recordings
 from elastic_ast_jax.data.sources import audioset_json
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.csv_files import read
+from elastic_ast_jax.data.sources.text_files import read_text
 
 __all__ = ['Audioset']
 
@@ -42,10 +42,10 @@ class Audioset(ClipBuilder, skip_registration=True):
     YTID_START_END.wav, in seconds or ms
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = manual_instructions(__doc__)
     name = 'audioset'
     SPLITS = tuple(_LISTS)
-    SEVERAL = True
+    MULTI_LABEL = True
 
     def layout(self, folder: Path) -> Layout:
         names = audioset_json.classes(folder / 'class_labels_indices.csv')
@@ -58,10 +58,10 @@ class Audioset(ClipBuilder, skip_registration=True):
 def _clips(folder: Path, listed: str, names: dict[str, str]) -> Clips:
     path, audio = folder / f'{listed}.csv', folder / 'audio' / listed
     there: dict[str, list[tuple[str, str]]] = {}
-    for (video, start), file in recordings(audio, _video).items():
+    for (video, start), file in find_recordings(audio, _video).items():
         there.setdefault(video, []).append((start, file))
     clips, problems = Clips(), Problems(path)
-    for number, line in enumerate(read(path, 'list', '.csv').splitlines(), 1):
+    for number, line in enumerate(read_text(path, 'list', '.csv').splitlines(), 1):
         if not line.strip() or line.startswith('#'):
             continue
         match = _LINE.fullmatch(line.strip())

@@ -17,10 +17,10 @@ from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import counted
 
-__all__ = ['beam', 'locked', 'pipeline', 'run']
+__all__ = ['import_beam', 'locked', 'make_pipeline', 'run_pipeline']
 
 
-def beam() -> Any:
+def import_beam() -> Any:
     """Apache Beam, imported without its notes on what of it is not installed.
 
     Raises:
@@ -41,7 +41,7 @@ def beam() -> Any:
     return apache_beam
 
 
-def pipeline(given: Sequence[str] = ()) -> Any:
+def make_pipeline(given: Sequence[str] = ()) -> Any:
     """An empty pipeline.
 
     Args:
@@ -51,7 +51,7 @@ def pipeline(given: Sequence[str] = ()) -> Any:
         DataError: Beam is not installed, or not what the runner takes, does not know a key, or does
         not take a value.
     """
-    beam()
+    import_beam()
     from apache_beam import Pipeline
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
     from apache_beam.runners import create_runner
@@ -123,7 +123,7 @@ def _check_client(runner: Any) -> None:
         ) from error
 
 
-def run(found: Any, transforms: Mapping[str, Any], folder: Path, total: int) -> None:
+def run_pipeline(found: Any, transforms: Mapping[str, Any], folder: Path, total: int) -> None:
     """Runs transforms in a pipeline, and says how many records of shards there are meanwhile.
 
     What is written stays if it fails.

@@ -23,17 +23,17 @@ import tensorflow_datasets as tfds
 from elastic_ast_jax.data.prepare import beam as prepare_beam
 from elastic_ast_jax.data.prepare import index, shards, skipped
 from elastic_ast_jax.data.prepare.lists import Layout
-from elastic_ast_jax.data.prepare.shards import Form, Record, Shard
+from elastic_ast_jax.data.prepare.shards import ClipFormat, Shard, ShardRecord
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.text import counted
 
-__all__ = ['ClipBuilder', 'what_goes_where']
+__all__ = ['ClipBuilder', 'manual_instructions']
 
 _ANEW = 'choose another folder with --out, or remove this one and prepare anew'
 
 
-def what_goes_where(docstring: str | None) -> str:
+def manual_instructions(docstring: str | None) -> str:
     """The last paragraph of a builder's docstring, which `elastic-ast prepare` shows if something
     is missing.
     """
@@ -61,8 +61,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version('1.0.0')
     SPLITS: tuple[str, ...] = ()
-    RATE = 16000
-    SEVERAL = False
+    SAMPLE_RATE = 16000
+    MULTI_LABEL = False
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     f'{self.data_dir}: is no whole data set: choose another folder with --out, or'
                     ' remove this one'
                 )
-            self._pipeline = prepare_beam.pipeline(options)
+            self._pipeline = prepare_beam.make_pipeline(options)
             for left in self._root.glob(
                 f'incomplete.*_{self.version}'
             ):  # of a process that was killed
@@ -144,9 +144,10 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f' {missing[0]}: choose others with --splits=SPLIT,..., another folder with --out,'
                 ' or remove this one and prepare all'
             )
-        if about['sample_rate'] != self.RATE:
+        if about['sample_rate'] != self.SAMPLE_RATE:
             raise DataError(
-                f'{self.data_dir}: is prepared at {about["sample_rate"]} Hz, not at {self.RATE}:'
+                f'{self.data_dir}: is prepared at {about["sample_rate"]} Hz, not at'
+                f' {self.SAMPLE_RATE}:'
                 f' {_ANEW}'
             )
         lost = sum(
@@ -183,7 +184,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def classes(self) -> tuple[str, ...]:
         """Names of all classes, once the data set is prepared."""
         label = self.info.features['label']
-        return tuple((label.feature if self.SEVERAL else label).names)
+        return tuple((label.feature if self.MULTI_LABEL else label).names)
 
     def layout(self, folder: Path) -> Layout:
         """Classes and clips, from what the owners of the data set hand out.
@@ -198,8 +199,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=type(self).__doc__,
-            features=shards.features(Form(self.RATE, (), self.SEVERAL)),
-            metadata=tfds.core.MetadataDict(sample_rate=self.RATE, key='key'),
+            features=shards.features(ClipFormat(self.SAMPLE_RATE, (), self.MULTI_LABEL)),
+            metadata=tfds.core.MetadataDict(sample_rate=self.SAMPLE_RATE, key='key'),
         )
 
     def _source(self, dl_manager: Any) -> Path:
@@ -209,19 +210,19 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _plan(self, dl_manager: Any) -> None:
         """Reads the lists and deals the clips to shards."""
         layout = self.layout(self._source(dl_manager))
-        self._form = Form(self.RATE, layout.classes, self.SEVERAL)
+        self._form = ClipFormat(self.SAMPLE_RATE, layout.classes, self.MULTI_LABEL)
         self._splits = {
-            split: shards.shards(self._unfinished, split, clips)
+            split: shards.assign_shards(self._unfinished, split, clips)
             for split, clips in self._chosen(layout)
         }
         self.info.metadata['lists'] = {split: layout.stamp(split) for split in self._splits}
         label = self.info.features['label']
-        (label.feature if self.SEVERAL else label).names = list(layout.classes)
+        (label.feature if self.MULTI_LABEL else label).names = list(layout.classes)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         """Beam transforms that write the shards of each split that are not there yet."""
         todo = {
-            split: [shard for shard in found if shards.record(shard, self._form) is None]
+            split: [shard for shard in found if shards.load_record(shard, self._form) is None]
             for split, found in self._splits.items()
         }
         return {split: self._generate_examples(found) for split, found in todo.items() if found}
@@ -232,13 +233,13 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Only their paths travel with the pipeline, since some runners limit its size.
         """
         for shard in todo:
-            shards.save(shard)
+            shards.write_list(shard)
         paths = [shard.path for shard in todo]
-        beam = prepare_beam.beam()
+        beam = prepare_beam.import_beam()
         return (
             beam.Create(paths)
             | beam.Reshuffle()
-            | beam.Map(partial(shards.write_listed, form=self._form))
+            | beam.Map(partial(shards.write_listed_shard, form=self._form))
         )
 
     def _chosen(self, layout: Layout) -> Iterator[tuple[str, Mapping[str, FileClip]]]:
@@ -267,21 +268,22 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for key, clip in clips.items():
                 if '\0' in key or not _is_text(key):
                     raise DataError(
-                        f'{clip.place}: {key!r} cannot be the name of a clip: rename the recording'
+                        f'{clip.location}: {key!r} cannot be the name of a clip: rename the'
+                        ' recording'
                     )
             yield split, clips
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
         self._plan(dl_manager)
         if todo := self._split_generators(dl_manager):
-            prepare_beam.run(
-                self._pipeline or prepare_beam.pipeline(),
+            prepare_beam.run_pipeline(
+                self._pipeline or prepare_beam.make_pipeline(),
                 todo,
                 self._unfinished,
                 sum(map(len, self._splits.values())),
             )
         found = {
-            split: [(shard, shards.record(shard, self._form)) for shard in parts]
+            split: [(shard, shards.load_record(shard, self._form)) for shard in parts]
             for split, parts in self._splits.items()
         }
         lost = [shard.path for parts in found.values() for shard, record in parts if record is None]
@@ -301,7 +303,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self._put_together(found)
 
     def _put_together(
-        self, found: Mapping[str, Sequence[tuple[Shard, Record]]]
+        self, found: Mapping[str, Sequence[tuple[Shard, ShardRecord]]]
     ) -> list[tfds.core.SplitInfo]:
         """Indexes the shards that hold clips and puts them into the data set."""
         infos = []

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from elastic_ast_jax.data.prepare.builder import ClipBuilder, what_goes_where
+from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
 from elastic_ast_jax.data.prepare.lists import (
     SUFFIXES,
     Clips,
     Layout,
     Problems,
-    in_order,
-    inside,
-    numbered,
+    classes_by_number,
+    ordered_classes,
+    path_inside,
     table,
 )
 from elastic_ast_jax.data.sources.base import FileClip
@@ -35,10 +35,10 @@ class EpicSounds(ClipBuilder, skip_registration=True):
       audio/P01_01.wav, or audio/P01/P01_01.wav
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = manual_instructions(__doc__)
     name = 'epic_sounds'
     SPLITS = ('train', 'validation')
-    RATE = _RATE
+    SAMPLE_RATE = _RATE
 
     def layout(self, folder: Path) -> Layout:
         rows, lists = {}, {split: folder / f'EPIC_Sounds_{split}.csv' for split in self.SPLITS}
@@ -49,14 +49,14 @@ class EpicSounds(ClipBuilder, skip_registration=True):
         for split in self.SPLITS:
             known = [(0, str(number), name) for number, name in classes.items()]
             new = [(line, row['class_id'], row['class']) for line, row in rows[split]]
-            classes = numbered(known + new, problems[split])
+            classes = classes_by_number(known + new, problems[split])
         splits = {
             split: _clips(folder / 'audio', lists[split], rows[split], problems[split])
             for split in self.SPLITS
         }
         for split in self.SPLITS:
             problems[split].check()
-        return Layout(in_order(classes, lists['train']), splits)
+        return Layout(ordered_classes(classes, lists['train']), splits)
 
 
 def _clips(
@@ -74,7 +74,7 @@ def _clips(
                 line,
                 f'start_sample={start!r} and stop_sample={stop!r} must be whole numbers from 0 on',
             )
-        elif inside(audio, video) is None or '/' in video:
+        elif path_inside(audio, video) is None or '/' in video:
             problems.add(line, f'video_id={video!r} names no recording in {audio}')
         else:
             file = there.get(video) or there.setdefault(video, _recording(audio, video))

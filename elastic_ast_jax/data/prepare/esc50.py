@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from elastic_ast_jax.data.prepare.builder import ClipBuilder, what_goes_where
+from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
 from elastic_ast_jax.data.prepare.lists import (
     Clips,
     Layout,
     Problems,
-    in_order,
-    inside,
-    numbered,
+    classes_by_number,
+    ordered_classes,
+    path_inside,
     table,
 )
 from elastic_ast_jax.data.sources.base import FileClip
@@ -31,7 +31,7 @@ class Esc50(ClipBuilder, skip_registration=True):
       audio/1-100032-A-0.wav and so on
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = manual_instructions(__doc__)
     name = 'esc50'
     SPLITS = ('fold1', 'fold2', 'fold3', 'fold4', 'fold5')
 
@@ -39,10 +39,12 @@ class Esc50(ClipBuilder, skip_registration=True):
         path = folder / 'meta' / 'esc50.csv'
         problems, splits = Problems(path), {split: Clips() for split in self.SPLITS}
         rows = list(table(path, _COLUMNS, problems))
-        classes = numbered([(line, row['target'], row['category']) for line, row in rows], problems)
+        classes = classes_by_number(
+            [(line, row['target'], row['category']) for line, row in rows], problems
+        )
         for line, row in rows:
             name, split = row['filename'], f'fold{row["fold"]}'
-            file = inside(folder / 'audio', name)
+            file = path_inside(folder / 'audio', name)
             if split not in splits:
                 problems.add(line, f'fold={row["fold"]!r} must be from 1 to 5')
             elif file is None:
@@ -53,4 +55,4 @@ class Esc50(ClipBuilder, skip_registration=True):
                 )
                 splits[split].take(name, clip, line, problems)
         problems.check()
-        return Layout(in_order(classes, path), splits)
+        return Layout(ordered_classes(classes, path), splits)

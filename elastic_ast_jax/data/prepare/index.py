@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from elastic_ast_jax.data.prepare.shards import Record
+from elastic_ast_jax.data.prepare.shards import ShardRecord
 from elastic_ast_jax.utils import files
 
 __all__ = ['IndexedFile', 'load', 'save']
@@ -39,7 +39,7 @@ class IndexedFile:
     labels: Sequence[tuple[int, ...]]
 
 
-def save(folder: str | os.PathLike, split: str, records: dict[str, Record]) -> None:
+def save(folder: str | os.PathLike, split: str, records: dict[str, ShardRecord]) -> None:
     """Writes the index of a split from what is in each of its files, by their names.
 
     Raises:
@@ -55,8 +55,8 @@ def save(folder: str | os.PathLike, split: str, records: dict[str, Record]) -> N
             files=np.array([(one.size, len(one.keys)) for one in found], np.int64).reshape(-1, 2),
             keys=_packed(key for one in found for key in one.keys),
             frames=np.array([frames for one in found for frames in one.frames], np.int64),
-            labels=np.array([label for several in labels for label in several], np.int32),
-            labels_of_clip=np.array([len(several) for several in labels], np.int32),
+            labels=np.array([label for clip_labels in labels for label in clip_labels], np.int32),
+            labels_of_clip=np.array([len(clip_labels) for clip_labels in labels], np.int32),
         )
 
 

@@ -15,7 +15,7 @@ from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.csv_files import check_columns, csv_rows, read
+from elastic_ast_jax.data.sources.text_files import check_columns, csv_rows, read_text
 from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 from elastic_ast_jax.utils.text import counted
 
@@ -25,10 +25,10 @@ __all__ = [
     'Clips',
     'Layout',
     'Problems',
-    'in_order',
-    'inside',
-    'numbered',
-    'recordings',
+    'ordered_classes',
+    'path_inside',
+    'classes_by_number',
+    'find_recordings',
     'table',
 ]
 
@@ -94,7 +94,7 @@ class Problems:
         if self._found:
             raise DataError(
                 f'{self._path}: {counted(len(self._found), "line")} cannot be used:\n'
-                f'{headers.listing(self._found)}'
+                f'{headers.format_problems(self._found)}'
             )
 
 
@@ -105,7 +105,7 @@ class Clips(dict[str, FileClip]):
         """Adds a clip, or notes that its key is there before."""
         before = self.setdefault(key, clip)
         if before is not clip:
-            problems.add(line, f'{key} is listed before, in {before.where}: keep one of them')
+            problems.add(line, f'{key} is listed before, in {before.origin}: keep one of them')
 
 
 def table(
@@ -119,7 +119,7 @@ def table(
         goes to `problems`.
     """
     columns = None
-    for line, cells in csv_rows(read(path, 'list', '.csv')):
+    for line, cells in csv_rows(read_text(path, 'list', '.csv')):
         if isinstance(cells, str):
             problems.add(line, cells)
         elif columns is None:
@@ -131,7 +131,7 @@ def table(
         raise DataError(f'{path}: the list is empty: get it again')
 
 
-def numbered(rows: Iterable[tuple[int, str, str]], problems: Problems) -> dict[int, str]:
+def classes_by_number(rows: Iterable[tuple[int, str, str]], problems: Problems) -> dict[int, str]:
     """Names of classes by their numbers, from lines that have both.
 
     Args:
@@ -152,7 +152,7 @@ def numbered(rows: Iterable[tuple[int, str, str]], problems: Problems) -> dict[i
     return names
 
 
-def in_order(names: Mapping[int, str], path: Path) -> tuple[str, ...]:
+def ordered_classes(names: Mapping[int, str], path: Path) -> tuple[str, ...]:
     """Names of classes in the order of their numbers, which are 0, 1, 2, ...
 
     Raises:
@@ -167,7 +167,7 @@ def in_order(names: Mapping[int, str], path: Path) -> tuple[str, ...]:
     return tuple(names[number] for number in range(len(names)))
 
 
-def inside(folder: str | os.PathLike, relative: str) -> str | None:
+def path_inside(folder: str | os.PathLike, relative: str) -> str | None:
     """Path of a listed file in a folder; None if it would be outside of it."""
     parts = relative.split('/')
     if (
@@ -180,7 +180,9 @@ def inside(folder: str | os.PathLike, relative: str) -> str | None:
     return os.path.join(folder, *parts)
 
 
-def recordings(folder: str | os.PathLike, key: Callable[[str], _Name | None]) -> dict[_Name, str]:
+def find_recordings(
+    folder: str | os.PathLike, key: Callable[[str], _Name | None]
+) -> dict[_Name, str]:
     """Recordings in a folder and below, by what `key` makes of their names without suffix; those of
     None are passed over.
 

@@ -34,13 +34,13 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
         'The recordings must be where the manifest says: paths are absolute, or relative to it.'
     )
     name = 'manifest'
-    SEVERAL = True
+    MULTI_LABEL = True
 
     def __init__(
         self,
         path: str | os.PathLike,
         *,
-        rate: int,
+        sample_rate: int,
         name: str = '',
         data_dir: str | os.PathLike,
         only: tuple[str, ...] = (),
@@ -59,7 +59,7 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
                 f'TensorFlow Datasets has a data set {self.name!r} of its own: give another name'
                 ' with --name'
             )
-        self.RATE = rate
+        self.SAMPLE_RATE = sample_rate
         super().__init__(data_dir=data_dir, only=only, on_bad_audio=on_bad_audio, **others)
 
     def _source(self, dl_manager: Any) -> Path:
@@ -73,18 +73,19 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
             split = split or 'train'
             if not _SPLIT.fullmatch(split) or split == 'all':
                 problems.append(
-                    f'{clip.place}: split {split!r} must be letters, digits and _, and not all'
+                    f'{clip.location}: split {split!r} must be letters, digits and _, and not all'
                 )
                 continue
             before = splits.setdefault(split, {}).setdefault(clip.key, clip)
             if before is not clip:
                 problems.append(
-                    f'{clip.place}: is listed before, in {before.where}: keep one of them, with the'
+                    f'{clip.location}: is listed before, in {before.origin}: keep one of them,'
+                    ' with the'
                     ' labels of both'
                 )
         if problems:
             raise DataError(
                 f'{self._path}: {counted(len(problems), "clip")} cannot be'
-                f' used:\n{headers.listing(problems)}'
+                f' used:\n{headers.format_problems(problems)}'
             )
         return Layout(tuple(sorted({label for clip in found for label in clip.labels})), splits)

@@ -27,16 +27,16 @@ from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 
 __all__ = [
-    'Form',
-    'LeftOut',
-    'Record',
+    'ClipFormat',
+    'SkippedClip',
+    'ShardRecord',
     'Shard',
     'features',
-    'record',
-    'save',
-    'shards',
-    'write',
-    'write_listed',
+    'load_record',
+    'write_list',
+    'assign_shards',
+    'write_shard',
+    'write_listed_shard',
 ]
 
 _STAMP_VERSION = 2
@@ -49,7 +49,7 @@ _CHUNK = 64  # clips that are read before they are written
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class ClipFormat:
     """What prepared clips look like.
 
     Attributes:
@@ -58,9 +58,9 @@ class Form:
         several: Whether clips have any number of labels, not one.
     """
 
-    rate: int
+    sample_rate: int
     classes: tuple[str, ...]
-    several: bool
+    multi_label: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Shard:
         """Where the record of the shard is."""
         return f'{self.path}.json'
 
-    def stamp(self, form: Form) -> str:
+    def stamp(self, form: ClipFormat) -> str:
         """Return the hash of the clips and their form:
 
         where it changes, the shard has to be written again.
@@ -93,35 +93,35 @@ class Shard:
                 'start': clip.start,
                 'end': clip.end,
                 'labels': clip.labels,
-                'where': clip.where,
+                'where': clip.origin,
             }
             for key, clip in self.clips
         ]
         values = {
-            'rate': form.rate,
+            'rate': form.sample_rate,
             'classes': form.classes,
-            'several': form.several,
+            'several': form.multi_label,
             'clips': clips,
         }
         return mapping_hash('shard', _STAMP_VERSION, values)
 
-    def recognizes(self, stamp: str, form: Form) -> bool:
+    def recognizes(self, stamp: str, form: ClipFormat) -> bool:
         """Return whether a stored stamp, of any version, is that of these clips in this form."""
         version_1 = text_hash(
-            json.dumps([1, [form.rate, form.classes, form.several], self.listed()])
+            json.dumps([1, [form.sample_rate, form.classes, form.multi_label], self.listed()])
         )
         return stamp in (self.stamp(form), version_1)
 
     def listed(self) -> list[list[Any]]:
         """The clips as JSON has them."""
         return [
-            [key, clip.path, clip.name, clip.start, clip.end, clip.labels, clip.where]
+            [key, clip.path, clip.name, clip.start, clip.end, clip.labels, clip.origin]
             for key, clip in self.clips
         ]
 
 
 @dataclasses.dataclass(frozen=True)
-class LeftOut:
+class SkippedClip:
     """A clip that cannot be used.
 
     Attributes:
@@ -141,7 +141,7 @@ class LeftOut:
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class ShardRecord:
     """What a shard holds.
 
     Attributes:
@@ -154,10 +154,12 @@ class Record:
     keys: tuple[str, ...]
     frames: tuple[int, ...]
     labels: tuple[tuple[int, ...], ...]
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[SkippedClip, ...]
 
 
-def shards(folder: str | os.PathLike, split: str, clips: Mapping[str, FileClip]) -> list[Shard]:
+def assign_shards(
+    folder: str | os.PathLike, split: str, clips: Mapping[str, FileClip]
+) -> list[Shard]:
     """The shards of a split.
 
     Clips are dealt by a hash of their keys, so that any part of a split is a random one.
@@ -177,7 +179,7 @@ def shards(folder: str | os.PathLike, split: str, clips: Mapping[str, FileClip])
     ]
 
 
-def features(form: Form) -> Any:
+def features(form: ClipFormat) -> Any:
     """The features of TFDS that a clip is stored as."""
     import tensorflow_datasets as tfds
 
@@ -188,13 +190,13 @@ def features(form: Form) -> Any:
                 shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES
             ),
             'key': tfds.features.Text(),
-            'label': tfds.features.Sequence(label) if form.several else label,
+            'label': tfds.features.Sequence(label) if form.multi_label else label,
         }
     )
 
 
-def save(shard: Shard) -> None:
-    """Writes the list of the shard's clips beside it, for `write_listed`.
+def write_list(shard: Shard) -> None:
+    """Writes the list of the shard's clips beside it, for `write_listed_shard`.
 
     Raises:
         files.WriteError: it cannot be written.
@@ -202,50 +204,52 @@ def save(shard: Shard) -> None:
     files.write_text(_list_path(shard.path), json.dumps(shard.listed()))
 
 
-def write_listed(path: str, form: Form) -> None:
-    """Writes the shard of a path, whose clips `save` has listed.
+def write_listed_shard(path: str, form: ClipFormat) -> None:
+    """Writes the shard of a path, whose clips `write_list` has listed.
 
     Raises:
         files.WriteError: the file cannot be written.
     """
     listed = json.loads(Path(_list_path(path)).read_bytes())
-    write(
+    write_shard(
         Shard(
             path,
             tuple(
-                (key, FileClip(file, name, start, end, tuple(labels), where))
-                for key, file, name, start, end, labels, where in listed
+                (key, FileClip(file, name, start, end, tuple(labels), origin))
+                for key, file, name, start, end, labels, origin in listed
             ),
         ),
         form,
     )
 
 
-def write(shard: Shard, form: Form) -> None:
+def write_shard(shard: Shard, form: ClipFormat) -> None:
     """Writes a shard and its record, unless a record that still holds is there.
 
     Raises:
         files.WriteError: the file cannot be written.
     """
-    if record(shard, form) is not None:
+    if load_record(shard, form) is not None:
         return
     stored, numbers = features(form), {name: i for i, name in enumerate(form.classes)}
-    keys, frames, labels, left_out = [], [], [], []
+    keys, frames, labels, skipped = [], [], [], []
 
     def examples() -> Iterator[bytes]:
         with ThreadPoolExecutor(_THREADS) as pool:
             for first in range(0, len(shard.clips), _CHUNK):
                 chunk = shard.clips[first : first + _CHUNK]
                 for (key, clip), found in zip(
-                    chunk, pool.map(lambda item: _samples(*item, form.rate), chunk), strict=True
+                    chunk,
+                    pool.map(lambda item: _samples(*item, form.sample_rate), chunk),
+                    strict=True,
                 ):
-                    if isinstance(found, LeftOut):
-                        left_out.append(found)
+                    if isinstance(found, SkippedClip):
+                        skipped.append(found)
                         continue
                     keys.append(key)
                     frames.append(len(found))
                     labels.append([numbers[name] for name in clip.labels])
-                    label = labels[-1] if form.several else labels[-1][0]
+                    label = labels[-1] if form.multi_label else labels[-1][0]
                     name = key.encode('utf-8', 'surrogateescape')
                     yield stored.serialize_example({'audio': found, 'key': name, 'label': label})
 
@@ -257,13 +261,13 @@ def write(shard: Shard, form: Form) -> None:
         'frames': frames,
         'labels': labels,
         'left_out': [
-            (clip.key, clip.path, clip.missing, clip.message, clip.stamp) for clip in left_out
+            (clip.key, clip.path, clip.missing, clip.message, clip.stamp) for clip in skipped
         ],
     }
     files.write_text(shard.record_path, json.dumps(content))
 
 
-def record(shard: Shard, form: Form) -> Record | None:
+def load_record(shard: Shard, form: ClipFormat) -> ShardRecord | None:
     """The record of a shard; None if there is none, or the shard has to be written again.
 
     That is so if the file or its record is not whole, the clips or their form are others, or a
@@ -271,13 +275,13 @@ def record(shard: Shard, form: Form) -> Record | None:
     """
     try:
         content = json.loads(Path(shard.record_path).read_bytes())
-        found = Record(
+        found = ShardRecord(
             content['size'],
             tuple(content['keys']),
             tuple(content['frames']),
             tuple(map(tuple, content['labels'])),
             tuple(
-                LeftOut(key, path, missing, message, tuple(stamp))
+                SkippedClip(key, path, missing, message, tuple(stamp))
                 for key, path, missing, message, stamp in content['left_out']
             ),
         )
@@ -288,10 +292,12 @@ def record(shard: Shard, form: Form) -> Record | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):  # missing, or half of it
         return None
-    return found if all(_stamp(clip.path) == clip.stamp for clip in found.left_out) else None
+    return found if all(_stamp(clip.path) == clip.stamp for clip in found.skipped) else None
 
 
-def _samples(key: str, clip: FileClip, rate: int) -> Int16[np.ndarray, 'samples'] | LeftOut:
+def _samples(
+    key: str, clip: FileClip, sample_rate: int
+) -> Int16[np.ndarray, 'samples'] | SkippedClip:
     """What is stored of a clip, which is exact where the recording has 16 bits, one channel and
     this rate.
     """
@@ -299,12 +305,12 @@ def _samples(key: str, clip: FileClip, rate: int) -> Int16[np.ndarray, 'samples'
         clip.path
     )  # before it is read: if it is written meanwhile, it is read again next time
     if stamp == (0, 0) and not os.path.exists(clip.path):
-        return LeftOut(key, clip.path, True, f'{clip.where}: no recording {clip.path}', stamp)
+        return SkippedClip(key, clip.path, True, f'{clip.origin}: no recording {clip.path}', stamp)
     try:
         first, last = clip_frames(clip, reading.header(clip.path))
-        samples = reading.read(clip.path, rate, first, last)
+        samples = reading.read(clip.path, sample_rate, first, last)
     except (AudioError, DataError) as error:
-        return LeftOut(key, clip.path, False, f'{clip.where}: {error}', stamp)
+        return SkippedClip(key, clip.path, False, f'{clip.origin}: {error}', stamp)
     # Resampling may go a little beyond full scale.
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 

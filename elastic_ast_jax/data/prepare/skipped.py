@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from elastic_ast_jax.data.prepare.shards import Record
+from elastic_ast_jax.data.prepare.shards import ShardRecord
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio, DataError
 from elastic_ast_jax.utils import files
@@ -23,7 +23,7 @@ NAME = 'left_out.txt'
 
 def report(
     folder: str | os.PathLike,
-    found: Mapping[str, Sequence[Record]],
+    found: Mapping[str, Sequence[ShardRecord]],
     on_bad_audio: BadAudio,
     name: str,
     layout: str,
@@ -41,15 +41,14 @@ def report(
         DataError: There are some, and may not be; or no clip of a split is left.
         files.WriteError: The list cannot be written.
     """
-    left_out = {
-        split: [clip for one in records for clip in one.left_out]
-        for split, records in found.items()
+    skipped = {
+        split: [clip for one in records for clip in one.skipped] for split, records in found.items()
     }
     messages = [
-        f'{split}: {printable(clip.message)}' for split, clips in left_out.items() for clip in clips
+        f'{split}: {printable(clip.message)}' for split, clips in skipped.items() for clip in clips
     ]
     if messages:
-        missing = sum(clip.missing for clips in left_out.values() for clip in clips)
+        missing = sum(clip.missing for clips in skipped.values() for clip in clips)
         clips = len(messages) + sum(len(one.keys) for records in found.values() for one in records)
         about = (
             f'{name}: {len(messages)} of {counted(clips, "clip")} cannot be used ({missing}'
@@ -59,20 +58,21 @@ def report(
         if empty:
             raise DataError(
                 f'{about}, so none of split {empty[0]!r} is'
-                f' left:\n{headers.listing(messages)}\n{layout}'
+                f' left:\n{headers.format_problems(messages)}\n{layout}'
             )
         if on_bad_audio == 'error':
             raise DataError(
-                f'{about}:\n{headers.listing(messages)}\nmend them and start again to go on, or'
+                f'{about}:\n{headers.format_problems(messages)}\nmend them and start again to go'
+                ' on, or'
                 ' leave them out with --on-bad-audio=skip'
             )
-        logging.warning('%s; they are left out:\n%s', about, headers.listing(messages))
+        logging.warning('%s; they are left out:\n%s', about, headers.format_problems(messages))
     files.write_text(
         Path(folder, NAME),
         ''.join(
             f'{split}\t{"missing" if clip.missing else "broken"}\t{printable(clip.key)}\t'
             f'{printable(clip.message)}\n'
-            for split, clips in left_out.items()
+            for split, clips in skipped.items()
             for clip in clips
         ),
     )

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from elastic_ast_jax.data.prepare.builder import ClipBuilder, what_goes_where
-from elastic_ast_jax.data.prepare.lists import Clips, Layout, Problems, inside
+from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
+from elastic_ast_jax.data.prepare.lists import Clips, Layout, Problems, path_inside
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.csv_files import read
+from elastic_ast_jax.data.sources.text_files import read_text
 
 __all__ = ['SpeechCommandsV2']
 
@@ -63,7 +63,7 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
       bed/00176480_nohash_0.wav and so on, a folder for each word
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = manual_instructions(__doc__)
     name = 'speech_commands_v2'
     SPLITS = ('train', *_LISTS)
 
@@ -71,11 +71,11 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
         splits, placed = {split: Clips() for split in self.SPLITS}, {}
         for split, name in _LISTS.items():
             path, problems = folder / name, Problems(folder / name)
-            for number, line in enumerate(read(path, 'list', '.txt').splitlines(), 1):
+            for number, line in enumerate(read_text(path, 'list', '.txt').splitlines(), 1):
                 key = line.strip()
                 if not key:
                     continue
-                match, file = _NAME.fullmatch(key), inside(folder, key)
+                match, file = _NAME.fullmatch(key), path_inside(folder, key)
                 if file is None:
                     problems.add(number, f'{key!r} leaves the folder of the recordings')
                 elif not match:

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from elastic_ast_jax.data.prepare.builder import ClipBuilder, what_goes_where
-from elastic_ast_jax.data.prepare.lists import YOUTUBE_ID, Clips, Layout, Problems, recordings
+from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
+from elastic_ast_jax.data.prepare.lists import YOUTUBE_ID, Clips, Layout, Problems, find_recordings
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.csv_files import csv_rows, read
+from elastic_ast_jax.data.sources.text_files import csv_rows, read_text
 
 __all__ = ['Vggsound']
 
@@ -28,14 +28,14 @@ class Vggsound(ClipBuilder, skip_registration=True):
     ---g-f_I2yQ_000001.wav
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = manual_instructions(__doc__)
     name = 'vggsound'
     SPLITS = ('train', 'test')
 
     def layout(self, folder: Path) -> Layout:
         path, audio = folder / 'vggsound.csv', folder / 'audio'
-        rows = list(csv_rows(read(path, 'list', '.csv')))
-        there = recordings(audio, _video)
+        rows = list(csv_rows(read_text(path, 'list', '.csv')))
+        there = find_recordings(audio, _video)
         splits, problems, names = {split: Clips() for split in self.SPLITS}, Problems(path), set()
         for line, cells in rows:
             if isinstance(cells, str) or len(cells) != 4:

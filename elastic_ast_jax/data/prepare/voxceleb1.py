@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from elastic_ast_jax.data.prepare.builder import ClipBuilder, what_goes_where
-from elastic_ast_jax.data.prepare.lists import Clips, Layout, Problems, inside
+from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
+from elastic_ast_jax.data.prepare.lists import Clips, Layout, Problems, path_inside
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.csv_files import read
+from elastic_ast_jax.data.sources.text_files import read_text
 
 __all__ = ['Voxceleb1']
 
@@ -30,7 +30,7 @@ class Voxceleb1(ClipBuilder, skip_registration=True):
       dev/wav/... and test/wav/..., or vox1_dev_wav/wav/... and vox1_test_wav/wav/...
     """
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = what_goes_where(__doc__)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = manual_instructions(__doc__)
     name = 'voxceleb1'
     SPLITS = tuple(_SPLITS.values())
 
@@ -47,12 +47,12 @@ class Voxceleb1(ClipBuilder, skip_registration=True):
             for speaker in tree.iterdir()
         }
         splits, problems, names = {split: Clips() for split in self.SPLITS}, Problems(path), set()
-        for number, line in enumerate(read(path, 'list', '.txt').splitlines(), 1):
+        for number, line in enumerate(read_text(path, 'list', '.txt').splitlines(), 1):
             if not line.strip():
                 continue
             split, _, name = line.strip().partition(' ')
             parts = name.strip().split('/')
-            file = inside(homes.get(parts[0], trees[0]), name.strip())
+            file = path_inside(homes.get(parts[0], trees[0]), name.strip())
             if split not in _SPLITS or len(parts) != 3:
                 problems.add(
                     number,

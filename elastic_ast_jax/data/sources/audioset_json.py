@@ -17,12 +17,12 @@ from typing import Any
 
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
-from elastic_ast_jax.data.sources.csv_files import (
+from elastic_ast_jax.data.sources.text_files import (
     check_columns,
     csv_rows,
-    nearest,
-    read,
-    strict_json,
+    parse_json,
+    read_text,
+    unknown_name,
 )
 
 __all__ = ['classes', 'load']
@@ -35,7 +35,7 @@ _EXAMPLE = '{"data": [{"wav": "a.wav", "labels": "/m/09x0r,/m/05zppz"}]}'
 def load(
     path: str | os.PathLike,
     label_csv: str | os.PathLike,
-    rate: int,
+    sample_rate: int,
     on_bad_audio: BadAudio = 'error',
 ) -> FileSource:
     """The clips of a JSON file, in its order; labels are the names that `classes` gives.
@@ -70,16 +70,17 @@ def load(
                 start=None,
                 end=None,
                 labels=tuple([names[label] for label in labels]),
-                where=f'{path.name} data[{i}]',
+                origin=f'{path.name} data[{i}]',
             )
         )
     if problems:
         raise DataError(
-            f'{path}: {len(problems)} of its entries cannot be used:\n{headers.listing(problems)}'
+            f'{path}: {len(problems)} of its entries cannot be'
+            f' used:\n{headers.format_problems(problems)}'
         )
     if not clips:
         raise DataError(f'{path}: lists no clips: its "data" is empty')
-    return FileSource(clips, rate, folder, on_bad_audio, tuple(names.values()))
+    return FileSource(clips, sample_rate, folder, on_bad_audio, tuple(names.values()))
 
 
 def classes(label_csv: str | os.PathLike) -> dict[str, str]:
@@ -93,7 +94,7 @@ def classes(label_csv: str | os.PathLike) -> dict[str, str]:
     """
     path = Path(label_csv)
     rows, problems, columns, lines = {}, [], None, {}
-    for line, cells in csv_rows(read(path, 'label CSV', '.csv')):
+    for line, cells in csv_rows(read_text(path, 'label CSV', '.csv')):
         if columns is None and not isinstance(cells, str):
             columns = cells
             check_columns(columns, _COLUMNS, _COLUMNS, path)
@@ -127,7 +128,7 @@ def classes(label_csv: str | os.PathLike) -> dict[str, str]:
         )
     if problems:
         count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
-        raise DataError(f'{path}: {count} in this label CSV:\n{headers.listing(problems)}')
+        raise DataError(f'{path}: {count} in this label CSV:\n{headers.format_problems(problems)}')
     shared = collections.Counter(name for _, _, name in rows.values())
     shared.update(
         lines.keys()
@@ -137,9 +138,9 @@ def classes(label_csv: str | os.PathLike) -> dict[str, str]:
 
 
 def _entries(path: Path) -> list[Any]:
-    text = read(path, 'JSON file', '.json')
+    text = read_text(path, 'JSON file', '.json')
     try:
-        content = strict_json(text)
+        content = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f'{path}: is not JSON ({error}): write {_EXAMPLE}, or use --config.data.source=manifest'
@@ -160,7 +161,7 @@ def _problems(entry: Any) -> list[str]:
     """What is wrong with the form of an entry."""
     if not isinstance(entry, dict):
         return ['is not an object with "wav" and "labels"']
-    found = [nearest('key', name, _KEYS) for name in entry if name not in _KEYS]
+    found = [unknown_name('key', name, _KEYS) for name in entry if name not in _KEYS]
     found += [f'{name} is missing' for name in _KEYS if name not in entry]
     if 'wav' in entry and not (isinstance(entry['wav'], str) and entry['wav'].strip()):
         found.append(f'wav={entry["wav"]!r} must be the path of a recording')

@@ -28,10 +28,10 @@ __all__ = [
     'clip_frames',
     'fingerprint',
     'label_names',
-    'leave_out',
-    'overlap',
+    'report_skipped',
+    'count_shared_clips',
     'targets',
-    'without_clips',
+    'classes_without_clips',
 ]
 
 # What happens to recordings that cannot be used: nothing starts, or they are left out, counted and
@@ -98,7 +98,7 @@ class FileClip:
     start: float | None
     end: float | None
     labels: tuple[str, ...]
-    where: str
+    origin: str
 
     @property
     def key(self) -> str:
@@ -108,9 +108,9 @@ class FileClip:
         return f'{self.name}[{self.start or 0.0}:{"" if self.end is None else self.end}]'
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The clip in an error message: where it is listed, and its name."""
-        return f'{self.where} ({self.key})' if self.where else self.key
+        return f'{self.origin} ({self.key})' if self.origin else self.key
 
 
 class FileSource:
@@ -134,8 +134,8 @@ class FileSource:
     def __init__(
         self,
         clips: Sequence[FileClip],
-        rate: int,
-        cache_beside: str | os.PathLike | None,
+        sample_rate: int,
+        cache_folder: str | os.PathLike | None,
         on_bad_audio: BadAudio = 'error',
         classes: tuple[str, ...] | None = None,
     ):
@@ -143,19 +143,19 @@ class FileSource:
             raise DataError(
                 'a source without clips: check the manifest or folder and the split asked for'
             )
-        if rate < 1:
-            raise DataError(f'rate={rate}: the sample rate must be positive')
-        self.rate, self.classes = rate, classes
+        if sample_rate < 1:
+            raise DataError(f'rate={sample_rate}: the sample rate must be positive')
+        self.sample_rate, self.classes = sample_rate, classes
         paths = list(dict.fromkeys(clip.path for clip in clips))
-        cache = None if cache_beside is None else headers.cache_path(cache_beside)
-        found = dict(zip(paths, headers.look(paths, cache), strict=True))
+        cache = None if cache_folder is None else headers.cache_path(cache_folder)
+        found = dict(zip(paths, headers.read_headers(paths, cache), strict=True))
 
         problems, skipped, unusable, places = [], [], set(), {}
         kept, ranges = [], []  # clips; first and last native frame, native rate
         for clip in clips:
             header = found[clip.path]
             if isinstance(header, AudioError):
-                message = f'{clip.where}: {header}' if clip.where else str(header)
+                message = f'{clip.origin}: {header}' if clip.origin else str(header)
                 if on_bad_audio == 'skip':
                     skipped.append(message)
                 elif clip.path not in unusable:  # once for a recording with many parts
@@ -172,23 +172,23 @@ class FileSource:
             other = places.setdefault((os.path.normpath(clip.path), first, last), clip)
             if other is not clip:
                 problems.append(
-                    f'{clip.place}: the same samples are listed before, in {other.place}: '
+                    f'{clip.location}: the same samples are listed before, in {other.location}: '
                     'keep one of them, with the labels of both'
                 )
         if problems:
             raise DataError(
                 f'{counted(len(problems), "problem")} in {counted(len(clips), "clip")}:\n'
-                f'{headers.listing(problems)}'
+                f'{headers.format_problems(problems)}'
             )
-        self.skipped = leave_out(skipped, len(clips))
+        self.skipped = report_skipped(skipped, len(clips))
 
         native = np.array(ranges, np.int64)
         self.clips = tuple(kept)
         self._ranges = native[:, :2]
         self.keys = tuple(clip.key for clip in kept)
         self.labels = tuple(clip.labels for clip in kept)
-        self.samples = frontend.resampled(native[:, 1] - native[:, 0], native[:, 2], rate)
-        self.fingerprint = fingerprint(self.keys, self.samples, self.labels, rate)
+        self.samples = frontend.resampled(native[:, 1] - native[:, 0], native[:, 2], sample_rate)
+        self.fingerprint = fingerprint(self.keys, self.samples, self.labels, sample_rate)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -201,10 +201,11 @@ class FileSource:
             DataError: the recording is no longer the one whose header was read.
         """
         first, last = self._ranges[i].tolist()
-        samples = reading.read(self.clips[i].path, self.rate, first, last)
+        samples = reading.read(self.clips[i].path, self.sample_rate, first, last)
         if len(samples) != self.samples[i]:
             raise DataError(
-                f'{self.clips[i].place}: has {len(samples)} samples at {self.rate} Hz, but had'
+                f'{self.clips[i].location}: has {len(samples)} samples at {self.sample_rate} Hz,'
+                ' but had'
                 f' {self.samples[i]} when the data were opened: the file was changed meanwhile;'
                 ' start again'
             )
@@ -215,20 +216,20 @@ def fingerprint(
     keys: Sequence[str],
     samples: Int64[np.ndarray, 'N'],
     labels: Sequence[tuple[str, ...]],
-    rate: int,
+    sample_rate: int,
 ) -> str:
     """SHA-256, in hexadecimal, of what a plan depends on:
 
     clips, lengths and labels in their order, and the sample rate.
     """
     digest = hashlib.sha256(
-        json.dumps([rate, list(keys), [list(names) for names in labels]]).encode()
+        json.dumps([sample_rate, list(keys), [list(names) for names in labels]]).encode()
     )
     digest.update(samples.astype('<i8').tobytes())
     return digest.hexdigest()
 
 
-def leave_out(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
+def report_skipped(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
     """Warns of the clips that are left out, of so many; gives back what is wrong with each.
 
     Raises:
@@ -236,19 +237,19 @@ def leave_out(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
     """
     if len(skipped) == clips:
         raise DataError(
-            f'none of {counted(clips, "clip")} can be used:\n{headers.listing(skipped)}'
+            f'none of {counted(clips, "clip")} can be used:\n{headers.format_problems(skipped)}'
         )
     if skipped:
         logging.warning(
             "%d of %s are left out (data.on_bad_audio='skip'):\n%s",
             len(skipped),
             counted(clips, 'clip'),
-            headers.listing(skipped),
+            headers.format_problems(skipped),
         )
     return tuple(skipped)
 
 
-def evenly(source: Source, most: int | None) -> Int64[np.ndarray, 'clips']:
+def evenly_spaced(source: Source, most: int | None) -> Int64[np.ndarray, 'clips']:
     """At most so many clips of a source, from all over it; None: all."""
     count = len(source.keys)
     return np.arange(count) if most is None or count <= most else np.arange(most) * count // most
@@ -264,7 +265,7 @@ def label_names(source: Source) -> tuple[str, ...]:
     return tuple(sorted({label for labels in source.labels for label in labels}))
 
 
-def without_clips(source: Source, names: Sequence[str]) -> list[str]:
+def classes_without_clips(source: Source, names: Sequence[str]) -> list[str]:
     """The classes of `names` that no clip of the source has, in their order:
 
     a model cannot learn them from it.
@@ -305,11 +306,11 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
     )
     raise DataError(
         f'{counted(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be'
-        f' used with the {counted(len(names), "known label")}:\n{headers.listing(problems)}'
+        f' used with the {counted(len(names), "known label")}:\n{headers.format_problems(problems)}'
     )
 
 
-def check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
+def check_single_label(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
     """Whether each clip has one class, as cross-entropy takes it.
 
     Raises:
@@ -324,7 +325,7 @@ def check_single(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
             )
 
 
-def overlap(a: Source, b: Source) -> int:
+def count_shared_clips(a: Source, b: Source) -> int:
     """How many clips are in both sources:
 
     the same part of the same file, or else of the same key.
@@ -341,25 +342,26 @@ def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
     start = 0.0 if clip.start is None else clip.start
     end = header.seconds if clip.end is None else clip.end
     if not (math.isfinite(start) and math.isfinite(end)) or start < 0:
-        raise DataError(f'{clip.place}: start={start} and end={end} must be seconds from 0 on')
+        raise DataError(f'{clip.location}: start={start} and end={end} must be seconds from 0 on')
     if clip.end is not None and end > header.seconds + _END_SLACK + 1e-9:
         raise DataError(
-            f'{clip.place}: end={end} s is past the end of the recording, which is'
+            f'{clip.location}: end={end} s is past the end of the recording, which is'
             f' {header.seconds:.3f} s long: correct end, or leave it out to mean the end of the'
             ' recording'
         )
     if start >= header.seconds:
         raise DataError(
-            f'{clip.place}: start={start} s is past the end of the recording, which is'
+            f'{clip.location}: start={start} s is past the end of the recording, which is'
             f' {header.seconds:.3f} s long'
         )
     if start >= end:
-        raise DataError(f'{clip.place}: start={start} s is not before end={end} s')
+        raise DataError(f'{clip.location}: start={start} s is not before end={end} s')
     first = round(start * header.rate)
     last = header.frames if clip.end is None else min(round(end * header.rate), header.frames)
     if first >= last:
         raise DataError(
-            f'{clip.place}: from {start} s to {end} s there is no whole sample at {header.rate} Hz:'
+            f'{clip.location}: from {start} s to {end} s there is no whole sample at {header.rate}'
+            ' Hz:'
             ' lengthen the clip or leave it out'
         )
     return first, last
@@ -374,7 +376,7 @@ def _identities(source: Source) -> set[Hashable]:
 
 
 def _label_problem(source: Source, i: int, names: Sequence[str], classes: dict[str, int]) -> str:
-    place = source.clips[i].place if isinstance(source, FileSource) else source.keys[i]
+    place = source.clips[i].location if isinstance(source, FileSource) else source.keys[i]
     unknown = next((label for label in source.labels[i] if label not in classes), None)
     if unknown is None:
         return f'{place}: no label: give it at least one, or leave the clip out'

@@ -37,7 +37,7 @@ _SPLITS = frozenset(
 
 def load(
     root: str | os.PathLike,
-    rate: int,
+    sample_rate: int,
     part: str | None = None,
     eval_share: float = 0.0,
     on_bad_audio: BadAudio = 'error',
@@ -67,7 +67,8 @@ def load(
     loose = [name for name in found if '/' not in name]
     if loose:
         raise DataError(
-            f'{root}: {len(loose)} recordings are in no class folder:\n{headers.listing(loose)}\n'
+            f'{root}: {len(loose)} recordings are in no class'
+            f' folder:\n{headers.format_problems(loose)}\n'
             f'move each into the folder of its class; there must be {_FORM}'
         )
     if not found:
@@ -83,7 +84,7 @@ def load(
             root,
             len(empty),
             len(folders),
-            headers.listing(empty),
+            headers.format_problems(empty),
         )
     _warn_of_others(root, found)
 
@@ -100,7 +101,7 @@ def load(
                 'folders of their own'
             )
         clips = sides
-    return FileSource(clips, rate, root, on_bad_audio, classes)
+    return FileSource(clips, sample_rate, root, on_bad_audio, classes)
 
 
 def held_out(key: str, share: float) -> bool:

@@ -28,7 +28,7 @@ _FEATURES = tfds_builder.Features(key='audio/filename')
 def load(
     root: str | os.PathLike,
     split: str,
-    rate: int,
+    sample_rate: int,
     on_bad_audio: BadAudio = 'error',
     held_out: Collection[str] = (),
 ) -> FileSource:
@@ -81,13 +81,13 @@ def load(
             f"{root}: none of the {len(recordings)} recordings is of split {split!r} ('test' is"
             f" indices 0 to {_TEST_INDICES - 1}, 'train' the rest): {advice}"
         )
-    return FileSource(clips, rate, root, on_bad_audio, _DIGITS)
+    return FileSource(clips, sample_rate, root, on_bad_audio, _DIGITS)
 
 
 def load_tfds(
     folder: str,
     split: str,
-    rate: int,
+    sample_rate: int,
     on_bad_audio: BadAudio = 'error',
     held_out: Collection[str] = (),
 ) -> tfds.TfdsSource:
@@ -125,7 +125,7 @@ def load_tfds(
         _check_speakers(held_out, speakers)
 
     try:
-        source = tfds.load(_DATA_SET, folder, 'train', rate, _FEATURES, on_bad_audio, keep)
+        source = tfds.load(_DATA_SET, folder, 'train', sample_rate, _FEATURES, on_bad_audio, keep)
     except DataError as error:
         if speakers or strange:  # the names were read, and may be why nothing is left
             check()

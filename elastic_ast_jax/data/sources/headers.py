@@ -21,7 +21,7 @@ import numpy as np
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError, Header
 
-__all__ = ['cache_path', 'listing', 'look', 'replace']
+__all__ = ['cache_path', 'format_problems', 'read_headers', 'replace_cache']
 
 _FILE = '.elastic-ast-headers.npz'
 _VERSION = 2
@@ -32,7 +32,9 @@ _LISTED = 10
 _Entry = tuple[int, int, int, int, int]  # size, mtime_ns, frames, rate, channels
 
 
-def look(paths: Sequence[str | os.PathLike], cache: Path | None) -> list[Header | AudioError]:
+def read_headers(
+    paths: Sequence[str | os.PathLike], cache: Path | None
+) -> list[Header | AudioError]:
     """Headers of recordings, in order; what the cache does not know is read from the files and
     added to it.
 
@@ -87,7 +89,7 @@ def cache_path(beside: str | os.PathLike, name: str = _FILE) -> Path | None:
     return folder / f'{hashlib.sha256(os.fsencode(place)).hexdigest()}{os.path.splitext(name)[1]}'
 
 
-def replace(cache: Path, write: Callable[[BinaryIO], Any]) -> None:
+def replace_cache(cache: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Replaces a cache by what `write` writes, in one step, so that no reader sees half of it;
 
     a failure is a warning.
@@ -108,7 +110,7 @@ def replace(cache: Path, write: Callable[[BinaryIO], Any]) -> None:
         )
 
 
-def listing(problems: Sequence[str]) -> str:
+def format_problems(problems: Sequence[str]) -> str:
     """The first ten problems, one a line, and how many more there are."""
     lines = [f'  {problem}' for problem in problems[:_LISTED]]
     if len(problems) > _LISTED:
@@ -164,7 +166,7 @@ def _load(cache: Path) -> dict[str, _Entry]:
 
 def _save(cache: Path, entries: dict[str, _Entry]) -> None:
     names = b''.join(os.fsencode(name) + b'\0' for name in entries)  # no path has a zero byte
-    replace(
+    replace_cache(
         cache,
         lambda file: np.savez(
             file,

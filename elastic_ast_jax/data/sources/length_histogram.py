@@ -21,7 +21,7 @@ from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.philox import Stream
 
-__all__ = ['Histogram', 'HistogramError', 'HistogramSource', 'checked', 'from_recipe']
+__all__ = ['Histogram', 'HistogramError', 'HistogramSource', 'validate', 'from_recipe']
 
 _SPLITS = ('train', 'eval')
 _SHOWN = 10
@@ -59,10 +59,10 @@ def from_recipe(spec: str) -> Histogram | None:
         raise HistogramError(
             f'{path}: lengths() fails ({type(error).__name__}: {error})'
         ) from error
-    return checked(found, path)
+    return validate(found, path)
 
 
-def checked(value: Any, path: str) -> Histogram:
+def validate(value: Any, path: str) -> Histogram:
     """What a `lengths()` returned.
 
     Raises:
@@ -134,15 +134,15 @@ class HistogramSource:
         seed: Of the draws: the same seed gives the same lengths in the same order.
     """
 
-    def __init__(self, histogram: Histogram, split: Split, rate: int, seed: int):
+    def __init__(self, histogram: Histogram, split: Split, sample_rate: int, seed: int):
         bins, epoch = getattr(histogram, split), _EPOCH + _SPLITS.index(split)
         seconds = _drawn(bins, seed, epoch)
-        self.samples = np.maximum(1, np.round(seconds * rate).astype(np.int64))
+        self.samples = np.maximum(1, np.round(seconds * sample_rate).astype(np.int64))
         self.keys = tuple(map('clip {}'.format, range(len(seconds))))
         self.labels = ((),) * len(seconds)
         self.classes = tuple(f'class {i}' for i in range(histogram.classes))
         self.skipped = ()
-        self.rate = rate
+        self.sample_rate = sample_rate
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -150,7 +150,7 @@ class HistogramSource:
     @property
     def fingerprint(self) -> str:
         """Of the lengths."""
-        return fingerprint(self.keys, self.samples, self.labels, self.rate)
+        return fingerprint(self.keys, self.samples, self.labels, self.sample_rate)
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
         """Raises:

@@ -19,12 +19,12 @@ from typing import Any
 
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
-from elastic_ast_jax.data.sources.csv_files import (
+from elastic_ast_jax.data.sources.text_files import (
     check_columns,
     csv_rows,
-    nearest,
-    read,
-    strict_json,
+    parse_json,
+    read_text,
+    unknown_name,
 )
 
 __all__ = ['entries', 'load']
@@ -38,7 +38,7 @@ _EXAMPLE = '{"audio": "a.wav", "labels": ["dog"]}'
 def load(
     path: str | os.PathLike,
     split: str | None,
-    rate: int,
+    sample_rate: int,
     on_bad_audio: BadAudio = 'error',
     classes_of: Sequence[str] = (),
 ) -> FileSource:
@@ -68,7 +68,11 @@ def load(
     }
     folder = os.path.abspath(path.parent)
     return FileSource(
-        _of_split(clips, splits, split, path), rate, folder, on_bad_audio, tuple(sorted(names))
+        _of_split(clips, splits, split, path),
+        sample_rate,
+        folder,
+        on_bad_audio,
+        tuple(sorted(names)),
     )
 
 
@@ -88,7 +92,7 @@ def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
     rows = _csv_rows if suffix == '.csv' else _json_rows
     folder = os.path.abspath(path.parent)
     clips, splits, problems = [], [], []
-    for line, row in rows(read(path, 'manifest', '.jsonl or .csv'), path):
+    for line, row in rows(read_text(path, 'manifest', '.jsonl or .csv'), path):
         found = [row] if isinstance(row, str) else _problems(row)
         if found:
             problems.append(f'line {line}: ' + '; '.join(found))
@@ -101,20 +105,21 @@ def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
                 start=_seconds(row.get('start')),
                 end=_seconds(row.get('end')),
                 labels=(labels,) if isinstance(labels, str) else tuple(labels),
-                where=f'{path.name} line {line}',
+                origin=f'{path.name} line {line}',
             )
         )
         splits.append(row.get('split'))
     if problems:
         raise DataError(
-            f'{path}: {len(problems)} of its lines cannot be used:\n{headers.listing(problems)}'
+            f'{path}: {len(problems)} of its lines cannot be'
+            f' used:\n{headers.format_problems(problems)}'
         )
     if not clips:
         raise DataError(f'{path}: the manifest lists no clips: write one a line')
     without = splits.count(None)
     if 0 < without < len(splits):
         raise DataError(
-            f'{clips[splits.index(None)].place}: has no split, as have {without - 1} more lines,'
+            f'{clips[splits.index(None)].location}: has no split, as have {without - 1} more lines,'
             f' but others have: give every line of {path} a split, or none'
         )
     return clips, splits
@@ -134,7 +139,7 @@ def _of_split(
 
 def _problems(row: dict[str, Any]) -> list[str]:
     """What is wrong with the fields of a line."""
-    found = [nearest('key', name, _FIELDS) for name in row if name not in _FIELDS]
+    found = [unknown_name('key', name, _FIELDS) for name in row if name not in _FIELDS]
     found += [f'{name} is missing' for name in _REQUIRED if name not in row]
     if 'audio' in row and not (isinstance(row['audio'], str) and row['audio'].strip()):
         found.append(f'audio={row["audio"]!r} must be the path of a recording')
@@ -181,7 +186,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
         if not line.strip():
             continue
         try:
-            row = strict_json(line)
+            row = parse_json(line)
         except (ValueError, RecursionError) as error:
             yield number, f'is not JSON ({error}): write one object a line, such as {_EXAMPLE}'
             continue

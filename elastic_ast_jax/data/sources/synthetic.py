@@ -87,7 +87,7 @@ class SyntheticSource:
     classes = None  # those that occur, which are all of them from `len(CLASSES)` clips on
     skipped = ()
 
-    def __init__(self, split: str, clips: int, seed: int, rate: int) -> None:
+    def __init__(self, split: str, clips: int, seed: int, sample_rate: int) -> None:
         if split not in _SPLITS:
             raise UserError(f"the synthetic data have no split {split!r}: use 'train' or 'test'")
         if not 1 <= clips <= _MOST_CLIPS:
@@ -97,21 +97,25 @@ class SyntheticSource:
             )
         if not 0 <= seed < 1 << 64:
             raise UserError(f'seed={seed} of the synthetic data must be between 0 and 2**64 - 1')
-        if rate < _LOWEST_RATE:
+        if sample_rate < _LOWEST_RATE:
             raise UserError(
-                f'frontend.sample_rate={rate} is too low for the synthetic data, whose tones go up'
+                f'frontend.sample_rate={sample_rate} is too low for the synthetic data, whose'
+                ' tones go up'
                 f' to {_HIGH_HERTZ[1]:.0f} Hz: use at least {_LOWEST_RATE} Hz'
             )
-        self.split, self.seed, self.rate = split, int(seed), int(rate)
+        self.split, self.seed, self.sample_rate = split, int(seed), int(sample_rate)
         self.keys = [f'synthetic/{split}/{clip:05d}' for clip in range(clips)]
         self.samples = (
-            _seconds(philox.uniform(self._words(_SECONDS, 0, 2 * clips))) * rate
+            _seconds(philox.uniform(self._words(_SECONDS, 0, 2 * clips))) * sample_rate
         ).astype(np.int64)
         self._classes = _balanced(
             self._words(_LABELS, 0, -(-clips // len(CLASSES)) * len(CLASSES))
         )[:clips]
         self.labels = [(CLASSES[index],) for index in self._classes]
-        content = f'synthetic version={VERSION} seed={seed} split={split} clips={clips} rate={rate}'
+        content = (
+            f'synthetic version={VERSION} seed={seed} split={split} clips={clips}'
+            f' rate={sample_rate}'
+        )
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
@@ -133,7 +137,7 @@ class SyntheticSource:
         return _render(
             CLASSES[self._classes[i]],
             length,
-            self.rate,
+            self.sample_rate,
             philox.uniform(words[:_TRAITS]),
             words[_TRAITS:],
         )
@@ -164,7 +168,7 @@ def _balanced(words: UInt64[np.ndarray, 'N']) -> Int64[np.ndarray, 'N']:
 def _render(
     name: str,
     length: int,
-    rate: int,
+    sample_rate: int,
     traits: Float64[np.ndarray, 'traits'],
     noise: UInt64[np.ndarray, 'words'],
 ) -> Float32[np.ndarray, 'samples']:
@@ -179,7 +183,7 @@ def _render(
         return low + (high - low) * next(draw)
 
     # Silence of up to 5 % of the clip, at most 0.1 s, on either side.
-    before, after = (int(between(0.0, min(0.05 * length, 0.1 * rate))) for _ in range(2))
+    before, after = (int(between(0.0, min(0.05 * length, 0.1 * sample_rate))) for _ in range(2))
     joint = between(0.45, 0.55)
     low, high = (1127 * np.log1p(between(*hertz) / 700) for hertz in (_LOW_HERTZ, _HIGH_HERTZ))
     bend = between(-0.25, 0.25)
@@ -197,7 +201,7 @@ def _render(
     # they come in.
     place += np.float32(bend) * place * (1 - place)
     hertz = 700 * np.expm1((np.float32(low) + np.float32(high - low) * place) / np.float32(1127))
-    cycles = np.cumsum(hertz, dtype=np.float64) / rate + between(0.0, 1.0)  # any phase
+    cycles = np.cumsum(hertz, dtype=np.float64) / sample_rate + between(0.0, 1.0)  # any phase
     radians = ((cycles - np.floor(cycles)) * (2 * np.pi)).astype(np.float32)
     tone = np.sin(radians)
     for harmonic in range(2, _HARMONICS + 1):
@@ -205,12 +209,12 @@ def _render(
         strength = (
             between(0.0, 0.7)
             / harmonic
-            * np.clip((rate / 2 - harmonic * hertz) / (0.05 * rate), 0, 1)
+            * np.clip((sample_rate / 2 - harmonic * hertz) / (0.05 * sample_rate), 0, 1)
         )
         tone += strength * np.sin(harmonic * radians)
     # Loudness drifts by up to 3 dB either way.
     tone *= np.exp(np.linspace(*(between(-0.35, 0.35) for _ in range(2)), voiced, dtype=np.float32))
-    edge = min(int(_EDGE_SECONDS * rate), voiced // 2)
+    edge = min(int(_EDGE_SECONDS * sample_rate), voiced // 2)
     ramp = np.linspace(0, 1, edge, dtype=np.float32)
     tone[:edge] *= ramp
     tone[voiced - edge :] *= ramp[::-1]

@@ -26,14 +26,14 @@ from elastic_ast_jax.audio import frontend, reading
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.data.prepare import index
 from elastic_ast_jax.data.sources import headers
-from elastic_ast_jax.data.sources.base import BadAudio, DataError, fingerprint, leave_out
+from elastic_ast_jax.data.sources.base import BadAudio, DataError, fingerprint, report_skipped
 from elastic_ast_jax.data.sources.tfds_builder import (
     FORMAT,
     Features,
-    chosen,
-    completed,
+    complete_features,
     open_builder,
-    sample_rate,
+    select_features,
+    stored_sample_rate,
 )
 from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 
@@ -82,18 +82,18 @@ class TfdsSource:
         self,
         reader: '_Reader',
         clips: list[_Clip],
-        rate: int,
+        sample_rate: int,
         skipped: tuple[str, ...],
         classes: tuple[str, ...] | None,
     ):
-        self._reader, self.rate = reader, rate
+        self._reader, self.sample_rate = reader, sample_rate
         self._records = [clip.record for clip in clips]
         self.keys = tuple(clip.key for clip in clips)
         self.labels = tuple(clip.labels for clip in clips)
         self.samples = frontend.resampled(
-            np.array([clip.frames for clip in clips], np.int64), reader.rate, rate
+            np.array([clip.frames for clip in clips], np.int64), reader.sample_rate, sample_rate
         )
-        self.fingerprint = fingerprint(self.keys, self.samples, self.labels, rate)
+        self.fingerprint = fingerprint(self.keys, self.samples, self.labels, sample_rate)
         self.classes, self.skipped = classes, skipped
 
     def __len__(self) -> int:
@@ -106,13 +106,17 @@ class TfdsSource:
             AudioError: a sample is NaN or infinite, or beyond full scale.
             DataError: the record cannot be read, or is no longer the one whose length is known.
         """
-        name = f'{self._reader.place}: {self.keys[i]}'
+        name = f'{self._reader.description}: {self.keys[i]}'
         samples = reading.from_array(
-            self._reader.audio(self._records[i], name), name, self._reader.rate, self.rate
+            self._reader.audio(self._records[i], name),
+            name,
+            self._reader.sample_rate,
+            self.sample_rate,
         )
         if len(samples) != self.samples[i]:
             raise DataError(
-                f'{name}: has {len(samples)} samples at {self.rate} Hz, but had {self.samples[i]}'
+                f'{name}: has {len(samples)} samples at {self.sample_rate} Hz, but had'
+                f' {self.samples[i]}'
                 ' when the data were opened: the data set was changed meanwhile; start again'
             )
         return samples
@@ -122,7 +126,7 @@ def load(
     name: str,
     folder: str,
     split: str,
-    rate: int,
+    sample_rate: int,
     features: Features,
     on_bad_audio: BadAudio = 'error',
     keep: Callable[[str], bool] | None = None,
@@ -148,7 +152,7 @@ def load(
             first ten named.
     """
     builder = open_builder(name, folder)
-    features = completed(builder.info, features)
+    features = complete_features(builder.info, features)
     reader = _Reader(builder, split, features)
     clips, problems = reader.scan()
     if keep is not None:
@@ -156,15 +160,19 @@ def load(
         problems = [problem for problem in problems if not problem.key or keep(problem.key)]
     messages, number = [problem.message for problem in problems], len(clips) + len(problems)
     if not number:
-        raise DataError(f'{reader.place}: no clips')
+        raise DataError(f'{reader.description}: no clips')
     if messages and on_bad_audio == 'error':
         raise DataError(
-            f'{reader.place}: {len(messages)} of {number} clips cannot be'
-            f' used:\n{headers.listing(messages)}'
+            f'{reader.description}: {len(messages)} of {number} clips cannot be'
+            f' used:\n{headers.format_problems(messages)}'
         )
-    skipped = leave_out(messages, number)
+    skipped = report_skipped(messages, number)
     return TfdsSource(
-        reader, _sorted(clips, reader.place, bool(features.key)), rate, skipped, reader.classes
+        reader,
+        _sorted(clips, reader.description, bool(features.key)),
+        sample_rate,
+        skipped,
+        reader.classes,
     )
 
 
@@ -180,7 +188,7 @@ class _Reader:
     def __init__(self, builder: Any, split: str, names: Features):
         import tensorflow_datasets as tfds
 
-        self.place = f'{builder.info.full_name} split {split!r}'
+        self.description = f'{builder.info.full_name} split {split!r}'
         try:
             self._records = builder.as_data_source(
                 split,
@@ -203,9 +211,9 @@ class _Reader:
             ) from error
         self._folder, self._splits = str(builder.data_dir), tuple(builder.info.splits)
         self._names = names
-        features = chosen(builder.info, names)
+        features = select_features(builder.info, names)
         audio, label = features[names.audio], features[names.label]
-        self.rate = sample_rate(builder.info, names)
+        self.sample_rate = stored_sample_rate(builder.info, names)
         label = getattr(label, 'feature', label)  # of a sequence
         self.classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
         # Records hold all features of a clip; only these are parsed.
@@ -233,7 +241,9 @@ class _Reader:
         # One cache for each part of a split and choice of features; the stamp tells whether it
         # still holds.
         names = self._names
-        which = json.dumps([self.place, [names.audio, names.label, names.key, names.rate]])
+        which = json.dumps(
+            [self.description, [names.audio, names.label, names.key, names.sample_rate]]
+        )
         cache = headers.cache_path(self._folder, f'.elastic-ast-tfds-{text_hash(which)[:16]}.json')
         known = None if cache is None else _load(cache, (stamp, self._stamp_of_version_1()))
         if known is not None:
@@ -241,7 +251,7 @@ class _Reader:
         number = len(self._records)
         if number > 10_000:
             logging.warning(
-                '%s: reading all %d clips once, to know their lengths', self.place, number
+                '%s: reading all %d clips once, to know their lengths', self.description, number
             )
         chunks = [range(i, min(i + _CHUNK, number)) for i in range(0, number, _CHUNK)]
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -259,7 +269,7 @@ class _Reader:
                 'clips': [(clip.record, clip.key, clip.frames, clip.labels) for clip in clips],
                 'problems': [(problem.key, problem.message) for problem in problems],
             }
-            headers.replace(cache, lambda file: file.write(json.dumps(content).encode()))
+            headers.replace_cache(cache, lambda file: file.write(json.dumps(content).encode()))
         return clips, problems
 
     def _indexed(self) -> list[_Clip] | None:
@@ -292,16 +302,16 @@ class _Reader:
         return clips if len(clips) == len(self._records) else None
 
     def _look(self, record: int) -> _Clip | _Problem:
-        names, name = self._names, f'{self.place} record {record}'
+        names, name = self._names, f'{self.description} record {record}'
         key = ''
         try:
             example = self._parsed(record, name, self._whole)
             if names.key:
                 key = _text(example[names.key])
-                name = f'{self.place}: {key}'
+                name = f'{self.description}: {key}'
             audio = _full_scale(example[names.audio], name)
             reading.from_array(
-                audio, name, self.rate, self.rate
+                audio, name, self.sample_rate, self.sample_rate
             )  # what reading it in training would refuse
         except (AudioError, DataError) as error:
             return _Problem(key, str(error), isinstance(error, AudioError))
@@ -345,18 +355,20 @@ class _Reader:
                 'audio': names.audio,
                 'label': names.label,
                 'key': names.key,
-                'rate': names.rate,
+                'rate': names.sample_rate,
             },
-            'rate': self.rate,
+            'rate': self.sample_rate,
             'classes': self.classes,
             'schema': self._whole.to_json(),  # TFDS's own, versioned format
         }
         return mapping_hash('tfds', _STAMP_VERSION, values)
 
     def _stamp_of_version_1(self) -> str:
-        names = [self._names.audio, self._names.label, self._names.key, self._names.rate]
+        names = [self._names.audio, self._names.label, self._names.key, self._names.sample_rate]
         return text_hash(
-            json.dumps([self._file_stamps(), names, self.rate, self.classes, repr(self._whole)])
+            json.dumps(
+                [self._file_stamps(), names, self.sample_rate, self.classes, repr(self._whole)]
+            )
         )
 
     def _file_stamps(self) -> list[tuple]:
@@ -412,7 +424,8 @@ def _sorted(clips: list[_Clip], place: str, named: bool) -> list[_Clip]:
     twice = [f'{key!r} {count} times' for key, count in counts.items() if count > 1]
     if named and twice:
         raise DataError(
-            f'{place}: {len(twice)} keys are there more than once:\n{headers.listing(twice)}\nset'
+            f'{place}: {len(twice)} keys are there more than'
+            f' once:\n{headers.format_problems(twice)}\nset'
             ' data.tfds_key to a feature that names a clip, or leave it out to know clips by their'
             ' samples'
         )

@@ -14,7 +14,14 @@ import numpy as np
 
 from elastic_ast_jax.data.sources.base import DataError
 
-__all__ = ['FORMAT', 'Features', 'chosen', 'completed', 'open_builder', 'sample_rate']
+__all__ = [
+    'FORMAT',
+    'Features',
+    'select_features',
+    'complete_features',
+    'open_builder',
+    'stored_sample_rate',
+]
 
 # The file format of TFDS that can be read at random.
 FORMAT = 'array_record'
@@ -38,7 +45,7 @@ class Features:
     audio: str = 'audio'
     label: str = 'label'
     key: str = ''
-    rate: int = 0
+    sample_rate: int = 0
 
 
 def open_builder(name: str, folder: str) -> Any:
@@ -115,7 +122,7 @@ def _checked(builder: Any) -> Any:
     return builder
 
 
-def chosen(info: Any, names: Features) -> dict[str, Any]:
+def select_features(info: Any, names: Features) -> dict[str, Any]:
     """The features that are read by their names, from a builder's `info`.
 
     Raises:
@@ -186,7 +193,7 @@ def chosen(info: Any, names: Features) -> dict[str, Any]:
     return found
 
 
-def completed(info: Any, names: Features) -> Features:
+def complete_features(info: Any, names: Features) -> Features:
     """The features to read:
 
     what `names` leaves open is as the data set says, if it was prepared by `elastic-ast prepare`.
@@ -195,7 +202,7 @@ def completed(info: Any, names: Features) -> Features:
     return names if names.key or told not in info.features else dataclasses.replace(names, key=told)
 
 
-def sample_rate(info: Any, names: Features) -> int:
+def stored_sample_rate(info: Any, names: Features) -> int:
     """Sample rate of the recordings in Hz, as the audio feature, the data set or `names` tells it.
 
     Raises:
@@ -205,17 +212,18 @@ def sample_rate(info: Any, names: Features) -> int:
     who = f'the feature {names.audio!r}'
     if not told and (meant := _told(info, 'sample_rate', int)):
         told, who = meant, 'the data set'
-    if told and names.rate and told != names.rate:
+    if told and names.sample_rate and told != names.sample_rate:
         raise DataError(
-            f'{info.full_name}: data.tfds_rate={names.rate}, but {who} says {told} Hz: leave out'
+            f'{info.full_name}: data.tfds_rate={names.sample_rate}, but {who} says {told} Hz:'
+            ' leave out'
             ' data.tfds_rate'
         )
-    if not (told or names.rate):
+    if not (told or names.sample_rate):
         raise DataError(
             f'{info.full_name}: the feature {names.audio!r} does not tell the sample rate: give it'
             ' in Hz with --config.data.tfds_rate'
         )
-    return int(told or names.rate)
+    return int(told or names.sample_rate)
 
 
 def _told(info: Any, name: str, kind: type) -> Any:

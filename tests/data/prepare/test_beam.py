@@ -48,7 +48,7 @@ pytest.importorskip('apache_beam', reason='data sets are prepared by Apache Beam
 )
 def test_options_that_beam_does_not_take_are_said(options, words, capfd):
     with pytest.raises(DataError, match=words):
-        beam.pipeline(options)
+        beam.make_pipeline(options)
     assert capfd.readouterr() == ('', '')
 
 
@@ -56,12 +56,16 @@ def test_options_that_beam_takes_reach_the_pipeline():
     from apache_beam.options.pipeline_options import DirectOptions, FlinkRunnerOptions
 
     assert (
-        beam.pipeline(['direct_num_workers=3']).options.view_as(DirectOptions).direct_num_workers
+        beam.make_pipeline(['direct_num_workers=3'])
+        .options.view_as(DirectOptions)
+        .direct_num_workers
         == 3
     )
-    assert type(beam.pipeline().runner).__name__ == 'FnApiRunner'
+    assert type(beam.make_pipeline().runner).__name__ == 'FnApiRunner'
     # What a job service knows, this side cannot.
-    flink = beam.pipeline(['runner=FlinkRunner', 'parallelism=4', 'checkpointing_interval=60000'])
+    flink = beam.make_pipeline(
+        ['runner=FlinkRunner', 'parallelism=4', 'checkpointing_interval=60000']
+    )
     assert flink.options.view_as(FlinkRunnerOptions).parallelism == 4
 
 
@@ -72,7 +76,7 @@ def test_dataflow_without_its_client_is_said_before_anything_is_read():
     with pytest.raises(
         DataError, match=r'DataflowRunner takes .* not installed \(.*launch/install.sh dataflow'
     ):
-        beam.pipeline(
+        beam.make_pipeline(
             [
                 'runner=DataflowRunner',
                 'project=p',

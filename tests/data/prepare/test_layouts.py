@@ -319,23 +319,23 @@ def test_of_the_same_recording_in_two_formats_one_is_taken(tmp_path):
     for name in ('b.flac', 'a/b.wav', 'b.wav', 'c.mp3', 'notes.txt'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = lists.recordings(tmp_path, lambda stem: stem)
+    found = lists.find_recordings(tmp_path, lambda stem: stem)
     assert found == {'b': str(tmp_path / 'a' / 'b.wav'), 'c': str(tmp_path / 'c.mp3')}
-    assert lists.recordings(tmp_path / 'nothing', lambda stem: stem) == {}
+    assert lists.find_recordings(tmp_path / 'nothing', lambda stem: stem) == {}
 
 
 @pytest.mark.parametrize(
     'name', ['', '/a.wav', '../a.wav', 'a/../../b.wav', 'a//b.wav', './a.wav', 'a\0.wav', '..']
 )
 def test_names_that_lead_out_of_a_folder_are_none(name):
-    assert lists.inside('/data', name) is None
-    assert lists.inside('/data', 'a/..b.wav') == '/data/a/..b.wav'
+    assert lists.path_inside('/data', name) is None
+    assert lists.path_inside('/data', 'a/..b.wav') == '/data/a/..b.wav'
 
 
 def of_manifest(tmp_path, *lines, **options) -> ManifestBuilder:
     (tmp_path / 'Two Dogs.jsonl').write_text('\n'.join(lines))
     return ManifestBuilder(
-        tmp_path / 'Two Dogs.jsonl', rate=8000, data_dir=tmp_path / 'out', **options
+        tmp_path / 'Two Dogs.jsonl', sample_rate=8000, data_dir=tmp_path / 'out', **options
     )
 
 
@@ -346,7 +346,9 @@ def test_a_manifest_is_a_data_set_by_the_name_of_its_file(tmp_path):
         '{"audio": "b.wav", "labels": []}',
     )
     layout = made.layout(tmp_path)
-    assert made.name == 'two_dogs' and made.RATE == 8000 and layout.classes == ('bark', 'dog')
+    assert (
+        made.name == 'two_dogs' and made.SAMPLE_RATE == 8000 and layout.classes == ('bark', 'dog')
+    )
     assert list(layout.splits['train'].values()) == [
         FileClip(
             str(tmp_path / 'a.wav'), 'a.wav', None, None, ('dog', 'bark'), 'Two Dogs.jsonl line 1'

@@ -65,7 +65,7 @@ def test_the_miniature_is_prepared_whole_planned_trained_on_and_evaluated(
     config = [
         f'--config={tmp_path}/tiny.py',
         *told,
-        f'--config.frontend.sample_rate={miniature.rate}',
+        f'--config.frontend.sample_rate={miniature.sample_rate}',
     ]
     planned = command('plan', *config)
     assert (
@@ -95,15 +95,15 @@ def check_what_is_said(miniature: Miniature, out: pathlib.Path, said: str) -> No
     }
     for split, clips in miniature.clips.items():
         each = [
-            sum((split, why) == found[:2] for found in miniature.left_out)
+            sum((split, why) == found[:2] for found in miniature.skipped)
             for why in ('missing', 'broken')
         ]
         assert [int(rows[split][i]) for i in (0, 2, 3)] == [len(clips), *each]
     listed = (out / miniature.name / '1.0.0' / 'left_out.txt').read_text().splitlines()
-    assert {tuple(line.split('\t')[:3]) for line in listed} == miniature.left_out and len(
+    assert {tuple(line.split('\t')[:3]) for line in listed} == miniature.skipped and len(
         listed
-    ) == len(miniature.left_out)
-    assert f'{len(miniature.left_out)} clips left out, listed in {out}' in said
+    ) == len(miniature.skipped)
+    assert f'{len(miniature.skipped)} clips left out, listed in {out}' in said
     assert (
         f'--config.data.train_split={miniature.train}'
         f' --config.data.eval_split={miniature.evaluate} ' in said
@@ -121,7 +121,7 @@ def check_what_is_said(miniature: Miniature, out: pathlib.Path, said: str) -> No
 def check_contents(miniature: Miniature, out: pathlib.Path, caplog) -> None:
     folder = out / miniature.name / '1.0.0'
     for split, clips in miniature.clips.items():
-        source = tfds.load(miniature.name, str(out), split, miniature.rate, Features())
+        source = tfds.load(miniature.name, str(out), split, miniature.sample_rate, Features())
         assert not list(
             folder.glob('.elastic-ast-*')
         )  # the lengths were known without reading a record
@@ -134,7 +134,7 @@ def check_contents(miniature: Miniature, out: pathlib.Path, caplog) -> None:
     # Without the index, everything is read, and is the same.
     (folder / f'index-{split}.npz').rename(folder / 'aside')
     assert (
-        tfds.load(miniature.name, str(out), split, miniature.rate, Features()).fingerprint
+        tfds.load(miniature.name, str(out), split, miniature.sample_rate, Features()).fingerprint
         == source.fingerprint
     )
     (folder / 'aside').rename(folder / f'index-{split}.npz')

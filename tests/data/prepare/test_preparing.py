@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax.data.prepare import index, shards
-from elastic_ast_jax.data.prepare.shards import Form
+from elastic_ast_jax.data.prepare.shards import ClipFormat
 from elastic_ast_jax.data.sources import tfds
 from elastic_ast_jax.data.sources.base import DataError, FileClip
 from elastic_ast_jax.data.sources.tfds_builder import Features
@@ -55,7 +55,7 @@ import glob, os, signal, sys
 from elastic_ast_jax.cli import main as cli
 from elastic_ast_jax.data.prepare import shards
 
-write = shards.write_listed
+write = shards.write_listed_shard
 
 def write_some(path, form):
     if len(glob.glob(os.path.dirname(path) + '/*.json')) == 2:
@@ -63,7 +63,7 @@ def write_some(path, form):
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, form)
 
-shards.write_listed = write_some
+shards.write_listed_shard = write_some
 cli.main(sys.argv[1:])
 """
 
@@ -164,7 +164,7 @@ def test_shards_that_cannot_be_put_into_the_data_set_are_kept(
 
 def check(miniature: Miniature, out: pathlib.Path) -> None:
     for split, clips in miniature.clips.items():
-        source = tfds.load(miniature.name, str(out), split, miniature.rate, Features())
+        source = tfds.load(miniature.name, str(out), split, miniature.sample_rate, Features())
         assert source.keys == tuple(sorted(clips))
         for i, key in enumerate(source.keys):
             np.testing.assert_array_equal(source.read(i) * 32768, clips[key][0])
@@ -475,8 +475,8 @@ def test_the_index_says_what_reading_every_record_says(prepared, tmp_path, caplo
             assert len(source.read(i)) == source.samples[i]
 
 
-def load(out, split, rate=miniatures.RATE, features=None):
-    return tfds.load('esc50', str(out), split, rate, features or Features())
+def load(out, split, sample_rate=miniatures.RATE, features=None):
+    return tfds.load('esc50', str(out), split, sample_rate, features or Features())
 
 
 def test_labels_past_the_classes_are_refused(prepared):
@@ -494,12 +494,12 @@ def test_labels_past_the_classes_are_refused(prepared):
 
 def test_rate_and_key_are_those_of_the_data_set(prepared):
     with pytest.raises(DataError, match='data.tfds_rate=8000, but the data set says 16000 Hz'):
-        load(prepared, 'fold1', features=Features(rate=8000))
+        load(prepared, 'fold1', features=Features(sample_rate=8000))
     assert (
-        load(prepared, 'fold1', features=Features(key='key', rate=16000)).keys
+        load(prepared, 'fold1', features=Features(key='key', sample_rate=16000)).keys
         == load(prepared, 'fold1').keys
     )
-    halved = load(prepared, 'fold1', rate=8000)
+    halved = load(prepared, 'fold1', sample_rate=8000)
     assert halved.samples.tolist() == [
         -(-count // 2) for count in load(prepared, 'fold1').samples.tolist()
     ]
@@ -533,23 +533,25 @@ def clip(path, number=0, start=None, end=None) -> FileClip:
     return FileClip(str(path), str(path), start, end, ('a',), f'list line {number}')
 
 
-FORM = Form(rate=16000, classes=('a',), several=False)
+FORM = ClipFormat(sample_rate=16000, classes=('a',), multi_label=False)
 
 
 def test_clips_are_dealt_to_shards_by_their_keys_alone(tmp_path):
     clips = {f'clip {i}': clip(f'{i}.wav') for i in range(2500)}
-    dealt = shards.shards(tmp_path, 'train', clips)
+    dealt = shards.assign_shards(tmp_path, 'train', clips)
     assert [pathlib.Path(shard.path).name for shard in dealt] == [
         f'train-{i:05d}-of-00003' for i in range(3)
     ]
     assert sorted(key for shard in dealt for key, _ in shard.clips) == sorted(clips)
     assert max(len(shard.clips) for shard in dealt) - min(len(shard.clips) for shard in dealt) <= 1
-    assert shards.shards(tmp_path, 'train', dict(reversed(clips.items()))) == dealt
+    assert shards.assign_shards(tmp_path, 'train', dict(reversed(clips.items()))) == dealt
     first = [int(key.split()[1]) for key, _ in dealt[0].clips]
     assert 1100 < np.mean(first) < 1400  # no run of them
     assert (
         len(
-            shards.shards(tmp_path, 'train', dict.fromkeys(map(str, range(600_000)), clip('a.wav')))
+            shards.assign_shards(
+                tmp_path, 'train', dict.fromkeys(map(str, range(600_000)), clip('a.wav'))
+            )
         )
         == 512
     )
@@ -557,40 +559,40 @@ def test_clips_are_dealt_to_shards_by_their_keys_alone(tmp_path):
 
 def test_a_shard_is_written_again_only_if_it_has_to_be(tmp_path):
     miniatures.write(tmp_path / 'a.wav', 1, 16000)
-    (shard,) = shards.shards(
+    (shard,) = shards.assign_shards(
         tmp_path, 'train', {'a': clip(tmp_path / 'a.wav'), 'b': clip(tmp_path / 'b.wav', 2)}
     )
-    assert shards.record(shard, FORM) is None
-    shards.write(shard, FORM)
-    record = shards.record(shard, FORM)
+    assert shards.load_record(shard, FORM) is None
+    shards.write_shard(shard, FORM)
+    record = shards.load_record(shard, FORM)
     assert (record.keys, record.frames, record.labels) == (
         ('a',),
         (len(miniatures.tone(1)),),
         ((0,),),
     )
-    (left_out,) = record.left_out
+    (skipped,) = record.skipped
     assert (
-        left_out.missing
-        and left_out.key == 'b'
-        and left_out.message == f'list line 2: no recording {tmp_path}/b.wav'
+        skipped.missing
+        and skipped.key == 'b'
+        and skipped.message == f'list line 2: no recording {tmp_path}/b.wav'
     )
     written = os.stat(shard.path).st_ino
-    shards.write(shard, FORM)
+    shards.write_shard(shard, FORM)
     assert os.stat(shard.path).st_ino == written
-    assert shards.record(shard, Form(8000, ('a',), False)) is None
-    assert shards.record(shards.Shard(shard.path, shard.clips[:1]), FORM) is None
+    assert shards.load_record(shard, ClipFormat(8000, ('a',), False)) is None
+    assert shards.load_record(shards.Shard(shard.path, shard.clips[:1]), FORM) is None
     content = pathlib.Path(shard.record_path).read_text()
     for damaged in ('', content[:100], '[]', json.dumps(json.loads(content) | {'size': 3})):
         pathlib.Path(shard.record_path).write_text(damaged)
-        assert shards.record(shard, FORM) is None
+        assert shards.load_record(shard, FORM) is None
     pathlib.Path(shard.record_path).write_text(content)
     miniatures.write(tmp_path / 'b.wav', 2, 16000)
-    assert shards.record(shard, FORM) is None
-    shards.save(shard)
-    shards.write_listed(shard.path, FORM)
-    assert set(shards.record(shard, FORM).keys) == {'a', 'b'}
+    assert shards.load_record(shard, FORM) is None
+    shards.write_list(shard)
+    shards.write_listed_shard(shard.path, FORM)
+    assert set(shards.load_record(shard, FORM).keys) == {'a', 'b'}
     os.truncate(shard.path, 10)
-    assert shards.record(shard, FORM) is None
+    assert shards.load_record(shard, FORM) is None
 
 
 def test_what_is_stored_is_mono_at_the_rate_asked_for_and_within_16_bits(tmp_path):
@@ -602,11 +604,11 @@ def test_what_is_stored_is_mono_at_the_rate_asked_for_and_within_16_bits(tmp_pat
     parts = {'loud': (0.25, 0.75), 'beyond': (0.5, 1.5), 'empty': (0.5, 0.5)}
     found = {key: clip(tmp_path / 'loud.wav', 0, start, end) for key, (start, end) in parts.items()}
     found['silent'] = clip(tmp_path / 'silent.wav')
-    (shard,) = shards.shards(tmp_path, 'train', found)
-    shards.write(shard, FORM)
-    record = shards.record(shard, FORM)
+    (shard,) = shards.assign_shards(tmp_path, 'train', found)
+    shards.write_shard(shard, FORM)
+    record = shards.load_record(shard, FORM)
     assert record.keys == ('loud',) and record.frames == (8000,)
-    said = {clip.key: clip.message for clip in record.left_out}
+    said = {clip.key: clip.message for clip in record.skipped}
     assert (
         'holds no samples' in said['silent']
         and 'past the end' in said['beyond']

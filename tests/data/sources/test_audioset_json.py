@@ -61,7 +61,7 @@ def test_all_rows_of_the_csv_are_classes_in_the_order_of_index(write):
     source = load(path)
     assert source.classes == base.label_names(source) == NAMES
     assert base.targets(source, NAMES, 'train') == [(2,)]
-    assert base.without_clips(source, NAMES) == ['Speech', 'Dog, barking']
+    assert base.classes_without_clips(source, NAMES) == ['Speech', 'Dog, barking']
 
 
 @pytest.mark.parametrize(

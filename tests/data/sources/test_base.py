@@ -15,17 +15,17 @@ RATE = 8000
 def clip(tmp_path):
     """Makes clips of a two-second recording, which is written when it is first needed."""
 
-    def make(name='a.wav', start=None, end=None, labels=('x',), where='', frames=2 * RATE):
+    def make(name='a.wav', start=None, end=None, labels=('x',), origin='', frames=2 * RATE):
         path = tmp_path / name
         if not path.exists() and frames:
             soundfile.write(str(path), np.random.default_rng(0).uniform(-0.5, 0.5, frames), RATE)
-        return FileClip(str(path), name, start, end, labels, where)
+        return FileClip(str(path), name, start, end, labels, origin)
 
     return make
 
 
-def open_source(*clips, rate=RATE):
-    return FileSource(clips, rate, None)
+def open_source(*clips, sample_rate=RATE):
+    return FileSource(clips, sample_rate, None)
 
 
 def test_lengths_are_known_and_right(clip):
@@ -36,7 +36,7 @@ def test_lengths_are_known_and_right(clip):
         clip(start=1.0, end=1.50006),
         clip('b.wav', frames=777),
     )
-    source = open_source(*clips, rate=44100)
+    source = open_source(*clips, sample_rate=44100)
     assert source.samples.dtype == np.int64
     for i in range(len(source)):
         assert source.read(i).shape == (source.samples[i],)
@@ -62,7 +62,7 @@ def test_an_end_that_was_rounded_up_means_the_end(clip):
     with pytest.raises(
         DataError, match=r'm.csv line 7 \(a.wav\[0.0:2.02\]\): end=2.02 s .* 2.000 s long'
     ):
-        open_source(clip(end=2.02, where='m.csv line 7'))
+        open_source(clip(end=2.02, origin='m.csv line 7'))
 
 
 @pytest.mark.parametrize(
@@ -79,25 +79,25 @@ def test_an_end_that_was_rounded_up_means_the_end(clip):
 )
 def test_parts_that_are_empty_or_outside_are_refused(clip, start, end, words):
     with pytest.raises(DataError, match=f'^1 problem in 1 clip:\n  here .*{words}'):
-        open_source(clip(start=start, end=end, where='here'))
+        open_source(clip(start=start, end=end, origin='here'))
 
 
 def test_the_same_samples_twice_are_refused_with_both_places(clip):
     for other in ({}, {'start': 0.0}, {'end': 2.0}, {'name': './a.wav'}):
         with pytest.raises(DataError, match='line 2 .*listed before, in line 1 '):
-            open_source(clip(where='line 1'), clip(**other, where='line 2'))
+            open_source(clip(origin='line 1'), clip(**other, origin='line 2'))
 
 
 def test_no_clips_and_no_rate_are_refused(clip):
     with pytest.raises(DataError, match='without clips'):
         open_source()
     with pytest.raises(DataError, match='rate=0'):
-        open_source(clip(), rate=0)
+        open_source(clip(), sample_rate=0)
 
 
 def test_all_problems_are_in_one_report(clip):
     good = [clip(start=i / 10) for i in range(5)]
-    bad = [clip(f'missing{i}.wav', frames=0, where=f'line {i}') for i in range(6)] + [
+    bad = [clip(f'missing{i}.wav', frames=0, origin=f'line {i}') for i in range(6)] + [
         clip(start=9.0 + i) for i in range(6)
     ]
     again = [
@@ -137,7 +137,7 @@ def test_the_fingerprint_changes_with_the_data_and_only_then(clip):
         open_source(clip(), clip('b.wav', labels=('y',))),
         open_source(clip(), clip('b.wav', labels=('x', 'y'))),
         open_source(clip(), clip('b.wav', end=1.0)),
-        open_source(clip(), clip('b.wav'), rate=16000),
+        open_source(clip(), clip('b.wav'), sample_rate=16000),
     ]
     prints = {source.fingerprint for source in others}
     soundfile.write(clip('b.wav').path, np.zeros(100), RATE)
@@ -170,18 +170,19 @@ def test_classes_are_those_the_data_define_in_their_order(clip):
     )
     assert sources_base.label_names(source) == names
     assert sources_base.targets(source, names, 'train') == [(0,), (2,)]
-    assert sources_base.without_clips(source, names) == ['cow', 'bee']
+    assert sources_base.classes_without_clips(source, names) == ['cow', 'bee']
     assert (
-        sources_base.without_clips(open_source(clip(labels=('dog', 'ant'))), ('ant', 'dog')) == []
+        sources_base.classes_without_clips(open_source(clip(labels=('dog', 'ant'))), ('ant', 'dog'))
+        == []
     )
 
 
 def test_unreadable_recordings_are_left_out_where_that_is_asked_for(clip, caplog):
     clips = [
         clip(),
-        clip('missing.wav', frames=0, where='line 2'),
+        clip('missing.wav', frames=0, origin='line 2'),
         clip('b.wav'),
-        clip('missing.wav', start=1.0, frames=0, where='line 4'),
+        clip('missing.wav', start=1.0, frames=0, origin='line 4'),
     ]
     source = FileSource(clips, RATE, None, 'skip')
     assert (
@@ -209,7 +210,7 @@ def test_a_wrong_list_is_no_unreadable_recording(clip):
 def test_unknown_and_missing_labels_are_refused_by_place(clip):
     source = open_source(
         clip(labels=('dog',)),
-        clip('b.wav', labels=('cat', 'dgo'), where='m.csv line 3'),
+        clip('b.wav', labels=('cat', 'dgo'), origin='m.csv line 3'),
         clip('c.wav', labels=()),
     )
     with pytest.raises(DataError) as error:
@@ -232,4 +233,4 @@ def test_many_unknown_labels_are_counted(clip):
 def test_overlap_counts_clips_in_both(clip):
     a = open_source(clip(), clip('b.wav'), clip('c.wav', end=1.0))
     b = open_source(clip('b.wav'), clip('c.wav', end=1.0), clip('c.wav'))
-    assert sources_base.overlap(a, b) == 2
+    assert sources_base.count_shared_clips(a, b) == 2

@@ -84,7 +84,7 @@ def test_both_sides_have_all_classes(write):
     classes = base.label_names(train)
     assert classes == base.label_names(held) and len(classes) == 20
     assert base.targets(held, classes, 'evaluation')
-    assert base.without_clips(train, classes) == [labels[0] for labels in held.labels]
+    assert base.classes_without_clips(train, classes) == [labels[0] for labels in held.labels]
 
 
 @pytest.mark.parametrize('part, share', [('train', 1 - 1e-12), ('eval', 1e-12)])
@@ -145,6 +145,6 @@ def test_two_folders_with_files_of_the_same_names_share_none(write, tmp_path):
     one, two = (
         folders.load(write('a/1.wav', 'b/1.wav', root=root), RATE) for root in ('one', 'two')
     )
-    assert one.keys == two.keys and base.overlap(one, two) == 0
+    assert one.keys == two.keys and base.count_shared_clips(one, two) == 0
     (tmp_path / 'link').symlink_to(tmp_path / 'one')
-    assert base.overlap(one, folders.load(tmp_path / 'link', RATE)) == 2
+    assert base.count_shared_clips(one, folders.load(tmp_path / 'link', RATE)) == 2

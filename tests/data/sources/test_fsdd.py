@@ -20,7 +20,9 @@ def root(tmp_path):
         for speaker in ('george', 'theo'):
             for index in (0, 4, 5, 10, 49):
                 soundfile.write(
-                    str(folder / f'{digit}_{speaker}_{index}.wav'), np.zeros(100 + index), RATE
+                    str(folder / f'{digit}_{speaker}_{index}.wav'),
+                    np.zeros(100 + index),
+                    RATE,
                 )
     (folder / 'README.md').touch()
     return folder
@@ -38,14 +40,14 @@ def test_the_first_five_recordings_of_each_digit_and_speaker_are_for_testing(roo
         '7_theo_0.wav',
         '7_theo_4.wav',
     ]
-    assert len(train) == 12 and base.overlap(train, test) == 0
+    assert len(train) == 12 and base.count_shared_clips(train, test) == 0
     assert train.keys[:3] == ('0_george_10.wav', '0_george_49.wav', '0_george_5.wav')
     assert train.samples[:3].tolist() == [220, 298, 210] and len(train.read(1)) == 298
 
 
 def test_speakers_that_are_held_out_are_for_testing_and_nobody_else_is(root):
     train, test = (fsdd.load(root, split, RATE, held_out=('theo',)) for split in ('train', 'test'))
-    assert len(train) == len(test) == 10 and base.overlap(train, test) == 0
+    assert len(train) == len(test) == 10 and base.count_shared_clips(train, test) == 0
     assert all('_george_' in key for key in train.keys) and all(
         '_theo_' in key for key in test.keys
     )
@@ -142,9 +144,9 @@ def test_tfds_gives_the_same_clips_as_the_folder(root, tmp_path):
         soundfile.write(str(path), samples, RATE)
     folder = spoken_digit(tmp_path / 'tfds', recordings)
     for held_out in ((), ('george',)):
-        for split, rate in itertools.product(('train', 'test'), (RATE, 2 * RATE)):
-            files = fsdd.load(root, split, rate, held_out=held_out)
-            records = fsdd.load_tfds(folder, split, rate, held_out=held_out)
+        for split, sample_rate in itertools.product(('train', 'test'), (RATE, 2 * RATE)):
+            files = fsdd.load(root, split, sample_rate, held_out=held_out)
+            records = fsdd.load_tfds(folder, split, sample_rate, held_out=held_out)
             assert (
                 files.keys == records.keys
                 and files.labels == records.labels

@@ -10,8 +10,8 @@ from elastic_ast_jax.audio.reading import AudioError, Header
 from elastic_ast_jax.data.sources import headers
 
 
-def write(path, samples, rate=8000):
-    soundfile.write(str(path), np.zeros(samples, np.int16), rate)
+def write(path, samples, sample_rate=8000):
+    soundfile.write(str(path), np.zeros(samples, np.int16), sample_rate)
     return str(path)
 
 
@@ -27,7 +27,7 @@ def spoil(path):
 
 def scan(paths, cache):
     """Headers, or the first error as an exception."""
-    found = headers.look(paths, cache)
+    found = headers.read_headers(paths, cache)
     for header in found:
         if isinstance(header, AudioError):
             raise header
@@ -148,10 +148,10 @@ def test_a_bad_file_has_its_error_in_the_place_of_a_header(tmp_path, cache):
     paths = [write(tmp_path / 'good.wav', 100)] + [
         str(tmp_path / f'missing{i:02}.wav') for i in range(13)
     ]
-    good, *bad = headers.look(paths, cache)
+    good, *bad = headers.read_headers(paths, cache)
     assert good == Header(100, 8000, 1)
     assert all(str(error).startswith(path) for error, path in zip(bad, paths[1:], strict=True))
-    listed = headers.listing(list(map(str, bad)))
+    listed = headers.format_problems(list(map(str, bad)))
     assert listed.endswith('and 3 more') and all(
         (path in listed) == (i < 10) for i, path in enumerate(paths[1:])
     )
@@ -198,12 +198,12 @@ def test_what_is_remembered_under_other_names_lies_apart(tmp_path, monkeypatch):
 
 def test_a_cache_is_replaced_as_a_whole_or_not_at_all(tmp_path, caplog):
     place = tmp_path / 'a.json'
-    headers.replace(place, lambda file: file.write(b'first'))
+    headers.replace_cache(place, lambda file: file.write(b'first'))
 
     def full(file):
         file.write(b'half')
         raise OSError('no space left on device')
 
-    headers.replace(place, full)
+    headers.replace_cache(place, full)
     assert place.read_bytes() == b'first' and os.listdir(tmp_path) == ['a.json']
     assert 'no space left' in caplog.text

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from elastic_ast_jax.data.sources import manifest
-from elastic_ast_jax.data.sources.base import DataError, label_names, without_clips
+from elastic_ast_jax.data.sources.base import DataError, classes_without_clips, label_names
 
 RATE = 8000
 
@@ -27,8 +27,8 @@ def write(tmp_path):
     return write
 
 
-def load(path, split=None, rate=RATE):
-    return manifest.load(path, split, rate)
+def load(path, split=None, sample_rate=RATE):
+    return manifest.load(path, split, sample_rate)
 
 
 def test_json_lines_and_csv_say_the_same(write, tmp_path):
@@ -70,13 +70,13 @@ def test_byte_order_mark_and_blank_lines_are_no_problem(write):
     ):
         source = load(write(b'\xef\xbb\xbf' + text.encode(), name))
         assert list(source.keys) == ['a.wav', 'b.wav']
-        assert source.clips[1].where.startswith(f'{name} line ')
-        assert source.clips[1].where.endswith('5')
+        assert source.clips[1].origin.startswith(f'{name} line ')
+        assert source.clips[1].origin.endswith('5')
 
 
 def test_a_csv_row_over_several_lines_is_named_by_its_first(write):
     source = load(write('audio,labels\na.wav,"x\ny"\nb.wav,x\n', 'm.csv'))
-    assert [clip.where for clip in source.clips] == ['m.csv line 2', 'm.csv line 4']
+    assert [clip.origin for clip in source.clips] == ['m.csv line 2', 'm.csv line 4']
 
 
 def test_a_split_takes_its_lines(write):
@@ -268,6 +268,6 @@ def test_classes_are_those_of_the_splits_that_are_used_readable_or_not(write, tm
     )
     source = manifest.load(path, 'train', RATE, 'skip', ('train', 'test'))
     assert label_names(source) == ('cat', 'dog', 'owl')
-    assert without_clips(source, label_names(source)) == ['cat', 'owl']
+    assert classes_without_clips(source, label_names(source)) == ['cat', 'owl']
     assert manifest.load(path, 'train', RATE, 'skip').classes == ('dog', 'owl')
     assert manifest.load(path, None, RATE, 'skip').classes == ('cat', 'dog', 'owl', 'typo')

@@ -25,7 +25,7 @@ def clips():
     spec = FrontendSpec(sample_rate=RATE)
     made = {}
     for split, count in (('train', TRAIN), ('test', TEST)):
-        source = SyntheticSource(split, count, seed=0, rate=RATE)
+        source = SyntheticSource(split, count, seed=0, sample_rate=RATE)
         waveforms = [source.read(i) for i in range(count)]
         made[split] = (
             waveforms,
@@ -86,7 +86,7 @@ def test_clips_are_finite_and_in_range(clips):
 
 
 def test_a_clip_is_the_same_whatever_is_read_before_and_by_whom(clips):
-    source = SyntheticSource('train', TRAIN, seed=0, rate=RATE)
+    source = SyntheticSource('train', TRAIN, seed=0, sample_rate=RATE)
     order = list(reversed(range(40)))
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         for i, waveform in zip(order, threads.map(source.read, order), strict=True):
@@ -94,7 +94,7 @@ def test_a_clip_is_the_same_whatever_is_read_before_and_by_whom(clips):
 
 
 def test_more_clips_change_none():
-    few, many = (SyntheticSource('test', count, seed=3, rate=8000) for count in (21, 1000))
+    few, many = (SyntheticSource('test', count, seed=3, sample_rate=8000) for count in (21, 1000))
     assert many.keys[:21] == few.keys
     assert many.labels[:21] == few.labels
     assert np.array_equal(many.samples[:21], few.samples)
@@ -104,7 +104,10 @@ def test_more_clips_change_none():
 
 @pytest.mark.parametrize('split, seed', [('train', 1), ('test', 0), ('test', 1)])
 def test_splits_and_seeds_share_nothing(split, seed):
-    source, other = SyntheticSource('train', 200, 0, RATE), SyntheticSource(split, 200, seed, RATE)
+    source, other = (
+        SyntheticSource('train', 200, 0, RATE),
+        SyntheticSource(split, 200, seed, RATE),
+    )
     assert np.mean(source.samples == other.samples) < 0.1
     assert np.mean([a == b for a, b in zip(source.labels, other.labels, strict=True)]) < 0.3
     for i in range(10):
@@ -116,7 +119,7 @@ def test_splits_and_seeds_share_nothing(split, seed):
 
 
 def test_lengths_are_those_of_the_clips_with_a_long_tail():
-    source = SyntheticSource('train', 4000, seed=0, rate=RATE)
+    source = SyntheticSource('train', 4000, seed=0, sample_rate=RATE)
     assert source.samples.dtype == np.int64
     assert all(len(source.read(i)) == source.samples[i] for i in range(30))
     seconds = source.samples / RATE
@@ -131,7 +134,7 @@ def test_the_shortest_and_longest_clips_hold_a_whole_course():
     """The pitch of a rise and of a fall, from its first to its last frames, at both ends of the
     durations.
     """
-    source = SyntheticSource('train', 4000, seed=0, rate=RATE)
+    source = SyntheticSource('train', 4000, seed=0, sample_rate=RATE)
     spec = FrontendSpec(sample_rate=RATE)
     for name, sign in (('rise', 1), ('fall', -1)):
         clips = np.array([i for i, label in enumerate(source.labels) if label == (name,)])
@@ -145,7 +148,10 @@ def test_the_shortest_and_longest_clips_hold_a_whole_course():
 
 
 def test_rates_change_neither_lengths_nor_labels():
-    low, high = (SyntheticSource('train', 100, seed=5, rate=rate) for rate in (8000, 44100))
+    low, high = (
+        SyntheticSource('train', 100, seed=5, sample_rate=sample_rate)
+        for sample_rate in (8000, 44100)
+    )
     assert low.labels == high.labels
     assert np.allclose(low.samples / 8000, high.samples / 44100, atol=1 / 8000)
     assert len(high.read(7)) == high.samples[7]
@@ -155,16 +161,16 @@ def test_rates_change_neither_lengths_nor_labels():
 @pytest.mark.parametrize('count', [1, len(CLASSES), 1001])
 def test_classes_are_balanced(count):
     counts = np.unique(
-        SyntheticSource('train', count, seed=0, rate=RATE).labels, return_counts=True
+        SyntheticSource('train', count, seed=0, sample_rate=RATE).labels, return_counts=True
     )[1]
     assert counts.max() - counts.min() <= 1
     assert len(counts) == min(count, len(CLASSES))
 
 
 def test_keys_and_fingerprint():
-    source = SyntheticSource('train', 20, seed=0, rate=RATE)
+    source = SyntheticSource('train', 20, seed=0, sample_rate=RATE)
     assert source.keys[17] == 'synthetic/train/00017'
-    assert source.fingerprint == SyntheticSource('train', 20, seed=0, rate=RATE).fingerprint
+    assert source.fingerprint == SyntheticSource('train', 20, seed=0, sample_rate=RATE).fingerprint
     assert len(bytes.fromhex(source.fingerprint)) == 32
 
 
@@ -174,15 +180,15 @@ def test_keys_and_fingerprint():
         ({'split': 'validation'}, "no split 'validation': use 'train' or 'test'"),
         ({'clips': 0}, 'clips=0 .* between 1 and'),
         ({'seed': -1}, 'seed=-1 .* between 0 and'),
-        ({'rate': 4000}, 'sample_rate=4000 is too low .* at least 8000'),
+        ({'sample_rate': 4000}, 'sample_rate=4000 is too low .* at least 8000'),
     ],
 )
 def test_wrong_arguments_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
-        SyntheticSource(**{'split': 'train', 'clips': 1, 'seed': 0, 'rate': RATE} | wrong)
+        SyntheticSource(**{'split': 'train', 'clips': 1, 'seed': 0, 'sample_rate': RATE} | wrong)
 
 
 @pytest.mark.parametrize('i', [-1, 20])
 def test_a_clip_that_is_not_there_is_named(i):
     with pytest.raises(IndexError, match=f'no clip {i}: it has clips 0 to 19'):
-        SyntheticSource('train', 20, seed=0, rate=RATE).read(i)
+        SyntheticSource('train', 20, seed=0, sample_rate=RATE).read(i)

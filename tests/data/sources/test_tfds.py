@@ -20,7 +20,7 @@ from tests.fixtures.prepared import prepare as write
 
 RATE = 8000
 NAMES = ('rex', 'dog', 'cat')  # not in alphabetical order
-KEYED = Features(key='file', rate=RATE)
+KEYED = Features(key='file', sample_rate=RATE)
 KINDS = tensorflow_datasets.features
 
 
@@ -59,8 +59,8 @@ def prepare(tmp_path):
     return make
 
 
-def load(folder, split='train', rate=RATE, features=KEYED, on_bad_audio='error', keep=None):
-    return tfds.load('animals', folder, split, rate, features, on_bad_audio, keep)
+def load(folder, split='train', sample_rate=RATE, features=KEYED, on_bad_audio='error', keep=None):
+    return tfds.load('animals', folder, split, sample_rate, features, on_bad_audio, keep)
 
 
 def test_clips_stand_in_the_order_of_their_keys_with_their_own_samples_and_labels(prepare):
@@ -90,16 +90,18 @@ def test_every_form_of_the_samples_gives_what_a_wav_file_gives(prepare, tmp_path
         )
     ]
     soundfile.write(tmp_path / 'a.wav', samples(5), RATE)
-    for rate in (RATE, 2 * RATE):
-        wanted = reading.read(tmp_path / 'a.wav', rate)
+    for sample_rate in (RATE, 2 * RATE):
+        wanted = reading.read(tmp_path / 'a.wav', sample_rate)
         for name, feature, dtype in forms:
             folder = (
                 str(tmp_path / name)
                 if (tmp_path / name).exists()
                 else prepare(clips(6, dtype), name, audio=feature)
             )
-            features = Features(key='file', rate=0 if isinstance(feature, KINDS.Audio) else RATE)
-            source = load(folder, rate=rate, features=features)
+            features = Features(
+                key='file', sample_rate=0 if isinstance(feature, KINDS.Audio) else RATE
+            )
+            source = load(folder, sample_rate=sample_rate, features=features)
             np.testing.assert_array_equal(source.read(5), wanted)
             assert source.samples[5] == len(wanted)
 
@@ -108,7 +110,8 @@ def test_channels_are_averaged(prepare):
     stereo = np.stack([samples(3), samples(4)[: len(samples(3))]], axis=1)
     source = load(
         prepare(
-            [clips(1)[0] | {'audio': stereo}], audio=KINDS.Audio(shape=(None, 2), sample_rate=RATE)
+            [clips(1)[0] | {'audio': stereo}],
+            audio=KINDS.Audio(shape=(None, 2), sample_rate=RATE),
         )
     )
     np.testing.assert_allclose(source.read(0), stereo.mean(axis=1) / 32768, atol=1e-7)
@@ -118,17 +121,17 @@ def test_classes_are_those_of_the_class_label_in_its_order(prepare):
     source = load(prepare(clips(2)))
     assert source.classes == NAMES and base.label_names(source) == NAMES
     assert base.targets(source, NAMES, 'train') == [(0,), (1,)]
-    assert base.without_clips(source, NAMES) == ['cat']
+    assert base.classes_without_clips(source, NAMES) == ['cat']
 
 
 def test_labels_may_be_several_or_text_or_none(prepare):
     first, second = clips(2)
-    several = load(
+    multi_label = load(
         prepare(
             [first | {'label': ['cat', 'rex']}, second | {'label': []}], label=KINDS.Sequence(LABEL)
         )
     )
-    assert several.labels == (('cat', 'rex'), ()) and several.classes == NAMES
+    assert multi_label.labels == (('cat', 'rex'), ()) and multi_label.classes == NAMES
     text = load(
         prepare([first | {'label': 'sheep'}, second | {'label': 'ox'}], 'b', label=KINDS.Text())
     )
@@ -152,7 +155,7 @@ def test_labels_may_be_several_or_text_or_none(prepare):
 def test_without_a_key_clips_are_known_by_their_samples_whatever_the_form(prepare):
     """The same samples twice are two clips, told apart by a number."""
     examples = clips(4) + [clips(1)[0] | {'file': 'again.wav', 'label': 'cat'}]
-    one = load(prepare(examples), features=Features(rate=RATE))
+    one = load(prepare(examples), features=Features(sample_rate=RATE))
     other = load(
         prepare(
             [
@@ -346,15 +349,21 @@ def test_a_damaged_file_is_refused_when_it_is_opened_and_when_it_is_read(prepare
     'features, words',
     [
         (
-            Features(audio='sound', rate=RATE),
+            Features(audio='sound', sample_rate=RATE),
             r"no feature 'sound': set data.tfds_audio to .*: audio \(Tensor.*, file \(Text",
         ),
-        (Features(audio='file', rate=RATE), "data.tfds_audio='file' is Text.* but must be samples"),
         (
-            Features(label='audio', rate=RATE),
+            Features(audio='file', sample_rate=RATE),
+            "data.tfds_audio='file' is Text.* but must be samples",
+        ),
+        (
+            Features(label='audio', sample_rate=RATE),
             "data.tfds_label='audio' is Tensor.*must be a ClassLabel",
         ),
-        (Features(key='audio', rate=RATE), "data.tfds_key='audio' is Tensor.*must be a Text"),
+        (
+            Features(key='audio', sample_rate=RATE),
+            "data.tfds_key='audio' is Tensor.*must be a Text",
+        ),
         (
             Features(key='file'),
             (
@@ -376,7 +385,7 @@ def test_two_sample_rates_are_refused(prepare):
     with pytest.raises(
         DataError, match="data.tfds_rate=16000, but the feature 'audio' says 8000 Hz"
     ):
-        load(prepare(clips(2, np.int64), audio=AUDIO), features=Features(rate=16000))
+        load(prepare(clips(2, np.int64), audio=AUDIO), features=Features(sample_rate=16000))
 
 
 def test_an_unknown_split_is_refused_with_those_there(prepare):

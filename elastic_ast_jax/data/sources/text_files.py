@@ -14,10 +14,10 @@ from typing import Any
 
 from elastic_ast_jax.data.sources.base import DataError
 
-__all__ = ['check_columns', 'csv_rows', 'nearest', 'read', 'strict_json']
+__all__ = ['check_columns', 'csv_rows', 'unknown_name', 'read_text', 'parse_json']
 
 
-def read(path: Path, what: str, suffix: str) -> str:
+def read_text(path: Path, what: str, suffix: str) -> str:
     """The text of a file.
 
     Args:
@@ -47,7 +47,7 @@ def read(path: Path, what: str, suffix: str) -> str:
         ) from error
 
 
-def strict_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """A JSON value without keys that are there twice and without NaN and infinities.
 
     Raises:
@@ -98,7 +98,7 @@ def check_columns(
     Raises:
         DataError: a column is unknown, missing or there twice.
     """
-    problems = [nearest('column', name, known) for name in columns if name not in known]
+    problems = [unknown_name('column', name, known) for name in columns if name not in known]
     problems += [f'column {name!r} is missing' for name in required if name not in columns]
     problems += [
         f'column {name!r} is there twice'
@@ -112,7 +112,7 @@ def check_columns(
         )
 
 
-def nearest(kind: str, name: str, known: Sequence[str]) -> str:
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     """Says that a name is unknown, and which known one is nearest."""
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
     return f'unknown {kind} {name!r}, the nearest valid one is {near!r}'
