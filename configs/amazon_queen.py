@@ -13,7 +13,7 @@ lengths; `:ast,shift=20` the one at 10, 20, 30 or 40 ms.
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import shares, variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant
 
 # The 25, 50 and 90 % quantiles of the training clips are 160, 244 and 475 frames; in whole patches,
 # at least the quantile. The first is taken where none is asked for.
@@ -30,7 +30,7 @@ SWEEPS = {
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, VARIANTS)
+    variant = parse_variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(source='manifest', too_long='crop')
     config.frontend = dict(
@@ -47,13 +47,13 @@ def get_config(text: str = '') -> ConfigDict:
     config.model = dict(size='Mi')
     config.train = dict(epochs=50, eval_every=10)
     config.optimizer = dict(learning_rate=1e-3, warmup_epochs=2.0)
-    if chosen.word == 'resolutions':
+    if variant.name == 'resolutions':
         config.augment.ratios = tuple(1 + i / 5 for i in range(16))  # 1.0, 1.2, ..., 4.0
         config.packing.rows = 2  # about as many clips a step
-    if chosen.word == 'ast':
-        shift = chosen.values['shift']
+    if variant.name == 'ast':
+        shift = variant.values['shift']
         frames = (
-            -(-chosen.values['frames'] * 10 // (16 * shift)) * 16
+            -(-variant.values['frames'] * 10 // (16 * shift)) * 16
         )  # as many seconds, in whole patches
         config.model.kind = 'ast'
         config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames)
@@ -65,4 +65,4 @@ def get_config(text: str = '') -> ConfigDict:
 def lengths() -> dict:
     # Quantiles of the training clips: 0, 25, 50, 90 and 100 %.
     bins = [(0.41, 1.61, 0.25), (1.61, 2.46, 0.25), (2.46, 4.77, 0.4), (4.77, 8.89, 0.1)]
-    return {'classes': 20, 'train': shares(1153, bins), 'eval': shares(1112, bins)}
+    return {'classes': 20, 'train': length_bins(1153, bins), 'eval': length_bins(1112, bins)}

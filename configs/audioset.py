@@ -17,7 +17,7 @@ frames; rows are packed across batches, so that a step has about twelve clips an
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import variant
+from elastic_ast_jax.config.variants import parse_variant
 
 # Frame shifts in ms that the paper trains ASTs at; the published ones were trained for a third of
 # ElasticAST's epochs.
@@ -31,7 +31,7 @@ SWEEPS = {'resolution': tuple(range(10, 41, 2))}
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, VARIANTS)
+    variant = parse_variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
         source='tfds',
@@ -67,12 +67,12 @@ def get_config(text: str = '') -> ConfigDict:
         decay_from=2,
         decay_factor=0.5,
     )
-    if chosen.word == 'published':
+    if variant.name == 'published':
         config.frontend.partial = 'zero'  # filled up before normalisation
         config.model.scaled = False
         config.init = dict(published_quirks=True)
-    if chosen.word == 'ast':
-        shift = chosen.values['shift']
+    if variant.name == 'ast':
+        shift = variant.values['shift']
         frames = 1024 * 10 // shift // 16 * 16  # of 10.24 s, in whole patches: 1024, 512, 336, 256
         config.model.kind = 'ast'
         config.frontend.update(
@@ -80,7 +80,7 @@ def get_config(text: str = '') -> ConfigDict:
         )
         config.augment.update(ratios=(1.0,), token_dropout=0.0)
         config.packing = dict(rows=12, tokens=8 * frames // 16, slots=1)  # 12 clips a step
-        config.train.epochs = chosen.values['epochs']
+        config.train.epochs = variant.values['epochs']
     return config
 
 

@@ -16,7 +16,7 @@ not exactly; weight decay leaves out biases, norms and tables; the rate rises fr
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import shares, variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant
 
 # Lengths that the paper trains ASTs at; the first is taken where none is asked for.
 VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}
@@ -25,7 +25,7 @@ SWEEPS = {'length': (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, VARIANTS)
+    variant = parse_variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
         source='tfds',
@@ -72,11 +72,11 @@ def get_config(text: str = '') -> ConfigDict:
         schedule='constant',
         warmup_epochs=2.0,
     )
-    if chosen.word == 'published':
+    if variant.name == 'published':
         config.model.scaled = False
         config.init = dict(published_quirks=True)
-    if chosen.word == 'ast':
-        frames = chosen.values['frames']
+    if variant.name == 'ast':
+        frames = variant.values['frames']
         config.model.kind = 'ast'
         config.frontend.update(min_frames=frames, max_frames=frames)
         config.augment.token_dropout = 0.0
@@ -99,4 +99,4 @@ def lengths() -> dict:
         (32.0, 64.0, 0.03),
         (64.0, 256.0, 0.01),
     ]
-    return {'classes': 44, 'train': shares(60_055, bins), 'eval': shares(8_035, bins)}
+    return {'classes': 44, 'train': length_bins(60_055, bins), 'eval': length_bins(8_035, bins)}

@@ -17,16 +17,16 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import variant
+from elastic_ast_jax.config.variants import parse_variant
 
 _FOLDS = (1, 2, 3, 4, 5)
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, {'elastic_ast': {'fold': _FOLDS}, 'ast': {'fold': _FOLDS}})
+    variant = parse_variant(text, {'elastic_ast': {'fold': _FOLDS}, 'ast': {'fold': _FOLDS}})
     config = ConfigDict()
     config.data = dict(source='tfds', tfds_name='esc50', too_long='crop')
-    config.data.update(_splits(chosen.values['fold']))
+    config.data.update(_splits(variant.values['fold']))
     config.frontend = dict(mean=-6.6268077, std=5.358466, max_frames=512)  # 5 s have 498 frames
     config.augment = dict(token_dropout=0.1, freq_mask=24, time_mask=96 / 512)
     config.packing = dict(
@@ -35,7 +35,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.model = dict(size='B')
     config.train = dict(epochs=25)
     config.optimizer = dict(learning_rate=1e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
-    if chosen.word == 'ast':
+    if variant.name == 'ast':
         config.model.kind = 'ast'
         config.frontend.update(min_frames=512, partial='zero')
         config.augment.token_dropout = 0.0

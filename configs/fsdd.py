@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import shares, variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, {'elastic_ast': {}, 'ast': {}})
+    variant = parse_variant(text, {'elastic_ast': {}, 'ast': {}})
     config = ConfigDict()
     config.data = dict(source='fsdd')
     config.frontend = dict(
@@ -43,7 +43,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.model = dict(size='Mi')
     config.train = dict(epochs=40, label_smoothing=0.1)
     config.optimizer = dict(learning_rate=1e-3, warmup_epochs=2.0)
-    if chosen.word == 'ast':
+    if variant.name == 'ast':
         config.model.kind = 'ast'
         config.data.too_long = 'crop'
         config.frontend.min_frames = config.frontend.max_frames = (
@@ -76,4 +76,4 @@ def lengths() -> dict:
         (0.59, 0.87, 0.09),
         (0.87, 1.15, 0.01),
     ]
-    return {'classes': 10, 'train': shares(2700, train), 'eval': shares(300, test)}
+    return {'classes': 10, 'train': length_bins(2700, train), 'eval': length_bins(300, test)}

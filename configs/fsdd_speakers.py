@@ -14,7 +14,7 @@ to 20 ms, all padded or cut to 128 frames.
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import shares, variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant
 
 # The 25, 50 and 90 % quantiles of the training clips are 63, 77 and 114 frames; in whole patches,
 # at least the quantile. The first is taken where none is asked for.
@@ -30,7 +30,7 @@ SWEEPS = {'length': (32, 48, 64, 80, 96, 128, 192, 256), 'resolution': (5, 7, 10
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, VARIANTS)
+    variant = parse_variant(text, VARIANTS)
     config = ConfigDict()
     # One speaker whose recordings are loud, and one whose are quiet, as both are among the others,
     # too.
@@ -50,17 +50,17 @@ def get_config(text: str = '') -> ConfigDict:
     config.model = dict(size='Mi')
     config.train = dict(epochs=30, eval_every=10)
     config.optimizer = dict(learning_rate=1e-3, warmup_epochs=2.0)
-    if chosen.word == 'prefixes':
+    if variant.name == 'prefixes':
         config.augment.prefix_frames = 32
         config.packing.tokens = 288  # as many clips a step
-    if chosen.word in ('resolutions', 'ast_resolutions'):
+    if variant.name in ('resolutions', 'ast_resolutions'):
         config.augment.ratios = tuple(1 + i / 5 for i in range(16))  # 1.0, 1.2, ..., 4.0
-    if chosen.word == 'resolutions':
+    if variant.name == 'resolutions':
         config.packing.tokens = 256  # about as many clips a step
-    if chosen.word in ('ast', 'ast_resolutions'):
-        shift = chosen.values.get('shift', 5)
+    if variant.name in ('ast', 'ast_resolutions'):
+        shift = variant.values.get('shift', 5)
         frames = (
-            -(-chosen.values.get('frames', 128) * 5 // (16 * shift)) * 16
+            -(-variant.values.get('frames', 128) * 5 // (16 * shift)) * 16
         )  # as many seconds, in whole patches
         config.model.kind = 'ast'
         config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames)
@@ -80,4 +80,4 @@ def lengths() -> dict:
         (0.62, 0.86, 0.09),
         (0.86, 2.28, 0.01),
     ]
-    return {'classes': 10, 'train': shares(2000, train), 'eval': shares(1000, test)}
+    return {'classes': 10, 'train': length_bins(2000, train), 'eval': length_bins(1000, test)}

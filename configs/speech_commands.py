@@ -14,11 +14,11 @@ Not in the paper: statistics, rate, epochs, batch, masks and mixup are those of 
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import shares, variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, {'elastic_ast': {}, 'ast': {}})
+    variant = parse_variant(text, {'elastic_ast': {}, 'ast': {}})
     config = ConfigDict()
     config.data = dict(
         source='tfds',
@@ -33,7 +33,7 @@ def get_config(text: str = '') -> ConfigDict:
     config.model = dict(size='B')
     config.train = dict(epochs=30, loss='bce', metric='accuracy')
     config.optimizer = dict(learning_rate=2.5e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
-    if chosen.word == 'ast':
+    if variant.name == 'ast':
         config.model.kind = 'ast'
         config.frontend.update(min_frames=112, partial='zero')
         config.augment.token_dropout = 0.0
@@ -46,4 +46,4 @@ def lengths() -> dict:
     # validation_list.txt. Warden (2018): a second or less. That nine of ten have a whole one, and
     # the shape of the others, is assumed.
     bins = [(0.4, 0.7, 0.02), (0.7, 1.0, 0.08), (1.0, 1.0, 0.90)]
-    return {'classes': 35, 'train': shares(84_843, bins), 'eval': shares(11_005, bins)}
+    return {'classes': 35, 'train': length_bins(84_843, bins), 'eval': length_bins(11_005, bins)}

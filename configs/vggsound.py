@@ -16,7 +16,7 @@ frames; rows are packed across batches, so that a step has about twelve clips an
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import variant
+from elastic_ast_jax.config.variants import parse_variant
 
 # Frame shifts in ms that the paper trains ASTs at.
 VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'shift': (10, 20, 30, 40)}}
@@ -25,7 +25,7 @@ SWEEPS = {'resolution': tuple(range(10, 41, 2))}
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, VARIANTS)
+    variant = parse_variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
         source='tfds',
@@ -60,12 +60,12 @@ def get_config(text: str = '') -> ConfigDict:
         decay_from=10,
         decay_factor=0.75,
     )
-    if chosen.word == 'published':
+    if variant.name == 'published':
         config.frontend.partial = 'zero'  # filled up before normalisation
         config.model.scaled = False
         config.init = dict(published_quirks=True)
-    if chosen.word == 'ast':
-        shift = chosen.values['shift']
+    if variant.name == 'ast':
+        shift = variant.values['shift']
         frames = 1024 * 10 // shift // 16 * 16  # of 10.24 s, in whole patches: 1024, 512, 336, 256
         config.model.kind = 'ast'
         config.frontend.update(

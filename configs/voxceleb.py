@@ -17,7 +17,7 @@ of being left out, and attention is scaled.
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import exponential, variant
+from elastic_ast_jax.config.variants import exponential_bins, parse_variant
 
 # Lengths that the paper trains ASTs at; the first is taken where none is asked for.
 VARIANTS = {
@@ -31,7 +31,7 @@ SWEEPS = {'length': (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3
 
 
 def get_config(text: str = '') -> ConfigDict:
-    chosen = variant(text, VARIANTS)
+    variant = parse_variant(text, VARIANTS)
     config = ConfigDict()
     config.data = dict(
         source='tfds',
@@ -59,15 +59,15 @@ def get_config(text: str = '') -> ConfigDict:
         decay_from=5,
         decay_factor=0.75,
     )
-    if chosen.word == 'prefixes':
+    if variant.name == 'prefixes':
         config.augment.prefix_frames = 384
         config.packing.rows = 2  # about as many clips a step
-    if chosen.word == 'published':
+    if variant.name == 'published':
         config.frontend.partial = 'floor'
         config.model.scaled = False
         config.init = dict(published_quirks=True)
-    if chosen.word == 'ast':
-        frames = chosen.values['frames']
+    if variant.name == 'ast':
+        frames = variant.values['frames']
         config.model.kind = 'ast'
         config.frontend.update(min_frames=frames, max_frames=frames, partial='zero')
         config.augment.token_dropout = 0.0
@@ -81,6 +81,6 @@ def lengths() -> dict:
     # shape between is assumed.
     return {
         'classes': 1251,
-        'train': exponential(138_361, shortest=4.0, mean=8.2, longest=145.0),
-        'eval': exponential(8_251, shortest=4.0, mean=8.2, longest=145.0),
+        'train': exponential_bins(138_361, shortest=4.0, mean=8.2, longest=145.0),
+        'eval': exponential_bins(8_251, shortest=4.0, mean=8.2, longest=145.0),
     }

@@ -25,7 +25,7 @@ from typing import Any
 
 from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.config import loading
+from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import TokenBudgets
@@ -164,7 +164,7 @@ class Workdir:
                 f'{self.path}: holds other files and no config.json; choose a new or empty'
                 ' --workdir'
             )
-        self._write(file, config.to_json())
+        self._write(file, stored.to_json(config))
 
     def check_config(
         self, config: Config, also: Collection[str] = (), advice: str = 'Use another --workdir'
@@ -209,7 +209,7 @@ class Workdir:
         """
         values = self._read('config.json')
         try:
-            return loading.from_dict(values)
+            return stored.from_json(values)
         except loading.ConfigError as error:
             raise WorkdirError(f'{self.path / "config.json"}: {error}') from error
 

@@ -200,7 +200,7 @@ def run_back(path: str | os.PathLike, out: str | os.PathLike, checkpoint: str = 
             ' and those of the published code are squares: it cannot be converted'
         )
     layout = Layout(
-        config.model.resolved(),
+        config.model.resolved_size(),
         len(model.labels),
         (frontend.mel_patches, frontend.max_time_patches),
         frontend.patch_mels,

@@ -1,9 +1,9 @@
-"""The way from a config file and overrides to a checked `Config`; what its keys mean is in
-`schema`.
+"""Load a config file, apply overrides and check the result.
 
-A config file is Python with `get_config() -> ml_collections.ConfigDict` that sets what differs from
-the defaults. `FILE:ARG` calls `get_config(ARG)`. Overrides are written
-`--config.section.key=value`. All problems, of whatever kind, are reported together.
+A config file is Python with `get_config() -> ml_collections.ConfigDict`, which sets the values that
+differ from the defaults. `FILE:ARG` calls `get_config(ARG)`. An override is written
+`--config.section.key=value`. One report lists all problems, of whatever kind. `schema` says what
+the keys mean.
 """
 
 import ast
@@ -23,29 +23,27 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.config import validation
-from elastic_ast_jax.config.schema import (
-    Config,
-    written,
-)
+from elastic_ast_jax.config.schema import RENAMED_KEYS, Config, key_name
 from elastic_ast_jax.utils.errors import UserError
 
 __all__ = [
-    'PATHS',
+    'DATA_PATHS',
     'ConfigError',
     'absolute_paths',
+    'flatten',
     'from_dict',
     'load',
-    'module',
+    'load_module',
     'override_texts',
     'resolve',
 ]
 
-# Where the data are, by section and key.
-PATHS = tuple(f'data.{name}' for name in ('train', 'eval', 'root', 'label_csv', 'tfds_dir'))
+# Keys that hold paths of data.
+DATA_PATHS = tuple(f'data.{name}' for name in ('train', 'eval', 'root', 'label_csv', 'tfds_dir'))
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be used; the message lists every problem."""
+    """A config that cannot be used. The message lists every problem."""
 
     def __init__(self, problems: Sequence[str]):
         count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
@@ -56,25 +54,24 @@ class ConfigError(UserError):
 
 
 def load(spec: str, overrides: Iterable[str] = (), complete: bool = True) -> Config:
-    """Reads a config file and applies overrides.
+    """Read a config file and apply overrides.
 
     Args:
         spec: `FILE`, or `FILE:ARG` for a file whose `get_config` takes a string.
         overrides: `section.key=value` each.
-        complete: Whether data and weights have to be given, as for training; plans and compilation
-        do without.
+        complete: Require data and weights, as training does. Plans and compilation do without.
 
     Raises:
-        ConfigError: With every problem of the file's values, the overrides and their combination.
+        ConfigError: The file's values, the overrides or their combination have problems.
     """
-    values = {name: value for name, value in _flatten(_get_config(spec).to_dict())}
-    return resolve(values, *override_texts(overrides), complete)
+    return resolve(flatten(_get_config(spec).to_dict()), *override_texts(overrides), complete)
 
 
 def override_texts(overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """The texts of overrides, `section.key=value` each, by key;
+    """Return the texts of overrides by their keys, and the problems of those without a value.
 
-    and what is wrong with the form of others.
+    Args:
+        overrides: `section.key=value` each.
     """
     texts, problems = {}, []
     for override in overrides:
@@ -87,32 +84,40 @@ def override_texts(overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """A config from nested dictionaries, such as those of `Config.to_json`.
+    """Return the config of nested dictionaries: of sections, then of keys.
 
     Raises:
-        ConfigError: With every problem.
+        ConfigError: The values have problems.
     """
-    return resolve(dict(_flatten(values)), {}, [])
+    return resolve(flatten(values), {}, [])
 
 
 def resolve(
-    values: Mapping[str, Any], texts: Mapping[str, str], problems: list[str], complete: bool = True
+    values: Mapping[str, Any],
+    texts: Mapping[str, str],
+    problems: Sequence[str],
+    complete: bool = True,
 ) -> Config:
-    """Values under dotted keys, then texts parsed by each key's type, over the defaults, checked;
-    see `load`.
+    """Return the config of values and texts, over the defaults, and check it.
+
+    Args:
+        values: Python values by dotted keys.
+        texts: Texts by dotted keys, which take precedence. Each is parsed by the type of its key.
+        problems: Problems that are known already, to report with the others.
+        complete: As of `load`.
+
+    Raises:
+        ConfigError: There are problems.
     """
     problems = list(problems)
-    known = {
-        f'{section.name}.{written(field.name)}': field.type
+    kinds = {
+        f'{section.name}.{key_name(field.name)}': field.type
         for section in dataclasses.fields(Config)
         for field in dataclasses.fields(section.type)
     }
     resolved = Config().flat()
-    for key in list(values) + [key for key in texts if key not in values]:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1, cutoff=0.0)[0]
-            problems.append(f'unknown key {key}: the nearest valid one is {near}')
-    for key, kind in known.items():
+    problems += [_unknown_key(key, kinds) for key in {**values, **texts} if key not in kinds]
+    for key, kind in kinds.items():
         try:
             if key in values:
                 resolved[key] = _convert(values[key], kind)
@@ -124,7 +129,7 @@ def resolve(
         **{
             section.name: section.type(
                 **{
-                    field.name: resolved[f'{section.name}.{written(field.name)}']
+                    field.name: resolved[f'{section.name}.{key_name(field.name)}']
                     for field in dataclasses.fields(section.type)
                 }
             )
@@ -137,26 +142,35 @@ def resolve(
     return config
 
 
+def _unknown_key(key: str, keys: Iterable[str]) -> str:
+    """Return the problem of a key that does not exist."""
+    if key in RENAMED_KEYS:
+        return f'unknown key {key}: it is {RENAMED_KEYS[key]} now'
+    near = difflib.get_close_matches(key, keys, 1, cutoff=0.0)[0]
+    return f'unknown key {key}: the nearest valid one is {near}'
+
+
 def absolute_paths(config: Config) -> Config:
-    """The config with the paths of its data and weights made absolute, as a workdir has them, which
-    is used from anywhere.
+    """Return the config with absolute paths of data and weights.
+
+    Workdirs store such a config, since they are used from any folder.
     """
     data = {
         key.partition('.')[2]: _absolute(value)
         for key, value in config.flat().items()
-        if key in PATHS
+        if key in DATA_PATHS
     }
     init = dataclasses.replace(config.init, from_=_absolute(config.init.from_))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **data), init=init)
 
 
 def _absolute(path: str) -> str:
-    if not path or '://' in path:  # a bucket's address is no path
+    if not path or '://' in path:  # the address of a bucket is no path
         return path
     return str(Path(path).expanduser().absolute())
 
 
-def module(spec: str) -> tuple[ModuleType, str, str]:
+def load_module(spec: str) -> tuple[ModuleType, str, str]:
     """Return the module of `FILE` or `FILE:ARG`, FILE and ARG.
 
     FILE is a path, or the name of a recipe that is packed with the package: `quickstart`.
@@ -201,13 +215,13 @@ def _recipe_folder() -> Path:
     return packed if packed.is_dir() else package.parent / 'configs'
 
 
-def _get_config(spec: str):
-    """What the file's `get_config` returns."""
-    loaded, path, argument = module(spec)
+def _get_config(spec: str) -> ConfigDict:
+    """Return the value of the file's `get_config`."""
+    loaded, path, argument = load_module(spec)
     if not hasattr(loaded, 'get_config'):
         raise ConfigError([f'--config={spec}: {path} has no function get_config()'])
-    takes = len(inspect.signature(loaded.get_config).parameters)
-    if argument and not takes:
+    parameters = len(inspect.signature(loaded.get_config).parameters)
+    if argument and not parameters:
         raise ConfigError(
             [f'--config={spec}: get_config() of {path} takes no argument: write --config={path}']
         )
@@ -225,21 +239,24 @@ def _get_config(spec: str):
     return values
 
 
-def _flatten(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values by dotted keys. A section that is no dictionary keeps its own name."""
+    flat = {}
     for section, entries in values.items():
         if isinstance(entries, Mapping) and entries:
-            yield from ((f'{section}.{name}', value) for name, value in entries.items())
+            flat |= {f'{section}.{name}': value for name, value in entries.items()}
         else:
-            yield section, entries
+            flat[section] = entries
+    return flat
 
 
 _NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false'}
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """A Python value as a field's type;
+    """Return a Python value as a field's type.
 
-    a whole number serves as a float, nothing else changes type.
+    A whole number serves as a float. Nothing else changes its type.
     """
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (tuple, list)):
@@ -255,7 +272,7 @@ def _convert(value: Any, kind: Any) -> Any:
 
 
 def _parse(text: str, kind: Any) -> Any:
-    """A command-line text as a field's type."""
+    """Parse a command-line text as a field's type."""
     if kind is str:
         return text
     if kind is bool:
@@ -269,13 +286,8 @@ def _parse(text: str, kind: Any) -> Any:
         return parts
     try:
         value = ast.literal_eval(text)
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        MemoryError,
-        RecursionError,
-    ):  # all that a literal can do
+    # These are all the errors that a literal can cause.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ValueError(f'must be {_NAMES.get(kind, "numbers separated by commas")}') from None
     if typing.get_origin(kind) is tuple and not isinstance(value, (tuple, list)):
         value = (value,)

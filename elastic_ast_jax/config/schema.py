@@ -1,11 +1,22 @@
 """The configuration: every key with its default and meaning."""
 
 import dataclasses
-import json
 from typing import Any
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config.model_sizes import SIZES, Size
+
+# Keys of earlier versions, and their names now.
+RENAMED_KEYS = {
+    'data.workers': 'data.num_workers',
+    'model.epsilon': 'model.eps',
+    'train.accumulate': 'train.grad_accumulation_steps',
+    'train.keep': 'train.max_checkpoints',
+    'optimizer.rate': 'optimizer.learning_rate',
+    'optimizer.epsilon': 'optimizer.eps',
+}
+# Values of earlier versions, by their keys, and their names now.
+RENAMED_VALUES = {'model.attention': {'plain': 'reference'}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +118,6 @@ class Packing:
 class Model:
     """The network; see `models.elastic_ast.ElasticAST` and `models.ast.AST`."""
 
-    # 'elastic_ast', or 'ast': the fixed-length baseline, clips padded or cut to its length
     # 'elastic_ast', or 'ast': the fixed-length baseline, which pads or crops clips to its length.
     kind: str = 'elastic_ast'
     # Mi (128 wide, 4 blocks, 4 heads), Ti, S, B or L.
@@ -138,8 +148,8 @@ class Model:
     # 'float32' or 'bfloat16'; 'auto': bfloat16 on accelerators.
     dtype: str = 'auto'
 
-    def resolved(self) -> Size:
-        """The named size with what is set instead."""
+    def resolved_size(self) -> Size:
+        """Return the size by its name, with the dimensions that are set instead."""
         named = SIZES[self.size]
         return Size(self.width or named.width, self.depth or named.depth, self.heads or named.heads)
 
@@ -148,13 +158,11 @@ class Model:
 class Init:
     """Initial weights; see `pretrained`."""
 
-    # weights: a workdir, a directory of Hugging Face's, .pth, .safetensors or .npz; empty: random
-    # numbers
     # Weights: a workdir, a Hugging Face folder, .pth, .safetensors or .npz. Empty: random
     # weights.
     from_: str = ''
-    # Initialize as the published ElasticAST does: smaller pooling projections, unscaled
-    # attention.
+    # Initialize as the published ElasticAST does, with smaller pooling projections. Requires
+    # model.scaled=False.
     published_quirks: bool = False
 
 
@@ -192,8 +200,8 @@ class Train:
     # Steps that are profiled, soon after the start, for TensorBoard.
     profile_steps: int = 0
 
-    def scored_by(self) -> str:
-        """The name of the metric that checkpoints are scored and runs are compared by."""
+    def selection_metric(self) -> str:
+        """Return the name of the metric that selects checkpoints and compares runs."""
         if self.metric != 'auto':
             return self.metric
         return 'mean_average_precision' if self.loss == 'bce' else 'accuracy'
@@ -231,11 +239,11 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """The arrangement of the devices of all processes; see `distributed`. A run may resume with
-    another arrangement."""
+    """The arrangement of the devices of all processes; see `distributed`.
 
-    # groups of devices that each hold the whole model, and divide the rows of a batch; -1: as many
-    # as there are
+    A run may resume with another arrangement.
+    """
+
     # Groups of devices that each hold the whole model and divide the rows of a batch. -1: the
     # remaining devices.
     data: int = -1
@@ -260,22 +268,18 @@ class Config:
     mesh: Mesh = Mesh()
 
     def flat(self) -> dict[str, Any]:
-        """Every value under its dotted key."""
+        """Return every value by its dotted key."""
         sections = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
-            f'{name}.{written(field.name)}': getattr(section, field.name)
+            f'{name}.{key_name(field.name)}': getattr(section, field.name)
             for name, section in sections.items()
             for field in dataclasses.fields(section)
         }
 
-    def to_json(self) -> str:
-        nested: dict[str, dict[str, Any]] = {}
-        for key, value in self.flat().items():
-            section, name = key.split('.')
-            nested.setdefault(section, {})[name] = value
-        return json.dumps(nested, indent=2) + '\n'
 
+def key_name(field: str) -> str:
+    """Return the key of a field.
 
-def written(field: str) -> str:
-    """The key of a field: `from` is no name in Python, so that field is called `from_`."""
+    `from` is no name in Python, so its field is called `from_`.
+    """
     return field.removesuffix('_')

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from elastic_ast_jax.config.model_sizes import SIZES
-from elastic_ast_jax.config.schema import Config, Model
+from elastic_ast_jax.config.schema import RENAMED_VALUES, Config, Model
 
 # Sources made of files of the user's: what data.train and data.eval are, and what that looks like.
 _FILES = {
@@ -29,6 +29,8 @@ def problems(config: Config) -> list[str]:
         if value not in choices:
             near = difflib.get_close_matches(value, choices, 1)
             hint = f'; did you mean {near[0]!r}?' if near else ''
+            if new := RENAMED_VALUES.get(key, {}).get(value):
+                hint = f'; {value!r} is {new!r} now'
             found.append(f'{key}={value!r} must be one of {", ".join(map(repr, choices))}{hint}')
 
     def within(key: str, low: int, high: int | float = math.inf, below: bool = False) -> None:
@@ -147,7 +149,7 @@ def problems(config: Config) -> list[str]:
         config.model.size in SIZES
         and min(config.model.width, config.model.depth, config.model.heads) >= 0
     ):
-        size = config.model.resolved()
+        size = config.model.resolved_size()
         need(
             size.width % size.heads == 0,
             f'model.width={size.width} does not divide over {size.heads} heads: set model.heads or'
@@ -155,6 +157,11 @@ def problems(config: Config) -> list[str]:
         )
     one_of('model.kind', ('elastic_ast', 'ast'))
     one_of('model.pool', ('attention', 'mean'))
+    need(
+        not config.init.published_quirks or not config.model.scaled or config.model.kind == 'ast',
+        'init.published_quirks=True goes with unscaled attention, as the published code has it: set'
+        ' model.scaled=False',
+    )
     need(config.model.eps > 0, f'model.eps={config.model.eps} must be positive')
     found += (
         _ast_problems(config)

@@ -1,7 +1,7 @@
-"""What recipes are written with: variants, and histograms of the lengths of clips.
+"""Parse the variants of recipes, and describe the lengths of a data set's clips.
 
-A variant is what stands after the colon in `--config=FILE:VARIANT`: a word, and keys with values
-that go with it, separated by commas: `configs/voxceleb.py:ast,frames=400`.
+A variant follows the colon in `--config=FILE:VARIANT`: a name and `key=value` pairs, separated by
+commas, such as `configs/voxceleb.py:ast,frames=400`.
 """
 
 import dataclasses
@@ -13,115 +13,129 @@ import numpy as np
 
 from elastic_ast_jax.utils.errors import UserError
 
-__all__ = ['Bin', 'RecipeError', 'Variant', 'exponential', 'shares', 'variant']
+__all__ = ['Bin', 'RecipeError', 'Variant', 'exponential_bins', 'length_bins', 'parse_variant']
 
 # Width of the bins of a distribution, in seconds.
-_WIDTH = 0.5
+_BIN_WIDTH = 0.5
 
 
 class RecipeError(UserError):
-    """A variant that a recipe does not have; names every problem and what is allowed."""
+    """A variant that a recipe lacks. The message lists every problem and what is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What was chosen.
+    """A variant of a recipe.
 
     Attributes:
-        word: The variant's name.
+        name: Its name.
         values: A value for each of its keys.
     """
 
-    word: str
+    name: str
     values: Mapping[str, int]
 
 
 class Bin(NamedTuple):
-    """So many clips of lengths between two numbers of seconds, all as likely."""
+    """A number of clips whose lengths are uniform between two numbers of seconds."""
 
     start: float
     end: float
     clips: int
 
 
-def variant(text: str, words: Mapping[str, Mapping[str, Sequence[int]]]) -> Variant:
-    """Parses what stands after the colon.
+def parse_variant(text: str, variants: Mapping[str, Mapping[str, Sequence[int]]]) -> Variant:
+    """Parse the text that follows the colon.
 
     Args:
-        text: Words and `key=value` pairs, separated by commas. Without a word it means the first of
-        `words`.
-        words: The variants by their names. Each has keys with the values that are allowed, the
-            first of which is taken where none is given.
+        text: Names and `key=value` pairs, separated by commas. Without a name, it means the first
+            of `variants`.
+        variants: The keys of each variant, by its name. A key lists the allowed values. The first
+            of them is the default.
 
     Raises:
-        RecipeError: With every problem of the text.
+        RecipeError: The text has problems; the message lists all.
 
     Example:
-        >>> variant('ast,frames=400', {'elastic_ast': {}, 'ast': {'frames': (1024, 400)}})
-        Variant(word='ast', values={'frames': 400})
+        >>> parse_variant('ast,frames=400', {'elastic_ast': {}, 'ast': {'frames': (1024, 400)}})
+        Variant(name='ast', values={'frames': 400})
     """
     problems: list[str] = []
-    chosen: list[str] = []
-    given: dict[str, str] = {}
+    names: list[str] = []
+    texts: dict[str, str] = {}
     for part in text.split(',') if text else ():
         key, equals, value = part.partition('=')
-        if equals and key in given:
+        if equals and key in texts:
             problems.append(f'{key} is given twice')
         elif equals:
-            given[key] = value
-        elif part in words:
-            chosen.append(part)
+            texts[key] = value
+        elif part in variants:
+            names.append(part)
         else:
-            near = difflib.get_close_matches(part, words, 1)
-            problems.append(
-                f'{part!r} must be {_either(map(repr, words))}'
-                + (f'; did you mean {near[0]!r}?' if near else '')
-            )
-            chosen += near  # so that its keys are judged by what was meant
-    if len(chosen) > 1 and not problems:
-        problems.append(f'{" and ".join(map(repr, chosen))} exclude each other: choose one')
-    word = chosen[0] if chosen else next(iter(words))
-    keys = words[word]
-    for key, value in given.items():
-        if key in keys:
-            if value not in map(str, keys[key]):
-                problems.append(f'{key}={value} must be {_either(map(str, sorted(keys[key])))}')
-            continue
-        homes = [repr(other) for other, its in words.items() if key in its]
-        takes = f'{word!r} takes {_either(keys)}' if keys else f'{word!r} takes no key'
-        problems.append(
-            f'{key}={value} goes with {_either(homes)} only' if homes else f'{key}={value}: {takes}'
-        )
+            near = difflib.get_close_matches(part, variants, 1)
+            hint = f'; did you mean {near[0]!r}?' if near else ''
+            problems.append(f'{part!r} must be {_either(map(repr, variants))}{hint}')
+            names += near  # so that its keys are checked against the nearest variant
+    if len(names) > 1 and not problems:
+        problems.append(f'{" and ".join(map(repr, names))} exclude each other: choose one')
+    name = names[0] if names else next(iter(variants))
+    problems += _key_problems(name, texts, variants)
     if problems:
         raise RecipeError('; '.join(problems))
-    return Variant(word, {key: int(given.get(key, allowed[0])) for key, allowed in keys.items()})
+    defaults = {key: allowed[0] for key, allowed in variants[name].items()}
+    return Variant(name, {key: int(texts.get(key, default)) for key, default in defaults.items()})
 
 
-def shares(clips: int, bins: Sequence[tuple[float, float, float | int]]) -> list[Bin]:
-    """Bins of so many clips together, from the share of each, `(from seconds, to seconds, share)`.
+def _key_problems(
+    name: str, texts: Mapping[str, str], variants: Mapping[str, Mapping[str, Sequence[int]]]
+) -> list[str]:
+    """Return what is wrong with the keys and values of a variant."""
+    problems, keys = [], variants[name]
+    for key, value in texts.items():
+        if key not in keys:
+            owners = [repr(other) for other, its_keys in variants.items() if key in its_keys]
+            accepts = f'{name!r} takes {_either(keys) if keys else "no key"}'
+            problems.append(
+                f'{key}={value} goes with {_either(owners)} only'
+                if owners
+                else f'{key}={value}: {accepts}'
+            )
+        elif value not in map(str, keys[key]):
+            problems.append(f'{key}={value} must be {_either(map(str, sorted(keys[key])))}')
+    return problems
 
-    Shares count relative to their sum. Clips are whole; the bins add up to exactly `clips`, and
-    empty ones are left out.
+
+def length_bins(clips: int, shares: Sequence[tuple[float, float, float | int]]) -> list[Bin]:
+    """Divide a number of clips among bins.
+
+    Args:
+        clips: Number of clips of all bins together.
+        shares: `(from seconds, to seconds, share)` of each bin. Shares count relative to their sum.
+
+    Returns:
+        Bins of whole numbers of clips that add up to exactly `clips`, without empty ones.
     """
-    ends = np.cumsum([share for *_, share in bins])
+    ends = np.cumsum([share for *_, share in shares])
     counts = np.diff(np.round(ends / ends[-1] * clips).astype(np.int64), prepend=0).tolist()
     return [
         Bin(float(start), float(end), count)
-        for (start, end, _), count in zip(bins, counts, strict=True)
+        for (start, end, _), count in zip(shares, counts, strict=True)
         if count
     ]
 
 
-def exponential(clips: int, shortest: float, mean: float, longest: float) -> list[Bin]:
-    """Bins of an exponential distribution that begins at `shortest`, has about this mean and ends
-    at `longest`, in seconds.
+def exponential_bins(clips: int, shortest: float, mean: float, longest: float) -> list[Bin]:
+    """Return bins of an exponential distribution between two lengths, in seconds.
+
+    It begins at `shortest` and ends at `longest`. Its mean is about `mean`.
     """
-    edges = np.append(np.arange(shortest, longest, _WIDTH), longest)
-    beyond = np.exp((shortest - edges) / (mean - shortest))  # share of longer clips
-    return shares(clips, list(zip(edges[:-1], edges[1:], beyond[:-1] - beyond[1:], strict=True)))
+    edges = np.append(np.arange(shortest, longest, _BIN_WIDTH), longest)
+    longer = np.exp((shortest - edges) / (mean - shortest))  # share of longer clips
+    shares = zip(edges[:-1], edges[1:], longer[:-1] - longer[1:], strict=True)
+    return length_bins(clips, list(shares))
 
 
 def _either(names: Iterable[str]) -> str:
-    """`a, b or c`."""
+    """Return `a, b or c`."""
     *others, last = names
     return f'{", ".join(others)} or {last}' if others else last

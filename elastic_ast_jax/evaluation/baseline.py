@@ -17,6 +17,7 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.checkpointing.workdir import Workdir
+from elastic_ast_jax.config import stored
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.sources.base import (
@@ -132,7 +133,7 @@ def run(
             if kind
             else evaluate.write_metrics(evaluations[0], description, 0, (), folder / 'eval')
         )
-        files.write_text(folder / 'config.json', config.to_json())
+        files.write_text(folder / 'config.json', stored.to_json(config))
         progress.say(f'written: {" ".join(map(str, written))}')
     return result
 

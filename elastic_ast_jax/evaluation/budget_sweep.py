@@ -240,7 +240,7 @@ def _tell(
     """Prints, writes and stores what was found; see `write` and `_store`."""
     frontend, metric, unseen = (
         model.config.frontend,
-        model.config.train.scored_by(),
+        model.config.train.selection_metric(),
         all(one.measured.unseen for one in found),
     )
     best = token_budget.best_per_budget(one.measured for one in found)
@@ -378,7 +378,7 @@ def write(
     json_file, table_file, plot_file = (
         workdir.evaluations / f'budget.{suffix}' for suffix in ('json', 'md', 'png')
     )
-    frontend, metric = model.config.frontend, model.config.train.scored_by()
+    frontend, metric = model.config.frontend, model.config.train.selection_metric()
     unseen = all(one.unseen for one in best)
     skipped = tuple(dict.fromkeys(message for one in found for message in one.evaluation.skipped))
     values = {

@@ -81,7 +81,7 @@ def read_run(workdir: str) -> Run:
     """
     folder = Workdir(workdir)
     config, plan = folder.config(), folder.plan()
-    metric = config.train.scored_by()
+    metric = config.train.selection_metric()
     evaluations, steps, seconds = [], 0, 0.0
     try:
         lines = metrics_file.read_lines(folder.metrics)

@@ -302,4 +302,4 @@ class Evaluator:
 
 def selection_score(config: Config, metrics: Metrics) -> float:
     """What the best checkpoint is best in."""
-    return getattr(metrics, config.train.scored_by())
+    return getattr(metrics, config.train.selection_metric())

@@ -277,7 +277,7 @@ def write_curve(
     json_file, table_file, plot_file = (
         folder / f'{file_stem(curve.kind, resized)}.{suffix}' for suffix in ('json', 'md', 'png')
     )
-    axis, metric = AXES[curve.kind], config.train.scored_by()
+    axis, metric = AXES[curve.kind], config.train.selection_metric()
     values = {
         'sweep': curve.kind,
         'model': kind or config.model.kind,

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elastic_ast_jax.checkpointing.workdir import Workdir
-from elastic_ast_jax.config import loading
+from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.evaluation import published
 from elastic_ast_jax.evaluation.sweep_axes import AXES, file_stem
 from elastic_ast_jax.experiments import sweep as runs_of
@@ -148,7 +148,7 @@ class Experiment:
             not possible.
         """
         self._options, self._overrides = options, tuple(overrides)
-        self._recipe, path, argument = loading.module(options.config)
+        self._recipe, path, argument = loading.load_module(options.config)
         if argument:
             raise ExperimentError(
                 f'{options.config}: give the file alone, {path}; the experiment chooses its'
@@ -169,7 +169,7 @@ class Experiment:
                     'Give another --out; data that were moved can have a link at their old place'
                 )
                 Workdir(model.folder(self._out, seed)).check_config(
-                    used, also=loading.PATHS, advice=advice
+                    used, also=loading.DATA_PATHS, advice=advice
                 )
 
     def work(self) -> int:
@@ -293,13 +293,14 @@ class Experiment:
             else (folder / 'eval' / 'metrics.json').exists()
         ):
             return False
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            there = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            values = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+            before = stored.from_json(values)
             used = loading.load(
                 f'{self._options.config}:{self._models[0].variant}', self._overrides
             )
-            here = json.loads(loading.absolute_paths(used).to_json())
-            return all(there[section] == here[section] for section in ('data', 'frontend'))
+            now = loading.absolute_paths(used)
+            return (before.data, before.frontend) == (now.data, now.frontend)
         return False
 
     def _run(self, model: Model, seed: int, what: str) -> runs_of.Run:

@@ -240,7 +240,7 @@ def _where(names: Sequence[str], runs: int) -> str:
 
 def _sweep(config: str) -> list[Any]:
     """What the file's `sweep` yields."""
-    recipe, path, argument = loading.module(config)
+    recipe, path, argument = loading.load_module(config)
     if not hasattr(recipe, 'sweep'):
         raise SweepError(
             f'--config={config}: {path} has no function sweep(), which yields the overrides of'

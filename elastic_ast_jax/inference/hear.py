@@ -46,7 +46,7 @@ class _Model:
         self.predictor = predictor
         self.sample_rate = predictor.config.frontend.sample_rate
         self.scene_embedding_size = self.timestamp_embedding_size = (
-            predictor.config.model.resolved().width
+            predictor.config.model.resolved_size().width
         )
 
 

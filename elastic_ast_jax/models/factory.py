@@ -39,10 +39,10 @@ def make_model(
     """The network; `scan` overrides the config's, which changes no result."""
     wanted, frontend = config.model, config.frontend
     common = dict(
-        size=wanted.resolved(),
+        size=wanted.resolved_size(),
         classes=classes,
         attend=attend,
-        scaled=wanted.scaled and not config.init.published_quirks,
+        scaled=wanted.scaled,
         scan=wanted.scan if scan is None else scan,
         remat=wanted.remat,
         dtype=dtype,

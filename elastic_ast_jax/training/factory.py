@@ -36,4 +36,4 @@ def make_optimizer(config: Config, schedule: optimizer.Schedule) -> optax.Gradie
     made = optimizer.with_clipping(
         make(schedule, chosen.b1, chosen.b2, chosen.eps, chosen.weight_decay), chosen.clip_norm
     )
-    return optimizer.with_layer_decay(made, chosen.layer_decay, config.model.resolved().depth)
+    return optimizer.with_layer_decay(made, chosen.layer_decay, config.model.resolved_size().depth)

@@ -320,6 +320,20 @@ def test_a_foreign_config_is_refused_with_its_file(workdir):
     assert 'unknown key scripts.test' in refused(workdir.prepare, CONFIG)
 
 
+def test_a_run_of_version_1_resumes_with_todays_keys(workdir):
+    file = workdir.path / 'config.json'
+    values = json.loads(file.read_text())
+    del values['version']
+    values['optimizer']['rate'] = values['optimizer'].pop('learning_rate')
+    values['train']['keep'] = values['train'].pop('max_checkpoints')
+    file.write_text(json.dumps(values))
+    assert workdir.config() == CONFIG
+    message = refused(workdir.prepare, changed(optimizer={'learning_rate': 0.5}))
+    assert 'optimizer.learning_rate: 0.001 there, 0.5 now' in message
+    workdir.prepare(CONFIG)
+    assert json.loads(file.read_text())['version'] == 2 and workdir.config() == CONFIG
+
+
 # What a model's numbers mean
 
 

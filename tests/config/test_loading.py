@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax.checkpointing.train_state import TrainState
-from elastic_ast_jax.config.loading import ConfigError, from_dict, load
+from elastic_ast_jax.config import stored
+from elastic_ast_jax.config.loading import ConfigError, load
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.models import ast
 from elastic_ast_jax.models import factory as model_factory
@@ -193,6 +194,19 @@ def test_a_wrong_type_in_a_file_is_named(write, values, expected):
 def test_an_unknown_key_in_a_file_is_refused_with_the_nearest_one(write, values, key, near):
     (problem,) = problems(file=write(f"dict(data=dict(source='synthetic'), {values})"))
     assert problem.startswith(f'unknown key {key}: the nearest valid one is {near}')
+
+
+def test_an_old_key_is_refused_with_its_new_name(write):
+    file = write("dict(data=dict(source='synthetic', workers=2), optimizer=dict(rate=1e-3))")
+    assert problems('train.keep=x', 'model.epsilon=1', 'train.epochs=0', file=file) == (
+        'unknown key data.workers: it is data.num_workers now',
+        'unknown key optimizer.rate: it is optimizer.learning_rate now',
+        'unknown key train.keep: it is train.max_checkpoints now',
+        'unknown key model.epsilon: it is model.eps now',
+        'train.epochs=0 must be at least 1',
+    )
+    (problem,) = problems('model.attention=plain')
+    assert problem.endswith("; 'plain' is 'reference' now")
 
 
 def test_a_file_may_take_an_argument(write):
@@ -499,21 +513,21 @@ def test_a_config_survives_json():
             'data.train=ärger.jsonl',
         ],
     )
-    again = from_dict(json.loads(config.to_json()))
+    again = stored.from_json(json.loads(stored.to_json(config)))
     assert again == config
-    assert again.to_json() == config.to_json()
+    assert stored.to_json(again) == stored.to_json(config)
 
 
 def test_keys_that_json_lacks_have_their_defaults_and_foreign_ones_are_refused():
-    values = json.loads(load(QUICKSTART).to_json())
+    values = json.loads(stored.to_json(load(QUICKSTART)))
     del values['model']['remat'], values['optimizer']
-    config = from_dict(values)
+    config = stored.from_json(values)
     assert config.optimizer == Config().optimizer and config.model.remat is False
     values['model']['remet'] = True
     with pytest.raises(
         ConfigError, match='unknown key model.remet: the nearest valid one is model.remat'
     ):
-        from_dict(values)
+        stored.from_json(values)
 
 
 def test_flat_holds_every_value_under_its_key():
@@ -591,32 +605,32 @@ def test_the_baselines_keys_go_with_it_alone():
 
 
 def test_what_training_starts_from_is_a_key_that_python_reserves(write):
-    config = load(write("{'init': {'from': 'vit.npz', 'published_quirks': True}}"), PLACES)
+    config = load(write("{'init': {'from': 'vit.npz'}}"), PLACES)
     assert config.init.from_ == 'vit.npz' and config.flat()['init.from'] == 'vit.npz'
-    assert from_dict(json.loads(config.to_json())) == config
+    assert stored.from_json(json.loads(stored.to_json(config))) == config
     assert load(QUICKSTART, ['init.from=a=b.pth']).init.from_ == 'a=b.pth'
     assert 'init.from' in problems('init.form=x')[0]
 
 
 def test_quirks_without_weights_are_none():
-    (problem,) = problems('init.published_quirks=true')
+    (problem,) = problems('init.published_quirks=true', 'model.scaled=false')
     assert '--config.init.from=PATH' in problem
 
 
-def test_the_published_quirks_leave_attention_unscaled():
-    for quirks, scaled in (('true', False), ('false', True)):
-        config = load(QUICKSTART, ['init.from=vit.npz', f'init.published_quirks={quirks}'])
-        assert (
-            model_factory.make_model(
-                config, 3, selection.select_attention('reference'), jnp.float32
-            ).scaled
-            == scaled
+def test_the_published_quirks_require_unscaled_attention():
+    quirks = ['init.from=vit.npz', 'init.published_quirks=true']
+    (problem,) = problems(*quirks)
+    assert problem.startswith('init.published_quirks=True') and 'model.scaled=False' in problem
+    for overrides, scaled in (([*quirks, 'model.scaled=false'], False), ([], True)):
+        network = model_factory.make_model(
+            load(QUICKSTART, overrides), 3, selection.select_attention('reference'), jnp.float32
         )
+        assert network.scaled == scaled
 
 
 def test_the_metric_follows_the_loss_unless_it_is_chosen():
     def scored(*overrides):
-        return load(QUICKSTART, ['train.label_smoothing=0', *overrides]).train.scored_by()
+        return load(QUICKSTART, ['train.label_smoothing=0', *overrides]).train.selection_metric()
 
     assert scored() == 'accuracy' and scored('train.loss=bce') == 'mean_average_precision'
     assert scored('train.loss=bce', 'train.metric=accuracy') == 'accuracy'

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax.config.loading import ConfigError, load
-from elastic_ast_jax.config.variants import Bin, RecipeError, Variant, exponential, shares, variant
+from elastic_ast_jax.config.variants import (
+    Bin,
+    RecipeError,
+    Variant,
+    exponential_bins,
+    length_bins,
+    parse_variant,
+)
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.sources import length_histogram
 from elastic_ast_jax.data.sources.base import DataError, Source
@@ -68,7 +75,8 @@ def module(name):
 def fewer(histogram, clips=20_000):
     """The same histogram of fewer clips, which is planned sooner."""
     return histogram._replace(
-        train=tuple(shares(clips, histogram.train)), eval=tuple(shares(clips, histogram.eval))
+        train=tuple(length_bins(clips, histogram.train)),
+        eval=tuple(length_bins(clips, histogram.eval)),
     )
 
 
@@ -231,7 +239,7 @@ WORDS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)
     ],
 )
 def test_a_variant_is_a_word_and_its_keys(text, word, values):
-    assert variant(text, WORDS) == Variant(word, values)
+    assert parse_variant(text, WORDS) == Variant(word, values)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +265,7 @@ def test_a_variant_is_a_word_and_its_keys(text, word, values):
 )
 def test_wrong_variants_are_refused_with_all_problems(text, messages):
     with pytest.raises(RecipeError) as caught:
-        variant(text, WORDS)
+        parse_variant(text, WORDS)
     for message in messages:
         assert message in str(caught.value)
 
@@ -302,7 +310,7 @@ def test_a_recipe_without_lengths_has_none():
 
 
 def test_an_exponential_distribution_has_its_mean_and_range():
-    bins = exponential(100_000, shortest=4.0, mean=8.2, longest=145.0)
+    bins = exponential_bins(100_000, shortest=4.0, mean=8.2, longest=145.0)
     assert sum(one.clips for one in bins) == 100_000
     assert bins[0].start == 4 and bins[-1].end <= 145
     source = HistogramSource(Histogram(2, tuple(bins), tuple(bins)), 'train', 1000, 0)
@@ -312,12 +320,12 @@ def test_an_exponential_distribution_has_its_mean_and_range():
 
 
 def test_shares_are_relative_and_lose_no_clip():
-    assert shares(7, [(1.0, 2.0, 1), (2.0, 3.0, 1), (3.0, 4.0, 1)]) == [
+    assert length_bins(7, [(1.0, 2.0, 1), (2.0, 3.0, 1), (3.0, 4.0, 1)]) == [
         Bin(1, 2, 2),
         Bin(2, 3, 3),
         Bin(3, 4, 2),
     ]
-    assert shares(2, [(1.0, 2.0, 0.98), (2.0, 3.0, 0.02)]) == [Bin(1, 2, 2)]
+    assert length_bins(2, [(1.0, 2.0, 0.98), (2.0, 3.0, 0.02)]) == [Bin(1, 2, 2)]
 
 
 BINS = Histogram(3, (Bin(0.5, 0.5, 5), Bin(1.0, 2.0, 300)), (Bin(1.0, 2.0, 305),))

@@ -106,7 +106,8 @@ def test_a_wrong_starting_point_stops_before_anything_and_can_be_mended(
 def test_the_published_quirks_are_kept_in_the_workdir(
     trained, arguments, command, tmp_path, recordings
 ):
-    options = (f'init.from={trained}', 'init.published_quirks=true', 'train.epochs=1')
+    quirks = ('init.published_quirks=true', 'model.scaled=false')
+    options = (f'init.from={trained}', *quirks, 'train.epochs=1')
     assert command(*arguments(tmp_path / 'run', *options)).code == 0
     assert command('predict', tmp_path / 'run', recordings.folder / 'test').code == 0
 

@@ -27,14 +27,14 @@ HERE = {**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '2'}
 EXPERIMENTS = ROOT / 'launch' / 'experiments'
 CONFIG = """
 from ml_collections import ConfigDict
-from elastic_ast_jax.config.variants import variant
+from elastic_ast_jax.config.variants import parse_variant
 
 VARIANTS = {'elastic_ast': {}, 'ast': {'frames': (32,)}}
 SWEEPS = {'length': (32, 256, 400)}
 
 
 def get_config(text=''):
-    chosen = variant(text, VARIANTS)
+    variant = parse_variant(text, VARIANTS)
     config = ConfigDict({
         'data': {
             'source': 'synthetic', 'synthetic_train': 24, 'synthetic_eval': 16, 'too_long': 'crop',
@@ -42,8 +42,8 @@ def get_config(text=''):
         'frontend': {'sample_rate': 8000, 'mel_bins': 32, 'max_frames': 1280},
         'augment': {'freq_mask': 8}, 'packing': {'rows': 2, 'tokens': 320, 'slots': 8},
         'model': {'width': 16, 'depth': 1, 'heads': 2}, 'train': {'epochs': 1}})
-    if chosen.word == 'ast':
-        frames = chosen.values['frames']
+    if variant.name == 'ast':
+        frames = variant.values['frames']
         config.model.kind = 'ast'
         config.frontend.update(min_frames=frames, max_frames=frames)
         config.augment.token_dropout = 0.0

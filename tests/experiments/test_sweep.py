@@ -17,7 +17,7 @@ import hypothesis.strategies as st
 import pytest
 
 from elastic_ast_jax.checkpointing.workdir import PlanRecord, Workdir
-from elastic_ast_jax.config import loading
+from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.experiments.sweep import name_of, planned, text_of
 from tests.fakes.machine import ROOT, until
 
@@ -172,7 +172,7 @@ def test_the_sweeps_of_the_recipes_can_be_run(recipe, tmp_path):
     runs = planned(str(recipe), ['data.root=x'], tmp_path)
     assert len({run.name for run in runs}) == len(runs) >= 4
     configs = [loading.load(str(recipe), run.overrides) for run in runs]
-    assert len({each.to_json() for each in configs}) == len(runs)
+    assert len({stored.to_json(config) for config in configs}) == len(runs)
     assert not any(run.finished for run in runs)
 
 

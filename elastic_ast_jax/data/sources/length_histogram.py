@@ -50,7 +50,7 @@ def from_recipe(spec: str) -> Histogram | None:
     Raises:
         HistogramError: It fails, or returns something else than lengths.
     """
-    recipe, path, _ = loading.module(spec)
+    recipe, path, _ = loading.load_module(spec)
     if not hasattr(recipe, 'lengths'):
         return None
     try:
