@@ -107,7 +107,7 @@ def run(
     Args:
         source: See `state_dict.read`.
         out: A new or empty folder.
-        heads, pool: See `elastic_ast_torch.infer`.
+        heads, pool: See `elastic_ast_torch.infer_layout`.
         mean, std: Of the log-mel that the model was trained on; those of the recipe if None.
         labels: A text file with a name a line, or a CSV with the columns index, mid and
             display_name. Without, classes are called 'class 0' and so on.
@@ -148,7 +148,7 @@ def run(
         '' if labels else f', called {names[0]!r} and so on without --labels',
     )
     notes = [
-        f'ElasticAST of {layout.described()}; {layout.size.heads} heads, {layout.pool} pooling',
+        f'ElasticAST of {layout.describe()}; {layout.size.heads} heads, {layout.pool} pooling',
         (
             f'features and loss as for {chosen}{guess}: {frontend.kind}, {frontend.sample_rate} Hz,'
             f' mean {frontend.mean}, std {frontend.std}; {config.train.loss}'
@@ -312,6 +312,6 @@ def _kept(
 
 def _table(layout: Layout) -> list[tuple[str, tuple[int, ...], str]]:
     return [
-        (row.source, row.shape, row.described())
+        (row.source, row.shape, row.destination())
         for row in elastic_ast_torch.tensor_mappings(layout)
     ]

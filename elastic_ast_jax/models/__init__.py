@@ -1,4 +1,4 @@
-"""The model:
+"""The networks: pure functions of parameters and a PackedBatch.
 
-a pure function of parameters and a PackedBatch. Knows nothing of audio files, data sets or meshes.
+They do not depend on audio files, data sets or meshes.
 """

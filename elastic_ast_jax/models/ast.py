@@ -1,6 +1,7 @@
-"""AST, the fixed-length baseline:
+"""AST, the fixed-length baseline.
 
-overlapping patches, class and distillation tokens, a learned position for each token.
+It has overlapping patches, class and distillation tokens, and a learned position for each token.
+Source: Gong, Chung and Glass, Interspeech 2021 (arXiv 2104.01778).
 """
 
 from typing import Any
@@ -25,19 +26,19 @@ from elastic_ast_jax.packing.batch import PackedBatch
 
 # The two tokens in front of the patches, which the head reads: class and distillation (DeiT).
 TOKENS = 2
-# That of the sum of ElasticAST's two position tables, so that neither model starts with a better
-# ear for places.
+# The deviation of the sum of ElasticAST's two position tables, so that positions have the same
+# weight in both models at the start.
 _POSITION_DEVIATION = 0.42
 
 
 class AST(nn.Module):
-    """Classifies clips of one length. Source: Gong, Chung and Glass, Interspeech 2021 (arXiv
-    2104.01778).
+    """Classify clips of one length.
 
     `model.apply(variables, batch)` takes a PackedBatch in which every clip fills whole columns of
-    patches up to `frames`, as the pipeline makes them with `frontend.min_frames` at
-    `frontend.max_frames`, long clips cropped, and no token dropout: the same batches, steps and
-    losses serve this model and ElasticAST. `method='classify'` takes spectrograms.
+    patches up to `frames`. The pipeline makes such batches if `frontend.min_frames` equals
+    `frontend.max_frames`, long clips are cropped and there is no token dropout. So the same
+    batches, steps and losses serve this model and ElasticAST. `method='classify'` takes
+    spectrograms.
 
     Parameters have ElasticAST's names and layouts, where both have them.
 
@@ -45,12 +46,12 @@ class AST(nn.Module):
         size: Width, depth, heads.
         classes: C.
         mels: Mel bins of a spectrogram.
-        frames: The one length; frames of a batch's clips beyond it fill up their last patches and
-        are ignored.
+        frames: Length of every clip. Frames of a batch's clips beyond it only fill their last
+            patches and are ignored.
         patch: Size of a patch in mel bins and frames, in the batch as in the model.
         stride: Distance between patches in mel bins and frames; below `patch` they overlap.
         attend: The attention; every implementation gives the same result.
-        scaled, scan, remat, dtype: As of ElasticAST.
+        scaled, scan, remat, dtype: See `ElasticAST`.
         epsilon: Of every LayerNorm; Hugging Face's ASTs have 1e-12.
         constrain: See `encoder.Place`.
     """
@@ -71,7 +72,7 @@ class AST(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches: those that fit wholly."""
+        """Rows and columns of the patches that fit."""
         (mels, frames), (down, along) = self.patch, self.stride
         return (self.mels - mels) // down + 1, (self.frames - frames) // along + 1
 
@@ -81,15 +82,16 @@ class AST(nn.Module):
         return self.mels // self.patch[0] * -(-self.frames // self.patch[1])
 
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
-        """Logits of each clip slot;
+        """Return the logits of each clip slot; those of an empty slot have no meaning.
 
-        those of an empty slot mean nothing. See `outputs` for errors.
+        See `outputs` for errors.
         """
         return self.outputs(batch).logits
 
     def outputs(self, batch: PackedBatch) -> ModelOutputs:
-        """The logits, and what they are made of. A token of the batch has the output at the patch
-        that begins nearest.
+        """Return the logits and the values that they are computed from.
+
+        A token of the batch gets the output at the patch that begins nearest.
 
         Raises:
             ValueError: Rows that cannot hold as many clips of this length as they have slots.
@@ -107,17 +109,16 @@ class AST(nn.Module):
         grid = batch.patches[:, :needed].reshape(rows * slots, bands, -1, mels, frames)
         spectrograms = grid.transpose(0, 2, 4, 1, 3).reshape(rows * slots, -1, self.mels)
         logits, pooled, encoded = self._run(spectrograms[:, : self.frames])
-        near = encoded[:, self._nearest()].reshape(rows, needed, -1)
+        nearest = encoded[:, self._nearest_patches()].reshape(rows, needed, -1)
         return ModelOutputs(
             logits.reshape(rows, slots, -1),
             pooled.reshape(rows, slots, -1),
-            jnp.pad(near, ((0, 0), (0, tokens - needed), (0, 0))),
+            jnp.pad(nearest, ((0, 0), (0, tokens - needed), (0, 0))),
             None,
         )
 
     def classify(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N C']:
-        """Logits of normalised log-mels, each of exactly `self.frames` frames and `self.mels` mel
-        bins.
+        """Return the logits of normalized log-mels of `self.frames` frames and `self.mels` mel bins.
 
         Raises:
             ValueError: Spectrograms of another shape.
@@ -125,7 +126,7 @@ class AST(nn.Module):
         if spectrograms.shape[1:] != (self.frames, self.mels):
             raise ValueError(
                 f'this AST takes {self.frames} frames of {self.mels} mel bins, not'
-                f' {spectrograms.shape[1]} of {spectrograms.shape[2]}: pad or cut the clip'
+                f' {spectrograms.shape[1]} of {spectrograms.shape[2]}: pad or crop the clip'
             )
         return self._run(spectrograms)[0]
 
@@ -133,7 +134,7 @@ class AST(nn.Module):
     def _run(
         self, spectrograms: Float[Array, 'N frames mels']
     ) -> tuple[Float[Array, 'N C'], Float[Array, 'N D'], Float[Array, 'N n D']]:
-        """Logits, the vectors that the head classifies, and the encoder's output at each patch."""
+        """Return logits, the vectors that the head classifies, and the output at each patch."""
         clips, width = len(spectrograms), self.size.width
         x = dense(width, 'embed', self.dtype)(self._patches(spectrograms))
         special = self.param('tokens', nn.initializers.normal(0.02), (TOKENS, width)).astype(
@@ -161,9 +162,10 @@ class AST(nn.Module):
         pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
         return dense(self.classes, 'head', jnp.float32)(pooled), pooled, x[:, TOKENS:]
 
-    def _nearest(self) -> np.ndarray:
-        """For each token of a clip in a batch, whose patches do not overlap, the patch here that
-        begins nearest.
+    def _nearest_patches(self) -> np.ndarray:
+        """Return the patch that begins nearest to each token of a clip in a batch.
+
+        The tokens of a batch are patches that do not overlap.
         """
         counts = self.mels // self.patch[0], -(-self.frames // self.patch[1])
         rows, columns = (
@@ -175,14 +177,10 @@ class AST(nn.Module):
         return (rows[:, None] * self.grid[1] + columns).ravel()
 
     def _patches(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N n P']:
-        """Patches, frequency-major, each flattened mel-major;
-
-        they share values where they overlap.
-        """
+        """Return overlapping patches, frequency-major, each flattened mel-major."""
         (down, along), (rows, columns) = self.stride, self.grid
         bands = np.arange(rows)[:, None] * down + np.arange(self.patch[0])
         times = np.arange(columns)[:, None] * along + np.arange(self.patch[1])
-        taken = spectrograms.transpose(0, 2, 1)[:, bands][
-            :, :, :, times
-        ]  # [N, rows, mels, columns, frames]
-        return taken.transpose(0, 1, 3, 2, 4).reshape(len(spectrograms), rows * columns, -1)
+        # [N, rows, mels, columns, frames]
+        patches = spectrograms.transpose(0, 2, 1)[:, bands][:, :, :, times]
+        return patches.transpose(0, 1, 3, 2, 4).reshape(len(spectrograms), rows * columns, -1)

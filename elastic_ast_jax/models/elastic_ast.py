@@ -1,7 +1,7 @@
-"""ElasticAST:
+"""ElasticAST: from a PackedBatch to logits per clip slot.
 
-patch embedding, positions, encoder, pooling per clip, head. From a PackedBatch to logits per clip
-slot.
+It has patch embedding, positions, encoder, pooling per clip and head. Source: Feng et al.,
+Interspeech 2024 (arXiv 2407.08691).
 """
 
 from typing import Any
@@ -27,17 +27,16 @@ from elastic_ast_jax.packing.batch import PackedBatch
 
 
 class ElasticAST(nn.Module):
-    """Classifies the clips of packed rows. Source: Feng et al., Interspeech 2024 (arXiv
-    2407.08691).
+    """Classify the clips of packed rows.
 
     Attributes:
         size: Width, depth, heads.
         classes: C.
         grid: Rows of the frequency and of the time position table. A position beyond a table must
-        be refused on the host.
+            be refused on the host.
         attend: The attention; every implementation gives the same result.
         pool: `'attention'` (one learned query, then a norm) or `'mean'` (the mean of a clip's
-        tokens, then a norm).
+            tokens, then a norm).
         scaled: Attention logits times 1/sqrt(head width), or unscaled as in the published code.
         scan, remat: See `Encoder`.
         dtype: Of the computation; parameters, softmax and logits are float32.
@@ -58,11 +57,12 @@ class ElasticAST(nn.Module):
     constrain: Constrain = identity
 
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
+        """Return the logits of each clip slot; those of an empty slot have no meaning."""
         return self.outputs(batch).logits
 
     @nn.compact
     def outputs(self, batch: PackedBatch) -> ModelOutputs:
-        """The logits, and what they are made of."""
+        """Return the logits and the values that they are computed from."""
         size = self.size
         x = dense(size.width, 'embed', self.dtype)(batch.patches)
         x = x + FactorizedPositions(*self.grid, size.width, self.dtype, name='positions')(

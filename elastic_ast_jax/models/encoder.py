@@ -12,45 +12,46 @@ from jaxtyping import Array, Float, Int
 
 from elastic_ast_jax.models.attention import interface
 
-# Tells the compiler where activations lie on several devices; does nothing to their values.
+# A constraint on the sharding of activations; it does not change their values.
 Constrain = Callable[[Array], Array]
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
 
-# As ViT in JAX: by fan-in and fan-out. A fixed 0.02 suits width 768 and is far too little for the
-# small sizes.
+# As ViT in JAX: by fan-in and fan-out. A fixed 0.02 suits width 768 and is far too small for narrow
+# networks.
 _kernel_init = nn.initializers.xavier_uniform()
 
 
 def dense(
     features: int | tuple[int, ...], name: str, dtype: Any, axis: int | tuple[int, ...] = -1
 ) -> nn.DenseGeneral:
-    """A linear layer with the transformer's initialisation;
+    """Return a linear layer with the Transformer's initialization.
 
-    kernels float32, computation in `dtype`.
+    Kernels are float32; the computation is in `dtype`.
     """
     return nn.DenseGeneral(features, axis=axis, dtype=dtype, kernel_init=_kernel_init, name=name)
 
 
 def identity(x: Array) -> Array:
-    """The `Constrain` of a single device."""
+    """Return the activations unconstrained, for a single device."""
     return x
 
 
 def layer_norm(name: str, dtype: Any, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:
+    """Return a LayerNorm that computes in `dtype`."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
 
 
 def query_scale(head_width: int, scaled: bool) -> float:
-    """Factor of the queries:
+    """Return the factor of the queries.
 
-    1/sqrt(head width) as ViT weights expect, or 1 as in the published code.
+    It is 1/sqrt(head width), as ViT weights expect, or 1, as in the published code.
     """
     return head_width**-0.5 if scaled else 1.0
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention of each token to its own clip."""
+    """Apply multi-head self-attention of each token to its own clip."""
 
     heads: int
     attend: interface.Attend
@@ -61,6 +62,7 @@ class SelfAttention(nn.Module):
     def __call__(
         self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
     ) -> Float[Array, 'R T D']:
+        """Return the attention's output at each token."""
         width = x.shape[-1]
         split = (self.heads, width // self.heads)
         q = dense(split, 'query', self.dtype)(x) * query_scale(split[1], self.scaled)
@@ -70,18 +72,19 @@ class SelfAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them."""
+    """Apply two linear layers with the exact (erf) GELU between them."""
 
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+        """Return the MLP's output at each token."""
         hidden = dense(MLP_RATIO * x.shape[-1], 'up', self.dtype)(x)
         return dense(x.shape[-1], 'down', self.dtype)(nn.gelu(hidden, approximate=False))
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each on a normalised input and added to it."""
+    """Apply attention, then an MLP, each to a normalized input and with a residual connection."""
 
     heads: int
     attend: interface.Attend
@@ -94,23 +97,33 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
     ) -> tuple[Float[Array, 'R T D'], None]:
-        attended = SelfAttention(self.heads, self.attend, self.scaled, self.dtype, name='attention')
-        x = self.constrain(
-            x + attended(layer_norm('norm_attention', self.dtype, self.epsilon)(x), segment_ids)
+        """Return the block's output, and nothing more to stack."""
+        attention = SelfAttention(
+            self.heads, self.attend, self.scaled, self.dtype, name='attention'
         )
-        x = self.constrain(
-            x + Mlp(self.dtype, name='mlp')(layer_norm('norm_mlp', self.dtype, self.epsilon)(x))
-        )
+        normed = layer_norm('norm_attention', self.dtype, self.epsilon)(x)
+        x = self.constrain(x + attention(normed, segment_ids))
+        normed = layer_norm('norm_mlp', self.dtype, self.epsilon)(x)
+        x = self.constrain(x + Mlp(self.dtype, name='mlp')(normed))
         return x, None
 
 
 class Encoder(nn.Module):
-    """`depth` blocks, then a norm.
+    """Apply `depth` blocks, then a norm.
 
-    Parameters of the blocks are stacked along a first axis whichever way they run, so that the two
-    switches change neither parameters nor results: `scan` compiles one block and loops over it
-    (short compilation) instead of laying all out one after another (fast on accelerators); `remat`
-    computes activations again in the backward pass instead of keeping them.
+    The parameters of the blocks are always stacked along a first axis, so that `scan` and `remat`
+    change neither parameters nor results.
+
+    Attributes:
+        depth, heads: Number of blocks, heads of each.
+        attend: The attention.
+        scaled: See `query_scale`.
+        scan: Compile one block and loop over it (short compilation) instead of unrolling all
+            (fast on accelerators).
+        remat: Recompute activations in the backward pass instead of storing them.
+        dtype: Of the computation.
+        epsilon: Of every LayerNorm.
+        constrain: See `Constrain`.
     """
 
     depth: int
@@ -127,6 +140,7 @@ class Encoder(nn.Module):
     def __call__(
         self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
     ) -> Float[Array, 'R T D']:
+        """Return the encoder's output at each token."""
         block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
         blocks = nn.scan(
             block,

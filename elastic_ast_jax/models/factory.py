@@ -1,4 +1,4 @@
-"""From a configuration to the network, its parameters and the shape of its batches."""
+"""The network of a configuration, its parameters and the shape of its batches."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ Network = ElasticAST | AST
 
 
 def batch_shape(config: Config, classes: int, rows: int | None = None) -> BatchShape:
-    """The shape of a batch of `rows` rows; of the config's if None."""
+    """Return the shape of a batch of `rows` rows, by default the config's."""
     packing = config.packing
     return BatchShape(
         rows=rows or packing.rows,
@@ -61,7 +61,7 @@ def make_model(
 
 
 def init_params(network: Network, shape: BatchShape, seed: int) -> Any:
-    """Fresh parameters: a pure function of the network and the seed."""
+    """Return random parameters, a pure function of the network and the seed."""
     batch = jax.tree.map(
         lambda field: jnp.zeros(field.shape, field.dtype), shape.abstract()
     )  # nothing, while this is traced

@@ -1,20 +1,22 @@
-"""Model FLOPs: the floating-point operations that the clips need, whatever the hardware does.
+"""Model FLOPs: the floating-point operations that the clips need, on any hardware.
 
-Convention of PaLM (Chowdhery et al., 2022, appendix B): the products of matrices alone, two
-operations for a product and its sum; nothing for what is computed on padding, masked or computed
-again. With n tokens of a clip, width D, depth L, P values of a patch and C classes, the forward
-pass of a clip takes
+Convention of PaLM (Chowdhery et al., 2022, appendix B): products of matrices alone count, with two
+operations for a product and its sum. Padding, masked logits and recomputation count nothing. With n
+tokens of a clip, width D, depth L, P values of a patch and C classes, the forward pass of a clip
+takes
 
     n (2 P D + 24 L D^2) + 4 L n^2 D      patch embedding; four projections and the MLP of ratio 4;
-    attention within the clip n (4 D^2 + 4 D) + 2 D^2               pooling by attention: keys and
-    values, logits and mixing, output (mean: n D) 2 D C                                 head
+                                          attention within the clip
+    n (4 D^2 + 4 D) + 2 D^2               attention pooling: keys and values, logits and mixing,
+                                          output (mean pooling: n D)
+    2 D C                                 head
 
-The fixed-length AST computes its embedding for the patches of its grid, and everything else of the
-blocks for two tokens more; its pooling is their mean, 2 D.
+The fixed-length AST computes its embedding for the patches of its grid, and the blocks for two more
+tokens; its pooling is their mean, 2 D.
 
-Positions are looked up and count nothing, nor does the pooling's query, which is computed once for
-all clips. A training step counts three times the forward pass: the backward pass has two products
-for each. That is a convention too: frozen parameters need less.
+Position lookups count nothing, nor does the pooling's query, which is computed once for all clips.
+A training step counts three times the forward pass, since the backward pass has two products for
+each. This is a convention, too: frozen parameters need less.
 """
 
 import math
@@ -32,17 +34,17 @@ _FORWARD_AND_BACKWARD = 3
 def train_step_flops(
     tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int
 ) -> int:
-    """FLOPs of a training step on these clips; see `forward_flops`."""
+    """Return the FLOPs of a training step on these clips; see `forward_flops`."""
     return _FORWARD_AND_BACKWARD * int(forward_flops(tokens, network, patch_size).sum())
 
 
 def forward_flops(
     tokens: Int[np.ndarray, 'n'], network: ElasticAST | AST, patch_size: int
 ) -> Int64[np.ndarray, 'n']:
-    """FLOPs of the forward pass of each clip.
+    """Return the FLOPs of the forward pass of each clip.
 
     Args:
-        tokens: Of each clip; AST has its own, whatever a clip's.
+        tokens: Of each clip; AST has its own number for every clip.
         network: The model.
         patch_size: P.
     """
@@ -61,7 +63,7 @@ def forward_flops(
 
 
 def tokens_per_clip(segment_ids: Int[np.ndarray, 'R T']) -> Int64[np.ndarray, '_']:
-    """Tokens of each clip of a batch, row by row; empty slots are left out."""
+    """Return the number of tokens of each clip of a batch, row by row, without empty slots."""
     if not segment_ids.size:
         return np.zeros(0, np.int64)
     width = int(segment_ids.max()) + 1

@@ -1,4 +1,4 @@
-"""What a model makes of packed clips on its way to their logits."""
+"""The outputs of a network, up to its logits."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ from jaxtyping import Array, Float
 
 
 class ModelOutputs(NamedTuple):
-    """What the model makes of a batch on its way to the logits.
+    """The logits of packed clips and the values that they are computed from.
 
     Attributes:
         logits: Of each clip slot.
         pooled: The vector of each slot that the head classifies.
         tokens: The encoder's output at each token.
-        shares: What share of a clip's pooled vector each token has, per head of the pooling (one
+        shares: The share of each token in its clip's pooled vector, per head of the pooling (one
             for the mean); sums to 1 over the clip's tokens, 0 in padding. None of a model that
-            pools no tokens of patches.
+            does not pool the tokens of patches.
     """
 
     logits: Float[Array, 'R S C']

@@ -1,4 +1,4 @@
-"""From tokens to one vector per clip slot."""
+"""Pooling of tokens to one vector per clip slot."""
 
 from typing import Any
 
@@ -9,22 +9,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 from elastic_ast_jax.models.encoder import dense, query_scale
 
-# A clip's sum of exponentials has a term exp(0), so nothing real is below; padding's division stays
-# finite.
-_SMALLEST = 0.5
+# A clip's sum of exponentials has a term exp(0), so this bound only keeps padding's division finite.
+_MIN_TOTAL = 0.5
 
 
 def membership(segment_ids: Int[Array, 'R T'], slots: int) -> Bool[Array, 'R T S']:
-    """Which slot each token belongs to; padding belongs to none."""
+    """Return whether each token belongs to each slot; padding belongs to none."""
     return segment_ids[:, :, None] == jnp.arange(1, slots + 1)[None, None, :]
 
 
 class AttentionPool(nn.Module):
-    """One learned query, shared by all clips, attends over each clip's tokens (paper, section 3.1).
+    """Pool by one learned query that attends to each clip's tokens (paper, section 3.1).
 
-    As the query is the same everywhere, a token has one logit per head; the softmax over a clip is
-    a softmax over the members of a segment, whose sums are products with the membership matrix. An
-    empty slot gets a finite constant.
+    The query is the same for all clips, so a token has one logit per head. The softmax over a clip
+    is a softmax over the members of a segment, whose sums are products with the membership matrix.
+    An empty slot gets a finite constant.
     """
 
     heads: int
@@ -35,26 +34,26 @@ class AttentionPool(nn.Module):
     def __call__(
         self, x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']
     ) -> tuple[Float[Array, 'R S D'], Float[Array, 'R T H']]:
-        """The vector of each slot, and the share of it that each token has in each head:
+        """Return the vector of each slot, and each token's share in it per head.
 
-        sums to 1 over a clip's tokens.
+        The shares sum to 1 over a clip's tokens.
         """
         width = x.shape[-1]
         split = (self.heads, width // self.heads)
-        learned = self.param('query', nn.initializers.normal(0.02), (width,))
-        q = dense(split, 'to_query', self.dtype)(learned.astype(self.dtype)) * query_scale(
+        query = self.param('query', nn.initializers.normal(0.02), (width,))
+        q = dense(split, 'to_query', self.dtype)(query.astype(self.dtype)) * query_scale(
             split[1], self.scaled
         )
         k = dense(split, 'key', self.dtype)(x)
         v = dense(split, 'value', self.dtype)(x)
         logits = jnp.einsum('hc,rthc->rth', q, k, preferred_element_type=jnp.float32)
-        # The softmax does not depend on what is subtracted, so no gradient flows through the
-        # maximum.
-        fixed = jax.lax.stop_gradient(logits)
-        top = jnp.where(members[..., None], fixed[:, :, None, :], -jnp.inf).max(axis=1)  # [R, S, H]
+        # The maximum does not change the softmax, so no gradient flows through it.
+        constant = jax.lax.stop_gradient(logits)
+        top = jnp.where(members[..., None], constant[:, :, None, :], -jnp.inf)
+        top = top.max(axis=1)  # [R, S, H]
         top = jnp.where(jnp.isfinite(top), top, 0.0)
         belongs = members.astype(jnp.float32)
-        # Padding tokens belong nowhere: 0 - 0 keeps their exponential finite.
+        # Padding belongs to no slot: 0 - 0 keeps its exponential finite.
         shifted = jnp.where(members.any(axis=2)[..., None], logits - _of_token(belongs, top), 0.0)
         weights = jnp.exp(shifted)
         total = jnp.einsum('rts,rth->rsh', belongs, weights, precision='highest')
@@ -64,23 +63,23 @@ class AttentionPool(nn.Module):
             (mixed / total[..., None]).astype(self.dtype)
         )
         return pooled, weights * members.any(axis=2)[..., None] / jnp.maximum(
-            _of_token(belongs, total), _SMALLEST
+            _of_token(belongs, total), _MIN_TOTAL
         )
 
 
 def _of_token(
     belongs: Float[Array, 'R T S'], value: Float[Array, 'R S H']
 ) -> Float[Array, 'R T H']:
-    """The value of each token's slot, exactly: a sum of one term and zeros."""
+    """Return the value of each token's slot, exactly: a sum of one term and zeros."""
     return jnp.einsum('rts,rsh->rth', belongs, value, precision='highest')
 
 
 def mean_pool(
     x: Float[Array, 'R T D'], members: Bool[Array, 'R T S']
 ) -> tuple[Float[Array, 'R S D'], Float[Array, 'R T 1']]:
-    """The mean over each clip's tokens, 0 for an empty slot;
+    """Return the mean over each clip's tokens, 0 for an empty slot, and each token's share in it.
 
-    and each token's share of it, as `AttentionPool` with one head.
+    The shares are those of an `AttentionPool` with one head.
     """
     belongs = members.astype(jnp.float32)
     counts = jnp.maximum(belongs.sum(axis=1), 1.0)[..., None]

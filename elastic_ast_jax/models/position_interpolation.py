@@ -1,6 +1,7 @@
-"""Position tables on another grid:
+"""Interpolation of position tables for another grid of patches.
 
-which positions of the old one are looked up, and what lies between two of them.
+A rule gives the positions at which a new axis is looked up in the old one; `interpolate` is linear
+between two entries.
 """
 
 from typing import NamedTuple
@@ -10,11 +11,11 @@ from jaxtyping import Float, Float32, Float64
 
 
 class Axis(NamedTuple):
-    """One axis of a grid of patches, as the starting point has it and as it is wanted.
+    """One axis of a grid of patches, in the old and in the new network.
 
     Attributes:
         name: `'frequency'` or `'time'`.
-        old_size, new_size: Patches.
+        old_size, new_size: Number of patches.
         old_stride, new_stride: Distance of patches in mel bins or frames.
     """
 
@@ -26,11 +27,11 @@ class Axis(NamedTuple):
 
 
 class AxisLookup(NamedTuple):
-    """Where a new axis is looked up in the old one.
+    """The positions at which a new axis is looked up in the old one.
 
     Attributes:
         positions: In patches of the old axis, from 0 to its last one.
-        description: In words.
+        description: The rule, in words.
     """
 
     positions: Float64[np.ndarray, 'n']
@@ -38,16 +39,16 @@ class AxisLookup(NamedTuple):
 
 
 def keep(axis: Axis) -> AxisLookup:
-    """Every patch where it was."""
+    """Keep every patch at its position."""
     return AxisLookup(
         np.arange(axis.new_size, dtype=np.float64), f'{axis.name} {axis.new_size} as they are'
     )
 
 
 def resize(axis: Axis) -> AxisLookup:
-    """Both ends where they were and what is between them spread out, or drawn together.
+    """Keep both ends of the axis and resize linearly between them.
 
-    Source: the half-pixel centres of `torch.nn.functional.interpolate(mode='bilinear',
+    Source: the half-pixel centers of `torch.nn.functional.interpolate(mode='bilinear',
     align_corners=False)`.
     """
     positions = (np.arange(axis.new_size) + 0.5) * (axis.old_size / axis.new_size) - 0.5
@@ -58,7 +59,7 @@ def resize(axis: Axis) -> AxisLookup:
 
 
 def take_first(axis: Axis) -> AxisLookup:
-    """The first ones, of an axis that is not longer."""
+    """Take the first patches, for an axis that does not become longer."""
     return AxisLookup(
         np.arange(axis.new_size, dtype=np.float64),
         f'{axis.name} the first {axis.new_size} of {axis.old_size}',
@@ -66,9 +67,9 @@ def take_first(axis: Axis) -> AxisLookup:
 
 
 def center(axis: Axis) -> AxisLookup:
-    """The published rule:
+    """Take the middle of an axis that becomes shorter, and resize one that becomes longer.
 
-    an axis that is shorter is cut from the middle, one that is longer resized.
+    This is the rule of the published code.
     """
     if axis.new_size == axis.old_size:
         return keep(axis)
@@ -82,11 +83,10 @@ def center(axis: Axis) -> AxisLookup:
 
 
 def align_by_distance(axis: Axis) -> AxisLookup:
-    """Each patch where the old ones lie in mel bins or frames: patch i at i * new_stride /
-    old_stride.
+    """Place each patch by its distance in mel bins or frames: i * new_stride / old_stride.
 
-    The last ones may lie beyond the old axis by less than one of its strides, as do frames that
-    fill no whole patch, and take its last place. An axis that goes on further is stretched.
+    The last patches may lie beyond the old axis by less than one of its strides, as do frames that
+    fill no whole patch; they take its last position. An axis that extends further is resized.
     """
     if (axis.new_size - 1) * axis.new_stride >= axis.old_size * axis.old_stride:
         return resize(axis)
@@ -101,9 +101,9 @@ def align_by_distance(axis: Axis) -> AxisLookup:
 def interpolate(
     table: Float32[np.ndarray, '...'], positions: Float64[np.ndarray, 'n'], axis: int
 ) -> Float32[np.ndarray, '...']:
-    """The entries along an axis at these positions, linear between two of them;
+    """Return the entries along an axis at these positions, linear between two of them.
 
-    exact at a whole place.
+    It is exact at whole positions.
     """
     low = np.floor(positions).astype(np.int64)
     high = np.minimum(low + 1, table.shape[axis] - 1)
@@ -117,16 +117,15 @@ def interpolate(
 def factorize(
     grid: Float32[np.ndarray, 'F T D'], quirks: bool = False
 ) -> tuple[Float32[np.ndarray, 'F D'], Float32[np.ndarray, 'T D']]:
-    """A frequency and a time table whose sum is nearest to the grid.
+    """Return a frequency and a time table whose sum is nearest to the grid.
 
-    The sum of the averages over time and over frequency has the grid's overall mean twice. So half
-    of that mean is taken off each table: the sum is then the best fit of any two tables, by least
-    squares. For a grid that is such a sum it is exact.
+    The sum of the averages over time and over frequency contains the grid's overall mean twice, so
+    half of that mean is subtracted from each table. The sum is then the best fit of any two tables,
+    by least squares, and exact for a grid that is such a sum.
 
     Args:
-        grid: A vector for each place.
-        quirks: The plain averages, as the published code takes them, whose sum is off by the
-        overall mean.
+        grid: A vector for each position.
+        quirks: The averages alone, as in the published code, whose sum is off by the overall mean.
     """
     wide = grid.astype(np.float64)
     freq, time = wide.mean(axis=1), wide.mean(axis=0)
@@ -137,5 +136,5 @@ def factorize(
 def sum_tables(
     freq: Float[np.ndarray, 'F D'], time: Float[np.ndarray, 'T D']
 ) -> Float[np.ndarray, 'F T D']:
-    """The grid that two tables stand for."""
+    """Return the grid that two tables stand for."""
     return freq[:, None] + time[None]

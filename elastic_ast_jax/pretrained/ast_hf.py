@@ -1,14 +1,12 @@
-"""A fixed-length AST from a directory that `transformers` wrote: `ASTForAudioClassification` and
-its `ASTFeatureExtractor`.
+"""Fixed-length ASTs that `transformers` saved, with the settings of their feature extractor.
 
-Nothing but JSON and safetensors is read, neither of which can hold code, so a directory need not be
+Only JSON and safetensors are read, neither of which can hold code, so a directory need not be
 trusted.
 """
 
-import json
 import math
 import os
-import re
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,44 +20,56 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config.model_sizes import Size
 from elastic_ast_jax.models.ast import AST, TOKENS
 from elastic_ast_jax.models.encoder import MLP_RATIO
-from elastic_ast_jax.pretrained import state_dict
+from elastic_ast_jax.pretrained import state_dict, tensor_map, vit
 from elastic_ast_jax.pretrained.tensor_map import TensorMapping, build_params, find_mismatches
+from elastic_ast_jax.pretrained.weights import (
+    PretrainedWeights,
+    Tensors,
+    flatten_params,
+    pop_ast_positions,
+    read_json_object,
+    sources_by_part,
+)
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import some
 
 CONFIG, WEIGHTS, PREPROCESSOR = 'config.json', 'model.safetensors', 'preprocessor_config.json'
 PATCH = 16
-# What transformers takes for a key that its files leave out.
-_CONFIG_DEFAULTS = {
-    'hidden_size': 768,
-    'num_hidden_layers': 12,
-    'num_attention_heads': 12,
-    'intermediate_size': 3072,
-    'hidden_act': 'gelu',
-    'layer_norm_eps': 1e-12,
-    'patch_size': 16,
-    'qkv_bias': True,
-    'frequency_stride': 10,
-    'time_stride': 10,
-    'max_length': 1024,
-    'num_mel_bins': 128,
-}
-_PREPROCESSOR_DEFAULTS = {
-    'sampling_rate': 16000,
-    'num_mel_bins': 128,
-    'max_length': 1024,
-    'do_normalize': True,
-    'mean': -4.2677393,
-    'std': 4.5689974,
-}
+NAMES = vit.HUGGING_FACE.with_prefix('audio_spectrogram_transformer.', 'an AST of Hugging Face')
+# Values that transformers takes for a key that is missing.
+_CONFIG_DEFAULTS = types.MappingProxyType(
+    {
+        'hidden_size': 768,
+        'num_hidden_layers': 12,
+        'num_attention_heads': 12,
+        'intermediate_size': 3072,
+        'hidden_act': 'gelu',
+        'layer_norm_eps': 1e-12,
+        'patch_size': 16,
+        'qkv_bias': True,
+        'frequency_stride': 10,
+        'time_stride': 10,
+        'max_length': 1024,
+        'num_mel_bins': 128,
+    }
+)
+_PREPROCESSOR_DEFAULTS = types.MappingProxyType(
+    {
+        'sampling_rate': 16000,
+        'num_mel_bins': 128,
+        'max_length': 1024,
+        'do_normalize': True,
+        'mean': -4.2677393,
+        'std': 4.5689974,
+    }
+)
 _EXTRACTOR = 'ASTFeatureExtractor'
-# In Hz, of sound.
-_RATES = (1000, 384_000)
+# Sample rates of sound, in Hz.
+_SAMPLE_RATES = (1000, 384_000)
 # No number of an AST comes near; a JSON file may hold any.
 _LIMIT = 2**31
 # Names in a message; a state dict of another model has hundreds.
-_MOST_NAMED = 5
-_MODEL = 'audio_spectrogram_transformer.'
+_MAX_NAMES = 5
 
 
 class AstHfError(UserError):
@@ -72,12 +82,12 @@ class ConvertedAst(NamedTuple):
     Attributes:
         model: The network.
         params: Its parameters, float32 NumPy arrays.
-        frontend: What its spectrograms are made with.
+        frontend: Of its spectrograms.
         labels: Names of the classes.
-        problem_type: What transformers calls the kind of its labels; None if the directory does not
-        say.
-        table: Every tensor of the file, and where it went.
-        notes: What was changed on the way, one sentence each.
+        problem_type: Kind of its labels as transformers calls it; None if the directory does not
+            say.
+        mappings: Every tensor of the file, and where it went.
+        notes: On what was changed, one sentence each.
     """
 
     model: AST
@@ -85,16 +95,36 @@ class ConvertedAst(NamedTuple):
     frontend: FrontendSpec
     labels: tuple[str, ...]
     problem_type: str | None
-    table: tuple[TensorMapping, ...]
+    mappings: tuple[TensorMapping, ...]
     notes: tuple[str, ...]
 
 
+def read(directory: str | os.PathLike) -> PretrainedWeights:
+    """Return the weights in a directory; see `load`."""
+    converted = load(directory)
+    model, params = converted.model, flatten_params(converted.params)
+    return PretrainedWeights(
+        kind=NAMES.scheme,
+        width=model.size.width,
+        depth=model.size.depth,
+        heads=model.size.heads,
+        patch=model.patch,
+        positions=pop_ast_positions(model, params),
+        params=params,
+        sources=sources_by_part(converted.mappings),
+        labels=converted.labels,
+        epsilon=model.epsilon,
+        frontend=converted.frontend,
+        notes=converted.notes,
+    )
+
+
 def load(directory: str | os.PathLike) -> ConvertedAst:
-    """Reads a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`.
+    """Read a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
     Raises:
         AstHfError: A file that is missing or no JSON, another model, other tensors than an AST of
-            this configuration has; says which file and key or tensor.
+            this configuration has; the message names file and key or tensor.
         TensorFileError: Weights that cannot be read.
     """
     directory = Path(directory)
@@ -108,7 +138,10 @@ def load(directory: str | os.PathLike) -> ConvertedAst:
         raise AstHfError(
             f'{directory} has no {" and no ".join(missing)}{_advice(directory, missing)}'
         )
-    config, preprocessor = (_read_json(directory / name) for name in (CONFIG, PREPROCESSOR))
+    config, preprocessor = (
+        read_json_object(directory / name, os.fspath(directory / name), AstHfError)
+        for name in (CONFIG, PREPROCESSOR)
+    )
     state = state_dict.read(directory / WEIGHTS)
     converted = convert(config, preprocessor, state.tensors, os.fspath(directory))
     return converted._replace(notes=state.notes + converted.notes)
@@ -117,77 +150,79 @@ def load(directory: str | os.PathLike) -> ConvertedAst:
 def convert(
     config: Mapping[str, Any],
     preprocessor: Mapping[str, Any],
-    tensors: Mapping[str, Float32[np.ndarray, '...']],
+    tensors: Tensors,
     name: str = 'AST',
 ) -> ConvertedAst:
-    """As `load`, from what the files hold; `name` stands before each error."""
+    """Return the AST that the contents of these files describe.
+
+    Args:
+        config: Content of `config.json`.
+        preprocessor: Content of `preprocessor_config.json`.
+        tensors: Content of `model.safetensors`.
+        name: Stands before each error.
+
+    Raises:
+        AstHfError: See `load`.
+    """
     extractor = preprocessor.get('feature_extractor_type', _EXTRACTOR)
     if extractor != _EXTRACTOR:
         raise AstHfError(
             f'{name}: {PREPROCESSOR}: feature_extractor_type={extractor!r} must be {_EXTRACTOR!r}:'
             ' take the preprocessor that this model was trained with'
         )
-    chosen = _chosen(config, _CONFIG_DEFAULTS, f'{name}: {CONFIG}')
-    frontend, frames = _frontend(
-        chosen, _chosen(preprocessor, _PREPROCESSOR_DEFAULTS, f'{name}: {PREPROCESSOR}'), name
-    )
-    _check_architecture(config, chosen, f'{name}: {CONFIG}')
-    head = tensors.get('classifier.dense.weight')
-    if head is None or head.ndim != 2 or 0 in head.shape:
-        raise AstHfError(
-            f'{name}: {WEIGHTS} has no classifier.dense.weight of two axes with classes: it is no'
-            f' ASTForAudioClassification ({len(tensors)} tensors,'
-            f' {some(sorted(tensors), _MOST_NAMED)})'
-        )
+    values = _with_defaults(config, _CONFIG_DEFAULTS, f'{name}: {CONFIG}')
+    features = _with_defaults(preprocessor, _PREPROCESSOR_DEFAULTS, f'{name}: {PREPROCESSOR}')
+    frontend, frames = _frontend(values, features, name)
+    _check_architecture(config, values, f'{name}: {CONFIG}')
     model = AST(
-        Size(chosen['hidden_size'], chosen['num_hidden_layers'], chosen['num_attention_heads']),
-        len(head),
+        Size(values['hidden_size'], values['num_hidden_layers'], values['num_attention_heads']),
+        _count_classes(tensors, name),
         mels=frontend.mel_bins,
         frames=frames,
         patch=(PATCH, PATCH),
-        stride=(chosen['frequency_stride'], chosen['time_stride']),
-        epsilon=float(chosen['layer_norm_eps']),
+        stride=(values['frequency_stride'], values['time_stride']),
+        epsilon=float(values['layer_norm_eps']),
     )
     labels = _labels(config, model.classes, f'{name}: {CONFIG}')
     _check_depth(tensors, model.size.depth, name)
-    table = _rows(model)
-    if problems := find_mismatches(tensors, table):
+    mappings = _mappings(model)
+    if problems := find_mismatches(tensors, mappings):
         raise AstHfError(
             f'{name}: {WEIGHTS}: its tensors are not those of the AST that {CONFIG} describes: '
             f'{"; ".join(problems)}'
         )
-    params = unflatten_dict(build_params(tensors, table), sep='/')
-    notes = (
-        ()
-        if frontend.max_frames == frames
-        else (
-            (
-                f'clips have {frames} frames, and rows hold whole patches, so'
-                f' {frontend.max_frames}: the model ignores the rest'
-            ),
+    notes: tuple[str, ...] = ()
+    if frontend.max_frames != frames:
+        notes = (
+            f'clips have {frames} frames, and rows hold whole patches, so'
+            f' {frontend.max_frames}: the model ignores the rest',
         )
-    )
-    problem = config.get('problem_type')
+    problem_type = config.get('problem_type')
     return ConvertedAst(
-        model, params, frontend, labels, problem if isinstance(problem, str) else None, table, notes
+        model=model,
+        params=unflatten_dict(build_params(tensors, mappings), sep='/'),
+        frontend=frontend,
+        labels=labels,
+        problem_type=problem_type if isinstance(problem_type, str) else None,
+        mappings=mappings,
+        notes=notes,
     )
 
 
 def features(
     waveform: Float[np.ndarray, 'samples'], frontend: FrontendSpec, frames: int
 ) -> Float32[np.ndarray, 'frames mels']:
-    """The spectrogram that an AST sees of a clip: cut to its length, or filled up with log-mels of
-    0 before normalisation.
+    """Return a clip's spectrogram as an AST takes it, cropped or padded to its length.
 
-    Those are loud frames, of mel energy 1, and not the data set's mean; published ASTs are trained
-    with them.
+    Padding has log-mels of 0 before normalization. These are loud frames, of mel energy 1, and not
+    the data set's mean; published ASTs are trained with them.
     """
-    found = fbank.normalise(fbank.log_mel(waveform, frontend)[:frames], frontend)
-    return np.pad(found, ((0, frames - len(found)), (0, 0)), constant_values=frontend.filling)
+    log_mel = fbank.normalise(fbank.log_mel(waveform, frontend)[:frames], frontend)
+    return np.pad(log_mel, ((0, frames - len(log_mel)), (0, 0)), constant_values=frontend.filling)
 
 
 def _advice(directory: Path, missing: list[str]) -> str:
-    """What to do about missing files."""
+    """Return the advice on missing files."""
     if WEIGHTS not in missing:
         return (
             f': all of {CONFIG}, {WEIGHTS} and {PREPROCESSOR} are needed; save_pretrained of model'
@@ -206,19 +241,14 @@ def _advice(directory: Path, missing: list[str]) -> str:
     return ': the weights must be in safetensors'
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AstHfError(f'{path} cannot be read as JSON: {error}') from error
-    if not isinstance(found, dict):
-        raise AstHfError(f'{path} must hold a JSON object, not {type(found).__name__}')
-    return found
+def _with_defaults(
+    content: Mapping[str, Any], defaults: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """Return the value of each key, checked to be of its default's type.
 
-
-def _chosen(given: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values that count, each of the kind its default is; whole numbers are positive."""
-    values = {key: given.get(key, default) for key, default in defaults.items()}
+    Whole numbers must be positive.
+    """
+    values = {key: content.get(key, default) for key, default in defaults.items()}
     if values.get('patch_size') == [PATCH, PATCH]:
         values['patch_size'] = PATCH
     for key, default in defaults.items():
@@ -241,10 +271,9 @@ def _chosen(given: Mapping[str, Any], defaults: Mapping[str, Any], name: str) ->
 def _frontend(
     config: dict[str, Any], preprocessor: dict[str, Any], name: str
 ) -> tuple[FrontendSpec, int]:
-    """The frontend and the length in frames.
+    """Return the frontend and the length in frames.
 
-    The frontend's length is that length rounded up to whole patches: those of a PackedBatch do not
-    overlap.
+    The frontend's length is rounded up to whole patches: those of a PackedBatch do not overlap.
     """
     for key in ('max_length', 'num_mel_bins'):
         if config[key] != preprocessor[key]:
@@ -252,10 +281,10 @@ def _frontend(
                 f'{name}: {key} is {config[key]} in {CONFIG}, but {preprocessor[key]} in'
                 f' {PREPROCESSOR}: take the preprocessor that this model was trained with'
             )
-    if not _RATES[0] <= preprocessor['sampling_rate'] <= _RATES[1]:
+    if not _SAMPLE_RATES[0] <= preprocessor['sampling_rate'] <= _SAMPLE_RATES[1]:
         raise AstHfError(
             f'{name}: {PREPROCESSOR}: sampling_rate={preprocessor["sampling_rate"]} must be from'
-            f' {_RATES[0]} to {_RATES[1]} Hz'
+            f' {_SAMPLE_RATES[0]} to {_SAMPLE_RATES[1]} Hz'
         )
     frames, mels = config['max_length'], config['num_mel_bins']
     if config['patch_size'] != PATCH:
@@ -269,7 +298,7 @@ def _frontend(
             f' patch_size={PATCH}'
         )
     whole = -(-frames // PATCH) * PATCH
-    # Not normalised is (x - 0) / (2 * 0.5).
+    # Without normalization: (x - 0) / (2 * 0.5).
     mean, std = (
         (preprocessor['mean'], preprocessor['std']) if preprocessor['do_normalize'] else (0.0, 0.5)
     )
@@ -284,37 +313,36 @@ def _frontend(
         min_frames=whole,
         max_frames=whole,
     )
-    problems = frontend.problems()
-    if problems:
+    if problems := frontend.problems():
         raise AstHfError('\n'.join(f'{name}: {PREPROCESSOR}: {problem}' for problem in problems))
     return frontend, frames
 
 
-def _check_architecture(config: Mapping[str, Any], chosen: dict[str, Any], name: str) -> None:
-    """Refuses what would be computed differently from what the weights were trained for."""
+def _check_architecture(config: Mapping[str, Any], values: dict[str, Any], name: str) -> None:
+    """Refuse an architecture that this project would compute differently."""
     kind = config.get('model_type')
     if kind != 'audio-spectrogram-transformer':
         raise AstHfError(f"{name}: model_type={kind!r} must be 'audio-spectrogram-transformer'")
-    width, heads = chosen['hidden_size'], chosen['num_attention_heads']
+    width, heads = values['hidden_size'], values['num_attention_heads']
     if width % heads:
         raise AstHfError(
             f'{name}: hidden_size={width} is not a multiple of num_attention_heads={heads}'
         )
-    for key, wanted in (
+    for key, required in (
         ('hidden_act', 'gelu'),
         ('qkv_bias', True),
         ('intermediate_size', MLP_RATIO * width),
     ):
-        if chosen[key] != wanted:
+        if values[key] != required:
             raise AstHfError(
-                f'{name}: {key}={chosen[key]!r} must be {wanted!r}, as in all published ASTs'
+                f'{name}: {key}={values[key]!r} must be {required!r}, as in all published ASTs'
             )
-    if chosen['layer_norm_eps'] <= 0:
-        raise AstHfError(f'{name}: layer_norm_eps={chosen["layer_norm_eps"]} must be positive')
+    if values['layer_norm_eps'] <= 0:
+        raise AstHfError(f'{name}: layer_norm_eps={values["layer_norm_eps"]} must be positive')
 
 
 def _labels(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:
-    """Names of the classes; those that transformers gives where there are none."""
+    """Return the names of the classes, by default the names that transformers gives them."""
     named = config.get('id2label', {str(i): f'LABEL_{i}' for i in range(classes)})
     if not isinstance(named, dict) or set(named) != {str(i) for i in range(classes)}:
         count = len(named) if isinstance(named, dict) else repr(named)
@@ -325,99 +353,42 @@ def _labels(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ..
     return tuple(str(named[str(i)]) for i in range(classes))
 
 
-def _check_depth(tensors: Mapping[str, np.ndarray], depth: int, name: str) -> None:
-    """Before a table of all blocks is made, since a number in a JSON file may be anything."""
-    found = [
-        re.match(re.escape(f'{_MODEL}encoder.layer.') + r'(\d{1,9})\.', tensor)
-        for tensor in tensors
-    ]
-    blocks = len({match[1] for match in found if match})
+def _count_classes(tensors: Tensors, name: str) -> int:
+    head = tensors.get('classifier.dense.weight')
+    if head is None or head.ndim != 2 or 0 in head.shape:
+        raise AstHfError(
+            f'{name}: {WEIGHTS} has no classifier.dense.weight of two axes with classes: it is no'
+            f' ASTForAudioClassification ({len(tensors)} tensors,'
+            f' {some(sorted(tensors), _MAX_NAMES)})'
+        )
+    return len(head)
+
+
+def _check_depth(tensors: Tensors, depth: int, name: str) -> None:
+    """Check the number of blocks before a table of them is made.
+
+    A JSON file may hold any number.
+    """
+    blocks = NAMES.count_blocks(list(tensors))
     if blocks != depth:
         raise AstHfError(
             f'{name}: {CONFIG} says num_hidden_layers={depth}, but {WEIGHTS} holds {blocks} blocks'
         )
 
 
-def _rows(model: AST) -> tuple[TensorMapping, ...]:
-    """Every tensor that an AST of this size has, and where it goes."""
-    width, heads, classes = model.size.width, model.size.heads, model.classes
-    split, square, hidden = (heads, width // heads), (width, width), MLP_RATIO * width
+def _mappings(model: AST) -> tuple[TensorMapping, ...]:
+    """Return every tensor that an AST of this size has, and where it goes."""
+    width, depth, heads = model.size.width, model.size.depth, model.size.heads
     tokens = TOKENS + math.prod(model.grid)
-    found = [
-        TensorMapping(f'{_MODEL}embeddings.cls_token', (1, 1, width), ('tokens',), (width,), 0),
-        TensorMapping(
-            f'{_MODEL}embeddings.distillation_token', (1, 1, width), ('tokens',), (width,), 1
+    return (
+        *(
+            TensorMapping(name, (1, 1, width), ('tokens',), (width,), i)
+            for i, name in enumerate(NAMES.tokens)
         ),
-        TensorMapping(
-            f'{_MODEL}embeddings.position_embeddings',
-            (1, tokens, width),
-            ('positions',),
-            (tokens, width),
-        ),
-    ]
-
-    def linear(source, shape, target, kernel, bias, block=None):
-        found.append(
-            TensorMapping(
-                f'{source}.weight', shape, (f'{target}/kernel',), kernel, block, linear=True
-            )
-        )
-        found.append(TensorMapping(f'{source}.bias', (shape[0],), (f'{target}/bias',), bias, block))
-
-    def norm(source, target, block=None):
-        found.append(
-            TensorMapping(f'{source}.weight', (width,), (f'{target}/scale',), (width,), block)
-        )
-        found.append(
-            TensorMapping(f'{source}.bias', (width,), (f'{target}/bias',), (width,), block)
-        )
-
-    patch = math.prod(model.patch)
-    linear(
-        f'{_MODEL}embeddings.patch_embeddings.projection',
-        (width, 1, *model.patch),
-        'embed',
-        (patch, width),
-        (width,),
+        TensorMapping(NAMES.positions, (1, tokens, width), ('positions',), (tokens, width)),
+        *tensor_map.linear(NAMES.patches, width, (1, *model.patch), ['embed']),
+        *NAMES.block_mappings(width, depth, heads),
+        *tensor_map.layer_norm(NAMES.norm, 'encoder/norm', width),
+        *tensor_map.layer_norm('classifier.layernorm', 'norm_head', width),
+        *tensor_map.linear('classifier.dense', model.classes, width, ['head']),
     )
-    for i in range(model.size.depth):
-        source, blocks = f'{_MODEL}encoder.layer.{i}', 'encoder/blocks'
-        norm(f'{source}.layernorm_before', f'{blocks}/norm_attention', i)
-        norm(f'{source}.layernorm_after', f'{blocks}/norm_mlp', i)
-        for part in ('query', 'key', 'value'):
-            linear(
-                f'{source}.attention.attention.{part}',
-                square,
-                f'{blocks}/attention/{part}',
-                (width, *split),
-                split,
-                i,
-            )
-        linear(
-            f'{source}.attention.output.dense',
-            square,
-            f'{blocks}/attention/out',
-            (*split, width),
-            (width,),
-            i,
-        )
-        linear(
-            f'{source}.intermediate.dense',
-            (hidden, width),
-            f'{blocks}/mlp/up',
-            (width, hidden),
-            (hidden,),
-            i,
-        )
-        linear(
-            f'{source}.output.dense',
-            (width, hidden),
-            f'{blocks}/mlp/down',
-            (hidden, width),
-            (width,),
-            i,
-        )
-    norm(f'{_MODEL}layernorm', 'encoder/norm')
-    norm('classifier.layernorm', 'norm_head')
-    linear('classifier.dense', (classes, width), 'head', (width, classes), (classes,))
-    return tuple(found)

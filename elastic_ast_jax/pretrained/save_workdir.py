@@ -1,4 +1,4 @@
-"""A workdir for parameters that were not trained here."""
+"""Save converted parameters as a workdir."""
 
 import os
 from collections.abc import Sequence
@@ -18,24 +18,26 @@ from elastic_ast_jax.utils.text import printable
 
 __all__ = ['NO_DATA', 'REPORT', 'ConvertError', 'check', 'new_workdir', 'report', 'save']
 
-# `data.train` and `data.eval` of a converted model, which knows of no data; evaluation shows them
-# where none are given.
+# `data` of a converted model, which has no data; evaluation prints these values.
 NO_DATA = {
     'source': 'manifest',
     'train': '(none)',
     'eval': 'none, give --config.data.eval=FILE.jsonl',
 }
 
-# In a workdir: where every tensor of the source went.
+# File in a workdir: where every tensor of the source went.
 REPORT = 'conversion.txt'
 
 
 class ConvertError(UserError):
-    """A conversion that cannot be made; names the file or option and says what to do."""
+    """A conversion that is not possible.
+
+    The message names the file or option and says what to do.
+    """
 
 
 def new_workdir(path: str | os.PathLike) -> Workdir:
-    """The workdir at a path where no model is yet.
+    """Return the workdir at a path that holds no model.
 
     Raises:
         ConvertError: It holds a model.
@@ -47,14 +49,13 @@ def new_workdir(path: str | os.PathLike) -> Workdir:
 
 
 def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -> None:
-    """Writes config, contract, and the parameters as the checkpoint of step 0; the workdir has
-    begun once all is there.
+    """Write config, metadata, and the parameters as the checkpoint of step 0.
 
-    The checkpoint has no optimiser's state: prediction and evaluation use it, and training takes
-    the parameters from it.
+    The checkpoint has no optimizer state: prediction and evaluation use the parameters, and
+    training initializes from them.
 
     Args:
-        workdir: Of `new_workdir`.
+        workdir: See `new_workdir`.
         config: Of the model.
         labels: Name of each class, in the order of the logits.
         params: Float32.
@@ -72,17 +73,17 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
 
 
 def check(config: Config, labels: Sequence[str], source: str | os.PathLike) -> None:
-    """What no model can be used with; before anything is written.
+    """Check labels and features, before anything is written.
 
     Raises:
         ConvertError: Names of classes that are empty or not distinct, or features that are not
-        finite numbers.
+            finite numbers.
     """
     if '' in labels or len(set(labels)) < len(labels):
-        twice = next(label for label in labels if not label or list(labels).count(label) > 1)
-        whose = 'several classes' if twice else 'a class'
+        label = next(label for label in labels if not label or list(labels).count(label) > 1)
+        owner = 'several classes' if label else 'a class'
         raise ConvertError(
-            f'{os.fspath(source)}: {twice!r} is the name of {whose}: names must differ and not be'
+            f'{os.fspath(source)}: {label!r} is the name of {owner}: names must differ and not be'
             ' empty'
         )
     with np.errstate(over='ignore', invalid='ignore', divide='ignore'):
@@ -98,17 +99,23 @@ def check(config: Config, labels: Sequence[str], source: str | os.PathLike) -> N
 def report(
     title: str, notes: Sequence[str], table: Sequence[tuple[str, tuple[int, ...], str]]
 ) -> str:
-    """What a conversion says: notes, then every tensor of the state dict.
+    """Return the report of a conversion: notes, then every tensor of the state dict.
 
     Args:
         title: The file.
-        notes: What was found and changed, one sentence each.
-        table: Name, shape and place in this package of each tensor.
+        notes: On the model and what was changed, one sentence each.
+        table: Name, shape and parameter of each tensor.
     """
-    name, shape = max(len(row[0]) for row in table), max(len(str(list(row[1]))) for row in table)
-    lines = [printable(title), *(f'  {printable(note)}' for note in notes)]
-    lines += [f'{"tensor":<{name}}  {"shape":<{shape}}  parameter']
-    lines += [
-        f'{source:<{name}}  {str(list(size)):<{shape}}  {where}' for source, size, where in table
+    name_width = max(len(name) for name, _, _ in table)
+    shape_width = max(len(str(list(shape))) for _, shape, _ in table)
+    lines = [
+        printable(title),
+        *(f'  {printable(note)}' for note in notes),
+        f'{"tensor":<{name_width}}  {"shape":<{shape_width}}  parameter',
+        *(
+            f'{name:<{name_width}}  {str(list(shape)):<{shape_width}}  {parameter}'
+            for name, shape, parameter in table
+        ),
+        f'{len(table)} tensors, none missing, none left over',
     ]
-    return '\n'.join([*lines, f'{len(table)} tensors, none missing, none left over'])
+    return '\n'.join(lines)

@@ -1,5 +1,4 @@
-"""State dicts in files: names and float32 arrays, read from what PyTorch, safetensors or NumPy
-wrote.
+"""State dicts in files of PyTorch, safetensors or NumPy, as names and float32 arrays.
 
 Files are untrusted. PyTorch's are pickles, of which only tensors are accepted; the other two kinds
 hold no code and need no PyTorch.
@@ -23,29 +22,32 @@ from elastic_ast_jax.utils.text import some
 
 __all__ = ['StateDict', 'TensorFileError', 'read', 'write']
 
-# What torch.nn.parallel puts before every name.
-_PARALLEL = 'module.'
-# Under which training scripts save a state dict, beside an epoch, say.
-_NESTED = ('model', 'state_dict')
+# Prefix of every name under torch.nn.parallel.
+_PARALLEL_PREFIX = 'module.'
+# Keys under which training scripts save a state dict, next to an epoch, for example.
+_NESTED_KEYS = ('model', 'state_dict')
 _INSTALL = 'pip install elastic-ast-jax[convert]'
-_SHOWN = 5
-# Of PyTorch: `weights_only=True` could be made to run code before 2.6 (CVE-2025-32434), and before
-# 2.10 (CVE-2026-24747).
-_SAFE = (2, 10)
+_MAX_NAMES = 5
+# Versions of PyTorch before 2.6 (CVE-2025-32434) and before 2.10 (CVE-2026-24747) could be made to
+# run code despite `weights_only=True`.
+_SAFE_TORCH = (2, 10)
 
 
 class TensorFileError(UserError):
-    """A file of tensors that cannot be used; names the file, what is wrong and what to do."""
+    """A file of tensors that cannot be used.
+
+    The message names the file, what is wrong and what to do.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class StateDict:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         path: Of the file.
         tensors: Float32 and finite, by name, without the prefix `module.`.
-        notes: What was changed on the way, one sentence each.
+        notes: On what was changed, one sentence each.
     """
 
     path: Path
@@ -54,16 +56,14 @@ class StateDict:
 
 
 def read(path: str | os.PathLike) -> StateDict:
-    """The tensors of a file.
+    """Return the tensors of a file.
+
+    Floats of other widths and whole numbers are converted to float32. A prefix `module.` of all
+    names is dropped. Entries next to a nested state dict are ignored. `notes` lists all three.
 
     Args:
         path: `.pth` or `.pt` (PyTorch's `torch.save` of a state dict, or of a dictionary that holds
             one as `model` or `state_dict`), `.safetensors`, or `.npz`.
-
-    Returns:
-        Floats of other widths and whole numbers are converted to float32, and a prefix `module.` of
-        all names is dropped; what stands beside a nested state dict is left aside; `notes` tells of
-        all three.
 
     Raises:
         TensorFileError: No such file; one of another kind; one that is damaged or cut off; a pickle
@@ -72,15 +72,15 @@ def read(path: str | os.PathLike) -> StateDict:
             safe for files of strangers.
     """
     path = Path(path)
-    kinds: dict[str, Callable[[Path], tuple[dict[str, Any], list[str]]]] = {
+    readers: dict[str, Callable[[Path], tuple[dict[str, Any], list[str]]]] = {
         '.pth': _read_torch,
         '.pt': _read_torch,
         '.safetensors': _read_safetensors,
         '.npz': _read_npz,
     }
-    if path.suffix not in kinds:
+    if path.suffix not in readers:
         raise TensorFileError(
-            f'{path}: must end in one of {", ".join(kinds)}: rename it to what it is'
+            f'{path}: must end in one of {", ".join(readers)}: rename it to what it is'
         )
     try:
         with open(path, 'rb'):
@@ -89,32 +89,30 @@ def read(path: str | os.PathLike) -> StateDict:
         raise TensorFileError(
             f'{path}: cannot be read ({error.strerror}): check the path'
         ) from error
-    found, notes = kinds[path.suffix](path)
-    if not found:
+    arrays, notes = readers[path.suffix](path)
+    if not arrays:
         raise TensorFileError(f'{path}: holds no tensors: give the file of a state dict')
-    if all(name.startswith(_PARALLEL) for name in found):
-        found = {name.removeprefix(_PARALLEL): array for name, array in found.items()}
-        notes.append(f"dropped '{_PARALLEL}' from all names")
-    tensors, kinds_found = {}, collections.Counter()
-    for name, array in found.items():
-        if str(array.dtype) != 'float32':
-            kinds_found[str(array.dtype)] += 1
-        tensors[name] = _float32(path, name, array)
+    if all(name.startswith(_PARALLEL_PREFIX) for name in arrays):
+        arrays = {name.removeprefix(_PARALLEL_PREFIX): array for name, array in arrays.items()}
+        notes.append(f"dropped '{_PARALLEL_PREFIX}' from all names")
+    dtypes = collections.Counter(str(array.dtype) for array in arrays.values())
     notes += [
-        f'converted {count} of {len(found)} tensors from {kind} to float32'
-        for kind, count in kinds_found.items()
+        f'converted {count} of {len(arrays)} tensors from {dtype} to float32'
+        for dtype, count in dtypes.items()
+        if dtype != 'float32'
     ]
+    tensors = {name: _float32(path, name, array) for name, array in arrays.items()}
     if wrong := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
         raise TensorFileError(
-            f'{path}: {some(wrong, _SHOWN)} {"holds" if len(wrong) == 1 else "hold"} values that'
-            ' are not finite in float32: the training that made it went wrong, or the file is'
+            f'{path}: {some(wrong, _MAX_NAMES)} {"holds" if len(wrong) == 1 else "hold"} values'
+            ' that are not finite in float32: the training that made it went wrong, or the file is'
             ' damaged'
         )
     return StateDict(path, tensors, tuple(notes))
 
 
 def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '...']]) -> None:
-    """Writes a `.safetensors` file of contiguous float32 tensors, whole or not at all.
+    """Write a `.safetensors` file of contiguous float32 tensors, whole or not at all.
 
     Raises:
         TensorFileError: The path ends in something else, or the library is missing.
@@ -128,10 +126,9 @@ def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '..
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
     with replaced(path) as temporary:
         try:
-            save_file(
-                contiguous, temporary, metadata={'format': 'pt'}
-            )  # what PyTorch's loaders look for
-        except SafetensorError as error:  # a full disk, by its own class
+            # PyTorch's loaders look for this metadata.
+            save_file(contiguous, temporary, metadata={'format': 'pt'})
+        except SafetensorError as error:  # the library's own class, for a full disk, say
             raise OSError(str(error)) from error
 
 
@@ -143,35 +140,24 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
             f'{path}: reading it needs PyTorch: {_INSTALL}, or save the state dict as .safetensors'
             ' or .npz where PyTorch is'
         ) from error
-    if tuple(int(part) for part in re.findall(r'\d+', torch.__version__)[:2]) < _SAFE:
+    if tuple(int(part) for part in re.findall(r'\d+', torch.__version__)[:2]) < _SAFE_TORCH:
         raise TensorFileError(
             f'{path}: refused, as PyTorch {torch.__version__} can be made to run code by such a'
-            f' file: install {".".join(map(str, _SAFE))} or later, or save the state dict as'
+            f' file: install {".".join(map(str, _SAFE_TORCH))} or later, or save the state dict as'
             ' .safetensors'
         )
     try:
-        found = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # PyTorch raises whatever comes of a damaged file
-        if asked := re.search(r'GLOBAL\s+([\w.]+)', str(error)):
-            raise TensorFileError(
-                f'{path}: refused, as it holds more than tensors: it asks for {asked[1]}, and a'
-                ' pickle can run any code that way. Nothing of it was run. Where you trust it,'
-                ' save the state dict alone: torch.save(model.state_dict(), FILE)'
-            ) from error
-        if 'weights only' in str(error).lower():
-            raise TensorFileError(
-                f'{path}: refused, as it is damaged or no file of tensors alone; nothing of it was'
-                ' run. Save the state dict with torch.save(model.state_dict(), FILE)'
-            ) from error
-        raise _damaged(path, error) from error
-    if not isinstance(found, dict):
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # PyTorch raises all kinds of errors on damage
+        raise _load_error(path, error) from error
+    if not isinstance(content, dict):
         raise TensorFileError(
-            f'{path}: holds a {type(found).__name__} and no state dict: save model.state_dict()'
+            f'{path}: holds a {type(content).__name__} and no state dict: save model.state_dict()'
         )
-    found, notes = _unnested(found)
+    content, notes = _unnest(content)
     others = {
         str(name): entry
-        for name, entry in found.items()
+        for name, entry in content.items()
         if not (isinstance(name, str) and isinstance(entry, torch.Tensor))
     }
     if others:
@@ -182,49 +168,65 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
             else ': save model.state_dict() alone'
         )
         raise TensorFileError(
-            f'{path}: {some(list(others), _SHOWN)}'
+            f'{path}: {some(list(others), _MAX_NAMES)}'
             f' {"is no tensor" if len(others) == 1 else "are no tensors"}{hint}'
         )
-    arrays = {}
-    for name, tensor in found.items():
-        if (
-            tensor.layout == torch.strided
-            and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
-        ):
-            raise TensorFileError(
-                f'{path}: {name}: claims {tensor.numel()} numbers and stores fewer: save it with '
-                'tensor.contiguous()'
-            )
-        try:
-            if tensor.dtype == torch.bfloat16:  # which PyTorch does not hand to NumPy
-                arrays[name] = tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-            else:
-                arrays[name] = tensor.detach().numpy()
-        except (
-            TypeError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:  # sparse, quantised, without data
-            raise TensorFileError(
-                f'{path}: {name}: is no plain tensor of numbers ({tensor.layout}, {tensor.dtype}):'
-                ' save it dense, as float32'
-            ) from error
-    return arrays, notes
+    return {name: _torch_array(path, name, tensor) for name, tensor in content.items()}, notes
 
 
-def _unnested(found: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
-    """The one nested state dict, and what was left aside;
+def _load_error(path: Path, error: Exception) -> TensorFileError:
+    """Return the error for a file that PyTorch does not load."""
+    if requested := re.search(r'GLOBAL\s+([\w.]+)', str(error)):
+        return TensorFileError(
+            f'{path}: refused, as it holds more than tensors: it asks for {requested[1]}, and a'
+            ' pickle can run any code that way. Nothing of it was run. Where you trust it,'
+            ' save the state dict alone: torch.save(model.state_dict(), FILE)'
+        )
+    if 'weights only' in str(error).lower():
+        return TensorFileError(
+            f'{path}: refused, as it is damaged or no file of tensors alone; nothing of it was'
+            ' run. Save the state dict with torch.save(model.state_dict(), FILE)'
+        )
+    return _damaged(path, error)
 
-    the dictionary itself if it holds none, or two.
+
+def _torch_array(path: Path, name: str, tensor: Any) -> Any:
+    """Return a tensor of PyTorch as an array."""
+    import torch
+
+    if (
+        tensor.layout == torch.strided
+        and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
+        raise TensorFileError(
+            f'{path}: {name}: claims {tensor.numel()} numbers and stores fewer: save it with '
+            'tensor.contiguous()'
+        )
+    try:
+        if tensor.dtype == torch.bfloat16:  # which PyTorch does not convert to NumPy
+            return tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.detach().numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        # Sparse, quantized or without data.
+        raise TensorFileError(
+            f'{path}: {name}: is no plain tensor of numbers ({tensor.layout}, {tensor.dtype}):'
+            ' save it dense, as float32'
+        ) from error
+
+
+def _unnest(content: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """Return the one nested state dict, and a note on what stands next to it.
+
+    A dictionary that holds none, or two, is returned itself.
     """
-    inner = [name for name in _NESTED if isinstance(found.get(name), dict)]
-    if len(inner) != 1:
-        return found, []
-    aside = [str(name) for name in found if name != inner[0]]
-    return found[inner[0]], [
-        f"took the state dict '{inner[0]}'"
-        + (f'; left aside: {some(aside, _SHOWN)}' if aside else '')
-    ]
+    nested = [name for name in _NESTED_KEYS if isinstance(content.get(name), dict)]
+    if len(nested) != 1:
+        return content, []
+    ignored = [str(name) for name in content if name != nested[0]]
+    note = f"took the state dict '{nested[0]}'"
+    if ignored:
+        note += f'; ignored: {some(ignored, _MAX_NAMES)}'
+    return content[nested[0]], [note]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -232,7 +234,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
 
     try:
         return load_file(path), []
-    except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy lacks
+    except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy does not have
         raise TensorFileError(
             f'{path}: holds a kind of numbers that NumPy lacks ({error}): save it as float32'
         ) from error
@@ -251,14 +253,13 @@ def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
                 )
             for name in file.files:
                 arrays[name] = file[name]
-                if not isinstance(arrays[name], np.ndarray):  # the bytes of another file
+                if not isinstance(arrays[name], np.ndarray):  # bytes of another file
                     raise TensorFileError(
                         f'{path}: {name}: is no array: write the file with numpy.savez(FILE,'
                         ' **tensors)'
                     )
-                if arrays[name].dtype == np.dtype(
-                    'V2'
-                ):  # NumPy keeps the bytes of a bfloat16 and forgets what they are
+                # NumPy keeps the bytes of a bfloat16 without its type.
+                if arrays[name].dtype == np.dtype('V2'):
                     arrays[name] = arrays[name].view(ml_dtypes.bfloat16)
     except TensorFileError:
         raise
@@ -277,7 +278,7 @@ def _float32(path: Path, name: str, array: Any) -> Float32[np.ndarray, '...']:
         raise TensorFileError(
             f'{path}: {name}: has the type {array.dtype}: weights are real numbers'
         )
-    with np.errstate(over='ignore'):  # what overflows is found with what is not finite
+    with np.errstate(over='ignore'):  # an overflow is reported as not finite
         return np.asarray(array, np.float32)
 
 

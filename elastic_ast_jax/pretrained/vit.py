@@ -1,42 +1,41 @@
-"""Vision Transformers and DeiTs, as timm and Hugging Face's transformers name their tensors."""
+"""Vision Transformers and DeiTs in the names of timm and of Hugging Face's transformers."""
 
 import math
 import re
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
-from elastic_ast_jax.models.encoder import MLP_RATIO
-from elastic_ast_jax.pretrained.tensor_map import TensorMapping
+from elastic_ast_jax.pretrained import tensor_map
+from elastic_ast_jax.pretrained.tensor_map import BlockNames, TensorMapping
 from elastic_ast_jax.pretrained.weights import (
     EPSILON,
+    Params,
     PositionGrid,
     PretrainedError,
     PretrainedWeights,
-    channels_note,
-    expect_axes,
+    Tensors,
     map_tensors,
     patch_kernel,
+    patch_kernel_notes,
     published_heads,
+    shape_of,
 )
-
-Tensors = Mapping[str, Float32[np.ndarray, '...']]
 
 
 class VitNames(NamedTuple):
-    """What a scheme calls a Vision Transformer's parts.
+    """Names of a Vision Transformer's tensors in one scheme.
 
     Attributes:
         scheme: Whose names these are, in words.
         patches, positions, norm: Patch embedding, positions, final norm.
         tokens: Class and distillation token.
         blocks: What stands before a block's number.
-        norms: Of a block, before attention and before the MLP.
-        inputs: Query, key and value, in one tensor or in three.
-        out, up, down: Attention's output, and the MLP's two layers.
-        unused: Beginnings of what may be left over, and what it is.
+        block: Names within a block.
+        unused: Beginnings of the names of tensors that are not used, and what they are.
     """
 
     scheme: str
@@ -45,15 +44,11 @@ class VitNames(NamedTuple):
     norm: str
     tokens: tuple[str, str]
     blocks: str
-    norms: tuple[str, str]
-    inputs: tuple[str, ...]
-    out: str
-    up: str
-    down: str
+    block: BlockNames
     unused: Mapping[str, str]
 
-    def after(self, prefix: str, scheme: str) -> 'Names':
-        """The same behind a prefix of all names."""
+    def with_prefix(self, prefix: str, scheme: str) -> 'VitNames':
+        """Return the same names behind a prefix."""
         return self._replace(
             scheme=scheme,
             patches=prefix + self.patches,
@@ -61,41 +56,50 @@ class VitNames(NamedTuple):
             norm=prefix + self.norm,
             tokens=(prefix + self.tokens[0], prefix + self.tokens[1]),
             blocks=prefix + self.blocks,
-            unused={prefix + start: what for start, what in self.unused.items()},
+            unused={prefix + start: reason for start, reason in self.unused.items()},
         )
 
     def recognizes(self, names: Sequence[str]) -> bool:
-        """Whether there are blocks of this scheme."""
+        """Return whether there are blocks of this scheme."""
         return any(self._number(name) for name in names)
 
-    def count(self, names: Sequence[str]) -> int:
-        """How many blocks there are."""
+    def count_blocks(self, names: Sequence[str]) -> int:
+        """Return the number of blocks."""
         return len({match[1] for name in names if (match := self._number(name))})
 
+    def block_mappings(
+        self, width: int, depth: int, heads: int | None = None
+    ) -> list[TensorMapping]:
+        """Return the mappings of all blocks; see `tensor_map.transformer_block`."""
+        return [
+            mapping
+            for i in range(depth)
+            for mapping in tensor_map.transformer_block(
+                f'{self.blocks}{i}.', self.block, width, i, heads
+            )
+        ]
+
     def _number(self, name: str) -> re.Match | None:
-        return re.match(
-            re.escape(self.blocks)
-            + r'(\d+)\.(?:'
-            + '|'.join(map(re.escape, (*self.norms, *self.inputs)))
-            + r')\.',
-            name,
-        )
+        parts = '|'.join(map(re.escape, (*self.block.norms, *self.block.inputs)))
+        return re.match(rf'{re.escape(self.blocks)}(\d+)\.(?:{parts})\.', name)
 
 
 _IMAGES = 'tells classes of images'
 TIMM = VitNames(
-    "a Vision Transformer in timm's names",
-    'patch_embed.proj',
-    'pos_embed',
-    'norm',
-    ('cls_token', 'dist_token'),
-    'blocks.',
-    ('norm1', 'norm2'),
-    ('attn.qkv',),
-    'attn.proj',
-    'mlp.fc1',
-    'mlp.fc2',
-    {
+    scheme="a Vision Transformer in timm's names",
+    patches='patch_embed.proj',
+    positions='pos_embed',
+    norm='norm',
+    tokens=('cls_token', 'dist_token'),
+    blocks='blocks.',
+    block=BlockNames(
+        norms=('norm1', 'norm2'),
+        inputs={'attn.qkv': ('query', 'key', 'value')},
+        out='attn.proj',
+        up='mlp.fc1',
+        down='mlp.fc2',
+    ),
+    unused={
         'head.': _IMAGES,
         'head_dist.': _IMAGES,
         'pre_logits.': _IMAGES,
@@ -103,29 +107,37 @@ TIMM = VitNames(
     },
 )
 HUGGING_FACE = VitNames(
-    "a Vision Transformer in Hugging Face's names",
-    'embeddings.patch_embeddings.projection',
-    'embeddings.position_embeddings',
-    'layernorm',
-    ('embeddings.cls_token', 'embeddings.distillation_token'),
-    'encoder.layer.',
-    ('layernorm_before', 'layernorm_after'),
-    ('attention.attention.query', 'attention.attention.key', 'attention.attention.value'),
-    'attention.output.dense',
-    'intermediate.dense',
-    'output.dense',
-    {'embeddings.mask_token': 'stands for hidden patches', 'pooler.': _IMAGES},
+    scheme="a Vision Transformer in Hugging Face's names",
+    patches='embeddings.patch_embeddings.projection',
+    positions='embeddings.position_embeddings',
+    norm='layernorm',
+    tokens=('embeddings.cls_token', 'embeddings.distillation_token'),
+    blocks='encoder.layer.',
+    block=BlockNames(
+        norms=('layernorm_before', 'layernorm_after'),
+        inputs={
+            f'attention.attention.{projection}': (projection,)
+            for projection in ('query', 'key', 'value')
+        },
+        out='attention.output.dense',
+        up='intermediate.dense',
+        down='output.dense',
+    ),
+    unused={'embeddings.mask_token': 'stands for hidden patches', 'pooler.': _IMAGES},
 )
-# Of transformers' models with a head, whose names are not behind the model's.
-_HEADS = {
-    'classifier.': _IMAGES,
-    'cls_classifier.': _IMAGES,
-    'distillation_classifier.': _IMAGES,
-    'decoder.': 'makes images of hidden patches',
-}
+# Of transformers' models with a head, whose names have no prefix.
+_HEADS = types.MappingProxyType(
+    {
+        'classifier.': _IMAGES,
+        'cls_classifier.': _IMAGES,
+        'distillation_classifier.': _IMAGES,
+        'decoder.': 'makes images of hidden patches',
+    }
+)
 PREFIXES = ('vit.', 'deit.', '')
-# Keys of a config.json that must be so, and what transformers takes if they are left out.
-_CONFIG = {'hidden_act': 'gelu', 'qkv_bias': True}
+# Keys of a config.json that must have these values, which transformers takes where they are
+# missing.
+_CONFIG = types.MappingProxyType({'hidden_act': 'gelu', 'qkv_bias': True})
 
 
 class VitBody(NamedTuple):
@@ -141,7 +153,7 @@ class VitBody(NamedTuple):
     width: int
     depth: int
     patch: tuple[int, int]
-    params: dict[str, Float32[np.ndarray, '...']]
+    params: Params
     sources: dict[str, tuple[str, ...]]
     channels: int
     positions: Float32[np.ndarray, 'n D']
@@ -149,54 +161,53 @@ class VitBody(NamedTuple):
 
 
 def timm(tensors: Tensors) -> PretrainedWeights:
-    """An image classifier of timm, or a DeiT of its authors.
+    """Return the weights of an image classifier of timm, or of a DeiT of its authors.
 
     Raises:
         PretrainedError: Another network's tensors, or too few.
     """
     unused = unused_tensors(tensors, TIMM.unused)
     names, notes = TIMM, ()
-    if (
-        'norm.weight' not in tensors and 'fc_norm.weight' in tensors
-    ):  # the mean over patches is taken before the norm
-        names, notes = (
-            TIMM._replace(norm='fc_norm'),
-            ('the final norm is fc_norm, which stood behind the mean over patches',),
-        )
+    if 'norm.weight' not in tensors and 'fc_norm.weight' in tensors:
+        # The mean over patches is taken before the norm.
+        names = TIMM._replace(norm='fc_norm')
+        notes = ('the final norm is fc_norm, which stood behind the mean over patches',)
         unused = {name: why for name, why in unused.items() if not name.startswith('fc_norm.')}
-    found = read_body(tensors, names, unused)
-    return image_weights(found, names, unused, published_heads(found.width), EPSILON, notes)
+    body = read_body(tensors, names, unused)
+    return image_weights(body, names, unused, published_heads(body.width), EPSILON, notes)
 
 
 def hugging_face(tensors: Tensors, config: Mapping[str, Any] | None = None) -> PretrainedWeights:
-    """A ViT or DeiT of transformers, with or without a head.
+    """Return the weights of a ViT or DeiT of transformers, with or without a head.
 
     Args:
         tensors: Of its file.
-        config: What its config.json holds; None of a file alone, whose heads and epsilon nothing
-        tells.
+        config: Content of its config.json; None of a file alone, whose heads and epsilon are
+            unknown.
 
     Raises:
         PretrainedError: Another network's tensors, or too few; an activation or a projection
             that this network does not have.
     """
     prefix = next(
-        prefix for prefix in PREFIXES if HUGGING_FACE.after(prefix, '').recognizes(list(tensors))
+        prefix
+        for prefix in PREFIXES
+        if HUGGING_FACE.with_prefix(prefix, '').recognizes(list(tensors))
     )
-    names = HUGGING_FACE.after(prefix, HUGGING_FACE.scheme)
+    names = HUGGING_FACE.with_prefix(prefix, HUGGING_FACE.scheme)
     unused = unused_tensors(tensors, dict(names.unused) | _HEADS)
-    found = read_body(tensors, names, unused)
+    body = read_body(tensors, names, unused)
     if config is None:
-        return image_weights(found, names, unused, published_heads(found.width), 0.0)
-    for key, wanted in _CONFIG.items():
-        if config.get(key, wanted) != wanted:
+        return image_weights(body, names, unused, published_heads(body.width), 0.0)
+    for key, required in _CONFIG.items():
+        if config.get(key, required) != required:
             raise PretrainedError(
-                f'config.json: {key}={config[key]!r} must be {wanted!r}, as this network has it'
+                f'config.json: {key}={config[key]!r} must be {required!r}, as this network has it'
             )
-    if config.get('num_hidden_layers', found.depth) != found.depth:
+    if config.get('num_hidden_layers', body.depth) != body.depth:
         raise PretrainedError(
             f'config.json: num_hidden_layers={config["num_hidden_layers"]!r}, but the weights have'
-            f' {found.depth} blocks: fetch both again'
+            f' {body.depth} blocks: fetch both again'
         )
     heads, epsilon = config.get('num_attention_heads', 12), config.get('layer_norm_eps', 1e-12)
     if (
@@ -209,90 +220,79 @@ def hugging_face(tensors: Tensors, config: Mapping[str, Any] | None = None) -> P
             f'config.json: num_attention_heads={heads!r} must be a positive whole number, and '
             f'layer_norm_eps={epsilon!r} one above 0 and below 1'
         )
-    return image_weights(found, names, unused, heads, float(epsilon))
+    return image_weights(body, names, unused, heads, float(epsilon))
 
 
 def read_body(
-    tensors: Tensors, names: VitNames, unused: Mapping[str, str], more: Sequence[TensorMapping] = ()
+    tensors: Tensors,
+    names: VitNames,
+    unused: Mapping[str, str],
+    extra: Sequence[TensorMapping] = (),
 ) -> VitBody:
-    """What all Vision Transformers have in common.
+    """Return the parts that all Vision Transformers have in common.
 
     Args:
         tensors: Of the file.
         names: Its scheme.
         unused: Tensors that may be left over.
-        more: Tensors that this kind has besides.
+        extra: Mappings of the tensors that this kind has in addition.
 
     Raises:
         PretrainedError: Tensors that are missing, left over or of another shape.
     """
     scheme = names.scheme
-    width, channels, *patch = expect_axes(scheme, tensors, f'{names.patches}.weight', 4)
-    depth = names.count(list(tensors))
-    count = expect_axes(scheme, tensors, names.positions, 3)[1]
+    kernel = shape_of(scheme, tensors, f'{names.patches}.weight', 4)
+    width, channels, mels, frames = kernel
+    depth = names.count_blocks(list(tensors))
+    count = shape_of(scheme, tensors, names.positions, 3)[1]
     tokens = 2 if names.tokens[1] in tensors else int(names.tokens[0] in tensors)
-    table = [
-        TensorMapping(
-            f'{names.patches}.weight',
-            (width, channels, *patch),
-            ('embed/kernel',),
-            (width, channels, *patch),
-        ),
+    mappings = [
+        TensorMapping(f'{names.patches}.weight', kernel, ('embed/kernel',), kernel),
         TensorMapping(f'{names.patches}.bias', (width,), ('embed/bias',), (width,)),
         TensorMapping(names.positions, (1, count, width), ('positions',), (count, width)),
         *(
-            TensorMapping(name, (1, 1, width), (f'tokens/{i}',), (width,))
+            TensorMapping(name, (1, 1, width), ('tokens',), (width,), i)
             for i, name in enumerate(names.tokens[:tokens])
         ),
-        *(row for i in range(depth) for row in _block(names, i, width)),
-        *_norm(names.norm, 'encoder/norm', width),
-        *more,
+        *names.block_mappings(width, depth),
+        *tensor_map.layer_norm(names.norm, 'encoder/norm', width),
+        *extra,
     ]
-    params, sources = map_tensors(scheme, tensors, table, unused)
+    params, sources = map_tensors(scheme, tensors, mappings, unused)
     params['embed/kernel'] = patch_kernel(params['embed/kernel'].transpose(2, 3, 1, 0))
-    if tokens:
-        params['tokens'] = np.stack([params.pop(f'tokens/{i}') for i in range(tokens)])
-    return VitBody(
-        width,
-        depth,
-        (patch[0], patch[1]),
-        params,
-        sources,
-        channels,
-        params.pop('positions'),
-        tokens,
-    )
+    positions = params.pop('positions')
+    return VitBody(width, depth, (mels, frames), params, sources, channels, positions, tokens)
 
 
 def image_weights(
-    found: VitBody,
+    body: VitBody,
     names: VitNames,
     unused: Mapping[str, str],
     heads: int,
     epsilon: float,
     notes: tuple[str, ...] = (),
 ) -> PretrainedWeights:
-    """A donor whose patches are those of a square image."""
+    """Return weights whose patches are those of a square image."""
     return PretrainedWeights(
         kind=names.scheme,
-        width=found.width,
-        depth=found.depth,
+        width=body.width,
+        depth=body.depth,
         heads=heads,
-        patch=found.patch,
-        params=found.params,
-        positions=square(found.positions, found.tokens, names.positions),
-        sources=found.sources,
+        patch=body.patch,
+        params=body.params,
+        positions=square_grid(body.positions, body.tokens, names.positions),
+        sources=body.sources,
         unused=unused,
         epsilon=epsilon,
-        notes=(*channels_note(found.channels), *notes),
+        notes=(*patch_kernel_notes(body.channels), *notes),
     )
 
 
-def square(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -> PositionGrid:
-    """Positions of a square image's patches, behind those of the class tokens if these have any.
+def square_grid(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -> PositionGrid:
+    """Return the positions of a square image, those of the class tokens apart.
 
     Args:
-        positions: In the order of the tokens.
+        positions: In the order of the tokens; the class tokens come first, if they have any.
         tokens: Number of class tokens.
         name: Of the tensor, for the error.
 
@@ -315,56 +315,11 @@ def square(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -> Pos
     )
 
 
-def unused_tensors(tensors: Tensors, known: Mapping[str, str]) -> dict[str, str]:
-    """Tensors whose names begin as known ones do that are not used, and what those are."""
+def unused_tensors(tensors: Tensors, reasons: Mapping[str, str]) -> dict[str, str]:
+    """Return the tensors that are not used and why, by the beginnings of their names."""
     return {
-        name: what for name in tensors for start, what in known.items() if name.startswith(start)
+        name: reason
+        for name in tensors
+        for start, reason in reasons.items()
+        if name.startswith(start)
     }
-
-
-def linear(
-    source: str, out: int, into: int, targets: Sequence[str], block: int | None = None
-) -> list[TensorMapping]:
-    """Rows of PyTorch's linear layer that makes these, side by side."""
-    part = out // len(targets)
-    return [
-        TensorMapping(
-            f'{source}.weight',
-            (out, into),
-            tuple(f'{name}/kernel' for name in targets),
-            (into, part),
-            block,
-            True,
-        ),
-        TensorMapping(
-            f'{source}.bias', (out,), tuple(f'{name}/bias' for name in targets), (part,), block
-        ),
-    ]
-
-
-def _norm(source: str, target: str, width: int, block: int | None = None) -> list[TensorMapping]:
-    return [
-        TensorMapping(f'{source}.{theirs}', (width,), (f'{target}/{ours}',), (width,), block)
-        for theirs, ours in (('weight', 'scale'), ('bias', 'bias'))
-    ]
-
-
-def _block(names: VitNames, i: int, width: int) -> list[TensorMapping]:
-    source, blocks = f'{names.blocks}{i}', 'encoder/blocks'
-    inputs = [f'{blocks}/attention/{part}' for part in ('query', 'key', 'value')]
-    together = len(inputs) // len(names.inputs)
-    rows = _norm(f'{source}.{names.norms[0]}', f'{blocks}/norm_attention', width, i)
-    for j, name in enumerate(names.inputs):
-        rows += linear(
-            f'{source}.{name}',
-            width * together,
-            width,
-            inputs[j * together : (j + 1) * together],
-            i,
-        )
-    rows += linear(f'{source}.{names.out}', width, width, [f'{blocks}/attention/out'], i)
-    rows += _norm(f'{source}.{names.norms[1]}', f'{blocks}/norm_mlp', width, i)
-    rows += linear(f'{source}.{names.up}', MLP_RATIO * width, width, [f'{blocks}/mlp/up'], i)
-    return rows + linear(
-        f'{source}.{names.down}', width, MLP_RATIO * width, [f'{blocks}/mlp/down'], i
-    )

@@ -1,28 +1,35 @@
-"""The common form of a network to start from, and how a table of names becomes one."""
+"""The common form of pretrained weights, and what the readers of all formats share."""
 
 import collections
 import dataclasses
+import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import Float32
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.models.ast import AST, TOKENS
 from elastic_ast_jax.pretrained.tensor_map import TensorMapping, build_params, find_mismatches
 from elastic_ast_jax.utils.errors import UserError
 
-# Heads of the published ViT and DeiT by width, for files that do not tell them: no shape of
-# PyTorch's does.
+Tensors = Mapping[str, Float32[np.ndarray, '...']]
+Params = dict[str, Float32[np.ndarray, '...']]
+
+# Heads of the published ViT and DeiT by width. No shape of PyTorch's tells them.
 _HEADS = types.MappingProxyType({192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16})
 # LayerNorm's in timm, big_vision and the published code.
 EPSILON = 1e-6
 
 
 class PretrainedError(UserError):
-    """Weights that nothing can start from;
+    """Weights that no network can be initialized from.
 
-    names the tensor or file, what is wrong and what is recognised.
+    The message names the tensor or file, what is wrong and what is recognized.
     """
 
 
@@ -42,6 +49,12 @@ class PositionGrid:
     stride: tuple[int, int] | None = None
     mels: int = 0
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        rows, columns, _ = self.table.shape
+        return rows, columns
+
 
 @dataclasses.dataclass(frozen=True)
 class PositionTables:
@@ -56,28 +69,33 @@ class PositionTables:
     time: Float32[np.ndarray, 'T D']
     mels: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return len(self.freq), len(self.time)
+
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedWeights:
-    """A network to start from, whatever its files call its parts.
+    """The weights of a network, whatever its files call its parts.
 
     Attributes:
-        kind: What it is, in words.
+        kind: Network and naming scheme, in words.
         width, depth: Of the network.
-        heads: Of its attention; 0 if nothing tells.
+        heads: Of its attention; 0 if unknown.
         patch: Size of a patch in mel bins and frames.
         params: Parameters by this project's names joined by slashes: those of `embed`, `encoder`,
-            and of `tokens`, `pool`, `norm_head` and `head` where it has them. Attention's may have
-            their heads as an axis of their own or not.
+            and of `tokens`, `pool`, `norm_head` and `head` where it has them. Those of attention
+            may have the heads as an axis of their own or not.
         positions: Of the patches and of `tokens`.
         sources: The tensors of the file that each part was made of, by the first name of the
-        parameters.
-        unused: Why each of the other tensors is left where it is.
-        labels: Names of the head's classes; None if they are not told.
+            parameters.
+        unused: The reason why each of the other tensors is not used.
+        labels: Names of the head's classes; None if unknown.
         scaled: Whether its attention logits are divided by sqrt(head width).
-        epsilon: Of its LayerNorms; 0 if nothing tells.
-        frontend: What it heard; None if nothing tells.
-        notes: What a reader should know, one sentence each.
+        epsilon: Of its LayerNorms; 0 if unknown.
+        frontend: Of its spectrograms; None if unknown.
+        notes: For the report, one sentence each.
     """
 
     kind: str
@@ -97,77 +115,113 @@ class PretrainedWeights:
 
 
 def published_heads(width: int) -> int:
-    """The heads of the published ViT of this width; 0 if there is none."""
+    """Return the heads of the published ViT of this width; 0 if there is none."""
     return _HEADS.get(width, 0)
 
 
 def map_tensors(
-    scheme: str,
-    tensors: Mapping[str, Float32[np.ndarray, '...']],
-    table: Sequence[TensorMapping],
-    unused: Mapping[str, str],
-) -> tuple[dict[str, Float32[np.ndarray, '...']], dict[str, tuple[str, ...]]]:
-    """Parameters, and the tensors that each part was made of.
+    scheme: str, tensors: Tensors, mappings: Sequence[TensorMapping], unused: Mapping[str, str]
+) -> tuple[Params, dict[str, tuple[str, ...]]]:
+    """Return the parameters, and the tensors that each part was made of.
 
     Args:
-        scheme: What the file was recognised as, for errors.
+        scheme: Naming scheme of the file, for errors.
         tensors: Of the file.
-        table: Every tensor that such a network has, and where it goes.
+        mappings: Every tensor that such a network has, and where it goes.
         unused: Tensors that may be left over.
 
     Raises:
         PretrainedError: Tensors that are missing, left over or of another shape.
     """
-    if problems := find_mismatches(tensors, table, unused):
-        raise PretrainedError(
-            f'recognised as {scheme}, but its tensors are not those of one: {"; ".join(problems)}'
-        )
-    return build_params(tensors, table), group_by_part(
-        {row.source: row.targets[0] for row in table}
-    )
+    if problems := find_mismatches(tensors, mappings, unused):
+        raise _mismatch(scheme, '; '.join(problems))
+    return build_params(tensors, mappings), sources_by_part(mappings)
 
 
-def group_by_part(went: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Tensors by the first name of the parameter that each became, such as `'encoder'` of
-    `'encoder/norm/bias'`.
-    """
+def sources_by_part(mappings: Iterable[TensorMapping]) -> dict[str, tuple[str, ...]]:
+    """Return the tensors of each part, such as `'encoder'` for `'encoder/norm/bias'`."""
+    return group_by_part({mapping.source: mapping.targets[0] for mapping in mappings})
+
+
+def group_by_part(params: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the keys by the first name of the parameter that each has for its value."""
     groups = collections.defaultdict(list)
-    for tensor, parameter in went.items():
-        groups[parameter.partition('/')[0]].append(tensor)
-    return {group: tuple(names) for group, names in groups.items()}
+    for key, param in params.items():
+        groups[param.partition('/')[0]].append(key)
+    return {part: tuple(keys) for part, keys in groups.items()}
 
 
-def expect_axes(
-    scheme: str, tensors: Mapping[str, Float32[np.ndarray, '...']], name: str, axes: int
-) -> tuple[int, ...]:
-    """The shape of a tensor that sizes are read from.
+def shape_of(scheme: str, tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
+    """Return the shape of a tensor that sizes are read from.
 
     Raises:
-        PretrainedError: It is not there, or of another number of axes.
+        PretrainedError: The tensor is missing, or has another number of axes.
     """
     if name not in tensors:
-        raise PretrainedError(
-            f'recognised as {scheme}, but its tensors are not those of one: missing: {name}'
-        )
+        raise _mismatch(scheme, f'missing: {name}')
     shape = tensors[name].shape
     if len(shape) != axes or 0 in shape:
-        raise PretrainedError(
-            f'recognised as {scheme}, but its tensors are not those of one: {name} has the shape'
-            f' {list(shape)}, expected {axes} axes, none of them empty'
+        raise _mismatch(
+            scheme,
+            f'{name} has the shape {list(shape)}, expected {axes} axes, none of them empty',
         )
     return shape
 
 
+def _mismatch(scheme: str, problem: str) -> PretrainedError:
+    return PretrainedError(
+        f'recognized as {scheme}, but its tensors are not those of one: {problem}'
+    )
+
+
 def patch_kernel(kernel: Float32[np.ndarray, 'm f C D']) -> Float32[np.ndarray, 'P D']:
-    """A convolution's kernel as that of a linear layer of mel-major patches; input channels are
-    summed to one.
+    """Return a convolution's kernel as that of a linear layer of mel-major patches.
 
-    A spectrogram stands for an image whose channels are all alike.
+    Input channels are summed to one: a spectrogram stands for an image whose channels are equal.
     """
-    whole = np.ascontiguousarray(kernel).sum(axis=2)
-    return whole.reshape(-1, whole.shape[-1])
+    summed = np.ascontiguousarray(kernel).sum(axis=2)
+    return summed.reshape(-1, summed.shape[-1])
 
 
-def channels_note(channels: int) -> tuple[str, ...]:
-    """What `patch_kernel` did."""
+def patch_kernel_notes(channels: int) -> tuple[str, ...]:
+    """Return the note on `patch_kernel`, if it summed several channels."""
     return (f'patch kernel: {channels} input channels summed to one',) if channels > 1 else ()
+
+
+def flatten_params(params: Any) -> Params:
+    """Return nested parameters by their names joined by slashes, as float32."""
+    return {
+        name: np.asarray(leaf, np.float32) for name, leaf in flatten_dict(params, sep='/').items()
+    }
+
+
+def pop_ast_positions(network: AST, params: Params) -> PositionGrid:
+    """Remove an AST's positions from its parameters and return them."""
+    positions = params.pop('positions')
+    table = positions[TOKENS:].reshape(*network.grid, network.size.width)
+    return PositionGrid(table, positions[:TOKENS], network.stride, network.mels)
+
+
+def pop_tables(params: Params, mels: int) -> PositionTables:
+    """Remove an ElasticAST's positions from its parameters and return them."""
+    return PositionTables(params.pop('positions/freq'), params.pop('positions/time'), mels)
+
+
+def read_json_object(path: Path, name: str, error: type[UserError]) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+        path: Of the file.
+        name: Name of the file in messages.
+        error: Class of the error that is raised.
+
+    Raises:
+        UserError: The file cannot be read, is no JSON or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f'{name} cannot be read as JSON: {cause}') from cause
+    if not isinstance(content, dict):
+        raise error(f'{name} must hold a JSON object, not {type(content).__name__}')
+    return content

@@ -63,7 +63,7 @@ def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, s
     (said,) = [
         line
         for line in done.err.splitlines()
-        if 'head' in line and 'anew' in line and 'norm' not in line
+        if 'head' in line and 'newly' in line and 'norm' not in line
     ]
     assert '2 classes' in said and '3' in said
     before, after = saved(trained, STEPS), saved(tmp_path / 'run', 7)

@@ -52,10 +52,10 @@ def classify(model, params, spectrograms):
 def test_every_tensor_goes_to_a_place_of_its_own_and_fills_the_parameters(stride):
     stored = Stored(stride)
     converted = stored.convert()
-    assert {row.source for row in converted.table} == stored.tensors.keys()
+    assert {row.source for row in converted.mappings} == stored.tensors.keys()
     assert (
-        len({row.described() for row in converted.table})
-        == len(converted.table)
+        len({row.destination() for row in converted.mappings})
+        == len(converted.mappings)
         == len(stored.tensors)
     )
     shapes = jax.eval_shape(

@@ -12,7 +12,7 @@ from flax.traverse_util import unflatten_dict
 from elastic_ast_jax.pretrained import ast_hf, ast_torch, detect
 from elastic_ast_jax.pretrained.weights import PretrainedError
 from tests.fixtures import weight_files
-from tests.fixtures.weight_files import SIZE, begin, fixed, saved
+from tests.fixtures.weight_files import SIZE, fixed, initialize_from, saved
 
 
 def test_ssast_is_the_same_network_with_a_norm_for_the_head(tmp_path):
@@ -22,7 +22,7 @@ def test_ssast_is_the_same_network_with_a_norm_for_the_head(tmp_path):
     assert donor.unused.keys() == {
         name.removeprefix('module.') for name in state if 'v.' not in name or 'head' in name
     }
-    found = begin(path)
+    found = initialize_from(path)
     np.testing.assert_array_equal(found.params['norm_head/scale'], state['module.v.norm.weight'])
     np.testing.assert_array_equal(found.params['norm_head/bias'], state['module.v.norm.bias'])
     np.testing.assert_array_equal(found.params['encoder/norm/scale'], state['module.v.norm.weight'])
@@ -35,7 +35,7 @@ def test_the_grid_of_ssast_is_told_by_its_spectrograms(tmp_path):
     grid = np.zeros((2, 6, SIZE.width), np.float32)
     grid[..., 0], grid[..., 1] = np.arange(2)[:, None], np.arange(6)
     state['module.v.pos_embed'][0, 2:] = grid.reshape(12, -1)
-    params = begin(saved(tmp_path, state)).params
+    params = initialize_from(saved(tmp_path, state)).params
     np.testing.assert_allclose(np.diff(params['positions/freq'][:, 0]), 1)
     np.testing.assert_allclose(np.diff(params['positions/time'][:, 1]), 1)
     assert not np.ptp(params['positions/freq'][:, 1]) and not np.ptp(params['positions/time'][:, 0])
@@ -54,9 +54,13 @@ def test_ssast_whose_numbers_do_not_fit(tmp_path):
         PretrainedError,
         match='12 positions of patches, but p_input_fdim=64 and p_input_tdim=96 make 4 x 6',
     ):
-        begin(saved(tmp_path, weight_files.ssast(2, 6) | {'module.p_input_fdim': np.int64(64)}))
+        initialize_from(
+            saved(tmp_path, weight_files.ssast(2, 6) | {'module.p_input_fdim': np.int64(64)})
+        )
     with pytest.raises(PretrainedError, match='p_input_tdim=-1 make 2 x 0'):
-        begin(saved(tmp_path, weight_files.ssast(2, 6) | {'module.p_input_tdim': np.int64(-1)}))
+        initialize_from(
+            saved(tmp_path, weight_files.ssast(2, 6) | {'module.p_input_tdim': np.int64(-1)})
+        )
 
 
 def test_an_ast_has_a_norm_and_a_head_of_its_own(tmp_path):
@@ -67,27 +71,30 @@ def test_an_ast_has_a_norm_and_a_head_of_its_own(tmp_path):
     )
     np.testing.assert_array_equal(donor.params['head/kernel'], state['module.mlp_head.1.weight'].T)
     assert donor.positions.table.shape == (12, 5, SIZE.width) and donor.positions.stride == (10, 10)
-    found = begin(tmp_path / 'weights.npz')
+    found = initialize_from(tmp_path / 'weights.npz')
     np.testing.assert_array_equal(
         found.params['norm_head/scale'], state['module.mlp_head.0.weight']
     )
-    assert 'head: 3 classes here, 4 without names there: starts anew' in found.report
+    assert (
+        'head: newly initialized: this model has 3 classes, the weights have 4 without names'
+        in found.report
+    )
 
 
 @pytest.mark.parametrize('stride', [10, 16])
 @pytest.mark.parametrize('frames', [128, 256, 384, 512, 768, 998, 1000, 1024, 2048, 3072])
 def test_the_grid_of_an_ast_is_told_by_its_number_of_positions(frames, stride):
     rows, columns = ((edge - 16) // stride + 1 for edge in (128, frames))
-    assert ast_torch.grid(rows * columns, (16, 16)) == ((rows, columns), (stride, stride))
+    assert ast_torch.infer_grid(rows * columns, (16, 16)) == ((rows, columns), (stride, stride))
 
 
 def test_grids_of_other_published_asts():
-    assert ast_torch.grid(850, (16, 16)) == ((10, 85), (12, 12))
-    assert ast_torch.grid(657, (16, 16)) == ((9, 73), (14, 14))
-    assert ast_torch.grid(512, (128, 2)) == ((1, 512), (128, 2))
+    assert ast_torch.infer_grid(850, (16, 16)) == ((10, 85), (12, 12))
+    assert ast_torch.infer_grid(657, (16, 16)) == ((9, 73), (14, 14))
+    assert ast_torch.infer_grid(512, (128, 2)) == ((1, 512), (128, 2))
     for count, patch in ((1213, (16, 16)), (0, (16, 16)), (7, (12, 12)), (7, (256, 2))):
         with pytest.raises(PretrainedError, match=f'{count} positions of patches'):
-            ast_torch.grid(count, patch)
+            ast_torch.infer_grid(count, patch)
 
 
 def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
@@ -115,10 +122,10 @@ def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
     converted = ast_hf.load(tmp_path)
     donor = detect.read(tmp_path)
     assert {name for names in donor.sources.values() for name in names} == {
-        row.source for row in converted.table
+        row.source for row in converted.mappings
     }
     network = fixed(epsilon=1e-12)
-    found = begin(tmp_path, network)
+    found = initialize_from(tmp_path, network)
     spectrogram = np.random.default_rng(0).standard_normal((2, 96, 32), np.float32)
     run = jax.jit(network.clone(scan=True).apply, static_argnames='method')
     logits = run(
@@ -135,6 +142,6 @@ def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
         np.shape, converted.params
     )
     assert any(
-        line.startswith('head: from') and 'in the order of the classes here' in line
+        line.startswith('head: from') and 'in the order of this model' in line
         for line in found.report
     )

@@ -159,7 +159,7 @@ def test_an_ast_of_hugging_face_needs_its_folder(tmp_path):
 
 def test_paths_with_nothing_to_start_from(tmp_path):
     refused(tmp_path / 'missing', 'no such file or folder')
-    refused(tmp_path, 'it holds nothing', 'Recognised are')
+    refused(tmp_path, 'it holds nothing', 'Recognized are')
     (tmp_path / 'notes.txt').touch()
     refused(tmp_path, 'it holds notes.txt')
     refused(tmp_path / 'notes.txt', 'must end in one of', error=TensorFileError)

@@ -25,9 +25,9 @@ from tests.fixtures.weight_files import (
     LABELS,
     SIZE,
     abstract,
-    begin,
     elastic,
     fixed,
+    initialize_from,
     saved,
 )
 
@@ -99,7 +99,7 @@ def line(found, start):
 def test_the_same_network_starts_where_it_was(workdir):
     path, params = workdir
     network = elastic(HEARD)
-    found = begin(path, network, untrained.LABELS, frontend=HEARD)
+    found = initialize_from(path, network, untrained.LABELS, frontend=HEARD)
     assert found.params.keys() == params.keys()
     for name, array in params.items():
         np.testing.assert_array_equal(found.params[name], array)
@@ -107,37 +107,38 @@ def test_the_same_network_starts_where_it_was(workdir):
         logits(network, found.params, HEARD), logits(network, params, HEARD)
     )
     assert 'step 0' in found.report[0] and not any(
-        'anew' in entry or 'note' in entry for entry in found.report
+        'newly' in entry or 'note' in entry for entry in found.report
     )
 
 
 def test_classes_in_another_order_keep_their_logits(workdir):
     path, params = workdir
     network, order = elastic(HEARD), [2, 0, 1]
-    found = begin(path, network, [untrained.LABELS[i] for i in order], frontend=HEARD)
+    found = initialize_from(path, network, [untrained.LABELS[i] for i in order], frontend=HEARD)
     np.testing.assert_array_equal(
         logits(network, found.params, HEARD), logits(network, params, HEARD)[..., order]
     )
-    assert line(found, 'head:').endswith('the same 3 classes, in the order of the classes here')
+    assert line(found, 'head:').endswith('the same 3 classes, in the order of this model')
 
 
 def test_other_classes_start_anew_and_it_is_said(workdir):
-    found = begin(workdir[0], elastic(HEARD), ['low', 'middle', 'high'], frontend=HEARD)
+    found = initialize_from(workdir[0], elastic(HEARD), ['low', 'middle', 'high'], frontend=HEARD)
     assert 'head/kernel' not in found.params
     assert (
         line(found, 'head:')
-        == 'head: 3 classes here, 3 there (only there: très haut; only here: high): starts anew'
+        == 'head: newly initialized: this model has 3 classes, the weights have 3 (only in the'
+        ' weights: très haut; only in this model: high)'
     )
-    fewer = begin(workdir[0], elastic(HEARD, classes=1), ['low'], frontend=HEARD)
-    assert line(fewer, 'head: 1 class here, 3 there') and line(
-        fewer, 'not used: head/bias, head/kernel'
-    )
+    fewer = initialize_from(workdir[0], elastic(HEARD, classes=1), ['low'], frontend=HEARD)
+    assert line(
+        fewer, 'head: newly initialized: this model has 1 class, the weights have 3'
+    ) and line(fewer, 'not used: head/bias, head/kernel')
 
 
 def test_a_shorter_table_of_times_is_the_first_ones(workdir):
     path, params = workdir
     shorter = dataclasses.replace(HEARD, max_frames=64)
-    found = begin(path, elastic(shorter), untrained.LABELS, frontend=shorter)
+    found = initialize_from(path, elastic(shorter), untrained.LABELS, frontend=shorter)
     np.testing.assert_array_equal(found.params['positions/time'], params['positions/time'][:4])
     assert 'frequency 2 as they are; time the first 4 of 6' in line(found, 'positions:')
 
@@ -145,7 +146,7 @@ def test_a_shorter_table_of_times_is_the_first_ones(workdir):
 def test_a_longer_table_of_times_is_resized(workdir):
     path, params = workdir
     longer = dataclasses.replace(HEARD, max_frames=192)
-    found = begin(path, elastic(longer), untrained.LABELS, frontend=longer)
+    found = initialize_from(path, elastic(longer), untrained.LABELS, frontend=longer)
     time = found.params['positions/time']
     np.testing.assert_array_equal(time[[0, -1]], params['positions/time'][[0, -1]])
     np.testing.assert_allclose(
@@ -156,20 +157,20 @@ def test_a_longer_table_of_times_is_resized(workdir):
 def test_other_mel_bins_resize_the_table_of_frequencies(workdir):
     path, params = workdir
     finer = dataclasses.replace(HEARD, mel_bins=64)
-    found = begin(path, elastic(finer), untrained.LABELS, frontend=finer)
+    found = initialize_from(path, elastic(finer), untrained.LABELS, frontend=finer)
     freq = found.params['positions/freq']
     np.testing.assert_array_equal(freq[[0, -1]], params['positions/freq'])
     np.testing.assert_array_equal(found.params['positions/time'], params['positions/time'])
-    assert 'mel_bins 32 there and 64 here' in line(found, 'note: features differ')
+    assert 'mel_bins 32 in the weights and 64 in this model' in line(found, 'note: features differ')
 
 
 def test_other_features_are_told(workdir):
     other = dataclasses.replace(HEARD, mean=-5.0, sample_rate=8000)
-    found = begin(workdir[0], elastic(other), untrained.LABELS, frontend=other)
+    found = initialize_from(workdir[0], elastic(other), untrained.LABELS, frontend=other)
     assert (
         line(found, 'note:')
-        == 'note: features differ: sample_rate 16000 there and 8000 here, mean -7.0 there and -5.0'
-        ' here'
+        == 'note: features differ: sample_rate 16000 in the weights and 8000 in this model, mean'
+        ' -7.0 in the weights and -5.0 in this model'
     )
 
 
@@ -177,13 +178,13 @@ def test_an_elastic_ast_makes_an_ast(workdir):
     """Without overlap, the sums of its tables; with it, what lies between them."""
     path, params = workdir
     grid = position_interpolation.sum_tables(params['positions/freq'], params['positions/time'])
-    found = begin(path, fixed(HEARD, stride=16), untrained.LABELS, frontend=HEARD)
+    found = initialize_from(path, fixed(HEARD, stride=16), untrained.LABELS, frontend=HEARD)
     np.testing.assert_allclose(found.params['positions'][2:], grid.reshape(12, -1), atol=1e-6)
     assert 'tokens' not in found.params and not found.params['positions'][:2].any()
-    assert line(found, 'tokens:') == 'tokens: start anew'
+    assert line(found, 'tokens:') == 'tokens: newly initialized'
     assert line(found, 'not used: pool/')
     overlapping = (
-        begin(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
+        initialize_from(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
         .params['positions'][2:]
         .reshape(2, 9, -1)
     )
@@ -194,7 +195,7 @@ def test_an_elastic_ast_makes_an_ast(workdir):
 
 def test_an_ast_starts_where_it_was(ast_workdir):
     path, params = ast_workdir
-    found = begin(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
+    found = initialize_from(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
     assert found.params.keys() == params.keys()
     for name, array in params.items():
         np.testing.assert_array_equal(found.params[name], array)
@@ -202,7 +203,7 @@ def test_an_ast_starts_where_it_was(ast_workdir):
 
 def test_an_ast_makes_an_elastic_ast(ast_workdir):
     path, params = ast_workdir
-    found = begin(path, elastic(HEARD), untrained.LABELS, frontend=HEARD)
+    found = initialize_from(path, elastic(HEARD), untrained.LABELS, frontend=HEARD)
     grid = params['positions'][2:].reshape(2, 9, -1)
     row = position_interpolation.interpolate(
         grid, np.float64([0, 1]), 0
@@ -236,16 +237,16 @@ def published(tmp_path):
 
 def test_the_published_network_gives_the_same_with_scaled_attention(published):
     path, state, params = published
-    found = begin(path, elastic(classes=5), list('abcde'))
+    found = initialize_from(path, elastic(classes=5), list('abcde'))
     head = {name: array for name, array in params.items() if name.startswith('head/')}
     expected = logits(elastic(classes=5, scaled=False), params)
     np.testing.assert_allclose(logits(elastic(classes=5), found.params | head), expected, atol=1e-5)
     assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1
     assert 'queries are multiplied' in line(
-        found, 'note: attention logits are divided by sqrt(8) here and not divided'
+        found, 'note: attention logits are divided by sqrt(8) in this model and not divided'
     )
     assert line(found, 'note: to keep its head, convert it first')
-    unscaled = begin(path, elastic(classes=5, scaled=False), list('abcde'))
+    unscaled = initialize_from(path, elastic(classes=5, scaled=False), list('abcde'))
     np.testing.assert_array_equal(unscaled.params['pool/query'], params['pool/query'])
     assert unscaled.params.keys() | head.keys() == params.keys()
     for name, array in unscaled.params.items():
@@ -257,7 +258,7 @@ def test_a_state_dict_that_lacks_something_is_refused(published):
     with pytest.raises(
         elastic_ast_torch.LayoutError, match='lacking.npz: .*missing: mlp_norm.bias'
     ):
-        begin(
+        initialize_from(
             saved(
                 path.parent,
                 {name: array for name, array in state.items() if name != 'mlp_norm.bias'},
@@ -271,7 +272,7 @@ def test_a_state_dict_that_lacks_something_is_refused(published):
 
 def test_every_parameter_has_its_shape_or_starts_anew(vit):
     for network in (elastic(), elastic(pool='mean'), fixed(), fixed(stride=16)):
-        found, shapes = begin(vit, network), flat_shapes(network)
+        found, shapes = initialize_from(vit, network), flat_shapes(network)
         for name, array in found.params.items():
             assert (
                 array.shape == shapes[name]
@@ -281,7 +282,7 @@ def test_every_parameter_has_its_shape_or_starts_anew(vit):
         missing = {name.split('/')[0] for name in shapes if name not in found.params}
         assert missing == {'head', 'norm_head'} | ({'pool'} if 'pool/query' in shapes else set())
         for name in missing:
-            assert 'anew' in line(found, f'{name}:')
+            assert 'newly initialized' in line(found, f'{name}:')
 
 
 def flat_shapes(network):
@@ -292,7 +293,7 @@ def flat_shapes(network):
 
 def test_positions_of_an_image_are_cut_resized_and_averaged(vit):
     """Three by three places: the middle two for two bands, six columns of three."""
-    found = begin(vit)
+    found = initialize_from(vit)
     grid = weight_files.timm()['pos_embed'][0, 1:].reshape(3, 3, -1)[0:2]
     columns = np.clip((np.arange(6) + 0.5) / 2 - 0.5, 0, 2)
     resized = position_interpolation.interpolate(grid, columns, 1)
@@ -309,14 +310,14 @@ def test_positions_of_an_image_are_cut_resized_and_averaged(vit):
     assert 'frequency the middle 2 of 3; time 3 -> 6 resized bilinearly' in line(
         found, 'positions: from pos_embed'
     )
-    quirks = begin(vit, quirks=True)
+    quirks = initialize_from(vit, quirks=True)
     np.testing.assert_allclose(quirks.params['positions/freq'], resized.mean(axis=1), atol=1e-6)
     np.testing.assert_allclose(quirks.params['positions/time'], resized.mean(axis=0), atol=1e-6)
 
 
 def test_the_pooling_starts_from_the_mean_over_the_blocks(vit):
     """The published code divides by the number of attention's tensors, of which a block has six."""
-    found, quirks = begin(vit).params, begin(vit, quirks=True).params
+    found, quirks = initialize_from(vit).params, initialize_from(vit, quirks=True).params
     for ours, theirs in {'to_query': 'query', 'key': 'key', 'value': 'value', 'out': 'out'}.items():
         for leaf in ('kernel', 'bias'):
             mean = found[f'encoder/blocks/attention/{theirs}/{leaf}'].mean(axis=0)
@@ -330,7 +331,7 @@ def test_unscaled_attention_is_the_same_or_as_published(vit):
 
     the published code forgets it.
     """
-    scaled, unscaled = begin(vit), begin(vit, elastic(scaled=False))
+    scaled, unscaled = initialize_from(vit), initialize_from(vit, elastic(scaled=False))
     anew = np.random.default_rng(0)
     rest = {
         name: 0.3 * anew.standard_normal(shape, np.float32)
@@ -340,18 +341,18 @@ def test_unscaled_attention_is_the_same_or_as_published(vit):
     np.testing.assert_allclose(
         logits(elastic(scaled=False), rest | unscaled.params), expected, atol=1e-4
     )
-    quirks = begin(vit, elastic(scaled=False), quirks=True)
+    quirks = initialize_from(vit, elastic(scaled=False), quirks=True)
     np.testing.assert_array_equal(
         quirks.params['encoder/blocks/attention/query/kernel'],
         scaled.params['encoder/blocks/attention/query/kernel'],
     )
     assert 'attention differs' in line(
-        quirks, 'note: attention logits are not divided by sqrt(8) here'
+        quirks, 'note: attention logits are not divided by sqrt(8) in this model'
     )
 
 
 def test_the_report_lists_what_is_not_used(tmp_path):
-    found = begin(saved(tmp_path, weight_files.timm(tokens=2)))
+    found = initialize_from(saved(tmp_path, weight_files.timm(tokens=2)))
     listed = ', '.join(entry for entry in found.report if entry.startswith('not used:'))
     for name in (
         'cls_token',
@@ -362,13 +363,15 @@ def test_the_report_lists_what_is_not_used(tmp_path):
         'head_dist.bias',
     ):
         assert name in listed
-    assert line(found, 'head:') == 'head: 3 classes here: starts anew'
+    assert line(found, 'head:') == 'head: newly initialized: this model has 3 classes'
 
 
 def test_names_cannot_steer_a_terminal(tmp_path):
     folder = tmp_path / 'a\x1b[2Jb'
     folder.mkdir()
-    assert not any('\x1b' in entry for entry in begin(saved(folder, weight_files.timm())).report)
+    assert not any(
+        '\x1b' in entry for entry in initialize_from(saved(folder, weight_files.timm())).report
+    )
 
 
 # Networks that do not fit
@@ -387,7 +390,7 @@ def test_names_cannot_steer_a_terminal(tmp_path):
 )
 def test_another_size(vit, size, said):
     with pytest.raises(PretrainedError) as caught:
-        begin(vit, elastic(size=size))
+        initialize_from(vit, elastic(size=size))
     for part in (str(vit), *said):
         assert part in str(caught.value)
 
@@ -398,7 +401,7 @@ def test_other_heads_where_they_are_told(tmp_path):
         PretrainedError,
         match='heads 2, and this model width 16, depth 2, heads 4: set .*--config.model.heads=2',
     ):
-        begin(path, elastic(size=Size(16, 2, 4)))
+        initialize_from(path, elastic(size=Size(16, 2, 4)))
 
 
 def test_a_size_with_a_name(tmp_path, monkeypatch):
@@ -406,7 +409,7 @@ def test_a_size_with_a_name(tmp_path, monkeypatch):
     with pytest.raises(
         PretrainedError, match='set --config.model.size=small, or --config.model.width=16'
     ):
-        begin(
+        initialize_from(
             saved(tmp_path, weight_files.big_vision(weight_files.timm())),
             elastic(size=Size(32, 2, 2)),
         )
@@ -418,5 +421,5 @@ def test_another_patch(vit):
         PretrainedError,
         match='has patches of 16 x 16, and this model of 8 x 32.*--config.frontend.patch_mels=16',
     ):
-        begin(vit, elastic(other), frontend=other)
+        initialize_from(vit, elastic(other), frontend=other)
     assert len(LABELS) == 3

@@ -152,7 +152,7 @@ def test_a_nested_state_dict_is_taken_and_it_is_said(torch, tmp_path, name):
     state = state_dict.read(tmp_path / 'w.pth')
     same(state.tensors, WEIGHTS)
     assert state.notes == (
-        f"took the state dict '{name}'; left aside: epoch, optimizer",
+        f"took the state dict '{name}'; ignored: epoch, optimizer",
         "dropped 'module.' from all names",
     )
 

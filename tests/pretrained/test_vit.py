@@ -14,7 +14,7 @@ from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.models.encoder import Encoder
 from elastic_ast_jax.pretrained.weights import PretrainedError
 from tests.fixtures import weight_files
-from tests.fixtures.weight_files import FRONTEND, SIZE, begin, elastic, fixed, saved
+from tests.fixtures.weight_files import FRONTEND, SIZE, elastic, fixed, initialize_from, saved
 
 
 def same(found, expected):
@@ -51,20 +51,20 @@ SCHEMES = {
 @pytest.mark.parametrize('scheme', SCHEMES)
 def test_every_scheme_gives_the_same_to_the_bit(tmp_path, network, scheme):
     state = weight_files.timm()
-    expected = begin(saved(tmp_path, state, 'timm.npz'), network)
+    expected = initialize_from(saved(tmp_path, state, 'timm.npz'), network)
     other = SCHEMES[scheme](state)
     assert set(other) & set(state) <= {'head.weight', 'head.bias'}
     path = saved(tmp_path, other)
     weight_files.accounted(path, other)
-    same(begin(path, network).params, expected.params)
+    same(initialize_from(path, network).params, expected.params)
 
 
 def test_distillation_tokens_too(tmp_path, network):
     state = weight_files.timm(tokens=2)
     weight_files.accounted(saved(tmp_path, state, 'timm.npz'), state)
     same(
-        begin(saved(tmp_path, weight_files.hugging_face(state, 'deit.')), network).params,
-        begin(tmp_path / 'timm.npz', network).params,
+        initialize_from(saved(tmp_path, weight_files.hugging_face(state, 'deit.')), network).params,
+        initialize_from(tmp_path / 'timm.npz', network).params,
     )
 
 
@@ -85,7 +85,7 @@ def test_every_kind_of_file_gives_the_same(tmp_path, name):
             reason='safetensors is not installed: pip install elastic-ast-jax[convert]',
         )
         saved(tmp_path, state, name)
-    same(begin(tmp_path / name).params, begin(saved(tmp_path, state)).params)
+    same(initialize_from(tmp_path / name).params, initialize_from(saved(tmp_path, state)).params)
 
 
 def test_half_precision_of_big_vision(tmp_path):
@@ -93,10 +93,10 @@ def test_half_precision_of_big_vision(tmp_path):
     import ml_dtypes
 
     state = {name: array.astype(ml_dtypes.bfloat16) for name, array in weight_files.timm().items()}
-    found = begin(saved(tmp_path, weight_files.big_vision(state)))
+    found = initialize_from(saved(tmp_path, weight_files.big_vision(state)))
     same(
         found.params,
-        begin(
+        initialize_from(
             saved(tmp_path, {key: array.astype(np.float32) for key, array in state.items()})
         ).params,
     )
@@ -113,14 +113,14 @@ def test_a_checkpoint_of_big_vision(tmp_path):
     assert (
         weight_files.accounted(path, state | more).unused['chrono/steps'] == 'state of the training'
     )
-    same(begin(path).params, begin(saved(tmp_path, state, 'alone.npz')).params)
+    same(initialize_from(path).params, initialize_from(saved(tmp_path, state, 'alone.npz')).params)
 
 
 def test_how_far_the_two_kinds_of_gelu_are_apart(tmp_path):
     x = np.linspace(-8, 8, 10001, dtype=np.float32)
     apart = np.abs(jax.nn.gelu(x, approximate=True) - jax.nn.gelu(x, approximate=False)).max()
     assert 0.0004 < apart < 0.0005
-    found = begin(saved(tmp_path, weight_files.big_vision(weight_files.timm())))
+    found = initialize_from(saved(tmp_path, weight_files.big_vision(weight_files.timm())))
     assert any('GELU' in line and 'at most 0.0005 apart' in line for line in found.report)
 
 
@@ -144,14 +144,17 @@ def test_positions_without_the_class_tokens(tmp_path, scheme):
     state = weight_files.timm()
     shorter = state | {'pos_embed': state['pos_embed'][:, 1:]}
     path = saved(tmp_path, shorter if scheme == 'timm' else weight_files.big_vision(shorter))
-    found, whole = begin(path, fixed()), begin(saved(tmp_path, state, 'whole.npz'), fixed())
+    found, whole = (
+        initialize_from(path, fixed()),
+        initialize_from(saved(tmp_path, state, 'whole.npz'), fixed()),
+    )
     assert not found.params['positions'][:2].any()
     np.testing.assert_array_equal(found.params['positions'][2:], whole.params['positions'][2:])
     np.testing.assert_array_equal(found.params['tokens'], whole.params['tokens'])
 
 
 def test_without_class_token_those_of_an_ast_start_anew(tmp_path):
-    found = begin(saved(tmp_path, weight_files.timm(tokens=0)), fixed())
+    found = initialize_from(saved(tmp_path, weight_files.timm(tokens=0)), fixed())
     assert 'tokens' not in found.params and 'tokens: start anew' in found.report
     assert not found.params['positions'][:2].any()
 
@@ -163,8 +166,8 @@ def test_a_norm_behind_the_mean_is_the_final_norm(tmp_path):
         for name, array in state.items()
     }
     weight_files.accounted(saved(tmp_path, renamed), renamed)
-    found = begin(tmp_path / 'weights.npz')
-    same(found.params, begin(saved(tmp_path, state, 'norm.npz')).params)
+    found = initialize_from(tmp_path / 'weights.npz')
+    same(found.params, initialize_from(saved(tmp_path, state, 'norm.npz')).params)
     assert any('fc_norm' in line and line.startswith('note:') for line in found.report)
 
 
@@ -176,7 +179,7 @@ def test_patch_kernels_by_hand(tmp_path):
     value m * 16 + f.
     """
     state = weight_files.timm()
-    found = begin(saved(tmp_path, state))
+    found = initialize_from(saved(tmp_path, state))
     np.testing.assert_allclose(
         found.params['embed/kernel'][5 * 16 + 3],
         state['patch_embed.proj.weight'][:, :, 5, 3].sum(axis=1),
@@ -187,7 +190,7 @@ def test_patch_kernels_by_hand(tmp_path):
 
 def test_one_channel_is_taken_as_it_is(tmp_path):
     state = weight_files.timm(channels=1)
-    found = begin(saved(tmp_path, state))
+    found = initialize_from(saved(tmp_path, state))
     np.testing.assert_array_equal(
         found.params['embed/kernel'], state['patch_embed.proj.weight'].reshape(SIZE.width, -1).T
     )
@@ -197,7 +200,7 @@ def test_one_channel_is_taken_as_it_is(tmp_path):
 def test_queries_keys_and_values_by_hand(tmp_path):
     """Rows 24 to 31 of `qkv.weight` make the second head's key."""
     state = weight_files.timm()
-    params = begin(saved(tmp_path, state)).params
+    params = initialize_from(saved(tmp_path, state)).params
     np.testing.assert_array_equal(
         params['encoder/blocks/attention/key/kernel'][1, :, 1],
         state['blocks.1.attn.qkv.weight'][24:32].T,
@@ -248,7 +251,7 @@ def test_the_encoder_gives_the_hidden_states_of_transformers(saved_vit):
     folder, grey, expected = saved_vit
     # An AST on a spectrogram of the image's size, so that every position is where it was.
     frontend = FRONTEND.__class__(mel_bins=48, max_frames=48)
-    params = begin(folder, fixed(frontend, stride=16), frontend=frontend).params
+    params = initialize_from(folder, fixed(frontend, stride=16), frontend=frontend).params
     patches = grey.reshape(2, 3, 16, 3, 16).transpose(0, 1, 3, 2, 4).reshape(2, 9, 256)
     tokens = patches @ params['embed/kernel'] + params['embed/bias'] + params['positions'][2:]
     # Both of AST's tokens are the one class token; one of them is what transformers has.
@@ -267,14 +270,16 @@ def test_the_encoder_gives_the_hidden_states_of_transformers(saved_vit):
 
 def test_a_folder_tells_heads_and_epsilon_and_a_file_alone_neither(saved_vit):
     folder, _, _ = saved_vit
-    whole, alone = begin(folder), begin(folder / 'model.safetensors')
+    whole, alone = initialize_from(folder), initialize_from(folder / 'model.safetensors')
     same(whole.params, alone.params)
     assert '2 heads' in whole.report[0] and any(
         'epsilon 1e-12 there and 1e-06 here' in line for line in whole.report
     )
     assert 'heads' not in alone.report[0] and any('2 are assumed' in line for line in alone.report)
     assert not any('epsilon' in line for line in alone.report)
-    assert not any('epsilon' in line for line in begin(folder, elastic(epsilon=1e-12)).report)
+    assert not any(
+        'epsilon' in line for line in initialize_from(folder, elastic(epsilon=1e-12)).report
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,7 +301,7 @@ def test_what_transformers_saves_around_the_network_is_not_used(tmp_path, kind):
     from safetensors.numpy import load_file
 
     weight_files.accounted(tmp_path, load_file(tmp_path / 'model.safetensors'))
-    found = begin(tmp_path, fixed())
+    found = initialize_from(tmp_path, fixed())
     assert found.params['tokens'].shape == (2, 16)
     assert any(line.startswith('not used:') for line in found.report)
 
@@ -328,5 +333,5 @@ def test_a_config_that_does_not_fit(tmp_path, changes, problem):
         json.dumps({'model_type': 'vit', 'num_attention_heads': 2} | changes)
     )
     with pytest.raises(PretrainedError, match=problem) as caught:
-        begin(tmp_path)
+        initialize_from(tmp_path)
     assert str(tmp_path) in str(caught.value)
