@@ -328,7 +328,7 @@ class Workdir:
         advice = f'measure again with {measure}'
         try:
             found = token_budget.from_json(self._read('budgets.json', advice))
-            for one in found.measured:
+            for one in found.measurements:
                 token_budget.check_reduction(one.reduction, frontend)
         except ValueError as error:
             if isinstance(error, WorkdirError):

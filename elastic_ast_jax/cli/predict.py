@@ -130,7 +130,7 @@ def _print_reduction(model: Predictor, workdir: str, budget_tokens: int) -> None
     changed = f' (with {", ".join(budgets.overrides)})' if budgets.overrides else ''
     said = (
         f'{workdir}: at most {chosen.reduction.tokens} tokens,'
-        f' {chosen.reduction.in_words(model.config.frontend)}: in evaluation{changed} {metric}'
+        f' {chosen.reduction.describe(model.config.frontend)}: in evaluation{changed} {metric}'
         f' {worth}'
         f' {clips}, {chosen.latency_ms:.3g} ms a clip'
     )

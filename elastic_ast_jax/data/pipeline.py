@@ -274,7 +274,7 @@ class RowReader:
         frontend, reduction = self.planner.frontend, self.planner.spec.reduction
         mel_patches = frontend.mel_patches
         if reduction:
-            kept = [reduction.choice(int(count), frontend) for count in columns]
+            kept = [reduction.select_tokens(int(count), frontend) for count in columns]
         else:
             kept = [
                 (

@@ -129,7 +129,7 @@ class SamplingSpec:
     def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
         """Tokens that are left of a clip that has `tokens`; of each, if it is an array."""
         return (
-            self.reduction.kept(tokens, frontend)
+            self.reduction.count_tokens(tokens, frontend)
             if self.reduction
             else kept_tokens(tokens, self.token_dropout)
         )
@@ -221,7 +221,7 @@ def sample_epoch(
             frames > spec.prefix_frames, np.maximum(whole_patches, frontend.patch_frames), frames
         )
     if spec.reduction:
-        frames = spec.reduction.frames(frames, frontend)
+        frames = spec.reduction.count_frames(frames, frontend)
     time_patches = frontend.time_patches(frames)
     if frontend.partial == 'floor':
         frames = np.minimum(frames, time_patches * frontend.patch_frames)

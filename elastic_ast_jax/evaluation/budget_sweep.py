@@ -183,7 +183,7 @@ def run(
     evaluated = []
     for number, (reduction, _) in enumerate(tried, 1):
         progress.show(
-            f'{reduction.tokens} tokens, {reduction.in_words(frontend)}, point {number} of'
+            f'{reduction.tokens} tokens, {reduction.describe(frontend)}, point {number} of'
             f' {len(tried)}'
         )
         evaluated.append(
@@ -283,7 +283,9 @@ def _store(workdir: Workdir, measured: TokenBudgets, some: bool, frontend: Front
         with contextlib.suppress(WorkdirError):  # there is nothing, or nothing that can be used
             kept = measured.merged_with(workdir.budgets(frontend))
     file, before = workdir.set_budgets(kept)
-    others = [str(one.reduction.tokens) for one in kept.measured if one not in measured.measured]
+    others = [
+        str(one.reduction.tokens) for one in kept.measurements if one not in measured.measurements
+    ]
     keeping = f'; budgets that were measured before are kept: {", ".join(others)}' if others else ''
     return f'{"written over" if before else "stored"}: {file}{keeping}'
 

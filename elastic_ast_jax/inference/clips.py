@@ -227,13 +227,13 @@ def _tokens(
     """The patches of a clip that a reduction leaves, and which they are."""
     shift = frontend.shift(reduction.ratio if reduction else 1.0)
     frames = int(frontend.frames(len(waveform), shift))
-    used = int(reduction.frames(frames, frontend)) if reduction else frames
+    used = int(reduction.count_frames(frames, frontend)) if reduction else frames
     if used < frames:  # as the pipeline does: features of what is heard alone
         waveform = waveform[: int(frontend.samples_for(used, shift)) + frontend.tail]
     features = fbank.log_mel(waveform, frontend, shift)[:used]
     patches = to_patches(fbank.normalise(features, frontend), frontend)
     columns = len(patches) // frontend.mel_patches
-    chosen = reduction.choice(columns, frontend) if reduction else None
+    chosen = reduction.select_tokens(columns, frontend) if reduction else None
     return (patches, None) if chosen is None else (patches[chosen], KeptTokens(columns, chosen))
 
 

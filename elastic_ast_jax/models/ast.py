@@ -118,7 +118,7 @@ class AST(nn.Module):
         )
 
     def classify(self, spectrograms: Float[Array, 'N frames mels']) -> Float[Array, 'N C']:
-        """Return the logits of normalized log-mels of `self.frames` frames and `self.mels` mel bins.
+        """Return the logits of normalized log-mels of `frames` frames and `mels` mel bins.
 
         Raises:
             ValueError: Spectrograms of another shape.

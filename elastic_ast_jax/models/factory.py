@@ -36,33 +36,41 @@ def make_model(
     scan: bool | None = None,
     constrain: Constrain = identity,
 ) -> Network:
-    """The network; `scan` overrides the config's, which changes no result."""
-    wanted, frontend = config.model, config.frontend
+    """Return the network of a configuration.
+
+    Args:
+        config: The configuration.
+        classes: C.
+        attend: The attention.
+        dtype: Of the computation.
+        scan: Overrides the config's, which changes no result.
+        constrain: See `encoder.Constrain`.
+    """
+    model, frontend = config.model, config.frontend
     common = dict(
-        size=wanted.resolved_size(),
+        size=model.resolved_size(),
         classes=classes,
         attend=attend,
-        scaled=wanted.scaled,
-        scan=wanted.scan if scan is None else scan,
-        remat=wanted.remat,
+        scaled=model.scaled,
+        scan=model.scan if scan is None else scan,
+        remat=model.remat,
         dtype=dtype,
-        epsilon=wanted.eps,
+        epsilon=model.eps,
         constrain=constrain,
     )
-    if wanted.kind == 'ast':
+    if model.kind == 'ast':
         patch = frontend.patch_mels, frontend.patch_frames
-        frames = wanted.frames or frontend.max_frames
+        frames = model.frames or frontend.max_frames
         return AST(
-            mels=frontend.mel_bins, frames=frames, patch=patch, stride=wanted.stride, **common
+            mels=frontend.mel_bins, frames=frames, patch=patch, stride=model.stride, **common
         )
     return ElasticAST(
-        grid=(frontend.mel_patches, frontend.max_time_patches), pool=wanted.pool, **common
+        grid=(frontend.mel_patches, frontend.max_time_patches), pool=model.pool, **common
     )
 
 
 def init_params(network: Network, shape: BatchShape, seed: int) -> Any:
     """Return random parameters, a pure function of the network and the seed."""
-    batch = jax.tree.map(
-        lambda field: jnp.zeros(field.shape, field.dtype), shape.abstract()
-    )  # nothing, while this is traced
+    # While this is traced, the batch takes no memory.
+    batch = jax.tree.map(lambda field: jnp.zeros(field.shape, field.dtype), shape.abstract())
     return network.init(jax.random.key(seed), batch)['params']

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from elastic_ast_jax.models.encoder import dense, query_scale
 
-# A clip's sum of exponentials has a term exp(0), so this bound only keeps padding's division finite.
+# A clip's sum of exponentials has a term exp(0), so this bound only keeps the division finite in
+# padding.
 _MIN_TOTAL = 0.5
 
 

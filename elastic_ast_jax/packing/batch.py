@@ -1,4 +1,4 @@
-"""PackedBatch: the one contract between the pipeline, the model, the loss and prediction.
+"""PackedBatch: the contract between the pipeline, the model, the loss and prediction.
 
 Letters: R rows, T tokens a row, P values a patch, S clip slots a row, C classes. A clip's tokens
 are contiguous in its row; slots are numbered from 1 in `segment_ids`, and slot s of the other
@@ -16,25 +16,38 @@ NO_SEGMENT = 0
 
 
 class PackedBatch(NamedTuple):
-    """Rows of packed clips. NumPy on the host, `jax.Array` on devices; a pytree either way.
+    """Rows of packed clips, a pytree of NumPy arrays on the host and `jax.Array` on devices.
 
-    An empty row, or the empty end of one, is all padding and contributes nothing to any sum.
+    An empty row, or the empty end of a row, is padding and contributes nothing to any sum.
+
+    Attributes:
+        patches: Normalized log-mel patches, each flattened mel-major; 0 in padding.
+        segment_ids: Clip slot of a token, from 1 to S; 0 in padding.
+        freq_pos: Row of the clip's patch grid; 0 in padding.
+        time_pos: Column of the clip's patch grid; 0 in padding.
+        labels: Class of a slot, or its multi-hot target; 0 in an empty slot.
+        valid: Whether the slot holds a clip.
+        clip_id: Index of the clip in its split; -1 in an empty slot.
     """
 
-    patches: Float[Any, 'R T P']  # normalised log-mel patches, mel-major inside; 0 in padding
-    segment_ids: Int[Any, 'R T']  # 1..S: the clip slot of a token; 0 in padding
-    freq_pos: Int[Any, 'R T']  # row of the clip's patch grid; 0 in padding
-    time_pos: Int[Any, 'R T']  # column of the clip's patch grid; 0 in padding
-    labels: (
-        Int[Any, 'R S'] | Float[Any, 'R S C']
-    )  # class of a slot, or its multi-hot target; 0 in an empty slot
-    valid: Bool[Any, 'R S']  # the slot holds a clip
-    clip_id: Int[Any, 'R S']  # index of the clip in its split; -1 in an empty slot
+    patches: Float[Any, 'R T P']
+    segment_ids: Int[Any, 'R T']
+    freq_pos: Int[Any, 'R T']
+    time_pos: Int[Any, 'R T']
+    labels: Int[Any, 'R S'] | Float[Any, 'R S C']
+    valid: Bool[Any, 'R S']
+    clip_id: Int[Any, 'R S']
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-    """The static shape of every batch of one kind of step; one compilation belongs to it."""
+    """The static shape of every batch of one kind of step, which is compiled once for it.
+
+    Attributes:
+        rows, tokens, slots, patch_size, classes: R, T, S, P and C.
+        multi_label: Whether labels are multi-hot targets.
+        dtype: Of the patches.
+    """
 
     rows: int
     tokens: int
@@ -45,7 +58,7 @@ class BatchShape:
     dtype: Any = np.float32
 
     def fields(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape and dtype of each field."""
+        """Return shape and dtype of each field."""
         r, t, s = self.rows, self.tokens, self.slots
         labels = ((r, s, self.classes), np.float32) if self.multi_label else ((r, s), np.int32)
         return {
@@ -59,14 +72,14 @@ class BatchShape:
         }
 
     def empty(self) -> PackedBatch:
-        """A batch of padding alone."""
+        """Return a batch of padding alone."""
         arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self.fields().items()}
         arrays['clip_id'].fill(NO_CLIP)
         return PackedBatch(**arrays)
 
     def abstract(self) -> PackedBatch:
-        """Shapes and dtypes without data, for `jax.eval_shape` and ahead-of-time compilation."""
-        import jax  # the one use of JAX here; the rest serves the host
+        """Return shapes and dtypes without data, for `jax.eval_shape` and compilation."""
+        import jax  # imported here, since the host needs the rest of this module without JAX
 
         return PackedBatch(
             **{
@@ -77,15 +90,15 @@ class BatchShape:
 
 
 def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> None:
-    """Checks a host batch against its contract.
+    """Check a host batch against its contract.
 
     Args:
         batch: NumPy arrays.
-        shape: What they must look like.
+        shape: Their required shapes and dtypes.
         grid: Rows of the frequency and of the time position table.
 
     Raises:
-        ValueError: Names the field, the row and what is wrong.
+        ValueError: The batch is not valid; the message names the field, the row and the problem.
     """
     for name, (expected, dtype) in shape.fields().items():
         array = getattr(batch, name)
@@ -98,46 +111,53 @@ def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> No
         row = int(np.argwhere(~np.isfinite(batch.patches).all((1, 2)))[0, 0])
         raise ValueError(f'PackedBatch.patches of row {row} holds values that are not finite')
     for row in range(shape.rows):
-        ids, valid = batch.segment_ids[row], batch.valid[row]
-        real = ids != NO_SEGMENT
-        used = ids[real]
-        if ids.min() < 0 or ids.max() > shape.slots:
+        _validate_clips(batch, shape, row)
+        _validate_tokens(batch, grid, row)
+
+
+def _validate_clips(batch: PackedBatch, shape: BatchShape, row: int) -> None:
+    """Check which clips a row holds, and their labels."""
+    ids, valid, labels = batch.segment_ids[row], batch.valid[row], batch.labels[row]
+    used = ids[ids != NO_SEGMENT]
+    if ids.min() < 0 or ids.max() > shape.slots:
+        raise ValueError(
+            f'PackedBatch.segment_ids of row {row} leave 0..{shape.slots}:'
+            f' {int(ids.min())}..{int(ids.max())}'
+        )
+    if (ids[: len(used)] == NO_SEGMENT).any() or (np.diff(used) < 0).any():
+        raise ValueError(
+            f'PackedBatch.segment_ids of row {row}: clips must be contiguous, in the order of'
+            ' their slots'
+        )
+    if not np.array_equal(np.unique(used), np.flatnonzero(valid) + 1):
+        raise ValueError(f'PackedBatch.valid of row {row} does not match the slots its tokens name')
+    if not np.array_equal(batch.clip_id[row] != NO_CLIP, valid):
+        raise ValueError(
+            f'PackedBatch.clip_id of row {row} must be {NO_CLIP} exactly in empty slots'
+        )
+    if batch.clip_id[row].min() < NO_CLIP:
+        raise ValueError(
+            f'PackedBatch.clip_id of row {row} must be {NO_CLIP} or the index of a clip'
+        )
+    if (
+        labels[~valid].any()
+        or labels.min() < 0
+        or (not shape.multi_label and labels.max() >= shape.classes)
+    ):
+        raise ValueError(
+            f'PackedBatch.labels of row {row} must be 0 in empty slots, and classes'
+            f' 0..{shape.classes - 1}'
+        )
+
+
+def _validate_tokens(batch: PackedBatch, grid: tuple[int, int], row: int) -> None:
+    """Check positions and patches of a row."""
+    padding = batch.segment_ids[row] == NO_SEGMENT
+    for name, limit in zip(('freq_pos', 'time_pos'), grid, strict=True):
+        positions = getattr(batch, name)[row]
+        if positions.min() < 0 or positions.max() >= limit or positions[padding].any():
             raise ValueError(
-                f'PackedBatch.segment_ids of row {row} leave 0..{shape.slots}:'
-                f' {int(ids.min())}..{int(ids.max())}'
+                f'PackedBatch.{name} of row {row} must be 0..{limit - 1}, and 0 in padding'
             )
-        if not real[: len(used)].all() or (np.diff(used) < 0).any():
-            raise ValueError(
-                f'PackedBatch.segment_ids of row {row}: clips must be contiguous, in the order of'
-                ' their slots'
-            )
-        if not np.array_equal(np.unique(used), np.flatnonzero(valid) + 1):
-            raise ValueError(
-                f'PackedBatch.valid of row {row} does not match the slots its tokens name'
-            )
-        if not np.array_equal(batch.clip_id[row] != NO_CLIP, valid):
-            raise ValueError(
-                f'PackedBatch.clip_id of row {row} must be {NO_CLIP} exactly in empty slots'
-            )
-        for name, limit in zip(('freq_pos', 'time_pos'), grid, strict=True):
-            positions = getattr(batch, name)[row]
-            if positions.min() < 0 or positions.max() >= limit or positions[~real].any():
-                raise ValueError(
-                    f'PackedBatch.{name} of row {row} must be 0..{limit - 1}, and 0 in padding'
-                )
-        labels = batch.labels[row]
-        if (
-            labels[~valid].any()
-            or labels.min() < 0
-            or (not shape.multi_label and labels.max() >= shape.classes)
-        ):
-            raise ValueError(
-                f'PackedBatch.labels of row {row} must be 0 in empty slots, and classes'
-                f' 0..{shape.classes - 1}'
-            )
-        if batch.clip_id[row].min() < NO_CLIP:
-            raise ValueError(
-                f'PackedBatch.clip_id of row {row} must be {NO_CLIP} or the index of a clip'
-            )
-        if batch.patches[row][~real].any():
-            raise ValueError(f'PackedBatch.patches of row {row} must be 0 in padding')
+    if batch.patches[row][padding].any():
+        raise ValueError(f'PackedBatch.patches of row {row} must be 0 in padding')

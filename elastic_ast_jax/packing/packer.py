@@ -1,9 +1,8 @@
-"""Packing: integers in, rows out; then the layout of a row's tokens, and rows of clips as a
-PackedBatch.
+"""Pack clips into rows, lay out the tokens of a row, and fill batches with rows.
 
-The packer looks at a pool of the next clips. A row takes the oldest, then the subset of the pool
-that fills what is left best: exact subset sum, where a Python integer is the set of reachable sums
-(bit n: some subset has n tokens) and adding a clip is one shift and one or.
+The packer considers a pool of the next clips. A row takes the oldest clip, then the subset of the
+pool that fills the remaining tokens best. This is an exact subset sum: a Python integer is the set
+of reachable sums (bit n: some subset has n tokens), and adding a clip is one shift and one or.
 """
 
 import dataclasses
@@ -15,16 +14,20 @@ from jaxtyping import Float, Int
 
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
 
-# A pool of this many clips fills rows whatever the mix of lengths; more slots than this ask for a
-# longer one.
-_SMALLEST_POOL = 32
+# A pool of this many clips fills rows for any mix of lengths. Rows with more slots need a larger
+# one.
+_MIN_POOL = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of clips:
+    """Rows of clips.
 
-    row r holds `clips[offsets[r]:offsets[r + 1]]`, positions in the sequence that was packed.
+    Row r holds `clips[offsets[r]:offsets[r + 1]]`, positions in the sequence that was packed.
+
+    Attributes:
+        clips: Of all rows, in order.
+        offsets: Of the rows in `clips`, with the end of the last one.
     """
 
     clips: Int[np.ndarray, 'N']
@@ -41,13 +44,13 @@ class Rows:
 
 
 def pack(lengths: Sequence[int] | Int[np.ndarray, 'N'], tokens: int, slots: int) -> Rows:
-    """Packs clips into rows of at most `tokens` tokens and `slots` clips, each clip exactly once.
+    """Pack clips into rows of at most `tokens` tokens and `slots` clips, each clip exactly once.
 
-    A pure function of its arguments. A clip waits for at most as many rows as the pool holds clips,
-    `max(slots, 32)`. The pool stops growing once some subset fills the row; if that has more clips
-    than there are slots, the row takes the best subset of the pool that has not, which may leave a
-    few tokens empty. (A pool that is always full packs worse: the clips that would have filled
-    later rows are gone.)
+    The result is a pure function of the arguments. A clip waits for at most as many rows as the
+    pool holds clips, `max(slots, 32)`. The pool stops growing once some subset fills the row. If
+    that subset has more clips than there are slots, the row takes the best subset of the pool that
+    has not, which may leave a few tokens empty. A pool that is always full would pack worse, since
+    it uses up the clips that fill later rows.
 
     Args:
         lengths: Tokens of each clip, in the order in which they should be used.
@@ -56,17 +59,17 @@ def pack(lengths: Sequence[int] | Int[np.ndarray, 'N'], tokens: int, slots: int)
 
     Raises:
         ValueError: A clip of no tokens, or of more than a row holds, with its position; rows
-        without slots.
+            without slots.
     """
     if slots < 1:
         raise ValueError(f'slots={slots}: a row needs at least one')
-    sizes_in = np.asarray(lengths, dtype=np.int64)
-    for wrong in np.flatnonzero((sizes_in < 1) | (sizes_in > tokens))[:1]:
-        raise ValueError(
-            f'clip {wrong} has {sizes_in[wrong]} tokens, but a row holds 1 to {tokens}'
-        )
-    waiting = sizes_in.tolist()
-    limit = max(slots, _SMALLEST_POOL)
+    lengths = np.asarray(lengths, dtype=np.int64)
+    invalid = np.flatnonzero((lengths < 1) | (lengths > tokens))
+    if invalid.size:
+        clip = invalid[0]
+        raise ValueError(f'clip {clip} has {lengths[clip]} tokens, but a row holds 1 to {tokens}')
+    waiting = lengths.tolist()
+    limit = max(slots, _MIN_POOL)
     clips: list[int] = []
     offsets = [0]
     pool: list[int] = []  # positions, oldest first
@@ -90,35 +93,35 @@ def pack(lengths: Sequence[int] | Int[np.ndarray, 'N'], tokens: int, slots: int)
                 position += 1
             reachable |= (reachable << sizes[k]) & mask
             history.append(reachable)
-        chosen = _subset(history, sizes)
-        if len(chosen) > slots - 1:
-            chosen = _small_subset(sizes, mask, slots)
+        subset = _best_subset(history, sizes)
+        if len(subset) > slots - 1:
+            subset = _best_small_subset(sizes, mask, slots)
         clips.append(pool[0])
-        clips.extend(pool[k] for k in reversed(chosen))
+        clips.extend(pool[k] for k in reversed(subset))
         offsets.append(len(clips))
-        for k in chosen:  # from the back, so that earlier positions stay what they are
+        for k in subset:  # from the back, so that earlier positions do not change
             del pool[k], sizes[k]
         del pool[0], sizes[0]
     return Rows(np.asarray(clips, np.int64), np.asarray(offsets, np.int64))
 
 
-def _subset(history: list[int], sizes: list[int]) -> list[int]:
-    """Members of the subset with the largest reachable sum, latest first;
+def _best_subset(history: list[int], sizes: list[int]) -> list[int]:
+    """Return the members of the subset with the largest reachable sum, latest first.
 
-    of equal ones the one of older clips.
+    Of equal sums, the subset of older clips is taken.
     """
-    rest, chosen = history[-1].bit_length() - 1, []
+    rest, subset = history[-1].bit_length() - 1, []
     for k in range(len(history) - 1, 0, -1):
         if not (history[k - 1] >> rest) & 1:  # out of reach without clip k
-            chosen.append(k)
+            subset.append(k)
             rest -= sizes[k]
-    return chosen
+    return subset
 
 
-def _small_subset(sizes: list[int], mask: int, slots: int) -> list[int]:
-    """As `_subset` over the whole pool, with at most `slots - 1` members:
+def _best_small_subset(sizes: list[int], mask: int, slots: int) -> list[int]:
+    """Return the best subset of the whole pool with at most `slots - 1` members.
 
-    one set of sums for each number of members.
+    There is one set of sums for each number of members; otherwise see `_best_subset`.
     """
     layers = [[1] + [0] * (slots - 1)]
     for size in sizes[1:]:
@@ -127,19 +130,22 @@ def _small_subset(sizes: list[int], mask: int, slots: int) -> list[int]:
             [last[0]] + [last[c] | ((last[c - 1] << size) & mask) for c in range(1, slots)]
         )
     count = max(range(slots), key=lambda c: (layers[-1][c].bit_length(), -c))
-    rest, chosen, k = layers[-1][count].bit_length() - 1, [], len(sizes) - 1
+    rest, subset, k = layers[-1][count].bit_length() - 1, [], len(sizes) - 1
     while count:
         if not (layers[k - 1][count] >> rest) & 1:
-            chosen.append(k)
+            subset.append(k)
             rest -= sizes[k]
             count -= 1
         k -= 1
-    return chosen
+    return subset
 
 
 @dataclasses.dataclass(frozen=True)
 class RowLayout:
-    """Where the n real tokens of one row sit; the fields are those of `PackedBatch`."""
+    """Segments and positions of the n tokens of one row, without padding.
+
+    The fields are those of `PackedBatch`.
+    """
 
     segment_ids: Int[np.ndarray, 'n']
     freq_pos: Int[np.ndarray, 'n']
@@ -151,7 +157,7 @@ def row_layout(
     mel_patches: int,
     kept: Sequence[Int[np.ndarray, '_'] | None] | None = None,
 ) -> RowLayout:
-    """Lays out a row of clips with grids of `mel_patches` x `time_patches[i]`.
+    """Lay out a row of clips with grids of `mel_patches` x `time_patches[i]`.
 
     A clip's tokens run frequency-major, all time patches of the lowest mel band first: token (f, t)
     has index f * T + t.
@@ -185,11 +191,15 @@ def patchify(
     edge: bool = False,
     filling: float = 0.0,
 ) -> Float[np.ndarray, 'n P']:
-    """A normalised log-mel as patches of `mels` x `frames`, frequency-major, each flattened
-    mel-major.
+    """Divide a normalized log-mel into patches, frequency-major, each flattened mel-major.
 
-    Frames beyond the `columns` time patches are dropped; missing ones hold `filling`, or repeat the
-    last one if `edge`.
+    Args:
+        log_mel: The spectrogram.
+        mels: Mel bins of a patch.
+        frames: Frames of a patch.
+        columns: Number of time patches. Frames beyond them are dropped.
+        edge: Whether missing frames repeat the last one.
+        filling: Value of missing frames otherwise.
     """
     bands = log_mel.shape[1] // mels
     padded = np.full((columns * frames, log_mel.shape[1]), filling, np.float32)
@@ -202,11 +212,11 @@ def patchify(
 
 
 class KeptTokens(NamedTuple):
-    """Which tokens of a clip are there, where some are left out.
+    """The tokens that are kept of a clip.
 
     Attributes:
         columns: Of the whole grid.
-        tokens: Their numbers in it, ascending.
+        tokens: Numbers of the kept tokens in the grid, ascending.
     """
 
     columns: int
@@ -220,15 +230,16 @@ def fill_batch(
     shape: BatchShape,
     kept: Sequence[KeptTokens | None] | None = None,
 ) -> PackedBatch:
-    """Rows of clips as a PackedBatch without labels: the way of prediction, and the yardstick of
-    the pipeline's graph.
+    """Return rows of clips as a PackedBatch without labels.
+
+    Prediction uses it, and tests compare the pipeline's graph with it.
 
     Args:
         rows: Clip numbers of each row, at most `shape.rows` of them; missing rows stay empty.
-        clips: All clips as patches, each a whole grid (see `patchify`), or what is left of one.
+        clips: All clips as patches, each a whole grid (see `patchify`) or its kept tokens.
         mel_patches: Rows of the patch grid.
         shape: Shape of the batch.
-        kept: What is left of each clip; None, for a clip or for all, is a whole grid.
+        kept: Kept tokens of each clip; None, for a clip or for all, is a whole grid.
     """
     batch, kept = shape.empty(), kept or [None] * len(clips)
     for r, members in enumerate(rows):

@@ -1,11 +1,11 @@
-"""Token budgets: what is left of a clip that may cost no more than so many tokens.
+"""Token budgets: process a clip with no more than a given number of tokens.
 
-Two things bring a clip under a budget: frames further apart, at a ratio of the frame shift that is
-the same for all clips, and leaving out what is then still too much. Which tokens stay is a function
-of the clip's length alone and is decided here, for evaluation and for prediction alike, so that a
-measured accuracy is that of prediction. The exceptions are recordings that the model has no
-positions for, where evaluation cuts them (`data.too_long='crop'`): prediction hears these in
-windows, each of which has the whole budget.
+Two reductions bring a clip under a budget: a longer frame shift, by the same ratio for all clips,
+and removing the tokens that are still too many. The kept tokens are a function of the clip's length
+alone. This module decides them for evaluation and for prediction, so that a measured accuracy is
+that of prediction. Recordings that the model has no positions for are an exception: evaluation
+crops them (`data.too_long='crop'`), and prediction splits them into windows, each of which has the
+whole budget.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from elastic_ast_jax.utils.text import without_nan
 
 Method = Literal['crop', 'drop']
 
-# What happens to what is too much, in words.
+# The kept part of a clip that has too many tokens, in words.
 DESCRIPTIONS = types.MappingProxyType({'crop': 'the first frames', 'drop': 'random tokens'})
-# More than any clip has, and little enough for integers of any width.
-_MOST_TOKENS = 2**31 - 1
-# A ratio of the frame shift that is larger than any that makes sense.
-_MOST_RATIO = 100
-# Keys and values of stored budgets as they were called before.
+# More than any clip has, and small enough for integers of any width.
+_MAX_TOKENS = 2**31 - 1
+# Largest ratio of the frame shift that makes sense.
+_MAX_RATIO = 100
+# Earlier names of keys and values in stored budgets.
 _OLD_KEYS = types.MappingProxyType(
     {'how': 'method', 'choice_score': 'selection_score', 'score': 'heldout_score'}
 )
@@ -40,24 +40,25 @@ _OLD_METHODS = types.MappingProxyType({'cut': 'crop'})
 
 
 class BudgetError(UserError):
-    """A token budget that cannot be kept; says what is possible."""
+    """A token budget that is not possible; the message says what is."""
 
 
 class BudgetWarning(UserWarning):
-    """What is known of token budgets may not hold for these parameters."""
+    """Measured token budgets that may not hold for these parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenReduction:
-    """How a clip is brought under a number of tokens. One that has no more at this ratio loses
-    nothing.
+    """A way to bring a clip under a number of tokens.
+
+    A clip with no more tokens than that, at this ratio, loses none.
 
     Attributes:
-        tokens: The most that a clip may have.
-        ratio: Of the frame shift, for every clip; at least 1.
-        method: What is kept of a clip that has more tokens at this ratio: its first frames, as
-            many as fill whole columns of patches (`'crop'`), or tokens from all over it, chosen at
-            random for each length of clips (`'drop'`).
+        tokens: Largest number of tokens of a clip.
+        ratio: Factor of the frame shift, for every clip; at least 1.
+        method: Kept part of a clip that has more tokens at this ratio: its first frames, as many as
+            fill whole columns of patches (`'crop'`), or tokens from the whole clip, drawn at random
+            for each length of clips (`'drop'`).
     """
 
     tokens: int
@@ -71,33 +72,40 @@ class TokenReduction:
                 " 'crop' or 'drop'"
             )
 
-    def frames(self, frames: Any, frontend: FrontendSpec) -> Any:
-        """Frames that are computed of a clip that has `frames` at this ratio;
+    def count_frames(self, frames: Any, frontend: FrontendSpec) -> Any:
+        """Return the number of frames that are computed of a clip.
 
-        of each, if it is an array.
+        Args:
+            frames: Number of frames of the clip at this ratio, or an array of them.
+            frontend: Of the model.
         """
         if self.method == 'drop':
             return frames
-        most = self._columns(frontend) * frontend.patch_frames
-        return np.where(frontend.tokens(frames) > self.tokens, np.minimum(frames, most), frames)
+        limit = self._columns(frontend) * frontend.patch_frames
+        return np.where(frontend.tokens(frames) > self.tokens, np.minimum(frames, limit), frames)
 
-    def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
-        """Tokens that are left of a clip that has `tokens` at this ratio;
-
-        of each, if it is an array.
-        """
-        most = (
-            self.tokens if self.method == 'drop' else self._columns(frontend) * frontend.mel_patches
-        )
-        return np.where(tokens > self.tokens, most, tokens)
-
-    def choice(self, columns: int, frontend: FrontendSpec) -> Int64[np.ndarray, 'kept'] | None:
-        """Which tokens of a patch grid stay, ascending and frequency-major (see
-        `packer.row_layout`); None if all do.
+    def count_tokens(self, tokens: Any, frontend: FrontendSpec) -> Any:
+        """Return the number of tokens that are kept of a clip.
 
         Args:
-            columns: Of the grid that the frames of `frames` make. It may have more of them than fit
-                although frames were cut: those that a frontend fills up (`frontend.min_frames`,
+            tokens: Number of tokens of the clip at this ratio, or an array of them.
+            frontend: Of the model.
+        """
+        limit = self.tokens
+        if self.method == 'crop':
+            limit = self._columns(frontend) * frontend.mel_patches
+        return np.where(tokens > self.tokens, limit, tokens)
+
+    def select_tokens(
+        self, columns: int, frontend: FrontendSpec
+    ) -> Int64[np.ndarray, 'kept'] | None:
+        """Return the tokens of a patch grid that are kept; None if all are.
+
+        They are in ascending order and frequency-major (see `packer.row_layout`).
+
+        Args:
+            columns: Of the grid that `count_frames` frames make. There may be more of them than fit
+                although the clip was cropped, if the frontend pads clips (`frontend.min_frames`,
                 `frontend.partial='edge'`).
             frontend: Of the model.
         """
@@ -106,22 +114,22 @@ class TokenReduction:
             return None
         if self.method == 'crop':
             return np.flatnonzero(np.arange(tokens) % columns < self._columns(frontend))
-        # The words belong to this number of tokens, and to no epoch of a run.
+        # The random words depend on this number of tokens, and on no epoch of a run.
         return philox.subset(
             philox.words_of(0, 0, Stream.TOKEN_BUDGET, tokens, tokens), self.tokens
         )
 
     def _columns(self, frontend: FrontendSpec) -> int:
-        """Columns of patches that fit."""
+        """Return the number of columns of patches that fit."""
         return self.tokens // frontend.mel_patches
 
-    def in_words(self, frontend: FrontendSpec) -> str:
-        """`frame shift 7 ms, the first frames`."""
+    def describe(self, frontend: FrontendSpec) -> str:
+        """Return the reduction in words, such as `frame shift 7 ms, the first frames`."""
         return f'frame shift {frontend.milliseconds(self.ratio):g} ms, {DESCRIPTIONS[self.method]}'
 
 
 def check_model(kind: str) -> None:
-    """Whether a model of this kind (`model.kind`) can do with fewer tokens.
+    """Check that a model of this kind (`model.kind`) takes clips with fewer tokens.
 
     Raises:
         BudgetError: It is the fixed-length AST, which takes the same number for every clip.
@@ -134,14 +142,14 @@ def check_model(kind: str) -> None:
 
 
 def check_tokens(tokens: int, frontend: FrontendSpec) -> None:
-    """Whether a budget holds a column of patches, and no more than can be counted.
+    """Check that a budget holds a column of patches, and is not absurdly large.
 
     Raises:
-        BudgetError: It does not.
+        BudgetError: It does not, or is.
     """
-    if tokens > _MOST_TOKENS:
+    if tokens > _MAX_TOKENS:
         raise BudgetError(
-            f'a budget of {tokens} tokens is more than any clip has: give at most {_MOST_TOKENS}'
+            f'a budget of {tokens} tokens is more than any clip has: give at most {_MAX_TOKENS}'
         )
     if tokens < frontend.mel_patches:
         raise BudgetError(
@@ -152,33 +160,33 @@ def check_tokens(tokens: int, frontend: FrontendSpec) -> None:
 
 
 def check_reduction(reduction: TokenReduction, frontend: FrontendSpec) -> None:
-    """Whether a model with this frontend can keep a budget this way.
+    """Check that a reduction is possible with this frontend.
 
     Raises:
-        BudgetError: It cannot, as `check_tokens`; or the ratio makes no frame shift.
+        BudgetError: See `check_tokens`; or the ratio gives no valid frame shift.
     """
     check_tokens(reduction.tokens, frontend)
-    if reduction.ratio > _MOST_RATIO or frontend.shift(reduction.ratio) < 1:
+    if reduction.ratio > _MAX_RATIO or frontend.shift(reduction.ratio) < 1:
         raise BudgetError(
             f'the ratio {reduction.ratio:g} of the frame shift, for a budget of {reduction.tokens}'
-            f' tokens, is not possible: at most {_MOST_RATIO}, and'
+            f' tokens, is not possible: at most {_MAX_RATIO}, and'
             f' frontend.shift_ms={frontend.shift_ms:g} times it must be at least a sample'
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What a reduction was found to be worth.
+    """The measured quality and latency of a reduction.
 
-    The best of several is better than it is worth on the clips that it was chosen on, so it is told
-    what it is worth on others.
+    The best of several reductions scores better on the clips that it was selected on than on
+    others, so the reported score is that of other clips.
 
     Attributes:
-        reduction: What was measured.
-        selection_score: The metric that a reduction is chosen by; NaN if it is undefined.
-        heldout_score: The metric that is told; NaN if it is undefined.
+        reduction: The reduction.
+        selection_score: The metric by which a reduction is selected; NaN if it is undefined.
+        heldout_score: The metric that is reported; NaN if it is undefined.
         unseen: Whether the two are of different clips.
-        latency_ms: Of one clip alone, from its waveform to its logits.
+        latency_ms: Of a single clip, from its waveform to its logits.
     """
 
     reduction: TokenReduction
@@ -188,86 +196,85 @@ class Measurement:
     latency_ms: float
 
     def rank(self) -> tuple[float, float]:
-        """The better the larger:
+        """Return a sort key, larger for the better: the metric, and of equals the faster.
 
-        by the metric, and of equals the faster; what is undefined comes last.
+        An undefined metric comes last.
         """
-        return -math.inf if math.isnan(
-            self.selection_score
-        ) else self.selection_score, -self.latency_ms
+        score = -math.inf if math.isnan(self.selection_score) else self.selection_score
+        return score, -self.latency_ms
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenBudgets:
-    """The best reduction of each token budget that was measured: what is stored with a model.
+    """The best reduction of each measured token budget, as stored with a model.
 
     Attributes:
-        checkpoint, step: Of the parameters it was measured with; see `Trained`.
-        metric: What the best are best in.
-        measured: By their tokens, ascending.
-        overrides: What was changed of the model's config for it, such as the place of the clips.
+        checkpoint, step: Of the parameters that were measured; see `LoadedModel`.
+        metric: By which the best are selected.
+        measurements: By their tokens, ascending.
+        overrides: Changes to the model's config for the measurement, such as the path of the clips.
     """
 
     checkpoint: str
     step: int
     metric: str
-    measured: tuple[Measurement, ...]
+    measurements: tuple[Measurement, ...]
     overrides: tuple[str, ...] = ()
 
     def best(self, tokens: int) -> Measurement:
-        """The best of all that were measured with a budget of at most so many tokens.
+        """Return the best measurement with a budget of at most so many tokens.
 
-        With more tokens it is never worse on the clips that it was chosen on.
+        With more tokens it is never worse on the clips that it was selected on.
 
         Raises:
-            BudgetError: The smallest that was measured is larger.
+            BudgetError: The smallest measured budget is larger.
         """
-        fitting = [one for one in self.measured if one.reduction.tokens <= tokens]
+        fitting = [entry for entry in self.measurements if entry.reduction.tokens <= tokens]
         if not fitting:
-            known = ', '.join(str(one.reduction.tokens) for one in self.measured)
+            budgets = ', '.join(str(entry.reduction.tokens) for entry in self.measurements)
             raise BudgetError(
                 f'a budget of {tokens} tokens is less than any that was measured: give one of'
-                f' {known}, or more'
+                f' {budgets}, or more'
             )
         return max(fitting, key=Measurement.rank)
 
     def merged_with(self, before: 'TokenBudgets') -> 'TokenBudgets':
-        """These, and those of other tokens that were measured before alike:
+        """Return these budgets, with earlier ones of other tokens if these were measured alike.
 
-        parameters, metric and what was changed.
+        Alike means with the same parameters, metric and overrides.
         """
-        if dataclasses.replace(before, measured=self.measured) != self:
+        if dataclasses.replace(before, measurements=self.measurements) != self:
             return self
-        both = {one.reduction.tokens: one for one in (*before.measured, *self.measured)}
-        return dataclasses.replace(self, measured=tuple(both[tokens] for tokens in sorted(both)))
+        by_tokens = {
+            entry.reduction.tokens: entry for entry in (*before.measurements, *self.measurements)
+        }
+        merged = tuple(by_tokens[tokens] for tokens in sorted(by_tokens))
+        return dataclasses.replace(self, measurements=merged)
 
     def parameter_mismatch(self, checkpoint: str, step: int) -> str | None:
-        """The parameters these were measured with, and those given, if they are not the same."""
+        """Return in words how the measured parameters differ from these; None if they do not."""
         if (checkpoint, step) == (self.checkpoint, self.step):
             return None
-        theirs, given = self.checkpoint, checkpoint
-        if theirs == given:
-            theirs, given = f'step {self.step}', f'step {step}'
-        return f'parameters of {theirs}, and these are of {given}'
+        measured, current = self.checkpoint, checkpoint
+        if measured == current:
+            measured, current = f'step {self.step}', f'step {step}'
+        return f'parameters of {measured}, and these are of {current}'
 
     def to_json(self) -> dict[str, Any]:
-        """For `from_json`; NaN is null."""
-        entries = [
-            {
-                'tokens': one.reduction.tokens,
-                'ratio': one.reduction.ratio,
-                'method': one.reduction.method,
+        """Return the content for `from_json`; NaN is null."""
+        entries = []
+        for entry in self.measurements:
+            reduction = entry.reduction
+            scores = {
+                'selection_score': entry.selection_score,
+                'heldout_score': entry.heldout_score,
+                'unseen': entry.unseen,
+                'latency_ms': entry.latency_ms,
             }
-            | without_nan(
-                {
-                    'selection_score': one.selection_score,
-                    'heldout_score': one.heldout_score,
-                    'unseen': one.unseen,
-                    'latency_ms': one.latency_ms,
-                }
+            entries.append(
+                {'tokens': reduction.tokens, 'ratio': reduction.ratio, 'method': reduction.method}
+                | without_nan(scores)
             )
-            for one in self.measured
-        ]
         return {
             'checkpoint': self.checkpoint,
             'step': self.step,
@@ -277,28 +284,28 @@ class TokenBudgets:
         }
 
 
-def best_per_budget(measured: Iterable[Measurement]) -> tuple[Measurement, ...]:
-    """The best of each budget, by their tokens, ascending; without budgets with which nothing is
-    better than with fewer tokens.
+def best_per_budget(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
+    """Return the best measurement of each budget, by their tokens, ascending.
 
-    A way that leaves nothing out of any clip is measured with the first budget that allows that,
-    and may be the best of larger ones too.
+    Budgets that are no better than a smaller one are dropped. A reduction that removes nothing from
+    any clip is measured with the first budget that allows that, and may be the best of larger
+    budgets, too.
     """
-    found: list[Measurement] = []
-    for one in sorted(measured, key=lambda one: one.reduction.tokens):
-        if found and one.rank() <= found[-1].rank():
+    best: list[Measurement] = []
+    for entry in sorted(measurements, key=lambda entry: entry.reduction.tokens):
+        if best and entry.rank() <= best[-1].rank():
             continue
-        if found and one.reduction.tokens == found[-1].reduction.tokens:
-            found.pop()
-        found.append(one)
-    return tuple(found)
+        if best and entry.reduction.tokens == best[-1].reduction.tokens:
+            best.pop()
+        best.append(entry)
+    return tuple(best)
 
 
 def from_json(values: Mapping[str, Any]) -> TokenBudgets:
-    """What `TokenBudgets.to_json` made.
+    """Return the budgets of `TokenBudgets.to_json`, also with the earlier names of keys.
 
     Raises:
-        ValueError: Something else; names the entry.
+        ValueError: The content is something else; the message names the entry.
     """
     entries = values.get('budgets')
     if not isinstance(entries, list) or not entries:
@@ -311,52 +318,50 @@ def from_json(values: Mapping[str, Any]) -> TokenBudgets:
     overrides = values.get('overrides', [])
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
         raise ValueError(f'overrides={overrides!r} must be a list of texts')
-    measured = tuple(_entry(entry, number) for number, entry in enumerate(entries))
-    tokens = [one.reduction.tokens for one in measured]
+    measurements = tuple(_measurement(entry, number) for number, entry in enumerate(entries))
+    tokens = [entry.reduction.tokens for entry in measurements]
     if tokens != sorted(set(tokens)):
         raise ValueError(f'the tokens of budgets must ascend: {tokens}')
     return TokenBudgets(
-        values['checkpoint'], values['step'], values['metric'], measured, tuple(overrides)
+        values['checkpoint'], values['step'], values['metric'], measurements, tuple(overrides)
     )
 
 
-def _entry(entry: Any, number: int) -> Measurement:
-    """Entry `number` of the list `budgets`."""
+def _measurement(entry: Any, number: int) -> Measurement:
+    """Return entry `number` of the list `budgets`."""
     if not isinstance(entry, dict):
         raise ValueError(f'budgets[{number}] must be an object')
     entry = {_OLD_KEYS.get(key, key): value for key, value in entry.items()}
 
     def problem(key: str, allowed: str) -> ValueError:
-        found = f'{key}={entry[key]!r} must' if key in entry else f'{key} is missing, and must'
-        return ValueError(f'budgets[{number}]: {found} be {allowed}')
+        actual = f'{key}={entry[key]!r} must' if key in entry else f'{key} is missing, and must'
+        return ValueError(f'budgets[{number}]: {actual} be {allowed}')
 
-    def is_number(value: Any) -> bool:
-        return (
-            type(value) in (int, float) and abs(value) <= sys.float_info.max
-        )  # an integer may be larger than any float
-
-    tokens, ratio, method, latency = (
-        entry.get(key) for key in ('tokens', 'ratio', 'method', 'latency_ms')
+    tokens, ratio, method, unseen, latency = (
+        entry.get(key) for key in ('tokens', 'ratio', 'method', 'unseen', 'latency_ms')
     )
     if type(tokens) is not int or tokens < 1:
         raise problem('tokens', 'a positive whole number')
-    if not is_number(ratio) or ratio < 1:
+    if not _is_number(ratio) or ratio < 1:
         raise problem('ratio', 'a number from 1')
-    if not isinstance(method, str) or _OLD_METHODS.get(method, method) not in DESCRIPTIONS:
+    method = _OLD_METHODS.get(method, method) if isinstance(method, str) else None
+    if method not in DESCRIPTIONS:
         raise problem('method', "'crop' or 'drop'")
     scores = []
     for key in ('selection_score', 'heldout_score'):
         score = entry.get(key, '')  # null is undefined; missing is wrong
-        if score is not None and not is_number(score):
+        if score is not None and not _is_number(score):
             raise problem(key, 'a number, or null')
         scores.append(math.nan if score is None else float(score))
-    if type(entry.get('unseen')) is not bool:
+    if type(unseen) is not bool:
         raise problem('unseen', 'true or false')
-    if not is_number(latency) or latency < 0:
+    if not _is_number(latency) or latency < 0:
         raise problem('latency_ms', 'a number from 0')
     return Measurement(
-        TokenReduction(tokens, float(ratio), _OLD_METHODS.get(method, method)),
-        *scores,
-        entry['unseen'],
-        float(latency),
+        TokenReduction(tokens, float(ratio), method), *scores, unseen, float(latency)
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value of a JSON file is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -274,7 +274,8 @@ def check_packing(
                     f'float32 does not determine the logits of {counted(loose, "clip")} to'
                     f' {BOUND:g}: weights moved to a neighbouring float32 number, at random'
                     f' ({rounding.DRAWS} draws), move them by up to {rounded.max():.1e}, alone. The'
-                    f' bound of a clip is {rounding.TOLERANCE_FACTOR} times that, at most {_LOOSEST:g}.'
+                    f' bound of a clip is {rounding.TOLERANCE_FACTOR} times that, at most'
+                    f' {_LOOSEST:g}.'
                 )
         contrast = _contrast(alone)
         if (

@@ -83,20 +83,20 @@ def test_no_clip_has_more_and_one_that_has_no_more_keeps_all(samples, frontend, 
     )
     assert (found.tokens[~fits] == most).all()
     for columns, kept in zip(found.time_patches, found.tokens, strict=True):
-        chosen = reduction.choice(int(columns), frontend)
+        chosen = reduction.select_tokens(int(columns), frontend)
         count = columns * frontend.mel_patches if chosen is None else len(chosen)
         assert count == kept
 
 
 @given(st.integers(1, 60), FRONTENDS, REDUCTIONS)
 def test_which_tokens_stay(columns, frontend, reduction):
-    chosen = reduction.choice(columns, frontend)
+    chosen = reduction.select_tokens(columns, frontend)
     tokens = columns * frontend.mel_patches
     if tokens <= reduction.tokens:
         assert chosen is None
         return
     assert (np.diff(chosen) > 0).all() and 0 <= chosen[0] and chosen[-1] < tokens
-    np.testing.assert_array_equal(chosen, reduction.choice(columns, frontend))
+    np.testing.assert_array_equal(chosen, reduction.select_tokens(columns, frontend))
     if reduction.method == 'crop':  # the first columns, each whole
         kept = reduction.tokens // frontend.mel_patches
         grid = np.zeros(tokens, bool)
@@ -115,7 +115,7 @@ def test_which_tokens_stay(columns, frontend, reduction):
 def test_random_tokens_are_from_all_over_the_clip():
     counts = np.zeros(4)
     for columns in range(40, 240, 2):
-        chosen = TokenReduction(20, method='drop').choice(columns, KALDI)
+        chosen = TokenReduction(20, method='drop').select_tokens(columns, KALDI)
         counts += np.bincount(chosen % columns * 4 // columns, minlength=4)
     assert np.abs(counts - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)  # standard deviations
 
@@ -189,15 +189,15 @@ def test_a_ratio_makes_a_frame_shift():
 
 def test_how_a_saving_is_told():
     assert (
-        TokenReduction(8, 1.4, 'drop').in_words(FrontendSpec())
+        TokenReduction(8, 1.4, 'drop').describe(FrontendSpec())
         == 'frame shift 14 ms, random tokens'
     )
     assert (
-        TokenReduction(8).in_words(FrontendSpec(shift_ms=12.5))
+        TokenReduction(8).describe(FrontendSpec(shift_ms=12.5))
         == 'frame shift 12.5 ms, the first frames'
     )
     assert (
-        TokenReduction(8).in_words(FrontendSpec(sample_rate=11025))
+        TokenReduction(8).describe(FrontendSpec(sample_rate=11025))
         == 'frame shift 10 ms, the first frames'
     )  # 110 samples
 
@@ -252,10 +252,10 @@ def test_the_best_of_each_budget_that_is_better_than_smaller_ones():
 def test_budgets_that_were_measured_before_stay_if_all_else_is_the_same():
     again = Measurement(TokenReduction(16, 4.0), 0.1, 0.1, True, 1.0)
     new = dataclasses.replace(
-        BUDGETS, measured=(Measurement(TokenReduction(4), 0.2, 0.2, True, 1.0), again)
+        BUDGETS, measurements=(Measurement(TokenReduction(4), 0.2, 0.2, True, 1.0), again)
     )
     both = new.merged_with(BUDGETS)
-    assert both.measured == (new.measured[0], MEASURED[0], again, *MEASURED[2:])
+    assert both.measurements == (new.measurements[0], MEASURED[0], again, *MEASURED[2:])
     others = (
         {'checkpoint': 'step 30'},
         {'step': 31},
@@ -281,12 +281,23 @@ def test_other_parameters_are_noticed():
 def test_what_is_stored_comes_back():
     text = json.dumps(BUDGETS.to_json(), allow_nan=False)
     again = token_budget.from_json(json.loads(text))
-    assert math.isnan(again.measured[-1].heldout_score) and math.isnan(
-        again.measured[-1].selection_score
+    assert math.isnan(again.measurements[-1].heldout_score) and math.isnan(
+        again.measurements[-1].selection_score
     )
-    assert dataclasses.replace(again, measured=again.measured[:-1]) == dataclasses.replace(
-        BUDGETS, measured=MEASURED[:-1]
+    assert dataclasses.replace(again, measurements=again.measurements[:-1]) == dataclasses.replace(
+        BUDGETS, measurements=MEASURED[:-1]
     )
+
+
+def test_budgets_with_the_earlier_names_are_read():
+    values = json.loads(json.dumps(BUDGETS.to_json()))
+    earlier = {'method': 'how', 'selection_score': 'choice_score', 'heldout_score': 'score'}
+    for entry in values['budgets']:
+        entry['method'] = {'crop': 'cut', 'drop': 'drop'}[entry['method']]
+        for new, old in earlier.items():
+            entry[old] = entry.pop(new)
+    assert values['budgets'][0]['how'] == 'drop' and values['budgets'][1]['how'] == 'cut'
+    assert token_budget.from_json(values).measurements[:-1] == MEASURED[:-1]
 
 
 @pytest.mark.parametrize(

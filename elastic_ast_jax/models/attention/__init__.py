@@ -1,1 +1,1 @@
-"""Attention within a clip: its interface, its implementations and the suite that each must pass."""
+"""Attention within a clip: the interface, the implementations and their conformance suite."""

@@ -1,4 +1,4 @@
-"""Attention in plain XLA that computes only what the clips need."""
+"""Flash attention in XLA that skips the keys of other clips."""
 
 import functools
 
@@ -11,14 +11,12 @@ from elastic_ast_jax.models.attention.interface import MASKED_LOGIT, Attend, seg
 
 
 def blocked(block: int = 64, span: int = 128) -> Attend:
-    """Attention that computes only what the clips need: a flash attention in plain XLA with
-    data-dependent loop bounds.
+    """Return a flash attention in XLA with data-dependent loop bounds.
 
     A clip's tokens are contiguous, so the keys that a block of queries needs are one run: from the
-    start of the first query's clip to the end of the last query's. The loop walks over that run and
-    nothing else, forwards with a running softmax, backwards with its logarithm stored; no `[T, T]`
-    array exists. Source: FlashAttention-2 (Dao, 2023), with the loop bounds taken from the
-    segments.
+    start of the first query's clip to the end of the last query's. The loop covers that run alone,
+    forward with a running softmax, backward with its stored logarithm. No `[T, T]` array exists.
+    Source: FlashAttention-2 (Dao, 2023), with the loop bounds taken from the segments.
 
     Args:
         block: Queries at a time.
@@ -43,9 +41,9 @@ def blocked(block: int = 64, span: int = 128) -> Attend:
 def _key_runs(
     segment_ids: Int[Array, 'R T'], block: int
 ) -> tuple[Int[Array, 'R B'], Int[Array, 'R B']]:
-    """First key and end of the keys that each block of queries needs;
+    """Return the first key and the end of the keys that each block of queries needs.
 
-    an empty run for a block of padding.
+    A block of padding has an empty run.
     """
     rows, tokens = segment_ids.shape
     start, end = segment_bounds(segment_ids)
@@ -56,9 +54,7 @@ def _key_runs(
 
 
 class _Blocks:
-    """The arrays of one call, padded and laid out `[R, H, T, K]`, and the loop over the blocks of
-    queries of all rows.
-    """
+    """Access to the padded arrays of one call, laid out `[R, H, T, K]`, block by block."""
 
     def __init__(self, segment_ids, block, span):
         self.rows, self.tokens = segment_ids.shape
@@ -68,7 +64,7 @@ class _Blocks:
         self.first, self.last = _key_runs(self.ids[:, : self.count * block], block)
 
     def pad(self, x):
-        """Tokens up to whole blocks, and a span more, so that no slice of keys leaves the array."""
+        """Pad tokens to whole blocks and a span more, so that no slice of keys leaves the array."""
         extra = self.count * self.block + self.span - self.tokens
         return jnp.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2))
 
@@ -79,16 +75,14 @@ class _Blocks:
         return x.transpose(0, 2, 1, 3)[:, : self.tokens]
 
     def take(self, x, row, start, size):
-        """`size` tokens of one row of `[R, H, T, K]`, as `[H, size, K]`."""
+        """Return `size` tokens of one row of `[R, H, T, K]`, as `[H, size, K]`."""
         return lax.dynamic_slice(x, (row, 0, start, 0), (1, x.shape[1], size, x.shape[3]))[0]
 
     def put(self, x, row, start, value):
         return lax.dynamic_update_slice(x, value[None], (row, 0, start, 0))
 
     def queries(self, body, carry):
-        """Runs `body(row, start of the block, spans of keys, first key, carry)` for each block of
-        queries.
-        """
+        """Call `body(row, start, spans of keys, first key, carry)` for each block of queries."""
 
         def step(i, carry):
             row, b = i // self.count, i % self.count
@@ -99,7 +93,7 @@ class _Blocks:
         return lax.fori_loop(0, self.rows * self.count, step, carry)
 
     def same(self, row, start, key):
-        """bool `[block, span]`: query and key belong to the same clip."""
+        """Return whether query and key belong to the same clip, as bool `[block, span]`."""
         query_ids = lax.dynamic_slice(self.ids, (row, start), (1, self.block))[0]
         key_ids = lax.dynamic_slice(self.ids, (row, key), (1, self.span))[0]
         return (query_ids[:, None] == key_ids[None, :]) & (query_ids > 0)[:, None]
@@ -109,8 +103,9 @@ _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _forward(q, k, v, segment_ids, block, span):
-    """Output `[R, T, H, K]` and the logarithm of each query's sum of exponentials, float32 `[R, H,
-    padded T, 1]`.
+    """Return the output `[R, T, H, K]` and the logarithm of each query's sum of exponentials.
+
+    The latter is float32 `[R, H, padded T, 1]`.
     """
     blocks = _Blocks(segment_ids, block, span)
     qs, ks, vs = map(blocks.heads_first, (q, k, v))
@@ -153,7 +148,7 @@ def _forward(q, k, v, segment_ids, block, span):
 
 
 def _backward(q, k, v, segment_ids, out, log_sums, gradient, block, span):
-    """Gradients of q, k and v: the weights are computed again from the stored logarithms."""
+    """Return the gradients of q, k and v, with weights recomputed from the stored logarithms."""
     blocks = _Blocks(segment_ids, block, span)
     qs, ks, vs, gs = map(blocks.heads_first, (q, k, v, gradient))
     # Softmax's Jacobian needs, per query, the product of the output and its gradient.

@@ -1,8 +1,7 @@
-"""What every implementation of attention passes: the suite that tests run, and that runs before a
-kernel is used.
+"""Conformance suite that every implementation of attention passes.
 
-The yardstick is the softmax of each clip alone, in NumPy and float64, which has no packing to get
-wrong.
+Tests run it, and so does the selection before a kernel is used. Results are compared with the
+softmax of each clip alone, in NumPy and float64, which involves no packing.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,18 +13,22 @@ import numpy as np
 
 from elastic_ast_jax.models.attention.interface import Attend
 
+# Row and positions of a clip.
+Clip = tuple[int, np.ndarray]
+
 
 def check(
     attend: Attend, heads: int = 2, width: int = 64, dtype: Any = jnp.float32, tokens: int = 603
 ) -> list[str]:
-    """What is wrong with an implementation, one sentence each; empty if nothing is.
+    """Return the problems of an implementation, one sentence each; empty if there are none.
 
     Args:
         attend: See `models.attention.interface`.
-        heads, width: Number of heads, and their width.
-        dtype: What it is to compute in.
-        tokens: Length of the rows that it is given, 48 or more; best several blocks, and no whole
-        number of them.
+        heads: Number of heads.
+        width: Of a head.
+        dtype: Of the computation.
+        tokens: Length of the test's rows, 48 or more; best several blocks, and no whole number of
+            them.
 
     Raises:
         Exception: Whatever compiling or running it raises.
@@ -35,39 +38,39 @@ def check(
 
 
 class Case:
-    """An implementation with five rows for it, and its compiled output and gradients.
+    """Five rows for an implementation, and its compiled output and gradients.
 
     Attributes:
         ids: int32 `[5, T]`: clips and padding.
         q, k, v, gradient: float32 `[5, T, H, K]`, rounded to the dtype; logits are as large as
-        those of trained networks.
-        dtype: What the implementation computes in.
-        error: How far from the yardstick results may lie, over their largest value.
+            those of trained networks.
+        dtype: Of the computation.
+        error: Largest allowed error of a result, relative to its largest value.
     """
 
     def __init__(self, attend: Attend, heads: int, width: int, dtype: Any, tokens: int):
         self.attend, self.dtype = attend, jnp.dtype(dtype)
-        self.ids = np.stack(
-            [
-                np.repeat(
-                    [1, 2, 3, 4, 5, 0], [13, 1, 22, 1, tokens - 47, 10]
-                ),  # clips, two of one token, and padding
-                np.repeat([1], [tokens]),  # a clip that fills the row
-                np.repeat([0], [tokens]),  # an empty row
-                np.minimum(
-                    np.arange(1, tokens + 1), 41
-                ),  # forty clips of one token, and one of all others
-                np.repeat([2, 3, 7, 0], [1, tokens - 5, 2, 2]),  # slots may be left out
-            ]
-        ).astype(np.int32)
+        rows = [
+            # Clips, two of one token, and padding.
+            np.repeat([1, 2, 3, 4, 5, 0], [13, 1, 22, 1, tokens - 47, 10]),
+            # A clip that fills the row.
+            np.repeat([1], [tokens]),
+            # An empty row.
+            np.repeat([0], [tokens]),
+            # Forty clips of one token, and one of the remaining tokens.
+            np.minimum(np.arange(1, tokens + 1), 41),
+            # Empty slots between clips.
+            np.repeat([2, 3, 7, 0], [1, tokens - 5, 2, 2]),
+        ]
+        self.ids = np.stack(rows).astype(np.int32)
         rng = np.random.default_rng(0)
         shape = (*self.ids.shape, heads, width)
         self.q, self.k, self.v, self.gradient = (
             self.rounded(rng.normal(size=shape)) for _ in range(4)
         )
         self.q = self.rounded(self.q * (8 / width) ** 0.5)
-        # Accelerators multiply float32 matrices in lower precision unless told otherwise; a leak is
-        # looked for exactly anyway.
+        # By default, accelerators multiply float32 matrices in lower precision. Leaks are checked
+        # exactly anyway.
         exact = self.dtype == jnp.float32 and jax.default_backend() == 'cpu'
         self.error = 1e-5 if exact else 0.03
 
@@ -79,40 +82,39 @@ class Case:
         self.run = run
 
     def rounded(self, x: np.ndarray) -> np.ndarray:
-        """float32 values that the dtype holds exactly."""
+        """Return float32 values that the dtype holds exactly."""
         return x.astype(self.dtype).astype(np.float32)
 
     def results(self, q, k, v, gradient, ids=None) -> list[np.ndarray]:
-        """Output, and the gradients of q, k and v, as float32."""
+        """Return the output and the gradients of q, k and v, as float32."""
         arrays = [x.astype(self.dtype) for x in (q, k, v)]
-        found = self.run(*arrays, self.ids if ids is None else ids, gradient.astype(self.dtype))
-        return [np.array(x, np.float32) for x in found]
+        results = self.run(*arrays, self.ids if ids is None else ids, gradient.astype(self.dtype))
+        return [np.array(x, np.float32) for x in results]
 
     def output(self, q, k, v, ids=None) -> np.ndarray:
+        """Return the output."""
         return self.results(q, k, v, np.zeros_like(q), ids)[0]
 
     def gradients(self, q, k, v, gradient) -> list[np.ndarray]:
+        """Return the gradients of q, k and v."""
         return self.results(q, k, v, gradient)[1:]
 
-    def clips(self) -> list[tuple[int, np.ndarray]]:
-        """Row and positions of each clip."""
+    def clips(self) -> list[Clip]:
+        """Return all clips."""
         return [
             (row, np.flatnonzero(ids == clip))
             for row, ids in enumerate(self.ids)
             for clip in np.unique(ids[ids > 0])
         ]
 
-    def rounds(self) -> Iterator[list[tuple[int, np.ndarray]]]:
-        """Row and positions of one clip of each row that has any, in turn:
-
-        first, middle and last ones, and whole rows.
-        """
+    def rounds(self) -> Iterator[list[Clip]]:
+        """Yield one clip of each row that has any, in turn the first, middle and last ones."""
         rows = [[clip for clip in self.clips() if clip[0] == row] for row in range(len(self.ids))]
         for i in range(len(self.ids)):
             yield [clips[i % len(clips)] for clips in rows if clips]
 
     def expected(self, q, k, v, gradient) -> list[np.ndarray]:
-        """Output and gradients, clip by clip, in float64; 0 in padding."""
+        """Return output and gradients, clip by clip, in float64; 0 in padding."""
         arrays = [np.zeros(q.shape) for _ in range(4)]
         for row, where in self.clips():
             parts = single_clip(*(x[row, where].swapaxes(0, 1) for x in (q, k, v, gradient)))
@@ -122,7 +124,7 @@ class Case:
 
 
 def single_clip(q, k, v, gradient) -> tuple[np.ndarray, ...]:
-    """Attention of one clip alone, `[H, T, K]`, and the gradients of q, k and v, in float64."""
+    """Return the attention of one clip alone, `[H, T, K]`, and the gradients, in float64."""
     q, k, v, gradient = (x.astype(np.float64) for x in (q, k, v, gradient))
     logits = q @ k.mT
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -136,20 +138,22 @@ _NAMES = ('output', 'gradient of q', 'gradient of k', 'gradient of v')
 
 
 def check_values(case: Case) -> Iterator[str]:
-    """Output and gradients are those of each clip alone."""
-    yield from _compared(case, 1.0, case.error)
+    """Check that output and gradients are those of each clip alone."""
+    yield from _errors(case, 1.0, case.error)
 
 
 def check_large_logits(case: Case) -> Iterator[str]:
-    """The same with logits up to a hundred, where a token attends to little more than one other."""
-    yield from _compared(case, 30.0, max(case.error, 3e-4))  # rounding of a logit grows with it
+    """Check the same with logits up to a hundred, where a token attends to hardly more than one."""
+    # The rounding error of a logit grows with the logit.
+    yield from _errors(case, 30.0, max(case.error, 3e-4))
 
 
-def _compared(case: Case, scale: float, allowed: float) -> Iterator[str]:
-    """Differences from the yardstick, over its largest value, with queries times `scale`."""
-    given = (case.rounded(case.q * np.float32(scale)), case.k, case.v, case.gradient)
-    for name, found, right in zip(_NAMES, case.results(*given), case.expected(*given), strict=True):
-        error = np.abs(found - right).max() / np.abs(right).max()
+def _errors(case: Case, scale: float, allowed: float) -> Iterator[str]:
+    """Yield results that differ from each clip alone, with queries times `scale`."""
+    inputs = (case.rounded(case.q * np.float32(scale)), case.k, case.v, case.gradient)
+    results, expected = case.results(*inputs), case.expected(*inputs)
+    for name, result, reference in zip(_NAMES, results, expected, strict=True):
+        error = np.abs(result - reference).max() / np.abs(reference).max()
         if not error <= allowed:  # NaN is not
             yield (
                 f'the {name} is {error:.1e} of its largest value off the softmax of each clip'
@@ -158,18 +162,17 @@ def _compared(case: Case, scale: float, allowed: float) -> Iterator[str]:
 
 
 def check_padding(case: Case) -> Iterator[str]:
-    """Padding gives nothing and gets nothing, and everything is finite."""
-    for name, found in zip(
-        _NAMES, case.results(case.q, case.k, case.v, case.gradient), strict=True
-    ):
-        if not np.isfinite(found).all():
+    """Check that output and gradients are 0 in padding, and finite everywhere."""
+    results = case.results(case.q, case.k, case.v, case.gradient)
+    for name, result in zip(_NAMES, results, strict=True):
+        if not np.isfinite(result).all():
             yield f'the {name} is not finite'
-        if found[case.ids == 0].any():
+        if result[case.ids == 0].any():
             yield f'the {name} is not 0 in padding'
 
 
 def check_single_token(case: Case) -> Iterator[str]:
-    """A clip of one token is its own value, and passes its gradient on to it."""
+    """Check that a clip of one token gives its own value and gradient."""
     output, _, _, dv = case.results(case.q, case.k, case.v, case.gradient)
     single = np.stack(
         [
@@ -177,15 +180,14 @@ def check_single_token(case: Case) -> Iterator[str]:
             for ids in case.ids
         ]
     )
-    for name, found, right in (('output', output, case.v), ('gradient of v', dv, case.gradient)):
-        if not np.abs(found - right)[single].max() <= case.error:
+    pairs = (('output', output, case.v), ('gradient of v', dv, case.gradient))
+    for name, result, reference in pairs:
+        if not np.abs(result - reference)[single].max() <= case.error:
             yield f'the {name} of a clip of one token is not its own'
 
 
 def check_value_leaks(case: Case) -> Iterator[str]:
-    """Whatever other clips, other rows and padding hold, a clip's output does not move by more than
-    one rounding.
-    """
+    """Check that other clips, rows and padding change a clip's output by one rounding at most."""
     output = case.output(case.q, case.k, case.v)
     rng = np.random.default_rng(1)
     for kept in case.rounds():
@@ -193,35 +195,32 @@ def check_value_leaks(case: Case) -> Iterator[str]:
         for new, old in zip(changed, (case.q, case.k, case.v), strict=True):
             for row, where in kept:
                 new[row, where] = old[row, where]
-        found = case.output(*changed)
+        new_output = case.output(*changed)
         for row, where in kept:
-            moved = np.abs(found[row, where] - output[row, where]).max()
-            if not moved <= float(jnp.finfo(case.dtype).eps) * np.abs(output[row, where]).max():
+            change = np.abs(new_output[row, where] - output[row, where]).max()
+            if not change <= float(jnp.finfo(case.dtype).eps) * np.abs(output[row, where]).max():
                 yield (
-                    f'the output of {_named(row, where)} moves by {moved:.1e} when other clips'
+                    f'the output of {_describe(row, where)} moves by {change:.1e} when other clips'
                     ' change'
                 )
 
 
 def check_gradient_leaks(case: Case) -> Iterator[str]:
-    """The gradient of a clip's output is exactly 0 everywhere outside that clip, and not inside."""
+    """Check that the gradient of a clip's output is exactly 0 outside that clip, and not inside."""
     for kept in case.rounds():
         inside = np.zeros(case.ids.shape, bool)
         for row, where in kept:
             inside[row, where] = True
         gradient = np.where(inside[:, :, None, None], case.gradient, 0.0)
-        for name, found in zip(
-            'qkv', case.gradients(case.q, case.k, case.v, gradient), strict=True
-        ):
+        results = case.gradients(case.q, case.k, case.v, gradient)
+        for name, result in zip('qkv', results, strict=True):
             for row, where in kept:
-                if not (found[row, where].any() or (len(where) == 1 and name != 'v')):
-                    yield f'{_named(row, where)} gets no gradient of its own output through {name}'
-                if found[row, ~inside[row]].any():
-                    leak = np.abs(found[row, ~inside[row]]).max()
-                    yield (
-                        f'other tokens get {leak:.1e} of the gradient of {_named(row, where)}'
-                        f' through {name}'
-                    )
+                clip = _describe(row, where)
+                if not (result[row, where].any() or (len(where) == 1 and name != 'v')):
+                    yield f'{clip} gets no gradient of its own output through {name}'
+                if result[row, ~inside[row]].any():
+                    leak = np.abs(result[row, ~inside[row]]).max()
+                    yield f'other tokens get {leak:.1e} of the gradient of {clip} through {name}'
 
 
 CHECKS: tuple[Callable[[Case], Iterator[str]], ...] = (
@@ -234,5 +233,5 @@ CHECKS: tuple[Callable[[Case], Iterator[str]], ...] = (
 )
 
 
-def _named(row: int, where: np.ndarray) -> str:
+def _describe(row: int, where: np.ndarray) -> str:
     return f'the clip at row {row}, tokens {where[0]} to {where[-1]},'

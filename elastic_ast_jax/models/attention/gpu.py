@@ -1,7 +1,7 @@
-"""Attention on GPUs, three kernels of others: tokamax's, JAX's in Pallas, cuDNN's.
+"""Attention on GPUs, by the kernels of tokamax, of JAX in Pallas, and of cuDNN.
 
-JAX 0.11 deprecates `pallas.ops.gpu` in favour of tokamax, which needs that version: only this
-module knows either.
+JAX 0.11 deprecates `pallas.ops.gpu` in favor of tokamax, which needs that version. Only this
+module depends on either.
 """
 
 import jax
@@ -9,8 +9,8 @@ import jax
 from elastic_ast_jax.models.attention.interface import Attend, segment_bounds
 from elastic_ast_jax.models.attention.padding import pad_to_blocks
 
-# Queries and keys at a time in JAX's kernel, forwards and backwards; measured best among its sizes
-# on an H100 with heads of 64.
+# Queries and keys at a time in JAX's kernel, forward and backward; the fastest of its sizes on an
+# H100 with heads of 64.
 _BLOCKS = {
     'block_q': 128,
     'block_k': 64,
@@ -19,20 +19,22 @@ _BLOCKS = {
     'block_q_dq': 64,
     'block_kv_dq': 64,
 }
-_ROW = 128  # rows are whole blocks of all these sizes
-_NARROWEST = 16  # matrix products of tensor cores
+# Rows are whole blocks of all these sizes.
+_ROW_TOKENS = 128
+# Narrowest heads for the matrix products of tensor cores.
+_MIN_HEAD_WIDTH = 16
 
 
 def tokamax() -> Attend:
-    """tokamax's flash attention in Mosaic GPU, for Ampere, Hopper and Blackwell: forwards it skips
-    the blocks of other clips.
+    """Return tokamax's flash attention in Mosaic GPU, for Ampere, Hopper and Blackwell.
+
+    Its forward pass skips the blocks of other clips.
 
     Raises:
         ImportError: tokamax is not installed.
     """
-    from tokamax._src.ops.attention.base import (
-        Mask,
-    )  # its public function takes no first and last key
+    # The public function takes no first and last key.
+    from tokamax._src.ops.attention.base import Mask
     from tokamax.ops.gpu import PallasMosaicFlashAttention
 
     flash = PallasMosaicFlashAttention()
@@ -44,16 +46,17 @@ def tokamax() -> Attend:
         )
 
     return lambda q, k, v, segment_ids: pad_to_blocks(
-        kernel, q, k, v, segment_ids, _ROW, _NARROWEST
+        kernel, q, k, v, segment_ids, _ROW_TOKENS, _MIN_HEAD_WIDTH
     )
 
 
 def pallas(interpret: bool = False) -> Attend:
-    """JAX's flash attention in Triton, masked with segment ids; it computes the blocks of other
-    clips too.
+    """Return JAX's flash attention in Triton, masked with segment ids.
+
+    It computes the blocks of other clips, too.
 
     Args:
-        interpret: Runs the kernel step by step on any platform; for tests, slow.
+        interpret: Run the kernel step by step on any platform, slowly, for tests.
     """
     from jax.experimental.pallas.ops.gpu import attention as kernels
 
@@ -64,12 +67,14 @@ def pallas(interpret: bool = False) -> Attend:
         )
 
     return lambda q, k, v, segment_ids: pad_to_blocks(
-        kernel, q, k, v, segment_ids, _ROW, _NARROWEST
+        kernel, q, k, v, segment_ids, _ROW_TOKENS, _MIN_HEAD_WIDTH
     )
 
 
 def cudnn(implementation: str = 'cudnn') -> Attend:
-    """cuDNN's flash attention with a mask of all pairs of tokens, bfloat16 or float16 only.
+    """Return cuDNN's flash attention with a mask of all pairs of tokens.
+
+    It takes bfloat16 and float16 only.
 
     Args:
         implementation: `'xla'` computes the same without cuDNN, on any platform; for tests.
@@ -82,5 +87,5 @@ def cudnn(implementation: str = 'cudnn') -> Attend:
         )
 
     return lambda q, k, v, segment_ids: pad_to_blocks(
-        kernel, q, k, v, segment_ids, _ROW, _NARROWEST
+        kernel, q, k, v, segment_ids, _ROW_TOKENS, _MIN_HEAD_WIDTH
     )

@@ -2,7 +2,7 @@
 
 `attend(q, k, v, segment_ids)` takes float `[R, T, H, K]` arrays (H heads of width K, logits already
 scaled through q) and int `[R, T]` segment ids, 0 in padding and otherwise contiguous, and gives
-`[R, T, H, K]`. A token attends exactly to the tokens of its own segment; padding gives 0 and
+`[R, T, H, K]`. A token attends exactly to the tokens of its own segment. Padding gives 0 and
 receives no gradient. The softmax is in float32.
 """
 
@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int
 
 Attend = Callable[..., Array]
 
-# Masked logits: far below any real one, yet finite, so that a row of nothing but these stays free
-# of NaN.
+# Far below any other logit, yet finite, so that a row of masked logits alone stays free of NaN.
 MASKED_LOGIT = -1e30
 
 
@@ -26,20 +25,22 @@ def reference(
     v: Float[Array, 'R T H K'],
     segment_ids: Int[Array, 'R T'],
 ) -> Float[Array, 'R T H K']:
-    """The yardstick: all T x T logits, those between clips masked."""
+    """Compute all T x T logits, with those between clips masked.
+
+    All other implementations must give the same result.
+    """
     logits = jnp.einsum('rqhc,rkhc->rhqk', q, k, preferred_element_type=jnp.float32)
     same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, :, None]
     weights = jax.nn.softmax(jnp.where(same[:, None], logits, MASKED_LOGIT), axis=-1)
-    weights = jnp.where(same[:, None], weights, 0.0).astype(
-        v.dtype
-    )  # a padding query has no clip to attend to
+    # A query in padding has no clip to attend to.
+    weights = jnp.where(same[:, None], weights, 0.0).astype(v.dtype)
     return jnp.einsum('rhqk,rkhc->rqhc', weights, v, preferred_element_type=jnp.float32).astype(
         q.dtype
     )
 
 
 def segment_bounds(segment_ids: Int[Array, 'R T']) -> tuple[Int[Array, 'R T'], Int[Array, 'R T']]:
-    """First token and end of each token's clip; padding between clips counts as one."""
+    """Return the first token and the end of each token's clip; a run of padding counts as one."""
     tokens = segment_ids.shape[1]
     position = jnp.arange(tokens)
     before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)

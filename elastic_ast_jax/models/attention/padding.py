@@ -1,4 +1,4 @@
-"""Rows in the shape that a kernel takes, and padding that gives nothing."""
+"""Rows in the shape that a kernel takes, with an output of 0 in padding."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -15,11 +15,11 @@ def pad_to_blocks(
     tokens: int,
     width: int,
 ) -> Float[Array, 'R T H K']:
-    """Runs a kernel on rows and heads padded with zeros up to multiples of `tokens` and `width`.
+    """Run a kernel on rows and heads padded with zeros to multiples of `tokens` and `width`.
 
-    Kernels let padding attend to padding, for no softmax may be empty. Here its output becomes 0,
-    and so does the gradient of its output: with nothing coming back through its queries, its keys
-    and values get nothing either.
+    Kernels let padding attend to padding, since no softmax may be empty. This function sets the
+    output there to 0, and thus the gradient of the output. Without a gradient through its queries,
+    the keys and values of padding get none either.
     """
     more = (0, -q.shape[1] % tokens)
     channels = (0, -q.shape[3] % width)

@@ -1,4 +1,4 @@
-"""The implementations of attention by their names in a config."""
+"""Implementations of attention by their names in a config."""
 
 import jax
 
@@ -29,9 +29,7 @@ def make(name: str) -> Attend:
 
 
 def available() -> dict[str, Attend]:
-    """The implementations that this machine has and that compute in float32 as exactly as they are
-    told to, by name.
-    """
+    """Return the implementations of this machine that compute exactly in float32, by name."""
     kernels = ('splash',) if jax.default_backend() == 'tpu' else ()
     xla = {
         'reference': reference,

@@ -1,4 +1,4 @@
-"""Choices that depend on the platform: the type to compute in, and the attention."""
+"""Selection of the dtype and the attention for the platform."""
 
 import functools
 from typing import Any
@@ -10,10 +10,10 @@ from elastic_ast_jax.models.attention import conformance, registry
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.utils.errors import UserError
 
-# Made of XLA's operations alone. Training checks them too; a model that is only opened starts a
-# second sooner without.
+# These consist of XLA's operations alone. Training checks them too. Opening a model does not, which
+# saves a second.
 _NO_KERNELS = ('reference', 'blocked')
-# What 'auto' tries, the fastest first.
+# Implementations that 'auto' tries, the fastest first.
 _BY_PLATFORM = {
     'cpu': ('blocked', 'reference'),
     'tpu': ('splash', 'reference'),
@@ -22,14 +22,18 @@ _BY_PLATFORM = {
 
 
 class AttentionError(UserError):
-    """An implementation of attention that does not work on this machine;
+    """An implementation of attention that does not work on this machine.
 
-    says why, and what to set.
+    The message says why, and what to set.
     """
 
 
 def compute_dtype(choice: str) -> Any:
-    """`'float32'`, `'bfloat16'`, or `'auto'`: bfloat16 on accelerators."""
+    """Return the dtype of the computation.
+
+    Args:
+        choice: `'float32'`, `'bfloat16'`, or `'auto'`: bfloat16 on accelerators.
+    """
     if choice == 'auto':
         choice = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     return jnp.dtype(choice)
@@ -38,28 +42,27 @@ def compute_dtype(choice: str) -> Any:
 def select_attention(
     choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True
 ) -> Attend:
-    """The attention alone; see `select_attention_with_reason`."""
+    """Return the attention alone; see `select_attention_with_reason`."""
     return select_attention_with_reason(choice, kind, dtype, required)[0]
 
 
 def select_attention_with_reason(
     choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True
 ) -> tuple[Attend, str]:
-    """An implementation of attention that has passed the conformance suite here, and a sentence on
-    which and why.
+    """Return an implementation of attention that passes the conformance suite, and the reason.
 
     Args:
-        choice: A name of `registry.make`, or `'auto'`: those of the platform in turn, the fastest
-        first, the plain one last.
-        kind: The fixed-length AST (`'ast'`) has a row for each clip, of which nothing can be
-        skipped: `'auto'` is plain.
-        dtype: What it will compute in; that of `compute_dtype('auto')` if None.
-        required: Another choice than `'auto'` must work here. Otherwise it is tried first, as when
-            a model that one platform trained is opened on another: the results are the same. Those
-            without kernels are not checked then.
+        choice: A name of `registry.make`, or `'auto'`: the implementations of the platform in turn,
+            the fastest first, the reference last.
+        kind: `model.kind`. The fixed-length AST (`'ast'`) has a row for each clip, of which nothing
+            can be skipped, so `'auto'` is the reference.
+        dtype: Of the computation; `compute_dtype('auto')` if None.
+        required: Whether a choice other than `'auto'` must work on this machine. If not, it is
+            tried first, as when a model is opened on another platform than it was trained on: the
+            results are the same. Implementations without kernels are then not checked.
 
     Raises:
-        AttentionError: The choice does not work here; says what is wrong with it.
+        AttentionError: The choice does not work on this machine; the message says why.
     """
     platform = jax.default_backend()
     names = _BY_PLATFORM.get(platform, ('reference',)) if kind != 'ast' else ('reference',)
@@ -70,12 +73,10 @@ def select_attention_with_reason(
     for name in names:
         problems = () if not required and name in _NO_KERNELS else _problems(name, dtype)
         if not problems:
-            why = (
-                _why(name, platform, kind)
-                if choice != name
-                else f'as model.attention={choice} says'
+            reason = (
+                f'as model.attention={choice} says' if choice == name else _reason(platform, kind)
             )
-            return registry.make(name), '; '.join([f'attention: {name}, {why}', *refused])
+            return registry.make(name), '; '.join([f'attention: {name}, {reason}', *refused])
         refused.append(f'{name} is refused: {", ".join(problems[:2])}')
     raise AttentionError(
         f"model.attention='{choice}' does not work on this {platform} in {dtype.name}: "
@@ -83,7 +84,7 @@ def select_attention_with_reason(
     )
 
 
-def _why(name: str, platform: str, kind: str) -> str:
+def _reason(platform: str, kind: str) -> str:
     if kind == 'ast':
         return "for rows of model.kind='ast' are one clip each"
     return f'the fastest that passes its checks on {platform}'
@@ -91,18 +92,15 @@ def _why(name: str, platform: str, kind: str) -> str:
 
 @functools.cache
 def _problems(name: str, dtype: Any) -> tuple[str, ...]:
-    """What is wrong with an implementation on this machine;
+    """Return the problems of an implementation on this machine.
 
-    nothing with the plain one, which all others are to equal.
+    The reference has none, since all others are to equal it.
     """
     if name == 'reference':
         return ()
-    tokens = (
-        203 if jax.default_backend() == 'cpu' else 603
-    )  # several blocks of what runs there, quickly
+    # Several blocks of the platform's implementations, in little time.
+    tokens = 203 if jax.default_backend() == 'cpu' else 603
     try:
         return tuple(conformance.check(registry.make(name), dtype=dtype, tokens=tokens))
-    except (
-        Exception
-    ) as error:  # what libraries that are missing, and compilers, raise has no common base
+    except Exception as error:  # missing libraries and compilers raise all kinds of errors
         return (f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}',)

@@ -1,6 +1,6 @@
-"""Attention on TPUs:
+"""Attention on TPUs by JAX's splash attention.
 
-JAX's splash attention, which holds one block of logits at a time and masks with segment ids.
+It holds one block of logits at a time and masks with segment ids.
 """
 
 import jax
@@ -8,18 +8,18 @@ import jax
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.models.attention.padding import pad_to_blocks
 
-# What a TPU's vector registers hold side by side; blocks of keys are whole multiples of it.
+# Lanes of a TPU's vector registers; blocks of keys are whole multiples of it.
 _LANES = 128
-# Heads are padded to a multiple of this width, the narrowest that ViTs have and that the kernel is
-# compiled for in practice.
-_WIDTH = 64
+# Heads are padded to a multiple of this width, the narrowest of ViTs and of the kernel's use in
+# practice.
+_HEAD_WIDTH = 64
 
 
 def splash(interpret: bool = False, block: int = 512) -> Attend:
-    """Splash attention.
+    """Return splash attention.
 
     Args:
-        interpret: Runs the kernel step by step on any platform; for tests, slow.
+        interpret: Run the kernel step by step on any platform, slowly, for tests.
         block: Most queries and most keys at a time, a multiple of 128. Rows are divided into the
             fewest blocks of at most this size, of equal size, and padded up to them.
     """
@@ -27,16 +27,16 @@ def splash(interpret: bool = False, block: int = 512) -> Attend:
     def attend(q, k, v, segment_ids):
         size = _block(q.shape[1], block)
         return pad_to_blocks(
-            lambda *x: _splash(*x, size, interpret), q, k, v, segment_ids, size, _WIDTH
+            lambda *x: _splash(*x, size, interpret), q, k, v, segment_ids, size, _HEAD_WIDTH
         )
 
     return attend
 
 
 def _block(tokens: int, most: int) -> int:
-    """Size of the blocks of a row:
+    """Return the size of the blocks of a row.
 
-    2048 tokens in blocks of at most 512 are 4 of 512, 600 are 2 of 384.
+    With blocks of at most 512, 2048 tokens are 4 blocks of 512, and 600 tokens are 2 of 384.
     """
     count = -(-tokens // most)
     return -(-tokens // (count * _LANES)) * _LANES
@@ -47,8 +47,8 @@ def _splash(q, k, v, segment_ids, block, interpret):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     _, tokens, heads, _ = q.shape
-    # The static mask lets everything through and is never written out: it becomes one small integer
-    # per pair of blocks.
+    # The static mask masks nothing and is never materialized: it becomes one small integer per pair
+    # of blocks.
     mask = masks.MultiHeadMask([masks.FullMask((tokens, tokens))] * heads)
     sizes = kernels.BlockSizes(
         block_q=block,
