@@ -1,7 +1,4 @@
-"""The fixed-length AST:
-
-the same logits from spectrograms and from rows of patches, of one length and nothing else.
-"""
+"""The fixed-length AST: equal logits from spectrograms and from rows of patches."""
 
 import dataclasses
 import functools
@@ -74,8 +71,10 @@ def test_frames_that_fill_up_the_last_patch_of_a_row_are_ignored():
     changed = clips.copy()
     changed[:, FRAMES:] = 5
     apply = jit(network().apply)
-    both = [np.asarray(apply(variables(), packed(each, [[0]])))[0, 0] for each in (clips, changed)]
-    np.testing.assert_array_equal(*both)
+    logits = [
+        np.asarray(apply(variables(), packed(each, [[0]])))[0, 0] for each in (clips, changed)
+    ]
+    np.testing.assert_array_equal(*logits)
 
 
 @pytest.mark.parametrize('stride', [10, 16])
@@ -85,9 +84,9 @@ def test_logits_depend_on_every_frame_and_mel_bin_within_whole_patches_and_on_no
         spectrograms(1)
     )
     rows, columns = model.grid
-    used = np.zeros((FRAMES, MELS), bool)
-    used[: (columns - 1) * stride + PATCH, : (rows - 1) * stride + PATCH] = True
-    np.testing.assert_array_equal(np.asarray(gradient)[0] != 0, used)
+    inside = np.zeros((FRAMES, MELS), bool)
+    inside[: (columns - 1) * stride + PATCH, : (rows - 1) * stride + PATCH] = True
+    np.testing.assert_array_equal(np.asarray(gradient)[0] != 0, inside)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +104,12 @@ def test_the_published_lengths_have_the_published_grids(length, stride, grid):
 @pytest.mark.parametrize(
     'changed', [{'scan': True}, {'remat': True}, {'attend': blocked.blocked(8, 16)}]
 )
-def test_how_it_is_computed_changes_no_logit(changed):
+def test_scan_remat_and_attention_change_no_logit(changed):
     clips = spectrograms(2)
-    other = jit(functools.partial(network(**changed).apply, method='classify'))(variables(), clips)
-    np.testing.assert_allclose(other, classify()(variables(), clips), atol=1e-5)
+    changed_logits = jit(functools.partial(network(**changed).apply, method='classify'))(
+        variables(), clips
+    )
+    np.testing.assert_allclose(changed_logits, classify()(variables(), clips), atol=1e-5)
 
 
 def test_bfloat16_gives_nearly_the_same_float32_logits():
@@ -125,10 +126,10 @@ def test_scaling_and_epsilon_count():
     clips = spectrograms(1)
     exact = classify()(variables(), clips)
     for changed in ({'scaled': False}, {'epsilon': 0.1}):
-        other = jit(functools.partial(network(**changed).apply, method='classify'))(
+        changed_logits = jit(functools.partial(network(**changed).apply, method='classify'))(
             variables(), clips
         )
-        assert np.abs(other - exact).max() > 1e-3, changed
+        assert np.abs(changed_logits - exact).max() > 1e-3, changed
 
 
 def test_another_length_is_refused():
@@ -155,36 +156,39 @@ def test_the_train_step_that_trains_elasticast_trains_it():
         return model.apply({'params': params}, part)
 
     step = jit(make_train_step(apply, losses.cross_entropy(0.0), optimizer))
-    state, found = new_state(variables()['params'], optimizer), []
+    state, history = new_state(variables()['params'], optimizer), []
     for _ in range(12):
         state, sums = step(state, batch)
-        found.append(float(sums.loss / sums.clips))
-    assert float(sums.clips) == 3 and found[-1] < 0.2 * found[0]
+        history.append(float(sums.loss / sums.clips))
+    assert float(sums.clips) == 3 and history[-1] < 0.2 * history[0]
 
 
 @pytest.mark.parametrize('stride', [10, 16])
 def test_a_token_of_a_batch_has_the_output_at_the_patch_that_begins_nearest(stride):
-    """By counting:
+    """Check by counting that the nearest patch is taken.
 
-    patches of the batch begin every 16 bins and frames, those of the model every `stride`.
+    Patches of the batch begin every 16 bins and frames, those of the model every `stride`.
     """
-    made = network(stride)
-    rows, columns = made.grid
-    wanted = []
+    model = network(stride)
+    rows, columns = model.grid
+    expected = []
     for band in range(BANDS):
         for column in range(COLUMNS):
             row, along = (
                 min(range(count), key=lambda i, place=place: abs(i * stride - 16 * place))
                 for place, count in ((band, rows), (column, columns))
             )
-            wanted.append(row * columns + along)
-    assert made._nearest().tolist() == wanted
-    found = jit(functools.partial(made.apply, method='outputs'))(
+            expected.append(row * columns + along)
+    assert model._nearest_patches().tolist() == expected
+    outputs = jit(functools.partial(model.apply, method='outputs'))(
         variables(stride), packed(spectrograms(2), [[0, 1]])
     )
     assert (
-        found.tokens.shape == (SHAPE.rows, SHAPE.tokens, 24)
-        and not np.asarray(found.tokens)[:, 2 * BANDS * COLUMNS :].any()
+        outputs.tokens.shape == (SHAPE.rows, SHAPE.tokens, 24)
+        and not np.asarray(outputs.tokens)[:, 2 * BANDS * COLUMNS :].any()
     )
     clip = BANDS * COLUMNS
-    assert not np.allclose(found.tokens[0, 0], found.tokens[0, clip - 1]) and found.shares is None
+    assert (
+        not np.allclose(outputs.tokens[0, 0], outputs.tokens[0, clip - 1])
+        and outputs.shares is None
+    )

@@ -25,9 +25,9 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 def by_clip(logits, batch, count):
     """`[clips, C]` in the order of the clips."""
     logits = np.asarray(logits)
-    found = np.full((count, logits.shape[-1]), np.nan, np.float32)
-    found[batch.clip_id[batch.valid]] = logits[batch.valid]
-    return found
+    logits_by_clip = np.full((count, logits.shape[-1]), np.nan, np.float32)
+    logits_by_clip[batch.clip_id[batch.valid]] = logits[batch.valid]
+    return logits_by_clip
 
 
 # A small network with weights that matter, and clips that fill rows in different ways.
@@ -49,15 +49,16 @@ def batch_of(rows):
 
 @functools.cache
 def logits_of(model):
-    """The jitted network."""
+    """Return the jitted network."""
     return jit(lambda params, batch: model.apply({'params': params}, batch))
 
 
 @functools.cache
 def gradients_of(model):
-    """The jitted network:
+    """Return a jitted function of the network.
 
-    logits, and the gradients of their product with a cotangent for parameters and patches.
+    It gives the logits, and the gradients of their product with a cotangent for parameters and
+    patches.
     """
 
     @jit
@@ -96,15 +97,15 @@ class Small:
         )
 
 
-@pytest.fixture(scope='module', params=['blocked, attention pooling', 'plain, mean'])
+@pytest.fixture(scope='module', params=['blocked, attention pooling', 'reference, mean'])
 def small(request):
     mean = SMALL.clone(attend=interface.reference, pool='mean', scaled=False)
-    return Small(mean if request.param == 'plain, mean' else SMALL)
+    return Small(mean if request.param == 'reference, mean' else SMALL)
 
 
-def assert_same(logits, right):
+def assert_same(logits, expected):
     """Promise of the project: 1e-5 of the largest logit."""
-    assert np.abs(logits - right).max() <= 1e-5 * np.abs(right).max()
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_clip_packed_with_others_is_the_clip_alone(small):
@@ -164,12 +165,12 @@ def test_a_batch_of_nothing_is_finite_without_gradient(small):
 
 
 # Attention inside scan and remat has tests of its own; this one compiles faster.
-PLAIN = SMALL.clone(attend=interface.reference)
+REFERENCE = SMALL.clone(attend=interface.reference)
 
 
 @pytest.fixture(scope='module')
 def unrolled():
-    return Small(PLAIN)
+    return Small(REFERENCE)
 
 
 SWITCHES = pytest.mark.parametrize('scan, remat', [(True, False), (False, True), (True, True)])
@@ -177,15 +178,15 @@ SWITCHES = pytest.mark.parametrize('scan, remat', [(True, False), (False, True),
 
 @SWITCHES
 def test_scan_and_remat_change_neither_logits_nor_gradients(unrolled, scan, remat):
-    other, batch = Small(PLAIN.clone(scan=scan, remat=remat)), batch_of(ROWS)
+    switched, batch = Small(REFERENCE.clone(scan=scan, remat=remat)), batch_of(ROWS)
     cotangent = (
         np.random.default_rng(0).normal(size=(SHAPE.rows, SHAPE.slots, CLASSES)).astype(np.float32)
     )
-    logits, *gradients = other.gradients(batch, cotangent)
-    right, *right_gradients = unrolled.gradients(batch, cotangent)
-    assert_same(logits, right)
+    logits, *gradients = switched.gradients(batch, cotangent)
+    expected, *expected_gradients = unrolled.gradients(batch, cotangent)
+    assert_same(logits, expected)
     for leaf, expected in zip(
-        jax.tree.leaves(gradients), jax.tree.leaves(right_gradients), strict=True
+        jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True
     ):
         np.testing.assert_allclose(
             leaf, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max())
@@ -194,21 +195,21 @@ def test_scan_and_remat_change_neither_logits_nor_gradients(unrolled, scan, rema
 
 @pytest.fixture(scope='module')
 def initial():
-    """Makes a model's parameters at initialisation."""
+    """Return a function that initializes a model's parameters."""
 
     @functools.cache
     def parameters(scan, remat):
-        model = PLAIN.clone(scan=scan, remat=remat)
+        model = REFERENCE.clone(scan=scan, remat=remat)
         return jit(model.init)(jax.random.key(0), SHAPE.empty())['params']
 
     return parameters
 
 
 @SWITCHES
-def test_scan_and_remat_change_no_parameter_at_initialisation(initial, scan, remat):
-    ours, right = initial(scan, remat), initial(False, False)
-    assert jax.tree.structure(ours) == jax.tree.structure(right)
-    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(right)))
+def test_scan_and_remat_change_no_parameter_at_initialization(initial, scan, remat):
+    ours, expected = initial(scan, remat), initial(False, False)
+    assert jax.tree.structure(ours) == jax.tree.structure(expected)
+    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(expected)))
 
 
 def test_blocks_start_from_different_parameters(initial):
@@ -221,9 +222,9 @@ def test_scaling_is_that_of_the_queries(unrolled):
     """Scaled attention is unscaled attention with queries and their biases divided by the root of
     the head width.
     """
-    unscaled = Small(PLAIN.clone(scaled=False))
+    unscaled = Small(REFERENCE.clone(scaled=False))
     flat = flax.traverse_util.flatten_dict(unrolled.params)
-    factor = np.float32((PLAIN.size.width // PLAIN.size.heads) ** -0.5)
+    factor = np.float32((REFERENCE.size.width // REFERENCE.size.heads) ** -0.5)
     for path in flat:
         if path[-2] in ('query', 'to_query'):
             flat[path] = flat[path] * factor
@@ -232,14 +233,14 @@ def test_scaling_is_that_of_the_queries(unrolled):
 
 
 def test_bfloat16_keeps_parameters_and_logits_float32_and_is_near(unrolled):
-    low = Small(PLAIN.clone(dtype=jnp.bfloat16))
+    low = Small(REFERENCE.clone(dtype=jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(abstract_params(low.model))} == {
         jnp.dtype('float32')
     }
-    logits, right = low.logits(ROWS), unrolled.logits(ROWS)
+    logits, expected = low.logits(ROWS), unrolled.logits(ROWS)
     assert logits.dtype == np.float32
     # Measured for this network: 0.4 % of the largest logit.
-    assert np.abs(logits - right).max() <= 0.02 * np.abs(right).max()
+    assert np.abs(logits - expected).max() <= 0.02 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From a configuration to the network and the shape of its batches."""
+"""The network of a configuration and the shape of its batches."""
 
 import dataclasses
 from pathlib import Path
@@ -32,8 +32,8 @@ def config(*overrides):
     return load(QUICKSTART, [*SMALL, *overrides])
 
 
-def network(chosen, classes=3, **more):
-    return factory.make_model(chosen, classes, interface.reference, jnp.float32, **more)
+def network(settings, classes=3, **more):
+    return factory.make_model(settings, classes, interface.reference, jnp.float32, **more)
 
 
 def test_a_batch_has_the_shape_of_the_config():
@@ -69,9 +69,9 @@ def test_a_width_that_does_not_divide_over_its_heads_is_refused():
 
 
 def test_the_network_has_a_position_for_every_patch_of_the_longest_clip():
-    made = network(config('frontend.max_frames=160'))
-    assert made.grid == (32 // 16, 160 // 16)
-    params = jax.eval_shape(lambda: factory.init_params(made, factory.batch_shape(config(), 3), 0))
+    model = network(config('frontend.max_frames=160'))
+    assert model.grid == (32 // 16, 160 // 16)
+    params = jax.eval_shape(lambda: factory.init_params(model, factory.batch_shape(config(), 3), 0))
     assert (params['positions']['freq'].shape, params['positions']['time'].shape) == (
         (2, 8),
         (10, 8),
@@ -79,22 +79,22 @@ def test_the_network_has_a_position_for_every_patch_of_the_longest_clip():
 
 
 def test_switches_of_the_config_reach_the_network():
-    made = network(
+    model = network(
         config('model.pool=mean', 'model.scaled=false', 'model.scan=true', 'model.remat=true')
     )
-    assert (made.pool, made.scaled, made.scan, made.remat) == ('mean', False, True, True)
+    assert (model.pool, model.scaled, model.scan, model.remat) == ('mean', False, True, True)
     assert network(config('model.scan=true'), scan=False).scan is False
 
 
 def test_parameters_are_a_function_of_the_seed():
-    chosen = config()
-    made, shape = network(chosen), factory.batch_shape(chosen, 3)
+    settings = config()
+    model, shape = network(settings), factory.batch_shape(settings, 3)
 
-    def params(seed, made=made):
-        return jax.tree.leaves(jax.jit(lambda: factory.init_params(made, shape, seed))())
+    def params(seed, model=model):
+        return jax.tree.leaves(jax.jit(lambda: factory.init_params(model, shape, seed))())
 
     first = params(1)
     # Again, and with a looped encoder as prediction has it.
-    assert all(map(np.array_equal, params(1, network(chosen, scan=True)), first))
+    assert all(map(np.array_equal, params(1, network(settings, scan=True)), first))
     different = [not np.array_equal(a, b) for a, b in zip(params(2), first, strict=True)]
     assert sum(different) >= 10  # kernels and tables; biases start at 0

@@ -19,9 +19,9 @@ def network(**more):
 def test_the_formula_by_hand():
     """Width 8, two blocks, patches of 6, three classes; clips of 1 and 10 tokens."""
     dense = 2 * 6 * 8 + 2 * 24 * 64
-    one = dense + 2 * 4 * 8 + (4 * 64 + 4 * 8) + 2 * 64 + 2 * 8 * 3
-    ten = 10 * dense + 100 * 2 * 4 * 8 + 10 * (4 * 64 + 4 * 8) + 2 * 64 + 2 * 8 * 3
-    assert flops.forward_flops(np.array([1, 10]), network(), 6).tolist() == [one, ten]
+    short = dense + 2 * 4 * 8 + (4 * 64 + 4 * 8) + 2 * 64 + 2 * 8 * 3
+    long = 10 * dense + 100 * 2 * 4 * 8 + 10 * (4 * 64 + 4 * 8) + 2 * 64 + 2 * 8 * 3
+    assert flops.forward_flops(np.array([1, 10]), network(), 6).tolist() == [short, long]
     mean = flops.forward_flops(np.array([10]), network(pool='mean'), 6)
     assert mean.tolist() == [10 * dense + 100 * 2 * 4 * 8 + 10 * 8 + 2 * 8 * 3]
 
@@ -29,14 +29,14 @@ def test_the_formula_by_hand():
 def test_the_fixed_length_baseline_by_hand():
     """2 x 3 overlapping patches of 2 x 3 values and two tokens more, however long a clip is."""
     fixed = AST(Size(8, 2, 2), 3, mels=4, frames=7, patch=(2, 3), stride=(2, 2))
-    one = 6 * 2 * 6 * 8 + 8 * 2 * 24 * 64 + 64 * 2 * 4 * 8 + 2 * 8 + 2 * 8 * 3
-    assert flops.forward_flops(np.array([6, 1]), fixed, 6).tolist() == [one, one]
+    short = 6 * 2 * 6 * 8 + 8 * 2 * 24 * 64 + 64 * 2 * 4 * 8 + 2 * 8 + 2 * 8 * 3
+    assert flops.forward_flops(np.array([6, 1]), fixed, 6).tolist() == [short, short]
 
 
 def test_long_clips_of_large_models_do_not_overflow():
     large = ElasticAST(Size(1024, 24, 16), 527, (8, 1 << 17))
-    (found,) = flops.forward_flops(np.array([1 << 20], np.int32), large, 256)
-    assert found > 1e17
+    (count,) = flops.forward_flops(np.array([1 << 20], np.int32), large, 256)
+    assert count > 1e17
 
 
 def test_tokens_are_counted_clip_by_clip():
@@ -75,14 +75,16 @@ def test_a_compiler_counts_about_the_same(pool):
     batch.segment_ids[:] = 1
     params = jax.eval_shape(network.init, jax.random.key(0), batch)
     forward = jax.jit(network.apply).lower(params, batch)
-    both = jax.jit(jax.grad(lambda params, batch: network.apply(params, batch).sum())).lower(
+    gradient = jax.jit(jax.grad(lambda params, batch: network.apply(params, batch).sum())).lower(
         params, batch
     )
-    counted, counted_both = (step.compile().cost_analysis()['flops'] for step in (forward, both))
+    counted, counted_gradient = (
+        step.compile().cost_analysis()['flops'] for step in (forward, gradient)
+    )
     kind = network, shape.patch_size
     assert counted == pytest.approx(
         flops.forward_flops(flops.tokens_per_clip(batch.segment_ids), *kind).sum(), rel=0.03
     )
-    assert counted_both == pytest.approx(
+    assert counted_gradient == pytest.approx(
         flops.train_step_flops(flops.tokens_per_clip(batch.segment_ids), *kind), rel=0.02
     )

@@ -25,7 +25,7 @@ def tokens():
 
 @pytest.fixture(scope='module', params=[True, False], ids=['scaled', 'unscaled'])
 def pool(request):
-    """The module, parameters with a clear preference for some tokens, and the jitted function."""
+    """Return module, parameters that clearly prefer some tokens, and the jitted function."""
     module = pooling.AttentionPool(HEADS, scaled=request.param)
     members = pooling.membership(jnp.asarray(IDS), SLOTS)
     params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((*IDS.shape, WIDTH)), members)[
@@ -89,8 +89,8 @@ def test_the_softmax_is_stable_where_clips_of_a_row_differ_by_far(pool, tokens):
     loud = tokens * np.where(IDS == 3, 1e3, 1.0)[..., None].astype(np.float32)
     pooled, alone = np.asarray(apply(params, loud)), np.asarray(apply(params, tokens))
     assert np.isfinite(pooled).all()
-    others = np.array([slot != 2 for slot in range(SLOTS)])
-    np.testing.assert_allclose(pooled[:, others], alone[:, others], rtol=0, atol=1e-6)
+    other_rows = np.array([slot != 2 for slot in range(SLOTS)])
+    np.testing.assert_allclose(pooled[:, other_rows], alone[:, other_rows], rtol=0, atol=1e-6)
     for row in (0, 3):
         right = one_clip(params, loud[row, IDS[row] == 3].astype(np.float64), module.scaled)
         np.testing.assert_allclose(

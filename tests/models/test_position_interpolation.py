@@ -1,4 +1,4 @@
-"""Position tables on other grids: by hand, against PyTorch, and what must hold for any."""
+"""Position tables on other grids: by hand, against PyTorch, and properties of all."""
 
 import numpy as np
 import pytest
@@ -9,49 +9,48 @@ from elastic_ast_jax.models import position_interpolation
 from elastic_ast_jax.models.position_interpolation import Axis
 
 
-def axis(there, here, stride_there=16, stride_here=16):
-    return Axis('time', there, here, stride_there, stride_here)
+def axis(old, new, old_stride=16, new_stride=16):
+    return Axis('time', old, new, old_stride, new_stride)
 
 
 def random(*shape):
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def looked(values, found):
-    """A table of one column at the places that were found."""
-    return position_interpolation.interpolate(np.float32(values)[:, None], found.positions, 0)[
+def lookup_values(values, lookup):
+    """Return the values of a table of one column at the positions of a lookup."""
+    return position_interpolation.interpolate(np.float32(values)[:, None], lookup.positions, 0)[
         :, 0
     ].tolist()
 
 
-def test_two_places_become_four_by_hand():
-    """Centres of the new ones lie at 0.25, 0.75, 1.25 and 1.75 of the old ones, whose own are at
+def test_two_patches_become_four_by_hand():
+    """Place the new centers at 0.25, 0.75, 1.25 and 1.75 of the old patches, whose centers are at
     0.5 and 1.5.
     """
-    assert looked([0, 4], position_interpolation.resize(axis(2, 4))) == [0, 1, 3, 4]
+    assert lookup_values([0, 4], position_interpolation.resize(axis(2, 4))) == [0, 1, 3, 4]
 
 
-def test_the_middle_is_cut_out_by_hand():
-    assert looked([0, 1, 2, 3, 4, 5], position_interpolation.center(axis(6, 2))) == [2, 3]
-    assert looked([0, 1, 2, 3, 4], position_interpolation.center(axis(5, 3))) == [1, 2, 3]
+def test_the_middle_is_taken_by_hand():
+    assert lookup_values([0, 1, 2, 3, 4, 5], position_interpolation.center(axis(6, 2))) == [2, 3]
+    assert lookup_values([0, 1, 2, 3, 4], position_interpolation.center(axis(5, 3))) == [1, 2, 3]
     # ViT-B/16's 14 rows for 8 bands: the published code takes 7 - 4 and on.
-    assert looked(range(14), position_interpolation.center(axis(14, 8))) == list(range(3, 11))
+    assert lookup_values(range(14), position_interpolation.center(axis(14, 8))) == list(
+        range(3, 11)
+    )
 
 
-def test_by_place_by_hand():
-    """Patches at frames 0, 16, 32, 48;
-
-    those of the source at 0, 10, 20, 30, 40, where the last begins.
-    """
-    assert looked(
+def test_alignment_by_distance_by_hand():
+    """Look up patches at frames 0, 16, 32, 48 among old ones at 0, 10, 20, 30, 40."""
+    assert lookup_values(
         [0, 10, 20, 30, 40], position_interpolation.align_by_distance(axis(5, 4, 10, 16))
     ) == pytest.approx([0, 16, 32, 40])
-    assert looked(
+    assert lookup_values(
         [0, 16], position_interpolation.align_by_distance(axis(2, 3, 16, 10))
     ) == pytest.approx([0, 10, 16])
 
 
-def test_an_axis_that_goes_on_beyond_the_source_is_stretched():
+def test_an_axis_that_extends_beyond_the_old_one_is_resized():
     assert (
         position_interpolation.align_by_distance(axis(101, 64, 10, 16)).positions[-1] == 100
     )  # both of 1024 frames
@@ -63,21 +62,21 @@ def test_an_axis_that_goes_on_beyond_the_source_is_stretched():
 
 
 def test_the_first_ones():
-    assert looked([5, 6, 7], position_interpolation.take_first(axis(3, 2))) == [5, 6]
+    assert lookup_values([5, 6, 7], position_interpolation.take_first(axis(3, 2))) == [5, 6]
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_every_rule_gives_as_many_places_within_the_source(there, here):
+def test_every_rule_gives_as_many_positions_within_the_old_axis(old, new):
     rules = [
         position_interpolation.resize,
         position_interpolation.center,
         position_interpolation.align_by_distance,
-        lambda a: position_interpolation.align_by_distance(a._replace(stride_there=10)),
+        lambda a: position_interpolation.align_by_distance(a._replace(old_stride=10)),
     ]
     for rule in rules:
-        places = rule(axis(there, here)).positions
-        assert len(places) == here and places.min() >= 0 and places.max() <= there - 1
-        assert (np.diff(places) >= 0).all()
+        positions = rule(axis(old, new)).positions
+        assert len(positions) == new and positions.min() >= 0 and positions.max() <= old - 1
+        assert (np.diff(positions) >= 0).all()
 
 
 @given(st.integers(1, 40))
@@ -96,27 +95,27 @@ def test_the_same_axis_is_the_same_to_the_bit(count):
 
 
 @pytest.mark.parametrize(
-    'there, here', [((14, 14), (16, 64)), ((8, 64), (8, 192)), ((3, 5), (7, 9)), ((1, 1), (2, 3))]
+    'old, new', [((14, 14), (16, 64)), ((8, 64), (8, 192)), ((3, 5), (7, 9)), ((1, 1), (2, 3))]
 )
-def test_stretching_is_what_pytorch_does(there, here):
+def test_resizing_equals_pytorch(old, new):
     torch = pytest.importorskip(
         'torch', reason='PyTorch is not installed: pip install elastic-ast-jax[convert]'
     )
-    grid = random(*there, 6)
+    grid = random(*old, 6)
     rows, columns = (
-        position_interpolation.resize(axis(old, new)).positions
-        for old, new in zip(there, here, strict=True)
+        position_interpolation.resize(axis(before, after)).positions
+        for before, after in zip(old, new, strict=True)
     )
-    found = position_interpolation.interpolate(
+    resized = position_interpolation.interpolate(
         position_interpolation.interpolate(grid, rows, 0), columns, 1
     )
     images = (
         torch.from_numpy(grid).permute(2, 0, 1)[None].double()
     )  # its float32 is off by 1e-5 on long axes
     expected = torch.nn.functional.interpolate(
-        images, size=here, mode='bilinear', align_corners=False
+        images, size=new, mode='bilinear', align_corners=False
     )
-    np.testing.assert_allclose(found, expected[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    np.testing.assert_allclose(resized, expected[0].permute(1, 2, 0).numpy(), atol=1e-6)
 
 
 # Two tables for a grid

@@ -1,8 +1,4 @@
-"""PackedBatch:
-
-what a batch must look like, and that every way of breaking it is refused with a message that says
-where.
-"""
+"""PackedBatch: its contract, and the errors for batches that break it."""
 
 import jax
 import ml_dtypes
@@ -49,7 +45,7 @@ def test_abstract_and_empty_agree_in_shapes_and_dtypes(multi_label, dtype):
     validate(shape.empty(), shape, GRID)
 
 
-def test_a_slot_may_be_left_out(batch):
+def test_slots_before_a_clip_may_be_empty(batch):
     """Slots that hold a clip need not be the first ones."""
     batch.segment_ids[1][batch.segment_ids[1] == 2] = 4
     batch.valid[1] = [True, False, False, True]

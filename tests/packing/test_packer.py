@@ -1,7 +1,4 @@
-"""Packing:
-
-every clip once, rows full, in order of age; and rows of tokens as plain loops would lay them out.
-"""
+"""Packing: every clip once, rows full, in order of age; rows laid out as by simple loops."""
 
 import itertools
 
@@ -14,7 +11,7 @@ from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import NO_CLIP, BatchShape, validate
 from elastic_ast_jax.packing.packer import pack
 
-# Clips that the packer looks at, for up to as many slots.
+# Clips that the packer considers, for up to as many slots.
 POOL = 32
 
 
@@ -40,16 +37,17 @@ def test_every_clip_once_within_budget_and_slots(problem):
 
 @given(problems())
 def test_a_row_takes_the_oldest_clip_and_nothing_from_beyond_the_pool(problem):
-    """So a clip waits for at most as many rows as the pool holds clips, counted from when the
-    packer first sees it.
+    """Check that a clip waits for at most as many rows as the pool holds clips.
+
+    The wait is counted from the row for which the packer first considers it.
     """
     lengths, tokens, slots = problem
     waiting = list(range(len(lengths)))
     for row in pack(lengths, tokens, slots):
         assert row[0] == waiting[0]
-        places = [waiting.index(i) for i in row]
-        assert places == sorted(places)
-        assert places[-1] < max(slots, POOL)
+        positions = [waiting.index(i) for i in row]
+        assert positions == sorted(positions)
+        assert positions[-1] < max(slots, POOL)
         waiting = [i for i in waiting if i not in set(row.tolist())]
     assert not waiting
 
@@ -66,21 +64,22 @@ def test_the_rows_before_the_end_do_not_depend_on_what_comes_long_after(problem,
     lengths, tokens, slots = problem
     pool = max(slots, POOL)
     rows, longer = pack(lengths, tokens, slots), pack(lengths + [tokens] * more, tokens, slots)
-    left = len(lengths)
-    for row, other in zip(rows, longer, strict=False):
-        if left < pool:
+    remaining = len(lengths)
+    for row, longer_row in zip(rows, longer, strict=False):
+        if remaining < pool:
             break
-        assert np.array_equal(row, other)
-        left -= len(row)
+        assert np.array_equal(row, longer_row)
+        remaining -= len(row)
 
 
 def fullest(sizes, tokens, most):
-    """Tokens of the fullest row that the first of these clips and at most `most - 1` others make,
-    by trying all.
+    """Return the tokens of the fullest row of the first clip and at most `most - 1` more.
+
+    All subsets are tried.
     """
-    others = sizes[1:]
+    rest = sizes[1:]
     subsets = itertools.chain.from_iterable(
-        itertools.combinations(others, n) for n in range(min(most, len(sizes)))
+        itertools.combinations(rest, n) for n in range(min(most, len(sizes)))
     )
     return max(total for subset in subsets if (total := sizes[0] + sum(subset)) <= tokens)
 
@@ -91,17 +90,17 @@ def test_rows_are_as_full_as_brute_force_makes_them(problem):
     lengths, tokens, slots = problem
     waiting = dict(enumerate(lengths))
     for row in pack(lengths, tokens, slots):
-        sizes, used = list(waiting.values()), sum(lengths[i] for i in row)
+        sizes, tokens_used = list(waiting.values()), sum(lengths[i] for i in row)
         unlimited = fullest(sizes, tokens, len(sizes))
-        if len(sizes) <= slots or used == unlimited:
-            assert used == unlimited
+        if len(sizes) <= slots or tokens_used == unlimited:
+            assert tokens_used == unlimited
         # the slots limit the row: it is the fullest of the clips up to where more slots would have
         # filled it
         else:
             prefixes = (k for k in range(1, len(sizes)) if fullest(sizes[:k], tokens, k) == tokens)
             assert (
                 fullest(sizes[: next(prefixes, len(sizes))], tokens, slots)
-                <= used
+                <= tokens_used
                 <= fullest(sizes, tokens, slots)
             )
         for i in row.tolist():
@@ -134,15 +133,18 @@ def test_a_clip_that_no_row_holds_is_refused_by_position(length):
 
 
 def mix(name, count=20_000):
-    """Tokens of clips as long as those of a data set, with 8 mel patches and 16 frames of 10 ms a
-    patch.
+    """Return tokens of clips as long as those of a data set.
+
+    There are 8 mel patches, and 16 frames of 10 ms in a patch.
     """
     rng = np.random.default_rng(0)
     ratio = np.ones(count)
     match name:
         case 'VoxCeleb':  # utterances of 4 s and more, 8.2 s on average
             seconds = 4 + rng.exponential(4.2, count)
-        case 'EPIC-SOUNDS':  # from a tenth of a second to minutes; those longer than a row are cut
+        case (
+            'EPIC-SOUNDS'
+        ):  # from a tenth of a second to minutes; those longer than a row are cropped
             seconds = 0.1 + rng.lognormal(0.6, 1.3, count)
         case 'AudioSet':  # mostly ten seconds, at frame-shift ratios 1.0, 1.2, ..., 4.0
             seconds = np.where(rng.random(count) < 0.87, 10.0, rng.uniform(1, 10, count))
@@ -168,8 +170,11 @@ def mix(name, count=20_000):
 def test_realistic_mixes_fill_their_rows(name, tokens, slots):
     lengths, rows_per_step = mix(name), 16
     rows = pack(lengths, tokens, slots)
-    used = np.add.reduceat(lengths[rows.clips], rows.offsets[:-1])
-    assert used[: (len(used) - 1) // rows_per_step * rows_per_step].mean() / tokens >= 0.995
+    tokens_used = np.add.reduceat(lengths[rows.clips], rows.offsets[:-1])
+    assert (
+        tokens_used[: (len(tokens_used) - 1) // rows_per_step * rows_per_step].mean() / tokens
+        >= 0.995
+    )
 
 
 # A few columns for each clip of a row, and which tokens are kept (None: all).
@@ -181,21 +186,21 @@ layouts = st.lists(
 
 
 @given(layouts, st.integers(1, 4))
-def test_row_layout_is_that_of_plain_loops(clips, mel_patches):
-    kept = [
-        None if chosen is None else sorted({i % (mel_patches * columns) for i in chosen})
-        for columns, chosen in clips
+def test_row_layout_is_that_of_simple_loops(clips, mel_patches):
+    kept_tokens = [
+        None if selection is None else sorted({i % (mel_patches * columns) for i in selection})
+        for columns, selection in clips
     ]
     expected = []
     for slot, (columns, _) in enumerate(clips):
         index = 0
         for freq in range(mel_patches):
             for time in range(columns):
-                if kept[slot] is None or index in kept[slot]:
+                if kept_tokens[slot] is None or index in kept_tokens[slot]:
                     expected.append((slot + 1, freq, time))
                 index += 1
-    chosen = [None if tokens is None else np.array(tokens, np.int64) for tokens in kept]
-    layout = packer.row_layout(np.array([columns for columns, _ in clips]), mel_patches, chosen)
+    selection = [None if tokens is None else np.array(tokens, np.int64) for tokens in kept_tokens]
+    layout = packer.row_layout(np.array([columns for columns, _ in clips]), mel_patches, selection)
     fields = layout.segment_ids, layout.freq_pos, layout.time_pos
     assert all(field.dtype == np.int32 for field in fields)
     assert list(zip(*(field.tolist() for field in fields), strict=True)) == expected
@@ -224,7 +229,7 @@ def patches_by_loops(log_mel, mels, frames, columns):
 
 
 @pytest.mark.parametrize('count, columns', [(1, 1), (3, 1), (7, 2), (7, 3), (8, 2), (9, 2)])
-def test_patchify_is_that_of_plain_loops(count, columns):
+def test_patchify_is_that_of_simple_loops(count, columns):
     """Too few frames for the columns, just enough, or some that are dropped."""
     log_mel = np.random.default_rng(count).normal(size=(count, 6)).astype(np.float32)
     assert np.array_equal(
@@ -238,7 +243,7 @@ def test_patchify_is_that_of_plain_loops(count, columns):
     )
 
 
-def test_fill_batch_is_that_of_plain_loops():
+def test_fill_batch_is_that_of_simple_loops():
     rng = np.random.default_rng(0)
     columns, mel_patches = [2, 1, 3, 1, 2], 2
     clips = [rng.normal(size=(mel_patches * n, 4)).astype(np.float32) for n in columns]

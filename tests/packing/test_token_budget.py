@@ -1,8 +1,4 @@
-"""Token budgets:
-
-never more tokens than allowed, nothing taken from a clip that has no more, the best of what was
-measured.
-"""
+"""Token budgets: their reductions, and the best of the measured ones."""
 
 import dataclasses
 import json
@@ -63,66 +59,66 @@ def drawn(
 
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=20), FRONTENDS, REDUCTIONS)
-def test_no_clip_has_more_and_one_that_has_no_more_keeps_all(samples, frontend, reduction):
-    found, whole = (
+def test_clips_keep_at_most_the_budget_and_all_tokens_if_they_fit(samples, frontend, reduction):
+    reduced, whole = (
         drawn(samples, frontend, reduction),
         drawn(samples, frontend, None, reduction.ratio),
     )
-    assert (found.tokens <= reduction.tokens).all()
+    assert (reduced.tokens <= reduction.tokens).all()
     fits = whole.tokens <= reduction.tokens
-    for field in dataclasses.fields(found):
+    for field in dataclasses.fields(reduced):
         if field.name != 'cropped':
             np.testing.assert_array_equal(
-                getattr(found, field.name)[fits], getattr(whole, field.name)[fits]
+                getattr(reduced, field.name)[fits], getattr(whole, field.name)[fits]
             )
-    # All of the budget is spent, by 'cut' up to whole columns.
+    # All of the budget is spent, by 'crop' up to whole columns.
     most = (
         reduction.tokens
         if reduction.method == 'drop'
         else reduction.tokens // frontend.mel_patches * frontend.mel_patches
     )
-    assert (found.tokens[~fits] == most).all()
-    for columns, kept in zip(found.time_patches, found.tokens, strict=True):
-        chosen = reduction.select_tokens(int(columns), frontend)
-        count = columns * frontend.mel_patches if chosen is None else len(chosen)
-        assert count == kept
+    assert (reduced.tokens[~fits] == most).all()
+    for columns, expected in zip(reduced.time_patches, reduced.tokens, strict=True):
+        selected = reduction.select_tokens(int(columns), frontend)
+        count = columns * frontend.mel_patches if selected is None else len(selected)
+        assert count == expected
 
 
 @given(st.integers(1, 60), FRONTENDS, REDUCTIONS)
-def test_which_tokens_stay(columns, frontend, reduction):
-    chosen = reduction.select_tokens(columns, frontend)
+def test_selected_tokens_are_the_first_columns_or_nested_random_ones(columns, frontend, reduction):
+    selected = reduction.select_tokens(columns, frontend)
     tokens = columns * frontend.mel_patches
     if tokens <= reduction.tokens:
-        assert chosen is None
+        assert selected is None
         return
-    assert (np.diff(chosen) > 0).all() and 0 <= chosen[0] and chosen[-1] < tokens
-    np.testing.assert_array_equal(chosen, reduction.select_tokens(columns, frontend))
+    assert (np.diff(selected) > 0).all() and 0 <= selected[0] and selected[-1] < tokens
+    np.testing.assert_array_equal(selected, reduction.select_tokens(columns, frontend))
     if reduction.method == 'crop':  # the first columns, each whole
-        kept = reduction.tokens // frontend.mel_patches
+        kept_columns = reduction.tokens // frontend.mel_patches
         grid = np.zeros(tokens, bool)
-        grid[chosen] = True
+        grid[selected] = True
         assert (
-            grid.reshape(-1, columns)[:, :kept].all()
-            and not grid.reshape(-1, columns)[:, kept:].any()
+            grid.reshape(-1, columns)[:, :kept_columns].all()
+            and not grid.reshape(-1, columns)[:, kept_columns:].any()
         )
     elif reduction.tokens > 2:
-        fewer = dataclasses.replace(reduction, tokens=reduction.tokens - 1).choice(
+        fewer = dataclasses.replace(reduction, tokens=reduction.tokens - 1).select_tokens(
             columns, frontend
         )
-        assert set(fewer) < set(chosen)
+        assert set(fewer) < set(selected)
 
 
 def test_random_tokens_are_from_all_over_the_clip():
     counts = np.zeros(4)
     for columns in range(40, 240, 2):
-        chosen = TokenReduction(20, method='drop').select_tokens(columns, KALDI)
-        counts += np.bincount(chosen % columns * 4 // columns, minlength=4)
+        selected = TokenReduction(20, method='drop').select_tokens(columns, KALDI)
+        counts += np.bincount(selected % columns * 4 // columns, minlength=4)
     assert np.abs(counts - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)  # standard deviations
 
 
-def test_a_cut_clip_is_read_no_further_than_it_is_heard():
-    found = drawn([8000], KALDI, TokenReduction(20))
-    assert found.frames == 40 and found.samples == KALDI.samples_for(40, 80)
+def test_a_cropped_clip_is_read_no_further_than_it_is_used():
+    reduced = drawn([8000], KALDI, TokenReduction(20))
+    assert reduced.frames == 40 and reduced.samples == KALDI.samples_for(40, 80)
     assert drawn([8000], KALDI, TokenReduction(20, method='drop')).samples > 7900
 
 
@@ -134,13 +130,13 @@ def test_a_row_need_hold_no_more_than_the_budget():
 
     with pytest.raises(PlanError, match=r'packing\.tokens=24'):
         planner(None)
-    for how in ('crop', 'drop'):
-        plan = planner(TokenReduction(24, method=how)).epoch(0)
+    for method in ('crop', 'drop'):
+        plan = planner(TokenReduction(24, method=method)).epoch(0)
         assert plan.clips.tokens == [24]
 
 
-def test_what_training_draws_has_no_saving():
-    """A plan's fingerprint, which stored runs have, has no field for the reduction."""
+def test_training_samples_have_no_reduction():
+    """Check that a plan's fingerprint, which stored runs have, has no field for the reduction."""
     assert 'reduction' not in SamplingSpec().hash_values()
     for spec in ({'token_dropout': 0.1}, {'ratios': (2.0,)}, {'ratios': (1.0, 1.5)}):
         with pytest.raises(
@@ -150,7 +146,7 @@ def test_what_training_draws_has_no_saving():
 
 
 @pytest.mark.parametrize('values', [(0,), (8, 0.5), (8, math.inf), (8, math.nan)])
-def test_savings_that_cannot_be(values):
+def test_invalid_reductions_are_refused(values):
     with pytest.raises(ValueError, match='tokens must be positive, ratio at least 1 and finite'):
         TokenReduction(*values)
 
@@ -187,7 +183,7 @@ def test_a_ratio_makes_a_frame_shift():
         token_budget.check_reduction(TokenReduction(1), KALDI)
 
 
-def test_how_a_saving_is_told():
+def test_a_reduction_is_described_in_words():
     assert (
         TokenReduction(8, 1.4, 'drop').describe(FrontendSpec())
         == 'frame shift 14 ms, random tokens'
@@ -202,9 +198,7 @@ def test_how_a_saving_is_told():
     )  # 110 samples
 
 
-# What was measured
-
-# What is told of them has another order than what they are chosen by.
+# Measurements, whose order by the held-out score differs from that by the selection score.
 MEASURED = (
     Measurement(TokenReduction(8, 2.0, 'drop'), 0.5, 0.7, True, 3.0),
     Measurement(TokenReduction(16, 1.4), 0.9, 0.6, True, 2.0),
@@ -216,10 +210,10 @@ BUDGETS = TokenBudgets('step 30, moving average', 30, 'accuracy', MEASURED, ('da
 
 
 @pytest.mark.parametrize(
-    ('tokens', 'found'), [(8, 8), (15, 8), (16, 16), (40, 16), (64, 16), (10**9, 16)]
+    ('tokens', 'best'), [(8, 8), (15, 8), (16, 16), (40, 16), (64, 16), (10**9, 16)]
 )
-def test_the_best_is_never_worse_with_more_tokens_and_of_equals_the_faster(tokens, found):
-    assert BUDGETS.best(tokens).reduction.tokens == found
+def test_the_best_is_never_worse_with_more_tokens_and_of_equals_the_faster(tokens, best):
+    assert BUDGETS.best(tokens).reduction.tokens == best
 
 
 def test_a_budget_that_is_less_than_any():
@@ -232,16 +226,16 @@ def test_a_budget_that_is_less_than_any():
 
 def test_the_best_of_each_budget_that_is_better_than_smaller_ones():
     many = [
-        Measurement(TokenReduction(8, ratio, how), score, told, True, latency)
-        for ratio, how, score, told, latency in [
+        Measurement(TokenReduction(8, ratio, method), score, heldout, True, latency)
+        for ratio, method, score, heldout, latency in [
             (1.0, 'crop', math.nan, 0.9, 1.0),
             (1.4, 'crop', 0.5, 0.8, 3.0),
             (2.0, 'crop', 0.5, 0.3, 2.0),
             (2.0, 'drop', 0.4, 1.0, 1.0),
         ]
     ]
-    found = token_budget.best_per_budget([MEASURED[1], *many, MEASURED[4]])
-    assert found == (many[2], MEASURED[1])
+    best = token_budget.best_per_budget([MEASURED[1], *many, MEASURED[4]])
+    assert best == (many[2], MEASURED[1])
     assert token_budget.best_per_budget([*MEASURED[2:], many[0]]) == (
         many[0],
         MEASURED[2],
@@ -249,24 +243,24 @@ def test_the_best_of_each_budget_that_is_better_than_smaller_ones():
     )
 
 
-def test_budgets_that_were_measured_before_stay_if_all_else_is_the_same():
+def test_earlier_budgets_are_merged_if_all_else_is_equal():
     again = Measurement(TokenReduction(16, 4.0), 0.1, 0.1, True, 1.0)
     new = dataclasses.replace(
         BUDGETS, measurements=(Measurement(TokenReduction(4), 0.2, 0.2, True, 1.0), again)
     )
-    both = new.merged_with(BUDGETS)
-    assert both.measurements == (new.measurements[0], MEASURED[0], again, *MEASURED[2:])
-    others = (
+    merged = new.merged_with(BUDGETS)
+    assert merged.measurements == (new.measurements[0], MEASURED[0], again, *MEASURED[2:])
+    changes = (
         {'checkpoint': 'step 30'},
         {'step': 31},
         {'metric': 'mean_average_precision'},
         {'overrides': ('data.eval=x',)},
     )
-    for other in others:
-        assert new.merged_with(dataclasses.replace(BUDGETS, **other)) == new
+    for change in changes:
+        assert new.merged_with(dataclasses.replace(BUDGETS, **change)) == new
 
 
-def test_other_parameters_are_noticed():
+def test_parameters_that_differ_from_the_measured_ones_are_described():
     assert BUDGETS.parameter_mismatch('step 30, moving average', 30) is None
     assert (
         BUDGETS.parameter_mismatch('step 30', 30)
@@ -278,7 +272,7 @@ def test_other_parameters_are_noticed():
     )
 
 
-def test_what_is_stored_comes_back():
+def test_stored_budgets_are_read_back():
     text = json.dumps(BUDGETS.to_json(), allow_nan=False)
     again = token_budget.from_json(json.loads(text))
     assert math.isnan(again.measurements[-1].heldout_score) and math.isnan(
@@ -301,7 +295,7 @@ def test_budgets_with_the_earlier_names_are_read():
 
 
 @pytest.mark.parametrize(
-    ('place', 'key', 'value', 'said'),
+    ('entry', 'key', 'value', 'message'),
     [
         (None, 'budgets', 3, 'budgets must be a list'),
         (None, 'budgets', [], 'budgets must be a list'),
@@ -332,12 +326,12 @@ def test_budgets_with_the_earlier_names_are_read():
         (1, 'unseen', 1, 'unseen=1 must be true or false'),
     ],
 )
-def test_what_is_damaged_is_named(place, key, value, said):
+def test_invalid_entries_are_named(entry, key, value, message):
     values = json.loads(json.dumps(BUDGETS.to_json()))
-    (values if place is None else values['budgets'][place])[key] = value
-    with pytest.raises(ValueError, match=said):
+    (values if entry is None else values['budgets'][entry])[key] = value
+    with pytest.raises(ValueError, match=message):
         token_budget.from_json(values)
-    if place is not None:
-        del values['budgets'][place][key]
+    if entry is not None:
+        del values['budgets'][entry][key]
         with pytest.raises(ValueError, match=rf'budgets\[1\]: {key} is missing, and must be'):
             token_budget.from_json(values)

@@ -1,5 +1,4 @@
-"""ASTs of transformers: every tensor in its place, a model made now, and directories that are
-refused.
+"""ASTs of transformers: all tensors, a new model's logits, and directories that are refused.
 
 `tests/parity` compares stored features and logits.
 """
@@ -20,7 +19,7 @@ QUERY = 'audio_spectrogram_transformer.encoder.layer.1.attention.attention.query
 
 
 class Stored:
-    """What transformers wrote and computed, as far as the package's reference values hold it."""
+    """Files and outputs of transformers from the package's reference values."""
 
     def __init__(self, stride=10):
         self.reference = reference.load(f'ast_hf_stride{stride}')
@@ -34,7 +33,7 @@ class Stored:
         return ast_hf.convert(self.config, self.preprocessor, self.tensors, 'stored')
 
     def write(self, folder, tensors=None):
-        """The directory that transformers would have written."""
+        """Write the directory as transformers would."""
         numpy = pytest.importorskip('safetensors.numpy', reason='safetensors writes the weights')
         (folder / 'config.json').write_text(json.dumps(self.config))
         (folder / 'preprocessor_config.json').write_text(json.dumps(self.preprocessor))
@@ -49,7 +48,7 @@ def classify(model, params, spectrograms):
 
 
 @pytest.mark.parametrize('stride', STRIDES)
-def test_every_tensor_goes_to_a_place_of_its_own_and_fills_the_parameters(stride):
+def test_every_tensor_has_its_own_destination_and_fills_the_parameters(stride):
     stored = Stored(stride)
     converted = stored.convert()
     assert {row.source for row in converted.mappings} == stored.tensors.keys()
@@ -69,7 +68,7 @@ def test_every_tensor_goes_to_a_place_of_its_own_and_fills_the_parameters(stride
     assert {x.dtype for x in jax.tree.leaves(converted.params)} == {np.dtype('float32')}
 
 
-def test_what_the_files_say_is_what_the_model_is():
+def test_the_model_is_that_of_the_files():
     converted = Stored().convert()
     model, frontend = converted.model, converted.frontend
     assert (model.size.width, model.size.depth, model.size.heads, model.classes) == (32, 2, 4, 5)
@@ -80,7 +79,7 @@ def test_what_the_files_say_is_what_the_model_is():
         32,
         16000,
     )
-    # Rows hold whole patches; that the rest is not looked at is said.
+    # Rows hold whole patches; a note says that the model ignores the rest.
     assert frontend.min_frames == frontend.max_frames == 80 and '70 frames' in converted.notes[0]
     assert not Stored(16).convert().notes
     assert (model.stride, Stored(16).convert().model.stride) == ((10, 10), (16, 16))
@@ -96,7 +95,7 @@ def test_without_normalisation_features_are_log_mels():
     np.testing.assert_allclose((plain + 5) / 8, stored.reference['features_long'], atol=2e-3)
 
 
-def test_keys_that_are_left_out_have_the_defaults_of_transformers():
+def test_missing_keys_have_the_defaults_of_transformers():
     stored = Stored()
     for key in ('time_stride', 'layer_norm_eps', 'qkv_bias', 'id2label'):
         del stored.config[key]
@@ -112,18 +111,18 @@ def test_keys_that_are_left_out_have_the_defaults_of_transformers():
 @pytest.mark.parametrize('stride', STRIDES)
 def test_a_directory_gives_what_its_contents_give(tmp_path, stride):
     stored = Stored(stride)
-    found, wanted = ast_hf.load(stored.write(tmp_path)), stored.convert()
-    jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
-    assert found._replace(params=None) == wanted._replace(params=None)
+    loaded, expected = ast_hf.load(stored.write(tmp_path)), stored.convert()
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, expected.params)
+    assert loaded._replace(params=None) == expected._replace(params=None)
 
 
 @pytest.mark.parametrize('kind', ['float16', 'bfloat16', 'float64', 'int32'])
-def test_weights_of_another_type_are_converted_and_that_is_said(tmp_path, kind):
+def test_weights_of_another_type_are_converted_with_a_note(tmp_path, kind):
     ml_dtypes = pytest.importorskip('ml_dtypes', reason='gives NumPy bfloat16')
     stored = Stored()
-    other = ml_dtypes.bfloat16 if kind == 'bfloat16' else np.dtype(kind)
+    dtype = ml_dtypes.bfloat16 if kind == 'bfloat16' else np.dtype(kind)
     narrow = {
-        name: np.round(x).astype(other) if kind == 'int32' else x.astype(other)
+        name: np.round(x).astype(dtype) if kind == 'int32' else x.astype(dtype)
         for name, x in stored.tensors.items()
     }
     converted = ast_hf.load(stored.write(tmp_path, narrow))
@@ -144,27 +143,27 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    'present, said',
+    'present, message',
     [
         ('pytorch_model.bin', 'a pickle, which may hold code'),
         ('model.safetensors.index.json', 'index of several files'),
     ],
 )
-def test_weights_in_another_form_are_told_how_to_be_saved(tmp_path, present, said):
+def test_weights_in_another_form_get_advice(tmp_path, present, message):
     for name in ('config.json', 'preprocessor_config.json', present):
         (tmp_path / name).write_text('{}')
-    with pytest.raises(ast_hf.AstHfError, match=said):
+    with pytest.raises(ast_hf.AstHfError, match=message):
         ast_hf.load(tmp_path)
 
 
-def test_no_directory_is_said(tmp_path):
+def test_a_missing_directory_is_refused(tmp_path):
     with pytest.raises(ast_hf.AstHfError, match='is no directory'):
         ast_hf.load(tmp_path / 'absent')
 
 
 @pytest.mark.parametrize('name', ['config.json', 'preprocessor_config.json'])
 @pytest.mark.parametrize(
-    'text, said',
+    'text, message',
     [
         ('{"hidden_size": 3', 'cannot be read as JSON'),
         ('[]', 'must hold a JSON object, not list'),
@@ -172,9 +171,9 @@ def test_no_directory_is_said(tmp_path):
         ('[' * 100_000, 'JSON'),
     ],
 )
-def test_broken_json_is_said(tmp_path, name, text, said):
+def test_broken_json_is_refused(tmp_path, name, text, message):
     (Stored().write(tmp_path) / name).write_text(text, encoding='latin-1')
-    with pytest.raises(ast_hf.AstHfError, match=said) as caught:
+    with pytest.raises(ast_hf.AstHfError, match=message) as caught:
         ast_hf.load(tmp_path)
     assert name in str(caught.value)
 
@@ -190,7 +189,7 @@ def test_truncated_weights_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change, said',
+    'change, message',
     [
         ({'patch_size': 8}, 'patch_size=8 must be 16'),
         ({'patch_size': [16, 8]}, r'patch_size=\[16, 8\] must be'),
@@ -222,16 +221,16 @@ def test_truncated_weights_are_refused(tmp_path):
         ({'id2label': ['bark']}, r"id2label must name.*\['bark'\]"),
     ],
 )
-def test_a_configuration_of_another_model_is_refused(change, said):
+def test_a_configuration_of_another_model_is_refused(change, message):
     stored = Stored()
     stored.config.update(change)
-    with pytest.raises(ast_hf.AstHfError, match=said) as caught:
+    with pytest.raises(ast_hf.AstHfError, match=message) as caught:
         stored.convert()
     assert str(caught.value).startswith('stored: ')
 
 
 @pytest.mark.parametrize(
-    'change, said',
+    'change, message',
     [
         ({'std': 0.0}, 'std=0.0 must be positive'),
         ({'mean': 'loud'}, "mean='loud' must be a number"),
@@ -241,10 +240,10 @@ def test_a_configuration_of_another_model_is_refused(change, said):
         ({'sampling_rate': -5}, 'sampling_rate=-5 must be a positive whole number'),
     ],
 )
-def test_a_preprocessor_that_cannot_be_is_refused(change, said):
+def test_an_invalid_preprocessor_is_refused(change, message):
     stored = Stored()
     stored.preprocessor.update(change)
-    with pytest.raises(ast_hf.AstHfError, match=f'preprocessor_config.json.*{said}'):
+    with pytest.raises(ast_hf.AstHfError, match=f'preprocessor_config.json.*{message}'):
         stored.convert()
 
 
@@ -275,7 +274,7 @@ def test_missing_and_extra_tensors_are_named():
         stored.convert()
 
 
-def test_an_ast_without_a_classifier_is_told_from_one():
+def test_an_ast_without_a_classifier_is_refused():
     stored = Stored()
     stored.tensors = {
         name.removeprefix('audio_spectrogram_transformer.'): x
@@ -291,7 +290,7 @@ def test_an_ast_without_a_classifier_is_told_from_one():
 
 @pytest.mark.parametrize('width, depth, heads', [(64, 2, 4), (192, 3, 3)])
 @pytest.mark.parametrize('stride', [(10, 10), (16, 16), (16, 10)])
-def test_a_model_made_now_is_the_same(tmp_path, width, depth, heads, stride):
+def test_a_new_model_gives_equal_logits(tmp_path, width, depth, heads, stride):
     torch = pytest.importorskip('torch', reason='transformers computes with it')
     transformers = pytest.importorskip('transformers', reason='the reference')
     pytest.importorskip('safetensors', reason='transformers writes the weights with it')
@@ -322,12 +321,12 @@ def test_a_model_made_now_is_the_same(tmp_path, width, depth, heads, stride):
         (loud * rng.normal(size=count)).astype(np.float32)
         for loud, count in ((0.1, 48077), (0.001, 192000), (0.5, 500))
     ]
-    wanted = extractor(noise, sampling_rate=16000, return_tensors='np')['input_values']
+    expected = extractor(noise, sampling_rate=16000, return_tensors='np')['input_values']
     features = np.stack(
         [ast_hf.features(waveform, converted.frontend, model.frames) for waveform in noise]
     )
-    np.testing.assert_allclose(features, wanted, atol=2e-3)
+    np.testing.assert_allclose(features, expected, atol=2e-3)
     with torch.no_grad():
-        logits = reference(torch.from_numpy(wanted)).logits.numpy()
-    np.testing.assert_allclose(classify(model, converted.params, wanted), logits, atol=1e-4)
+        logits = reference(torch.from_numpy(expected)).logits.numpy()
+    np.testing.assert_allclose(classify(model, converted.params, expected), logits, atol=1e-4)
     assert logits.std(axis=0).min() > 0.02

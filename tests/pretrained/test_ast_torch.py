@@ -1,7 +1,4 @@
-"""SSAST and AST:
-
-their grids, their norms and heads, and an AST that computes the same as before.
-"""
+"""SSAST and AST: grids, norms and heads, and an AST with the logits of transformers."""
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +15,19 @@ from tests.fixtures.weight_files import SIZE, fixed, initialize_from, saved
 def test_ssast_is_the_same_network_with_a_norm_for_the_head(tmp_path):
     state = weight_files.ssast(2, 6)
     path = saved(tmp_path, state)
-    donor = detect.read(path)
-    assert donor.unused.keys() == {
+    weights = detect.read(path)
+    assert weights.unused.keys() == {
         name.removeprefix('module.') for name in state if 'v.' not in name or 'head' in name
     }
-    found = initialize_from(path)
-    np.testing.assert_array_equal(found.params['norm_head/scale'], state['module.v.norm.weight'])
-    np.testing.assert_array_equal(found.params['norm_head/bias'], state['module.v.norm.bias'])
-    np.testing.assert_array_equal(found.params['encoder/norm/scale'], state['module.v.norm.weight'])
-    assert 'norm_head: from v.norm.weight, v.norm.bias' in found.report
+    initialized = initialize_from(path)
+    np.testing.assert_array_equal(
+        initialized.params['norm_head/scale'], state['module.v.norm.weight']
+    )
+    np.testing.assert_array_equal(initialized.params['norm_head/bias'], state['module.v.norm.bias'])
+    np.testing.assert_array_equal(
+        initialized.params['encoder/norm/scale'], state['module.v.norm.weight']
+    )
+    assert 'norm_head: from v.norm.weight, v.norm.bias' in initialized.report
 
 
 def test_the_grid_of_ssast_is_told_by_its_spectrograms(tmp_path):
@@ -65,19 +66,24 @@ def test_ssast_whose_numbers_do_not_fit(tmp_path):
 
 def test_an_ast_has_a_norm_and_a_head_of_its_own(tmp_path):
     state = weight_files.ast()
-    donor = weight_files.accounted(saved(tmp_path, state), state)
+    weights = weight_files.accounted(saved(tmp_path, state), state)
     np.testing.assert_array_equal(
-        donor.params['norm_head/scale'], state['module.mlp_head.0.weight']
+        weights.params['norm_head/scale'], state['module.mlp_head.0.weight']
     )
-    np.testing.assert_array_equal(donor.params['head/kernel'], state['module.mlp_head.1.weight'].T)
-    assert donor.positions.table.shape == (12, 5, SIZE.width) and donor.positions.stride == (10, 10)
-    found = initialize_from(tmp_path / 'weights.npz')
     np.testing.assert_array_equal(
-        found.params['norm_head/scale'], state['module.mlp_head.0.weight']
+        weights.params['head/kernel'], state['module.mlp_head.1.weight'].T
+    )
+    assert weights.positions.table.shape == (12, 5, SIZE.width) and weights.positions.stride == (
+        10,
+        10,
+    )
+    initialized = initialize_from(tmp_path / 'weights.npz')
+    np.testing.assert_array_equal(
+        initialized.params['norm_head/scale'], state['module.mlp_head.0.weight']
     )
     assert (
         'head: newly initialized: this model has 3 classes, the weights have 4 without names'
-        in found.report
+        in initialized.report
     )
 
 
@@ -120,16 +126,16 @@ def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
     model.save_pretrained(tmp_path)
     transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=96).save_pretrained(tmp_path)
     converted = ast_hf.load(tmp_path)
-    donor = detect.read(tmp_path)
-    assert {name for names in donor.sources.values() for name in names} == {
+    weights = detect.read(tmp_path)
+    assert {name for names in weights.sources.values() for name in names} == {
         row.source for row in converted.mappings
     }
     network = fixed(epsilon=1e-12)
-    found = initialize_from(tmp_path, network)
+    initialized = initialize_from(tmp_path, network)
     spectrogram = np.random.default_rng(0).standard_normal((2, 96, 32), np.float32)
     run = jax.jit(network.clone(scan=True).apply, static_argnames='method')
     logits = run(
-        {'params': unflatten_dict(found.params, sep='/')},
+        {'params': unflatten_dict(initialized.params, sep='/')},
         jnp.asarray(spectrogram),
         method='classify',
     )
@@ -138,10 +144,10 @@ def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
     np.testing.assert_allclose(
         logits, expected[:, [1, 2, 0]], atol=1e-4
     )  # classes in the order here
-    assert jax.tree.map(np.shape, unflatten_dict(found.params, sep='/')) == jax.tree.map(
+    assert jax.tree.map(np.shape, unflatten_dict(initialized.params, sep='/')) == jax.tree.map(
         np.shape, converted.params
     )
     assert any(
         line.startswith('head: from') and 'in the order of this model' in line
-        for line in found.report
+        for line in initialized.report
     )

@@ -1,7 +1,4 @@
-"""What is recognised at a path, and what is refused:
-
-nothing of it run, and told what is wrong and what would do.
-"""
+"""Weights that are recognized at a path, and the errors for all others. No code is run."""
 
 import json
 import os
@@ -30,16 +27,16 @@ STATES = {
 SCHEMES = {'AugReg': 'big_vision', 'stacked': 'big_vision'}
 
 
-def refused(path, *said, error=PretrainedError):
+def assert_refused(path, *messages, error=PretrainedError):
     with pytest.raises(error) as caught:
         detect.read(path)
-    for part in (str(path), *said):
+    for part in (str(path), *messages):
         assert part in str(caught.value)
 
 
 @pytest.fixture(params=STATES)
 def scheme(request):
-    """What its message calls it, and a state dict."""
+    """Return the scheme as in its message, and a state dict."""
     state = {
         name.removeprefix('module.'): np.asarray(array, np.float32)
         for name, array in STATES[request.param]().items()
@@ -47,9 +44,9 @@ def scheme(request):
     return SCHEMES.get(request.param, request.param), state
 
 
-def needed(state):
-    """Tensors that a network cannot do without."""
-    known = (
+def required_tensors(state):
+    """Return the tensors that a network requires."""
+    optional = (
         'head',
         'cls_token',
         'dist_token',
@@ -66,20 +63,20 @@ def needed(state):
         if not name.removeprefix('params/')
         .removeprefix('v.')
         .removeprefix('vit.embeddings.')
-        .startswith(known)
+        .startswith(optional)
     ]
 
 
-def test_each_missing_tensor_is_named_with_what_was_recognised(scheme, tmp_path):
+def test_each_missing_tensor_is_named_with_the_scheme(scheme, tmp_path):
     name, state = scheme
-    for missing in needed(state):
+    for missing in required_tensors(state):
         path = saved(tmp_path, {key: array for key, array in state.items() if key != missing})
-        refused(path, f'missing: {missing}', name)
+        assert_refused(path, f'missing: {missing}', name)
 
 
 def test_a_tensor_too_many_is_named(scheme, tmp_path):
     name, state = scheme
-    refused(
+    assert_refused(
         (
             saved(tmp_path, state | {'adapter.weight': np.ones(3, np.float32)})
             if name != 'big_vision' or 'cls' in state
@@ -91,16 +88,16 @@ def test_a_tensor_too_many_is_named(scheme, tmp_path):
     )
 
 
-def test_layer_scale_is_not_left_out_in_silence(tmp_path):
+def test_layer_scale_is_refused(tmp_path):
     state = weight_files.timm() | {
         f'blocks.{i}.ls1.gamma': np.ones(16, np.float32) for i in range(2)
     }
-    refused(saved(tmp_path, state), 'left over: blocks.0.ls1.gamma, blocks.1.ls1.gamma')
+    assert_refused(saved(tmp_path, state), 'left over: blocks.0.ls1.gamma, blocks.1.ls1.gamma')
 
 
 def test_both_shapes_of_a_wrong_one_are_named(scheme, tmp_path):
     _, state = scheme
-    for wrong in needed(state):
+    for wrong in required_tensors(state):
         if not state[wrong].ndim or wrong.endswith(
             (
                 'embedding/kernel',
@@ -112,14 +109,14 @@ def test_both_shapes_of_a_wrong_one_are_named(scheme, tmp_path):
         ):
             continue  # numbers, and what tells sizes, which the others then do not fit
         longer = np.concatenate([state[wrong], state[wrong]], axis=0)
-        refused(saved(tmp_path, state | {wrong: longer}), wrong, error=UserError)
+        assert_refused(saved(tmp_path, state | {wrong: longer}), wrong, error=UserError)
     name = next(
         name
         for name in state
         if name.endswith(('mlp.fc1.weight', 'intermediate.dense.weight', 'Dense_0/kernel'))
     )
     shape = list(state[name].shape)
-    refused(
+    assert_refused(
         saved(tmp_path, state | {name: state[name][..., :-1]}),
         f'{name} has the shape {[*shape[:-1], shape[-1] - 1]}, expected {shape}',
     )
@@ -131,44 +128,46 @@ def test_a_block_too_few(tmp_path):
         for name, array in weight_files.timm().items()
         if not name.startswith('blocks.0.')
     }
-    refused(saved(tmp_path, state), 'missing: blocks.0.norm1.weight', 'left over: blocks.1.')
+    assert_refused(saved(tmp_path, state), 'missing: blocks.0.norm1.weight', 'left over: blocks.1.')
 
 
 def test_an_absurd_number_of_a_block(tmp_path):
     state = weight_files.timm() | {'blocks.99999999999.norm1.bias': np.ones(16, np.float32)}
-    refused(saved(tmp_path, state), 'left over: blocks.99999999999.norm1.bias')
+    assert_refused(saved(tmp_path, state), 'left over: blocks.99999999999.norm1.bias')
 
 
 def test_positions_of_no_square(tmp_path):
-    refused(
+    assert_refused(
         saved(tmp_path, weight_files.timm(positions=12)),
         'pos_embed has 12 positions',
         '1 class tokens',
     )
 
 
-def test_something_else_is_shown_and_what_would_do_is_listed(tmp_path):
+def test_unrecognized_tensors_and_all_schemes_are_listed(tmp_path):
     state = {f'conv{i}.weight': np.ones(2, np.float32) for i in range(12)}
-    refused(saved(tmp_path, state), 'conv0.weight', 'and 4 more', 'timm', 'SSAST', 'workdirs')
+    assert_refused(
+        saved(tmp_path, state), 'conv0.weight', 'and 4 more', 'timm', 'SSAST', 'workdirs'
+    )
 
 
 def test_an_ast_of_hugging_face_needs_its_folder(tmp_path):
     state = weight_files.hugging_face(weight_files.timm(2, 1), 'audio_spectrogram_transformer.')
-    refused(saved(tmp_path, state), 'AST of Hugging Face: give its folder')
+    assert_refused(saved(tmp_path, state), 'AST of Hugging Face: give its folder')
 
 
-def test_paths_with_nothing_to_start_from(tmp_path):
-    refused(tmp_path / 'missing', 'no such file or folder')
-    refused(tmp_path, 'it holds nothing', 'Recognized are')
+def test_paths_without_weights_are_refused(tmp_path):
+    assert_refused(tmp_path / 'missing', 'no such file or folder')
+    assert_refused(tmp_path, 'it holds nothing', 'Recognized are')
     (tmp_path / 'notes.txt').touch()
-    refused(tmp_path, 'it holds notes.txt')
-    refused(tmp_path / 'notes.txt', 'must end in one of', error=TensorFileError)
+    assert_refused(tmp_path, 'it holds notes.txt')
+    assert_refused(tmp_path / 'notes.txt', 'must end in one of', error=TensorFileError)
     (tmp_path / 'config.json').write_text('{"model_type": "vit"}')
-    refused(tmp_path, 'no model.safetensors: save_pretrained writes it')
+    assert_refused(tmp_path, 'no model.safetensors: save_pretrained writes it')
     (tmp_path / 'config.json').write_text('{"model_type": ')
-    refused(tmp_path, 'config.json cannot be read as JSON')
+    assert_refused(tmp_path, 'config.json cannot be read as JSON')
     (tmp_path / 'config.json').write_text('[1]')
-    refused(tmp_path, 'config.json must hold a JSON object, not list')
+    assert_refused(tmp_path, 'config.json must hold a JSON object, not list')
 
 
 def test_a_folder_of_timm(tmp_path):
@@ -182,7 +181,7 @@ def test_a_folder_of_timm(tmp_path):
 
 def test_a_workdir_whose_training_never_began(tmp_path):
     Workdir(tmp_path).prepare(untrained.settings())
-    refused(tmp_path, 'its training never began', error=WorkdirError)
+    assert_refused(tmp_path, 'its training never began', error=WorkdirError)
 
 
 class Evil:
@@ -203,11 +202,11 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, name):
     (tmp_path / name).write_bytes(
         pickle.dumps({'patch_embed.proj.weight': Evil(tmp_path / 'ran')}, protocol=2)
     )
-    refused(tmp_path / name, 'othing of it was run', error=TensorFileError)
+    assert_refused(tmp_path / name, 'othing of it was run', error=TensorFileError)
     assert not (tmp_path / 'ran').exists()
 
 
 def test_a_file_that_is_cut_off(tmp_path):
     path = saved(tmp_path, weight_files.timm())
     path.write_bytes(path.read_bytes()[:5000])
-    refused(path, 'damaged or cut off', error=TensorFileError)
+    assert_refused(path, 'damaged or cut off', error=TensorFileError)

@@ -1,7 +1,4 @@
-"""What a network starts with:
-
-from networks of this project, on other grids, with other classes; and what the report says.
-"""
+"""Initialization from networks of this project, on other grids, with other classes; the report."""
 
 import dataclasses
 
@@ -31,7 +28,7 @@ from tests.fixtures.weight_files import (
     saved,
 )
 
-HEARD = untrained.settings().frontend
+FEATURES = untrained.settings().frontend
 AST_SECTIONS = {
     'model': untrained.VALUES['model'] | {'kind': 'ast', 'stride': (10, 10)},
     'augment': {'freq_mask': 8, 'token_dropout': 0.0},
@@ -43,7 +40,7 @@ AST_SECTIONS = {
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-    """An ElasticAST of this project, two bands by six columns of patches, with its parameters."""
+    """Return an ElasticAST of two bands by six columns of patches, and its parameters."""
     path = tmp_path_factory.mktemp('elastic')
     untrained.workdir(path)
     return path, flat(load_model(path).params)
@@ -51,7 +48,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def ast_workdir(tmp_path_factory):
-    """An AST of this project, two rows by nine columns of patches, with its parameters."""
+    """Return an AST of two rows by nine columns of patches, and its parameters."""
     path = tmp_path_factory.mktemp('fixed')
     untrained.workdir(path, **AST_SECTIONS)
     return path, flat(load_model(path).params)
@@ -67,7 +64,7 @@ def flat(params):
 
 
 def logits(network, params, frontend=FRONTEND):
-    """Of two clips of different lengths."""
+    """Return the logits of two clips of different lengths."""
     random = np.random.default_rng(0)
     clips = [
         random.standard_normal((frames, frontend.mel_bins), np.float32)
@@ -86,68 +83,78 @@ def logits(network, params, frontend=FRONTEND):
     )
 
 
-def line(found, start):
-    """The one line of the report that begins so."""
-    lines = [entry for entry in found.report if entry.startswith(start)]
-    assert len(lines) == 1, found.report
+def report_line(initialized, start):
+    """Return the one line of the report with this start."""
+    lines = [entry for entry in initialized.report if entry.startswith(start)]
+    assert len(lines) == 1, initialized.report
     return lines[0]
 
 
 # From networks of this project
 
 
-def test_the_same_network_starts_where_it_was(workdir):
+def test_the_same_network_gets_equal_parameters(workdir):
     path, params = workdir
-    network = elastic(HEARD)
-    found = initialize_from(path, network, untrained.LABELS, frontend=HEARD)
-    assert found.params.keys() == params.keys()
+    network = elastic(FEATURES)
+    initialized = initialize_from(path, network, untrained.LABELS, frontend=FEATURES)
+    assert initialized.params.keys() == params.keys()
     for name, array in params.items():
-        np.testing.assert_array_equal(found.params[name], array)
+        np.testing.assert_array_equal(initialized.params[name], array)
     np.testing.assert_array_equal(
-        logits(network, found.params, HEARD), logits(network, params, HEARD)
+        logits(network, initialized.params, FEATURES), logits(network, params, FEATURES)
     )
-    assert 'step 0' in found.report[0] and not any(
-        'newly' in entry or 'note' in entry for entry in found.report
+    assert 'step 0' in initialized.report[0] and not any(
+        'newly' in entry or 'note' in entry for entry in initialized.report
     )
 
 
 def test_classes_in_another_order_keep_their_logits(workdir):
     path, params = workdir
-    network, order = elastic(HEARD), [2, 0, 1]
-    found = initialize_from(path, network, [untrained.LABELS[i] for i in order], frontend=HEARD)
-    np.testing.assert_array_equal(
-        logits(network, found.params, HEARD), logits(network, params, HEARD)[..., order]
+    network, order = elastic(FEATURES), [2, 0, 1]
+    initialized = initialize_from(
+        path, network, [untrained.LABELS[i] for i in order], frontend=FEATURES
     )
-    assert line(found, 'head:').endswith('the same 3 classes, in the order of this model')
+    np.testing.assert_array_equal(
+        logits(network, initialized.params, FEATURES), logits(network, params, FEATURES)[..., order]
+    )
+    assert report_line(initialized, 'head:').endswith(
+        'the same 3 classes, in the order of this model'
+    )
 
 
-def test_other_classes_start_anew_and_it_is_said(workdir):
-    found = initialize_from(workdir[0], elastic(HEARD), ['low', 'middle', 'high'], frontend=HEARD)
-    assert 'head/kernel' not in found.params
+def test_the_head_of_other_classes_is_newly_initialized(workdir):
+    initialized = initialize_from(
+        workdir[0], elastic(FEATURES), ['low', 'middle', 'high'], frontend=FEATURES
+    )
+    assert 'head/kernel' not in initialized.params
     assert (
-        line(found, 'head:')
+        report_line(initialized, 'head:')
         == 'head: newly initialized: this model has 3 classes, the weights have 3 (only in the'
         ' weights: très haut; only in this model: high)'
     )
-    fewer = initialize_from(workdir[0], elastic(HEARD, classes=1), ['low'], frontend=HEARD)
-    assert line(
+    fewer = initialize_from(workdir[0], elastic(FEATURES, classes=1), ['low'], frontend=FEATURES)
+    assert report_line(
         fewer, 'head: newly initialized: this model has 1 class, the weights have 3'
-    ) and line(fewer, 'not used: head/bias, head/kernel')
+    ) and report_line(fewer, 'not used: head/bias, head/kernel')
 
 
 def test_a_shorter_table_of_times_is_the_first_ones(workdir):
     path, params = workdir
-    shorter = dataclasses.replace(HEARD, max_frames=64)
-    found = initialize_from(path, elastic(shorter), untrained.LABELS, frontend=shorter)
-    np.testing.assert_array_equal(found.params['positions/time'], params['positions/time'][:4])
-    assert 'frequency 2 as they are; time the first 4 of 6' in line(found, 'positions:')
+    shorter = dataclasses.replace(FEATURES, max_frames=64)
+    initialized = initialize_from(path, elastic(shorter), untrained.LABELS, frontend=shorter)
+    np.testing.assert_array_equal(
+        initialized.params['positions/time'], params['positions/time'][:4]
+    )
+    assert 'frequency 2 as they are; time the first 4 of 6' in report_line(
+        initialized, 'positions:'
+    )
 
 
 def test_a_longer_table_of_times_is_resized(workdir):
     path, params = workdir
-    longer = dataclasses.replace(HEARD, max_frames=192)
-    found = initialize_from(path, elastic(longer), untrained.LABELS, frontend=longer)
-    time = found.params['positions/time']
+    longer = dataclasses.replace(FEATURES, max_frames=192)
+    initialized = initialize_from(path, elastic(longer), untrained.LABELS, frontend=longer)
+    time = initialized.params['positions/time']
     np.testing.assert_array_equal(time[[0, -1]], params['positions/time'][[0, -1]])
     np.testing.assert_allclose(
         time[1], 0.75 * params['positions/time'][0] + 0.25 * params['positions/time'][1], atol=1e-6
@@ -156,35 +163,39 @@ def test_a_longer_table_of_times_is_resized(workdir):
 
 def test_other_mel_bins_resize_the_table_of_frequencies(workdir):
     path, params = workdir
-    finer = dataclasses.replace(HEARD, mel_bins=64)
-    found = initialize_from(path, elastic(finer), untrained.LABELS, frontend=finer)
-    freq = found.params['positions/freq']
+    finer = dataclasses.replace(FEATURES, mel_bins=64)
+    initialized = initialize_from(path, elastic(finer), untrained.LABELS, frontend=finer)
+    freq = initialized.params['positions/freq']
     np.testing.assert_array_equal(freq[[0, -1]], params['positions/freq'])
-    np.testing.assert_array_equal(found.params['positions/time'], params['positions/time'])
-    assert 'mel_bins 32 in the weights and 64 in this model' in line(found, 'note: features differ')
+    np.testing.assert_array_equal(initialized.params['positions/time'], params['positions/time'])
+    assert 'mel_bins 32 in the weights and 64 in this model' in report_line(
+        initialized, 'note: features differ'
+    )
 
 
-def test_other_features_are_told(workdir):
-    other = dataclasses.replace(HEARD, mean=-5.0, sample_rate=8000)
-    found = initialize_from(workdir[0], elastic(other), untrained.LABELS, frontend=other)
+def test_features_that_differ_are_noted(workdir):
+    changed = dataclasses.replace(FEATURES, mean=-5.0, sample_rate=8000)
+    initialized = initialize_from(workdir[0], elastic(changed), untrained.LABELS, frontend=changed)
     assert (
-        line(found, 'note:')
+        report_line(initialized, 'note:')
         == 'note: features differ: sample_rate 16000 in the weights and 8000 in this model, mean'
         ' -7.0 in the weights and -5.0 in this model'
     )
 
 
-def test_an_elastic_ast_makes_an_ast(workdir):
+def test_an_elastic_ast_initializes_an_ast(workdir):
     """Without overlap, the sums of its tables; with it, what lies between them."""
     path, params = workdir
     grid = position_interpolation.sum_tables(params['positions/freq'], params['positions/time'])
-    found = initialize_from(path, fixed(HEARD, stride=16), untrained.LABELS, frontend=HEARD)
-    np.testing.assert_allclose(found.params['positions'][2:], grid.reshape(12, -1), atol=1e-6)
-    assert 'tokens' not in found.params and not found.params['positions'][:2].any()
-    assert line(found, 'tokens:') == 'tokens: newly initialized'
-    assert line(found, 'not used: pool/')
+    initialized = initialize_from(
+        path, fixed(FEATURES, stride=16), untrained.LABELS, frontend=FEATURES
+    )
+    np.testing.assert_allclose(initialized.params['positions'][2:], grid.reshape(12, -1), atol=1e-6)
+    assert 'tokens' not in initialized.params and not initialized.params['positions'][:2].any()
+    assert report_line(initialized, 'tokens:') == 'tokens: newly initialized'
+    assert report_line(initialized, 'not used: pool/')
     overlapping = (
-        initialize_from(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
+        initialize_from(path, fixed(FEATURES), untrained.LABELS, frontend=FEATURES)
         .params['positions'][2:]
         .reshape(2, 9, -1)
     )
@@ -193,17 +204,17 @@ def test_an_elastic_ast_makes_an_ast(workdir):
     np.testing.assert_allclose(overlapping[1, 4], (row[2] + row[3]) / 2, atol=1e-6)
 
 
-def test_an_ast_starts_where_it_was(ast_workdir):
+def test_the_same_ast_gets_equal_parameters(ast_workdir):
     path, params = ast_workdir
-    found = initialize_from(path, fixed(HEARD), untrained.LABELS, frontend=HEARD)
-    assert found.params.keys() == params.keys()
+    initialized = initialize_from(path, fixed(FEATURES), untrained.LABELS, frontend=FEATURES)
+    assert initialized.params.keys() == params.keys()
     for name, array in params.items():
-        np.testing.assert_array_equal(found.params[name], array)
+        np.testing.assert_array_equal(initialized.params[name], array)
 
 
-def test_an_ast_makes_an_elastic_ast(ast_workdir):
+def test_an_ast_initializes_an_elastic_ast(ast_workdir):
     path, params = ast_workdir
-    found = initialize_from(path, elastic(HEARD), untrained.LABELS, frontend=HEARD)
+    initialized = initialize_from(path, elastic(FEATURES), untrained.LABELS, frontend=FEATURES)
     grid = params['positions'][2:].reshape(2, 9, -1)
     row = position_interpolation.interpolate(
         grid, np.float64([0, 1]), 0
@@ -211,13 +222,13 @@ def test_an_ast_makes_an_elastic_ast(ast_workdir):
     expected = position_interpolation.interpolate(row, np.float64([0, 1.6, 3.2, 4.8, 6.4, 8.0]), 1)
     np.testing.assert_allclose(
         position_interpolation.sum_tables(
-            *(found.params[f'positions/{name}'] for name in ('freq', 'time'))
+            *(initialized.params[f'positions/{name}'] for name in ('freq', 'time'))
         ),
         position_interpolation.sum_tables(*position_interpolation.factorize(expected)),
         atol=1e-6,
     )
-    np.testing.assert_array_equal(found.params['norm_head/scale'], params['norm_head/scale'])
-    assert line(found, 'not used: tokens')
+    np.testing.assert_array_equal(initialized.params['norm_head/scale'], params['norm_head/scale'])
+    assert report_line(initialized, 'not used: tokens')
 
 
 # From the published ElasticAST
@@ -225,7 +236,7 @@ def test_an_ast_makes_an_elastic_ast(ast_workdir):
 
 @pytest.fixture
 def published(tmp_path):
-    """A state dict of the published network, and the parameters that it stands for."""
+    """Return a file of the published network, its state dict, and its parameters."""
     layout = Layout(SIZE, 5, (2, 6), 16)
     random = np.random.default_rng(1)
     state = {
@@ -237,15 +248,17 @@ def published(tmp_path):
 
 def test_the_published_network_gives_the_same_with_scaled_attention(published):
     path, state, params = published
-    found = initialize_from(path, elastic(classes=5), list('abcde'))
+    initialized = initialize_from(path, elastic(classes=5), list('abcde'))
     head = {name: array for name, array in params.items() if name.startswith('head/')}
     expected = logits(elastic(classes=5, scaled=False), params)
-    np.testing.assert_allclose(logits(elastic(classes=5), found.params | head), expected, atol=1e-5)
-    assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1
-    assert 'queries are multiplied' in line(
-        found, 'note: attention logits are divided by sqrt(8) in this model and not divided'
+    np.testing.assert_allclose(
+        logits(elastic(classes=5), initialized.params | head), expected, atol=1e-5
     )
-    assert line(found, 'note: to keep its head, convert it first')
+    assert np.abs(expected[:, 0] - expected[:, 1]).max() > 0.1
+    assert 'queries are multiplied' in report_line(
+        initialized, 'note: attention logits are divided by sqrt(8) in this model and not divided'
+    )
+    assert report_line(initialized, 'note: to keep its head, convert it first')
     unscaled = initialize_from(path, elastic(classes=5, scaled=False), list('abcde'))
     np.testing.assert_array_equal(unscaled.params['pool/query'], params['pool/query'])
     assert unscaled.params.keys() | head.keys() == params.keys()
@@ -270,19 +283,19 @@ def test_a_state_dict_that_lacks_something_is_refused(published):
 # From an image network
 
 
-def test_every_parameter_has_its_shape_or_starts_anew(vit):
+def test_every_parameter_has_its_shape_or_is_newly_initialized(vit):
     for network in (elastic(), elastic(pool='mean'), fixed(), fixed(stride=16)):
-        found, shapes = initialize_from(vit, network), flat_shapes(network)
-        for name, array in found.params.items():
+        initialized, shapes = initialize_from(vit, network), flat_shapes(network)
+        for name, array in initialized.params.items():
             assert (
                 array.shape == shapes[name]
                 and array.dtype == np.float32
                 and array.flags.c_contiguous
             )
-        missing = {name.split('/')[0] for name in shapes if name not in found.params}
+        missing = {name.split('/')[0] for name in shapes if name not in initialized.params}
         assert missing == {'head', 'norm_head'} | ({'pool'} if 'pool/query' in shapes else set())
         for name in missing:
-            assert 'newly initialized' in line(found, f'{name}:')
+            assert 'newly initialized' in report_line(initialized, f'{name}:')
 
 
 def flat_shapes(network):
@@ -291,45 +304,50 @@ def flat_shapes(network):
     }
 
 
-def test_positions_of_an_image_are_cut_resized_and_averaged(vit):
+def test_positions_of_an_image_are_cropped_resized_and_averaged(vit):
     """Three by three places: the middle two for two bands, six columns of three."""
-    found = initialize_from(vit)
+    initialized = initialize_from(vit)
     grid = weight_files.timm()['pos_embed'][0, 1:].reshape(3, 3, -1)[0:2]
     columns = np.clip((np.arange(6) + 0.5) / 2 - 0.5, 0, 2)
     resized = position_interpolation.interpolate(grid, columns, 1)
     np.testing.assert_allclose(
-        found.params['positions/freq'] + resized.mean(axis=(0, 1)) / 2,
+        initialized.params['positions/freq'] + resized.mean(axis=(0, 1)) / 2,
         resized.mean(axis=1),
         atol=1e-6,
     )
     np.testing.assert_allclose(
-        found.params['positions/time'] + resized.mean(axis=(0, 1)) / 2,
+        initialized.params['positions/time'] + resized.mean(axis=(0, 1)) / 2,
         resized.mean(axis=0),
         atol=1e-6,
     )
-    assert 'frequency the middle 2 of 3; time 3 -> 6 resized bilinearly' in line(
-        found, 'positions: from pos_embed'
+    assert 'frequency the middle 2 of 3; time 3 -> 6 resized bilinearly' in report_line(
+        initialized, 'positions: from pos_embed'
     )
     quirks = initialize_from(vit, quirks=True)
     np.testing.assert_allclose(quirks.params['positions/freq'], resized.mean(axis=1), atol=1e-6)
     np.testing.assert_allclose(quirks.params['positions/time'], resized.mean(axis=0), atol=1e-6)
 
 
-def test_the_pooling_starts_from_the_mean_over_the_blocks(vit):
-    """The published code divides by the number of attention's tensors, of which a block has six."""
-    found, quirks = initialize_from(vit).params, initialize_from(vit, quirks=True).params
-    for ours, theirs in {'to_query': 'query', 'key': 'key', 'value': 'value', 'out': 'out'}.items():
+def test_the_pooling_is_initialized_with_the_mean_over_the_blocks(vit):
+    """Check the mean, and that the published code divides by attention's six tensors, too."""
+    initialized, quirks = initialize_from(vit).params, initialize_from(vit, quirks=True).params
+    for pooled, block in {
+        'to_query': 'query',
+        'key': 'key',
+        'value': 'value',
+        'out': 'out',
+    }.items():
         for leaf in ('kernel', 'bias'):
-            mean = found[f'encoder/blocks/attention/{theirs}/{leaf}'].mean(axis=0)
-            np.testing.assert_allclose(found[f'pool/{ours}/{leaf}'], mean, atol=1e-6)
-            np.testing.assert_allclose(quirks[f'pool/{ours}/{leaf}'], mean / 6, atol=1e-6)
-    assert 'pool/query' not in found
+            mean = initialized[f'encoder/blocks/attention/{block}/{leaf}'].mean(axis=0)
+            np.testing.assert_allclose(initialized[f'pool/{pooled}/{leaf}'], mean, atol=1e-6)
+            np.testing.assert_allclose(quirks[f'pool/{pooled}/{leaf}'], mean / 6, atol=1e-6)
+    assert 'pool/query' not in initialized
 
 
 def test_unscaled_attention_is_the_same_or_as_published(vit):
-    """Logits of 8-wide heads are divided by sqrt(8) in the network or in the queries;
+    """Divide the logits of 8-wide heads by sqrt(8) in the network or in the queries.
 
-    the published code forgets it.
+    The published code does neither.
     """
     scaled, unscaled = initialize_from(vit), initialize_from(vit, elastic(scaled=False))
     anew = np.random.default_rng(0)
@@ -346,14 +364,14 @@ def test_unscaled_attention_is_the_same_or_as_published(vit):
         quirks.params['encoder/blocks/attention/query/kernel'],
         scaled.params['encoder/blocks/attention/query/kernel'],
     )
-    assert 'attention differs' in line(
+    assert 'attention differs' in report_line(
         quirks, 'note: attention logits are not divided by sqrt(8) in this model'
     )
 
 
 def test_the_report_lists_what_is_not_used(tmp_path):
-    found = initialize_from(saved(tmp_path, weight_files.timm(tokens=2)))
-    listed = ', '.join(entry for entry in found.report if entry.startswith('not used:'))
+    initialized = initialize_from(saved(tmp_path, weight_files.timm(tokens=2)))
+    listed = ', '.join(entry for entry in initialized.report if entry.startswith('not used:'))
     for name in (
         'cls_token',
         'dist_token',
@@ -363,7 +381,7 @@ def test_the_report_lists_what_is_not_used(tmp_path):
         'head_dist.bias',
     ):
         assert name in listed
-    assert line(found, 'head:') == 'head: newly initialized: this model has 3 classes'
+    assert report_line(initialized, 'head:') == 'head: newly initialized: this model has 3 classes'
 
 
 def test_names_cannot_steer_a_terminal(tmp_path):
@@ -378,7 +396,7 @@ def test_names_cannot_steer_a_terminal(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'size, said',
+    'size, parts',
     [
         (
             Size(32, 2, 2),
@@ -388,14 +406,14 @@ def test_names_cannot_steer_a_terminal(tmp_path):
         (Size(16, 1, 2), ('depth 2, and this model width 16, depth 1', '--config.model.depth=2')),
     ],
 )
-def test_another_size(vit, size, said):
+def test_another_size(vit, size, parts):
     with pytest.raises(PretrainedError) as caught:
         initialize_from(vit, elastic(size=size))
-    for part in (str(vit), *said):
+    for part in (str(vit), *parts):
         assert part in str(caught.value)
 
 
-def test_other_heads_where_they_are_told(tmp_path):
+def test_other_heads_where_the_file_has_them(tmp_path):
     path = saved(tmp_path, weight_files.big_vision(weight_files.timm()))
     with pytest.raises(
         PretrainedError,
@@ -416,10 +434,10 @@ def test_a_size_with_a_name(tmp_path, monkeypatch):
 
 
 def test_another_patch(vit):
-    other = dataclasses.replace(FRONTEND, patch_mels=8, patch_frames=32)
+    changed = dataclasses.replace(FRONTEND, patch_mels=8, patch_frames=32)
     with pytest.raises(
         PretrainedError,
         match='has patches of 16 x 16, and this model of 8 x 32.*--config.frontend.patch_mels=16',
     ):
-        initialize_from(vit, elastic(other), frontend=other)
+        initialize_from(vit, elastic(changed), frontend=changed)
     assert len(LABELS) == 3

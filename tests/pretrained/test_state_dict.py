@@ -1,4 +1,4 @@
-"""Files of tensors: what is read, what is converted and said, and that nothing in them is run."""
+"""Files of tensors: their content and conversion, and that no code in them is run."""
 
 import os
 import pickle
@@ -67,11 +67,11 @@ def test_the_malicious_object_does_run_where_pickles_are_trusted(tmp_path):
     assert (tmp_path / 'ran').exists()
 
 
-def same(found, expected):
-    assert found.keys() == expected.keys()
+def same(state, expected):
+    assert state.keys() == expected.keys()
     for name, array in expected.items():
-        assert found[name].dtype == np.float32
-        np.testing.assert_array_equal(found[name], array)
+        assert state[name].dtype == np.float32
+        np.testing.assert_array_equal(state[name], array)
 
 
 # What is read

@@ -1,6 +1,4 @@
-"""The same network under every scheme's names starts the same, and computes what its own library
-computes.
-"""
+"""One network in the names of every scheme gives equal parameters, and its library's outputs."""
 
 import json
 
@@ -17,10 +15,10 @@ from tests.fixtures import weight_files
 from tests.fixtures.weight_files import FRONTEND, SIZE, elastic, fixed, initialize_from, saved
 
 
-def same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same_params(initialized, expected):
+    assert initialized.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(initialized[name], array, err_msg=name)
 
 
 def without(state, *names):
@@ -52,17 +50,17 @@ SCHEMES = {
 def test_every_scheme_gives_the_same_to_the_bit(tmp_path, network, scheme):
     state = weight_files.timm()
     expected = initialize_from(saved(tmp_path, state, 'timm.npz'), network)
-    other = SCHEMES[scheme](state)
-    assert set(other) & set(state) <= {'head.weight', 'head.bias'}
-    path = saved(tmp_path, other)
-    weight_files.accounted(path, other)
-    same(initialize_from(path, network).params, expected.params)
+    renamed = SCHEMES[scheme](state)
+    assert set(renamed) & set(state) <= {'head.weight', 'head.bias'}
+    path = saved(tmp_path, renamed)
+    weight_files.accounted(path, renamed)
+    assert_same_params(initialize_from(path, network).params, expected.params)
 
 
 def test_distillation_tokens_too(tmp_path, network):
     state = weight_files.timm(tokens=2)
     weight_files.accounted(saved(tmp_path, state, 'timm.npz'), state)
-    same(
+    assert_same_params(
         initialize_from(saved(tmp_path, weight_files.hugging_face(state, 'deit.')), network).params,
         initialize_from(tmp_path / 'timm.npz', network).params,
     )
@@ -85,7 +83,9 @@ def test_every_kind_of_file_gives_the_same(tmp_path, name):
             reason='safetensors is not installed: pip install elastic-ast-jax[convert]',
         )
         saved(tmp_path, state, name)
-    same(initialize_from(tmp_path / name).params, initialize_from(saved(tmp_path, state)).params)
+    assert_same_params(
+        initialize_from(tmp_path / name).params, initialize_from(saved(tmp_path, state)).params
+    )
 
 
 def test_half_precision_of_big_vision(tmp_path):
@@ -93,18 +93,18 @@ def test_half_precision_of_big_vision(tmp_path):
     import ml_dtypes
 
     state = {name: array.astype(ml_dtypes.bfloat16) for name, array in weight_files.timm().items()}
-    found = initialize_from(saved(tmp_path, weight_files.big_vision(state)))
-    same(
-        found.params,
+    initialized = initialize_from(saved(tmp_path, weight_files.big_vision(state)))
+    assert_same_params(
+        initialized.params,
         initialize_from(
             saved(tmp_path, {key: array.astype(np.float32) for key, array in state.items()})
         ).params,
     )
-    assert any('bfloat16' in line for line in found.report)
+    assert any('bfloat16' in line for line in initialized.report)
 
 
 def test_a_checkpoint_of_big_vision(tmp_path):
-    """The optimiser's state is left alone; its tensors have the parameters' names."""
+    """Skip the optimizer's state, whose tensors have the parameters' names."""
     state = weight_files.big_vision(weight_files.timm())
     more = {name.replace('params/', 'opt/0/mu/'): array + 1 for name, array in state.items()} | {
         'chrono/steps': np.int64(3)
@@ -113,18 +113,20 @@ def test_a_checkpoint_of_big_vision(tmp_path):
     assert (
         weight_files.accounted(path, state | more).unused['chrono/steps'] == 'state of the training'
     )
-    same(initialize_from(path).params, initialize_from(saved(tmp_path, state, 'alone.npz')).params)
+    assert_same_params(
+        initialize_from(path).params, initialize_from(saved(tmp_path, state, 'alone.npz')).params
+    )
 
 
-def test_how_far_the_two_kinds_of_gelu_are_apart(tmp_path):
+def test_the_two_kinds_of_gelu_differ_as_noted(tmp_path):
     x = np.linspace(-8, 8, 10001, dtype=np.float32)
     apart = np.abs(jax.nn.gelu(x, approximate=True) - jax.nn.gelu(x, approximate=False)).max()
     assert 0.0004 < apart < 0.0005
-    found = initialize_from(saved(tmp_path, weight_files.big_vision(weight_files.timm())))
-    assert any('GELU' in line and 'at most 0.0005 apart' in line for line in found.report)
+    initialized = initialize_from(saved(tmp_path, weight_files.big_vision(weight_files.timm())))
+    assert any('GELU' in line and 'at most 0.0005 apart' in line for line in initialized.report)
 
 
-def test_what_pools_and_tells_classes_in_big_vision_is_not_used(tmp_path):
+def test_pooling_and_head_of_big_vision_are_not_used(tmp_path):
     state, width = weight_files.big_vision(weight_files.timm()), SIZE.width
     pool = {
         'params/MAPHead_0/probe': np.ones((1, 1, width)),
@@ -140,23 +142,25 @@ def test_what_pools_and_tells_classes_in_big_vision_is_not_used(tmp_path):
 
 @pytest.mark.parametrize('scheme', ['timm', 'big_vision'])
 def test_positions_without_the_class_tokens(tmp_path, scheme):
-    """The token is added behind the positions there, so that its own is 0."""
+    """Set the token's position to 0, since it is added behind the positions."""
     state = weight_files.timm()
     shorter = state | {'pos_embed': state['pos_embed'][:, 1:]}
     path = saved(tmp_path, shorter if scheme == 'timm' else weight_files.big_vision(shorter))
-    found, whole = (
+    initialized, whole = (
         initialize_from(path, fixed()),
         initialize_from(saved(tmp_path, state, 'whole.npz'), fixed()),
     )
-    assert not found.params['positions'][:2].any()
-    np.testing.assert_array_equal(found.params['positions'][2:], whole.params['positions'][2:])
-    np.testing.assert_array_equal(found.params['tokens'], whole.params['tokens'])
+    assert not initialized.params['positions'][:2].any()
+    np.testing.assert_array_equal(
+        initialized.params['positions'][2:], whole.params['positions'][2:]
+    )
+    np.testing.assert_array_equal(initialized.params['tokens'], whole.params['tokens'])
 
 
-def test_without_class_token_those_of_an_ast_start_anew(tmp_path):
-    found = initialize_from(saved(tmp_path, weight_files.timm(tokens=0)), fixed())
-    assert 'tokens' not in found.params and 'tokens: start anew' in found.report
-    assert not found.params['positions'][:2].any()
+def test_without_class_token_those_of_an_ast_are_newly_initialized(tmp_path):
+    initialized = initialize_from(saved(tmp_path, weight_files.timm(tokens=0)), fixed())
+    assert 'tokens' not in initialized.params and 'tokens: newly initialized' in initialized.report
+    assert not initialized.params['positions'][:2].any()
 
 
 def test_a_norm_behind_the_mean_is_the_final_norm(tmp_path):
@@ -166,35 +170,39 @@ def test_a_norm_behind_the_mean_is_the_final_norm(tmp_path):
         for name, array in state.items()
     }
     weight_files.accounted(saved(tmp_path, renamed), renamed)
-    found = initialize_from(tmp_path / 'weights.npz')
-    same(found.params, initialize_from(saved(tmp_path, state, 'norm.npz')).params)
-    assert any('fc_norm' in line and line.startswith('note:') for line in found.report)
+    initialized = initialize_from(tmp_path / 'weights.npz')
+    assert_same_params(
+        initialized.params, initialize_from(saved(tmp_path, state, 'norm.npz')).params
+    )
+    assert any('fc_norm' in line and line.startswith('note:') for line in initialized.report)
 
 
-# What the parameters are
+# Parameters
 
 
 def test_patch_kernels_by_hand(tmp_path):
-    """A value at mel bin m and frame f of all channels alike has the weight of a mel-major patch's
-    value m * 16 + f.
+    """Compare the weights of a value at mel bin m and frame f.
+
+    A mel-major patch has it at m * 16 + f.
     """
     state = weight_files.timm()
-    found = initialize_from(saved(tmp_path, state))
+    initialized = initialize_from(saved(tmp_path, state))
     np.testing.assert_allclose(
-        found.params['embed/kernel'][5 * 16 + 3],
+        initialized.params['embed/kernel'][5 * 16 + 3],
         state['patch_embed.proj.weight'][:, :, 5, 3].sum(axis=1),
         atol=1e-6,
     )
-    assert 'note: patch kernel: 3 input channels summed to one' in found.report
+    assert 'note: patch kernel: 3 input channels summed to one' in initialized.report
 
 
-def test_one_channel_is_taken_as_it_is(tmp_path):
+def test_the_kernel_of_one_channel_is_unchanged(tmp_path):
     state = weight_files.timm(channels=1)
-    found = initialize_from(saved(tmp_path, state))
+    initialized = initialize_from(saved(tmp_path, state))
     np.testing.assert_array_equal(
-        found.params['embed/kernel'], state['patch_embed.proj.weight'].reshape(SIZE.width, -1).T
+        initialized.params['embed/kernel'],
+        state['patch_embed.proj.weight'].reshape(SIZE.width, -1).T,
     )
-    assert not any('channels' in line for line in found.report)
+    assert not any('channels' in line for line in initialized.report)
 
 
 def test_queries_keys_and_values_by_hand(tmp_path):
@@ -213,8 +221,9 @@ def test_queries_keys_and_values_by_hand(tmp_path):
 
 @pytest.fixture(scope='module')
 def saved_vit(tmp_path_factory):
-    """A folder that transformers wrote, its model, and images of equal channels, three patches a
-    side.
+    """Return a folder of transformers, images of three by three patches, and hidden states.
+
+    The channels of the images are equal.
     """
     transformers = pytest.importorskip(
         'transformers', reason='transformers is not installed: pip install elastic-ast-jax[convert]'
@@ -239,20 +248,20 @@ def saved_vit(tmp_path_factory):
                 parameter += 0.3 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp('vit')
     model.save_pretrained(folder)
-    grey = np.random.default_rng(0).standard_normal((2, 48, 48), np.float32)
+    gray = np.random.default_rng(0).standard_normal((2, 48, 48), np.float32)
     with torch.no_grad():
         hidden = model.vit(
-            torch.from_numpy(np.repeat(grey[:, None], 3, axis=1))
+            torch.from_numpy(np.repeat(gray[:, None], 3, axis=1))
         ).last_hidden_state.numpy()
-    return folder, grey, hidden
+    return folder, gray, hidden
 
 
 def test_the_encoder_gives_the_hidden_states_of_transformers(saved_vit):
-    folder, grey, expected = saved_vit
+    folder, gray, expected = saved_vit
     # An AST on a spectrogram of the image's size, so that every position is where it was.
     frontend = FRONTEND.__class__(mel_bins=48, max_frames=48)
     params = initialize_from(folder, fixed(frontend, stride=16), frontend=frontend).params
-    patches = grey.reshape(2, 3, 16, 3, 16).transpose(0, 1, 3, 2, 4).reshape(2, 9, 256)
+    patches = gray.reshape(2, 3, 16, 3, 16).transpose(0, 1, 3, 2, 4).reshape(2, 9, 256)
     tokens = patches @ params['embed/kernel'] + params['embed/bias'] + params['positions'][2:]
     # Both of AST's tokens are the one class token; one of them is what transformers has.
     first = np.broadcast_to(params['tokens'][0] + params['positions'][0], (2, 1, 16))
@@ -261,19 +270,19 @@ def test_the_encoder_gives_the_hidden_states_of_transformers(saved_vit):
     )
     x = jnp.concatenate([first, tokens], axis=1)
     encoder = Encoder(SIZE.depth, SIZE.heads, interface.reference, scan=True, epsilon=1e-12)
-    found = encoder.apply(
+    initialized = encoder.apply(
         {'params': unflatten_dict(params, sep='/')['encoder']}, x, jnp.ones(x.shape[:2], jnp.int32)
     )
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(initialized, expected, atol=1e-4)
     assert np.median(expected.std(axis=0)) > 0.1  # they depend on the input
 
 
 def test_a_folder_tells_heads_and_epsilon_and_a_file_alone_neither(saved_vit):
     folder, _, _ = saved_vit
     whole, alone = initialize_from(folder), initialize_from(folder / 'model.safetensors')
-    same(whole.params, alone.params)
+    assert_same_params(whole.params, alone.params)
     assert '2 heads' in whole.report[0] and any(
-        'epsilon 1e-12 there and 1e-06 here' in line for line in whole.report
+        'epsilon 1e-12 in the weights and 1e-06 in this model' in line for line in whole.report
     )
     assert 'heads' not in alone.report[0] and any('2 are assumed' in line for line in alone.report)
     assert not any('epsilon' in line for line in alone.report)
@@ -285,7 +294,7 @@ def test_a_folder_tells_heads_and_epsilon_and_a_file_alone_neither(saved_vit):
 @pytest.mark.parametrize(
     'kind', ['ViTModel', 'ViTForMaskedImageModeling', 'DeiTForImageClassificationWithTeacher']
 )
-def test_what_transformers_saves_around_the_network_is_not_used(tmp_path, kind):
+def test_heads_and_poolers_of_transformers_are_not_used(tmp_path, kind):
     transformers = pytest.importorskip(
         'transformers', reason='transformers is not installed: pip install elastic-ast-jax[convert]'
     )
@@ -301,9 +310,9 @@ def test_what_transformers_saves_around_the_network_is_not_used(tmp_path, kind):
     from safetensors.numpy import load_file
 
     weight_files.accounted(tmp_path, load_file(tmp_path / 'model.safetensors'))
-    found = initialize_from(tmp_path, fixed())
-    assert found.params['tokens'].shape == (2, 16)
-    assert any(line.startswith('not used:') for line in found.report)
+    initialized = initialize_from(tmp_path, fixed())
+    assert initialized.params['tokens'].shape == (2, 16)
+    assert any(line.startswith('not used:') for line in initialized.report)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The suite finds what it is there for: each of these implementations is wrong in one way."""
+"""The suite reports the fault of each of these implementations, which is wrong in one way."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ def all_clips_of_a_row(q, k, v, segment_ids):
 
 
 def padding_attends(q, k, v, segment_ids):
-    """What a kernel with segment ids does that is left to itself."""
+    """Let padding attend to padding, as a kernel with segment ids does by default."""
     return interface.reference(q, k, v, segment_ids + 1)
 
 
 def soft_mask(q, k, v, segment_ids):
-    """Logits between clips lowered, by what would do for small logits."""
+    """Lower logits between clips, by an amount that suffices for small logits."""
     logits = jnp.einsum('rqhc,rkhc->rhqk', q, k)
     same = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
     weights = jax.nn.softmax(jnp.where(same, logits, logits - 30.0), axis=-1)
@@ -25,8 +25,8 @@ def soft_mask(q, k, v, segment_ids):
     return jnp.where((segment_ids > 0)[:, :, None, None], out, 0.0)
 
 
-def neighbours(q, k, v, segment_ids):
-    """A block too much: the clips of each pair of tokens are joined."""
+def joined_neighbors(q, k, v, segment_ids):
+    """Compute a block too many: join the clips of each pair of tokens."""
     paired = jnp.repeat(segment_ids[:, ::2], 2, axis=1)[:, : segment_ids.shape[1]]
     return interface.reference(q, k, v, jnp.where(segment_ids > 0, paired, 0))
 
@@ -44,12 +44,12 @@ def leaks_backwards(q, k, v, segment_ids):
     return interface.reference(q, k, v, segment_ids)
 
 
-def _forward(*given):
-    return interface.reference(*given), given
+def _forward(*inputs):
+    return interface.reference(*inputs), inputs
 
 
-def _backward(given, gradient):
-    q, k, v, segment_ids = given
+def _backward(inputs, gradient):
+    q, k, v, segment_ids = inputs
     return *jax.vjp(lambda *x: all_clips_of_a_row(*x, segment_ids), q, k, v)[1](gradient), None
 
 
@@ -57,36 +57,36 @@ leaks_backwards.defvjp(_forward, _backward)
 
 
 def not_finite(q, k, v, segment_ids):
-    """The softmax of nothing: 0/0 in padding."""
+    """Return 0/0 in padding, the softmax of an empty set."""
     out = interface.reference(q, k, v, segment_ids)
     return jnp.where((segment_ids > 0)[:, :, None, None], out, jnp.nan)
 
 
 @pytest.mark.parametrize(
-    'attend, said',
+    'attend, message',
     [
         (all_clips_of_a_row, 'moves by'),
         (padding_attends, 'not 0 in padding'),
         (soft_mask, 'when other clips change'),
-        (neighbours, 'of the gradient of the clip at row 0, tokens 0 to 12'),
+        (joined_neighbors, 'of the gradient of the clip at row 0, tokens 0 to 12'),
         (scaled, 'off the softmax of each clip alone'),
         (values_keep_their_gradient, 'gets no gradient of its own output through v'),
         (leaks_backwards, 'of the gradient of the clip at row 0, tokens 0 to 12, through k'),
         (not_finite, 'the output is not finite'),
     ],
 )
-def test_a_wrong_implementation_is_found_and_named(attend, said):
+def test_a_wrong_implementation_is_reported(attend, message):
     problems = conformance.check(attend, width=16, tokens=64)
-    assert any(said in problem for problem in problems), problems
+    assert any(message in problem for problem in problems), problems
 
 
 def test_a_leak_is_found_in_bfloat16_too():
     assert any(
         'moves by' in problem
-        for problem in conformance.check(neighbours, width=16, dtype=jnp.bfloat16, tokens=64)
+        for problem in conformance.check(joined_neighbors, width=16, dtype=jnp.bfloat16, tokens=64)
     )
 
 
 @pytest.mark.parametrize('tokens', [48, 64, 101])
-def test_nothing_is_found_in_the_plain_one(tokens):
+def test_the_reference_has_no_problems(tokens):
     assert conformance.check(interface.reference, heads=1, width=16, tokens=tokens) == []

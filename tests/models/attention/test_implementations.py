@@ -1,7 +1,4 @@
-"""Attention within a clip:
-
-every implementation that runs on a processor passes the conformance suite, and what it implies.
-"""
+"""Attention within a clip: implementations that run on a CPU, in the conformance suite."""
 
 import functools
 import statistics
@@ -40,8 +37,8 @@ def test_conforms(case, check):
 def test_conforms_in_bfloat16_and_stays_in_it(case, check):
     half = bfloat16(case)
     assert list(check(half)) == []
-    given = [x.astype(jnp.bfloat16) for x in (half.q, half.k, half.v)]
-    assert half.run(*given, half.ids, given[0])[0].dtype == jnp.bfloat16
+    inputs = [x.astype(jnp.bfloat16) for x in (half.q, half.k, half.v)]
+    assert half.run(*inputs, half.ids, inputs[0])[0].dtype == jnp.bfloat16
 
 
 @functools.cache
@@ -50,7 +47,7 @@ def bfloat16(case):
 
 
 def test_a_clip_may_sit_anywhere(case):
-    """The same tokens in another row, behind other clips."""
+    """Put the same tokens into another row, behind other clips."""
     length = 17
     places = [(0, 14), (1, 0), (4, 20)]
     ids = np.zeros_like(case.ids)
@@ -62,9 +59,9 @@ def test_a_clip_may_sit_anywhere(case):
         for array in arrays:
             array[row, start : start + length] = array[3, :length]
     output = case.output(*arrays, ids)
-    first, *others = (output[row, start : start + length] for row, start in places)
-    for other in others:
-        np.testing.assert_allclose(other, first, rtol=0, atol=2e-6)
+    first, *outputs_elsewhere = (output[row, start : start + length] for row, start in places)
+    for output in outputs_elsewhere:
+        np.testing.assert_allclose(output, first, rtol=0, atol=2e-6)
 
 
 def test_layers_under_scan_and_remat_are_calls_one_after_another(case):
@@ -121,31 +118,31 @@ def test_blocked_has_no_array_of_all_pairs(block, span):
 
 
 def long_rows(rows=1, heads=1, clips=16, tokens=2048):
-    """Rows of 16 clips each and no padding, and one compiled step of an implementation on them:
+    """Return rows of 16 clips without padding, and a function that compiles a step on them.
 
-    output and gradients.
+    The step gives output and gradients.
     """
     rng = np.random.default_rng(0)
     lengths = np.diff(
         [0, *np.sort(rng.choice(np.arange(1, tokens // 8), clips - 1, replace=False)) * 8, tokens]
     )
     ids = jnp.asarray(np.tile(np.repeat(np.arange(1, clips + 1), lengths), (rows, 1)), jnp.int32)
-    given = [jnp.asarray(rng.normal(size=(rows, tokens, heads, 64)), jnp.float32) for _ in range(4)]
+    inputs = [
+        jnp.asarray(rng.normal(size=(rows, tokens, heads, 64)), jnp.float32) for _ in range(4)
+    ]
 
     def compiled(attend):
         def step(q, k, v, gradient):
             output, pullback = jax.vjp(lambda *x: attend(*x, ids), q, k, v)
             return output, *pullback(gradient)
 
-        return jax.jit(step).lower(*given).compile()
+        return jax.jit(step).lower(*inputs).compile()
 
-    return given, compiled
+    return inputs, compiled
 
 
 def test_blocked_needs_no_memory_for_all_pairs():
-    """What the compiled program takes besides arguments and results, against one head's pairs in
-    float32.
-    """
+    """Compare the temporary memory of the compiled program with one head's pairs in float32."""
     _, compiled = long_rows()
     temporaries = {
         name: compiled(attend).memory_analysis().temp_size_in_bytes
@@ -160,8 +157,8 @@ def test_blocked_needs_no_memory_for_all_pairs():
 
 @pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about processors')
-def test_blocked_is_at_least_2_5_times_as_fast_as_plain_with_16_clips_a_row():
-    given, compiled = long_rows(rows=2, heads=3)
+def test_blocked_is_at_least_2_5_times_as_fast_as_the_reference_with_16_clips_a_row():
+    inputs, compiled = long_rows(rows=2, heads=3)
     steps = {
         name: compiled(attend)
         for name, attend in (
@@ -173,7 +170,7 @@ def test_blocked_is_at_least_2_5_times_as_fast_as_plain_with_16_clips_a_row():
     for _ in range(9):  # one after the other, so that what else runs slows both
         for name, step in steps.items():
             start = time.perf_counter()
-            jax.block_until_ready(step(*given))
+            jax.block_until_ready(step(*inputs))
             seconds[name].append(time.perf_counter() - start)
-    plain, blocked = (statistics.median(seconds[name][1:]) for name in ('reference', 'blocked'))
-    assert plain >= 2.5 * blocked, f'plain {plain:.3f} s, blocked {blocked:.3f} s'
+    reference, blocked = (statistics.median(seconds[name][1:]) for name in ('reference', 'blocked'))
+    assert reference >= 2.5 * blocked, f'reference {reference:.3f} s, blocked {blocked:.3f} s'

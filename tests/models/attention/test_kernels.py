@@ -1,7 +1,4 @@
-"""The kernels of accelerators on a processor:
-
-interpreted, or lowered for the platform that they are for.
-"""
+"""Kernels of accelerators on a CPU: interpreted, or lowered for their platform."""
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +70,15 @@ def output_and_gradients(attend):
 
 def test_splash_runs_on_each_devices_own_rows_and_heads():
     mesh = sharding.make_mesh(Mesh(data=1, fsdp=1, tensor=1), jax.devices()[:1])
-    given = rows()
+    inputs = rows()
     splash = tpu.splash(interpret=True, block=128)
-    found = output_and_gradients(sharding.sharded_attention(splash, mesh))(*given)
-    for one, other in zip(found, output_and_gradients(interface.reference)(*given), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.abs(other).max()))
+    results = output_and_gradients(sharding.sharded_attention(splash, mesh))(*inputs)
+    for result, expected in zip(
+        results, output_and_gradients(interface.reference)(*inputs), strict=True
+    ):
+        np.testing.assert_allclose(
+            result, expected, rtol=0, atol=1e-5 * float(jnp.abs(expected).max())
+        )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_forward_and_backward_kernels_lower_for_their_platform(attend, platform,
 
 
 def test_the_static_mask_of_splash_does_not_grow_with_the_pairs_of_tokens():
-    """A mask that was written out would stand in the program as a constant of 4096 x 4096."""
+    """Check that the program has no constant of 4096 x 4096 for the mask."""
 
     def text(tokens):
         x, ids = jnp.zeros((1, tokens, 2, 64), jnp.bfloat16), jnp.ones((1, tokens), jnp.int32)

@@ -1,4 +1,4 @@
-"""Which precision and which attention a platform gets."""
+"""Selection of precision and attention for a platform."""
 
 from pathlib import Path
 
@@ -46,10 +46,10 @@ def test_attention_follows_the_platform_unless_it_is_chosen():
 
 
 def test_what_attention_was_chosen_is_said():
-    attend, said = selection.select_attention_with_reason('reference')
+    attend, reason = selection.select_attention_with_reason('reference')
     assert (
         attend is interface.reference
-        and said == 'attention: reference, as model.attention=reference says'
+        and reason == 'attention: reference, as model.attention=reference says'
     )
     assert selection.select_attention_with_reason('auto', 'ast')[1].startswith(
         'attention: reference, for rows of'
@@ -71,9 +71,9 @@ def test_a_kernel_that_does_not_run_here_is_an_error_unless_the_choice_was_anoth
         match=f"model.attention='{name}' does not work on this cpu in float32: .+auto",
     ):
         selection.select_attention(name)
-    attend, said = selection.select_attention_with_reason(name, required=False)
+    attend, reason = selection.select_attention_with_reason(name, required=False)
     assert attend is not interface.reference
-    assert said.startswith('attention: blocked') and f'{name} is refused: ' in said
+    assert reason.startswith('attention: blocked') and f'{name} is refused: ' in reason
 
 
 @pytest.mark.skipif(
@@ -81,8 +81,8 @@ def test_a_kernel_that_does_not_run_here_is_an_error_unless_the_choice_was_anoth
 )
 def test_auto_goes_on_to_the_next_kernel_and_says_what_is_wrong_with_those_before(monkeypatch):
     monkeypatch.setattr(selection, '_BY_PLATFORM', {'cpu': ('splash', 'pallas', 'reference')})
-    attend, said = selection.select_attention_with_reason('auto')
+    attend, reason = selection.select_attention_with_reason('auto')
     assert attend is interface.reference
-    assert said.startswith('attention: reference') and said.index('splash is refused') < said.index(
-        'pallas is refused'
-    )
+    assert reason.startswith('attention: reference') and reason.index(
+        'splash is refused'
+    ) < reason.index('pallas is refused')
