@@ -118,18 +118,18 @@ def validate(batch: PackedBatch, shape: BatchShape, grid: tuple[int, int]) -> No
 def _validate_clips(batch: PackedBatch, shape: BatchShape, row: int) -> None:
     """Check which clips a row holds, and their labels."""
     ids, valid, labels = batch.segment_ids[row], batch.valid[row], batch.labels[row]
-    used = ids[ids != NO_SEGMENT]
+    clip_ids = ids[ids != NO_SEGMENT]
     if ids.min() < 0 or ids.max() > shape.slots:
         raise ValueError(
             f'PackedBatch.segment_ids of row {row} leave 0..{shape.slots}:'
             f' {int(ids.min())}..{int(ids.max())}'
         )
-    if (ids[: len(used)] == NO_SEGMENT).any() or (np.diff(used) < 0).any():
+    if (ids[: len(clip_ids)] == NO_SEGMENT).any() or (np.diff(clip_ids) < 0).any():
         raise ValueError(
             f'PackedBatch.segment_ids of row {row}: clips must be contiguous, in the order of'
             ' their slots'
         )
-    if not np.array_equal(np.unique(used), np.flatnonzero(valid) + 1):
+    if not np.array_equal(np.unique(clip_ids), np.flatnonzero(valid) + 1):
         raise ValueError(f'PackedBatch.valid of row {row} does not match the slots its tokens name')
     if not np.array_equal(batch.clip_id[row] != NO_CLIP, valid):
         raise ValueError(

@@ -78,15 +78,9 @@ def read(tensors: Tensors) -> PretrainedWeights:
     )
     names = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
     parts = _OLDER if any(f'/{_OLDER.mlp}/' in name for name in names) else _BlockParts()
-    numbers = {match[1] for name in names if (match := _BLOCK.match(name))}
-    stacked = numbers == {None}
-    query = (
-        f'{prefix}Transformer/encoderblock{"" if stacked else "_0"}/{parts.attention}/query/kernel'
-    )
-    *outer, _, heads, head_width = shape_of(SCHEME, tensors, query, 4 if stacked else 3)
-    depth = outer[0] if stacked else len(numbers)
     kernel = shape_of(SCHEME, tensors, f'{prefix}embedding/kernel', 4)
     mels, frames, channels, width = kernel
+    blocks, depth, heads = _block_mappings(tensors, prefix, names, parts, width)
     positions = prefix + next(
         (name for name in _POSITIONS if name in names), _POSITIONS[-1 if parts is _OLDER else 0]
     )
@@ -101,12 +95,7 @@ def read(tensors: Tensors) -> PretrainedWeights:
     for leaf in ('scale', 'bias'):
         source = f'{prefix}Transformer/encoder_norm/{leaf}'
         mappings.append(_mapping(source, f'encoder/norm/{leaf}', (width,)))
-    block = f'{prefix}Transformer/encoderblock'
-    for name, target, shape in _block_tensors(parts, width, heads, head_width):
-        if stacked:
-            mappings.append(_mapping(f'{block}/{name}', target, (depth, *shape)))
-        else:
-            mappings += [_mapping(f'{block}_{i}/{name}', target, shape, i) for i in range(depth)]
+    mappings += blocks
     params, sources = map_tensors(SCHEME, tensors, mappings, unused)
     params['embed/kernel'] = patch_kernel(params['embed/kernel'])
     tokens = len(params.get('tokens', ()))
@@ -123,6 +112,25 @@ def read(tensors: Tensors) -> PretrainedWeights:
         epsilon=EPSILON,
         notes=(*patch_kernel_notes(channels), _GELU_NOTE),
     )
+
+
+def _block_mappings(
+    tensors: Tensors, prefix: str, names: Sequence[str], parts: _BlockParts, width: int
+) -> tuple[list[TensorMapping], int, int]:
+    """Return the mappings of the blocks, their number and their heads."""
+    numbers = {match[1] for name in names if (match := _BLOCK.match(name))}
+    stacked = numbers == {None}
+    block = f'{prefix}Transformer/encoderblock'
+    query = f'{block}{"" if stacked else "_0"}/{parts.attention}/query/kernel'
+    *outer, _, heads, head_width = shape_of(SCHEME, tensors, query, 4 if stacked else 3)
+    depth = outer[0] if stacked else len(numbers)
+    mappings = []
+    for name, target, shape in _block_tensors(parts, width, heads, head_width):
+        if stacked:
+            mappings.append(_mapping(f'{block}/{name}', target, (depth, *shape)))
+        else:
+            mappings += [_mapping(f'{block}_{i}/{name}', target, shape, i) for i in range(depth)]
+    return mappings, depth, heads
 
 
 def _mapping(source: str, target: str, shape: Shape, block: int | None = None) -> TensorMapping:

@@ -75,12 +75,12 @@ class _Part(NamedTuple):
     Attributes:
         params: Its parameters.
         origin: For the report.
-        used: The parts of the weights that they are made of.
+        sources: The parts of the weights that they are made of.
     """
 
     params: Params
     origin: str
-    used: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 def initialize_params(
@@ -130,12 +130,12 @@ def initialize_params(
         for part in parts.values()
         for name, array in part.params.items()
     }
-    used = {group for part in parts.values() for group in part.used}
+    used_parts = {name for part in parts.values() for name in part.sources}
     lines = [
         f'{os.fspath(path)}: {weights.kind}, {_describe(weights)}',
         *(f'note: {note}' for note in notes),
         *(f'{name}: {part.origin}' for name, part in parts.items()),
-        *_unused_lines(weights, used),
+        *_unused_lines(weights, used_parts),
     ]
     return InitializedParams(params, tuple(map(printable, lines)))
 
@@ -395,11 +395,11 @@ def _head(weights: PretrainedWeights, labels: Sequence[str]) -> _Part:
     return _Part(params, origin, ('head',))
 
 
-def _unused_lines(weights: PretrainedWeights, used: set[str]) -> list[str]:
+def _unused_lines(weights: PretrainedWeights, used_parts: set[str]) -> list[str]:
     """Return lines on the tensors that are not used, by the reason."""
     reasons = dict(weights.unused)
     for part, names in weights.sources.items():
-        if part not in used:
+        if part not in used_parts:
             reasons |= dict.fromkeys(names, _UNUSED_PARTS[part])
     groups: dict[str, list[str]] = {}
     for name, reason in reasons.items():

@@ -155,21 +155,21 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
             f'{path}: holds a {type(content).__name__} and no state dict: save model.state_dict()'
         )
     content, notes = _unnest(content)
-    others = {
+    non_tensors = {
         str(name): entry
         for name, entry in content.items()
         if not (isinstance(name, str) and isinstance(entry, torch.Tensor))
     }
-    if others:
-        inner = [name for name, entry in others.items() if isinstance(entry, dict)]
+    if non_tensors:
+        inner = [name for name, entry in non_tensors.items() if isinstance(entry, dict)]
         hint = (
             f'; is {inner[0]!r} the state dict? Save that alone'
             if inner
             else ': save model.state_dict() alone'
         )
         raise TensorFileError(
-            f'{path}: {some(list(others), _MAX_NAMES)}'
-            f' {"is no tensor" if len(others) == 1 else "are no tensors"}{hint}'
+            f'{path}: {some(list(non_tensors), _MAX_NAMES)}'
+            f' {"is no tensor" if len(non_tensors) == 1 else "are no tensors"}{hint}'
         )
     return {name: _torch_array(path, name, tensor) for name, tensor in content.items()}, notes
 

@@ -190,13 +190,13 @@ def check_value_leaks(case: Case) -> Iterator[str]:
     """Check that other clips, rows and padding change a clip's output by one rounding at most."""
     output = case.output(case.q, case.k, case.v)
     rng = np.random.default_rng(1)
-    for kept in case.rounds():
+    for clips in case.rounds():
         changed = [case.rounded(rng.normal(scale=20, size=case.q.shape)) for _ in range(3)]
         for new, old in zip(changed, (case.q, case.k, case.v), strict=True):
-            for row, where in kept:
+            for row, where in clips:
                 new[row, where] = old[row, where]
         new_output = case.output(*changed)
-        for row, where in kept:
+        for row, where in clips:
             change = np.abs(new_output[row, where] - output[row, where]).max()
             if not change <= float(jnp.finfo(case.dtype).eps) * np.abs(output[row, where]).max():
                 yield (
@@ -207,14 +207,14 @@ def check_value_leaks(case: Case) -> Iterator[str]:
 
 def check_gradient_leaks(case: Case) -> Iterator[str]:
     """Check that the gradient of a clip's output is exactly 0 outside that clip, and not inside."""
-    for kept in case.rounds():
+    for clips in case.rounds():
         inside = np.zeros(case.ids.shape, bool)
-        for row, where in kept:
+        for row, where in clips:
             inside[row, where] = True
         gradient = np.where(inside[:, :, None, None], case.gradient, 0.0)
         results = case.gradients(case.q, case.k, case.v, gradient)
         for name, result in zip('qkv', results, strict=True):
-            for row, where in kept:
+            for row, where in clips:
                 clip = _describe(row, where)
                 if not (result[row, where].any() or (len(where) == 1 and name != 'v')):
                     yield f'{clip} gets no gradient of its own output through {name}'
