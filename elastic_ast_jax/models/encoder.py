@@ -4,7 +4,7 @@ Source: ViT (Dosovitskiy et al., 2021); attention stays within a clip.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ class Encoder(nn.Module):
             block,
             variable_axes={'params': 0},
             split_rngs={'params': True},
-            in_axes=nn.broadcast,
+            in_axes=cast(Any, nn.broadcast),  # which Flax's annotation does not allow
             length=self.depth,
             unroll=1 if self.scan else self.depth,
         )

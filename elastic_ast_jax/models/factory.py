@@ -47,7 +47,7 @@ def make_model(
         constrain: See `encoder.Constrain`.
     """
     model, frontend = config.model, config.frontend
-    common = dict(
+    common: dict[str, Any] = dict(
         size=model.resolved_size(),
         classes=classes,
         attend=attend,
@@ -60,9 +60,10 @@ def make_model(
     )
     if model.kind == 'ast':
         patch = frontend.patch_mels, frontend.patch_frames
+        down, along = model.stride
         frames = model.frames or frontend.max_frames
         return AST(
-            mels=frontend.mel_bins, frames=frames, patch=patch, stride=model.stride, **common
+            mels=frontend.mel_bins, frames=frames, patch=patch, stride=(down, along), **common
         )
     return ElasticAST(
         grid=(frontend.mel_patches, frontend.max_time_patches), pool=model.pool, **common

@@ -168,10 +168,10 @@ def row_layout(
         kept: For each clip the token indices that token dropout keeps, ascending, or None for all.
     """
     counts = mel_patches * time_patches
-    index = [
-        np.arange(n, dtype=np.int32) if kept is None or kept[i] is None else kept[i]
-        for i, n in enumerate(counts)
-    ]
+    index = []
+    kept = [None] * len(counts) if kept is None else kept
+    for count, tokens in zip(counts, kept, strict=True):
+        index.append(np.arange(count, dtype=np.int32) if tokens is None else tokens)
     sizes = [len(tokens) for tokens in index]
     token = np.concatenate(index).astype(np.int32)
     columns = np.repeat(time_patches, sizes).astype(np.int32)

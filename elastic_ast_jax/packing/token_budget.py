@@ -345,20 +345,24 @@ def _measurement(entry: Any, number: int) -> Measurement:
     if not _is_number(ratio) or ratio < 1:
         raise problem('ratio', 'a number from 1')
     method = _OLD_METHODS.get(method, method) if isinstance(method, str) else None
-    if method not in DESCRIPTIONS:
+    if method != 'crop' and method != 'drop':
         raise problem('method', "'crop' or 'drop'")
-    scores = []
+    scores = {}
     for key in ('selection_score', 'heldout_score'):
         score = entry.get(key, '')  # null is undefined; missing is wrong
         if score is not None and not _is_number(score):
             raise problem(key, 'a number, or null')
-        scores.append(math.nan if score is None else float(score))
+        scores[key] = math.nan if score is None else float(score)
     if type(unseen) is not bool:
         raise problem('unseen', 'true or false')
     if not _is_number(latency) or latency < 0:
         raise problem('latency_ms', 'a number from 0')
     return Measurement(
-        TokenReduction(tokens, float(ratio), method), *scores, unseen, float(latency)
+        TokenReduction(tokens, float(ratio), method),
+        scores['selection_score'],
+        scores['heldout_score'],
+        unseen,
+        float(latency),
     )
 
 

@@ -109,7 +109,8 @@ def initialize_params(
     """
     weights = detect.read(path)
     _check_sizes(path, weights, network, frontend)
-    shapes = {name: tuple(leaf.shape) for name, leaf in flatten_dict(abstract, sep='/').items()}
+    leaves: dict[str, Any] = flatten_dict(abstract, sep='/')
+    shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     notes = [*weights.notes, *_notes_on_settings(weights, network)]
     weights, query_notes = _rescale_queries(weights, network, quirks)
     notes += [*query_notes, *_notes_on_features(weights, frontend)]

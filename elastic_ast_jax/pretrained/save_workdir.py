@@ -66,10 +66,10 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
     """
     workdir.prepare(config)
     workdir.set_model_metadata(ModelMetadata(tuple(labels), fbank.fingerprint(config.frontend)))
+    optimizer: Any = None
+    state = TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), optimizer)
     with Checkpoints(workdir.checkpoints) as checkpoints:
-        checkpoints.save(
-            TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None), None
-        )
+        checkpoints.save(state, None)
 
 
 def check(config: Config, labels: Sequence[str], source: str | os.PathLike) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ SHAPE = BatchShape(
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
-def network(stride=10, **more):
+def network(stride=10, **more: Any):
     return AST(Size(24, 2, 2), CLASSES, MELS, FRAMES, stride=(stride, stride), **more)
 
 
@@ -80,9 +81,12 @@ def test_frames_that_fill_up_the_last_patch_of_a_row_are_ignored():
 @pytest.mark.parametrize('stride', [10, 16])
 def test_logits_depend_on_every_frame_and_mel_bin_within_whole_patches_and_on_no_other(stride):
     model, weights = network(stride), variables(stride)
-    gradient = jit(jax.grad(lambda clip: model.apply(weights, clip, method='classify')[0, 0]))(
-        spectrograms(1)
-    )
+
+    def first_logit(clip):
+        logits: Any = model.apply(weights, clip, method='classify')
+        return logits[0, 0]
+
+    gradient = jit(jax.grad(first_logit))(spectrograms(1))
     rows, columns = model.grid
     inside = np.zeros((FRAMES, MELS), bool)
     inside[: (columns - 1) * stride + PATCH, : (rows - 1) * stride + PATCH] = True
@@ -125,7 +129,8 @@ def test_bfloat16_gives_nearly_the_same_float32_logits():
 def test_scaling_and_epsilon_count():
     clips = spectrograms(1)
     exact = classify()(variables(), clips)
-    for changed in ({'scaled': False}, {'epsilon': 0.1}):
+    changes: tuple[dict[str, Any], ...] = ({'scaled': False}, {'epsilon': 0.1})
+    for changed in changes:
         changed_logits = jit(functools.partial(network(**changed).apply, method='classify'))(
             variables(), clips
         )
@@ -152,7 +157,7 @@ def test_the_train_step_that_trains_elasticast_trains_it():
     batch.labels[batch.valid] = labels[batch.clip_id[batch.valid]]
     optimizer, model = optax.adam(3e-3), network()
 
-    def apply(params, part):
+    def apply(params, part) -> Any:
         return model.apply({'params': params}, part)
 
     step = jit(make_train_step(apply, losses.cross_entropy(0.0), optimizer))

@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -223,7 +224,7 @@ def test_scaling_is_that_of_the_queries(unrolled):
     the head width.
     """
     unscaled = Small(REFERENCE.clone(scaled=False))
-    flat = flax.traverse_util.flatten_dict(unrolled.params)
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(unrolled.params)
     factor = np.float32((REFERENCE.size.width // REFERENCE.size.heads) ** -0.5)
     for path in flat:
         if path[-2] in ('query', 'to_query'):

@@ -19,9 +19,8 @@ def random(*shape):
 
 def lookup_values(values, lookup):
     """Return the values of a table of one column at the positions of a lookup."""
-    return position_interpolation.interpolate(np.float32(values)[:, None], lookup.positions, 0)[
-        :, 0
-    ].tolist()
+    table = np.array(values, np.float32)[:, None]
+    return position_interpolation.interpolate(table, lookup.positions, 0)[:, 0].tolist()
 
 
 def test_two_patches_become_four_by_hand():
@@ -139,7 +138,7 @@ def test_a_grid_that_is_a_sum_of_tables_is_recovered():
 
 def test_two_tables_by_hand():
     """Rows average 1 and 4, columns 2 and 3, all 2.5; of which 1.25 is taken off each."""
-    grid = np.float32([[0, 2], [4, 4]])[..., None]
+    grid = np.array([[0, 2], [4, 4]], np.float32)[..., None]
     freq, time = position_interpolation.factorize(grid)
     assert (freq[:, 0].tolist(), time[:, 0].tolist()) == ([-0.25, 2.75], [0.75, 1.75])
     freq, time = position_interpolation.factorize(grid, quirks=True)

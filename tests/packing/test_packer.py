@@ -193,10 +193,10 @@ def test_row_layout_is_that_of_simple_loops(clips, mel_patches):
     ]
     expected = []
     for slot, (columns, _) in enumerate(clips):
-        index = 0
+        index, tokens = 0, kept_tokens[slot]
         for freq in range(mel_patches):
             for time in range(columns):
-                if kept_tokens[slot] is None or index in kept_tokens[slot]:
+                if tokens is None or index in tokens:
                     expected.append((slot + 1, freq, time))
                 index += 1
     selection = [None if tokens is None else np.array(tokens, np.int64) for tokens in kept_tokens]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,7 @@ def test_random_tokens_are_from_all_over_the_clip():
     counts = np.zeros(4)
     for columns in range(40, 240, 2):
         selected = TokenReduction(20, method='drop').select_tokens(columns, KALDI)
+        assert selected is not None
         counts += np.bincount(selected % columns * 4 // columns, minlength=4)
     assert np.abs(counts - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)  # standard deviations
 
@@ -138,7 +140,12 @@ def test_a_row_need_hold_no_more_than_the_budget():
 def test_training_samples_have_no_reduction():
     """Check that a plan's fingerprint, which stored runs have, has no field for the reduction."""
     assert 'reduction' not in SamplingSpec().hash_values()
-    for spec in ({'token_dropout': 0.1}, {'ratios': (2.0,)}, {'ratios': (1.0, 1.5)}):
+    specs: list[dict[str, Any]] = [
+        {'token_dropout': 0.1},
+        {'ratios': (2.0,)},
+        {'ratios': (1.0, 1.5)},
+    ]
+    for spec in specs:
         with pytest.raises(
             ValueError, match='goes with its own ratio alone, and without token_dropout'
         ):
@@ -226,13 +233,10 @@ def test_a_budget_that_is_less_than_any():
 
 def test_the_best_of_each_budget_that_is_better_than_smaller_ones():
     many = [
-        Measurement(TokenReduction(8, ratio, method), score, heldout, True, latency)
-        for ratio, method, score, heldout, latency in [
-            (1.0, 'crop', math.nan, 0.9, 1.0),
-            (1.4, 'crop', 0.5, 0.8, 3.0),
-            (2.0, 'crop', 0.5, 0.3, 2.0),
-            (2.0, 'drop', 0.4, 1.0, 1.0),
-        ]
+        Measurement(TokenReduction(8), math.nan, 0.9, True, 1.0),
+        Measurement(TokenReduction(8, 1.4), 0.5, 0.8, True, 3.0),
+        Measurement(TokenReduction(8, 2.0), 0.5, 0.3, True, 2.0),
+        Measurement(TokenReduction(8, 2.0, 'drop'), 0.4, 1.0, True, 1.0),
     ]
     best = token_budget.best_per_budget([MEASURED[1], *many, MEASURED[4]])
     assert best == (many[2], MEASURED[1])

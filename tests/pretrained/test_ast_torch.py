@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from elastic_ast_jax.pretrained import ast_hf, ast_torch, detect
-from elastic_ast_jax.pretrained.weights import PretrainedError
+from elastic_ast_jax.pretrained.weights import PositionGrid, PretrainedError
 from tests.fixtures import weight_files
 from tests.fixtures.weight_files import SIZE, fixed, initialize_from, saved
 
@@ -73,10 +73,9 @@ def test_an_ast_has_a_norm_and_a_head_of_its_own(tmp_path):
     np.testing.assert_array_equal(
         weights.params['head/kernel'], state['module.mlp_head.1.weight'].T
     )
-    assert weights.positions.table.shape == (12, 5, SIZE.width) and weights.positions.stride == (
-        10,
-        10,
-    )
+    positions = weights.positions
+    assert isinstance(positions, PositionGrid)
+    assert positions.table.shape == (12, 5, SIZE.width) and positions.stride == (10, 10)
     initialized = initialize_from(tmp_path / 'weights.npz')
     np.testing.assert_array_equal(
         initialized.params['norm_head/scale'], state['module.mlp_head.0.weight']

@@ -27,7 +27,7 @@ STATES = {
 SCHEMES = {'AugReg': 'big_vision', 'stacked': 'big_vision'}
 
 
-def assert_refused(path, *messages, error=PretrainedError):
+def assert_refused(path, *messages, error: type[UserError] = PretrainedError):
     with pytest.raises(error) as caught:
         detect.read(path)
     for part in (str(path), *messages):

@@ -1,6 +1,7 @@
 """Initialization from networks of this project, on other grids, with other classes; the report."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -217,9 +218,11 @@ def test_an_ast_initializes_an_elastic_ast(ast_workdir):
     initialized = initialize_from(path, elastic(FEATURES), untrained.LABELS, frontend=FEATURES)
     grid = params['positions'][2:].reshape(2, 9, -1)
     row = position_interpolation.interpolate(
-        grid, np.float64([0, 1]), 0
+        grid, np.array([0, 1], np.float64), 0
     )  # bins 0 and 16 of rows at 0 and 10, the last of which ends the table
-    expected = position_interpolation.interpolate(row, np.float64([0, 1.6, 3.2, 4.8, 6.4, 8.0]), 1)
+    expected = position_interpolation.interpolate(
+        row, np.array([0, 1.6, 3.2, 4.8, 6.4, 8.0], np.float64), 1
+    )
     np.testing.assert_allclose(
         position_interpolation.sum_tables(
             *(initialized.params[f'positions/{name}'] for name in ('freq', 'time'))
@@ -299,9 +302,8 @@ def test_every_parameter_has_its_shape_or_is_newly_initialized(vit):
 
 
 def flat_shapes(network):
-    return {
-        name: tuple(leaf.shape) for name, leaf in flatten_dict(abstract(network), sep='/').items()
-    }
+    leaves: dict[str, Any] = flatten_dict(abstract(network), sep='/')
+    return {name: tuple(leaf.shape) for name, leaf in leaves.items()}
 
 
 def test_positions_of_an_image_are_cropped_resized_and_averaged(vit):

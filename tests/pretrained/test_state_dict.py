@@ -15,7 +15,7 @@ from elastic_ast_jax.utils.files import WriteError
 
 WEIGHTS = {
     'a.weight': np.arange(6, dtype=np.float32).reshape(2, 3),
-    'a.bias': np.float32([0.5, -0.25]),
+    'a.bias': np.array([0.5, -0.25], np.float32),
 }
 
 
@@ -94,7 +94,7 @@ def test_a_prefix_of_some_names_stays(saved):
 def test_other_numbers_are_converted_and_it_is_said(saved, kind):
     array = np.arange(4).astype(kind)
     state = state_dict.read(saved({'a': array, 'b': WEIGHTS['a.bias']}))
-    same(state.tensors, {'a': np.float32([0, 1, 2, 3]), 'b': WEIGHTS['a.bias']})
+    same(state.tensors, {'a': np.array([0, 1, 2, 3], np.float32), 'b': WEIGHTS['a.bias']})
     assert state.notes == (f'converted 1 of 2 tensors from {kind} to float32',)
 
 
@@ -103,7 +103,7 @@ def test_bfloat16_of_safetensors(safetensors, tmp_path):
         {'a': np.array([1.5, -3.0], ml_dtypes.bfloat16)}, tmp_path / 'w.safetensors'
     )
     state = state_dict.read(tmp_path / 'w.safetensors')
-    same(state.tensors, {'a': np.float32([1.5, -3.0])})
+    same(state.tensors, {'a': np.array([1.5, -3.0], np.float32)})
     assert state.notes == ('converted 1 of 1 tensors from bfloat16 to float32',)
 
 
@@ -122,7 +122,7 @@ def test_bfloat16_of_pytorch(torch, tmp_path):
         {'a': torch.tensor([[1.5, -3.0], [2.0, 0.0]], dtype=torch.bfloat16).T}, tmp_path / 'w.pth'
     )
     state = state_dict.read(tmp_path / 'w.pth')
-    same(state.tensors, {'a': np.float32([[1.5, 2.0], [-3.0, 0.0]])})
+    same(state.tensors, {'a': np.array([[1.5, 2.0], [-3.0, 0.0]], np.float32)})
     assert state.notes == ('converted 1 of 1 tensors from bfloat16 to float32',)
 
 
@@ -135,7 +135,10 @@ def test_bfloat16_of_numpy(tmp_path):
     )
     assert np.load(tmp_path / 'w.npz')['a'].dtype == np.dtype('V2')
     state = state_dict.read(tmp_path / 'w.npz')
-    same(state.tensors, {'a': np.float32([[1.5, -3.0], [2.0, 0.0]]), 'b': WEIGHTS['a.bias']})
+    same(
+        state.tensors,
+        {'a': np.array([[1.5, -3.0], [2.0, 0.0]], np.float32), 'b': WEIGHTS['a.bias']},
+    )
     assert state.notes == ('converted 1 of 2 tensors from bfloat16 to float32',)
 
 
@@ -180,12 +183,12 @@ def test_a_file_that_is_cut_off_is_named(saved, share):
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused(saved, value):
     with pytest.raises(TensorFileError, match=r'weights.*: b holds values that are not finite'):
-        state_dict.read(saved({'a': WEIGHTS['a.bias'], 'b': np.float32([0, value])}))
+        state_dict.read(saved({'a': WEIGHTS['a.bias'], 'b': np.array([0, value], np.float32)}))
 
 
 def test_a_number_beyond_float32_is_not_finite(saved):
     with pytest.raises(TensorFileError, match='a holds values that are not finite in float32'):
-        state_dict.read(saved({'a': np.float64([1e300])}))
+        state_dict.read(saved({'a': np.array([1e300], np.float64)}))
 
 
 @pytest.mark.parametrize('kind', ['bool', 'complex64'])

@@ -270,10 +270,10 @@ def test_the_encoder_gives_the_hidden_states_of_transformers(saved_vit):
     )
     x = jnp.concatenate([first, tokens], axis=1)
     encoder = Encoder(SIZE.depth, SIZE.heads, interface.reference, scan=True, epsilon=1e-12)
-    initialized = encoder.apply(
+    hidden = encoder.apply(
         {'params': unflatten_dict(params, sep='/')['encoder']}, x, jnp.ones(x.shape[:2], jnp.int32)
     )
-    np.testing.assert_allclose(initialized, expected, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(hidden), expected, atol=1e-4)
     assert np.median(expected.std(axis=0)) > 0.1  # they depend on the input
 
 

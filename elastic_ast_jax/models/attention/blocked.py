@@ -32,7 +32,7 @@ def blocked(block: int = 64, span: int = 128) -> Attend:
         return out, (q, k, v, segment_ids, out, log_sum)
 
     def backward(residuals, gradient):
-        return *_backward(*residuals, gradient, block, span), None
+        return *_backward(residuals, gradient, block, span), None
 
     attend.defvjp(forward, backward)
     return attend
@@ -147,8 +147,9 @@ def _forward(q, k, v, segment_ids, block, span):
     return blocks.heads_last(outputs), log_sums
 
 
-def _backward(q, k, v, segment_ids, out, log_sums, gradient, block, span):
+def _backward(residuals, gradient, block, span):
     """Return the gradients of q, k and v, with weights recomputed from the stored logarithms."""
+    q, k, v, segment_ids, out, log_sums = residuals
     blocks = _Blocks(segment_ids, block, span)
     qs, ks, vs, gs = map(blocks.heads_first, (q, k, v, gradient))
     # Softmax's Jacobian needs, per query, the product of the output and its gradient.

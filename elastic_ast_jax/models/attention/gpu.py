@@ -4,6 +4,8 @@ JAX 0.11 deprecates `pallas.ops.gpu` in favor of tokamax, which needs that versi
 module depends on either.
 """
 
+from typing import Literal
+
 import jax
 
 from elastic_ast_jax.models.attention.interface import Attend, segment_bounds
@@ -34,8 +36,12 @@ def tokamax() -> Attend:
         ImportError: tokamax is not installed.
     """
     # The public function takes no first and last key.
-    from tokamax._src.ops.attention.base import Mask
-    from tokamax.ops.gpu import PallasMosaicFlashAttention
+    from tokamax._src.ops.attention.base import (  # pyright: ignore[reportMissingImports]  optional
+        Mask,
+    )
+    from tokamax.ops.gpu import (  # pyright: ignore[reportMissingImports]  optional
+        PallasMosaicFlashAttention,
+    )
 
     flash = PallasMosaicFlashAttention()
 
@@ -71,7 +77,7 @@ def pallas(interpret: bool = False) -> Attend:
     )
 
 
-def cudnn(implementation: str = 'cudnn') -> Attend:
+def cudnn(implementation: Literal['cudnn', 'xla'] = 'cudnn') -> Attend:
     """Return cuDNN's flash attention with a mask of all pairs of tokens.
 
     It takes bfloat16 and float16 only.

@@ -1,13 +1,14 @@
 """Rows in the shape that a kernel takes, with an output of 0 in padding."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from elastic_ast_jax.models.attention.interface import Attend
-
 
 def pad_to_blocks(
-    kernel: Attend,
+    kernel: Callable[..., Any],
     q: Float[Array, 'R T H K'],
     k: Float[Array, 'R T H K'],
     v: Float[Array, 'R T H K'],

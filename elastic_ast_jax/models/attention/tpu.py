@@ -26,9 +26,11 @@ def splash(interpret: bool = False, block: int = 512) -> Attend:
 
     def attend(q, k, v, segment_ids):
         size = _block(q.shape[1], block)
-        return pad_to_blocks(
-            lambda *x: _splash(*x, size, interpret), q, k, v, segment_ids, size, _HEAD_WIDTH
-        )
+
+        def kernel(q, k, v, segment_ids):
+            return _splash(q, k, v, segment_ids, size, interpret)
+
+        return pad_to_blocks(kernel, q, k, v, segment_ids, size, _HEAD_WIDTH)
 
     return attend
 
@@ -62,6 +64,6 @@ def _splash(q, k, v, segment_ids, block, interpret):
         mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
     )
     heads_first = (x.swapaxes(1, 2) for x in (q, k, v))
-    return jax.vmap(kernel)(*heads_first, kernels.SegmentIds(segment_ids, segment_ids)).swapaxes(
-        1, 2
-    )
+    out = jax.vmap(kernel)(*heads_first, kernels.SegmentIds(segment_ids, segment_ids))
+    assert isinstance(out, jax.Array)  # with no statistics besides
+    return out.swapaxes(1, 2)

@@ -50,7 +50,8 @@ def _forward(*inputs):
 
 def _backward(inputs, gradient):
     q, k, v, segment_ids = inputs
-    return *jax.vjp(lambda *x: all_clips_of_a_row(*x, segment_ids), q, k, v)[1](gradient), None
+    _, pullback = jax.vjp(lambda q, k, v: all_clips_of_a_row(q, k, v, segment_ids), q, k, v)
+    return *pullback(gradient), None
 
 
 leaks_backwards.defvjp(_forward, _backward)
