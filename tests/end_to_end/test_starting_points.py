@@ -1,7 +1,4 @@
-"""Training from weights that are there:
-
-what is taken over, what starts anew, and that a run needs them once only.
-"""
+"""Training from pretrained weights: the initialized parts, and runs that resume without them."""
 
 import json
 import shutil
@@ -36,10 +33,10 @@ def test_a_run_begins_where_another_ended(trained, arguments, command, tmp_path,
 
 
 def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, saved, logged):
-    """Two classes here, three there."""
+    """Train on two classes from a model of three."""
     manifests = {}
     for split, lines in (('train', recordings.train), ('test', recordings.test)):
-        kept = [
+        relabeled = [
             line
             | {
                 'audio': str(recordings.folder / line['audio']),
@@ -48,7 +45,7 @@ def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, s
             for line in lines
         ]
         manifests[split] = tmp_path / f'{split}.jsonl'
-        manifests[split].write_text(''.join(json.dumps(line) + '\n' for line in kept))
+        manifests[split].write_text(''.join(json.dumps(line) + '\n' for line in relabeled))
     done = command(
         'train',
         f'--config={recordings.config}',
@@ -60,23 +57,23 @@ def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, s
         '--config.train.epochs=1',
     )
     assert done.code == 0
-    (said,) = [
+    (message,) = [
         line
         for line in done.err.splitlines()
         if 'head' in line and 'newly' in line and 'norm' not in line
     ]
-    assert '2 classes' in said and '3' in said
+    assert '2 classes' in message and '3' in message
     before, after = saved(trained, STEPS), saved(tmp_path / 'run', 7)
     assert after["params['head']['kernel']"].shape == (16, 2)
-    same = [
+    unchanged = [
         name
         for name in after
         if name.startswith('params') and np.array_equal(after[name], before[name])
     ]
-    assert len(same) == len([name for name in after if name.startswith('params')]) - 2
+    assert len(unchanged) == len([name for name in after if name.startswith('params')]) - 2
 
 
-def test_a_run_that_goes_on_needs_its_starting_point_no_more(
+def test_a_run_that_resumes_does_not_read_the_weights_again(
     trained, arguments, command, tmp_path, stopped, same_bits
 ):
     source = shutil.copytree(trained, tmp_path / 'source')
@@ -89,7 +86,7 @@ def test_a_run_that_goes_on_needs_its_starting_point_no_more(
     same_bits(tmp_path / 'whole', tmp_path / 'run', 14)
 
 
-def test_a_wrong_starting_point_stops_before_anything_and_can_be_mended(
+def test_invalid_weights_stop_a_run_before_it_writes_and_can_be_corrected(
     trained, recordings, arguments, command, tmp_path
 ):
     for wrong in (tmp_path / 'missing', recordings.config):
@@ -137,8 +134,8 @@ def baseline(arguments, tmp_path_factory):
 
 
 def test_the_baseline_trains_in_the_same_loop(baseline, recordings, command, logged):
-    found = losses(logged, baseline)
-    assert found[-1] < 0.7 * found[0]
+    history = losses(logged, baseline)
+    assert history[-1] < 0.7 * history[0]
     assert json.loads(
         command('predict', baseline, recordings.folder / 'test' / '00.wav', '--json').out
     )['predictions']
@@ -150,7 +147,7 @@ def test_the_baseline_trains_in_the_same_loop(baseline, recordings, command, log
     ] > 0
 
 
-def test_the_baseline_is_a_starting_point_for_elasticast_and_the_other_way_round(
+def test_the_baseline_initializes_elasticast_and_vice_versa(
     baseline, trained, arguments, command, tmp_path, logged
 ):
     assert (

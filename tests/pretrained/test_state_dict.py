@@ -91,7 +91,7 @@ def test_a_prefix_of_some_names_stays(saved):
 
 
 @pytest.mark.parametrize('kind', ['float16', 'float64', 'int64', 'uint8'])
-def test_other_numbers_are_converted_and_it_is_said(saved, kind):
+def test_other_dtypes_are_converted_with_a_note(saved, kind):
     array = np.arange(4).astype(kind)
     state = state_dict.read(saved({'a': array, 'b': WEIGHTS['a.bias']}))
     same(state.tensors, {'a': np.array([0, 1, 2, 3], np.float32), 'b': WEIGHTS['a.bias']})
@@ -149,7 +149,7 @@ def test_other_bytes_of_numpy_are_no_numbers(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['model', 'state_dict'])
-def test_a_nested_state_dict_is_taken_and_it_is_said(torch, tmp_path, name):
+def test_a_nested_state_dict_is_read_with_a_note(torch, tmp_path, name):
     inner = {f'module.{key}': torch.from_numpy(array) for key, array in WEIGHTS.items()}
     torch.save({'epoch': 3, name: inner, 'optimizer': {'lr': 0.1}}, tmp_path / 'w.pth')
     state = state_dict.read(tmp_path / 'w.pth')
@@ -192,7 +192,7 @@ def test_a_number_beyond_float32_is_not_finite(saved):
 
 
 @pytest.mark.parametrize('kind', ['bool', 'complex64'])
-def test_what_is_no_real_number_is_refused(saved, kind):
+def test_values_that_are_no_real_numbers_are_refused(saved, kind):
     with pytest.raises(TensorFileError, match=f'a: has the type {kind}'):
         state_dict.read(saved({'a': np.ones(2, kind)}))
 
@@ -287,7 +287,7 @@ def test_a_pickle_with_code_beside_a_nested_state_dict_is_refused_and_not_run(to
     assert not (tmp_path / 'ran').exists()
 
 
-def test_what_is_nested_must_be_tensors(torch, tmp_path):
+def test_nested_entries_must_be_tensors(torch, tmp_path):
     torch.save({'model': {'a': torch.ones(2), 'depth': 12}}, tmp_path / 'w.pth')
     with pytest.raises(TensorFileError, match='depth is no tensor'):
         state_dict.read(tmp_path / 'w.pth')
@@ -312,7 +312,7 @@ def test_paths_that_cannot_be_read(tmp_path):
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_damage_within_a_file_is_told_or_harmless(saved, seed):
+def test_damage_within_a_file_is_reported_or_harmless(saved, seed):
     path = saved(WEIGHTS)
     whole, draw = path.read_bytes(), np.random.default_rng(seed)
     refused = 0
@@ -341,7 +341,7 @@ def test_a_zip_of_something_else(tmp_path):
 # What is written
 
 
-def test_what_is_written_is_read_back(safetensors, tmp_path):
+def test_a_written_file_is_read_back(safetensors, tmp_path):
     state_dict.write(
         tmp_path / 'new' / 'w.safetensors', {'a': WEIGHTS['a.weight'].T, 'b': WEIGHTS['a.bias']}
     )

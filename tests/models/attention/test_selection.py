@@ -26,10 +26,10 @@ def config(*overrides):
     return load(QUICKSTART, [*SMALL, *overrides])
 
 
-# The platform: these tests run on a processor
+# These tests run on a CPU.
 
 
-def test_precision_follows_the_platform_unless_it_is_chosen():
+def test_precision_follows_the_platform_by_default():
     assert selection.compute_dtype('float32') == jnp.float32
     assert selection.compute_dtype('bfloat16') == jnp.bfloat16
     assert selection.compute_dtype('auto') == (
@@ -37,7 +37,7 @@ def test_precision_follows_the_platform_unless_it_is_chosen():
     )
 
 
-def test_attention_follows_the_platform_unless_it_is_chosen():
+def test_attention_follows_the_platform_by_default():
     assert selection.select_attention('reference') is interface.reference
     assert selection.select_attention('blocked') is not interface.reference
     if jax.default_backend() == 'cpu':
@@ -45,7 +45,7 @@ def test_attention_follows_the_platform_unless_it_is_chosen():
     assert selection.select_attention('auto', 'ast') is interface.reference  # its rows are full
 
 
-def test_what_attention_was_chosen_is_said():
+def test_the_selection_gives_its_reason():
     attend, reason = selection.select_attention_with_reason('reference')
     assert (
         attend is interface.reference
@@ -65,7 +65,7 @@ def test_what_attention_was_chosen_is_said():
     jax.default_backend() != 'cpu', reason='about kernels that do not run on a processor'
 )
 @pytest.mark.parametrize('name', ['splash', 'pallas', 'cudnn'])
-def test_a_kernel_that_does_not_run_here_is_an_error_unless_the_choice_was_anothers(name):
+def test_a_kernel_that_does_not_run_is_an_error_only_if_it_is_required(name):
     with pytest.raises(
         selection.AttentionError,
         match=f"model.attention='{name}' does not work on this cpu in float32: .+auto",
@@ -79,7 +79,7 @@ def test_a_kernel_that_does_not_run_here_is_an_error_unless_the_choice_was_anoth
 @pytest.mark.skipif(
     jax.default_backend() != 'cpu', reason='about kernels that do not run on a processor'
 )
-def test_auto_goes_on_to_the_next_kernel_and_says_what_is_wrong_with_those_before(monkeypatch):
+def test_auto_skips_kernels_that_fail_and_gives_their_problems(monkeypatch):
     monkeypatch.setattr(selection, '_BY_PLATFORM', {'cpu': ('splash', 'pallas', 'reference')})
     attend, reason = selection.select_attention_with_reason('auto')
     assert attend is interface.reference
