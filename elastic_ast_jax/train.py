@@ -235,8 +235,8 @@ def _start(
         made.network,
         made.abstract.params,
         labels,
-        config.init.published_quirks,
         config.frontend,
+        quirks=config.init.published_quirks,
     )
     for line in start.report:
         progress.say(line)

@@ -244,7 +244,12 @@ def to_patches(
     columns = int(frontend.time_patches(len(features)))
     edge = frontend.partial == 'edge'
     return packer.patchify(
-        features, frontend.patch_mels, frontend.patch_frames, columns, edge, frontend.filling
+        features,
+        frontend.patch_mels,
+        frontend.patch_frames,
+        columns,
+        edge=edge,
+        filling=frontend.filling,
     )
 
 

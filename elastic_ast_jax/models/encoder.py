@@ -42,7 +42,7 @@ def layer_norm(name: str, dtype: Any, epsilon: float = LAYER_NORM_EPSILON) -> nn
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
 
 
-def query_scale(head_width: int, scaled: bool) -> float:
+def query_scale(head_width: int, *, scaled: bool) -> float:
     """Return the factor of the queries.
 
     It is 1/sqrt(head width), as ViT weights expect, or 1, as in the published code.
@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
         """Return the attention's output at each token."""
         width = x.shape[-1]
         split = (self.heads, width // self.heads)
-        q = dense(split, 'query', self.dtype)(x) * query_scale(split[1], self.scaled)
+        q = dense(split, 'query', self.dtype)(x) * query_scale(split[1], scaled=self.scaled)
         k = dense(split, 'key', self.dtype)(x)
         v = dense(split, 'value', self.dtype)(x)
         return dense(width, 'out', self.dtype, axis=(-2, -1))(self.attend(q, k, v, segment_ids))

@@ -33,6 +33,7 @@ def make_model(
     classes: int,
     attend: Attend,
     dtype: Any,
+    *,
     scan: bool | None = None,
     constrain: Constrain = identity,
 ) -> Network:

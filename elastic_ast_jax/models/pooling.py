@@ -42,9 +42,8 @@ class AttentionPool(nn.Module):
         width = x.shape[-1]
         split = (self.heads, width // self.heads)
         query = self.param('query', nn.initializers.normal(0.02), (width,))
-        q = dense(split, 'to_query', self.dtype)(query.astype(self.dtype)) * query_scale(
-            split[1], self.scaled
-        )
+        scale = query_scale(split[1], scaled=self.scaled)
+        q = dense(split, 'to_query', self.dtype)(query.astype(self.dtype)) * scale
         k = dense(split, 'key', self.dtype)(x)
         v = dense(split, 'value', self.dtype)(x)
         logits = jnp.einsum('hc,rthc->rth', q, k, preferred_element_type=jnp.float32)

@@ -115,7 +115,7 @@ def interpolate(
 
 
 def factorize(
-    grid: Float32[np.ndarray, 'F T D'], quirks: bool = False
+    grid: Float32[np.ndarray, 'F T D'], *, quirks: bool = False
 ) -> tuple[Float32[np.ndarray, 'F D'], Float32[np.ndarray, 'T D']]:
     """Return a frequency and a time table whose sum is nearest to the grid.
 

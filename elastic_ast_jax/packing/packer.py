@@ -188,6 +188,7 @@ def patchify(
     mels: int,
     frames: int,
     columns: int,
+    *,
     edge: bool = False,
     filling: float = 0.0,
 ) -> Float[np.ndarray, 'n P']:

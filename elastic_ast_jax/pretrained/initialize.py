@@ -88,8 +88,9 @@ def initialize_params(
     network: ElasticAST | AST,
     abstract: Any,
     labels: Sequence[str],
-    quirks: bool,
     frontend: FrontendSpec,
+    *,
+    quirks: bool,
 ) -> InitializedParams:
     """Return the parameters that a network is initialized with.
 
@@ -98,10 +99,10 @@ def initialize_params(
         network: The network to train.
         abstract: Shapes of its parameters, as of `jax.eval_shape`.
         labels: Names of its classes, in the order of the logits.
+        frontend: Of the network's spectrograms.
         quirks: As the published code initializes an ElasticAST: each position table has the grid's
             overall mean in full, the pooling's projections are a sixth of the mean over the blocks,
             and queries are not rescaled if the network scales its attention logits otherwise.
-        frontend: Of the network's spectrograms.
 
     Raises:
         PretrainedError: Nothing that is recognized, or of another size or patch than the network.
@@ -112,14 +113,14 @@ def initialize_params(
     leaves: dict[str, Any] = flatten_dict(abstract, sep='/')
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     notes = [*weights.notes, *_notes_on_settings(weights, network)]
-    weights, query_notes = _rescale_queries(weights, network, quirks)
+    weights, query_notes = _rescale_queries(weights, network, quirks=quirks)
     notes += [*query_notes, *_notes_on_features(weights, frontend)]
     parts = {name: _copy(weights, name) for name in ('embed', 'encoder')}
-    parts['positions'] = _positions(weights, network, quirks, frontend)
+    parts['positions'] = _positions(weights, network, frontend, quirks=quirks)
     if 'tokens' in shapes:
         parts['tokens'] = _tokens(weights)
     if 'pool/query' in shapes:
-        parts['pool'] = _pool(weights, quirks)
+        parts['pool'] = _pool(weights, quirks=quirks)
     parts['norm_head'] = (
         _copy(weights, 'norm_head')
         if 'norm_head/scale' in weights.params
@@ -193,7 +194,7 @@ def _notes_on_settings(weights: PretrainedWeights, network: ElasticAST | AST) ->
 
 
 def _rescale_queries(
-    weights: PretrainedWeights, network: ElasticAST | AST, quirks: bool
+    weights: PretrainedWeights, network: ElasticAST | AST, *, quirks: bool
 ) -> tuple[PretrainedWeights, list[str]]:
     """Return the weights with queries for this network's attention, and notes on the change."""
     if weights.scaled == network.scaled:
@@ -247,20 +248,22 @@ def _origin(names: Sequence[str]) -> str:
 
 
 def _positions(
-    weights: PretrainedWeights, network: ElasticAST | AST, quirks: bool, frontend: FrontendSpec
+    weights: PretrainedWeights, network: ElasticAST | AST, frontend: FrontendSpec, *, quirks: bool
 ) -> _Part:
     """Return positions on this network's grid."""
     stride = (
         network.stride if isinstance(network, AST) else (frontend.patch_mels, frontend.patch_frames)
     )
-    freq, time = _lookups(weights, network.grid, stride, frontend.mel_bins, quirks)
+    freq, time = _lookups(weights, network.grid, stride, frontend.mel_bins, quirks=quirks)
     origin = f'{_origin(weights.sources["positions"])}; {freq.description}; {time.description}'
     old = weights.positions
     if isinstance(network, ElasticAST):
         if isinstance(old, PositionTables):
             tables = _interpolate_tables(old, freq, time)
         else:
-            tables = position_interpolation.factorize(_interpolate_grid(old, freq, time), quirks)
+            tables = position_interpolation.factorize(
+                _interpolate_grid(old, freq, time), quirks=quirks
+            )
             origin += '; without those of class tokens' if len(old.tokens) else ''
             origin += '; averaged over time and over frequency' + (
                 ", the grid's mean in both, as in the published code"
@@ -304,6 +307,7 @@ def _lookups(
     grid: tuple[int, int],
     stride: tuple[int, int],
     mels: int,
+    *,
     quirks: bool,
 ) -> tuple[AxisLookup, AxisLookup]:
     """Return where the network's frequencies and times lie in the positions of the weights.
@@ -351,7 +355,7 @@ def _two_tokens(tokens: Float32[np.ndarray, 'K D']) -> Float32[np.ndarray, 'two 
     return np.broadcast_to(tokens, (TOKENS, tokens.shape[1])) if len(tokens) else None
 
 
-def _pool(weights: PretrainedWeights, quirks: bool) -> _Part:
+def _pool(weights: PretrainedWeights, *, quirks: bool) -> _Part:
     """Return the attention pooling."""
     if 'pool/query' in weights.params:
         return _copy(weights, 'pool')

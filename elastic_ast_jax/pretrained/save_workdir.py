@@ -113,7 +113,7 @@ def report(
         *(f'  {printable(note)}' for note in notes),
         f'{"tensor":<{name_width}}  {"shape":<{shape_width}}  parameter',
         *(
-            f'{name:<{name_width}}  {str(list(shape)):<{shape_width}}  {parameter}'
+            f'{name:<{name_width}}  {list(shape)!s:<{shape_width}}  {parameter}'
             for name, shape, parameter in table
         ),
         f'{len(table)} tensors, none missing, none left over',

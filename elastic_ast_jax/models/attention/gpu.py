@@ -56,7 +56,7 @@ def tokamax() -> Attend:
     )
 
 
-def pallas(interpret: bool = False) -> Attend:
+def pallas(*, interpret: bool = False) -> Attend:
     """Return JAX's flash attention in Triton, masked with segment ids.
 
     It computes the blocks of other clips, too.

@@ -40,14 +40,14 @@ def compute_dtype(choice: str) -> Any:
 
 
 def select_attention(
-    choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True
+    choice: str, kind: str = 'elastic_ast', dtype: Any = None, *, required: bool = True
 ) -> Attend:
     """Return the attention alone; see `select_attention_with_reason`."""
-    return select_attention_with_reason(choice, kind, dtype, required)[0]
+    return select_attention_with_reason(choice, kind, dtype, required=required)[0]
 
 
 def select_attention_with_reason(
-    choice: str, kind: str = 'elastic_ast', dtype: Any = None, required: bool = True
+    choice: str, kind: str = 'elastic_ast', dtype: Any = None, *, required: bool = True
 ) -> tuple[Attend, str]:
     """Return an implementation of attention that passes the conformance suite, and the reason.
 

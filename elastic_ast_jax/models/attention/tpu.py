@@ -15,7 +15,7 @@ _LANES = 128
 _HEAD_WIDTH = 64
 
 
-def splash(interpret: bool = False, block: int = 512) -> Attend:
+def splash(*, interpret: bool = False, block: int = 512) -> Attend:
     """Return splash attention.
 
     Args:
