@@ -1,110 +1,118 @@
-"""`elastic-ast embed`: the embeddings of recordings and folders of recordings, in a file."""
+"""`elastic-ast embed`: write embeddings of recordings and folders of recordings to a file."""
 
+import argparse
 import contextlib
-import io
+import dataclasses
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from elastic_ast_jax.audio.reading import expand
-from elastic_ast_jax.inference.predictor import load
-from elastic_ast_jax.utils import files, jax_cache
+from elastic_ast_jax.cli.commands import add_checkpoint, add_inputs
+from elastic_ast_jax.cli.output import escape_undecodable_names, print_checkpoint
+from elastic_ast_jax.cli.types import local_path
+from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.npz import GrowingArray, write_npz
 from elastic_ast_jax.utils.progress import Waiting
 from elastic_ast_jax.utils.text import counted, printable
 
-_CLIPS = {'seconds': np.float64, 'embeddings': np.float32}
-_STEPS = {'timestamp_embeddings': np.float32, 'timestamps': np.float64, 'offsets': np.int64}
+if TYPE_CHECKING:
+    from elastic_ast_jax.utils.npz import GrowingArray
+
+_CLIP_ARRAYS = {'seconds': 'float64', 'embeddings': 'float32'}
+_STEP_ARRAYS = {'timestamp_embeddings': 'float32', 'timestamps': 'float64', 'offsets': 'int64'}
 
 
 class EmbeddingsError(UserError):
-    """Embeddings cannot be written; names the file and what to do."""
+    """Report that embeddings cannot be written: the file, and what to do."""
 
 
-def run(
-    workdir: str | os.PathLike,
-    inputs: Iterable[str],
-    out: str | os.PathLike,
-    timestamps: bool = False,
-    checkpoint: str = 'latest',
-) -> int:
-    """Writes the embeddings of recordings to an `.npz` file, which appears complete or not at all.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The recordings, and the file of their embeddings."""
 
-    `numpy.load` reads it without pickle. Of N recordings, and a model of width D, it holds
+    workdir: str
+    inputs: Sequence[str]
+    out: str
+    timestamps: bool = False
+    checkpoint: str = 'latest'
 
-    - `paths`, text `[N]`: the recordings, in the order of the inputs. What is wrong with one that
-      cannot be used is printed, and it is left out;
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('workdir', help='workdir of a training run')
+    add_inputs(parser)
+    parser.add_argument(
+        '--out', type=local_path, required=True, metavar='FILE.npz', help='the file that is written'
+    )
+    parser.add_argument(
+        '--timestamps',
+        action='store_true',
+        help='write the vectors of time steps too, besides those of recordings',
+    )
+    add_checkpoint(parser)
+
+
+def run(options: Options) -> int:
+    """Write the embeddings of recordings to an `.npz` file.
+
+    The file appears complete or not at all. `numpy.load` reads it without pickle. For N recordings
+    and a model of width D, it holds
+
+    - `paths`, text `[N]`: the recordings, in the order of the inputs. A recording that cannot be
+      used is skipped, and its error is printed;
     - `seconds`, float64 `[N]`: their lengths;
     - `embeddings`, float32 `[N, D]`: the vector of each;
     - with `timestamps` also those of time steps, one recording after another:
       `timestamp_embeddings`, float32 `[steps, D]`, and `timestamps`, float64 `[steps]`, their
-      centres in milliseconds. The steps of recording i are those from `offsets[i]` to before
+      centers in milliseconds. The steps of recording i are those from `offsets[i]` to before
       `offsets[i + 1]`; `offsets` is int64 `[N + 1]`.
 
-    Results wait on the disk, in the folder of `out`, so memory does not grow with them.
+    Results are collected on the disk, in the folder of `out`, so memory does not grow with them.
 
     Returns:
-        The exit code: 1 if an input could not be used; the others are embedded all the same.
+        The exit code: 1 if an input could not be used. The other inputs are embedded all the same.
 
     Raises:
-        EmbeddingsError: `out` cannot be such a file, which is told before anything is computed; or
-            there is no room to collect them; or no input can be used.
+        EmbeddingsError: `out` cannot be such a file, and nothing was computed; or there is no room
+            to collect the results; or no input can be used.
         WriteError: `out` cannot be written in the end.
 
     Example:
         >>> with np.load('clips.npz') as file:
         ...     steps = file['timestamp_embeddings'][file['offsets'][i] : file['offsets'][i + 1]]
     """
-    # A file name may hold bytes that are no text; they are shown escaped.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')
-    target = _checked(Path(out))
+    from elastic_ast_jax.audio.reading import expand
+    from elastic_ast_jax.inference.predictor import load
+    from elastic_ast_jax.utils import jax_cache
+    from elastic_ast_jax.utils.npz import GrowingArray
+
+    escape_undecodable_names()
+    target = _checked_target(Path(options.out))
     jax_cache.use_compilation_cache()
-    model = load(workdir, checkpoint)
-    if checkpoint != 'latest' or model.description != f'step {model.step}':
-        print(
-            f'{printable(os.fspath(workdir))}: parameters of {model.description}', file=sys.stderr
-        )
-    wanted = _CLIPS | (_STEPS if timestamps else {})
+    model = load(options.workdir, options.checkpoint)
+    print_checkpoint(model, options.workdir, options.checkpoint)
+    dtypes = _CLIP_ARRAYS | (_STEP_ARRAYS if options.timestamps else {})
     try:
         with contextlib.ExitStack() as stack:
             arrays = {
                 name: stack.enter_context(GrowingArray(target.parent, dtype))
-                for name, dtype in wanted.items()
+                for name, dtype in dtypes.items()
             }
             with Waiting() as waiting:
-                results = model.stream_embeddings(expand(inputs), timestamps, waiting.show)
-                paths, failed = _collect(results, arrays, waiting)
-            if not paths:
-                what = (
-                    'as the one input cannot be used'
-                    if failed == 1
-                    else f'as none of the {failed} inputs can be used'
+                results = model.stream_embeddings(
+                    expand(options.inputs), options.timestamps, waiting.show
                 )
-                raise EmbeddingsError(f'{out}: is not written, {what}')
-            write_npz(target, {'paths': np.array(paths)} | arrays)
-            count, width = arrays['embeddings'].shape
-            more = (
-                f', and of {counted(arrays["timestamps"].shape[0], "time step")}'
-                if timestamps
-                else ''
-            )
-            print(
-                f'{printable(str(out))}: embeddings of {counted(count, "recording")}{more}, each of'
-                f' {width} numbers'
-            )
-    except OSError as error:  # what is wrong with an input is told of that input
-        raise EmbeddingsError(files.problem(out, error)) from error
+                paths, failed = _collect(results, arrays, waiting)
+            _write(target, options, paths, failed, arrays)
+    except OSError as error:  # errors of an input are reported with that input
+        raise EmbeddingsError(files.problem(options.out, error)) from error
     return 1 if failed else 0
 
 
-def _checked(out: Path) -> Path:
-    """The file that is to be written, if it can be."""
+def _checked_target(out: Path) -> Path:
+    """Return the file, if it can be written."""
     if out.suffix != '.npz':
         better = out.with_suffix('.npz') if out.name else out / 'embeddings.npz'
         raise EmbeddingsError(
@@ -127,9 +135,11 @@ def _checked(out: Path) -> Path:
 
 
 def _collect(
-    results: Iterable[dict], arrays: dict[str, GrowingArray], waiting: Waiting
+    results: Iterable[dict], arrays: dict[str, 'GrowingArray'], waiting: Waiting
 ) -> tuple[list[str], int]:
-    """Appends results to the arrays; the paths of those that are good, and how many are not."""
+    """Append results to the arrays; return the usable paths and the number of others."""
+    import numpy as np
+
     paths, failed, steps = [], 0, 0
     if 'offsets' in arrays:
         arrays['offsets'].append(np.zeros(1, np.int64))
@@ -149,3 +159,33 @@ def _collect(
             arrays['timestamps'].append(result['timestamps'])
             arrays['offsets'].append(np.array([steps]))
     return paths, failed
+
+
+def _write(
+    target: Path,
+    options: Options,
+    paths: list[str],
+    failed: int,
+    arrays: dict[str, 'GrowingArray'],
+) -> None:
+    """Write the file, and print what it holds."""
+    import numpy as np
+
+    from elastic_ast_jax.utils.npz import write_npz
+
+    if not paths:
+        reason = (
+            'as the one input cannot be used'
+            if failed == 1
+            else f'as none of the {failed} inputs can be used'
+        )
+        raise EmbeddingsError(f'{options.out}: is not written, {reason}')
+    write_npz(target, {'paths': np.array(paths)} | arrays)
+    count, width = arrays['embeddings'].shape
+    steps = ''
+    if options.timestamps:
+        steps = f', and of {counted(arrays["timestamps"].shape[0], "time step")}'
+    print(
+        f'{printable(options.out)}: embeddings of {counted(count, "recording")}{steps}, each of'
+        f' {width} numbers'
+    )

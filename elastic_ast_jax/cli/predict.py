@@ -1,93 +1,136 @@
-"""`elastic-ast predict`: classifies recordings and folders of recordings with a trained model."""
+"""`elastic-ast predict`: classify recordings and folders of recordings with a trained model."""
 
-import io
+import argparse
+import dataclasses
 import itertools
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.audio.reading import expand
-from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric
-from elastic_ast_jax.inference import explanation, plots
-from elastic_ast_jax.inference.explanation import check_file, check_model, explain
-from elastic_ast_jax.inference.predictor import Predictor, Progress, load
-from elastic_ast_jax.inference.timeline import TimelineFolder
-from elastic_ast_jax.utils import jax_cache, plotting
+from elastic_ast_jax.cli.commands import add_checkpoint, add_inputs
+from elastic_ast_jax.cli.output import escape_undecodable_names, print_checkpoint
+from elastic_ast_jax.cli.types import local_path, positive_int, seconds, share
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Waiting
 from elastic_ast_jax.utils.text import in_seconds, printable
 
+if TYPE_CHECKING:
+    from elastic_ast_jax.inference.predictor import Predictor, Progress
+
 
 class ExplainError(UserError):
-    """`--explain` with other than one recording."""
+    """Report that `--explain` does not go with the other arguments."""
 
 
-def run(
-    workdir: str,
-    inputs: Iterable[str],
-    top_k: int = 5,
-    as_json: bool = False,
-    checkpoint: str = 'latest',
-    timeline: str | None = None,
-    window: float | None = None,
-    overlap: float | None = None,
-    explain: str | None = None,
-    budget_tokens: int | None = None,
-) -> int:
-    """Prints predictions, one input after another: a table, or JSON Lines.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The recordings, and what is printed, written and drawn of each."""
 
-    Args:
-        workdir: Of a training run.
-        inputs: Recordings, and folders of recordings.
-        top_k: Classes shown for each.
-        as_json: Print JSON Lines.
-        checkpoint: See `predictor.load`.
-        timeline: Folder for a JSON file and a plot of each recording; what is printed then names
-        the JSON file too.
-        window, overlap: Seconds of a window and the share that the next one repeats; see
-        `Predictor.predict`.
-        explain: File for a plot of what the model listened to, in the one recording given.
-        budget_tokens: The most tokens that a recording, or window, may cost; see
-        `Predictor.budget`.
+    workdir: str
+    inputs: Sequence[str]
+    top_k: int = 5
+    json: bool = False
+    timeline: str | None = None
+    window: float | None = None
+    overlap: float | None = None
+    budget_tokens: int | None = None
+    explain: str | None = None
+    checkpoint: str = 'latest'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('workdir', help='workdir of a training run')
+    add_inputs(parser)
+    parser.add_argument(
+        '--top_k', type=positive_int, help='number of classes that are printed (default 5)'
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON Lines')
+    parser.add_argument(
+        '--timeline',
+        type=local_path,
+        metavar='FOLDER',
+        help='write the classes over time of each recording: JSON and a plot',
+    )
+    parser.add_argument(
+        '--window',
+        type=seconds,
+        metavar='SECONDS',
+        help='split recordings into windows of this length (default: only recordings that are too'
+        ' long for the model, into the longest possible windows)',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=share,
+        metavar='SHARE',
+        help='share of a window that the next one repeats (default: data.overlap of the training'
+        ' config)',
+    )
+    parser.add_argument(
+        '--budget_tokens',
+        type=positive_int,
+        metavar='N',
+        help='use at most N tokens for a recording, or window, with the best setting that'
+        ' evaluate --sweep=budget measured',
+    )
+    parser.add_argument(
+        '--explain',
+        type=local_path,
+        metavar='FILE.png',
+        help='draw which parts of one recording the model attended to',
+    )
+    add_checkpoint(parser)
+
+
+def run(options: Options) -> int:
+    """Print predictions, one input after another: a table, or JSON Lines.
 
     Returns:
-        The exit code: 1 if an input could not be used; the others are classified all the same.
+        The exit code: 1 if an input could not be used. The other inputs are classified all the
+        same.
 
     Raises:
-        BudgetError, ExplainError, ExplanationError, TimelineError, WindowError: Something asked for
-            is not possible; told before anything is computed.
+        BudgetError, ExplainError, ExplanationError, TimelineError, WindowError: An option is not
+            possible. Nothing was computed.
         WriteError: A timeline or the explanation cannot be written.
     """
-    # A file name may hold bytes that are no text; they are shown escaped.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')
-    paths = expand(inputs)
-    if explain is not None:
-        explanation.check_file(explain)
-        if budget_tokens is not None:
+    from elastic_ast_jax.audio.reading import expand
+    from elastic_ast_jax.inference import explanation
+    from elastic_ast_jax.inference.predictor import load
+    from elastic_ast_jax.inference.timeline import TimelineFolder
+    from elastic_ast_jax.utils import jax_cache
+
+    escape_undecodable_names()
+    paths = expand(options.inputs)
+    if options.explain is not None:
+        explanation.check_file(options.explain)
+        if options.budget_tokens is not None:
             raise ExplainError(
-                '--explain draws what the model hears in all of a recording: leave'
-                ' --budget_tokens out'
+                '--explain draws the whole of a recording: leave --budget_tokens out'
             )
-        paths = _only_one(paths, explain)
-    folder = None if timeline is None else TimelineFolder(timeline)
+        paths = _single_path(paths, options.explain)
+    folder = None if options.timeline is None else TimelineFolder(options.timeline)
     jax_cache.use_compilation_cache()
-    model = load(workdir, checkpoint)
-    if checkpoint != 'latest' or model.description != f'step {model.step}':
-        print(f'{printable(workdir)}: parameters of {model.description}', file=sys.stderr)
-    if budget_tokens is not None:
-        _print_reduction(model, workdir, budget_tokens)
-    if explain is not None:
+    model = load(options.workdir, options.checkpoint)
+    print_checkpoint(model, options.workdir, options.checkpoint)
+    if options.budget_tokens is not None:
+        _print_budget(model, options.workdir, options.budget_tokens)
+    if options.explain is not None:
         explanation.check_model(model)
     failed = False
     predict = model.stream if folder is None else model.timeline
     with Waiting() as waiting:
-        for result in predict(paths, top_k, window, overlap, waiting.show, budget_tokens):
+        for result in predict(
+            paths,
+            options.top_k,
+            options.window,
+            options.overlap,
+            waiting.show,
+            options.budget_tokens,
+        ):
             failed |= 'error' in result
             if folder is not None and 'error' not in result:
                 shown = {
@@ -97,15 +140,25 @@ def run(
                 }
                 result = shown | {'timeline': str(folder.write(result)[0])}
             waiting.clear()
-            print(json.dumps(result, ensure_ascii=False) if as_json else _table(result), flush=True)
+            text = json.dumps(result, ensure_ascii=False) if options.json else _table(result)
+            print(text, flush=True)
             waiting.done()
-    if explain is not None and not failed:
+    if options.explain is not None and not failed:
         with Waiting() as waiting:
-            draw_explanation(model, paths[0], explain, top_k, window, overlap, waiting.show)
+            draw_explanation(
+                model,
+                next(iter(paths)),
+                options.explain,
+                top_k=options.top_k,
+                window=options.window,
+                overlap=options.overlap,
+                progress=waiting.show,
+            )
     return 1 if failed else 0
 
 
-def _only_one(paths: Iterator[str], explain: str) -> list[str]:
+def _single_path(paths: Iterator[str], explain: str) -> list[str]:
+    """Return the one path that is drawn; an input that is missing is reported later."""
     first = list(itertools.islice(paths, 2))
     if len(first) > 1:
         raise ExplainError(
@@ -115,30 +168,31 @@ def _only_one(paths: Iterator[str], explain: str) -> list[str]:
     return first
 
 
-def _print_reduction(model: Predictor, workdir: str, budget_tokens: int) -> None:
-    """Says on standard error how the budget is kept, and what that was found to be worth."""
-    with warnings.catch_warnings(record=True) as told:
+def _print_budget(model: 'Predictor', workdir: str, budget_tokens: int) -> None:
+    """Print to standard error how the budget is kept, and the score that was measured with it."""
+    from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric
+
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         budgets = model.budgets()
-    chosen, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
-    worth = format_metric(budgets.metric, chosen.heldout_score)
+    best, metric = budgets.best(budget_tokens), METRICS.get(budgets.metric, budgets.metric)
     clips = (
         'on clips that the choice did not see'
-        if chosen.unseen
+        if best.unseen
         else 'on the clips that it was chosen on'
     )
-    changed = f' (with {", ".join(budgets.overrides)})' if budgets.overrides else ''
-    said = (
-        f'{workdir}: at most {chosen.reduction.tokens} tokens,'
-        f' {chosen.reduction.describe(model.config.frontend)}: in evaluation{changed} {metric}'
-        f' {worth}'
-        f' {clips}, {chosen.latency_ms:.3g} ms a clip'
+    overrides = f' (with {", ".join(budgets.overrides)})' if budgets.overrides else ''
+    summary = (
+        f'{workdir}: at most {best.reduction.tokens} tokens,'
+        f' {best.reduction.describe(model.config.frontend)}: in evaluation{overrides} {metric}'
+        f' {format_metric(budgets.metric, best.heldout_score)} {clips}, {best.latency_ms:.3g} ms a clip'
     )
-    for line in (said, *(f'warning: {warning.message}' for warning in told)):
+    for line in (summary, *(f'warning: {warning.message}' for warning in caught)):
         print(printable(line), file=sys.stderr)
 
 
 def _table(result: dict[str, Any]) -> str:
+    """Return the result of a recording as lines of text."""
     if 'error' in result:
         return f'{printable(result["path"])}\n  error: {printable(result["error"])}'
     windows = f', {result["windows"]} windows' if 'windows' in result else ''
@@ -153,31 +207,37 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def draw_explanation(
-    model: Predictor,
+    model: 'Predictor',
     path: str | os.PathLike,
     file: str | os.PathLike,
+    *,
     top_k: int = 5,
     window: float | None = None,
     overlap: float | None = None,
-    progress: Progress | None = None,
+    progress: 'Progress | None' = None,
 ) -> None:
-    """Draws what a model listened to in a recording.
+    """Draw which parts of a recording a model attended to.
 
     Args:
         model: The model.
         path: The recording.
-        file: Where to draw; its suffix says the format.
-        top_k: Number of classes shown.
-        window, overlap: See `Predictor.predict`.
+        file: The image; its suffix is the format.
+        top_k: Number of classes that are shown.
+        window: See `Predictor.predict`.
+        overlap: See `Predictor.predict`.
         progress: Called from time to time.
 
     Raises:
-        ExplanationError: See `check` and `check_model`; or the recording cannot be used.
+        ExplanationError: See `check_file` and `check_model`; or the recording cannot be used.
         WriteError: The file cannot be written.
     """
-    check_file(file)
-    check_model(model)
-    heard = explain(model, path, top_k, window, overlap, progress)
+    from elastic_ast_jax.audio import fbank
+    from elastic_ast_jax.inference import explanation, plots
+    from elastic_ast_jax.utils import plotting
+
+    explanation.check_file(file)
+    explanation.check_model(model)
+    heard = explanation.explain(model, path, top_k, window, overlap, progress)
     averages = model.config.model.pool == 'mean'
     figure = plots.plot_explanation(
         heard, fbank.centres(model.config.frontend), os.fspath(path), model.description, averages

@@ -1,26 +1,32 @@
-"""The command `prepare`:
+"""`elastic-ast prepare`: write recordings to the files that `data.source='tfds'` reads."""
 
-recordings to a data set in ArrayRecord files, which `data.source='tfds'` reads.
-"""
-
+import argparse
+import collections
+import dataclasses
 import importlib
-import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from elastic_ast_jax.data.sources.base import BadAudio, DataError
+from elastic_ast_jax.cli.commands import add_command
+from elastic_ast_jax.cli.types import comma_separated_names, local_path, positive_int
 from elastic_ast_jax.utils.text import counted, duration
-
-__all__ = ['run']
 
 
 class _DataSet(NamedTuple):
-    """Its builder in the module of its name in `data.prepare`, splits mostly trained and evaluated
-    on, recipe, weights.
+    """A data set, its builder and the way it is usually trained on.
+
+    Attributes:
+        summary: The data set in words.
+        builder: The class in the module of the data set's name in `data.prepare`.
+        train: The splits to train on, joined by '+'.
+        evaluate: The split to evaluate on.
+        recipe: The config file, without `configs/` and the suffix.
+        weights: The pretrained weights that the recipe begins with.
     """
 
+    summary: str
     builder: str
     train: str
     evaluate: str
@@ -28,161 +34,250 @@ class _DataSet(NamedTuple):
     weights: str = ''
 
 
-_DATA_SETS = {
-    'audioset': _DataSet('Audioset', 'balanced+unbalanced', 'eval', 'audioset', 'VIT'),
-    'vggsound': _DataSet('Vggsound', 'train', 'test', 'vggsound', 'VIT'),
-    'voxceleb1': _DataSet('Voxceleb1', 'train', 'test', 'voxceleb', 'SSAST'),
-    'epic_sounds': _DataSet('EpicSounds', 'train', 'validation', 'epic_sounds', 'VIT'),
-    'speech_commands': _DataSet('SpeechCommandsV2', 'train', 'test', 'speech_commands', 'VIT'),
-    'esc50': _DataSet('Esc50', 'fold1+fold2+fold3+fold4', 'fold5', 'esc50', 'VIT'),
-    'manifest': _DataSet('ManifestBuilder', 'train', 'test', 'manifest'),
+_MANIFEST = 'manifest'
+_DATA_SETS: Mapping[str, _DataSet] = {
+    'audioset': _DataSet(
+        'AudioSet: balanced, unbalanced, eval',
+        'Audioset',
+        'balanced+unbalanced',
+        'eval',
+        'audioset',
+        'VIT',
+    ),
+    'vggsound': _DataSet('VGGSound', 'Vggsound', 'train', 'test', 'vggsound', 'VIT'),
+    'voxceleb1': _DataSet(
+        'VoxCeleb1, identification of speakers', 'Voxceleb1', 'train', 'test', 'voxceleb', 'SSAST'
+    ),
+    'epic_sounds': _DataSet(
+        'EPIC-SOUNDS', 'EpicSounds', 'train', 'validation', 'epic_sounds', 'VIT'
+    ),
+    'speech_commands': _DataSet(
+        'Speech Commands, version 0.02',
+        'SpeechCommandsV2',
+        'train',
+        'test',
+        'speech_commands',
+        'VIT',
+    ),
+    'esc50': _DataSet(
+        'ESC-50, five folds', 'Esc50', 'fold1+fold2+fold3+fold4', 'fold5', 'esc50', 'VIT'
+    ),
+    _MANIFEST: _DataSet(
+        'the recordings that a manifest lists', 'ManifestBuilder', 'train', 'test', 'manifest'
+    ),
 }
 
 
-def run(
-    data_set: str,
-    source: str | os.PathLike,
-    out: str | os.PathLike,
-    splits: Sequence[str] = (),
-    on_bad_audio: BadAudio = 'skip',
-    beam: Sequence[str] = (),
-    rate: int = 16000,
-    name: str = '',
-) -> None:
-    """Prepares a data set, unless it is prepared already, and prints what it holds and how to train
-    on it.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The data set, its files, and the folder of prepared data sets.
 
-    Args:
-        data_set: `'manifest'`, or a data set that has a builder.
-        source: The manifest, or the folder with what the owners of the data set hand out.
+    Attributes:
+        data_set: Its name.
+        source: The manifest, or the folder with the files that the owners of the data set publish.
         out: Folder of prepared data sets.
-        splits: Splits that are prepared; empty: all.
-        on_bad_audio: `'error'` stops where recordings are missing or broken, which are otherwise
-        left out and listed.
-        beam: Options of Apache Beam, `KEY=VALUE` or `KEY`; `runner=...` chooses where it runs,
-        which is here without.
-        rate, name: Sample rate in Hz and name of the data set, for a manifest.
+        splits: Splits that are prepared; all if empty.
+        on_bad_audio: `'error'` stops at missing and broken recordings, which `'skip'` skips and
+            lists.
+        beam: Options of Apache Beam, `KEY=VALUE` or `KEY`; `runner=...` is where it runs, by
+            default in this process.
+        rate: Sample rate in Hz, for a manifest.
+        name: Name of the data set, for a manifest.
+    """
+
+    data_set: str
+    source: str
+    out: str
+    splits: tuple[str, ...] = ()
+    on_bad_audio: Literal['skip', 'error'] = 'skip'
+    beam: Sequence[str] = ()
+    rate: int = 16000
+    name: str = ''
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a command for each data set."""
+    parser.description = (
+        f'{parser.description} It prints the options that read them, --config.data.source=tfds and'
+        ' others.'
+    )
+    commands = parser.add_subparsers(dest='data_set', required=True, metavar='DATASET')
+    for name, data_set in _DATA_SETS.items():
+        _add_data_set(add_command(commands, name, data_set.summary), is_manifest=name == _MANIFEST)
+
+
+def _add_data_set(command: argparse.ArgumentParser, *, is_manifest: bool) -> None:
+    """Declare the arguments of a data set."""
+    if is_manifest:
+        command.add_argument(
+            'source', type=local_path, metavar='FILE', help='a manifest: .jsonl or .csv'
+        )
+        command.add_argument('--rate', type=positive_int, help='sample rate in Hz (default 16000)')
+        command.add_argument(
+            '--name', help='name of the data set (default: the name of the manifest)'
+        )
+    else:
+        command.add_argument(
+            '--manual-dir',
+            dest='source',
+            type=local_path,
+            required=True,
+            metavar='DIR',
+            help='folder with the files that its owners publish; if one is missing, the expected'
+            ' layout is printed',
+        )
+    command.add_argument(
+        '--out', type=local_path, required=True, metavar='DIR', help='folder of prepared data sets'
+    )
+    command.add_argument(
+        '--splits',
+        type=comma_separated_names,
+        metavar='SPLIT,...',
+        help='prepare only these splits (default: all)',
+    )
+    command.add_argument(
+        '--on-bad-audio',
+        choices=('skip', 'error'),
+        help='skip missing and broken recordings and list them (default), or stop',
+    )
+    command.add_argument(
+        '--beam',
+        action='append',
+        metavar='KEY=VALUE',
+        help='an option of Apache Beam, such as runner=DataflowRunner; may be repeated (default:'
+        ' run in this process)',
+    )
+
+
+def run(options: Options) -> None:
+    """Prepare a data set, unless it is prepared already, and print what it holds.
+
+    The last lines printed are a command that trains on it.
 
     Raises:
-        DataError: Files are missing or of another form, recordings cannot be used, or what is
-            prepared already is something else: at another rate, of other splits or lists, or
-            without clips that may not be left out.
-        files.WriteError: It cannot be written.
+        DataError: Files are missing or of another form, recordings cannot be used, or another data
+            set is prepared in the folder: at another rate, of other splits or lists, or without
+            clips that may not be skipped.
+        WriteError: It cannot be written.
     """
-    from elastic_ast_jax.data.tf import tf  # noqa: F401 - quietly, before TFDS needs it
+    # TensorFlow is imported quietly before TFDS imports it.
+    from elastic_ast_jax.data.tf import tf  # noqa: F401
 
-    known = _DATA_SETS[data_set]
-    kind = getattr(
-        importlib.import_module(f'elastic_ast_jax.data.prepare.{data_set}'), known.builder
-    )
-    options = {'data_dir': out, 'only': tuple(splits), 'on_bad_audio': on_bad_audio}
-    builder = (
-        kind(source, sample_rate=rate, name=name, **options)
-        if data_set == 'manifest'
-        else kind(**options)
-    )
-    if data_set == 'manifest':
-        _prepare(builder, Path(source), Path(source).exists(), beam)
+    data_set = _DATA_SETS[options.data_set]
+    module = importlib.import_module(f'elastic_ast_jax.data.prepare.{options.data_set}')
+    builder_type = getattr(module, data_set.builder)
+    shared = {
+        'data_dir': options.out,
+        'only': options.splits,
+        'on_bad_audio': options.on_bad_audio,
+    }
+    source = Path(options.source)
+    if options.data_set == _MANIFEST:
+        builder = builder_type(
+            options.source, sample_rate=options.rate, name=options.name, **shared
+        )
+        _prepare(builder, source, options.beam, exists=source.exists())
     else:
-        _prepare_folder(builder, Path(source), beam)
-    _show(builder, os.fspath(out), known)
+        builder = builder_type(**shared)
+        _prepare_folder(builder, source, options.beam)
+    _print_summary(builder, options.out, data_set)
 
 
 def _prepare_folder(builder: Any, folder: Path, beam: Sequence[str]) -> None:
-    """Says what goes where if something is missing."""
+    """Prepare a data set; if files are missing, the error shows the expected layout."""
+    from elastic_ast_jax.data.sources.base import DataError
+
     layout = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
-    there = folder.is_dir() and any(folder.iterdir())
-    if not (there or builder.is_prepared()):
+    exists = folder.is_dir() and any(folder.iterdir())
+    if not (exists or builder.is_prepared()):
         raise DataError(
             f'{folder}: no such folder, or nothing in it: give what is below with'
             f' --manual-dir\n{layout}'
         )
     try:
-        _prepare(builder, folder, there, beam)
+        _prepare(builder, folder, beam, exists=exists)
     except DataError as error:
         if ': no such ' not in str(error):
             raise
         raise DataError(f'{error}\n{layout}') from error
 
 
-def _prepare(builder: Any, source: Path, there: bool, beam: Sequence[str]) -> None:
-    """Prepares a data set;
+def _prepare(builder: Any, source: Path, beam: Sequence[str], *, exists: bool) -> None:
+    """Prepare a data set, or check that the prepared one is of the same lists.
 
-    or tells that it is prepared, of the same lists if its source is still there.
+    Without its source, the lists of a prepared data set cannot be compared.
     """
     if builder.prepare(source, beam):
         return
-    compared = builder.check(source if there else None)
+    compared = builder.check(source if exists else None)
     print(
         f'{builder.data_dir} is prepared already'
         + ('' if compared else f', from lists that cannot be compared with what is in {source}')
     )
 
 
-def _show(builder: Any, out: str, known: _DataSet) -> None:
-    """Prints what a data set holds, and what to train with."""
-    from elastic_ast_jax.data.prepare import index, skipped
+def _print_summary(builder: Any, out: str, data_set: _DataSet) -> None:
+    """Print what a data set holds, and the command that trains on it."""
+    from elastic_ast_jax.data.prepare import skipped
 
-    folder, there, rate = (
-        Path(builder.data_dir),
-        builder.info.splits,
-        builder.info.metadata['sample_rate'],
-    )
-    lost = skipped.count(folder)
+    folder, rate = Path(builder.data_dir), builder.info.metadata['sample_rate']
+    counts = skipped.count(folder)
     print(f'{folder}: {counted(len(builder.classes), "class", "classes")}, {rate} Hz')
-    rows, several = [('split', 'clips', 'length', 'missing', 'broken')], False
-    for split, info in there.items():
-        indexed = (index.load(folder, split) or {}).values()
-        several |= any(len(labels) != 1 for file in indexed for labels in file.labels)
-        seconds = sum(sum(file.frames) for file in indexed) / rate
-        rows.append(
-            (
-                split,
-                str(info.num_examples),
-                duration(seconds),
-                *(str(lost[split, why]) for why in rows[0][3:]),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for split, *numbers in rows:
-        aligned = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
-        print('  '.join(['', split.ljust(widths[0]), *aligned]))
-    if lost:
-        print(f'{counted(lost.total(), "clip")} left out, listed in {folder / skipped.NAME}')
-    train, evaluate = _splits(list(there), known.train, known.evaluate)
-    keys = {
+    rows, is_multi_label = _split_rows(builder, counts)
+    _print_table([('split', 'clips', 'length', 'missing', 'broken'), *rows])
+    if counts:
+        print(f'{counted(counts.total(), "clip")} left out, listed in {folder / skipped.NAME}')
+    train, evaluate = _splits(list(builder.info.splits), data_set.train, data_set.evaluate)
+    keys: dict[str, Any] = {
         'data.source': 'tfds',
         'data.tfds_name': builder.name,
         'data.tfds_dir': out,
         'data.train_split': train,
         'data.eval_split': evaluate,
     }
-    if known.recipe == 'manifest':  # which knows neither rate nor labels
-        keys |= {'frontend.sample_rate': rate} | (
-            {'train.loss': 'bce', 'train.label_smoothing': 0} if several else {}
-        )
-    if known.weights:
-        keys |= {'init.from': known.weights}
-    print(
-        'train on it'
-        f' with'
-        f'{f" ({known.weights}: weights to start from, see the recipe)" if known.weights else ""}'
-    )
-    print(
-        '  '
-        + ' '.join(
-            [
-                f'elastic-ast train --config=configs/{known.recipe}.py --workdir=WORKDIR',
-                *(f'--config.{key}={shlex.quote(str(value))}' for key, value in keys.items()),
-            ]
-        )
-    )
+    if data_set.recipe == _MANIFEST:  # the recipe knows neither the sample rate nor the labels
+        keys |= {'frontend.sample_rate': rate}
+        if is_multi_label:
+            keys |= {'train.loss': 'bce', 'train.label_smoothing': 0}
+    hint = ''
+    if data_set.weights:
+        keys |= {'init.from': data_set.weights}
+        hint = f' ({data_set.weights}: weights to start from, see the recipe)'
+    print(f'train on it with{hint}')
+    overrides = [f'--config.{key}={shlex.quote(str(value))}' for key, value in keys.items()]
+    command = f'elastic-ast train --config=configs/{data_set.recipe}.py --workdir=WORKDIR'
+    print(' '.join([f'  {command}', *overrides]))
 
 
-def _splits(there: Sequence[str], train: str, evaluate: str) -> tuple[str, str]:
-    """Splits to train and to evaluate on: the usual ones as far as they are there."""
-    if len(there) == 1:
-        return f'{there[0]}[:80%]', f'{there[0]}[80%:]'
-    evaluate = evaluate if evaluate in there else there[-1]
-    usual = [split for split in train.split('+') if split in there]
-    return '+'.join(usual or [split for split in there if split != evaluate]), evaluate
+def _split_rows(
+    builder: Any, counts: collections.Counter[tuple[str, str]]
+) -> tuple[list[tuple[str, ...]], bool]:
+    """Return a row of the table for each split, and whether clips have other than one label."""
+    from elastic_ast_jax.data.prepare import index
+
+    folder, rate = Path(builder.data_dir), builder.info.metadata['sample_rate']
+    rows, is_multi_label = [], False
+    for split, info in builder.info.splits.items():
+        files = (index.load(folder, split) or {}).values()
+        is_multi_label |= any(len(labels) != 1 for file in files for labels in file.labels)
+        seconds = sum(sum(file.frames) for file in files) / rate
+        skipped_clips = [str(counts[split, reason]) for reason in ('missing', 'broken')]
+        rows.append((split, str(info.num_examples), duration(seconds), *skipped_clips))
+    return rows, is_multi_label
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in aligned columns; all but the first column are aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        aligned = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        print('  '.join(['', first.ljust(widths[0]), *aligned]))
+
+
+def _splits(names: Sequence[str], train: str, evaluate: str) -> tuple[str, str]:
+    """Return the splits to train and to evaluate on: the usual ones, if they are prepared."""
+    if len(names) == 1:
+        return f'{names[0]}[:80%]', f'{names[0]}[80%:]'
+    evaluate = evaluate if evaluate in names else names[-1]
+    usual = [split for split in train.split('+') if split in names]
+    return '+'.join(usual or [split for split in names if split != evaluate]), evaluate

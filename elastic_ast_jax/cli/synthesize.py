@@ -1,42 +1,67 @@
-"""`elastic-ast synthesize`: writes clips of the embedded data set as WAV files with a manifest."""
+"""`elastic-ast synthesize`: write clips of the embedded data set as WAV files with a manifest."""
 
+import argparse
+import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
-from elastic_ast_jax.config.schema import Config
-from elastic_ast_jax.data import splits
+from elastic_ast_jax.cli.commands import add_config, load_config
+from elastic_ast_jax.cli.types import local_path, positive_int
 from elastic_ast_jax.utils.errors import UserError
 
 
-def run(folder: str, config: Config, clips: int) -> None:
-    """Writes test clips from the shortest to the longest, evenly spread over the lengths between,
-    and `manifest.jsonl` last.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The data set, how many of its clips are written, and the folder."""
+
+    folder: str
+    config: str
+    overrides: tuple[str, ...] = ()
+    clips: int = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('folder', type=local_path, help='folder that is written')
+    add_config(parser)
+    parser.add_argument('--clips', type=positive_int, help='number of clips (default 3)')
+
+
+def run(options: Options) -> None:
+    """Write test clips from the shortest to the longest, and `manifest.jsonl` last.
+
+    Their lengths are spread evenly over the sorted lengths of the split.
     """
+    config = load_config(options)
+    import numpy as np
+    import soundfile
+
+    from elastic_ast_jax.data import splits
+
     if config.data.source != 'synthetic':
         raise UserError(
             f"data.source={config.data.source!r}: only a config with data.source='synthetic' has"
             ' clips to write'
         )
     source = splits.open_source(config, 'eval')
-    if not 1 <= clips <= len(source.keys):
-        raise UserError(f'--clips={clips} must be from 1 to data.synthetic_eval={len(source.keys)}')
+    if not 1 <= options.clips <= len(source.keys):
+        raise UserError(
+            f'--clips={options.clips} must be from 1 to data.synthetic_eval={len(source.keys)}'
+        )
     by_length = np.argsort(source.samples, kind='stable')
-    chosen = by_length[np.round(np.linspace(0, len(by_length) - 1, clips)).astype(int)]
-    out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    ranks = np.round(np.linspace(0, len(by_length) - 1, options.clips)).astype(int)
+    clips = by_length[ranks]
+    folder, sample_rate = Path(options.folder), config.frontend.sample_rate
+    folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for number, clip in enumerate(chosen):
+    for number, clip in enumerate(clips):
         (label,) = source.labels[clip]
         name = f'{number:03d}_{label}.wav'
-        soundfile.write(
-            out / name, source.read(int(clip)), config.frontend.sample_rate, subtype='PCM_16'
-        )
+        soundfile.write(folder / name, source.read(int(clip)), sample_rate, subtype='PCM_16')
         lines.append(json.dumps({'audio': name, 'labels': [label]}))
-    (out / 'manifest.jsonl').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    (folder / 'manifest.jsonl').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    shortest, longest = source.samples[clips[0]], source.samples[clips[-1]]
     print(
-        f'{clips} clips of {source.samples[chosen[0]] / config.frontend.sample_rate:.2f} s to '
-        f'{source.samples[chosen[-1]] / config.frontend.sample_rate:.2f} s in {out}'
+        f'{options.clips} clips of {shortest / sample_rate:.2f} s to'
+        f' {longest / sample_rate:.2f} s in {folder}'
     )

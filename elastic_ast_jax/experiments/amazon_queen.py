@@ -1,7 +1,6 @@
-"""The dialogues of "Flight of the Amazon Queen" from its data file; see
-launch/experiments/amazon_queen.sh.
+"""Fetch the dialogues of "Flight of the Amazon Queen" (1995), as recordings and a manifest.
 
-    python -m elastic_ast_jax.experiments.amazon_queen queen.1c FOLDER
+The game comes from Debian's package of it, which contains the data file `queen.1c`.
 
 The file begins with a table of its parts. `NNxxxxPk.SB` is a piece of what the other one says in
 conversation NN, MP3 frames at 11 kHz (J instead of P is the player's own voice, Joe's). `NAMEi.DOG`
@@ -9,12 +8,16 @@ holds the i-th conversation with NAME, and its number NN.
 """
 
 import collections
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import struct
-import sys
+import subprocess
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +26,13 @@ import soundfile
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.text import counted
+
+PACKAGE = 'flight-of-the-amazon-queen'
+# SHA-256 of its data file. `configs/amazon_queen.py` is made for this edition.
+_EDITION = 'cc91960d133fcd4173eda4bac304e80d2bbdbaa085640287ab9e0507bd603f67'
+_DATA = f'usr/share/scummvm/{PACKAGE}/queen.1c'
+_LICENSE = f'usr/share/doc/{PACKAGE}/copyright'
+_MANIFEST = 'manifest.jsonl'
 
 _HEADER = struct.Struct('>4s9xH')  # 'QTBL', the version, how speech is compressed, number of parts
 _PART = struct.Struct('>12sBII')  # name, in which bundle, offset, bytes
@@ -95,41 +105,104 @@ def spoken(data: bytes) -> list[tuple[Part, str, str]]:
     return sorted(found)
 
 
-def main(file: str, folder: str) -> int:
-    """Writes the recordings, and then the manifest."""
-    try:
-        data = Path(file).read_bytes()
-        found = spoken(data)
-        clips = Path(folder) / 'clips'
-        clips.mkdir(parents=True, exist_ok=True)
-        rows = []
-        for part, who, split in found:
-            try:
-                samples, rate = soundfile.read(
-                    io.BytesIO(data[part.offset : part.offset + part.size]), dtype='int16'
-                )
-            except soundfile.LibsndfileError as error:
-                raise GameError(f'{part.name}: cannot be decoded ({error})') from error
-            if rate != _RATE or samples.ndim != 1:
-                raise GameError(f'{part.name}: is not one channel at {_RATE} Hz')
-            name = f'{part.name.removesuffix(".SB")}.wav'
-            soundfile.write(clips / name, samples, rate, subtype='PCM_16')
-            rows.append({'audio': f'clips/{name}', 'labels': [who.lower()], 'split': split})
-        write_text(Path(folder) / 'manifest.jsonl', ''.join(json.dumps(row) + '\n' for row in rows))
-    except (GameError, OSError) as error:
-        print(f'amazon_queen.py: {file}: {error}', file=sys.stderr)
-        return 1
+def fetch(folder: str | os.PathLike, package: str | os.PathLike | None = None) -> None:
+    """Write the recordings, the license and the manifest, unless the manifest exists.
+
+    Args:
+        folder: The folder that is written.
+        package: Debian's package; None downloads it with `apt-get`.
+
+    Raises:
+        GameError: The package cannot be downloaded or unpacked, or is another edition of the game.
+    """
+    folder = Path(folder)
+    if (folder / _MANIFEST).exists():
+        return
+    if shutil.which('dpkg-deb') is None:
+        raise GameError('dpkg-deb is missing, which unpacks Debian packages (apt-get install dpkg)')
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix='unpacking.') as scratch:
+        deb = _download(Path(scratch)) if package is None else Path(package)
+        if not deb.is_file():
+            raise GameError(f'{deb}: there is no such file')
+        files = _unpack(deb)
+        if hashlib.sha256(files[_DATA]).hexdigest() != _EDITION:
+            raise GameError(
+                f'{deb}: holds another edition of the game than configs/amazon_queen.py is made for'
+                ' (2004, English, speech as MP3)'
+            )
+        (folder / 'copyright').write_bytes(files[_LICENSE])
+        try:
+            write_recordings(files[_DATA], folder)
+        except GameError as error:
+            raise GameError(f'{deb}: {error}') from error
+
+
+def _download(folder: Path) -> Path:
+    """Download the package into a folder, and return its file."""
+    if shutil.which('apt-get') is None:
+        raise GameError(
+            f'apt-get is missing: fetch {PACKAGE} from packages.debian.org, and give the file as'
+            ' well'
+        )
+    done = subprocess.run(['apt-get', '-qq', 'download', PACKAGE], cwd=folder)
+    files = sorted(folder.glob(f'{PACKAGE}_*.deb'))
+    if done.returncode or not files:
+        raise GameError(
+            f'apt-get could not download {PACKAGE}: its reason is above; its lists of packages come'
+            ' with apt-get update'
+        )
+    return files[0]
+
+
+def _unpack(deb: Path) -> dict[str, bytes]:
+    """Return the data file and the license of a package."""
+    done = subprocess.run(['dpkg-deb', '--fsys-tarfile', str(deb)], stdout=subprocess.PIPE)
+    if done.returncode:
+        raise GameError(f'{deb}: is no package of {PACKAGE}')
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        for member in archive:
+            name = member.name.removeprefix('./')
+            if name in (_DATA, _LICENSE) and (file := archive.extractfile(member)):
+                files[name] = file.read()
+    for name in (_DATA, _LICENSE):
+        if name not in files:
+            raise GameError(f'{deb}: holds no {name}')
+    return files
+
+
+def write_recordings(data: bytes, folder: Path) -> None:
+    """Write the recordings, and then the manifest.
+
+    Args:
+        data: The data file of the game.
+        folder: The folder that is written.
+
+    Raises:
+        GameError: It is no such file, or a line cannot be decoded.
+    """
+    clips = folder / 'clips'
+    lines = spoken(data)
+    clips.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for part, speaker, split in lines:
+        try:
+            samples, rate = soundfile.read(
+                io.BytesIO(data[part.offset : part.offset + part.size]), dtype='int16'
+            )
+        except soundfile.LibsndfileError as error:
+            raise GameError(f'{part.name}: cannot be decoded ({error})') from error
+        if rate != _RATE or samples.ndim != 1:
+            raise GameError(f'{part.name}: is not one channel at {_RATE} Hz')
+        name = f'{part.name.removesuffix(".SB")}.wav'
+        soundfile.write(clips / name, samples, rate, subtype='PCM_16')
+        rows.append({'audio': f'clips/{name}', 'labels': [speaker.lower()], 'split': split})
+    manifest = folder / _MANIFEST
+    write_text(manifest, ''.join(json.dumps(row) + '\n' for row in rows))
     speakers = len({row['labels'][0] for row in rows})
-    held = sum(row['split'] == 'test' for row in rows)
-    manifest = os.path.join(folder, 'manifest.jsonl')
+    test_lines = sum(row['split'] == 'test' for row in rows)
     print(
-        f'{counted(len(rows), "line")} of {speakers} characters, {held} of them for testing:'
+        f'{counted(len(rows), "line")} of {speakers} characters, {test_lines} of them for testing:'
         f' {manifest}'
     )
-    return 0
-
-
-if __name__ == '__main__':
-    if len(sys.argv) != 3:
-        sys.exit('usage: python -m elastic_ast_jax.experiments.amazon_queen queen.1c FOLDER')
-    sys.exit(main(*sys.argv[1:]))

@@ -1,14 +1,9 @@
-"""Trains, evaluates and draws one of the paper's experiments; the scripts in launch/experiments say
-which models each has.
+"""Train, evaluate and draw an experiment; `definitions` lists the experiments.
 
-    python -m elastic_ast_jax.experiments.experiment CONFIG --name=NAME --model=VARIANT ...
-    --sweep=KIND [--config.key=value ...]
-
-What is finished is left alone, what was interrupted goes on, so that a finished experiment is only
-drawn again. Runs are shared: an experiment takes those that another has trained in the same folder.
+Finished parts are not repeated, and interrupted ones resume, so a finished experiment is only drawn
+again. Runs are shared: an experiment uses those that another one trained in the same folder.
 """
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -24,144 +19,57 @@ from elastic_ast_jax.evaluation import published
 from elastic_ast_jax.evaluation.sweep_axes import AXES, file_stem
 from elastic_ast_jax.experiments import sweep as runs_of
 from elastic_ast_jax.experiments import variants
+from elastic_ast_jax.experiments.definitions import Definition
 from elastic_ast_jax.experiments.variants import ExperimentError, Model
-from elastic_ast_jax.utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 BASELINE = 'logistic regression'
 SIGNALLED = 128
-INTERRUPTED = 130
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs an experiment; returns 0, 1 if something failed, or 128 and the number of a signal."""
-    options, overrides = _arguments(argv)
-    try:
-        return Experiment(options, overrides).work()
-    except (UserError, OSError) as error:
-        print(f'{options.name}: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
-def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options, and overrides of every run without `--config.`."""
-    parser = argparse.ArgumentParser(
-        prog='experiment.py', allow_abbrev=False, description="One of the paper's experiments."
-    )
-    parser.add_argument(
-        '--name', required=True, help='of the experiment, and of its folder of tables and plots'
-    )
-    parser.add_argument(
-        '--model',
-        action='append',
-        required=True,
-        metavar='VARIANT',
-        help=(
-            'of the recipe: first|second for '
-            'the first that it has, word? if it has it, and key=* for each value of a key'
-        ),
-    )
-    parser.add_argument(
-        '--beside',
-        action='append',
-        default=[],
-        metavar='VARIANT',
-        help='as --model, for a model that a sweep shows, and that no other is measured by',
-    )
-    parser.add_argument(
-        '--row_budget',
-        metavar='N,N,...',
-        help='train each model with the tokens of a step in so many rows, where they divide so',
-    )
-    parser.add_argument(
-        '--vary', metavar='KEY=VALUE,...', help='train each model with each of these values'
-    )
-    parser.add_argument(
-        '--sweep', choices=('length', 'resolution'), help='evaluate each model over this sweep'
-    )
-    parser.add_argument(
-        '--over', metavar='KEY', help='or draw the accuracy on whole clips over this key'
-    )
-    parser.add_argument(
-        '--fixed_length',
-        action='append',
-        choices=('own', 'resized'),
-        default=None,
-        help='how a sweep treats ASTs; see elastic-ast evaluate --help; may be given twice',
-    )
-    parser.add_argument(
-        '--out',
-        metavar='FOLDER',
-        help='where all is kept (default: runs/experiments/NAME_OF_CONFIG)',
-    )
-    parser.add_argument(
-        '--seeds', default='0,1,2', metavar='N,N,...', help='of the runs (default 0,1,2)'
-    )
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=1,
-        metavar='K',
-        help='run K at a time, each on its share of the processors',
-    )
-    options, rest = parser.parse_known_args(argv)
-    words = [word for word in rest if not word.startswith('--config.')]
-    if len(words) != 1 or words[0].startswith('-'):
-        parser.error(
-            'give one CONFIG, a file such as configs/fsdd_speakers.py, and not'
-            f' {" ".join(words) or "none"}'
-        )
-    if not all(part.isdecimal() for part in options.seeds.split(',')) or options.jobs < 1:
-        parser.error('--seeds must be whole numbers separated by commas, and --jobs at least 1')
-    if options.row_budget and not all(
-        part.isdecimal() and int(part) for part in options.row_budget.split(',')
-    ):
-        parser.error(
-            f'--row_budget={options.row_budget} must be positive whole numbers separated by commas'
-        )
-    if options.out and ('://' in options.out or ',' in os.path.abspath(options.out)):
-        parser.error(f'--out={options.out} must be a local folder without a comma in its path')
-    if bool(options.sweep) == bool(options.over):
-        parser.error('give either --sweep or --over')
-    if options.beside and options.over:
-        parser.error('--beside is for a sweep')
-    if options.sweep and (options.vary or options.row_budget):
-        parser.error('--vary and --row_budget go with --over')
-    options.config = words[0]
-    options.seeds = list(dict.fromkeys(map(int, options.seeds.split(','))))
-    return options, [
-        word.removeprefix('--config.') for word in rest if word.startswith('--config.')
-    ]
 
 
 class Experiment:
     """An experiment on a recipe's data."""
 
-    def __init__(self, options: argparse.Namespace, overrides: Sequence[str]):
-        """Finds the models, and checks all their configs.
+    def __init__(
+        self,
+        config: str,
+        definition: Definition,
+        *,
+        name: str,
+        out: str | os.PathLike | None = None,
+        seeds: Sequence[int] = (0, 1, 2),
+        jobs: int = 1,
+        overrides: Sequence[str] = (),
+    ):
+        """Find the models, and check all their configs.
+
+        Args:
+            config: The recipe, a config file.
+            definition: The models, and the curve that compares them.
+            name: Name of the experiment, and of its folder of tables and plots.
+            out: Folder of runs, tables and plots; None: `runs/experiments/NAME_OF_CONFIG`.
+            seeds: Seeds of the runs.
+            jobs: Number of runs at a time, each on its share of the processors.
+            overrides: `section.key=value` each, of every run.
 
         Raises:
-            ExperimentError, ConfigError: The recipe is not made for this experiment, or a config is
-            not possible.
+            ExperimentError, ConfigError: The recipe does not support this experiment, or a config
+                is not possible.
         """
-        self._options, self._overrides = options, tuple(overrides)
-        self._recipe, path, argument = loading.load_module(options.config)
+        self._config, self._definition, self._name = config, definition, name
+        self._seeds, self._jobs, self._overrides = list(seeds), jobs, tuple(overrides)
+        self._recipe, path, argument = loading.load_module(config)
         if argument:
             raise ExperimentError(
-                f'{options.config}: give the file alone, {path}; the experiment chooses its'
-                ' variants'
+                f'{config}: give the file alone, {path}; the experiment chooses its variants'
             )
         self._task = Path(path).stem
-        self._out = Path(options.out or ROOT / 'runs' / 'experiments' / self._task).absolute()
-        self._models = list(variants.of_experiment(self._recipe, path, options, self._overrides))
-        self._hows = (options.fixed_length or ['own']) if options.sweep else []
-        if options.sweep:
+        self._out = Path(out or Path('runs', 'experiments', self._task)).absolute()
+        self._models = list(variants.of_experiment(self._recipe, path, definition, self._overrides))
+        self._hows = (definition.fixed_length or ('own',)) if definition.sweep else ()
+        if definition.sweep:
             self._points()
         for model in self._models:
-            for seed in options.seeds:
+            for seed in self._seeds:
                 used = loading.absolute_paths(
                     loading.load(f'{path}:{model.variant}', self._changed(model, seed))
                 )
@@ -190,8 +98,8 @@ class Experiment:
             return self._work()
 
     def _work(self) -> int:
-        runs, failed = runs_of.LocalRuns(self._options.jobs, self._options.name), 0
-        for seed in self._options.seeds:
+        runs, failed = runs_of.LocalRuns(self._jobs, self._name), 0
+        for seed in self._seeds:
             for missing in (self._training, self._evaluation):
                 if what := missing(seed):
                     code = runs.work([run for run, _ in what], [command for _, command in what])
@@ -216,7 +124,7 @@ class Experiment:
             run = self._run(model, seed, 'train')
             if not runs_of.finished(run.workdir):
                 options = [
-                    f'--config={self._options.config}:{model.variant}',
+                    f'--config={self._config}:{model.variant}',
                     f'--workdir={run.workdir}',
                 ]
                 options += [f'--config.{text}' for text in self._changed(model, seed)]
@@ -226,7 +134,7 @@ class Experiment:
     def _tokens(self, model: Model, seed: int) -> int:
         """Of a step."""
         packing = loading.load(
-            f'{self._options.config}:{model.variant}', self._changed(model, seed)
+            f'{self._config}:{model.variant}', self._changed(model, seed)
         ).packing
         return packing.rows * packing.tokens
 
@@ -235,9 +143,9 @@ class Experiment:
 
         and of the baseline, which has no seed.
         """
-        sweep, found = self._options.sweep, []
+        sweep, found = self._definition.sweep, []
         points = self._points() if sweep else ()
-        if seed == self._options.seeds[0] and not self._has_baseline():
+        if seed == self._seeds[0] and not self._has_baseline():
             folder = self._baseline()
             run = runs_of.Run(
                 f'{BASELINE}, {folder.name}',
@@ -245,7 +153,7 @@ class Experiment:
                 self._out / 'logs' / f'{BASELINE}-{folder.name}.log',
                 (),
             )
-            config = f'{self._options.config}:{self._models[0].variant}'
+            config = f'{self._config}:{self._models[0].variant}'
             options = [
                 f'--config={config}',
                 f'--out={folder}',
@@ -282,11 +190,11 @@ class Experiment:
 
     def _baseline(self) -> Path:
         """Folder of the logistic regression: over this sweep, or on whole clips."""
-        return self._out / BASELINE / (self._options.sweep or 'whole')
+        return self._out / BASELINE / (self._definition.sweep or 'whole')
 
     def _has_baseline(self) -> bool:
         """Whether it was measured on these data, by these features."""
-        folder, sweep = self._baseline(), self._options.sweep
+        folder, sweep = self._baseline(), self._definition.sweep
         if not (
             _measured(folder, sweep, self._points(), 0)
             if sweep
@@ -296,9 +204,7 @@ class Experiment:
         with contextlib.suppress(OSError, ValueError, TypeError):
             values = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
             before = stored.from_json(values)
-            used = loading.load(
-                f'{self._options.config}:{self._models[0].variant}', self._overrides
-            )
+            used = loading.load(f'{self._config}:{self._models[0].variant}', self._overrides)
             now = loading.absolute_paths(used)
             return (before.data, before.frontend) == (now.data, now.frontend)
         return False
@@ -310,39 +216,39 @@ class Experiment:
 
     def _points(self) -> tuple[int, ...]:
         sweeps = getattr(self._recipe, 'SWEEPS', {})
-        if self._options.sweep not in sweeps:
+        if self._definition.sweep not in sweeps:
             raise ExperimentError(
-                f'{self._options.config}: SWEEPS has no {self._options.sweep!r}, the points of this'
+                f'{self._config}: SWEEPS has no {self._definition.sweep!r}, the points of this'
                 ' curve'
             )
-        return tuple(sorted(set(sweeps[self._options.sweep])))
+        return tuple(sorted(set(sweeps[self._definition.sweep])))
 
     def _sweep_options(self, points: Sequence[int]) -> list[str]:
-        option = '--points' if self._options.sweep == 'length' else '--shifts'
-        return [f'--sweep={self._options.sweep}', f'{option}={",".join(map(str, points))}']
+        option = '--points' if self._definition.sweep == 'length' else '--shifts'
+        return [f'--sweep={self._definition.sweep}', f'{option}={",".join(map(str, points))}']
 
     def _draw(self) -> int:
         """Tables and plots of all seeds, by `elastic-ast compare`."""
-        out = self._out / self._options.name
+        out = self._out / self._name
         workdirs: dict[
             str, list[str]
         ] = {}  # over a key, the runs of all its values are of one name
         for model in self._models:
             given = f'--beside={model.name}' if model.beside else model.name
             workdirs.setdefault(given, []).extend(
-                str(model.folder(self._out, seed)) for seed in self._options.seeds
+                str(model.folder(self._out, seed)) for seed in self._seeds
             )
         groups = [f'{given}={",".join(its)}' for given, its in workdirs.items()] + [
             f'--beside={BASELINE}={self._baseline()}'
         ]
-        if not self._options.sweep:
+        if not self._definition.sweep:
             return _told(
-                _command('compare', *groups, f'--over={self._options.over}', f'--out={out}')
+                _command('compare', *groups, f'--over={self._definition.over}', f'--out={out}')
             )
-        known = published.DATA_SETS[self._options.sweep]
+        known = published.DATA_SETS[self._definition.sweep]
         failed = 0
         for how in self._hows:
-            options = [f'--sweep={self._options.sweep}', f'--fixed_length={how}', f'--out={out}']
+            options = [f'--sweep={self._definition.sweep}', f'--fixed_length={how}', f'--out={out}']
             if self._task in known and how == 'resized':  # as the paper's ASTs were run
                 options.append(f'--published={self._task}')
             failed |= _told(_command('compare', *groups, *options))
@@ -377,7 +283,3 @@ def _command(name: str, *options: str) -> list[str]:
 
 def _told(command: Sequence[str]) -> int:
     return subprocess.run(command, check=False).returncode
-
-
-if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))

@@ -1,15 +1,10 @@
-"""Trains what the `sweep()` of a config file yields: here, some runs at a time, or on SLURM;
-`--help` tells how.
-
-    python -m elastic_ast_jax.experiments.sweep --config=configs/fsdd.py --out=runs/sweep
-    --config.data.root=FOLDER_OF_RECORDINGS
+"""Train what the `sweep()` of a config file yields, on this machine or on SLURM.
 
 `sweep()` stands beside `get_config()`, takes its argument if it takes one, and yields a dictionary
 of overrides for each run: `{'optimizer.learning_rate': 3e-4, 'train.seed': 1}`. Every run has a
 workdir in the folder `--out`, whose name tells its overrides.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -35,9 +30,10 @@ from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.text import counted, duration, printable
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = (sys.executable, '-m', 'elastic_ast_jax.train')
+TRAIN = (sys.executable, '-m', 'elastic_ast_jax', 'train')
 # Seconds between a signal that was passed on and the end of those that did not follow it.
 GRACE = 45
+_SBATCH_SCRIPT = 'launch/slurm.sbatch'
 LONGEST_NAME = 120
 LAST_LINES = 20
 
@@ -74,91 +70,49 @@ class Run:
         ]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs a sweep;
+def run(
+    config: str,
+    out: str | os.PathLike,
+    *,
+    overrides: Sequence[str] = (),
+    program: Sequence[str] = TRAIN,
+    jobs: int = 1,
+    slurm: bool = False,
+    sbatch_options: Sequence[str] = (),
+    only_print: bool = False,
+) -> int:
+    """Train every run of a sweep that is not finished.
 
-    returns 0 if every run is finished or submitted, 1 if one failed or nothing can be run.
+    Args:
+        config: A config file with `sweep()`, `FILE` or `FILE:ARG`.
+        out: Folder of the workdirs.
+        overrides: `section.key=value` each, of every run.
+        program: The command that trains a run; it receives the arguments of `elastic-ast train`.
+        jobs: Number of runs at a time on this machine.
+        slurm: Submit a job array instead.
+        sbatch_options: Options of `sbatch`.
+        only_print: Print the commands, and start nothing.
+
+    Returns:
+        The exit code: 0 if every run is finished or submitted, 1 if one failed.
+
+    Raises:
+        SweepError, ConfigError: The sweep is not possible. Nothing was started.
     """
-    options, overrides, program = _arguments(argv)
-    try:
-        if options.array:
-            return _exec_one(options.array)
-        runs = planned(options.config, overrides, Path(options.out).absolute())
-        commands = [run.command(program, options.config) for run in runs if not run.finished]
-        for run in runs:
-            if run.finished:
-                print(f'# finished: {printable(str(run.workdir))}')
-        if not commands:
-            return 0
-        if options.slurm:
-            return submit(commands, Path(options.out).absolute(), options.sbatch, options.print)
-        if options.print:
-            print('\n'.join(map(shlex.join, commands)))
-            return 0
-        return LocalRuns(options.local).work([run for run in runs if not run.finished], commands)
-    except UserError as error:
-        print('\n'.join(map(printable, f'sweep.py: {error}'.split('\n'))), file=sys.stderr)
-        return 1
-
-
-def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
-    """Options, overrides without `--config.`, and the program."""
-    parser = argparse.ArgumentParser(
-        prog='sweep.py',
-        allow_abbrev=False,
-        description=(
-            'Trains what the sweep() of a config file yields, each run in a '
-            'workdir of its own. Finished runs are left alone; those that were interrupted go on.'
-        ),
-        usage=(
-            'python -m elastic_ast_jax.experiments.sweep --config=FILE[:ARG] --out=FOLDER'
-            ' [OPTIONS] [--config.key=value ...] [-- PROGRAM ...]'
-        ),
-        epilog=(
-            'PROGRAM is started instead of elastic-ast train, with the same arguments, such as: '
-            '-- bash launch/local_processes.sh 2 -- elastic-ast train'
-        ),
-    )
-    parser.add_argument('--config', metavar='FILE[:ARG]', help='a config file with sweep()')
-    parser.add_argument('--out', metavar='FOLDER', help='where the workdirs are')
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        '--local', type=_positive, default=1, metavar='K', help='run here, K at a time (default 1)'
-    )
-    where.add_argument(
-        '--slurm', action='store_true', help='submit a job array of launch/slurm.sbatch'
-    )
-    parser.add_argument(
-        '--sbatch',
-        action='append',
-        default=[],
-        metavar='OPTION',
-        help='for sbatch, such as --sbatch=--partition=gpu; may be given several times',
-    )
-    parser.add_argument(
-        '--print', '--dry_run', action='store_true', help='print the commands, and start nothing'
-    )
-    parser.add_argument(
-        '--array', metavar='FILE', help=argparse.SUPPRESS
-    )  # one task of the job array
-    end = argv.index('--') if '--' in argv else len(argv)
-    program = list(argv[end + 1 :])
-    options, rest = parser.parse_known_args(argv[:end])
-    if unknown := [word for word in rest if not word.startswith('--config.')]:
-        parser.error(f'unrecognized arguments: {" ".join(unknown)}')
-    if not options.array and not (options.config and options.out):
-        parser.error('--config=FILE and --out=FOLDER are needed')
-    if end < len(argv) and not program:
-        parser.error('the program is missing after --')
-    if options.out and '://' in options.out:
-        parser.error(f'--out={options.out} must be a local folder')
-    return options, [word.removeprefix('--config.') for word in rest], program or list(TRAIN)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no positive whole number')
-    return int(text)
+    folder = Path(out).absolute()
+    runs = planned(config, overrides, folder)
+    commands = [run.command(program, config) for run in runs if not run.finished]
+    for run in runs:
+        if run.finished:
+            print(f'# finished: {printable(str(run.workdir))}')
+    if not commands:
+        return 0
+    if slurm:
+        return submit(commands, folder, sbatch_options, only_print=only_print)
+    if only_print:
+        print('\n'.join(map(shlex.join, commands)))
+        return 0
+    return LocalRuns(jobs).work([run for run in runs if not run.finished], commands)
 
 
 def planned(config: str, common: Sequence[str], out: Path) -> list[Run]:
@@ -302,7 +256,7 @@ class LocalRuns:
     Each has its share of the processors: small models do not keep several busy.
     """
 
-    def __init__(self, size: int, name: str = 'sweep.py'):
+    def __init__(self, size: int, name: str = 'elastic-ast sweep'):
         self._size, self._name = size, name
         self._signals: list[int] = []
         self._running: dict[int, tuple[Run, subprocess.Popen, float, set[int]]] = {}
@@ -411,24 +365,30 @@ def _shares(size: int) -> list[set[int]]:
 
 
 def submit(
-    commands: Sequence[Sequence[str]], out: Path, options: Sequence[str], only_print: bool
+    commands: Sequence[Sequence[str]], out: Path, options: Sequence[str], *, only_print: bool
 ) -> int:
     """Submits a job array, a task for each command; gives sbatch's exit code.
 
     The commands are in a file of their own: config or sweep may change before the last task begins.
     """
+    if not (ROOT / _SBATCH_SCRIPT).exists():
+        raise SweepError(
+            f'{ROOT} has no {_SBATCH_SCRIPT}: --slurm needs a clone of the repository; or use'
+            ' --local'
+        )
     text = json.dumps({'directory': os.getcwd(), 'commands': commands}, indent=2) + '\n'
     file = out / 'arrays' / f'{hashlib.sha256(text.encode()).hexdigest()[:8]}.json'
     command = [
         'sbatch',
         f'--array=0-{len(commands) - 1}',
         *options,
-        'launch/slurm.sbatch',
+        _SBATCH_SCRIPT,
         f'--logs={out / "logs"}',
         '--',
         sys.executable,
         '-m',
-        'elastic_ast_jax.experiments.sweep',
+        'elastic_ast_jax',
+        'sweep',
         f'--array={file}',
     ]
     if only_print:
@@ -443,9 +403,13 @@ def submit(
         ) from None
 
 
-def _exec_one(file: str) -> int:
-    """Becomes the command of this task of a job array, whose exit code and signals are then its
-    own.
+def run_array_task(file: str) -> int:
+    """Replace this process by the command of its task in a job array.
+
+    The exit code and the signals are then those of the command.
+
+    Raises:
+        SweepError: The file has no such command.
     """
     number = os.environ.get('SLURM_ARRAY_TASK_ID', '')
     try:
@@ -458,7 +422,3 @@ def _exec_one(file: str) -> int:
     os.chdir(array['directory'])
     print(shlex.join(command), flush=True)
     os.execvp(command[0], command)
-
-
-if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))

@@ -1,15 +1,13 @@
-"""Which models an experiment compares, by a recipe and by `--model`, `--vary` and `--row_budget` of
-`experiment.py`.
-"""
+"""Find the models that an experiment compares on a recipe."""
 
-import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.experiments.definitions import Definition
 from elastic_ast_jax.utils.errors import UserError
 
 # What variants are called; the others are ElasticAST.
@@ -50,14 +48,14 @@ class Model:
 
 
 def of_experiment(
-    recipe: object, path: str, options: argparse.Namespace, given: Sequence[str]
+    recipe: object, path: str, definition: Definition, given: Sequence[str]
 ) -> Iterator[Model]:
     """The models, each once.
 
     Args:
         recipe: The module of the config file, whose `VARIANTS` say what can be compared.
         path: Of that file.
-        options: Of `experiment.py`.
+        definition: The experiment.
         given: Overrides of all of them, `section.key=value` each.
 
     Raises:
@@ -65,8 +63,8 @@ def of_experiment(
         ConfigError: A config is not possible.
     """
     variants = getattr(recipe, 'VARIANTS', {})
-    varied = _varied(path, options, given)
-    for wanted in (*options.model, *options.beside):
+    varied = _varied(path, definition, given)
+    for wanted in (*definition.models, *definition.beside):
         found = next(
             (
                 one
@@ -94,7 +92,7 @@ def of_experiment(
             default = value is None or value == variants[word][its][0]
             unit = {'frames': 'frames', 'shift': 'ms'}.get(its, its)
             label = NAMES.get(word, 'ElasticAST')
-            if word == 'ast' and value is not None and not options.over:
+            if word == 'ast' and value is not None and not definition.over:
                 label = f'AST at {value} {unit}'
             variant = word if default else f'{word},{its}={value}'
             own = loading.load(f'{path}:{variant}', given)
@@ -105,26 +103,24 @@ def of_experiment(
                     for text in overrides
                     if loading.load(f'{path}:{variant}', (*given, text)) != own
                 ]
-                yield Model(label, variant, tuple(others), wanted in options.beside)
+                yield Model(label, variant, tuple(others), wanted in definition.beside)
 
 
-def _varied(path: str, options: argparse.Namespace, given: Sequence[str]) -> list[tuple[str, ...]]:
+def _varied(path: str, definition: Definition, given: Sequence[str]) -> list[tuple[str, ...]]:
     """Overrides of each value that is tried; a single one without any if nothing varies."""
-    key, _, values = (options.vary or '').partition('=')
+    key, _, values = definition.vary.partition('=')
     varied = {'train.seed': '--seeds'} | ({key: 'this experiment'} if key else {})
     for text in given:
         if (taken := text.partition('=')[0]) in varied:
             raise ExperimentError(
                 f'--config.{text}: {taken} is varied by {varied[taken]}: leave it out'
             )
-    if options.row_budget:
-        return list(
-            _row_budgets(loading.load(path, given), map(int, options.row_budget.split(',')))
-        )
+    if definition.row_budget:
+        return list(_row_budgets(loading.load(path, given), definition.row_budget))
     return [(f'{key}={value}',) for value in values.split(',')] if key else [()]
 
 
-def _row_budgets(config: Config, numbers: Iterator[int]) -> Iterator[tuple[str, ...]]:
+def _row_budgets(config: Config, numbers: Iterable[int]) -> Iterator[tuple[str, ...]]:
     """The tokens of a step in so many rows, from many short ones to few long ones;
 
     tells which numbers are not possible.

@@ -3,11 +3,14 @@
 what is trained, and what is left alone.
 """
 
+import dataclasses
 import fcntl
+import hashlib
 import io
 import json
 import os
-import shlex
+import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,12 +22,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from elastic_ast_jax.cli.experiment import Options
+from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.config import loading
-from elastic_ast_jax.experiments import experiment
+from elastic_ast_jax.experiments import amazon_queen, experiment
+from elastic_ast_jax.experiments.definitions import EXPERIMENTS, Definition
+from elastic_ast_jax.experiments.experiment import Experiment
+from elastic_ast_jax.experiments.variants import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = {**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '2'}
-EXPERIMENTS = ROOT / 'launch' / 'experiments'
 CONFIG = """
 from ml_collections import ConfigDict
 from elastic_ast_jax.config.variants import parse_variant
@@ -52,26 +59,10 @@ def get_config(text=''):
 """
 
 
-def run(script: str, *arguments, start=subprocess.run, **more):
-    """A script's call of experiment.py, by this Python instead of the one that it would install."""
-    python = [
-        sys.executable,
-        '-m',
-        'elastic_ast_jax.experiments.experiment',
-        f'--name={script.removesuffix(".sh")}',
-        *_words(script),
-    ]
-    return start([*python, *map(str, arguments)], text=True, cwd=ROOT, env=HERE, **more)
-
-
-def _words(script: str) -> list[str]:
-    """What a script asks of experiment.py."""
-    (line,) = [
-        line
-        for line in (EXPERIMENTS / script).read_text().splitlines()
-        if line.startswith('experiment ')
-    ]
-    return shlex.split(line.removeprefix('experiment ').removesuffix(' "$@"'))
+def run(name: str, *arguments, start=subprocess.run, **more):
+    """`elastic-ast experiment NAME ...`, by this Python."""
+    command = [sys.executable, '-m', 'elastic_ast_jax', 'experiment', name, *map(str, arguments)]
+    return start(command, text=True, cwd=ROOT, env=HERE, **more)
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +80,7 @@ def done(recipe, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('experiment')
     arguments = [recipe, f'--out={out}', '--seeds=0', '--jobs=2']
     first = run(
-        'length.sh',
+        'length',
         *arguments,
         start=subprocess.Popen,
         stdout=subprocess.PIPE,
@@ -101,7 +92,7 @@ def done(recipe, tmp_path_factory) -> Path:
     first.send_signal(signal.SIGTERM)
     said, _ = first.communicate(timeout=120)
     assert first.returncode == 128 + signal.SIGTERM and 'Started again, it goes on' in said
-    second = run('length.sh', *arguments, capture_output=True)
+    second = run('length', *arguments, capture_output=True)
     assert second.returncode == 0, second.stdout + second.stderr
     (out / 'said.txt').write_text(second.stdout)
     return out
@@ -144,7 +135,7 @@ def test_what_is_finished_is_only_drawn(done, recipe):
         for path in done.rglob('*')
         if path.is_file() and 'seed-0' in path.parts
     }
-    again = run('length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
+    again = run('length', recipe, f'--out={done}', '--seeds=0', capture_output=True)
     assert (
         again.returncode == 0
         and 'started' not in again.stdout
@@ -155,7 +146,7 @@ def test_what_is_finished_is_only_drawn(done, recipe):
 
 def test_runs_of_another_config_are_not_taken(done, recipe):
     found = run(
-        'length.sh',
+        'length',
         recipe,
         f'--out={done}',
         '--seeds=0',
@@ -167,7 +158,7 @@ def test_runs_of_another_config_are_not_taken(done, recipe):
 
 def test_runs_on_other_data_are_not_taken(done, recipe):
     found = run(
-        'length.sh',
+        'length',
         recipe,
         f'--out={done}',
         '--seeds=0',
@@ -182,7 +173,7 @@ def test_runs_on_other_data_are_not_taken(done, recipe):
 
 
 def test_a_folder_that_cannot_be_made_is_told(done, recipe):
-    found = run('length.sh', recipe, f'--out={done / "said.txt" / "x"}', capture_output=True)
+    found = run('length', recipe, f'--out={done / "said.txt" / "x"}', capture_output=True)
     assert found.returncode == 1 and 'said.txt' in found.stderr and 'Traceback' not in found.stderr
 
 
@@ -202,12 +193,12 @@ def test_curves_of_other_points_or_clips_are_measured_again(done):
 def test_one_experiment_at_a_time_works_in_a_folder(done, recipe):
     with open(done / 'lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = run('length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
+        found = run('length', recipe, f'--out={done}', '--seeds=0', capture_output=True)
     assert found.returncode == 1 and 'another experiment is at work there' in found.stderr
 
 
 def test_another_experiment_takes_the_same_runs(done, recipe):
-    found = run('native_length.sh', recipe, f'--out={done}', '--seeds=0', capture_output=True)
+    found = run('native_length', recipe, f'--out={done}', '--seeds=0', capture_output=True)
     assert found.returncode == 0 and [
         line for line in found.stdout.splitlines() if line.startswith('started')
     ] == [
@@ -226,29 +217,34 @@ def test_another_experiment_takes_the_same_runs(done, recipe):
 
 
 @pytest.mark.parametrize(
-    ('script', 'arguments', 'expected'),
+    ('name', 'arguments', 'expected'),
     [
         (
-            'resolution.sh',
+            'resolution',
             ['CONFIG'],
             'has no variants by its shift, which this experiment compares',
         ),
-        ('length.sh', ['CONFIG:ast'], 'give the file alone'),
-        ('length.sh', ['CONFIG', '--config.model.wdth=3'], 'unknown key model.wdth'),
-        ('length.sh', [], 'give one CONFIG'),
-        ('length.sh', ['CONFIG', '--seed=1'], 'give one CONFIG'),
-        ('length.sh', ['CONFIG', '--seeds=a'], '--seeds must be whole numbers'),
-        ('length.sh', ['configs/quickstart.py'], 'VARIANTS has no elastic_ast'),
-        ('length.sh', ['missing.py'], 'missing.py'),
-        ('length.sh', ['CONFIG', '--out=a,b'], 'without a comma'),
-        ('length.sh', ['CONFIG', '--out=gs://b/x'], 'must be a local folder'),
+        ('length', ['CONFIG:ast'], 'give the file alone'),
+        ('length', ['CONFIG', '--config.model.wdth=3'], 'unknown key model.wdth'),
+        ('length', [], 'the following arguments are required: CONFIG'),
+        ('length', ['CONFIG', '--seed=1'], 'unrecognized arguments: --seed=1'),
+        ('length', ['CONFIG', 'CONFIG'], 'unrecognized arguments: '),
         (
-            'length.sh',
+            'length',
+            ['CONFIG', '--seeds=a'],
+            "--seeds: 'a' must be whole numbers from 0",
+        ),
+        ('length', ['configs/quickstart.py'], 'VARIANTS has no elastic_ast'),
+        ('length', ['missing.py'], 'missing.py'),
+        ('length', ['CONFIG', '--out=a,b'], 'without a comma'),
+        ('length', ['CONFIG', '--out=gs://b/x'], 'must be a local folder'),
+        (
+            'length',
             ['CONFIG', '--vary=model.scaled=True,False'],
             '--vary and --row_budget go with --over',
         ),
         (
-            'row_budget.sh',
+            'row_budget',
             ['CONFIG', '--config.packing.rows=1', '--config.packing.tokens=160'],
             (
                 'the 160 tokens of a step (packing.rows x packing.tokens) do not divide into 8, 4,'
@@ -256,41 +252,24 @@ def test_another_experiment_takes_the_same_runs(done, recipe):
             ),
         ),
         (
-            'length.sh',
+            'length',
             ['CONFIG', '--config.train.seed=7'],
             'train.seed is varied by --seeds: leave it out',
         ),
         (
-            'token_dropout.sh',
+            'token_dropout',
             ['CONFIG', '--config.augment.token_dropout=0.2'],
             'is varied by this experiment: leave it out',
         ),
     ],
 )
-def test_wrong_arguments_are_told_before_anything_runs(
-    recipe, tmp_path, script, arguments, expected
-):
+def test_wrong_arguments_are_told_before_anything_runs(recipe, tmp_path, name, arguments, expected):
     given = [argument.replace('CONFIG', str(recipe)) for argument in arguments]
-    found = run(script, f'--out={tmp_path / "out"}', *given, capture_output=True)
+    found = run(name, f'--out={tmp_path / "out"}', *given, capture_output=True)
     assert (
         found.returncode in (1, 2) and expected in found.stderr and 'Traceback' not in found.stderr
     )
     assert not (tmp_path / 'out').exists()
-
-
-@pytest.mark.parametrize('script', sorted(path.name for path in EXPERIMENTS.glob('*.sh')))
-def test_every_script_tells_what_it_is(script):
-    path = EXPERIMENTS / script
-    found = subprocess.run(
-        ['bash', str(path), '--help'],
-        capture_output=True,
-        text=True,
-        env={'PATH': os.environ['PATH']},
-    )
-    assert found.returncode == 0 and found.stdout.startswith(
-        f'usage: bash launch/experiments/{script}'
-    )
-    assert subprocess.run(['bash', '-n', str(path)]).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -306,19 +285,16 @@ def test_the_recipes_are_made_for_the_experiments(name, tmp_path):
     }
     for kind in kinds.get(name, ['length', 'resolution']):
         by = {'length': 'ast,frames=*', 'resolution': 'ast,shift=*'}[kind]
-        options, overrides = experiment._arguments(
-            [
-                f'configs/{name}.py',
-                f'--name={kind}',
-                '--model=resolutions|elastic_ast',
-                f'--model={by}',
-                f'--sweep={kind}',
-                f'--out={tmp_path}',
-                '--config.data.train=a.jsonl',
-                '--config.data.eval=a.jsonl',
-            ]
+        definition = Definition(
+            'a sweep', models=('resolutions|elastic_ast', by), sweep=kind, fixed_length=('own',)
         )
-        made = experiment.Experiment(options, overrides)
+        made = Experiment(
+            f'configs/{name}.py',
+            definition,
+            name=kind,
+            out=tmp_path,
+            overrides=['data.train=a.jsonl', 'data.eval=a.jsonl'],
+        )
         names = [model.name for model in made._models]
         folders = [
             model.folder(tmp_path, 1).relative_to(tmp_path).as_posix() for model in made._models
@@ -330,11 +306,25 @@ def test_the_recipes_are_made_for_the_experiments(name, tmp_path):
         assert len(made._points()) >= 7
 
 
-def test_an_ast_of_many_frame_shifts_is_shown_and_no_model_is_measured_by_it():
-    options, overrides = experiment._arguments(
-        [*_words('resolution.sh'), '--name=x', 'configs/fsdd_speakers.py']
+def models_of(name: str) -> list[Model]:
+    """Return the models of an experiment on the speakers of FSDD."""
+    config = 'configs/fsdd_speakers.py'
+    return Experiment(config, EXPERIMENTS[name], name=name, overrides=[])._models
+
+
+def test_options_change_what_is_compared():
+    options = Options(
+        'token_dropout', 'a.py', vary='augment.token_dropout=0,0.3', model=['prefixes?']
     )
-    models = experiment.Experiment(options, overrides)._models
+    assert options.definition == dataclasses.replace(
+        EXPERIMENTS['token_dropout'],
+        vary='augment.token_dropout=0,0.3',
+        models=('elastic_ast', 'prefixes?'),
+    )
+
+
+def test_an_ast_of_many_frame_shifts_is_shown_and_no_model_is_measured_by_it():
+    models = models_of('resolution')
     assert [model.variant for model in models if model.beside] == ['ast_resolutions'] and len(
         models
     ) == 6
@@ -343,26 +333,23 @@ def test_an_ast_of_many_frame_shifts_is_shown_and_no_model_is_measured_by_it():
 
 
 @pytest.mark.parametrize(
-    ('script', 'folders', 'rows'),
+    ('name', 'folders', 'rows'),
     [
         (
-            'token_dropout.sh',
+            'token_dropout',
             ['+token_dropout=0', '+token_dropout=0.1', '', '+token_dropout=0.5'],
             [2, 2, 2, 2],
         ),
         (
-            'row_budget.sh',
+            'row_budget',
             ['+tokens=256+rows=4+slots=32', '', '+tokens=1024+rows=1+slots=128'],
             [4, 2, 1],
         ),
-        ('scaled_attention.sh', ['', '+scaled=False'], [2, 2]),
+        ('scaled_attention', ['', '+scaled=False'], [2, 2]),
     ],
 )
-def test_a_varied_key_shares_the_recipe_s_own_run(script, folders, rows, tmp_path):
-    options, overrides = experiment._arguments(
-        [*_words(script), '--name=x', 'configs/fsdd_speakers.py']
-    )
-    models = experiment.Experiment(options, overrides)._models
+def test_a_varied_key_shares_the_recipe_s_own_run(name, folders, rows, tmp_path):
+    models = models_of(name)
     found = [model.folder(tmp_path, 3).relative_to(tmp_path).as_posix() for model in models]
     assert found == [f'elastic_ast{folder}/seed-3' for folder in folders]
     used = [loading.load(f'{ROOT}/configs/fsdd_speakers.py', model.overrides) for model in models]
@@ -410,24 +397,9 @@ def game() -> dict[str, bytes]:
     return parts
 
 
-def unpack(data: bytes, folder: Path) -> subprocess.CompletedProcess:
-    (folder / 'queen.1c').write_bytes(data)
-    command = [
-        sys.executable,
-        '-m',
-        'elastic_ast_jax.experiments.amazon_queen',
-        str(folder / 'queen.1c'),
-        str(folder / 'out'),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=HERE)
-
-
-def test_first_conversations_are_for_testing_and_later_ones_for_training(game, tmp_path):
-    found = unpack(packed(game), tmp_path)
-    assert found.returncode == 0, found.stderr
-    rows = [
-        json.loads(line) for line in (tmp_path / 'out' / 'manifest.jsonl').read_text().splitlines()
-    ]
+def test_first_conversations_are_for_testing_and_later_ones_for_training(game, tmp_path, capsys):
+    amazon_queen.write_recordings(packed(game), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / 'manifest.jsonl').read_text().splitlines()]
     # Faye talks once only, and of Ann's second conversation there are too few lines.
     assert {row['labels'][0] for row in rows} == {'bob'}
     assert [row['split'] for row in rows] == ['test'] * 5 + ['train'] * 6
@@ -435,13 +407,13 @@ def test_first_conversations_are_for_testing_and_later_ones_for_training(game, t
         row['audio'].startswith('clips/06' if row['split'] == 'test' else 'clips/07')
         for row in rows
     )
-    info = soundfile.info(tmp_path / 'out' / rows[0]['audio'])
+    info = soundfile.info(tmp_path / rows[0]['audio'])
     assert (info.samplerate, info.channels, info.subtype) == (
         11025,
         1,
         'PCM_16',
     ) and 0.5 < info.duration < 0.9
-    assert '11 lines of 1 characters, 5 of them for testing' in found.stdout
+    assert '11 lines of 1 characters, 5 of them for testing' in capsys.readouterr().out
 
 
 def test_other_files_are_refused(game, tmp_path):
@@ -459,8 +431,42 @@ def test_other_files_are_refused(game, tmp_path):
             '060000P1.SB: is not one channel at 11025 Hz',
         ),
     ):
-        found = unpack(data, tmp_path)
-        assert (
-            found.returncode == 1 and expected in found.stderr and 'Traceback' not in found.stderr
-        ), found.stderr
-        assert not (tmp_path / 'out' / 'manifest.jsonl').exists()
+        with pytest.raises(amazon_queen.GameError, match=re.escape(expected)):
+            amazon_queen.write_recordings(data, tmp_path)
+        assert not (tmp_path / 'manifest.jsonl').exists()
+
+
+def make_package(folder: Path, data: bytes) -> Path:
+    """Build a Debian package that holds the data file and a license."""
+    root = folder / 'package'
+    texts = {
+        'DEBIAN/control': b'Package: flight-of-the-amazon-queen\nVersion: 1\nArchitecture: all\n'
+        b'Maintainer: Test <test@example.com>\nDescription: data\n',
+        f'usr/share/scummvm/{amazon_queen.PACKAGE}/queen.1c': data,
+        f'usr/share/doc/{amazon_queen.PACKAGE}/copyright': b'may be given away',
+    }
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(text)
+    deb = folder / 'game.deb'
+    subprocess.run(['dpkg-deb', '--build', root, deb], check=True, capture_output=True)
+    return deb
+
+
+@pytest.mark.skipif(shutil.which('dpkg-deb') is None, reason='needs dpkg-deb')
+def test_a_package_is_unpacked_once(game, tmp_path, monkeypatch, capsys):
+    data = packed(game)
+    deb = make_package(tmp_path, data)
+    command = ['experiment', 'amazon_queen', str(tmp_path / 'out')]
+    assert main([*command, str(deb)]) == 1
+    assert f'{deb}: holds another edition of the game' in capsys.readouterr().err
+    monkeypatch.setattr(amazon_queen, '_EDITION', hashlib.sha256(data).hexdigest())
+    assert main([*command, str(deb)]) == 0
+    assert sorted(os.listdir(tmp_path / 'out')) == ['clips', 'copyright', 'manifest.jsonl']
+    assert (tmp_path / 'out' / 'copyright').read_text() == 'may be given away'
+    assert main([*command, 'missing.deb']) == 0  # the manifest is there
+    assert main(['experiment', 'amazon_queen', str(tmp_path / 'new'), 'missing.deb']) == 1
+    assert 'missing.deb: there is no such file' in capsys.readouterr().err
+    (tmp_path / 'text.deb').write_text('no package')
+    assert main([*command[:2], str(tmp_path / 'new'), str(tmp_path / 'text.deb')]) == 1
+    assert 'is no package of flight-of-the-amazon-queen' in capsys.readouterr().err

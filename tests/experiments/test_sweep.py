@@ -71,7 +71,8 @@ class Sweeper:
         return [
             sys.executable,
             '-m',
-            'elastic_ast_jax.experiments.sweep',
+            'elastic_ast_jax',
+            'sweep',
             f'--config={config or self.config}',
             f'--out={self.out}',
             *options,
@@ -205,10 +206,11 @@ def test_the_program_is_elastic_ast_train_unless_another_is_given(sweep):
     done = subprocess.run(
         words, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}
     )
-    assert shlex.split(done.stdout)[:4] == [
+    assert shlex.split(done.stdout)[:5] == [
         sys.executable,
         '-m',
-        'elastic_ast_jax.train',
+        'elastic_ast_jax',
+        'train',
         f'--config={sweep.config}',
     ]
 
@@ -416,22 +418,18 @@ def test_an_array_runs_what_was_planned_when_it_was_submitted(sweep, machine):
     assert shown.returncode == 0 and not machine.called('sbatch')
     done = sweep.run('--slurm', '--sbatch=--partition=a b', '--sbatch=--time=1:00:00', **path)
     assert done.returncode == 0, done.stderr
-    ((array, *options, script, logs, dashes, python, flag, program, commands),) = machine.called(
-        'sbatch'
-    )
-    assert (
-        array == '--array=0-2'
-        and options == ['--partition=a b', '--time=1:00:00']
-        and dashes == '--'
-    )
+    (words,) = machine.called('sbatch')
+    array, *options, script, logs = words[: words.index('--')]
+    command = words[words.index('--') + 1 :]
+    assert array == '--array=0-2' and options == ['--partition=a b', '--time=1:00:00']
     assert (
         script == 'launch/slurm.sbatch'
         and logs == f'--logs={sweep.out / "logs"}'
-        and (flag, program) == ('-m', 'elastic_ast_jax.experiments.sweep')
+        and command[1:4] == ['-m', 'elastic_ast_jax', 'sweep']
     )
     sweep.write('[{"train.seed": 9}]', 'sys.exit(75)')  # another sweep by now
     task = subprocess.run(
-        [python, flag, program, commands],
+        command,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -456,8 +454,8 @@ def test_without_slurm_it_says_so(sweep, machine):
 def test_planning_needs_neither_jax_nor_tensorflow(sweep):
     sweep.write(SEEDS)
     program = (
-        'import sys\nfrom elastic_ast_jax.experiments import sweep\n'
-        f'sweep.main(["--config={sweep.config}", "--out={sweep.out}", "--print"])\n'
+        'import sys\nfrom elastic_ast_jax.cli.main import main\n'
+        f'main(["sweep", "--config={sweep.config}", "--out={sweep.out}", "--print"])\n'
         'print("loaded", *sorted({"jax", "tensorflow", "matplotlib"} & set(sys.modules)))'
     )
     done = subprocess.run(
@@ -480,7 +478,8 @@ def test_real_runs_are_trained_once_and_compared(tmp_path):
     words = [
         sys.executable,
         '-m',
-        'elastic_ast_jax.experiments.sweep',
+        'elastic_ast_jax',
+        'sweep',
         f'--config={recipe}',
         f'--out={tmp_path / "runs"}',
         '--config.data.synthetic_train=64',

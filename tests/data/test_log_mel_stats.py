@@ -8,7 +8,7 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.cli.main import main
-from elastic_ast_jax.cli.stats import measure
+from elastic_ast_jax.data.log_mel_stats import measure
 from elastic_ast_jax.data.sources.synthetic import SyntheticSource
 from elastic_ast_jax.utils.errors import UserError
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.cli import plan
 from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.config.loading import ConfigError, load
 from elastic_ast_jax.data import splits
@@ -18,6 +17,7 @@ from elastic_ast_jax.data.epoch_plan import PlanError, Planner
 from elastic_ast_jax.data.sampling import SamplingSpec
 from elastic_ast_jax.data.sources.base import DataError
 from elastic_ast_jax.data.sources.length_histogram import HistogramError
+from elastic_ast_jax.perf import plan_report as plan
 from elastic_ast_jax.perf.topologies import TopologyError
 
 QUICKSTART = str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')
@@ -215,7 +215,7 @@ def recipe(tmp_path):
 
 
 def test_a_plan_without_the_data_says_whose_lengths_it_has(capsys, recipe):
-    plan.run(load(recipe()), recipe())
+    plan.run(load(recipe()), recipe=recipe())
     text = capsys.readouterr().out
     drawn = (
         r'lengths: drawn from the histogram of .*recipe.py with seed 0, as the data cannot be'
@@ -228,7 +228,7 @@ def test_a_plan_without_the_data_says_whose_lengths_it_has(capsys, recipe):
 
 def test_lengths_without_the_data_depend_on_the_seed_alone(capsys, recipe):
     def text(*overrides):
-        plan.run(load(recipe(), overrides), recipe(), 'recipe')
+        plan.run(load(recipe(), overrides), recipe=recipe(), lengths='recipe')
         return re.sub('planned in.*', '', capsys.readouterr().out)
 
     assert text() == text() and '--lengths=recipe' in text()
@@ -236,39 +236,39 @@ def test_lengths_without_the_data_depend_on_the_seed_alone(capsys, recipe):
 
 
 def test_balanced_draws_are_planned_without_labels(capsys, recipe):
-    plan.run(load(recipe(), ['data.balanced=true']), recipe())
+    plan.run(load(recipe(), ['data.balanced=true']), recipe=recipe())
     assert 'train: 1000 clips, ' in capsys.readouterr().out
 
 
 def test_the_data_come_first_where_they_are_there(capsys):
-    plan.run(config(), QUICKSTART)
+    plan.run(config(), recipe=QUICKSTART)
     assert capsys.readouterr().out.startswith('train: 600 clips')
 
 
 def test_only_the_data_will_do_if_they_are_asked_for(recipe):
     with pytest.raises(DataError, match='missing.jsonl'):
-        plan.run(load(recipe()), recipe(), 'data')
+        plan.run(load(recipe()), recipe=recipe(), lengths='data')
 
 
 def test_without_data_and_lengths_the_data_are_missed(recipe):
     path = recipe(RECIPE.partition('def lengths')[0])
     with pytest.raises(DataError, match='missing.jsonl'):
-        plan.run(load(path), path)
+        plan.run(load(path), recipe=path)
     with pytest.raises(
         HistogramError, match=r'--lengths=recipe: .*recipe.py has no function lengths\(\)'
     ):
-        plan.run(load(path), path, 'recipe')
+        plan.run(load(path), recipe=path, lengths='recipe')
 
 
 def test_lengths_of_another_form_are_named(recipe):
     path = recipe(RECIPE.replace("'eval': [(1.0, 1.0, 50)]", "'eval': [(1.0, 50)]"))
     with pytest.raises(HistogramError, match=r'eval bin 0: \(1.0, 50\) must be'):
-        plan.run(load(path), path, 'recipe')
+        plan.run(load(path), recipe=path, lengths='recipe')
 
 
 def test_a_clip_of_a_histogram_that_does_not_fit_is_refused_as_others_are(recipe):
     with pytest.raises(PlanError, match='clips are longer than frontend.max_frames=256'):
-        plan.run(load(recipe(), ['frontend.max_frames=256']), recipe(), 'recipe')
+        plan.run(load(recipe(), ['frontend.max_frames=256']), recipe=recipe(), lengths='recipe')
 
 
 @pytest.mark.parametrize(
@@ -329,14 +329,14 @@ def test_a_config_without_data_and_lengths_is_told_what_to_give(capsys):
 
 def test_a_topology_is_refused_before_anything_is_planned(capsys, recipe):
     with pytest.raises(TopologyError, match='along 2 axes'):
-        plan.run(load(recipe()), recipe(), topology='v5e:2x2x2')
+        plan.run(load(recipe()), recipe=recipe(), topology='v5e:2x2x2')
     assert not capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_two_million_clips_are_planned_within_a_minute(capsys):
     path = str(Path(QUICKSTART).with_name('audioset.py'))
-    plan.run(load(path), path, 'recipe')
+    plan.run(load(path), recipe=path, lengths='recipe')
     assert number(capsys.readouterr().out.split('eval: ')[0], r'planned in +([\d.]+) s') < 60
 
 

@@ -11,11 +11,15 @@ import soundfile
 
 import elastic_ast_jax
 from elastic_ast_jax.checkpointing.workdir import Workdir
-from elastic_ast_jax.cli import convert_elastic_ast
 from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.config import model_sizes
 from elastic_ast_jax.parity import reference
-from elastic_ast_jax.pretrained import elastic_ast_torch, state_dict
+from elastic_ast_jax.pretrained import (
+    convert_elastic_ast,
+    elastic_ast_torch,
+    export_elastic_ast,
+    state_dict,
+)
 from elastic_ast_jax.pretrained.elastic_ast_torch import LayoutError
 from elastic_ast_jax.pretrained.save_workdir import ConvertError
 from tests.fixtures.untrained import workdir as untrained
@@ -128,7 +132,7 @@ def test_pytorch_loads_it_strictly(converted, tmp_path):
     )
     pool = Workdir(folder).config().model.pool
     convert_elastic_ast.run(tmp_path / 'weights.pth', tmp_path / 'model', heads=4, pool=pool)
-    convert_elastic_ast.run_back(tmp_path / 'model', tmp_path / 'back.safetensors')
+    export_elastic_ast.run(tmp_path / 'model', tmp_path / 'back.safetensors')
     module = torch.nn.Module()
     for name, tensor in weights.items():  # modules with the published names
         inner = module
@@ -155,7 +159,7 @@ def test_a_model_trained_here_computes_the_same_in_the_published_form(tmp_path):
             tmp_path / f'{pool}-again',
         )
         untrained(here, model={'pool': pool, 'scaled': True})
-        convert_elastic_ast.run_back(here, back)
+        export_elastic_ast.run(here, back)
         convert_elastic_ast.run(back, again, heads=2, pool=pool)
         clips = [
             np.random.default_rng(i).standard_normal((32, 16 * i), np.float32) for i in range(1, 5)
@@ -174,7 +178,7 @@ def test_a_model_trained_here_computes_the_same_in_the_published_form(tmp_path):
 def test_patches_that_are_no_squares_cannot_go_back(tmp_path):
     untrained(tmp_path / 'model', frontend={'patch_frames': 8})
     with pytest.raises(ConvertError, match='patches of 16 x 8'):
-        convert_elastic_ast.run_back(tmp_path / 'model', tmp_path / 'back.safetensors')
+        export_elastic_ast.run(tmp_path / 'model', tmp_path / 'back.safetensors')
     assert not (tmp_path / 'back.safetensors').exists()
 
 
@@ -301,7 +305,7 @@ def test_kept_tensors_of_another_shape_are_refused(tmp_path):
         state_dict.TensorFileError,
         match=r'unused.npz: attn_pool_queries has the shape \(3,\), expected \(48,\)',
     ):
-        convert_elastic_ast.run_back(tmp_path / 'model', tmp_path / 'back.safetensors')
+        export_elastic_ast.run(tmp_path / 'model', tmp_path / 'back.safetensors')
 
 
 @pytest.mark.parametrize('option', ['--std=0', '--mean=nan'])
