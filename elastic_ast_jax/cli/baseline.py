@@ -4,16 +4,14 @@ import argparse
 import dataclasses
 from typing import Literal
 
-from elastic_ast_jax.cli.commands import add_config, load_config
+from elastic_ast_jax.cli.commands import ConfigOptions, add_config, load_config
 from elastic_ast_jax.cli.types import comma_separated_numbers, path
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ConfigOptions):
     """The data and the features of a config, and the sweep if there is one."""
 
-    config: str
-    overrides: tuple[str, ...] = ()
     sweep: Literal['length', 'resolution'] | None = None
     points: tuple[float, ...] | None = None
     shifts: tuple[float, ...] | None = None

@@ -9,7 +9,7 @@ from elastic_ast_jax.cli.commands import describe
 from elastic_ast_jax.cli.types import flops, positive_int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The batch, the model, and what is measured."""
 

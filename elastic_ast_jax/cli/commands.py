@@ -13,17 +13,15 @@ A module without `Options` and `run` adds commands of its own to its parser.
 """
 
 import argparse
-from typing import TYPE_CHECKING, Any, Protocol
+import dataclasses
+from typing import Any
 
 from elastic_ast_jax.cli.types import local_path
 
-if TYPE_CHECKING:
-    from elastic_ast_jax.config.schema import Config
-
 __all__ = [
     'Commands',
+    'ConfigOptions',
     'UsageError',
-    'WithConfig',
     'add_checkpoint',
     'add_command',
     'add_config',
@@ -39,18 +37,17 @@ class UsageError(Exception):
     """Arguments that do not go together. The usage of the command is shown with it."""
 
 
-class WithConfig(Protocol):
-    """Options of a command that loads a config."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfigOptions:
+    """Options of a command that loads a config.
 
-    @property
-    def config(self) -> str:
-        """The config file, `FILE` or `FILE:ARG`."""
-        ...
+    Attributes:
+        config: The config file, `FILE` or `FILE:ARG`.
+        overrides: `section.key=value` each.
+    """
 
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """The overrides, `section.key=value` each."""
-        ...
+    config: str
+    overrides: tuple[str, ...] = ()
 
 
 def add_command(
@@ -110,7 +107,7 @@ def describe(parser: argparse.ArgumentParser, text: str) -> None:
     parser.description = f'{parser.description} {text}'
 
 
-def load_config(options: WithConfig, *, complete: bool = True) -> 'Config':
+def load_config(options: ConfigOptions, *, complete: bool = True):
     """Load the config of a command; see `loading.load`."""
     from elastic_ast_jax.config import loading
 

@@ -9,7 +9,7 @@ from elastic_ast_jax.cli.commands import describe
 from elastic_ast_jax.cli.types import named_workdirs, path
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The runs, by the models that they belong to, and the form of the comparison."""
 

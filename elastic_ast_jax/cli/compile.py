@@ -3,17 +3,15 @@
 import argparse
 import dataclasses
 
-from elastic_ast_jax.cli.commands import add_config, load_config
+from elastic_ast_jax.cli.commands import ConfigOptions, add_config, load_config
 from elastic_ast_jax.cli.types import positive_int
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ConfigOptions):
     """The run, and the chips that its steps are compiled for."""
 
-    config: str
     topology: str
-    overrides: tuple[str, ...] = ()
     search: bool = False
     check: bool = False
     lengths: str | None = None

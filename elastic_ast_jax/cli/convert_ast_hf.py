@@ -7,7 +7,7 @@ from typing import Literal
 from elastic_ast_jax.cli.types import local_path, path
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The directory, the workdir, and the loss if the directory does not name it."""
 

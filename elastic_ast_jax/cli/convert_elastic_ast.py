@@ -7,7 +7,7 @@ from typing import Literal
 from elastic_ast_jax.cli.types import local_path, path, positive_int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The state dict, the workdir, and facts that the weights do not show."""
 

@@ -7,7 +7,7 @@ from elastic_ast_jax.cli.commands import add_checkpoint
 from elastic_ast_jax.cli.types import path
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The workdir, and the file that is written."""
 

@@ -18,7 +18,7 @@ from elastic_ast_jax.utils.progress import Waiting
 from elastic_ast_jax.utils.text import counted, printable
 
 if TYPE_CHECKING:
-    from elastic_ast_jax.utils.npz import GrowingArray
+    import elastic_ast_jax.utils.npz
 
 _CLIP_ARRAYS = {'seconds': 'float64', 'embeddings': 'float32'}
 _STEP_ARRAYS = {'timestamp_embeddings': 'float32', 'timestamps': 'float64', 'offsets': 'int64'}
@@ -28,7 +28,7 @@ class EmbeddingsError(UserError):
     """Report that embeddings cannot be written: the file, and what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The recordings, and the file of their embeddings."""
 
@@ -135,7 +135,9 @@ def _checked_target(out: Path) -> Path:
 
 
 def _collect(
-    results: Iterable[dict], arrays: dict[str, 'GrowingArray'], waiting: Waiting
+    results: Iterable[dict],
+    arrays: dict[str, 'elastic_ast_jax.utils.npz.GrowingArray'],
+    waiting: Waiting,
 ) -> tuple[list[str], int]:
     """Append results to the arrays; return the usable paths and the number of others."""
     import numpy as np
@@ -166,7 +168,7 @@ def _write(
     options: Options,
     paths: list[str],
     failed: int,
-    arrays: dict[str, 'GrowingArray'],
+    arrays: dict[str, 'elastic_ast_jax.utils.npz.GrowingArray'],
 ) -> None:
     """Write the file, and print what it holds."""
     import numpy as np

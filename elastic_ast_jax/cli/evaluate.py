@@ -8,7 +8,7 @@ from elastic_ast_jax.cli.commands import add_checkpoint, describe
 from elastic_ast_jax.cli.types import comma_separated_numbers
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The workdir, and the sweep if there is one."""
 

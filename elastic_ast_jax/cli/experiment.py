@@ -12,7 +12,7 @@ from elastic_ast_jax.cli.types import comma_separated_ints, positive_int
 from elastic_ast_jax.experiments.definitions import EXPERIMENTS, Definition
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The experiment, the recipe and its runs; and changes of what is compared.
 

@@ -7,7 +7,7 @@ from elastic_ast_jax.cli.commands import describe
 from elastic_ast_jax.cli.types import local_path
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The folder, and the package of the game if it was downloaded already."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from elastic_ast_jax.utils.text import printable
 
 if TYPE_CHECKING:
-    from elastic_ast_jax.inference.predictor import Predictor
+    import elastic_ast_jax.inference.predictor
 
 __all__ = ['escape_undecodable_names', 'print_checkpoint']
 
@@ -19,7 +19,9 @@ def escape_undecodable_names() -> None:
             stream.reconfigure(errors='backslashreplace')
 
 
-def print_checkpoint(model: 'Predictor', workdir: str, checkpoint: str) -> None:
+def print_checkpoint(
+    model: 'elastic_ast_jax.inference.predictor.Predictor', workdir: str, checkpoint: str
+) -> None:
     """Print to standard error which parameters are used, unless they are those of the last step."""
     if checkpoint != 'latest' or model.description != f'step {model.step}':
         print(f'{printable(workdir)}: parameters of {model.description}', file=sys.stderr)

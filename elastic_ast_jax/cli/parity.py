@@ -8,7 +8,7 @@ from elastic_ast_jax.cli.commands import UsageError, add_checkpoint, add_inputs,
 from elastic_ast_jax.cli.types import non_negative_int, path
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The workdir and the recordings; neither, for the comparison with PyTorch."""
 

@@ -4,16 +4,20 @@ import argparse
 import dataclasses
 from typing import Literal
 
-from elastic_ast_jax.cli.commands import UsageError, add_config, describe, load_config
+from elastic_ast_jax.cli.commands import (
+    ConfigOptions,
+    UsageError,
+    add_config,
+    describe,
+    load_config,
+)
 from elastic_ast_jax.cli.types import positive_share
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ConfigOptions):
     """The run, the lengths of its clips, and the chips that it is planned for."""
 
-    config: str
-    overrides: tuple[str, ...] = ()
     lengths: Literal['data', 'recipe'] | None = None
     topology: str | None = None
     utilization: float | None = None

@@ -18,14 +18,14 @@ from elastic_ast_jax.utils.progress import Waiting
 from elastic_ast_jax.utils.text import in_seconds, printable
 
 if TYPE_CHECKING:
-    from elastic_ast_jax.inference.predictor import Predictor, Progress
+    import elastic_ast_jax.inference.predictor
 
 
 class ExplainError(UserError):
     """Report that `--explain` does not go with the other arguments."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The recordings, and what is printed, written and drawn of each."""
 
@@ -168,7 +168,9 @@ def _single_path(paths: Iterator[str], explain: str) -> list[str]:
     return first
 
 
-def _print_budget(model: 'Predictor', workdir: str, budget_tokens: int) -> None:
+def _print_budget(
+    model: 'elastic_ast_jax.inference.predictor.Predictor', workdir: str, budget_tokens: int
+) -> None:
     """Print to standard error how the budget is kept, and the score that was measured with it."""
     from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric
 
@@ -181,11 +183,12 @@ def _print_budget(model: 'Predictor', workdir: str, budget_tokens: int) -> None:
         if best.unseen
         else 'on the clips that it was chosen on'
     )
+    score = format_metric(budgets.metric, best.heldout_score)
     overrides = f' (with {", ".join(budgets.overrides)})' if budgets.overrides else ''
     summary = (
         f'{workdir}: at most {best.reduction.tokens} tokens,'
         f' {best.reduction.describe(model.config.frontend)}: in evaluation{overrides} {metric}'
-        f' {format_metric(budgets.metric, best.heldout_score)} {clips}, {best.latency_ms:.3g} ms a clip'
+        f' {score} {clips}, {best.latency_ms:.3g} ms a clip'
     )
     for line in (summary, *(f'warning: {warning.message}' for warning in caught)):
         print(printable(line), file=sys.stderr)
@@ -207,14 +210,14 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def draw_explanation(
-    model: 'Predictor',
+    model: 'elastic_ast_jax.inference.predictor.Predictor',
     path: str | os.PathLike,
     file: str | os.PathLike,
     *,
     top_k: int = 5,
     window: float | None = None,
     overlap: float | None = None,
-    progress: 'Progress | None' = None,
+    progress: 'elastic_ast_jax.inference.predictor.Progress | None' = None,
 ) -> None:
     """Draw which parts of a recording a model attended to.
 

@@ -68,7 +68,7 @@ _DATA_SETS: Mapping[str, _DataSet] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The data set, its files, and the folder of prepared data sets.
 
@@ -166,7 +166,7 @@ def run(options: Options) -> None:
     data_set = _DATA_SETS[options.data_set]
     module = importlib.import_module(f'elastic_ast_jax.data.prepare.{options.data_set}')
     builder_type = getattr(module, data_set.builder)
-    shared = {
+    shared: dict[str, Any] = {
         'data_dir': options.out,
         'only': options.splits,
         'on_bad_audio': options.on_bad_audio,

@@ -4,16 +4,14 @@ import argparse
 import dataclasses
 import sys
 
-from elastic_ast_jax.cli.commands import add_config, load_config
+from elastic_ast_jax.cli.commands import ConfigOptions, add_config, load_config
 from elastic_ast_jax.cli.types import positive_int
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ConfigOptions):
     """The data, and how many clips of them are measured."""
 
-    config: str
-    overrides: tuple[str, ...] = ()
     clips: int | None = None
 
 

@@ -8,7 +8,7 @@ from elastic_ast_jax.cli.commands import UsageError, describe
 from elastic_ast_jax.cli.types import positive_int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The sweep, the folder of its runs, and where they run.
 

@@ -5,18 +5,16 @@ import dataclasses
 import json
 from pathlib import Path
 
-from elastic_ast_jax.cli.commands import add_config, load_config
+from elastic_ast_jax.cli.commands import ConfigOptions, add_config, load_config
 from elastic_ast_jax.cli.types import local_path, positive_int
 from elastic_ast_jax.utils.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ConfigOptions):
     """The data set, how many of its clips are written, and the folder."""
 
     folder: str
-    config: str
-    overrides: tuple[str, ...] = ()
     clips: int = 3
 
 

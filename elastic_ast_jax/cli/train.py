@@ -3,16 +3,14 @@
 import argparse
 import dataclasses
 
-from elastic_ast_jax.cli.commands import add_config, load_config
+from elastic_ast_jax.cli.commands import ConfigOptions, add_config, load_config
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ConfigOptions):
     """What is trained, and where the run is stored."""
 
-    config: str
     workdir: str
-    overrides: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -82,7 +82,9 @@ def run(source: str | os.PathLike, out: str | os.PathLike, *, loss: str | None =
         *found.notes,
     ]
     said = report(
-        os.fspath(source), notes, [(row.source, row.shape, row.destination()) for row in found.mappings]
+        os.fspath(source),
+        notes,
+        [(row.source, row.shape, row.destination()) for row in found.mappings],
     )
     check(config, found.labels, source)
     workdir.prepare(config)

@@ -314,7 +314,7 @@ def models_of(name: str) -> list[Model]:
 
 def test_options_change_what_is_compared():
     options = Options(
-        'token_dropout', 'a.py', vary='augment.token_dropout=0,0.3', model=['prefixes?']
+        name='token_dropout', config='a.py', vary='augment.token_dropout=0,0.3', model=['prefixes?']
     )
     assert options.definition == dataclasses.replace(
         EXPERIMENTS['token_dropout'],
