@@ -14,11 +14,11 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.prepare import lists, shards
-from elastic_ast_jax.data.sampling import SamplingSpec
 from elastic_ast_jax.data.sources import base, synthetic, tfds, windowed
 from elastic_ast_jax.data.sources.base import FileClip
 from elastic_ast_jax.data.sources.tfds_builder import Features
 from elastic_ast_jax.utils.hashing import mapping_hash
+from tests.data.specs import sampling_spec
 
 RECORDED = json.loads(
     (pathlib.Path(__file__).parent / 'fixtures' / 'hashes_508c900.json').read_text('utf-8')
@@ -43,7 +43,7 @@ def planner(inputs, **changed):
         ['a'],
         samples,
         frontend(inputs),
-        SamplingSpec(**values),
+        sampling_spec(**values),
         inputs['seed'],
         inputs['tokens'],
         inputs['slots'],

@@ -1,7 +1,7 @@
 """The configuration: every key with its default and meaning."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config.model_sizes import SIZES, Size
@@ -74,32 +74,43 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Random changes of training clips; see `data.sampling.SamplingSpec`."""
+    """Random changes of training clips; see `data.sampling`."""
 
-    # Frame-shift ratios, one sampled per clip.
+    # Frame-shift ratios, one sampled per clip. Paper: 1.0, 1.2, ..., 4.0.
     ratios: tuple[float, ...] = (1.0,)
-    # Crop to a prefix of random length from this many frames on. 0: never.
+    # Crop to a prefix of random length from this many frames on, in whole patches. 0: never.
+    # Paper: 384.
     prefix_frames: int = 0
-    # Crop longer clips to a random length from this on, at a random place. 0: never.
+    # Crop longer clips to a random length from this on, at a random place. 0: never. Paper, on
+    # EPIC-SOUNDS: 2.
     cut_seconds: float = 0.0
-    # Share of tokens that is dropped.
+    # Share of tokens that is dropped. Paper: 0.1.
     token_dropout: float = 0.1
-    # SpecAugment: frequency masks are narrower than this many mel bins. 0: none.
+    # SpecAugment: frequency masks are narrower than this many mel bins. 0: none. Paper: 48.
     freq_mask: int = 48
-    # SpecAugment: time masks are narrower than this share of the clip's frames. 0: none.
+    # SpecAugment: time masks are narrower than this share of the clip's frames. 0: none. Paper:
+    # 192 of 1024.
     time_mask: float = 0.1875
-    # Number of frequency masks.
+    # Number of frequency masks. Paper: 1, on EPIC-SOUNDS 2.
     freq_masks: int = 1
-    # Number of time masks.
+    # Number of time masks. Paper: 1, on EPIC-SOUNDS 2.
     time_masks: int = 1
     # SpecAugment: a point in time moves by less than this share of the clip's frames. 0: none.
     time_warp: float = 0.0
-    # Value of masks. 'zero': log-mel 0; 'mean': the mean log-mel of the clip.
+    # Value of masks. 'zero': log-mel 0; 'mean': the mean log-mel of the clip (paper, on
+    # EPIC-SOUNDS).
     mask_fill: str = 'zero'
-    # Share of clips that are mixed with another clip. Requires train.loss='bce'.
+    # Share of clips whose waveform and labels are mixed with those of another clip. Requires
+    # train.loss='bce'. Paper, on AudioSet: 0.5.
     mixup: float = 0.0
-    # The weight of a mixed clip is sampled from Beta(mixup_beta, mixup_beta).
+    # The weight of a mixed clip is sampled from Beta(mixup_beta, mixup_beta). Paper: 10.
     mixup_beta: float = 10.0
+
+    @classmethod
+    def only(cls, **values: Any) -> Self:
+        """Return an augmentation with these values that changes nothing else."""
+        nothing: dict[str, Any] = {'token_dropout': 0.0, 'freq_mask': 0, 'time_mask': 0.0}
+        return cls(**nothing | values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,24 @@
-"""What a configuration must fulfil, within a key and between them."""
+"""Check a config: each value, and values that have to go together."""
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Sequence
+from typing import Any
 
 from elastic_ast_jax.config.model_sizes import SIZES
-from elastic_ast_jax.config.schema import RENAMED_VALUES, Config, Model
+from elastic_ast_jax.config.schema import (
+    RENAMED_VALUES,
+    Augment,
+    Config,
+    Data,
+    Mesh,
+    Model,
+    Optimizer,
+    Packing,
+    Train,
+)
 
-# Sources made of files of the user's: what data.train and data.eval are, and what that looks like.
+# Sources that consist of files: what data.train and data.eval name, and how to write it.
 _FILES = {
     'manifest': ('a manifest', 'FILE.jsonl or .csv'),
     'json': ('a JSON file of recordings and labels', 'FILE.json'),
@@ -17,202 +27,24 @@ _FILES = {
 
 
 def problems(config: Config) -> list[str]:
-    """What is wrong with values or their combination, one sentence each; empty if nothing is."""
-    found = config.frontend.problems()
-
-    def need(condition: bool, problem: str) -> None:
-        if not condition:
-            found.append(problem)
-
-    def one_of(key: str, choices: Sequence[str]) -> None:
-        value = config.flat()[key]
-        if value not in choices:
-            near = difflib.get_close_matches(value, choices, 1)
-            hint = f'; did you mean {near[0]!r}?' if near else ''
-            if new := RENAMED_VALUES.get(key, {}).get(value):
-                hint = f'; {value!r} is {new!r} now'
-            found.append(f'{key}={value!r} must be one of {", ".join(map(repr, choices))}{hint}')
-
-    def within(key: str, low: int, high: int | float = math.inf, below: bool = False) -> None:
-        value = config.flat()[key]
-        if not (low <= value < high if below else low <= value <= high):
-            limit = (
-                f'at least {low}'
-                if high == math.inf
-                else f'from {low} {"to below" if below else "to"} {high}'
-            )
-            found.append(f'{key}={value} must be {limit}')
-
-    data, front, augment, packing = config.data, config.frontend, config.augment, config.packing
-    one_of('data.source', tuple(_FILES) + ('tfds', 'fsdd', 'synthetic'))
-    one_of('data.too_long', ('error', 'crop', 'window'))
-    one_of('data.on_bad_audio', ('error', 'skip'))
-    for key in ('train', 'eval', 'root', 'label_csv'):
-        place = getattr(data, key)
-        need(
-            '://' not in place,
-            f'data.{key}={place!r} is no local path: copy the data here, or mount the bucket'
-            ' (gcsfuse) and give its folder',
-        )
-    for key in (
-        'data.synthetic_train',
-        'data.synthetic_eval',
-        'packing.rows',
-        'packing.slots',
-        'packing.tokens',
-        'train.epochs',
-        'train.log_every',
-        'train.max_checkpoints',
-        'train.eval_every',
-        'train.grad_accumulation_steps',
-        'optimizer.decay_from',
-    ):
-        within(key, 1)
-    within('train.seed', 0, 2**32 - 1)  # what JAX makes a key of
-    for key in (
-        'data.num_workers',
-        'train.save_every',
-        'augment.prefix_frames',
-        'augment.freq_mask',
-        'optimizer.weight_decay',
-        'optimizer.clip_norm',
-        'optimizer.warmup_epochs',
-        'model.width',
-        'model.depth',
-        'model.heads',
-        'data.tfds_rate',
-        'augment.freq_masks',
-        'augment.time_masks',
-        'augment.cut_seconds',
-        'train.profile_steps',
-    ):
-        within(key, 0)
-    for key in (
-        'augment.token_dropout',
-        'augment.time_mask',
-        'augment.time_warp',
-        'train.label_smoothing',
-        'train.ema',
-        'data.overlap',
-        'optimizer.b1',
-        'optimizer.b2',
-    ):
-        within(key, 0, 1, below=True)
-    within('augment.mixup', 0, 1)
-    need(0 < data.eval_share < 1, f'data.eval_share={data.eval_share} must be above 0 and below 1')
-    need(augment.mixup_beta > 0, f'augment.mixup_beta={augment.mixup_beta} must be positive')
-    one_of('augment.mask_fill', ('zero', 'mean'))
-    need(
-        not augment.mixup or config.train.loss == 'bce',
-        f"augment.mixup={augment.mixup} makes fractions of labels: set train.loss='bce', or"
-        ' augment.mixup=0',
-    )
-    need(
-        not (augment.cut_seconds and augment.prefix_frames),
-        'augment.cut_seconds and augment.prefix_frames both cut clips to a random length: set one'
-        ' of them to 0',
-    )
-    if packing.rows > 0 and config.train.grad_accumulation_steps > 0:
-        need(
-            packing.rows % config.train.grad_accumulation_steps == 0,
-            f'packing.rows={packing.rows} does not divide into'
-            f' train.grad_accumulation_steps={config.train.grad_accumulation_steps} parts',
-        )
-    need(
-        bool(augment.ratios) and min(augment.ratios, default=0) > 0,
-        f'augment.ratios={augment.ratios} must be positive',
-    )
-    need(
-        augment.freq_mask <= front.mel_bins,
-        f'augment.freq_mask={augment.freq_mask} is more than frontend.mel_bins={front.mel_bins}',
-    )
-    if not front.problems():
-        need(
-            min((front.shift(ratio) for ratio in augment.ratios if ratio > 0), default=1) > 0,
-            f'augment.ratios={augment.ratios}: the smallest gives a frame shift of no samples',
-        )
-        longest = front.mel_patches * front.max_time_patches
-        need(
-            longest <= packing.tokens,
-            f'frontend.max_frames={front.max_frames} needs'
-            f' {front.mel_patches}*{front.max_time_patches}={longest} tokens, but'
-            f' packing.tokens={packing.tokens}: raise packing.tokens, or lower frontend.max_frames'
-            f' to {packing.tokens // front.mel_patches * front.patch_frames}',
-        )
-        need(
-            augment.prefix_frames <= front.max_frames,
-            f'augment.prefix_frames={augment.prefix_frames} is more than'
-            f' frontend.max_frames={front.max_frames}',
-        )
-    one_of('model.size', tuple(SIZES))
-    if (
-        config.model.size in SIZES
-        and min(config.model.width, config.model.depth, config.model.heads) >= 0
-    ):
-        size = config.model.resolved_size()
-        need(
-            size.width % size.heads == 0,
-            f'model.width={size.width} does not divide over {size.heads} heads: set model.heads or'
-            ' another width',
-        )
-    one_of('model.kind', ('elastic_ast', 'ast'))
-    one_of('model.pool', ('attention', 'mean'))
-    need(
-        not config.init.published_quirks or not config.model.scaled or config.model.kind == 'ast',
-        'init.published_quirks=True goes with unscaled attention, as the published code has it: set'
-        ' model.scaled=False',
-    )
-    need(config.model.eps > 0, f'model.eps={config.model.eps} must be positive')
-    found += (
-        _ast_problems(config)
-        if config.model.kind == 'ast'
-        else [
-            f"model.{key}={value!r} goes with model.kind='ast': leave it out"
-            for key, value in (('stride', config.model.stride), ('frames', config.model.frames))
-            if value != getattr(Model, key)
-        ]
-    )
-    one_of(
-        'model.attention', ('auto', 'reference', 'blocked', 'splash', 'pallas', 'tokamax', 'cudnn')
-    )
-    one_of('model.dtype', ('auto', 'float32', 'bfloat16'))
-    axes = dataclasses.asdict(config.mesh)
-    for axis, size in axes.items():
-        need(
-            size == -1 or size > 0,
-            f'mesh.{axis}={size} must be a positive number of devices, or -1 for what is left',
-        )
-    left = [f'mesh.{axis}=-1' for axis, size in axes.items() if size == -1]
-    need(len(left) <= 1, f'{", ".join(left)}: one axis at most can take what is left')
-    one_of('train.loss', ('cross_entropy', 'bce'))
-    one_of('train.metric', ('auto', 'accuracy', 'mean_average_precision'))
-    need(
-        not (config.train.loss == 'bce' and config.train.label_smoothing),
-        "train.label_smoothing goes with train.loss='cross_entropy' only: set it to 0",
-    )
-    one_of('optimizer.kind', ('adamw', 'adam_l2'))
-    one_of('optimizer.schedule', ('cosine', 'constant', 'published'))
-    need(
-        config.optimizer.learning_rate > 0,
-        f'optimizer.learning_rate={config.optimizer.learning_rate} must be positive',
-    )
-    need(
-        0 < config.optimizer.layer_decay <= 1,
-        f'optimizer.layer_decay={config.optimizer.layer_decay} must be above 0 and at most 1',
-    )
-    need(
-        0 < config.optimizer.decay_factor <= 1,
-        f'optimizer.decay_factor={config.optimizer.decay_factor} must be above 0 and at most 1',
-    )
-    need(
-        config.optimizer.eps > 0,
-        f'optimizer.eps={config.optimizer.eps} must be positive',
-    )
-    return found
+    """Return the problems of values and of their combinations, one sentence each."""
+    return [
+        *config.frontend.problems(),
+        *_data_problems(config.data),
+        *augment_problems(config.augment),
+        *_packing_problems(config.packing),
+        *_model_problems(config.model),
+        *_mesh_problems(config.mesh),
+        *_train_problems(config.train),
+        *_optimizer_problems(config.optimizer),
+        *_clip_problems(config),
+        *_combination_problems(config),
+        *(_ast_problems(config) if config.model.kind == 'ast' else _elastic_ast_problems(config)),
+    ]
 
 
 def missing(config: Config) -> list[str]:
-    """What has no default and training takes: data, and weights where a key is about them."""
+    """Return what training lacks: data, and weights where a key is about them."""
     quirks = [
         'init.published_quirks=True is about weights that training starts from: give them with'
         ' --config.init.from=PATH'
@@ -223,74 +55,309 @@ def missing(config: Config) -> list[str]:
 
 
 def missing_data(config: Config) -> list[str]:
-    """What the source of the data takes and is not given."""
+    """Return what the source of the data lacks."""
     data = config.data
-    found = [
+    texts = [
         f'data.{key} is empty: give {_FILES[data.source][0]} with'
         f' --config.data.{key}={_FILES[data.source][1]}'
         for key in ('train', 'eval')
         if data.source in _FILES and not getattr(data, key)
     ]
     if data.source == 'json' and not data.label_csv:
-        found.append(
+        texts.append(
             'data.label_csv is empty: give the CSV of the classes with'
             ' --config.data.label_csv=FILE.csv'
         )
     if data.source == 'tfds' and not data.tfds_name:
-        found.append('data.tfds_name is empty: give the data set with --config.data.tfds_name=NAME')
-    return found
+        texts.append('data.tfds_name is empty: give the data set with --config.data.tfds_name=NAME')
+    return texts
+
+
+def augment_problems(augment: Augment) -> list[str]:
+    """Return the problems of the augmentation's own values, one sentence each."""
+    checks = _Checks('augment', augment)
+    checks.at_least(0, 'prefix_frames', 'cut_seconds', 'freq_mask', 'freq_masks', 'time_masks')
+    checks.below_one('token_dropout', 'time_mask', 'time_warp')
+    checks.within('mixup', 0, 1)
+    checks.positive('mixup_beta')
+    checks.one_of('mask_fill', ('zero', 'mean'))
+    checks.need(
+        bool(augment.ratios) and min(augment.ratios, default=0) > 0,
+        f'augment.ratios={augment.ratios} must be positive',
+    )
+    return checks.problems
+
+
+class _Checks:
+    """Checks of a section's values, which collect problems.
+
+    Attributes:
+        problems: One sentence each.
+    """
+
+    def __init__(self, section: str, values: Any):
+        self.problems: list[str] = []
+        self._section, self._values = section, values
+
+    def need(self, condition: bool, problem: str) -> None:
+        """Require a condition."""
+        if not condition:
+            self.problems.append(problem)
+
+    def one_of(self, name: str, choices: Sequence[str]) -> None:
+        """Require one of these values."""
+        key, value = f'{self._section}.{name}', getattr(self._values, name)
+        if value in choices:
+            return
+        near = difflib.get_close_matches(value, choices, 1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        if new := RENAMED_VALUES.get(key, {}).get(value):
+            hint = f'; {value!r} is {new!r} now'
+        self.problems.append(
+            f'{key}={value!r} must be one of {", ".join(map(repr, choices))}{hint}'
+        )
+
+    def at_least(self, low: int, *names: str) -> None:
+        """Require values from a number on."""
+        for name in names:
+            value = getattr(self._values, name)
+            self.need(value >= low, f'{self._section}.{name}={value} must be at least {low}')
+
+    def within(self, name: str, low: int, high: int) -> None:
+        """Require a value between two numbers, or one of them."""
+        value = getattr(self._values, name)
+        self.need(
+            low <= value <= high, f'{self._section}.{name}={value} must be from {low} to {high}'
+        )
+
+    def below_one(self, *names: str) -> None:
+        """Require values from 0 to below 1."""
+        for name in names:
+            value = getattr(self._values, name)
+            self.need(0 <= value < 1, f'{self._section}.{name}={value} must be from 0 to below 1')
+
+    def positive(self, *names: str) -> None:
+        """Require values above 0."""
+        for name in names:
+            value = getattr(self._values, name)
+            self.need(value > 0, f'{self._section}.{name}={value} must be positive')
+
+    def share(self, *names: str) -> None:
+        """Require values above 0 and at most 1."""
+        for name in names:
+            value = getattr(self._values, name)
+            self.need(
+                0 < value <= 1, f'{self._section}.{name}={value} must be above 0 and at most 1'
+            )
+
+
+def _data_problems(data: Data) -> list[str]:
+    checks = _Checks('data', data)
+    checks.one_of('source', (*_FILES, 'tfds', 'fsdd', 'synthetic'))
+    checks.one_of('too_long', ('error', 'crop', 'window'))
+    checks.one_of('on_bad_audio', ('error', 'skip'))
+    for name in ('train', 'eval', 'root', 'label_csv'):
+        path = getattr(data, name)
+        checks.need(
+            '://' not in path,
+            f'data.{name}={path!r} is no local path: copy the data here, or mount the bucket'
+            ' (gcsfuse) and give its folder',
+        )
+    checks.at_least(1, 'synthetic_train', 'synthetic_eval')
+    checks.at_least(0, 'num_workers', 'tfds_rate')
+    checks.below_one('overlap')
+    checks.need(
+        0 < data.eval_share < 1, f'data.eval_share={data.eval_share} must be above 0 and below 1'
+    )
+    return checks.problems
+
+
+def _packing_problems(packing: Packing) -> list[str]:
+    checks = _Checks('packing', packing)
+    checks.at_least(1, 'rows', 'slots', 'tokens')
+    return checks.problems
+
+
+def _model_problems(model: Model) -> list[str]:
+    checks = _Checks('model', model)
+    checks.one_of('kind', ('elastic_ast', 'ast'))
+    checks.one_of('size', tuple(SIZES))
+    checks.at_least(0, 'width', 'depth', 'heads')
+    if model.size in SIZES and min(model.width, model.depth, model.heads) >= 0:
+        size = model.resolved_size()
+        checks.need(
+            size.width % size.heads == 0,
+            f'model.width={size.width} does not divide over {size.heads} heads: set model.heads or'
+            ' another width',
+        )
+    checks.one_of('pool', ('attention', 'mean'))
+    checks.positive('eps')
+    checks.one_of(
+        'attention', ('auto', 'reference', 'blocked', 'splash', 'pallas', 'tokamax', 'cudnn')
+    )
+    checks.one_of('dtype', ('auto', 'float32', 'bfloat16'))
+    return checks.problems
+
+
+def _mesh_problems(mesh: Mesh) -> list[str]:
+    checks, axes = _Checks('mesh', mesh), dataclasses.asdict(mesh)
+    for axis, size in axes.items():
+        checks.need(
+            size == -1 or size > 0,
+            f'mesh.{axis}={size} must be a positive number of devices, or -1 for what is left',
+        )
+    open_axes = [f'mesh.{axis}=-1' for axis, size in axes.items() if size == -1]
+    checks.need(
+        len(open_axes) <= 1, f'{", ".join(open_axes)}: one axis at most can take what is left'
+    )
+    return checks.problems
+
+
+def _train_problems(train: Train) -> list[str]:
+    checks = _Checks('train', train)
+    checks.within('seed', 0, 2**32 - 1)  # the seeds that JAX accepts
+    checks.at_least(
+        1, 'epochs', 'log_every', 'max_checkpoints', 'eval_every', 'grad_accumulation_steps'
+    )
+    checks.at_least(0, 'save_every', 'profile_steps')
+    checks.below_one('label_smoothing', 'ema')
+    checks.one_of('loss', ('cross_entropy', 'bce'))
+    checks.one_of('metric', ('auto', 'accuracy', 'mean_average_precision'))
+    checks.need(
+        not (train.loss == 'bce' and train.label_smoothing),
+        "train.label_smoothing goes with train.loss='cross_entropy' only: set it to 0",
+    )
+    return checks.problems
+
+
+def _optimizer_problems(optimizer: Optimizer) -> list[str]:
+    checks = _Checks('optimizer', optimizer)
+    checks.one_of('kind', ('adamw', 'adam_l2'))
+    checks.one_of('schedule', ('cosine', 'constant', 'published'))
+    checks.positive('learning_rate', 'eps')
+    checks.at_least(0, 'weight_decay', 'clip_norm', 'warmup_epochs')
+    checks.at_least(1, 'decay_from')
+    checks.below_one('b1', 'b2')
+    checks.share('layer_decay', 'decay_factor')
+    return checks.problems
+
+
+def _clip_problems(config: Config) -> list[str]:
+    """Return the problems of the frontend with augmentation and rows."""
+    augment, front, packing = config.augment, config.frontend, config.packing
+    checks = _Checks('augment', augment)
+    checks.need(
+        augment.freq_mask <= front.mel_bins,
+        f'augment.freq_mask={augment.freq_mask} is more than frontend.mel_bins={front.mel_bins}',
+    )
+    if front.problems():
+        return checks.problems
+    checks.need(
+        min((front.shift(ratio) for ratio in augment.ratios if ratio > 0), default=1) > 0,
+        f'augment.ratios={augment.ratios}: the smallest gives a frame shift of no samples',
+    )
+    longest = front.mel_patches * front.max_time_patches
+    checks.need(
+        longest <= packing.tokens,
+        f'frontend.max_frames={front.max_frames} needs'
+        f' {front.mel_patches}*{front.max_time_patches}={longest} tokens, but'
+        f' packing.tokens={packing.tokens}: raise packing.tokens, or lower frontend.max_frames'
+        f' to {packing.tokens // front.mel_patches * front.patch_frames}',
+    )
+    checks.need(
+        augment.prefix_frames <= front.max_frames,
+        f'augment.prefix_frames={augment.prefix_frames} is more than'
+        f' frontend.max_frames={front.max_frames}',
+    )
+    return checks.problems
+
+
+def _combination_problems(config: Config) -> list[str]:
+    """Return the problems of other values that have to go together."""
+    augment, rows, parts = (
+        config.augment,
+        config.packing.rows,
+        config.train.grad_accumulation_steps,
+    )
+    texts = []
+    if augment.mixup and config.train.loss != 'bce':
+        texts.append(
+            f"augment.mixup={augment.mixup} makes fractions of labels: set train.loss='bce', or"
+            ' augment.mixup=0'
+        )
+    if augment.cut_seconds and augment.prefix_frames:
+        texts.append(
+            'augment.cut_seconds and augment.prefix_frames both crop clips to a random length: set'
+            ' one of them to 0'
+        )
+    if rows > 0 and parts > 0 and rows % parts:
+        texts.append(
+            f'packing.rows={rows} does not divide into train.grad_accumulation_steps={parts} parts'
+        )
+    return texts
+
+
+def _elastic_ast_problems(config: Config) -> list[str]:
+    """Return keys of the fixed-length baseline, and quirks of another network."""
+    model = config.model
+    texts = [
+        f"model.{key}={value!r} goes with model.kind='ast': leave it out"
+        for key, value in (('stride', model.stride), ('frames', model.frames))
+        if value != getattr(Model, key)
+    ]
+    if config.init.published_quirks and model.scaled:
+        texts.append(
+            'init.published_quirks=True goes with unscaled attention, as the published code has it:'
+            ' set model.scaled=False'
+        )
+    return texts
 
 
 def _ast_problems(config: Config) -> list[str]:
-    """What the fixed-length baseline asks for:
+    """Return the problems of the fixed-length baseline.
 
-    clips of one length, whole, each at its place in a row.
+    Its clips have one length, keep all tokens, and have fixed places in a row.
     """
     model, front, packing = config.model, config.frontend, config.packing
-    found = []
+    texts = []
     if model.pool != Model.pool:
-        found.append(f"model.pool={model.pool!r} goes with model.kind='elastic_ast': leave it out")
+        texts.append(f"model.pool={model.pool!r} goes with model.kind='elastic_ast': leave it out")
     if config.init.published_quirks:
-        found.append(
+        texts.append(
             "init.published_quirks=True goes with model.kind='elastic_ast': the published AST has"
             ' none of them'
         )
     if front.min_frames != front.max_frames:
-        found.append(
+        texts.append(
             f'frontend.min_frames={front.min_frames} must be frontend.max_frames={front.max_frames}'
-            ' with '
-            f"model.kind='ast', so that all clips are padded to its one length"
+            " with model.kind='ast', so that all clips are padded to its one length"
         )
     if config.augment.token_dropout:
-        found.append(
+        texts.append(
             f'augment.token_dropout={config.augment.token_dropout} does not go with'
             " model.kind='ast', whose patches have fixed places: set it to 0"
         )
     if front.problems():
-        return found
+        return texts
     patch = front.patch_mels, front.patch_frames
     if len(model.stride) != 2 or not all(
-        1 <= stride <= size for stride, size in zip(model.stride, patch, strict=False)
+        1 <= stride <= size for stride, size in zip(model.stride, patch, strict=True)
     ):
-        found.append(
+        texts.append(
             f'model.stride={model.stride} must be two numbers, for mel bins and frames, each from 1'
             f' to the patch size {patch}'
         )
-    if not (
-        model.frames == 0
-        or front.max_frames - front.patch_frames < model.frames <= front.max_frames
-    ):
-        found.append(
-            f'model.frames={model.frames} must be 0, or from'
-            f' {front.max_frames - front.patch_frames + 1} to'
+    shortest = front.max_frames - front.patch_frames + 1
+    if model.frames and not shortest <= model.frames <= front.max_frames:
+        texts.append(
+            f'model.frames={model.frames} must be 0, or from {shortest} to'
             f' frontend.max_frames={front.max_frames}'
         )
     tokens = front.mel_patches * front.max_time_patches
     if packing.slots > 0 and packing.tokens < packing.slots * tokens:
-        found.append(
+        texts.append(
             f'packing.tokens={packing.tokens} must hold packing.slots={packing.slots} clips of'
-            f' {tokens} tokens with '
-            f"model.kind='ast': set packing.tokens={packing.slots * tokens}, or "
-            f'packing.slots={max(1, packing.tokens // tokens)}'
+            f" {tokens} tokens with model.kind='ast': set packing.tokens={packing.slots * tokens},"
+            f' or packing.slots={max(1, packing.tokens // tokens)}'
         )
-    return found
+    return texts

@@ -105,7 +105,9 @@ class Planner:
 
     def _check(self, keys: Sequence[str]) -> None:
         front = self.frontend
-        frames = front.frames(self.samples, min(front.shift(ratio) for ratio in self.spec.ratios))
+        frames = front.frames(
+            self.samples, min(front.shift(ratio) for ratio in self.spec.augment.ratios)
+        )
         if self.spec.max_frames:
             frames = np.minimum(frames, self.spec.max_frames)
         long = np.flatnonzero(front.too_long(frames))

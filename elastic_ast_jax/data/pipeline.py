@@ -115,7 +115,7 @@ class RowReader:
         self.first_row = first_row
         frontend = planner.frontend
         self.block = fbank_tf.block_size(
-            frontend, [frontend.shift(ratio) for ratio in planner.spec.ratios]
+            frontend, [frontend.shift(ratio) for ratio in planner.spec.augment.ratios]
         )
         self.on_bad_audio = on_bad_audio
         self.skipped: dict[int, str] = {}
@@ -246,7 +246,7 @@ class RowReader:
             draws.time_start[members][owner], draws.time_width[members][owner], number[:, None]
         )[:, 0]
         warped, part = np.zeros(0, np.int64), np.zeros(0)
-        if self.planner.spec.time_warp and len(members):
+        if self.planner.spec.augment.time_warp and len(members):
             counts = held if edge else draws.frames[members]
             warps = [
                 warped_frames(int(count), float(draws.warp_from[draw]), float(draws.warp_to[draw]))
@@ -351,8 +351,8 @@ def _row_graph(reader: RowReader) -> Any:
         'clip_id': tf.int32,
     }
     ranks = {'band_keep': 2, 'labels': 2 if shape.multi_label else 1}
-    spec = reader.planner.spec
-    masks = spec.freq_mask > 0 and spec.freq_masks > 0
+    augment = reader.planner.spec.augment
+    masks = augment.freq_mask > 0 and augment.freq_masks > 0
     zero = np.float32(-frontend.mean / (2 * frontend.std))  # log-mel 0 after normalisation
 
     def row(index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -362,7 +362,7 @@ def _row_graph(reader: RowReader) -> Any:
             tensor.set_shape([None] * ranks.get(name, 1))
         x['band_keep'].set_shape([None, frontend.mel_bins])
         features = fbank_tf.log_mel(x['samples'], x['frame_start'], frontend, block)
-        if spec.time_warp:
+        if augment.time_warp:
             after = tf.minimum(x['frame_from'] + 1, tf.size(x['frame_from']) - 1)
             part = x['frame_part'][:, None]
             features = (1 - part) * tf.gather(features, x['frame_from']) + part * tf.gather(
@@ -374,7 +374,7 @@ def _row_graph(reader: RowReader) -> Any:
         if masks:
             keep = keep * tf.gather(x['band_keep'], x['frame_clip'])
         fill = tf.where(x['frame_real'] > 0, zero, np.float32(frontend.filling))[:, None]
-        if spec.mask_fill == 'mean':
+        if augment.mask_fill == 'mean':
             fill += (x['frame_real'][:, None] / (2 * frontend.std) - keep) * _clip_means(
                 features, x
             )[:, None]

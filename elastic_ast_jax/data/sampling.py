@@ -13,6 +13,8 @@ import scipy.special
 from jaxtyping import Float64, Int64
 
 from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens
+from elastic_ast_jax.config import validation
+from elastic_ast_jax.config.schema import Augment
 from elastic_ast_jax.packing.token_budget import TokenReduction
 from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.philox import Stream
@@ -22,116 +24,76 @@ NO_PARTNER = -1
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSpec:
-    """What is drawn for each clip of an epoch. The defaults draw nothing: every clip once, whole,
-    in its own order.
+    """How an epoch samples and changes clips. The default takes every clip once, whole, in order.
 
     Attributes:
-        shuffle: A new order each epoch.
-        balanced: As many draws as there are clips, with replacement, by weights (see
-        `balanced_weights`).
-        ratios: Frame-shift ratios; each draw takes one of them (paper: 1.0, 1.2, ..., 4.0).
-        prefix_frames: If positive, a clip is cut to a prefix of random length between this and its
-            own, floored to whole patches (paper: 384).
-        cut_seconds: If positive, a longer clip is cut to a random length between this and its own,
-            from a random start (paper, EPIC-SOUNDS: 2).
-        max_frames: If positive, a longer clip is cut to its first frames, this many.
-        too_long: What to do with a clip of more than the frontend's `max_frames`: `'error'`, or
-            `'crop'` to that many, from a random start if `shuffle` and from the clip's start
+        augment: Random changes of clips, the same as in a config.
+        shuffle: Sample a new order each epoch.
+        balanced: Sample as many clips as there are, with replacement, by weights (see
+            `balanced_weights`).
+        max_frames: If positive, crop a longer clip to its first frames, this many.
+        too_long: How to treat a clip with more frames than the frontend's `max_frames`: `'error'`,
+            or `'crop'` to that many, from a random start with `shuffle` and from the clip's start
             otherwise.
-        token_dropout: Share of a clip's tokens that is left out (paper: 0.1).
-        freq_mask: SpecAugment: a frequency mask is narrower than this many mel bins (paper: 48); 0
-        for none.
-        time_mask: SpecAugment: a time mask is narrower than this share of the clip's frames (paper:
-            192 of 1024); 0 for none.
-        freq_masks, time_masks: Number of masks of each kind (paper: 1; EPIC-SOUNDS: 2).
-        time_warp: SpecAugment: a point in time moves by less than this share of the clip's frames;
-        0 for none.
-        mask_fill: What masks hold: log-mel 0 (`'zero'`), or the clip's mean log-mel (`'mean'`;
-        paper, EPIC-SOUNDS).
-        mixup: Share of draws whose waveform and labels are mixed with those of another clip (paper:
-        0.5 on AudioSet).
-        mixup_beta: The first clip's weight is drawn from Beta(mixup_beta, mixup_beta) (paper: 10).
-        reduction: For evaluation: clips have no more tokens than this allows, at its ratio.
-            Training never draws it, so it is no part of a plan's fingerprint.
+        reduction: Allow clips no more tokens than this, at its ratio. Evaluation alone has it, so
+            it is no part of a plan's fingerprint.
+
+    Raises:
+        ValueError: A value, or a combination of values, is not possible.
     """
 
+    augment: Augment = Augment.only()
     shuffle: bool = False
     balanced: bool = False
-    ratios: tuple[float, ...] = (1.0,)
-    prefix_frames: int = 0
-    cut_seconds: float = 0.0
     max_frames: int = 0
     too_long: str = 'error'
-    token_dropout: float = 0.0
-    freq_mask: int = 0
-    time_mask: float = 0.0
-    freq_masks: int = 1
-    time_masks: int = 1
-    time_warp: float = 0.0
-    mask_fill: str = 'zero'
-    mixup: float = 0.0
-    mixup_beta: float = 10.0
     reduction: TokenReduction | None = None
 
     def __post_init__(self):
-        if self.too_long not in ('error', 'crop') or not self.ratios or min(self.ratios) <= 0:
-            raise ValueError(f"{self}: too_long must be 'error' or 'crop', and ratios positive")
-        if self.mask_fill not in ('zero', 'mean'):
-            raise ValueError(f"{self}: mask_fill must be 'zero' or 'mean'")
-        for name in (
-            'prefix_frames',
-            'cut_seconds',
-            'max_frames',
-            'freq_mask',
-            'freq_masks',
-            'time_masks',
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f'{self}: {name} must not be negative')
-        if not (
-            0 <= self.token_dropout < 1
-            and 0 <= self.time_mask <= 1
-            and 0 <= self.time_warp < 1
-            and 0 <= self.mixup <= 1
-        ):
+        if problems := validation.augment_problems(self.augment):
+            raise ValueError('; '.join(problems))
+        if self.too_long not in ('error', 'crop') or self.max_frames < 0:
             raise ValueError(
-                f'{self}: token_dropout and time_warp must be in [0, 1), time_mask and mixup in'
-                ' [0, 1]'
+                f"{self}: too_long must be 'error' or 'crop', and max_frames not negative"
             )
-        if self.reduction and (self.token_dropout or self.ratios != (self.reduction.ratio,)):
+        if self.reduction and (
+            self.augment.token_dropout or self.augment.ratios != (self.reduction.ratio,)
+        ):
             raise ValueError(
                 f'{self}: {self.reduction} goes with its own ratio alone, and without token_dropout'
             )
 
     def hash_values(self) -> dict[str, Any]:
-        """Return the values of a stored hash by their frozen names, which stay when a field is
-        renamed.
+        """Return the values of a stored hash by their frozen names.
+
+        These names stay when a field is renamed.
         """
+        augment = self.augment
         return {
             'shuffle': self.shuffle,
             'balanced': self.balanced,
-            'ratios': self.ratios,
-            'prefix_frames': self.prefix_frames,
-            'cut_seconds': self.cut_seconds,
+            'ratios': augment.ratios,
+            'prefix_frames': augment.prefix_frames,
+            'cut_seconds': augment.cut_seconds,
             'max_frames': self.max_frames,
             'too_long': self.too_long,
-            'token_dropout': self.token_dropout,
-            'freq_mask': self.freq_mask,
-            'time_mask': self.time_mask,
-            'freq_masks': self.freq_masks,
-            'time_masks': self.time_masks,
-            'time_warp': self.time_warp,
-            'mask_fill': self.mask_fill,
-            'mixup': self.mixup,
-            'mixup_beta': self.mixup_beta,
+            'token_dropout': augment.token_dropout,
+            'freq_mask': augment.freq_mask,
+            'time_mask': augment.time_mask,
+            'freq_masks': augment.freq_masks,
+            'time_masks': augment.time_masks,
+            'time_warp': augment.time_warp,
+            'mask_fill': augment.mask_fill,
+            'mixup': augment.mixup,
+            'mixup_beta': augment.mixup_beta,
         }
 
     def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
-        """Tokens that are left of a clip that has `tokens`; of each, if it is an array."""
+        """Return how many of so many tokens remain; of each, if it is an array."""
         return (
             self.reduction.count_tokens(tokens, frontend)
             if self.reduction
-            else kept_tokens(tokens, self.token_dropout)
+            else kept_tokens(tokens, self.augment.token_dropout)
         )
 
 
@@ -184,7 +146,7 @@ def sample_epoch(
     """Draws an epoch from clips of these lengths (in samples at the frontend's rate), balanced by
     these weights.
     """
-    count = len(samples)
+    count, augment = len(samples), spec.augment
 
     def words(stream: Stream, masks: int = 1):
         return philox.words(seed, epoch, stream, count * masks)
@@ -195,12 +157,12 @@ def sample_epoch(
     elif spec.shuffle:
         index = np.argsort(words(Stream.ORDER), kind='stable')
     whole = samples[index]
-    shifts = np.array([frontend.shift(ratio) for ratio in spec.ratios], np.int64)
+    shifts = np.array([frontend.shift(ratio) for ratio in augment.ratios], np.int64)
     shift = shifts[philox.integers(words(Stream.RATIO), len(shifts))]
 
     start, end = np.zeros(count, np.int64), whole
-    if spec.cut_seconds:
-        shortest = np.minimum(round(spec.cut_seconds * frontend.sample_rate), whole)
+    if augment.cut_seconds:
+        shortest = np.minimum(round(augment.cut_seconds * frontend.sample_rate), whole)
         length = shortest + philox.integers(words(Stream.CUT_LENGTH), whole - shortest + 1)
         start = philox.integers(words(Stream.CUT_START), whole - length + 1)
         end = start + length
@@ -213,12 +175,12 @@ def sample_epoch(
         if spec.shuffle:
             start = start + np.where(long, philox.integers(words(Stream.CROP), slack + 1), 0)
         frames = np.where(long, frontend.max_frames, frames)
-    if spec.prefix_frames:
-        shortest = np.minimum(spec.prefix_frames, frames)
+    if augment.prefix_frames:
+        shortest = np.minimum(augment.prefix_frames, frames)
         length = shortest + philox.integers(words(Stream.PREFIX), frames - shortest + 1)
         whole_patches = length // frontend.patch_frames * frontend.patch_frames
         frames = np.where(
-            frames > spec.prefix_frames, np.maximum(whole_patches, frontend.patch_frames), frames
+            frames > augment.prefix_frames, np.maximum(whole_patches, frontend.patch_frames), frames
         )
     if spec.reduction:
         frames = spec.reduction.count_frames(frames, frontend)
@@ -231,32 +193,32 @@ def sample_epoch(
     # with a constant are not.
     held = time_patches * frontend.patch_frames if frontend.partial == 'edge' else frames
     freq_start, freq_width = _masks(
-        words(Stream.FREQ_WIDTH, spec.freq_masks),
-        words(Stream.FREQ_START, spec.freq_masks),
-        spec.freq_masks,
-        np.full(count, spec.freq_mask),
+        words(Stream.FREQ_WIDTH, augment.freq_masks),
+        words(Stream.FREQ_START, augment.freq_masks),
+        augment.freq_masks,
+        np.full(count, augment.freq_mask),
         np.full(count, frontend.mel_bins),
     )
     time_start, time_width = _masks(
-        words(Stream.TIME_WIDTH, spec.time_masks),
-        words(Stream.TIME_START, spec.time_masks),
-        spec.time_masks,
-        np.floor(spec.time_mask * held),
+        words(Stream.TIME_WIDTH, augment.time_masks),
+        words(Stream.TIME_START, augment.time_masks),
+        augment.time_masks,
+        np.floor(augment.time_mask * held),
         held,
     )
     warp_from, warp_to = _warp(
         philox.uniform(words(Stream.WARP_POINT)),
         philox.uniform(words(Stream.WARP_DISTANCE)),
-        np.floor(spec.time_warp * held),
+        np.floor(augment.time_warp * held),
         held,
     )
     partner, weight = np.full(count, NO_PARTNER), np.ones(count)
-    if spec.mixup:
-        mixed = philox.uniform(words(Stream.MIX)) < spec.mixup
+    if augment.mixup:
+        mixed = philox.uniform(words(Stream.MIX)) < augment.mixup
         partner[mixed] = philox.integers(words(Stream.PARTNER), count)[mixed]
         position = philox.uniform(words(Stream.MIX_WEIGHT))[mixed]
         weight[mixed] = scipy.special.betaincinv(
-            spec.mixup_beta, spec.mixup_beta, position
+            augment.mixup_beta, augment.mixup_beta, position
         )  # of the Beta distribution
     return SampledClips(
         index=index.astype(np.int64),

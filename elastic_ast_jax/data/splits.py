@@ -1,6 +1,5 @@
 """From a configuration to the source and the planner of a split."""
 
-import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,7 @@ from jaxtyping import Float64
 
 from elastic_ast_jax.audio import windows
 from elastic_ast_jax.config import validation
-from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.config.schema import Augment, Config
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.sampling import SamplingSpec, balanced_weights
 from elastic_ast_jax.data.sources import audioset_json, folders, fsdd, manifest, tfds, tfds_builder
@@ -74,10 +73,10 @@ def make_train_planner(config: Config, source: Source) -> Planner:
     data = config.data
     too_long = 'error' if data.too_long == 'error' else 'crop'
     spec = SamplingSpec(
+        config.augment,
         shuffle=True,
         balanced=data.balanced,
         too_long=too_long,
-        **dataclasses.asdict(config.augment),
     )
     return _planner(
         config, source, spec, balanced_weights(source.labels) if data.balanced else None
@@ -118,7 +117,7 @@ def make_eval_planner(
         )
         too_long = 'error'  # no window is too long
     spec = SamplingSpec(
-        ratios=(ratio,), max_frames=max_frames, too_long=too_long, reduction=reduction
+        Augment.only(ratios=(ratio,)), max_frames=max_frames, too_long=too_long, reduction=reduction
     )
     return source, _planner(config, source, spec)
 

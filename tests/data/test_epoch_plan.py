@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.data.epoch_plan import EpochPlan, PlanError, Planner, Schedule
-from elastic_ast_jax.data.sampling import SampledClips, SamplingSpec, sample_epoch
+from elastic_ast_jax.data.sampling import SampledClips, sample_epoch
 from elastic_ast_jax.packing.packer import pack
+from tests.data.specs import replaced, sampling_spec
 
 FRONTEND = FrontendSpec()
 RATE = FRONTEND.sample_rate
 RATIOS = tuple(round(1 + 0.2 * i, 1) for i in range(16))
-EVERYTHING = SamplingSpec(
+EVERYTHING = sampling_spec(
     shuffle=True,
     ratios=RATIOS,
     prefix_frames=384,
@@ -31,6 +32,7 @@ EVERYTHING = SamplingSpec(
     freq_mask=48,
     time_mask=0.1875,
 )
+
 # From a few samples to longer than the frontend's 1024 frames.
 SAMPLES = np.random.default_rng(0).integers(10, 20 * RATE, 2000)
 FIELDS = [field.name for field in dataclasses.fields(SampledClips)]
@@ -83,27 +85,27 @@ def test_an_epoch_is_planned_once_for_all_threads():
 def test_a_clip_that_is_too_long_is_named_with_what_helps():
     samples = [RATE, 11 * RATE, 12 * RATE, 2 * RATE]
     with pytest.raises(PlanError) as caught:
-        planner(samples, spec=SamplingSpec())
+        planner(samples, spec=sampling_spec())
     text = str(caught.value)
     assert text.startswith('2 of 4 clips are longer than frontend.max_frames=1024; ')
     assert 'the longest, clip2.wav, has 1198 frames (12.00 s)' in text
     assert "data.too_long='crop'" in text
     advised = int(re.search(r'raise frontend\.max_frames to (\d+)', text)[1])
-    planner(samples, dataclasses.replace(FRONTEND, max_frames=advised), SamplingSpec())
-    planner(samples, spec=SamplingSpec(too_long='crop'))
+    planner(samples, dataclasses.replace(FRONTEND, max_frames=advised), sampling_spec())
+    planner(samples, spec=sampling_spec(too_long='crop'))
 
 
 def test_a_clip_is_too_long_at_the_smallest_shift_that_may_be_drawn():
-    planner([12 * RATE], spec=SamplingSpec(ratios=(1.5, 2.0)))
+    planner([12 * RATE], spec=sampling_spec(ratios=(1.5, 2.0)))
     with pytest.raises(PlanError, match=r'clip0\.wav, has 1198 frames'):
-        planner([12 * RATE], spec=SamplingSpec(ratios=(1.5, 1.0)))
+        planner([12 * RATE], spec=sampling_spec(ratios=(1.5, 1.0)))
 
 
 @pytest.mark.parametrize('dropout, needed', [(0.0, 504), (0.1, 453)])
 def test_a_clip_of_too_many_tokens_is_named_with_what_helps(dropout, needed):
     samples, spec = (
         [RATE, 9 * RATE, 10 * RATE],
-        SamplingSpec(token_dropout=dropout),
+        sampling_spec(token_dropout=dropout),
     )
     with pytest.raises(PlanError) as caught:
         planner(samples, spec=spec, tokens=400)
@@ -118,7 +120,7 @@ def test_a_clip_of_too_many_tokens_is_named_with_what_helps(dropout, needed):
     planner(
         samples,
         dataclasses.replace(FRONTEND, max_frames=advised),
-        dataclasses.replace(spec, too_long='crop'),
+        replaced(spec, too_long='crop'),
         tokens=400,
     )
 
@@ -132,7 +134,7 @@ def test_the_fingerprint_tells_all_that_plans_are_a_function_of():
             (planner(seed=1), 'a'),
             (planner(tokens=2040), 'a'),
             (planner(slots=17), 'a'),
-            (planner(spec=dataclasses.replace(EVERYTHING, freq_mask=47)), 'a'),
+            (planner(spec=replaced(EVERYTHING, freq_mask=47)), 'a'),
             (planner(frontend=dataclasses.replace(FRONTEND, partial='floor')), 'a'),
         ]
     ]
@@ -141,7 +143,7 @@ def test_the_fingerprint_tells_all_that_plans_are_a_function_of():
 
 
 def test_fill_counts_all_rows_but_those_of_the_last_step():
-    clips = sample_epoch(np.full(9, 10 * RATE), FRONTEND, SamplingSpec(), 0, 0)
+    clips = sample_epoch(np.full(9, 10 * RATE), FRONTEND, sampling_spec(), 0, 0)
     kept = np.array([500, 400, 300, 600, 250, 100, 300, 400, 50])
     plan = EpochPlan(0, dataclasses.replace(clips, tokens=kept), pack(kept, 700, 2))
     used = [kept[row].sum() for row in plan.rows]
@@ -158,7 +160,7 @@ def test_half_a_million_clips_of_audioset_are_planned_in_seconds_and_full():
     rng = np.random.default_rng(0)
     count = 500_000
     seconds = np.where(rng.random(count) < 0.87, 10.0, rng.uniform(1, 10, count))
-    spec = SamplingSpec(
+    spec = sampling_spec(
         shuffle=True, ratios=RATIOS, token_dropout=0.1, freq_mask=48, time_mask=0.1875
     )
     made = Planner([''] * count, (seconds * RATE).astype(np.int64), FRONTEND, spec, 0, 2048, 32)

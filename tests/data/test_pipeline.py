@@ -18,19 +18,19 @@ from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.pipeline import RowReader, iterate_batches
 from elastic_ast_jax.data.sampling import (
     NO_PARTNER,
-    SamplingSpec,
     balanced_weights,
     kept_token_indices,
 )
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch, validate
+from tests.data.specs import replaced, sampling_spec
 
 CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2
 # Less than a window and a patch, just a window, odd lengths, whole patches of 16 frames, and 100
 # frames.
 LENGTHS = [90, 200, 201, 3001, 1399, 5320, 2760, 8119, 777, 6444, 1480, 4999, 8120]
 FRONTEND = FrontendSpec(sample_rate=8000, mel_bins=32, max_frames=112)
-EVERYTHING = SamplingSpec(
+EVERYTHING = sampling_spec(
     shuffle=True, ratios=(1.0, 1.2, 2.5), token_dropout=0.2, freq_mask=12, time_mask=0.4
 )
 EPIC = FrontendSpec(
@@ -46,7 +46,7 @@ EPIC = FrontendSpec(
     min_frames=32,
     max_frames=224,
 )
-EPIC_DRAWS = SamplingSpec(
+EPIC_DRAWS = sampling_spec(
     shuffle=True,
     cut_seconds=0.2,
     too_long='crop',
@@ -58,6 +58,7 @@ EPIC_DRAWS = SamplingSpec(
     time_warp=0.1,
     mask_fill='mean',
 )
+
 SINGLE = [(i % CLASSES,) for i in range(len(LENGTHS))]
 MULTI_ALL = [(i % CLASSES, (i + 1) % CLASSES) for i in range(len(LENGTHS))]
 MULTI = [tuple(range(i % CLASSES)) for i in range(len(LENGTHS))]  # every fifth clip has none
@@ -152,7 +153,7 @@ def patches_by_numpy(source, planner, plan, position):
     if edge:
         held = int(clips.time_patches[position]) * frontend.patch_frames
         features = np.pad(features, ((0, held - frames), (0, 0)), 'edge')
-    if planner.spec.time_warp:
+    if planner.spec.augment.time_warp:
         place = np.arange(len(features))
         origin = np.interp(
             place,
@@ -160,7 +161,7 @@ def patches_by_numpy(source, planner, plan, position):
             [0, clips.warp_from[position], place[-1]],
         )
         features = np.stack([np.interp(origin, place, band) for band in features.T], axis=1)
-    fill = features.mean() if planner.spec.mask_fill == 'mean' else 0
+    fill = features.mean() if planner.spec.augment.mask_fill == 'mean' else 0
     for band, width in zip(clips.freq_start[position], clips.freq_width[position], strict=True):
         features[:, band : band + width] = fill
     for frame, width in zip(clips.time_start[position], clips.time_width[position], strict=True):
@@ -242,21 +243,21 @@ CASES = {
     'several labels': {'targets': MULTI},
     'crops and prefixes': {
         'frontend': dataclasses.replace(FRONTEND, max_frames=64),
-        'spec': SamplingSpec(shuffle=True, too_long='crop', prefix_frames=32, time_mask=0.5),
+        'spec': sampling_spec(shuffle=True, too_long='crop', prefix_frames=32, time_mask=0.5),
     },
     'crops, last frames dropped': {
         'frontend': dataclasses.replace(FRONTEND, max_frames=64, partial='floor'),
-        'spec': SamplingSpec(shuffle=True, ratios=(1.0, 1.5), too_long='crop', freq_mask=32),
+        'spec': sampling_spec(shuffle=True, ratios=(1.0, 1.5), too_long='crop', freq_mask=32),
     },
     'mixup and balanced sampling': {
         'targets': MULTI_ALL,
-        'spec': SamplingSpec(
+        'spec': sampling_spec(
             balanced=True, mixup=0.6, too_long='crop', cut_seconds=0.3, token_dropout=0.1
         ),
     },
     'as of a published AST': {
         'frontend': dataclasses.replace(FRONTEND, partial='zero', min_frames=112),
-        'spec': SamplingSpec(
+        'spec': sampling_spec(
             shuffle=True,
             ratios=(1.0, 2.5),
             freq_mask=12,
@@ -269,10 +270,10 @@ CASES = {
     'as on EPIC-SOUNDS, mixed': {
         'frontend': EPIC,
         'targets': MULTI,
-        'spec': dataclasses.replace(EPIC_DRAWS, mixup=0.5),
+        'spec': replaced(EPIC_DRAWS, mixup=0.5),
     },
     'masks and warp with the usual frontend': {
-        'spec': SamplingSpec(
+        'spec': sampling_spec(
             shuffle=True,
             ratios=(1.0, 1.2),
             time_warp=0.2,
@@ -283,9 +284,9 @@ CASES = {
             time_mask=0.2,
         ),
     },
-    'evaluation': {'spec': SamplingSpec(), 'targets': MULTI},
+    'evaluation': {'spec': sampling_spec(), 'targets': MULTI},
     'evaluation at twice the shift': {
-        'spec': SamplingSpec(ratios=(2.0,)),
+        'spec': sampling_spec(ratios=(2.0,)),
         'frontend': dataclasses.replace(FRONTEND, mel_bins=16),
     },
 }
@@ -298,7 +299,7 @@ def test_rows_are_those_of_plain_numpy(case):
     for batch, expected in zip(run(made), batches_by_numpy(made), strict=True):
         validate(batch, made.shape, grid)
         for name in PackedBatch._fields:
-            if name == 'labels' and made.planner.spec.mixup:
+            if name == 'labels' and made.planner.spec.augment.mixup:
                 np.testing.assert_allclose(batch.labels, expected.labels, rtol=0, atol=1e-6)
             elif (
                 name == 'patches'
@@ -309,7 +310,7 @@ def test_rows_are_those_of_plain_numpy(case):
 
 
 def test_what_prediction_fills_in_is_what_the_graph_gives():
-    made = reader(spec=SamplingSpec(), epochs=1)
+    made = reader(spec=sampling_spec(), epochs=1)
     plan, frontend = made.planner.epoch(0), FRONTEND
     clips = [
         patches_by_numpy(made.source, made.planner, plan, position)
@@ -407,7 +408,7 @@ def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(
     the last window holds what is left.
     """
     frontend = dataclasses.replace(EPIC, partial=partial, min_frames=0)
-    made = reader(frontend=frontend, spec=SamplingSpec(), epochs=1)
+    made = reader(frontend=frontend, spec=sampling_spec(), epochs=1)
     found = {}
     for batch in run(made):
         for row, slot in np.argwhere(batch.valid):
@@ -476,7 +477,7 @@ def test_a_row_of_nothing_but_damaged_clips_is_empty():
 
 
 def test_a_clip_whose_partner_cannot_be_decoded_is_left_out_too():
-    spec = SamplingSpec(mixup=1.0)
+    spec = sampling_spec(mixup=1.0)
     made = reader(Broken([3]), spec=spec, targets=MULTI_ALL, epochs=1, on_bad_audio='skip')
     sampled = made.planner.epoch(0).clips
     clips = np.concatenate([batch.clip_id[batch.valid] for batch in run(made)])

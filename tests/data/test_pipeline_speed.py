@@ -18,6 +18,7 @@ os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before TensorFlow cou
 import numpy as np, soundfile
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.data import pipeline
+from elastic_ast_jax.config.schema import Augment
 from elastic_ast_jax.data.sampling import SamplingSpec
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.sources.base import FileClip, FileSource
@@ -30,7 +31,7 @@ for i in range(clips):
 names = [f'{i}.wav' for i in range(clips)]
 files = [FileClip(f'{folder}/{name}', name, None, None, ('a',), '') for name in names]
 source = FileSource(files, rate, None)
-spec = SamplingSpec(shuffle=True, freq_mask=48, time_mask=0.1875)
+spec = SamplingSpec(Augment.only(freq_mask=48, time_mask=0.1875), shuffle=True)
 planner = Planner(source.keys, source.samples, FrontendSpec(sample_rate=rate), spec, 0, 2016, 8)
 schedule = Schedule((len(planner.epoch(0).rows),), 4)
 shape = BatchShape(4, 2016, 8, 256, 1)

@@ -18,7 +18,6 @@ from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.data import pipeline
 from elastic_ast_jax.data.epoch_plan import Planner
-from elastic_ast_jax.data.sampling import SamplingSpec
 from elastic_ast_jax.data.splits import make_schedule
 from elastic_ast_jax.evaluation import latency
 from elastic_ast_jax.inference import clips
@@ -31,6 +30,7 @@ from elastic_ast_jax.packing.token_budget import (
     TokenBudgets,
     TokenReduction,
 )
+from tests.data.specs import sampling_spec
 from tests.fixtures import untrained
 
 KALDI = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
@@ -47,6 +47,7 @@ LIBROSA = FrontendSpec(
     max_frames=100,
     partial='edge',
 )
+
 # Less than a window, a few frames, and more than the model has positions for at some of the ratios.
 LENGTHS = (90, 700, 1999, 3001, 5320, 8080)
 REDUCTIONS = [
@@ -78,7 +79,7 @@ class Noise:
 def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
     frontend = LIBROSA if partial == 'librosa' else dataclasses.replace(KALDI, partial=partial)
     source, shape = Noise(), BatchShape(2, 100, 4, frontend.patch_size, 1)
-    spec = SamplingSpec(ratios=(reduction.ratio,), too_long='crop', reduction=reduction)
+    spec = sampling_spec(ratios=(reduction.ratio,), too_long='crop', reduction=reduction)
     planner = Planner(source.keys, source.samples, frontend, spec, 0, shape.tokens, shape.slots)
     reader = pipeline.RowReader(
         source, [(0,)] * len(LENGTHS), planner, make_schedule(planner, 2, 1), shape

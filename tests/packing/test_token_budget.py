@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.data.epoch_plan import PlanError, Planner
-from elastic_ast_jax.data.sampling import SamplingSpec, sample_epoch
+from elastic_ast_jax.data.sampling import sample_epoch
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import (
     BudgetError,
@@ -20,6 +20,7 @@ from elastic_ast_jax.packing.token_budget import (
     TokenBudgets,
     TokenReduction,
 )
+from tests.data.specs import sampling_spec
 
 KALDI = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
 LIBROSA = FrontendSpec(
@@ -53,7 +54,7 @@ REDUCTIONS = st.builds(
 def drawn(
     samples: list[int], frontend: FrontendSpec, reduction: TokenReduction | None, ratio: float = 1.0
 ):
-    spec = SamplingSpec(
+    spec = sampling_spec(
         ratios=(reduction.ratio if reduction else ratio,), too_long='crop', reduction=reduction
     )
     return sample_epoch(np.array(samples), frontend, spec, 0, 0)
@@ -127,7 +128,7 @@ def test_a_cropped_clip_is_read_no_further_than_it_is_used():
 def test_a_row_need_hold_no_more_than_the_budget():
     def planner(reduction):
         return Planner(
-            ['a.wav'], np.array([8000]), KALDI, SamplingSpec(reduction=reduction), 0, 24, 4
+            ['a.wav'], np.array([8000]), KALDI, sampling_spec(reduction=reduction), 0, 24, 4
         )
 
     with pytest.raises(PlanError, match=r'packing\.tokens=24'):
@@ -139,7 +140,7 @@ def test_a_row_need_hold_no_more_than_the_budget():
 
 def test_training_samples_have_no_reduction():
     """Check that a plan's fingerprint, which stored runs have, has no field for the reduction."""
-    assert 'reduction' not in SamplingSpec().hash_values()
+    assert 'reduction' not in sampling_spec().hash_values()
     specs: list[dict[str, Any]] = [
         {'token_dropout': 0.1},
         {'ratios': (2.0,)},
@@ -149,7 +150,7 @@ def test_training_samples_have_no_reduction():
         with pytest.raises(
             ValueError, match='goes with its own ratio alone, and without token_dropout'
         ):
-            SamplingSpec(reduction=TokenReduction(8), **spec)
+            sampling_spec(reduction=TokenReduction(8), **spec)
 
 
 @pytest.mark.parametrize('values', [(0,), (8, 0.5), (8, math.inf), (8, math.nan)])

@@ -14,11 +14,11 @@ from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.config.loading import ConfigError, load
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.epoch_plan import PlanError, Planner
-from elastic_ast_jax.data.sampling import SamplingSpec
 from elastic_ast_jax.data.sources.base import DataError
 from elastic_ast_jax.data.sources.length_histogram import HistogramError
 from elastic_ast_jax.perf import plan_report as plan
 from elastic_ast_jax.perf.topologies import TopologyError
+from tests.data.specs import sampling_spec
 
 QUICKSTART = str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')
 FRONTEND = FrontendSpec(max_frames=2048)  # 8 mel patches
@@ -48,7 +48,7 @@ def planner_of(columns, tokens, slots, **spec):
         [f'{i}.wav' for i in range(len(samples))],
         samples,
         FRONTEND,
-        SamplingSpec(**spec),
+        sampling_spec(**spec),
         0,
         tokens,
         slots,
