@@ -13,7 +13,7 @@ lengths; `:ast,shift=20` the one at 10, 20, 30 or 40 ms.
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import length_bins, parse_variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant, use_fixed_length
 
 # The 25, 50 and 90 % quantiles of the training clips are 160, 244 and 475 frames; in whole patches,
 # at least the quantile. The first is taken where none is asked for.
@@ -52,13 +52,9 @@ def get_config(text: str = '') -> ConfigDict:
         config.packing.rows = 2  # about as many clips a step
     if variant.name == 'ast':
         shift = variant.values['shift']
-        frames = (
-            -(-variant.values['frames'] * 10 // (16 * shift)) * 16
-        )  # as many seconds, in whole patches
-        config.model.kind = 'ast'
-        config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames)
-        config.augment.token_dropout = 0.0
-        config.packing = dict(rows=4, tokens=16 * 4 * frames // 16, slots=16)  # 64 clips a step
+        # As many seconds at any frame shift, in whole patches.
+        frames = -(-variant.values['frames'] * 10 // (16 * shift)) * 16
+        use_fixed_length(config, frames, clips=64, shift_ms=shift)
     return config
 
 

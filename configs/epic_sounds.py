@@ -16,7 +16,7 @@ not exactly; weight decay leaves out biases, norms and tables; the rate rises fr
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import length_bins, parse_variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant, use_fixed_length
 
 # Lengths that the paper trains ASTs at; the first is taken where none is asked for.
 VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}
@@ -76,11 +76,7 @@ def get_config(text: str = '') -> ConfigDict:
         config.model.scaled = False
         config.init = dict(published_quirks=True)
     if variant.name == 'ast':
-        frames = variant.values['frames']
-        config.model.kind = 'ast'
-        config.frontend.update(min_frames=frames, max_frames=frames)
-        config.augment.token_dropout = 0.0
-        config.packing = dict(rows=12, tokens=8 * frames // 16, slots=1)  # 12 clips a step
+        use_fixed_length(config, variant.values['frames'], clips=12, rows=12)
     return config
 
 

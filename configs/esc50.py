@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import parse_variant
+from elastic_ast_jax.config.variants import parse_variant, use_fixed_length
 
 _FOLDS = (1, 2, 3, 4, 5)
 
@@ -36,10 +36,8 @@ def get_config(text: str = '') -> ConfigDict:
     config.train = dict(epochs=25)
     config.optimizer = dict(learning_rate=1e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
     if variant.name == 'ast':
-        config.model.kind = 'ast'
-        config.frontend.update(min_frames=512, partial='zero')
-        config.augment.token_dropout = 0.0
-        config.packing = dict(rows=6, tokens=8 * 256, slots=8)  # 48 clips a step
+        config.frontend.partial = 'zero'
+        use_fixed_length(config, 512, clips=48)
     return config
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import length_bins, parse_variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant, use_fixed_length
 
 
 def get_config(text: str = '') -> ConfigDict:
@@ -44,13 +44,8 @@ def get_config(text: str = '') -> ConfigDict:
     config.train = dict(epochs=40, label_smoothing=0.1)
     config.optimizer = dict(learning_rate=1e-3, warmup_epochs=2.0)
     if variant.name == 'ast':
-        config.model.kind = 'ast'
-        config.data.too_long = 'crop'
-        config.frontend.min_frames = config.frontend.max_frames = (
-            128  # 0.66 s at the middle frame shift: 19 of 20 clips fit
-        )
-        config.augment.token_dropout = 0.0
-        config.packing = dict(rows=4, tokens=25 * 32, slots=25)  # 100 clips a step
+        # 0.66 s at the middle frame shift: 19 of 20 clips fit.
+        use_fixed_length(config, 128, clips=100)
     return config
 
 

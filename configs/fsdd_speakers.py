@@ -14,7 +14,7 @@ to 20 ms, all padded or cut to 128 frames.
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import length_bins, parse_variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant, use_fixed_length
 
 # The 25, 50 and 90 % quantiles of the training clips are 63, 77 and 114 frames; in whole patches,
 # at least the quantile. The first is taken where none is asked for.
@@ -57,15 +57,13 @@ def get_config(text: str = '') -> ConfigDict:
         config.augment.ratios = tuple(1 + i / 5 for i in range(16))  # 1.0, 1.2, ..., 4.0
     if variant.name == 'resolutions':
         config.packing.tokens = 256  # about as many clips a step
-    if variant.name in ('ast', 'ast_resolutions'):
-        shift = variant.values.get('shift', 5)
-        frames = (
-            -(-variant.values.get('frames', 128) * 5 // (16 * shift)) * 16
-        )  # as many seconds, in whole patches
-        config.model.kind = 'ast'
-        config.frontend.update(shift_ms=float(shift), min_frames=frames, max_frames=frames)
-        config.augment.token_dropout = 0.0
-        config.packing = dict(rows=2, tokens=33 * 4 * frames // 16, slots=33)  # 66 clips a step
+    if variant.name == 'ast':
+        shift = variant.values['shift']
+        # As many seconds at any frame shift, in whole patches.
+        frames = -(-variant.values['frames'] * 5 // (16 * shift)) * 16
+        use_fixed_length(config, frames, clips=66, shift_ms=shift)
+    if variant.name == 'ast_resolutions':
+        use_fixed_length(config, 128, clips=66)
     return config
 
 

@@ -14,7 +14,7 @@ Not in the paper: statistics, rate, epochs, batch, masks and mixup are those of 
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import length_bins, parse_variant
+from elastic_ast_jax.config.variants import length_bins, parse_variant, use_fixed_length
 
 
 def get_config(text: str = '') -> ConfigDict:
@@ -34,10 +34,8 @@ def get_config(text: str = '') -> ConfigDict:
     config.train = dict(epochs=30, loss='bce', metric='accuracy')
     config.optimizer = dict(learning_rate=2.5e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
     if variant.name == 'ast':
-        config.model.kind = 'ast'
-        config.frontend.update(min_frames=112, partial='zero')
-        config.augment.token_dropout = 0.0
-        config.packing = dict(rows=4, tokens=32 * 56, slots=32)  # 128 clips a step
+        config.frontend.partial = 'zero'
+        use_fixed_length(config, 112, clips=128)
     return config
 
 

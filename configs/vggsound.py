@@ -16,7 +16,7 @@ frames; rows are packed across batches, so that a step has about twelve clips an
 
 from ml_collections import ConfigDict
 
-from elastic_ast_jax.config.variants import parse_variant
+from elastic_ast_jax.config.variants import parse_variant, use_fixed_length
 
 # Frame shifts in ms that the paper trains ASTs at.
 VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'shift': (10, 20, 30, 40)}}
@@ -67,12 +67,8 @@ def get_config(text: str = '') -> ConfigDict:
     if variant.name == 'ast':
         shift = variant.values['shift']
         frames = 1024 * 10 // shift // 16 * 16  # of 10.24 s, in whole patches: 1024, 512, 336, 256
-        config.model.kind = 'ast'
-        config.frontend.update(
-            shift_ms=float(shift), min_frames=frames, max_frames=frames, partial='zero'
-        )
-        config.augment.update(ratios=(1.0,), token_dropout=0.0)
-        config.packing = dict(rows=12, tokens=8 * frames // 16, slots=1)  # 12 clips a step
+        config.frontend.partial = 'zero'
+        use_fixed_length(config, frames, clips=12, rows=12, shift_ms=shift)
     return config
 
 

@@ -1,4 +1,4 @@
-"""Parse the variants of recipes, and describe the lengths of a data set's clips.
+"""Build recipes: parse their variants, derive the baseline, describe the lengths of clips.
 
 A variant follows the colon in `--config=FILE:VARIANT`: a name and `key=value` pairs, separated by
 commas, such as `configs/voxceleb.py:ast,frames=400`.
@@ -10,10 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
+from ml_collections import ConfigDict
 
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.utils.errors import UserError
 
-__all__ = ['Bin', 'RecipeError', 'Variant', 'exponential_bins', 'length_bins', 'parse_variant']
+__all__ = [
+    'Bin',
+    'RecipeError',
+    'Variant',
+    'exponential_bins',
+    'length_bins',
+    'parse_variant',
+    'sample_lengths',
+    'use_fixed_length',
+]
 
 # Width of the bins of a distribution, in seconds.
 _BIN_WIDTH = 0.5
@@ -105,6 +117,37 @@ def _key_problems(
     return problems
 
 
+def use_fixed_length(
+    config: ConfigDict,
+    frames: int,
+    *,
+    clips: int,
+    rows: int | None = None,
+    shift_ms: float | None = None,
+) -> None:
+    """Turn the config of a recipe into that of the fixed-length AST.
+
+    Args:
+        config: Config of the recipe, with the frontend and the packing of ElasticAST.
+        frames: Length of the AST. Clips are padded or cropped to it.
+        clips: Clips of a step, which the rows divide evenly.
+        rows: Rows of a step. None: those of the recipe.
+        shift_ms: Frame shift, which every clip has. None: that of the recipe, at its ratios.
+    """
+    config.model.kind = 'ast'
+    config.data.too_long = 'crop'
+    config.frontend.update(min_frames=frames, max_frames=frames)
+    config.augment.token_dropout = 0.0
+    if shift_ms is not None:
+        config.frontend.shift_ms = float(shift_ms)
+        config.augment.ratios = (1.0,)
+    frontend = FrontendSpec(**config.frontend.to_dict())
+    rows = rows or config.packing.rows
+    slots = clips // rows
+    tokens = slots * frontend.mel_patches * frontend.max_time_patches
+    config.packing = dict(rows=rows, tokens=tokens, slots=slots)
+
+
 def length_bins(clips: int, shares: Sequence[tuple[float, float, float | int]]) -> list[Bin]:
     """Divide a number of clips among bins.
 
@@ -133,6 +176,15 @@ def exponential_bins(clips: int, shortest: float, mean: float, longest: float) -
     longer = np.exp((shortest - edges) / (mean - shortest))  # share of longer clips
     shares = zip(edges[:-1], edges[1:], longer[:-1] - longer[1:], strict=True)
     return length_bins(clips, list(shares))
+
+
+def sample_lengths(
+    bins: Sequence[Bin], count: int, generator: np.random.Generator
+) -> Float64[np.ndarray, 'count']:
+    """Sample lengths in seconds, with replacement: a bin by its clips, then a length within it."""
+    start, end, clips = (np.array(column, np.float64) for column in zip(*bins, strict=True))
+    index = generator.choice(len(bins), count, p=clips / clips.sum())
+    return start[index] + (end - start)[index] * generator.random(count)
 
 
 def _either(names: Iterable[str]) -> str:

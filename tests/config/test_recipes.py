@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax.config.loading import ConfigError, load
+from elastic_ast_jax.config.schema import Packing
 from elastic_ast_jax.config.variants import (
     Bin,
     RecipeError,
@@ -21,6 +22,7 @@ from elastic_ast_jax.config.variants import (
     exponential_bins,
     length_bins,
     parse_variant,
+    sample_lengths,
 )
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.sources import length_histogram
@@ -93,18 +95,16 @@ def test_batches_are_full_of_about_as_many_clips_as_the_recipe_says(name, text):
     planner = splits.make_train_planner(config, HistogramSource(histogram, 'train', rate, 0))
     plan = planner.epoch(0)
     assert plan.fill(config.packing.rows, config.packing.tokens) > 0.95
-    said = [
-        float(x)
-        for x in re.findall(r'# ([\d.]+) clips a step', (CONFIGS / f'{name}.py').read_text())
-    ]
-    assert len(said) == 2
+    recipe = (CONFIGS / f'{name}.py').read_text()
+    (said,) = map(float, re.findall(r'# ([\d.]+) clips a step', recipe))
+    (baseline,) = {int(clips) for clips in re.findall(r'\bclips=(\d+)', recipe)}
     clips = config.packing.rows * len(plan.clips.tokens) / len(plan.rows)
     if config.model.kind == 'ast':
-        assert said[1] - 0.15 < clips <= said[1]  # the last row of an epoch may have fewer
+        assert baseline - 0.15 < clips <= baseline  # the last row of an epoch may have fewer
     elif text in ('prefixes', 'resolutions'):
-        assert clips == pytest.approx(said[0], rel=0.1)
+        assert clips == pytest.approx(said, rel=0.1)
     else:  # 'published' drops the frames of partial patches, on VoxCeleb
-        assert clips == pytest.approx(said[0], abs=0.5 if text == 'published' else 0.02 * said[0])
+        assert clips == pytest.approx(said, abs=0.5 if text == 'published' else 0.02 * said)
     if name in PAPER:
         assert 11.5 < clips < 13
     source, evaluation = splits.make_eval_planner(
@@ -127,6 +127,55 @@ def test_every_variant_makes_a_model(name, text):
     assert logits.shape == (config.packing.rows, config.packing.slots, classes)
     if config.model.size == 'B':
         assert 84e6 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 92e6  # ViT-B
+
+
+@pytest.mark.parametrize(
+    'name, text, frames, shift_ms, partial, ratios, rows, tokens, slots',
+    [
+        ('amazon_queen', 'ast,frames=160,shift=30', 64, 30.0, 'pad', 1, 4, 256, 16),
+        ('amazon_queen', 'ast,frames=256,shift=40', 64, 40.0, 'pad', 1, 4, 256, 16),
+        ('amazon_queen', 'ast,frames=480,shift=10', 480, 10.0, 'pad', 1, 4, 1920, 16),
+        ('amazon_queen', 'ast,frames=480,shift=20', 240, 20.0, 'pad', 1, 4, 960, 16),
+        ('audioset', 'ast', 1024, 10.0, 'zero', 1, 12, 512, 1),
+        ('audioset', 'ast,shift=10', 1024, 10.0, 'zero', 1, 12, 512, 1),
+        ('audioset', 'ast,shift=20', 512, 20.0, 'zero', 1, 12, 256, 1),
+        ('audioset', 'ast,shift=20,epochs=5', 512, 20.0, 'zero', 1, 12, 256, 1),
+        ('audioset', 'ast,shift=30', 336, 30.0, 'zero', 1, 12, 168, 1),
+        ('audioset', 'ast,shift=40', 256, 40.0, 'zero', 1, 12, 128, 1),
+        ('epic_sounds', 'ast', 1024, 5.0, 'edge', 1, 12, 512, 1),
+        ('epic_sounds', 'ast,frames=1024', 1024, 5.0, 'edge', 1, 12, 512, 1),
+        ('epic_sounds', 'ast,frames=1600', 1600, 5.0, 'edge', 1, 12, 800, 1),
+        ('epic_sounds', 'ast,frames=400', 400, 5.0, 'edge', 1, 12, 200, 1),
+        ('esc50', 'ast', 512, 10.0, 'zero', 1, 6, 2048, 8),
+        ('esc50', 'ast,fold=2', 512, 10.0, 'zero', 1, 6, 2048, 8),
+        ('fsdd', 'ast', 128, 5.0, 'pad', 3, 4, 800, 25),
+        ('fsdd_speakers', 'ast,frames=128,shift=10', 64, 10.0, 'pad', 1, 2, 528, 33),
+        ('fsdd_speakers', 'ast,frames=128,shift=20', 32, 20.0, 'pad', 1, 2, 264, 33),
+        ('fsdd_speakers', 'ast,frames=64,shift=5', 64, 5.0, 'pad', 1, 2, 528, 33),
+        ('fsdd_speakers', 'ast,frames=80,shift=15', 32, 15.0, 'pad', 1, 2, 264, 33),
+        ('fsdd_speakers', 'ast_resolutions', 128, 5.0, 'pad', 16, 2, 1056, 33),
+        ('speech_commands', 'ast', 112, 10.0, 'zero', 1, 4, 1792, 32),
+        ('vggsound', 'ast', 1024, 10.0, 'zero', 1, 12, 512, 1),
+        ('vggsound', 'ast,shift=10', 1024, 10.0, 'zero', 1, 12, 512, 1),
+        ('vggsound', 'ast,shift=20', 512, 20.0, 'zero', 1, 12, 256, 1),
+        ('vggsound', 'ast,shift=30', 336, 30.0, 'zero', 1, 12, 168, 1),
+        ('vggsound', 'ast,shift=40', 256, 40.0, 'zero', 1, 12, 128, 1),
+        ('voxceleb', 'ast', 1024, 10.0, 'zero', 1, 12, 512, 1),
+        ('voxceleb', 'ast,frames=1024', 1024, 10.0, 'zero', 1, 12, 512, 1),
+        ('voxceleb', 'ast,frames=1600', 1600, 10.0, 'zero', 1, 12, 800, 1),
+        ('voxceleb', 'ast,frames=400', 400, 10.0, 'zero', 1, 12, 200, 1),
+    ],
+)
+def test_the_baselines_keys_follow_from_its_length(
+    name, text, frames, shift_ms, partial, ratios, rows, tokens, slots
+):
+    config = config_of(name, text)
+    assert (config.model.kind, config.data.too_long) == ('ast', 'crop')
+    assert config.frontend.min_frames == config.frontend.max_frames == frames
+    assert (config.frontend.shift_ms, config.frontend.partial) == (shift_ms, partial)
+    assert (config.augment.token_dropout, len(config.augment.ratios)) == (0, ratios)
+    assert ratios > 1 or config.augment.ratios == (1.0,)
+    assert config.packing == Packing(rows, tokens, slots)
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -317,6 +366,15 @@ def test_an_exponential_distribution_has_its_mean_and_range():
     assert source.samples.mean() / 1000 == pytest.approx(8.2, rel=0.01)
     # Half of what is above the shortest is below mean * log(2).
     assert np.median(source.samples) / 1000 == pytest.approx(4 + 4.2 * np.log(2), rel=0.01)
+
+
+def test_sampled_lengths_follow_the_bins():
+    bins = [Bin(0.5, 0.5, 100), Bin(1.0, 3.0, 300)]
+    seconds = sample_lengths(bins, 20_000, np.random.default_rng(0))
+    assert (seconds == 0.5).mean() == pytest.approx(0.25, abs=0.02)
+    wide = seconds[seconds != 0.5]
+    assert 1 <= wide.min() < 1.01 and 2.99 < wide.max() <= 3
+    assert wide.mean() == pytest.approx(2, abs=0.02)
 
 
 def test_shares_are_relative_and_lose_no_clip():
