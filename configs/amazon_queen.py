@@ -1,14 +1,14 @@
 """Lines of dialogue from a computer game, 0.4 s to 9.3 s: which of 20 characters speaks, in a
 conversation never heard before?
 
-    bash launch/experiments/amazon_queen.sh FOLDER
+    elastic-ast experiment amazon_queen FOLDER
     elastic-ast train --config=configs/amazon_queen.py --config.data.train=FOLDER/manifest.jsonl \
         --config.data.eval=FOLDER/manifest.jsonl --workdir=WORKDIR
 
-1,153 clips for training and 1,112 for testing, 1.7 hours together. `launch/experiments/` trains and
-compares the variants: `configs/amazon_queen.py:resolutions` is ElasticAST trained at frame shifts
-of 10 to 40 ms; `:ast,frames=160` the fixed-length AST at the 25, 50 or 90 % quantile of the clips'
-lengths; `:ast,shift=20` the one at 10, 20, 30 or 40 ms.
+1,153 clips for training and 1,112 for testing, 1.7 hours together. `elastic-ast experiment` trains
+and compares the variants: `configs/amazon_queen.py:resolutions` is ElasticAST trained at frame
+shifts of 10 to 40 ms; `:ast,frames=160` the fixed-length AST at the 25, 50 or 90 % quantile of the
+clips' lengths; `:ast,shift=20` the one at 10, 20, 30 or 40 ms.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     elastic-ast train --config=configs/esc50.py:fold=3 --config.data.tfds_dir=PREPARED
     --config.init.from=VIT --workdir=WORKDIR
-    python -m elastic_ast_jax.experiments.sweep --config=configs/esc50.py --out=FOLDER
+    elastic-ast sweep --config=configs/esc50.py --out=FOLDER
     --config.data.tfds_dir=PREPARED --config.init.from=VIT
 
 PREPARED is what `elastic-ast prepare esc50` wrote, VIT the weights of an ImageNet ViT-B/16, in any

@@ -6,7 +6,7 @@ lengths.
 
 Without a folder, TensorFlow Datasets' `spoken_digit` is read, which is downloaded once: the same
 clips and the same split. `--config=configs/fsdd.py:ast` trains the fixed-length AST on the same
-clips by the same optimiser, for comparison. `python -m elastic_ast_jax.experiments.sweep
+clips by the same optimiser, for comparison. `elastic-ast sweep
 --config=configs/fsdd.py --out=FOLDER` trains what `sweep` yields, of either.
 """
 

@@ -4,7 +4,7 @@ was never heard before?
     elastic-ast train --config=configs/fsdd_speakers.py --config.data.root=FOLDER_OF_RECORDINGS
     --workdir=WORKDIR
 
-Recordings of 0.14 s to 2.3 s, 2,000 for training and 1,000 for testing. `launch/experiments/`
+Recordings of 0.14 s to 2.3 s, 2,000 for training and 1,000 for testing. `elastic-ast experiment`
 trains and compares the variants: `configs/fsdd_speakers.py:prefixes` is ElasticAST trained on
 beginnings of clips, of random length; `:resolutions` the one trained at frame shifts of 5 to 20 ms;
 `:ast,frames=80` the fixed-length AST at the 25, 50 or 90 % quantile of the clips' lengths;

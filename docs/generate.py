@@ -175,7 +175,7 @@ def commands() -> str:
     """Return the page of all commands and their options."""
     from elastic_ast_jax.cli import main as cli
 
-    parser = cli._parser()
+    parser = cli.make_parser()
     listed = [
         (f'[`elastic-ast {name}`](#elastic-ast-{name})', purpose)
         for name, _, purpose in subcommands(parser)

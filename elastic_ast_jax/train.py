@@ -1,8 +1,6 @@
 """`elastic-ast train`: the loop, and what it is wired to."""
 
 import contextlib
-import runpy
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -339,8 +337,3 @@ def _skipped(
 
     with afterwards(tell):
         yield
-
-
-if __name__ == '__main__':
-    sys.argv.insert(1, 'train')
-    runpy.run_module('elastic_ast_jax', run_name='__main__')

@@ -64,7 +64,7 @@ def group(environment, arguments, manifest):
                 }
             started.append(
                 subprocess.Popen(
-                    [sys.executable, '-m', 'elastic_ast_jax.train', *command[1:]],
+                    [sys.executable, '-m', 'elastic_ast_jax', *command],
                     env=own,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -171,7 +171,8 @@ def test_of_four_processes_one_is_killed_and_the_run_ends_with_the_same_bits(
         command = [
             sys.executable,
             '-m',
-            'elastic_ast_jax.train',
+            'elastic_ast_jax',
+            'train',
             *arguments(workdir, *OPTIONS, 'train.save_every=2')[1:],
             f'--config.data.eval={manifest}',
         ]

@@ -36,7 +36,7 @@ class Life:
     """One process that trains, until it is killed or done."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: pathlib.Path):
-        command = [sys.executable, '-m', 'elastic_ast_jax.train', *arguments[1:]]
+        command = [sys.executable, '-m', 'elastic_ast_jax', *arguments]
         with open(log, 'wb') as errors:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
