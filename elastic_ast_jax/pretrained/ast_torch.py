@@ -25,10 +25,10 @@ _SIZES = ('p_input_fdim', 'p_input_tdim')
 # Tensors that self-supervised training needs in addition.
 _PRETEXT_TASK = types.MappingProxyType(
     {
-        'mask_embed': 'stands for hidden patches',
-        'cpredlayer.': 'tells hidden patches apart',
-        'gpredlayer.': 'makes hidden patches',
-        **dict.fromkeys(_SIZES, 'says the size of the spectrograms'),
+        'mask_embed': 'replaces hidden patches',
+        'cpredlayer.': 'classifies hidden patches',
+        'gpredlayer.': 'reconstructs hidden patches',
+        **dict.fromkeys(_SIZES, 'holds the size of the spectrograms'),
     }
 )
 # Mel bins of all ASTs that their authors published, and their patch.

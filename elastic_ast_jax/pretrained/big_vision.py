@@ -26,7 +26,7 @@ _POSITIONS = (
     'Transformer/pos_embedding',
     'Transformer/posembed_input/pos_embedding',
 )
-_IMAGES = 'tells classes of images'
+_IMAGES = 'classifies images'
 _POOL = 'pools for images'
 _UNUSED = types.MappingProxyType(
     {
@@ -41,7 +41,10 @@ _UNUSED = types.MappingProxyType(
 )
 _QKV = ('query', 'key', 'value')
 _BLOCK = re.compile(r'(?:params/|opt/target/|)Transformer/encoderblock(?:_(\d+))?/')
-_GELU_NOTE = "the MLPs' GELU is the tanh approximation there and exact here: at most 0.0005 apart"
+_GELU_NOTE = (
+    "the MLPs' GELU is the tanh approximation in the weights' code and exact in this model: at most"
+    ' 0.0005 apart'
+)
 
 
 class _BlockParts(NamedTuple):

@@ -109,7 +109,7 @@ def _read_tensors(tensors: Tensors, config: dict[str, Any] | None) -> Pretrained
         return elastic_ast_torch.read(tensors)
     if ast_hf.NAMES.recognizes(names):
         raise PretrainedError(
-            f'is the {WEIGHTS} of {ast_hf.NAMES.scheme}: give its folder, whose other files tell'
+            f'is the {WEIGHTS} of {ast_hf.NAMES.scheme}: give its folder, whose other files hold'
             ' the rest'
         )
     raise PretrainedError(

@@ -92,7 +92,7 @@ class Layout:
     pool: str = 'attention'
 
     def describe(self) -> str:
-        """Return the sizes in words, without heads and pooling, which no shape tells."""
+        """Return the sizes in words, without heads and pooling."""
         return (
             f'width {self.size.width}, {self.size.depth} blocks, {self.classes} classes, patches of'
             f' {self.patch} x {self.patch}, {self.grid[0]} x {self.grid[1]} positions'
@@ -175,9 +175,9 @@ def infer_layout(tensors: Tensors, heads: int | None = None, pool: str = 'attent
 
     Args:
         tensors: By their published names.
-        heads: Number of heads, which no shape tells; if None, heads are 64 wide, for the widths of
-            ViT's sizes.
-        pool: `'attention'` or `'mean'`, which no shape tells either.
+        heads: Number of heads, which the shapes do not show; if None, heads are 64 wide, for the
+            widths of ViT's sizes.
+        pool: `'attention'` or `'mean'`, which the shapes do not show either.
 
     Raises:
         LayoutError: It is another model's, a tensor is missing, left over or of a wrong shape (all
@@ -246,7 +246,8 @@ def _heads(width: int) -> int:
         if size.width == width == _HEAD_WIDTH * size.heads:
             return size.heads
     raise LayoutError(
-        f'the number of heads is not known at width {width}, as no shape tells it: give --heads=N'
+        f'the number of heads is not known at width {width}, as the shapes do not show it: give'
+        ' --heads=N'
     )
 
 

@@ -37,7 +37,7 @@ _UNUSED_PARTS = types.MappingProxyType(
     {
         'tokens': 'this model has no class tokens',
         'pool': 'this model pools otherwise',
-        'head': 'its classes are others, or have no names',
+        'head': 'its classes differ, or have no names',
     }
 )
 # Settings of the frontend that decide the meaning of a spectrogram's value.
@@ -61,8 +61,7 @@ class InitializedParams(NamedTuple):
 
     Attributes:
         params: By their names with slashes; all others are initialized randomly.
-        report: Lines on the weights, where each part comes from, what was changed, and what is
-            not used.
+        report: Lines on the weights, the origin of each part, changes, and unused tensors.
     """
 
     params: Params
@@ -182,7 +181,7 @@ def _notes_on_settings(weights: PretrainedWeights, network: ElasticAST | AST) ->
     notes = []
     if not weights.heads:
         notes.append(
-            f'no shape tells the number of heads: {network.size.heads} are assumed, as this'
+            f'the shapes do not show the number of heads: {network.size.heads} are assumed, as this'
             ' model has'
         )
     if weights.epsilon and weights.epsilon != network.epsilon:

@@ -238,7 +238,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise TensorFileError(
             f'{path}: holds a kind of numbers that NumPy lacks ({error}): save it as float32'
         ) from error
-    except Exception as error:  # the library's own, and what comes of absurd sizes
+    except Exception as error:  # the library's own, and those of absurd sizes
         raise _damaged(path, error) from error
 
 

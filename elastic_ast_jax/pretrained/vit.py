@@ -35,7 +35,7 @@ class VitNames(NamedTuple):
         tokens: Class and distillation token.
         blocks: What stands before a block's number.
         block: Names within a block.
-        unused: Beginnings of the names of tensors that are not used, and what they are.
+        unused: Beginnings of the names of unused tensors, with the reason.
     """
 
     scheme: str
@@ -84,7 +84,7 @@ class VitNames(NamedTuple):
         return re.match(rf'{re.escape(self.blocks)}(\d+)\.(?:{parts})\.', name)
 
 
-_IMAGES = 'tells classes of images'
+_IMAGES = 'classifies images'
 TIMM = VitNames(
     scheme="a Vision Transformer in timm's names",
     patches='patch_embed.proj',
@@ -123,7 +123,7 @@ HUGGING_FACE = VitNames(
         up='intermediate.dense',
         down='output.dense',
     ),
-    unused={'embeddings.mask_token': 'stands for hidden patches', 'pooler.': _IMAGES},
+    unused={'embeddings.mask_token': 'replaces hidden patches', 'pooler.': _IMAGES},
 )
 # Of transformers' models with a head, whose names have no prefix.
 _HEADS = types.MappingProxyType(
@@ -131,7 +131,7 @@ _HEADS = types.MappingProxyType(
         'classifier.': _IMAGES,
         'cls_classifier.': _IMAGES,
         'distillation_classifier.': _IMAGES,
-        'decoder.': 'makes images of hidden patches',
+        'decoder.': 'reconstructs hidden patches',
     }
 )
 PREFIXES = ('vit.', 'deit.', '')

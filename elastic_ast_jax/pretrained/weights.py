@@ -1,4 +1,4 @@
-"""The common form of pretrained weights, and what the readers of all formats share."""
+"""The common form of pretrained weights, and functions that the readers of all formats share."""
 
 import collections
 import dataclasses
@@ -20,7 +20,7 @@ from elastic_ast_jax.utils.errors import UserError
 Tensors = Mapping[str, Float32[np.ndarray, '...']]
 Params = dict[str, Float32[np.ndarray, '...']]
 
-# Heads of the published ViT and DeiT by width. No shape of PyTorch's tells them.
+# Heads of the published ViT and DeiT by width. The shapes of PyTorch's tensors do not show them.
 _HEADS = types.MappingProxyType({192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16})
 # LayerNorm's in timm, big_vision and the published code.
 EPSILON = 1e-6
@@ -29,7 +29,7 @@ EPSILON = 1e-6
 class PretrainedError(UserError):
     """Weights that no network can be initialized from.
 
-    The message names the tensor or file, what is wrong and what is recognized.
+    The message names the tensor or file, the problem and the recognized formats.
     """
 
 
@@ -77,7 +77,7 @@ class PositionTables:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedWeights:
-    """The weights of a network, whatever its files call its parts.
+    """The weights of a network in the common form.
 
     Attributes:
         kind: Network and naming scheme, in words.
