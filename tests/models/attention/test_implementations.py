@@ -3,6 +3,7 @@
 import functools
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +145,7 @@ def long_rows(rows=1, heads=1, clips=16, tokens=2048):
 def test_blocked_needs_no_memory_for_all_pairs():
     """Compare the temporary memory of the compiled program with one head's pairs in float32."""
     _, compiled = long_rows()
-    analyses = {
+    analyses: dict[str, Any] = {
         name: compiled(attend).memory_analysis()
         for name, attend in (
             ('reference', interface.reference),
