@@ -16,7 +16,7 @@ from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.models import position_interpolation
-from elastic_ast_jax.models.ast import AST, TOKENS
+from elastic_ast_jax.models.ast import AST, SPECIAL_TOKENS
 from elastic_ast_jax.utils.errors import UserError
 
 
@@ -64,10 +64,10 @@ def resize_ast(
     )(axis)
     old = np.asarray(jax.device_get(model.params['positions']))
     grid = position_interpolation.interpolate(
-        old[TOKENS:].reshape(rows, before, -1), looked.positions, axis=1
+        old[SPECIAL_TOKENS:].reshape(rows, before, -1), looked.positions, axis=1
     )
     params = dict(model.params) | {
-        'positions': jnp.concatenate([old[:TOKENS], grid.reshape(rows * columns, -1)])
+        'positions': jnp.concatenate([old[:SPECIAL_TOKENS], grid.reshape(rows * columns, -1)])
     }
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     slots = max(1, used.packing.tokens // there.clip_tokens)

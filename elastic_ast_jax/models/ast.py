@@ -25,7 +25,7 @@ from elastic_ast_jax.models.outputs import ModelOutputs
 from elastic_ast_jax.packing.batch import PackedBatch
 
 # The two tokens in front of the patches, which the head reads: class and distillation (DeiT).
-TOKENS = 2
+SPECIAL_TOKENS = 2
 # The deviation of the sum of ElasticAST's two position tables, so that positions have the same
 # weight in both models at the start.
 _POSITION_DEVIATION = 0.42
@@ -137,10 +137,10 @@ class AST(nn.Module):
         """Return logits, the vectors that the head classifies, and the output at each patch."""
         clips, width = len(spectrograms), self.size.width
         x = dense(width, 'embed', self.dtype)(self._patches(spectrograms))
-        special = self.param('tokens', nn.initializers.normal(0.02), (TOKENS, width)).astype(
-            self.dtype
-        )
-        x = jnp.concatenate([jnp.broadcast_to(special, (clips, TOKENS, width)), x], axis=1)
+        special = self.param(
+            'tokens', nn.initializers.normal(0.02), (SPECIAL_TOKENS, width)
+        ).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(special, (clips, SPECIAL_TOKENS, width)), x], axis=1)
         positions = self.param(
             'positions', nn.initializers.normal(_POSITION_DEVIATION), x.shape[1:]
         )
@@ -158,9 +158,9 @@ class AST(nn.Module):
             name='encoder',
         )
         x = encoder(x, jnp.ones(x.shape[:2], jnp.int32))
-        pooled = x[:, :TOKENS].astype(jnp.float32).mean(axis=1)
+        pooled = x[:, :SPECIAL_TOKENS].astype(jnp.float32).mean(axis=1)
         pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
-        return dense(self.classes, 'head', jnp.float32)(pooled), pooled, x[:, TOKENS:]
+        return dense(self.classes, 'head', jnp.float32)(pooled), pooled, x[:, SPECIAL_TOKENS:]
 
     def _nearest_patches(self) -> np.ndarray:
         """Return the patch that begins nearest to each token of a clip in a batch.

@@ -24,7 +24,7 @@ import math
 import numpy as np
 from jaxtyping import Int, Int64
 
-from elastic_ast_jax.models.ast import AST, TOKENS
+from elastic_ast_jax.models.ast import AST, SPECIAL_TOKENS
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.encoder import MLP_RATIO
 
@@ -51,7 +51,7 @@ def forward_flops(
     width, depth, patches = network.size.width, network.size.depth, tokens.astype(np.int64)
     if isinstance(network, AST):
         patches = np.full_like(patches, math.prod(network.grid))
-        n, pooling = patches + TOKENS, TOKENS * width
+        n, pooling = patches + SPECIAL_TOKENS, SPECIAL_TOKENS * width
     elif network.pool == 'attention':
         n = patches
         pooling = n * (4 * width**2 + 4 * width) + 2 * width**2

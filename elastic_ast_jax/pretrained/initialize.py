@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config.model_sizes import SIZES
 from elastic_ast_jax.models import position_interpolation
-from elastic_ast_jax.models.ast import AST, TOKENS
+from elastic_ast_jax.models.ast import AST, SPECIAL_TOKENS
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.position_interpolation import Axis, AxisLookup
 from elastic_ast_jax.pretrained import detect
@@ -279,7 +279,7 @@ def _positions(
         grid = _interpolate_grid(old, freq, time)
         special = _two_tokens(old.tokens)
     if special is None or not special.any():
-        special = np.zeros((TOKENS, network.size.width), np.float32)
+        special = np.zeros((SPECIAL_TOKENS, network.size.width), np.float32)
         origin += '; 0 for the class and distillation token'
     positions = np.concatenate([special, grid.reshape(-1, grid.shape[-1])])
     return _Part({'positions': positions}, origin, ('positions',))
@@ -344,14 +344,14 @@ def _tokens(weights: PretrainedWeights) -> _Part:
     if tokens is None or special is None:
         return _Part({}, 'newly initialized')
     origin = _origin(weights.sources['tokens'])
-    if len(tokens) != TOKENS:
+    if len(tokens) != SPECIAL_TOKENS:
         origin += ', the one class token for both'
     return _Part({'tokens': special}, origin, ('tokens',))
 
 
 def _two_tokens(tokens: Float32[np.ndarray, 'K D']) -> Float32[np.ndarray, 'two D'] | None:
     """Return the vectors of both tokens, from two or from one; None from none."""
-    return np.broadcast_to(tokens, (TOKENS, tokens.shape[1])) if len(tokens) else None
+    return np.broadcast_to(tokens, (SPECIAL_TOKENS, tokens.shape[1])) if len(tokens) else None
 
 
 def _pool(weights: PretrainedWeights, *, quirks: bool) -> _Part:

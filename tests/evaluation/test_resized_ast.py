@@ -10,7 +10,7 @@ import pytest
 from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.evaluation import resized_ast
-from elastic_ast_jax.models.ast import TOKENS
+from elastic_ast_jax.models.ast import SPECIAL_TOKENS
 from tests.fixtures.untrained import LABELS, fresh, settings
 
 FRAMES, MELS = 96, 32
@@ -65,9 +65,9 @@ def test_a_shorter_one_has_the_first_positions(ast, frames, whole):
     columns = whole // 16
     there = np.asarray(ast.params['positions'])
     mine = np.asarray(other.params['positions'])
-    np.testing.assert_array_equal(mine[:TOKENS], there[:TOKENS])
-    grid = there[TOKENS:].reshape(2, 6, -1)
-    np.testing.assert_allclose(mine[TOKENS:].reshape(2, columns, -1), grid[:, :columns])
+    np.testing.assert_array_equal(mine[:SPECIAL_TOKENS], there[:SPECIAL_TOKENS])
+    grid = there[SPECIAL_TOKENS:].reshape(2, 6, -1)
+    np.testing.assert_allclose(mine[SPECIAL_TOKENS:].reshape(2, columns, -1), grid[:, :columns])
     assert logits(other, spectrograms(whole)).shape == (3, len(LABELS))
 
 
@@ -75,14 +75,14 @@ def test_a_shorter_one_has_the_first_positions(ast, frames, whole):
 def test_positions_are_resized_as_pytorch_resizes_them(ast, frames, same_duration):
     torch = pytest.importorskip('torch')
     other, _ = at(ast, frames, same_duration)
-    grid = np.asarray(ast.params['positions'])[TOKENS:].reshape(2, 6, -1)
+    grid = np.asarray(ast.params['positions'])[SPECIAL_TOKENS:].reshape(2, 6, -1)
     expected = torch.nn.functional.interpolate(
         torch.tensor(grid.transpose(2, 0, 1)[None].copy()),
         (2, frames // 16),
         mode='bilinear',
         align_corners=False,
     )
-    mine = np.asarray(other.params['positions'])[TOKENS:].reshape(2, frames // 16, -1)
+    mine = np.asarray(other.params['positions'])[SPECIAL_TOKENS:].reshape(2, frames // 16, -1)
     np.testing.assert_allclose(mine, expected[0].numpy().transpose(1, 2, 0), atol=1e-6)
 
 
