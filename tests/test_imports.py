@@ -46,6 +46,7 @@ WITH_TENSORFLOW = {
         'data.tf',
         'data.fbank_tf',
         'data.pipeline',
+        'data.row_reader',
         'train',
         'evaluation.evaluate',
         'evaluation.evaluator',

@@ -20,7 +20,7 @@ PLACES = {
     'Config': ('config.schema:Config', 'config:Config'),
     'Evaluator': ('evaluation.evaluator:Evaluator', 'evaluator:Evaluator'),
     'Workdir': ('checkpointing.workdir:Workdir', 'workdir:Workdir'),
-    'evaluation': ('data.splits:evaluation',),
+    'evaluation': ('data.splits:make_eval_planner', 'data.splits:evaluation'),
     'explain': (
         'inference.explanation:explain',
         'inference.explanation:listen',
@@ -48,11 +48,11 @@ PLACES = {
         'trained:open_model',
     ),
     'open_source': ('data.splits:open_source',),
-    'planner': ('data.splits:planner',),
+    'planner': ('data.splits:make_train_planner', 'data.splits:planner'),
 }
-# Fields of a plan's draws, and names that they have had before or may have.
-DRAWS = {
-    'clip': ('clip',),
+# Fields of the sampled clips of a plan, and names that they have had before.
+SAMPLED_CLIPS = {
+    'clip': ('index', 'clip'),
     'partner': ('partner',),
     'weight': ('weight',),
     'shift': ('shift',),
@@ -60,7 +60,7 @@ DRAWS = {
     'samples': ('samples',),
     'frames': ('frames',),
     'time_patches': ('time_patches',),
-    'kept': ('kept', 'kept_tokens'),
+    'kept': ('tokens', 'kept'),
     'freq_start': ('freq_start',),
     'freq_width': ('freq_width',),
     'time_start': ('time_start',),
@@ -121,9 +121,10 @@ def plans(path: str) -> dict[str, np.ndarray]:
         ('1', planner.epoch(1)),
         ('evaluation', of_evaluation.epoch(0)),
     ):
-        for field, names in DRAWS.items():
-            attribute = next(each for each in names if hasattr(plan.draws, each))
-            numbers[f'plan/{name}/{field}'] = np.asarray(getattr(plan.draws, attribute))
+        for field, names in SAMPLED_CLIPS.items():
+            clips = plan.clips if hasattr(plan, 'clips') else plan.draws
+            attribute = next(each for each in names if hasattr(clips, each))
+            numbers[f'plan/{name}/{field}'] = np.asarray(getattr(clips, attribute))
         numbers[f'plan/{name}/row_clips'] = np.asarray(plan.rows.clips)
         numbers[f'plan/{name}/row_offsets'] = np.asarray(plan.rows.offsets)
     return numbers
@@ -144,11 +145,9 @@ def evaluation_logits(path: str) -> dict[str, np.ndarray]:
     step = find('jit_eval_step')(
         find('make_eval_step')(apply, find('loss')(config)), mesh, placement
     )
-    return {
-        'evaluation/logits': find('Evaluator')(config, model.labels, step, mesh).scores(
-            model.params
-        )
-    }
+    evaluator = find('Evaluator')(config, model.labels, step, mesh)
+    logits = evaluator.logits if hasattr(evaluator, 'logits') else evaluator.scores
+    return {'evaluation/logits': logits(model.params)}
 
 
 def use(job: dict[str, Any]) -> dict[str, np.ndarray]:
