@@ -1,7 +1,7 @@
-"""The configuration: every key with its default and meaning."""
+"""Define the configuration: every key with its default and meaning."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config.model_sizes import SIZES, Size
@@ -21,7 +21,7 @@ RENAMED_VALUES = {'model.attention': {'plain': 'reference'}}
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where the clips come from."""
+    """Source of the clips."""
 
     # One of 'manifest', 'json' (AudioSet-style), 'folders', 'tfds', 'fsdd', 'synthetic'.
     source: str = 'manifest'
@@ -107,7 +107,7 @@ class Augment:
     mixup_beta: float = 10.0
 
     @classmethod
-    def only(cls, **values: Any) -> Self:
+    def only(cls, **values: Any) -> 'Augment':
         """Return an augmentation with these values that changes nothing else."""
         nothing: dict[str, Any] = {'token_dropout': 0.0, 'freq_mask': 0, 'time_mask': 0.0}
         return cls(**nothing | values)
@@ -115,7 +115,7 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """The static shape of a batch."""
+    """Static shape of a batch."""
 
     # Rows of a global batch.
     rows: int = 8
@@ -127,7 +127,7 @@ class Packing:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The network; see `models.elastic_ast.ElasticAST` and `models.ast.AST`."""
+    """Network; see `models.elastic_ast.ElasticAST` and `models.ast.AST`."""
 
     # 'elastic_ast', or 'ast': the fixed-length baseline, which pads or crops clips to its length.
     kind: str = 'elastic_ast'
@@ -179,7 +179,7 @@ class Init:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """The run."""
+    """Length, loss and records of a run."""
 
     # Seed of all random numbers.
     seed: int = 0
@@ -220,7 +220,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """The update; see `training.optimizer`."""
+    """Optimizer and learning rate; see `training.optimizer`."""
 
     # 'adamw', or 'adam_l2': PyTorch's Adam with weight decay.
     kind: str = 'adamw'
@@ -250,7 +250,7 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """The arrangement of the devices of all processes; see `distributed`.
+    """Arrangement of the devices of all processes; see `distributed`.
 
     A run may resume with another arrangement.
     """
@@ -266,7 +266,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything a run is a function of, besides the data themselves."""
+    """Configuration of a run: with the data, it determines every number."""
 
     data: Data = Data()
     frontend: FrontendSpec = FrontendSpec()
