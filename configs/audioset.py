@@ -1,32 +1,36 @@
-"""AudioSet-2M: ten seconds of two million videos, 527 classes; one model for frame shifts of 10 to
-40 ms, as in the paper.
+r"""Recipe for AudioSet-2M: ten seconds of two million videos, 527 classes.
 
-    elastic-ast train --config=configs/audioset.py --config.data.tfds_dir=PREPARED
-    --config.init.from=VIT --workdir=WORKDIR elastic-ast evaluate --workdir=WORKDIR
-    --sweep=resolution
+One model serves frame shifts of 10 to 40 ms, as in the paper.
 
-PREPARED is what `elastic-ast prepare audioset` wrote, VIT the weights of an ImageNet ViT-B/16, in
-any form `init.from` takes. `configs/audioset.py:ast,shift=20` is the fixed-length AST at 10, 20, 30
-or 40 ms, from the same weights, for as many epochs; `:ast,shift=20,epochs=5` as few as published.
-`configs/audioset.py:published` has what the published code has and a key can express, and needs
-`init.from`.
+    elastic-ast train --config=configs/audioset.py --config.data.tfds_dir=PREPARED \
+        --config.init.from=VIT --workdir=WORKDIR
+    elastic-ast evaluate --workdir=WORKDIR --sweep=resolution
 
-Otherwise than published: a clip of 10 s is filled up to whole patches, and not to int(1024 / ratio)
-frames; rows are packed across batches, so that a step has about twelve clips and not exactly.
+PREPARED is the output of `elastic-ast prepare audioset`. VIT is the weights of an ImageNet
+ViT-B/16, in any form that `init.from` takes.
+
+- `audioset.py:ast,shift=20` is the fixed-length AST at 10, 20, 30 or 40 ms, from the same weights,
+  for as many epochs; `:ast,shift=20,epochs=5` for as few as published.
+- `audioset.py:published` has the quirks of the published code that keys can express. It needs
+  `init.from`.
+
+Two things differ from the published code. A clip of 10 s is filled up to whole patches, not to
+int(1024 / ratio) frames. Rows are packed across batches, so a step has about twelve clips, not
+exactly twelve.
 """
 
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.config.variants import parse_variant, use_fixed_length
 
-# Frame shifts in ms that the paper trains ASTs at; the published ones were trained for a third of
+# Frame shifts in ms of the paper's ASTs. The published ones were trained for a third of
 # ElasticAST's epochs.
 VARIANTS = {
     'elastic_ast': {},
     'published': {},
     'ast': {'shift': (10, 20, 30, 40), 'epochs': (15, 5)},
 }
-# Points of the paper's curves: frame shifts in ms.
+# Points of the paper's curves, in ms of the frame shift.
 SWEEPS = {'resolution': tuple(range(10, 41, 2))}
 
 
@@ -51,9 +55,8 @@ def get_config(text: str = '') -> ConfigDict:
         mixup=0.5,
         mixup_beta=10.0,
     )
-    config.packing = dict(
-        rows=2, tokens=1280, slots=16
-    )  # 11.9 clips a step on average; one has 504 tokens at most
+    # A clip has 504 tokens at most.
+    config.packing = dict(rows=2, tokens=1280, slots=16)  # 11.9 clips a step on average
     config.model = dict(size='B')
     config.train = dict(epochs=15, loss='bce')
     config.optimizer = dict(
@@ -68,12 +71,12 @@ def get_config(text: str = '') -> ConfigDict:
         decay_factor=0.5,
     )
     if variant.name == 'published':
-        config.frontend.partial = 'zero'  # filled up before normalisation
+        config.frontend.partial = 'zero'  # filled up before normalization
         config.model.scaled = False
         config.init = dict(published_quirks=True)
     if variant.name == 'ast':
         shift = variant.values['shift']
-        frames = 1024 * 10 // shift // 16 * 16  # of 10.24 s, in whole patches: 1024, 512, 336, 256
+        frames = 1024 * 10 // shift // 16 * 16  # 10.24 s in whole patches: 1024, 512, 336, 256
         config.frontend.partial = 'zero'
         use_fixed_length(config, frames, clips=12, rows=12, shift_ms=shift)
         config.train.epochs = variant.values['epochs']
@@ -82,8 +85,8 @@ def get_config(text: str = '') -> ConfigDict:
 
 def lengths() -> dict:
     # research.google.com/audioset/download.html: 22,176 and 2,042,985 segments for training and
-    # 20,383 for evaluation, of 10 s but for videos that are shorter. How many of the recordings one
-    # can still get is another matter.
+    # 20,383 for evaluation. They have 10 s, except those of shorter videos. Fewer recordings are
+    # still available.
     return {
         'classes': 527,
         'train': [(10.0, 10.0, 22_176 + 2_042_985)],

@@ -1,26 +1,31 @@
-"""EPIC-SOUNDS: 44 sounds of kitchens, from 0.1 s to many minutes, at their native lengths in frames
-of 5 ms, as in the paper.
+r"""Recipe for EPIC-SOUNDS: 44 sounds of kitchens, from 0.1 s to many minutes.
 
-    elastic-ast train --config=configs/epic_sounds.py --config.data.tfds_dir=PREPARED
-    --config.init.from=VIT --workdir=WORKDIR elastic-ast evaluate --workdir=WORKDIR --sweep=length
+Clips keep their native lengths, in frames of 5 ms, as in the paper.
 
-PREPARED is what `elastic-ast prepare epic_sounds` wrote, VIT an ImageNet ViT-B/16's weights, in any
-form `init.from` takes. `configs/epic_sounds.py:ast,frames=400` is the fixed-length AST at 400, 1024
-or 1600 frames, from the same weights. `configs/epic_sounds.py:published` has what the published
-code has and a key can express, and needs `init.from`.
+    elastic-ast train --config=configs/epic_sounds.py --config.data.tfds_dir=PREPARED \
+        --config.init.from=VIT --workdir=WORKDIR
+    elastic-ast evaluate --workdir=WORKDIR --sweep=length
 
-Otherwise than published: rows are packed across batches, so that a step has about twelve clips and
-not exactly; weight decay leaves out biases, norms and tables; the rate rises from 0 and not from 1
-%; masks and warp as `docs/design.md` tells.
+PREPARED is the output of `elastic-ast prepare epic_sounds`. VIT is the weights of an ImageNet
+ViT-B/16, in any form that `init.from` takes.
+
+- `epic_sounds.py:ast,frames=400` is the fixed-length AST at 400, 1024 or 1600 frames, from the same
+  weights.
+- `epic_sounds.py:published` has the quirks of the published code that keys can express. It needs
+  `init.from`.
+
+Four things differ from the published code. Rows are packed across batches, so a step has about
+twelve clips, not exactly twelve. Weight decay excludes biases, norms and tables. The learning rate
+rises from 0, not from 1 %. `docs/decisions.md` describes the masks and the warp.
 """
 
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.config.variants import length_bins, parse_variant, use_fixed_length
 
-# Lengths that the paper trains ASTs at; the first is taken where none is asked for.
+# Lengths of the paper's ASTs, in frames. The first is the default.
 VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}
-# Points of the paper's curves: frames.
+# Points of the paper's curves, in frames.
 SWEEPS = {'length': (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))}
 
 
@@ -32,7 +37,7 @@ def get_config(text: str = '') -> ConfigDict:
         tfds_name='epic_sounds',
         train_split='train',
         eval_split='validation',
-        # to the 15.4 s of the paper; 'window' would hear all of a recording in evaluation
+        # To the 15.4 s of the paper. With 'window', evaluation would use whole recordings.
         too_long='crop',
     )
     config.frontend = dict(
@@ -43,7 +48,7 @@ def get_config(text: str = '') -> ConfigDict:
         fft=2048,
         partial='edge',
         mean=0.0,
-        std=0.5,  # (log_mel - mean) / (2 * std): not normalised
+        std=0.5,  # (log_mel - mean) / (2 * std): not normalized
         min_frames=192,
         max_frames=3072,
     )
@@ -57,9 +62,8 @@ def get_config(text: str = '') -> ConfigDict:
         time_warp=5 / 1024,
         mask_fill='mean',
     )
-    config.packing = dict(
-        rows=2, tokens=1536, slots=16
-    )  # 11.9 clips a step on average; one has 1536 tokens at most
+    # A clip has 1536 tokens at most.
+    config.packing = dict(rows=2, tokens=1536, slots=16)  # 11.9 clips a step on average
     config.model = dict(size='B')
     config.train = dict(epochs=30)
     config.optimizer = dict(
@@ -83,8 +87,8 @@ def get_config(text: str = '') -> ConfigDict:
 def lengths() -> dict:
     # Numbers: EPIC_Sounds_train.csv and EPIC_Sounds_validation.csv
     # (github.com/epic-kitchens/epic-sounds-annotations). Shares: counted in 255 consecutive lines
-    # of the public lists (validation, test); those of all lines will differ somewhat.
-    bins = [
+    # of the public lists (validation, test). The shares of all lines differ somewhat.
+    shares = [
         (0.2, 0.5, 0.18),
         (0.5, 1.0, 0.24),
         (1.0, 2.0, 0.23),
@@ -95,4 +99,4 @@ def lengths() -> dict:
         (32.0, 64.0, 0.03),
         (64.0, 256.0, 0.01),
     ]
-    return {'classes': 44, 'train': length_bins(60_055, bins), 'eval': length_bins(8_035, bins)}
+    return {'classes': 44, 'train': length_bins(60_055, shares), 'eval': length_bins(8_035, shares)}

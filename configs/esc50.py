@@ -1,16 +1,19 @@
-"""ESC-50: 2,000 recordings of 5 s, 50 classes, in five folds that are evaluated on in turn.
+r"""Recipe for ESC-50: 2,000 recordings of 5 s, 50 classes, in five folds.
 
-    elastic-ast train --config=configs/esc50.py:fold=3 --config.data.tfds_dir=PREPARED
-    --config.init.from=VIT --workdir=WORKDIR
-    elastic-ast sweep --config=configs/esc50.py --out=FOLDER
-    --config.data.tfds_dir=PREPARED --config.init.from=VIT
+Each fold in turn is held out for evaluation. The first command holds out fold 3 (default: 1). The
+second trains five models, one per fold.
 
-PREPARED is what `elastic-ast prepare esc50` wrote, VIT the weights of an ImageNet ViT-B/16, in any
-form `init.from` takes. The first command holds out fold 3 (without, fold 1), the second trains all
-five. `configs/esc50.py:ast,fold=3` is the fixed-length AST at 512 frames, from the same weights.
+    elastic-ast train --config=configs/esc50.py:fold=3 --config.data.tfds_dir=PREPARED \
+        --config.init.from=VIT --workdir=WORKDIR
+    elastic-ast sweep --config=configs/esc50.py --out=FOLDER \
+        --config.data.tfds_dir=PREPARED --config.init.from=VIT
 
-Not in the paper: statistics, rate, epochs, batch and masks are those of AST (Gong et al., 2021),
-the schedule is not.
+PREPARED is the output of `elastic-ast prepare esc50`. VIT is the weights of an ImageNet ViT-B/16,
+in any form that `init.from` takes. `esc50.py:ast,fold=3` is the fixed-length AST at 512 frames,
+from the same weights.
+
+The paper has no such experiment. Statistics, learning rate, epochs, batch and masks are those of
+AST (Gong et al., 2021). The schedule is not.
 """
 
 from collections.abc import Iterator
@@ -29,9 +32,8 @@ def get_config(text: str = '') -> ConfigDict:
     config.data.update(_splits(variant.values['fold']))
     config.frontend = dict(mean=-6.6268077, std=5.358466, max_frames=512)  # 5 s have 498 frames
     config.augment = dict(token_dropout=0.1, freq_mask=24, time_mask=96 / 512)
-    config.packing = dict(
-        rows=6, tokens=8 * 230, slots=8
-    )  # 48 clips a step, 230 tokens each after dropout
+    # A clip has 230 tokens after dropout.
+    config.packing = dict(rows=6, tokens=8 * 230, slots=8)  # 48 clips a step
     config.model = dict(size='B')
     config.train = dict(epochs=25)
     config.optimizer = dict(learning_rate=1e-4, b1=0.95, b2=0.999, warmup_epochs=2.0)
@@ -42,7 +44,7 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def _splits(fold: int) -> dict[str, str]:
-    """One fold is evaluated on, the others are trained on."""
+    """Return the splits that evaluate on one fold and train on the rest."""
     return {
         'train_split': '+'.join(f'fold{i}' for i in _FOLDS if i != fold),
         'eval_split': f'fold{fold}',

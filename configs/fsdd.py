@@ -1,13 +1,12 @@
-"""Free Spoken Digit Dataset: 3,000 recordings of spoken digits, 0.14 s to 2.3 s, at their native
-lengths.
+r"""Recipe for the Free Spoken Digit Dataset: 3,000 recordings of 0.14 s to 2.3 s.
 
-    elastic-ast train --config=configs/fsdd.py --config.data.root=FOLDER_OF_RECORDINGS
-    --workdir=WORKDIR
+    elastic-ast train --config=configs/fsdd.py --config.data.root=FOLDER_OF_RECORDINGS \
+        --workdir=WORKDIR
+    elastic-ast sweep --config=configs/fsdd.py --out=FOLDER
 
-Without a folder, TensorFlow Datasets' `spoken_digit` is read, which is downloaded once: the same
-clips and the same split. `--config=configs/fsdd.py:ast` trains the fixed-length AST on the same
-clips by the same optimiser, for comparison. `elastic-ast sweep
---config=configs/fsdd.py --out=FOLDER` trains what `sweep` yields, of either.
+Without a folder, the recipe reads `spoken_digit` of TensorFlow Datasets, which is downloaded once.
+It has the same clips and the same split. `fsdd.py:ast` trains the fixed-length AST on the same
+clips with the same optimizer, for comparison.
 """
 
 from collections.abc import Iterator
@@ -30,11 +29,8 @@ def get_config(text: str = '') -> ConfigDict:
         max_frames=576,  # 2.3 s at the smallest frame shift
     )
     config.augment = dict(
-        ratios=(
-            0.8,
-            1.0,
-            1.2,
-        ),  # other frame shifts are other tempi: 99.3 % of the test clips right, 98.3 % without
+        # Other frame shifts are other tempi: accuracy 99.3 %, without them 98.3 %.
+        ratios=(0.8, 1.0, 1.2),
         token_dropout=0.1,
         freq_mask=24,
         time_mask=0.2,
@@ -50,9 +46,9 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def sweep() -> Iterator[dict[str, float | int]]:
-    for rate in (1e-3, 3e-4):
+    for learning_rate in (1e-3, 3e-4):
         for seed in range(3):
-            yield {'optimizer.learning_rate': rate, 'train.seed': seed}
+            yield {'optimizer.learning_rate': learning_rate, 'train.seed': seed}
 
 
 def lengths() -> dict:

@@ -1,23 +1,27 @@
-"""Free Spoken Digit Dataset with two of its six speakers held out: which digit says somebody who
-was never heard before?
+r"""Recipe for the Free Spoken Digit Dataset, with two of its six speakers held out.
 
-    elastic-ast train --config=configs/fsdd_speakers.py --config.data.root=FOLDER_OF_RECORDINGS
-    --workdir=WORKDIR
+The model recognizes digits of speakers that are not in its training data: 2,000 recordings of 0.14
+s to 2.3 s for training, 1,000 for testing.
 
-Recordings of 0.14 s to 2.3 s, 2,000 for training and 1,000 for testing. `elastic-ast experiment`
-trains and compares the variants: `configs/fsdd_speakers.py:prefixes` is ElasticAST trained on
-beginnings of clips, of random length; `:resolutions` the one trained at frame shifts of 5 to 20 ms;
-`:ast,frames=80` the fixed-length AST at the 25, 50 or 90 % quantile of the clips' lengths;
-`:ast,shift=10` the one at 5, 10, 15 or 20 ms; `:ast_resolutions` one trained at frame shifts of 5
-to 20 ms, all padded or cut to 128 frames.
+    elastic-ast train --config=configs/fsdd_speakers.py --config.data.root=FOLDER_OF_RECORDINGS \
+        --workdir=WORKDIR
+
+`elastic-ast experiment` trains and compares the variants:
+
+- `fsdd_speakers.py:prefixes` is ElasticAST trained on prefixes of clips, of random length;
+- `:resolutions` is ElasticAST trained at frame shifts of 5 to 20 ms;
+- `:ast,frames=80` is the fixed-length AST at the 25, 50 or 90 % quantile of the clips' lengths;
+- `:ast,shift=10` is the fixed-length AST at 5, 10, 15 or 20 ms;
+- `:ast_resolutions` is the fixed-length AST trained at frame shifts of 5 to 20 ms, which pads or
+  crops all clips to 128 frames.
 """
 
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.config.variants import length_bins, parse_variant, use_fixed_length
 
-# The 25, 50 and 90 % quantiles of the training clips are 63, 77 and 114 frames; in whole patches,
-# at least the quantile. The first is taken where none is asked for.
+# The 25, 50 and 90 % quantiles of the training clips are 63, 77 and 114 frames, rounded up to whole
+# patches here. The first length is the default.
 VARIANTS = {
     'elastic_ast': {},
     'prefixes': {},
@@ -25,27 +29,25 @@ VARIANTS = {
     'ast': {'frames': (128, 64, 80), 'shift': (5, 10, 15, 20)},
     'ast_resolutions': {},
 }
-# Points of the curves: frames, and frame shifts in ms.
+# Points of the curves, in frames and in ms of the frame shift.
 SWEEPS = {'length': (32, 48, 64, 80, 96, 128, 192, 256), 'resolution': (5, 7, 10, 12, 15, 17, 20)}
 
 
 def get_config(text: str = '') -> ConfigDict:
     variant = parse_variant(text, VARIANTS)
     config = ConfigDict()
-    # One speaker whose recordings are loud, and one whose are quiet, as both are among the others,
-    # too.
+    # One speaker has loud recordings, one has quiet ones. The training speakers have both kinds.
     config.data = dict(source='fsdd', held_out=('jackson', 'theo'), too_long='crop')
     config.frontend = dict(
         sample_rate=8000,  # the recordings' own
         shift_ms=5.0,  # twice the usual resolution in time: the clips are short
         mel_bins=64,  # as many as the 129 frequencies of the transform resolve
         mean=-6.80,
-        std=3.93,  # of all speakers, also those held out, see configs/fsdd.py
+        std=3.93,  # of all six speakers, see configs/fsdd.py
         max_frames=576,
     )
-    config.augment = dict(
-        token_dropout=0.3, freq_mask=8, time_mask=0.1
-    )  # four voices are few: wide masks leave too little
+    # Four voices are few: wide masks leave too little.
+    config.augment = dict(token_dropout=0.3, freq_mask=8, time_mask=0.1)
     config.packing = dict(rows=2, tokens=512, slots=64)  # 66 clips a step
     config.model = dict(size='Mi')
     config.train = dict(epochs=30, eval_every=10)
@@ -68,8 +70,8 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def lengths() -> dict:
-    # Quantiles of the clips: 0, 25, 50, 90 and 100 %, and of those for testing also 99 %, as one
-    # speaker has a few long ones.
+    # Quantiles of the clips: 0, 25, 50, 90 and 100 %. Those for testing also have 99 %, since one
+    # speaker has a few long clips.
     train = [(0.14, 0.33, 0.25), (0.33, 0.4, 0.25), (0.4, 0.59, 0.4), (0.59, 1.31, 0.1)]
     test = [
         (0.16, 0.36, 0.25),

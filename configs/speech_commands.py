@@ -1,15 +1,15 @@
-"""Speech Commands, version 2: which of 35 words is spoken within a second?
+r"""Recipe for Speech Commands, version 2: which of 35 words is spoken within a second?
 
-    elastic-ast train --config=configs/speech_commands.py --config.data.tfds_dir=PREPARED
-    --config.init.from=VIT \
-        --workdir=WORKDIR
+    elastic-ast train --config=configs/speech_commands.py --config.data.tfds_dir=PREPARED \
+        --config.init.from=VIT --workdir=WORKDIR
 
-PREPARED is what `elastic-ast prepare speech_commands` wrote, VIT the weights of an ImageNet
-ViT-B/16 in any form that `init.from` takes. `configs/speech_commands.py:ast` is the fixed-length
-AST at 112 frames, from the same weights.
+PREPARED is the output of `elastic-ast prepare speech_commands`. VIT is the weights of an ImageNet
+ViT-B/16, in any form that `init.from` takes. `speech_commands.py:ast` is the fixed-length AST at
+112 frames, from the same weights.
 
-Not in the paper: statistics, rate, epochs, batch, masks and mixup are those of AST (Gong et al.,
-2021), the schedule is not. Make choices with `--config.data.eval_split=validation`.
+The paper has no such experiment. Statistics, learning rate, epochs, batch, masks and mixup are
+those of AST (Gong et al., 2021). The schedule is not. Select hyperparameters with
+`--config.data.eval_split=validation`.
 """
 
 from ml_collections import ConfigDict
@@ -40,8 +40,12 @@ def get_config(text: str = '') -> ConfigDict:
 
 
 def lengths() -> dict:
-    # Numbers: testing_list.txt, and what of 105,829 recordings is in neither that nor
-    # validation_list.txt. Warden (2018): a second or less. That nine of ten have a whole one, and
-    # the shape of the others, is assumed.
-    bins = [(0.4, 0.7, 0.02), (0.7, 1.0, 0.08), (1.0, 1.0, 0.90)]
-    return {'classes': 35, 'train': length_bins(84_843, bins), 'eval': length_bins(11_005, bins)}
+    # Numbers: testing_list.txt for evaluation; for training, the recordings of all 105,829 that
+    # neither that list nor validation_list.txt names. Warden (2018): a second or less. Assumed:
+    # nine of ten have a whole second, and the lengths of the rest.
+    shares = [(0.4, 0.7, 0.02), (0.7, 1.0, 0.08), (1.0, 1.0, 0.90)]
+    return {
+        'classes': 35,
+        'train': length_bins(84_843, shares),
+        'eval': length_bins(11_005, shares),
+    }

@@ -1,26 +1,30 @@
-"""VGGSound: ten seconds of 200,000 videos, 309 classes; one model for frame shifts of 10 to 40 ms,
-as in the paper.
+r"""Recipe for VGGSound: ten seconds of 200,000 videos, 309 classes.
 
-    elastic-ast train --config=configs/vggsound.py --config.data.tfds_dir=PREPARED
-    --config.init.from=VIT --workdir=WORKDIR elastic-ast evaluate --workdir=WORKDIR
-    --sweep=resolution
+One model serves frame shifts of 10 to 40 ms, as in the paper.
 
-PREPARED is what `elastic-ast prepare vggsound` wrote, VIT the weights of an ImageNet ViT-B/16, in
-any form `init.from` takes. `configs/vggsound.py:ast,shift=20` is the fixed-length AST at 10, 20, 30
-or 40 ms, from the same weights. `configs/vggsound.py:published` has what the published code has and
-a key can express, and needs `init.from`.
+    elastic-ast train --config=configs/vggsound.py --config.data.tfds_dir=PREPARED \
+        --config.init.from=VIT --workdir=WORKDIR
+    elastic-ast evaluate --workdir=WORKDIR --sweep=resolution
 
-Otherwise than published: a clip of 10 s is filled up to whole patches, and not to int(1024 / ratio)
-frames; rows are packed across batches, so that a step has about twelve clips and not exactly.
+PREPARED is the output of `elastic-ast prepare vggsound`. VIT is the weights of an ImageNet
+ViT-B/16, in any form that `init.from` takes.
+
+- `vggsound.py:ast,shift=20` is the fixed-length AST at 10, 20, 30 or 40 ms, from the same weights.
+- `vggsound.py:published` has the quirks of the published code that keys can express. It needs
+  `init.from`.
+
+Two things differ from the published code. A clip of 10 s is filled up to whole patches, not to
+int(1024 / ratio) frames. Rows are packed across batches, so a step has about twelve clips, not
+exactly twelve.
 """
 
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.config.variants import parse_variant, use_fixed_length
 
-# Frame shifts in ms that the paper trains ASTs at.
+# Frame shifts in ms of the paper's ASTs.
 VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'shift': (10, 20, 30, 40)}}
-# Points of the paper's curves: frame shifts in ms.
+# Points of the paper's curves, in ms of the frame shift.
 SWEEPS = {'resolution': tuple(range(10, 41, 2))}
 
 
@@ -42,13 +46,11 @@ def get_config(text: str = '') -> ConfigDict:
         freq_mask=48,
         time_mask=192 / 1024,
     )
-    config.packing = dict(
-        rows=2, tokens=1280, slots=16
-    )  # 11.9 clips a step on average; one has 504 tokens at most
+    # A clip has 504 tokens at most.
+    config.packing = dict(rows=2, tokens=1280, slots=16)  # 11.9 clips a step on average
     config.model = dict(size='B')
-    config.train = dict(
-        epochs=40, loss='bce', metric='accuracy'
-    )  # one label a clip, but the paper's loss
+    # A clip has one label. The loss is the paper's nevertheless.
+    config.train = dict(epochs=40, loss='bce', metric='accuracy')
     config.optimizer = dict(
         kind='adam_l2',
         learning_rate=1e-5,
@@ -61,18 +63,18 @@ def get_config(text: str = '') -> ConfigDict:
         decay_factor=0.75,
     )
     if variant.name == 'published':
-        config.frontend.partial = 'zero'  # filled up before normalisation
+        config.frontend.partial = 'zero'  # filled up before normalization
         config.model.scaled = False
         config.init = dict(published_quirks=True)
     if variant.name == 'ast':
         shift = variant.values['shift']
-        frames = 1024 * 10 // shift // 16 * 16  # of 10.24 s, in whole patches: 1024, 512, 336, 256
+        frames = 1024 * 10 // shift // 16 * 16  # 10.24 s in whole patches: 1024, 512, 336, 256
         config.frontend.partial = 'zero'
         use_fixed_length(config, frames, clips=12, rows=12, shift_ms=shift)
     return config
 
 
 def lengths() -> dict:
-    # Clips of 10 s (Chen et al., 2020). Numbers: those that Gong et al. (2023, CAV-MAE) could get,
-    # which are most of the list.
+    # Clips of 10 s (Chen et al., 2020). Numbers: the recordings of Gong et al. (2023, CAV-MAE),
+    # most of the list.
     return {'classes': 309, 'train': [(10.0, 10.0, 183_727)], 'eval': [(10.0, 10.0, 15_446)]}

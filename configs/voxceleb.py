@@ -1,32 +1,37 @@
-"""VoxCeleb1, identification: who of 1,251 people speaks? Utterances of 4 s to 145 s at their native
-lengths, as in the paper.
+r"""Recipe for VoxCeleb1, identification: which of 1,251 people speaks?
 
-    elastic-ast train --config=configs/voxceleb.py --config.data.tfds_dir=PREPARED
-    --config.init.from=SSAST --workdir=WORKDIR elastic-ast evaluate --workdir=WORKDIR --sweep=length
+Utterances of 4 s to 145 s keep their native lengths, as in the paper.
 
-PREPARED is what `elastic-ast prepare voxceleb1` wrote, SSAST the weights of SSAST-Base-Patch-400
-(`SSAST-Base-Patch-400.pth`). `configs/voxceleb.py:ast,frames=400` is the fixed-length AST at 400,
-1024 or 1600 frames, from the same weights. `configs/voxceleb.py:published` has what the published
-code has and a key can express, and needs `init.from`. `configs/voxceleb.py:prefixes` is trained in
-the paper's other way, on prefixes of random length.
+    elastic-ast train --config=configs/voxceleb.py --config.data.tfds_dir=PREPARED \
+        --config.init.from=SSAST --workdir=WORKDIR
+    elastic-ast evaluate --workdir=WORKDIR --sweep=length
 
-Otherwise than published: rows are packed across batches, so that a step has about twelve clips and
-not exactly; and, unless `published` is asked for, the last frames of a clip fill a patch up instead
-of being left out, and attention is scaled.
+PREPARED is the output of `elastic-ast prepare voxceleb1`. SSAST is the weights of
+SSAST-Base-Patch-400 (`SSAST-Base-Patch-400.pth`).
+
+- `voxceleb.py:ast,frames=400` is the fixed-length AST at 400, 1024 or 1600 frames, from the same
+  weights.
+- `voxceleb.py:prefixes` is trained in the paper's other way, on prefixes of random length.
+- `voxceleb.py:published` has the quirks of the published code that keys can express. It needs
+  `init.from`.
+
+Rows are packed across batches, so a step has about twelve clips, not exactly twelve as in the
+published code. Two more things differ, except in `published`: the last frames of a clip fill up a
+patch instead of being dropped, and attention logits are scaled.
 """
 
 from ml_collections import ConfigDict
 
 from elastic_ast_jax.config.variants import exponential_bins, parse_variant, use_fixed_length
 
-# Lengths that the paper trains ASTs at; the first is taken where none is asked for.
+# Lengths of the paper's ASTs, in frames. The first is the default.
 VARIANTS = {
     'elastic_ast': {},
     'prefixes': {},
     'published': {},
     'ast': {'frames': (1024, 400, 1600)},
 }
-# Points of the paper's curves: frames.
+# Points of the paper's curves, in frames.
 SWEEPS = {'length': (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))}
 
 
@@ -38,14 +43,13 @@ def get_config(text: str = '') -> ConfigDict:
         tfds_name='voxceleb1',
         train_split='train',
         eval_split='test',
-        # to the 30.7 s of the paper; 'window' would hear all of a recording in evaluation
+        # To the 30.7 s of the paper. With 'window', evaluation would use whole recordings.
         too_long='crop',
     )
     config.frontend = dict(mean=-5.842545, std=3.88305, max_frames=3072)
     config.augment = dict(token_dropout=0.1, freq_mask=48, time_mask=192 / 1024)
-    config.packing = dict(
-        rows=3, tokens=1536, slots=16
-    )  # 12.4 clips a step on average; one has 1536 tokens at most
+    # A clip has 1536 tokens at most.
+    config.packing = dict(rows=3, tokens=1536, slots=16)  # 12.4 clips a step on average
     config.model = dict(size='B')
     config.train = dict(epochs=40)
     config.optimizer = dict(
@@ -75,7 +79,7 @@ def get_config(text: str = '') -> ConfigDict:
 def lengths() -> dict:
     # Numbers: iden_split.txt, with 138,361 utterances for training, 6,904 for validation and 8,251
     # for testing. Nagrani et al. (2017): 4.0 s at least, 8.2 s on average, 145.0 s at most. The
-    # shape between is assumed.
+    # exponential shape is assumed.
     return {
         'classes': 1251,
         'train': exponential_bins(138_361, shortest=4.0, mean=8.2, longest=145.0),

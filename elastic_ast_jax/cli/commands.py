@@ -111,4 +111,6 @@ def load_config(options: ConfigOptions, *, complete: bool = True):
     """Load the config of a command; see `loading.load`."""
     from elastic_ast_jax.config import loading
 
-    return loading.absolute_paths(loading.load(options.config, options.overrides, complete))
+    return loading.absolute_paths(
+        loading.load(options.config, options.overrides, complete=complete)
+    )

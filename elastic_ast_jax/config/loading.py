@@ -53,7 +53,7 @@ class ConfigError(UserError):
         self.problems = tuple(problems)
 
 
-def load(spec: str, overrides: Iterable[str] = (), complete: bool = True) -> Config:
+def load(spec: str, overrides: Iterable[str] = (), *, complete: bool = True) -> Config:
     """Read a config file and apply overrides.
 
     Args:
@@ -64,7 +64,8 @@ def load(spec: str, overrides: Iterable[str] = (), complete: bool = True) -> Con
     Raises:
         ConfigError: The file's values, the overrides or their combination have problems.
     """
-    return resolve(flatten(_get_config(spec).to_dict()), *override_texts(overrides), complete)
+    values = flatten(_get_config(spec).to_dict())
+    return resolve(values, *override_texts(overrides), complete=complete)
 
 
 def override_texts(overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -96,6 +97,7 @@ def resolve(
     values: Mapping[str, Any],
     texts: Mapping[str, str],
     problems: Sequence[str],
+    *,
     complete: bool = True,
 ) -> Config:
     """Return the config of values and texts, over the defaults, and check it.

@@ -1,11 +1,17 @@
-"""The sizes a model comes in. Plain numbers: the configuration checks them without JAX."""
+"""Name the sizes of models, as numbers that a config is checked with before JAX is imported."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Width D, number of blocks, number of heads."""
+    """Dimensions of a model.
+
+    Attributes:
+        width: Width D of the tokens.
+        depth: Number of blocks.
+        heads: Number of attention heads.
+    """
 
     width: int
     depth: int

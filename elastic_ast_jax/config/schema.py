@@ -269,7 +269,7 @@ class Config:
     """Configuration of a run: with the data, it determines every number."""
 
     data: Data = Data()
-    frontend: FrontendSpec = FrontendSpec()
+    frontend: FrontendSpec = dataclasses.field(default_factory=FrontendSpec)
     augment: Augment = Augment()
     packing: Packing = Packing()
     model: Model = Model()

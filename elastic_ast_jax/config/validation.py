@@ -99,7 +99,7 @@ class _Checks:
         self.problems: list[str] = []
         self._section, self._values = section, values
 
-    def need(self, condition: bool, problem: str) -> None:
+    def need(self, condition: object, problem: str) -> None:
         """Require a condition."""
         if not condition:
             self.problems.append(problem)

@@ -42,7 +42,7 @@ class SamplingSpec:
         ValueError: A value, or a combination of values, is not possible.
     """
 
-    augment: Augment = Augment.only()
+    augment: Augment = dataclasses.field(default_factory=Augment.only)
     shuffle: bool = False
     balanced: bool = False
     max_frames: int = 0

@@ -1,8 +1,4 @@
-"""Configs:
-
-every recipe loads and makes a model; what is wrong is said in one report that names keys, values
-and choices.
-"""
+"""Test loading and validation: one report lists all problems, with keys, values and choices."""
 
 import dataclasses
 import json
@@ -25,17 +21,15 @@ from elastic_ast_jax.training.step import make_train_step
 
 RECIPES = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 QUICKSTART = str(RECIPES[0].with_name('quickstart.py'))
-# Where the data are is the one thing that a recipe cannot know.
-PLACES = ['data.root=recordings', 'data.train=train.jsonl', 'data.eval=test.jsonl']
+# Paths of data, which recipes lack.
+DATA_PATHS = ['data.root=recordings', 'data.train=train.jsonl', 'data.eval=test.jsonl']
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a config file whose `get_config` takes these arguments and returns a ConfigDict of
-    this expression.
-    """
+    """Write a config file whose `get_config` returns a ConfigDict of an expression."""
 
-    def written(values='{}', arguments=''):
+    def write_recipe(values='{}', arguments=''):
         path = tmp_path / 'recipe.py'
         path.write_text(
             f'from ml_collections import ConfigDict\n\n\ndef get_config({arguments}):\n'
@@ -43,7 +37,7 @@ def write(tmp_path):
         )
         return str(path)
 
-    return written
+    return write_recipe
 
 
 def problems(*overrides, file=QUICKSTART):
@@ -57,14 +51,14 @@ def problems(*overrides, file=QUICKSTART):
 # Recipes
 
 
-def test_a_recipe_tells_what_its_argument_may_be():
+def test_a_recipe_lists_its_variants():
     fsdd = QUICKSTART.replace('quickstart', 'fsdd')
-    assert load(f'{fsdd}:ast', PLACES).model.kind == 'ast'
-    (problem,) = problems(*PLACES, file=f'{fsdd}:asst')
+    assert load(f'{fsdd}:ast', DATA_PATHS).model.kind == 'ast'
+    (problem,) = problems(*DATA_PATHS, file=f'{fsdd}:asst')
     assert "'asst' must be 'elastic_ast' or 'ast'" in problem
 
 
-def test_there_are_recipes():
+def test_recipes_exist():
     assert {'quickstart', 'manifest', 'fsdd'} <= {path.stem for path in RECIPES}
 
 
@@ -75,9 +69,9 @@ def test_there_are_recipes():
 )
 @pytest.mark.parametrize('loss', ['cross_entropy', 'bce'])
 def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
-    """Shapes only: nothing runs."""
+    """Check shapes only: nothing runs."""
     config = load(
-        path, [*PLACES, f'train.loss={loss}', 'train.label_smoothing=0', 'augment.mixup=0']
+        path, [*DATA_PATHS, f'train.loss={loss}', 'train.label_smoothing=0', 'augment.mixup=0']
     )
     classes, epoch_ends = 11, np.array([100, 200])
     shape = model_factory.batch_shape(config, classes)
@@ -101,18 +95,18 @@ def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
         (config.packing.rows, config.packing.slots, classes),
         jnp.float32,
     )
-    after, _ = jax.eval_shape(
+    new_state, _ = jax.eval_shape(
         make_train_step(apply, training_factory.make_loss(config), optimizer),
         state,
         shape.abstract(),
     )
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new_state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype('float32')}
 
 
-def test_a_recipe_that_needs_data_says_which_option_gives_them():
+def test_a_recipe_without_data_names_the_option_for_them():
     manifest, fsdd = (str(Path(QUICKSTART).with_name(name)) for name in ('manifest.py', 'fsdd.py'))
     assert [problem.split()[0] for problem in problems(file=manifest)] == [
         'data.train',
@@ -127,13 +121,13 @@ def test_a_recipe_that_needs_data_says_which_option_gives_them():
         in problems('data.source=folders', 'data.train=a', file=manifest)[0]
     )
     assert '--config.data.tfds_name=NAME' in problems('data.source=tfds', file=manifest)[0]
-    assert load(fsdd).data.root == ''  # without a folder TensorFlow Datasets has it
+    assert load(fsdd).data.root == ''  # TensorFlow Datasets has it
 
 
 # Files
 
 
-def test_a_file_changes_the_defaults_it_names_and_no_others(write):
+def test_a_file_changes_only_the_keys_that_it_names(write):
     config = load(write("dict(data=dict(source='synthetic'), train=dict(epochs=3))"))
     default = Config()
     changed = {key for key, value in config.flat().items() if value != default.flat()[key]}
@@ -261,8 +255,8 @@ def test_a_file_that_is_no_python_is_refused(tmp_path):
     ],
 )
 def test_an_override_is_read_by_the_type_of_its_key(override, value):
-    found = load(QUICKSTART, [override]).flat()[override.partition('=')[0]]
-    assert found == value and type(found) is type(value)
+    parsed = load(QUICKSTART, [override]).flat()[override.partition('=')[0]]
+    assert parsed == value and type(parsed) is type(value)
 
 
 def test_the_last_of_two_overrides_counts():
@@ -323,7 +317,7 @@ def test_all_problems_of_all_kinds_are_in_one_report(write):
         "dict(data=dict(source='synthetic', too_lon='crop'), train=dict(loss='hinge'),"
         " model=dict(scan='yes'))"
     )
-    found = problems(
+    texts = problems(
         'packing.row=3',
         'train.epochs=0',
         'optimizer.learning_rate=fast',
@@ -331,7 +325,7 @@ def test_all_problems_of_all_kinds_are_in_one_report(write):
         'train.seed',
         file=file,
     )
-    report = '\n'.join(found)
+    report = '\n'.join(texts)
     for part in (
         'unknown key data.too_lon: the nearest valid one is data.too_long',  # in the file
         'unknown key packing.row: the nearest valid one is packing.rows',  # in an override
@@ -346,9 +340,9 @@ def test_all_problems_of_all_kinds_are_in_one_report(write):
 
 
 def test_the_report_counts_its_problems():
-    with pytest.raises(ConfigError, match='^1 problem in the configuration:\n  - train.epochs=0'):
+    with pytest.raises(ConfigError, match=r'^1 problem in the configuration:\n  - train\.epochs=0'):
         load(QUICKSTART, ['train.epochs=0'])
-    with pytest.raises(ConfigError, match='^2 problems in the configuration:\n  - '):
+    with pytest.raises(ConfigError, match=r'^2 problems in the configuration:\n  - '):
         load(QUICKSTART, ['train.epochs=0', 'packing.rows=0'])
 
 
@@ -471,18 +465,18 @@ def test_the_report_counts_its_problems():
         ),
     ],
 )
-def test_a_rule_names_key_value_and_way_out(overrides, parts):
+def test_a_rule_names_key_value_and_remedy(overrides, parts):
     (problem,) = problems(*overrides)
     assert all(part in problem for part in parts), problem
 
 
-def test_the_advised_way_out_of_too_few_tokens_is_one():
+def test_the_advice_on_too_few_tokens_helps():
     assert problems('packing.tokens=80')[0].endswith('lower frontend.max_frames to 320')
     load(QUICKSTART, ['packing.tokens=80', 'frontend.max_frames=320'])
     load(QUICKSTART, ['packing.tokens=80', 'data.too_long=crop', 'frontend.max_frames=320'])
 
 
-def test_zero_switches_off_what_it_may():
+def test_zero_switches_features_off():
     load(
         QUICKSTART,
         [
@@ -513,19 +507,19 @@ def test_a_config_survives_json():
             'data.train=ärger.jsonl',
         ],
     )
-    again = stored.from_json(json.loads(stored.to_json(config)))
-    assert again == config
-    assert stored.to_json(again) == stored.to_json(config)
+    reread = stored.from_json(json.loads(stored.to_json(config)))
+    assert reread == config
+    assert stored.to_json(reread) == stored.to_json(config)
 
 
-def test_keys_that_json_lacks_have_their_defaults_and_foreign_ones_are_refused():
+def test_missing_keys_have_their_defaults_and_unknown_keys_are_refused():
     values = json.loads(stored.to_json(load(QUICKSTART)))
     del values['model']['remat'], values['optimizer']
     config = stored.from_json(values)
     assert config.optimizer == Config().optimizer and config.model.remat is False
     values['model']['remet'] = True
     with pytest.raises(
-        ConfigError, match='unknown key model.remet: the nearest valid one is model.remat'
+        ConfigError, match=r'unknown key model\.remet: the nearest valid one is model\.remat'
     ):
         stored.from_json(values)
 
@@ -545,7 +539,7 @@ def test_texts_are_separated_by_commas():
     assert load(QUICKSTART, ['train.freeze=']).train.freeze == ()
 
 
-# The fixed-length baseline, and what training starts from
+# The fixed-length baseline, and initial weights
 
 AST = [
     'model.kind=ast',
@@ -557,7 +551,7 @@ AST = [
 ]
 
 
-def test_the_baseline_is_a_model_of_its_own():
+def test_the_baseline_is_another_model():
     config = load(QUICKSTART, [*AST, 'model.stride=10,8', 'model.frames=50', 'model.eps=1e-12'])
     network = model_factory.make_model(
         config, 3, selection.select_attention('reference'), jnp.float32
@@ -593,26 +587,26 @@ def test_the_baseline_is_a_model_of_its_own():
         ('model.kind=vit', ["model.kind='vit'", "'elastic_ast', 'ast'"]),
     ],
 )
-def test_what_the_baseline_asks_for(override, expected):
+def test_the_baseline_requires_clips_of_one_length(override, expected):
     (problem,) = problems(*AST, override) if 'kind' not in override else problems(override)
     for text in expected:
         assert text in problem
 
 
-def test_the_baselines_keys_go_with_it_alone():
-    found = problems('model.stride=10,10', 'model.frames=60')
-    assert [text.split('=')[0] for text in found] == ['model.stride', 'model.frames']
+def test_keys_of_the_baseline_require_it():
+    texts = problems('model.stride=10,10', 'model.frames=60')
+    assert [text.split('=')[0] for text in texts] == ['model.stride', 'model.frames']
 
 
-def test_what_training_starts_from_is_a_key_that_python_reserves(write):
-    config = load(write("{'init': {'from': 'vit.npz'}}"), PLACES)
+def test_init_from_is_a_key_although_python_reserves_its_name(write):
+    config = load(write("{'init': {'from': 'vit.npz'}}"), DATA_PATHS)
     assert config.init.from_ == 'vit.npz' and config.flat()['init.from'] == 'vit.npz'
     assert stored.from_json(json.loads(stored.to_json(config))) == config
     assert load(QUICKSTART, ['init.from=a=b.pth']).init.from_ == 'a=b.pth'
     assert 'init.from' in problems('init.form=x')[0]
 
 
-def test_quirks_without_weights_are_none():
+def test_the_published_quirks_require_weights():
     (problem,) = problems('init.published_quirks=true', 'model.scaled=false')
     assert '--config.init.from=PATH' in problem
 
@@ -628,13 +622,13 @@ def test_the_published_quirks_require_unscaled_attention():
         assert network.scaled == scaled
 
 
-def test_the_metric_follows_the_loss_unless_it_is_chosen():
-    def scored(*overrides):
+def test_the_metric_follows_the_loss_unless_it_is_set():
+    def metric(*overrides):
         return load(QUICKSTART, ['train.label_smoothing=0', *overrides]).train.selection_metric()
 
-    assert scored() == 'accuracy' and scored('train.loss=bce') == 'mean_average_precision'
-    assert scored('train.loss=bce', 'train.metric=accuracy') == 'accuracy'
-    assert scored('train.metric=mean_average_precision') == 'mean_average_precision'
+    assert metric() == 'accuracy' and metric('train.loss=bce') == 'mean_average_precision'
+    assert metric('train.loss=bce', 'train.metric=accuracy') == 'accuracy'
+    assert metric('train.metric=mean_average_precision') == 'mean_average_precision'
 
 
 # Recipes by their names

@@ -1,8 +1,4 @@
-"""Recipes:
-
-every variant loads, fills its batches and makes a model; numbers are the paper's; wrong variants
-are refused.
-"""
+"""Test recipes: variants load, fill their batches and make models; numbers are the paper's."""
 
 import importlib.util
 import re
@@ -63,19 +59,19 @@ def spec(name, text=''):
     return f'{path}:{text}' if text else path
 
 
-def config_of(name, text='', *more):
-    return load(spec(name, text), more, complete=False)
+def config_of(name, text='', *overrides):
+    return load(spec(name, text), overrides, complete=False)
 
 
 def module(name):
-    found = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
-    made = importlib.util.module_from_spec(found)
-    found.loader.exec_module(made)
-    return made
+    module_spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
+    loaded = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(loaded)
+    return loaded
 
 
 def fewer(histogram, clips=20_000):
-    """The same histogram of fewer clips, which is planned sooner."""
+    """Return a histogram of fewer clips, which is planned sooner."""
     return histogram._replace(
         train=tuple(length_bins(clips, histogram.train)),
         eval=tuple(length_bins(clips, histogram.eval)),
@@ -86,7 +82,7 @@ def fewer(histogram, clips=20_000):
 
 
 @pytest.mark.parametrize('name, text', EVERY)
-def test_batches_are_full_of_about_as_many_clips_as_the_recipe_says(name, text):
+def test_batches_are_full_and_have_the_clips_of_the_recipe(name, text):
     config = config_of(name, text, 'data.balanced=false')
     rate, histogram = (
         config.frontend.sample_rate,
@@ -96,15 +92,15 @@ def test_batches_are_full_of_about_as_many_clips_as_the_recipe_says(name, text):
     plan = planner.epoch(0)
     assert plan.fill(config.packing.rows, config.packing.tokens) > 0.95
     recipe = (CONFIGS / f'{name}.py').read_text()
-    (said,) = map(float, re.findall(r'# ([\d.]+) clips a step', recipe))
+    (expected,) = map(float, re.findall(r'# ([\d.]+) clips a step', recipe))
     (baseline,) = {int(clips) for clips in re.findall(r'\bclips=(\d+)', recipe)}
     clips = config.packing.rows * len(plan.clips.tokens) / len(plan.rows)
     if config.model.kind == 'ast':
         assert baseline - 0.15 < clips <= baseline  # the last row of an epoch may have fewer
     elif text in ('prefixes', 'resolutions'):
-        assert clips == pytest.approx(said, rel=0.1)
+        assert clips == pytest.approx(expected, rel=0.1)
     else:  # 'published' drops the frames of partial patches, on VoxCeleb
-        assert clips == pytest.approx(said, abs=0.5 if text == 'published' else 0.02 * said)
+        assert clips == pytest.approx(expected, abs=0.5 if text == 'published' else 0.02 * expected)
     if name in PAPER:
         assert 11.5 < clips < 13
     source, evaluation = splits.make_eval_planner(
@@ -115,7 +111,7 @@ def test_batches_are_full_of_about_as_many_clips_as_the_recipe_says(name, text):
 
 @pytest.mark.parametrize('name, text', EVERY)
 def test_every_variant_makes_a_model(name, text):
-    """Shapes only; a loop over the blocks has the same parameters and is traced sooner."""
+    """Check shapes only. A loop over the blocks has the same parameters and is traced sooner."""
     config = config_of(name, text, 'model.scan=true')
     classes = length_histogram.from_recipe(spec(name, text)).classes
     shape = factory.batch_shape(config, classes)
@@ -240,7 +236,7 @@ def test_hyperparameters_are_the_papers(name, classes, loss, epochs, decay, stat
 @pytest.mark.parametrize('name', ['audioset', 'vggsound'])
 def test_resolutions_are_the_papers(name):
     assert np.allclose(config_of(name).augment.ratios, np.arange(1.0, 4.1, 0.2))
-    found = {}
+    lengths = {}
     for text in SHIFTS:
         config = config_of(name, text)
         front, ratio = config.frontend, config.frontend.shift_ms / 10
@@ -248,13 +244,13 @@ def test_resolutions_are_the_papers(name):
         assert front.max_frames == front.min_frames == int(1024 / ratio) // 16 * 16
         # A clip of 10 s fills all of it, or all but one column.
         assert front.max_time_patches - front.frames(160_000, front.shift()) / 16 < 2
-        found[front.shift_ms] = front.max_frames
-    assert found == {10.0: 1024, 20.0: 512, 30.0: 336, 40.0: 256}
+        lengths[front.shift_ms] = front.max_frames
+    assert lengths == {10.0: 1024, 20.0: 512, 30.0: 336, 40.0: 256}
 
 
-def test_published_variants_say_that_they_need_weights():
+def test_published_variants_require_weights():
     for name in PAPER:
-        with pytest.raises(ConfigError, match='--config.init.from=PATH'):
+        with pytest.raises(ConfigError, match=r'--config\.init\.from=PATH'):
             load(spec(name, 'published'))
 
 
@@ -274,11 +270,11 @@ def test_each_fold_is_held_out_in_turn():
 # Variants
 
 
-WORDS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600), 'fold': (1, 2)}}
+CHOICES = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600), 'fold': (1, 2)}}
 
 
 @pytest.mark.parametrize(
-    'text, word, values',
+    'text, name, values',
     [
         ('', 'elastic_ast', {}),
         ('published', 'published', {}),
@@ -287,8 +283,8 @@ WORDS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)
         ('fold=2,ast', 'ast', {'frames': 1024, 'fold': 2}),
     ],
 )
-def test_a_variant_is_a_word_and_its_keys(text, word, values):
-    assert parse_variant(text, WORDS) == Variant(word, values)
+def test_a_variant_has_a_name_and_values(text, name, values):
+    assert parse_variant(text, CHOICES) == Variant(name, values)
 
 
 @pytest.mark.parametrize(
@@ -314,19 +310,21 @@ def test_a_variant_is_a_word_and_its_keys(text, word, values):
 )
 def test_wrong_variants_are_refused_with_all_problems(text, messages):
     with pytest.raises(RecipeError) as caught:
-        parse_variant(text, WORDS)
+        parse_variant(text, CHOICES)
     for message in messages:
         assert message in str(caught.value)
 
 
 def test_the_command_line_names_the_recipe_and_the_problem():
     with pytest.raises(
-        ConfigError, match='voxceleb.py refuses: frames=401 must be 400, 1024 or 1600'
+        ConfigError, match=r'voxceleb\.py refuses: frames=401 must be 400, 1024 or 1600'
     ):
         load(spec('voxceleb', 'ast,frames=401'))
-    with pytest.raises(ConfigError, match='audioset.py refuses: shift=25 must be 10, 20, 30 or 40'):
+    with pytest.raises(
+        ConfigError, match=r'audioset\.py refuses: shift=25 must be 10, 20, 30 or 40'
+    ):
         load(spec('audioset', 'ast,shift=25'))
-    with pytest.raises(ConfigError, match='esc50.py refuses: fold=6 must be 1, 2, 3, 4 or 5'):
+    with pytest.raises(ConfigError, match=r'esc50\.py refuses: fold=6 must be 1, 2, 3, 4 or 5'):
         load(spec('esc50', 'fold=6'))
 
 
@@ -345,13 +343,13 @@ def test_the_command_line_names_the_recipe_and_the_problem():
     ],
 )
 def test_the_histograms_have_the_clips_of_the_data_sets(name, train, evaluation, range_):
-    found = length_histogram.from_recipe(spec(name, 'ast'))
-    assert [sum(one.clips for one in bins) for bins in (found.train, found.eval)] == [
+    histogram = length_histogram.from_recipe(spec(name, 'ast'))
+    assert [sum(bin_.clips for bin_ in bins) for bins in (histogram.train, histogram.eval)] == [
         train,
         evaluation,
     ]
-    for one in found.train + found.eval:
-        assert range_[0] <= one.start <= one.end <= range_[1]
+    for bin_ in histogram.train + histogram.eval:
+        assert range_[0] <= bin_.start <= bin_.end <= range_[1]
 
 
 def test_a_recipe_without_lengths_has_none():
@@ -360,7 +358,7 @@ def test_a_recipe_without_lengths_has_none():
 
 def test_an_exponential_distribution_has_its_mean_and_range():
     bins = exponential_bins(100_000, shortest=4.0, mean=8.2, longest=145.0)
-    assert sum(one.clips for one in bins) == 100_000
+    assert sum(bin_.clips for bin_ in bins) == 100_000
     assert bins[0].start == 4 and bins[-1].end <= 145
     source = HistogramSource(Histogram(2, tuple(bins), tuple(bins)), 'train', 1000, 0)
     assert source.samples.mean() / 1000 == pytest.approx(8.2, rel=0.01)
@@ -390,7 +388,7 @@ BINS = Histogram(3, (Bin(0.5, 0.5, 5), Bin(1.0, 2.0, 300)), (Bin(1.0, 2.0, 305),
 
 
 def test_lengths_are_drawn_within_their_bins_and_depend_on_the_seed_alone():
-    source, same, other = (HistogramSource(BINS, 'train', 1000, seed) for seed in (1, 1, 2))
+    source, repeated, reseeded = (HistogramSource(BINS, 'train', 1000, seed) for seed in (1, 1, 2))
     assert (
         isinstance(source, Source)
         and len(source) == len(source.keys) == len(set(source.keys)) == len(source.labels) == 305
@@ -398,15 +396,15 @@ def test_lengths_are_drawn_within_their_bins_and_depend_on_the_seed_alone():
     assert (source.samples == 500).sum() == 5 and (
         (source.samples >= 1000) & (source.samples <= 2000)
     ).sum() == 300
-    np.testing.assert_array_equal(source.samples, same.samples)
-    assert sorted(source.samples) != sorted(other.samples)
-    assert source.fingerprint == same.fingerprint != other.fingerprint
+    np.testing.assert_array_equal(source.samples, repeated.samples)
+    assert sorted(source.samples) != sorted(reseeded.samples)
+    assert source.fingerprint == repeated.fingerprint != reseeded.fingerprint
     assert (np.diff(source.samples) < 0).any()  # not in the order of the bins
     assert set(source.samples) != set(HistogramSource(BINS, 'eval', 1000, 1).samples)
     assert len(source.classes) == 3
 
 
-def test_there_is_nothing_to_read():
+def test_clips_of_a_histogram_cannot_be_read():
     with pytest.raises(DataError, match='clip 7: its length is drawn from a histogram'):
         HistogramSource(BINS, 'train', 1000, 0).read(7)
 
@@ -447,7 +445,7 @@ def test_lengths_of_another_form_are_refused(value, messages):
         assert message in str(caught.value)
 
 
-def test_the_form_that_is_asked_for_is_accepted():
+def test_lengths_of_the_right_form_are_accepted():
     assert length_histogram.validate(GOOD, 'recipe.py') == Histogram(
         2, (Bin(1.0, 2.0, 3),), (Bin(1.0, 1.0, 1),)
     )

@@ -1,4 +1,4 @@
-"""Stored configs: files of version 1 open under the names of today, later versions are refused."""
+"""Test stored configs: version 1 opens with today's names, later versions are refused."""
 
 import json
 
@@ -8,7 +8,7 @@ from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.config.loading import ConfigError
 from elastic_ast_jax.config.schema import RENAMED_KEYS, Config
 
-# What differs from the defaults, as version 1 wrote it.
+# Values that differ from the defaults, under the names of version 1.
 VERSION_1 = {
     'data': {'source': 'synthetic', 'workers': 3},
     'model': {'size': 'Mi', 'epsilon': 1e-12, 'attention': 'plain'},
@@ -17,7 +17,7 @@ VERSION_1 = {
 }
 
 
-def test_version_1_opens_under_todays_names():
+def test_version_1_opens_with_todays_names():
     config = stored.from_json(VERSION_1)
     assert config == loading.from_dict(
         {
@@ -46,12 +46,12 @@ def test_the_published_quirks_of_version_1_left_attention_unscaled(scaled):
     config = stored.from_json(values(quirks=True))
     assert config.init.published_quirks and config.model.scaled is False
     assert stored.from_json(values(quirks=False)).model.scaled is scaled
-    # Version 2 says it itself.
-    today = json.loads(stored.to_json(config))
-    assert stored.from_json(today) == config
-    today['model']['scaled'] = True
-    with pytest.raises(ConfigError, match='set model.scaled=False'):
-        stored.from_json(today)
+    # Version 2 says so itself.
+    values_2 = json.loads(stored.to_json(config))
+    assert stored.from_json(values_2) == config
+    values_2['model']['scaled'] = True
+    with pytest.raises(ConfigError, match=r'set model\.scaled=False'):
+        stored.from_json(values_2)
 
 
 def test_a_file_holds_its_version_and_every_key():
@@ -77,7 +77,7 @@ def test_other_versions_are_refused(version):
     assert f'version={version!r}' in str(caught.value)
 
 
-def test_what_is_wrong_in_an_old_file_is_named_as_today():
+def test_problems_of_an_old_file_have_todays_names():
     values = VERSION_1 | {'optimizer': {'rate': 'fast'}, 'train': {'epohcs': 3}}
     with pytest.raises(ConfigError) as caught:
         stored.from_json(values)
