@@ -18,7 +18,7 @@ import elastic_ast_jax
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.checkpointing.load_model import load_model
-from elastic_ast_jax.config import loading, schema
+from elastic_ast_jax.config import schema, stored
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.evaluation import budget_sweep, plots
 from elastic_ast_jax.evaluation.evaluator import Evaluator
@@ -55,8 +55,8 @@ def evaluated(trained, recordings):
             'train': str(recordings.folder / 'train.jsonl'),
             'eval': str(recordings.folder / 'test.jsonl'),
         } | data
-        used = loading.from_dict(
-            json.loads(opened.config.to_json()) | {'data': {'source': 'manifest'} | values}
+        used = stored.from_json(
+            json.loads(stored.to_json(opened.config)) | {'data': {'source': 'manifest'} | values}
         )
         evaluator = Evaluator(used, opened.labels, step, mesh)
         setting = evaluator.setting(reduction=reduction)
