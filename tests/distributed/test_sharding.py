@@ -35,15 +35,20 @@ GRID = (2, 8)
 # Number of devices, how many of them divide the parameters, and how many the heads.
 MESHES = {
     '1': (1,),
+    '8': (8,),
+    '8, fsdp and tensor 2': (8, 2, 2),
+}
+MORE_MESHES = {
     '2': (2,),
     '4': (4,),
-    '8': (8,),
     '8, fsdp 8': (8, 8),
     '8, tensor 4': (8, 1, 4),
-    '8, fsdp and tensor 2': (8, 2, 2),
     '4, fsdp 4': (4, 4),
     '2, tensor 2': (2, 1, 2),
 }
+ANY_MESH = pytest.mark.parametrize(
+    'mesh', [*MESHES, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in MORE_MESHES)]
+)
 
 
 def batches():
@@ -181,24 +186,20 @@ def moved_in_parts():
     ]
 
 
-def main():
-    found = {name: Run(mesh_of(*arrangement)).results() for name, arrangement in MESHES.items()}
-    parts = Run(mesh_of(4), parts=2).results()
-    print(
-        json.dumps(
-            found
-            | {
-                '4 in parts': parts,
-                'refused': refusals(),
-                'exchanged': exchanged(),
-                'moved': moved_in_parts(),
-            }
-        )
-    )
+def main(meshes):
+    results = {name: Run(mesh_of(*meshes[name])).results() for name in meshes}
+    if meshes == MESHES:
+        results |= {
+            '4 in parts': Run(mesh_of(4), parts=2).results(),
+            'refused': refusals(),
+            'exchanged': exchanged(),
+            'moved': moved_in_parts(),
+        }
+    print(json.dumps(results))
 
 
-@pytest.fixture(scope='module')
-def runs():
+def results_of(which):
+    """Return what this file prints as a program with eight devices."""
     flags = (  # the latter compiles sooner
         '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
     )
@@ -207,20 +208,35 @@ def runs():
         'JAX_PLATFORMS': 'cpu',
         'PYTHONPATH': str(Path(__file__).parents[2]),
     }
-    done = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, __file__, which]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope='module')
+def runs():
+    return results_of('default')
+
+
+@pytest.fixture(scope='module')
+def more_runs():
+    return results_of('more')
+
+
+@pytest.fixture
+def run_on(request, runs):
+    """`run_on(mesh)`: the results on a mesh; the programs of more meshes run once if needed."""
+    return lambda mesh: (runs if mesh in runs else request.getfixturevalue('more_runs'))[mesh]
 
 
 def test_a_run_starts_with_the_same_numbers_on_any_number_of_devices(runs):
     assert runs['8']['born'] == runs['1']['born']
 
 
-@pytest.mark.parametrize('mesh', MESHES)
-def test_any_arrangement_learns_what_one_device_learns(runs, mesh):
-    one, other = runs['1'], runs[mesh]
+@ANY_MESH
+def test_any_arrangement_learns_what_one_device_learns(runs, run_on, mesh):
+    one, other = runs['1'], run_on(mesh)
     assert len(one['losses']) == STEPS and np.isfinite(one['losses']).all()
     assert np.std(one['losses']) > 0.05  # the run goes somewhere
     np.testing.assert_allclose(other['losses'], one['losses'], rtol=0, atol=1e-5)
@@ -242,25 +258,30 @@ def test_rows_stay_on_their_device_when_a_batch_is_divided(runs):
     assert runs['moved'] == []
 
 
-@pytest.mark.parametrize('mesh', MESHES)
-def test_any_arrangement_evaluates_as_one_device_does(runs, mesh):
-    assert runs['1']['clips'] == runs[mesh]['clips']
-    for one, other in zip(runs['1']['logits'], runs[mesh]['logits'], strict=True):
+@ANY_MESH
+def test_any_arrangement_evaluates_as_one_device_does(runs, run_on, mesh):
+    assert runs['1']['clips'] == run_on(mesh)['clips']
+    for one, other in zip(runs['1']['logits'], run_on(mesh)['logits'], strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('mesh', MESHES)
-def test_each_step_is_compiled_once_whatever_the_clips(runs, mesh):
+@ANY_MESH
+def test_each_step_is_compiled_once_whatever_the_clips(run_on, mesh):
     """From the first step on, whose state comes from elsewhere than that of the others."""
-    assert runs[mesh]['compilations'] == [1, 1]
+    assert run_on(mesh)['compilations'] == [1, 1]
 
 
 @pytest.mark.parametrize(
     'mesh, share',
-    [('8', 1), ('8, fsdp 8', 1 / 8), ('8, tensor 4', 1 / 4), ('8, fsdp and tensor 2', 1 / 4)],
+    [
+        ('8', 1),
+        ('8, fsdp and tensor 2', 1 / 4),
+        pytest.param('8, fsdp 8', 1 / 8, marks=pytest.mark.slow),
+        pytest.param('8, tensor 4', 1 / 4, marks=pytest.mark.slow),
+    ],
 )
-def test_each_device_holds_its_share_of_kernels_and_moments(runs, mesh, share):
-    assert runs[mesh]['shares'] == [share]
+def test_each_device_holds_its_share_of_kernels_and_moments(run_on, mesh, share):
+    assert run_on(mesh)['shares'] == [share]
 
 
 def test_rows_are_divided_and_the_state_is_whole_everywhere(runs):
@@ -343,4 +364,4 @@ def test_devices_that_make_no_such_mesh_are_refused(wanted, said):
 
 
 if __name__ == '__main__':
-    main()
+    main(MESHES if sys.argv[1] == 'default' else MORE_MESHES)

@@ -69,6 +69,7 @@ def test_a_run_has_the_bits_of_a_local_one(
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_with_the_same_bits(
     trained, arguments, command, shelf, fetched, same_bits, logged, stopped
 ):
@@ -146,6 +147,7 @@ def test_training_starts_from_a_model_in_a_bucket(run, arguments, command, tmp_p
 # Use
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_that_of_the_local_run(workdir, run, command):
     for more in ([], ['--sweep=length', '--points=32,64']):
         here, there = (command('evaluate', f'--workdir={place}', *more) for place in (workdir, RUN))

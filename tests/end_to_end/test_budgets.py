@@ -254,6 +254,7 @@ def test_the_sweep_and_what_prediction_makes_of_it(
     assert np.mean(correct[1::2]) == pytest.approx(best['heldout_score'])
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_not_lost(workdir, recordings, command):
     arguments, file = (
         ('evaluate', f'--workdir={workdir}', '--sweep=budget'),
@@ -291,6 +292,7 @@ def test_what_is_stored_is_not_lost(workdir, recordings, command):
         file.write_text('{', encoding='utf-8')
 
 
+@pytest.mark.slow
 def test_a_split_that_has_no_halves(workdir, command, recordings, tmp_path):
     """One clip cannot both choose and tell."""
     line = recordings.test[0] | {'audio': recordings.test_files[0]}
@@ -319,6 +321,7 @@ def test_a_split_that_has_no_halves(workdir, command, recordings, tmp_path):
     assert ' on the clips that it was chosen on, ' in done.err
 
 
+@pytest.mark.slow
 def test_clips_that_cannot_be_decoded_belong_to_no_half(workdir, command, recordings, tmp_path):
     sounds, lines = [reading.read(path, RATE) for path in recordings.test_files], []
     for number, (sound, line) in enumerate(zip(sounds, recordings.test, strict=True)):

@@ -54,6 +54,7 @@ def profiles(workdir: pathlib.Path) -> list[pathlib.Path]:
     return sorted((workdir / 'tensorboard' / 'plugins' / 'profile').glob('*/*.xplane.pb'))
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stay_and_have_no_moments(comfortable, trained, saved):
     workdir, _ = comfortable
     first, last = saved(workdir, 3), saved(workdir, STEPS)
@@ -73,6 +74,7 @@ def test_frozen_parameters_stay_and_have_no_moments(comfortable, trained, saved)
     )
 
 
+@pytest.mark.slow
 def test_the_bits_of_a_run_with_all_of_it_survive_a_restart(
     comfortable, arguments, command, tmp_path, same_bits, logged, stopped
 ):

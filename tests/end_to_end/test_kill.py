@@ -106,6 +106,7 @@ def last_step(workdir: pathlib.Path) -> int:
     return json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])['step']
 
 
+@pytest.mark.slow
 def test_killed_twice(trained, arguments, environment, tmp_path, same_bits, logged):
     workdir = tmp_path / 'run'
     hits = survive(

@@ -327,6 +327,7 @@ def write_long(path, seconds: int, rate: int, channels: int) -> None:
             file.write(second)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='memory is read from /proc')
 def test_memory_does_not_grow_with_the_recording(trained, python, tmp_path):
     write_long(tmp_path / 'short.flac', 100, 48_000, 2)

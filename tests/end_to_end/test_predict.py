@@ -106,7 +106,7 @@ def trained_parts(trained):
         return config, checkpoints.restore_params(abstract, 'latest').params
 
 
-@pytest.mark.parametrize('tokens', [96, 160])
+@pytest.mark.parametrize('tokens', [96, pytest.param(160, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('attention', ATTENTIONS)
 def test_packed_equals_alone(attention, tokens, variant, log_mels, alone):
     packed = variant(attention, tokens)

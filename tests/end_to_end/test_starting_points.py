@@ -32,6 +32,7 @@ def test_a_run_begins_where_another_ended(trained, arguments, command, tmp_path,
     assert not (trained / 'starting_point.txt').exists()
 
 
+@pytest.mark.slow
 def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, saved, logged):
     """Train on two classes from a model of three."""
     manifests = {}
@@ -73,6 +74,7 @@ def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, s
     assert len(unchanged) == len([name for name in after if name.startswith('params')]) - 2
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_does_not_read_the_weights_again(
     trained, arguments, command, tmp_path, stopped, same_bits
 ):
@@ -100,6 +102,7 @@ def test_invalid_weights_stop_a_run_before_it_writes_and_can_be_corrected(
     assert command(*arguments(tmp_path / 'run', f'init.from={trained}', 'train.epochs=1')).code == 0
 
 
+@pytest.mark.slow
 def test_the_published_quirks_are_kept_in_the_workdir(
     trained, arguments, command, tmp_path, recordings
 ):
@@ -147,6 +150,7 @@ def test_the_baseline_trains_in_the_same_loop(baseline, recordings, command, log
     ] > 0
 
 
+@pytest.mark.slow
 def test_the_baseline_initializes_elasticast_and_vice_versa(
     baseline, trained, arguments, command, tmp_path, logged
 ):
@@ -162,6 +166,7 @@ def test_the_baseline_initializes_elasticast_and_vice_versa(
         assert np.isfinite(losses(logged, tmp_path / workdir)).all()
 
 
+@pytest.mark.slow
 def test_the_baselines_bits_survive_a_restart(
     baseline, arguments, command, tmp_path, stopped, same_bits, logged
 ):

@@ -39,6 +39,7 @@ def test_the_same_run_gives_the_same_bits(
     assert logged(tmp_path / 'again') == logged(trained)
 
 
+@pytest.mark.slow
 def test_how_a_run_is_read_watched_and_saved_changes_no_bit(
     trained, arguments, command, tmp_path, same_bits, logged
 ):
@@ -73,6 +74,7 @@ def test_how_a_run_is_read_watched_and_saved_changes_no_bit(
     )
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(trained, arguments, command, tmp_path, saved, logged):
     assert command(*arguments(tmp_path / 'other', 'train.seed=1')).code == 0
     one, other = saved(trained, STEPS), saved(tmp_path / 'other', STEPS)
@@ -124,6 +126,7 @@ def test_stopping_and_going_on_gives_the_bits_of_a_run_without_a_stop(
     assert logged(tmp_path / 'run') == logged(trained)
 
 
+@pytest.mark.slow
 def test_a_run_told_to_stop_at_an_epochs_end_is_evaluated_when_it_goes_on(
     trained, arguments, command, tmp_path, same_bits, logged, stopped
 ):
@@ -140,6 +143,7 @@ def test_a_run_told_to_stop_at_an_epochs_end_is_evaluated_when_it_goes_on(
     assert 'nothing to do' in command(*arguments(tmp_path / 'run')).err
 
 
+@pytest.mark.slow
 def test_what_checkpoints_take_is_told_and_logged(trained, command, arguments, tmp_path):
     lines = [
         json.loads(line) for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines()

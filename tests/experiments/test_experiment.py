@@ -98,6 +98,7 @@ def done(recipe, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_model_is_trained_and_drawn(done):
     runs = sorted(path.name for path in done.iterdir() if path.is_dir())
     assert runs == ['ast', 'elastic_ast', 'length', 'logistic regression', 'logs']
@@ -129,6 +130,7 @@ def test_every_model_is_trained_and_drawn(done):
     assert values[1] == values[2]  # beyond its own 32 frames an AST hears no more
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_only_drawn(done, recipe):
     before = {
         path: path.stat().st_mtime_ns
@@ -144,6 +146,7 @@ def test_what_is_finished_is_only_drawn(done, recipe):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_runs_of_another_config_are_not_taken(done, recipe):
     found = run(
         'length',
@@ -156,6 +159,7 @@ def test_runs_of_another_config_are_not_taken(done, recipe):
     assert found.returncode == 1 and 'train.epochs: 1 there, 2 now' in found.stderr
 
 
+@pytest.mark.slow
 def test_runs_on_other_data_are_not_taken(done, recipe):
     found = run(
         'length',
@@ -172,11 +176,13 @@ def test_runs_on_other_data_are_not_taken(done, recipe):
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_told(done, recipe):
     found = run('length', recipe, f'--out={done / "said.txt" / "x"}', capture_output=True)
     assert found.returncode == 1 and 'said.txt' in found.stderr and 'Traceback' not in found.stderr
 
 
+@pytest.mark.slow
 def test_curves_of_other_points_or_clips_are_measured_again(done):
     workdir = done / 'elastic_ast' / 'seed-0'
     found = json.loads((workdir / 'eval' / 'length.json').read_text())
@@ -190,6 +196,7 @@ def test_curves_of_other_points_or_clips_are_measured_again(done):
     assert not experiment._measured(workdir, 'of_others', points, step)
 
 
+@pytest.mark.slow
 def test_one_experiment_at_a_time_works_in_a_folder(done, recipe):
     with open(done / 'lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -197,6 +204,7 @@ def test_one_experiment_at_a_time_works_in_a_folder(done, recipe):
     assert found.returncode == 1 and 'another experiment is at work there' in found.stderr
 
 
+@pytest.mark.slow
 def test_another_experiment_takes_the_same_runs(done, recipe):
     found = run('native_length', recipe, f'--out={done}', '--seeds=0', capture_output=True)
     assert found.returncode == 0 and [

@@ -244,6 +244,7 @@ def test_a_preempted_node_is_made_anew_and_the_run_goes_on(cloud):
     assert '--force' in deleted
 
 
+@pytest.mark.slow
 def test_a_node_without_a_queue_is_made_anew_too(cloud):
     machine = cloud('time.sleep(60) if life == 0 else None', 8)
     done = machine.run(
@@ -267,6 +268,7 @@ def test_a_mistake_ends_the_watching_with_its_lines(cloud):
     assert begun(machine) == {(0, 0)} and 'delete' not in actions(machine)
 
 
+@pytest.mark.slow
 def test_after_a_crash_the_others_are_ended_and_all_start_again_on_the_same_tpu(cloud):
     machine = cloud("""
 import signal
@@ -281,6 +283,7 @@ time.sleep(60 if start == 0 else 0)
     assert actions(machine).count('create') == 1 and begun(machine) == {(0, 0), (0, 1)}
 
 
+@pytest.mark.slow
 def test_restarts_have_an_end(cloud):
     machine = cloud('sys.exit(75)')
     done = machine.run(

@@ -201,6 +201,7 @@ def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
     assert failed(rows) == STAGES[1:] + ['logits, packed']
 
 
+@pytest.mark.slow
 def test_other_gradients_losses_and_results_fail_by_name(cases):
     """Reference values that are twice their bound away from the right ones."""
     made = cases['elasticast_tiny_avgpool']

@@ -134,6 +134,7 @@ def test_a_step_without_room_is_a_result_with_what_the_compiler_says(text):
     assert not found.fits and (found.needed, found.limit) == (17.5 * 2**30, 15.75 * 2**30)
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_small_step_compiles_for_a_pod_slice(config):
     done = run(config, '--topology=v5e:2x2', *SMALL)

@@ -91,6 +91,7 @@ def test_needs_nothing_but_jax_and_what_models_are_made_of_and_the_figures_hang_
     assert train['memory'] > predict['memory']
 
 
+@pytest.mark.slow
 def test_implementations_stand_side_by_side(capsys):
     plain, blocked = lines(capsys, '--predict', '--attention=reference', '--attention=blocked, 64')
     assert (plain['attention'], blocked['attention']) == ('reference', 'blocked, 64 x 128')

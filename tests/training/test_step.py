@@ -210,6 +210,7 @@ def test_parts_of_a_batch_make_one_gradient(rows, parts):
     assert int(after.step) == 1
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_is_the_run():
     """Momentum and clipping see the whole gradient, so whole runs agree."""
     update = optimizer.with_clipping(optax.sgd(0.1, momentum=0.9), 1.0)
@@ -271,6 +272,7 @@ def standing_still():
     )
 
 
+@pytest.mark.slow
 def test_a_long_average_forgets_the_first_parameters_soon():
     """After 100 steps at 1, an average of decay 0.9999 that began at 0 is near 1."""
     state, batch = new_state(fresh().params, optax.set_to_zero(), ema=True), make_batch([])

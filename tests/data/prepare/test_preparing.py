@@ -68,6 +68,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_is_not_taken_for_done_and_goes_on(esc50, prepare, python, tmp_path):
     out = tmp_path / 'out'
     killed = python(KILLED, 'prepare', *esc50.command, f'--out={out}')
@@ -106,6 +107,7 @@ def without_recordings(miniature: Miniature) -> None:
         (miniature.folder / 'audio' / key).unlink()
 
 
+@pytest.mark.slow
 def test_a_preparation_that_is_killed_when_all_is_written_keeps_what_is_written(
     esc50, prepare, python, tmp_path
 ):
@@ -339,6 +341,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_of_two_preparations_the_second_is_refused_until_the_data_set_is_in_place(
     esc50, prepare, environment, tmp_path
 ):

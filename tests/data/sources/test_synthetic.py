@@ -47,6 +47,7 @@ def accuracy(clips, features):
     return model.fit(made['train'], clips['train'][2]).score(made['test'], clips['test'][2])
 
 
+@pytest.mark.slow
 def test_long_term_statistics_do_not_tell_the_classes(clips):
     assert (
         accuracy(clips, lambda _, mel: np.concatenate([mel.mean(axis=0), mel.std(axis=0)])) <= 0.4
