@@ -243,6 +243,10 @@ def draw_explanation(
     heard = explanation.explain(model, path, top_k, window, overlap, progress)
     averages = model.config.model.pool == 'mean'
     figure = plots.plot_explanation(
-        heard, fbank.centres(model.config.frontend), os.fspath(path), model.description, averages
+        heard,
+        fbank.centres(model.config.frontend),
+        os.fspath(path),
+        model.description,
+        averages=averages,
     )
     plotting.save(figure, file)

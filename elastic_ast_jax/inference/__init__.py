@@ -1,4 +1,1 @@
-"""A trained model for use:
-
-recordings in, probabilities, timelines, embeddings and pictures out. Needs no TensorFlow.
-"""
+"""Inference: predictions, timelines, embeddings and explanations. Needs no TensorFlow."""

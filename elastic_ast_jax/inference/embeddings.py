@@ -1,8 +1,8 @@
 """Embeddings: one vector for each recording, and one for each of its time steps.
 
-The vector of a recording is what the model's head classifies. A step is one column of a clip's
-patch grid: the frames of one time patch, over all mel bands. Steps follow each other by
-`patch_frames` frame shifts, 160 ms with AST's 16 frames of 10 ms.
+The vector of a recording is the vector that the model's head classifies. A step is one column of a
+clip's patch grid: the frames of one time patch, over all mel bands. Steps are `patch_frames` frame
+shifts apart, 160 ms with AST's 16 frames of 10 ms.
 """
 
 import dataclasses
@@ -15,14 +15,15 @@ from jaxtyping import Float, Float32
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.inference.clips import Clip
+from elastic_ast_jax.inference.window_mean import WindowMean
 
 
 class Steps(NamedTuple):
     """The steps of a recording.
 
     Attributes:
-        vectors: The mean of the encoder's output over the patches of each step.
-        times: Centre of each step in milliseconds, ascending.
+        vectors: Mean of the encoder's output over the patches of each step.
+        times: Center of each step in milliseconds, ascending.
     """
 
     vectors: Float32[np.ndarray, 'steps D']
@@ -30,26 +31,26 @@ class Steps(NamedTuple):
 
 
 class ClipEmbedding(NamedTuple):
-    """A clip's vector, and its steps where they are wanted."""
+    """A clip's vector, and its steps if they were requested."""
 
     vector: Float[np.ndarray, 'D']
     steps: Steps | None
 
 
 def step_samples(frontend: FrontendSpec) -> int:
-    """Samples from one step to the next."""
+    """Return the samples from one step to the next."""
     return frontend.patch_frames * frontend.shift()
 
 
 def step_times(frontend: FrontendSpec, steps: int, start: int = 0) -> Float[np.ndarray, 'steps']:
-    """Centres of steps in milliseconds: half-way from the first sample of a patch's first window to
-    the last of its last.
+    """Return the centers of steps in milliseconds.
 
-    A last step that the recording does not fill has its centre where a full one has it.
+    The center is half-way from the first sample of a patch's first frame to the last sample of its
+    last frame. If the recording does not fill its last step, that step is treated as full.
 
     Args:
         frontend: The frontend.
-        steps: How many.
+        steps: Number of steps.
         start: Sample of the recording at which the clip begins.
     """
     middle = ((frontend.patch_frames - 1) * frontend.shift() + frontend.window) / 2 - frontend.lead
@@ -60,95 +61,100 @@ def step_times(frontend: FrontendSpec, steps: int, start: int = 0) -> Float[np.n
 def clip_steps(
     tokens: Float[np.ndarray, 'tokens D'], frontend: FrontendSpec, start: int, stop: int
 ) -> Steps:
-    """The steps of a clip.
+    """Return the steps of a clip.
 
-    Columns that hold no frame of it, where `frontend.min_frames` or `frontend.partial='edge'` made
-    more of them, are left out.
+    Columns without a frame of the clip are dropped. The grid has such columns if
+    `frontend.min_frames` or `frontend.partial='edge'` adds them.
 
     Args:
         tokens: The encoder's output at the clip's tokens, frequency-major (see
-        `packer.row_layout`).
+            `packer.row_layout`).
         frontend: The frontend.
-        start, stop: The clip's samples in the recording.
+        start: First sample of the clip in the recording.
+        stop: Sample of the recording at which the clip ends.
     """
     columns = tokens.reshape(frontend.mel_patches, -1, tokens.shape[-1])
     frames = int(frontend.frames(stop - start, frontend.shift()))
-    heard = min(columns.shape[1], -(-frames // frontend.patch_frames))
-    return Steps(
-        columns[:, :heard].astype(np.float32).mean(axis=0), step_times(frontend, heard, start)
-    )
+    steps = min(columns.shape[1], -(-frames // frontend.patch_frames))
+    vectors = columns[:, :steps].astype(np.float32).mean(axis=0)
+    return Steps(vectors, step_times(frontend, steps, start))
 
 
-def join_steps(parts: Sequence[Steps]) -> Steps:
-    """The steps of a recording from those of its windows, in their order.
+def join_steps(windows: Sequence[Steps]) -> Steps:
+    """Join the steps of a recording's windows, in their order.
 
-    Where two windows overlap, the earlier one is used up to half-way between the later one's first
-    step and its own last, the later one from about a step after that on: steps ascend, none is
-    double, and each is from the window that knows more of its surroundings. Times are regular if
-    the windows begin at whole steps; around a window that does not, as a recording's last, two
-    steps are from a half to one and a half of a step apart.
+    Where two windows overlap, the earlier window is used up to half-way between the later window's
+    first step and its own last step. The later window is used from about one step after that. So
+    steps ascend, no step occurs twice, and each step is from the window that has more context
+    around it. Times are regular if the windows begin at whole steps. Around a window that does not,
+    such as the last window of a recording, two steps are between a half and one and a half steps
+    apart.
     """
-    used = [parts[0]]
-    for part in parts[1:]:
-        before = used[-1]
-        seam = (before.times[-1] + part.times[0]) / 2
-        count = max(1, int(np.searchsorted(before.times, seam)))
-        used[-1] = before = Steps(before.vectors[:count], before.times[:count])
-        apart = part.times[1] - part.times[0] if len(part.times) > 1 else 0.0
-        first = int(np.searchsorted(part.times, before.times[-1] + apart / 2, side='right'))
-        if first < len(part.times):
-            used.append(Steps(part.vectors[first:], part.times[first:]))
+    parts = [windows[0]]
+    for window in windows[1:]:
+        previous = parts[-1]
+        seam = (previous.times[-1] + window.times[0]) / 2
+        count = max(1, int(np.searchsorted(previous.times, seam)))
+        parts[-1] = previous = Steps(previous.vectors[:count], previous.times[:count])
+        step = window.times[1] - window.times[0] if len(window.times) > 1 else 0.0
+        first = int(np.searchsorted(window.times, previous.times[-1] + step / 2, side='right'))
+        if first < len(window.times):
+            parts.append(Steps(window.vectors[first:], window.times[first:]))
     return Steps(
-        np.concatenate([part.vectors for part in used]),
-        np.concatenate([part.times for part in used]),
+        np.concatenate([part.vectors for part in parts]),
+        np.concatenate([part.times for part in parts]),
     )
 
 
-def align_windows(cut: Windows, frontend: FrontendSpec) -> Windows:
-    """Windows that begin at whole steps, so that the steps of a recording are regular but for its
-    last window's.
+def align_windows(windows: Windows, frontend: FrontendSpec) -> Windows:
+    """Return windows that begin at whole steps.
+
+    The steps of a recording are then regular, except for those of its last window.
     """
     step = step_samples(frontend)
-    return (
-        dataclasses.replace(cut, hop=max(step, cut.hop // step * step)) if cut.hop >= step else cut
-    )
+    if windows.hop < step:
+        return windows
+    return dataclasses.replace(windows, hop=max(step, windows.hop // step * step))
 
 
 def recording_embeddings(
-    embedded: Iterable[tuple[Clip, ClipEmbedding | None]], rate: int
+    embedded: Iterable[tuple[Clip, ClipEmbedding | None]], sample_rate: int
 ) -> Iterator[dict[str, Any]]:
-    """The embeddings of recordings from those of their clips; see `Predictor.embed`.
+    """Yield the embeddings of recordings from those of their clips; see `Predictor.embed`.
 
     Args:
-        embedded: Clips, in order, with what was embedded; None for one with an error.
-        rate: Samples a second.
+        embedded: Clips in their order, with their embeddings; None for a clip with an error.
+        sample_rate: Sample rate of the recordings.
     """
-    for clip, found in embedded:
+    mean, steps = WindowMean(), []
+    for clip, embedding in embedded:
         if clip.error is not None:
             yield {'path': clip.name, 'error': clip.error}
             continue
-        vector, steps = found
+        assert embedding is not None
         if clip.index == 0:
-            total, weight, parts = np.zeros(vector.shape, np.float64), 0, []
-        total += (clip.stop - clip.start) * vector.astype(np.float64)
-        weight += clip.stop - clip.start
-        parts.append(steps)
-        if not clip.last:
+            steps = []
+        mean.add(clip, embedding.vector)
+        if embedding.steps is not None:
+            steps.append(embedding.steps)
+        if not clip.is_last:
             continue
-        whole = (
-            vector.astype(np.float32) if clip.count == 1 else (total / weight).astype(np.float32)
-        )
-        result = {'path': clip.name, 'seconds': clip.samples / rate, 'embedding': whole}
-        if steps is not None:
-            joined = join_steps(parts)
+        result = {
+            'path': clip.name,
+            'seconds': clip.samples / sample_rate,
+            'embedding': mean.value().astype(np.float32),
+        }
+        if steps:
+            joined = join_steps(steps)
             result |= {'timestamp_embeddings': joined.vectors, 'timestamps': joined.times}
         yield result | ({'windows': clip.count} if clip.count > 1 else {})
 
 
 def interpolate(steps: Steps, times: Float[np.ndarray, 'times']) -> Float32[np.ndarray, 'times D']:
-    """Vectors at other times, in milliseconds:
+    """Return vectors at other times, in milliseconds.
 
-    linear between the two steps beside, that of the first or last step outside.
+    Vectors are linear between two neighboring steps. Outside, they are those of the first or last
+    step.
     """
     if len(steps.times) == 1:
         return np.repeat(steps.vectors, len(times), axis=0)

@@ -1,7 +1,4 @@
-"""What a model listened to in a recording:
-
-the attention of its pooling, patch by patch, for `predict --explain`.
-"""
+"""Explanations: the attention of the model's pooling on each patch of a recording."""
 
 import os
 from pathlib import Path
@@ -13,38 +10,40 @@ from jaxtyping import Float
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.inference import clips
+from elastic_ast_jax.inference.batching import ClipOutputs
 from elastic_ast_jax.inference.clips import Clip
 from elastic_ast_jax.inference.predictor import Predictor, Progress
+from elastic_ast_jax.inference.window_mean import WindowMean
 from elastic_ast_jax.utils.errors import UserError
 
-# What matplotlib writes with translucent colours.
+# Formats that matplotlib writes with translucent colors.
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg', '.tif', '.tiff', '.webp')
-# More columns than this cannot be told apart on a page.
-_MOST_COLUMNS = 2000
+# More columns cannot be distinguished on a page.
+_MAX_COLUMNS = 2000
 
 
 class ExplanationError(UserError):
-    """A recording cannot be explained, or not in the file asked for; says what is possible."""
+    """Reports that a recording cannot be explained, or not in the requested file."""
 
 
 class Explanation(NamedTuple):
-    """What a model listened to, and what it heard.
+    """The attention of a model on a recording, and its predictions.
 
     Attributes:
-        log_mel: As the model saw it, normalised, by frames, or by several together if the recording
-            is long; where windows overlap, their mean. NaN where there is no frame.
-        frame_edges: Where these begin and end, in seconds.
-        attention: Share of the pooled vector that came from each piece of the recording, mean over
-            heads: columns are as long as a patch, or several, and bands are mel patches from the
-            lowest. Sums to 1. Windows contribute by their lengths, as to the recording's result;
-            their patches need not begin where columns do, and are spread over their frames.
-        even: The same of a model that listens to all patches of a window alike. Where windows
-        overlap, there is more of it.
-        patch_edges: Where these columns begin and end, in seconds. A patch that the recording does
-        not fill reaches beyond it.
+        log_mel: Normalized log-mel, the model's input. A column is a frame, or several frames of a
+            long recording. Where windows overlap, their mean; NaN where there is no frame.
+        frame_edges: Edges of these columns in seconds.
+        attention: Share of the pooled vector that comes from each piece of the recording, averaged
+            over heads. A column is as long as a patch, or several patches; bands are mel patches
+            from the lowest. Sums to 1. Windows contribute by their lengths, as to the recording's
+            result. Their patches need not begin where columns do, and are spread over their frames.
+        uniform: Attention of a model that attends to all patches of a window alike. Larger where
+            windows overlap.
+        patch_edges: Edges of these columns in seconds. A patch that the recording does not fill
+            extends beyond its end.
         seconds: Length of the recording.
-        windows: How many it was cut into.
-        predictions: The likeliest classes and their probabilities.
+        windows: Number of windows that the recording was split into.
+        predictions: The most probable classes and their probabilities.
     """
 
     log_mel: Float[np.ndarray, 'columns mels']
@@ -58,15 +57,15 @@ class Explanation(NamedTuple):
 
 
 def check_file(file: str | os.PathLike) -> None:
-    """Whether an explanation can be drawn to a file.
+    """Check that an explanation can be drawn to a file.
 
     Raises:
-        ExplanationError: Not in a format of this suffix, or there is no such folder.
+        ExplanationError: There is no format of this suffix, or no such folder.
     """
     path = Path(file)
     if path.suffix.lower() not in _SUFFIXES:
         raise ExplanationError(
-            f'--explain={file}: the suffix says the format of the drawing: use one of'
+            f'--explain={file}: the suffix sets the format of the drawing: use one of'
             f' {" ".join(_SUFFIXES)}'
         )
     if path.is_dir():
@@ -78,11 +77,11 @@ def check_file(file: str | os.PathLike) -> None:
 
 
 def check_model(model: Predictor) -> None:
-    """Whether what a model listens to can be told.
+    """Check that the attention of a model's pooling can be drawn.
 
     Raises:
-        ExplanationError: It is the fixed-length AST, whose head reads two tokens that are no part
-        of the recording.
+        ExplanationError: The model is the fixed-length AST, whose head reads two tokens that are
+            not part of the recording.
     """
     if model.config.model.kind == 'ast':
         raise ExplanationError(
@@ -99,106 +98,111 @@ def explain(
     overlap: float | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
-    """What a model listens to in a recording; arguments and errors are those of `run`."""
+    """Explain the predictions of a model for one recording.
+
+    Args:
+        model: The model.
+        path: Path of the recording.
+        top_k: Number of classes to return.
+        window: See `Predictor.predict`.
+        overlap: See `Predictor.predict`.
+        progress: Is called after each clip.
+
+    Raises:
+        ExplanationError: The recording cannot be used.
+        WindowError: The model does not take such windows.
+    """
     frontend = model.config.frontend
-    rate = frontend.sample_rate
-    cut = model.windows(window, overlap)
-    classes = min(top_k, len(model.labels))
+    windows = model.windows(window, overlap)
 
-    def keep(clip: Clip, parts: dict[str, np.ndarray]) -> tuple:
-        if progress is not None:
-            progress(clip.name, clip.stop / rate, clip.samples / rate)
-        shares = parts['shares'].astype(np.float64).mean(axis=1).reshape(frontend.mel_patches, -1)
-        return parts['logits'].astype(np.float64), shares
+    def summarize(_: Clip, outputs: ClipOutputs) -> tuple[np.ndarray, np.ndarray]:
+        shares = outputs['shares'].astype(np.float64).mean(axis=1)
+        return outputs['logits'], shares.reshape(frontend.mel_patches, -1)
 
-    logits, canvas = 0.0, None
-    for clip, found in model.clip_outputs(
-        clips.read_clips([path], frontend, cut), ('logits', 'shares'), keep
+    recording = clips.read_clips([path], frontend, windows)
+    mean, canvas = WindowMean(), None
+    for clip, summary in model.clip_outputs(
+        recording, ('logits', 'shares'), summarize, progress=progress
     ):
         if clip.error is not None:
             raise ExplanationError(clip.error)
+        assert summary is not None
         if canvas is None:
-            canvas = _Canvas(frontend, clip, cut)
-        weight = canvas.weight(clip)
-        logits = logits + weight * found[0]
-        canvas.add(clip, found[1])
-    probabilities = model.probabilities(logits)
-    best = np.argsort(-probabilities, kind='stable')[:classes]
+            canvas = _Canvas(frontend, clip, windows)
+        logits, shares = summary
+        mean.add(clip, logits)
+        canvas.add(clip, shares)
+    assert canvas is not None  # each input yields at least one clip
+    probabilities = model.probabilities(mean.value())
+    best = np.argsort(-probabilities, kind='stable')[:top_k]
     return Explanation(
-        *canvas.drawn(),
-        clip.samples / rate,
-        clip.count,
-        [(model.labels[number], float(probabilities[number])) for number in best],
+        *canvas.columns(),
+        seconds=clip.samples / frontend.sample_rate,
+        windows=clip.count,
+        predictions=[(model.labels[number], float(probabilities[number])) for number in best],
     )
 
 
 class _Canvas:
-    """Frames of a whole recording, to which its windows add theirs."""
+    """Collects the features and the attention of a recording's windows."""
 
-    def __init__(self, frontend: FrontendSpec, clip: Clip, cut: Windows):
+    def __init__(self, frontend: FrontendSpec, clip: Clip, windows: Windows):
         self._frontend = frontend
-        self._total = sum(stop - start for start, stop in cut.spans(clip.samples))
-        last, _ = cut.span(clip.samples, clip.count - 1)
+        self._total = sum(stop - start for start, stop in windows.spans(clip.samples))
+        last_start, _ = windows.span(clip.samples, clip.count - 1)
         patches = (
-            -(-self._first_frame(last) // frontend.patch_frames)
+            -(-self._first_frame(last_start) // frontend.patch_frames)
             + len(clip.patches) // frontend.mel_patches
         )
-        # Frames that share a column of the spectrogram, and of the attention.
-        self._together = -(-patches * frontend.patch_frames // _MOST_COLUMNS)
-        self._wide = -(-patches // _MOST_COLUMNS) * frontend.patch_frames
-        columns, wide_columns = (
-            -(-patches * frontend.patch_frames // group) for group in (self._together, self._wide)
-        )
-        self._sound, self._counts = np.zeros((columns, frontend.mel_bins)), np.zeros((columns, 1))
-        self._attention, self._even = np.zeros((2, wide_columns, frontend.mel_patches))
-
-    def _first_frame(self, start: int) -> int:
-        """Of a window; windows need not begin at whole frames."""
-        return round(start / self._frontend.shift())
-
-    def weight(self, clip: Clip) -> float:
-        """Share of the recording's result that a window has."""
-        return (clip.stop - clip.start) / self._total
+        frames = patches * frontend.patch_frames
+        # Frames of a column of the spectrogram, and of the attention.
+        self._mel_frames = -(-frames // _MAX_COLUMNS)
+        self._attention_frames = -(-patches // _MAX_COLUMNS) * frontend.patch_frames
+        mel_columns = -(-frames // self._mel_frames)
+        attention_columns = -(-frames // self._attention_frames)
+        self._log_mel = np.zeros((mel_columns, frontend.mel_bins))
+        self._counts = np.zeros((mel_columns, 1))
+        self._attention = np.zeros((attention_columns, frontend.mel_patches))
+        self._uniform = np.zeros_like(self._attention)
 
     def add(self, clip: Clip, shares: Float[np.ndarray, 'bands patches']) -> None:
-        """Adds a window's features, and the attention on each of its patches, by the window's
-        weight.
-        """
+        """Add a window's features, and the attention on its patches by the window's weight."""
         frontend = self._frontend
         grid = clip.patches.reshape(
             frontend.mel_patches, -1, frontend.patch_mels, frontend.patch_frames
         )
         features = grid.transpose(1, 3, 0, 2).reshape(-1, frontend.mel_bins)
-        place = self._first_frame(clip.start) + np.arange(len(features))
-        of_a_frame = self.weight(clip) / frontend.patch_frames
-        np.add.at(
-            self._attention,
-            place // self._wide,
-            of_a_frame * np.repeat(shares.T, frontend.patch_frames, axis=0),
-        )
-        np.add.at(self._even, place // self._wide, of_a_frame / shares.size)
-        frames = min(len(features), int(frontend.frames(clip.stop - clip.start, frontend.shift())))
-        column = place[:frames] // self._together
-        np.add.at(self._sound, column, features[:frames])
-        np.add.at(self._counts, column, 1)
+        frames = self._first_frame(clip.start) + np.arange(len(features))
+        # Share of the recording's result that each frame of the window has.
+        frame_weight = (clip.stop - clip.start) / self._total / frontend.patch_frames
+        frame_shares = frame_weight * np.repeat(shares.T, frontend.patch_frames, axis=0)
+        np.add.at(self._attention, frames // self._attention_frames, frame_shares)
+        np.add.at(self._uniform, frames // self._attention_frames, frame_weight / shares.size)
+        count = min(len(features), int(frontend.frames(clip.stop - clip.start, frontend.shift())))
+        columns = frames[:count] // self._mel_frames
+        np.add.at(self._log_mel, columns, features[:count])
+        np.add.at(self._counts, columns, 1)
 
-    def drawn(self) -> tuple[np.ndarray, ...]:
-        """The first five fields of `Explanation`."""
-        sound = np.divide(
-            self._sound, self._counts, out=np.full_like(self._sound, np.nan), where=self._counts > 0
-        )
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """Return the first five fields of `Explanation`."""
+        unknown = np.full_like(self._log_mel, np.nan)
+        log_mel = np.divide(self._log_mel, self._counts, out=unknown, where=self._counts > 0)
         return (
-            sound,
-            self._edges(len(sound), self._together),
+            log_mel,
+            self._edges(len(log_mel), self._mel_frames),
             self._attention,
-            self._even,
-            self._edges(len(self._attention), self._wide),
+            self._uniform,
+            self._edges(len(self._attention), self._attention_frames),
         )
+
+    def _first_frame(self, start: int) -> int:
+        """Return the first frame of a window; windows need not begin at whole frames."""
+        return round(start / self._frontend.shift())
 
     def _edges(self, columns: int, frames: int) -> Float[np.ndarray, 'edges']:
-        """In seconds.
+        """Return the edges of columns of so many frames, in seconds.
 
-        A frame is drawn around the middle of its window, as wide as frames are apart.
+        A frame is drawn around the center of its window, as wide as the frame shift.
         """
         frontend = self._frontend
         first = (frontend.window - frontend.shift()) / 2 - frontend.lead

@@ -1,14 +1,10 @@
-"""A trained model for use:
-
-recordings or log-mels in, probabilities or logits out. Needs no TensorFlow.
-"""
+"""Predictor: classifies and embeds recordings with a trained model. Needs no TensorFlow."""
 
 import functools
-import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -19,27 +15,44 @@ from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.inference import batching, clips, embeddings
+from elastic_ast_jax.inference.batching import ClipOutputs, RunBatch
 from elastic_ast_jax.inference.clips import Clip
+from elastic_ast_jax.inference.window_mean import WindowMean
 from elastic_ast_jax.models import factory
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import Measurement, TokenBudgets, TokenReduction
 from elastic_ast_jax.utils.text import printable
 
-# Called with a recording's name, how many of its seconds are through the model, and how many there
-# are.
+# Is called with the name of a recording, its seconds that the model has processed, and its length
+# in seconds.
 Progress = Callable[[str, float, float], None]
+_Summary = TypeVar('_Summary')
+
+
+class _Scores(NamedTuple):
+    """Results of a recording, with those of its windows.
+
+    Attributes:
+        result: See `Predictor.predict`.
+        spans: Start and stop of each window, in samples.
+        probabilities: Probabilities of each window, float32.
+    """
+
+    result: dict[str, Any]
+    spans: list[tuple[int, int]]
+    probabilities: list[Float32[np.ndarray, 'C']]
 
 
 def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
-    """Loads the model of a workdir.
+    """Load the model of a workdir.
 
     Args:
-        workdir: What `elastic-ast train` made.
+        workdir: Output folder of `elastic-ast train`.
         checkpoint: `'latest'`, `'best'`, a step, `'average'` or `'average:N'`; see
-        `Checkpoints.restore_params`.
+            `Checkpoints.restore_params`.
 
     Raises:
-        WorkdirError: It is no workdir, or was made by another frontend.
+        WorkdirError: The folder is no workdir, or its frontend computes other features.
         CheckpointError: No checkpoint can be read.
 
     Example:
@@ -51,35 +64,39 @@ def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
 
 
 class Predictor:
-    """Classifies clips, packed together; a clip's result does not depend on its company.
+    """Classifies and embeds clips, packed together. A clip's result does not depend on other clips.
 
-    A recording longer than the model has positions for is cut into windows, which are clips like
-    others; its logits are the mean of theirs, weighted by their lengths.
+    A recording that is longer than the model's positions is split into windows, which are clips
+    themselves. The logits of the recording are the mean of the windows' logits, weighted by the
+    windows' lengths.
 
     Attributes:
         labels: Name of each class, in the order of the logits.
-        config: Of the run that trained the model.
-        step: Of the checkpoint.
-        description: Which parameters these are, in words.
+        config: Config of the training run.
+        step: Training step of the checkpoint.
+        description: Description of the parameters, such as 'step 300'.
     """
 
-    def __init__(self, trained: LoadedModel, workdir: str | os.PathLike | None = None):
-        """Serves a model; `workdir` is where it is from, which token budgets are looked up in."""
-        self._workdir, self._budgets = workdir, None
-        self.config, self.labels, self.step = trained.config, trained.labels, trained.step
-        self.description = trained.description
-        self._params = trained.params
-        self._apply = jax.jit(
-            lambda params, batch: trained.network.apply({'params': params}, batch)
-        )
+    def __init__(self, loaded: LoadedModel, workdir: str | os.PathLike | None = None):
+        """Serve a model.
 
-        def detail(params, batch, fields):
-            found = trained.network.apply({'params': params}, batch, method='outputs')
-            return {field: getattr(found, field) for field in fields}
+        Args:
+            loaded: The model.
+            workdir: Folder of the model, where token budgets are stored.
+        """
+        self.config, self.labels, self.step = loaded.config, loaded.labels, loaded.step
+        self.description = loaded.description
+        self._workdir = workdir
+        self._budgets: TokenBudgets | None = None
+        self._params = loaded.params
+        self._shape = factory.batch_shape(self.config, len(self.labels))
 
-        self._detail = jax.jit(
-            detail, static_argnames='fields'
-        )  # what is not asked for is not computed
+        def outputs(params, batch, fields):
+            computed = loaded.network.apply({'params': params}, batch, method='outputs')
+            return {field: getattr(computed, field) for field in fields}
+
+        # The compiled program computes only what the requested fields need.
+        self._outputs = jax.jit(outputs, static_argnames='fields')
 
     def predict(
         self,
@@ -89,28 +106,27 @@ class Predictor:
         overlap: float | None = None,
         budget_tokens: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Classifies recordings.
+        """Classify recordings.
 
         Args:
-            inputs: Paths of recordings of any rate, or arrays `[samples]` or `[samples, channels]`
-            at the model's sample rate.
-            top_k: Number of classes given for each, the likeliest first.
-            window: Cut recordings into windows of this many seconds. If None, only those that the
-                model has no positions for are cut, into the longest windows that it takes.
-            overlap: Share of a window that the next one repeats; that of the config
-            (`data.overlap`) if None.
-            budget_tokens: The most tokens that a recording, or window, may cost; see `budget`. If
-            None, as many as it has.
+            inputs: Paths of recordings of any sample rate, or arrays `[samples]` or
+                `[samples, channels]` at the model's sample rate.
+            top_k: Number of classes to return, most probable first.
+            window: Length of windows in seconds (default: only recordings that are longer than the
+                model's positions are split, into the longest windows that the model takes).
+            overlap: Share of a window that the next window repeats (default: `data.overlap`).
+            budget_tokens: The most tokens of a recording or window, see `budget` (default: no
+                limit).
 
         Returns:
-            A dictionary for each input, in their order: `path` (`'array 0'` for the first input if
-            that is an array), `seconds`, and `predictions`, a list of `{'label', 'probability'}`;
-            `windows`, how many, if there were several. For an input that cannot be used, `error`
-            instead of all but `path`.
+            A dictionary for each input, in the order of the inputs. `path` is the path, or
+            `'array 0'` if the first input is an array. `seconds` is the length. `predictions` is a
+            list of `{'label', 'probability'}`. `windows` is the number of windows, if there are
+            several. An input that cannot be used has only `path` and `error`.
 
         Raises:
-            WindowError: Windows that the model does not take.
-            BudgetError, WorkdirError: As `budget`.
+            WindowError: The model does not take such windows.
+            BudgetError, WorkdirError: See `budget`.
         """
         return list(self.stream(inputs, top_k, window, overlap, budget_tokens=budget_tokens))
 
@@ -123,17 +139,23 @@ class Predictor:
         progress: Progress | None = None,
         budget_tokens: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """As `predict`, for many or long inputs: yields results as they come, in order, in bounded
-        memory.
+        """Classify many or long recordings in bounded memory.
 
         Args:
-            inputs, top_k, window, overlap, budget_tokens: See `predict`.
-            progress: Called from time to time.
+            inputs: See `predict`.
+            top_k: See `predict`.
+            window: See `predict`.
+            overlap: See `predict`.
+            progress: Is called after each clip.
+            budget_tokens: See `predict`.
+
+        Yields:
+            The results of `predict`, in the order of the inputs.
         """
         reduction = self._reduction(budget_tokens)
-        cut = self.windows(window, overlap, reduction)
-        for result, _, _ in self._results(inputs, top_k, cut, reduction, progress, keep=False):
-            yield result
+        split = self.windows(window, overlap, reduction)
+        for scores in self._scores(inputs, top_k, split, reduction, progress):
+            yield scores.result
 
     def timeline(
         self,
@@ -144,30 +166,30 @@ class Predictor:
         progress: Progress | None = None,
         budget_tokens: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """As `stream`, with the windows' own results: when which class is heard.
+        """Classify recordings and each of their windows; arguments are those of `stream`.
 
         Yields:
-            What `stream` does, and for an input without an error: `labels`, of all classes;
-            `window`, seconds of a window, and `overlap`, the share that the next one repeats;
-            `timeline`, a list of `{'start', 'end', 'probabilities'}` with seconds and the
-            probability of each class, float32 `[C]`. A recording that was not cut has one window.
+            The results of `stream`. An input without an error also has: `labels`, of all classes;
+            `window`, the length of windows in seconds; `overlap`, the share that the next window
+            repeats; `timeline`, a list of `{'start', 'end', 'probabilities'}` with seconds and the
+            probability of each class, float32 `[C]`. A recording that is not split has one window.
         """
         reduction = self._reduction(budget_tokens)
-        cut = self.windows(window, overlap, reduction)
-        rate = self.config.frontend.sample_rate
+        split = self.windows(window, overlap, reduction)
+        sample_rate = self.config.frontend.sample_rate
         settings = {
             'labels': list(self.labels),
-            'window': cut.length / rate,
+            'window': split.length / sample_rate,
             'overlap': self._overlap(overlap),
         }
-        for result, spans, probabilities in self._results(
-            inputs, top_k, cut, reduction, progress, keep=True
+        for result, spans, probabilities in self._scores(
+            inputs, top_k, split, reduction, progress, keep_windows=True
         ):
             if 'error' in result:
                 yield result
                 continue
             entries = [
-                {'start': start / rate, 'end': stop / rate, 'probabilities': row}
+                {'start': start / sample_rate, 'end': stop / sample_rate, 'probabilities': row}
                 for (start, stop), row in zip(spans, probabilities, strict=True)
             ]
             yield result | settings | {'timeline': entries}
@@ -177,64 +199,85 @@ class Predictor:
         inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']],
         timestamps: bool = False,
     ) -> list[dict[str, Any]]:
-        """Embeds recordings.
+        """Embed recordings.
 
         Args:
             inputs: See `predict`.
-            timestamps: Whether vectors of time steps are wanted too.
+            timestamps: Also return vectors of time steps.
 
         Returns:
-            A dictionary for each input, in their order: `path`, `seconds`, and `embedding`, float32
-            `[D]`, the vector that the head classifies; of a recording that was cut, the mean of its
-            windows' weighted by their lengths, and `windows`, how many. With timestamps also
-            `timestamp_embeddings`, float32 `[steps, D]`, and `timestamps`, the centres of the steps
-            in milliseconds, ascending; see `embeddings`. For an input that cannot be used, `error`
-            instead of all but `path`.
+            A dictionary for each input, in the order of the inputs. `path` and `seconds` are those
+            of `predict`. `embedding`, float32 `[D]`, is the vector that the head classifies. The
+            embedding of a recording with several windows is their mean, weighted by their lengths,
+            and `windows` is their number. With timestamps, `timestamp_embeddings` is float32
+            `[steps, D]` and `timestamps` has the centers of the steps in milliseconds, ascending;
+            see `embeddings`. An input that cannot be used has only `path` and `error`.
         """
         return list(self.stream_embeddings(inputs, timestamps))
 
     def stream_embeddings(
         self, inputs: Iterable[Any], timestamps: bool = False, progress: Progress | None = None
     ) -> Iterator[dict[str, Any]]:
-        """As `embed`, for many or long inputs:
+        """Embed many or long recordings in bounded memory.
 
-        yields results as they come, in order, in bounded memory.
+        Args:
+            inputs: See `predict`.
+            timestamps: See `embed`.
+            progress: Is called after each clip.
+
+        Yields:
+            The results of `embed`, in the order of the inputs.
         """
         frontend = self.config.frontend
-        cut = embeddings.align_windows(self.windows(), frontend)
+        split = embeddings.align_windows(self.windows(), frontend)
 
-        def keep(clip: Clip, parts: dict[str, np.ndarray]) -> embeddings.ClipEmbedding:
-            if progress is not None:
-                progress(
-                    clip.name, clip.stop / frontend.sample_rate, clip.samples / frontend.sample_rate
-                )
-            steps = (
-                embeddings.clip_steps(parts['tokens'], frontend, clip.start, clip.stop)
-                if timestamps
-                else None
-            )
-            return embeddings.ClipEmbedding(parts['pooled'], steps)
+        def summarize(clip: Clip, outputs: ClipOutputs) -> embeddings.ClipEmbedding:
+            steps = None
+            if timestamps:
+                steps = embeddings.clip_steps(outputs['tokens'], frontend, clip.start, clip.stop)
+            return embeddings.ClipEmbedding(outputs['pooled'], steps)
 
         fields = ('pooled', 'tokens') if timestamps else ('pooled',)
-        embedded = self.clip_outputs(clips.read_clips(inputs, frontend, cut), fields, keep)
+        recordings = clips.read_clips(inputs, frontend, split)
+        embedded = self.clip_outputs(recordings, fields, summarize, progress=progress)
         yield from embeddings.recording_embeddings(embedded, frontend.sample_rate)
 
     def clip_outputs(
         self,
-        read: Iterable[Clip],
+        recordings: Iterable[Clip],
         fields: tuple[str, ...],
-        keep: Callable[[Clip, dict[str, np.ndarray]], Any],
-    ) -> Iterator[tuple[Clip, Any]]:
-        """What the model makes of clips on its way to the logits; see `batching.of_clips`.
+        summarize: Callable[[Clip, ClipOutputs], _Summary],
+        *,
+        reduction: TokenReduction | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[Clip, _Summary | None]]:
+        """Run clips through the model and yield them in their order.
 
         Args:
-            read: Of `clips.read`.
-            fields: Names of fields of `models.outputs.ModelOutputs`.
-            keep: What is wanted of a clip, from the clip's own parts of these.
+            recordings: Clips from `clips.read_clips`.
+            fields: Names of fields of `models.outputs.ModelOutputs` to compute.
+            summarize: Reduces a clip's own part of these fields; see `batching.clip_outputs`.
+            reduction: The reduction that the clips were read with.
+            progress: Is called after each clip.
+
+        Yields:
+            Each clip with its summary, or None for a clip with an error.
         """
-        shape = factory.batch_shape(self.config, len(self.labels))
-        run = functools.partial(self._detail, self._params, fields=fields)
-        return batching.of_clips(run, keep, read, self.config.frontend.mel_patches, shape)
+        sample_rate = self.config.frontend.sample_rate
+
+        def report(clip: Clip) -> None:
+            if progress is not None:
+                progress(clip.name, clip.stop / sample_rate, clip.samples / sample_rate)
+
+        return batching.clip_outputs(
+            self._run(*fields),
+            recordings,
+            summarize,
+            self.config.frontend.mel_patches,
+            self._shape,
+            token_limit=reduction.tokens if reduction else None,
+            on_clip_done=report,
+        )
 
     def windows(
         self,
@@ -242,36 +285,33 @@ class Predictor:
         overlap: float | None = None,
         reduction: TokenReduction | None = None,
     ) -> Windows:
-        """How recordings are cut;
+        """Return how recordings are split into windows.
 
-        see `predict`. Frames that are further apart make windows longer.
+        Args:
+            window: See `predict`.
+            overlap: See `predict`.
+            reduction: A reduction that moves frames further apart makes windows longer.
         """
         frontend = self.config.frontend
-        return windows.choose(
-            frontend,
-            self._overlap(overlap),
-            window,
-            frontend.shift(reduction.ratio) if reduction else None,
-        )
+        shift = frontend.shift(reduction.ratio) if reduction else None
+        return windows.choose(frontend, self._overlap(overlap), window, shift)
 
     def budget(self, tokens: int) -> Measurement:
-        """How predictions of at most so many tokens for each recording are made, and what that was
-        found to be worth.
+        """Return the best measured token reduction of at most this many tokens per recording.
 
-        It is the best that `elastic-ast evaluate --sweep=budget` has found with that many tokens or
-        fewer.
+        Token budgets are measured by `elastic-ast evaluate --sweep=budget`.
 
         Raises:
-            BudgetError: The model has the same number for every recording, fewer tokens than were
-                ever measured, or it was not loaded from a workdir.
-            WorkdirError: Nothing was measured, or what was cannot be read.
+            BudgetError: The model has the same number of tokens for every recording, fewer tokens
+                than any measured budget are requested, or the model was not loaded from a workdir.
+            WorkdirError: No budget was measured, or the measurements cannot be read.
         """
         return self.budgets().best(tokens)
 
     def budgets(self) -> TokenBudgets:
-        """What is known of all token budgets, read when it is first asked for; errors as `budget`.
+        """Return all measured token budgets, read at the first call; errors are those of `budget`.
 
-        Where it was measured with other parameters than these, a `BudgetWarning` says so, once.
+        A `BudgetWarning` is issued once if the budgets were measured with other parameters.
         """
         if self._budgets is None:
             token_budget.check_model(self.config.model.kind)
@@ -280,14 +320,57 @@ class Predictor:
                     'token budgets are stored in a workdir, and this model was not loaded from one'
                 )
             self._budgets = Workdir(self._workdir).budgets(self.config.frontend)
-            if others := self._budgets.parameter_mismatch(self.description, self.step):
+            if mismatch := self._budgets.parameter_mismatch(self.description, self.step):
                 warnings.warn(
-                    f'token budgets were measured with {printable(others)}: measure again with'
+                    f'token budgets were measured with {printable(mismatch)}: measure again with'
                     f' elastic-ast evaluate --workdir={self._workdir} --sweep=budget',
                     token_budget.BudgetWarning,
                     stacklevel=2,
                 )
         return self._budgets
+
+    def logits(
+        self, log_mels: Sequence[Float[np.ndarray, 'mels _']]
+    ) -> Float32[np.ndarray, 'clips classes']:
+        """Return the logits of normalized log-mels, to compare with other implementations.
+
+        Args:
+            log_mels: `(log_mel - mean) / (2 * std)` of each clip, mel bin first, as in the PyTorch
+                originals.
+
+        Raises:
+            ValueError: A clip has a wrong number of mel bins, more frames than the model has
+                positions, or values that are not finite.
+        """
+        log_mel_clips = []
+        for number, log_mel in enumerate(log_mels):
+            name, features = f'log_mels[{number}]', np.asarray(log_mel, np.float32).T
+            self._check(features, name)
+            patches = clips.to_patches(features, self.config.frontend)
+            log_mel_clips.append(Clip(name, patches=patches))
+        return self._logits(log_mel_clips)
+
+    def waveform_logits(
+        self, waveform: Float32[np.ndarray, 'samples'], reduction: TokenReduction | None = None
+    ) -> Float32[np.ndarray, 'classes']:
+        """Return the logits of one waveform, which the model must take whole.
+
+        Args:
+            waveform: Samples at the model's sample rate.
+            reduction: Reduces the tokens; the row of the batch has as many tokens as it allows.
+        """
+        clip = clips.clip_from_waveform(waveform, self.config.frontend, reduction)
+        return self._logits([clip], reduction)[0]
+
+    def probabilities(self, logits: Float[np.ndarray, 'C']) -> Float[np.ndarray, 'C']:
+        """Return the softmax of logits, or their sigmoids if the model was trained with them."""
+        if self.config.train.loss == 'bce':
+            return np.exp(-np.logaddexp(0, -logits))
+        weights = np.exp(logits - logits.max())
+        return weights / weights.sum()
+
+    def _run(self, *fields: str) -> RunBatch:
+        return functools.partial(self._outputs, self._params, fields=fields)
 
     def _reduction(self, budget_tokens: int | None) -> TokenReduction | None:
         return None if budget_tokens is None else self.budget(budget_tokens).reduction
@@ -295,44 +378,20 @@ class Predictor:
     def _overlap(self, overlap: float | None) -> float:
         return self.config.data.overlap if overlap is None else overlap
 
-    def logits(
-        self, log_mels: Sequence[Float[np.ndarray, 'mels _']]
-    ) -> Float32[np.ndarray, 'clips classes']:
-        """Logits of normalised log-mels, for whoever compares numbers.
-
-        Args:
-            log_mels: `(log_mel - mean) / (2 * std)` of each clip, mel bin first, as the PyTorch
-            originals take them.
-
-        Raises:
-            ValueError: A wrong number of mel bins, more frames than the model has positions for, or
-                values that are not finite; names the clip.
-        """
-        features = [np.asarray(log_mel, np.float32).T for log_mel in log_mels]
-        for number, values in enumerate(features):
-            self._check(values, f'log_mels[{number}]')
-        made = [
-            Clip(f'log_mels[{number}]', patches=clips.to_patches(values, self.config.frontend))
-            for number, values in enumerate(features)
-        ]
-        return self._logits(made)
-
-    def waveform_logits(
-        self, waveform: Float32[np.ndarray, 'samples'], reduction: TokenReduction | None = None
-    ) -> Float32[np.ndarray, 'classes']:
-        """Logits of a waveform at the model's rate that it takes whole, for whoever measures the
-        time; see `token_budget`.
-        """
-        return self._logits(
-            [clips.clip_from_waveform(waveform, self.config.frontend, reduction)], reduction
-        )[0]
-
     def _logits(
-        self, made: Sequence[Clip], reduction: TokenReduction | None = None
+        self, log_mel_clips: Sequence[Clip], reduction: TokenReduction | None = None
     ) -> Float32[np.ndarray, 'clips classes']:
-        scores = np.zeros((len(made), len(self.labels)), np.float32)
-        for _ in self._score(made, True, scores, reduction):
-            pass
+        """Return the logits of clips that are packed all at once."""
+        batches = batching.pack_batches(
+            log_mel_clips,
+            self.config.frontend.mel_patches,
+            self._shape,
+            is_only=True,
+            token_limit=reduction.tokens if reduction else None,
+        )
+        scores = np.zeros((len(log_mel_clips), len(self.labels)), np.float32)
+        for index, outputs in batching.packed_outputs(self._run('logits'), batches):
+            scores[index] = outputs['logits']
         return scores
 
     def _check(self, features: Float32[np.ndarray, '...'], name: str) -> None:
@@ -351,33 +410,39 @@ class Predictor:
                 ' frontend.max_frames'
             )
 
-    def _results(
+    def _scores(
         self,
         inputs: Iterable[Any],
         top_k: int,
-        cut: Windows,
+        split: Windows,
         reduction: TokenReduction | None,
         progress: Progress | None,
-        keep: bool,
-    ) -> Iterator[tuple[dict[str, Any], list[tuple[int, int]], list[Float32[np.ndarray, 'C']]]]:
-        """The result of each recording; with `keep`, spans and probabilities of its windows."""
-        for clip, logits in self._scored(
-            clips.read_clips(inputs, self.config.frontend, cut, reduction), reduction, progress
-        ):
+        *,
+        keep_windows: bool = False,
+    ) -> Iterator[_Scores]:
+        """Yield the result of each recording; with `keep_windows`, also those of its windows."""
+        recordings = clips.read_clips(inputs, self.config.frontend, split, reduction)
+        scored = self.clip_outputs(
+            recordings,
+            ('logits',),
+            lambda _, outputs: outputs['logits'].astype(np.float64),
+            reduction=reduction,
+            progress=progress,
+        )
+        mean, spans, probabilities = WindowMean(), [], []
+        for clip, logits in scored:
             if clip.error is not None:
-                yield {'path': clip.name, 'error': clip.error}, [], []
+                yield _Scores({'path': clip.name, 'error': clip.error}, [], [])
                 continue
-            exact, length = logits.astype(np.float64), clip.stop - clip.start
             if clip.index == 0:
-                total, weight, spans, probabilities = np.zeros_like(exact), 0, [], []
-            total += length * exact
-            weight += length
-            if keep:
+                spans, probabilities = [], []
+            mean.add(clip, logits)
+            if keep_windows:
                 spans.append((clip.start, clip.stop))
-                probabilities.append(self.probabilities(exact).astype(np.float32))
-            if clip.last:
-                whole = self.probabilities(exact if clip.count == 1 else total / weight)
-                yield self._result(clip, whole, top_k), spans, probabilities
+                probabilities.append(self.probabilities(logits).astype(np.float32))
+            if clip.is_last:
+                whole = self.probabilities(mean.value())
+                yield _Scores(self._result(clip, whole, top_k), spans, probabilities)
 
     def _result(
         self, clip: Clip, probabilities: Float[np.ndarray, 'C'], top_k: int
@@ -391,60 +456,3 @@ class Predictor:
             ],
         }
         return result | ({'windows': clip.count} if clip.count > 1 else {})
-
-    def _scored(
-        self, read: Iterable[Clip], reduction: TokenReduction | None, progress: Progress | None
-    ) -> Iterator[tuple[Clip, Float32[np.ndarray, 'C'] | None]]:
-        """Clips, in order, with their logits; those with an error without."""
-        rate = self.config.frontend.sample_rate
-        for chunk, only in clips.chunks(read):
-            good = [clip for clip in chunk if clip.error is None]
-            scores = np.zeros((len(good), len(self.labels)), np.float32)
-            for done in self._score(good, only, scores, reduction):
-                if progress is not None:
-                    at = good[
-                        done - 1
-                    ]  # clips wait little for others, so about as many as these are through
-                    progress(at.name, at.stop / rate, at.samples / rate)
-            row = iter(scores)
-            for clip in chunk:
-                yield clip, next(row) if clip.error is None else None
-
-    def _score(
-        self,
-        good: Sequence[Clip],
-        only: bool,
-        scores: Float32[np.ndarray, 'clips C'],
-        reduction: TokenReduction | None = None,
-    ) -> Iterator[int]:
-        """Writes the logits of clips; yields after each batch how many clips are through."""
-        if not good:
-            return
-        shape = factory.batch_shape(self.config, len(self.labels))
-        packed = clips.batches(
-            [clip.patches for clip in good],
-            self.config.frontend.mel_patches,
-            shape,
-            only,
-            [clip.kept for clip in good],
-            reduction.tokens if reduction else None,
-        )
-        results = (
-            (batch.clip_id[batch.valid], batch.valid, self._apply(self._params, batch))
-            for batch in packed
-        )
-        done, before = 0, next(results)
-        for after in itertools.chain(
-            results, [None]
-        ):  # the device works on this one while the one before is read
-            numbers, valid, logits = before
-            scores[numbers] = np.asarray(logits)[valid]
-            done, before = done + len(numbers), after
-            yield done
-
-    def probabilities(self, logits: Float[np.ndarray, 'C']) -> Float[np.ndarray, 'C']:
-        """Softmax over classes, or a sigmoid of each, as the model was trained."""
-        if self.config.train.loss == 'bce':
-            return np.exp(-np.logaddexp(0, -logits))
-        weights = np.exp(logits - logits.max())
-        return weights / weights.sum()

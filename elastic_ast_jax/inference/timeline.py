@@ -1,7 +1,4 @@
-"""Timelines as files:
-
-what `Predictor.timeline` yields, as JSON and as a plot, named after the recording.
-"""
+"""Timelines as files: JSON and a plot for each recording, named after it."""
 
 import json
 import os
@@ -13,27 +10,27 @@ from elastic_ast_jax.utils import plotting
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import replaced
 
-# Bytes of a file's name without its suffix; file systems take 255 with it.
-_LONGEST_NAME = 200
-# Characters that some file system does not take or gives a meaning.
+# The most bytes of a file's name without its suffix; file systems allow 255 with it.
+_MAX_NAME_BYTES = 200
+# Characters that some file systems forbid or treat specially.
 _RESERVED = frozenset('/\\:*?"<>|')
 
 
 class TimelineError(UserError):
-    """Timelines cannot be written; names the folder."""
+    """Reports a folder that timelines cannot be written to."""
 
 
 class TimelineFolder:
-    """A folder of timelines; no recording's files replace those of another."""
+    """A folder of timelines; each recording has its own file names."""
 
     def __init__(self, folder: str | os.PathLike):
-        """Makes the folder if there is none.
+        """Create the folder if it does not exist.
 
         Raises:
-            TimelineError: It cannot be written to, which is told before anything is computed.
+            TimelineError: The folder cannot be written to.
         """
         self.folder = Path(folder)
-        self._taken: set[str] = set()
+        self._names: set[str] = set()  # case-folded names of this run's files
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -47,61 +44,53 @@ class TimelineFolder:
             )
 
     def write(self, timeline: dict[str, Any]) -> tuple[Path, Path]:
-        """Writes NAME.json and NAME.png, NAME being the recording's without its suffix, with a
-        number if it is taken.
+        """Write NAME.json and NAME.png, and return their paths.
 
-        The files of an earlier run are replaced. The JSON holds all keys of the timeline, a window
-        on each line, with the probabilities of all classes in the order of `labels`, to four
-        significant digits: of 527 classes and an hour's 700 windows these are some 3 MB.
+        NAME is the name of the recording without its suffix, with a number if another recording
+        has the same name. Files of an earlier run are replaced. The JSON file has all keys of the
+        timeline and one window on each line, with the probabilities of all classes in the order of
+        `labels`, to four significant digits. An hour of 700 windows and 527 classes takes about
+        3 MB.
 
         Args:
-            timeline: Of one recording, from `Predictor.timeline`.
+            timeline: Timeline of one recording, from `Predictor.timeline`.
 
         Raises:
-            WriteError: One of the files cannot be written; it is as it was then.
+            WriteError: One of the files cannot be written; its old content stays.
         """
-        name = self._name(timeline['path'])
+        name = self._unique_name(timeline['path'])
         json_file, png_file = self.folder / f'{name}.json', self.folder / f'{name}.png'
         with (
             replaced(json_file) as temporary,
             open(temporary, 'w', encoding='utf-8', errors='backslashreplace') as file,
         ):
             settings = {key: value for key, value in timeline.items() if key != 'timeline'}
-            file.write(
-                json.dumps(settings, indent=1, ensure_ascii=False).removesuffix('\n}')
-                + ',\n "timeline": ['
-            )
+            head = json.dumps(settings, indent=1, ensure_ascii=False).removesuffix('\n}')
+            file.write(f'{head},\n "timeline": [')
             for number, entry in enumerate(timeline['timeline']):
                 probabilities = [float(f'{value:.4g}') for value in entry['probabilities'].tolist()]
-                file.write(
-                    (',' if number else '')
-                    + '\n  '
-                    + json.dumps(entry | {'probabilities': probabilities})
-                )
+                line = json.dumps(entry | {'probabilities': probabilities})
+                file.write(f'{"," if number else ""}\n  {line}')
             file.write('\n ]\n}\n')
         plotting.save(plots.plot_timeline(timeline), png_file)
         return json_file, png_file
 
-    def _name(self, path: str) -> str:
-        """A name that no file of this run has, whether or not the file system tells capitals from
-        small letters.
-        """
-        wanted, count = safe_name(path), 1
-        name = wanted
-        while name.casefold() in self._taken:
+    def _unique_name(self, path: str) -> str:
+        """Return a file name that differs from others of this run by more than upper case."""
+        base, count = safe_name(path), 1
+        name = base
+        while name.casefold() in self._names:
             count += 1
-            name = f'{wanted}-{count}'
-        self._taken.add(name.casefold())
+            name = f'{base}-{count}'
+        self._names.add(name.casefold())
         return name
 
 
 def safe_name(path: str) -> str:
-    """The name of a recording without folders and suffix, as a file's name that every file system
-    takes.
-    """
+    """Return the name of a recording, without folders and suffix, as a portable file name."""
     stem = os.path.splitext(os.path.basename(path))[0]
     name = ''.join(
         '_' if letter in _RESERVED or not letter.isprintable() else letter for letter in stem
     )
-    name = name.encode('utf-8')[:_LONGEST_NAME].decode('utf-8', errors='ignore').strip('. ')
+    name = name.encode('utf-8')[:_MAX_NAME_BYTES].decode('utf-8', errors='ignore').strip('. ')
     return name or 'recording'

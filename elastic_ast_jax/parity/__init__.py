@@ -1,4 +1,1 @@
-"""Comparisons that anyone can repeat:
-
-this package's numbers with PyTorch's, and a clip alone with the clip in company.
-"""
+"""Parity: this package's numbers against PyTorch's, and packed clips against single clips."""

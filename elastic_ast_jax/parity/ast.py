@@ -15,43 +15,40 @@ from elastic_ast_jax.parity.reference import Reference
 from elastic_ast_jax.pretrained import ast_hf
 from elastic_ast_jax.pretrained.ast_hf import ConvertedAst
 
-__all__ = ['TITLES', 'convert', 'compare_features', 'compare_logits']
+__all__ = ['TITLES', 'compare_features', 'compare_logits', 'convert']
 
 # Title of each stored network.
 TITLES = {'ast_hf_stride10': 'AST, stride 10', 'ast_hf_stride16': 'AST, stride 16'}
-# transformers computed its features in NumPy, so they lack the rounding that `fbank` allows for.
+# transformers computes its features in NumPy, so they lack the rounding that `fbank` allows for.
 FEATURES, LOGITS = 2e-3, 1e-4
 
 
 def convert(stored: Reference) -> ConvertedAst:
-    """The stored network as this package's."""
+    """Convert a stored network to this package's."""
     return ast_hf.convert(
         stored.meta['config'], stored.meta['preprocessor'], stored.part('weights/'), stored.name
     )
 
 
-def compare_features(title: str, stored: Reference, made: ConvertedAst) -> list[Comparison]:
-    """The spectrograms of a recording that is shorter and of one that is longer than the network
-    takes.
-    """
-    rows = []
+def compare_features(title: str, stored: Reference, converted: ConvertedAst) -> list[Comparison]:
+    """Compare the spectrograms of a recording shorter and of one longer than the network takes."""
+    comparisons = []
     for length in ('short', 'long'):
-        found = ast_hf.features(
-            fbank.to_float(stored[f'wave_{length}']), made.frontend, made.model.frames
+        waveform = fbank.to_float(stored[f'wave_{length}'])
+        features = ast_hf.features(waveform, converted.frontend, converted.model.frames)
+        expected = stored[f'features_{length}']
+        comparisons.append(
+            compare(title, f'features of a {length} clip', features, expected, FEATURES)
         )
-        rows.append(
-            compare(
-                title, f'features of a {length} clip', found, stored[f'features_{length}'], FEATURES
-            )
-        )
-    return rows
+    return comparisons
 
 
 def compare_logits(
-    title: str, stored: Reference, made: ConvertedAst, attend: Attend
+    title: str, stored: Reference, converted: ConvertedAst, attend: Attend
 ) -> list[Comparison]:
-    """The logits of stored spectrograms."""
-    logits = _classify(made.model.clone(attend=attend), made.params, stored['spectrograms'])
+    """Compare the logits of stored spectrograms."""
+    network = converted.model.clone(attend=attend)
+    logits = _classify(network, converted.params, stored['spectrograms'])
     return [compare(title, 'logits', np.asarray(logits), stored['logits'], LOGITS)]
 
 

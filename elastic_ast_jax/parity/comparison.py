@@ -1,4 +1,4 @@
-"""A row of the parity report: two arrays, how far apart they are, and how far apart they may be."""
+"""Comparison: an entry of the parity report, the difference between two arrays and its bound."""
 
 import dataclasses
 from typing import Any, Literal
@@ -11,66 +11,89 @@ __all__ = ['Comparison', 'compare', 'compare_by_norm']
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One thing compared.
+    """Difference between computed and reference values.
 
     Attributes:
-        model: Whose it is.
-        what: The thing.
+        model: Name of the model.
+        quantity: Name of the values.
         absolute: Largest absolute difference.
-        relative: That difference divided by the largest absolute value of the reference; of a
+        relative: That difference divided by the largest absolute value of the reference. For a
             gradient, the norm of the difference divided by the norm of the reference.
-        bound: What must not be exceeded ...
-        counts: ... by which of the two.
+        bound: Largest difference that passes.
+        bounded: Which difference the bound applies to.
     """
 
     model: str
-    what: str
+    quantity: str
     absolute: float
     relative: float
     bound: float
-    counts: Literal['absolute', 'relative'] = 'absolute'
+    bounded: Literal['absolute', 'relative'] = 'absolute'
 
     @property
     def passed(self) -> bool:
-        """Within the bound; NaN is not."""
-        return getattr(self, self.counts) <= self.bound
+        """Return whether the difference is within the bound; NaN is not."""
+        return getattr(self, self.bounded) <= self.bound
 
     @property
     def name(self) -> str:
-        return f'{self.model}: {self.what}'
+        """Return the name of the model and the values."""
+        return f'{self.model}: {self.quantity}'
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the JSON report."""
+        return {
+            'model': self.model,
+            'what': self.quantity,
+            'absolute': self.absolute,
+            'relative': self.relative,
+            'bound': self.bound,
+            'counts': self.bounded,
+            'passed': self.passed,
+        }
 
 
 def compare(
-    model: str, what: str, found: Float[Any, '...'], wanted: Float[Any, '...'], bound: float
+    model: str,
+    quantity: str,
+    computed: Float[Any, '...'],
+    expected: Float[Any, '...'],
+    bound: float,
 ) -> Comparison:
-    """A row whose largest absolute difference is bounded."""
-    found, wanted = _same_shape(found, wanted, f'{model}: {what}')
-    largest = float(np.abs(found - wanted).max())
-    return Comparison(model, what, largest, _ratio(largest, float(np.abs(wanted).max())), bound)
+    """Return a comparison whose largest absolute difference is bounded."""
+    computed, expected = _same_shape(computed, expected, f'{model}: {quantity}')
+    largest = float(np.abs(computed - expected).max())
+    relative = _ratio(largest, float(np.abs(expected).max()))
+    return Comparison(model, quantity, largest, relative, bound)
 
 
 def compare_by_norm(
-    model: str, what: str, found: Float[Any, '...'], wanted: Float[Any, '...'], bound: float
+    model: str,
+    quantity: str,
+    computed: Float[Any, '...'],
+    expected: Float[Any, '...'],
+    bound: float,
 ) -> Comparison:
-    """A row whose difference is bounded by its norm, relative to the norm of the reference."""
-    found, wanted = _same_shape(found, wanted, f'{model}: {what}')
-    difference = found - wanted
-    relative = _ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(wanted)))
-    return Comparison(model, what, float(np.abs(difference).max()), relative, bound, 'relative')
+    """Return a comparison whose difference is bounded by its norm, relative to the reference's."""
+    computed, expected = _same_shape(computed, expected, f'{model}: {quantity}')
+    difference = computed - expected
+    largest = float(np.abs(difference).max())
+    relative = _ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(expected)))
+    return Comparison(model, quantity, largest, relative, bound, 'relative')
 
 
-def _same_shape(found: Any, wanted: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64; broadcasting could hide that one of them is something else."""
-    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    if found.shape != wanted.shape or not found.size:
+def _same_shape(computed: Any, expected: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return both arrays in float64; broadcasting could hide that shapes differ."""
+    computed, expected = np.asarray(computed, np.float64), np.asarray(expected, np.float64)
+    if computed.shape != expected.shape or not computed.size:
         raise ValueError(
-            f'{name}: shape {list(found.shape)} cannot be compared with {list(wanted.shape)}'
+            f'{name}: shape {list(computed.shape)} cannot be compared with {list(expected.shape)}'
         )
-    return found, wanted
+    return computed, expected
 
 
 def _ratio(difference: float, size: float) -> float:
-    """0 / 0 is no difference, and anything else by 0 an infinite one."""
+    """Return the ratio: 0 / 0 is no difference, any other division by 0 an infinite one."""
     if size == 0:
         return 0.0 if difference == 0 else float('inf')
     return difference / size

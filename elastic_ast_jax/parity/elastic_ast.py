@@ -1,7 +1,4 @@
-"""ElasticAST against the published PyTorch code:
-
-from the embedding to the logits, packed and alone.
-"""
+"""ElasticAST against the published PyTorch code, packed and with each clip alone."""
 
 import dataclasses
 import functools
@@ -12,9 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from elastic_ast_jax.inference import batching
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.models.elastic_ast import ElasticAST
-from elastic_ast_jax.models.outputs import ModelOutputs
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
 from elastic_ast_jax.parity import numpy_reference, reference
@@ -24,31 +21,33 @@ from elastic_ast_jax.parity.reference import Reference
 from elastic_ast_jax.pretrained import elastic_ast_torch
 from elastic_ast_jax.pretrained.elastic_ast_torch import Layout
 
-__all__ = ['TITLES', 'LOGITS', 'Case', 'load_case', 'compare_forward', 'clip_stages']
+__all__ = ['LOGITS', 'TITLES', 'Case', 'clip_stages', 'compare_forward', 'load_case']
 
 # Title of each stored network.
 TITLES = {
     'elasticast_tiny': 'ElasticAST, attention pooling',
     'elasticast_tiny_avgpool': 'ElasticAST, mean pooling',
 }
-# Bound of logits, and of what leads to them, which is of the same size. PyTorch's own float32 is
-# 2e-5 off.
+# Bound of logits, and of the values before them, which are of the same size. PyTorch's own float32
+# is off by 2e-5.
 LOGITS = 1e-4
-# Clips of a row of the packed batch, as the stored networks had them.
+# Clips of a row of the packed batch, as in the stored networks.
 _SLOTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A stored network, and this package's for the same.
+    """A stored network, and the same network of this package.
 
     Attributes:
-        title: Of its rows in the report.
-        reference: Weights, clips and results of PyTorch's.
-        layout: Of the state dict.
-        network, params: This package's.
-        patches: Of each clip.
-        shape, batch: Of all clips packed, with labels.
+        title: Title of its comparisons in the report.
+        reference: Weights, clips and results of PyTorch.
+        layout: Layout of the state dict.
+        network: Network of this package.
+        params: Parameters of this package.
+        patches: Patches of each clip.
+        shape: Shape of the batch.
+        batch: All clips, packed, with labels.
     """
 
     title: str
@@ -62,16 +61,12 @@ class Case:
 
     @property
     def clips(self) -> list[Float32[np.ndarray, 'mels _']]:
-        """Normalised log-mels."""
+        """Return the normalized log-mels."""
         return [self.reference[f'clips/{i}'] for i in range(len(self.patches))]
-
-    def rows_of(self, rows: Sequence[Sequence[int]]) -> PackedBatch:
-        """A batch of the same shape with other rows, without labels."""
-        return packer.fill_batch(rows, self.patches, self.layout.grid[0], self.shape)
 
 
 def load_case(name: str, attend: Attend) -> Case:
-    """The network of `<name>.npz`, with an attention of this package.
+    """Load the network of `<name>.npz`, with an attention of this package.
 
     Raises:
         ReferenceFileError: The file cannot be read.
@@ -97,99 +92,70 @@ def load_case(name: str, attend: Attend) -> Case:
     network = ElasticAST(
         layout.size, layout.classes, layout.grid, attend, layout.pool, scaled=False
     )
-    return Case(
-        TITLES[name],
-        stored,
-        layout,
-        network,
-        elastic_ast_torch.to_params(weights, layout),
-        patches,
-        shape,
-        batch,
-    )
+    params = elastic_ast_torch.to_params(weights, layout)
+    return Case(TITLES[name], stored, layout, network, params, patches, shape, batch)
 
 
-def compare_forward(made: Case) -> list[Comparison]:
-    """The stages of each clip against the network in float64, and the logits against PyTorch's."""
-    weights, stored = made.reference.part('weights/'), made.reference
+def compare_forward(case: Case) -> list[Comparison]:
+    """Compare each clip's stages with the network in float64, and its logits with PyTorch's."""
+    weights, stored = case.reference.part('weights/'), case.reference
     exact = [
-        numpy_reference.forward(weights, clip, made.layout.size.heads, made.layout.pool)
-        for clip in made.clips
+        numpy_reference.forward(weights, clip, case.layout.size.heads, case.layout.pool)
+        for clip in case.clips
     ]
-    packed = clip_stages(made, [made.batch])
-    numbers = range(len(made.patches))
+    packed = clip_stages(case, [case.batch])
+    rows = [[number] for number in range(len(case.patches))]
     alone = clip_stages(
-        made,
-        [
-            made.rows_of([[i] for i in numbers[first : first + made.shape.rows]])
-            for first in numbers[:: made.shape.rows]
-        ],
+        case, batching.fill_batches(rows, case.patches, case.layout.grid[0], case.shape)
     )
 
     def joined(clips: Sequence[Stages], field: str) -> Float[np.ndarray, '...']:
-        return np.concatenate([np.atleast_2d(getattr(one, field)) for one in clips])
+        return np.concatenate([np.atleast_2d(getattr(stages, field)) for stages in clips])
 
-    def against_exact(field: str, what: str) -> Comparison:
-        return compare(
-            made.title,
-            f'{what}, against float64',
-            joined(packed, field),
-            joined(exact, field),
-            LOGITS,
-        )
+    def compare_stage(field: str, quantity: str) -> Comparison:
+        quantity = f'{quantity}, against float64'
+        return compare(case.title, quantity, joined(packed, field), joined(exact, field), LOGITS)
+
+    def compare_logits(
+        quantity: str, clips: Sequence[Stages], expected: Float[np.ndarray, 'clips C']
+    ) -> Comparison:
+        return compare(case.title, quantity, joined(clips, 'logits'), expected, LOGITS)
 
     return [
-        against_exact('embedding', 'embedding'),
-        against_exact('encoded', 'output of the encoder'),
-        against_exact('pooled', 'pooled vector'),
-        against_exact('logits', 'logits'),
-        compare(
-            made.title,
-            'logits of float64, against PyTorch',
-            joined(exact, 'logits'),
-            stored['logits'],
-            LOGITS,
-        ),
-        compare(made.title, 'logits, packed', joined(packed, 'logits'), stored['logits'], LOGITS),
-        compare(
-            made.title,
-            'logits, each clip alone',
-            joined(alone, 'logits'),
-            stored['logits_alone'],
-            LOGITS,
-        ),
+        compare_stage('embedding', 'embedding'),
+        compare_stage('encoded', 'output of the encoder'),
+        compare_stage('pooled', 'pooled vector'),
+        compare_stage('logits', 'logits'),
+        compare_logits('logits of float64, against PyTorch', exact, stored['logits']),
+        compare_logits('logits, packed', packed, stored['logits']),
+        compare_logits('logits, each clip alone', alone, stored['logits_alone']),
     ]
 
 
-def clip_stages(made: Case, batches: Iterable[PackedBatch], params: Any = None) -> list[Stages]:
-    """Of each clip, in the clips' order, whichever row of whichever batch it is in;
+def clip_stages(case: Case, batches: Iterable[PackedBatch], params: Any = None) -> list[Stages]:
+    """Return the stages of each clip, in the order of the clips.
 
-    with other parameters if given.
+    Args:
+        case: The network.
+        batches: Batches of the clips, in any order.
+        params: Parameters of the network; those of the case if None.
     """
-    params = made.params if params is None else params
-    found = {}
-    for batch in batches:
-        detail, embedding = jax.tree.map(np.asarray, _run(made.network, params, batch))
-        for row, slot in np.argwhere(batch.valid):
-            own = batch.segment_ids[row] == slot + 1
-            found[int(batch.clip_id[row, slot])] = Stages(
-                embedding[row, own],
-                detail.tokens[row, own],
-                detail.pooled[row, slot],
-                detail.logits[row, slot],
-            )
-    return [found[number] for number in sorted(found)]
+    params = case.params if params is None else params
+    stages = {
+        number: Stages(
+            outputs['embedding'], outputs['tokens'], outputs['pooled'], outputs['logits']
+        )
+        for number, outputs in batching.packed_outputs(
+            functools.partial(_run, case.network, params), batches
+        )
+    }
+    return [stages[number] for number in sorted(stages)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(
-    network: ElasticAST, params: Any, batch: PackedBatch
-) -> tuple[ModelOutputs, Float[Array, 'R T D']]:
-    """What the network makes of a batch, and the embedding:
-
-    the sum of what two of its parts give.
-    """
-    detail, kept = network.apply(
+def _run(network: ElasticAST, params: Any, batch: PackedBatch) -> dict[str, Float[Array, '...']]:
+    """Return the outputs of the network, and the embedding: the sum of patches and positions."""
+    outputs, captured = network.apply(
         {'params': params},
         batch,
         method='outputs',
@@ -197,6 +163,11 @@ def _run(
         capture_intermediates=lambda module, _: module.name in ('embed', 'positions'),
     )
     patches, positions = (
-        kept['intermediates'][name]['__call__'][0] for name in ('embed', 'positions')
+        captured['intermediates'][name]['__call__'][0] for name in ('embed', 'positions')
     )
-    return detail, patches + positions
+    return {
+        'embedding': patches + positions,
+        'tokens': outputs.tokens,
+        'pooled': outputs.pooled,
+        'logits': outputs.logits,
+    }

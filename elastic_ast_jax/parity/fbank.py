@@ -1,9 +1,10 @@
 """Log-mels against torchaudio's Kaldi features.
 
-The reference is itself rounded. Its float32 Fourier transform (MKL) is up to 4e-6 of a frame's norm
-off. In bins that are nearly silent while their frame is not, that is up to 0.0075 in the logarithm,
-and its features are up to 0.014 off those of float64. No implementation that is more exact can come
-nearer there. So the bounds are close where there is something to hear, and wide elsewhere.
+The reference itself is rounded. Its float32 Fourier transform (MKL) is off by up to 4e-6 of a
+frame's norm. In bins that are nearly silent while their frame is loud, the error is up to 0.0075 in
+the logarithm, and its features differ from those of float64 by up to 0.014. A more exact
+implementation cannot come closer there. So the bounds are tight in audible bins, and wide in
+others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,30 +18,32 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.parity import reference
 from elastic_ast_jax.parity.comparison import Comparison, compare
 
-__all__ = ['compare_log_mels', 'compare_fbank', 'frontend_spec', 'to_float']
+__all__ = ['compare_fbank', 'compare_log_mels', 'frontend_spec', 'to_float']
 
-# Natural log; the floor is ln(2 ** -23) = -15.94.
+# Natural logarithm below which a bin is not audible; the floor is ln(2 ** -23) = -15.94.
 QUIET = -12.0
+# Bounds of audible bins, of all bins, and of the median of a log-mel.
 AUDIBLE, EVERYWHERE, MEDIAN = 2e-3, 0.02, 2e-4
 
 
 def compare_fbank() -> list[Comparison]:
-    """All stored settings of sample rate, frame shift, window and mel bins together.
+    """Compare log-mels at all stored combinations of sample rate, frame shift and mel bins.
 
     Raises:
         ReferenceFileError: The file cannot be read.
     """
     stored = reference.load('kaldi_fbank')
-    found = [
+    computed = [
         fbank.log_mel(to_float(stored[entry['wave']]), frontend_spec(entry))
         for entry in stored.meta
     ]
-    wanted = [stored[entry['key']] for entry in stored.meta]
-    return compare_log_mels('Kaldi features', f'log-mel at {len(wanted)} settings', found, wanted)
+    expected = [stored[entry['key']] for entry in stored.meta]
+    quantity = f'log-mel at {len(expected)} settings'
+    return compare_log_mels('Kaldi features', quantity, computed, expected)
 
 
 def frontend_spec(entry: Mapping[str, Any]) -> FrontendSpec:
-    """The frontend of an entry of the stored `meta`."""
+    """Return the frontend of an entry of the stored `meta`."""
     return FrontendSpec(
         sample_rate=entry['sample_rate'],
         window_ms=float(entry['frame_length_ms']),
@@ -50,29 +53,31 @@ def frontend_spec(entry: Mapping[str, Any]) -> FrontendSpec:
 
 
 def to_float(samples: Int16[np.ndarray, 'samples']) -> Float32[np.ndarray, 'samples']:
-    """Stored samples as they were given to torchaudio, which subtracted their mean, as `log_mel`
-    does.
-    """
+    """Return stored samples as torchaudio received them; it subtracts their mean, as `log_mel`."""
     return samples / np.float32(32768)
 
 
 def compare_log_mels(
     model: str,
-    what: str,
-    found: Sequence[Float32[np.ndarray, '_ _']],
-    wanted: Sequence[Float32[np.ndarray, '_ _']],
+    quantity: str,
+    computed: Sequence[Float32[np.ndarray, '_ _']],
+    expected: Sequence[Float32[np.ndarray, '_ _']],
 ) -> list[Comparison]:
-    """Rows for the bins that are heard, for all, and for the median of the one with the largest."""
-    ours, theirs = (np.concatenate([one.ravel() for one in each]) for each in (found, wanted))
-    heard = theirs > QUIET
-    medians = [np.median(np.abs(one - right)) for one, right in zip(found, wanted, strict=True)]
-    middle = float(max(medians))
-    rows = [
-        compare(model, f'{what}, all bins', ours, theirs, EVERYWHERE),
-        Comparison(model, f'{what}, median', middle, middle / float(np.abs(theirs).max()), MEDIAN),
+    """Compare the audible bins, all bins, and the median of the log-mel with the largest."""
+    all_computed, all_expected = (
+        np.concatenate([log_mel.ravel() for log_mel in log_mels])
+        for log_mels in (computed, expected)
+    )
+    pairs = zip(computed, expected, strict=True)
+    median = float(max(np.median(np.abs(ours - theirs)) for ours, theirs in pairs))
+    relative = median / float(np.abs(all_expected).max())
+    comparisons = [
+        compare(model, f'{quantity}, all bins', all_computed, all_expected, EVERYWHERE),
+        Comparison(model, f'{quantity}, median', median, relative, MEDIAN),
     ]
-    if heard.any():
-        rows.insert(
-            0, compare(model, f'{what}, bins above {QUIET:g}', ours[heard], theirs[heard], AUDIBLE)
-        )
-    return rows
+    audible = all_expected > QUIET
+    if audible.any():
+        bins = f'{quantity}, bins above {QUIET:g}'
+        loud = compare(model, bins, all_computed[audible], all_expected[audible], AUDIBLE)
+        comparisons.insert(0, loud)
+    return comparisons

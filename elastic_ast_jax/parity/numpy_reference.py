@@ -1,8 +1,8 @@
 """The published network in NumPy and float64, straight from the names of its PyTorch state dict.
 
-Nothing is packed or masked here: a clip is a matrix of tokens. It shares no line with the models of
-this package, so it tells what is right between the input and the logits, where PyTorch's values are
-not stored, and to more digits than float32 has.
+Nothing is packed or masked: a clip is a matrix of tokens. The module shares no line with the models
+of this package. So it is a reference for the values between the input and the logits, for which no
+values of PyTorch are stored, and has more digits than float32.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ _EPSILON = 1e-6  # of every LayerNorm
 
 
 class Stages(NamedTuple):
-    """What a clip becomes, one after the other."""
+    """Values of a clip at each stage of the network."""
 
     embedding: Float[np.ndarray, 'n D']  # embedded patches with positions
     encoded: Float[np.ndarray, 'n D']  # after the blocks and their final norm
@@ -32,11 +32,11 @@ def forward(
     heads: int,
     pool: str,
 ) -> Stages:
-    """Runs one clip through the network.
+    """Run one clip through the network.
 
     Args:
         weights: The state dict.
-        clip: A normalised log-mel of whole patches.
+        clip: A normalized log-mel of whole patches.
         heads: Number of attention heads.
         pool: `'attention'` or `'mean'`.
     """
@@ -51,8 +51,8 @@ def forward(
     )
     for i in range(depth):
         block = f'blocks.modules_list.{i}'
-        normalised = _layer_norm(x, w, f'{block}.norm1')
-        x = x + _attention(normalised, normalised, w, f'{block}.attn', heads)
+        normalized = _layer_norm(x, w, f'{block}.norm1')
+        x = x + _attention(normalized, normalized, w, f'{block}.attn', heads)
         hidden = _linear(_layer_norm(x, w, f'{block}.norm2'), w, f'{block}.mlp.fc1')
         x = x + _linear(_gelu(hidden), w, f'{block}.mlp.fc2')
     encoded = _layer_norm(x, w, 'norm')
@@ -67,9 +67,13 @@ def forward(
 def loss(
     logits: Sequence[Float64[np.ndarray, 'C']], targets: Float[np.ndarray, 'clips C'], kind: str
 ) -> float:
-    """Of all clips:
+    """Return the loss of all clips.
 
-    `'BCE'`, binary cross-entropy, the mean over all entries; or `'CE'`, cross-entropy, over clips.
+    Args:
+        logits: Logits of each clip.
+        targets: Multi-hot targets.
+        kind: `'BCE'` is binary cross-entropy, the mean over all entries; `'CE'` is cross-entropy,
+            the mean over clips.
     """
     scores = np.stack(logits)
     if kind == 'BCE':
@@ -85,26 +89,34 @@ def derivative(
     index: tuple[int, ...],
     distance: float = 1e-4,
 ) -> float:
-    """By one weight, from four values of the function:
+    """Return the derivative by one weight, from four values of the function.
 
-    the error is of the distance's fourth power, and rounding's over it.
+    The error grows with the fourth power of the distance; the error of rounding falls with the
+    distance.
+
+    Args:
+        function: Function of the weights.
+        weights: The state dict.
+        name: Name of the tensor.
+        index: Index of the weight in the tensor.
+        distance: Step of the weight.
     """
 
-    def moved(by: float) -> float:
+    def value(offset: float) -> float:
         tensor = np.array(weights[name], np.float64)
-        tensor[index] += by
+        tensor[index] += offset
         return function({**weights, name: tensor})
 
-    near, far = (moved(step) - moved(-step) for step in (distance, 2 * distance))
+    near, far = (value(step) - value(-step) for step in (distance, 2 * distance))
     return (8 * near - far) / (12 * distance)
 
 
 def _patches(
     clip: Float64[np.ndarray, 'mels frames'], values: int
 ) -> tuple[Float64[np.ndarray, 'n P'], int, int]:
-    """Square patches, frequency-major, each flattened mel-major;
+    """Return square patches, and the number of their bands and columns.
 
-    and how many bands and columns of them there are.
+    Patches are frequency-major, and each is flattened mel-major.
     """
     edge = int(values**0.5)
     bands, columns = clip.shape[0] // edge, clip.shape[1] // edge
@@ -121,9 +133,9 @@ def _linear(
 def _layer_norm(
     x: Float64[np.ndarray, '... D'], w: Mapping[str, np.ndarray], name: str
 ) -> Float64[np.ndarray, '... D']:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + _EPSILON)
-    return centred / deviation * w[f'{name}.weight'] + w[f'{name}.bias']
+    centered = x - x.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + _EPSILON)
+    return centered / deviation * w[f'{name}.weight'] + w[f'{name}.bias']
 
 
 def _attention(
@@ -133,7 +145,7 @@ def _attention(
     name: str,
     heads: int,
 ) -> Float64[np.ndarray, 'm D']:
-    """Of each query to all tokens. The logits are not divided by the root of the head width."""
+    """Attend from each query to all tokens; logits are not divided by the root of head width."""
     q = _linear(queries, w, f'{name}.to_q')
     k, v = np.split(_linear(x, w, f'{name}.to_kv'), 2, axis=1)  # keys first
     mixed = []
@@ -145,5 +157,5 @@ def _attention(
 
 
 def _gelu(x: Float64[np.ndarray, '...']) -> Float64[np.ndarray, '...']:
-    """The exact one."""
+    """Return the exact GELU."""
     return x * (1 + erf(x / np.sqrt(2))) / 2

@@ -1,16 +1,16 @@
-"""`elastic-ast parity WORKDIR INPUT...`: whether a trained model's result for a clip depends on the
-clip alone.
+"""`elastic-ast parity WORKDIR INPUT...`: checks that a clip's logits do not depend on other clips.
 
-Each clip passes through the model in many ways: alone in a row that just fits, which is the
-yardstick; alone in a long row; packed in random company; in rows of other lengths; by every
-implementation of attention; on several devices. Its logits must be the same to the rounding of
-float32. A model that ignores its input would pass all of that, so clips must also differ.
+Each clip passes through the model under many conditions: alone in a row that fits exactly, which is
+the reference; alone in a long row; packed with random companions; in rows of other lengths; by
+every implementation of attention; on several devices. Its logits must be the same to the rounding
+of float32. A model that ignores its input would pass all of these, so clips must also differ.
 
-Some models make near-hard choices, so that rounding alone moves their logits by more than the
-bound. Where a clip is beyond it, the model's weights are moved by a rounding and nothing else is
-changed: what that moves its logits is not packing's doing.
+Some models make near-hard choices, and rounding alone moves their logits by more than the bound.
+If a clip exceeds the bound, the model's weights are moved by a rounding and nothing else changes.
+The resulting change of the logits is not caused by packing, and sets the bound of the clip.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -32,7 +32,7 @@ from elastic_ast_jax.parity.conditions import (
     Logits,
     ModelRunner,
     Patches,
-    conditions,
+    make_conditions,
     noise_clips,
 )
 from elastic_ast_jax.utils import jax_cache
@@ -40,37 +40,37 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import counted, printable, without_nan
 
-__all__ = ['BOUND', 'PackingReport', 'PackingCheckError', 'check_packing', 'run', 'print_report']
+__all__ = ['BOUND', 'PackingCheckError', 'PackingReport', 'check_packing', 'print_report', 'run']
 
 # Largest difference of a clip's logits, relative to its largest logit, in float32 (docs/design.md,
-# promise 1) ...
+# promise 1).
 BOUND = 1e-5
-# ... or this at most, where rounding alone moves the logits by more ...
-_LOOSEST = 1e-3
-# ... and how many times the bound different inputs must differ at least.
-_TELLING = 1000
-# Clips that are tried; of more, these are spread over them.
-_MOST = 64
-# Clips shown of many.
-_SHOWN = 10
+# The largest bound of a clip whose logits rounding alone moves by more.
+_MAX_BOUND = 1e-3
+# Different inputs must differ by at least this many times the bound.
+_MIN_CONTRAST = 1000
+# The most clips to check. More clips are sampled evenly.
+_MAX_CLIPS = 64
+# The most clips to print.
+_MAX_PRINTED = 10
 
 
 class PackingCheckError(UserError):
-    """Clips that cannot be tried; names the first."""
+    """Reports that there are no clips to check, or a recording that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PackingReport:
-    """What was found.
+    """Result of a packing check.
 
     Attributes:
-        names: Of the clips.
-        differences: Of each condition, the largest difference of each clip's logits from those
+        names: Names of the clips.
+        differences: For each condition, the largest difference of each clip's logits from those
             alone, relative to the largest of them.
-        bounds: Of each clip.
-        contrast: The largest difference between the logits of different inputs, relative to the
-        largest logit.
-        notes: What has to be said besides.
+        bounds: Bound of each clip.
+        contrast: Largest difference between the logits of different inputs, relative to the largest
+            logit.
+        notes: Remarks on the clips and the bounds.
     """
 
     names: tuple[str, ...]
@@ -81,19 +81,20 @@ class PackingReport:
 
     @property
     def failed(self) -> list[str]:
-        """Conditions under which a clip's logits are others; NaN is other."""
+        """Return the conditions under which a clip exceeds its bound; NaN exceeds it."""
         return [
             name for name, column in self.differences.items() if not (column <= self.bounds).all()
         ]
 
     @property
-    def tells(self) -> bool:
-        """Whether the logits depend on the input at all."""
-        return self.contrast >= _TELLING * BOUND
+    def depends_on_input(self) -> bool:
+        """Return whether the logits depend on the input at all."""
+        return self.contrast >= _MIN_CONTRAST * BOUND
 
     @property
     def passed(self) -> bool:
-        return not self.failed and self.tells
+        """Return whether no condition fails and the logits depend on the input."""
+        return not self.failed and self.depends_on_input
 
 
 def run(
@@ -103,116 +104,123 @@ def run(
     seed: int = 0,
     as_json: bool = False,
 ) -> int:
-    """Prints the certificate of a workdir's model: a table, or JSON.
+    """Print the packing report of a workdir's model: a table, or JSON.
 
-    A processor shows eight virtual devices for it.
+    A CPU shows eight virtual devices for it.
 
     Args:
-        workdir: Of a training run or a conversion.
-        inputs: Recordings, and folders of recordings; long ones are cut into windows, as in
-        prediction.
+        workdir: Folder of a training run or a conversion.
+        inputs: Recordings, and folders of recordings. Long recordings are split into windows, as in
+            prediction.
         checkpoint: See `Checkpoints.restore_params`.
-        seed: Of the random company.
+        seed: Seed of the random companions.
         as_json: Print JSON.
 
     Returns:
         The exit code: 1 if a condition fails, or the logits do not depend on the input.
 
     Raises:
-        CertificateError: A recording that cannot be used.
-        WorkdirError, CheckpointError: As `load_model`.
+        PackingCheckError: A recording cannot be used.
+        WorkdirError, CheckpointError: See `load_model`.
     """
-    try:
+    # JAX may be in use already, with the devices that it has.
+    with contextlib.suppress(RuntimeError):
         jax.config.update('jax_num_cpu_devices', DEVICES)
-    except RuntimeError:  # JAX is in use already, with the devices that there are
-        pass
     jax_cache.use_compilation_cache()
     progress = Progress()
     model = load_model(workdir, checkpoint)
-    frontend = model.config.frontend
     recordings, notes = list(expand(inputs)), ()
-    if len(recordings) > _MOST:
-        notes = (f'Of {len(recordings)} recordings, {_MOST} are tried, spread over them.',)
-        recordings = [recordings[i] for i in _spread(len(recordings))]
+    if len(recordings) > _MAX_CLIPS:
+        notes = (f'Of {len(recordings)} recordings, {_MAX_CLIPS} are tried, spread over them.',)
+        recordings = [recordings[i] for i in _sample_evenly(len(recordings))]
+    names, patches = _read(model, recordings)
+    report = check_packing(model, names, patches, seed, progress)
+    progress.clear()
+    report = dataclasses.replace(report, notes=notes + report.notes)
+    return print_report(report, model, as_json)
+
+
+def _read(model: LoadedModel, recordings: Iterable[str]) -> tuple[list[str], list[Patches]]:
+    """Return the names and patches of the clips of recordings."""
+    frontend = model.config.frontend
+    split = windows.choose(frontend, model.config.data.overlap)
     names, patches = [], []
-    for clip in clips.read_clips(
-        recordings, frontend, windows.choose(frontend, model.config.data.overlap)
-    ):
+    for clip in clips.read_clips(recordings, frontend, split):
         if clip.error is not None:
             raise PackingCheckError(clip.error)
         names.append(clip.name if clip.count == 1 else f'{clip.name}, window {clip.index + 1}')
         patches.append(clip.patches)
-    made = check_packing(model, names, patches, seed, progress)
-    progress.clear()
-    return print_report(dataclasses.replace(made, notes=notes + made.notes), model, as_json)
+    return names, patches
 
 
-def print_report(made: PackingReport, model: LoadedModel, as_json: bool = False) -> int:
-    """Prints a certificate; the exit code is 1 if it is none."""
+def print_report(report: PackingReport, model: LoadedModel, as_json: bool = False) -> int:
+    """Print a report and return the exit code: 1 if the model does not pass."""
     devices = counted(jax.device_count(), f'{jax.default_backend()} device')
     where = (
         f'{model.description}, float32 on {devices}, matrix products in the highest precision, JAX'
         f' {jax.__version__}'
     )
     if as_json:
-        print(
-            json.dumps(
-                without_nan(
-                    {
-                        'where': where,
-                        'passed': made.passed,
-                        'contrast': made.contrast,
-                        'clips': list(made.names),
-                        'bounds': made.bounds.tolist(),
-                        'differences': {
-                            name: column.tolist() for name, column in made.differences.items()
-                        },
-                        'notes': list(made.notes),
-                    }
-                ),
-                indent=2,
-            )
-        )
-        return 0 if made.passed else 1
-    worst = np.max(list(made.differences.values()), axis=0)
-    order = np.argsort(-worst, kind='stable')[:_SHOWN]
-    wide = max(len('condition'), *map(len, made.differences))
+        _print_json(report, where)
+    else:
+        _print_tables(report)
+        print(f'{_verdict_on_contrast(report)}.')
+        print(f'{where}: {_verdict_on_conditions(report)}; {"pass" if report.passed else "FAIL"}')
+    return 0 if report.passed else 1
+
+
+def _print_json(report: PackingReport, where: str) -> None:
+    entries = {
+        'where': where,
+        'passed': report.passed,
+        'contrast': report.contrast,
+        'clips': list(report.names),
+        'bounds': report.bounds.tolist(),
+        'differences': {name: column.tolist() for name, column in report.differences.items()},
+        'notes': list(report.notes),
+    }
+    print(json.dumps(without_nan(entries), indent=2))
+
+
+def _print_tables(report: PackingReport) -> None:
+    """Print the differences by condition and by clip, and the notes."""
+    worst = np.max(list(report.differences.values()), axis=0)
+    order = np.argsort(-worst, kind='stable')[:_MAX_PRINTED]
+    width = max(len('condition'), *map(len, report.differences))
     print(
         "Largest difference of a clip's logits from those alone in a row that just fits, relative"
         ' to the largest of them:\n'
     )
-    print(f'{"condition":<{wide}}  {"all clips":>9}  worst clip')
-    for name, column in made.differences.items():
-        verdict = 'FAIL' if name in made.failed else 'pass'
-        print(
-            f'{name:<{wide}}  {column.max():9.1e} '
-            f' {printable(_short(made.names[int(column.argmax())])):<40}  {verdict}'
-        )
-    more = f', the worst {len(order)} of {len(made.names)}' if len(made.names) > len(order) else ''
+    print(f'{"condition":<{width}}  {"all clips":>9}  worst clip')
+    for name, column in report.differences.items():
+        verdict = 'FAIL' if name in report.failed else 'pass'
+        clip = printable(_shorten(report.names[int(column.argmax())]))
+        print(f'{name:<{width}}  {column.max():9.1e}  {clip:<40}  {verdict}')
+    more = ''
+    if len(report.names) > len(order):
+        more = f', the worst {len(order)} of {len(report.names)}'
     print(f'\nBy clip{more}:')
     for clip in order:
-        print(f'  {worst[clip]:9.1e}  {printable(_short(made.names[clip]))}')
+        print(f'  {worst[clip]:9.1e}  {printable(_shorten(report.names[clip]))}')
     print()
-    for note in made.notes:
+    for note in report.notes:
         print(note)
-    tells = (
-        f'Different inputs differ by up to {made.contrast:.1e}'
-        if made.tells
-        else (
-            f'The logits do not depend on the input: different inputs differ by {made.contrast:.1e}'
-            f' at most, and at least {_TELLING * BOUND:g} is asked for'
-        )
+
+
+def _verdict_on_contrast(report: PackingReport) -> str:
+    if report.depends_on_input:
+        return f'Different inputs differ by up to {report.contrast:.1e}'
+    return (
+        f'The logits do not depend on the input: different inputs differ by {report.contrast:.1e}'
+        f' at most, and at least {_MIN_CONTRAST * BOUND:g} is asked for'
     )
-    failed = (
-        f'{len(made.failed)} of {len(made.differences)} conditions fail'
-        if made.failed
-        else (
-            f'{counted(len(made.differences), "condition")}, all within {BOUND:g}'
-            f'{" or what rounding moves" if made.bounds.max() > BOUND else ""}'
-        )
-    )
-    print(f'{tells}.\n{where}: {failed}; {"pass" if made.passed else "FAIL"}')
-    return 0 if made.passed else 1
+
+
+def _verdict_on_conditions(report: PackingReport) -> str:
+    if report.failed:
+        return f'{len(report.failed)} of {len(report.differences)} conditions fail'
+    rounding_bound = ' or what rounding moves' if report.bounds.max() > BOUND else ''
+    return f'{counted(len(report.differences), "condition")}, all within {BOUND:g}{rounding_bound}'
 
 
 def check_packing(
@@ -223,82 +231,90 @@ def check_packing(
     progress: Progress | None = None,
     attends: Mapping[str, Attend] | None = None,
 ) -> PackingReport:
-    """Tries a model with clips.
+    """Check a model with clips.
 
     Args:
-        model: The model; its computation is in float32, whatever the config says.
-        names: Of the clips.
-        patches: Of each clip, see `clips.patches_of`.
-        seed: Of the random company.
-        progress: Shows what is being tried.
+        model: The model; its computation is in float32, whatever the config sets.
+        names: Name of each clip.
+        patches: Patches of each clip, see `clips.to_patches`.
+        seed: Seed of the random companions.
+        progress: Shows the current condition.
         attends: Implementations of attention by name; those of this machine if None.
 
     Raises:
-        CertificateError: There are no clips.
+        PackingCheckError: There are no clips.
     """
     if not patches:
         raise PackingCheckError(
             'there are no clips to try: name recordings, or folders that hold some'
         )
     progress, notes = progress or Progress(), []
-    if len(patches) > _MOST:
-        notes.append(f'Of {len(patches)} clips, {_MOST} are tried, spread over them.')
-        names, patches = ([each[i] for i in _spread(len(patches))] for each in (names, patches))
-    random = np.random.default_rng(seed)
-    company = [*patches, *noise_clips(model, patches, random)]
-    passes = ModelRunner(model, company)
+    if len(patches) > _MAX_CLIPS:
+        notes.append(f'Of {len(patches)} clips, {_MAX_CLIPS} are tried, spread over them.')
+        sample = _sample_evenly(len(patches))
+        names, patches = [names[i] for i in sample], [patches[i] for i in sample]
+    count, random = len(patches), np.random.default_rng(seed)
+    all_clips = [*patches, *noise_clips(model, count, random)]
+    runner = ModelRunner(model, all_clips)
+    attends = registry.available() if attends is None else attends
     with jax.default_matmul_precision('highest'):
-        alone = passes.alone(range(len(patches)))
-        largest = np.maximum(np.abs(alone).max(axis=1), np.finfo(np.float32).tiny)
-
-        def apart(found: Logits) -> Float[np.ndarray, '_']:
-            return np.abs(found[: len(patches)] - alone).max(axis=1) / largest
-
+        alone = runner.logits_alone(range(count))
         differences = {}
-        attends = registry.available() if attends is None else attends
-        for name, setting in conditions(model, company, len(patches), random, attends):
-            progress.show(f'{counted(len(patches), "clip")}: {name}')
-            differences[name] = apart(passes.logits(setting))
-        bounds = np.full(len(patches), BOUND)
+        for name, condition in make_conditions(model, all_clips, count, random, attends):
+            progress.show(f'{counted(count, "clip")}: {name}')
+            differences[name] = _differences(runner.logits(condition), alone)
+        bounds = np.full(count, BOUND)
         if max(column.max() for column in differences.values()) > BOUND:
-            rounded = np.max(
-                [
-                    apart(passes.alone(range(len(patches)), rounding.perturb(model.params, draw)))
-                    for draw in range(rounding.DRAWS)
-                ],
-                axis=0,
-            )
-            bounds = np.clip(rounding.TOLERANCE_FACTOR * rounded, BOUND, _LOOSEST)
-            if loose := int((bounds > BOUND).sum()):
-                notes.append(
-                    f'float32 does not determine the logits of {counted(loose, "clip")} to'
-                    f' {BOUND:g}: weights moved to a neighbouring float32 number, at random'
-                    f' ({rounding.DRAWS} draws), move them by up to {rounded.max():.1e}, alone. The'
-                    f' bound of a clip is {rounding.TOLERANCE_FACTOR} times that, at most'
-                    f' {_LOOSEST:g}.'
-                )
+            bounds, bound_notes = _rounding_bounds(model, runner, alone)
+            notes += bound_notes
         contrast = _contrast(alone)
-        if (
-            contrast < _TELLING * BOUND
-        ):  # one clip, or clips that sound alike: does noise make a difference?
-            contrast = _contrast(
-                np.concatenate([alone, passes.alone(range(len(patches), len(company)))])
-            )
+        if contrast < _MIN_CONTRAST * BOUND:  # one clip, or similar clips: compare with noise
+            noise = runner.logits_alone(range(count, len(all_clips)))
+            contrast = _contrast(np.concatenate([alone, noise]))
     return PackingReport(tuple(names), differences, bounds, contrast, tuple(notes))
 
 
+def _rounding_bounds(
+    model: LoadedModel, runner: ModelRunner, alone: Logits
+) -> tuple[Float[np.ndarray, '_'], list[str]]:
+    """Return the bounds of clips whose logits rounding alone moves, and a note on them."""
+    changes = [
+        _differences(
+            runner.logits_alone(range(len(alone)), rounding.perturb(model.params, draw)), alone
+        )
+        for draw in range(rounding.DRAWS)
+    ]
+    largest = np.max(changes, axis=0)
+    bounds = np.clip(rounding.TOLERANCE_FACTOR * largest, BOUND, _MAX_BOUND)
+    loose = int((bounds > BOUND).sum())
+    if not loose:
+        return bounds, []
+    return bounds, [
+        f'float32 does not determine the logits of {counted(loose, "clip")} to {BOUND:g}: weights'
+        f' moved to a neighbouring float32 number, at random ({rounding.DRAWS} draws), move them by'
+        f' up to {largest.max():.1e}, alone. The bound of a clip is {rounding.TOLERANCE_FACTOR}'
+        f' times that, at most {_MAX_BOUND:g}.'
+    ]
+
+
+def _differences(logits: Logits, alone: Logits) -> Float[np.ndarray, '_']:
+    """Return each clip's largest difference from its logits alone, relative to the largest."""
+    largest = np.maximum(np.abs(alone).max(axis=1), np.finfo(np.float32).tiny)
+    return np.abs(logits[: len(alone)] - alone).max(axis=1) / largest
+
+
 def _contrast(logits: Logits) -> float:
-    """The largest difference of a class between inputs, relative to the largest logit."""
+    """Return the largest difference of a class between inputs, relative to the largest logit."""
     return float(
         (logits.max(axis=0) - logits.min(axis=0)).max()
         / max(np.abs(logits).max(), np.finfo(np.float32).tiny)
     )
 
 
-def _spread(count: int) -> list[int]:
-    """`_MOST` numbers below `count`, from the first to the last."""
-    return np.linspace(0, count - 1, _MOST).round().astype(int).tolist()
+def _sample_evenly(count: int) -> list[int]:
+    """Return `_MAX_CLIPS` numbers below `count`, from the first to the last."""
+    return np.linspace(0, count - 1, _MAX_CLIPS).round().astype(int).tolist()
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= 40 else f'…{name[-39:]}'

@@ -1,4 +1,4 @@
-"""`elastic-ast parity`: the numbers of this package beside those of the PyTorch originals."""
+"""`elastic-ast parity`: compares this package's numbers with those of the PyTorch originals."""
 
 import dataclasses
 import json
@@ -16,7 +16,14 @@ from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import counted, without_nan
 
-__all__ = ['Report', 'compare_ast', 'compare_elastic_ast', 'make_report', 'run', 'print_report']
+__all__ = [
+    'Report',
+    'compare_ast',
+    'compare_elastic_ast',
+    'make_report',
+    'print_report',
+    'run',
+]
 
 _LEGEND = (
     'Differences are the largest. Relative is to the largest value of the reference, and of a'
@@ -27,50 +34,57 @@ _LEGEND = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All that was compared.
+    """Result of all comparisons.
 
     Attributes:
-        rows: Of each thing.
-        notes: What has to be said about them, a paragraph each.
+        comparisons: All comparisons, by model.
+        notes: Remarks on the comparisons, a paragraph each.
     """
 
-    rows: tuple[Comparison, ...]
+    comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[Comparison]:
-        return [row for row in self.rows if not row.passed]
+        """Return the comparisons that exceed their bounds."""
+        return [comparison for comparison in self.comparisons if not comparison.passed]
 
     def table(self) -> str:
-        """The rows, by model."""
-        wide = max(len(row.what) for row in self.rows)
+        """Return a table of the comparisons of each model."""
+        width = max(len(comparison.quantity) for comparison in self.comparisons)
         lines = []
-        for model in dict.fromkeys(row.model for row in self.rows):
-            lines += [f'{model:<{wide}}  absolute  relative  bound']
-            for row in (row for row in self.rows if row.model == model):
-                bound = f'{row.bound:.1e}' + (' relative' if row.counts == 'relative' else '')
-                lines.append(
-                    f'{row.what:<{wide}}  {row.absolute:8.1e}  {row.relative:8.1e}  {bound:<17}'
-                    f'{"pass" if row.passed else "FAIL"}'
-                )
+        for model in dict.fromkeys(comparison.model for comparison in self.comparisons):
+            lines.append(f'{model:<{width}}  absolute  relative  bound')
+            for comparison in self.comparisons:
+                if comparison.model == model:
+                    lines.append(_table_row(comparison, width))
             lines.append('')
         return '\n'.join(lines)
 
     def verdict(self) -> str:
-        """All pass, or which rows do not."""
+        """Return that all comparisons pass, or the names of those that fail."""
+        rows = counted(len(self.comparisons), 'row')
         if not self.failed:
-            return f'{counted(len(self.rows), "row")}, all pass'
-        names = '\n'.join(f'  {row.name}' for row in self.failed)
-        return f'{len(self.failed)} of {counted(len(self.rows), "row")} fail:\n{names}'
+            return f'{rows}, all pass'
+        names = '\n'.join(f'  {comparison.name}' for comparison in self.failed)
+        return f'{len(self.failed)} of {rows} fail:\n{names}'
+
+
+def _table_row(comparison: Comparison, width: int) -> str:
+    bound = f'{comparison.bound:.1e}' + (' relative' if comparison.bounded == 'relative' else '')
+    return (
+        f'{comparison.quantity:<{width}}  {comparison.absolute:8.1e}  {comparison.relative:8.1e} '
+        f' {bound:<17}{"pass" if comparison.passed else "FAIL"}'
+    )
 
 
 def run(as_json: bool = False) -> int:
-    """Prints the report: a table, or JSON.
+    """Print the report: a table, or JSON.
 
-    On the CPU, unless `JAX_PLATFORMS` names something else.
+    Runs on the CPU, unless `JAX_PLATFORMS` names another platform.
 
     Returns:
-        The exit code: 1 if a row fails.
+        The exit code: 1 if a comparison fails.
 
     Raises:
         ReferenceFileError: The installed package lacks reference values.
@@ -79,66 +93,63 @@ def run(as_json: bool = False) -> int:
         jax.config.update('jax_platforms', 'cpu')
     jax_cache.use_compilation_cache()
     progress = Progress()
-    made = make_report(progress)
+    report = make_report(progress)
     progress.clear()
-    return print_report(made, as_json)
+    return print_report(report, as_json)
 
 
-def print_report(made: Report, as_json: bool = False) -> int:
-    """Prints a report; the exit code is 1 if a row fails."""
-    place = (
+def print_report(report: Report, as_json: bool = False) -> int:
+    """Print a report and return the exit code: 1 if a comparison fails."""
+    where = (
         f'float32 on {jax.default_backend()}, matrix products in the highest precision, JAX'
         f' {jax.__version__}'
     )
     if as_json:
-        rows = [dataclasses.asdict(row) | {'passed': row.passed} for row in made.rows]
-        print(
-            json.dumps(
-                without_nan(
-                    {'where': place, 'passed': not made.failed, 'rows': rows, 'notes': made.notes}
-                ),
-                indent=2,
-            )
-        )
+        entries = {
+            'where': where,
+            'passed': not report.failed,
+            'rows': [comparison.to_json() for comparison in report.comparisons],
+            'notes': report.notes,
+        }
+        print(json.dumps(without_nan(entries), indent=2))
     else:
-        print(made.table())
-        print('\n'.join([*made.notes, _LEGEND, f'{place}: {made.verdict()}']))
-    return 1 if made.failed else 0
+        print(report.table())
+        print('\n'.join([*report.notes, _LEGEND, f'{where}: {report.verdict()}']))
+    return 1 if report.failed else 0
 
 
 def make_report(progress: Progress | None = None) -> Report:
-    """Compares everything that there are reference values for.
+    """Compare everything for which there are reference values.
 
     Raises:
         ReferenceFileError: The installed package lacks them.
     """
     progress = progress or Progress()
     attend = selection.select_attention('auto', dtype=jnp.float32)
-    rows, notes = [], []
+    comparisons, notes = [], []
     for name, title in elastic_ast.TITLES.items():
         progress.show(f'{title}: compiling and running')
-        found, said = compare_elastic_ast(name, attend)
-        rows += found
-        notes += said
+        network_comparisons, network_notes = compare_elastic_ast(name, attend)
+        comparisons += network_comparisons
+        notes += network_notes
     for name, title in ast.TITLES.items():
         progress.show(f'{title}: compiling and running')
-        rows += compare_ast(name, attend)
-    return Report((*rows, *fbank.compare_fbank()), tuple(notes))
+        comparisons += compare_ast(name, attend)
+    return Report((*comparisons, *fbank.compare_fbank()), tuple(notes))
 
 
 def compare_elastic_ast(name: str, attend: Attend) -> tuple[list[Comparison], list[str]]:
-    """All rows of a stored ElasticAST, and notes on them."""
+    """Return all comparisons of a stored ElasticAST, and notes on them."""
     with jax.default_matmul_precision('highest'):
-        made = elastic_ast.load_case(name, attend)
-        rows, notes = training.compare_training(made, TrainingSteps(made))
-        return elastic_ast.compare_forward(made) + rows, notes
+        case = elastic_ast.load_case(name, attend)
+        comparisons, notes = training.compare_training(case, TrainingSteps(case))
+        return elastic_ast.compare_forward(case) + comparisons, notes
 
 
 def compare_ast(name: str, attend: Attend) -> list[Comparison]:
-    """All rows of a stored AST."""
-    stored = reference.load(name)
+    """Return all comparisons of a stored AST."""
+    stored, title = reference.load(name), ast.TITLES[name]
     with jax.default_matmul_precision('highest'):
-        made = ast.convert(stored)
-        return ast.compare_features(ast.TITLES[name], stored, made) + ast.compare_logits(
-            ast.TITLES[name], stored, made, attend
-        )
+        converted = ast.convert(stored)
+        features = ast.compare_features(title, stored, converted)
+        return features + ast.compare_logits(title, stored, converted, attend)

@@ -1,7 +1,4 @@
-"""How far float32 determines a result:
-
-what becomes of it if every weight is moved by one rounding.
-"""
+"""The precision that float32 allows: results after every weight moves by one rounding."""
 
 from typing import Any
 
@@ -11,22 +8,23 @@ from jaxtyping import Float
 
 __all__ = ['DRAWS', 'TOLERANCE_FACTOR', 'perturb']
 
-# Draws of moved weights, and how many times what they change is allowed between two computations,
-# which round at every step.
+# Number of draws of perturbed weights.
 DRAWS = 4
+# Two computations, which round at every step, may differ by this many times the change that
+# perturbed weights cause.
 TOLERANCE_FACTOR = 3
 
 
 def perturb(params: Any, draw: int) -> Any:
-    """Each parameter at one of the two float32 numbers next to it, at random:
+    """Return each parameter at one of its two neighboring float32 numbers, at random.
 
-    a pure function of the number of the draw.
+    The result is a pure function of the parameters and the number of the draw.
     """
     random = np.random.default_rng(draw)
 
-    def neighbour(leaf: Float[Any, '...']) -> Float[np.ndarray, '...']:
+    def neighbor(leaf: Float[Any, '...']) -> Float[np.ndarray, '...']:
         leaf = np.asarray(leaf)
-        towards = np.where(random.random(leaf.shape) < 0.5, -np.inf, np.inf).astype(leaf.dtype)
-        return np.nextafter(leaf, towards)
+        direction = np.where(random.random(leaf.shape) < 0.5, -np.inf, np.inf).astype(leaf.dtype)
+        return np.nextafter(leaf, direction)
 
-    return jax.tree.map(neighbour, params)
+    return jax.tree.map(neighbor, params)

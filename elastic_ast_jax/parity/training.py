@@ -1,12 +1,12 @@
-"""Loss, gradients and twenty optimiser steps of the published network, by the step and the
-optimiser that training uses.
+"""Loss, gradients and twenty optimizer steps, against the published network.
 
-Adam's first step is the sign of each gradient (with the decay that is added to it). Where an
-element is smaller than what two float32 implementations differ by, that is chance; and a step in
-another direction makes another network from there on. So an element whose first step is not the
-same takes its first gradient from PyTorch. A note says which these are, what their exact gradient
-is, and how far the losses come apart without this. The logits after the steps follow the small
-differences of all elements together; for them the whole first gradient is PyTorch's then.
+They are computed by the step and the optimizer that training uses. Adam's first step is the sign of
+each gradient (with the weight decay that is added to it). Where an element is smaller than the
+difference of two float32 implementations, its sign is chance, and a step in the other direction
+leads to another network. So an element with another first step takes its first gradient from
+PyTorch. A note lists these elements with their exact gradients, and how far the losses differ
+without this. The logits after the steps depend on the small differences of all elements together;
+for them the whole first gradient is then PyTorch's.
 """
 
 from collections.abc import Mapping
@@ -32,24 +32,24 @@ LOSS = 1e-5
 GRADIENT = 1e-4  # relative to the norm
 STEP_LOSS = 1e-4
 LOGITS_AFTER = 1e-3
-# PyTorch's Adam has this where nothing else is asked for.
+# Default epsilon of PyTorch's Adam.
 _EPSILON = 1e-8
-# First steps that differ by more than this share of the rate are not the same.
+# First steps that differ by more than this share of the learning rate are not the same.
 _SAME_STEP = 0.1
 
 # By the names and in the layout of PyTorch's state dict.
 Tensors = Mapping[str, Float[np.ndarray, '...']]
-# A name, and an index into that tensor.
-Place = tuple[str, tuple[int, ...]]
+# Name of a tensor, and an index into it.
+Element = tuple[str, tuple[int, ...]]
 
 
 class TrainingRun(NamedTuple):
     """Twenty steps.
 
     Attributes:
-        losses: Of each step, before its update.
-        gradients: Of the first step, as computed.
-        logits: After the steps.
+        losses: Loss of each step, before its update.
+        gradients: Gradients of the first step, as computed.
+        logits: Logits after the steps.
     """
 
     losses: Float[np.ndarray, 'steps']
@@ -58,234 +58,240 @@ class TrainingRun(NamedTuple):
 
 
 class TrainingSteps:
-    """Runs the twenty steps of a case, as often as one likes for one compilation.
+    """Runs the twenty steps of a case, any number of times for one compilation.
 
     Attributes:
-        decay: Times a weight, what is added to its gradient.
+        decay: Weight decay; this share of a weight is added to its gradient.
     """
 
-    def __init__(self, made: Case):
-        self._made = made
-        settings = made.reference.meta['adam']
-        self.decay, self._steps = float(settings['weight_decay']), settings['steps']
-        loss = losses.binary_cross_entropy if made.shape.multi_label else losses.cross_entropy()
-        adam = optimizer.adam_l2(
-            lambda _: settings['lr'], settings['b1'], settings['b2'], _EPSILON, self.decay
+    def __init__(self, case: Case):
+        """Compile the step of a case at its first run."""
+        self._case = case
+        adam = case.reference.meta['adam']
+        self.decay, self._steps = float(adam['weight_decay']), adam['steps']
+        loss = losses.binary_cross_entropy if case.shape.multi_label else losses.cross_entropy()
+        update = optimizer.adam_l2(
+            lambda _: adam['lr'], adam['b1'], adam['b2'], _EPSILON, self.decay
         )
-        self._update = optax.chain(_recorded(), adam)
+        self._update = optax.chain(_record_gradient(), update)
         self._step = jax.jit(make_train_step(self._apply, loss, self._update))
 
     def run(self, params: Any = None, first: Tensors | None = None) -> TrainingRun:
-        """Makes the steps.
+        """Run the steps.
 
         Args:
-            params: To begin with; PyTorch's if None.
-            first: The gradient of the first update, NaN where the computed one is meant.
+            params: Initial parameters; PyTorch's if None.
+            first: Gradient of the first update; NaN selects the computed gradient.
         """
-        made, batch = self._made, self._made.batch
-        params = made.params if params is None else params
+        case, batch = self._case, self._case.batch
+        params = case.params if params is None else params
         recorded, *moments = self._update.init(params)
         if first is not None:
-            recorded = recorded._replace(given=elastic_ast_torch.to_params(first, made.layout))
-        state, sums = self._step(TrainState(np.int32(0), params, (recorded, *moments)), batch)
-        gradients = elastic_ast_torch.from_params(state.optimizer[0].gradient, made.layout)
-        found = [float(sums.loss / sums.clips)]
-        while len(found) < self._steps:
-            state, sums = self._step(state, batch)
-            found.append(float(sums.loss / sums.clips))
-        logits = np.stack([one.logits for one in clip_stages(made, [batch], state.params)])
-        return TrainingRun(np.array(found), gradients, logits)
+            recorded = recorded._replace(
+                replacement=elastic_ast_torch.to_params(first, case.layout)
+            )
+        state = TrainState(np.int32(0), params, (recorded, *moments))
+        state, metrics = self._step(state, batch)
+        gradients = elastic_ast_torch.from_params(state.optimizer[0].gradient, case.layout)
+        step_losses = [float(metrics.loss / metrics.clips)]
+        while len(step_losses) < self._steps:
+            state, metrics = self._step(state, batch)
+            step_losses.append(float(metrics.loss / metrics.clips))
+        logits = np.stack([stages.logits for stages in clip_stages(case, [batch], state.params)])
+        return TrainingRun(np.array(step_losses), gradients, logits)
 
     def _apply(self, params, batch):
-        return self._made.network.apply({'params': params}, batch)
+        return self._case.network.apply({'params': params}, batch)
 
 
-class _Recorded(NamedTuple):
-    """Values that the next gradient is to have, NaN for none;
+class _RecordedGradient(NamedTuple):
+    """State of `_record_gradient`.
 
-    and the last gradient, as computed.
+    Attributes:
+        replacement: Values that replace the next gradient; NaN keeps the computed value.
+        gradient: The last gradient, as computed.
     """
 
-    given: Any
+    replacement: Any
     gradient: Any
 
 
-def _recorded() -> optax.GradientTransformation:
-    """Keeps the gradient, so that it is that of the very step that trains;
-
-    and puts other values into one, if given.
-    """
+def _record_gradient() -> optax.GradientTransformation:
+    """Record the gradient of the step that trains, and replace values of the next gradient."""
 
     def init(params):
-        return _Recorded(jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), params), params)
+        unchanged = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), params)
+        return _RecordedGradient(unchanged, params)
 
     def update(gradient, state, params=None):
         mixed = jax.tree.map(
-            lambda value, own: jnp.where(jnp.isnan(value), own, value), state.given, gradient
+            lambda value, computed: jnp.where(jnp.isnan(value), computed, value),
+            state.replacement,
+            gradient,
         )
-        return mixed, _Recorded(
-            jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), gradient), gradient
-        )
+        unchanged = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), gradient)
+        return mixed, _RecordedGradient(unchanged, gradient)
 
     return optax.GradientTransformation(init, update)
 
 
-def compare_training(made: Case, training: TrainingSteps) -> tuple[list[Comparison], list[str]]:
-    """Rows of the loss, of each tensor's gradient, of each step's loss and of the logits after the
-    steps; and notes on them.
+def compare_training(case: Case, training: TrainingSteps) -> tuple[list[Comparison], list[str]]:
+    """Compare the loss, each tensor's gradient, each step's loss and the logits after the steps.
+
+    Returns:
+        The comparisons, and notes on them.
     """
-    stored, title = made.reference, made.title
-    theirs, wanted = stored.part('grads/'), stored['train_losses']
-    own = training.run()
-    rows = [compare(title, 'loss', own.losses[:1], stored['loss'][None], LOSS)]
-    rows += [
-        compare_by_norm(title, f'gradient of {name}', gradient, theirs[name], GRADIENT)
-        for name, gradient in own.gradients.items()
+    stored, title = case.reference, case.title
+    torch_gradients, torch_losses = stored.part('grads/'), stored['train_losses']
+    computed = training.run()
+    comparisons = [compare(title, 'loss', computed.losses[:1], stored['loss'][None], LOSS)]
+    comparisons += [
+        compare_by_norm(title, f'gradient of {name}', gradient, torch_gradients[name], GRADIENT)
+        for name, gradient in computed.gradients.items()
     ]
-    run = last = own
-    notes, after = [], f'logits after {len(wanted)} steps'
-    if places := _other_first_steps(made, training, own.gradients):
-        run = training.run(
-            first=_with(
-                own.gradients, {place: float(theirs[place[0]][place[1]]) for place in places}
+    run = last = computed
+    notes, quantity, first = [], f'logits after {len(torch_losses)} steps', None
+    if elements := _different_first_steps(case, training, computed.gradients):
+        values = {(name, index): float(torch_gradients[name][index]) for name, index in elements}
+        run = training.run(first=_replace_values(computed.gradients, values))
+        first = torch_gradients
+        last, quantity = training.run(first=first), f"{quantity} from PyTorch's first update"
+        notes.append(_first_step_note(case, training, computed, run, elements))
+    for step in range(1, len(torch_losses) + 1):
+        entry = slice(step - 1, step)
+        comparisons.append(
+            compare(
+                title, f'loss of step {step}', run.losses[entry], torch_losses[entry], STEP_LOSS
             )
         )
-        last, after = training.run(first=theirs), f"{after} from PyTorch's first update"
-        notes.append(_first_step_note(made, training, own, run, places))
-    rows += [
-        compare(
-            title,
-            f'loss of step {step}',
-            run.losses[step - 1 : step],
-            wanted[step - 1 : step],
-            STEP_LOSS,
-        )
-        for step in range(1, len(wanted) + 1)
-    ]
-    found, more = _rows_after(made, training, after, last, theirs if places else None)
-    return rows + found, notes + more
+    more_comparisons, more_notes = _compare_logits_after(case, training, quantity, last, first)
+    return comparisons + more_comparisons, notes + more_notes
 
 
-def _other_first_steps(made: Case, training: TrainingSteps, ours: Tensors) -> list[Place]:
-    """Elements that the two first gradients move by different steps.
+def _different_first_steps(
+    case: Case, training: TrainingSteps, gradients: Tensors
+) -> list[Element]:
+    """Return the elements whose first step differs from PyTorch's.
 
-    Without the keys' biases: their gradient is 0 but for rounding, and a softmax ignores what they
-    become.
+    The biases of keys are ignored: their gradient is 0 but for rounding, and a softmax does not
+    depend on them.
     """
-    weights, theirs = made.reference.part('weights/'), made.reference.part('grads/')
-    found = []
-    for name, gradient in ours.items():
-        pull = training.decay * weights[name].astype(np.float64)
-        ours_step, theirs_step = (
-            (tensor + pull) / (np.abs(tensor + pull) + _EPSILON)
-            for tensor in (gradient, theirs[name])
+    weights, torch_gradients = case.reference.part('weights/'), case.reference.part('grads/')
+    elements = []
+    for name, gradient in gradients.items():
+        decay = training.decay * weights[name].astype(np.float64)
+        step, torch_step = (
+            (tensor + decay) / (np.abs(tensor + decay) + _EPSILON)
+            for tensor in (gradient, torch_gradients[name])
         )
-        differ = np.abs(ours_step - theirs_step) > _SAME_STEP
+        differs = np.abs(step - torch_step) > _SAME_STEP
         if name.endswith('to_kv.bias'):  # keys first
-            differ[: len(differ) // 2] = False
-        found += [(name, tuple(index)) for index in np.argwhere(differ).tolist()]
-    return found
+            differs[: len(differs) // 2] = False
+        elements += [(name, tuple(index)) for index in np.argwhere(differs).tolist()]
+    return elements
 
 
-def _with(gradients: Tensors, values: Mapping[Place, float]) -> Tensors:
-    """The gradients with other values in some places."""
-    changed = {name: np.array(gradient) for name, gradient in gradients.items()}
+def _replace_values(gradients: Tensors, values: Mapping[Element, float]) -> Tensors:
+    """Return the gradients with other values of some elements."""
+    replaced = {name: np.array(gradient) for name, gradient in gradients.items()}
     for (name, index), value in values.items():
-        changed[name][index] = value
-    return changed
+        replaced[name][index] = value
+    return replaced
 
 
 def _first_step_note(
-    made: Case, training: TrainingSteps, own: TrainingRun, run: TrainingRun, places: list[Place]
+    case: Case,
+    training: TrainingSteps,
+    computed: TrainingRun,
+    run: TrainingRun,
+    elements: list[Element],
 ) -> str:
-    """What the elements are, and the losses without their values from PyTorch."""
-    weights, theirs, wanted = (
-        made.reference.part('weights/'),
-        made.reference.part('grads/'),
-        made.reference['train_losses'],
-    )
-    exact = {place: _exact_gradient(made, *place) for place in places}
-    by_exact = training.run(first=_with(own.gradients, exact))
+    """Return a note on elements with other first steps, and the losses without PyTorch's values."""
+    weights, torch_gradients = case.reference.part('weights/'), case.reference.part('grads/')
+    torch_losses = case.reference['train_losses']
+    exact = {element: _exact_gradient(case, *element) for element in elements}
+    exact_run = training.run(first=_replace_values(computed.gradients, exact))
 
-    def apart(losses: Float[np.ndarray, 'steps']) -> str:
-        return f'{np.abs(losses - wanted).max():.1e}'
+    def largest_difference(run: TrainingRun) -> str:
+        return f'{np.abs(run.losses - torch_losses).max():.1e}'
 
-    def told(name: str, index: tuple[int, ...]) -> str:
-        pull = training.decay * float(weights[name][index])
-        three = (theirs[name][index], own.gradients[name][index], exact[name, index])
-        pytorch, here, exactly = (float(value) + pull for value in three)
+    def describe(name: str, index: tuple[int, ...]) -> str:
+        decay = training.decay * float(weights[name][index])
+        gradients = (
+            torch_gradients[name][index],
+            computed.gradients[name][index],
+            exact[name, index],
+        )
+        by_torch, by_jax, exactly = (float(gradient) + decay for gradient in gradients)
         return (
-            f'{name}{list(index)} (with the decay {pytorch:.1e} by PyTorch, {here:.1e} here,'
+            f'{name}{list(index)} (with the decay {by_torch:.1e} by PyTorch, {by_jax:.1e} here,'
             f' {exactly:.1e} exactly)'
         )
 
-    total = sum(gradient.size for gradient in own.gradients.values())
+    total = sum(gradient.size for gradient in computed.gradients.values())
     return (
-        f"{made.title}: Adam's first step is the sign of a gradient, and rounding decides it in"
-        f' {len(places)} of {total} '
-        f'elements: {"; ".join(told(*place) for place in places)}. The steps begin with the'
-        ' gradient that PyTorch has '
-        f'there, and their losses differ by at most {apart(run.losses)}. With our own gradient they'
-        ' would by '
-        f'{apart(own.losses)}, and with the exact one by {apart(by_exact.losses)}.'
+        f"{case.title}: Adam's first step is the sign of a gradient, and rounding decides it in"
+        f' {len(elements)} of {total} elements:'
+        f' {"; ".join(describe(*element) for element in elements)}. The steps begin with the'
+        f' gradient of PyTorch for them, and their losses differ by at most'
+        f' {largest_difference(run)}. With our own gradient they would by'
+        f' {largest_difference(computed)}, and with the exact one by'
+        f' {largest_difference(exact_run)}.'
     )
 
 
-def _exact_gradient(made: Case, name: str, index: tuple[int, ...]) -> float:
-    """Of the loss, in float64."""
+def _exact_gradient(case: Case, name: str, index: tuple[int, ...]) -> float:
+    """Return the gradient of the loss by one element, in float64."""
 
     def loss(weights: Tensors) -> float:
         logits = [
-            numpy_reference.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits
-            for clip in made.clips
+            numpy_reference.forward(weights, clip, case.layout.size.heads, case.layout.pool).logits
+            for clip in case.clips
         ]
-        return numpy_reference.loss(logits, made.reference['labels'], made.reference.meta['loss'])
+        return numpy_reference.loss(logits, case.reference['labels'], case.reference.meta['loss'])
 
-    return numpy_reference.derivative(loss, made.reference.part('weights/'), name, index)
+    return numpy_reference.derivative(loss, case.reference.part('weights/'), name, index)
 
 
-def _rows_after(
-    made: Case, training: TrainingSteps, what: str, run: TrainingRun, first: Tensors | None
+def _compare_logits_after(
+    case: Case, training: TrainingSteps, quantity: str, run: TrainingRun, first: Tensors | None
 ) -> tuple[list[Comparison], list[str]]:
-    """Logits after the steps:
+    """Compare the logits after the steps.
 
-    of all clips together, but each by itself that float32 does not determine well enough.
+    All clips are compared together, except those whose logits float32 does not determine well
+    enough; each of these has its own bound.
     """
-    wanted = made.reference['logits_after']
-    if np.abs(run.logits - wanted).max() <= LOGITS_AFTER:
-        return [compare(made.title, what, run.logits, wanted, LOGITS_AFTER)], []
-    moved = np.max(
-        [
-            np.abs(
-                training.run(rounding.perturb(made.params, draw), first).logits - run.logits
-            ).max(axis=1)
-            for draw in range(rounding.DRAWS)
-        ],
-        axis=0,
-    )
-    loose = rounding.TOLERANCE_FACTOR * moved > LOGITS_AFTER
+    expected = case.reference['logits_after']
+    if np.abs(run.logits - expected).max() <= LOGITS_AFTER:
+        return [compare(case.title, quantity, run.logits, expected, LOGITS_AFTER)], []
+    changes = []
+    for draw in range(rounding.DRAWS):
+        perturbed = training.run(rounding.perturb(case.params, draw), first)
+        changes.append(np.abs(perturbed.logits - run.logits).max(axis=1))
+    change = np.max(changes, axis=0)
+    loose = rounding.TOLERANCE_FACTOR * change > LOGITS_AFTER
     clips = np.flatnonzero(loose)
-    rows = [
+    comparisons = [
         compare(
-            made.title,
-            f'{what}, clip {i}',
+            case.title,
+            f'{quantity}, clip {i}',
             run.logits[i],
-            wanted[i],
-            rounding.TOLERANCE_FACTOR * float(moved[i]),
+            expected[i],
+            rounding.TOLERANCE_FACTOR * float(change[i]),
         )
         for i in clips
     ]
     if not loose.all():
-        others = f'{what}, other clips' if rows else what
-        rows.insert(
-            0, compare(made.title, others, run.logits[~loose], wanted[~loose], LOGITS_AFTER)
+        rest = f'{quantity}, other clips' if comparisons else quantity
+        comparisons.insert(
+            0, compare(case.title, rest, run.logits[~loose], expected[~loose], LOGITS_AFTER)
         )
     if not len(clips):
-        return rows, []
-    told = ', '.join(f'clip {i} by {moved[i]:.1e}' for i in clips)
-    return rows, [
-        f'{made.title}: float32 does not determine all logits after the steps to {LOGITS_AFTER:g}.'
+        return comparisons, []
+    clip_changes = ', '.join(f'clip {i} by {change[i]:.1e}' for i in clips)
+    return comparisons, [
+        f'{case.title}: float32 does not determine all logits after the steps to {LOGITS_AFTER:g}.'
         f' Starting weights moved to a neighbouring float32 number, at random ({rounding.DRAWS}'
-        f' draws, the same first update), move them: {told}. The bound of these clips is'
+        f' draws, the same first update), move them: {clip_changes}. The bound of these clips is'
         f' {rounding.TOLERANCE_FACTOR} times that.'
     ]

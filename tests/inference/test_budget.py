@@ -1,5 +1,6 @@
-"""A budget in prediction keeps the tokens that it keeps in evaluation, and a clip that is alone has
-a row of that length.
+"""Token budgets in prediction keep the same tokens as in evaluation.
+
+A single clip gets a row of the budget's length.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from elastic_ast_jax.data import pipeline
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.splits import make_schedule
 from elastic_ast_jax.evaluation import latency
-from elastic_ast_jax.inference import clips
+from elastic_ast_jax.inference import batching, clips
 from elastic_ast_jax.inference.predictor import Predictor
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.packing.token_budget import (
@@ -95,21 +96,23 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
             clip = clips.clip_from_waveform(
                 noise(number, LENGTHS[number])[:longest], frontend, reduction
             )
-            (alone,) = clips.batches(
-                [clip.patches], frontend.mel_patches, shape, True, [clip.kept], reduction.tokens
+            (single,) = batching.pack_batches(
+                [clip], frontend.mel_patches, shape, is_only=True, token_limit=reduction.tokens
             )
-            assert alone.patches.shape == (
+            assert single.patches.shape == (
                 1,
                 min(reduction.tokens, shape.tokens),
                 frontend.patch_size,
             )
-            assert alone.valid.tolist() == [[True]]
-            own, there = batch.segment_ids[row] == slot + 1, alone.segment_ids[0] == 1
+            assert single.valid.tolist() == [[True]]
+            in_batch, in_single = batch.segment_ids[row] == slot + 1, single.segment_ids[0] == 1
             for name in ('freq_pos', 'time_pos'):
                 np.testing.assert_array_equal(
-                    getattr(batch, name)[row][own], getattr(alone, name)[0][there]
+                    getattr(batch, name)[row][in_batch], getattr(single, name)[0][in_single]
                 )
-            np.testing.assert_allclose(batch.patches[row][own], alone.patches[0][there], atol=2e-3)
+            np.testing.assert_allclose(
+                batch.patches[row][in_batch], single.patches[0][in_single], atol=2e-3
+            )
     assert seen == set(range(len(LENGTHS)))
 
 
@@ -120,15 +123,16 @@ def test_clips_in_company_are_what_they_are_alone():
         noise(i, round(rate * seconds)) for i, seconds in enumerate((0.05, 0.4, 0.9, 0.3, 0.8))
     ]
     for reduction in (TokenReduction(6), TokenReduction(5, 1.4, 'drop')):
-        cut = model.windows(reduction=reduction)
-        found = [
+        split = model.windows(reduction=reduction)
+        recordings = clips.read_clips(waveforms, model.config.frontend, split, reduction)
+        packed = [
             logits
-            for _, logits in model._scored(
-                clips.read_clips(waveforms, model.config.frontend, cut, reduction), reduction, None
+            for _, logits in model.clip_outputs(
+                recordings, ('logits',), lambda _, outputs: outputs['logits'], reduction=reduction
             )
         ]
         alone = np.stack([model.waveform_logits(waveform, reduction) for waveform in waveforms])
-        assert np.abs(np.stack(found) - alone).max() <= 1e-5 * np.abs(alone).max()
+        assert np.abs(np.stack(packed) - alone).max() <= 1e-5 * np.abs(alone).max()
         assert (
             np.abs(
                 alone[1:]
@@ -171,9 +175,9 @@ def test_a_budget_is_looked_up_in_the_workdir(workdir, model):
         expected = dict(zip(model.labels, model.probabilities(logits), strict=True))
         (result,) = model.predict([waveform], top_k=3, budget_tokens=tokens)
         (timeline,) = model.timeline([waveform], top_k=3, budget_tokens=tokens)
-        assert {one['label']: one['probability'] for one in result['predictions']} == pytest.approx(
-            expected, abs=1e-6
-        )
+        assert {
+            entry['label']: entry['probability'] for entry in result['predictions']
+        } == pytest.approx(expected, abs=1e-6)
         assert timeline['predictions'] == result['predictions']
     with pytest.raises(BudgetError, match='give one of 6, 8, or more'):
         model.predict([waveform], budget_tokens=5)
@@ -197,25 +201,25 @@ def test_budgets_that_are_not_there(workdir, model):
 
 
 @pytest.mark.parametrize(
-    ('text', 'said'),
+    ('text', 'message'),
     [
         ('{"bud', 'cannot be read'),
         ('[]', 'must hold a JSON object'),
         ('{}', 'budgets must be a list'),
     ],
 )
-def test_budgets_that_are_damaged(workdir, model, text, said):
+def test_budgets_that_are_damaged(workdir, model, text, message):
     (workdir.path / 'budgets.json').write_text(text)
     with pytest.raises(
         WorkdirError,
-        match=f'^{workdir.path}/budgets.json: {said}.*measure again with elastic-ast evaluate',
+        match=f'^{workdir.path}/budgets.json: {message}.*measure again with elastic-ast evaluate',
     ):
         model.budget(8)
     model.predict([noise(0, 8000)])  # who asks for none needs none
 
 
 @pytest.mark.parametrize(
-    ('changes', 'said'),
+    ('changes', 'message'),
     [
         ({'tokens': 1}, 'a budget of 1 tokens is less than one column of patches: give at least 2'),
         ({'tokens': 10**30}, 'more than any clip has'),
@@ -224,20 +228,20 @@ def test_budgets_that_are_damaged(workdir, model, text, said):
         ({'ratio': 10**400}, 'ratio=1000'),
     ],
 )
-def test_budgets_that_no_model_can_keep(workdir, model, changes, said):
+def test_budgets_that_no_model_can_keep(workdir, model, changes, message):
     """A foreign file makes no clip without tokens, no endless frame shift and no overflow."""
     values = budgets((TokenReduction(8), 0.5)).to_json()
     values['budgets'][0] |= changes
     (workdir.path / 'budgets.json').write_text(json.dumps(values))
     with pytest.raises(
         WorkdirError,
-        match=f'^{workdir.path}/budgets.json: .*{said}.*measure again with elastic-ast evaluate',
+        match=f'^{workdir.path}/budgets.json: .*{message}.*measure again with elastic-ast evaluate',
     ):
         model.predict([noise(0, 8000)], budget_tokens=8)
 
 
 def test_budgets_of_other_parameters_are_told_once(workdir, model):
-    for checkpoint, step, said in (
+    for checkpoint, step, message in (
         ('step 3', 3, 'of step 3, and these are of step 0'),
         ('step 0', 7, 'of step 7, and'),
     ):
@@ -245,11 +249,11 @@ def test_budgets_of_other_parameters_are_told_once(workdir, model):
         again = elastic_ast_jax.load(workdir.path)
         with pytest.warns(
             BudgetWarning,
-            match=f'were measured with parameters {said}.*measure again with elastic-ast',
-        ) as told:
+            match=f'were measured with parameters {message}.*measure again with elastic-ast',
+        ) as warned:
             again.predict([noise(0, 8000)], budget_tokens=8)
             again.predict([noise(0, 8000)], budget_tokens=9)
-        assert len(told) == 1
+        assert len(warned) == 1
     workdir.set_budgets(budgets((TokenReduction(8), 0.5)))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -280,8 +284,8 @@ def test_what_is_written_over_is_known(workdir):
 class Slow(Predictor):
     """Takes its time with every clip, and remembers which they were."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def __init__(self, *args):
+        super().__init__(*args)
         self.seen = []
 
     def waveform_logits(self, waveform, reduction=None):
@@ -300,8 +304,12 @@ TIMED = [TokenReduction(4), TokenReduction(4, method='drop'), TokenReduction(8, 
 
 def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
     waveforms = [noise(i, 4000 + i) for i in range(12)]
-    found, timed = latency.measure_latencies(slow, waveforms, TIMED, patience=0.0)
-    assert timed == 1 and len(found) == 3 and all(20 < one < 10_000 for one in found)
+    latencies_ms, timed = latency.measure_latencies(slow, waveforms, TIMED, patience=0.0)
+    assert (
+        timed == 1
+        and len(latencies_ms) == 3
+        and all(20 < latency_ms < 10_000 for latency_ms in latencies_ms)
+    )
     # Two programs are compiled, for rows of 4 and of 8 tokens; then each reduction takes its turn.
     assert len(slow.seen) == 2 + 3 and slow.seen[2:] == [(4000, reduction) for reduction in TIMED]
 
@@ -315,7 +323,7 @@ def test_as_many_clips_are_timed_as_there_is_time_for(slow):
 
 def test_clips_are_timed_up_to_ten_times(slow):
     waveforms = [noise(i, 4000 + i) for i in range(2)]
-    found, timed = latency.measure_latencies(slow, waveforms, TIMED[:1], patience=600.0)
+    latencies_ms, timed = latency.measure_latencies(slow, waveforms, TIMED[:1], patience=600.0)
     assert timed == 2 and [length for length, _ in slow.seen] == [4000, *[4000, 4001] * 10]
     assert latency.measure_latencies(slow, [], TIMED[:1]) == (
         [pytest.approx(math.nan, nan_ok=True)],
@@ -324,7 +332,7 @@ def test_clips_are_timed_up_to_ten_times(slow):
 
 
 @pytest.mark.parametrize(
-    ('count', 'most', 'places'),
+    ('count', 'most', 'indices'),
     [
         (12, 1, [0]),
         (12, 2, [0, 11]),
@@ -333,5 +341,5 @@ def test_clips_are_timed_up_to_ten_times(slow):
         (1, 5, [0]),
     ],
 )
-def test_clips_are_from_all_over_the_split(count, most, places):
-    assert latency.spaced_indices(count, most) == places
+def test_clips_are_from_all_over_the_split(count, most, indices):
+    assert latency.spaced_indices(count, most) == indices

@@ -1,4 +1,4 @@
-"""Embeddings of time steps: where they are, how windows join, what lies between."""
+"""Embeddings of time steps: their times, joined windows, and vectors between steps."""
 
 import numpy as np
 import pytest
@@ -24,15 +24,15 @@ EPIC = FrontendSpec(
 
 
 def numbered(times):
-    """Steps whose vectors say where they are."""
+    """Return steps whose vectors are their times."""
     return Steps(np.asarray(times, np.float32)[:, None], np.asarray(times, np.float64))
 
 
-def test_a_step_is_centred_on_the_samples_of_its_frames():
-    """The first patch's frames begin at 0, 10, ... 150 ms and last 25 ms: from 0 to 175 ms."""
+def test_a_step_is_centered_on_the_samples_of_its_frames():
+    """Check the first patch: its frames begin at 0, 10, ... 150 ms and last 25 ms."""
     assert embeddings.step_times(AST, 3).tolist() == [87.5, 247.5, 407.5]
     assert embeddings.step_times(AST, 2, start=16000).tolist() == [1087.5, 1247.5]
-    # librosa centres its frames: the first patch's are centred on 0, 5, ... 75 ms.
+    # librosa centers its frames: the first patch's are centered on 0, 5, ... 75 ms.
     assert embeddings.step_times(EPIC, 2).tolist() == [37.5, 117.5]
 
 
@@ -49,10 +49,7 @@ def test_a_step_is_the_mean_over_the_mel_patches_of_its_column():
 
 @pytest.mark.parametrize(('samples', 'steps'), [(1, 1), (2000, 2), (1800, 1), (24000, 13)])
 def test_columns_that_hold_no_frame_are_no_steps(samples, steps):
-    """At 24 kHz a patch of 16 frames has 1920 samples;
-
-    the model is given at least 192 frames, 12 patches.
-    """
+    """Use 24 kHz, where a patch of 16 frames has 1920 samples; clips have at least 12 patches."""
     columns = int(EPIC.time_patches(int(EPIC.frames(samples, EPIC.shift()))))
     assert columns >= 12
     tokens = np.zeros((EPIC.mel_patches * columns, 2), np.float32)
@@ -73,9 +70,9 @@ def test_windows_that_begin_at_whole_steps_join_to_regular_steps():
 @given(st.integers(1, 60), st.floats(0, 0.9), st.integers(1, 4_000_000))
 def test_joined_steps_ascend_and_leave_no_gap(patches, overlap, samples):
     frontend = FrontendSpec(max_frames=16 * patches)
-    cut = embeddings.align_windows(windows.choose(frontend, overlap), frontend)
+    split = embeddings.align_windows(windows.choose(frontend, overlap), frontend)
     parts = []
-    for start, stop in cut.spans(samples)[:50]:
+    for start, stop in split.spans(samples)[:50]:
         frames = int(frontend.frames(stop - start, frontend.shift()))
         parts.append(
             numbered(embeddings.step_times(frontend, int(frontend.time_patches(frames)), start))
@@ -92,19 +89,21 @@ def test_joined_steps_ascend_and_leave_no_gap(patches, overlap, samples):
 
 @given(st.floats(0, 0.9))
 def test_aligned_windows_begin_at_whole_steps_and_overlap_no_less(overlap):
-    cut = windows.choose(AST, overlap)
-    aligned = embeddings.align_windows(cut, AST)
-    assert (aligned.length, aligned.whole) == (cut.length, cut.whole)
-    assert aligned.hop <= cut.hop
-    if cut.hop >= embeddings.step_samples(AST):
+    split = windows.choose(AST, overlap)
+    aligned = embeddings.align_windows(split, AST)
+    assert (aligned.length, aligned.whole) == (split.length, split.whole)
+    assert aligned.hop <= split.hop
+    if split.hop >= embeddings.step_samples(AST):
         assert aligned.hop > 0 and aligned.hop % embeddings.step_samples(AST) == 0
 
 
 def test_vectors_between_and_beyond_steps():
     steps = numbered([100, 260, 420])
-    found = embeddings.interpolate(steps, np.array([0.0, 100.0, 180.0, 260.0, 300.0, 420.0, 500.0]))
-    np.testing.assert_allclose(found[:, 0], [100, 100, 180, 260, 300, 420, 420], rtol=1e-6)
-    assert found.dtype == np.float32
+    interpolated = embeddings.interpolate(
+        steps, np.array([0.0, 100.0, 180.0, 260.0, 300.0, 420.0, 500.0])
+    )
+    np.testing.assert_allclose(interpolated[:, 0], [100, 100, 180, 260, 300, 420, 420], rtol=1e-6)
+    assert interpolated.dtype == np.float32
     assert embeddings.interpolate(numbered([87.5]), np.array([0.0, 50.0])).tolist() == [
         [87.5],
         [87.5],
@@ -115,14 +114,14 @@ def test_a_recording_is_the_mean_of_its_windows_by_length():
     def clip(index, start, stop):
         return clips.Clip('long.wav', samples=400, index=index, count=2, start=start, stop=stop)
 
-    one, other = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
+    first, second = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
     embedded = [
         (clips.Clip('bad.wav', error='bad.wav: is empty'), None),
-        (clip(0, 0, 300), ClipEmbedding(one, numbered([10, 20]))),
-        (clip(1, 300, 400), ClipEmbedding(other, numbered([30]))),
-        (clips.Clip('short.wav', samples=80, stop=80), ClipEmbedding(other, numbered([10]))),
+        (clip(0, 0, 300), ClipEmbedding(first, numbered([10, 20]))),
+        (clip(1, 300, 400), ClipEmbedding(second, numbered([30]))),
+        (clips.Clip('short.wav', samples=80, stop=80), ClipEmbedding(second, numbered([10]))),
     ]
-    bad, long, short = embeddings.recording_embeddings(embedded, rate=100)
+    bad, long, short = embeddings.recording_embeddings(embedded, sample_rate=100)
     assert bad == {'path': 'bad.wav', 'error': 'bad.wav: is empty'}
     assert long['embedding'].tolist() == [0.75, 0.25]
     assert long['timestamps'].tolist() == [10, 20, 30]
@@ -139,6 +138,6 @@ def test_a_recording_that_fails_half_way_leaves_nothing_behind():
         (clips.Clip('long.wav', error='long.wav: damaged'), None),
         (good, ClipEmbedding(vector, None)),
     ]
-    failed, short = embeddings.recording_embeddings(embedded, rate=100)
+    failed, short = embeddings.recording_embeddings(embedded, sample_rate=100)
     assert failed == {'path': 'long.wav', 'error': 'long.wav: damaged'}
     assert short['embedding'].tolist() == [1, 1] and 'timestamps' not in short

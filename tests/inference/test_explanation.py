@@ -1,4 +1,4 @@
-"""What a model listened to: shares that sum to 1, in the right place of the picture."""
+"""Explanations: attention that sums to 1, at the right position of the plot."""
 
 import sys
 
@@ -18,10 +18,8 @@ from elastic_ast_jax.utils.files import WriteError
 from tests.fixtures import untrained
 
 RATE = 16000
-BAND, PATCH = (
-    1,
-    4,
-)  # of the patch that a model is made to listen to: mel bins 16 to 31, frames 64 to 79
+# The patch that the model `attentive` attends to: mel bins 16 to 31, frames 64 to 79.
+BAND, PATCH = 1, 4
 
 
 @pytest.fixture(scope='module')
@@ -31,16 +29,16 @@ def model():
 
 @pytest.fixture(scope='module')
 def attentive():
-    """A model whose tokens are their positions, and whose pooling asks for those of one patch."""
-    chosen = untrained.settings()
-    network, params = untrained.fresh(chosen)
+    """Return a model whose tokens are their positions, and whose pooling selects one patch."""
+    config = untrained.settings()
+    network, params = untrained.fresh(config)
     params = jax.tree.map(np.zeros_like, params)
     params['positions']['freq'][BAND, 0] = params['positions']['time'][PATCH, 1] = 1.0
     params['encoder']['norm']['scale'][:] = params['norm_head']['scale'][:] = 1.0
     params['pool']['key']['kernel'][:2, :, 0] = 100.0  # either alone is not enough
     params['pool']['to_query']['bias'][:, 0] = 1.0
     params['head']['bias'][:] = [0.0, 2.0, 1.0]
-    return Predictor(LoadedModel(chosen, untrained.LABELS, network, params, 0, 'step 0'))
+    return Predictor(LoadedModel(config, untrained.LABELS, network, params, 0, 'step 0'))
 
 
 def recording(path, seconds, seed=0):
@@ -52,40 +50,40 @@ def recording(path, seconds, seed=0):
 
 @pytest.mark.parametrize('seconds', [0.001, 0.1, 0.7, 0.95, 1.2, 3.21, 20.0])
 def test_shares_sum_to_one_at_every_length(model, tmp_path, seconds):
-    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds))
-    assert heard.attention.sum() == pytest.approx(1)
-    assert (heard.attention >= 0).all()
-    assert heard.attention.shape == (len(heard.patch_edges) - 1, 2)
-    assert heard.log_mel.shape == (len(heard.frame_edges) - 1, 32)
-    assert np.isfinite(heard.log_mel[0]).all()
-    assert heard.seconds == pytest.approx(seconds)
+    explained = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds))
+    assert explained.attention.sum() == pytest.approx(1)
+    assert (explained.attention >= 0).all()
+    assert explained.attention.shape == (len(explained.patch_edges) - 1, 2)
+    assert explained.log_mel.shape == (len(explained.frame_edges) - 1, 32)
+    assert np.isfinite(explained.log_mel[0]).all()
+    assert explained.seconds == pytest.approx(seconds)
     assert (
-        heard.patch_edges[-1] > heard.seconds - 0.17
-        and heard.frame_edges[0] == heard.patch_edges[0]
+        explained.patch_edges[-1] > explained.seconds - 0.17
+        and explained.frame_edges[0] == explained.patch_edges[0]
     )
 
 
 @pytest.mark.parametrize('seconds', [0.5, 3.21])
 def test_the_classes_are_those_of_prediction(model, tmp_path, seconds):
     path = recording(tmp_path / 'clip.wav', seconds)
-    heard = explanation.explain(model, path, top_k=2)
+    explained = explanation.explain(model, path, top_k=2)
     (result,) = model.predict([path], top_k=2)
-    assert [label for label, _ in heard.predictions] == [
+    assert [label for label, _ in explained.predictions] == [
         entry['label'] for entry in result['predictions']
     ]
-    for (_, probability), entry in zip(heard.predictions, result['predictions'], strict=True):
+    for (_, probability), entry in zip(explained.predictions, result['predictions'], strict=True):
         assert probability == pytest.approx(entry['probability'], abs=1e-6)
-    assert heard.windows == result.get('windows', 1)
+    assert explained.windows == result.get('windows', 1)
 
 
-def test_the_patch_that_is_listened_to_is_marked(attentive, tmp_path):
-    heard = explanation.explain(attentive, recording(tmp_path / 'clip.wav', 0.9))
-    assert heard.attention[PATCH, BAND] == pytest.approx(1, abs=1e-6)
+def test_the_patch_with_the_attention_is_marked(attentive, tmp_path):
+    explained = explanation.explain(attentive, recording(tmp_path / 'clip.wav', 0.9))
+    assert explained.attention[PATCH, BAND] == pytest.approx(1, abs=1e-6)
     middle = embeddings.step_times(attentive.config.frontend, PATCH + 1)[-1] / 1000
-    assert heard.patch_edges[PATCH : PATCH + 2].mean() == pytest.approx(middle)
+    assert explained.patch_edges[PATCH : PATCH + 2].mean() == pytest.approx(middle)
 
     hertz = fbank.centres(attentive.config.frontend)
-    figure = plots.plot_explanation(heard, hertz, 'clip.wav', 'step 0', averages=False)
+    figure = plots.plot_explanation(explained, hertz, 'clip.wav', 'step 0', averages=False)
     picture = figure.axes[0]
     mesh = picture.collections[-1]
     drawn = np.asarray(mesh.get_array())
@@ -102,23 +100,22 @@ def test_the_patch_that_is_listened_to_is_marked(attentive, tmp_path):
     }
     inside = [mark for mark, place in marks.items() if low <= place <= high]
     assert inside == [mark for mark in marks if hertz[15] < mark < hertz[-1]] and 5000 in inside
-    # Where attention is no more than an even spread gives, there is no colour over the spectrogram.
+    # Where attention is at most uniform, there is no color over the spectrogram.
     figure.draw_without_rendering()
     opacity = mesh.cmap(mesh.norm(drawn))[..., 3]
     assert np.count_nonzero(opacity) == 1
 
 
 def test_windows_follow_one_another(attentive, tmp_path):
-    """Without overlap:
-
-    the fifth patch of each window of 96 frames, each with its share of the result.
-    """
-    heard = explanation.explain(attentive, recording(tmp_path / 'clip.wav', 2 * 0.975), overlap=0.0)
-    assert heard.windows == 2
-    middles = (heard.patch_edges[1:] + heard.patch_edges[:-1]) / 2
-    found = heard.attention[:, BAND]
-    assert found.sum() == pytest.approx(1)
-    first, second = found[middles < 0.975], found[middles > 0.975]
+    """Without overlap, the fifth patch of each window of 96 frames has half of the attention."""
+    explained = explanation.explain(
+        attentive, recording(tmp_path / 'clip.wav', 2 * 0.975), overlap=0.0
+    )
+    assert explained.windows == 2
+    middles = (explained.patch_edges[1:] + explained.patch_edges[:-1]) / 2
+    attention = explained.attention[:, BAND]
+    assert attention.sum() == pytest.approx(1)
+    first, second = attention[middles < 0.975], attention[middles > 0.975]
     assert first.sum() == pytest.approx(0.5) and first.argmax() == PATCH
     # A window begins at sample 15600, between frames 97 and 98; its patch is spread over the
     # columns beside.
@@ -129,25 +126,27 @@ def test_windows_follow_one_another(attentive, tmp_path):
 
 
 @pytest.mark.parametrize('seconds', [0.9, 3.21, 20.0])
-def test_a_model_that_averages_is_even_everywhere(tmp_path, seconds):
+def test_a_model_that_averages_has_uniform_attention(tmp_path, seconds):
     """Also where two windows overlap, which counts twice for the result."""
     model = untrained.predictor(model={'pool': 'mean'})
-    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.6)
-    assert heard.uniform.sum() == pytest.approx(1)
-    np.testing.assert_allclose(heard.attention, heard.uniform, rtol=1e-4, atol=1e-9)
+    explained = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.6)
+    assert explained.uniform.sum() == pytest.approx(1)
+    np.testing.assert_allclose(explained.attention, explained.uniform, rtol=1e-4, atol=1e-9)
     figure = plots.plot_explanation(
-        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
+        explained, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
     )
     course = figure.axes[1].patches[0].get_data().values
     np.testing.assert_allclose(course, 1, rtol=1e-4)
-    assert (heard.windows > 1) == (seconds > 1)
+    assert (explained.windows > 1) == (seconds > 1)
 
 
-@pytest.mark.parametrize('seconds, label, mark', [(45.0, 'time [s]', '45'), (65.0, 'time', '1:00')])
+@pytest.mark.parametrize(
+    ('seconds', 'label', 'mark'), [(45.0, 'time [s]', '45'), (65.0, 'time', '1:00')]
+)
 def test_times_are_seconds_up_to_a_minute(model, tmp_path, seconds, label, mark):
-    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.0)
+    explained = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.0)
     picture = plots.plot_explanation(
-        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=False
+        explained, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=False
     ).axes[0]
     assert picture.get_xlabel() == label
     assert picture.get_xticklabels()[-1].get_text() == mark
@@ -164,20 +163,20 @@ def test_progress_grows_to_the_end(model, tmp_path):
 
 
 def test_long_recordings_have_no_more_columns_than_can_be_drawn(model, tmp_path):
-    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', 45.0))
-    assert len(heard.log_mel) <= 2000
-    assert heard.frame_edges[-1] == pytest.approx(45, abs=0.2) and heard.patch_edges[
+    explained = explanation.explain(model, recording(tmp_path / 'clip.wav', 45.0))
+    assert len(explained.log_mel) <= 2000
+    assert explained.frame_edges[-1] == pytest.approx(45, abs=0.2) and explained.patch_edges[
         -1
     ] == pytest.approx(45, abs=0.2)
-    assert heard.attention.sum() == pytest.approx(1)
+    assert explained.attention.sum() == pytest.approx(1)
 
 
-def test_a_model_that_averages_is_said_to(tmp_path):
+def test_the_title_names_a_model_that_averages(tmp_path):
     model = untrained.predictor(model={'pool': 'mean'})
-    heard = explanation.explain(model, recording(tmp_path / 'clip.wav', 0.6))
-    np.testing.assert_allclose(heard.attention, 1 / heard.attention.size, rtol=1e-5)
+    explained = explanation.explain(model, recording(tmp_path / 'clip.wav', 0.6))
+    np.testing.assert_allclose(explained.attention, 1 / explained.attention.size, rtol=1e-5)
     figure = plots.plot_explanation(
-        heard, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
+        explained, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
     )
     assert 'averages over all patches' in figure.get_suptitle()
 
@@ -200,14 +199,14 @@ def test_every_format_that_is_named(model, tmp_path, name):
         ('folder.png', 'is a folder'),
     ],
 )
-def test_files_that_cannot_be_drawn_are_told_before_the_model_runs(tmp_path, name, part):
+def test_files_that_cannot_be_drawn_are_errors_before_the_model_runs(tmp_path, name, part):
     (tmp_path / 'folder.png').mkdir()
     with pytest.raises(ExplanationError) as raised:
         explanation.check_file(tmp_path / name)
     assert part in str(raised.value) and str(tmp_path / name) in str(raised.value)
 
 
-def test_the_command_draws_and_tells_bad_names_first(tmp_path, capsys):
+def test_the_command_draws_and_checks_names_first(tmp_path, capsys):
     untrained.workdir(tmp_path / 'run')
     path = str(recording(tmp_path / 'clip.wav', 0.6))
     assert (
@@ -238,7 +237,7 @@ def test_a_full_disk_leaves_no_half_drawing(model, tmp_path, name, little_room):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_centres_of_mel_filters_are_their_peaks():
+def test_centers_of_mel_filters_are_their_peaks():
     """Where filters are wide enough for a bin of the spectrum to lie near their peak."""
     for frontend in (
         untrained.settings().frontend,

@@ -1,7 +1,4 @@
-"""Timelines as files:
-
-names that stay in the folder and apart, JSON that holds everything, a plot for any recording.
-"""
+"""Timelines as files: unique names inside the folder, complete JSON, a plot for any recording."""
 
 import json
 import os
@@ -18,10 +15,10 @@ from elastic_ast_jax.utils import plotting
 from elastic_ast_jax.utils.files import WriteError
 
 
-def made(
+def example(
     path: str = 'a.wav', windows: int = 3, classes: int = 2, seconds: float = 12.0, labels=None
 ) -> dict:
-    """A timeline of random probabilities as `Predictor.timeline` yields it."""
+    """Return a timeline of random probabilities as `Predictor.timeline` yields it."""
     weights = np.random.default_rng(0).random((windows, classes)) ** 8
     probabilities = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     window = 2 * seconds / (windows + 1)
@@ -42,7 +39,7 @@ def made(
 
 
 @pytest.mark.parametrize(
-    'path, name',
+    ('path', 'name'),
     [
         ('folder/rain.wav', 'rain'),
         ('rain', 'rain'),
@@ -74,7 +71,7 @@ def test_names_are_short_enough_for_every_file_system(letter):
 def test_recordings_of_the_same_name_do_not_replace_each_other(tmp_path):
     paths = ['a/rain.wav', 'b/rain.wav', 'rain-2.wav', 'a/Rain.flac', 'rain.ogg', '../rain.wav']
     folder = TimelineFolder(tmp_path / 'timelines')
-    files = [folder.write(made(path)) for path in paths]
+    files = [folder.write(example(path)) for path in paths]
     names = [json_file.stem for json_file, _ in files]
     assert names == ['rain', 'rain-2', 'rain-2-2', 'Rain-3', 'rain-4', 'rain-5']
     for path, (json_file, png_file) in zip(paths, files, strict=True):
@@ -87,40 +84,40 @@ def test_recordings_of_the_same_name_do_not_replace_each_other(tmp_path):
 
 def test_a_second_run_replaces_the_files_of_the_first(tmp_path):
     for seconds in (12.0, 24.0):
-        json_file, _ = TimelineFolder(tmp_path).write(made(seconds=seconds))
+        json_file, _ = TimelineFolder(tmp_path).write(example(seconds=seconds))
     assert json.loads(json_file.read_text('utf-8'))['seconds'] == 24.0
     assert sorted(os.listdir(tmp_path)) == ['a.json', 'a.png']
 
 
 def test_the_json_holds_the_timeline_a_window_on_each_line(tmp_path):
-    timeline = made('caf\udce9 "x".wav', windows=7, classes=5)
+    timeline = example('caf\udce9 "x".wav', windows=7, classes=5)
     json_file, _ = TimelineFolder(tmp_path).write(timeline)
     text = json_file.read_text('utf-8')
-    found = json.loads(text)
-    assert list(found) == list(timeline)
+    stored = json.loads(text)
+    assert list(stored) == list(timeline)
     assert {
-        key: found[key]
+        key: stored[key]
         for key in ('seconds', 'predictions', 'windows', 'labels', 'window', 'overlap')
     } == {
         key: timeline[key]
         for key in ('seconds', 'predictions', 'windows', 'labels', 'window', 'overlap')
     }
-    assert len(found['timeline']) == 7
+    assert len(stored['timeline']) == 7
     assert sum(line.startswith('  {"start":') for line in text.splitlines()) == 7
-    for entry, expected in zip(found['timeline'], timeline['timeline'], strict=True):
+    for entry, expected in zip(stored['timeline'], timeline['timeline'], strict=True):
         assert (entry['start'], entry['end']) == (expected['start'], expected['end'])
         np.testing.assert_allclose(entry['probabilities'], expected['probabilities'], rtol=1e-3)
 
 
 def test_an_hour_of_many_classes_is_a_file_of_a_few_megabytes(tmp_path):
     json_file, png_file = TimelineFolder(tmp_path).write(
-        made(windows=700, classes=527, seconds=3600.0)
+        example(windows=700, classes=527, seconds=3600.0)
     )
     assert json_file.stat().st_size < 5e6
     assert png_file.stat().st_size < 1e6
 
 
-def test_a_folder_that_cannot_be_is_told_at_once(tmp_path):
+def test_a_folder_that_cannot_exist_is_an_error_at_once(tmp_path):
     (tmp_path / 'file').write_text('')
     for path in (tmp_path / 'file', tmp_path / 'file' / 'below'):
         with pytest.raises(
@@ -130,7 +127,7 @@ def test_a_folder_that_cannot_be_is_told_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'windows, classes, seconds',
+    ('windows', 'classes', 'seconds'),
     [
         (1, 2, 1 / 16000),
         (1, 1, 0.7),
@@ -150,7 +147,7 @@ def test_a_plot_of_any_length_and_number_of_classes(windows, classes, seconds, t
     ][:classes]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        figure = plots.plot_timeline(made('$\\frac \n.wav', windows, classes, seconds, labels))
+        figure = plots.plot_timeline(example('$\\frac \n.wav', windows, classes, seconds, labels))
         plotting.save(figure, tmp_path / 'plot.png')
     pixels = matplotlib.image.imread(tmp_path / 'plot.png')
     assert 1000 < pixels.shape[1] < 2000 and 150 < pixels.shape[0] < 1200
@@ -166,7 +163,7 @@ def ticks(figure) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    'seconds, first, last, length',
+    ('seconds', 'first', 'last', 'length'),
     [
         (0.02, ['0', '0.002', '0.004'], '0.02', '0.02 s'),
         (0.5, ['0', '0.05', '0.1'], '0.5', '0.50 s'),
@@ -176,26 +173,26 @@ def ticks(figure) -> list[str]:
     ],
 )
 def test_times_are_seconds_up_to_a_minute(seconds, first, last, length):
-    figure = plots.plot_timeline(made(seconds=seconds))
+    figure = plots.plot_timeline(example(seconds=seconds))
     assert ticks(figure)[:3] == first and ticks(figure)[-1] == last
     assert figure.axes[0].get_xlabel() == ('time [s]' if seconds < 60 else 'time')
     assert f'\n{length}, ' in figure.axes[0].get_title()
 
 
 def test_names_are_drawn_on_one_line_without_control_characters():
-    figure = plots.plot_timeline(made('a\nb\x1b[31m.wav', labels=['c\td', 'e\u3000f']))
+    figure = plots.plot_timeline(example('a\nb\x1b[31m.wav', labels=['c\td', 'e\u3000f']))
     assert figure.axes[0].get_title().splitlines()[0] == 'a\\nb\\x1b[31m.wav'
     assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {'c\\td', 'e\u3000f'}
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
-@pytest.mark.parametrize('room, failing', [(300, 'a.json'), (2000, 'a.png')])
+@pytest.mark.parametrize(('room', 'failing'), [(300, 'a.json'), (2000, 'a.png')])
 def test_a_full_disk_leaves_the_files_as_they_were(tmp_path, room, failing, little_room):
     folder = TimelineFolder(tmp_path)
     for name in ('a.json', 'a.png'):
         (tmp_path / name).write_text('older')
     with little_room(room), pytest.raises(WriteError) as raised:
-        folder.write(made())
+        folder.write(example())
     assert str(raised.value).startswith(
         f'{tmp_path / failing}: cannot be written (File too large): make room on that disk'
     )
@@ -203,9 +200,9 @@ def test_a_full_disk_leaves_the_files_as_they_were(tmp_path, room, failing, litt
     assert sorted(os.listdir(tmp_path)) == ['a.json', 'a.png']
 
 
-def test_what_is_heard_stands_where_it_is_heard():
+def test_classes_are_drawn_at_their_times():
     """Two of 100 classes: one in the first half, one in a single window of the second."""
-    timeline = made(windows=3999, classes=100, seconds=4000.0)
+    timeline = example(windows=3999, classes=100, seconds=4000.0)
     for number, entry in enumerate(timeline['timeline']):
         entry['probabilities'] = np.full(100, 0.0001, np.float32)
         entry['probabilities'][7 if number < 2000 else 3] = 0.9 if number < 2000 else 0.2
@@ -225,7 +222,7 @@ def test_what_is_heard_stands_where_it_is_heard():
 
 
 def test_a_class_that_is_never_likely_takes_no_row():
-    timeline = made(windows=40, classes=300)
+    timeline = example(windows=40, classes=300)
     random = np.random.default_rng(0)
     for entry in timeline['timeline']:
         entry['probabilities'] = (0.003 * random.random(300)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The packing certificate: a sound model has it, one that leaks or does not listen has not."""
+"""Packing invariance: sound models pass; models that leak or ignore their input fail."""
 
 import dataclasses
 import json
@@ -26,12 +26,12 @@ AST = {
 
 
 def trained(**sections):
-    chosen = untrained.settings(**sections)
-    return LoadedModel(chosen, untrained.LABELS, *untrained.fresh(chosen), 0, 'step 0')
+    config = untrained.settings(**sections)
+    return LoadedModel(config, untrained.LABELS, *untrained.fresh(config), 0, 'step 0')
 
 
 def patches(model, counts):
-    """Grids of this many columns, of noise."""
+    """Return grids of noise with these numbers of columns."""
     random, frontend = np.random.default_rng(0), model.config.frontend
     return [
         clips.to_patches(
@@ -41,17 +41,16 @@ def patches(model, counts):
     ]
 
 
-def certify(model, counts=COLUMNS, **more):
-    found = patches(model, counts)
-    return packing_invariance.check_packing(
-        model, [f'clip {i}' for i in range(len(found))], found, **more
-    )
+def check(model, counts=COLUMNS, **more):
+    clip_patches = patches(model, counts)
+    names = [f'clip {i}' for i in range(len(clip_patches))]
+    return packing_invariance.check_packing(model, names, clip_patches, **more)
 
 
 @pytest.mark.parametrize('sections', [{}, AST], ids=['elastic', 'ast'])
-def test_a_model_whose_clips_do_not_touch_has_it(sections):
-    made = certify(trained(**sections))
-    assert made.passed and not made.failed and made.contrast > 0.01
+def test_a_model_without_leaks_passes(sections):
+    report = check(trained(**sections))
+    assert report.passed and not report.failed and report.contrast > 0.01
     kinds = (
         'alone, padded to',
         'random company',
@@ -60,86 +59,89 @@ def test_a_model_whose_clips_do_not_touch_has_it(sections):
         'attention: blocked',
     )
     for kind in kinds:
-        assert any(name.startswith(kind) for name in made.differences), kind
-    for column in made.differences.values():
+        assert any(name.startswith(kind) for name in report.differences), kind
+    for column in report.differences.values():
         assert column.shape == (5,) and (column >= 0).all()
-    assert max(column.max() for column in made.differences.values()) > 0  # other sums were computed
+    assert (
+        max(column.max() for column in report.differences.values()) > 0
+    )  # other sums were computed
 
 
 def leaking(q, k, v, segment_ids):
-    """Attention to the whole row."""
+    """Attend to the whole row."""
     return interface.reference(q, k, v, jnp.where(segment_ids > 0, 1, 0))
 
 
-def test_attention_that_leaks_is_found_out():
-    made = certify(trained(), attends={'leaking': leaking})
-    assert made.failed == ['attention: leaking'] and not made.passed
+def test_attention_that_leaks_fails():
+    report = check(trained(), attends={'leaking': leaking})
+    assert report.failed == ['attention: leaking'] and not report.passed
 
 
-def test_a_model_that_leaks_fails_wherever_there_is_company():
+def test_a_model_that_leaks_fails_wherever_clips_share_a_row():
     model = trained()
-    made = certify(
+    report = check(
         dataclasses.replace(model, network=model.network.clone(attend=leaking)), (3,), attends={}
     )
-    assert not made.passed and {
+    assert not report.passed and {
         f'random company, arrangement {number}' for number in (1, 2, 3)
-    } <= set(made.failed)
-    assert not any(name.startswith('alone') for name in made.failed)
+    } <= set(report.failed)
+    assert not any(name.startswith('alone') for name in report.failed)
 
 
-def test_a_model_that_does_not_listen_has_none(capsys):
+def test_a_model_that_ignores_its_input_fails(capsys):
     model = trained()
     flat = flatten_dict(model.params, sep='/')
     flat['head/kernel'] = np.zeros_like(flat['head/kernel'])
-    made = certify(
+    report = check(
         dataclasses.replace(model, params=unflatten_dict(flat, sep='/')), (3, 3), attends={}
     )
-    assert not made.failed and not made.tells and not made.passed
-    assert packing_invariance.print_report(made, model) == 1
+    assert not report.failed and not report.depends_on_input and not report.passed
+    assert packing_invariance.print_report(report, model) == 1
     assert 'do not depend on the input' in capsys.readouterr().out
 
 
 def cancelling():
-    """The model with a bias that takes away nearly all of the first clip's logits, so that what is
-    left is coarse.
+    """Return a model whose bias cancels nearly all of the first clip's logits.
+
+    The remaining logits are coarse.
     """
     model = trained()
-    logits = conditions.ModelRunner(model, patches(model, COLUMNS)).alone([0])[0]
+    logits = conditions.ModelRunner(model, patches(model, COLUMNS)).logits_alone([0])[0]
     flat = flatten_dict(model.params, sep='/')
     flat['head/bias'] = flat['head/bias'] - np.float32(0.995) * logits
     return dataclasses.replace(model, params=unflatten_dict(flat, sep='/'))
 
 
-def test_where_rounding_alone_moves_logits_further_that_is_the_bound_and_it_is_said():
-    made = certify(cancelling(), attends={})
+def test_rounding_that_moves_logits_further_sets_the_bound_with_a_note():
+    report = check(cancelling(), attends={})
     assert (
-        made.passed
-        and max(column.max() for column in made.differences.values()) > packing_invariance.BOUND
+        report.passed
+        and max(column.max() for column in report.differences.values()) > packing_invariance.BOUND
     )
-    assert packing_invariance.BOUND < made.bounds[0] <= 1e-3
-    assert any('float32 does not determine the logits' in note for note in made.notes)
-    assert (certify(trained(), attends={}).bounds == packing_invariance.BOUND).all()
+    assert packing_invariance.BOUND < report.bounds[0] <= 1e-3
+    assert any('float32 does not determine the logits' in note for note in report.notes)
+    assert (check(trained(), attends={}).bounds == packing_invariance.BOUND).all()
 
 
-def test_attention_that_leaks_is_found_out_there_too():
-    assert certify(cancelling(), attends={'leaking': leaking}).failed == ['attention: leaking']
+def test_attention_that_leaks_fails_with_loose_bounds():
+    assert check(cancelling(), attends={'leaking': leaking}).failed == ['attention: leaking']
 
 
-def test_one_clip_is_told_from_noise():
-    made = certify(trained(), (3,), attends={})
-    assert made.passed and made.contrast > 0.01
+def test_a_single_clip_is_compared_with_noise():
+    report = check(trained(), (3,), attends={})
+    assert report.passed and report.contrast > 0.01
 
 
-def test_many_clips_are_thinned_out_and_it_is_said():
-    made = certify(trained(), [1, 2] * 50, attends={})
-    assert made.passed and len(made.names) < 100
-    assert made.names[0] == 'clip 0' and made.names[-1] == 'clip 99'
-    assert any('Of 100 clips' in note for note in made.notes)
+def test_many_clips_are_sampled_with_a_note():
+    report = check(trained(), [1, 2] * 50, attends={})
+    assert report.passed and len(report.names) < 100
+    assert report.names[0] == 'clip 0' and report.names[-1] == 'clip 99'
+    assert any('Of 100 clips' in note for note in report.notes)
 
 
-def test_without_clips_there_is_nothing_to_try():
+def test_no_clips_are_an_error():
     with pytest.raises(packing_invariance.PackingCheckError, match='no clips'):
-        certify(trained(), [])
+        check(trained(), [])
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
@@ -152,20 +154,20 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         )
     arguments = ['parity', str(tmp_path / 'run'), str(tmp_path / 'sounds')]
     assert main([*arguments, '--json']) == 0
-    found = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     assert (
-        found['passed']
-        and found['clips'][0].endswith('a.wav')
-        and found['clips'][1].endswith('b.wav, window 1')
+        output['passed']
+        and output['clips'][0].endswith('a.wav')
+        and output['clips'][1].endswith('b.wav, window 1')
     )
-    assert {len(column) for column in found['differences'].values()} == {len(found['clips'])}
+    assert {len(column) for column in output['differences'].values()} == {len(output['clips'])}
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert 'a.wav' in printed and 'all within 1e-05; pass' in printed
-    monkeypatch.setattr(packing_invariance, '_MOST', 1)  # of a large folder, not all are read
+    monkeypatch.setattr(packing_invariance, '_MAX_CLIPS', 1)  # of a large folder, not all are read
     assert main([*arguments, '--json']) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert len(found['clips']) == 1 and found['notes'] == [
+    output = json.loads(capsys.readouterr().out)
+    assert len(output['clips']) == 1 and output['notes'] == [
         'Of 2 recordings, 1 are tried, spread over them.'
     ]
     monkeypatch.undo()

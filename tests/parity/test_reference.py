@@ -1,4 +1,4 @@
-"""Reference values: in the package, in a wheel of it, and told if they are not."""
+"""Reference values: in the package, in its wheel, and an error if they are missing."""
 
 import configparser
 import fnmatch
@@ -17,17 +17,14 @@ def test_every_file_has_settings_and_arrays(name):
     assert stored.name == name and stored.meta and stored.arrays and 'meta' not in stored.arrays
 
 
-def test_a_part_is_what_begins_so_by_the_rest_of_the_name():
+def test_a_part_is_keyed_by_the_rest_of_its_names():
     stored = reference.load('elasticast_tiny')
     assert stored.part('clips/').keys() == {str(i) for i in range(8)}
     assert stored.part('clips/')['3'] is stored['clips/3']
 
 
 def test_a_wheel_has_them():
-    """`packages = find:` takes Python files alone;
-
-    the rest of a folder comes by the patterns of package_data.
-    """
+    """Check package_data: `packages = find:` takes Python files alone."""
     parser = configparser.RawConfigParser()
     parser.read(ROOT / 'setup.cfg')
     patterns = parser['options.package_data'][reference.__name__].split()
@@ -40,7 +37,7 @@ def test_a_wheel_has_them():
     assert all(any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for name in files)
 
 
-def test_a_missing_file_is_told_and_what_to_do():
+def test_a_missing_file_is_an_error_with_advice():
     with pytest.raises(
         reference.ReferenceFileError,
         match=r'absent.npz: cannot be read .*install elastic-ast-jax again',

@@ -1,4 +1,4 @@
-"""The parity report: every row is there and passes, and what is wrong fails by name."""
+"""The parity report: all comparisons are present and pass, and wrong values fail by name."""
 
 import contextlib
 import copy
@@ -38,8 +38,8 @@ LOGITS = ['logits, packed', 'logits, each clip alone']
 
 
 @pytest.fixture(scope='module')
-def told():
-    """What `elastic-ast parity --json` says, with its exit code."""
+def json_report():
+    """Return the exit code and the output of `elastic-ast parity --json`."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = main(['parity', '--json'])
     return code, json.loads(out.getvalue())
@@ -47,30 +47,29 @@ def told():
 
 @pytest.fixture(scope='module')
 def cases():
-    """The stored networks with the yardstick of attentions;
-
-    what was compiled for one serves all tests.
-    """
+    """Load the stored networks with the reference attention; all tests share compilations."""
     return {name: elastic_ast.load_case(name, interface.reference) for name in NAMES}
 
 
-def failed(rows):
-    return [row.what for row in rows if not row.passed]
+def failed(comparisons):
+    return [comparison.quantity for comparison in comparisons if not comparison.passed]
 
 
-# As it is
+# The report of this package
 
 
-def test_all_rows_pass(told):
-    code, found = told
-    assert (code, found['passed']) == (0, True)
-    assert [row['what'] for row in found['rows'] if not row['passed']] == []
-    assert 'float32 on cpu' in found['where']
+def test_all_rows_pass(json_report):
+    code, output = json_report
+    assert (code, output['passed']) == (0, True)
+    assert [row['what'] for row in output['rows'] if not row['passed']] == []
+    assert 'float32 on cpu' in output['where']
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_everything_is_compared(told, cases, name):
-    rows = [row['what'] for row in told[1]['rows'] if row['model'] == elastic_ast.TITLES[name]]
+def test_everything_is_compared(json_report, cases, name):
+    rows = [
+        row['what'] for row in json_report[1]['rows'] if row['model'] == elastic_ast.TITLES[name]
+    ]
     assert len(rows) == len(set(rows))
     expected = [*STAGES, 'logits of float64, against PyTorch', *LOGITS, 'loss']
     expected += [
@@ -84,24 +83,24 @@ def test_everything_is_compared(told, cases, name):
     assert after and all(what.startswith('logits after 20 steps') for what in after)
 
 
-def test_bounds_are_those_that_were_promised(told):
+def test_bounds_are_the_documented_bounds(json_report):
     promised = {'gradient': 1e-4, 'loss': 1e-4, 'logits': 1e-4, 'features': 2e-3}
-    for row in told[1]['rows']:
+    for row in json_report[1]['rows']:
         kind = row['what'].split()[0]
         if kind in promised and 'after' not in row['what']:
             assert row['bound'] <= promised[kind], row
         assert row['counts'] == ('relative' if kind == 'gradient' else 'absolute')
     # Twenty steps later float32 does not determine every logit; those that it does are most.
-    after = [row for row in told[1]['rows'] if row['what'].startswith('logits after')]
+    after = [row for row in json_report[1]['rows'] if row['what'].startswith('logits after')]
     assert sum(row['bound'] == 1e-3 for row in after) == len(NAMES)
     assert len(after) - len(NAMES) <= 4
     assert all(row['bound'] < 0.1 for row in after)
 
 
-def test_the_other_models_and_the_features_are_there(told):
+def test_ast_and_the_features_are_compared(json_report):
     rows = [
         (row['model'], row['what'])
-        for row in told[1]['rows']
+        for row in json_report[1]['rows']
         if row['model'] not in elastic_ast.TITLES.values()
     ]
     assert rows == [
@@ -117,9 +116,9 @@ def test_the_other_models_and_the_features_are_there(told):
     ]
 
 
-def test_what_rounding_decides_is_told_with_the_exact_gradient(told):
+def test_a_note_lists_first_steps_that_rounding_decides(json_report):
     """With mean pooling there is nothing of the kind."""
-    first = [note for note in told[1]['notes'] if "Adam's first step" in note]
+    first = [note for note in json_report[1]['notes'] if "Adam's first step" in note]
     assert len(first) == 1 and first[0].startswith(elastic_ast.TITLES['elasticast_tiny'])
     assert 'attn_pool_queries[21]' in first[0] and 'of 80791 elements' in first[0]
 
@@ -132,20 +131,20 @@ def test_another_attention_gives_the_same(cases, name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_the_batch_and_the_parameters_are_those_of_training(cases, name):
-    made = cases[name]
-    validate(made.batch, made.shape, made.layout.grid)
-    params = jax.eval_shape(made.network.init, jax.random.key(0), made.shape.abstract())['params']
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, made.params)
+    case = cases[name]
+    validate(case.batch, case.shape, case.layout.grid)
+    params = jax.eval_shape(case.network.init, jax.random.key(0), case.shape.abstract())['params']
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, case.params)
 
 
-# What is wrong
+# Wrong values
 
 
-def with_parameter(made, name, change):
-    flat = flatten_dict(made.params, sep='/')
+def with_parameter(case, name, change):
+    flat = flatten_dict(case.params, sep='/')
     assert name in flat
     return dataclasses.replace(
-        made, params=unflatten_dict(flat | {name: change(flat[name])}, sep='/')
+        case, params=unflatten_dict(flat | {name: change(flat[name])}, sep='/')
     )
 
 
@@ -183,9 +182,9 @@ def test_weights_in_the_wrong_place_fail(cases, name, change):
 
 
 def test_scaled_attention_fails(cases):
-    made = cases['elasticast_tiny_avgpool']
+    case = cases['elasticast_tiny_avgpool']
     rows = elastic_ast.compare_forward(
-        dataclasses.replace(made, network=made.network.clone(scaled=True))
+        dataclasses.replace(case, network=case.network.clone(scaled=True))
     )
     assert failed(rows) == STAGES[1:] + LOGITS
 
@@ -194,9 +193,9 @@ def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
     def everywhere(q, k, v, segment_ids):
         return interface.reference(q, k, v, (segment_ids > 0).astype(segment_ids.dtype))
 
-    made = cases['elasticast_tiny']
+    case = cases['elasticast_tiny']
     rows = elastic_ast.compare_forward(
-        dataclasses.replace(made, network=made.network.clone(attend=everywhere))
+        dataclasses.replace(case, network=case.network.clone(attend=everywhere))
     )
     assert failed(rows) == STAGES[1:] + ['logits, packed']
 
@@ -204,8 +203,8 @@ def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
 @pytest.mark.slow
 def test_other_gradients_losses_and_results_fail_by_name(cases):
     """Reference values that are twice their bound away from the right ones."""
-    made = cases['elasticast_tiny_avgpool']
-    arrays = dict(made.reference.arrays)
+    case = cases['elasticast_tiny_avgpool']
+    arrays = dict(case.reference.arrays)
     tensor = arrays['grads/norm.weight']
     arrays['grads/norm.weight'] = tensor * np.float32(1 + 2 * training.GRADIENT)
     arrays['loss'] = np.asarray(arrays['loss'] + np.float32(2 * training.LOSS))
@@ -214,8 +213,8 @@ def test_other_gradients_losses_and_results_fail_by_name(cases):
     ).astype(np.float32)
     arrays['logits_after'] = arrays['logits_after'].copy()
     arrays['logits_after'][2, 3] += 2 * training.LOGITS_AFTER
-    other = dataclasses.replace(made, reference=dataclasses.replace(made.reference, arrays=arrays))
-    rows, _ = training.compare_training(other, training.TrainingSteps(made))
+    other = dataclasses.replace(case, reference=dataclasses.replace(case.reference, arrays=arrays))
+    rows, _ = training.compare_training(other, training.TrainingSteps(case))
     assert failed(rows) == [
         'loss',
         'gradient of norm.weight',
@@ -226,8 +225,9 @@ def test_other_gradients_losses_and_results_fail_by_name(cases):
 
 def test_other_features_fail():
     stored = reference.load('ast_hf_stride10')
-    made = ast.convert(stored)
-    off = made._replace(frontend=dataclasses.replace(made.frontend, mean=made.frontend.mean + 0.1))
+    converted = ast.convert(stored)
+    frontend = dataclasses.replace(converted.frontend, mean=converted.frontend.mean + 0.1)
+    off = converted._replace(frontend=frontend)
     assert failed(ast.compare_features('', stored, off)) == [
         'features of a short clip',
         'features of a long clip',
@@ -242,28 +242,30 @@ def test_other_features_fail():
     'quiet, loud, wrong',
     [(0.01, 1e-3, []), (0.01, 3e-3, ['bins above -12']), (0.03, 1e-3, ['all bins'])],
 )
-def test_log_mels_may_differ_more_where_nothing_is_heard(quiet, loud, wrong):
-    wanted = np.linspace(-15.9, -2.0, 500, dtype=np.float32).reshape(5, 100)
-    found = wanted.copy()
-    found[0, 0] += quiet
-    found[4, 50] += loud
-    rows = fbank.compare_log_mels('', 'x', [wanted, found], [wanted, wanted])
+def test_log_mels_may_differ_more_where_they_are_quiet(quiet, loud, wrong):
+    expected = np.linspace(-15.9, -2.0, 500, dtype=np.float32).reshape(5, 100)
+    computed = expected.copy()
+    computed[0, 0] += quiet
+    computed[4, 50] += loud
+    rows = fbank.compare_log_mels('', 'x', [expected, computed], [expected, expected])
     assert failed(rows) == [f'x, {what}' for what in wrong]
-    shifted = fbank.compare_log_mels('', 'x', [wanted, wanted + np.float32(1e-3)], [wanted, wanted])
+    shifted = fbank.compare_log_mels(
+        '', 'x', [expected, expected + np.float32(1e-3)], [expected, expected]
+    )
     assert failed(shifted) == ['x, median']  # of the worse one
 
 
-def test_derivatives_of_the_yardstick_are_gradients(cases):
-    made = cases['elasticast_tiny_avgpool']
+def test_derivatives_of_the_numpy_reference_are_gradients(cases):
+    case = cases['elasticast_tiny_avgpool']
 
     def loss(weights):
         logits = [
-            numpy_reference.forward(weights, clip, made.layout.size.heads, made.layout.pool).logits
-            for clip in made.clips
+            numpy_reference.forward(weights, clip, case.layout.size.heads, case.layout.pool).logits
+            for clip in case.clips
         ]
-        return numpy_reference.loss(logits, made.reference['labels'], made.reference.meta['loss'])
+        return numpy_reference.loss(logits, case.reference['labels'], case.reference.meta['loss'])
 
-    weights, gradients = made.reference.part('weights/'), made.reference.part('grads/')
+    weights, gradients = case.reference.part('weights/'), case.reference.part('grads/')
     for name in ('head.weight', 'blocks.modules_list.0.attn.to_q.weight'):
         index = tuple(
             int(i)
@@ -274,7 +276,7 @@ def test_derivatives_of_the_yardstick_are_gradients(cases):
         )
 
 
-# What is printed
+# Printed reports
 
 
 def rows_of(absolute):
@@ -288,7 +290,7 @@ def rows_of(absolute):
     )
 
 
-def test_a_table_names_what_fails_and_ends_with_1(capsys):
+def test_a_table_names_failures_and_the_exit_code_is_1(capsys):
     assert report.print_report(rows_of(3e-4)) == 1
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.startswith('two')]
@@ -296,7 +298,7 @@ def test_a_table_names_what_fails_and_ends_with_1(capsys):
     assert '1 of 3 rows fail:\n  a model: two\n' in out and 'A note.' in out
 
 
-def test_a_table_of_what_passes_ends_with_0(capsys):
+def test_a_table_without_failures_and_the_exit_code_is_0(capsys):
     assert report.print_report(rows_of(1e-5)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith('3 rows, all pass') and not any('FAIL' in line for line in lines)
@@ -308,7 +310,7 @@ def test_a_table_of_what_passes_ends_with_0(capsys):
 
 def test_numbers_that_json_lacks_are_null(capsys):
     assert report.print_report(rows_of(float('nan')), as_json=True) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert [row['passed'] for row in found['rows']] == [True, False, True] and found['rows'][1][
+    output = json.loads(capsys.readouterr().out)
+    assert [row['passed'] for row in output['rows']] == [True, False, True] and output['rows'][1][
         'absolute'
     ] is None

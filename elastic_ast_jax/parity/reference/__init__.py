@@ -1,6 +1,6 @@
-"""The values that PyTorch computed, and their one loader.
+"""Reference values that PyTorch computed, and their loader.
 
-README.md, beside them, says what each file holds.
+README.md in this folder lists the contents of each file.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ NAMES = (
 
 
 class ReferenceFileError(UserError):
-    """A file of reference values that is missing or damaged."""
+    """Reports a file of reference values that is missing or damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The contents of a file.
+    """Contents of a file.
 
     Attributes:
-        name: Of the file, without `.npz`.
-        meta: The settings, as they were written in JSON.
-        arrays: By their names in the file, but for `meta`.
+        name: Name of the file, without `.npz`.
+        meta: Settings, from JSON.
+        arrays: Arrays by their names in the file, except `meta`.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Reference:
         return self.arrays[key]
 
     def part(self, prefix: str) -> dict[str, Shaped[np.ndarray, '...']]:
-        """The arrays whose names begin so, by the rest of their names:
+        """Return the arrays whose names begin with a prefix, by the rest of their names.
 
-        `part('weights/')` is a state dict.
+        For example, `part('weights/')` is a state dict.
         """
         return {
             key.removeprefix(prefix): array
@@ -59,7 +59,7 @@ class Reference:
 
 
 def load(name: str) -> Reference:
-    """The reference values of one of `NAMES`.
+    """Load the reference values of one of `NAMES`.
 
     Raises:
         ReferenceFileError: The installed package lacks the file, or it is damaged.
@@ -69,9 +69,8 @@ def load(name: str) -> Reference:
         with file.open('rb') as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = dict(stored)
         meta = json.loads(str(arrays.pop('meta')))
-    except (
-        Exception
-    ) as error:  # OSError; zipfile, zlib and NumPy raise all kinds of errors on damage
+    except Exception as error:
+        # OSError; zipfile, zlib and NumPy raise many kinds of errors for damaged files.
         advice = 'it belongs to the package, so install elastic-ast-jax again'
         raise ReferenceFileError(f'{file}: cannot be read ({error}): {advice}') from error
     return Reference(name, meta, arrays)
