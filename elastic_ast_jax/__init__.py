@@ -1,7 +1,6 @@
-"""ElasticAST in JAX: audio classification of clips of any length by packing their patches into rows
-of tokens.
+"""ElasticAST in JAX: audio classification of clips of any length, packed into rows of tokens.
 
-`load(workdir)` gives a trained model; the command `elastic-ast` does the rest.
+`load(workdir)` returns a trained model. The command `elastic-ast` trains, evaluates and converts.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from elastic_ast_jax.inference.predictor import load
 
-__all__ = ['load']
+__all__ = ['__version__', 'load']
+
+__version__ = '0.1.0'
 
 
 def __getattr__(name: str) -> Any:
-    if name == 'load':  # imported when asked for, so that the command line starts without JAX
+    if name == 'load':  # imported on demand, so that the command line starts without JAX
         from elastic_ast_jax.inference.predictor import load
 
         return load
