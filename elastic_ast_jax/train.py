@@ -1,7 +1,13 @@
-"""`elastic-ast train`: the loop, and what it is wired to."""
+"""Train a model: the loop, and the parts that it is wired to.
+
+`run` reads from top to bottom: prepare the run, restore its state, then `train` fetches a batch,
+takes a step, logs it, and saves or evaluates if due.
+"""
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,328 +18,393 @@ from jax.sharding import Mesh
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.checkpointing.train_state import TrainState
-from elastic_ast_jax.checkpointing.workdir import ModelMetadata, PlanRecord, Workdir, WorkdirError
+from elastic_ast_jax.checkpointing.workdir import ModelMetadata, Workdir
 from elastic_ast_jax.config.schema import Config
-from elastic_ast_jax.data import pipeline, splits
-from elastic_ast_jax.data.epoch_plan import Planner, Schedule
+from elastic_ast_jax.data import pipeline
+from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources import headers
-from elastic_ast_jax.data.sources.base import (
-    Source,
-    check_single_label,
-    classes_without_clips,
-    count_shared_clips,
-    label_names,
-    targets,
-)
-from elastic_ast_jax.distributed import processes as distributed_processes
-from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.distributed import processes, sharding
 from elastic_ast_jax.evaluation.evaluator import Evaluator, selection_score
 from elastic_ast_jax.models import factory as model_factory
 from elastic_ast_jax.models import flops
 from elastic_ast_jax.models.attention import selection
+from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.pretrained import initialize
-from elastic_ast_jax.training import compiled_steps, wandb_log
+from elastic_ast_jax.training import compiled_steps, optimizer, wandb_log
 from elastic_ast_jax.training import factory as training_factory
+from elastic_ast_jax.training.announcements import describe_data
+from elastic_ast_jax.training.compilations import CompilationCounter
 from elastic_ast_jax.training.compiled_steps import CompiledSteps
-from elastic_ast_jax.training.metrics_log import LogError, MetricsLog
+from elastic_ast_jax.training.events import EventSchedule
+from elastic_ast_jax.training.metrics_window import MetricsWindow
 from elastic_ast_jax.training.monitor import Monitor
 from elastic_ast_jax.training.profiling import Profile
-from elastic_ast_jax.training.wandb_log import WandbLog
+from elastic_ast_jax.training.progress_line import ProgressLine
+from elastic_ast_jax.training.run_log import RunLog, open_logs
+from elastic_ast_jax.training.step_reporter import StepReporter
+from elastic_ast_jax.training.training_data import (
+    TrainingData,
+    open_training_data,
+    stored_schedule,
+)
 from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.progress import Progress, afterwards
 from elastic_ast_jax.utils.text import counted
 
 
-def run(config: Config, path: str) -> None:
-    """Trains in a workdir, from its newest checkpoint if there is one, to the last epoch.
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The fixed parts of a run, before it has a state.
 
-    Several processes run the same, see `processes`; the first of them writes and speaks.
+    Attributes:
+        config: The configuration.
+        workdir: The folder of the run.
+        progress: Writes to the terminal.
+        mesh: The devices.
+        data: The training split.
+        schedule: The steps of all epochs.
+        learning_rate: The learning rate of each step.
+        attention: The attention that was selected, in words.
+        steps: The compiled steps.
+        pretrained: Parameters that do not start from random numbers, by name.
+        evaluator: Evaluates parameters on the evaluation split.
+    """
+
+    config: Config
+    workdir: Workdir
+    progress: Progress
+    mesh: Mesh
+    data: TrainingData
+    schedule: Schedule
+    learning_rate: optimizer.Schedule
+    attention: str
+    steps: CompiledSteps
+    pretrained: Mapping[str, Any]
+    evaluator: Evaluator
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """The parts that are open while the loop runs.
+
+    Attributes:
+        setup: The fixed parts of the run.
+        checkpoints: Saves states.
+        events: Decides when to save and to evaluate.
+        batches: The batches of the remaining steps.
+        monitor: Checks and reports each step, one step behind the device.
+        window: Averages the steps since the last log line.
+        log: Writes to the logs.
+        profile: Profiles a few steps, if asked to.
+        preemption: Notices that the run is asked to stop.
+    """
+
+    setup: Setup
+    checkpoints: Checkpoints
+    events: EventSchedule
+    batches: Iterator[PackedBatch]
+    monitor: Monitor
+    window: MetricsWindow
+    log: RunLog
+    profile: Profile
+    preemption: processes.Preemption
+
+
+def run(config: Config, path: str) -> None:
+    """Train in a workdir, from its newest checkpoint if it has one, to the last epoch.
+
+    Each of several processes runs this; the first one writes the files and the messages.
+
+    Args:
+        config: The configuration.
+        path: The workdir.
 
     Raises:
-        Preempted: SIGTERM came; a checkpoint of the last step is saved.
+        Preempted: The process got SIGTERM; a checkpoint of the last step is saved.
     """
     jax_cache.use_compilation_cache()
-    progress = Progress(shown=distributed_processes.is_primary())
-    if config.train.wandb and distributed_processes.is_primary():
-        wandb_log.import_wandb(config.train.wandb)  # what is not there is missed before the work
-    workdir = Workdir(path, distributed_processes.process_index())
-    distributed_processes.primary_first('workdir', lambda: workdir.prepare(config))
+    setup = prepare_run(config, path)
+    say = setup.progress.say
+    announce(setup)
+    with Checkpoints(setup.workdir.checkpoints, config.train.max_checkpoints) as checkpoints:
+        state = restore_or_initialize(setup, checkpoints)
+        step = int(state.step)
+        if step >= setup.schedule.steps and checkpoints.score(step) is not None:
+            say(f'{setup.workdir.path}: training is finished, {step} steps; nothing to do')
+            return
+        if step:
+            say(f'{setup.workdir.path}: resuming after step {step}')
+        with (
+            CompilationCounter() as compilations,
+            open_session(setup, checkpoints, step) as session,
+        ):
+            train(session, state)
+    train_count = counted(compilations.count(setup.steps.train_step), 'time')
+    eval_count = counted(compilations.count(setup.steps.eval_step), 'time')
+    say(
+        f'{setup.workdir.path}: training is finished, {setup.schedule.steps} steps; the training'
+        f' step was compiled {train_count}, the evaluation step {eval_count}'
+    )
+
+
+def train(session: Session, state: TrainState) -> None:
+    """Train from a state to the last step.
+
+    Raises:
+        Preempted: The run was asked to stop; a checkpoint of the last step is saved.
+        TrainingError: A step is not finite.
+    """
+    setup, monitor, events = session.setup, session.monitor, session.events
+    if evaluation_is_missing(session):
+        save(session, state, evaluate=True)
+    for batch in session.batches:
+        with session.profile.step(monitor.step):
+            state, metrics = setup.steps.train_step(state, sharding.shard_batch(batch, setup.mesh))
+        step = monitor.on_step_dispatched(batch, metrics)
+        session.profile.stop_after(step, monitor.flush_pending)
+        log_completed_saves(session)
+        if session.preemption.should_stop(step):
+            save(session, state, evaluate=False)  # there may be little time
+            stop_if_unfinished(session, step)
+        if events.save_due(step):
+            save(session, state, evaluate=events.evaluation_due(step))
+    session.checkpoints.wait()
+    log_completed_saves(session)
+
+
+def evaluation_is_missing(session: Session) -> bool:
+    """Return whether the restored state ends an epoch and was not evaluated.
+
+    A run that is preempted at the end of an epoch saves, and has no time to evaluate.
+    """
+    step = session.monitor.step
+    return session.events.evaluation_due(step) and session.checkpoints.score(step) is None
+
+
+def save(session: Session, state: TrainState, *, evaluate: bool) -> None:
+    """Save a state, evaluated first if asked to; nothing is saved after a step that is not finite.
+
+    Raises:
+        TrainingError: The step that made the state is not finite.
+    """
+    session.monitor.flush_pending()
+    result = None
+    if evaluate:
+        with session.window.paused():
+            params = state.params if state.ema is None else state.ema
+            metrics = session.setup.evaluator.metrics(params)
+            session.log.log_evaluation(session.monitor.step, metrics)
+            result = selection_score(session.setup.config, metrics)
+    session.log.flush()
+    session.checkpoints.save(state, result)
+
+
+def log_completed_saves(session: Session) -> None:
+    """Log the checkpoints that were completed since the last call."""
+    for checkpoint in session.checkpoints.completed_saves():
+        session.log.log_checkpoint(session.monitor.step, checkpoint)
+
+
+def stop_if_unfinished(session: Session, step: int) -> None:
+    """Stop a preempted run once its checkpoint is complete, unless this was the last step.
+
+    Raises:
+        Preempted: The run has steps left.
+    """
+    steps = session.setup.schedule.steps
+    if step == steps:
+        return
+    session.checkpoints.wait()
+    log_completed_saves(session)
+    raise processes.Preempted(
+        f'{session.setup.workdir.path}: asked to stop; step {step} of {steps} is saved: give the'
+        ' same command again to resume'
+    )
+
+
+def restore_or_initialize(setup: Setup, checkpoints: Checkpoints) -> TrainState:
+    """Return the newest state of the run, or the one before its first step."""
+    steps = setup.steps
+    state = checkpoints.restore(sharding.with_shardings(steps.abstract, steps.shardings))
+    return steps.init_sharded(setup.pretrained) if state is None else state
+
+
+def prepare_run(config: Config, path: str) -> Setup:
+    """Open or begin a workdir, and build everything that the run needs besides its state.
+
+    Raises:
+        UserError: The config, the data, the devices or the workdir do not fit together.
+    """
+    progress = Progress(shown=processes.is_primary())
+    if config.train.wandb and processes.is_primary():
+        wandb_log.import_wandb(config.train.wandb)  # fails before any work if it is missing
+    workdir = Workdir(path, processes.process_index())
+    processes.primary_first('workdir', workdir.prepare, config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(config.packing.rows, mesh, config.train.grad_accumulation_steps)
-
-    source = splits.open_source(config, 'train')
-    labels = label_names(source)
-    classes = targets(source, labels, 'training')
-    if config.train.loss == 'cross_entropy':
-        check_single_label(source, classes)
-    planner = splits.make_train_planner(config, source)
-    distributed_processes.primary_first(
-        'model metadata',
-        lambda: workdir.set_model_metadata(
-            ModelMetadata(labels, fbank.fingerprint(config.frontend))
-        ),
-    )
-    schedule = distributed_processes.primary_first(
-        'plan', lambda: _schedule(config, workdir, planner, source)
-    )
-
+    data = open_training_data(config)
+    metadata = ModelMetadata(data.labels, fbank.fingerprint(config.frontend))
+    processes.primary_first('model metadata', workdir.set_model_metadata, metadata)
+    schedule = processes.primary_first('plan', stored_schedule, config, workdir, data)
     dtype = selection.compute_dtype(config.model.dtype)
-    attend, chosen = selection.select_attention_with_reason(
+    attend, attention = selection.select_attention_with_reason(
         config.model.attention, config.model.kind, dtype
     )
-    rate = training_factory.learning_rate_schedule(config, schedule.epoch_ends)
-    made = compiled_steps.make_steps(config, len(labels), attend, dtype, mesh, rate)
-    given = {} if workdir.has_checkpoint() else _start(config, workdir, made, labels, progress)
-    evaluator = Evaluator(config, labels, made.eval_step, mesh)
-
-    def work(step: int) -> int:
-        return flops.train_step_flops(
-            planner.clip_tokens(schedule, step), made.network, made.shape.patch_size
-        )
-
-    _announce(progress, config, source, evaluator, planner, schedule, mesh)
-    progress.say(chosen)
-    if missing := classes_without_clips(source, labels):
-        progress.say(
-            f'warning: {len(missing)} of {len(labels)} classes have no training clip:'
-            f' {", ".join(missing)}'
-        )
-    if made.frozen:
-        progress.say(
-            f'{len(made.frozen)} parameters stay as they are:'
-            f' train.freeze={",".join(config.train.freeze)}'
-        )
-
-    with Checkpoints(workdir.checkpoints, config.train.max_checkpoints) as checkpoints:
-        state = checkpoints.restore(sharding.with_shardings(made.abstract, made.shardings))
-        if state is None:
-            state = made.init_sharded(given)
-        first = int(state.step)
-        if first >= schedule.steps and checkpoints.score(first) is not None:
-            progress.say(f'{workdir.path}: training is finished, {first} steps; nothing to do')
-            return
-        if first:
-            progress.say(f'{workdir.path}: going on after step {first}')
-        rows = sharding.local_rows(config.packing.rows, mesh)
-        reader = pipeline.RowReader(
-            source,
-            classes,
-            planner,
-            schedule,
-            model_factory.batch_shape(config, len(labels), len(rows)),
-            rows.start,
-            config.data.on_bad_audio,
-        )
-        profile = Profile(
-            workdir.tensorboard, config.train.profile_steps, first, schedule.steps, progress.say
-        )
-        skipped = _skipped(progress, workdir, source, reader, evaluator)
-        with (
-            skipped,
-            _logs(config, workdir, first, checkpoints) as logs,
-            profile,
-            distributed_processes.Preemption() as preemption,
-        ):
-            rates = np.asarray(jax.vmap(rate)(jnp.arange(schedule.steps)))
-            monitor = Monitor(config, source, schedule, rates, work, logs, progress, first)
-
-            def save(state: TrainState, evaluated: bool) -> None:
-                reached = None
-                if evaluated:
-                    with monitor.paused():
-                        params = state.params if state.ema is None else state.ema
-                        reached = selection_score(
-                            config, monitor.evaluated(evaluator.metrics(params))
-                        )
-                for log in logs:
-                    log.flush()
-                checkpoints.save(state, reached)
-
-            def tell() -> None:
-                for checkpoint in checkpoints.completed_saves():
-                    monitor.saved(checkpoint)
-
-            if monitor.evaluation_due(first) and checkpoints.score(first) is None:
-                save(state, evaluated=True)  # the run was told to stop before it could
-            for batch in pipeline.iterate_batches(
-                reader, first, schedule.steps, config.data.num_workers or None
-            ):
-                with profile.step(monitor.steps):
-                    state, sums = made.train_step(state, sharding.shard_batch(batch, mesh))
-                done = monitor.on_step_dispatched(batch, sums)
-                profile.stop_after(done, monitor.flush_pending)
-                tell()
-                if preemption.should_stop(done):
-                    monitor.flush_pending()  # nothing is saved after a step that went wrong
-                    save(state, evaluated=False)  # there may be little time
-                    if done < schedule.steps:
-                        checkpoints.wait()
-                        tell()
-                        raise distributed_processes.Preempted(
-                            f'{workdir.path}: told to stop; step {done} of {schedule.steps} is'
-                            ' saved: give the same command again to go on'
-                        )
-                if monitor.save_due(done):
-                    monitor.flush_pending()
-                    save(state, monitor.evaluation_due(done))
-            checkpoints.wait()
-            tell()
-    train, evaluate = (
-        counted(step._cache_size(), 'time') for step in (made.train_step, made.eval_step)
-    )
-    progress.say(
-        f'{workdir.path}: training is finished, {schedule.steps} steps; the training step was'
-        f' compiled {train}, that of evaluation {evaluate}'
+    learning_rate = training_factory.learning_rate_schedule(config, schedule.epoch_ends)
+    steps = compiled_steps.make_steps(config, len(data.labels), attend, dtype, mesh, learning_rate)
+    return Setup(
+        config,
+        workdir,
+        progress,
+        mesh,
+        data,
+        schedule,
+        learning_rate,
+        attention,
+        steps,
+        pretrained=pretrained_params(config, workdir, steps, data.labels, progress),
+        evaluator=Evaluator(config, data.labels, steps.eval_step, mesh),
     )
 
 
-@contextlib.contextmanager
-def _logs(
-    config: Config, workdir: Workdir, first: int, checkpoints: Checkpoints
-) -> Iterator[list[Any]]:
-    """What metrics are written to.
-
-    A full disk there ends the run, with word of the checkpoint that is left.
-    """
-    try:
-        with contextlib.ExitStack() as stack:
-            logs: list[Any] = []
-            if distributed_processes.is_primary():
-                evaluated = checkpoints.score(first) is not None
-                log = MetricsLog(workdir.metrics, workdir.tensorboard, first, evaluated)
-                stack.enter_context(afterwards(log.close))
-                logs.append(log)
-            if config.train.wandb and distributed_processes.is_primary():
-                logs.append(stack.enter_context(WandbLog(config, workdir)))
-            yield logs
-    except LogError as error:
-        made = LogError(f'{error}. {checkpoints.describe_latest()}')
-        made.exit_code = error.exit_code
-        raise made from error
-
-
-def _start(
+def pretrained_params(
     config: Config,
     workdir: Workdir,
-    made: CompiledSteps,
+    steps: CompiledSteps,
     labels: tuple[str, ...],
     progress: Progress,
-) -> dict[str, Any]:
-    """Parameters that do not start from random numbers, by name;
+) -> Mapping[str, Any]:
+    """Return the parameters that a new run takes from `init.from`, by name.
 
-    what they are is said, and kept in the workdir.
+    A report of them is written to the terminal and to the workdir.
     """
-    if distributed_processes.is_primary():
-        workdir.starting_point.unlink(missing_ok=True)  # of a start that failed
+    if workdir.has_checkpoint():
+        return {}
+    if processes.is_primary():
+        workdir.starting_point.unlink(missing_ok=True)  # of an earlier start that failed
     if not config.init.from_:
         return {}
-    start = initialize.initialize_params(
+    initialized = initialize.initialize_params(
         config.init.from_,
-        made.network,
-        made.abstract.params,
+        steps.network,
+        steps.abstract.params,
         labels,
         config.frontend,
         quirks=config.init.published_quirks,
     )
-    for line in start.report:
+    for line in initialized.report:
         progress.say(line)
-    if distributed_processes.is_primary():
-        write_text(workdir.starting_point, '\n'.join(start.report) + '\n')
-    return start.params
-
-
-def _schedule(config: Config, workdir: Workdir, planner: Planner, source: Source) -> Schedule:
-    """The steps of all epochs: stored when the run begins, checked and read when it goes on."""
-    fingerprint = planner.fingerprint(source.fingerprint)
-    stored = workdir.plan() if workdir.has_checkpoint() else None
-    if stored is None:
-        schedule = splits.make_schedule(planner, config.packing.rows, config.train.epochs)
-        workdir.set_plan(PlanRecord(fingerprint, schedule.epoch_rows))
-        return schedule
-    if not planner.recognizes(stored.fingerprint, source.fingerprint):
-        raise WorkdirError(
-            f'{workdir.path}: the training data, or what is drawn of them, changed since this run'
-            f' began (plan {stored.fingerprint} then, {fingerprint} now): restore the data, or'
-            ' train in another --workdir'
-        )
-    return Schedule(stored.epoch_rows, config.packing.rows)
-
-
-def _announce(
-    progress: Progress,
-    config: Config,
-    source: Source,
-    evaluator: Evaluator,
-    planner: Planner,
-    schedule: Schedule,
-    mesh: Mesh,
-) -> None:
-    """What is about to run, and what is left out or used twice."""
-    plan = planner.epoch(0)
-    fill = plan.fill(config.packing.rows, config.packing.tokens)
-    progress.say(
-        f'{len(source.keys)} training clips, {len(evaluator.source.keys)} evaluation clips;'
-        f' {schedule.steps} steps of {config.packing.rows} rows of {config.packing.tokens} tokens,'
-        f' {100 * fill:.2f} % full; {_devices(mesh)}'
-    )
-    for name, count in (('training', plan.clips.cropped), ('evaluation', evaluator.cropped)):
-        if count:
-            progress.say(
-                f'warning: {count} {name} clips are cropped to {config.frontend.max_frames} frames'
-            )
-    if evaluator.windowed:
-        progress.say(f'{evaluator.windowed} evaluation clips are evaluated in several windows')
-    if shared := count_shared_clips(source, evaluator.source):
-        progress.say(f'warning: {shared} clips are in both the training and the evaluation split')
-
-
-def _devices(mesh: Mesh) -> str:
-    """The devices and their arrangement, in words."""
-    axes = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items() if size > 1)
-    processes = (
-        '' if distributed_processes.is_single_process() else f' of {jax.process_count()} processes'
-    )
-    devices = counted(mesh.size, jax.default_backend() + ' device')
-    return f'{devices}{processes}{f": {axes}" if axes else ""}'
+    if processes.is_primary():
+        write_text(workdir.starting_point, '\n'.join(initialized.report) + '\n')
+    return initialized.params
 
 
 @contextlib.contextmanager
-def _skipped(
-    progress: Progress,
-    workdir: Workdir,
-    source: Source,
-    reader: pipeline.RowReader,
-    evaluator: Evaluator,
-) -> Iterator[None]:
-    """However the run ends, counts and lists the clips that were left out
-    (`data.on_bad_audio='skip'`).
+def open_session(setup: Setup, checkpoints: Checkpoints, first_step: int) -> Iterator[Session]:
+    """Open the parts that the loop uses, and close them however it ends.
+
+    Args:
+        setup: The fixed parts of the run.
+        checkpoints: Its checkpoints.
+        first_step: The step that it starts or resumes after.
     """
-
-    def tell() -> None:
-        undecodable = [message for _, message in sorted(reader.skipped.items())]
-        skipped = {'training': [*source.skipped, *undecodable], 'evaluation': evaluator.skipped}
-        lines = [
-            f'{split}: {message}'.replace('\n', ' ')
-            for split, messages in skipped.items()
-            for message in messages
-        ]
-        if lines:
-            before = (
-                workdir.skipped.read_text(encoding='utf-8').splitlines()
-                if workdir.skipped.exists()
-                else []
+    config, schedule, progress = setup.config, setup.schedule, setup.progress
+    reader = make_reader(setup)
+    events = EventSchedule.from_config(config.train, schedule.epoch_ends)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(afterwards(functools.partial(report_skipped, setup, reader)))
+        sinks = stack.enter_context(open_logs(config, setup.workdir, checkpoints, first_step))
+        profile = stack.enter_context(
+            Profile(
+                setup.workdir.tensorboard,
+                config.train.profile_steps,
+                first_step,
+                schedule.steps,
+                progress.say,
             )
-            every = dict.fromkeys(
-                [*before, *lines]
-            )  # a run that goes on does not meet every clip again
-            workdir.skipped.write_text(''.join(f'{line}\n' for line in every), encoding='utf-8')
-        for split, messages in skipped.items():
-            if messages:
-                progress.say(
-                    f'{len(messages)} {split} clips were left out (all: {workdir.skipped}):\n'
-                    f'{headers.format_problems(messages)}'
-                )
+        )
+        preemption = stack.enter_context(processes.Preemption())
+        log = RunLog(sinks, progress, schedule, moving_average=config.train.ema > 0)
+        reporter = make_reporter(setup, events, log, first_step)
+        batches = pipeline.iterate_batches(
+            reader, first_step, schedule.steps, config.data.num_workers or None
+        )
+        yield Session(
+            setup,
+            checkpoints,
+            events,
+            batches,
+            Monitor(setup.data.source.keys, reporter.report, first_step),
+            reporter.window,
+            log,
+            profile,
+            preemption,
+        )
 
-    with afterwards(tell):
-        yield
+
+def make_reader(setup: Setup) -> pipeline.RowReader:
+    """Return the reader of the training rows of this process."""
+    config, data = setup.config, setup.data
+    rows = sharding.local_rows(config.packing.rows, setup.mesh)
+    return pipeline.RowReader(
+        data.source,
+        data.targets,
+        data.planner,
+        setup.schedule,
+        model_factory.batch_shape(config, len(data.labels), len(rows)),
+        rows.start,
+        config.data.on_bad_audio,
+    )
+
+
+def make_reporter(
+    setup: Setup, events: EventSchedule, log: RunLog, first_step: int
+) -> StepReporter:
+    """Return the reporter of training steps; its clocks start now."""
+    schedule, packing = setup.schedule, setup.config.packing
+    return StepReporter(
+        np.asarray(jax.vmap(setup.learning_rate)(jnp.arange(schedule.steps))),
+        functools.partial(step_flops, setup),
+        events,
+        MetricsWindow(packing.rows * packing.tokens),
+        ProgressLine(setup.progress, schedule, first_step),
+        log,
+    )
+
+
+def step_flops(setup: Setup, step: int) -> int:
+    """Return the model FLOPs of a training step, by its number from 0."""
+    tokens = setup.data.planner.clip_tokens(setup.schedule, step)
+    return flops.train_step_flops(tokens, setup.steps.network, setup.steps.shape.patch_size)
+
+
+def announce(setup: Setup) -> None:
+    """Report what is about to run, and what may be unexpected about it."""
+    config, say = setup.config, setup.progress.say
+    for line in describe_data(config, setup.data, setup.evaluator, setup.schedule):
+        say(line)
+    say(f'{sharding.describe(setup.mesh)}; {setup.attention}')
+    if setup.steps.frozen:
+        say(
+            f'{len(setup.steps.frozen)} parameters stay as they are:'
+            f' train.freeze={",".join(config.train.freeze)}'
+        )
+
+
+def report_skipped(setup: Setup, reader: pipeline.RowReader) -> None:
+    """List the clips that were skipped (`data.on_bad_audio='skip'`), here and in the workdir."""
+    undecodable = [message for _, message in sorted(reader.skipped.items())]
+    skipped = {
+        'training': [*setup.data.source.skipped, *undecodable],
+        'evaluation': setup.evaluator.skipped,
+    }
+    setup.workdir.add_skipped(
+        f'{split}: {message}' for split, messages in skipped.items() for message in messages
+    )
+    for split, messages in skipped.items():
+        if messages:
+            setup.progress.say(
+                f'{len(messages)} {split} clips were skipped (all: {setup.workdir.skipped}):\n'
+                f'{headers.format_problems(messages)}'
+            )

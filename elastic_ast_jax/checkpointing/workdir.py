@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +311,20 @@ class Workdir:
     def set_plan(self, plan: PlanRecord) -> None:
         values = {'fingerprint': plan.fingerprint, 'epoch_rows': plan.epoch_rows}
         self._write(self.path / 'plan.json', json.dumps(values) + '\n')
+
+    def add_skipped(self, messages: Iterable[str]) -> None:
+        """Add messages to the list of skipped clips, each once.
+
+        A run that resumes does not meet every clip again, so the list keeps its earlier lines.
+        """
+        lines = [message.replace('\n', ' ') for message in messages]
+        if not lines:
+            return
+        before = []
+        if self.skipped.exists():
+            before = self.skipped.read_text(encoding='utf-8').splitlines()
+        lines = dict.fromkeys([*before, *lines])
+        self.skipped.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
 
     def budgets(self, frontend: FrontendSpec) -> TokenBudgets:
         """Return the best reduction of each measured token budget, for a model with this frontend.

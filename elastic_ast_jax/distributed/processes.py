@@ -119,14 +119,20 @@ def wait_for_all(point: str) -> None:
         multihost_utils.sync_global_devices(point)
 
 
-def primary_first(point: str, action: Callable[[], Result]) -> Result:
-    """The result of an action that the first process takes before the others do, as they read what
-    it writes.
+def primary_first(point: str, action: Callable[..., Result], *arguments: Any) -> Result:
+    """Return the result of an action that the first process takes before the others.
+
+    The others read the files that the first one writes.
+
+    Args:
+        point: A name for the place in the program where they wait.
+        action: Called by every process.
+        arguments: Its arguments.
     """
     if is_primary():
-        result = action()
+        result = action(*arguments)
     wait_for_all(point)
-    return result if is_primary() else action()
+    return result if is_primary() else action(*arguments)
 
 
 def all_gather(value: Any) -> list[Any]:

@@ -16,11 +16,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from elastic_ast_jax.config.schema import Mesh as MeshSettings
-from elastic_ast_jax.distributed import partitioning
+from elastic_ast_jax.distributed import partitioning, processes
 from elastic_ast_jax.distributed.partitioning import AXES, ROWS, TENSOR
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.text import counted
 
 
 class MeshError(UserError):
@@ -52,6 +53,14 @@ def make_mesh(wanted: MeshSettings = _ALL, devices: Sequence[jax.Device] | None 
     # Auto: the compiler spreads shardings; Explicit, the default, is not what Linen's modules are
     # written for.
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def describe(mesh: Mesh) -> str:
+    """Return the devices of a mesh and their arrangement, in words."""
+    axes = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items() if size > 1)
+    hosts = '' if processes.is_single_process() else f' of {jax.process_count()} processes'
+    devices = counted(mesh.size, jax.default_backend() + ' device')
+    return f'{devices}{hosts}{f": {axes}" if axes else ""}'
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

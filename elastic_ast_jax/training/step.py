@@ -15,7 +15,7 @@ from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.training import freezing, losses
 
-Apply = Callable[[Any, PackedBatch], Array]
+Apply = Callable[[Any, PackedBatch], Any]
 
 
 def new_state(

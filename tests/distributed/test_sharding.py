@@ -26,6 +26,7 @@ from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.training import losses, optimizer
+from elastic_ast_jax.training.compilations import CompilationCounter
 from elastic_ast_jax.training.step import make_eval_step, make_train_step
 from elastic_ast_jax.utils.errors import UserError
 
@@ -108,10 +109,11 @@ class Run:
         state = sharding.init_sharded(self.init, self.placement)
         born = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(state.params)]
         found = []
-        for step in range(STEPS):
-            state, sums = self.train(state, placed[step % len(placed)])
-            found.append(float(sums.loss / sums.clips))
-        evaluated = [self.evaluate(state.params, batch) for batch in placed]
+        with CompilationCounter() as compilations:
+            for step in range(STEPS):
+                state, sums = self.train(state, placed[step % len(placed)])
+                found.append(float(sums.loss / sums.clips))
+            evaluated = [self.evaluate(state.params, batch) for batch in placed]
         return {
             'born': born,
             'losses': found,
@@ -123,7 +125,7 @@ class Run:
                 name: np.asarray(leaf).ravel().tolist()
                 for name, leaf in flatten_dict(state.params, sep='/').items()
             },
-            'compilations': [self.train._cache_size(), self.evaluate._cache_size()],
+            'compilations': [compilations.count(step) for step in (self.train, self.evaluate)],
             'rows on a device': sorted(
                 {shard.data.shape[0] for shard in placed[0].patches.addressable_shards}
             ),

@@ -83,9 +83,9 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_bits(
     ]
     with stopped(15, signal.SIGTERM):
         done = command(*arguments(RUN))
-    assert done.code == 75 and 'going on after step 12' in done.err
+    assert done.code == 75 and 'resuming after step 12' in done.err
     done = command(*arguments(RUN))
-    assert done.code == 0 and 'going on after step 16' in done.err
+    assert done.code == 0 and 'resuming after step 16' in done.err
     copy = fetched()
     same_bits(trained, copy, STEPS)
     assert logged(copy) == logged(trained)
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_is_not_complete_is_none(run, arguments, command, stop
     del run.objects[f'{NAME}/checkpoints/3/commit_success.txt']
     with stopped(1):
         done = command(*arguments(RUN, 'train.seed=7'))
-    assert done.code == 130 and 'going on' not in done.err
+    assert done.code == 130 and 'resuming' not in done.err
     assert not run.under(f'{NAME}/checkpoints/3')
 
 

@@ -81,7 +81,7 @@ def test_the_bits_of_a_run_with_all_of_it_survive_a_restart(
     workdir, calls = comfortable
     with stopped(11):
         assert command(*arguments(tmp_path / 'run', *ALL)).code == 130
-    assert 'going on after step 9' in command(*arguments(tmp_path / 'run', *ALL)).err
+    assert 'resuming after step 9' in command(*arguments(tmp_path / 'run', *ALL)).err
     same_bits(workdir, tmp_path / 'run', STEPS)
     assert logged(tmp_path / 'run') == logged(workdir)
     assert profiles(tmp_path / 'run')

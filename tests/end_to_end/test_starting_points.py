@@ -84,7 +84,7 @@ def test_a_run_that_resumes_does_not_read_the_weights_again(
     with stopped(8):
         assert command(*arguments(tmp_path / 'run', *options)).code == 130
     shutil.rmtree(source)
-    assert 'going on after step 7' in command(*arguments(tmp_path / 'run', *options)).err
+    assert 'resuming after step 7' in command(*arguments(tmp_path / 'run', *options)).err
     same_bits(tmp_path / 'whole', tmp_path / 'run', 14)
 
 

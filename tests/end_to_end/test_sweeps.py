@@ -16,6 +16,7 @@ from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.evaluation.evaluate import eval_config
 from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.training.compilations import CompilationCounter
 from elastic_ast_jax.training.factory import make_loss
 from elastic_ast_jax.training.step import make_eval_step
 
@@ -144,14 +145,14 @@ def test_the_resolution_curve_of_the_paper(workdir, command, results):
 
 
 def test_a_sweep_compiles_once(trained):
-    with opened(trained) as (evaluator, params, step):
+    with opened(trained) as (evaluator, params, step), CompilationCounter() as compilations:
         for setting in (
             evaluator.setting(),
             evaluator.setting(max_frames=8),
             evaluator.setting(ratio=3.0),
         ):
             evaluator.evaluate(params, setting)
-        assert step._cache_size() == 1
+        assert compilations.count(step) == 1
 
 
 def test_a_finer_resolution_has_no_positions_for_long_clips(workdir, command, results, clips):

@@ -31,10 +31,9 @@ def test_the_same_run_gives_the_same_bits(
 ):
     """Also where the manifests are CSV."""
     monkeypatch.chdir(recordings.folder)
-    assert (
-        command(*arguments(tmp_path / 'again', 'data.train=train.csv', 'data.eval=test.csv')).code
-        == 0
-    )
+    done = command(*arguments(tmp_path / 'again', 'data.train=train.csv', 'data.eval=test.csv'))
+    assert done.code == 0
+    assert 'training step was compiled 1 time, the evaluation step 1 time' in done.err
     same_bits(trained, tmp_path / 'again', STEPS)
     assert logged(tmp_path / 'again') == logged(trained)
 
@@ -111,17 +110,17 @@ def test_stopping_and_going_on_gives_the_bits_of_a_run_without_a_stop(
         assert done.code == 130
         return done
 
-    assert 'going on' not in stopped_after(2).err  # before there is a checkpoint
-    assert 'going on' not in stopped_after(13).err
+    assert 'resuming' not in stopped_after(2).err  # before there is a checkpoint
+    assert 'resuming' not in stopped_after(13).err
     assert [line['step'] for line in logged(tmp_path / 'run') if line['kind'] == 'train'] == [
         *range(1, 14)
     ]
     assert (
-        'going on after step 12' in stopped_after(14).err
+        'resuming after step 12' in stopped_after(14).err
     )  # the last step of the second epoch, before it is evaluated
     done = command(*arguments(tmp_path / 'run'))
     assert done.code == 0
-    assert 'going on after step 12' in done.err
+    assert 'resuming after step 12' in done.err
     same_bits(trained, tmp_path / 'run', STEPS)
     assert logged(tmp_path / 'run') == logged(trained)
 
@@ -306,7 +305,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
     done = command(*arguments(workdir))
     assert done.code == 0
     assert str(workdir / 'checkpoints' / '21') in caplog.text
-    assert 'going on after step 18' in done.err
+    assert 'resuming after step 18' in done.err
     same_bits(trained, workdir, STEPS)
     assert logged(workdir) == logged(trained)
 

@@ -18,6 +18,7 @@ from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.training import freezing, losses, optimizer
+from elastic_ast_jax.training.compilations import CompilationCounter
 from elastic_ast_jax.training.step import StepMetrics, make_eval_step, make_train_step, new_state
 
 GRID, PATCH, CLASSES = (2, 8), 6, 3
@@ -222,9 +223,10 @@ def test_a_run_in_parts_is_the_run():
     for parts in (1, 2):
         step = jax.jit(make_train_step(apply, LOSSES[False], update, accumulate=parts))
         state = new_state(fresh().params, update)
-        for batch in batches * 2:
-            state, _ = step(state, batch)
-        assert step._cache_size() == 1
+        with CompilationCounter() as compilations:
+            for batch in batches * 2:
+                state, _ = step(state, batch)
+        assert compilations.count(step) == 1
         ends.append(state.params)
     assert any(
         not np.allclose(a, b, atol=0.05)
@@ -253,15 +255,16 @@ def test_the_moving_average_follows_the_parameters():
     )
     assert_near(state.ema, state.params)
     expected = jax.tree.map(np.asarray, state.params)
-    for decay in (1 / 10, 0.15, 0.15):
-        state, _ = step(state, batch)
-        expected = jax.tree.map(
-            lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new),
-            expected,
-            state.params,
-        )
+    with CompilationCounter() as compilations:
+        for decay in (1 / 10, 0.15, 0.15):
+            state, _ = step(state, batch)
+            expected = jax.tree.map(
+                lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new),
+                expected,
+                state.params,
+            )
     assert_near(state.ema, expected)
-    assert step._cache_size() == 1
+    assert compilations.count(step) == 1
 
 
 @functools.cache

@@ -1,0 +1,60 @@
+"""Describe the data and the devices of a run, and what may be unexpected about them."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.data.epoch_plan import Schedule
+from elastic_ast_jax.data.sources.base import Source, classes_without_clips, count_shared_clips
+from elastic_ast_jax.training.training_data import TrainingData
+
+
+@runtime_checkable
+class EvaluationSplit(Protocol):
+    """The evaluation split, as `evaluation.evaluator.Evaluator` opens it.
+
+    Attributes:
+        source: The clips.
+        cropped: The number of clips that are cropped.
+        windowed: The number of clips that are evaluated in several windows.
+    """
+
+    source: Source
+
+    @property
+    def cropped(self) -> int: ...
+
+    @property
+    def windowed(self) -> int: ...
+
+
+def describe_data(
+    config: Config, data: TrainingData, evaluation: EvaluationSplit, schedule: Schedule
+) -> Iterator[str]:
+    """Yield lines about the sizes of both splits, and warnings of clips that are changed or shared.
+
+    Args:
+        config: The configuration of the run.
+        data: The training split.
+        evaluation: The evaluation split.
+        schedule: The steps of the run.
+    """
+    plan, packing = data.planner.epoch(0), config.packing
+    yield (
+        f'{len(data.source.keys)} training clips, {len(evaluation.source.keys)} evaluation clips;'
+        f' {schedule.steps} steps of {packing.rows} rows of {packing.tokens} tokens,'
+        f' {100 * plan.fill(packing.rows, packing.tokens):.2f} % full'
+    )
+    for split, count in (('training', plan.clips.cropped), ('evaluation', evaluation.cropped)):
+        if count:
+            limit = config.frontend.max_frames
+            yield f'warning: {count} {split} clips are cropped to {limit} frames'
+    if evaluation.windowed:
+        yield f'{evaluation.windowed} evaluation clips are evaluated in several windows'
+    if shared := count_shared_clips(data.source, evaluation.source):
+        yield f'warning: {shared} clips are in both the training and the evaluation split'
+    if missing := classes_without_clips(data.source, data.labels):
+        yield (
+            f'warning: {len(missing)} of {len(data.labels)} classes have no training clip:'
+            f' {", ".join(missing)}'
+        )
