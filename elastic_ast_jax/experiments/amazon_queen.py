@@ -2,9 +2,9 @@
 
 The game comes from Debian's package of it, which contains the data file `queen.1c`.
 
-The file begins with a table of its parts. `NNxxxxPk.SB` is a piece of what the other one says in
-conversation NN, MP3 frames at 11 kHz (J instead of P is the player's own voice, Joe's). `NAMEi.DOG`
-holds the i-th conversation with NAME, and its number NN.
+The file starts with a table of its parts. `NNxxxxPk.SB` is a line of the character in conversation
+NN, in MP3 frames at 11 kHz; J instead of P marks lines of the player, Joe. `NAMEi.DOG` has the i-th
+conversation with NAME, and its number NN.
 """
 
 import collections
@@ -34,36 +34,35 @@ _DATA = f'usr/share/scummvm/{PACKAGE}/queen.1c'
 _LICENSE = f'usr/share/doc/{PACKAGE}/copyright'
 _MANIFEST = 'manifest.jsonl'
 
-_HEADER = struct.Struct('>4s9xH')  # 'QTBL', the version, how speech is compressed, number of parts
-_PART = struct.Struct('>12sBII')  # name, in which bundle, offset, bytes
+_HEADER = struct.Struct('>4s9xH')  # 'QTBL', version, compression of speech, number of parts
+_PART = struct.Struct('>12sBII')  # name, bundle, offset, bytes
 _COMPRESSION_AT, _MP3 = 12, 1
 _LINE = re.compile(r'(?P<conversation>\d\d)[0-9A-FX]{4}P\d\.SB')
-_CONVERSATION = re.compile(r'(?P<who>[A-Z]+)(?P<which>\d*)\.DOG')
-_NUMBER_AT = (
-    22  # of a conversation in its file, behind the header of an Amos bank and one other number
-)
-_RATE = 11025
-# Conversations with fewer lines are left out: of most, the player's part is all there is.
-_FEWEST = 5
+_CONVERSATION = re.compile(r'(?P<speaker>[A-Z]+)(?P<index>\d*)\.DOG')
+# Offset of a conversation's number in its file, after the header of an Amos bank and a number.
+_NUMBER_AT = 22
+_SAMPLE_RATE = 11025
+# Conversations with fewer lines are skipped: most of them have lines of the player only.
+_MIN_LINES = 5
 
 
 class GameError(UserError):
-    """A file that is not the game's data, or another edition of them."""
+    """Report a file that is not the game's data, or another edition of them."""
 
 
 class Part(NamedTuple):
-    """A part of the data file."""
+    """Describe a part of the data file."""
 
     name: str
     offset: int
     size: int
 
 
-def parts(data: bytes) -> list[Part]:
-    """The table at the beginning.
+def read_parts(data: bytes) -> list[Part]:
+    """Return the table of parts at the start of the file.
 
     Raises:
-        GameError: It is none, or points beyond the file.
+        GameError: The file has no such table, or the table points beyond the file.
     """
     if len(data) < _HEADER.size or data[:4] != b'QTBL' or data[_COMPRESSION_AT] != _MP3:
         raise GameError(
@@ -72,44 +71,50 @@ def parts(data: bytes) -> list[Part]:
     _, count = _HEADER.unpack_from(data)
     if len(data) < _HEADER.size + count * _PART.size:
         raise GameError('ends within its table of parts: fetch it again')
-    found = []
+    parts = []
     for number in range(count):
         name, _, offset, size = _PART.unpack_from(data, _HEADER.size + number * _PART.size)
-        found.append(Part(name.split(b'\0')[0].decode('latin-1'), offset, size))
+        part = Part(name.split(b'\0')[0].decode('latin-1'), offset, size)
         if offset + size > len(data):
-            raise GameError(f'ends before its part {found[-1].name!r}: fetch it again')
-    return found
+            raise GameError(f'ends before its part {part.name!r}: fetch it again')
+        parts.append(part)
+    return parts
 
 
-def spoken(data: bytes) -> list[tuple[Part, str, str]]:
-    """Each line with who speaks it and the split it belongs to, in order of name."""
-    whose, lines = {}, collections.defaultdict(list)
-    for part in parts(data):
+def list_lines(data: bytes) -> list[tuple[Part, str, str]]:
+    """Return each line with its speaker and its split, in order of name.
+
+    The first conversation of each character is for testing, later ones are for training.
+    """
+    speakers, lines = {}, collections.defaultdict(list)
+    for part in read_parts(data):
         if line := _LINE.fullmatch(part.name):
             lines[int(line['conversation'])].append(part)
-        if (about := _CONVERSATION.fullmatch(part.name)) and part.size >= _NUMBER_AT + 2:
+        if (match := _CONVERSATION.fullmatch(part.name)) and part.size >= _NUMBER_AT + 2:
             (number,) = struct.unpack_from('>h', data, part.offset + _NUMBER_AT)
-            whose[number] = about['who'], int(about['which'] or 1)
+            speakers[number] = match['speaker'], int(match['index'] or 1)
     conversations = collections.defaultdict(list)
-    for number, (who, which) in whose.items():
-        if len(lines[number]) >= _FEWEST:
-            conversations[who].append((which, number))
-    found = []
-    for who, held in conversations.items():
-        first, *later = sorted(held)
+    for number, (speaker, index) in speakers.items():
+        if len(lines[number]) >= _MIN_LINES:
+            conversations[speaker].append((index, number))
+    split_lines = []
+    for speaker, numbered in conversations.items():
+        first, *later = sorted(numbered)
         if later:
-            found += [(part, who, 'test') for part in lines[first[1]]]
-            found += [(part, who, 'train') for _, number in later for part in lines[number]]
-    if not found:
+            split_lines += [(part, speaker, 'test') for part in lines[first[1]]]
+            split_lines += [
+                (part, speaker, 'train') for _, number in later for part in lines[number]
+            ]
+    if not split_lines:
         raise GameError('has no conversations')
-    return sorted(found)
+    return sorted(split_lines)
 
 
 def fetch(folder: str | os.PathLike, package: str | os.PathLike | None = None) -> None:
     """Write the recordings, the license and the manifest, unless the manifest exists.
 
     Args:
-        folder: The folder that is written.
+        folder: Folder to write.
         package: Debian's package; None downloads it with `apt-get`.
 
     Raises:
@@ -145,9 +150,9 @@ def _download(folder: Path) -> Path:
             f'apt-get is missing: fetch {PACKAGE} from packages.debian.org, and give the file as'
             ' well'
         )
-    done = subprocess.run(['apt-get', '-qq', 'download', PACKAGE], cwd=folder)
+    process = subprocess.run(['apt-get', '-qq', 'download', PACKAGE], cwd=folder)
     files = sorted(folder.glob(f'{PACKAGE}_*.deb'))
-    if done.returncode or not files:
+    if process.returncode or not files:
         raise GameError(
             f'apt-get could not download {PACKAGE}: its reason is above; its lists of packages come'
             ' with apt-get update'
@@ -157,11 +162,11 @@ def _download(folder: Path) -> Path:
 
 def _unpack(deb: Path) -> dict[str, bytes]:
     """Return the data file and the license of a package."""
-    done = subprocess.run(['dpkg-deb', '--fsys-tarfile', str(deb)], stdout=subprocess.PIPE)
-    if done.returncode:
+    process = subprocess.run(['dpkg-deb', '--fsys-tarfile', str(deb)], stdout=subprocess.PIPE)
+    if process.returncode:
         raise GameError(f'{deb}: is no package of {PACKAGE}')
     files = {}
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(process.stdout)) as archive:
         for member in archive:
             name = member.name.removeprefix('./')
             if name in (_DATA, _LICENSE) and (file := archive.extractfile(member)):
@@ -176,27 +181,27 @@ def write_recordings(data: bytes, folder: Path) -> None:
     """Write the recordings, and then the manifest.
 
     Args:
-        data: The data file of the game.
-        folder: The folder that is written.
+        data: Content of the data file of the game.
+        folder: Folder to write.
 
     Raises:
-        GameError: It is no such file, or a line cannot be decoded.
+        GameError: The content is no such file, or a line cannot be decoded.
     """
     clips = folder / 'clips'
-    lines = spoken(data)
+    lines = list_lines(data)
     clips.mkdir(parents=True, exist_ok=True)
     rows = []
     for part, speaker, split in lines:
         try:
-            samples, rate = soundfile.read(
+            samples, sample_rate = soundfile.read(
                 io.BytesIO(data[part.offset : part.offset + part.size]), dtype='int16'
             )
         except soundfile.LibsndfileError as error:
             raise GameError(f'{part.name}: cannot be decoded ({error})') from error
-        if rate != _RATE or samples.ndim != 1:
-            raise GameError(f'{part.name}: is not one channel at {_RATE} Hz')
+        if sample_rate != _SAMPLE_RATE or samples.ndim != 1:
+            raise GameError(f'{part.name}: is not one channel at {_SAMPLE_RATE} Hz')
         name = f'{part.name.removesuffix(".SB")}.wav'
-        soundfile.write(clips / name, samples, rate, subtype='PCM_16')
+        soundfile.write(clips / name, samples, sample_rate, subtype='PCM_16')
         rows.append({'audio': f'clips/{name}', 'labels': [speaker.lower()], 'split': split})
     manifest = folder / _MANIFEST
     write_text(manifest, ''.join(json.dumps(row) + '\n' for row in rows))

@@ -10,7 +10,7 @@ __all__ = ['EXPERIMENTS', 'Definition']
 
 @dataclasses.dataclass(frozen=True)
 class Definition:
-    """The models of an experiment, and the curve that compares them.
+    """Describe the models of an experiment, and the curve that compares them.
 
     Attributes:
         summary: The experiment in a line.

@@ -16,18 +16,19 @@ from pathlib import Path
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.evaluation import published
-from elastic_ast_jax.evaluation.sweep_axes import AXES, file_stem
-from elastic_ast_jax.experiments import sweep as runs_of
+from elastic_ast_jax.evaluation.sweep_axes import AXES, SweepKind, file_stem
 from elastic_ast_jax.experiments import variants
 from elastic_ast_jax.experiments.definitions import Definition
+from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished, total_steps
 from elastic_ast_jax.experiments.variants import ExperimentError, Model
 
 BASELINE = 'logistic regression'
-SIGNALLED = 128
+# Exit codes above this are 128 plus the number of a signal.
+_SIGNAL_EXIT = 128
 
 
 class Experiment:
-    """An experiment on a recipe's data."""
+    """Run an experiment on a recipe's data."""
 
     def __init__(
         self,
@@ -43,8 +44,8 @@ class Experiment:
         """Find the models, and check all their configs.
 
         Args:
-            config: The recipe, a config file.
-            definition: The models, and the curve that compares them.
+            config: Config file of the recipe.
+            definition: Models, and the curve that compares them.
             name: Name of the experiment, and of its folder of tables and plots.
             out: Folder of runs, tables and plots; None: `runs/experiments/NAME_OF_CONFIG`.
             seeds: Seeds of the runs.
@@ -64,24 +65,34 @@ class Experiment:
             )
         self._task = Path(path).stem
         self._out = Path(out or Path('runs', 'experiments', self._task)).absolute()
-        self._models = list(variants.of_experiment(self._recipe, path, definition, self._overrides))
-        self._hows = (definition.fixed_length or ('own',)) if definition.sweep else ()
-        if definition.sweep:
-            self._points()
+        self._models = list(variants.list_models(self._recipe, path, definition, self._overrides))
+        self._points = self._recipe_points(definition.sweep) if definition.sweep else ()
+        self._check_workdirs(path)
+
+    def _recipe_points(self, sweep: SweepKind) -> tuple[int, ...]:
+        sweeps = getattr(self._recipe, 'SWEEPS', {})
+        if sweep not in sweeps:
+            raise ExperimentError(
+                f'{self._config}: SWEEPS has no {sweep!r}, the points of this curve'
+            )
+        return tuple(sorted(set(sweeps[sweep])))
+
+    def _check_workdirs(self, path: str) -> None:
+        """Check that each workdir is new, or has the config of its run."""
+        advice = 'Give another --out; data that were moved can have a link at their old place'
         for model in self._models:
             for seed in self._seeds:
-                used = loading.absolute_paths(
-                    loading.load(f'{path}:{model.variant}', self._changed(model, seed))
-                )
-                advice = (
-                    'Give another --out; data that were moved can have a link at their old place'
-                )
+                overrides = self._run_overrides(model, seed)
+                config = loading.load(f'{path}:{model.variant}', overrides)
                 Workdir(model.folder(self._out, seed)).check_config(
-                    used, also=loading.DATA_PATHS, advice=advice
+                    loading.absolute_paths(config), also=loading.DATA_PATHS, advice=advice
                 )
 
     def work(self) -> int:
-        """Trains and evaluates what is missing, seed by seed, and draws what is complete.
+        """Train and evaluate what is missing, seed by seed, and draw complete results.
+
+        Returns:
+            0, or 1 if a run failed, or 128 plus the number of the signal that ended the experiment.
 
         Raises:
             ExperimentError: Another experiment works in the same folder.
@@ -95,191 +106,176 @@ class Experiment:
                     f'{self._out}: another experiment is at work there, and shares its runs: wait'
                     ' for it, or give another --out'
                 ) from None
-            return self._work()
+            return self._work_locked()
 
-    def _work(self) -> int:
-        runs, failed = runs_of.LocalRuns(self._jobs, self._name), 0
+    def _work_locked(self) -> int:
+        runner, failed = LocalRuns(self._jobs, self._name), 0
         for seed in self._seeds:
-            for missing in (self._training, self._evaluation):
-                if what := missing(seed):
-                    code = runs.work([run for run, _ in what], [command for _, command in what])
-                    if code > SIGNALLED:
+            for list_missing in (self._missing_training, self._missing_evaluations):
+                if missing := list_missing(seed):
+                    code = runner.work(
+                        [run for run, _ in missing], [command for _, command in missing]
+                    )
+                    if code > _SIGNAL_EXIT:
                         return code
                     failed |= code
         return failed or self._draw()
 
-    def _changed(self, model: Model, seed: int) -> tuple[str, ...]:
-        """All overrides of a run."""
+    def _run_overrides(self, model: Model, seed: int) -> tuple[str, ...]:
+        """Return all overrides of a run."""
         return (*self._overrides, *model.overrides, f'train.seed={seed}')
 
-    def _training(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
-        """Of models that are not trained to the end;
+    def _missing_training(self, seed: int) -> list[tuple[Run, list[str]]]:
+        """Return the runs that are not trained to the end, and their commands.
 
-        those of the most tokens first, so that none is left alone.
+        Runs with the most tokens come first, so that a long one does not run alone at the end.
         """
-        found = []
+        missing = []
         for model in sorted(
-            self._models, key=lambda model: self._tokens(model, seed), reverse=True
+            self._models, key=lambda model: self._step_tokens(model, seed), reverse=True
         ):
-            run = self._run(model, seed, 'train')
-            if not runs_of.finished(run.workdir):
+            run = self._make_run(model, seed, 'train')
+            if not is_finished(run.workdir):
                 options = [
                     f'--config={self._config}:{model.variant}',
                     f'--workdir={run.workdir}',
+                    *(f'--config.{text}' for text in self._run_overrides(model, seed)),
                 ]
-                options += [f'--config.{text}' for text in self._changed(model, seed)]
-                found.append((run, _command('train', *options)))
-        return found
+                missing.append((run, _command('train', *options)))
+        return missing
 
-    def _tokens(self, model: Model, seed: int) -> int:
-        """Of a step."""
-        packing = loading.load(
-            f'{self._config}:{model.variant}', self._changed(model, seed)
-        ).packing
+    def _step_tokens(self, model: Model, seed: int) -> int:
+        overrides = self._run_overrides(model, seed)
+        packing = loading.load(f'{self._config}:{model.variant}', overrides).packing
         return packing.rows * packing.tokens
 
-    def _evaluation(self, seed: int) -> list[tuple[runs_of.Run, list[str]]]:
-        """Of curves that are not there, of models that are trained to the end;
+    def _missing_evaluations(self, seed: int) -> list[tuple[Run, list[str]]]:
+        """Return the missing sweeps of trained models, and the missing baseline; with commands.
 
-        and of the baseline, which has no seed.
+        The baseline has no seed: it goes with the first one.
         """
-        sweep, found = self._definition.sweep, []
-        points = self._points() if sweep else ()
+        missing = []
         if seed == self._seeds[0] and not self._has_baseline():
-            folder = self._baseline()
-            run = runs_of.Run(
-                f'{BASELINE}, {folder.name}',
-                folder,
-                self._out / 'logs' / f'{BASELINE}-{folder.name}.log',
-                (),
-            )
-            config = f'{self._config}:{self._models[0].variant}'
-            options = [
-                f'--config={config}',
-                f'--out={folder}',
-                *(self._sweep_options(points) if sweep else ()),
-            ]
-            found.append(
-                (
-                    run,
-                    _command(
-                        'baseline', *options, *(f'--config.{text}' for text in self._overrides)
-                    ),
-                )
-            )
+            missing.append(self._baseline_run())
+        sweep = self._definition.sweep
         for model in self._models if sweep else ():
-            # One that was trained at many frame shifts has its own length at each of them.
-            one_shift = model.variant.partition(',')[0] == 'ast'
-            for how in self._hows if one_shift else ['own']:
-                run = self._run(model, seed, f'{sweep}-{how}')
-                if not runs_of.finished(run.workdir):
-                    continue  # its training has failed, and said so
-                if not _measured(
-                    run.workdir,
-                    file_stem(sweep, how == 'resized'),
-                    points,
-                    runs_of.steps(run.workdir),
-                ):
+            for length_mode in self._length_modes(model):
+                run = self._make_run(model, seed, f'{sweep}-{length_mode}')
+                if not is_finished(run.workdir):
+                    continue  # its training has failed, and reported why
+                stem = file_stem(sweep, length_mode == 'resized')
+                if not _has_sweep(run.workdir, stem, self._points, total_steps(run.workdir)):
                     options = [
                         f'--workdir={run.workdir}',
-                        *self._sweep_options(points),
-                        f'--fixed_length={how}',
+                        *self._sweep_options(),
+                        f'--fixed_length={length_mode}',
                     ]
-                    found.append((run, _command('evaluate', *options)))
-        return found
+                    missing.append((run, _command('evaluate', *options)))
+        return missing
 
-    def _baseline(self) -> Path:
-        """Folder of the logistic regression: over this sweep, or on whole clips."""
+    def _length_modes(self, model: Model | None = None) -> tuple[str, ...]:
+        """Return the ways in which a sweep treats ASTs; of a model, those that apply to it.
+
+        An AST that was trained at many frame shifts has its own length at each of them.
+        """
+        if model is not None and model.variant.partition(',')[0] != 'ast':
+            return ('own',)
+        return self._definition.fixed_length or ('own',)
+
+    def _baseline_folder(self) -> Path:
+        """Return the folder of the logistic regression: over this sweep, or on whole clips."""
         return self._out / BASELINE / (self._definition.sweep or 'whole')
 
+    def _baseline_run(self) -> tuple[Run, list[str]]:
+        folder = self._baseline_folder()
+        log = self._out / 'logs' / f'{BASELINE}-{folder.name}.log'
+        options = [
+            f'--config={self._config}:{self._models[0].variant}',
+            f'--out={folder}',
+            *(self._sweep_options() if self._definition.sweep else ()),
+            *(f'--config.{text}' for text in self._overrides),
+        ]
+        run = Run(f'{BASELINE}, {folder.name}', folder, log, ())
+        return run, _command('baseline', *options)
+
     def _has_baseline(self) -> bool:
-        """Whether it was measured on these data, by these features."""
-        folder, sweep = self._baseline(), self._definition.sweep
-        if not (
-            _measured(folder, sweep, self._points(), 0)
-            if sweep
-            else (folder / 'eval' / 'metrics.json').exists()
-        ):
+        """Return whether the baseline was measured on the same data and features."""
+        folder = self._baseline_folder()
+        if self._definition.sweep:
+            evaluated = _has_sweep(folder, self._definition.sweep, self._points, 0)
+        else:
+            evaluated = (folder / 'eval' / 'metrics.json').exists()
+        if not evaluated:
             return False
         with contextlib.suppress(OSError, ValueError, TypeError):
             values = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
             before = stored.from_json(values)
-            used = loading.load(f'{self._config}:{self._models[0].variant}', self._overrides)
-            now = loading.absolute_paths(used)
+            config = loading.load(f'{self._config}:{self._models[0].variant}', self._overrides)
+            now = loading.absolute_paths(config)
             return (before.data, before.frontend) == (now.data, now.frontend)
         return False
 
-    def _run(self, model: Model, seed: int, what: str) -> runs_of.Run:
+    def _make_run(self, model: Model, seed: int, task: str) -> Run:
         folder = model.folder(self._out, seed)
-        log = self._out / 'logs' / f'{folder.parent.name}-{seed}-{what}.log'
-        return runs_of.Run(f'{folder.parent.name}, seed {seed}, {what}', folder, log, ())
+        log = self._out / 'logs' / f'{folder.parent.name}-{seed}-{task}.log'
+        return Run(f'{folder.parent.name}, seed {seed}, {task}', folder, log, ())
 
-    def _points(self) -> tuple[int, ...]:
-        sweeps = getattr(self._recipe, 'SWEEPS', {})
-        if self._definition.sweep not in sweeps:
-            raise ExperimentError(
-                f'{self._config}: SWEEPS has no {self._definition.sweep!r}, the points of this'
-                ' curve'
-            )
-        return tuple(sorted(set(sweeps[self._definition.sweep])))
-
-    def _sweep_options(self, points: Sequence[int]) -> list[str]:
+    def _sweep_options(self) -> list[str]:
         option = '--points' if self._definition.sweep == 'length' else '--shifts'
-        return [f'--sweep={self._definition.sweep}', f'{option}={",".join(map(str, points))}']
+        points = ','.join(map(str, self._points))
+        return [f'--sweep={self._definition.sweep}', f'{option}={points}']
 
     def _draw(self) -> int:
-        """Tables and plots of all seeds, by `elastic-ast compare`."""
-        out = self._out / self._name
-        workdirs: dict[
-            str, list[str]
-        ] = {}  # over a key, the runs of all its values are of one name
+        """Write tables and plots of all seeds with `elastic-ast compare`."""
+        out, sweep = self._out / self._name, self._definition.sweep
+        # Over a key, the runs of all its values have one name.
+        workdirs: dict[str, list[str]] = {}
         for model in self._models:
-            given = f'--beside={model.name}' if model.beside else model.name
-            workdirs.setdefault(given, []).extend(
+            argument = f'--beside={model.name}' if model.beside else model.name
+            workdirs.setdefault(argument, []).extend(
                 str(model.folder(self._out, seed)) for seed in self._seeds
             )
-        groups = [f'{given}={",".join(its)}' for given, its in workdirs.items()] + [
-            f'--beside={BASELINE}={self._baseline()}'
-        ]
-        if not self._definition.sweep:
-            return _told(
+        groups = [f'{argument}={",".join(paths)}' for argument, paths in workdirs.items()]
+        groups.append(f'--beside={BASELINE}={self._baseline_folder()}')
+        if not sweep:
+            return _run(
                 _command('compare', *groups, f'--over={self._definition.over}', f'--out={out}')
             )
-        known = published.DATA_SETS[self._definition.sweep]
         failed = 0
-        for how in self._hows:
-            options = [f'--sweep={self._definition.sweep}', f'--fixed_length={how}', f'--out={out}']
-            if self._task in known and how == 'resized':  # as the paper's ASTs were run
+        for length_mode in self._length_modes():
+            options = [f'--sweep={sweep}', f'--fixed_length={length_mode}', f'--out={out}']
+            # The paper's ASTs were run at the length of each point.
+            if self._task in published.DATA_SETS[sweep] and length_mode == 'resized':
                 options.append(f'--published={self._task}')
-            failed |= _told(_command('compare', *groups, *options))
+            failed |= _run(_command('compare', *groups, *options))
         return failed
 
 
-def _measured(workdir: Path, stem: str, points: Sequence[int], step: int) -> bool:
-    """Whether a sweep of the checkpoint of this step is there, at these points, on the recipe's
-    clips.
+def _has_sweep(workdir: Path, stem: str, points: Sequence[int], step: int) -> bool:
+    """Return whether a workdir has a sweep of this step's checkpoint, at these points.
+
+    A sweep on other clips than the recipe's does not count.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads((workdir / 'eval' / f'{stem}.json').read_text(encoding='utf-8'))
-        key = AXES[found['sweep']].common
-        as_here = [point[key] for point in found['points']] == list(points) and 'model' in found
-        newest = (
-            f'step {step}',
-            f'step {step}, moving average',
-        )  # an average of several has the step of the last
+        sweep = json.loads((workdir / 'eval' / f'{stem}.json').read_text(encoding='utf-8'))
+        key = AXES[sweep['sweep']].common
+        same_points = [point[key] for point in sweep['points']] == list(points)
+        # An average of several checkpoints has the step of the last one, but another description.
+        newest = (f'step {step}', f'step {step}, moving average')
         return (
-            as_here
-            and found['step'] == step
-            and (not step or found['checkpoint'] in newest)
-            and not found['overrides']
+            same_points
+            and 'model' in sweep
+            and sweep['step'] == step
+            and (not step or sweep['checkpoint'] in newest)
+            and not sweep['overrides']
         )
     return False
 
 
 def _command(name: str, *options: str) -> list[str]:
-    """Of `elastic-ast`, with the Python that runs this."""
+    """Return a command of `elastic-ast`, with the Python of this process."""
     return [sys.executable, '-m', 'elastic_ast_jax', name, *options]
 
 
-def _told(command: Sequence[str]) -> int:
+def _run(command: Sequence[str]) -> int:
     return subprocess.run(command, check=False).returncode

@@ -1,73 +1,40 @@
 """Train what the `sweep()` of a config file yields, on this machine or on SLURM.
 
-`sweep()` stands beside `get_config()`, takes its argument if it takes one, and yields a dictionary
-of overrides for each run: `{'optimizer.learning_rate': 3e-4, 'train.seed': 1}`. Every run has a
-workdir in the folder `--out`, whose name tells its overrides.
+`sweep()` stands beside `get_config()`, takes the same argument or none, and yields a dictionary of
+overrides for each run: `{'optimizer.learning_rate': 3e-4, 'train.seed': 1}`. Each run has a workdir
+in the folder `--out`, named by its overrides.
 """
 
-import contextlib
 import dataclasses
-import functools
 import hashlib
 import inspect
 import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.config import loading
-from elastic_ast_jax.data.epoch_plan import Schedule
+from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
-from elastic_ast_jax.utils.text import counted, duration, printable
+from elastic_ast_jax.utils.text import counted, printable
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, '-m', 'elastic_ast_jax', 'train')
-# Seconds between a signal that was passed on and the end of those that did not follow it.
-GRACE = 45
 _SBATCH_SCRIPT = 'launch/slurm.sbatch'
-LONGEST_NAME = 120
-LAST_LINES = 20
+_MAX_NAME = 120
+# Names of runs that a message lists.
+_LISTED_RUNS = 3
 
 
 class SweepError(UserError):
-    """A sweep that cannot be run; lists every problem of every run."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run of a sweep.
-
-    Attributes:
-        name: Of its workdir and its log; tells its overrides.
-        workdir: Where it is kept.
-        log: What it printed.
-        overrides: `section.key=value` each, those of the command line first.
-        finished: Nothing is left to do.
-    """
-
-    name: str
-    workdir: Path
-    log: Path
-    overrides: tuple[str, ...]
-    finished: bool = False
-
-    def command(self, program: Sequence[str], config: str) -> list[str]:
-        """What trains it."""
-        return [
-            *program,
-            f'--config={config}',
-            f'--workdir={self.workdir}',
-            *(f'--config.{x}' for x in self.overrides),
-        ]
+    """Report a sweep that cannot be run, with every problem of every run."""
 
 
 def run(
@@ -100,7 +67,7 @@ def run(
         SweepError, ConfigError: The sweep is not possible. Nothing was started.
     """
     folder = Path(out).absolute()
-    runs = planned(config, overrides, folder)
+    runs = plan_runs(config, overrides, folder)
     commands = [run.command(program, config) for run in runs if not run.finished]
     for run in runs:
         if run.finished:
@@ -115,21 +82,22 @@ def run(
     return LocalRuns(jobs).work([run for run in runs if not run.finished], commands)
 
 
-def planned(config: str, common: Sequence[str], out: Path) -> list[Run]:
-    """The runs of a sweep, all of them checked.
+def plan_runs(config: str, common: Sequence[str], out: Path) -> list[Run]:
+    """Return the runs of a sweep, all of them checked.
 
     Args:
-        config: `FILE` or `FILE:ARG`.
+        config: Config file with `sweep()`, `FILE` or `FILE:ARG`.
         common: Overrides of every run.
         out: Folder of the workdirs.
 
     Raises:
-        SweepError: With every problem of every run.
-        ConfigError: The file cannot be used at all.
+        SweepError: The runs have problems; the message lists all.
+        ConfigError: The file cannot be loaded.
     """
-    runs, problems = [], {}
-    taken, _ = loading.override_texts(common)
-    for number, overrides in enumerate(_sweep(config)):
+    runs: list[Run] = []
+    problems: dict[str, list[str]] = {}
+    common_keys, _ = loading.override_texts(common)
+    for number, overrides in enumerate(_yielded_overrides(config)):
         if not (
             isinstance(overrides, Mapping)
             and overrides
@@ -138,21 +106,22 @@ def planned(config: str, common: Sequence[str], out: Path) -> list[Run]:
             problem = f'sweep() yields {overrides!r}, which is no dictionary of overrides'
             problems.setdefault(problem, []).append(f'run {number}')
             continue
-        name = name_of(overrides)
-        run, found = _checked(config, common, overrides, name, out)
-        found += [
+        name = run_name(overrides)
+        run, run_problems = _check_run(config, common, overrides, name, out)
+        run_problems += [
             f'{key} is varied by sweep(): leave --config.{key} out'
             for key in overrides
-            if key in taken
+            if key in common_keys
         ]
-        if any(other.name == name for other in runs):
-            found.append('sweep() yields it twice')
+        if any(earlier.name == name for earlier in runs):
+            run_problems.append('sweep() yields it twice')
         runs.append(run)
-        for problem in found:
+        for problem in run_problems:
             problems.setdefault(problem, []).append(name)
     if problems:
-        every = len(runs)
-        lines = [f'  - {problem} ({_where(names, every)})' for problem, names in problems.items()]
+        lines = [
+            f'  - {problem} ({_list_runs(names, len(runs))})' for problem, names in problems.items()
+        ]
         raise SweepError(
             f'{counted(len(lines), "problem")} in the sweep of {config}:\n' + '\n'.join(lines)
         )
@@ -161,215 +130,82 @@ def planned(config: str, common: Sequence[str], out: Path) -> list[Run]:
     return runs
 
 
-def _checked(
+def _check_run(
     config: str, common: Sequence[str], overrides: Mapping[str, Any], name: str, out: Path
 ) -> tuple[Run, list[str]]:
-    """A run, and what is wrong with it."""
-    every = (*common, *(f'{key}={text_of(value)}' for key, value in overrides.items()))
-    run = Run(name, out / name, out / 'logs' / f'{name}.log', every)
+    """Return a run and its problems."""
+    texts = (*common, *(f'{key}={format_value(value)}' for key, value in overrides.items()))
+    run = Run(name, out / name, out / 'logs' / f'{name}.log', texts)
     try:
-        resolved = loading.load(config, every)
+        resolved = loading.load(config, texts)
         values = resolved.flat()
-        wrong = [
+        misread = [
             f'{key}: sweep() yields {value!r}, which is read as {values[key]!r}'
             for key, value in overrides.items()
             if values[key] != (tuple(value) if isinstance(value, list) else value)
         ]
-        if wrong:
-            return run, wrong
+        if misread:
+            return run, misread
         Workdir(run.workdir).check_config(resolved, advice='Give another --out')
     except loading.ConfigError as error:
         return run, list(error.problems)
     except WorkdirError as error:
         return run, [str(error)]
-    return dataclasses.replace(run, finished=finished(run.workdir)), []
+    return dataclasses.replace(run, finished=is_finished(run.workdir)), []
 
 
-def _where(names: Sequence[str], runs: int) -> str:
-    """Which of the runs have a problem."""
-    if len(names) == runs > 1:
+def _list_runs(names: Sequence[str], count: int) -> str:
+    """Return the names of runs with a problem, of `count` runs."""
+    if len(names) == count > 1:
         return 'every run'
-    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+    more = len(names) - _LISTED_RUNS
+    return ', '.join(names[:_LISTED_RUNS]) + (f' and {more} more' if more > 0 else '')
 
 
-def _sweep(config: str) -> list[Any]:
-    """What the file's `sweep` yields."""
+def _yielded_overrides(config: str) -> list[Any]:
+    """Return what `sweep()` of the file yields."""
     recipe, path, argument = loading.load_module(config)
     if not hasattr(recipe, 'sweep'):
         raise SweepError(
             f'--config={config}: {path} has no function sweep(), which yields the overrides of'
             ' each run'
         )
-    takes = bool(inspect.signature(recipe.sweep).parameters)
-    return list(recipe.sweep(argument) if argument and takes else recipe.sweep())
+    takes_argument = bool(inspect.signature(recipe.sweep).parameters)
+    return list(recipe.sweep(argument) if argument and takes_argument else recipe.sweep())
 
 
-def text_of(value: Any) -> str:
-    """A value as it is written on the command line."""
+def format_value(value: Any) -> str:
+    """Return a value as the command line writes it."""
     if isinstance(value, (tuple, list)):
-        return ','.join(map(text_of, value))
+        return ','.join(map(format_value, value))
     return value if isinstance(value, str) else repr(value)
 
 
-def name_of(overrides: Mapping[str, Any]) -> str:
-    """`optimizer.learning_rate=0.0003+train.seed=1`: the same for the same overrides in any order,
-    good for a file, and readable.
+def run_name(overrides: Mapping[str, Any]) -> str:
+    """Return a file name for overrides, the same in any order of them.
 
-    What is no letter, digit or one of `._-` in a value becomes a hyphen, and a long name is cut; a
-    hash tells such names apart.
+    An example is `optimizer.learning_rate=0.0003+train.seed=1`. Characters other than letters,
+    digits and `._-` become hyphens, and long names are truncated; such names end with a hash.
     """
-    texts = sorted((key, text_of(value)) for key, value in overrides.items())
+    texts = sorted((key, format_value(value)) for key, value in overrides.items())
     name = '+'.join(
         f'{re.sub("[^A-Za-z0-9._-]", "-", key)}={re.sub("[^A-Za-z0-9._-]", "-", text)}'
         for key, text in texts
     )
-    if name == '+'.join(f'{key}={text}' for key, text in texts) and len(name) <= LONGEST_NAME:
+    if name == '+'.join(f'{key}={text}' for key, text in texts) and len(name) <= _MAX_NAME:
         return name
-    return (
-        f'{name[: LONGEST_NAME - 9]}-{hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]}'
-    )
-
-
-def finished(path: Path) -> bool:
-    """Whether the last step of a run has a checkpoint, and that an evaluation;
-
-    of what cannot be read, training will tell.
-    """
-    last = steps(path)
-    return last > 0 and (Workdir(path).checkpoints / str(last) / 'score').exists()
-
-
-def steps(path: Path) -> int:
-    """Steps of a run; 0 if it was not begun, or cannot be read."""
-    workdir = Workdir(path)
-    try:
-        record = workdir.plan()
-        return Schedule(record.epoch_rows, workdir.config().packing.rows).steps if record else 0
-    except WorkdirError:
-        return 0
-
-
-class LocalRuns:
-    """Runs some commands at a time, each in a session of its own, so that only this process gets
-    what the terminal sends.
-
-    Each has its share of the processors: small models do not keep several busy.
-    """
-
-    def __init__(self, size: int, name: str = 'elastic-ast sweep'):
-        self._size, self._name = size, name
-        self._signals: list[int] = []
-        self._running: dict[int, tuple[Run, subprocess.Popen, float, set[int]]] = {}
-        self._shares = _shares(size)
-
-    def work(self, runs: Sequence[Run], commands: Sequence[Sequence[str]]) -> int:
-        """Runs them all;
-
-        gives 0, or 1 if one failed, or 128 and the number of the signal that ended the sweep.
-        """
-        failed, waiting, deadline = [], list(zip(runs, commands, strict=True))[::-1], None
-        before = {
-            number: signal.signal(number, self._note)
-            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-        }
-        passed = 0
-        try:
-            while self._running or (waiting and not self._signals):
-                while waiting and not self._signals and len(self._running) < self._size:
-                    self._start(*waiting.pop())
-                failed += [run for run, code in self._ended() if code]
-                for number in self._signals[passed:]:
-                    self._signal(number if passed == 0 else signal.SIGKILL)
-                    deadline = deadline or time.monotonic() + GRACE
-                    passed += 1
-                if deadline and time.monotonic() > deadline:
-                    self._signal(signal.SIGKILL)
-                time.sleep(0.05)
-        finally:
-            self._signal(signal.SIGKILL)  # whatever else happened
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        if self._signals:
-            print(
-                f'{self._name}: ended by {signal.Signals(self._signals[0]).name}; {len(waiting)}'
-                ' runs were not begun. Started again, it goes on',
-                file=sys.stderr,
-            )
-            return 128 + self._signals[0]
-        if failed:
-            print(
-                f'{self._name}: {len(failed)} of {counted(len(runs), "run")} failed: '
-                f'{", ".join(run.name for run in failed)}',
-                file=sys.stderr,
-            )
-        return 1 if failed else 0
-
-    def _note(self, number: int, _: Any) -> None:
-        self._signals.append(number)
-
-    def _start(self, run: Run, command: Sequence[str]) -> None:
-        run.log.parent.mkdir(parents=True, exist_ok=True)
-        print(f'started: {run.name}; its output: {printable(str(run.log))}', flush=True)
-        share = self._shares.pop()
-        with open(run.log, 'ab') as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=functools.partial(os.sched_setaffinity, 0, share) if share else None,
-            )
-        self._running[process.pid] = run, process, time.monotonic(), share
-
-    def _ended(self) -> list[tuple[Run, int]]:
-        """Those that have ended since, with their exit codes, all told."""
-        ended = []
-        for pid, (run, process, began, share) in list(self._running.items()):
-            code = process.poll()
-            if code is None:
-                continue
-            del self._running[pid]
-            self._shares.append(share)
-            ended.append((run, code))
-            took = duration(time.monotonic() - began)
-            if code == 0:
-                print(f'finished: {run.name}, in {took}', flush=True)
-                continue
-            how = f'killed by {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'
-            lines = run.log.read_text(encoding='utf-8', errors='backslashreplace').splitlines()[
-                -LAST_LINES:
-            ]
-            print(
-                f'failed: {run.name}, after {took}: {how}; the last lines of'
-                f' {printable(str(run.log))}:\n'
-                + '\n'.join(f'  | {printable(line)}' for line in lines),
-                file=sys.stderr,
-                flush=True,
-            )
-        return ended
-
-    def _signal(self, number: int) -> None:
-        for pid in self._running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, number)
-
-
-def _shares(size: int) -> list[set[int]]:
-    """The processors of each of `size` runs;
-
-    empty where the system does not divide them, or one run has them all.
-    """
-    here = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
-    return [set(here[number::size]) if 1 < size <= len(here) else set() for number in range(size)]
+    return f'{name[: _MAX_NAME - 9]}-{hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]}'
 
 
 def submit(
     commands: Sequence[Sequence[str]], out: Path, options: Sequence[str], *, only_print: bool
 ) -> int:
-    """Submits a job array, a task for each command; gives sbatch's exit code.
+    """Submit a job array with a task for each command; return the exit code of sbatch.
 
-    The commands are in a file of their own: config or sweep may change before the last task begins.
+    The commands are stored in a file, as config or sweep may change before the last task starts.
+
+    Raises:
+        SweepError: No clone of the repository, or sbatch is missing.
     """
     if not (ROOT / _SBATCH_SCRIPT).exists():
         raise SweepError(
@@ -404,7 +240,7 @@ def submit(
 
 
 def run_array_task(file: str) -> int:
-    """Replace this process by the command of its task in a job array.
+    """Replace this process with the command of its task in a job array.
 
     The exit code and the signals are then those of the command.
 

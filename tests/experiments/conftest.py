@@ -1,4 +1,4 @@
-"""What the tests of the experiments share."""
+"""Share fixtures among the tests of experiments."""
 
 import pytest
 

@@ -1,7 +1,4 @@
-"""The paper's experiments, on the embedded data with a model that learns nothing:
-
-what is trained, and what is left alone.
-"""
+"""Test the paper's experiments on embedded data, with a model that learns nothing."""
 
 import dataclasses
 import fcntl
@@ -60,7 +57,7 @@ def get_config(text=''):
 
 
 def run(name: str, *arguments, start=subprocess.run, **more):
-    """`elastic-ast experiment NAME ...`, by this Python."""
+    """Run `elastic-ast experiment NAME ...` with this Python."""
     command = [sys.executable, '-m', 'elastic_ast_jax', 'experiment', name, *map(str, arguments)]
     return start(command, text=True, cwd=ROOT, env=HERE, **more)
 
@@ -75,8 +72,8 @@ def recipe(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def done(recipe, tmp_path_factory) -> Path:
-    """The length experiment of one seed: interrupted, and then finished."""
+def finished_experiment(recipe, tmp_path_factory) -> Path:
+    """Return the folder of a length experiment of one seed, interrupted and then finished."""
     out = tmp_path_factory.mktemp('experiment')
     arguments = [recipe, f'--out={out}', '--seeds=0', '--jobs=2']
     first = run(
@@ -86,58 +83,61 @@ def done(recipe, tmp_path_factory) -> Path:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    begun, deadline = out / 'elastic_ast' / 'seed-0' / 'config.json', time.monotonic() + 120
-    while not begun.exists() and first.poll() is None and time.monotonic() < deadline:
+    config_file, deadline = out / 'elastic_ast' / 'seed-0' / 'config.json', time.monotonic() + 120
+    while not config_file.exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     first.send_signal(signal.SIGTERM)
-    said, _ = first.communicate(timeout=120)
-    assert first.returncode == 128 + signal.SIGTERM and 'Started again, it goes on' in said
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 128 + signal.SIGTERM and 'The same command resumes' in output
     second = run('length', *arguments, capture_output=True)
     assert second.returncode == 0, second.stdout + second.stderr
-    (out / 'said.txt').write_text(second.stdout)
+    (out / 'output.txt').write_text(second.stdout)
     return out
 
 
 @pytest.mark.slow
-def test_every_model_is_trained_and_drawn(done):
-    runs = sorted(path.name for path in done.iterdir() if path.is_dir())
+def test_every_model_is_trained_and_drawn(finished_experiment):
+    runs = sorted(path.name for path in finished_experiment.iterdir() if path.is_dir())
     assert runs == ['ast', 'elastic_ast', 'length', 'logistic regression', 'logs']
     for stem in ('length', 'length-resized'):
-        found = json.loads((done / 'length' / f'{stem}.json').read_text())
-        assert [model['name'] for model in found['models']] == [
+        content = json.loads((finished_experiment / 'length' / f'{stem}.json').read_text())
+        assert [model['name'] for model in content['models']] == [
             'ElasticAST',
             'AST at 32 frames',
             'logistic regression',
         ]
-        assert [point['frames'] for point in found['points']] == [32, 256, 400]
-        assert all(point['clips'] == 16 for point in found['points'])
-        assert [fall['name'] for fall in found['worst_drops']] == ['ElasticAST'] + [
+        assert [point['frames'] for point in content['points']] == [32, 256, 400]
+        assert all(point['clips'] == 16 for point in content['points'])
+        assert [fall['name'] for fall in content['worst_drops']] == ['ElasticAST'] + [
             'ElasticAST',
             'AST at 32 frames',
         ]
-        assert (done / 'length' / f'{stem}.png').stat().st_size > 1000
-        table = (done / 'length' / f'{stem}.md').read_text()
+        assert (finished_experiment / 'length' / f'{stem}.png').stat().st_size > 1000
+        table = (finished_experiment / 'length' / f'{stem}.md').read_text()
         published = (
             '| ElasticAST, published |' in table and '| 53.24 % | 48.98 % |' in table
         )  # at 400 frames
         assert published == (stem == 'length-resized')  # as the paper's were measured
     texts = [
-        (done / 'length' / f'{stem}.json').read_text() for stem in ('length', 'length-resized')
+        (finished_experiment / 'length' / f'{stem}.json').read_text()
+        for stem in ('length', 'length-resized')
     ]
-    own, resized = (json.loads(text)['models'] for text in texts)
-    assert own[0]['values'] == resized[0]['values']  # ElasticAST has no length of its own
-    values = own[1]['values'][0]
+    own_models, resized_models = (json.loads(text)['models'] for text in texts)
+    assert (
+        own_models[0]['values'] == resized_models[0]['values']
+    )  # ElasticAST has no length of its own
+    values = own_models[1]['values'][0]
     assert values[1] == values[2]  # beyond its own 32 frames an AST hears no more
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_only_drawn(done, recipe):
+def test_a_finished_experiment_is_only_drawn(finished_experiment, recipe):
     before = {
         path: path.stat().st_mtime_ns
-        for path in done.rglob('*')
+        for path in finished_experiment.rglob('*')
         if path.is_file() and 'seed-0' in path.parts
     }
-    again = run('length', recipe, f'--out={done}', '--seeds=0', capture_output=True)
+    again = run('length', recipe, f'--out={finished_experiment}', '--seeds=0', capture_output=True)
     assert (
         again.returncode == 0
         and 'started' not in again.stdout
@@ -147,73 +147,83 @@ def test_what_is_finished_is_only_drawn(done, recipe):
 
 
 @pytest.mark.slow
-def test_runs_of_another_config_are_not_taken(done, recipe):
-    found = run(
+def test_runs_of_another_config_are_refused(finished_experiment, recipe):
+    process = run(
         'length',
         recipe,
-        f'--out={done}',
+        f'--out={finished_experiment}',
         '--seeds=0',
         '--config.train.epochs=2',
         capture_output=True,
     )
-    assert found.returncode == 1 and 'train.epochs: 1 there, 2 now' in found.stderr
+    assert process.returncode == 1 and 'train.epochs: 1 there, 2 now' in process.stderr
 
 
 @pytest.mark.slow
-def test_runs_on_other_data_are_not_taken(done, recipe):
-    found = run(
+def test_runs_on_other_data_are_refused(finished_experiment, recipe):
+    process = run(
         'length',
         recipe,
-        f'--out={done}',
+        f'--out={finished_experiment}',
         '--seeds=0',
         '--config.data.train=other.jsonl',
         capture_output=True,
     )
     assert (
-        found.returncode == 1
-        and "data.train: '' there" in found.stderr
-        and 'Give another --out' in found.stderr
+        process.returncode == 1
+        and "data.train: '' there" in process.stderr
+        and 'Give another --out' in process.stderr
     )
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_made_is_told(done, recipe):
-    found = run('length', recipe, f'--out={done / "said.txt" / "x"}', capture_output=True)
-    assert found.returncode == 1 and 'said.txt' in found.stderr and 'Traceback' not in found.stderr
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_created_is_reported(finished_experiment, recipe):
+    process = run(
+        'length', recipe, f'--out={finished_experiment / "output.txt" / "x"}', capture_output=True
+    )
+    assert (
+        process.returncode == 1
+        and 'output.txt' in process.stderr
+        and 'Traceback' not in process.stderr
+    )
+
+
+def test_curves_of_other_points_or_clips_are_measured_again(finished_experiment):
+    workdir = finished_experiment / 'elastic_ast' / 'seed-0'
+    content = json.loads((workdir / 'eval' / 'length.json').read_text())
+    step, points = content['step'], (32, 256, 400)
+    assert experiment._has_sweep(workdir, 'length', points, step)
+    assert not experiment._has_sweep(workdir, 'length', points[:2], step)
+    assert not experiment._has_sweep(workdir, 'length', points, step + 1)
+    assert not experiment._has_sweep(workdir, 'length-resized', points, step)
+    averaged = json.dumps(content | {'checkpoint': 'mean of steps 1, 2'})
+    (workdir / 'eval' / 'averaged.json').write_text(averaged)
+    assert not experiment._has_sweep(workdir, 'averaged', points, step)
 
 
 @pytest.mark.slow
-def test_curves_of_other_points_or_clips_are_measured_again(done):
-    workdir = done / 'elastic_ast' / 'seed-0'
-    found = json.loads((workdir / 'eval' / 'length.json').read_text())
-    step, points = found['step'], (32, 256, 400)
-    assert experiment._measured(workdir, 'length', points, step)
-    assert not experiment._measured(workdir, 'length', points[:2], step)
-    assert not experiment._measured(workdir, 'length', points, step + 1)
-    assert not experiment._measured(workdir, 'length-resized', points, step)
-    other = json.dumps(found | {'checkpoint': 'mean of steps 1, 2'})
-    (workdir / 'eval' / 'of_others.json').write_text(other)
-    assert not experiment._measured(workdir, 'of_others', points, step)
-
-
-@pytest.mark.slow
-def test_one_experiment_at_a_time_works_in_a_folder(done, recipe):
-    with open(done / 'lock', 'w') as lock:
+def test_one_experiment_at_a_time_works_in_a_folder(finished_experiment, recipe):
+    with open(finished_experiment / 'lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = run('length', recipe, f'--out={done}', '--seeds=0', capture_output=True)
-    assert found.returncode == 1 and 'another experiment is at work there' in found.stderr
+        process = run(
+            'length', recipe, f'--out={finished_experiment}', '--seeds=0', capture_output=True
+        )
+    assert process.returncode == 1 and 'another experiment is at work there' in process.stderr
 
 
 @pytest.mark.slow
-def test_another_experiment_takes_the_same_runs(done, recipe):
-    found = run('native_length', recipe, f'--out={done}', '--seeds=0', capture_output=True)
-    assert found.returncode == 0 and [
-        line for line in found.stdout.splitlines() if line.startswith('started')
+def test_another_experiment_shares_the_runs(finished_experiment, recipe):
+    process = run(
+        'native_length', recipe, f'--out={finished_experiment}', '--seeds=0', capture_output=True
+    )
+    assert process.returncode == 0 and [
+        line for line in process.stdout.splitlines() if line.startswith('started')
     ] == [
         'started: logistic regression, whole; its output:'
-        f' {done / "logs" / "logistic regression-whole.log"}'
+        f' {finished_experiment / "logs" / "logistic regression-whole.log"}'
     ]
-    table = (done / 'native_length' / 'frontend.max_frames.md').read_text()
+    table = (finished_experiment / 'native_length' / 'frontend.max_frames.md').read_text()
     assert all(
         row in table
         for row in (
@@ -271,11 +281,15 @@ def test_another_experiment_takes_the_same_runs(done, recipe):
         ),
     ],
 )
-def test_wrong_arguments_are_told_before_anything_runs(recipe, tmp_path, name, arguments, expected):
-    given = [argument.replace('CONFIG', str(recipe)) for argument in arguments]
-    found = run(name, f'--out={tmp_path / "out"}', *given, capture_output=True)
+def test_wrong_arguments_are_reported_before_anything_runs(
+    recipe, tmp_path, name, arguments, expected
+):
+    arguments_of_recipe = [argument.replace('CONFIG', str(recipe)) for argument in arguments]
+    process = run(name, f'--out={tmp_path / "out"}', *arguments_of_recipe, capture_output=True)
     assert (
-        found.returncode in (1, 2) and expected in found.stderr and 'Traceback' not in found.stderr
+        process.returncode in (1, 2)
+        and expected in process.stderr
+        and 'Traceback' not in process.stderr
     )
     assert not (tmp_path / 'out').exists()
 
@@ -283,8 +297,8 @@ def test_wrong_arguments_are_told_before_anything_runs(recipe, tmp_path, name, a
 @pytest.mark.parametrize(
     'name', ['voxceleb', 'epic_sounds', 'audioset', 'vggsound', 'fsdd_speakers', 'amazon_queen']
 )
-def test_the_recipes_are_made_for_the_experiments(name, tmp_path):
-    """As far as the models and their configs, which are all checked before anything runs."""
+def test_the_recipes_support_the_experiments(name, tmp_path):
+    """Check the models and their configs, which precede any run."""
     kinds = {
         'voxceleb': ['length'],
         'epic_sounds': ['length'],
@@ -296,22 +310,23 @@ def test_the_recipes_are_made_for_the_experiments(name, tmp_path):
         definition = Definition(
             'a sweep', models=('resolutions|elastic_ast', by), sweep=kind, fixed_length=('own',)
         )
-        made = Experiment(
+        experiment_of_recipe = Experiment(
             f'configs/{name}.py',
             definition,
             name=kind,
             out=tmp_path,
             overrides=['data.train=a.jsonl', 'data.eval=a.jsonl'],
         )
-        names = [model.name for model in made._models]
+        names = [model.name for model in experiment_of_recipe._models]
         folders = [
-            model.folder(tmp_path, 1).relative_to(tmp_path).as_posix() for model in made._models
+            model.folder(tmp_path, 1).relative_to(tmp_path).as_posix()
+            for model in experiment_of_recipe._models
         ]
         assert (
             len(set(folders)) == len(folders) and 'ast/seed-1' in folders
         )  # the default, which other experiments share
         assert names[0] == 'ElasticAST' and len(names) == {'length': 4, 'resolution': 5}[kind]
-        assert len(made._points()) >= 7
+        assert len(experiment_of_recipe._points) >= 7
 
 
 def models_of(name: str) -> list[Model]:
@@ -358,18 +373,22 @@ def test_an_ast_of_many_frame_shifts_is_shown_and_no_model_is_measured_by_it():
 )
 def test_a_varied_key_shares_the_recipe_s_own_run(name, folders, rows, tmp_path):
     models = models_of(name)
-    found = [model.folder(tmp_path, 3).relative_to(tmp_path).as_posix() for model in models]
-    assert found == [f'elastic_ast{folder}/seed-3' for folder in folders]
-    used = [loading.load(f'{ROOT}/configs/fsdd_speakers.py', model.overrides) for model in models]
-    assert [one.packing.rows for one in used] == rows
-    assert {one.packing.rows * one.packing.tokens for one in used} == {1024}
+    folders_of_models = [
+        model.folder(tmp_path, 3).relative_to(tmp_path).as_posix() for model in models
+    ]
+    assert folders_of_models == [f'elastic_ast{folder}/seed-3' for folder in folders]
+    configs = [
+        loading.load(f'{ROOT}/configs/fsdd_speakers.py', model.overrides) for model in models
+    ]
+    assert [config.packing.rows for config in configs] == rows
+    assert {config.packing.rows * config.packing.tokens for config in configs} == {1024}
 
 
 # The dialogues of the game.
 
 
 def packed(parts: dict[str, bytes], compression: int = 1) -> bytes:
-    """A data file as the game has it."""
+    """Return a data file of the game."""
     table, body = b'', b''
     begin = 15 + 21 * len(parts)
     for name, data in parts.items():

@@ -1,8 +1,4 @@
-"""Sweeps over runs:
-
-what is run, in which workdirs, and what becomes of runs that are finished, fail, or are
-interrupted.
-"""
+"""Test sweeps over runs: their workdirs, and finished, failed and interrupted runs."""
 
 import json
 import os
@@ -18,7 +14,7 @@ import pytest
 
 from elastic_ast_jax.checkpointing.workdir import PlanRecord, Workdir
 from elastic_ast_jax.config import loading, stored
-from elastic_ast_jax.experiments.sweep import name_of, planned, text_of
+from elastic_ast_jax.experiments.sweep import format_value, plan_runs, run_name
 from tests.fakes.machine import ROOT, until
 
 QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')
@@ -53,7 +49,7 @@ with open(folder / 'calls.jsonl', 'a') as file:
 
 
 class Sweeper:
-    """A config file with a sweep, a program, and a folder for the runs."""
+    """Hold a config file with a sweep, a program, and a folder for the runs."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -103,12 +99,12 @@ class Sweeper:
             env=os.environ | {'PYTHONPATH': str(ROOT)},
         )
 
-    def calls(self, what: str) -> list[list]:
+    def calls(self, event: str) -> list[list]:
         file = self.folder / 'calls.jsonl'
         calls = (
             [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
         )
-        return [call[1:] for call in calls if call[0] == what]
+        return [call[1:] for call in calls if call[0] == event]
 
 
 @pytest.fixture
@@ -122,16 +118,16 @@ SEEDS = '({"train.seed": seed} for seed in range(4))'
 # Names
 
 
-def test_a_name_tells_its_overrides():
+def test_a_name_lists_its_overrides():
     assert (
-        name_of({'train.seed': 1, 'optimizer.learning_rate': 3e-4})
+        run_name({'train.seed': 1, 'optimizer.learning_rate': 3e-4})
         == 'optimizer.learning_rate=0.0003+train.seed=1'
     )
     assert (
-        name_of({'optimizer.learning_rate': 3e-4, 'train.seed': 1})
+        run_name({'optimizer.learning_rate': 3e-4, 'train.seed': 1})
         == 'optimizer.learning_rate=0.0003+train.seed=1'
     )
-    assert name_of({'augment.ratios': (0.8, 1.0)}).startswith(
+    assert run_name({'augment.ratios': (0.8, 1.0)}).startswith(
         'augment.ratios=0.8-1.0-'
     )  # a hash follows
 
@@ -156,12 +152,14 @@ VALUES = st.one_of(
     )
 )
 def test_names_are_for_files_and_differ_where_overrides_do(pair):
-    names = [name_of(overrides) for overrides in pair]
+    names = [run_name(overrides) for overrides in pair]
     for name in names:
         assert 0 < len(name) <= 120 and name[0].isalpha()
         assert all(letter.isascii() and (letter.isalnum() or letter in '._=+-') for letter in name)
-    assert name_of({'data.root': 'x+train.seed=1'}) != name_of({'data.root': 'x', 'train.seed': 1})
-    texts = [{key: text_of(value) for key, value in overrides.items()} for overrides in pair]
+    assert run_name({'data.root': 'x+train.seed=1'}) != run_name(
+        {'data.root': 'x', 'train.seed': 1}
+    )
+    texts = [{key: format_value(value) for key, value in overrides.items()} for overrides in pair]
     assert (names[0] == names[1]) == (texts[0] == texts[1])
 
 
@@ -170,14 +168,14 @@ def test_names_are_for_files_and_differ_where_overrides_do(pair):
 
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda path: path.name)
 def test_the_sweeps_of_the_recipes_can_be_run(recipe, tmp_path):
-    runs = planned(str(recipe), ['data.root=x'], tmp_path)
+    runs = plan_runs(str(recipe), ['data.root=x'], tmp_path)
     assert len({run.name for run in runs}) == len(runs) >= 4
     configs = [loading.load(str(recipe), run.overrides) for run in runs]
     assert len({stored.to_json(config) for config in configs}) == len(runs)
     assert not any(run.finished for run in runs)
 
 
-def test_there_are_recipes_with_sweeps():
+def test_some_recipes_have_sweeps():
     assert {path.name for path in RECIPES} >= {'fsdd.py', 'quickstart.py'}
 
 
@@ -186,9 +184,9 @@ def test_the_commands_are_printed(sweep):
         '[{"train.seed": 1, "data.root": "a b\'c"}, {"augment.ratios": (1.0, 2.0),'
         ' "train.seed": 2}]'
     )
-    done = sweep.run('--print', '--config.optimizer.learning_rate=0.5')
-    assert (done.returncode, done.stderr) == (0, '')
-    first, second = (shlex.split(line) for line in done.stdout.splitlines())
+    process = sweep.run('--print', '--config.optimizer.learning_rate=0.5')
+    assert (process.returncode, process.stderr) == (0, '')
+    first, second = (shlex.split(line) for line in process.stdout.splitlines())
     assert first[:2] == [sys.executable, str(sweep.program)] and f'--config={sweep.config}' in first
     assert first[-3:] == [
         '--config.optimizer.learning_rate=0.5',
@@ -203,10 +201,10 @@ def test_the_program_is_elastic_ast_train_unless_another_is_given(sweep):
     sweep.write(SEEDS)
     words = sweep.words('--print')
     words = words[: words.index('--')]
-    done = subprocess.run(
+    process = subprocess.run(
         words, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}
     )
-    assert shlex.split(done.stdout)[:5] == [
+    assert shlex.split(process.stdout)[:5] == [
         sys.executable,
         '-m',
         'elastic_ast_jax',
@@ -249,11 +247,11 @@ def test_a_sweep_may_take_the_argument_of_the_config(sweep):
         ('[]', [], ['yields nothing']),
     ],
 )
-def test_all_problems_are_told_before_anything_runs(sweep, values, options, parts):
+def test_all_problems_are_reported_before_anything_runs(sweep, values, options, parts):
     sweep.write(values)
-    done = sweep.run(*options)
-    assert done.returncode == 1 and not done.stdout and 'Traceback' not in done.stderr
-    assert all(part in done.stderr for part in parts), done.stderr
+    process = sweep.run(*options)
+    assert process.returncode == 1 and not process.stdout and 'Traceback' not in process.stderr
+    assert all(part in process.stderr for part in parts), process.stderr
     assert not sweep.calls('begun') and not sweep.out.exists()
 
 
@@ -267,8 +265,8 @@ def test_all_problems_are_told_before_anything_runs(sweep, values, options, part
 )
 def test_a_config_without_a_sweep_is_named(sweep, config, part):
     sweep.write(SEEDS)
-    done = sweep.run(config=config)
-    assert done.returncode == 1 and part in done.stderr and 'Traceback' not in done.stderr
+    process = sweep.run(config=config)
+    assert process.returncode == 1 and part in process.stderr and 'Traceback' not in process.stderr
 
 
 @pytest.mark.parametrize(
@@ -280,24 +278,24 @@ def test_a_config_without_a_sweep_is_named(sweep, config, part):
         (['--out=gs://b/runs'], 'must be a local folder'),
     ],
 )
-def test_options_that_are_not_accepted(sweep, options, part):
+def test_wrong_options_are_refused(sweep, options, part):
     sweep.write(SEEDS)
-    done = sweep.run(*options)
-    assert done.returncode == 2 and part in done.stderr
+    process = sweep.run(*options)
+    assert process.returncode == 2 and part in process.stderr
 
 
 # Running here
 
 
 @pytest.mark.parametrize('at_once', [1, 2])
-def test_so_many_run_at_a_time(sweep, at_once):
+def test_the_number_of_runs_at_a_time(sweep, at_once):
     together = (
         f'while len((folder / "calls.jsonl").read_text().splitlines()) < {at_once}:'
         ' time.sleep(0.01)'
     )
     sweep.write(SEEDS, f'{together}\ntime.sleep(0.1)')
-    done = sweep.run(f'--local={at_once}')
-    assert done.returncode == 0, done.stderr
+    process = sweep.run(f'--local={at_once}')
+    assert process.returncode == 0, process.stderr
     begun, ended = sweep.calls('begun'), sweep.calls('ended')
     assert {name for name, *_ in begun[:at_once]} == {
         f'train.seed={seed}' for seed in range(at_once)
@@ -309,28 +307,28 @@ def test_so_many_run_at_a_time(sweep, at_once):
     running = [sum(change for _, change in moments[: place + 1]) for place in range(len(moments))]
     assert max(running) == at_once
     assert (sweep.out / 'logs' / 'train.seed=3.log').read_text() == 'this is train.seed=3\n'
-    assert done.stdout.count('finished: train.seed=') == 4
+    assert process.stdout.count('finished: train.seed=') == 4
 
 
-def test_a_failed_run_is_reported_and_the_rest_go_on(sweep):
+def test_a_failed_run_is_reported_and_the_rest_runs(sweep):
     sweep.write(
         SEEDS,
         'if seed == 1:\n    print("out of luck")\n    sys.exit(7)\nif seed == 2:'
         ' os.kill(os.getpid(), 9)',
     )
-    done = sweep.run()
-    assert done.returncode == 1
+    process = sweep.run()
+    assert process.returncode == 1
     assert (
-        'failed: train.seed=1, after 0:00: exit code 7' in done.stderr
-        and '  | out of luck' in done.stderr
+        'failed: train.seed=1, after 0:00: exit code 7' in process.stderr
+        and '  | out of luck' in process.stderr
     )
-    assert 'failed: train.seed=2' in done.stderr and 'killed by SIGKILL' in done.stderr
-    assert '2 of 4 runs failed: train.seed=1, train.seed=2' in done.stderr
+    assert 'failed: train.seed=2' in process.stderr and 'killed by SIGKILL' in process.stderr
+    assert '2 of 4 runs failed: train.seed=1, train.seed=2' in process.stderr
     assert [name for name, *_ in sweep.calls('ended')] == ['train.seed=0', 'train.seed=3']
 
 
 def make_workdir(sweep, name: str, steps: int, *overrides: str) -> None:
-    """A workdir of a run with 10 steps that has made some."""
+    """Write the workdir of a run that has trained `steps` of 10 steps."""
     values = loading.load(str(sweep.config), overrides)
     workdir = Workdir(sweep.out / name)
     workdir.prepare(values)
@@ -338,7 +336,7 @@ def make_workdir(sweep, name: str, steps: int, *overrides: str) -> None:
     (workdir.checkpoints / str(steps) / 'score').mkdir(parents=True)
 
 
-def test_a_finished_run_is_left_alone_and_an_unfinished_one_goes_on(sweep):
+def test_a_finished_run_is_not_repeated_and_an_unfinished_one_resumes(sweep):
     sweep.write(SEEDS)
     make_workdir(sweep, 'train.seed=0', 10, 'train.seed=0')
     make_workdir(sweep, 'train.seed=1', 9, 'train.seed=1')
@@ -346,11 +344,11 @@ def test_a_finished_run_is_left_alone_and_an_unfinished_one_goes_on(sweep):
     (
         sweep.out / 'train.seed=2' / 'checkpoints' / '10' / 'score'
     ).rmdir()  # killed before it was evaluated
-    done = sweep.run(
+    process = sweep.run(
         '--config.train.max_checkpoints=5'
     )  # which changes nothing of what is computed
-    assert done.returncode == 0, done.stderr
-    assert f'# finished: {sweep.out / "train.seed=0"}' in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert f'# finished: {sweep.out / "train.seed=0"}' in process.stdout
     assert [name for name, *_ in sweep.calls('begun')] == [
         'train.seed=1',
         'train.seed=2',
@@ -361,16 +359,16 @@ def test_a_finished_run_is_left_alone_and_an_unfinished_one_goes_on(sweep):
 def test_a_workdir_of_another_config_is_no_run_of_this_sweep(sweep):
     sweep.write(SEEDS)
     make_workdir(sweep, 'train.seed=2', 10, 'train.seed=2', 'packing.rows=4')
-    done = sweep.run()
-    assert done.returncode == 1 and not sweep.calls('begun')
+    process = sweep.run()
+    assert process.returncode == 1 and not sweep.calls('begun')
     assert (
-        'train.seed=2: belongs to a run with another config' in done.stderr
-        and 'packing.rows: 4 there, 8 now' in done.stderr
+        'train.seed=2: belongs to a run with another config' in process.stderr
+        and 'packing.rows: 4 there, 8 now' in process.stderr
     )
 
 
-@pytest.mark.parametrize('sent, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_all_that_run(sweep, sent, code):
+@pytest.mark.parametrize('signal_number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_all_runs(sweep, signal_number, code):
     sweep.write(
         SEEDS,
         """
@@ -385,9 +383,12 @@ time.sleep(60)
     )
     process = sweep.start('--local=2')
     until(lambda: len(list(sweep.folder.glob('up.*'))) == 2)
-    process.send_signal(sent)
-    said, _ = process.communicate(timeout=20)
-    assert process.returncode == code and f'ended by {sent.name}; 2 runs were not begun' in said
+    process.send_signal(signal_number)
+    output, _ = process.communicate(timeout=20)
+    assert (
+        process.returncode == code
+        and f'ended by {signal_number.name}; 2 runs did not start' in output
+    )
     assert len(list(sweep.folder.glob('told.*'))) == 2 and len(sweep.calls('begun')) == 2
 
 
@@ -409,15 +410,15 @@ def test_a_second_signal_kills(sweep):
 # SLURM
 
 
-def test_an_array_runs_what_was_planned_when_it_was_submitted(sweep, machine):
+def test_an_array_runs_the_commands_of_its_submission(sweep, machine):
     machine.stand_in('sbatch')
     path = {'PATH': f'{machine.bin}:{os.environ["PATH"]}'}
     sweep.write(SEEDS)
     make_workdir(sweep, 'train.seed=0', 10, 'train.seed=0')
     shown = sweep.run('--slurm', '--print', **path)
     assert shown.returncode == 0 and not machine.called('sbatch')
-    done = sweep.run('--slurm', '--sbatch=--partition=a b', '--sbatch=--time=1:00:00', **path)
-    assert done.returncode == 0, done.stderr
+    process = sweep.run('--slurm', '--sbatch=--partition=a b', '--sbatch=--time=1:00:00', **path)
+    assert process.returncode == 0, process.stderr
     (words,) = machine.called('sbatch')
     array, *options, script, logs = words[: words.index('--')]
     command = words[words.index('--') + 1 :]
@@ -445,10 +446,10 @@ def test_an_array_runs_what_was_planned_when_it_was_submitted(sweep, machine):
     ]
 
 
-def test_without_slurm_it_says_so(sweep, machine):
+def test_missing_slurm_is_reported(sweep, machine):
     sweep.write(SEEDS)
-    done = sweep.run('--slurm', PATH=str(machine.bin))
-    assert done.returncode == 1 and 'sbatch is not on PATH' in done.stderr
+    process = sweep.run('--slurm', PATH=str(machine.bin))
+    assert process.returncode == 1 and 'sbatch is not on PATH' in process.stderr
 
 
 def test_planning_needs_neither_jax_nor_tensorflow(sweep):
@@ -458,14 +459,14 @@ def test_planning_needs_neither_jax_nor_tensorflow(sweep):
         f'main(["sweep", "--config={sweep.config}", "--out={sweep.out}", "--print"])\n'
         'print("loaded", *sorted({"jax", "tensorflow", "matplotlib"} & set(sys.modules)))'
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, '-c', program],
         cwd=ROOT,
         capture_output=True,
         text=True,
         env=os.environ | {'PYTHONPATH': str(ROOT)},
     )
-    assert done.stdout.splitlines()[-1] == 'loaded', done.stderr
+    assert process.stdout.splitlines()[-1] == 'loaded', process.stderr
 
 
 @pytest.mark.slow
