@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--lengths',
         metavar='MIX',
-        help='lengths of the clips: audioset (default), voxceleb, epic, or a file with the seconds'
-        ' of a clip on each line',
+        help='lengths of the clips: audioset (default), voxceleb, epic, a recipe FILE.py with'
+        ' lengths(), or a file with the seconds of a clip on each line',
     )
     parser.add_argument(
         '--attention',

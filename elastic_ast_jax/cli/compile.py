@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--lengths',
         metavar='MIX',
-        help='lengths of the clips, for FLOPs: audioset, voxceleb, epic, or a file with the seconds'
-        " of a clip on each line (default: the lengths of the config's data)",
+        help='lengths of the clips, for FLOPs: audioset, voxceleb, epic, a recipe FILE.py with'
+        ' lengths(), or a file with the seconds of a clip on each line (default: the lengths of the'
+        " config's data)",
     )
     parser.add_argument(
         '--classes',

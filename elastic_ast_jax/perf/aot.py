@@ -1,7 +1,4 @@
-"""`elastic-ast compile`:
-
-the steps of a configuration, compiled for TPUs that are not there; what they need of each chip.
-"""
+"""Compile the steps of a config for absent TPUs, and report what they need of each chip."""
 
 import dataclasses
 import math
@@ -19,6 +16,7 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.models import flops
 from elastic_ast_jax.models.attention import interface, registry
+from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.perf import collectives, length_mixes, topologies
 from elastic_ast_jax.perf.topologies import Topology
 from elastic_ast_jax.training import compiled_steps
@@ -28,39 +26,41 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import counted
 
-# Rows that lengths are drawn for where the data are not there.
+# Rows that lengths are drawn for without data.
 _SAMPLE_ROWS = 256
-_MOST_ROWS = 4096
-# Attempts of a search that follow the memory of those before.
-_GUIDED = 4
+_MAX_ROWS = 4096
+# Attempts of a search that follow the memory of earlier ones.
+_GUIDED_ATTEMPTS = 4
+_AUDIOSET_CLASSES = 527
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 _SIZE = r'([\d.]+)([KMGT]?)'
-# Two stages of the compiler find it, with words of their own; the earlier one looks at temporaries
-# alone.
+# Two stages of the compiler report it, in different words; the earlier stage counts temporaries
+# only.
 _OUT_OF_MEMORY = re.compile(
     rf'(?:Used |temporaries \(){_SIZE}\)? (?:of|exceeds available HBM) \(?{_SIZE}'
 )
-# Attention that the TPUs' compiler takes.
+# Implementations of attention that the TPUs' compiler takes.
 _ATTENTIONS = ('auto', 'splash', 'reference', 'blocked')
 
 
 class CompileError(UserError):
-    """A step that cannot be compiled for a TPU; says what would do."""
+    """Report a step that cannot be compiled for a TPU, and what can."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A compiled step, in bytes on one device.
+    """Describe a compiled step, in bytes on one device.
 
     Attributes:
-        seconds: That compiling took.
-        fits: Whether the compiler found room.
-        needed: At the most at one time. Of a step that does not fit, what the compiler says, which
-            may be the temporaries alone; None if it does not say.
-        limit: What the compiler may use of the memory, if it says so.
-        arguments, temporaries, outputs: Of a step that fits; outputs that do not take the place of
-        arguments.
-        traffic: Of a step that fits, see `collectives.traffic`.
+        seconds: Seconds of the compilation.
+        fits: Whether the compiler found enough memory.
+        needed: Largest memory at any time. Of a step that does not fit, the number of the
+            compiler's message, which may count temporaries only; None if the message lacks it.
+        limit: Memory that the compiler may use, if its message has it.
+        arguments: Bytes of the arguments, of a step that fits.
+        temporaries: Bytes of the temporaries, of a step that fits.
+        outputs: Bytes of the outputs that do not replace arguments, of a step that fits.
+        traffic: Collectives of a step that fits, see `collectives.traffic`.
     """
 
     seconds: float
@@ -75,18 +75,18 @@ class CompiledStep:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What the clips of a training step need.
+    """Describe the clips of a training step.
 
     Attributes:
-        tokens: Of each clip of a sample.
-        clips: A step, on average.
-        of: Whose lengths these are, in words.
-        classes: C.
+        tokens: Tokens of each clip of a sample.
+        clips: Mean number of clips of a step.
+        source: Source of the lengths, in words.
+        classes: Number of classes.
     """
 
     tokens: Int[np.ndarray, 'n']
     clips: float
-    of: str
+    source: str
     classes: int
 
 
@@ -98,71 +98,78 @@ def run(
     search: bool = False,
     check: bool = False,
 ) -> int:
-    """Compiles the training and the evaluation step and prints what they need.
+    """Compile the training and the evaluation step, and print what they need.
 
     Args:
-        config: Of the run; its mesh is laid over all devices of the topology.
-        topology: Such as `v5e:16x16`.
-        lengths: A mix of clip lengths, see `length_mixes.named`; None: those of the config's data.
-        classes: C; None: those of the data, or AudioSet's 527.
-        search: Find the most rows of a chip that fit, with and without remat, instead.
+        config: Config of the run; its mesh spans all devices of the topology.
+        topology: Topology such as `v5e:16x16`.
+        lengths: Mix of clip lengths, see `length_mixes.load_mix`; None reads the config's data.
+        classes: Number of classes; the default is that of the data, or AudioSet's 527.
+        search: Find the largest number of rows of a chip that fits, with and without remat.
         check: Return 1 if a step does not fit.
 
     Raises:
-        TopologyError, MeshError, PartitionError, MixError, CompileError: What was asked for is not
-        possible.
+        TopologyError, MeshError, PartitionError, MixError, CompileError: An argument is not
+            possible.
     """
     progress = Progress()
-    found = topologies.load_topology(topology)
-    _chosen_attention(config)
-    work = _work(config, lengths, classes, progress)
+    chips = topologies.load_topology(topology)
+    _make_attention(config)
+    workload = _make_workload(config, lengths, classes, progress)
     if search:
-        return _search(config, found, work, progress, check)
-    mesh = sharding.make_mesh(config.mesh, found.devices)
-    made = _steps(config, found, work)
+        return _search(config, chips, workload, progress, check=check)
+    mesh = sharding.make_mesh(config.mesh, chips.devices)
+    steps = _make_steps(config, chips, workload)
+    rows_per_device = config.packing.rows // sharding.count_row_shards(mesh)
     progress.say(
-        f'{found.name}: {counted(found.chips, "chip")}; {config.packing.rows} rows of'
-        f' {config.packing.tokens} tokens,'
-        f' {config.packing.rows // sharding.count_row_shards(mesh)} a device;'
-        f' attention: {_attention_name(config)}'
+        f'{chips.name}: {counted(chips.chips, "chip")}; {config.packing.rows} rows of'
+        f' {config.packing.tokens} tokens, {rows_per_device} a device; attention:'
+        f' {_attention_name(config)}'
     )
     results = {}
-    for name, lowered in (('train', _lower_train), ('evaluate', _lower_evaluate)):
+    for name, lower in (('train', _lower_train), ('evaluate', _lower_evaluate)):
         progress.say(f'compiling the {name} step')
         results[name] = compile_step(
-            lambda lowered=lowered: lowered(made, mesh), found.peak.memory / found.cores
+            lambda lower=lower: lower(steps, mesh), chips.peak.memory / chips.cores
         )
-    print(report(found, results))
-    total = flops.train_step_flops(work.tokens, made.network, made.shape.patch_size)
-    clip = total / len(work.tokens)
-    print(
-        f'\nFLOPs of a training step: {clip * work.clips / 1e12:.4g} T, {clip / 1e9:.4g} G a clip'
-        f' ({work.clips:.1f} clips a step, lengths of {work.of}); at the peak of'
-        f' {found.peak.flops / 1e12:g} TFLOP/s a chip, a step takes'
-        f' {1000 * clip * work.clips / found.peak.flops / found.chips:.3g} ms at least'
-    )
+    print(report(chips, results))
+    print(f'\n{_describe_flops(workload, steps, chips)}')
     fits = all(result.fits for result in results.values())
     if not fits:
         progress.say(
-            f'does not fit: use fewer rows (--config.packing.rows={_fewer(config, mesh)}), '
+            f'does not fit: use fewer rows (--config.packing.rows={_fewer_rows(config, mesh)}), '
             '--config.model.remat=true, or parameters divided over more chips (--config.mesh.fsdp)'
         )
     return int(check and not fits)
 
 
-def _fewer(config: Config, mesh: jax.sharding.Mesh) -> int:
+def _describe_flops(
+    workload: Workload, steps: compiled_steps.CompiledSteps, chips: Topology
+) -> str:
+    total = flops.train_step_flops(workload.tokens, steps.network, steps.shape.patch_size)
+    clip = total / len(workload.tokens)
+    step = clip * workload.clips
+    least_ms = 1000 * step / chips.peak.flops / chips.chips
+    return (
+        f'FLOPs of a training step: {step / 1e12:.4g} T, {clip / 1e9:.4g} G a clip'
+        f' ({workload.clips:.1f} clips a step, lengths of {workload.source}); at the peak of'
+        f' {chips.peak.flops / 1e12:g} TFLOP/s a chip, a step takes {least_ms:.3g} ms at least'
+    )
+
+
+def _fewer_rows(config: Config, mesh: jax.sharding.Mesh) -> int:
     shards = sharding.count_row_shards(mesh)
     return max(1, config.packing.rows // shards // 2) * shards
 
 
 def _attention_name(config: Config) -> str:
-    """What `model.attention` means on a TPU."""
+    """Return the implementation that `model.attention` selects on a TPU."""
     if config.model.attention == 'auto':
         return 'reference' if config.model.kind == 'ast' else 'splash'
     return config.model.attention
 
 
-def _chosen_attention(config: Config) -> interface.Attend:
+def _make_attention(config: Config) -> interface.Attend:
     if config.model.attention not in _ATTENTIONS:
         raise CompileError(
             f'model.attention={config.model.attention!r} does not run on TPUs: use '
@@ -171,14 +178,13 @@ def _chosen_attention(config: Config) -> interface.Attend:
     return registry.make(_attention_name(config))
 
 
-def _work(config: Config, lengths: str | None, classes: int | None, progress: Progress) -> Workload:
-    """Lengths of clips and the number of classes:
-
-    of the config's data if they are there, else of a mix.
-    """
+def _make_workload(
+    config: Config, lengths: str | None, classes: int | None, progress: Progress
+) -> Workload:
+    """Return lengths and number of classes of the config's data, or of a mix without data."""
     if lengths is None:
         try:
-            return _planned(config, classes)
+            return _planned_workload(config, classes)
         except (UserError, ImportError, OSError) as error:
             lengths = 'audioset'
             progress.say(
@@ -187,72 +193,78 @@ def _work(config: Config, lengths: str | None, classes: int | None, progress: Pr
             )
     mix, packing = length_mixes.load_mix(lengths), config.packing
     dropout = config.augment.token_dropout
-    packed = length_mixes.sample_rows(
+    rows = length_mixes.sample_rows(
         mix, _SAMPLE_ROWS, packing.tokens, packing.slots, config.train.seed, dropout
     )
-    patches = np.concatenate(packed)
+    patches = np.concatenate(rows)
     tokens = np.asarray(frontend.kept_tokens(mix.frontend.mel_patches * patches, dropout), np.int64)
-    return Workload(tokens, len(tokens) / _SAMPLE_ROWS * packing.rows, lengths, classes or 527)
+    clips = len(tokens) / _SAMPLE_ROWS * packing.rows
+    return Workload(tokens, clips, lengths, classes or _AUDIOSET_CLASSES)
 
 
-def _planned(config: Config, classes: int | None) -> Workload:
-    """The first epoch of the plan of training."""
+def _planned_workload(config: Config, classes: int | None) -> Workload:
+    """Return the clips of the first epoch of training."""
     from elastic_ast_jax.data import splits
     from elastic_ast_jax.data.sources import base
 
     source = splits.open_source(config, 'train')
     plan = splits.make_train_planner(config, source).epoch(0)
     tokens = plan.clips.tokens
-    return Workload(
-        tokens,
-        len(tokens) / len(plan.rows) * config.packing.rows,
-        'the training data',
-        classes or len(base.label_names(source)),
-    )
+    clips = len(tokens) / len(plan.rows) * config.packing.rows
+    return Workload(tokens, clips, 'the training data', classes or len(base.label_names(source)))
 
 
-def _steps(config: Config, topology: Topology, work: Workload) -> compiled_steps.CompiledSteps:
+def _make_steps(
+    config: Config, topology: Topology, workload: Workload
+) -> compiled_steps.CompiledSteps:
     dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
-    mesh = sharding.make_mesh(config.mesh, topology.devices)
     return compiled_steps.make_steps(
         config,
-        work.classes,
-        _chosen_attention(config),
+        workload.classes,
+        _make_attention(config),
         dtype,
-        mesh,
+        sharding.make_mesh(config.mesh, topology.devices),
         constant_schedule(config.optimizer.learning_rate, 1),
     )
 
 
-def _lower_train(made: compiled_steps.CompiledSteps, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
-    state = sharding.with_shardings(made.abstract, made.shardings)
-    return made.train_step.lower(
-        state, sharding.with_shardings(made.shape.abstract(), sharding.rows_sharding(mesh))
+def _lower_train(
+    steps: compiled_steps.CompiledSteps, mesh: jax.sharding.Mesh
+) -> jax.stages.Lowered:
+    return steps.train_step.lower(
+        sharding.with_shardings(steps.abstract, steps.shardings), _abstract_batch(steps, mesh)
     )
 
 
 def _lower_evaluate(
-    made: compiled_steps.CompiledSteps, mesh: jax.sharding.Mesh
+    steps: compiled_steps.CompiledSteps, mesh: jax.sharding.Mesh
 ) -> jax.stages.Lowered:
-    params = sharding.with_shardings(made.abstract.params, made.shardings.params)
-    return made.eval_step.lower(
-        params, sharding.with_shardings(made.shape.abstract(), sharding.rows_sharding(mesh))
+    return steps.eval_step.lower(
+        sharding.with_shardings(steps.abstract.params, steps.shardings.params),
+        _abstract_batch(steps, mesh),
     )
 
 
-def compile_step(lower: Callable[[], jax.stages.Lowered], room: float = math.inf) -> CompiledStep:
-    """Compiles a step.
+def _abstract_batch(steps: compiled_steps.CompiledSteps, mesh: jax.sharding.Mesh) -> PackedBatch:
+    return sharding.with_shardings(steps.shape.abstract(), sharding.rows_sharding(mesh))
+
+
+def compile_step(
+    lower: Callable[[], jax.stages.Lowered], device_bytes: float = math.inf
+) -> CompiledStep:
+    """Compile a step.
 
     Args:
-        lower: Gives the lowered step.
-        room: Bytes of a device; what needs more does not fit, though the compiler may take it.
+        lower: Returns the lowered step.
+        device_bytes: Bytes of a device; a step that needs more does not fit, even if the compiler
+            takes it.
 
     Raises:
-        CompileError: The compiler refuses it for another reason than its memory.
+        CompileError: The compiler refuses the step for another reason than its memory.
     """
     begin = time.perf_counter()
     try:
-        made = lower().compile()
+        program = lower().compile()
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
         if 'RESOURCE_EXHAUSTED' not in text:
@@ -260,58 +272,72 @@ def compile_step(lower: Callable[[], jax.stages.Lowered], room: float = math.inf
                 f'the compiler for TPUs refuses this step: {text.splitlines()[0]}'
             ) from error
         needed = limit = None
-        if (used := _OUT_OF_MEMORY.search(text)) is not None:
-            needed, limit = float(used[1]) * _UNITS[used[2]], float(used[3]) * _UNITS[used[4]]
+        if (match := _OUT_OF_MEMORY.search(text)) is not None:
+            needed = float(match[1]) * _UNITS[match[2]]
+            limit = float(match[3]) * _UNITS[match[4]]
         return CompiledStep(time.perf_counter() - begin, False, needed, limit)
     seconds = time.perf_counter() - begin
-    memory = made.memory_analysis()
+    memory, text = program.memory_analysis(), program.as_text()
+    assert memory is not None, 'the compiler for TPUs analyzes its programs'
+    assert text is not None, 'the compiler for TPUs prints its programs'
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
     return CompiledStep(
-        seconds,
-        needed <= room,
-        float(needed),
-        None,
-        memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        outputs,
-        collectives.traffic(made.as_text()),
+        seconds=seconds,
+        fits=needed <= device_bytes,
+        needed=float(needed),
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        outputs=outputs,
+        traffic=collectives.traffic(text),
     )
 
 
 def report(topology: Topology, results: dict[str, CompiledStep]) -> str:
-    """Memory and communication of each step, as Markdown."""
-    room = topology.peak.memory / topology.cores
-    each = 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
-    lines = [
-        f'| step | fits | per {each} | arguments | temporaries | outputs | of | compiled in |',
-        '|---|---|---:|---:|---:|---:|---:|---:|',
-    ]
+    """Return memory and communication of each step as Markdown tables."""
+    device = _device_name(topology)
+    memory_rows, traffic_rows = [], []
     for name, result in results.items():
-        parts = [
-            _gib(x) if result.fits else '–'
-            for x in (result.arguments, result.temporaries, result.outputs)
+        sizes = [
+            _gib(size) if result.fits else '–'
+            for size in (result.arguments, result.temporaries, result.outputs)
         ]
-        needed = '–' if result.needed is None else _gib(result.needed)
-        lines.append(
-            markdown.row(
-                [
-                    name,
-                    'yes' if result.fits else 'no',
-                    needed,
-                    *parts,
-                    _gib(result.limit or room),
-                    f'{result.seconds:.0f} s',
-                ]
-            )
+        memory_rows.append(
+            [
+                name,
+                'yes' if result.fits else 'no',
+                '–' if result.needed is None else _gib(result.needed),
+                *sizes,
+                _gib(result.limit or topology.peak.memory / topology.cores),
+                f'{result.seconds:.0f} s',
+            ]
         )
-    lines += ['', f'| step | collective | times a step | bytes per {each} |', '|---|---|---:|---:|']
-    for name, result in results.items():
-        for kind, found in result.traffic.items():
-            lines.append(markdown.row([name, kind, str(found.count), f'{found.bytes:,}']))
+        for kind, traffic in result.traffic.items():
+            traffic_rows.append([name, kind, str(traffic.count), f'{traffic.bytes:,}'])
         if result.fits and not result.traffic:
-            lines.append(markdown.row([name, 'none', '0', '0']))
-    return '\n'.join(lines)
+            traffic_rows.append([name, 'none', '0', '0'])
+    memory_head = [
+        'step',
+        'fits',
+        f'per {device}',
+        'arguments',
+        'temporaries',
+        'outputs',
+        'of',
+        'compiled in',
+    ]
+    traffic_head = ['step', 'collective', 'times a step', f'bytes per {device}']
+    return '\n'.join(
+        [
+            *markdown.table(memory_head, memory_rows, 'llrrrrrr'),
+            '',
+            *markdown.table(traffic_head, traffic_rows, 'llrr'),
+        ]
+    )
+
+
+def _device_name(topology: Topology) -> str:
+    return 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
 
 
 def _gib(size: float) -> str:
@@ -319,28 +345,23 @@ def _gib(size: float) -> str:
 
 
 def _search(
-    config: Config, topology: Topology, work: Workload, progress: Progress, check: bool
+    config: Config, topology: Topology, workload: Workload, progress: Progress, *, check: bool
 ) -> int:
-    """Prints the most rows of a device whose training step fits, with and without remat."""
+    """Print the most rows of a device whose training step fits, with and without remat."""
     mesh = sharding.make_mesh(config.mesh, topology.devices)
-    shards, accumulate = sharding.count_row_shards(mesh), config.train.grad_accumulation_steps
-    room = topology.peak.memory / topology.cores
-    each = 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
-    lines = [
-        f'| topology | remat | rows per {each} that fit | rows of a batch | memory |',
-        '|---|---|---:|---:|---:|',
-    ]
-    most = []
+    row_multiple = sharding.count_row_shards(mesh) * config.train.grad_accumulation_steps
+    device_bytes = topology.peak.memory / topology.cores
+    table_rows, fitting_rows = [], []
     for remat in (False, True):
-        model = dataclasses.replace(config.model, remat=remat)
 
-        def attempt(rows: int, model=model, remat=remat) -> CompiledStep:
-            total = rows * shards * accumulate
+        def attempt(rows: int, remat=remat) -> CompiledStep:
             changed = dataclasses.replace(
-                config, model=model, packing=dataclasses.replace(config.packing, rows=total)
+                config,
+                model=dataclasses.replace(config.model, remat=remat),
+                packing=dataclasses.replace(config.packing, rows=rows * row_multiple),
             )
-            made = _steps(changed, topology, work)
-            result = compile_step(lambda: _lower_train(made, mesh), room)
+            steps = _make_steps(changed, topology, workload)
+            result = compile_step(lambda: _lower_train(steps, mesh), device_bytes)
             progress.say(
                 f'{topology.name}, {"with" if remat else "without"} remat, {rows} rows: '
                 f'{"fits" if result.fits else "does not fit"}, '
@@ -348,51 +369,54 @@ def _search(
             )
             return result
 
-        rows, result = max_rows(attempt, max(1, config.packing.rows // shards // accumulate), room)
-        most.append(rows)
-        memory = (
-            '–'
-            if result is None or result.needed is None
-            else f'{_gib(result.needed)} of {_gib(room)}'
+        rows, result = max_rows(attempt, max(1, config.packing.rows // row_multiple), device_bytes)
+        fitting_rows.append(rows)
+        memory = '–'
+        if result is not None and result.needed is not None:
+            memory = f'{_gib(result.needed)} of {_gib(device_bytes)}'
+        table_rows.append(
+            [
+                topology.name,
+                'yes' if remat else 'no',
+                str(rows),
+                str(rows * row_multiple),
+                memory,
+            ]
         )
-        lines.append(
-            markdown.row(
-                [
-                    topology.name,
-                    'yes' if remat else 'no',
-                    str(rows),
-                    str(rows * shards * accumulate),
-                    memory,
-                ]
-            )
-        )
-    print('\n'.join(lines))
-    return int(check and not any(most))
+    head = [
+        'topology',
+        'remat',
+        f'rows per {_device_name(topology)} that fit',
+        'rows of a batch',
+        'memory',
+    ]
+    print('\n'.join(markdown.table(head, table_rows, 'llrrr')))
+    return int(check and not any(fitting_rows))
 
 
 def max_rows(
-    attempt: Callable[[int], CompiledStep], first: int, room: float
+    attempt: Callable[[int], CompiledStep], first: int, device_bytes: float
 ) -> tuple[int, CompiledStep | None]:
-    """The largest number of rows that fit, 0 if none do; and the step with these.
+    """Return the largest number of rows that fits, 0 if none fits, and the step with these rows.
 
-    Memory grows about linearly with the rows, so few attempts are needed: the first go where the
-    line through the last two says, kept between the most that are known to fit and the fewest that
-    are known not to. What is then left is halved.
+    Memory grows about linearly with the rows, so few attempts are needed: the first attempts follow
+    the line through the last two, between the most rows that fit and the fewest rows that do not.
+    Later attempts halve that interval.
 
     Args:
-        attempt: Compiles a step with so many rows.
+        attempt: Compiles a step with a number of rows.
         first: Rows of the first attempt.
-        room: Bytes of a device.
+        device_bytes: Bytes of a device.
     """
-    low, best, high = 0, None, _MOST_ROWS + 1
-    known: list[tuple[int, float]] = []
+    low, best, high = 0, None, _MAX_ROWS + 1
+    measured: list[tuple[int, float]] = []
     rows, attempts = first, 0
     while True:
         result = attempt(rows)
-        if result.fits and not known:
-            known.append((0, float(result.arguments)))  # of a batch of no rows
+        if result.fits and not measured:
+            measured.append((0, float(result.arguments)))  # a batch without rows
         if result.needed is not None:
-            known.append((rows, result.needed))
+            measured.append((rows, result.needed))
         if result.fits:
             low, best = rows, result
         else:
@@ -400,18 +424,22 @@ def max_rows(
         if high - low <= 1:
             return low, best
         attempts += 1
-        if attempts < _GUIDED or high > _MOST_ROWS:
-            rows = min(
-                max(_predicted(known, rows, result.fits, result.limit or room), low + 1), high - 1
-            )
+        if attempts < _GUIDED_ATTEMPTS or high > _MAX_ROWS:
+            predicted = _predict_rows(measured, rows, result, device_bytes)
+            rows = min(max(predicted, low + 1), high - 1)
         else:
             rows = (low + high) // 2
 
 
-def _predicted(known: Sequence[tuple[int, float]], rows: int, fits: bool, room: float) -> int:
-    """The most rows that fit if memory is a line through the last two attempts."""
-    if len(known) < 2 or known[-1][1] == known[-2][1]:
-        return 2 * rows if fits else rows // 2
-    (one, first), (other, second) = known[-2:]
-    slope = (second - first) / (other - one)
-    return int(other + (room - second) / slope) if slope > 0 else (2 * rows if fits else rows // 2)
+def _predict_rows(
+    measured: Sequence[tuple[int, float]], rows: int, result: CompiledStep, device_bytes: float
+) -> int:
+    """Return the most rows that fit if memory is the line through the last two attempts."""
+    doubled_or_halved = 2 * rows if result.fits else rows // 2
+    if len(measured) < 2 or measured[-1][1] == measured[-2][1]:
+        return doubled_or_halved
+    (rows_before, needed_before), (rows_last, needed_last) = measured[-2:]
+    slope = (needed_last - needed_before) / (rows_last - rows_before)
+    if slope <= 0:
+        return doubled_or_halved
+    return int(rows_last + ((result.limit or device_bytes) - needed_last) / slope)

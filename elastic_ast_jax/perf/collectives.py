@@ -1,7 +1,4 @@
-"""The communication of a compiled program, from its text (HLO):
-
-which collectives, how often, how many bytes.
-"""
+"""Count the collectives of a compiled program and their bytes, from its text (HLO)."""
 
 import dataclasses
 import math
@@ -25,10 +22,10 @@ _ARRAY = re.compile(r'\b(pred|[sufc]\d+|bf16|f8\w*)\[([\d,]*)\]')
 
 
 class Traffic(NamedTuple):
-    """One kind of collective.
+    """Describe one kind of collective.
 
     Attributes:
-        count: How often it runs in a step.
+        count: Number of times that it runs in a step.
         bytes: Sum of the sizes of its results on one device.
     """
 
@@ -38,83 +35,82 @@ class Traffic(NamedTuple):
 
 @dataclasses.dataclass
 class _Computation:
-    """A part of a program that others call.
+    """Describe a computation: a part of a program that other parts call.
 
     Attributes:
-        collectives: Kind and bytes of each.
-        called: Names of the computations that it calls once.
-        loops: Condition and body of each loop, and how often it runs, where the text says so.
+        collectives: Kind and bytes of each collective.
+        callees: Names of the computations that it calls once.
+        loops: Condition, body and number of turns of each loop; None if the text lacks the number.
         limits: Constants that a counter may be compared with.
-        below: Whether it says that a number is below another one, as the condition of a counted
-        loop does.
+        less_than: Whether it compares with less-than, as the condition of a counted loop does.
     """
 
     collectives: list[tuple[str, int]] = dataclasses.field(default_factory=list)
-    called: list[str] = dataclasses.field(default_factory=list)
+    callees: list[str] = dataclasses.field(default_factory=list)
     loops: list[tuple[str, str, int | None]] = dataclasses.field(default_factory=list)
     limits: list[int] = dataclasses.field(default_factory=list)
-    below: bool = False
+    less_than: bool = False
 
     @property
     def trips(self) -> int:
-        """As a loop's condition:
+        """Return the turns of a loop with this condition; 1 if they depend on the data.
 
-        how often the loop runs if it counts from 0; 1 if that depends on the data.
+        The counter starts from 0.
         """
-        return self.limits[0] if self.below and len(self.limits) == 1 else 1
+        return self.limits[0] if self.less_than and len(self.limits) == 1 else 1
 
 
 def traffic(text: str) -> dict[str, Traffic]:
-    """The collectives of one run of a program, by kind.
+    """Return the collectives of one run of a program, by kind.
 
-    Those in a loop count as often as it runs; once if that depends on the data. An operation that
-    begins in one place and ends in another counts once.
+    Collectives in a loop count as often as the loop runs, or once if that depends on the data. An
+    operation with separate start and end counts once.
 
     Args:
-        text: Of a compiled program: `compiled.as_text()`.
+        text: Text of a compiled program: `compiled.as_text()`.
     """
     computations, entry = _computations(text.splitlines())
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
 
     def visit(name: str, times: int) -> None:
-        here = computations.get(name, _Computation())
-        for kind, size in here.collectives:
+        computation = computations.get(name, _Computation())
+        for kind, size in computation.collectives:
             counts[kind] += times
             sizes[kind] += times * size
-        for callee in here.called:
+        for callee in computation.callees:
             visit(callee, times)
-        for condition, body, trips in here.loops:
-            visit(
-                body,
-                times
-                * (computations.get(condition, _Computation()).trips if trips is None else trips),
-            )
+        for condition, body, trips in computation.loops:
+            if trips is None:
+                trips = computations.get(condition, _Computation()).trips
+            visit(body, times * trips)
 
     visit(entry, 1)
     return {kind: Traffic(counts[kind], sizes[kind]) for kind in sorted(counts)}
 
 
 def _computations(lines: Iterable[str]) -> tuple[dict[str, _Computation], str]:
-    """All computations by name, and the name of the one that the program begins with."""
+    """Return all computations by name, and the name of the entry computation."""
     computations: dict[str, _Computation] = {}
-    entry, here = '', _Computation()
+    entry, current = '', _Computation()
     for line in lines:
         if (head := _COMPUTATION.match(line)) is not None:
-            here = computations[head['name']] = _Computation()
+            current = computations[head['name']] = _Computation()
             entry = head['name'] if head['entry'] else entry
-        elif (found := _COLLECTIVE.search(line)) is not None:  # what it calls adds two numbers
-            here.collectives.append(
-                (found['kind'], _size(found['result'], found['kind'], found['start'] is not None))
-            )
+        elif (match := _COLLECTIVE.search(line)) is not None:
+            # The computation that a collective calls only adds two numbers.
+            kind, is_start = match['kind'], match['start'] is not None
+            current.collectives.append((kind, _size(match['result'], kind, is_start)))
         elif (loop := _LOOP.search(line)) is not None:
             trips = _TRIPS.search(line)
-            here.loops.append((loop['condition'], loop['body'], int(trips[1]) if trips else None))
+            current.loops.append(
+                (loop['condition'], loop['body'], int(trips[1]) if trips else None)
+            )
         else:
-            here.limits += map(int, _LIMIT.findall(line))
-            here.below |= 'direction=LT' in line
-            here.called += _CALLED.findall(line)
-            here.called += [
+            current.limits += map(int, _LIMIT.findall(line))
+            current.less_than |= 'direction=LT' in line
+            current.callees += _CALLED.findall(line)
+            current.callees += [
                 name.strip().lstrip('%')
                 for names in _CALLED_LISTS.findall(line)
                 for name in names.split(',')
@@ -122,31 +118,32 @@ def _computations(lines: Iterable[str]) -> tuple[dict[str, _Computation], str]:
     return computations, entry
 
 
-def _size(result: str, kind: str, start: bool) -> int:
-    """Bytes of a collective's result.
+def _size(result: str, kind: str, is_start: bool) -> int:
+    """Return the bytes of a collective's result.
 
-    What starts a gathering or a permutation gives its operands, then its results.
+    The start of a gather or a permutation returns its operands, then its results.
     """
-    if start and kind in ('all-gather', 'collective-permute') and result.startswith('('):
+    if is_start and kind in ('all-gather', 'collective-permute') and result.startswith('('):
         result = _members(result)[1]
     return sum(_bytes(dtype, shape) for dtype, shape in _ARRAY.findall(result))
 
 
 def _members(tuple_type: str) -> list[str]:
-    """The types in a tuple's type."""
+    """Return the types in a tuple's type."""
     members, depth, begin = [], 0, 1
-    for place, character in enumerate(tuple_type):
+    for index, character in enumerate(tuple_type):
         if character in '([{':
             depth += 1
         elif character in ')]}':
             depth -= 1
         if (character == ',' and depth == 1) or (character == ')' and depth == 0):
-            members.append(tuple_type[begin:place])
-            begin = place + 1
+            members.append(tuple_type[begin:index])
+            begin = index + 1
     return members
 
 
 def _bytes(dtype: str, shape: str) -> int:
-    """Bytes of an array type."""
-    bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype)[0])
+    """Return the bytes of an array type."""
+    digits = re.search(r'\d+', dtype)
+    bits = int(digits[0]) if digits else 8  # a pred has no digits
     return math.prod(int(length) for length in shape.split(',') if length) * max(bits, 8) // 8

@@ -1,7 +1,6 @@
-"""What accelerators can do at most: dense bfloat16 FLOP/s with float32 sums, and memory, of one JAX
-device.
+"""List peak figures of one JAX device: dense bfloat16 FLOP/s with float32 sums, and memory.
 
-Figures are the makers' own, without sparsity. A device that is not here has none.
+The figures are the vendors' own, without sparsity. A device that is missing has no figures.
 """
 
 import dataclasses
@@ -10,13 +9,13 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """One kind of device.
+    """Describe one kind of device.
 
     Attributes:
-        name: For tables.
-        pattern: Regular expression that all of its names in JAX (`device_kind`) match, whatever
-        their case.
-        flops: Dense bfloat16 operations a second (float16 where there is no bfloat16).
+        name: Name for tables.
+        pattern: Regular expression that all of its names in JAX (`device_kind`) match, in lower
+            case.
+        flops: Dense bfloat16 operations per second (float16 for devices without bfloat16).
         memory: Bytes.
     """
 
@@ -66,10 +65,10 @@ PEAKS = (
 
 
 def find_peak(device_kind: str) -> Peak | None:
-    """The peak of a device by its name in JAX; None if it is not in the table.
+    """Return the peak of a device by its name in JAX; None if it is not in the table.
 
     Example:
-        >>> find('TPU v5 lite').name
+        >>> find_peak('TPU v5 lite').name
         'TPU v5e'
     """
     return next((peak for peak in PEAKS if re.search(peak.pattern, device_kind.lower())), None)

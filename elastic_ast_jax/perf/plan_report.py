@@ -26,11 +26,16 @@ from elastic_ast_jax.perf import topologies
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import counted, printable
 
+# Share of the model FLOPs in the peak, if the user gives none.
 UTILIZATION = 0.4
 
 _GOOD_FILL = 0.995
-# Draws that other row lengths are tried on.
-_SAMPLE = 20_000
+# A better row length must fill rows by at least this share more.
+_MIN_GAIN = 0.005
+# Share of rows without a free slot from which more slots are advised.
+_FULL_SLOTS = 0.01
+# Clips that other row lengths are tried with.
+_SAMPLE_CLIPS = 20_000
 _SPLITS: tuple[Split, ...] = ('train', 'eval')
 
 
@@ -42,27 +47,25 @@ def run(
     topology: str | None = None,
     utilization: float = UTILIZATION,
 ) -> None:
-    """Prints the plan of both splits.
+    """Print the plan of both splits.
 
     Args:
-        config: Of the run.
-        recipe: The config file, whose `lengths()` serves where the data are not there.
-        lengths: Whose lengths are used; None: those of the data if they can be opened, or else the
-        recipe's.
-        topology: Chips that the time of training is told for, such as `v5e:16x16`; None: none.
-        utilization: Share of their peak that the model's FLOPs reach.
+        config: Config of the run.
+        recipe: Config file, whose `lengths()` replaces missing data.
+        lengths: Source of the lengths; None: the data if they can be opened, or else the recipe.
+        topology: Chips for an estimate of the time of training, such as `v5e:16x16`.
+        utilization: Share of the peak that the model's FLOPs reach.
 
     Raises:
-        PlanError: A clip does not fit; says which and what to change.
-        HistogramError, DataError: There are no lengths.
-        TopologyError: There is no such topology.
+        PlanError: A clip does not fit; the message says which one and what to change.
+        HistogramError, DataError: Lengths are missing.
+        TopologyError: No such topology.
     """
     chips = None if topology is None else topologies.parse(topology)
-    sources, told = _sources(config, recipe, lengths)
-    if told:
-        print(f'lengths: {told}')
-        # Labels are not known, without which draws cannot be balanced. There are as many of them,
-        # of the same lengths.
+    sources, description = _open_sources(config, recipe, lengths)
+    if description:
+        print(f'lengths: {description}')
+        # Labels are unknown, so clips cannot be balanced. Their number and lengths stay the same.
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, balanced=False))
     for split, source in sources.items():
         if split == 'train':
@@ -74,34 +77,40 @@ def run(
         seconds = time.perf_counter() - start
         print(f'{split}: {describe(plan, planner, config.packing.rows)}')
         if split == 'train':
-            epochs = config.train.epochs
-            steps = -(-len(plan.rows) // config.packing.rows)
-            needed = training_flops(config, plan, len(label_names(source)))
-            print(
-                f'  {"clips a step":<14}'
-                f'{config.packing.rows * len(plan.clips.tokens) / len(plan.rows):.1f}'
-                ' on average'
-            )
-            print(f'  {"steps":<14}{steps} an epoch, about {steps * epochs} in {epochs} epochs')
-            print(
-                f'  {"FLOPs":<14}{needed / steps / 1e12:.4g} T a step, about {needed * epochs:.3g}'
-                f' in {epochs} epochs'
-            )
-            if chips:
-                print(f'  {topology:<14}{_time(needed * epochs, config, *chips, utilization)}')
+            needed_flops = training_flops(config, plan, len(label_names(source)))
+            _print_training(config, plan, needed_flops)
+            if topology and chips:
+                total = needed_flops * config.train.epochs
+                _print_entry(topology, _describe_time(total, config, *chips, utilization))
             advice = advise(plan, planner, config.packing.rows)
-            print(
-                f'  {"advice":<14}{advice}'
-                if advice
-                else f'  {"advice":<14}none: rows are well filled'
-            )
-        print(f'  {"longest clip":<14}{_longest(source, planner)}')
-        print(f'  {"planned in":<14}{seconds:.2f} s')
+            _print_entry('advice', advice or 'none: rows are well filled')
+        _print_entry('longest clip', _describe_longest(source, planner))
+        _print_entry('planned in', f'{seconds:.2f} s')
 
 
-def _sources(config: Config, recipe: str, lengths: str | None) -> tuple[dict[Split, Source], str]:
-    """Both splits; and whose lengths they have, empty if they are the data."""
-    why = 'as --lengths=recipe says'
+def _print_entry(name: str, text: str) -> None:
+    print(f'  {name:<14}{text}')
+
+
+def _print_training(config: Config, plan: EpochPlan, needed_flops: int) -> None:
+    """Print clips, steps and FLOPs of training; `needed_flops` are those of an epoch."""
+    rows, epochs = config.packing.rows, config.train.epochs
+    steps = -(-len(plan.rows) // rows)
+    clips = rows * len(plan.clips.tokens) / len(plan.rows)
+    _print_entry('clips a step', f'{clips:.1f} on average')
+    _print_entry('steps', f'{steps} an epoch, about {steps * epochs} in {epochs} epochs')
+    _print_entry(
+        'FLOPs',
+        f'{needed_flops / steps / 1e12:.4g} T a step, about {needed_flops * epochs:.3g} in'
+        f' {epochs} epochs',
+    )
+
+
+def _open_sources(
+    config: Config, recipe: str, lengths: str | None
+) -> tuple[dict[Split, Source], str]:
+    """Return both splits, and a description of drawn lengths; empty for lengths of the data."""
+    reason = 'as --lengths=recipe says'
     failure = None
     if lengths != 'recipe':
         try:
@@ -109,43 +118,43 @@ def _sources(config: Config, recipe: str, lengths: str | None) -> tuple[dict[Spl
         except (UserError, ImportError, OSError) as error:
             if lengths == 'data':
                 raise
-            reason = printable((str(error) or type(error).__name__).splitlines()[0])
-            failure, why = error, f'as the data cannot be opened ({reason})'
-    found = length_histogram.from_recipe(recipe) if recipe else None
-    if found is None:
+            message = printable((str(error) or type(error).__name__).splitlines()[0])
+            failure, reason = error, f'as the data cannot be opened ({message})'
+    histogram = length_histogram.from_recipe(recipe) if recipe else None
+    if histogram is None:
         if failure is not None:
             raise failure
         raise HistogramError(
             f'--lengths=recipe: {recipe or "the config"} has no function lengths(), which returns'
             ' how long the clips are; the recipes of public data sets in configs/ have one'
         )
-    rate, seed = config.frontend.sample_rate, config.train.seed
+    sample_rate, seed = config.frontend.sample_rate, config.train.seed
     sources: dict[Split, Source] = {
-        split: HistogramSource(found, split, rate, seed) for split in _SPLITS
+        split: HistogramSource(histogram, split, sample_rate, seed) for split in _SPLITS
     }
     return (
         sources,
-        f'drawn from the histogram of {recipe.partition(":")[0]} with seed {seed}, {why}',
+        f'drawn from the histogram of {recipe.partition(":")[0]} with seed {seed}, {reason}',
     )
 
 
 def training_flops(config: Config, plan: EpochPlan, classes: int) -> int:
-    """Model FLOPs of training for an epoch, see `flops`."""
+    """Return the model FLOPs of training for an epoch, see `flops`."""
     network = factory.make_model(config, classes, registry.make('reference'), jnp.float32)
     return flops.train_step_flops(plan.clips.tokens, network, config.frontend.patch_size)
 
 
-def _time(
-    needed: int, config: Config, generation: str, sizes: tuple[int, ...], utilization: float
+def _describe_time(
+    needed_flops: int, config: Config, generation: str, sizes: tuple[int, ...], utilization: float
 ) -> str:
-    """How long chips take for so many FLOPs."""
+    """Return the time that chips take for FLOPs, in words."""
     peak, chips = topologies.peak(generation), math.prod(sizes)
-    hours = needed / (peak.flops * utilization) / 3600
+    hours = needed_flops / (peak.flops * utilization) / 3600
     text = (
         f'{hours:.3g} chip-hours at {100 * utilization:g} % of the peak of {peak.flops / 1e12:g}'
         f' TFLOP/s, {hours / chips:.3g} h on {counted(chips, "chip")}'
     )
-    shards = max(1, chips // max(1, config.mesh.tensor))  # what rows divide over
+    shards = max(1, chips // max(1, config.mesh.tensor))  # rows divide over these
     if config.packing.rows % shards:
         text += (
             f', which takes a multiple of {shards} rows a step: packing.rows={config.packing.rows}'
@@ -155,11 +164,11 @@ def _time(
 
 
 def describe(plan: EpochPlan, planner: Planner, rows_per_step: int) -> str:
-    """Clips, rows, fill and clips a row of an epoch."""
+    """Return clips, rows, fill and clips per row of an epoch, in words."""
     per_row = np.diff(plan.rows.offsets)
-    kept = plan.clips.tokens
+    tokens = plan.clips.tokens
     lines = [
-        f'{len(kept)} clips, {kept.sum()} tokens, {kept.mean():.1f} a clip',
+        f'{len(tokens)} clips, {tokens.sum()} tokens, {tokens.mean():.1f} a clip',
         (
             f'  {"rows":<14}{len(plan.rows)} of {planner.tokens} tokens and {planner.slots} slots,'
             f' {rows_per_step} a step'
@@ -181,36 +190,36 @@ def describe(plan: EpochPlan, planner: Planner, rows_per_step: int) -> str:
 
 
 def advise(plan: EpochPlan, planner: Planner, rows_per_step: int) -> str:
-    """What would fill the rows better; empty if they are at least 99.5 % full."""
+    """Return advice to fill the rows better; empty if they are at least 99.5 % full."""
     fill = plan.fill(rows_per_step, planner.tokens)
     if fill >= _GOOD_FILL:
         return ''
     per_row = np.diff(plan.rows.offsets)
-    if (per_row == planner.slots).mean() > 0.01:
+    if (per_row == planner.slots).mean() > _FULL_SLOTS:
         return (
             f'rows run out of slots: raise packing.slots to {2 * planner.slots}, or lower'
             ' packing.tokens'
         )
-    sample = plan.clips.tokens[:_SAMPLE]
+    sample = plan.clips.tokens[:_SAMPLE_CLIPS]
     shortest = max(
         int(sample.max()), planner.frontend.mel_patches * planner.frontend.max_time_patches
     )
-    tried = {}
+    fills = {}
     for eighths in range(4, 17):
         tokens = planner.tokens * eighths // 8 // 8 * 8
         if tokens >= shortest:
             rows = packer.pack(sample, tokens, planner.slots)
-            tried[tokens] = EpochPlan(plan.epoch, plan.clips, rows).fill(1, tokens)
-    best = max(tried, key=lambda tokens: tried[tokens], default=planner.tokens)
-    if not tried or tried[best] < fill + 0.005:
+            fills[tokens] = EpochPlan(plan.epoch, plan.clips, rows).fill(1, tokens)
+    best = max(fills, key=lambda tokens: fills[tokens], default=planner.tokens)
+    if not fills or fills[best] < fill + _MIN_GAIN:
         return (
             f'rows are {100 * fill:.2f} % full and no other length near is better: the lengths of'
             ' the clips are too alike'
         )
-    return f'packing.tokens={best} would be {100 * tried[best]:.2f} % full'
+    return f'packing.tokens={best} would be {100 * fills[best]:.2f} % full'
 
 
-def _longest(source, planner: Planner) -> str:
+def _describe_longest(source: Source, planner: Planner) -> str:
     clip = int(np.argmax(planner.samples))
     frontend = planner.frontend
     frames = int(frontend.frames(planner.samples[clip], frontend.shift()))

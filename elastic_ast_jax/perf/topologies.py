@@ -1,8 +1,6 @@
-"""TPUs that are not there: the devices of a topology, which libtpu's compiler compiles for on any
-x86-64 Linux machine.
+"""Load the devices of absent TPUs, which libtpu's compiler compiles for on x86-64 Linux.
 
-`prepare` must run before JAX looks for devices: with libtpu installed it would look for a TPU, and
-wait for one.
+`prepare` must run before JAX looks for devices: with libtpu installed, JAX would wait for a TPU.
 """
 
 import dataclasses
@@ -17,34 +15,32 @@ from elastic_ast_jax.perf import peaks
 from elastic_ast_jax.perf.peaks import Peak
 from elastic_ast_jax.utils.errors import UserError
 
-# Name in topologies, and in the table of peaks; dimensions of the interconnect.
+# Name in the table of peaks and dimensions of the interconnect, by the name in topologies.
 _GENERATIONS = {
     'v4': ('TPU v4', 3),
     'v5e': ('TPU v5e', 2),
     'v5p': ('TPU v5p', 3),
     'v6e': ('TPU v6e', 2),
 }
-_MOST_CHIPS = 256
+_MAX_CHIPS = 256
 # Chips of a host along each axis.
 _HOST = (2, 2, 1)
 
 
 class TopologyError(UserError):
-    """A topology that cannot be compiled for; says what can."""
+    """Report a topology that cannot be compiled for, and what can."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """TPU chips and their arrangement.
+    """Describe TPU chips and their arrangement.
 
     Attributes:
-        name: As in `v5e:16x16`.
-        chips: How many.
-        peak: Of one chip.
-        devices: What JAX calls a device: a chip. Of v4, libtpu's compiler has two devices to a
-            chip, one for each of its cores, with half of its memory; on the machine itself they are
-            one.
-        cores: Devices of a chip.
+        name: Name such as `v5e:16x16`.
+        chips: Number of chips.
+        peak: Peak figures of one chip.
+        devices: JAX devices. A device is a chip, except for v4: libtpu's compiler has a device for
+            each of the two cores of a chip, with half of its memory; on the hardware they are one.
     """
 
     name: str
@@ -54,13 +50,12 @@ class Topology:
 
     @property
     def cores(self) -> int:
+        """Return the number of devices of a chip."""
         return len(self.devices) // self.chips
 
 
 def prepare() -> None:
-    """Sets the environment variables that keep JAX from looking for a TPU and libtpu from asking
-    for its name and logging.
-    """
+    """Keep JAX from looking for a TPU, and libtpu from asking for its name and from logging."""
     os.environ |= {
         'JAX_PLATFORMS': 'cpu',
         'TPU_SKIP_MDS_QUERY': '1',
@@ -75,15 +70,15 @@ def prepare() -> None:
         'TF_CPP_MIN_LOG_LEVEL': '2',
     }.items():
         os.environ.setdefault(name, value)
-    if 'jax' in sys.modules:  # which has read its variable already
+    if 'jax' in sys.modules:  # JAX has read its variable already
         sys.modules['jax'].config.update('jax_platforms', 'cpu')
 
 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
-    """The generation and the chips along each axis.
+    """Return the generation and the chips along each axis.
 
     Raises:
-        TopologyError: It is no topology of 1 to 256 chips.
+        TopologyError: The name is no topology of 1 to 256 chips.
 
     Example:
         >>> parse('v5p:4x4x4')
@@ -102,23 +97,23 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
             f'--topology={name!r}: chips of {generation} are arranged along {axes} axes, not'
             f' {len(sizes)}: write {generation}:{"x".join("2" * axes)}, say'
         )
-    if math.prod(sizes) > _MOST_CHIPS:
+    if math.prod(sizes) > _MAX_CHIPS:
         raise TopologyError(
-            f'--topology={name!r} has {math.prod(sizes)} chips; up to {_MOST_CHIPS} are possible'
+            f'--topology={name!r} has {math.prod(sizes)} chips; up to {_MAX_CHIPS} are possible'
         )
     return generation, sizes
 
 
 def peak(generation: str) -> Peak:
-    """Of one chip of a generation that `parse` gave."""
+    """Return the peak of one chip of a generation, as `parse` returns it."""
     return next(peak for peak in peaks.PEAKS if peak.name == _GENERATIONS[generation][0])
 
 
 def load_topology(name: str) -> Topology:
-    """The devices of a topology.
+    """Return the devices of a topology.
 
     Raises:
-        TopologyError: There is no such topology, or no libtpu.
+        TopologyError: No such topology, or libtpu is not installed.
     """
     generation, sizes = parse(name)
     if importlib.util.find_spec('libtpu') is None:
@@ -130,14 +125,14 @@ def load_topology(name: str) -> Topology:
     from jax.experimental import topologies
 
     sizes = sizes + (1,) * (3 - len(sizes))
-    # Chips of one host need not fill it; those of several do.
+    # The chips of one host need not fill it; several hosts are full.
     host = (
-        tuple(min(size, most) for size, most in zip(sizes, _HOST, strict=True))
+        tuple(min(size, limit) for size, limit in zip(sizes, _HOST, strict=True))
         if math.prod(sizes) < 4
         else _HOST
     )
     try:
-        found = topologies.get_topology_desc(
+        description = topologies.get_topology_desc(
             platform='tpu',
             topology_name=f'{generation}:{"x".join(map(str, sizes))}',
             chips_per_host_bounds=host,
@@ -147,4 +142,4 @@ def load_topology(name: str) -> Topology:
             f'--topology={name!r}: libtpu refuses: {str(error).splitlines()[0]}: several hosts have'
             ' 2x2 chips each, so the first two numbers must be even'
         ) from error
-    return Topology(name, math.prod(sizes), peak(generation), tuple(found.devices))
+    return Topology(name, math.prod(sizes), peak(generation), tuple(description.devices))

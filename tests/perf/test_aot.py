@@ -1,7 +1,4 @@
-"""Compiling for TPUs that are not there.
-
-Most needs libtpu, in a process that knows it from the start.
-"""
+"""Test compilation for absent TPUs; most tests need libtpu, in a process of its own."""
 
 import importlib.util
 import os
@@ -71,7 +68,7 @@ def numbers(line):
         ('v5e:0x2', 'v5e:16x16'),
     ],
 )
-def test_what_is_no_topology_is_refused(name, message):
+def test_wrong_topologies_are_refused(name, message):
     with pytest.raises(TopologyError, match=re.escape(message)):
         topologies.parse(name)
 
@@ -84,33 +81,33 @@ def test_generation_and_extent():
 
 
 def test_without_libtpu_the_error_says_how_to_install_it(config, capsys, monkeypatch):
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         'find_spec',
-        lambda name, *more: None if name == 'libtpu' else found(name, *more),
+        lambda name, *more: None if name == 'libtpu' else find_spec(name, *more),
     )
     monkeypatch.setattr(topologies.os, 'environ', dict(os.environ))
     assert main(['compile', f'--config={config}', '--topology=v5e:2x4']) == 1
     assert 'bash launch/install.sh compile' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('most', [0, 1, 7, 8, 9, 100])
+@pytest.mark.parametrize('limit', [0, 1, 7, 8, 9, 100])
 @pytest.mark.parametrize('bent', [False, True])
-def test_the_search_finds_the_most_rows_in_few_attempts(most, bent):
+def test_the_search_finds_the_most_rows_in_few_attempts(limit, bent):
     """Memory need not be quite a line: above 5 rows, less is needed for each."""
-    tried = []
+    attempts = []
 
     def attempt(rows):
-        tried.append(rows)
+        attempts.append(rows)
         needed = 10.0 + 2 * rows - (bent and 0.3 * max(0, rows - 5))
         return aot.CompiledStep(
-            1.0, rows <= most, needed, None if rows <= most else 10.0 + 2 * most
+            1.0, rows <= limit, needed, None if rows <= limit else 10.0 + 2 * limit
         )
 
-    rows, best = aot.max_rows(attempt, 8, 10.0 + 2 * most)
-    assert rows == most and (best is None) == (most == 0)
-    assert len(tried) == len(set(tried)) and len(tried) <= 12
+    rows, best = aot.max_rows(attempt, 8, 10.0 + 2 * limit)
+    assert rows == limit and (best is None) == (limit == 0)
+    assert len(attempts) == len(set(attempts)) and len(attempts) <= 12
 
 
 @pytest.mark.parametrize(
@@ -126,33 +123,33 @@ def test_the_search_finds_the_most_rows_in_few_attempts(most, bent):
         ),
     ],
 )
-def test_a_step_without_room_is_a_result_with_what_the_compiler_says(text):
+def test_a_step_that_does_not_fit_has_the_numbers_of_the_compiler(text):
     def refused():
         raise jax.errors.JaxRuntimeError(text)
 
-    found = aot.compile_step(refused)
-    assert not found.fits and (found.needed, found.limit) == (17.5 * 2**30, 15.75 * 2**30)
+    step = aot.compile_step(refused)
+    assert not step.fits and (step.needed, step.limit) == (17.5 * 2**30, 15.75 * 2**30)
 
 
 @pytest.mark.slow
 @needs_libtpu
 def test_a_small_step_compiles_for_a_pod_slice(config):
-    done = run(config, '--topology=v5e:2x2', *SMALL)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    result = run(config, '--topology=v5e:2x2', *SMALL)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
     total, *parts = numbers(next(line for line in lines if line.startswith('| train | yes')))[:4]
     assert total == pytest.approx(sum(parts), abs=0.03)
     reduced = next(line for line in lines if line.startswith('| train | all-reduce'))
     assert (
         int(reduced.split('|')[4].replace(',', '')) > 2 * 12 * 128**2
     )  # every gradient crosses the devices, in bfloat16
-    assert 'lengths of the training data' in lines[-1] and 'attention: splash' in done.stderr
+    assert 'lengths of the training data' in lines[-1] and 'attention: splash' in result.stderr
 
 
 @needs_libtpu
 @pytest.mark.slow
-def test_what_does_not_fit_is_said_and_checked(config):
-    done = run(
+def test_a_step_that_does_not_fit_is_reported(config):
+    result = run(
         config,
         '--topology=v5e:1x1',
         '--check',
@@ -160,8 +157,8 @@ def test_what_does_not_fit_is_said_and_checked(config):
         '--config.model.scan=true',
         '--config.packing.rows=32',
     )
-    assert done.returncode == 1, done.stderr
-    assert '| train | no |' in done.stdout and '--config.model.remat=true' in done.stderr
+    assert result.returncode == 1, result.stderr
+    assert '| train | no |' in result.stdout and '--config.model.remat=true' in result.stderr
 
 
 @needs_libtpu
@@ -171,7 +168,7 @@ def test_what_does_not_fit_is_said_and_checked(config):
     [('v5e:16x16', 1024), ('v5p:4x4x4', 1024), ('v6e:16x16', 2048), ('v4:2x2x1', 16)],
 )
 def test_vit_b_compiles(config, topology, rows):
-    done = run(
+    result = run(
         config,
         f'--topology={topology}',
         '--check',
@@ -179,4 +176,4 @@ def test_vit_b_compiles(config, topology, rows):
         '--config.model.scan=true',
         f'--config.packing.rows={rows}',
     )
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert result.returncode == 0, result.stderr + result.stdout

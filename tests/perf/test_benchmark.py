@@ -1,7 +1,4 @@
-"""Measuring steps:
-
-figures that hang together, and that nothing else than JAX and its like is needed.
-"""
+"""Test measurements of steps: their figures agree, and only JAX and its like are needed."""
 
 import json
 import os
@@ -67,7 +64,7 @@ def lines(capsys, *arguments):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_needs_nothing_but_jax_and_what_models_are_made_of_and_the_figures_hang_together():
+def test_only_jax_and_its_like_are_needed_and_the_figures_agree():
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
     command = [
         sys.executable,
@@ -78,9 +75,9 @@ def test_needs_nothing_but_jax_and_what_models_are_made_of_and_the_figures_hang_
         '--peak=1e12',
         '--json',
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    train, predict = map(json.loads, done.stdout.splitlines())
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    train, predict = map(json.loads, process.stdout.splitlines())
     assert (train['step'], predict['step']) == ('train', 'predict')
     for result in (train, predict):
         assert result['attention'] == 'reference' and result['memory'] > 0 and result['seconds'] > 0
@@ -101,10 +98,10 @@ def test_implementations_stand_side_by_side(capsys):
 
 def test_an_unknown_attention_is_named(capsys):
     assert main([*SMALL, '--attention=flashy']) == 1
-    assert 'flashy' in (said := capsys.readouterr().err) and "'reference'" in said
+    assert 'flashy' in (message := capsys.readouterr().err) and "'reference'" in message
 
 
-def test_what_could_not_be_measured_has_a_row_too():
+def test_failed_measurements_have_a_row():
     table = benchmark.table([benchmark.Measurement('reference', 'train', 'out of memory')])
     assert '| train | reference | out of memory |' in table
     assert len({line.count('|') for line in table.splitlines()}) == 1

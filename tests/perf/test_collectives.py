@@ -1,7 +1,4 @@
-"""The communication of compiled programs:
-
-of small ones with known traffic, and in the form that TPUs' programs have.
-"""
+"""Test counts of collectives, of small programs with known traffic and of a TPU's program."""
 
 import os
 import subprocess
@@ -66,17 +63,17 @@ def test_loops_count_as_often_as_they_run():
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, '-c', PROGRAM],
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
-def test_what_begins_and_ends_apart_counts_once():
+def test_separate_start_and_end_count_once():
     assert collectives.traffic(ASYNCHRONOUS) == {
         'all-gather': Traffic(2, 32 * 4 + 16 * 4),
         'all-reduce': Traffic(3, 3 * (32 + 16)),

@@ -1,4 +1,4 @@
-"""Mixes of lengths, and batches of them."""
+"""Test mixes of lengths, and batches of them."""
 
 import numpy as np
 import pytest
@@ -16,20 +16,20 @@ def shape(rows=2, tokens=2048, **more):
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('dropout, multi_label', [(0.0, False), (0.1, True)])
-def test_a_batch_is_as_the_pipeline_makes_them(name, dropout, multi_label):
-    mix, wanted = length_mixes.load_mix(name), shape(multi_label=multi_label)
-    made = length_mixes.noise_batch(mix, wanted, 3, dropout)
-    batch.validate(made, wanted, (mix.frontend.mel_patches, mix.frontend.max_time_patches))
-    assert (made.segment_ids > 0).mean() > 0.98
+def test_a_batch_keeps_the_contract_of_the_pipeline(name, dropout, multi_label):
+    mix, batch_shape = length_mixes.load_mix(name), shape(multi_label=multi_label)
+    noise = length_mixes.noise_batch(mix, batch_shape, 3, dropout)
+    batch.validate(noise, batch_shape, (mix.frontend.mel_patches, mix.frontend.max_time_patches))
+    assert (noise.segment_ids > 0).mean() > 0.98
 
 
 def test_a_batch_is_a_function_of_the_seed():
-    one, same, other = (
+    first, same, different = (
         length_mixes.noise_batch(length_mixes.load_mix('voxceleb'), shape(), seed, 0.1)
         for seed in (1, 1, 2)
     )
-    assert all(np.array_equal(x, y) for x, y in zip(one, same, strict=True))
-    assert not np.array_equal(one.segment_ids, other.segment_ids)
+    assert all(np.array_equal(x, y) for x, y in zip(first, same, strict=True))
+    assert not np.array_equal(first.segment_ids, different.segment_ids)
 
 
 def test_the_audioset_mix_has_the_tokens_of_the_papers_frame_shifts():
@@ -52,8 +52,8 @@ def test_wide_mixes_keep_to_their_range(name, seconds, mean):
 def test_a_file_is_a_mix_of_the_lengths_in_it(tmp_path):
     file = tmp_path / 'seconds.txt'
     file.write_text('1.6\n\n3.2\n')
-    made = length_mixes.noise_batch(length_mixes.load_mix(str(file)), shape(), 0, 0.0)
-    assert set(flops.tokens_per_clip(made.segment_ids).tolist()) == {80, 160}
+    noise = length_mixes.noise_batch(length_mixes.load_mix(str(file)), shape(), 0, 0.0)
+    assert set(flops.tokens_per_clip(noise.segment_ids).tolist()) == {80, 160}
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,38 @@ def test_files_that_hold_no_lengths_are_refused(tmp_path, text, message):
         length_mixes.load_mix(str(file))
 
 
-def test_what_is_no_mix_and_rows_that_are_too_short_are_refused():
+def test_unknown_mixes_and_short_rows_are_refused():
     with pytest.raises(length_mixes.MixError, match='audioset, voxceleb and epic'):
         length_mixes.load_mix('audiosets')
     with pytest.raises(length_mixes.MixError, match='512'):
         length_mixes.noise_batch(length_mixes.load_mix('audioset'), shape(tokens=256), 0, 0.0)
+
+
+RECIPE = """
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict({'data': {'source': 'synthetic'}, 'frontend': {'max_frames': 320}})
+"""
+LENGTHS = """
+
+def lengths():
+    bins = [(1.6, 1.6, 3), (3.2, 9.6, 1)]
+    return {'classes': 2, 'train': bins, 'eval': bins}
+"""
+
+
+def test_a_recipe_is_a_mix_of_its_lengths(tmp_path):
+    file = tmp_path / 'recipe.py'
+    file.write_text(RECIPE + LENGTHS)
+    patches = length_mixes.load_mix(str(file)).time_patches(4000, 0)
+    assert set(patches.tolist()) == {10, 20}
+    assert (patches == 10).mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_recipe_without_lengths_is_refused(tmp_path):
+    file = tmp_path / 'recipe.py'
+    file.write_text(RECIPE)
+    with pytest.raises(length_mixes.MixError, match=r'no function lengths\(\)'):
+        length_mixes.load_mix(str(file))

@@ -1,7 +1,4 @@
-"""`elastic-ast plan`:
-
-what it prints is what training will do, with the data or without; and its advice is good.
-"""
+"""Test `elastic-ast plan`: it reports what training does, with data or without, and advises."""
 
 import re
 from pathlib import Path
@@ -36,9 +33,9 @@ def printed(capsys, *overrides):
 
 
 def number(text, pattern):
-    found = re.findall(pattern, text)
-    assert len(found) == 1, (pattern, text)
-    return float(found[0])
+    match = re.findall(pattern, text)
+    assert len(match) == 1, (pattern, text)
+    return float(match[0])
 
 
 def planner_of(columns, tokens, slots, **spec):
@@ -65,12 +62,12 @@ def advice(columns, tokens, slots, **spec):
 
 @pytest.mark.parametrize('split, clips', [('train', 600), ('eval', 80)])
 def test_the_numbers_are_those_of_the_first_epoch(capsys, split, clips):
-    text, chosen = printed(capsys)[split], config()
-    source = splits.open_source(chosen, split)
+    text, settings = printed(capsys)[split], config()
+    source = splits.open_source(settings, split)
     planner = (
-        splits.make_train_planner(chosen, source)
+        splits.make_train_planner(settings, source)
         if split == 'train'
-        else splits.make_eval_planner(chosen, source)[1]
+        else splits.make_eval_planner(settings, source)[1]
     )
     epoch = planner.epoch(0)
     sizes = [int(epoch.clips.tokens[row].sum()) for row in epoch.rows]
@@ -95,20 +92,22 @@ def test_the_numbers_are_those_of_the_first_epoch(capsys, split, clips):
 
 
 def test_steps_are_those_of_training(capsys):
-    text, chosen = printed(capsys)['train'], config()
-    rows = len(splits.make_train_planner(chosen, splits.open_source(chosen, 'train')).epoch(0).rows)
+    text, settings = printed(capsys)['train'], config()
+    rows = len(
+        splits.make_train_planner(settings, splits.open_source(settings, 'train')).epoch(0).rows
+    )
     assert number(text, r'steps +(\d+) an epoch') == -(-rows // 8)
-    epochs = chosen.train.epochs
+    epochs = settings.train.epochs
     assert number(text, rf'about (\d+) in {epochs} epochs') == epochs * -(-rows // 8)
 
 
 def test_evaluation_in_windows_is_planned_in_windows(capsys):
-    cropped, chosen = (
+    cropped, settings = (
         printed(capsys, 'frontend.max_frames=256', 'data.too_long=window'),
         config('frontend.max_frames=256'),
     )
-    frames = chosen.frontend.frames(
-        splits.open_source(chosen, 'eval').samples, chosen.frontend.shift()
+    frames = settings.frontend.frames(
+        splits.open_source(settings, 'eval').samples, settings.frontend.shift()
     )
     assert (frames > 256).any()
     assert number(cropped['eval'], r'^(\d+) clips') > len(frames)
@@ -117,11 +116,11 @@ def test_evaluation_in_windows_is_planned_in_windows(capsys):
 
 def test_cropped_clips_are_counted(capsys):
     text = printed(capsys, 'frontend.max_frames=256', 'data.too_long=crop', 'augment.ratios=1')
-    chosen = config('frontend.max_frames=256')
+    settings = config('frontend.max_frames=256')
     for split in ('train', 'eval'):
-        source = splits.open_source(chosen, split)
+        source = splits.open_source(settings, split)
         # 256 frames and 16 columns: what fills no more than these columns is whole.
-        frames = chosen.frontend.frames(source.samples, chosen.frontend.shift())
+        frames = settings.frontend.frames(source.samples, settings.frontend.shift())
         count = int((-(-frames // 16) > 16).sum())
         assert 0 < count == number(text[split], r'cropped +(\d+) clips to 256 frames')
 
@@ -137,9 +136,9 @@ def test_advice_is_shown(capsys):
 
 def test_flops_are_those_of_the_clips_that_are_planned(capsys):
     """The formula of `flops` by hand, three times: 3 blocks of width 96, patches of 256 values."""
-    text, chosen = printed(capsys)['train'], config()
-    source = splits.open_source(chosen, 'train')
-    epoch = splits.make_train_planner(chosen, source).epoch(0)
+    text, settings = printed(capsys)['train'], config()
+    source = splits.open_source(settings, 'train')
+    epoch = splits.make_train_planner(settings, source).epoch(0)
     n, width, depth, patch = epoch.clips.tokens.astype(float), 96, 3, 256
     classes = len({label for labels in source.labels for label in labels})
     forward = n * (2 * patch * width + 24 * depth * width**2) + 4 * depth * n**2 * width
@@ -148,8 +147,8 @@ def test_flops_are_those_of_the_clips_that_are_planned(capsys):
     assert number(text, r'FLOPs +([\d.e-]+) T a step') == pytest.approx(
         3 * forward.sum() / steps / 1e12, rel=1e-3
     )
-    total = number(text, rf'about ([\d.e+]+) in {chosen.train.epochs} epochs\n +(?:advice)')
-    assert total == pytest.approx(3 * forward.sum() * chosen.train.epochs, rel=5e-3)
+    total = number(text, rf'about ([\d.e+]+) in {settings.train.epochs} epochs\n +(?:advice)')
+    assert total == pytest.approx(3 * forward.sum() * settings.train.epochs, rel=5e-3)
     assert number(text, r'clips a step +([\d.]+)') == pytest.approx(
         8 * 600 / len(epoch.rows), abs=0.05
     )
@@ -171,7 +170,7 @@ def test_hours_are_flops_by_the_peak_and_its_share(capsys, topology, chips, peak
     assert [float(x) for x in line.groups()] == pytest.approx([hours, hours / chips], rel=0.01)
 
 
-def test_chips_that_have_no_row_are_told_of(capsys):
+def test_chips_without_a_row_are_reported(capsys):
     plan.run(config(), topology='v5e:4x4')
     assert (
         '16 chips, which takes a multiple of 16 rows a step: packing.rows=8 cannot be'
@@ -214,7 +213,7 @@ def recipe(tmp_path):
     return written
 
 
-def test_a_plan_without_the_data_says_whose_lengths_it_has(capsys, recipe):
+def test_a_plan_without_data_names_the_source_of_its_lengths(capsys, recipe):
     plan.run(load(recipe()), recipe=recipe())
     text = capsys.readouterr().out
     drawn = (
@@ -240,17 +239,17 @@ def test_balanced_draws_are_planned_without_labels(capsys, recipe):
     assert 'train: 1000 clips, ' in capsys.readouterr().out
 
 
-def test_the_data_come_first_where_they_are_there(capsys):
+def test_available_data_come_first(capsys):
     plan.run(config(), recipe=QUICKSTART)
     assert capsys.readouterr().out.startswith('train: 600 clips')
 
 
-def test_only_the_data_will_do_if_they_are_asked_for(recipe):
+def test_lengths_of_the_data_need_the_data(recipe):
     with pytest.raises(DataError, match='missing.jsonl'):
         plan.run(load(recipe()), recipe=recipe(), lengths='data')
 
 
-def test_without_data_and_lengths_the_data_are_missed(recipe):
+def test_without_data_and_lengths_the_error_is_about_the_data(recipe):
     path = recipe(RECIPE.partition('def lengths')[0])
     with pytest.raises(DataError, match='missing.jsonl'):
         plan.run(load(path), recipe=path)
@@ -266,7 +265,7 @@ def test_lengths_of_another_form_are_named(recipe):
         plan.run(load(path), recipe=path, lengths='recipe')
 
 
-def test_a_clip_of_a_histogram_that_does_not_fit_is_refused_as_others_are(recipe):
+def test_a_clip_of_a_histogram_that_does_not_fit_is_refused(recipe):
     with pytest.raises(PlanError, match='clips are longer than frontend.max_frames=256'):
         plan.run(load(recipe(), ['frontend.max_frames=256']), recipe=recipe(), lengths='recipe')
 
@@ -284,7 +283,7 @@ def test_a_clip_of_a_histogram_that_does_not_fit_is_refused_as_others_are(recipe
         (['--lengths=audioset'], "invalid choice: 'audioset'"),
     ],
 )
-def test_the_command_refuses_what_is_no_topology_or_share(capsys, recipe, arguments, message):
+def test_the_command_refuses_wrong_topologies_and_shares(capsys, recipe, arguments, message):
     try:
         code = main(['plan', f'--config={recipe()}', *arguments])
     except SystemExit as error:
@@ -318,12 +317,12 @@ def test_published_quirks_are_planned_without_the_weights_that_they_are_about(ca
     assert capsys.readouterr().out.startswith('train: ')
 
 
-def test_a_config_without_data_and_lengths_is_told_what_to_give(capsys):
+def test_a_config_without_data_and_lengths_gets_advice(capsys):
     assert main(['plan', f'--config={Path(QUICKSTART).with_name("manifest.py")}']) == 1
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        'data.train is empty: give a manifest with --config.data.train=' in told
-        and 'data.eval is empty' in told
+        'data.train is empty: give a manifest with --config.data.train=' in message
+        and 'data.eval is empty' in message
     )
 
 
@@ -347,8 +346,8 @@ def test_a_clip_that_is_too_long_is_named_with_a_way_out(capsys):
     with pytest.raises(PlanError) as caught:
         plan.run(config('frontend.max_frames=512'))
     message = str(caught.value)
-    chosen = config()
-    source = splits.open_source(chosen, 'train')
+    settings = config()
+    source = splits.open_source(settings, 'train')
     assert source.keys[int(np.argmax(source.samples))] in message
     assert (
         'are longer than frontend.max_frames=512' in message and "data.too_long='crop'" in message
@@ -368,7 +367,7 @@ def test_a_row_that_is_too_short_for_the_longest_clip_is_a_config_error():
 # Advice
 
 
-def test_a_better_length_for_clips_that_are_all_alike():
+def test_a_better_length_is_advised_for_equal_clips():
     """Clips of 512 tokens, of which token dropout leaves 460: four of them fill 2048 to 90 %."""
     columns = np.full(2000, 64)
     planner = planner_of(columns, 2048, 32, token_dropout=0.1)
@@ -381,7 +380,7 @@ def test_a_better_length_for_clips_that_are_all_alike():
     assert advice(columns, int(tokens), 32, token_dropout=0.1) == ''
 
 
-def test_more_slots_where_rows_run_out_of_them():
+def test_more_slots_are_advised():
     columns = np.random.default_rng(0).integers(1, 5, 4000)  # 8 to 32 tokens
     assert (
         advice(columns, 2048, 32)
@@ -391,13 +390,13 @@ def test_more_slots_where_rows_run_out_of_them():
     assert advice(columns, 2048, 128) == ''
 
 
-def test_clips_that_no_length_suits_are_said_to_be_so():
+def test_clips_that_no_length_suits_are_reported():
     columns = np.full(2000, 126)  # 1008 tokens: of 1024, 2048, 3072, ... 98.4 %
     assert 'rows are 98.44 % full and no other length near is better' in advice(columns, 2048, 32)
 
 
 @pytest.mark.parametrize('tokens', [1100, 1500, 2000])
-def test_advice_never_makes_a_row_too_short_for_a_clip_that_may_come(tokens):
+def test_advice_never_makes_a_row_too_short_for_a_clip(tokens):
     """Rows of 960 tokens would be full of clips of 320, but the frontend has positions for clips of
     1024.
     """
