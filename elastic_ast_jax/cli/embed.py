@@ -102,7 +102,7 @@ def run(options: Options) -> int:
             }
             with Waiting() as waiting:
                 results = model.stream_embeddings(
-                    expand(options.inputs), options.timestamps, waiting.show
+                    expand(options.inputs), timestamps=options.timestamps, progress=waiting.show
                 )
                 paths, failed = _collect(results, arrays, waiting)
             _write(target, options, paths, failed, arrays)

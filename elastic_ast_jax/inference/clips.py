@@ -8,7 +8,7 @@ features are normalized.
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -89,7 +89,7 @@ def read_clips(
     frontend: FrontendSpec,
     windows: Windows,
     reduction: TokenReduction | None = None,
-) -> Iterator[Clip]:
+) -> Generator[Clip, None, None]:
     """Yield the clips of recordings, in order.
 
     Args:

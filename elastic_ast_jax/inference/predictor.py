@@ -197,6 +197,7 @@ class Predictor:
     def embed(
         self,
         inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']],
+        *,
         timestamps: bool = False,
     ) -> list[dict[str, Any]]:
         """Embed recordings.
@@ -213,10 +214,14 @@ class Predictor:
             `[steps, D]` and `timestamps` has the centers of the steps in milliseconds, ascending;
             see `embeddings`. An input that cannot be used has only `path` and `error`.
         """
-        return list(self.stream_embeddings(inputs, timestamps))
+        return list(self.stream_embeddings(inputs, timestamps=timestamps))
 
     def stream_embeddings(
-        self, inputs: Iterable[Any], timestamps: bool = False, progress: Progress | None = None
+        self,
+        inputs: Iterable[Any],
+        *,
+        timestamps: bool = False,
+        progress: Progress | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Embed many or long recordings in bounded memory.
 
@@ -434,6 +439,7 @@ class Predictor:
             if clip.error is not None:
                 yield _Scores({'path': clip.name, 'error': clip.error}, [], [])
                 continue
+            assert logits is not None
             if clip.index == 0:
                 spans, probabilities = [], []
             mean.add(clip, logits)

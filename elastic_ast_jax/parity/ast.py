@@ -56,4 +56,6 @@ def compare_logits(
 def _classify(
     network: AST, params: Any, spectrograms: Float[Array, 'N frames mels']
 ) -> Float[Array, 'N C']:
-    return network.apply({'params': params}, spectrograms, method='classify')
+    logits = network.apply({'params': params}, spectrograms, method='classify')
+    assert isinstance(logits, jax.Array)
+    return logits

@@ -142,7 +142,7 @@ class ModelRunner:
         scores = np.zeros((len(numbers), len(self._model.labels)), np.float32)
         row_tokens = _row_tokens([self._clips[i] for i in numbers])
         for tokens in np.unique(row_tokens):
-            positions = np.flatnonzero(row_tokens == tokens)
+            positions = np.flatnonzero(row_tokens == tokens).tolist()
             members = [numbers[position] for position in positions]
             shape = factory.batch_shape(self._model.config, len(self._model.labels), rows=1)
             shape = dataclasses.replace(shape, tokens=int(tokens), slots=1)
@@ -161,7 +161,7 @@ class ModelRunner:
         network = self._network.clone(attend=condition.attend or self._network.attend)
         step = functools.partial(_apply, network)
         if condition.devices > 1:
-            mesh = sharding.make_mesh(jax.devices()[: condition.devices])
+            mesh = sharding.make_mesh(devices=jax.devices()[: condition.devices])
             network = network.clone(attend=sharding.sharded_attention(network.attend, mesh))
             step = sharding.jit_eval_step(functools.partial(_apply, network), mesh)
             params = jax.device_put(params, sharding.replicated(mesh))
@@ -183,7 +183,9 @@ class ModelRunner:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(network: factory.Network, params: Any, batch: PackedBatch) -> Float[Array, 'R S C']:
-    return network.apply({'params': params}, batch)
+    logits = network.apply({'params': params}, batch)
+    assert isinstance(logits, jax.Array)
+    return logits
 
 
 def _arrange(

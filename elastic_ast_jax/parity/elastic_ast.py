@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -162,9 +162,8 @@ def _run(network: ElasticAST, params: Any, batch: PackedBatch) -> dict[str, Floa
         mutable='intermediates',
         capture_intermediates=lambda module, _: module.name in ('embed', 'positions'),
     )
-    patches, positions = (
-        captured['intermediates'][name]['__call__'][0] for name in ('embed', 'positions')
-    )
+    intermediates = cast(Mapping[str, Any], captured['intermediates'])
+    patches, positions = (intermediates[name]['__call__'][0] for name in ('embed', 'positions'))
     return {
         'embedding': patches + positions,
         'tokens': outputs.tokens,

@@ -100,6 +100,7 @@ class PackingReport:
 def run(
     workdir: str | os.PathLike,
     inputs: Iterable[str],
+    *,
     checkpoint: str = 'latest',
     seed: int = 0,
     as_json: bool = False,
@@ -137,7 +138,7 @@ def run(
     report = check_packing(model, names, patches, seed, progress)
     progress.clear()
     report = dataclasses.replace(report, notes=notes + report.notes)
-    return print_report(report, model, as_json)
+    return print_report(report, model, as_json=as_json)
 
 
 def _read(model: LoadedModel, recordings: Iterable[str]) -> tuple[list[str], list[Patches]]:
@@ -153,7 +154,7 @@ def _read(model: LoadedModel, recordings: Iterable[str]) -> tuple[list[str], lis
     return names, patches
 
 
-def print_report(report: PackingReport, model: LoadedModel, as_json: bool = False) -> int:
+def print_report(report: PackingReport, model: LoadedModel, *, as_json: bool = False) -> int:
     """Print a report and return the exit code: 1 if the model does not pass."""
     devices = counted(jax.device_count(), f'{jax.default_backend()} device')
     where = (

@@ -78,7 +78,7 @@ def _table_row(comparison: Comparison, width: int) -> str:
     )
 
 
-def run(as_json: bool = False) -> int:
+def run(*, as_json: bool = False) -> int:
     """Print the report: a table, or JSON.
 
     Runs on the CPU, unless `JAX_PLATFORMS` names another platform.
@@ -95,10 +95,10 @@ def run(as_json: bool = False) -> int:
     progress = Progress()
     report = make_report(progress)
     progress.clear()
-    return print_report(report, as_json)
+    return print_report(report, as_json=as_json)
 
 
-def print_report(report: Report, as_json: bool = False) -> int:
+def print_report(report: Report, *, as_json: bool = False) -> int:
     """Print a report and return the exit code: 1 if a comparison fails."""
     where = (
         f'float32 on {jax.default_backend()}, matrix products in the highest precision, JAX'

@@ -10,15 +10,16 @@ for them the whole first gradient is then PyTorch's.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from elastic_ast_jax.checkpointing.train_state import TrainState
+from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.parity import numpy_reference, rounding
 from elastic_ast_jax.parity.comparison import Comparison, compare, compare_by_norm
 from elastic_ast_jax.parity.elastic_ast import Case, clip_stages
@@ -85,7 +86,7 @@ class TrainingSteps:
         """
         case, batch = self._case, self._case.batch
         params = case.params if params is None else params
-        recorded, *moments = self._update.init(params)
+        recorded, *moments = cast(tuple[Any, ...], self._update.init(params))
         if first is not None:
             recorded = recorded._replace(
                 replacement=elastic_ast_torch.to_params(first, case.layout)
@@ -100,8 +101,10 @@ class TrainingSteps:
         logits = np.stack([stages.logits for stages in clip_stages(case, [batch], state.params)])
         return TrainingRun(np.array(step_losses), gradients, logits)
 
-    def _apply(self, params, batch):
-        return self._case.network.apply({'params': params}, batch)
+    def _apply(self, params: Any, batch: PackedBatch) -> Float[Array, 'R S C']:
+        logits = self._case.network.apply({'params': params}, batch)
+        assert isinstance(logits, jax.Array)
+        return logits
 
 
 class _RecordedGradient(NamedTuple):
@@ -123,14 +126,14 @@ def _record_gradient() -> optax.GradientTransformation:
         unchanged = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), params)
         return _RecordedGradient(unchanged, params)
 
-    def update(gradient, state, params=None):
+    def update(updates, state: Any, params=None):
         mixed = jax.tree.map(
             lambda value, computed: jnp.where(jnp.isnan(value), computed, value),
             state.replacement,
-            gradient,
+            updates,
         )
-        unchanged = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), gradient)
-        return mixed, _RecordedGradient(unchanged, gradient)
+        unchanged = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), updates)
+        return mixed, _RecordedGradient(unchanged, updates)
 
     return optax.GradientTransformation(init, update)
 

@@ -109,5 +109,6 @@ def test_clips_keep_their_order_and_get_their_own_outputs():
         if clip_in.error is not None:
             assert summary is None
         else:
+            assert summary is not None
             assert summary[0] == clip_in.name
             np.testing.assert_array_equal(summary[1], clip_in.patches[:, :1])

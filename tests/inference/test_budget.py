@@ -8,6 +8,7 @@ import json
 import math
 import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -66,12 +67,13 @@ def noise(i: int, samples: int) -> np.ndarray:
 
 class Noise:
     fingerprint = 'noise'
-    keys = [str(i) for i in range(len(LENGTHS))]
+    keys: Sequence[str] = tuple(str(i) for i in range(len(LENGTHS)))
     samples = np.array(LENGTHS)
-    labels = [('noise',)] * len(LENGTHS)
-    classes, skipped = None, ()
+    labels: Sequence[tuple[str, ...]] = (('noise',),) * len(LENGTHS)
+    classes: tuple[str, ...] | None = None
+    skipped: tuple[str, ...] = ()
 
-    def read(self, i):
+    def read(self, i: int) -> np.ndarray:
         return noise(i, LENGTHS[i])
 
 
@@ -116,7 +118,7 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
     assert seen == set(range(len(LENGTHS)))
 
 
-def test_clips_in_company_are_what_they_are_alone():
+def test_packed_clips_equal_single_clips():
     model = untrained.predictor()
     rate = model.config.frontend.sample_rate
     waveforms = [
@@ -130,6 +132,7 @@ def test_clips_in_company_are_what_they_are_alone():
             for _, logits in model.clip_outputs(
                 recordings, ('logits',), lambda _, outputs: outputs['logits'], reduction=reduction
             )
+            if logits is not None
         ]
         alone = np.stack([model.waveform_logits(waveform, reduction) for waveform in waveforms])
         assert np.abs(np.stack(packed) - alone).max() <= 1e-5 * np.abs(alone).max()
@@ -190,7 +193,7 @@ def test_frames_that_are_further_apart_make_longer_windows(workdir, model):
     assert whole['windows'] > limited['windows'] > 1
 
 
-def test_budgets_that_are_not_there(workdir, model):
+def test_missing_budgets_are_an_error(workdir, model):
     with pytest.raises(
         WorkdirError,
         match=f'no token budget was measured .* evaluate --workdir={workdir.path} --sweep=budget',
@@ -240,7 +243,7 @@ def test_budgets_that_no_model_can_keep(workdir, model, changes, message):
         model.predict([noise(0, 8000)], budget_tokens=8)
 
 
-def test_budgets_of_other_parameters_are_told_once(workdir, model):
+def test_budgets_of_other_parameters_warn_once(workdir, model):
     for checkpoint, step, message in (
         ('step 3', 3, 'of step 3, and these are of step 0'),
         ('step 0', 7, 'of step 7, and'),
@@ -251,8 +254,8 @@ def test_budgets_of_other_parameters_are_told_once(workdir, model):
             BudgetWarning,
             match=f'were measured with parameters {message}.*measure again with elastic-ast',
         ) as warned:
-            again.predict([noise(0, 8000)], budget_tokens=8)
-            again.predict([noise(0, 8000)], budget_tokens=9)
+            for tokens in (8, 9):
+                again.predict([noise(0, 8000)], budget_tokens=tokens)
         assert len(warned) == 1
     workdir.set_budgets(budgets((TokenReduction(8), 0.5)))
     with warnings.catch_warnings():
@@ -267,7 +270,7 @@ def test_budgets_are_read_once(workdir, model):
     assert model.budget(9).reduction.tokens == 8
 
 
-def test_what_is_written_over_is_known(workdir):
+def test_replaced_budgets_are_reported(workdir):
     assert workdir.set_budgets(budgets((TokenReduction(8), 0.5))) == (
         workdir.path / 'budgets.json',
         False,
@@ -323,7 +326,7 @@ def test_as_many_clips_are_timed_as_there_is_time_for(slow):
 
 def test_clips_are_timed_up_to_ten_times(slow):
     waveforms = [noise(i, 4000 + i) for i in range(2)]
-    latencies_ms, timed = latency.measure_latencies(slow, waveforms, TIMED[:1], patience=600.0)
+    _, timed = latency.measure_latencies(slow, waveforms, TIMED[:1], patience=600.0)
     assert timed == 2 and [length for length, _ in slow.seen] == [4000, *[4000, 4001] * 10]
     assert latency.measure_latencies(slow, [], TIMED[:1]) == (
         [pytest.approx(math.nan, nan_ok=True)],

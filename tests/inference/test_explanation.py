@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.collections import QuadMesh
+from matplotlib.patches import StepPatch
 
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.checkpointing.load_model import LoadedModel
@@ -86,23 +88,22 @@ def test_the_patch_with_the_attention_is_marked(attentive, tmp_path):
     figure = plots.plot_explanation(explained, hertz, 'clip.wav', 'step 0', averages=False)
     picture = figure.axes[0]
     mesh = picture.collections[-1]
+    assert isinstance(mesh, QuadMesh)
     drawn = np.asarray(mesh.get_array())
     band, patch = np.unravel_index(drawn.argmax(), drawn.shape)
-    (left, low), (right, high) = (
-        mesh.get_coordinates()[band, patch],
-        mesh.get_coordinates()[band + 1, patch + 1],
-    )
+    corners = np.asarray(mesh.get_coordinates())
+    (left, low), (right, high) = corners[band, patch], corners[band + 1, patch + 1]
     assert left < middle < right and right - left == pytest.approx(0.16)
     # The upper half of the mel bins: on the axis, the marks of these frequencies are within.
     marks = {
-        int(label.get_text()): place
-        for place, label in zip(picture.get_yticks(), picture.get_yticklabels(), strict=True)
+        int(label.get_text()): position
+        for position, label in zip(picture.get_yticks(), picture.get_yticklabels(), strict=True)
     }
-    inside = [mark for mark, place in marks.items() if low <= place <= high]
+    inside = [mark for mark, position in marks.items() if low <= position <= high]
     assert inside == [mark for mark in marks if hertz[15] < mark < hertz[-1]] and 5000 in inside
     # Where attention is at most uniform, there is no color over the spectrogram.
     figure.draw_without_rendering()
-    opacity = mesh.cmap(mesh.norm(drawn))[..., 3]
+    opacity = np.asarray(mesh.cmap(mesh.norm(drawn)))[..., 3]
     assert np.count_nonzero(opacity) == 1
 
 
@@ -135,7 +136,9 @@ def test_a_model_that_averages_has_uniform_attention(tmp_path, seconds):
     figure = plots.plot_explanation(
         explained, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
     )
-    course = figure.axes[1].patches[0].get_data().values
+    (stairs,) = figure.axes[1].patches
+    assert isinstance(stairs, StepPatch)
+    course, _, _ = stairs.get_data()
     np.testing.assert_allclose(course, 1, rtol=1e-4)
     assert (explained.windows > 1) == (seconds > 1)
 

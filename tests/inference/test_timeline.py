@@ -8,6 +8,7 @@ import warnings
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.collections import QuadMesh
 
 from elastic_ast_jax.inference import plots
 from elastic_ast_jax.inference.timeline import TimelineError, TimelineFolder, safe_name
@@ -211,8 +212,10 @@ def test_classes_are_drawn_at_their_times():
     axes = figure.axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[0] == 'class 7' and {'class 3', 'class 42'} <= set(names[:3])
-    values = axes.collections[0].get_array()
-    edges = axes.collections[0].get_coordinates()[0, :, 0]
+    mesh = axes.collections[0]
+    assert isinstance(mesh, QuadMesh)
+    values = np.asarray(mesh.get_array())
+    edges = np.asarray(mesh.get_coordinates())[0, :, 0]
     columns = values.shape[1]
     assert columns <= 1000 and len(edges) == columns + 1  # fewer columns than windows
     middles = (edges[1:] + edges[:-1]) / 2

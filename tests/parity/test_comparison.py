@@ -38,5 +38,5 @@ def test_what_is_no_number_fails(compare_arrays):
 @pytest.mark.parametrize('compare_arrays', [compare, compare_by_norm])
 @pytest.mark.parametrize('shape', [(1,), (2, 2), (0,)])
 def test_other_shapes_are_refused(compare_arrays, shape):
-    with pytest.raises(ValueError, match='model: quantity: shape .* cannot be compared'):
+    with pytest.raises(ValueError, match=r'model: quantity: shape .* cannot be compared'):
         compare_arrays('model', 'quantity', np.zeros(shape), EXPECTED, 1.0)

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +94,7 @@ def test_a_model_that_leaks_fails_wherever_clips_share_a_row():
 
 def test_a_model_that_ignores_its_input_fails(capsys):
     model = trained()
-    flat = flatten_dict(model.params, sep='/')
+    flat = dict(flatten_dict(model.params, sep='/'))
     flat['head/kernel'] = np.zeros_like(flat['head/kernel'])
     report = check(
         dataclasses.replace(model, params=unflatten_dict(flat, sep='/')), (3, 3), attends={}
@@ -142,6 +146,32 @@ def test_many_clips_are_sampled_with_a_note():
 def test_no_clips_are_an_error():
     with pytest.raises(packing_invariance.PackingCheckError, match='no clips'):
         check(trained(), [])
+
+
+DEVICES = """
+import jax
+jax.config.update('jax_num_cpu_devices', 2)
+from tests.parity.test_packing_invariance import check, trained
+report = check(trained(), (3, 2), attends={})
+assert report.passed, report
+print(report.differences['2 devices'].max())
+"""
+
+
+def test_clips_on_several_devices():
+    """Run in another process, as JAX fixes the number of devices at its first use."""
+    root = pathlib.Path(__file__).parents[2]
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)}
+    done = subprocess.run(
+        [sys.executable, '-c', DEVICES],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= packing_invariance.BOUND
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):

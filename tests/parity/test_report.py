@@ -197,7 +197,7 @@ def test_an_attention_that_leaks_fails_packed_and_not_alone(cases):
     rows = elastic_ast.compare_forward(
         dataclasses.replace(case, network=case.network.clone(attend=everywhere))
     )
-    assert failed(rows) == STAGES[1:] + ['logits, packed']
+    assert failed(rows) == [*STAGES[1:], 'logits, packed']
 
 
 @pytest.mark.slow
