@@ -338,7 +338,7 @@ class RowReader:
         planner = self.planner
         frontend, reduction = planner.frontend, planner.spec.reduction
         if reduction:
-            return [reduction.choice(int(count), frontend) for count in columns]
+            return [reduction.select_tokens(int(count), frontend) for count in columns]
         return [
             kept_token_indices(
                 planner.seed, plan.epoch, int(i), int(tokens), int(plan.clips.tokens[i])
