@@ -1,9 +1,8 @@
-"""`elastic-ast baseline`: how far the average sound of a clip goes, so that one knows what a model
-has to beat.
+"""Fit a logistic regression that a model has to beat (`elastic-ast baseline`).
 
-Logistic regression on the mean and the standard deviation of each mel bin over a clip's frames. It
-learns from the training clips as they are, at ratio 1, and is evaluated like a model: whole clips,
-or a sweep, which `elastic-ast compare` draws beside models.
+The features are the mean and the standard deviation of each mel bin over the frames of a clip. It
+learns from the training clips as they are, at ratio 1, and is evaluated like a model: on whole
+clips, or over a sweep, which `elastic-ast compare` draws beside models.
 """
 
 import os
@@ -35,12 +34,15 @@ from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
 
-# More training clips hardly change it, and are spread evenly over the split.
-_CLIPS = 10_000
+# Training clips to fit, spread evenly over the split; more clips hardly change the result.
+_MAX_TRAINING_CLIPS = 10_000
 _THREADS = 8
 _ITERATIONS = 3000
-# Standard deviations below this, of a clip of one frame and of silence, are the same.
-_LEAST = 1e-6
+# Lower bound of the standard deviations of features, for clips of one frame and for silence.
+_MIN_DEVIATION = 1e-6
+_WHOLE = sweep.Point(0, 0.0)
+
+Score = Callable[[Float64[np.ndarray, 'M F2']], Float64[np.ndarray, 'M C']]
 
 
 def run(
@@ -50,76 +52,41 @@ def run(
     points: Sequence[float] | None = None,
     shifts: Sequence[float] | None = None,
 ) -> Metrics | sweep.Curve:
-    """Fits and evaluates the baseline, and prints the result.
+    """Fit and evaluate the baseline, and print the result.
 
     Args:
-        config: Of a recipe: its data and frontend are what counts.
-        out: Folder whose `eval/` the result is written into, where `compare` finds it; None: it is
-        printed only.
+        config: Config of a recipe, of which only data and frontend count.
+        out: Folder whose `eval/` gets the result for `compare`; None only prints.
         kind: `'length'` or `'resolution'` for a sweep; None for whole clips.
-        points, shifts: Of the sweep; see `evaluate.run`.
+        points: Points of the sweep; see `evaluate.run`.
+        shifts: Points of the sweep `'resolution'` in milliseconds; see `evaluate.run`.
 
     Raises:
-        DataError: What is wrong with the data.
+        DataError: Wrong data.
         AudioError: A recording cannot be decoded, and `data.on_bad_audio='error'`.
         UserError: No clip can be decoded, the points are not possible, `out` has a trained model,
             or all training clips are of the same classes.
     """
     sweep.check_options(kind, points, shifts)
-    folder = files.at(out) if out else None
-    if folder and Workdir(out).has_checkpoint():
+    if out and Workdir(out).has_checkpoint():
         raise UserError(
             f'--out={out}: is the workdir of a trained model, whose config and results would be'
             ' lost: give another folder'
         )
-    frontend, skip = config.frontend, config.data.on_bad_audio == 'skip'
     if shifts:
-        points = sweep.shifts_to_ratios(frontend, shifts)
-    whole = sweep.Point(0, 0.0)
-    chosen = sweep.sweep_points(kind, frontend, points, fixed_length=True) if kind else (whole,)
+        points = sweep.shifts_to_ratios(config.frontend, shifts)
+    sweep_points = (_WHOLE,)
+    if kind:
+        sweep_points = sweep.sweep_points(kind, config.frontend, points, fixed_length=True)
     progress = Progress()
-    train = splits.open_source(config, 'train')
-    labels = label_names(train)
-    classes = targets(train, labels, 'training')
-    if config.train.loss == 'cross_entropy':
-        check_single_label(train, classes)
-    if len(set(classes)) < 2:
-        label = ', '.join(train.labels[0]) or 'none'
-        raise UserError(
-            f'all {len(classes)} training clips have the same labels, {label}: there is nothing to'
-            ' tell apart'
-        )
-    learned, (features,) = clip_features(
-        train, frontend, [whole], evenly_spaced(train, _CLIPS), skip, progress
-    )
-    score = fit(
-        features, [classes[clip] for clip in learned], len(labels), config.train.loss == 'bce'
-    )
-
-    held = splits.open_source(config, 'eval')
-    truth = targets(held, labels, 'evaluation')
-    left, found = clip_features(held, frontend, chosen, np.arange(len(held.keys)), skip, progress)
+    score, labels, training_clips = _fit_training_split(config, progress)
+    evaluations = _evaluate(config, score, labels, sweep_points, progress)
     progress.clear()
-    frames = [
-        np.array(
-            [frontend.frames(held.samples[clip], frontend.shift(point.ratio)) for clip in left]
-        )
-        for point in chosen
-    ]
-    evaluations = tuple(
-        Evaluation(
-            metrics.compute_metrics(score(values), [truth[clip] for clip in left], labels),
-            int((lengths > point.max_frames).sum()) if point.max_frames else 0,
-            0,
-            held.skipped,
-        )
-        for point, values, lengths in zip(chosen, found, frames, strict=True)
-    )
     description = (
-        f'logistic regression on mean and deviation of log-mels, {len(learned)} training clips'
+        f'logistic regression on mean and deviation of log-mels, {training_clips} training clips'
     )
     if kind:
-        result = sweep.Curve(kind, chosen, evaluations)
+        result = sweep.Curve(kind, sweep_points, evaluations)
         print(sweep.curve_table(result))
     else:
         result = evaluations[0].metrics
@@ -127,15 +94,75 @@ def run(
             f'{description}: accuracy {100 * result.accuracy:.2f} %, mAP'
             f' {result.mean_average_precision:.4f} on {result.clips} clips'
         )
-    if folder:
-        written = (
-            sweep.write_curve(result, config, description, 0, (), folder / 'eval', kind='baseline')
-            if kind
-            else evaluate.write_metrics(evaluations[0], description, 0, (), folder / 'eval')
-        )
+    if out:
+        folder = files.at(out)
+        if isinstance(result, sweep.Curve):
+            written = sweep.write_curve(
+                result, config, description, 0, (), folder / 'eval', kind='baseline'
+            )
+        else:
+            written = evaluate.write_metrics(evaluations[0], description, 0, (), folder / 'eval')
         files.write_text(folder / 'config.json', stored.to_json(config))
         progress.say(f'written: {" ".join(map(str, written))}')
     return result
+
+
+def _fit_training_split(config: Config, progress: Progress) -> tuple[Score, tuple[str, ...], int]:
+    """Return a fitted regression, the names of the classes, and how many clips it learned from."""
+    source = splits.open_source(config, 'train')
+    labels = label_names(source)
+    classes = targets(source, labels, 'training')
+    if config.train.loss == 'cross_entropy':
+        check_single_label(source, classes)
+    if len(set(classes)) < 2:
+        label = ', '.join(source.labels[0]) or 'none'
+        raise UserError(
+            f'all {len(classes)} training clips have the same labels, {label}: there is nothing to'
+            ' tell apart'
+        )
+    clips, (features,) = clip_features(
+        source,
+        config.frontend,
+        [_WHOLE],
+        evenly_spaced(source, _MAX_TRAINING_CLIPS),
+        config.data.on_bad_audio == 'skip',
+        progress,
+    )
+    several = config.train.loss == 'bce'
+    score = fit(features, [classes[clip] for clip in clips], len(labels), several)
+    return score, tuple(labels), len(clips)
+
+
+def _evaluate(
+    config: Config,
+    score: Score,
+    labels: Sequence[str],
+    points: Sequence[sweep.Point],
+    progress: Progress,
+) -> tuple[Evaluation, ...]:
+    """Return the results on the evaluation split at each point."""
+    frontend, source = config.frontend, splits.open_source(config, 'eval')
+    classes = targets(source, labels, 'evaluation')
+    clips, features = clip_features(
+        source,
+        frontend,
+        points,
+        np.arange(len(source.keys)),
+        config.data.on_bad_audio == 'skip',
+        progress,
+    )
+    evaluations = []
+    for point, values in zip(points, features, strict=True):
+        frames = frontend.frames(source.samples[clips], frontend.shift(point.ratio))
+        evaluations.append(
+            Evaluation(
+                metrics.compute_metrics(score(values), [classes[clip] for clip in clips], labels),
+                int((frames > point.max_frames).sum()) if point.max_frames else 0,
+                0,
+                source.skipped,
+            )
+        )
+    return tuple(evaluations)
 
 
 def clip_features(
@@ -146,56 +173,57 @@ def clip_features(
     skip: bool,
     progress: Progress,
 ) -> tuple[list[int], list[Float64[np.ndarray, 'N F2']]]:
-    """Mean and standard deviation of each mel bin, of clips as each point has them.
+    """Return mean and standard deviation of each mel bin, of clips as each point has them.
 
     Args:
-        source: The clips.
-        frontend: What they are in.
-        points: Ratio of the frame shift, and frames that clips are cut to (0: none is cut).
+        source: Source of the clips.
+        frontend: Frontend of the features.
+        points: Ratios of the frame shift, and frames that clips are cropped to (0: no crop).
         clips: Indices in the source.
-        skip: Pass over clips that cannot be decoded.
-        progress: To tell.
+        skip: Skip clips that cannot be decoded.
+        progress: Shows how many clips are done.
 
     Returns:
-        The clips that could be decoded; and the values of these for each point.
+        The clips that could be decoded, and their features at each point.
 
     Raises:
         AudioError: A clip cannot be decoded, and `skip` is off.
-        UserError: None is left.
+        UserError: No clip could be decoded.
     """
 
-    def describe(clip: int) -> list[Float64[np.ndarray, 'F2']] | None:
+    def features(clip: int) -> list[Float64[np.ndarray, 'F2']] | None:
         try:
             waveform = source.read(clip)
         except AudioError:
             if not skip:
                 raise
             return None
-        return [_summary(_cut(waveform, frontend, point), frontend, point) for point in points]
+        return [_moments(_crop(waveform, frontend, point), frontend, point) for point in points]
 
-    left, values = [], []
+    decodable, values = [], []
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        for clip, summaries in zip(clips.tolist(), pool.map(describe, clips.tolist()), strict=True):
-            if summaries is not None:
-                left.append(clip)
-                values.append(summaries)
-            progress.show(f'{len(left)} of {len(clips)} clips')
-    if not left:
+        for clip, clip_values in zip(
+            clips.tolist(), pool.map(features, clips.tolist()), strict=True
+        ):
+            if clip_values is not None:
+                decodable.append(clip)
+                values.append(clip_values)
+            progress.show(f'{len(decodable)} of {len(clips)} clips')
+    if not decodable:
         raise UserError(f'none of {len(clips)} clips could be decoded')
-    return left, [np.stack(of_point) for of_point in zip(*values, strict=True)]
+    return decodable, [np.stack(point_values) for point_values in zip(*values, strict=True)]
 
 
-def _cut(
+def _crop(
     waveform: Shaped[np.ndarray, '_'], frontend: FrontendSpec, point: sweep.Point
 ) -> Shaped[np.ndarray, '_']:
     if not point.max_frames:
         return waveform
-    return waveform[
-        : int(frontend.samples_for(point.max_frames, frontend.shift(point.ratio))) + frontend.tail
-    ]
+    samples = int(frontend.samples_for(point.max_frames, frontend.shift(point.ratio)))
+    return waveform[: samples + frontend.tail]
 
 
-def _summary(
+def _moments(
     waveform: Shaped[np.ndarray, '_'], frontend: FrontendSpec, point: sweep.Point
 ) -> Float64[np.ndarray, 'F2']:
     log_mel = fbank.log_mel(waveform, frontend, frontend.shift(point.ratio)).astype(np.float64)
@@ -207,40 +235,38 @@ def fit(
     classes: Sequence[tuple[int, ...]],
     count: int,
     several: bool,
-) -> Callable[[Float64[np.ndarray, 'M F2']], Float64[np.ndarray, 'M C']]:
-    """Learns; gives the function from features to scores of each class.
+) -> Score:
+    """Fit a regression; return the function from features to scores of each class.
 
     Args:
-        features: Of the training clips.
-        classes: Of each of them.
-        count: C.
+        features: Features of the training clips.
+        classes: Classes of each training clip.
+        count: Number of classes C.
         several: A clip may have several classes, or none: one regression for each class.
     """
-    from sklearn.linear_model import LogisticRegression  # half a second
+    from sklearn.linear_model import LogisticRegression  # slow to import
     from sklearn.multiclass import OneVsRestClassifier
 
-    mean, deviation = features.mean(axis=0), np.maximum(features.std(axis=0), _LEAST)
-    normal = (features - mean) / deviation
+    mean, deviation = features.mean(axis=0), np.maximum(features.std(axis=0), _MIN_DEVIATION)
+    normalized = (features - mean) / deviation
     model = LogisticRegression(max_iter=_ITERATIONS)
     if several:
         truth = np.zeros((len(features), count), np.int64)
-        for row, its in zip(truth, classes, strict=True):
-            row[list(its)] = 1
-        known = np.flatnonzero(truth.min(axis=0) != truth.max(axis=0))
-        fitted = OneVsRestClassifier(model).fit(normal, truth[:, known])
-        predict = fitted.decision_function
+        for row, clip_classes in zip(truth, classes, strict=True):
+            row[list(clip_classes)] = 1
+        learned_classes = np.flatnonzero(truth.min(axis=0) != truth.max(axis=0))
+        predict = OneVsRestClassifier(model).fit(normalized, truth[:, learned_classes])
+        predict = predict.decision_function
     else:
-        truth = np.array([its[0] for its in classes])
-        known = np.unique(truth)
-        fitted = model.fit(normal, truth)
-        predict = fitted.predict_log_proba
+        truth = np.array([clip_classes[0] for clip_classes in classes])
+        learned_classes = np.unique(truth)
+        predict = model.fit(normalized, truth).predict_log_proba
 
     def score(values: Float64[np.ndarray, 'M F2']) -> Float64[np.ndarray, 'M C']:
-        found = predict((values - mean) / deviation).reshape(len(values), -1)
-        scores = np.full(
-            (len(values), count), found.min() - 1
-        )  # a class without a training clip comes last
-        scores[:, known] = found
+        learned_scores = predict((values - mean) / deviation).reshape(len(values), -1)
+        # A class that the training clips do not tell apart comes last.
+        scores = np.full((len(values), count), learned_scores.min() - 1)
+        scores[:, learned_classes] = learned_scores
         return scores
 
     return score

@@ -1,13 +1,13 @@
-"""`elastic-ast evaluate`:
+"""Evaluate a trained model on the evaluation split (`elastic-ast evaluate`).
 
-metrics of a trained model on the evaluation split, or a sweep of them, as JSON and as a table.
+The results are the metrics of whole clips, or a sweep of them, as JSON and as tables.
 """
 
-import dataclasses
 import json
 import types
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 
@@ -19,6 +19,8 @@ from elastic_ast_jax.data.sources.base import Source, classes_without_clips
 from elastic_ast_jax.distributed import partitioning, processes, sharding
 from elastic_ast_jax.evaluation import budget_sweep, resized_ast, sweep, sweep_axes
 from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator
+from elastic_ast_jax.evaluation.sweep_axes import SweepKind
+from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.training import factory
 from elastic_ast_jax.training.metrics import Metrics
 from elastic_ast_jax.training.step import make_eval_step
@@ -31,15 +33,15 @@ from elastic_ast_jax.utils.text import without_nan
 
 __all__ = ['CHANGEABLE', 'eval_config', 'run', 'summary_table', 'write_metrics']
 
-# What evaluation may change of the config: which clips are evaluated and how their batches are
-# formed. Everything else belongs to the model, or changes nothing here.
+# Config keys that evaluation may change: which clips are evaluated, and how their batches are
+# formed. Every other key belongs to the model or has no effect on evaluation.
 CHANGEABLE = (
     *(f'data.{name}' for name in ('source', 'too_long', 'overlap', 'on_bad_audio', 'num_workers')),
     *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')),
     *(f'mesh.{axis}' for axis in partitioning.AXES),
 )
-# What each source reads of the section data besides, to know the evaluation split; `train` tells
-# whether the two are the same.
+# Further keys of the section data by which each source finds the evaluation split. `train` says
+# whether both splits come from the same place.
 SPLIT_KEYS = types.MappingProxyType(
     {
         'manifest': ('train', 'eval', 'train_split', 'eval_split'),
@@ -59,261 +61,318 @@ SPLIT_KEYS = types.MappingProxyType(
     }
 )
 _NO_FILE = '(none)'
+# Class names that a warning lists.
+_LISTED_CLASSES = 10
 
 
 def run(
     path: str,
     checkpoint: str = 'latest',
-    kind: str | None = None,
+    kind: SweepKind | Literal['budget'] | None = None,
     points: Sequence[float] | None = None,
     overrides: Sequence[str] = (),
     shifts: Sequence[float] | None = None,
     resized: bool = False,
 ) -> Evaluation | sweep.Curve | tuple[budget_sweep.BudgetPoint, ...]:
-    """Evaluates a workdir, prints the result and writes it into `eval/`: `metrics.json` and `.md`,
-    or a sweep's files.
+    """Evaluate a workdir, print the result and write its files into `eval/`.
 
     Args:
-        path: Of the workdir.
-        checkpoint: See `Checkpoints.restore_params`.
-        kind: `'length'` or `'resolution'` for a sweep, see `sweep`; or `'budget'`, see
-        `budget_sweep`.
-        points: Of the sweep; those of the paper if None.
+        path: Folder of the workdir.
+        checkpoint: Which parameters to evaluate, see `Checkpoints.restore_params`.
+        kind: `'length'` or `'resolution'` for a sweep, see `sweep`; `'budget'`, see `budget_sweep`;
+            None for whole clips.
+        points: Points of the sweep; the default is the paper's.
         overrides: `section.key=value` each, of the keys in `CHANGEABLE`.
-        shifts: Instead of `points`, those of the sweep `'resolution'` as frame shifts in
-        milliseconds.
-        resized: At each point of a sweep, run an AST at its length, with its positions resized; see
-        `sweep`.
+        shifts: Points of the sweep `'resolution'` as frame shifts in milliseconds, instead of
+            `points`.
+        resized: Run an AST at the length of each point of a sweep, with its positions resized; see
+            `sweep`.
     """
     sweep.check_options(kind, points, shifts)
     if resized and kind not in ('length', 'resolution'):
         raise UserError('--fixed_length is of two sweeps: add --sweep=length or --sweep=resolution')
     jax_cache.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
-    used = eval_config(workdir.config(), overrides)
-    if used.data.source == 'folders' and used.data.train == used.data.eval:
-        progress.say(
-            f'{used.data.eval}: the held-out share data.eval_share={used.data.eval_share:g} of this'
-            ' folder is evaluated; for all of another folder, give --config.data.train a third one'
-        )
-    mesh = sharding.make_mesh(used.mesh)
-    sharding.check_rows(used.packing.rows, mesh)
+    config = eval_config(workdir.config(), overrides)
+    _note_heldout_share(config, progress)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_rows(config.packing.rows, mesh)
     if shifts:
-        points = sweep.shifts_to_ratios(used.frontend, shifts)
+        points = sweep.shifts_to_ratios(config.frontend, shifts)
     if kind == 'budget':
-        budget_sweep.check_budgets(used, points)
-    chosen = (
-        sweep.sweep_points(kind, used.frontend, points, used.model.kind == 'ast')
-        if kind and kind != 'budget'
-        else ()
-    )
+        budget_sweep.check_budgets(config, points)
+        curve_points = ()
+    else:
+        fixed_length = config.model.kind == 'ast'
+        curve_points = (
+            sweep.sweep_points(kind, config.frontend, points, fixed_length) if kind else ()
+        )
     model = load_model(path, checkpoint, mesh)
-    evaluator = _evaluator(model, used, mesh)
-    if missing := classes_without_clips(evaluator.source, model.labels):
-        named = ', '.join(missing[:10]) + (
-            f' and {len(missing) - 10} more' if len(missing) > 10 else ''
-        )
-        progress.say(
-            f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip:'
-            f' {named}'
-        )
+    evaluator = _make_evaluator(model, config, mesh)
+    _warn_of_empty_classes(evaluator, model, progress)
     if kind == 'budget':
         return budget_sweep.run(workdir, points, evaluator, model, overrides, progress)
-    before = (
-        workdir.evaluations / f'{sweep_axes.file_stem(kind, resized) if kind else "metrics"}.json'
-    ).exists()
-    if kind:
-        evaluators = [(evaluator, model.params)] * len(chosen)
-        if resized:
-            models = [_resized(model, used, point, mesh) for point in chosen]
-            evaluators = [
-                (_evaluator(other, its, mesh, evaluator.source), other.params)
-                for other, its in models
-            ]
-        result = sweep.evaluate_curve(kind, chosen, evaluators, progress)
-    else:
-        result = evaluator.evaluate(model.params)
-    if not processes.is_primary():
-        return result
-    if kind:
-        shown, files = (
-            sweep.curve_table(result),
-            sweep.write_curve(
-                result,
-                model.config,
-                model.description,
-                model.step,
-                overrides,
-                workdir.evaluations,
-                resized,
-            ),
+    if kind is None:
+        return _evaluate_whole(workdir, evaluator, model, overrides, progress)
+    evaluators = [(evaluator, model.params)] * len(curve_points)
+    if resized:
+        evaluators = [
+            _resized_evaluator(model, config, point, mesh, evaluator.source)
+            for point in curve_points
+        ]
+    curve = sweep.evaluate_curve(kind, curve_points, evaluators, progress)
+    _write_sweep(workdir, curve, model, overrides, resized, progress)
+    return curve
+
+
+def _note_heldout_share(config: Config, progress: Progress) -> None:
+    if config.data.source == 'folders' and config.data.train == config.data.eval:
+        share = config.data.eval_share
+        progress.say(
+            f'{config.data.eval}: the held-out share data.eval_share={share:g} of this folder is'
+            ' evaluated; for all of another folder, give --config.data.train a third one'
         )
-    else:
-        shown, files = (
-            summary_table(result.metrics, model.description),
-            write_metrics(result, model.description, model.step, overrides, workdir.evaluations),
-        )
-    print(shown)
-    if result.skipped:
-        progress.say(f'clips left out: {len(result.skipped)}, such as {result.skipped[0]}')
+
+
+def _warn_of_empty_classes(evaluator: Evaluator, model: LoadedModel, progress: Progress) -> None:
+    missing = classes_without_clips(evaluator.source, model.labels)
+    if not missing:
+        return
+    more = len(missing) - _LISTED_CLASSES
+    listed = ', '.join(missing[:_LISTED_CLASSES]) + (f' and {more} more' if more > 0 else '')
     progress.say(
-        f'{"written over earlier results" if before else "written"}: {" ".join(map(str, files))}'
+        f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip: {listed}'
     )
-    return result
 
 
-def _evaluator(
-    model: LoadedModel, used: Config, mesh: jax.sharding.Mesh, source: Source | None = None
+def _evaluate_whole(
+    workdir: Workdir,
+    evaluator: Evaluator,
+    model: LoadedModel,
+    overrides: Sequence[str],
+    progress: Progress,
+) -> Evaluation:
+    """Evaluate whole clips; the primary process prints and writes the metrics."""
+    evaluation = evaluator.evaluate(model.params)
+    if processes.is_primary():
+        overwrites = (workdir.evaluations / 'metrics.json').exists()
+        files = write_metrics(
+            evaluation, model.description, model.step, overrides, workdir.evaluations
+        )
+        print(summary_table(evaluation.metrics, model.description))
+        _report(evaluation.skipped, files, overwrites, progress)
+    return evaluation
+
+
+def _write_sweep(
+    workdir: Workdir,
+    curve: sweep.Curve,
+    model: LoadedModel,
+    overrides: Sequence[str],
+    resized: bool,
+    progress: Progress,
+) -> None:
+    """Print and write a sweep, in the primary process."""
+    if not processes.is_primary():
+        return
+    stem = sweep_axes.file_stem(curve.kind, resized)
+    overwrites = (workdir.evaluations / f'{stem}.json').exists()
+    files = sweep.write_curve(
+        curve,
+        model.config,
+        model.description,
+        model.step,
+        overrides,
+        workdir.evaluations,
+        resized,
+    )
+    print(sweep.curve_table(curve))
+    _report(curve.skipped, files, overwrites, progress)
+
+
+def _report(
+    skipped: Sequence[str], files: Sequence[object], overwrites: bool, progress: Progress
+) -> None:
+    """Say which clips were skipped and which files were written."""
+    if skipped:
+        progress.say(f'clips skipped: {len(skipped)}, such as {skipped[0]}')
+    progress.say(
+        f'{"written over earlier results" if overwrites else "written"}:'
+        f' {" ".join(map(str, files))}'
+    )
+
+
+def _make_evaluator(
+    model: LoadedModel, config: Config, mesh: jax.sharding.Mesh, source: Source | None = None
 ) -> Evaluator:
-    """What evaluates a model on the evaluation split of a config, which may be open already."""
+    """Return an evaluator of a model on the evaluation split, which may be open already."""
 
-    def apply(params, batch):
+    def apply(params: Any, batch: PackedBatch) -> Any:
         return model.network.apply({'params': params}, batch)
 
-    placement = jax.tree.map(lambda leaf: leaf.sharding, model.params)
-    step = sharding.jit_eval_step(make_eval_step(apply, factory.make_loss(used)), mesh, placement)
-    return Evaluator(used, model.labels, step, mesh, source)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, model.params)
+    eval_step = make_eval_step(apply, factory.make_loss(config))
+    step = sharding.jit_eval_step(eval_step, mesh, shardings)
+    return Evaluator(config, model.labels, step, mesh, source)
 
 
-def _resized(
-    model: LoadedModel, used: Config, point: sweep.Point, mesh: jax.sharding.Mesh
-) -> tuple[LoadedModel, Config]:
-    """An AST for the clips of a point:
+def _resized_evaluator(
+    model: LoadedModel,
+    config: Config,
+    point: sweep.Point,
+    mesh: jax.sharding.Mesh,
+    source: Source,
+) -> tuple[Evaluator, Any]:
+    """Return an evaluator of an AST for the clips of a point, and its parameters.
 
-    cut to its length, or of the model's own duration at its frame shift.
+    The clips are cropped to the length of the point, or have the model's own duration at the frame
+    shift of the point.
     """
-    if point.max_frames:
-        return resized_ast.resize_ast(model, used, point.max_frames, mesh, same_duration=False)
-    own, frontend = used.model.frames or used.frontend.max_frames, used.frontend
-    frames = -(-own * frontend.shift() // frontend.shift(point.ratio))
-    return resized_ast.resize_ast(model, used, frames, mesh, same_duration=True)
+    frontend, frames = config.frontend, point.max_frames
+    if not frames:
+        own_frames = config.model.frames or frontend.max_frames
+        frames = -(-own_frames * frontend.shift() // frontend.shift(point.ratio))
+    resized_model, resized_config = resized_ast.resize_ast(
+        model, config, frames, mesh, same_duration=not point.max_frames
+    )
+    evaluator = _make_evaluator(resized_model, resized_config, mesh, source)
+    return evaluator, resized_model.params
 
 
 def eval_config(trained: Config, overrides: Iterable[str]) -> Config:
-    """The config of a run with what evaluation may change of it changed.
+    """Return the config of a run with the overrides of evaluation.
 
-    Where one file or folder serves both splits, a new place of the one is that of the other.
+    If one file or folder serves both splits, a new one serves both splits too.
 
     Raises:
         ConfigError: A key that is unknown or belongs to the model, or a value that is not possible.
     """
-    # Other devices than those of the training evaluate: all that are there, whole models on each,
-    # if nothing else is asked for.
+    # The devices may differ from those of training: the default mesh puts a whole model on each.
     values = trained.flat() | {f'mesh.{axis}': getattr(Mesh, axis) for axis in partitioning.AXES}
     texts, problems = loading.override_texts(overrides)
     source = texts.get('data.source', trained.data.source)
-    can = (*CHANGEABLE, *(f'data.{name}' for name in SPLIT_KEYS.get(source, ())))
-    fixed = [key for key in texts if key in values and key not in can]
+    allowed = (*CHANGEABLE, *(f'data.{name}' for name in SPLIT_KEYS.get(source, ())))
+    fixed = [key for key in texts if key in values and key not in allowed]
     if fixed:
         problems.append(
             f'{", ".join(fixed)} cannot change when a trained model is evaluated; what can, with '
-            f'data.source={source!r}: {", ".join(can)}'
+            f'data.source={source!r}: {", ".join(allowed)}'
         )
     if trained.data.train and trained.data.train == trained.data.eval and 'data.eval' in texts:
         texts.setdefault('data.train', texts['data.eval'])
     elif (
         'data.source' in texts and 'train' in SPLIT_KEYS.get(source, ()) and not trained.data.train
     ):
-        texts.setdefault('data.train', _NO_FILE)  # not read, as it is another than data.eval
+        texts.setdefault('data.train', _NO_FILE)  # not read: it only has to differ from data.eval
     return loading.resolve(values, texts, problems)
 
 
 def summary_table(metrics: Metrics, description: str) -> str:
-    """The whole split, as a Markdown table."""
-    return '\n'.join(
-        [
-            '| checkpoint | clips | accuracy | mAP | AUC | d-prime |',
-            '|---:|---:|---:|---:|---:|---:|',
-            markdown.row(
-                [
-                    description,
-                    str(metrics.clips),
-                    markdown.percent(metrics.accuracy),
-                    markdown.number(metrics.mean_average_precision),
-                    markdown.number(metrics.auc),
-                    markdown.number(metrics.d_prime),
-                ]
-            ),
-        ]
-    )
+    """Return the metrics of the whole split as a Markdown table."""
+    head = ['checkpoint', 'clips', 'accuracy', 'mAP', 'AUC', 'd-prime']
+    cells = [
+        description,
+        str(metrics.clips),
+        markdown.percent(metrics.accuracy),
+        markdown.number(metrics.mean_average_precision),
+        markdown.number(metrics.auc),
+        markdown.number(metrics.d_prime),
+    ]
+    return '\n'.join(markdown.table(head, [cells], 'rrrrrr'))
 
 
 def write_metrics(
-    found: Evaluation,
+    evaluation: Evaluation,
     description: str,
     step: int,
     overrides: Sequence[str],
     folder: Path | BucketPath,
-) -> tuple[PurePath, PurePath]:
-    """Writes `metrics.json` and `metrics.md`; NaN is null and a dash.
+) -> tuple[Path | BucketPath, Path | BucketPath]:
+    """Write `metrics.json` and `metrics.md`; NaN is null or a dash.
 
     Args:
-        found: What was found.
-        description: Of what was evaluated, in words.
-        step: Of its checkpoint.
-        overrides: What was changed of its config.
-        folder: Where to write; made if missing.
+        evaluation: Results to write.
+        description: Description of the evaluated parameters.
+        step: Step of the checkpoint.
+        overrides: Config keys that evaluation changed.
+        folder: Folder of the files, made if missing.
 
     Raises:
-        WriteError: One of the files cannot be written; it is as it was.
+        WriteError: One of the files cannot be written; it keeps its former content.
     """
     json_file, table_file = folder / 'metrics.json', folder / 'metrics.md'
-    metrics = found.metrics
     values = without_nan(
         {
             'checkpoint': description,
             'step': step,
             'overrides': list(overrides),
-            'cropped_clips': found.cropped,
-            'windowed_clips': found.windowed,
-            'skipped': list(found.skipped),
-            **dataclasses.asdict(metrics),
+            'cropped_clips': evaluation.cropped,
+            'windowed_clips': evaluation.windowed,
+            'skipped': list(evaluation.skipped),
+            **_metrics_values(evaluation.metrics),
         }
     )
     write_text(json_file, json.dumps(values, indent=2) + '\n')
-    lines = [summary_table(metrics, description), *markdown.changed(overrides)]
-    if found.cropped:
+    write_text(table_file, '\n'.join(_metrics_lines(evaluation, description, overrides)) + '\n')
+    return json_file, table_file
+
+
+def _metrics_values(metrics: Metrics) -> dict[str, Any]:
+    """Return the metrics under the keys that the file has."""
+    return {
+        'clips': metrics.clips,
+        'accuracy': metrics.accuracy,
+        'mean_average_precision': metrics.mean_average_precision,
+        'auc': metrics.auc,
+        'd_prime': metrics.d_prime,
+        'classes_without': metrics.classes_without,
+        'classes': [
+            {
+                'label': entry.label,
+                'clips': entry.clips,
+                'accuracy': entry.accuracy,
+                'average_precision': entry.average_precision,
+                'auc': entry.auc,
+                'd_prime': entry.d_prime,
+            }
+            for entry in metrics.classes
+        ],
+    }
+
+
+def _metrics_lines(evaluation: Evaluation, description: str, overrides: Sequence[str]) -> list[str]:
+    """Return the lines of `metrics.md`."""
+    metrics = evaluation.metrics
+    lines = [summary_table(metrics, description), *markdown.override_lines(overrides)]
+    if evaluation.cropped:
         lines += [
             '',
-            (
-                'Clips longer than the model takes, of which only the beginning was evaluated:'
-                f' {found.cropped}.'
-            ),
+            'Clips longer than the model takes, of which only the beginning was evaluated:'
+            f' {evaluation.cropped}.',
         ]
-    if found.windowed:
+    if evaluation.windowed:
         lines += [
             '',
-            (
-                'Clips longer than the model takes, evaluated in windows whose logits were'
-                f' averaged: {found.windowed}.'
-            ),
+            'Clips longer than the model takes, evaluated in windows whose logits were averaged:'
+            f' {evaluation.windowed}.',
         ]
-    lines += markdown.left_out(found.skipped)
+    lines += markdown.skipped_lines(evaluation.skipped)
     if metrics.classes_without:
         lines += [
             '',
-            (
-                'Classes that have no example, or no other, and are left out of the means:'
-                f' {metrics.classes_without}.'
-            ),
+            'Classes without an example or a counter-example, which do not count in the means:'
+            f' {metrics.classes_without}.',
         ]
-    lines += [
-        '',
-        '| class | clips | accuracy | AP | AUC | d-prime |',
-        '|---|---:|---:|---:|---:|---:|',
-    ]
-    lines += [
-        markdown.row(
-            [
-                markdown.text(entry.label),
-                str(entry.clips),
-                markdown.percent(entry.accuracy),
-                markdown.number(entry.average_precision),
-                markdown.number(entry.auc),
-                markdown.number(entry.d_prime),
-            ]
-        )
+    rows = [
+        [
+            markdown.text(entry.label),
+            str(entry.clips),
+            markdown.percent(entry.accuracy),
+            markdown.number(entry.average_precision),
+            markdown.number(entry.auc),
+            markdown.number(entry.d_prime),
+        ]
         for entry in metrics.classes
     ]
-    write_text(table_file, '\n'.join(lines) + '\n')
-    return json_file, table_file
+    head = ['class', 'clips', 'accuracy', 'AP', 'AUC', 'd-prime']
+    return [*lines, '', *markdown.table(head, rows, 'lrrrrr')]

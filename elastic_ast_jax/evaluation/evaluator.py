@@ -1,9 +1,9 @@
-"""The evaluation split, planned and evaluated: every clip counts once, whatever its length."""
+"""Evaluate a model on a split: every clip counts once, whatever its length."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jax.sharding import Mesh
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
-from elastic_ast_jax.data.sources.base import DataError, Source, targets
+from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source, targets
 from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.distributed import processes, sharding
 from elastic_ast_jax.models import factory
@@ -25,15 +25,16 @@ class EvalSetting:
     """Describe how the split is evaluated: frame shift, cropping and windows.
 
     Attributes:
-        parts: What is packed: the split's clips, or windows of those that are too long.
-        owner: The clip of the split that each part belongs to.
-        planner, schedule: The plan of the parts.
+        parts: Source of the packed parts: the split's clips, or the windows of clips that are too
+            long.
+        owner: Index of the clip that each part belongs to.
+        planner, schedule: Plan of the parts.
         cropped: Whether only a part of each clip is used: its beginning, or with a reduction some
             of its tokens.
-        windowed: Whether a clip is cut into windows.
-        tokens: Of each part, as the model gets it.
-        seconds: Of each clip that are listened to; what windows share is counted twice, but no more
-        than the clip has.
+        windowed: Whether each clip is split into windows.
+        tokens: Number of tokens of each part, as the model gets it.
+        seconds: Duration of each clip that the model gets. Overlaps of windows count twice, up to
+            the duration of the clip.
     """
 
     parts: Source
@@ -48,16 +49,15 @@ class EvalSetting:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What parameters are worth on a split.
+    """Hold the results of parameters on a split.
 
     Attributes:
-        metrics: Over the clips that could be read.
-        cropped: How many of them were cut, and only a part of them used.
-        windowed: How many of them were cut into windows, whose logits were averaged.
-        skipped: A message for each clip that is left out (`data.on_bad_audio='skip'`): those that
-            could not be opened, then those that could not be decoded.
-        tokens, seconds: Means over these clips: what the model got of a clip, and how much of it
-        was listened to.
+        metrics: Metrics over the clips that could be read.
+        cropped: Number of these clips of which only a part was used.
+        windowed: Number of these clips that were split into windows, whose logits were averaged.
+        skipped: A message for each clip that was skipped (`data.on_bad_audio='skip'`): clips that
+            could not be opened, then clips that could not be decoded.
+        tokens, seconds: Means over these clips: tokens and seconds of a clip that the model got.
     """
 
     metrics: Metrics
@@ -69,11 +69,10 @@ class Evaluation:
 
 
 class Evaluator:
-    """The evaluation split, opened once; evaluates parameters as often as asked, with one
-    compilation.
+    """Evaluate parameters on the evaluation split, which is opened and compiled for once.
 
     Attributes:
-        source, targets: The split's clips and their classes.
+        source, targets: Clips of the split and their classes.
     """
 
     def __init__(
@@ -84,13 +83,13 @@ class Evaluator:
         mesh: Mesh,
         source: Source | None = None,
     ):
-        """Opens and plans the split.
+        """Open and plan the split.
 
         Args:
-            config: Of the run.
+            config: Config of the run.
             labels: Name of each class.
             step: A compiled `eval_step`, see `sharding.jit_eval_step`.
-            mesh: Where it runs.
+            mesh: Devices that the step runs on.
             source: The split, if it is open already.
 
         Raises:
@@ -107,19 +106,20 @@ class Evaluator:
 
     @property
     def cropped(self) -> int:
-        """Clips of which only the first `frontend.max_frames` frames are evaluated
-        (`data.too_long='crop'`).
+        """Return how many clips are cropped to `frontend.max_frames` frames.
+
+        Clips are cropped with `data.too_long='crop'` only.
         """
         return int(self._whole.cropped.sum())
 
     @property
     def windowed(self) -> int:
-        """Clips that are evaluated in several windows (`data.too_long='window'`)."""
+        """Return how many clips are evaluated in several windows (`data.too_long='window'`)."""
         return int(self._whole.windowed.sum())
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """A message for each clip left out so far; see `Evaluation`."""
+        """Return a message for each clip skipped so far; see `Evaluation`."""
         return (
             *self.source.skipped,
             *(message for _, message in sorted(self._undecodable.items())),
@@ -128,18 +128,18 @@ class Evaluator:
     def setting(
         self, ratio: float = 1.0, max_frames: int = 0, reduction: TokenReduction | None = None
     ) -> EvalSetting:
-        """Plans the split.
+        """Plan the split.
 
         Args:
             ratio: Frame-shift ratio of every clip.
-            max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0:
-            no clip is cut.
-            reduction: Brings each clip, or window, under a number of tokens, at its own ratio
-            instead of `ratio`.
+            max_frames: Clips are cropped to their first `max_frames` frames, and none is split into
+                windows; 0 crops no clip.
+            reduction: Brings each clip or window under a number of tokens, at the ratio of the
+                reduction instead of `ratio`.
 
         Raises:
             PlanError: A clip that does not fit; with `data.too_long='error'` only, and without
-            `max_frames`.
+                `max_frames`.
         """
         config, frontend = self._config, self._config.frontend
         ratio = reduction.ratio if reduction else ratio
@@ -148,56 +148,53 @@ class Evaluator:
         owner = parts.owner if isinstance(parts, WindowSource) else np.arange(len(self.source.keys))
         frames = frontend.frames(self.source.samples, shift)
         if max_frames:
-            cut = frames > min(max_frames, frontend.max_frames)
+            cropped = frames > min(max_frames, frontend.max_frames)
         else:
-            cut = frontend.too_long(frames) & (config.data.too_long == 'crop')
+            cropped = frontend.too_long(frames) & (config.data.too_long == 'crop')
         if reduction:
-            cut = cut | (
-                np.bincount(
-                    owner, frontend.tokens(frontend.frames(parts.samples, shift)) > reduction.tokens
-                )
-                > 0
-            )
-        schedule = splits.make_schedule(planner, config.packing.rows, epochs=1)
+            tokens = frontend.tokens(frontend.frames(parts.samples, shift))
+            cropped = cropped | (np.bincount(owner, tokens > reduction.tokens) > 0)
         clips = planner.epoch(0).clips  # in the order of the parts
         used = np.minimum(np.bincount(owner, clips.samples), self.source.samples)
         return EvalSetting(
-            parts,
-            owner,
-            planner,
-            schedule,
-            cut,
-            np.bincount(owner) > 1,
-            clips.tokens,
-            used / frontend.sample_rate,
+            parts=parts,
+            owner=owner,
+            planner=planner,
+            schedule=splits.make_schedule(planner, config.packing.rows, epochs=1),
+            cropped=cropped,
+            windowed=np.bincount(owner) > 1,
+            tokens=clips.tokens,
+            seconds=used / frontend.sample_rate,
         )
 
     def evaluate(self, params: Any, setting: EvalSetting | None = None) -> Evaluation:
-        """Metrics of a setting; without one, of whole clips.
+        """Return the results of a setting, by default of whole clips.
 
         Raises:
             DataError: No clip can be decoded.
         """
         setting = setting or self._whole
-        return self._evaluation(setting, *self._decoded(params, setting))
+        return self._evaluation(setting, *self._decodable_logits(params, setting))
 
     def evaluate_in_halves(
         self, params: Any, setting: EvalSetting
     ) -> tuple[Evaluation, list[Metrics | None]]:
-        """As `evaluate`, and the metrics of every second clip from the first on, and of the others;
-        None without any.
+        """Return the results as `evaluate` does, and the metrics of each half of the clips.
+
+        The first half has every second clip from the first on, the second half has the rest. A half
+        without clips has None.
 
         Raises:
             DataError: No clip can be decoded.
         """
-        scores, left = self._decoded(params, setting)
-        halves = [left[left % 2 == half] for half in (0, 1)]
-        return self._evaluation(setting, scores, left), [
-            self._metrics(scores, half) if len(half) else None for half in halves
+        logits, decodable = self._decodable_logits(params, setting)
+        halves = [decodable[decodable % 2 == parity] for parity in (0, 1)]
+        return self._evaluation(setting, logits, decodable), [
+            self._metrics(logits, half) if len(half) else None for half in halves
         ]
 
     def metrics(self, params: Any) -> Metrics:
-        """Of whole clips; `evaluate` without the rest."""
+        """Return the metrics of whole clips."""
         return self.evaluate(params).metrics
 
     def logits(self, params: Any, setting: EvalSetting | None = None) -> Float32[np.ndarray, 'N C']:
@@ -207,53 +204,72 @@ class Evaluator:
         """
         return self._logits(params, setting or self._whole)[0]
 
-    def _decoded(
+    def _decodable_logits(
         self, params: Any, setting: EvalSetting
-    ) -> tuple[Float32[np.ndarray, 'N C'], Int64[np.ndarray, 'left']]:
-        """Logits of every clip, and the clips that could be decoded.
+    ) -> tuple[Float32[np.ndarray, 'N C'], Int64[np.ndarray, 'decodable']]:
+        """Return the logits of every clip, and the indices of the clips that could be decoded.
 
         Raises:
-            DataError: None could.
+            DataError: No clip could be decoded.
         """
-        scores, lost = self._logits(params, setting)
-        self._undecodable |= lost
-        left = np.setdiff1d(np.arange(len(self.targets)), list(lost))
-        if not len(left):
+        logits, undecodable = self._logits(params, setting)
+        self._undecodable |= undecodable
+        decodable = np.setdiff1d(np.arange(len(self.targets)), list(undecodable))
+        if not len(decodable):
             raise DataError(
-                f'no clip of the evaluation split can be decoded; the first: {lost[min(lost)]}'
+                'no clip of the evaluation split can be decoded; the first:'
+                f' {undecodable[min(undecodable)]}'
             )
-        return scores, left
+        return logits, decodable
 
     def _evaluation(
         self,
         setting: EvalSetting,
-        scores: Float32[np.ndarray, 'N C'],
-        left: Int64[np.ndarray, 'left'],
+        logits: Float32[np.ndarray, 'N C'],
+        decodable: Int64[np.ndarray, 'decodable'],
     ) -> Evaluation:
         tokens = np.bincount(setting.owner, setting.tokens)
         return Evaluation(
-            self._metrics(scores, left),
-            int(setting.cropped[left].sum()),
-            int(setting.windowed[left].sum()),
-            self.skipped,
-            float(tokens[left].mean()),
-            float(setting.seconds[left].mean()),
+            metrics=self._metrics(logits, decodable),
+            cropped=int(setting.cropped[decodable].sum()),
+            windowed=int(setting.windowed[decodable].sum()),
+            skipped=self.skipped,
+            tokens=float(tokens[decodable].mean()),
+            seconds=float(setting.seconds[decodable].mean()),
         )
 
     def _metrics(
-        self, scores: Float32[np.ndarray, 'N C'], clips: Int64[np.ndarray, 'some']
+        self, logits: Float32[np.ndarray, 'N C'], clips: Int64[np.ndarray, 'some']
     ) -> Metrics:
-        return compute_metrics(scores[clips], [self.targets[clip] for clip in clips], self._labels)
+        return compute_metrics(logits[clips], [self.targets[clip] for clip in clips], self._labels)
 
     def _logits(
         self, params: Any, setting: EvalSetting
     ) -> tuple[Float32[np.ndarray, 'N C'], dict[int, str]]:
-        """Logits of every clip, and messages for those that cannot be decoded.
+        """Return the logits of every clip, and a message for each that cannot be decoded.
 
         A clip of several windows has the mean of their logits, weighted by their lengths.
+        """
+        part_logits, part_errors = self._part_logits(params, setting)
+        lengths = setting.parts.samples.astype(np.float64)
+        sums = np.zeros((len(self.targets), len(self._labels)))
+        np.add.at(sums, setting.owner, part_logits * lengths[:, None])
+        logits = (sums / np.bincount(setting.owner, lengths)[:, None]).astype(np.float32)
+        # Of several parts that cannot be decoded, the clip gets the message of the first.
+        undecodable = {
+            int(setting.owner[part]): message
+            for part, message in sorted(part_errors.items(), reverse=True)
+        }
+        logits[list(undecodable)] = np.nan
+        return logits, undecodable
+
+    def _part_logits(
+        self, params: Any, setting: EvalSetting
+    ) -> tuple[Float32[np.ndarray, 'parts C'], dict[int, str]]:
+        """Return the logits of every part, and a message for each that cannot be decoded.
 
         Raises:
-            RuntimeError: A part came out other than exactly once, which the plan rules out.
+            RuntimeError: A part was not evaluated exactly once, which the plan rules out.
         """
         reader = pipeline.RowReader(
             setting.parts,
@@ -262,44 +278,35 @@ class Evaluator:
             setting.schedule,
             self._shape,
             self._rows.start,
-            self._config.data.on_bad_audio,
+            cast(BadAudio, self._config.data.on_bad_audio),
         )
-        logits_of_part = np.zeros((len(setting.owner), len(self._labels)), np.float32)
-        times = np.zeros(len(setting.owner), np.int64)
+        logits = np.zeros((len(setting.owner), len(self._labels)), np.float32)
+        counts = np.zeros(len(setting.owner), np.int64)
         for batch in pipeline.iterate_batches(
             reader, 0, setting.schedule.steps, self._config.data.num_workers or None
         ):
-            evaluated = self._step(params, sharding.shard_batch(batch, self._mesh))
-            valid = np.asarray(evaluated.valid)
-            found = np.asarray(evaluated.clip_id)[valid]
-            logits_of_part[found] = np.asarray(evaluated.logits)[valid]
-            np.add.at(times, found, 1)
+            outputs = self._step(params, sharding.shard_batch(batch, self._mesh))
+            valid = np.asarray(outputs.valid)
+            parts = np.asarray(outputs.clip_id)[valid]
+            logits[parts] = np.asarray(outputs.logits)[valid]
+            np.add.at(counts, parts, 1)
         if isinstance(setting.parts, WindowSource):
             setting.parts.release()
-        # Of those that cannot be read each process knows its own, and processes that share rows the
-        # same.
-        skipped = {
+        # Each process reports the parts that it could not decode. Processes that share rows report
+        # the same parts.
+        errors = {
             int(part): message
-            for own in processes.all_gather(reader.skipped)
-            for part, message in own.items()
+            for process_errors in processes.all_gather(reader.skipped)
+            for part, message in process_errors.items()
         }
-        np.add.at(times, list(skipped), 1)
-        if not (times == 1).all():
+        np.add.at(counts, list(errors), 1)
+        if not (counts == 1).all():
             raise RuntimeError(
-                f'{(times != 1).sum()} of {len(times)} clips were not evaluated exactly once'
+                f'{(counts != 1).sum()} of {len(counts)} clips were not evaluated exactly once'
             )
-        lengths = setting.parts.samples.astype(np.float64)
-        sums = np.zeros((len(self.targets), len(self._labels)))
-        np.add.at(sums, setting.owner, logits_of_part * lengths[:, None])
-        scores = (sums / np.bincount(setting.owner, lengths)[:, None]).astype(np.float32)
-        lost = {
-            int(setting.owner[part]): message
-            for part, message in sorted(skipped.items(), reverse=True)
-        }
-        scores[list(lost)] = np.nan
-        return scores, lost
+        return logits, errors
 
 
 def selection_score(config: Config, metrics: Metrics) -> float:
-    """What the best checkpoint is best in."""
+    """Return the metric that selects the best checkpoint."""
     return getattr(metrics, config.train.selection_metric())

@@ -1,6 +1,4 @@
-"""How long a clip takes that is alone, from its waveform to its logits, under each way of keeping a
-token budget.
-"""
+"""Measure how long single clips take from waveform to logits, for each token reduction."""
 
 import dataclasses
 import math
@@ -18,72 +16,71 @@ from elastic_ast_jax.models.attention import selection
 from elastic_ast_jax.models.encoder import identity
 from elastic_ast_jax.packing.token_budget import TokenReduction
 
-# Times that a clip is measured at most, and seconds that all of it takes, unless one clip takes
-# longer.
-_ROUNDS, _PATIENCE = 10, 30.0
+# Rounds of measurement at most, and seconds for all of them, unless one clip takes longer.
+_ROUNDS, _MAX_SECONDS = 10, 30.0
 
 
 def measure_latencies(
     model: Predictor,
     waveforms: Sequence[Float32[np.ndarray, '_']],
-    tried: Sequence[TokenReduction],
-    patience: float = _PATIENCE,
+    reductions: Sequence[TokenReduction],
+    max_seconds: float = _MAX_SECONDS,
 ) -> tuple[list[float], int]:
-    """Milliseconds from a waveform to its logits under each reduction: alone, in a row of as many
-    tokens as that allows.
+    """Return the milliseconds from a waveform to its logits under each reduction.
 
-    The median over clips, NaN without any. Of several times the shortest counts, and all reductions
-    take turns, as others may use the machine. One clip under all reductions is the least that is
-    measured; from how long it takes follows how many others there is time for.
+    Each clip runs alone, in a row of as many tokens as the reduction allows. The latency is the
+    median over clips, NaN without any. Of several rounds the shortest time of a clip counts, and
+    all reductions take turns, as other programs may use the machine. At least one clip is measured
+    under all reductions; its time decides how many further clips are measured.
 
     Args:
-        model: On one device.
+        model: Predictor on one device.
         waveforms: Clips to choose from.
-        tried: What is measured.
-        patience: Seconds for it; compilation comes before.
+        reductions: Reductions to measure.
+        max_seconds: Seconds for the measurement, without compilation.
 
     Returns:
-        That, and how many clips were measured.
+        The latencies, and how many clips were measured.
     """
     if not waveforms:
-        return [math.nan] * len(tried), 0
-    for reduction in {reduction.tokens: reduction for reduction in tried}.values():
-        model.waveform_logits(
-            waveforms[0], reduction
-        )  # compiles: rows of other tokens are other programs
-    shortest, begun = np.full((len(tried), len(waveforms)), math.inf), time.perf_counter()
+        return [math.nan] * len(reductions), 0
+    # Rows of another number of tokens are another program, which compiles at its first call.
+    for reduction in {reduction.tokens: reduction for reduction in reductions}.values():
+        model.waveform_logits(waveforms[0], reduction)
+    shortest = np.full((len(reductions), len(waveforms)), math.inf)
+    begin = time.perf_counter()
 
-    def turn(clip: int) -> float:
-        turn_begun = time.perf_counter()
-        for row, reduction in enumerate(tried):
+    def measure(clip: int) -> float:
+        """Measure a clip under all reductions; return the seconds that it takes."""
+        clip_begin = time.perf_counter()
+        for row, reduction in enumerate(reductions):
             start = time.perf_counter()
             model.waveform_logits(waveforms[clip], reduction)
             shortest[row, clip] = min(shortest[row, clip], time.perf_counter() - start)
-        return time.perf_counter() - turn_begun
+        return time.perf_counter() - clip_begin
 
-    longest = turn(0)
-    clips = spaced_indices(len(waveforms), max(1, int(patience / longest)))
+    longest = measure(0)
+    clips = spaced_indices(len(waveforms), max(1, int(max_seconds / longest)))
     for clip in (clips * _ROUNDS)[1:]:
-        if time.perf_counter() - begun + longest > patience:
+        if time.perf_counter() - begin + longest > max_seconds:
             break
-        longest = max(longest, turn(clip))
+        longest = max(longest, measure(clip))
     measured = np.isfinite(shortest[0])
-    return [float(median) for median in 1000 * np.median(shortest[:, measured], axis=1)], int(
-        measured.sum()
-    )
+    medians = 1000 * np.median(shortest[:, measured], axis=1)
+    return [float(median) for median in medians], int(measured.sum())
 
 
-def spaced_indices(count: int, most: int) -> list[int]:
-    """At most so many of the numbers from 0 to `count` - 1, from all over them; 0 is the first."""
-    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+def spaced_indices(count: int, limit: int) -> list[int]:
+    """Return at most `limit` indices from 0 to `count` - 1, evenly spaced; 0 is the first."""
+    return np.linspace(0, count - 1, min(limit, count)).round().astype(int).tolist()
 
 
 def single_device_predictor(model: LoadedModel) -> Predictor:
-    """The model as prediction has it, wherever evaluation has put its parameters;
+    """Return a predictor on one device, however the parameters are sharded.
 
-    all processes take part.
+    All processes take part.
     """
-    whole = jax.tree.map(
+    gathered = jax.tree.map(
         lambda leaf: (
             leaf
             if leaf.is_fully_addressable
@@ -91,10 +88,13 @@ def single_device_predictor(model: LoadedModel) -> Predictor:
         ),
         model.params,
     )
-    params = jax.device_put(jax.tree.map(np.asarray, whole), jax.local_devices()[0])
-    wanted = model.config.model
+    params = jax.device_put(jax.tree.map(np.asarray, gathered), jax.local_devices()[0])
+    model_config = model.config.model
     attend = selection.select_attention(
-        wanted.attention, wanted.kind, selection.compute_dtype(wanted.dtype), required=False
+        model_config.attention,
+        model_config.kind,
+        selection.compute_dtype(model_config.dtype),
+        required=False,
     )
     return Predictor(
         dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Plots of evaluations, drawn without a display: each function returns a figure."""
+"""Plot evaluations without a display; each function returns a figure."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,59 +9,82 @@ from jaxtyping import Float
 from elastic_ast_jax.utils.plotting import LONGEST_LABEL, shortened
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-# Points of a curve that span more than this factor lie on a logarithmic axis.
+# Points that span more than this factor get a logarithmic axis.
 _LINEAR_SPAN = 16
-# More labels below it run into each other.
-_MOST_LABELS = 16
+# More tick labels would overlap.
+_MAX_LABELS = 16
 
 
 def plot_curve(
     x: Sequence[float],
     y: Sequence[float],
     clips: Sequence[int],
-    cut: Sequence[int],
+    cropped: Sequence[int],
     *,
     title: str,
     x_label: str,
     y_label: str,
-    y_full: float,
-    other: Sequence[str],
-    other_label: str,
+    y_max: float,
+    top_ticks: Sequence[str],
+    top_label: str,
 ) -> 'Figure':
-    """A metric over what a sweep varied, and below it how many clips are behind each point.
+    """Plot a metric over the points of a sweep, and below it the number of clips at each point.
 
     Args:
-        x: Where the points are, ascending and positive; on a logarithmic axis if they span more
-        than a factor of 16.
-        y: The metric; NaN leaves a gap.
-        clips: Clips behind each point.
-        cut: How many of them were cut.
-        title, x_label, y_label: Of the plot.
-        y_full: The best there is; a tenth of it is shown at least, so that chance does not look
-        like a slope.
-        other, other_label: The points in other units, along the upper edge.
+        x: Points, ascending and positive; on a logarithmic axis if they span more than a factor of
+            16.
+        y: Metric at each point; NaN leaves a gap.
+        clips: Number of clips at each point.
+        cropped: Number of these clips that were cropped.
+        title: Title of the plot.
+        x_label: Label below.
+        y_label: Label of the metric.
+        y_max: Largest possible value of the metric. The plot shows at least a tenth of it, so that
+            noise does not look like a slope.
+        top_ticks: Points in other units, along the upper edge.
+        top_label: Label of the upper edge.
     """
-    from matplotlib.figure import Figure  # see `timeline`
+    from matplotlib.figure import Figure  # slow to import, and most commands draw nothing
 
     figure = Figure(figsize=(7.5, 5.5), dpi=120, layout='constrained')
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot(x, y, marker='o', markersize=4)
     upper.set_ylabel(y_label)
     low, high = upper.get_ylim()
-    high = min(high, 1.02 * y_full)
-    low = max(min(low, high - 0.1 * y_full), -0.02 * y_full)
-    upper.set_ylim(low, max(high, low + 0.1 * y_full))
+    high = min(high, 1.02 * y_max)
+    low = max(min(low, high - 0.1 * y_max), -0.02 * y_max)
+    upper.set_ylim(low, max(high, low + 0.1 * y_max))
     upper.grid(alpha=0.3)
+    _draw_counts(lower, x, clips, cropped)
+    lower.set_xlabel(x_label)
+    if x[-1] > _LINEAR_SPAN * x[0]:
+        lower.set_xscale('log')
+    marked = _marked(len(x))
+    lower.set_xticks([x[i] for i in marked], [f'{x[i]:g}' for i in marked])
+    edge = upper.secondary_xaxis('top')
+    edge.set_xticks([x[i] for i in marked], [top_ticks[i] for i in marked])
+    edge.set_xlabel(top_label)
+    for axes in (lower, edge):
+        axes.minorticks_off()
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure
+
+
+def _draw_counts(
+    axes: 'Axes', x: Sequence[float], clips: Sequence[int], cropped: Sequence[int]
+) -> None:
+    """Draw the number of clips at each point, and how many of them are cropped."""
     width = min(14.0, 160 / len(x))  # in 1/72 inch, so the same on any axis
-    lower.vlines(x, 0, clips, color='lightsteelblue', linewidth=width, label='clips')
-    if any(cut):
-        lower.vlines(x, 0, cut, color='tab:orange', linewidth=width, label='of which cut')
-    lower.set_ylim(0, 1.1 * max(clips))
-    lower.set_ylabel('clips')
-    lower.legend(
+    axes.vlines(x, 0, clips, color='lightsteelblue', linewidth=width, label='clips')
+    if any(cropped):
+        axes.vlines(x, 0, cropped, color='tab:orange', linewidth=width, label='of which cropped')
+    axes.set_ylim(0, 1.1 * max(clips))
+    axes.set_ylabel('clips')
+    axes.legend(
         loc='lower left',
         bbox_to_anchor=(0, 1),
         ncols=2,
@@ -69,19 +92,6 @@ def plot_curve(
         fontsize='small',
         borderaxespad=0.1,
     )
-    lower.set_xlabel(x_label)
-    if x[-1] > _LINEAR_SPAN * x[0]:
-        lower.set_xscale('log')
-    every = -(-len(x) // _MOST_LABELS)
-    marked = range((len(x) - 1) % every, len(x), every)  # the last point always
-    lower.set_xticks([x[i] for i in marked], [f'{x[i]:g}' for i in marked])
-    edge = upper.secondary_xaxis('top')
-    edge.set_xticks([x[i] for i in marked], [other[i] for i in marked])
-    edge.set_xlabel(other_label)
-    for axes in (lower, edge):
-        axes.minorticks_off()
-    figure.suptitle(title, fontsize=11, parse_math=False)
-    return figure
 
 
 def plot_comparison(
@@ -91,18 +101,20 @@ def plot_comparison(
     title: str,
     x_label: str,
     y_label: str,
-    others: Sequence[tuple[str, Sequence[float], Float[np.ndarray, '_']]] = (),
+    published: Sequence[tuple[str, Sequence[float], Float[np.ndarray, '_']]] = (),
 ) -> 'Figure':
-    """A metric of several models over what a sweep varied.
+    """Plot a metric of several models over the points of a sweep.
 
     Args:
-        x: Where the points are, ascending and positive; on a logarithmic axis if they span more
-        than a factor of 16.
+        x: Points, ascending and positive; on a logarithmic axis if they span more than a factor of
+            16.
         models: Name, and mean and spread at each point; a spread of NaN is not drawn.
-        title, x_label, y_label: Of the plot.
-        others: Name, places and values of curves that are drawn behind, dashed.
+        title: Title of the plot.
+        x_label: Label below.
+        y_label: Label of the metric.
+        published: Name, points and values of curves that are drawn dashed, behind the models.
     """
-    from matplotlib.figure import Figure  # see `timeline`
+    from matplotlib.figure import Figure  # slow to import, and most commands draw nothing
 
     figure = Figure(figsize=(7.5, 4.5), dpi=120, layout='constrained')
     axes = figure.add_subplot()
@@ -116,9 +128,9 @@ def plot_comparison(
             capsize=3,
             label=shortened(name, LONGEST_LABEL),
         )
-    for name, places, values in others:
+    for name, points, values in published:
         axes.plot(
-            places,
+            points,
             values,
             linestyle='--',
             linewidth=1,
@@ -131,14 +143,18 @@ def plot_comparison(
     axes.grid(alpha=0.3)
     if x[-1] > _LINEAR_SPAN * x[0]:
         axes.set_xscale('log')
-    marked = x[
-        (len(x) - 1) % -(-len(x) // _MOST_LABELS) :: -(-len(x) // _MOST_LABELS)
-    ]  # the last point always
-    axes.set_xticks(marked, [f'{place:g}' for place in marked])
+    ticks = [x[i] for i in _marked(len(x))]
+    axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
     axes.minorticks_off()
     for text in axes.legend(loc='best').get_texts():
         text.set_parse_math(False)
     return figure
+
+
+def _marked(count: int) -> range:
+    """Return the indices of the points with a tick label; the last point always has one."""
+    stride = -(-count // _MAX_LABELS)
+    return range((count - 1) % stride, count, stride)
 
 
 _STYLES = ('-', '--', ':')
@@ -147,19 +163,19 @@ _WIDTH, _HEIGHT = 13, 4.8
 
 
 class BudgetMark(NamedTuple):
-    """A way of keeping a budget, evaluated.
+    """Describe an evaluated token reduction in a plot.
 
     Attributes:
-        shift: Its frame shift, in words.
-        how: What it keeps, in words.
-        all_fit: It keeps all of every clip, so it is the end of all lines of its frame shift.
-        tokens, seconds, latency_ms: What a clip costs.
-        y: The metric; NaN leaves a gap.
-        best: The best of its budget.
+        shift: Frame shift, in words.
+        kept: Tokens that it keeps, in words.
+        all_fit: It keeps all tokens of every clip, so it ends all lines of its frame shift.
+        tokens, seconds, latency_ms: Cost of a clip.
+        y: Metric; NaN leaves a gap.
+        best: It is the best of its budget.
     """
 
     shift: str
-    how: str
+    kept: str
     all_fit: bool
     tokens: float
     seconds: float
@@ -168,46 +184,33 @@ class BudgetMark(NamedTuple):
     best: bool
 
 
-def plot_budgets(points: Sequence[BudgetMark], title: str, y_label: str) -> 'Figure':
-    """A metric over tokens, seconds and latency, side by side: a line for each way, the best of
-    each budget marked.
+_COSTS = (
+    ('tokens', 'tokens of a clip (mean)'),
+    ('seconds', 'seconds used of a clip (mean)'),
+    ('latency_ms', 'latency of a clip alone (ms)'),
+)
+
+
+def plot_budgets(marks: Sequence[BudgetMark], title: str, y_label: str) -> 'Figure':
+    """Plot a metric over tokens, seconds and latency, side by side.
+
+    Each method and frame shift is a line, and the best of each budget is marked.
 
     Args:
-        points: Those of a line in the order of their budgets.
-        title, y_label: Of the plot.
+        marks: Evaluated reductions; those of a line in the order of their budgets.
+        title: Title of the plot.
+        y_label: Label of the metric.
     """
-    from matplotlib.figure import Figure  # half a second, and most commands draw nothing
+    from matplotlib.figure import Figure  # slow to import, and most commands draw nothing
 
     figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=120, layout='constrained')
-    panels = figure.subplots(1, 3, sharey=True)
-    shifts = list(dict.fromkeys(point.shift for point in points))
-    hows = list(dict.fromkeys(point.how for point in points if not point.all_fit)) or ['all']
-    costs = (
-        ('tokens', 'tokens of a clip (mean)'),
-        ('seconds', 'seconds listened to (mean)'),
-        ('latency_ms', 'latency of a clip alone (ms)'),
-    )
-    for axes, (name, label) in zip(panels, costs, strict=True):
-        for color, shift in enumerate(shifts):
-            for style, how in enumerate(hows):
-                line = [
-                    point
-                    for point in points
-                    if point.shift == shift and (point.all_fit or point.how == how)
-                ]
-                axes.plot(
-                    [getattr(point, name) for point in line],
-                    [point.y for point in line],
-                    color=f'C{color}',
-                    markersize=4,
-                    marker=_MARKERS[style],
-                    linestyle=_STYLES[style],
-                    label=f'{shift}, {how}',
-                )
-        best = [point for point in points if point.best]
+    panels = figure.subplots(1, len(_COSTS), sharey=True)
+    for axes, (cost, label) in zip(panels, _COSTS, strict=True):
+        _draw_lines(axes, marks, cost)
+        best = [mark for mark in marks if mark.best]
         axes.plot(
-            [getattr(point, name) for point in best],
-            [point.y for point in best],
+            [getattr(mark, cost) for mark in best],
+            [mark.y for mark in best],
             linestyle='none',
             marker='o',
             markersize=11,
@@ -217,14 +220,13 @@ def plot_budgets(points: Sequence[BudgetMark], title: str, y_label: str) -> 'Fig
         )
         axes.set_xscale('log')
         axes.xaxis.set_major_formatter('{x:g}')
-        axes.xaxis.set_minor_formatter(_between)
+        axes.xaxis.set_minor_formatter(_minor_label)
         axes.tick_params(axis='x', which='minor', labelsize='small')
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(y_label)
-    handles = panels[0].get_legend_handles_labels()
     figure.legend(
-        *handles,
+        *panels[0].get_legend_handles_labels(),
         loc='outside right upper',
         fontsize='small',
         handlelength=3,
@@ -234,6 +236,28 @@ def plot_budgets(points: Sequence[BudgetMark], title: str, y_label: str) -> 'Fig
     return figure
 
 
-def _between(value: float, _: int) -> str:
-    """Labels of 2 and 5 between the powers of ten; more run into each other."""
+def _draw_lines(axes: 'Axes', marks: Sequence[BudgetMark], cost: str) -> None:
+    """Draw a line for each frame shift and method; colors are shifts, styles are methods."""
+    shifts = dict.fromkeys(mark.shift for mark in marks)
+    methods = list(dict.fromkeys(mark.kept for mark in marks if not mark.all_fit)) or ['all']
+    for color, shift in enumerate(shifts):
+        for style, kept in enumerate(methods):
+            line = [
+                mark
+                for mark in marks
+                if mark.shift == shift and (mark.all_fit or mark.kept == kept)
+            ]
+            axes.plot(
+                [getattr(mark, cost) for mark in line],
+                [mark.y for mark in line],
+                color=f'C{color}',
+                markersize=4,
+                marker=_MARKERS[style],
+                linestyle=_STYLES[style],
+                label=f'{shift}, {kept}',
+            )
+
+
+def _minor_label(value: float, _: int) -> str:
+    """Label 2 and 5 between the powers of ten; more labels would overlap."""
     return f'{value:g}' if f'{value:e}'[0] in '25' else ''

@@ -1,27 +1,25 @@
-"""Sweeps of evaluation: how a model's accuracy depends on how much of a clip it hears, or how
-finely in time.
+"""Sweep evaluation over the length of clips or over the frame shift.
 
 Every point evaluates every clip once, through the same pipeline.
 
-`length` cuts each clip to its first L frames (paper: VoxCeleb and EPIC-SOUNDS). A clip that is
-shorter stays as it is, so the curve is flat where L no longer cuts any.
+`length` crops each clip to its first L frames (paper: VoxCeleb and EPIC-SOUNDS). A shorter clip
+stays as it is, so the curve is flat where L crops no clip.
 
-`resolution` computes each clip's log-mel with another frame shift, `int(10 r)` ms at ratio r
-(paper: AudioSet and VGGSound). The published evaluation also cuts or pads the spectrogram to
+`resolution` computes the log-mel of each clip with another frame shift, `int(10 r)` ms at ratio r
+(paper: AudioSet and VGGSound). The published evaluation also crops or pads the spectrogram to
 `int(1024 / r)` frames, floored to whole patches: the length that its clips of 10.24 s have at that
-ratio. Clips of any length have no such common length, so here each is used whole.
+ratio. Clips of any length have no such common length, so this sweep uses each clip whole.
 
-A fixed-length AST pads or cuts what is left of a clip to its own length. Or, as in the paper's
-figures, it is run at the length of each point, with its positions resized: every clip is padded or
-cut to L frames, or to the model's own duration in frames of the other shift.
+A fixed-length AST pads or crops clips to its own length. It can also run at the length of each
+point with its positions resized, as in the paper's figures: every clip is padded or cropped to L
+frames, or to the model's own duration in frames of the other shift.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,14 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.epoch_plan import PlanError
 from elastic_ast_jax.evaluation import plots
 from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator, selection_score
-from elastic_ast_jax.evaluation.sweep_axes import AXES, METRICS, SweepKind, file_stem, plot_scale
+from elastic_ast_jax.evaluation.sweep_axes import (
+    AXES,
+    METRICS,
+    SweepKind,
+    file_stem,
+    metric_cells,
+    plot_scale,
+)
 from elastic_ast_jax.utils import markdown, plotting
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
@@ -40,22 +45,22 @@ from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import counted, without_nan
 
-# The points of the paper's curves, as its evaluation notebooks have them; lengths in frames.
+# Points of the paper's curves, from its evaluation notebooks; lengths in frames.
 PAPER_LENGTHS = (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))
 PAPER_RATIOS = tuple(tenths / 10 for tenths in range(10, 41, 2))
-# A model with positions for fewer of the paper's lengths than this gets equal parts of what it has
-# positions for.
-_FEWEST, _PARTS = 4, 8
+# A model with positions for fewer of the paper's lengths than _MIN_LENGTHS gets _PARTS equal parts
+# of its own length.
+_MIN_LENGTHS, _PARTS = 4, 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Where a model is evaluated.
+    """Describe where a model is evaluated.
 
     Attributes:
-        x: Frames that clips are cut to, or the ratio of the frame shift.
+        x: Frames that clips are cropped to, or the ratio of the frame shift.
         physical: The same in seconds, or as a frame shift in milliseconds.
-        ratio, max_frames: See `Evaluator.setting`.
+        ratio, max_frames: Arguments of `Evaluator.setting`.
     """
 
     x: int | float
@@ -66,12 +71,12 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A sweep's results: an evaluation at each point, ascending.
+    """Hold the results of a sweep, in ascending order of its points.
 
     Attributes:
         kind: `'length'` or `'resolution'`.
         points: Where the model was evaluated.
-        evaluations: What was found there.
+        evaluations: Results at each point.
     """
 
     kind: SweepKind
@@ -80,16 +85,18 @@ class Curve:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """A message for each clip that is left out, at whichever point that was found."""
+        """Return a message for each clip that was skipped at any point."""
         return tuple(
-            dict.fromkeys(message for found in self.evaluations for message in found.skipped)
+            dict.fromkeys(
+                message for evaluation in self.evaluations for message in evaluation.skipped
+            )
         )
 
 
 def check_options(
     kind: str | None, values: Sequence[float] | None, shifts: Sequence[float] | None
 ) -> None:
-    """Whether the options of a command go together.
+    """Check that the options of a command go together.
 
     Raises:
         UserError: Points without a sweep, or frame shifts of another sweep or beside points.
@@ -109,54 +116,54 @@ def sweep_points(
     values: Sequence[int | float] | None = None,
     fixed_length: bool = False,
 ) -> tuple[Point, ...]:
-    """The points of a sweep, ascending and each once: ratios of the same frame shift are one.
+    """Return the points of a sweep, ascending and each once.
+
+    Ratios of the same frame shift, which is in whole milliseconds, are one point.
 
     Args:
         kind: `'length'` or `'resolution'`.
-        frontend: The model's.
-        values: Frames or ratios. If None, those of the paper; of its lengths, those that the model
-            has positions for, and if these are few, eighths of what it has, in whole patches.
-        fixed_length: The model is an AST: lengths may be beyond its own.
+        frontend: The model's frontend.
+        values: Frames or ratios. The default is the paper's points: of its lengths, those that the
+            model has positions for, and if these are few, eighths of the model's own length, in
+            whole patches.
+        fixed_length: The model is an AST: lengths may exceed its own.
 
     Raises:
         UserError: A length that is no whole number of frames or beyond the model's positions, or a
             ratio whose frame shift is less than a millisecond.
 
     Example:
-        >>> [point.x for point in points('length', FrontendSpec(max_frames=640))]
+        >>> [point.x for point in sweep_points('length', FrontendSpec(max_frames=640))]
         [256, 384, 400, 512, 640]
     """
     if values is None:
         values = PAPER_RATIOS if kind == 'resolution' else default_lengths(frontend)
     longest = math.inf if fixed_length else frontend.max_frames
-    found = [
-        _resolution(frontend, value) if kind == 'resolution' else _length(frontend, value, longest)
-        for value in sorted(set(values))
-    ]
-    # Two ratios may be the same frame shift, which is in whole milliseconds.
-    return tuple(
-        point
-        for before, point in itertools.pairwise([None, *found])
-        if before is None or point.physical != before.physical
-    )
+    points: list[Point] = []
+    for value in sorted(set(values)):
+        if kind == 'resolution':
+            point = _resolution(frontend, value)
+        else:
+            point = _length(frontend, value, longest)
+        if not points or point.physical != points[-1].physical:
+            points.append(point)
+    return tuple(points)
 
 
 def default_lengths(frontend: FrontendSpec) -> tuple[int, ...]:
-    """The paper's lengths in frames as far as a model goes, and all it has positions for;
-
-    see `sweep_points`.
-    """
+    """Return the default points of `length`, in frames; see `sweep_points`."""
     patch, longest = frontend.patch_frames, frontend.max_frames
     fitting = [frames for frames in PAPER_LENGTHS if frames <= longest]
-    if len(fitting) < _FEWEST:
+    if len(fitting) < _MIN_LENGTHS:
         fitting = [longest * part // _PARTS for part in range(1, _PARTS)]
     whole = {max(patch, frames // patch * patch) for frames in fitting}
     return tuple(sorted(whole | {longest}))
 
 
 def shifts_to_ratios(frontend: FrontendSpec, shifts: Sequence[float]) -> tuple[float, ...]:
-    """Points of `resolution` by their frame shifts in milliseconds, which are the same for models
-    whose own shifts differ.
+    """Return the points of `resolution` for frame shifts in milliseconds.
+
+    Models of different frame shifts have the same points by their shifts.
 
     Raises:
         UserError: A shift that is no whole number of milliseconds.
@@ -194,58 +201,63 @@ def _resolution(frontend: FrontendSpec, ratio: int | float) -> Point:
 
 def evaluate_curve(
     kind: SweepKind,
-    chosen: Sequence[Point],
+    points: Sequence[Point],
     evaluators: Sequence[tuple[Evaluator, Any]],
     progress: Progress,
 ) -> Curve:
-    """Evaluates at each point.
+    """Evaluate at each point.
 
     Args:
         kind: `'length'` or `'resolution'`.
-        chosen: The points.
-        evaluators: What evaluates at each point, and the parameters it evaluates there.
-        progress: To tell.
+        points: The points.
+        evaluators: Evaluator and parameters of each point.
+        progress: Shows the current point.
 
     Raises:
-        PlanError, WindowError: A clip does not fit at one of them; none is evaluated then.
+        PlanError, WindowError: A clip does not fit at one of the points; nothing is evaluated.
     """
     settings = []
-    for point, (evaluator, _) in zip(chosen, evaluators, strict=True):
+    for point, (evaluator, _) in zip(points, evaluators, strict=True):
         try:
             settings.append(evaluator.setting(point.ratio, point.max_frames))
         except (PlanError, WindowError) as error:
             raise type(error)(
                 f'--sweep={kind} at {point.x:g} (a frame shift of {point.physical:g} ms): {error}'
             ) from error
-    found = []
-    for number, (point, (evaluator, params)) in enumerate(zip(chosen, evaluators, strict=True), 1):
-        progress.show(f'{kind} {point.x:g}, point {number} of {len(chosen)}')
-        found.append(evaluator.evaluate(params, settings.pop(0)))  # a setting may hold recordings
-    progress.say(f'{kind}: {counted(len(chosen), "point")}, each with every clip once')
-    return Curve(kind, tuple(chosen), tuple(found))
+    evaluations = []
+    for number, (point, (evaluator, params)) in enumerate(zip(points, evaluators, strict=True), 1):
+        progress.show(f'{kind} {point.x:g}, point {number} of {len(points)}')
+        setting = settings.pop(0)  # a setting may hold recordings: release it after use
+        evaluations.append(evaluator.evaluate(params, setting))
+    progress.say(f'{kind}: {counted(len(points), "point")}, each with every clip once')
+    return Curve(kind, tuple(points), tuple(evaluations))
 
 
 def curve_table(curve: Curve) -> str:
-    """The points as a Markdown table."""
+    """Return the points as a Markdown table."""
     axis = AXES[curve.kind]
-    in_windows = any(found.windowed for found in curve.evaluations)
-    names = [*axis.columns, 'clips', 'cut', *['in windows'] * in_windows, *METRICS.values()]
-    lines = [markdown.row(names), markdown.row(['---:'] * len(names))]
-    for point, found in zip(curve.points, curve.evaluations, strict=True):
-        counts = [found.metrics.clips, found.cropped, *[found.windowed] * in_windows]
-        accuracy, *others = (getattr(found.metrics, key) for key in METRICS)
-        lines.append(
-            markdown.row(
-                [
-                    f'{point.x:g}',
-                    f'{point.physical:.4g}',
-                    *map(str, counts),
-                    markdown.percent(accuracy),
-                    *map(markdown.number, others),
-                ]
-            )
+    any_windowed = any(evaluation.windowed for evaluation in curve.evaluations)
+    head = [
+        *axis.columns,
+        'clips',
+        'cropped',
+        *(['in windows'] if any_windowed else []),
+        *METRICS.values(),
+    ]
+    rows = []
+    for point, evaluation in zip(curve.points, curve.evaluations, strict=True):
+        counts = [evaluation.metrics.clips, evaluation.cropped]
+        if any_windowed:
+            counts.append(evaluation.windowed)
+        rows.append(
+            [
+                f'{point.x:g}',
+                f'{point.physical:.4g}',
+                *map(str, counts),
+                *metric_cells(evaluation.metrics),
+            ]
         )
-    return '\n'.join(lines)
+    return '\n'.join(markdown.table(head, rows, 'r' * len(head)))
 
 
 def write_curve(
@@ -257,78 +269,88 @@ def write_curve(
     folder: Path | BucketPath,
     resized: bool = False,
     kind: str = '',
-) -> tuple[PurePath, PurePath, PurePath]:
-    """Writes the curve as JSON, as a Markdown table and as a plot of what `score` takes, named by
-    its kind.
+) -> tuple[Path | BucketPath, Path | BucketPath, Path | BucketPath]:
+    """Write the curve as JSON, as a Markdown table and as a plot, named by its kind.
+
+    The plot shows the metric that selects the best checkpoint.
 
     Args:
-        curve: What was found.
-        config: Of what was evaluated.
-        description: What that was, in words.
-        step: Of its checkpoint.
-        overrides: What was changed of its config.
-        folder: Where to write; made if missing.
-        resized: An AST was run at the length of each point; see `sweep_axes.name`.
-        kind: Of the model, if it is none of `model.kind`.
+        curve: Results to write.
+        config: Config of the model.
+        description: Description of the evaluated parameters.
+        step: Step of the checkpoint.
+        overrides: Config keys that evaluation changed.
+        folder: Folder of the files, made if missing.
+        resized: An AST was run at the length of each point; see `sweep_axes.file_stem`.
+        kind: Kind of the model, if it is none of `model.kind`.
 
     Raises:
-        WriteError: One of the files cannot be written; it is as it was.
+        WriteError: One of the files cannot be written; it keeps its former content.
     """
+    stem = file_stem(curve.kind, resized)
     json_file, table_file, plot_file = (
-        folder / f'{file_stem(curve.kind, resized)}.{suffix}' for suffix in ('json', 'md', 'png')
+        folder / f'{stem}.{suffix}' for suffix in ('json', 'md', 'png')
     )
-    axis, metric = AXES[curve.kind], config.train.selection_metric()
+    axis = AXES[curve.kind]
     values = {
         'sweep': curve.kind,
         'model': kind or config.model.kind,
         'checkpoint': description,
         'step': step,
         'overrides': list(overrides),
-        'metric': metric,
-        'points': [
-            dict(zip(axis.keys, (point.x, point.physical), strict=True))
-            | {'clips': found.metrics.clips, 'cut': found.cropped, 'windowed': found.windowed}
-            | {key: getattr(found.metrics, key) for key in METRICS}
-            for point, found in zip(curve.points, curve.evaluations, strict=True)
-        ],
+        'metric': config.train.selection_metric(),
+        'points': _point_values(curve),
         'skipped': list(curve.skipped),
     }
     write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
-
-    lines = [
-        f'{axis.title}; {markdown.text(description)}.',
-        '',
-        curve_table(curve),
-        '',
-        axis.explanation,
-    ]
+    title = f'{axis.title}; {markdown.text(description)}.'
+    lines = [title, '', curve_table(curve), '', axis.explanation]
     if resized:
         lines += [
             '',
-            (
-                'Clips are padded or cut to the length of each point, and the positions of the AST'
-                ' resized to it.'
-            ),
+            'Clips are padded or cropped to the length of each point, and the positions of the AST'
+            ' are resized to it.',
         ]
-    lines += markdown.changed(overrides) + markdown.left_out(curve.skipped)
+    lines += markdown.override_lines(overrides) + markdown.skipped_lines(curve.skipped)
     write_text(table_file, '\n'.join(lines) + '\n')
+    _save_plot(curve, config, description, plot_file)
+    return json_file, table_file, plot_file
 
-    factor, label = plot_scale(metric)
+
+def _point_values(curve: Curve) -> list[dict[str, Any]]:
+    """Return the points under the keys that the file has."""
+    return [
+        dict(zip(AXES[curve.kind].keys, (point.x, point.physical), strict=True))
+        | {
+            'clips': evaluation.metrics.clips,
+            'cut': evaluation.cropped,
+            'windowed': evaluation.windowed,
+        }
+        | {metric: getattr(evaluation.metrics, metric) for metric in METRICS}
+        for point, evaluation in zip(curve.points, curve.evaluations, strict=True)
+    ]
+
+
+def _save_plot(
+    curve: Curve, config: Config, description: str, plot_file: Path | BucketPath
+) -> None:
+    axis = AXES[curve.kind]
+    factor, label = plot_scale(config.train.selection_metric())
     physical = [
         np.format_float_positional(point.physical, 2, fractional=False, trim='-')
         for point in curve.points
     ]
+    evaluations = curve.evaluations
     figure = plots.plot_curve(
         [float(point.x) for point in curve.points],
-        [factor * selection_score(config, found.metrics) for found in curve.evaluations],
-        [found.metrics.clips for found in curve.evaluations],
-        [found.cropped for found in curve.evaluations],
+        [factor * selection_score(config, evaluation.metrics) for evaluation in evaluations],
+        [evaluation.metrics.clips for evaluation in evaluations],
+        [evaluation.cropped for evaluation in evaluations],
         title=f'{axis.title}; {description}',
         x_label=axis.label,
         y_label=label,
-        y_full=factor,
-        other=physical,
-        other_label=axis.other_label,
+        y_max=factor,
+        top_ticks=physical,
+        top_label=axis.other_label,
     )
     plotting.save(figure, plot_file)
-    return json_file, table_file, plot_file

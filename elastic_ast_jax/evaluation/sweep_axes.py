@@ -1,39 +1,49 @@
-"""What sweeps vary and measure, and how that is written in files, tables and plots."""
+"""Describe the axes and metrics of sweeps, as files, tables and plots write them."""
 
 import dataclasses
 import types
-from typing import Literal
+from typing import Any, Literal
 
 from elastic_ast_jax.utils import markdown
 
 SweepKind = Literal['length', 'resolution']
 
-# Metrics that a point has, and what tables and plots call them.
+# Metrics of a point, and their names in tables and plots.
 METRICS = types.MappingProxyType(
     {'accuracy': 'accuracy', 'mean_average_precision': 'mAP', 'auc': 'AUC', 'd_prime': 'd-prime'}
 )
 
 
 def format_metric(metric: str, value: float) -> str:
-    """A metric as a cell: accuracy in percent."""
+    """Return a metric as the cell of a table; accuracy is in percent."""
     return markdown.percent(value) if metric == 'accuracy' else markdown.number(value)
 
 
+def format_mean(metric: str, mean: float, deviation: float) -> str:
+    """Return the mean and the standard deviation of a metric as the cell of a table."""
+    return f'{format_metric(metric, mean)} ± {format_metric(metric, deviation)}'
+
+
+def metric_cells(metrics: Any) -> list[str]:
+    """Return the metrics of a point as cells of a table, in the order of `METRICS`."""
+    return [format_metric(metric, getattr(metrics, metric)) for metric in METRICS]
+
+
 def plot_scale(metric: str) -> tuple[float, str]:
-    """The factor of a metric in plots, which is also its largest value there, and its name."""
+    """Return the factor of a metric in plots, which is its largest value there, and its label."""
     return (100.0, 'accuracy (%)') if metric == 'accuracy' else (1.0, METRICS[metric])
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """How what a sweep varies is written: in the model's units, and in physical ones.
+    """Describe how the points of a sweep are written: in the model's units and in physical ones.
 
     Attributes:
-        keys, columns: Of both, in JSON and in a table.
-        common: The key by which the points of several models are the same.
-        label, other_label: Of both, in a plot.
-        title: Of the curve.
-        explanation: What is counted as cut.
+        keys, columns: Names of both units, in JSON and in a table.
+        common: Key by which the points of several models are the same.
+        label, other_label: Labels of both units in a plot.
+        title: Title of the curve.
+        explanation: Which clips count as cropped.
     """
 
     keys: tuple[str, str]
@@ -45,8 +55,8 @@ class Axis:
     explanation: str
 
     @property
-    def names(self) -> dict[str, str]:
-        """What a plot calls what each key counts."""
+    def labels(self) -> dict[str, str]:
+        """Return the label in plots of each key."""
         return dict(zip(self.keys, (self.label, self.other_label), strict=True))
 
 
@@ -58,10 +68,10 @@ AXES = types.MappingProxyType(
             common='frames',
             label='longest length that is used of a clip (frames)',
             other_label='seconds',
-            title='Clips cut to a length',
+            title='Clips cropped to a length',
             explanation=(
-                'Cut: clips that are longer, of which only the beginning is used. The others are'
-                ' used whole.'
+                'Cropped: clips that are longer, of which only the beginning is used. Shorter clips'
+                ' are used whole.'
             ),
         ),
         'resolution': Axis(
@@ -72,8 +82,8 @@ AXES = types.MappingProxyType(
             other_label='frame shift (ms)',
             title='Other frame shifts',
             explanation=(
-                'Cut: clips that have more frames than the model has positions for, of which only'
-                ' the beginning is used.'
+                'Cropped: clips that have more frames than the model has positions for, of which'
+                ' only the beginning is used.'
             ),
         ),
     }
@@ -81,8 +91,8 @@ AXES = types.MappingProxyType(
 
 
 def file_stem(kind: SweepKind, resized: bool = False) -> str:
-    """Of the files that a sweep is written to;
+    """Return the stem of the files of a sweep.
 
-    with `resized`, of an AST that was run at the length of each point.
+    `resized` marks an AST that was run at the length of each point.
     """
     return f'{kind}-resized' if resized else kind

@@ -1,7 +1,4 @@
-"""`elastic-ast evaluate --sweep=budget` and `predict --budget_tokens`:
-
-what was measured is what prediction does.
-"""
+"""Test `evaluate --sweep=budget` and `predict --budget_tokens`: measurement and use agree."""
 
 import dataclasses
 import json
@@ -9,6 +6,7 @@ import math
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,23 +40,21 @@ def evaluated(trained, recordings):
     """`evaluated(reduction, **data)`: the evaluator and its logits under a reduction."""
     mesh = sharding.make_mesh()
     opened = load_model(trained, mesh=mesh)
-    step = sharding.jit_eval_step(
-        make_eval_step(
-            lambda params, batch: opened.network.apply({'params': params}, batch),
-            make_loss(opened.config),
-        ),
-        mesh,
-    )
 
-    def of(reduction, **data):
+    def apply(params, batch) -> Any:
+        return opened.network.apply({'params': params}, batch)
+
+    step = sharding.jit_eval_step(make_eval_step(apply, make_loss(opened.config)), mesh)
+
+    def evaluate(reduction, **data):
         values = {
             'train': str(recordings.folder / 'train.jsonl'),
             'eval': str(recordings.folder / 'test.jsonl'),
         } | data
-        used = stored.from_json(
+        config = stored.from_json(
             json.loads(stored.to_json(opened.config)) | {'data': {'source': 'manifest'} | values}
         )
-        evaluator = Evaluator(used, opened.labels, step, mesh)
+        evaluator = Evaluator(config, opened.labels, step, mesh)
         setting = evaluator.setting(reduction=reduction)
         return (
             evaluator,
@@ -67,7 +63,7 @@ def evaluated(trained, recordings):
             evaluator.evaluate(opened.params, setting),
         )
 
-    return of
+    return evaluate
 
 
 @pytest.mark.parametrize(
@@ -83,10 +79,10 @@ def evaluated(trained, recordings):
     ids=str,
 )
 def test_evaluation_and_prediction_agree(evaluated, model, recordings, reduction):
-    _, setting, found, evaluation = evaluated(reduction)
+    _, setting, logits, evaluation = evaluated(reduction)
     waveforms = [reading.read(path, RATE) for path in recordings.test_files]
-    alone = np.stack([model.waveform_logits(waveform, reduction) for waveform in waveforms])
-    assert np.abs(found - alone).max() <= CLOSE * np.abs(alone).max()
+    single_logits = np.stack([model.waveform_logits(waveform, reduction) for waveform in waveforms])
+    assert np.abs(logits - single_logits).max() <= CLOSE * np.abs(single_logits).max()
     assert (setting.tokens <= reduction.tokens).all() and evaluation.tokens == setting.tokens.mean()
     longest = np.array([len(waveform) for waveform in waveforms]) / RATE
     assert (setting.seconds <= longest).all() and evaluation.seconds == pytest.approx(
@@ -132,33 +128,36 @@ def test_windows_of_evaluation_are_those_of_prediction(evaluated, model, recordi
             files, 3, model.windows(reduction=reduction), reduction, None, keep=True
         )
         for row, (result, spans, _) in zip(scores, results, strict=True):
-            found = {one['label']: one['probability'] for one in result['predictions']}
+            predicted = {entry['label']: entry['probability'] for entry in result['predictions']}
             expected = model.probabilities(row.astype(np.float64))
             np.testing.assert_allclose(
-                [found[label] for label in model.labels], expected, atol=CLOSE
+                [predicted[label] for label in model.labels], expected, atol=CLOSE
             )
             assert len(spans) == result.get('windows', 1)
 
 
-def test_the_sweep_and_what_prediction_makes_of_it(
-    workdir, command, recordings, model, monkeypatch
-):
+def test_prediction_uses_the_budgets_of_the_sweep(workdir, command, recordings, model, monkeypatch):
     monkeypatch.chdir(recordings.folder)
     arguments = 'evaluate', f'--workdir={workdir}', '--sweep=budget'
     assert command('evaluate', f'--workdir={workdir}').code == 0
-    whole = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
-    done = command(*arguments, '--points=4,10,60')
-    assert done.code == 0, done.err
-    found = json.loads(
+    metrics = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
+    result = command(*arguments, '--points=4,10,60')
+    assert result.code == 0, result.err
+    content = json.loads(
         (workdir / 'eval' / 'budget.json').read_text('utf-8'), parse_constant=pytest.fail
     )
-    assert (found['checkpoint'], found['step'], found['metric'], found['latency_clips']) == (
+    assert (
+        content['checkpoint'],
+        content['step'],
+        content['metric'],
+        content['latency_clips'],
+    ) == (
         'step 21',
         21,
         'accuracy',
         CLIPS,
     )
-    points = found['points']
+    points = content['points']
     assert {point['shift_ms'] for point in points} == {10, 14, 20, 28, 40}
     assert {(point['budget'], point['how']) for point in points if point['shift_ms'] == 10} == {
         (4, 'crop'),
@@ -177,7 +176,7 @@ def test_the_sweep_and_what_prediction_makes_of_it(
         assert 0 < point['seconds'] <= 1
     (all_of_it,) = (point for point in points if point['how'] == 'all' and point['shift_ms'] == 10)
     assert all(
-        all_of_it[key] == whole[key]
+        all_of_it[key] == metrics[key]
         for key in ('accuracy', 'mean_average_precision', 'auc', 'd_prime')
     )
     # What is stored is the best of each budget on every second clip, and what it is worth on the
@@ -196,10 +195,10 @@ def test_the_sweep_and_what_prediction_makes_of_it(
             [label == line['labels'][0] for label, line in zip(best, recordings.test, strict=True)]
         )
 
-    assert found['chosen_on'] == 'half of the clips'
+    assert content['chosen_on'] == 'half of the clips'
     stored = json.loads((workdir / 'budgets.json').read_text('utf-8'))
     assert (stored['checkpoint'], stored['step'], stored['metric']) == ('step 21', 21, 'accuracy')
-    there, top = iter(stored['budgets']), (-1.0, 0.0)
+    stored_entries, top = iter(stored['budgets']), (-1.0, 0.0)
     for tokens in (4, 10, 60):
         same = [point for point in points if point['budget'] == tokens]
         scores = [right(point) for point in same]
@@ -217,37 +216,40 @@ def test_the_sweep_and_what_prediction_makes_of_it(
         ]
         if not better:
             continue
-        top, one = rank, next(there)
-        assert one['tokens'] == tokens
-        assert (one['selection_score'], one['heldout_score']) == pytest.approx(
+        top, entry = rank, next(stored_entries)
+        assert entry['tokens'] == tokens
+        assert (entry['selection_score'], entry['heldout_score']) == pytest.approx(
             halves[best]
-        ) and one['unseen'] is True
-        assert same[best]['unseen_score'] == one['heldout_score']
-        assert (same[best]['ratio'], same[best]['latency_ms']) == (one['ratio'], one['latency_ms'])
-    assert next(there, None) is None
+        ) and entry['unseen'] is True
+        assert same[best]['unseen_score'] == entry['heldout_score']
+        assert (same[best]['ratio'], same[best]['latency_ms']) == (
+            entry['ratio'],
+            entry['latency_ms'],
+        )
+    assert next(stored_entries, None) is None
     assert sum('unseen_score' in point for point in points) == len(stored['budgets'])
     table = (workdir / 'eval' / 'budget.md').read_text('utf-8')
-    assert done.out.strip() in table and 'which the choice did not see' in table
-    heading, _, *rows = done.out.splitlines()
+    assert result.out.strip() in table and 'which the choice did not see' in table
+    heading, _, *rows = result.out.splitlines()
     assert heading.endswith('| accuracy, unseen clips |')
-    for row, one in zip(rows, stored['budgets'], strict=True):
-        assert row.endswith(f'| {100 * one["score"]:.2f} % |')
+    for row, entry in zip(rows, stored['budgets'], strict=True):
+        assert row.endswith(f'| {100 * entry["score"]:.2f} % |')
     for name in ('eval/budget.json', 'eval/budget.md', 'eval/budget.png', 'budgets.json'):
-        assert str(workdir / name) in done.err
+        assert str(workdir / name) in result.err
     # Prediction on the evaluation clips is as good as was measured.
-    done = command(
+    result = command(
         'predict', workdir, *recordings.test_files, '--json', '--top_k=1', '--budget_tokens=25'
     )
-    assert done.code == 0
+    assert result.code == 0
     best = max(
-        (one for one in stored['budgets'] if one['tokens'] <= 25),
-        key=lambda one: (one['selection_score'], -one['latency_ms']),
+        (entry for entry in stored['budgets'] if entry['tokens'] <= 25),
+        key=lambda entry: (entry['selection_score'], -entry['latency_ms']),
     )
-    assert f'at most {best["tokens"]} tokens, frame shift' in done.err
+    assert f'at most {best["tokens"]} tokens, frame shift' in result.err
     assert (
-        f'accuracy {100 * best["score"]:.2f} % on clips that the choice did not see, ' in done.err
+        f'accuracy {100 * best["score"]:.2f} % on clips that the choice did not see, ' in result.err
     )
-    labels = [json.loads(line)['predictions'][0]['label'] for line in done.out.splitlines()]
+    labels = [json.loads(line)['predictions'][0]['label'] for line in result.out.splitlines()]
     correct = [
         label == line['labels'][0] for label, line in zip(labels, recordings.test, strict=True)
     ]
@@ -255,40 +257,40 @@ def test_the_sweep_and_what_prediction_makes_of_it(
 
 
 @pytest.mark.slow
-def test_what_is_stored_is_not_lost(workdir, recordings, command):
+def test_stored_budgets_are_kept(workdir, recordings, command):
     arguments, file = (
         ('evaluate', f'--workdir={workdir}', '--sweep=budget'),
         workdir / 'budgets.json',
     )
 
     def tokens() -> list[int]:
-        return [one['tokens'] for one in json.loads(file.read_text('utf-8'))['budgets']]
+        return [entry['tokens'] for entry in json.loads(file.read_text('utf-8'))['budgets']]
 
     # What was measured with other data says so, and is not kept beside what was measured without.
-    done = command(*arguments, '--points=60', '--config.data.num_workers=1')
-    assert done.code == 0 and f'stored: {file}\n' in done.err
-    told = command('predict', workdir, recordings.test_files[0], '--budget_tokens=60').err
-    assert 'in evaluation (with data.num_workers=1) accuracy ' in told
-    done = command(*arguments, '--points=8')
+    result = command(*arguments, '--points=60', '--config.data.num_workers=1')
+    assert result.code == 0 and f'stored: {file}\n' in result.err
+    message = command('predict', workdir, recordings.test_files[0], '--budget_tokens=60').err
+    assert 'in evaluation (with data.num_workers=1) accuracy ' in message
+    result = command(*arguments, '--points=8')
     assert (
-        f'written over: {file}\n' in done.err
-        and 'written over earlier results: ' in done.err
+        f'written over: {file}\n' in result.err
+        and 'written over earlier results: ' in result.err
         and tokens() == [8]
     )
-    done = command(*arguments, '--points=60')
-    assert f'written over: {file}; budgets that were measured before are kept: 8\n' in done.err
+    result = command(*arguments, '--points=60')
+    assert f'written over: {file}; budgets that were measured before are kept: 8\n' in result.err
     file.unlink()
-    done = command(*arguments, '--points=60')
-    assert f'stored: {file}\n' in done.err
+    result = command(*arguments, '--points=60')
+    assert f'stored: {file}\n' in result.err
     before = json.loads(file.read_text('utf-8'))['budgets']
     # Others of the same parameters are added.
-    done = command(*arguments, '--points=4')
-    assert f'written over: {file}; budgets that were measured before are kept: 60\n' in done.err
+    result = command(*arguments, '--points=4')
+    assert f'written over: {file}; budgets that were measured before are kept: 60\n' in result.err
     assert tokens() == [4, 60] and json.loads(file.read_text('utf-8'))['budgets'][1:] == before
     # Those of other parameters are replaced, and so is what cannot be read.
     for _ in range(2):
-        done = command(*arguments, '--points=60', '--checkpoint=18')
-        assert f'written over: {file}\n' in done.err and tokens() == [60]
+        result = command(*arguments, '--points=60', '--checkpoint=18')
+        assert f'written over: {file}\n' in result.err and tokens() == [60]
         file.write_text('{', encoding='utf-8')
 
 
@@ -300,25 +302,25 @@ def test_a_split_that_has_no_halves(workdir, command, recordings, tmp_path):
     values = json.loads((workdir / 'config.json').read_text('utf-8'))
     values['data']['eval'] = str(tmp_path / 'one.jsonl')
     (workdir / 'config.json').write_text(json.dumps(values), encoding='utf-8')
-    done = command('evaluate', f'--workdir={workdir}', '--sweep=budget', '--points=4')
+    result = command('evaluate', f'--workdir={workdir}', '--sweep=budget', '--points=4')
     assert (
-        done.code == 0
+        result.code == 0
         and 'warning: The best of a budget has the best accuracy on all clips, as one half'
-        in done.err
+        in result.err
     )
-    assert 'unseen' not in done.out and 'did not see' not in (
+    assert 'unseen' not in result.out and 'did not see' not in (
         workdir / 'eval' / 'budget.md'
     ).read_text('utf-8')
-    found = json.loads((workdir / 'eval' / 'budget.json').read_text('utf-8'))
-    assert found['chosen_on'] == 'all clips' and not any(
-        'unseen_score' in point for point in found['points']
+    content = json.loads((workdir / 'eval' / 'budget.json').read_text('utf-8'))
+    assert content['chosen_on'] == 'all clips' and not any(
+        'unseen_score' in point for point in content['points']
     )
-    (one,) = json.loads((workdir / 'budgets.json').read_text('utf-8'))['budgets']
-    assert one['unseen'] is False and one['heldout_score'] == one['selection_score'] == max(
-        point['accuracy'] for point in found['points']
+    (entry,) = json.loads((workdir / 'budgets.json').read_text('utf-8'))['budgets']
+    assert entry['unseen'] is False and entry['heldout_score'] == entry['selection_score'] == max(
+        point['accuracy'] for point in content['points']
     )
-    done = command('predict', workdir, recordings.test_files[0], '--budget_tokens=4')
-    assert ' on the clips that it was chosen on, ' in done.err
+    result = command('predict', workdir, recordings.test_files[0], '--budget_tokens=4')
+    assert ' on the clips that it was chosen on, ' in result.err
 
 
 @pytest.mark.slow
@@ -336,17 +338,17 @@ def test_clips_that_cannot_be_decoded_belong_to_no_half(workdir, command, record
         command('evaluate', f'--workdir={workdir}', '--sweep=budget', '--points=60', *options).code
         == 0
     )
-    found = json.loads((workdir / 'eval' / 'budget.json').read_text('utf-8'))
+    content = json.loads((workdir / 'eval' / 'budget.json').read_text('utf-8'))
     assert command('evaluate', f'--workdir={workdir}', *options).code == 0
-    whole = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
-    (point,) = (point for point in found['points'] if point['ratio'] == 1)
+    metrics = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
+    (point,) = (point for point in content['points'] if point['ratio'] == 1)
     assert (
         point['clips'] == CLIPS - 1
-        and len(found['skipped']) == 1
-        and '3.flac' in found['skipped'][0]
+        and len(content['skipped']) == 1
+        and '3.flac' in content['skipped'][0]
     )
     assert [point[key] for key in ('accuracy', 'mean_average_precision', 'auc')] == pytest.approx(
-        [whole[key] for key in ('accuracy', 'mean_average_precision', 'auc')]
+        [metrics[key] for key in ('accuracy', 'mean_average_precision', 'auc')]
     )
 
 
@@ -386,36 +388,38 @@ def test_other_processes_wait_for_the_first(workdir, environment, recordings):
     ]
     outputs = [process.communicate(timeout=400) for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
-    (said, told), (other, _) = outputs
+    (primary_output, primary_messages), (other_output, _) = outputs
     assert (
-        said.endswith('True\n')
-        and other.endswith('True\n')
-        and '| budget' not in other
-        and 'stored: ' in told
+        primary_output.endswith('True\n')
+        and other_output.endswith('True\n')
+        and '| budget' not in other_output
+        and 'stored: ' in primary_messages
     )
 
 
 def test_by_default_budgets_go_from_a_column_to_the_largest_clip(evaluated):
     evaluator, _, _, _ = evaluated(None)
     frontend = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
-    tried = budget_sweep.list_reductions(evaluator, frontend, None)
+    reductions = budget_sweep.list_reductions(evaluator, frontend, None)
     largest = int(evaluator.setting().tokens.max())
-    budgets = sorted({reduction.tokens for reduction, _ in tried})
+    budgets = sorted({reduction.tokens for reduction, _ in reductions})
     assert budgets[0] == 2 and budgets[-1] == largest and 6 <= len(budgets) <= 8
-    assert [reduction for reduction, all_fit in tried if all_fit and reduction.ratio == 1] == [
+    assert [reduction for reduction, all_fit in reductions if all_fit and reduction.ratio == 1] == [
         TokenReduction(largest)
     ]
     for ratio in (1.4, 2.0, 2.8, 4.0):  # up to the first budget that changes nothing
         (end,) = (
-            reduction.tokens for reduction, all_fit in tried if all_fit and reduction.ratio == ratio
+            reduction.tokens
+            for reduction, all_fit in reductions
+            if all_fit and reduction.ratio == ratio
         )
         most = int(evaluator.setting(ratio).tokens.max())
         assert end == min(tokens for tokens in budgets if tokens >= most)
-        for how in ('crop', 'drop'):
+        for method in ('crop', 'drop'):
             short = [
                 reduction.tokens
-                for reduction, all_fit in tried
-                if (reduction.ratio, reduction.method, all_fit) == (ratio, how, False)
+                for reduction, all_fit in reductions
+                if (reduction.ratio, reduction.method, all_fit) == (ratio, method, False)
             ]
             assert short == [tokens for tokens in budgets if tokens < most]
 
@@ -430,26 +434,26 @@ def test_by_default_budgets_go_from_a_column_to_the_largest_clip(evaluated):
     ],
 )
 def test_default_budgets(columns, budgets):
-    found = budget_sweep.default_budgets(FrontendSpec(), 8 * columns)
-    assert found == budgets
+    values = budget_sweep.default_budgets(FrontendSpec(), 8 * columns)
+    assert values == budgets
 
 
-def test_ratios_of_the_same_frame_shift_come_once():
+def test_ratios_of_the_same_frame_shift_are_one():
     assert budget_sweep.distinct_ratios(FrontendSpec()) == budget_sweep.RATIOS
     assert budget_sweep.distinct_ratios(FrontendSpec(shift_ms=1.0)) == (1.0, 2.0, 4.0)
     assert budget_sweep.distinct_ratios(FrontendSpec(shift_ms=1.9)) == (1.0, 1.4, 2.0, 2.8, 4.0)
 
 
 @pytest.mark.parametrize(
-    ('points', 'said'),
+    ('points', 'message'),
     [
         ('1,4', 'a budget of 1 tokens is less than one column of patches: give at least 2'),
         ('2.5', 'give whole numbers of'),
     ],
 )
-def test_budgets_that_cannot_be(workdir, command, points, said):
-    done = command('evaluate', f'--workdir={workdir}', '--sweep=budget', f'--points={points}')
-    assert done.code == 1 and said in done.err
+def test_impossible_budgets_are_refused(workdir, command, points, message):
+    result = command('evaluate', f'--workdir={workdir}', '--sweep=budget', f'--points={points}')
+    assert result.code == 1 and message in result.err
     assert not (workdir / 'budgets.json').exists() and not (workdir / 'eval').exists()
 
 
@@ -459,13 +463,13 @@ def test_a_fixed_length_model_has_no_budget():
         budget_sweep.check_budgets(ast, None)
 
 
-def test_prediction_with_what_is_not_stored(workdir, command, recordings):
+def test_prediction_without_matching_budgets(workdir, command, recordings):
     clip = recordings.test_files[0]
-    done = command('predict', workdir, clip, '--budget_tokens=8')
+    result = command('predict', workdir, clip, '--budget_tokens=8')
     assert (
-        done.code == 1
-        and f'run elastic-ast evaluate --workdir={workdir} --sweep=budget' in done.err
-        and not done.out
+        result.code == 1
+        and f'run elastic-ast evaluate --workdir={workdir} --sweep=budget' in result.err
+        and not result.out
     )
     budgets = {
         'checkpoint': 'step 18',
@@ -484,25 +488,27 @@ def test_prediction_with_what_is_not_stored(workdir, command, recordings):
         ],
     }
     (workdir / 'budgets.json').write_text(json.dumps(budgets), encoding='utf-8')
-    done = command('predict', workdir, clip, '--budget_tokens=5')
+    result = command('predict', workdir, clip, '--budget_tokens=5')
     assert (
-        done.code == 1
-        and 'a budget of 5 tokens is less than any that was measured: give one of 6' in done.err
+        result.code == 1
+        and 'a budget of 5 tokens is less than any that was measured: give one of 6' in result.err
     )
-    done = command('predict', workdir, clip, '--budget_tokens=6')
+    result = command('predict', workdir, clip, '--budget_tokens=6')
     assert (
-        done.code == 0
+        result.code == 0
         and 'at most 6 tokens, frame shift 14 ms, random tokens: in evaluation accuracy –'
-        in done.err
+        in result.err
     )
     assert (
         'warning: token budgets were measured with parameters of step 18, and these are of step 21:'
-        ' measure ag' in done.err
+        ' measure ag' in result.err
     )
-    done = command('predict', workdir, clip, '--budget_tokens=6', f'--explain={workdir}/heard.png')
-    assert done.code == 1 and 'leave --budget_tokens out' in done.err
-    done = command('predict', workdir, clip, '--budget_tokens=0')
-    assert done.code == 2 and 'no positive whole number' in done.err
+    result = command(
+        'predict', workdir, clip, '--budget_tokens=6', f'--explain={workdir}/heard.png'
+    )
+    assert result.code == 1 and 'leave --budget_tokens out' in result.err
+    result = command('predict', workdir, clip, '--budget_tokens=0')
+    assert result.code == 2 and 'no positive whole number' in result.err
 
 
 def test_the_plot(tmp_path):
@@ -522,8 +528,12 @@ def test_the_plot(tmp_path):
         and '(ms)' in latency.get_xlabel()
     )
     for axes, costs in ((tokens, [4.0, 20.0]), (seconds, [0.1, 0.4]), (latency, [1.0, 2.0])):
-        cut, dropped, *others, best = axes.lines
+        cut, dropped, *other_lines, best = axes.lines
         np.testing.assert_array_equal(
             cut.get_xdata(), costs
         )  # the point where all fit ends both lines
-        assert len(dropped.get_xdata()) == 2 and len(others) == 2 and len(best.get_xdata()) == 2
+        assert (
+            np.size(dropped.get_xdata()) == 2
+            and len(other_lines) == 2
+            and np.size(best.get_xdata()) == 2
+        )

@@ -1,10 +1,9 @@
-"""`elastic-ast evaluate` with `--sweep`, with windows and with clips that cannot be decoded: each
-clip counts once, as what it is said to be.
-"""
+"""Test sweeps, windows and skipped clips of `elastic-ast evaluate`: each clip counts once."""
 
 import contextlib
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +25,8 @@ RATE, CLIPS, MOST_FRAMES = 8000, 12, 100
 CLOSE, NEAR = 1e-4, 2e-3
 
 
-def worst(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def largest_difference(values: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(values - expected).max() / np.abs(expected).max())
 
 
 @pytest.fixture
@@ -38,17 +37,15 @@ def results(workdir):
 
 
 @contextlib.contextmanager
-def opened(workdir, *overrides: str):
-    """An evaluator of the model's config with overrides, its parameters, and the compiled step."""
+def open_evaluator(workdir, *overrides: str):
+    """Yield an evaluator of the model with overrides, the parameters, and the compiled step."""
     mesh = sharding.make_mesh()
     model = load_model(workdir, mesh=mesh)
-    step = sharding.jit_eval_step(
-        make_eval_step(
-            lambda params, batch: model.network.apply({'params': params}, batch),
-            make_loss(model.config),
-        ),
-        mesh,
-    )
+
+    def apply(params, batch) -> Any:
+        return model.network.apply({'params': params}, batch)
+
+    step = sharding.jit_eval_step(make_eval_step(apply, make_loss(model.config)), mesh)
     yield (
         Evaluator(eval_config(model.config, overrides), model.labels, step, mesh),
         model.params,
@@ -56,8 +53,10 @@ def opened(workdir, *overrides: str):
     )
 
 
-def listed(folder, sounds: dict[str, np.ndarray], labels: list[str], rate: int = RATE) -> str:
-    """Writes recordings and their manifest; gives back its path."""
+def write_manifest(
+    folder, sounds: dict[str, np.ndarray], labels: list[str], rate: int = RATE
+) -> str:
+    """Write recordings and their manifest; return its path."""
     folder.mkdir(exist_ok=True)
     lines = []
     for (name, samples), label in zip(sounds.items(), labels, strict=True):
@@ -85,26 +84,26 @@ def frames(samples: int, shift: int = 80) -> int:
 
 def test_the_length_curve(workdir, command, results, clips):
     assert command('evaluate', f'--workdir={workdir}').code == 0
-    whole = results('metrics.json')
-    done = command('evaluate', f'--workdir={workdir}', '--sweep=length', '--points=8,24,60,100')
-    assert done.code == 0
-    found = results('length.json')
-    assert [point['frames'] for point in found['points']] == [8, 24, 60, 100]
-    for point in found['points']:
+    metrics = results('metrics.json')
+    result = command('evaluate', f'--workdir={workdir}', '--sweep=length', '--points=8,24,60,100')
+    assert result.code == 0
+    curve = results('length.json')
+    assert [point['frames'] for point in curve['points']] == [8, 24, 60, 100]
+    for point in curve['points']:
         assert point['clips'] == CLIPS
         assert point['cut'] == sum(frames(len(clip)) > point['frames'] for clip in clips)
-    assert found['points'][0]['cut'] == CLIPS and found['points'][-1]['cut'] == 0
+    assert curve['points'][0]['cut'] == CLIPS and curve['points'][-1]['cut'] == 0
     # A length that cuts nothing is no cut.
     for key in ('accuracy', 'mean_average_precision', 'auc', 'd_prime'):
-        assert found['points'][-1][key] == whole[key]
-    assert (found['checkpoint'], found['step']) == ('step 21', 21)
+        assert curve['points'][-1][key] == metrics[key]
+    assert (curve['checkpoint'], curve['step']) == ('step 21', 21)
     table = (workdir / 'eval' / 'length.md').read_text('utf-8')
     assert (
-        done.out.strip() in table
-        and f'| 8 | 0.095 | 12 | 12 | {100 * found["points"][0]["accuracy"]:.2f} % |' in table
+        result.out.strip() in table
+        and f'| 8 | 0.095 | 12 | 12 | {100 * curve["points"][0]["accuracy"]:.2f} % |' in table
     )
     for name in ('length.json', 'length.md', 'length.png'):
-        assert str(workdir / 'eval' / name) in done.err
+        assert str(workdir / 'eval' / name) in result.err
 
 
 def test_a_point_of_the_length_curve_is_what_a_shorter_recording_gives(
@@ -112,40 +111,40 @@ def test_a_point_of_the_length_curve_is_what_a_shorter_recording_gives(
 ):
     for length in (7, 40):
         shorter = {f'{i:02d}.wav': clip[: 200 + (length - 1) * 80] for i, clip in enumerate(clips)}
-        manifest = listed(tmp_path / str(length), shorter, labels)
+        manifest = write_manifest(tmp_path / str(length), shorter, labels)
         with (
-            opened(trained) as (evaluator, params, _),
-            opened(trained, f'data.eval={manifest}') as (other, _, _),
+            open_evaluator(trained) as (evaluator, params, _),
+            open_evaluator(trained, f'data.eval={manifest}') as (cropped_evaluator, _, _),
         ):
-            found = evaluator.logits(params, evaluator.setting(max_frames=length))
-            assert worst(found, other.logits(params)) <= CLOSE
+            logits = evaluator.logits(params, evaluator.setting(max_frames=length))
+            assert largest_difference(logits, cropped_evaluator.logits(params)) <= CLOSE
 
 
 def test_a_point_of_the_resolution_curve_has_that_frame_shift(trained, clips):
-    """Against features of the same shift computed in NumPy."""
+    """Compare with features of the same shift from NumPy."""
     model = elastic_ast_jax.load(trained)
     frontend = model.config.frontend
-    with opened(trained) as (evaluator, params, _):
+    with open_evaluator(trained) as (evaluator, params, _):
         for ratio, shift in ((1.0, 80), (1.3, 104), (2.5, 200)):
             features = [
                 fbank.normalise(fbank.log_mel(clip, frontend, shift), frontend).T for clip in clips
             ]
-            found = evaluator.logits(params, evaluator.setting(ratio=ratio))
-            assert worst(found, model.logits(features)) <= NEAR
+            logits = evaluator.logits(params, evaluator.setting(ratio=ratio))
+            assert largest_difference(logits, model.logits(features)) <= NEAR
 
 
 def test_the_resolution_curve_of_the_paper(workdir, command, results):
-    done = command('evaluate', f'--workdir={workdir}', '--sweep=resolution')
-    assert done.code == 0
+    result = command('evaluate', f'--workdir={workdir}', '--sweep=resolution')
+    assert result.code == 0
     points = results('resolution.json')['points']
     assert [point['ratio'] for point in points] == pytest.approx(np.arange(1, 4.01, 0.2))
     assert [point['shift_ms'] for point in points] == list(range(10, 41, 2))
     assert all(point['clips'] == CLIPS and point['cut'] == 0 for point in points)
-    assert len(done.out.splitlines()) == 2 + len(points)
+    assert len(result.out.splitlines()) == 2 + len(points)
 
 
 def test_a_sweep_compiles_once(trained):
-    with opened(trained) as (evaluator, params, step), CompilationCounter() as compilations:
+    with open_evaluator(trained) as (evaluator, params, step), CompilationCounter() as compilations:
         for setting in (
             evaluator.setting(),
             evaluator.setting(max_frames=8),
@@ -156,26 +155,26 @@ def test_a_sweep_compiles_once(trained):
 
 
 def test_a_finer_resolution_has_no_positions_for_long_clips(workdir, command, results, clips):
-    """Refused before anything is evaluated; or cut, and counted, if that is asked for."""
+    """Refuse clips before anything is evaluated; or crop and count them with `too_long=crop`."""
     arguments = 'evaluate', f'--workdir={workdir}', '--sweep=resolution', '--points=0.8,1'
-    done = command(*arguments)
-    assert done.code == 1
+    result = command(*arguments)
+    assert result.code == 1
     assert (
-        '0.8' in done.err
-        and '8 ms' in done.err
-        and '.wav' in done.err
-        and "data.too_long='crop'" in done.err
+        '0.8' in result.err
+        and '8 ms' in result.err
+        and '.wav' in result.err
+        and "data.too_long='crop'" in result.err
     )
     assert not (workdir / 'eval').exists()
     assert command(*arguments, '--config.data.too_long=crop').code == 0
-    found = results('resolution.json')
+    curve = results('resolution.json')
     longer = sum(frames(len(clip), 64) > MOST_FRAMES for clip in clips)
-    assert [point['cut'] for point in found['points']] == [longer, 0] and longer > 0
-    assert found['overrides'] == ['data.too_long=crop']
+    assert [point['cut'] for point in curve['points']] == [longer, 0] and longer > 0
+    assert curve['overrides'] == ['data.too_long=crop']
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'said'),
+    ('arguments', 'message'),
     [
         (['--sweep=length', '--points=104'], 'frontend.max_frames=100'),
         (['--sweep=length', '--points=2.5'], 'whole numbers of frames'),
@@ -185,18 +184,15 @@ def test_a_finer_resolution_has_no_positions_for_long_clips(workdir, command, re
         (['--config.data.evil=x'], 'the nearest valid one is data.eval'),
     ],
 )
-def test_what_cannot_be_evaluated(workdir, command, arguments, said):
-    done = command('evaluate', f'--workdir={workdir}', *arguments)
-    assert done.code == 1 and said in done.err
+def test_impossible_evaluations_are_refused(workdir, command, arguments, message):
+    result = command('evaluate', f'--workdir={workdir}', *arguments)
+    assert result.code == 1 and message in result.err
     assert not (workdir / 'eval').exists()
 
 
 @pytest.fixture(scope='module')
 def long_recordings(clips, labels, tmp_path_factory):
-    """Recordings of up to ten times the model's length, in another rate too, and short ones;
-
-    the manifest and the files.
-    """
+    """Return manifest and files of recordings up to ten times the model's length."""
     folder = tmp_path_factory.mktemp('long')
     sounds = {
         'ten.wav': np.concatenate([*clips] * 2)[: 10 * RATE],
@@ -204,7 +200,7 @@ def long_recordings(clips, labels, tmp_path_factory):
         'just.wav': np.concatenate(clips[7:11])[:8200],  # 101 frames, and not a sample more
         'short.wav': clips[0],
     }
-    manifest = listed(folder, sounds, ['low', 'middle', 'low', labels[0]])
+    manifest = write_manifest(folder, sounds, ['low', 'middle', 'low', labels[0]])
     soundfile.write(
         folder / 'twice.flac', np.stack([np.repeat(sounds['ten.wav'], 2)] * 2, axis=1), 2 * RATE
     )
@@ -218,14 +214,14 @@ def test_windows_in_evaluation_are_those_of_prediction(trained, long_recordings,
     manifest, files = long_recordings
     model = elastic_ast_jax.load(trained)
     overrides = f'data.eval={manifest}', 'data.too_long=window', f'data.overlap={overlap}'
-    with opened(trained, *overrides) as (evaluator, params, _):
+    with open_evaluator(trained, *overrides) as (evaluator, params, _):
         scores = evaluator.logits(params)
         assert evaluator.windowed == 4 and evaluator.cropped == 0
         assert len(evaluator.source.keys) == len(scores) == len(files)
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-    found = exponents / exponents.sum(axis=1, keepdims=True)
+    probabilities = exponents / exponents.sum(axis=1, keepdims=True)
     for row, result in zip(
-        found, model.predict(files, top_k=len(model.labels), overlap=overlap), strict=True
+        probabilities, model.predict(files, top_k=len(model.labels), overlap=overlap), strict=True
     ):
         predicted = {entry['label']: entry['probability'] for entry in result['predictions']}
         np.testing.assert_allclose(row, [predicted[label] for label in model.labels], atol=CLOSE)
@@ -233,19 +229,19 @@ def test_windows_in_evaluation_are_those_of_prediction(trained, long_recordings,
 
 def test_a_recording_in_windows_counts_once(workdir, command, results, long_recordings):
     arguments = ('evaluate', f'--workdir={workdir}', f'--config.data.eval={long_recordings[0]}')
-    done = command(*arguments)
-    assert done.code == 1 and "data.too_long='crop'" in done.err and 'ten' in done.err
+    result = command(*arguments)
+    assert result.code == 1 and "data.too_long='crop'" in result.err and 'ten' in result.err
     assert command(*arguments, '--config.data.too_long=window').code == 0
-    found = results('metrics.json')
-    assert (found['clips'], found['windowed_clips'], found['cropped_clips']) == (5, 4, 0)
+    metrics = results('metrics.json')
+    assert (metrics['clips'], metrics['windowed_clips'], metrics['cropped_clips']) == (5, 4, 0)
     assert 'in windows' in (workdir / 'eval' / 'metrics.md').read_text('utf-8')
     assert command(*arguments, '--config.data.too_long=crop').code == 0
-    found = results('metrics.json')
-    assert (found['clips'], found['windowed_clips'], found['cropped_clips']) == (5, 0, 4)
+    metrics = results('metrics.json')
+    assert (metrics['clips'], metrics['windowed_clips'], metrics['cropped_clips']) == (5, 0, 4)
 
 
 def test_sweeps_of_long_recordings(workdir, command, results, long_recordings):
-    """A coarser resolution needs fewer windows; cutting to a length needs none."""
+    """Check that a coarser resolution needs fewer windows, and cropped clips none."""
     overrides = f'--config.data.eval={long_recordings[0]}', '--config.data.too_long=window'
     arguments = 'evaluate', f'--workdir={workdir}', *overrides
     assert command(*arguments, '--sweep=resolution', '--points=0.8,1,4').code == 0
@@ -263,17 +259,17 @@ def test_sweeps_of_long_recordings(workdir, command, results, long_recordings):
 
 @pytest.fixture(scope='module')
 def damaged(clips, labels, tmp_path_factory) -> str:
-    """The evaluation clips, two of which have sound headers and do not decode."""
+    """Return a manifest of evaluation clips, two of which do not decode."""
     folder = tmp_path_factory.mktemp('damaged')
     sounds = {f'{i:02d}.flac': clip for i, clip in enumerate(clips)}
-    manifest = listed(folder, sounds, labels)
+    manifest = write_manifest(folder, sounds, labels)
     for name in ('03.flac', '07.flac'):
-        spoil(folder / name)
+        damage(folder / name)
     return manifest
 
 
-def spoil(path) -> None:
-    """Leaves a recording whose header is sound and that does not decode."""
+def damage(path) -> None:
+    """Damage a recording behind its header, so that it does not decode."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
     path.write_bytes(content)
@@ -283,7 +279,7 @@ def spoil(path) -> None:
 
 
 @pytest.mark.parametrize('too_long', ['error', 'window'])
-def test_clips_that_cannot_be_decoded_are_left_out_counted_and_listed(
+def test_clips_that_cannot_be_decoded_are_skipped_counted_and_listed(
     workdir, command, results, damaged, clips, labels, too_long, tmp_path
 ):
     arguments = (
@@ -292,26 +288,28 @@ def test_clips_that_cannot_be_decoded_are_left_out_counted_and_listed(
         f'--config.data.eval={damaged}',
         f'--config.data.too_long={too_long}',
     )
-    done = command(*arguments)
-    assert done.code == 1 and ('03.flac' in done.err or '07.flac' in done.err)
-    done = command(*arguments, '--config.data.on_bad_audio=skip')
-    assert done.code == 0 and 'clips left out: 2' in done.err and '03.flac' in done.err
-    found = results('metrics.json')
-    assert found['clips'] == CLIPS - 2 and len(found['skipped']) == 2
-    assert '03.flac' in found['skipped'][0] and '07.flac' in found['skipped'][1]
+    result = command(*arguments)
+    assert result.code == 1 and ('03.flac' in result.err or '07.flac' in result.err)
+    result = command(*arguments, '--config.data.on_bad_audio=skip')
+    assert result.code == 0 and 'clips skipped: 2' in result.err and '03.flac' in result.err
+    metrics = results('metrics.json')
+    assert metrics['clips'] == CLIPS - 2 and len(metrics['skipped']) == 2
+    assert '03.flac' in metrics['skipped'][0] and '07.flac' in metrics['skipped'][1]
     # The others have what they have without them.
-    kept = [i for i in range(CLIPS) if i not in (3, 7)]
-    manifest = listed(
-        tmp_path / 'kept', {f'{i:02d}.flac': clips[i] for i in kept}, [labels[i] for i in kept]
+    decodable = [i for i in range(CLIPS) if i not in (3, 7)]
+    manifest = write_manifest(
+        tmp_path / 'kept',
+        {f'{i:02d}.flac': clips[i] for i in decodable},
+        [labels[i] for i in decodable],
     )
     assert command('evaluate', f'--workdir={workdir}', f'--config.data.eval={manifest}').code == 0
     alone = results('metrics.json')
-    assert [found[key] for key in ('accuracy', 'mean_average_precision', 'auc')] == [
+    assert [metrics[key] for key in ('accuracy', 'mean_average_precision', 'auc')] == [
         pytest.approx(alone[key], abs=1e-6) for key in ('accuracy', 'mean_average_precision', 'auc')
     ]
 
 
-def test_a_long_recording_that_cannot_be_decoded_is_left_out_once(
+def test_a_long_recording_that_cannot_be_decoded_is_skipped_once(
     workdir, command, results, clips, labels, tmp_path
 ):
     """Whichever of its windows the damage is in."""
@@ -320,8 +318,8 @@ def test_a_long_recording_that_cannot_be_decoded_is_left_out_once(
         'also.flac': np.concatenate(clips[::-1]),
         'short.flac': clips[0],
     }
-    manifest = listed(tmp_path / 'long', sounds, labels[:3])
-    spoil(tmp_path / 'long' / 'long.flac')
+    manifest = write_manifest(tmp_path / 'long', sounds, labels[:3])
+    damage(tmp_path / 'long' / 'long.flac')
     assert (
         command(
             'evaluate',
@@ -332,12 +330,12 @@ def test_a_long_recording_that_cannot_be_decoded_is_left_out_once(
         ).code
         == 0
     )
-    found = results('metrics.json')
-    assert (found['clips'], found['windowed_clips'], len(found['skipped'])) == (2, 1, 1)
-    assert 'long.flac' in found['skipped'][0]
+    metrics = results('metrics.json')
+    assert (metrics['clips'], metrics['windowed_clips'], len(metrics['skipped'])) == (2, 1, 1)
+    assert 'long.flac' in metrics['skipped'][0]
 
 
-def test_a_sweep_lists_what_was_left_out_once(workdir, command, results, damaged):
+def test_a_sweep_lists_skipped_clips_once(workdir, command, results, damaged):
     assert (
         command(
             'evaluate',
@@ -349,57 +347,57 @@ def test_a_sweep_lists_what_was_left_out_once(workdir, command, results, damaged
         ).code
         == 0
     )
-    found = results('length.json')
-    assert [point['clips'] for point in found['points']] == [CLIPS - 2] * 2
-    assert len(found['skipped']) == 2
+    curve = results('length.json')
+    assert [point['clips'] for point in curve['points']] == [CLIPS - 2] * 2
+    assert len(curve['skipped']) == 2
 
 
 def test_a_split_of_which_nothing_decodes_is_refused(workdir, command, clips, labels, tmp_path):
-    manifest = listed(tmp_path / 'one', {'only.flac': clips[0]}, labels[:1])
-    spoil(tmp_path / 'one' / 'only.flac')
-    done = command(
+    manifest = write_manifest(tmp_path / 'one', {'only.flac': clips[0]}, labels[:1])
+    damage(tmp_path / 'one' / 'only.flac')
+    result = command(
         'evaluate',
         f'--workdir={workdir}',
         f'--config.data.eval={manifest}',
         '--config.data.on_bad_audio=skip',
     )
     assert (
-        done.code == 1
-        and 'no clip of the evaluation split can be decoded' in done.err
-        and 'only.flac' in done.err
+        result.code == 1
+        and 'no clip of the evaluation split can be decoded' in result.err
+        and 'only.flac' in result.err
     )
 
 
-def test_a_class_without_clips_is_told(workdir, command, clips, labels, tmp_path):
+def test_a_class_without_clips_is_reported(workdir, command, clips, labels, tmp_path):
     few = [i for i in range(CLIPS) if labels[i] != 'middle']
-    manifest = listed(
+    manifest = write_manifest(
         tmp_path / 'few', {f'{i}.wav': clips[i] for i in few}, [labels[i] for i in few]
     )
-    done = command('evaluate', f'--workdir={workdir}', f'--config.data.eval={manifest}')
-    assert done.code == 0
-    assert 'warning: 1 of 3 classes have no evaluation clip: middle' in done.err
+    result = command('evaluate', f'--workdir={workdir}', f'--config.data.eval={manifest}')
+    assert result.code == 0
+    assert 'warning: 1 of 3 classes have no evaluation clip: middle' in result.err
 
 
 def test_rows_of_another_shape_change_no_score(trained):
-    with opened(trained) as (evaluator, params, _):
+    with open_evaluator(trained) as (evaluator, params, _):
         expected = evaluator.logits(params)
-    with opened(trained, 'packing.tokens=200', 'packing.rows=3', 'packing.slots=4') as (
+    with open_evaluator(trained, 'packing.tokens=200', 'packing.rows=3', 'packing.slots=4') as (
         evaluator,
         params,
         _,
     ):
-        assert worst(evaluator.logits(params), expected) <= CLOSE
+        assert largest_difference(evaluator.logits(params), expected) <= CLOSE
 
 
-def test_other_parameters_are_told(workdir, command, results):
-    done = command(
+def test_averaged_parameters_are_described(workdir, command, results):
+    result = command(
         'evaluate',
         f'--workdir={workdir}',
         '--checkpoint=average:2',
         '--sweep=length',
         '--points=100',
     )
-    assert done.code == 0
+    assert result.code == 0
     assert results('length.json')['checkpoint'] == 'mean of steps 18, 21'
     assert 'mean of steps 18, 21' in (workdir / 'eval' / 'length.md').read_text('utf-8')
 

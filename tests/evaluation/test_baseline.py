@@ -1,4 +1,4 @@
-"""Logistic regression on averages of the spectrogram."""
+"""Test logistic regression on averages of the spectrogram."""
 
 import json
 
@@ -23,10 +23,7 @@ def get_config():
 
 @pytest.fixture
 def task(tmp_path):
-    """Tones of three pitches, short and long;
-
-    those for testing end in silence, so that a clip's beginning tells most.
-    """
+    """Return a config of clips of tones, of three pitches and several lengths."""
     rng, lines = np.random.default_rng(0), []
     for split, count in (('train', 8), ('test', 4)):
         for number, pitch in enumerate((300, 900, 2400)):
@@ -45,7 +42,7 @@ def task(tmp_path):
     return config
 
 
-def test_it_tells_pitches_apart(task, capsys):
+def test_pitches_are_classified(task, capsys):
     assert main(['baseline', f'--config={task}']) == 0
     assert '24 training clips: accuracy 100.00 %, mAP 1.0000 on 12 clips' in capsys.readouterr().out
 
@@ -57,29 +54,29 @@ def test_it_tells_pitches_apart(task, capsys):
         (('--sweep=resolution', '--shifts=10,25'), 'shift_ms', [10, 25], [0, 0]),
     ],
 )
-def test_its_sweeps_lie_where_compare_finds_them(task, tmp_path, capsys, sweep, key, points, cut):
+def test_sweeps_are_written_for_compare(task, tmp_path, capsys, sweep, key, points, cut):
     assert main(['baseline', f'--config={task}', *sweep, f'--out={tmp_path / "out"}']) == 0
     kind = sweep[0].partition('=')[2]
-    found = json.loads((tmp_path / 'out' / 'eval' / f'{kind}.json').read_text())
-    assert [point[key] for point in found['points']] == points and [
-        point['cut'] for point in found['points']
+    content = json.loads((tmp_path / 'out' / 'eval' / f'{kind}.json').read_text())
+    assert [point[key] for point in content['points']] == points and [
+        point['cut'] for point in content['points']
     ] == cut
-    assert all(point['clips'] == 12 for point in found['points'])
+    assert all(point['clips'] == 12 for point in content['points'])
     capsys.readouterr()
     assert main(['compare', f'average={tmp_path / "out"}', f'--sweep={kind}']) == 0
     assert '| average (1) |' in capsys.readouterr().out
 
 
-def test_on_whole_clips_it_lies_where_compare_finds_it(task, tmp_path):
+def test_metrics_are_written_for_compare(task, tmp_path):
     assert main(['baseline', f'--config={task}', f'--out={tmp_path / "out"}']) == 0
-    found = json.loads((tmp_path / 'out' / 'eval' / 'metrics.json').read_text())
-    assert (found['accuracy'], found['step']) == (1.0, 0) and found['checkpoint'].startswith(
+    content = json.loads((tmp_path / 'out' / 'eval' / 'metrics.json').read_text())
+    assert (content['accuracy'], content['step']) == (1.0, 0) and content['checkpoint'].startswith(
         'logistic regression'
     )
     assert json.loads((tmp_path / 'out' / 'config.json').read_text())['frontend']['mel_bins'] == 32
 
 
-def test_a_trained_model_is_not_written_over(task, tmp_path, capsys):
+def test_a_trained_model_is_not_overwritten(task, tmp_path, capsys):
     (tmp_path / 'run' / 'checkpoints' / '7').mkdir(parents=True)
     assert main(['baseline', f'--config={task}', f'--out={tmp_path / "run"}']) == 1
     assert 'is the workdir of a trained model' in capsys.readouterr().err
@@ -87,7 +84,7 @@ def test_a_trained_model_is_not_written_over(task, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ('labels', 'loss', 'said'),
+    ('labels', 'loss', 'message'),
     [
         (
             ['p300'],
@@ -102,12 +99,12 @@ def test_a_trained_model_is_not_written_over(task, tmp_path, capsys):
         ),
     ],
 )
-def test_labels_that_nothing_can_be_learned_from_are_refused(task, capsys, labels, loss, said):
+def test_labels_of_one_class_are_refused(task, capsys, labels, loss, message):
     manifest = task.parent / 'all.jsonl'
     lines = [json.loads(line) | {'labels': labels} for line in manifest.read_text().splitlines()]
     manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     assert main(['baseline', f'--config={task}', f'--config.train.loss={loss}']) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -128,11 +125,11 @@ def test_several_labels_and_classes_without_examples():
     features = rng.standard_normal((60, 4))
     classes = [tuple(np.flatnonzero([x > 0, y > 0, False, True]).tolist()) for x, y, *_ in features]
     score = baseline.fit(features, classes, 4, several=True)
-    found = score(features)
-    assert found.shape == (60, 4)
-    assert ((found[:, 0] > 0) == (features[:, 0] > 0)).mean() > 0.9
+    scores = score(features)
+    assert scores.shape == (60, 4)
+    assert ((scores[:, 0] > 0) == (features[:, 0] > 0)).mean() > 0.9
     assert (
-        found[:, 2:] <= found[:, :2].min()
+        scores[:, 2:] <= scores[:, :2].min()
     ).all()  # nothing was learned of a class that no clip has, or all have
     single = baseline.fit(features, [(int(x > 0) * 3,) for x, *_ in features], 4, several=False)(
         features
@@ -140,28 +137,28 @@ def test_several_labels_and_classes_without_examples():
     assert (single.argmax(axis=1) == np.where(features[:, 0] > 0, 3, 0)).mean() > 0.9
 
 
-def test_a_clip_is_summarised_as_numpy_does(task):
+def test_features_equal_those_of_numpy(task):
     from elastic_ast_jax.audio import fbank
     from elastic_ast_jax.config import loading
     from elastic_ast_jax.data import splits
     from elastic_ast_jax.evaluation import sweep
     from elastic_ast_jax.utils.progress import Progress
 
-    used = loading.load(str(task))
-    source = splits.open_source(used, 'eval')
+    config = loading.load(str(task))
+    source = splits.open_source(config, 'eval')
     points = sweep.Point(20, 0.0, max_frames=20), sweep.Point(2.0, 0.0, ratio=2.0)
     clips, (short, coarse) = baseline.clip_features(
-        source, used.frontend, points, np.arange(12)[::5], False, Progress()
+        source, config.frontend, points, np.arange(12)[::5], False, Progress()
     )
     assert clips == [0, 5, 10]
     for row, clip in enumerate(clips):
         waveform = source.read(clip)
-        first = fbank.log_mel(waveform[: 200 + 19 * 80], used.frontend)
+        first = fbank.log_mel(waveform[: 200 + 19 * 80], config.frontend)
         assert len(first) == 20
         np.testing.assert_allclose(
             short[row], np.concatenate([first.mean(axis=0), first.std(axis=0)]), atol=1e-4
         )
-        every = fbank.log_mel(waveform, used.frontend, 160)
+        every = fbank.log_mel(waveform, config.frontend, 160)
         np.testing.assert_allclose(
             coarse[row], np.concatenate([every.mean(axis=0), every.std(axis=0)]), atol=1e-4
         )

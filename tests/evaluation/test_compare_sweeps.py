@@ -1,7 +1,4 @@
-"""Comparison of runs in a table, from what training logged;
-
-and of models over a sweep, from what evaluation left.
-"""
+"""Test comparisons: runs in a table, and models over a sweep or a key."""
 
 import csv
 import json
@@ -20,10 +17,10 @@ from elastic_ast_jax.evaluation import compare_over_key, compare_runs, plots, pu
 QUICKSTART = str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')
 
 
-def leave(
+def write_sweep(
     folder, values, xs=(16, 32, 64), metric='accuracy', clips=40, seconds=0.01, model='elastic_ast'
 ):
-    """A workdir with a length sweep."""
+    """Write a length sweep into a workdir."""
     (folder / 'eval').mkdir(parents=True)
     points = [
         {'frames': x, 'seconds': x * seconds, 'clips': clips, 'cut': 0, metric: value}
@@ -37,15 +34,17 @@ def leave(
 
 @pytest.fixture
 def runs(tmp_path):
-    leave(tmp_path / 'a0', [0.5, 0.7, 0.9])
-    leave(tmp_path / 'a1', [0.6, 0.7, 1.0])
-    leave(tmp_path / 'b0', [0.25, 0.5, None])
+    write_sweep(tmp_path / 'a0', [0.5, 0.7, 0.9])
+    write_sweep(tmp_path / 'a1', [0.6, 0.7, 1.0])
+    write_sweep(tmp_path / 'b0', [0.25, 0.5, None])
     return tmp_path
 
 
 def compare(folder, *models, sweep='length'):
-    written = [f'{name}={",".join(str(folder / run) for run in found)}' for name, found in models]
-    return main(['compare', *written, f'--out={folder / "out"}', f'--sweep={sweep}'])
+    arguments = [
+        f'{name}={",".join(str(folder / run) for run in workdirs)}' for name, workdirs in models
+    ]
+    return main(['compare', *arguments, f'--out={folder / "out"}', f'--sweep={sweep}'])
 
 
 def test_mean_and_spread_of_each_point(runs, capsys):
@@ -60,14 +59,14 @@ def test_mean_and_spread_of_each_point(runs, capsys):
     assert 'Accuracy of 40 clips' in table[0]
     printed = capsys.readouterr().out
     assert table[4] in printed and 'length.md' in printed
-    found = json.loads((runs / 'out' / 'length.json').read_text())
-    assert found['models'][0]['values'] == [[0.5, 0.7, 0.9], [0.6, 0.7, 1.0]]
-    assert found['models'][0]['spread'] == pytest.approx(
+    content = json.loads((runs / 'out' / 'length.json').read_text())
+    assert content['models'][0]['values'] == [[0.5, 0.7, 0.9], [0.6, 0.7, 1.0]]
+    assert content['models'][0]['spread'] == pytest.approx(
         [np.std([0.5, 0.6], ddof=1), 0, np.std([0.9, 1.0], ddof=1)]
     )
     assert (
-        found['models'][1]['mean'] == [0.25, 0.5, None]
-        and found['models'][1]['spread'] == [None] * 3
+        content['models'][1]['mean'] == [0.25, 0.5, None]
+        and content['models'][1]['spread'] == [None] * 3
     )
     assert (runs / 'out' / 'length.png').read_bytes().startswith(b'\x89PNG')
 
@@ -82,7 +81,9 @@ def test_the_plot_has_a_curve_with_bars_for_each_model():
         y_label='y',
     )
     (axes,) = figure.axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ['$a$', 'b']
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ['$a$', 'b']
     assert (
         axes.get_xscale() == 'log' and axes.get_xticks()[-1] == 40 and len(axes.get_xticks()) <= 16
     )
@@ -90,7 +91,7 @@ def test_the_plot_has_a_curve_with_bars_for_each_model():
 
 
 @pytest.mark.parametrize(
-    'other, expected',
+    'change, expected',
     [
         ({'xs': (16, 32, 48)}, ['measured at frames 16,32,48', 'at 16,32,64', '--points']),
         ({'clips': 39}, ['clips=39', 'has 40', 'other clips']),
@@ -99,15 +100,15 @@ def test_the_plot_has_a_curve_with_bars_for_each_model():
         ({'metric': 'luck'}, ['no sweep of this version']),
     ],
 )
-def test_runs_that_differ_are_refused(runs, capsys, other, expected):
-    leave(runs / 'c0', [0.1, 0.2, 0.3], **other)
+def test_sweeps_that_differ_are_refused(runs, capsys, change, expected):
+    write_sweep(runs / 'c0', [0.1, 0.2, 0.3], **change)
     assert compare(runs, ('a', ['a0']), ('c', ['c0'])) != 0
-    said = capsys.readouterr().err
-    assert 'c0' in said and all(text in said for text in expected)
+    message = capsys.readouterr().err
+    assert 'c0' in message and all(text in message for text in expected)
     assert not (runs / 'out').exists()
 
 
-def test_a_workdir_without_a_sweep_says_how_to_make_one(runs, capsys):
+def test_the_error_of_a_missing_sweep_names_the_command(runs, capsys):
     (runs / 'd0').mkdir()
     assert compare(runs, ('d', ['d0'])) != 0
     assert '--sweep=length' in capsys.readouterr().err
@@ -118,26 +119,28 @@ def test_a_workdir_without_a_sweep_says_how_to_make_one(runs, capsys):
     assert 'cannot be read' in capsys.readouterr().err
 
 
-def leave_shifts(folder, values, own, shifts=(10, 20, 40), model='ast'):
-    """A workdir with a sweep of frame shifts, whose ratios are those to its own."""
+def write_shift_sweep(folder, values, own_shift, shifts=(10, 20, 40), model='ast'):
+    """Write a sweep of frame shifts into a workdir whose own shift is `own_shift`."""
     (folder / 'eval').mkdir(parents=True)
     points = [
-        {'ratio': shift / own, 'shift_ms': shift, 'clips': 40, 'accuracy': value}
+        {'ratio': shift / own_shift, 'shift_ms': shift, 'clips': 40, 'accuracy': value}
         for shift, value in zip(shifts, values, strict=True)
     ]
-    found = {'metric': 'accuracy', 'model': model, 'points': points}
-    (folder / 'eval' / 'resolution-resized.json').write_text(json.dumps(found))
+    content = {'metric': 'accuracy', 'model': model, 'points': points}
+    (folder / 'eval' / 'resolution-resized.json').write_text(json.dumps(content))
     return f'{folder}'
 
 
-def test_models_of_different_frame_shifts_meet_at_the_same_milliseconds(tmp_path, capsys):
+def test_models_of_different_frame_shifts_are_compared_by_milliseconds(tmp_path, capsys):
     elastic = [
-        leave_shifts(tmp_path / f'e{seed}', [0.8, 0.7, 0.6 + seed / 10], 10, model='elastic_ast')
+        write_shift_sweep(
+            tmp_path / f'e{seed}', [0.8, 0.7, 0.6 + seed / 10], 10, model='elastic_ast'
+        )
         for seed in range(2)
     ]
-    fine = [leave_shifts(tmp_path / f'f{seed}', [0.7, 0.6, 0.1], 10) for seed in range(2)]
-    coarse = [leave_shifts(tmp_path / f'c{seed}', [0.2, 0.5, 0.7], 40) for seed in range(2)]
-    baseline = leave_shifts(tmp_path / 'baseline', [0.9, 0.9, 0.9], 10)
+    fine = [write_shift_sweep(tmp_path / f'f{seed}', [0.7, 0.6, 0.1], 10) for seed in range(2)]
+    coarse = [write_shift_sweep(tmp_path / f'c{seed}', [0.2, 0.5, 0.7], 40) for seed in range(2)]
+    baseline = write_shift_sweep(tmp_path / 'baseline', [0.9, 0.9, 0.9], 10)
     out = tmp_path / 'out'
     models = ('E', elastic), ('AST at 10 ms', fine), ('AST at 40 ms', coarse)
     arguments = (
@@ -160,16 +163,16 @@ def test_models_of_different_frame_shifts_meet_at_the_same_milliseconds(tmp_path
     assert '| E | 5.00 % ± 7.07 % | 40 | 5.00 % ± 7.07 % | 40 |' in drops
     assert '| AST at 40 ms | 50.00 % ± 0.00 % | 10 | 60.00 % ± 0.00 % | 10 |' in drops
     assert 'average' not in drops
-    found = json.loads((out / 'resolution-resized.json').read_text())
-    assert found['resized'] and found['worst_drops'][0]['values'] == pytest.approx([0.1, 0.0])
-    assert found['worst_drops'][0]['below'] == 'the fixed-length ASTs'
-    other = leave_shifts(tmp_path / 'other', [0.5, 0.5, 0.5], 10, shifts=(10, 20, 30))
+    content = json.loads((out / 'resolution-resized.json').read_text())
+    assert content['resized'] and content['worst_drops'][0]['values'] == pytest.approx([0.1, 0.0])
+    assert content['worst_drops'][0]['below'] == 'the fixed-length ASTs'
+    mismatched = write_shift_sweep(tmp_path / 'other', [0.5, 0.5, 0.5], 10, shifts=(10, 20, 30))
     assert (
         main(
             [
                 'compare',
                 f'E={elastic[0]}',
-                f'O={other}',
+                f'O={mismatched}',
                 '--sweep=resolution',
                 '--fixed_length=resized',
             ]
@@ -179,30 +182,30 @@ def test_models_of_different_frame_shifts_meet_at_the_same_milliseconds(tmp_path
     assert '--shifts' in capsys.readouterr().err
 
 
-def test_asts_are_compared_as_they_were_run_and_others_as_they_are(runs):
+def test_resized_sweeps_are_used_for_asts_only(runs):
     (runs / 'b0' / 'eval' / 'length-resized.json').write_text(
         (runs / 'a0' / 'eval' / 'length.json').read_text()
     )
     models = f'Elastic={runs / "a1"}', f'AST={runs / "b0"}'
-    for how, expected in (('own', '25.00 %'), ('resized', '50.00 %')):
+    for option, expected in (('own', '25.00 %'), ('resized', '50.00 %')):
         assert (
             main(
                 [
                     'compare',
                     *models,
                     '--sweep=length',
-                    f'--fixed_length={how}',
+                    f'--fixed_length={option}',
                     f'--out={runs / "out"}',
                 ]
             )
             == 0
         )
-        table = (runs / 'out' / f'length{"-resized" * (how == "resized")}.md').read_text()
+        table = (runs / 'out' / f'length{"-resized" * (option == "resized")}.md').read_text()
         assert f'| 16 | 0.16 | 60.00 % ± – | {expected} ± – |' in table
 
 
 def test_an_ast_that_was_not_run_at_other_lengths_is_refused(runs, capsys):
-    leave(runs / 'ast', [0.5, 0.5, 0.5], model='ast')
+    write_sweep(runs / 'ast', [0.5, 0.5, 0.5], model='ast')
     assert (
         main(
             [
@@ -215,10 +218,10 @@ def test_an_ast_that_was_not_run_at_other_lengths_is_refused(runs, capsys):
         )
         != 0
     )
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
         f'elastic-ast evaluate --workdir={runs / "ast"} --sweep=length --fixed_length=resized'
-        in said
+        in message
     )
     # Beside the others it is shown as it was evaluated.
     arguments = [
@@ -246,15 +249,15 @@ def test_an_ast_that_was_not_run_at_other_lengths_is_refused(runs, capsys):
         {'points': [{'frames': 16, 'seconds': 1, 'clips': 1}]},
     ],
 )
-def test_what_is_no_sweep_is_refused(runs, capsys, change):
+def test_files_without_a_sweep_are_refused(runs, capsys, change):
     file = runs / 'a0' / 'eval' / 'length.json'
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert compare(runs, ('a', ['a0'])) != 0
     assert 'is no sweep of this version' in capsys.readouterr().err
 
 
-def test_published_curves_are_drawn_where_the_paper_has_them(tmp_path, capsys):
-    run = leave(tmp_path / 'a', [0.4, 0.5, 0.6], xs=(256, 300, 400))
+def test_published_curves_are_drawn(tmp_path, capsys):
+    run = write_sweep(tmp_path / 'a', [0.4, 0.5, 0.6], xs=(256, 300, 400))
     assert (
         main(
             [
@@ -275,7 +278,7 @@ def test_published_curves_are_drawn_where_the_paper_has_them(tmp_path, capsys):
     )  # a length that the paper does not have
     assert main(['compare', f'mine={run}', '--sweep=length', '--published=audioset']) != 0
     assert 'has curves of voxceleb and epic_sounds' in capsys.readouterr().err
-    leave(tmp_path / 'b', [0.4], xs=(256,), metric='mean_average_precision')
+    write_sweep(tmp_path / 'b', [0.4], xs=(256,), metric='mean_average_precision')
     assert main(['compare', f'b={tmp_path / "b"}', '--sweep=length', '--published=voxceleb']) != 0
     assert 'the published curves are in accuracy' in capsys.readouterr().err
     assert main(['compare', str(run), '--published=voxceleb']) != 0
@@ -286,14 +289,16 @@ def test_published_curves_are_drawn_where_the_paper_has_them(tmp_path, capsys):
     'kind, data_set',
     [(kind, name) for kind, names in published.DATA_SETS.items() for name in names],
 )
-def test_every_published_curve_has_a_value_at_each_place(kind, data_set):
-    found = published.read(data_set, kind)
+def test_every_published_curve_has_a_value_at_each_point(kind, data_set):
+    published_curves = published.read(data_set, kind)
     assert all(
-        len(curve) == len(found.places) and all(0 < value < 1 for value in curve)
-        for curve in found.curves.values()
+        len(curve) == len(published_curves.places) and all(0 < value < 1 for value in curve)
+        for curve in published_curves.curves.values()
     )
-    assert len(found.curves) == {'length': 4, 'resolution': 5}[kind]
-    assert found.metric == ('mean_average_precision' if data_set == 'audioset' else 'accuracy')
+    assert len(published_curves.curves) == {'length': 4, 'resolution': 5}[kind]
+    assert published_curves.metric == (
+        'mean_average_precision' if data_set == 'audioset' else 'accuracy'
+    )
 
 
 @pytest.mark.parametrize('text', ['', '=runs', 'a=', 'a=r,,s'])
@@ -307,10 +312,7 @@ def test_a_model_is_a_name_and_workdirs(text, capsys):
 
 
 def trained(folder, evaluations=(), *overrides, steps=None, planned=20, rows=8, seconds=2.0):
-    """A workdir that training left:
-
-    an evaluation every 10 steps, which took `seconds` each 10 steps.
-    """
+    """Write the workdir of a run with an evaluation every 10 steps, which took `seconds`."""
     config = load(QUICKSTART, [f'packing.rows={rows}', *overrides])
     workdir = Workdir(folder)
     workdir.prepare(config)
@@ -335,9 +337,9 @@ def test_workdirs_that_differ_in_the_seed_alone_are_one_model(tmp_path, capsys):
         for seed in range(2):
             run = tmp_path / 'runs' / f'{rate}-{seed}'
             trained(run, [], f'optimizer.learning_rate={rate}', f'train.seed={seed}')
-            leave(run, [0.5 + rate, 0.6, 0.7 + seed / 10])
+            write_sweep(run, [0.5 + rate, 0.6, 0.7 + seed / 10])
     runs = [str(path) for path in sorted((tmp_path / 'runs').iterdir())]
-    leave(tmp_path / 'other', [0.1, 0.2, 0.3])
+    write_sweep(tmp_path / 'other', [0.1, 0.2, 0.3])
     assert main(['compare', *runs, f'old={tmp_path / "other"}', '--sweep=length']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
@@ -355,14 +357,14 @@ def test_workdirs_that_differ_in_the_seed_alone_are_one_model(tmp_path, capsys):
 
 
 def table(capsys, *arguments):
-    """The cells that are printed, by row and column."""
+    """Return the printed cells, by row and column."""
     assert main(['compare', *map(str, arguments)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
     head, _, *rows = [[cell.strip() for cell in line[1:-1].split(' | ')] for line in lines]
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-def test_a_row_for_each_run_with_what_its_config_differs_in(tmp_path, capsys):
+def test_each_run_has_a_row_with_its_differing_keys(tmp_path, capsys):
     trained(tmp_path / 'a', [0.5, 0.75], 'train.seed=1')
     trained(tmp_path / 'b', [0.8, 0.7], 'augment.ratios=1.0,2.0', seconds=35.0)
     first, second = table(capsys, tmp_path / 'a', tmp_path / 'b')
@@ -388,7 +390,7 @@ def test_a_row_for_each_run_with_what_its_config_differs_in(tmp_path, capsys):
     }
 
 
-def test_the_files_have_the_same_and_exact_numbers(tmp_path, capsys):
+def test_files_have_exact_numbers(tmp_path, capsys):
     trained(tmp_path / 'a', [0.5, 1 / 3], 'train.seed=1')
     trained(tmp_path / 'b', [None, 0.7])
     out = tmp_path / 'out'
@@ -439,7 +441,7 @@ def test_an_unfinished_run_shows_how_far_it_is(tmp_path, capsys):
     )
 
 
-def test_the_later_of_equals_is_the_best_and_map_is_the_metric_of_several_labels(tmp_path, capsys):
+def test_the_best_is_the_later_of_equal_ones_and_several_labels_have_map(tmp_path, capsys):
     trained(tmp_path / 'a', [0.5, 0.5], 'train.loss=bce')
     (row,) = table(capsys, tmp_path / 'a')
     assert (row['mAP, best'], row['at step']) == ('0.5000', '20')
@@ -453,7 +455,7 @@ def test_a_folder_with_the_sign_in_its_name_is_a_workdir(tmp_path, capsys, monke
 
 
 @pytest.mark.parametrize(
-    'spoil, parts',
+    'damage, parts',
     [
         (
             lambda folder: trained(folder / 'b', [0.5], 'train.loss=bce'),
@@ -480,15 +482,15 @@ def test_a_folder_with_the_sign_in_its_name_is_a_workdir(tmp_path, capsys, monke
         (lambda folder: None, ['there is no such workdir']),
     ],
 )
-def test_runs_that_cannot_be_compared_are_named(tmp_path, capsys, spoil, parts):
+def test_runs_that_cannot_be_compared_are_named(tmp_path, capsys, damage, parts):
     trained(tmp_path / 'a', [0.5])
-    spoil(tmp_path)
+    damage(tmp_path)
     assert (
         main(['compare', str(tmp_path / 'a'), str(tmp_path / 'b'), f'--out={tmp_path / "out"}'])
         == 1
     )
-    said = capsys.readouterr().err
-    assert str(tmp_path / 'b') in said and all(part in said for part in parts)
+    message = capsys.readouterr().err
+    assert str(tmp_path / 'b') in message and all(part in message for part in parts)
     assert not (tmp_path / 'out').exists()
 
 
@@ -505,10 +507,13 @@ def test_the_plot_has_a_curve_for_each_run(tmp_path):
         compare_runs.read_run(trained(tmp_path / f'{count}', [0.5, None, 0.25][:count]))
         for count in (1, 3)
     ]
-    (axes,) = compare_runs.figure(runs, ['$a$', 'b']).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ['$a$', 'b']
+    (axes,) = compare_runs.plot_runs(runs, ['$a$', 'b']).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ['$a$', 'b']
     first, second = axes.get_lines()
-    assert list(first.get_xdata()) == [10] and list(first.get_ydata()) == [50]
+    assert np.asarray(first.get_xdata()).tolist() == [10]
+    assert np.asarray(first.get_ydata()).tolist() == [50]
     np.testing.assert_equal(second.get_ydata(), [50, np.nan, 25])
 
 
@@ -519,13 +524,13 @@ def test_a_table_needs_neither_jax_nor_a_drawing_library(tmp_path):
         f'main(["compare", {str(tmp_path / "a")!r}])\n'
         'print("loaded", *sorted({"jax", "tensorflow", "matplotlib"} & set(sys.modules)))'
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, '-c', program],
         capture_output=True,
         text=True,
         cwd=Path(QUICKSTART).parents[1],
     )
-    assert done.stdout.splitlines()[-1] == 'loaded', done.stderr
+    assert result.stdout.splitlines()[-1] == 'loaded', result.stderr
 
 
 # Runs over a key of their configs.
@@ -559,8 +564,8 @@ def test_runs_over_a_key(tmp_path, capsys):
     assert table[4].startswith('| E | 0.0 | 2 | 20 | 55.00 % ± 7.07 % | 0:04 |')
     assert table[5].startswith('| E | 0.3 | 2 | 20 | 85.00 % ± 7.07 % |')
     assert table[6].startswith('| one | 0.9 | 1 | 20 | 25.00 % ± – |')
-    found = json.loads((out / 'augment.token_dropout.json').read_text())
-    assert found['groups'][0]['values'] == pytest.approx([0.6, 0.5])
+    content = json.loads((out / 'augment.token_dropout.json').read_text())
+    assert content['groups'][0]['values'] == pytest.approx([0.6, 0.5])
     assert (out / 'augment.token_dropout.png').read_bytes().startswith(b'\x89PNG')
     assert main(['compare', runs, '--over=augment.dropout']) != 0
     assert 'has no such key; its keys are' in capsys.readouterr().err
@@ -571,13 +576,13 @@ def test_runs_over_a_key(tmp_path, capsys):
     assert 'is not finished, 10 of 20 steps' in capsys.readouterr().err
 
 
-def test_models_without_a_name_are_called_by_what_else_they_differ_in(tmp_path, capsys):
+def test_unnamed_models_are_named_by_their_differing_keys(tmp_path, capsys):
     for share in (0.0, 0.3):
         trained(
             tmp_path / f'{share}', [0.5], f'augment.token_dropout={share}', planned=20, steps=20
         )
-    found = [str(tmp_path / name) for name in ('0.0', '0.3')]
-    assert main(['compare', *found, '--over=augment.token_dropout']) == 0
+    workdirs = [str(tmp_path / name) for name in ('0.0', '0.3')]
+    assert main(['compare', *workdirs, '--over=augment.token_dropout']) == 0
     names = {line.split('|')[1] for line in capsys.readouterr().out.splitlines()[2:]}
     assert len(names) == 1
 
@@ -603,7 +608,7 @@ def test_a_model_beside_those_over_a_key(tmp_path, capsys):
     assert 'add --sweep=length, --sweep=resolution or --over=KEY' in capsys.readouterr().err
 
 
-def test_a_model_with_one_value_is_a_line_across(tmp_path):
+def test_a_model_with_one_value_is_a_horizontal_line(tmp_path):
     for frames in (64, 128):
         trained(tmp_path / f'{frames}', [0.1, 0.5], f'frontend.max_frames={frames}', planned=20)
     trained(tmp_path / 'e', [0.2, 0.7], planned=20)
@@ -614,4 +619,4 @@ def test_a_model_with_one_value_is_a_line_across(tmp_path):
     (axes,) = compare_over_key.plot_groups(groups, 'frontend.max_frames', 'accuracy').axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ['64', '128']
     across = [line for line in axes.get_lines() if line.get_label() == 'E']
-    assert len(across) == 1 and set(across[0].get_ydata()) == {70.0}
+    assert len(across) == 1 and set(np.asarray(across[0].get_ydata())) == {70.0}

@@ -1,4 +1,4 @@
-"""`elastic-ast evaluate`: what may be changed of a trained model's config, and what is written."""
+"""Test `elastic-ast evaluate`: the keys that it may change, and the files that it writes."""
 
 import dataclasses
 import json
@@ -26,29 +26,29 @@ def trained(**data) -> schema.Config:
 
 
 def test_data_may_have_moved():
-    used = eval_config(
+    config = eval_config(
         trained(), ['data.eval=/b/test.jsonl', 'data.too_long=window', 'packing.rows=16']
     )
-    assert used.data.eval == '/b/test.jsonl' and used.data.train == '/a/train.jsonl'
-    assert used.data.too_long == 'window' and used.packing.rows == 16
+    assert config.data.eval == '/b/test.jsonl' and config.data.train == '/a/train.jsonl'
+    assert config.data.too_long == 'window' and config.packing.rows == 16
     same = dataclasses.replace(
-        used,
-        data=dataclasses.replace(used.data, eval='/a/test.jsonl', too_long='error'),
-        packing=dataclasses.replace(used.packing, rows=8),
+        config,
+        data=dataclasses.replace(config.data, eval='/a/test.jsonl', too_long='error'),
+        packing=dataclasses.replace(config.packing, rows=8),
     )
     assert same == trained()
 
 
 def test_a_manifest_that_serves_both_splits_moves_as_one():
     """Otherwise its training clips would be evaluated too."""
-    used = eval_config(trained(train='/a/all.csv', eval='/a/all.csv'), ['data.eval=/b/all.csv'])
-    assert used.data.train == used.data.eval == '/b/all.csv'
+    config = eval_config(trained(train='/a/all.csv', eval='/a/all.csv'), ['data.eval=/b/all.csv'])
+    assert config.data.train == config.data.eval == '/b/all.csv'
 
 
 @pytest.mark.parametrize(
     'override', ['model.depth=2', 'frontend.max_frames=2048', 'train.loss=bce', 'augment.mixup=1']
 )
-def test_the_model_stays_what_it_is(override):
+def test_keys_of_the_model_cannot_change(override):
     with pytest.raises(ConfigError) as error:
         eval_config(trained(), [override])
     key = override.partition('=')[0]
@@ -57,7 +57,7 @@ def test_the_model_stays_what_it_is(override):
 
 
 @pytest.mark.parametrize(
-    ('override', 'said'),
+    ('override', 'message'),
     [
         ('data.evil=x', 'unknown key data.evil: the nearest valid one is data.eval'),
         ('data.eval', '--config.data.eval has no value'),
@@ -66,13 +66,13 @@ def test_the_model_stays_what_it_is(override):
         ('packing.tokens=8', 'raise packing.tokens'),
     ],
 )
-def test_values_are_checked_as_in_training(override, said):
+def test_values_are_checked_as_in_training(override, message):
     with pytest.raises(ConfigError) as error:
         eval_config(trained(), [override])
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_every_changeable_key_is_one():
+def test_changeable_keys_exist():
     assert {
         *CHANGEABLE,
         *(f'data.{name}' for names in SPLIT_KEYS.values() for name in names),
@@ -90,20 +90,20 @@ def test_a_key_that_the_source_does_not_read_is_refused():
 
 
 def test_other_data_need_no_training_split():
-    used = eval_config(
+    config = eval_config(
         loading.from_dict({'data': {'source': 'synthetic'}}),
         ['data.source=folders', 'data.eval=/b'],
     )
-    assert used.data.eval == '/b' != used.data.train
+    assert config.data.eval == '/b' != config.data.train
 
 
-def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
+def test_files_describe_the_evaluation(tmp_path):
     metrics = compute_metrics(
         np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), [(0,), (1,)], ('a|b', 'c')
     )
-    found = Evaluation(metrics, 3, 4, ('x.wav: damaged',))
+    evaluation = Evaluation(metrics, 3, 4, ('x.wav: damaged',))
     json_file, table_file = write_metrics(
-        found, 'mean of steps 20, 30', 30, ('data.eval=y',), tmp_path / 'eval'
+        evaluation, 'mean of steps 20, 30', 30, ('data.eval=y',), tmp_path / 'eval'
     )
     values = json.loads(json_file.read_text('utf-8'))
     assert (
@@ -116,7 +116,7 @@ def test_what_is_written_says_what_was_evaluated_and_what_was_not(tmp_path):
     table = table_file.read_text('utf-8')
     assert '| mean of steps 20, 30 | 2 | 50.00 % |' in table
     assert 'only the beginning was evaluated: 3.' in table and 'logits were averaged: 4.' in table
-    assert '- x.wav: damaged' in table and 'left out: 1.' in table
+    assert '- x.wav: damaged' in table and 'were skipped: 1.' in table
     assert '| a\\|b | 1 | 100.00 % |' in table and '| c | 1 | 0.00 % |' in table
 
 
@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_the_results_before(tmp_path, little_room):
     assert [path.name for path in tmp_path.iterdir()] == ['metrics.json']
 
 
-def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):
+def test_undefined_metrics_are_dashes_and_null(tmp_path):
     metrics = compute_metrics(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
     json_file, table_file = write_metrics(
         Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path
@@ -143,7 +143,7 @@ def test_metrics_that_are_not_there_are_dashes_and_null(tmp_path):
     assert '| 1 | 100.00 % | – | – | – |' in summary_table(metrics, 'step 30')
 
 
-def test_the_best_checkpoint_is_best_in_what_the_loss_is_for():
+def test_the_loss_decides_the_selection_metric():
     metrics = compute_metrics(
         np.array([[0.9, 0.2], [0.8, 0.1], [0.1, 0.3]], np.float32), [(0,), (1,), (1,)], ('a', 'b')
     )
@@ -153,3 +153,33 @@ def test_the_best_checkpoint_is_best_in_what_the_loss_is_for():
         selection_score(dataclasses.replace(trained(), train=schema.Train(loss='bce')), metrics)
         == metrics.mean_average_precision
     )
+
+
+def test_the_file_keeps_its_keys(tmp_path):
+    """Check that files of any version have the same keys, whatever fields are called."""
+    metrics = compute_metrics(np.array([[1.0, 0.0]], np.float32), [(0,)], ('a', 'b'))
+    json_file, _ = write_metrics(Evaluation(metrics, 0, 0, ()), 'step 30', 30, (), tmp_path)
+    values = json.loads(json_file.read_text('utf-8'))
+    assert list(values) == [
+        'checkpoint',
+        'step',
+        'overrides',
+        'cropped_clips',
+        'windowed_clips',
+        'skipped',
+        'clips',
+        'accuracy',
+        'mean_average_precision',
+        'auc',
+        'd_prime',
+        'classes_without',
+        'classes',
+    ]
+    assert list(values['classes'][0]) == [
+        'label',
+        'clips',
+        'accuracy',
+        'average_precision',
+        'auc',
+        'd_prime',
+    ]

@@ -1,8 +1,4 @@
-"""Sweeps:
-
-where their points are, and what is written of them. What they measure is in
-end_to_end/test_sweeps.py.
-"""
+"""Test the points of sweeps and their files; end_to_end/test_sweeps.py tests their numbers."""
 
 import json
 import math
@@ -12,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import LineCollection
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config import loading, schema
@@ -57,7 +54,7 @@ def test_default_lengths_are_whole_patches_up_to_all_positions(patches, patch_fr
     assert len(lengths) >= min(4, patches)
 
 
-def test_points_of_ones_own_are_sorted_and_come_once():
+def test_points_are_sorted_and_unique():
     assert xs('length', FrontendSpec(), (64.0, 16.0, 64.0)) == [16, 64]
     assert xs('resolution', FrontendSpec(), (2.0, 0.5)) == [0.5, 2.0]
 
@@ -69,7 +66,7 @@ def test_a_length_in_seconds_is_that_of_the_fewest_samples():
 
 
 @pytest.mark.parametrize(
-    ('kind', 'value', 'said'),
+    ('kind', 'value', 'message'),
     [
         ('length', 1025.0, '--points=1025'),
         ('length', 1025.0, 'frontend.max_frames=1024'),
@@ -78,12 +75,12 @@ def test_a_length_in_seconds_is_that_of_the_fewest_samples():
         ('resolution', 0.05, 'less than a millisecond'),
     ],
 )
-def test_points_that_cannot_be(kind, value, said):
-    with pytest.raises(UserError, match=said):
+def test_impossible_points_are_refused(kind, value, message):
+    with pytest.raises(UserError, match=message):
         sweep.sweep_points(kind, FrontendSpec(), (value,))
 
 
-def found(scores, cut: int, skipped: tuple[str, ...] = ()) -> Evaluation:
+def make_evaluation(scores, cut: int, skipped: tuple[str, ...] = ()) -> Evaluation:
     return Evaluation(
         compute_metrics(np.array(scores, np.float32), [(0,), (1,)], ('a', 'b')), cut, 0, skipped
     )
@@ -99,8 +96,8 @@ RIGHT, HALF = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]
 @pytest.fixture
 def curve() -> sweep.Curve:
     evaluations = (
-        found(HALF, 2, ('x|y.wav: damaged\nhere',)),
-        found(RIGHT, 1, ('x|y.wav: damaged\nhere',)),
+        make_evaluation(HALF, 2, ('x|y.wav: damaged\nhere',)),
+        make_evaluation(RIGHT, 1, ('x|y.wav: damaged\nhere',)),
     )
     return sweep.Curve(
         'length', sweep.sweep_points('length', FrontendSpec(), (16.0, 32.0)), evaluations
@@ -121,8 +118,10 @@ def test_shifts_are_the_same_points_for_models_of_different_shifts():
     fine, coarse = FrontendSpec(shift_ms=10.0), FrontendSpec(shift_ms=40.0)
     shifts = 10.0, 15.0, 40.0
     for frontend in (fine, coarse):
-        found = sweep.sweep_points('resolution', frontend, sweep.shifts_to_ratios(frontend, shifts))
-        assert [point.physical for point in found] == list(shifts)
+        points = sweep.sweep_points(
+            'resolution', frontend, sweep.shifts_to_ratios(frontend, shifts)
+        )
+        assert [point.physical for point in points] == list(shifts)
     with pytest.raises(UserError, match='--shifts=12.5: give whole numbers of milliseconds'):
         sweep.shifts_to_ratios(fine, (12.5,))
     assert sweep.shifts_to_ratios(FrontendSpec(shift_ms=2.5), (2.5, 5.0)) == (1.0, 2.0)
@@ -134,7 +133,7 @@ def test_shifts_are_the_same_points_for_models_of_different_shifts():
     ] == list(shifts)
 
 
-def test_what_is_written_says_everything(curve, tmp_path):
+def test_files_describe_the_curve(curve, tmp_path):
     files = sweep.write_curve(
         curve,
         settings(),
@@ -169,16 +168,19 @@ def test_what_is_written_says_everything(curve, tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sizes are limited as Linux does')
-@pytest.mark.parametrize(('room', 'whole'), [(100, []), (2000, ['length.json', 'length.md'])])
-def test_a_full_disk_leaves_whole_files_only(curve, tmp_path, room, whole, little_room):
+@pytest.mark.parametrize(
+    ('room', 'complete_files'), [(100, []), (2000, ['length.json', 'length.md'])]
+)
+def test_a_full_disk_leaves_whole_files_only(curve, tmp_path, room, complete_files, little_room):
     with (
         little_room(room),
         pytest.raises(
-            WriteError, match=f'^{tmp_path}/length.{"png" if whole else "json"}: .*make room'
+            WriteError,
+            match=f'^{tmp_path}/length.{"png" if complete_files else "json"}: .*make room',
         ),
     ):
         sweep.write_curve(curve, settings(), 'step 30', 30, (), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == complete_files
 
 
 def test_undefined_metrics_are_dashes_null_and_gaps(tmp_path):
@@ -202,7 +204,7 @@ def test_undefined_metrics_are_dashes_null_and_gaps(tmp_path):
     assert plot_file.read_bytes().startswith(PNG)
 
 
-def test_the_plot_tells_the_units_and_the_clips_behind_each_point():
+def test_the_plot_shows_units_and_clips_of_each_point():
     figure = plots.plot_curve(
         [16.0, 32.0, 1008.0],
         [50.0, math.nan, 100.0],
@@ -211,9 +213,9 @@ def test_the_plot_tells_the_units_and_the_clips_behind_each_point():
         title='Cut; $step$ 3',
         x_label='frames',
         y_label='accuracy (%)',
-        y_full=100.0,
-        other=['0.18', '0.34', '10'],
-        other_label='seconds',
+        y_max=100.0,
+        top_ticks=['0.18', '0.34', '10'],
+        top_label='seconds',
     )
     upper, lower = figure.axes
     (edge,) = upper.child_axes
@@ -225,7 +227,10 @@ def test_the_plot_tells_the_units_and_the_clips_behind_each_point():
     )
     assert [text.get_text() for text in lower.get_xticklabels()] == ['16', '32', '1008']
     assert [text.get_text() for text in edge.get_xticklabels()] == ['0.18', '0.34', '10']
-    heights = [[segment[1][1] for segment in bars.get_segments()] for bars in lower.collections]
+    heights = []
+    for bars in lower.collections:
+        assert isinstance(bars, LineCollection)
+        heights.append([segment[1][1] for segment in bars.get_segments()])
     assert heights == [[400, 399, 400], [300, 20, 0]]
     np.testing.assert_array_equal(upper.lines[0].get_ydata(), [50.0, math.nan, 100.0])
 
@@ -247,13 +252,13 @@ def test_noise_does_not_look_like_a_slope(y):
 
 
 def plain(x, y):
-    names = dict.fromkeys(('title', 'x_label', 'y_label', 'other_label'), '')
+    names = dict.fromkeys(('title', 'x_label', 'y_label', 'top_label'), '')
     return plots.plot_curve(
-        x, y, [9] * len(x), [0] * len(x), y_full=100.0, other=['x'] * len(x), **names
+        x, y, [9] * len(x), [0] * len(x), y_max=100.0, top_ticks=['x'] * len(x), **names
     )
 
 
 def test_windows_are_a_column_where_there_are_any(curve):
     assert 'in windows' not in sweep.curve_table(curve)
-    evaluations = found(RIGHT, 0), Evaluation(found(RIGHT, 0).metrics, 0, 1, ())
+    evaluations = make_evaluation(RIGHT, 0), Evaluation(make_evaluation(RIGHT, 0).metrics, 0, 1, ())
     assert 'in windows' in sweep.curve_table(sweep.Curve('length', curve.points, evaluations))

@@ -307,7 +307,7 @@ TIMED = [TokenReduction(4), TokenReduction(4, method='drop'), TokenReduction(8, 
 
 def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
     waveforms = [noise(i, 4000 + i) for i in range(12)]
-    latencies_ms, timed = latency.measure_latencies(slow, waveforms, TIMED, patience=0.0)
+    latencies_ms, timed = latency.measure_latencies(slow, waveforms, TIMED, max_seconds=0.0)
     assert (
         timed == 1
         and len(latencies_ms) == 3
@@ -320,13 +320,13 @@ def test_latency_is_that_of_one_clip_if_there_is_no_time(slow):
 def test_as_many_clips_are_timed_as_there_is_time_for(slow):
     """A turn of three takes at least 60 ms, so in 0.4 s there are at most six."""
     waveforms = [noise(i, 4000 + i) for i in range(12)]
-    _, timed = latency.measure_latencies(slow, waveforms, TIMED, patience=0.4)
+    _, timed = latency.measure_latencies(slow, waveforms, TIMED, max_seconds=0.4)
     assert 1 <= timed <= 6 and 2 + 3 * timed <= len(slow.seen) <= 2 + 3 * 6
 
 
 def test_clips_are_timed_up_to_ten_times(slow):
     waveforms = [noise(i, 4000 + i) for i in range(2)]
-    _, timed = latency.measure_latencies(slow, waveforms, TIMED[:1], patience=600.0)
+    _, timed = latency.measure_latencies(slow, waveforms, TIMED[:1], max_seconds=600.0)
     assert timed == 2 and [length for length, _ in slow.seen] == [4000, *[4000, 4001] * 10]
     assert latency.measure_latencies(slow, [], TIMED[:1]) == (
         [pytest.approx(math.nan, nan_ok=True)],

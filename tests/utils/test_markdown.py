@@ -29,15 +29,24 @@ def test_numbers(value, share, number):
 
 
 def test_lines_below_a_table():
-    assert markdown.changed([]) == markdown.left_out([]) == []
-    assert markdown.changed(['data.eval=a|b', 'mesh.data=1']) == [
+    assert markdown.override_lines([]) == markdown.skipped_lines([]) == []
+    assert markdown.override_lines(['data.eval=a|b', 'mesh.data=1']) == [
         '',
         r'With data.eval=a\|b, mesh.data=1.',
     ]
-    assert markdown.left_out(['a.wav: is\nempty', 'b|c']) == [
+    assert markdown.skipped_lines(['a.wav: is\nempty', 'b|c']) == [
         '',
-        'Clips that could not be used, and are left out: 2.',
+        'Clips that could not be used and were skipped: 2.',
         '',
         '- a.wav: is empty',
         r'- b\|c',
+    ]
+
+
+def test_a_table_aligns_its_columns():
+    assert markdown.table(['run', 'clips'], [['a', '12'], ['b', '3']], 'lr') == [
+        '| run | clips |',
+        '| --- | ---: |',
+        '| a | 12 |',
+        '| b | 3 |',
     ]
