@@ -233,12 +233,12 @@ def _store(
         with contextlib.suppress(WorkdirError):  # no stored budgets, or unusable ones
             merged = budgets.merged_with(workdir.budgets(frontend))
     file, overwrites = workdir.set_budgets(merged)
-    others = [
+    kept = [
         str(entry.reduction.tokens)
         for entry in merged.measurements
         if entry not in budgets.measurements
     ]
-    suffix = f'; budgets that were measured before are kept: {", ".join(others)}' if others else ''
+    suffix = f'; budgets that were measured before are kept: {", ".join(kept)}' if kept else ''
     return f'{"written over" if overwrites else "stored"}: {file}{suffix}'
 
 

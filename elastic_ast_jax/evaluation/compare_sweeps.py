@@ -280,13 +280,13 @@ def worst_drops(curves: Sequence[ModelCurve]) -> list[Drop]:
     drops = []
     for below, kinds in (('the fixed-length ASTs', ('ast',)), ('all', None)):
         for curve in complete:
-            others = [
-                other.values
-                for other in complete
-                if other is not curve and (kinds is None or other.kind in kinds)
+            rival_values = [
+                rival.values
+                for rival in complete
+                if rival is not curve and (kinds is None or rival.kind in kinds)
             ]
-            if others:
-                drop = np.max(others, axis=0) - curve.values
+            if rival_values:
+                drop = np.max(rival_values, axis=0) - curve.values
                 worst_points = tuple(drop.argmax(axis=1).tolist())
                 drops.append(Drop(curve.name, below, drop.max(axis=1), worst_points))
     return drops

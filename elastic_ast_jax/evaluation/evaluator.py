@@ -155,7 +155,7 @@ class Evaluator:
             tokens = frontend.tokens(frontend.frames(parts.samples, shift))
             cropped = cropped | (np.bincount(owner, tokens > reduction.tokens) > 0)
         clips = planner.epoch(0).clips  # in the order of the parts
-        used = np.minimum(np.bincount(owner, clips.samples), self.source.samples)
+        used_samples = np.minimum(np.bincount(owner, clips.samples), self.source.samples)
         return EvalSetting(
             parts=parts,
             owner=owner,
@@ -164,7 +164,7 @@ class Evaluator:
             cropped=cropped,
             windowed=np.bincount(owner) > 1,
             tokens=clips.tokens,
-            seconds=used / frontend.sample_rate,
+            seconds=used_samples / frontend.sample_rate,
         )
 
     def evaluate(self, params: Any, setting: EvalSetting | None = None) -> Evaluation:

@@ -156,8 +156,8 @@ def default_lengths(frontend: FrontendSpec) -> tuple[int, ...]:
     fitting = [frames for frames in PAPER_LENGTHS if frames <= longest]
     if len(fitting) < _MIN_LENGTHS:
         fitting = [longest * part // _PARTS for part in range(1, _PARTS)]
-    whole = {max(patch, frames // patch * patch) for frames in fitting}
-    return tuple(sorted(whole | {longest}))
+    lengths = {max(patch, frames // patch * patch) for frames in fitting}
+    return tuple(sorted(lengths | {longest}))
 
 
 def shifts_to_ratios(frontend: FrontendSpec, shifts: Sequence[float]) -> tuple[float, ...]:

@@ -182,11 +182,11 @@ def noise_batch(mix: Mix, shape: BatchShape, seed: int, dropout: float) -> Packe
     first_clip = 0
     for row, patches in enumerate(rows):
         counts = mix.frontend.mel_patches * patches
-        kept = [
+        token_indices = [
             np.sort(generator.choice(count, int(kept_tokens(count, dropout)), replace=False))
             for count in counts
         ]
-        layout = packer.row_layout(patches, mix.frontend.mel_patches, kept)
+        layout = packer.row_layout(patches, mix.frontend.mel_patches, token_indices)
         tokens, clips = len(layout.segment_ids), len(patches)
         noise = generator.standard_normal((tokens, shape.patch_size), np.float32)
         batch.patches[row, :tokens] = noise
