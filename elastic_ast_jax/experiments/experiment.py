@@ -158,7 +158,9 @@ class Experiment:
         if seed == self._seeds[0] and not self._has_baseline():
             missing.append(self._baseline_run())
         sweep = self._definition.sweep
-        for model in self._models if sweep else ():
+        if sweep is None:
+            return missing
+        for model in self._models:
             for length_mode in self._length_modes(model):
                 run = self._make_run(model, seed, f'{sweep}-{length_mode}')
                 if not is_finished(run.workdir):

@@ -129,9 +129,9 @@ def _open_sources(
             ' how long the clips are; the recipes of public data sets in configs/ have one'
         )
     sample_rate, seed = config.frontend.sample_rate, config.train.seed
-    sources: dict[Split, Source] = {
-        split: HistogramSource(histogram, split, sample_rate, seed) for split in _SPLITS
-    }
+    sources: dict[Split, Source] = {}
+    for split in _SPLITS:
+        sources[split] = HistogramSource(histogram, split, sample_rate, seed)
     return (
         sources,
         f'drawn from the histogram of {recipe.partition(":")[0]} with seed {seed}, {reason}',

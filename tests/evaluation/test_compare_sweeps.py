@@ -292,7 +292,7 @@ def test_published_curves_are_drawn(tmp_path, capsys):
 def test_every_published_curve_has_a_value_at_each_point(kind, data_set):
     published_curves = published.read(data_set, kind)
     assert all(
-        len(curve) == len(published_curves.places) and all(0 < value < 1 for value in curve)
+        len(curve) == len(published_curves.points) and all(0 < value < 1 for value in curve)
         for curve in published_curves.curves.values()
     )
     assert len(published_curves.curves) == {'length': 4, 'resolution': 5}[kind]

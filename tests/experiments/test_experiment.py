@@ -22,6 +22,7 @@ import soundfile
 from elastic_ast_jax.cli.experiment import Options
 from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.config import loading
+from elastic_ast_jax.evaluation.sweep_axes import SweepKind
 from elastic_ast_jax.experiments import amazon_queen, experiment
 from elastic_ast_jax.experiments.definitions import EXPERIMENTS, Definition
 from elastic_ast_jax.experiments.experiment import Experiment
@@ -299,13 +300,14 @@ def test_wrong_arguments_are_reported_before_anything_runs(
 )
 def test_the_recipes_support_the_experiments(name, tmp_path):
     """Check the models and their configs, which precede any run."""
-    kinds = {
+    kinds: dict[str, list[SweepKind]] = {
         'voxceleb': ['length'],
         'epic_sounds': ['length'],
         'audioset': ['resolution'],
         'vggsound': ['resolution'],
     }
-    for kind in kinds.get(name, ['length', 'resolution']):
+    both: list[SweepKind] = ['length', 'resolution']
+    for kind in kinds.get(name, both):
         by = {'length': 'ast,frames=*', 'resolution': 'ast,shift=*'}[kind]
         definition = Definition(
             'a sweep', models=('resolutions|elastic_ast', by), sweep=kind, fixed_length=('own',)

@@ -39,7 +39,7 @@ def number(text, pattern):
 
 
 def planner_of(columns, tokens, slots, **spec):
-    """A planner of clips with this many columns of 8 patches."""
+    """Return a planner of clips with this many columns of 8 patches."""
     samples = FRONTEND.samples_for(16 * np.asarray(columns), FRONTEND.shift())
     return Planner(
         [f'{i}.wav' for i in range(len(samples))],
@@ -167,6 +167,7 @@ def test_hours_are_flops_by_the_peak_and_its_share(capsys, topology, chips, peak
         rf'([\d.e-]+) h on {chips} chips\n',
         text,
     )
+    assert line is not None
     assert [float(x) for x in line.groups()] == pytest.approx([hours, hours / chips], rel=0.01)
 
 
@@ -352,8 +353,9 @@ def test_a_clip_that_is_too_long_is_named_with_a_way_out(capsys):
     assert (
         'are longer than frontend.max_frames=512' in message and "data.too_long='crop'" in message
     )
-    enough = re.search(r'raise frontend.max_frames to (\d+)', message)[1]
-    plan.run(config(f'frontend.max_frames={enough}'))  # the advice holds
+    enough = re.search(r'raise frontend.max_frames to (\d+)', message)
+    assert enough is not None
+    plan.run(config(f'frontend.max_frames={enough[1]}'))  # the advice holds
     plan.run(config('frontend.max_frames=512', 'data.too_long=crop'))
 
 
@@ -373,7 +375,9 @@ def test_a_better_length_is_advised_for_equal_clips():
     planner = planner_of(columns, 2048, 32, token_dropout=0.1)
     assert planner.epoch(0).fill(8, 2048) == pytest.approx(4 * 460 / 2048)
     text = advice(columns, 2048, 32, token_dropout=0.1)
-    tokens, promised = re.fullmatch(r'packing.tokens=(\d+) would be ([\d.]+) % full', text).groups()
+    match = re.fullmatch(r'packing.tokens=(\d+) would be ([\d.]+) % full', text)
+    assert match is not None
+    tokens, promised = match.groups()
     better = planner_of(columns, int(tokens), 32, token_dropout=0.1)
     assert better.epoch(0).fill(8, int(tokens)) == pytest.approx(float(promised) / 100, abs=1e-3)
     assert float(promised) >= 99.5
@@ -401,4 +405,5 @@ def test_advice_never_makes_a_row_too_short_for_a_clip(tokens):
     1024.
     """
     text = advice(np.full(500, 40), tokens, 32)
-    assert int(re.match(r'packing.tokens=(\d+)', text)[1]) >= 1024
+    match = re.match(r'packing.tokens=(\d+)', text)
+    assert match is not None and int(match[1]) >= 1024
