@@ -17,19 +17,20 @@ from elastic_ast_jax.utils.progress import Progress
 # Clips whose features are in memory at a time.
 _CHUNK = 64
 _THREADS = 8
-# A value near any mean of log-mels, which sums are taken around: large squares would cost digits.
-_CENTRE = -5.0
+# A value near any mean of log-mels. Sums of squares around it keep their precision.
+_CENTER = -5.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Of every value of every frame: long clips count for more, as in AST.
+class LogMelStats:
+    """Mean and deviation over all values of all frames. Long clips have more weight, as in AST.
 
     Attributes:
-        mean, std: Of the log-mel before normalisation, at frame-shift ratio 1.
-        clips, frames: Measured.
-        skipped: What was wrong with each clip that could not be decoded
-        (`data.on_bad_audio='skip'`).
+        mean: Mean of the log-mel before normalization, at frame-shift ratio 1.
+        std: Its standard deviation.
+        clips: Number of clips that were measured.
+        frames: Number of frames that were measured.
+        skipped: The error of each clip that could not be decoded.
     """
 
     mean: float
@@ -41,51 +42,52 @@ class Statistics:
 
 def measure(
     source: Source, spec: FrontendSpec, *, skip: bool = False, clips: int | None = None
-) -> Statistics:
-    """Mean and standard deviation over clips of a source.
+) -> LogMelStats:
+    """Return mean and standard deviation over clips of a source.
 
     Args:
         source: The clips.
-        spec: What is measured; its own mean and std do not matter.
-        skip: Pass over clips that cannot be decoded.
+        spec: The log-mel; its own mean and std do not matter.
+        skip: Skip clips that cannot be decoded.
         clips: Measure this many, spread evenly over the source; None measures all.
 
     Raises:
         AudioError: A clip cannot be decoded, and `skip` is off.
-        UserError: None is left, or all have the same value: there is nothing to normalise.
+        UserError: No clip could be decoded, or all values are the same: nothing can be normalized.
     """
-    chosen = evenly_spaced(source, clips)
+    selected = evenly_spaced(source, clips)
     progress = Progress()
-    values, squares, frames, measured, skipped = 0.0, 0.0, 0, 0, []
+    total, squares, frames, measured = 0.0, 0.0, 0, 0
+    skipped: list[str] = []
 
-    def sums(clip: int) -> tuple[float, float, int] | AudioError:
+    def clip_sums(clip: int) -> tuple[float, float, int] | AudioError:
         try:
             features = fbank.log_mel(source.read(clip), spec)
         except AudioError as error:
             if not skip:
                 raise
             return error
-        centred = features - np.float64(_CENTRE)
-        return centred.sum(), (centred**2).sum(), len(features)
+        centered = features - np.float64(_CENTER)
+        return centered.sum(), (centered**2).sum(), len(features)
 
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        for first in range(0, len(chosen), _CHUNK):
-            for found in pool.map(sums, chosen[first : first + _CHUNK].tolist()):
-                if isinstance(found, AudioError):
-                    skipped.append(str(found))
+        for first in range(0, len(selected), _CHUNK):
+            for sums in pool.map(clip_sums, selected[first : first + _CHUNK].tolist()):
+                if isinstance(sums, AudioError):
+                    skipped.append(str(sums))
                     continue
-                values, squares, frames = values + found[0], squares + found[1], frames + found[2]
+                total, squares, frames = total + sums[0], squares + sums[1], frames + sums[2]
                 measured += 1
-            progress.show(f'{min(first + _CHUNK, len(chosen))} of {len(chosen)} clips')
+            progress.show(f'{min(first + _CHUNK, len(selected))} of {len(selected)} clips')
     progress.clear()
-    number = frames * spec.mel_bins
-    if not number:
-        raise UserError(f'none of {len(chosen)} clips could be decoded; the first: {skipped[0]}')
-    mean = values / number
-    variance = squares / number - mean**2
+    values = frames * spec.mel_bins
+    if not values:
+        raise UserError(f'none of {len(selected)} clips could be decoded; the first: {skipped[0]}')
+    mean = total / values
+    variance = squares / values - mean**2
     if variance <= 1e-12:
         raise UserError(
-            f'the log-mel of {measured} clips is {mean + _CENTRE:.4f} everywhere: are the'
+            f'the log-mel of {measured} clips is {mean + _CENTER:.4f} everywhere: are the'
             ' recordings silent?'
         )
-    return Statistics(mean + _CENTRE, math.sqrt(variance), measured, frames, tuple(skipped))
+    return LogMelStats(mean + _CENTER, math.sqrt(variance), measured, frames, tuple(skipped))

@@ -23,7 +23,7 @@ from elastic_ast_jax.utils.text import printable
 
 __all__ = ['run']
 
-# AudioSet's, whose clips have several labels; its models do not always say so.
+# AudioSet's clips have several labels. Its models do not always name their loss.
 _MULTI_LABEL_CLASSES = 527
 _LOSSES: Mapping[str, str] = {
     'multi_label_classification': 'bce',
@@ -37,83 +37,70 @@ def run(source: str | os.PathLike, out: str | os.PathLike, *, loss: str | None =
     Args:
         source: See `ast_hf.load`.
         out: A new or empty folder.
-        loss: `train.loss`, which tells whether probabilities are a softmax or sigmoids. If None,
-            what the directory says; where it says nothing, 'bce' for AudioSet's 527 classes and
-            'cross_entropy' else.
+        loss: `train.loss`: probabilities are a softmax or sigmoids. None: the one that the
+            directory names, or else 'bce' for AudioSet's 527 classes and 'cross_entropy' for
+            others.
 
     Raises:
         AstHfError, TensorFileError: The directory cannot be used.
-        ConvertError: `out` holds a model, or labels or features are such as no model can be used
-        with.
+        ConvertError: `out` holds a model, or no model is possible with these labels or features.
         WorkdirError, CheckpointError, WriteError: `out` cannot be written.
     """
     workdir = new_workdir(out)
-    found = ast_hf.load(source)
-    stated = _LOSSES.get(found.problem_type or '')
-    if found.problem_type and not (loss or stated):
+    converted = ast_hf.load(source)
+    model, frontend = converted.model, converted.frontend
+    named_loss = _LOSSES.get(converted.problem_type or '')
+    if converted.problem_type and not (loss or named_loss):
         raise ConvertError(
-            f'{os.fspath(source)}: {ast_hf.CONFIG}: problem_type={found.problem_type!r} must be one'
-            f' of {", ".join(map(repr, _LOSSES))}, or give --loss'
+            f'{os.fspath(source)}: {ast_hf.CONFIG}: problem_type={converted.problem_type!r} must be'
+            f' one of {", ".join(map(repr, _LOSSES))}, or give --loss'
         )
-    chosen = (
-        loss
-        or stated
-        or ('bce' if found.model.classes == _MULTI_LABEL_CLASSES else 'cross_entropy')
-    )
-    config = _config(found, chosen)
-    model, front = found.model, found.frontend
-    guess = (
-        '' if loss or stated else f' (assumed, as {ast_hf.CONFIG} has no problem_type: see --loss)'
-    )
+    default_loss = 'bce' if model.classes == _MULTI_LABEL_CLASSES else 'cross_entropy'
+    config = _config(converted, loss or named_loss or default_loss)
+    assumed = ''
+    if not (loss or named_loss):
+        assumed = f' (assumed, as {ast_hf.CONFIG} has no problem_type: see --loss)'
     notes = [
-        (
-            f'AST: width {model.size.width}, {model.size.depth} blocks, {model.size.heads} heads,'
-            f' {model.classes} classes, patches of {model.patch[0]} x {model.patch[1]} every'
-            f' {model.stride[0]} x {model.stride[1]}, {model.frames} frames'
-        ),
-        (
-            f'features: {front.sample_rate} Hz, {front.mel_bins} mel bins, mean {front.mean}, std'
-            f' {front.std}; {chosen}{guess}'
-        ),
-        (
-            'clips beyond its length are cut in evaluation, as transformers does, and heard in'
-            ' windows in prediction'
-        ),
-        *found.notes,
+        f'AST: width {model.size.width}, {model.size.depth} blocks, {model.size.heads} heads,'
+        f' {model.classes} classes, patches of {model.patch[0]} x {model.patch[1]} every'
+        f' {model.stride[0]} x {model.stride[1]}, {model.frames} frames',
+        f'features: {frontend.sample_rate} Hz, {frontend.mel_bins} mel bins, mean {frontend.mean},'
+        f' std {frontend.std}; {config.train.loss}{assumed}',
+        'evaluation crops clips beyond its length, as transformers does; prediction splits them'
+        ' into windows',
+        *converted.notes,
     ]
-    said = report(
-        os.fspath(source),
-        notes,
-        [(row.source, row.shape, row.destination()) for row in found.mappings],
-    )
-    check(config, found.labels, source)
+    table = [(row.source, row.shape, row.destination()) for row in converted.mappings]
+    summary = report(os.fspath(source), notes, table)
+    check(config, converted.labels, source)
     workdir.prepare(config)
-    write_text(workdir.path / REPORT, said + '\n')
-    save(workdir, config, found.labels, found.params)
-    print(said)
+    write_text(workdir.path / REPORT, summary + '\n')
+    save(workdir, config, converted.labels, converted.params)
+    print(summary)
     print(f'written: {printable(str(workdir.path))}')
 
 
-def _config(found: ConvertedAst, loss: str) -> Config:
-    model, front = found.model, found.frontend
-    tokens = front.mel_patches * front.max_time_patches
+def _config(converted: ConvertedAst, loss: str) -> Config:
+    """Return the config of a converted model."""
+    model, frontend = converted.model, converted.frontend
+    tokens = frontend.mel_patches * frontend.max_time_patches
     slots = max(1, Packing.tokens // tokens)
-    named = [name for name, size in SIZES.items() if size == model.size]
+    size_names = [name for name, size in SIZES.items() if size == model.size]
+    size = {'size': size_names[0]} if size_names else dataclasses.asdict(model.size)
+    freq_mask = min(Augment.freq_mask, frontend.mel_bins)
     return loading.from_dict(
         {
             'data': NO_DATA | {'too_long': 'crop'},
-            'frontend': dataclasses.asdict(front),
-            'augment': {'freq_mask': min(Augment.freq_mask, front.mel_bins), 'token_dropout': 0.0},
+            'frontend': dataclasses.asdict(frontend),
+            'augment': {'freq_mask': freq_mask, 'token_dropout': 0.0},
             'packing': {'tokens': slots * tokens, 'slots': slots},
-            'model': (
-                ({'size': named[0]} if named else dataclasses.asdict(model.size))
-                | {
-                    'kind': 'ast',
-                    'stride': model.stride,
-                    'frames': model.frames if model.frames != front.max_frames else 0,
-                    'eps': model.epsilon,
-                }
-            ),
+            'model': size
+            | {
+                'kind': 'ast',
+                'stride': model.stride,
+                'frames': model.frames if model.frames != frontend.max_frames else 0,
+                'eps': model.epsilon,
+            },
             'train': {'loss': loss},
         }
     )

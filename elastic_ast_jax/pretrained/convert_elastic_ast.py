@@ -5,8 +5,10 @@ import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config import loading
@@ -25,9 +27,10 @@ from elastic_ast_jax.pretrained.save_workdir import (
     save,
 )
 from elastic_ast_jax.utils.files import replaced, write_text
+from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.text import printable
 
-__all__ = ['RECIPES', 'UNUSED_TENSORS', 'run', 'tensor_table']
+__all__ = ['RECIPES', 'UNUSED_TENSORS', 'Recipe', 'run', 'tensor_table']
 
 # In a workdir: tensors of the source that the published code needs, and the model does not.
 UNUSED_TENSORS = 'unused.npz'
@@ -35,12 +38,12 @@ UNUSED_TENSORS = 'unused.npz'
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What the published code did on a data set, as far as the weights do not tell.
+    """Training of the published code on a data set, as far as the weights do not show it.
 
     Attributes:
-        classes: By which it is recognised.
-        frontend: Mel bins, patch and length aside, which the weights tell.
-        loss: `train.loss`; it tells whether probabilities are a softmax or sigmoids.
+        classes: Number of classes. Weights with as many are taken for this recipe's.
+        frontend: The features. The weights show the mel bins, the patch and the length.
+        loss: `train.loss`: probabilities are a softmax or sigmoids.
     """
 
     classes: int
@@ -48,9 +51,9 @@ class Recipe:
     loss: str
 
 
-# Source: arXiv 2407.08691 and its code. On AudioSet and VGGSound that also cuts or fills up every
-# clip to `int(1024 / r)` frames, the length of its clips of 10.24 s; here a clip keeps its own
-# length.
+# Source: arXiv 2407.08691 and its code. On AudioSet and VGGSound, that code also crops or pads
+# every clip to `int(1024 / r)` frames, the length of its clips of 10.24 s. In this project, a clip
+# keeps its own length.
 RECIPES: Mapping[str, Recipe] = types.MappingProxyType(
     {
         'audioset': Recipe(527, FrontendSpec(mean=-4.414, std=4.905, partial='floor'), 'bce'),
@@ -58,7 +61,7 @@ RECIPES: Mapping[str, Recipe] = types.MappingProxyType(
         'voxceleb': Recipe(
             1251, FrontendSpec(mean=-5.842545, std=3.88305, partial='floor'), 'cross_entropy'
         ),
-        # Its features are not normalised: (x - 0) / (2 * 0.5).
+        # Its features are not normalized: (x - 0) / (2 * 0.5).
         'epic_sounds': Recipe(
             44,
             FrontendSpec(
@@ -97,19 +100,21 @@ def run(
     Args:
         source: See `state_dict.read`.
         out: A new or empty folder.
-        heads, pool: See `elastic_ast_torch.infer_layout`.
-        mean, std: Of the log-mel that the model was trained on; those of the recipe if None.
-        labels: A text file with a name a line, or a CSV with the columns index, mid and
-            display_name. Without, classes are called 'class 0' and so on.
-        recipe: Key of `RECIPES`; if None, that of as many classes, or AudioSet's.
-        loss: `train.loss`; that of the recipe if None.
-        scaled: Whether the weights expect attention logits divided by sqrt(head width), which the
-        published code does not do.
+        heads: See `elastic_ast_torch.infer_layout`.
+        pool: See `elastic_ast_torch.infer_layout`.
+        mean: Mean of the log-mel that the model was trained on; None: the recipe's.
+        std: Deviation of the log-mel that the model was trained on; None: the recipe's.
+        labels: A text file with a name on each line, or a CSV with the columns index, mid and
+            display_name. None: classes are called 'class 0' and so on.
+        recipe: Key of `RECIPES`. None: the one with as many classes, or AudioSet's.
+        loss: `train.loss`; None: the recipe's.
+        scaled: Whether the weights expect attention logits divided by sqrt(head width). The
+            published code does not divide them.
 
     Raises:
         TensorFileError, LayoutError: The file cannot be used.
         ConvertError: `out` holds a model, or the labels are not as many as the classes, or not
-        distinct.
+            distinct.
         DataError: The file of the labels cannot be read.
         ConfigError: Values that do not go together.
         WorkdirError, CheckpointError, WriteError: `out` cannot be written.
@@ -120,97 +125,96 @@ def run(
         layout = elastic_ast_torch.infer_layout(state.tensors, heads, pool)
     except elastic_ast_torch.LayoutError as error:
         raise elastic_ast_torch.LayoutError(f'{state.path}: {error}') from error
-    known = next((name for name, entry in RECIPES.items() if entry.classes == layout.classes), None)
-    chosen = recipe or known or _FALLBACK
-    config = _config(layout, RECIPES[chosen], mean, std, loss, scaled)
-    names = (
-        [f'class {i}' for i in range(layout.classes)]
-        if labels is None
-        else _labels(labels, layout.classes)
-    )
-    guess = (
-        ''
-        if recipe or known
-        else f' (assumed, as no published model has {layout.classes} classes: see --recipe)'
-    )
-    frontend, classes = (
-        config.frontend,
-        '' if labels else f', called {names[0]!r} and so on without --labels',
-    )
+    matching = [name for name, entry in RECIPES.items() if entry.classes == layout.classes]
+    recipe_name = recipe or next(iter(matching), _FALLBACK)
+    config = _config(layout, RECIPES[recipe_name], mean=mean, std=std, loss=loss, scaled=scaled)
+    if labels is None:
+        names = [f'class {i}' for i in range(layout.classes)]
+        called = f', called {names[0]!r} and so on without --labels'
+    else:
+        names, called = _read_labels(labels, layout.classes), ''
+    assumed = ''
+    if not (recipe or matching):
+        assumed = f' (assumed, as no published model has {layout.classes} classes: see --recipe)'
+    frontend = config.frontend
     notes = [
         f'ElasticAST of {layout.describe()}; {layout.size.heads} heads, {layout.pool} pooling',
-        (
-            f'features and loss as for {chosen}{guess}: {frontend.kind}, {frontend.sample_rate} Hz,'
-            f' mean {frontend.mean}, std {frontend.std}; {config.train.loss}'
-        ),
-        f'{len(names)} classes{classes}',
+        f'features and loss as for {recipe_name}{assumed}: {frontend.kind},'
+        f' {frontend.sample_rate} Hz, mean {frontend.mean}, std {frontend.std};'
+        f' {config.train.loss}',
+        f'{len(names)} classes{called}',
         *state.notes,
     ]
-    said = report(str(state.path), notes, tensor_table(layout))
+    summary = report(str(state.path), notes, tensor_table(layout))
     check(config, names, labels or source)
     workdir.prepare(config)
-    kept = workdir.path / UNUSED_TENSORS
-    kept.unlink(missing_ok=True)  # of a conversion that was interrupted
-    if not_used := elastic_ast_torch.unused_tensors(layout):
-        with replaced(kept) as temporary:
-            np.savez(temporary, **{name: state.tensors[name] for name in not_used})
-    write_text(workdir.path / REPORT, said + '\n')
+    _save_unused(workdir.path / UNUSED_TENSORS, state.tensors, layout)
+    write_text(workdir.path / REPORT, summary + '\n')
     save(workdir, config, names, elastic_ast_torch.to_params(state.tensors, layout))
-    print(said)
+    print(summary)
     print(f'written: {printable(str(workdir.path))}')
 
 
 def _config(
     layout: Layout,
     recipe: Recipe,
+    *,
     mean: float | None,
     std: float | None,
     loss: str | None,
     scaled: bool,
 ) -> Config:
-    front, size = recipe.frontend, layout.size
-    frontend = dataclasses.asdict(front) | {
+    """Return the config of a model with this layout."""
+    features, size = recipe.frontend, layout.size
+    frontend = dataclasses.asdict(features) | {
         'mel_bins': layout.grid[0] * layout.patch,
         'max_frames': layout.grid[1] * layout.patch,
         'patch_mels': layout.patch,
         'patch_frames': layout.patch,
-        'mean': front.mean if mean is None else mean,
-        'std': front.std if std is None else std,
-        'min_frames': min(front.min_frames, layout.grid[1] * layout.patch),
+        'mean': features.mean if mean is None else mean,
+        'std': features.std if std is None else std,
+        'min_frames': min(features.min_frames, layout.grid[1] * layout.patch),
     }
-    named = [name for name, entry in SIZES.items() if entry == size]
+    size_names = [name for name, entry in SIZES.items() if entry == size]
+    model = {'size': size_names[0]} if size_names else dataclasses.asdict(size)
     return loading.from_dict(
         {
             'data': NO_DATA,
             'frontend': frontend,
             'augment': {'freq_mask': min(Augment.freq_mask, frontend['mel_bins'])},
             'packing': {'tokens': max(Packing.tokens, layout.grid[0] * layout.grid[1])},
-            'model': (
-                ({'size': named[0]} if named else dataclasses.asdict(size))
-                | {'pool': layout.pool, 'scaled': scaled}
-            ),
+            'model': model | {'pool': layout.pool, 'scaled': scaled},
             'train': {'loss': loss or recipe.loss},
         }
     )
 
 
-def _labels(path: str, classes: int) -> list[str]:
+def _read_labels(path: str, classes: int) -> list[str]:
+    """Return the names of the classes, in the order of the logits."""
     if path.endswith('.csv'):
         names = list(audioset_json.classes(path).values())
     else:
-        names = [
-            line.strip()
-            for line in text_files.read_text(
-                Path(path), 'file of labels', '.txt or .csv'
-            ).splitlines()
-            if line.strip()
-        ]
+        text = text_files.read_text(Path(path), 'file of labels', '.txt or .csv')
+        names = [line.strip() for line in text.splitlines() if line.strip()]
     if len(names) != classes:
         raise ConvertError(
             f'{path}: names {len(names)} classes, and the model has {classes}: write a name a line,'
             ' in the order of the logits'
         )
     return names
+
+
+def _save_unused(
+    file: Path | BucketPath, tensors: Mapping[str, Shaped[np.ndarray, '...']], layout: Layout
+) -> None:
+    """Store the tensors that the model does not use, for the way back."""
+    file.unlink(missing_ok=True)  # of an interrupted conversion
+    unused: dict[str, Any] = {
+        name: tensors[name] for name in elastic_ast_torch.unused_tensors(layout)
+    }
+    if unused:
+        with replaced(file) as temporary:
+            np.savez(temporary, **unused)
 
 
 def tensor_table(layout: Layout) -> list[tuple[str, tuple[int, ...], str]]:

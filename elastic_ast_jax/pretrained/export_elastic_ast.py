@@ -14,7 +14,7 @@ from elastic_ast_jax.pretrained import elastic_ast_torch, state_dict
 from elastic_ast_jax.pretrained.convert_elastic_ast import UNUSED_TENSORS, tensor_table
 from elastic_ast_jax.pretrained.elastic_ast_torch import Layout
 from elastic_ast_jax.pretrained.save_workdir import ConvertError, report
-from elastic_ast_jax.pretrained.state_dict import StateDict, TensorFileError
+from elastic_ast_jax.pretrained.state_dict import TensorFileError
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.text import printable
@@ -58,15 +58,13 @@ def run(path: str | os.PathLike, out: str | os.PathLike, *, checkpoint: str = 'l
         frontend.patch_mels,
         config.model.pool,
     )
-    found, notes = (
-        elastic_ast_torch.from_params(model.params, layout),
-        [f'parameters of {model.description}'],
-    )
+    tensors = elastic_ast_torch.from_params(model.params, layout)
+    notes = [f'parameters of {model.description}']
     if model.network.scaled:
         width = layout.size.width // layout.size.heads
-        for name in found:
+        for name in tensors:
             if '.to_q.' in name:
-                found[name] = found[name] * np.float32(width**-0.5)
+                tensors[name] = tensors[name] * np.float32(width**-0.5)
         notes.append(
             f'queries divided by sqrt({width}), as the published code does not divide attention'
             ' logits by it'
@@ -76,34 +74,37 @@ def run(path: str | os.PathLike, out: str | os.PathLike, *, checkpoint: str = 'l
             f'LayerNorms have epsilon {model.network.epsilon:g} here and {LAYER_NORM_EPSILON:g} in'
             ' the published code: results differ by that'
         )
-    if missing := elastic_ast_torch.unused_tensors(layout):
-        kept = files.at(path) / UNUSED_TENSORS
-        more = (
-            _read_unused(kept, missing)
-            if kept.exists()
-            else {name: np.zeros(shape, np.float32) for name, shape in missing.items()}
-        )
+    if shapes := elastic_ast_torch.unused_tensors(layout):
+        file = files.at(path) / UNUSED_TENSORS
+        exists = file.exists()
         notes.append(
-            'tensors that mean pooling does not use:'
-            f' {"as in the source" if kept.exists() else "zeros"}'
+            f'tensors that mean pooling does not use: {"as in the source" if exists else "zeros"}'
         )
-        found |= more
-    state_dict.write(
-        out, {row.source: found[row.source] for row in elastic_ast_torch.tensor_mappings(layout)}
-    )
+        if exists:
+            tensors |= _read_unused(file, shapes)
+        else:
+            tensors |= {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    mappings = elastic_ast_torch.tensor_mappings(layout)
+    state_dict.write(out, {mapping.source: tensors[mapping.source] for mapping in mappings})
     print(report(os.fspath(out), notes, tensor_table(layout)))
     print(f'written: {printable(os.fspath(out))}')
 
 
 def _read_unused(
-    path: Path | BucketPath, shapes: Mapping[str, tuple[int, ...]]
+    file: Path | BucketPath, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Float32[np.ndarray, '...']]:
-    with files.local(path) as here:
-        state: StateDict = state_dict.read(here)
-    there = {name: array.shape for name, array in state.tensors.items()}
-    if wrong := [name for name, shape in shapes.items() if there.get(name) != shape]:
-        raise TensorFileError(
-            f'{path}: {wrong[0]} has the shape {there.get(wrong[0], "of nothing")}, expected '
-            f'{shapes[wrong[0]]}: remove the file to have zeros instead'
-        )
-    return state.tensors
+    """Read the tensors that the model does not use.
+
+    Raises:
+        TensorFileError: The file has others.
+    """
+    with files.local(file) as local_file:
+        tensors = state_dict.read(local_file).tensors
+    for name, shape in shapes.items():
+        stored = tensors[name].shape if name in tensors else 'of nothing'
+        if stored != shape:
+            raise TensorFileError(
+                f'{file}: {name} has the shape {stored}, expected {shape}: remove the file to have'
+                ' zeros instead'
+            )
+    return tensors

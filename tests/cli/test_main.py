@@ -31,7 +31,9 @@ def exit_code(*arguments: str) -> int:
     """Return the exit code of arguments that are not accepted, or that ask for help."""
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
-    return exit_info.value.code
+    code = exit_info.value.code
+    assert isinstance(code, int)
+    return code
 
 
 def run_python(program: str, *options: str) -> tuple[subprocess.CompletedProcess, float]:
