@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on TPU slices in Google Kubernetes Engine; bash launch/gke.sh --help tells how.
+# Run on TPU slices in Google Kubernetes Engine; see bash launch/gke.sh --help.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -12,24 +12,24 @@ usage: bash launch/gke.sh ACTION --name=NAME [OPTIONS] [-- OVERRIDES...]
 
   apply    fill in launch/gke.yaml and give it to kubectl
   logs     follow the output of one host
-  delete   end the run; its workdir stays
+  delete   end the run; the workdir stays
 
-  --image=I             container image with the project and the extras train, tpu, gcs: elastic-ast is on its PATH, and its working
+  --image=I             container image with the project and the extras train, tpu, gcs; elastic-ast is on its PATH, and its working
                         directory is the root of the repository (apply)
-  --accelerator=A       such as tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice (apply)
+  --accelerator=A       kind of TPU, such as tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice (apply)
   --topology=T          chips of a slice, such as 4x4 or 2x2x4 (apply)
-  --bucket=B            workdir is gs://B/NAME; the bucket is mounted as the folder /bucket, where data are read from (apply)
-  --config=FILE[:ARG]   within the image (apply)
+  --bucket=B            the workdir is gs://B/NAME; the bucket is mounted as the folder /bucket, for the data (apply)
+  --config=FILE[:ARG]   config file in the image (apply)
   --chips=C             chips of a host (default 4, or all of a smaller slice; 8 for machine types ending in -8t)
   --slices=S            number of slices (default 1)
   --restarts=R          start all again after at most R crashes (default 3); preemptions do not count
-  --service_account=A   of Kubernetes, which may write to the bucket (without, the namespace's default)
-  --spot                on hosts that can be taken away at any time, for less money
-  --namespace=N         of Kubernetes
-  --slice=S --host=H    whose output is followed (logs; default 0 and 0)
-  --dry_run             print what kubectl would be called with, and call nothing
+  --service_account=A   account of Kubernetes that may write to the bucket (default: the namespace's)
+  --spot                use spot hosts, which cost less and can be preempted at any time
+  --namespace=N         namespace of Kubernetes
+  --slice=S --host=H    the host whose output is followed (logs; default 0 and 0)
+  --dry_run             print the input and the command of kubectl, and call nothing
 
-After -- come overrides of the config: --config.data.train=/bucket/train.jsonl
+OVERRIDES are of the config: --config.data.train=/bucket/train.jsonl
 
 example: bash launch/gke.sh apply --name=ast --image=us-docker.pkg.dev/p/r/elastic-ast-jax:1 --accelerator=tpu-v5-lite-podslice \
            --topology=4x4 --bucket=B --config=configs/manifest.py -- --config.data.train=/bucket/train.jsonl ...
@@ -38,7 +38,7 @@ TEXT
 
 say() { printf 'gke.sh: %s\n' "$*"; }
 
-# shellcheck disable=SC2034  # fill_in looks them up by name
+# shellcheck disable=SC2034  # fill_in reads them by name
 name='' image='' accelerator='' topology='' bucket='' config='' chips='' slices=1 restarts=3 service_account='' spot=''
 namespace='' slice=0 host=0 dry_run=''
 read_options 'name image accelerator topology bucket config chips slices restarts service_account namespace slice host' \
@@ -49,7 +49,7 @@ case $action in
   apply | logs | delete) ;;
   *) refuse "there is no action '$action'" ;;
 esac
-# Names of Pods are made of it, which have 63 letters at most.
+# It is a part of the names of Pods, which have 63 letters at most.
 [[ $name =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] ||
   refuse "--name='$name' must be lower-case letters, digits and hyphens, 40 at most"
 whole slices 1
@@ -67,12 +67,12 @@ do_or_show() {  # do_or_show COMMAND...
   fi
 }
 
-text() {  # text VALUE: as a string of YAML
+text() {  # text VALUE: prints it as a string of YAML
   local value=${1//\\/\\\\}
   printf '"%s"' "${value//\"/\\\"}"
 }
 
-fill_in() {  # launch/gke.yaml with what is marked in it replaced; a line without a value is left out
+fill_in() {  # prints launch/gke.yaml with its marked values replaced, without lines that have no value
   local line mark value indent marked='^(.*[^ ]) +# <- ([a-z_]+)$' start='^( *(- |[^ ]+: ))'
   while IFS= read -r line; do
     if [[ ! $line =~ $marked ]]; then
@@ -117,7 +117,7 @@ case $action in
     [[ -n $chips ]] || chips=$((all < 4 ? all : 4))
     whole chips 1
     ((all % chips == 0)) || refuse "--topology=$topology has $all chips, which are no whole number of hosts of --chips=$chips"
-    # shellcheck disable=SC2034  # for fill_in
+    # shellcheck disable=SC2034  # fill_in reads them
     hosts=$((all / chips)) workdir=gs://$bucket/$name store=${bucket%%/*}
     filled=$(fill_in)
     if [[ -n $dry_run ]]; then

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# Installs the project into .venv in the repository root; bash launch/install.sh --help tells how.
+# Install the project into .venv in the repository root; see bash launch/install.sh --help.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 python=$venv/bin/python
 stamp=$venv/elastic-ast-jax.installed     # fingerprint, then the extras that are installed
-unfinished=$venv/elastic-ast-jax.unfinished  # there while pip works: whoever finds it knows that pip was killed
+unfinished=$venv/elastic-ast-jax.unfinished  # exists while pip works; a later call knows from it that pip was killed
 
 usage() {
   cat <<'TEXT'
 usage: bash launch/install.sh [EXTRA ...]
 
-Installs elastic-ast-jax and the named extras into .venv in the repository root, which is made with Python 3.11 or
-newer if it is not there. Calling it again costs nothing while setup.cfg and launch/constraints.txt stay as they are.
+Installs elastic-ast-jax and the named extras into .venv in the repository root. It creates .venv with Python 3.11 or newer.
+A second call does nothing unless setup.cfg or launch/constraints.txt changed.
 
-extras: train    what training and evaluation of data sets need: TensorFlow and TensorFlow Datasets
-        test     pytest and its companions; holds train, gcs and prepare
-        gcs      what workdirs in buckets need: gs://BUCKET/FOLDER
-        prepare  Apache Beam, which elastic-ast prepare asks for; holds train
-        dataflow what Apache Beam's runner on Google Cloud asks for; holds prepare
+extras: train    TensorFlow and TensorFlow Datasets, for training and evaluation of data sets
+        test     pytest and its plugins; includes train, gcs and prepare
+        gcs      libraries for workdirs in buckets, gs://BUCKET/FOLDER
+        prepare  Apache Beam, for elastic-ast prepare; includes train
+        dataflow Apache Beam's runner on Google Cloud; includes prepare
         tpu      JAX for TPUs
-        compile  the TPUs' compiler, which elastic-ast compile asks for
+        compile  the TPUs' compiler, for elastic-ast compile
         cuda12   JAX for NVIDIA GPUs with CUDA 12; not together with cuda13
         cuda13   JAX for NVIDIA GPUs with CUDA 13
-        hear     PyTorch, which the tools of the HEAR benchmark ask for
-        convert  PyTorch, which reads weights in .pth files, and transformers
-        docs     mkdocs, which builds the site of docs/, what runs its notebook, and what builds the wheel
+        hear     PyTorch, for the tools of the HEAR benchmark
+        convert  PyTorch, for weights in .pth files, and transformers
+        docs     mkdocs for the site of docs/, Jupyter for its notebook, and the builder of the wheel
 TEXT
 }
 
@@ -36,7 +36,7 @@ fail() {
   exit 1
 }
 
-has() {  # has WORD LIST...: is the word in the list?
+has() {  # has WORD LIST...: succeeds if the word is in the list
   local word=$1 other
   shift
   for other in "$@"; do
@@ -45,34 +45,34 @@ has() {  # has WORD LIST...: is the word in the list?
   return 1
 }
 
-known=(train test gcs prepare dataflow tpu compile cuda12 cuda13 hear convert docs)
-wanted=()
+extras=(train test gcs prepare dataflow tpu compile cuda12 cuda13 hear convert docs)
+requested=()
 for argument in "$@"; do
   if [[ $argument == -h || $argument == --help ]]; then
     usage
     exit 0
   fi
   for extra in ${argument//,/ }; do
-    has "$extra" "${known[@]}" || fail "there is no extra '$extra': choose from ${known[*]}"
-    wanted+=("$extra")
-    [[ $extra == test ]] && wanted+=(train gcs prepare)
-    [[ $extra == dataflow ]] && wanted+=(prepare train)
-    [[ $extra == prepare ]] && wanted+=(train)
+    has "$extra" "${extras[@]}" || fail "there is no extra '$extra': choose from ${extras[*]}"
+    requested+=("$extra")
+    [[ $extra == test ]] && requested+=(train gcs prepare)
+    [[ $extra == dataflow ]] && requested+=(prepare train)
+    [[ $extra == prepare ]] && requested+=(train)
   done
 done
 
-# What an active environment or the user's settings say must not reach this one.
+# An active environment and the user's settings must not affect this one.
 unset PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_PREFIX PIP_TARGET PIP_USER
 
-# Two calls at once: the second waits. Not every system has flock or can lock a folder; there a single call works as well.
+# The second of two calls at once waits. Some systems have no flock, or cannot lock a folder; a single call works there too.
 exec 9<"$root"
 flock 9 2>/dev/null || true
 
-find_python() {  # sets $base: the first Python that is new enough and can make environments
+find_python() {  # sets $base to the first Python that is new enough and can create environments
   local name version old='' bare=''
   base=
   for name in python3.11 python3.12 python3.13 python3; do
-    # Run, not only looked up: a version manager's shim may stand for a Python that is not installed.
+    # Run it: the shim of a version manager may name a Python that is not installed.
     version=$("$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
     if ! "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       old=$version
@@ -84,7 +84,7 @@ find_python() {  # sets $base: the first Python that is new enough and can make 
     fi
   done
   if [[ -n $bare ]]; then
-    fail "Python $bare is here, but its modules venv and ensurepip are missing: sudo apt-get install python$bare-venv"
+    fail "Python $bare is installed, but its modules venv and ensurepip are missing: sudo apt-get install python$bare-venv"
   fi
   if [[ -n $old ]]; then
     fail "Python 3.11 or newer is missing (python3 is $old): sudo apt-get install python3.11 python3.11-venv"
@@ -92,19 +92,19 @@ find_python() {  # sets $base: the first Python that is new enough and can make 
   fail 'Python 3.11 or newer is missing: sudo apt-get install python3 python3-venv'
 }
 
-# The environment, whole. A broken or half-made one is made anew; one of another kind is left for its owner to decide on.
+# A broken or incomplete environment is created again. One with an older Python is an error, as its owner may need it.
 if [[ -e $unfinished ]]; then
   say 'an earlier installation was interrupted: starting anew'
 fi
 if [[ -e $unfinished ]] || ! "$python" -c 'import pip' 2>/dev/null; then
   find_python
-  say "making $venv with $base"
-  "$base" -m venv --clear "$venv" || fail "$base could not make $venv: its output is above"
+  say "creating $venv with $base"
+  "$base" -m venv --clear "$venv" || fail "$base could not create $venv: its output is above"
 elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   fail "$venv holds $("$python" --version), and Python 3.11 or newer is needed: remove that folder and call this again"
 fi
 
-# What decides which versions are installed, and where they look for the package (the repository may have been moved).
+# The fingerprint changes with the versions that are installed, and with the folder of the repository.
 fingerprint=$(cd "$root" && "$python" - "$root" setup.cfg launch/constraints.txt <<'CODE'
 import hashlib, pathlib, sys
 digest = hashlib.sha256(sys.version.encode() + sys.argv[1].encode())
@@ -114,15 +114,15 @@ print(digest.hexdigest())
 CODE
 )
 
-# Extras that were installed stay: the others' versions were chosen together with theirs.
+# Installed extras stay, since all versions were resolved together.
 installed=()
 before=
 if [[ -e $stamp ]]; then
   { read -r before; read -r -a installed || true; } <"$stamp"
 fi
 all=()
-for extra in "${known[@]}"; do
-  if has "$extra" ${wanted[@]+"${wanted[@]}"} ${installed[@]+"${installed[@]}"}; then
+for extra in "${extras[@]}"; do
+  if has "$extra" ${requested[@]+"${requested[@]}"} ${installed[@]+"${installed[@]}"}; then
     all+=("$extra")
   fi
 done
@@ -131,7 +131,7 @@ if [[ $before == "$fingerprint" && $list == "${installed[*]-}" ]]; then
   exit 0
 fi
 if has cuda12 ${all[@]+"${all[@]}"} && has cuda13 ${all[@]+"${all[@]}"}; then
-  fail "cuda12 and cuda13 exclude each other; asked for: ${wanted[*]-}; in $venv: ${installed[*]-}. To change, remove that folder"
+  fail "cuda12 and cuda13 exclude each other; asked for: ${requested[*]-}; in $venv: ${installed[*]-}. To change, remove that folder"
 fi
 
 constraints=(-c launch/constraints.txt)
@@ -146,7 +146,7 @@ target=".${list:+[${list// /,}]}"
 
 say "installing elastic-ast-jax${target#.} into $venv (a minute or more, once)"
 rm -f "$stamp"
-trap 'exit 130' INT TERM  # leaves the mark
+trap 'exit 130' INT TERM  # keeps $unfinished
 : >"$unfinished"
 cd "$root"
 if ! "$python" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} \
@@ -154,7 +154,7 @@ if ! "$python" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]
   rm -f "$unfinished"  # pip stopped by itself and cleaned up
   case $about in
     3.11\ * | 3.12\ * | 3.13\ *) fail "pip could not install elastic-ast-jax${target#.}: its reason is above" ;;
-    *) fail "pip could not install elastic-ast-jax${target#.}: its reason is above (TensorFlow 2.21 is there for Python 3.11 to 3.13)" ;;
+    *) fail "pip could not install elastic-ast-jax${target#.}: its reason is above (TensorFlow 2.21 supports Python 3.11 to 3.13)" ;;
   esac
 fi
 printf '%s\n%s\n' "$fingerprint" "$list" >"$unfinished"

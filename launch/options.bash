@@ -1,18 +1,18 @@
 # shellcheck shell=bash
-# Options of a launch script; read by the scripts in this folder, which call `usage` and `say` their own.
+# Parse the options of a launch script. The scripts in this folder source it, and define `usage` and `say`.
 
-refuse() {  # refuse TEXT: says what is wrong with the arguments, and how they are written
+refuse() {  # refuse TEXT: exits with 2, this error and the usage
   say "$@" >&2
   usage >&2
   exit 2
 }
 
 # read_options VALUED FLAGS ARGUMENT...
-# shellcheck disable=SC2034  # the arrays are for the script that reads this file
-# `--zone=Z` and `--zone Z` set $zone for each name in VALUED, `--spot` sets $spot to 1 for each name in FLAGS. What comes
-# after `--` is left in the array `command`, and every other word in the array `words`.
+# shellcheck disable=SC2034  # the sourcing script uses the arrays
+# `--zone=Z` and `--zone Z` set $zone for each name in VALUED; `--spot` sets $spot to 1 for each name in FLAGS. The words after
+# `--` go to the array `command`, all other words to the array `words`.
 read_options() {
-  local _valued=" $1 " _flags=" $2 " _name  # not the name of any option
+  local _valued=" $1 " _flags=" $2 " _name  # underscores, since options are variables too
   shift 2
   words=()
   command=()
@@ -48,14 +48,14 @@ read_options() {
   done
 }
 
-whole() {  # whole NAME LOWEST: the option's value is a whole number, that or more
+whole() {  # whole NAME LOWEST: refuses a value that is no whole number of at least LOWEST
   local name=$1 value=${!1}
   if ! [[ $value =~ ^(0|[1-9][0-9]{0,8})$ ]] || ((value < $2)); then
     refuse "--$name=$value must be a whole number from $2 on"
   fi
 }
 
-quoted() {  # quoted WORD...: as one line that a shell reads as these words
+quoted() {  # quoted WORD...: prints a line that a shell reads as these words
   local line
   printf -v line ' %q' "$@"
   printf '%s\n' "${line# }"

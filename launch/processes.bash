@@ -1,16 +1,21 @@
 # shellcheck shell=bash
-# How the processes of a run end, and what follows; read by local_processes.sh, slurm.sbatch and, on TPU workers, tpu_pod.sh.
+# Report how the processes of a run end, and decide whether they are restarted. local_processes.sh, slurm.sbatch and
+# tpu_worker.sh source it.
 #
-# Exit codes of elastic-ast train: 0 finished; 75 preempted, and saved before; 130 interrupted by the user; 1 and 2 a mistake
-# in the config or the data, which the next start would meet again. Everything else is a crash.
+# exit code of elastic-ast train   meaning                                  restart
+# 0                                finished                                 no
+# 1, 2                             a mistake in the config or the data      no, it would fail again
+# 75                               preempted, after a checkpoint            yes
+# 130                              interrupted by the user                  no
+# others                           a crash                                  yes
 
-worth_restarting() {  # worth_restarting CODE
+worth_restarting() {  # worth_restarting CODE: succeeds if another start may help
   case $1 in
     0 | 1 | 2 | 130) return 1 ;;
   esac
 }
 
-ended_how() {  # ended_how CODE: in words
+ended_how() {  # ended_how CODE: prints the end in words
   local signal
   case $1 in
     75) printf 'preempted (exit code 75)' ;;
@@ -26,19 +31,19 @@ ended_how() {  # ended_how CODE: in words
 }
 
 # report_end FILE NAME COMMAND...
-# Runs COMMAND, adds the line `TIME CODE NAME` to FILE, and gives CODE back. Signals that may end the command leave this shell
-# alone, so that the end of whatever they reach is reported.
+# Runs COMMAND, adds the line `TIME CODE NAME` to FILE, and returns CODE. This shell ignores signals that may end the command, so
+# that it can report the end.
 report_end() {
-  local file=$1 name=$2 code=0 time LC_ALL=C  # in which EPOCHREALTIME has a point
+  local file=$1 name=$2 code=0 time LC_ALL=C  # EPOCHREALTIME then has a decimal point
   shift 2
   trap : HUP INT TERM
-  { "$@" 2>&3 3>&-; } 3>&2 2>/dev/null || code=$?  # without the shell's own word about a killed process
+  { "$@" 2>&3 3>&-; } 3>&2 2>/dev/null || code=$?  # without the shell's own message about a killed process
   time=${EPOCHREALTIME:-$(date +%s)}
   printf '%s %s %s\n' "$time" "$code" "$name" >>"$file"
   return "$code"
 }
 
-first_bad_end() {  # of the lines of report_end on standard input, `CODE NAME` of the first with another code than 0
+first_bad_end() {  # reads lines of report_end, and prints `CODE NAME` of the earliest one with another code than 0
   local time code name
   while read -r time code name; do
     if ((code)); then
@@ -48,7 +53,7 @@ first_bad_end() {  # of the lines of report_end on standard input, `CODE NAME` o
   done < <(sort -n)
 }
 
-last_lines() {  # last_lines FILE: of a log, for a message
+last_lines() {  # last_lines FILE: prints the end of a log, for a message
   local line
   if [[ ! -s $1 ]]; then
     printf '  | (%s is empty)\n' "$1"

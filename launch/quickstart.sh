@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh checkout to a trained, evaluated classifier; bash launch/quickstart.sh --help tells how.
+# Train and evaluate a classifier in a fresh clone; see bash launch/quickstart.sh --help.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -8,11 +8,11 @@ usage() {
   cat <<'TEXT'
 usage: bash launch/quickstart.sh [WORKDIR]
 
-Sets up .venv in the repository root (once), trains a small model on synthesised sounds, evaluates it, predicts three clips of
-very different lengths, and draws two curves: how many clips are right if only their beginning is heard, and at coarser
-resolutions in time. Nothing is downloaded but packages, and a CPU is enough. Called again, it uses what is there.
+Sets up .venv in the repository root (once), trains a small model on synthesized sounds, evaluates it, predicts three clips of
+very different lengths, and draws two curves: accuracy on the first frames of each clip, and at coarser resolutions in time. It
+downloads packages only, and a CPU is enough. A second call does not train again.
 
-  WORKDIR  where everything is kept (default: runs/quickstart in the repository root)
+  WORKDIR  folder of all results (default: runs/quickstart in the repository root)
 TEXT
 }
 
@@ -38,7 +38,7 @@ if (($# > 1)); then
 fi
 
 bash "$root/launch/install.sh" train
-unset PYTHONHOME PYTHONPATH  # an active environment's packages must not be found before those of .venv
+unset PYTHONHOME PYTHONPATH  # packages of an active environment must not shadow those of .venv
 cd "$root"
 elastic_ast=.venv/bin/elastic-ast
 
@@ -51,13 +51,13 @@ step() {
 
 step 'Train' "$elastic_ast" train --config=configs/quickstart.py --workdir="$workdir"
 step 'Evaluate' "$elastic_ast" evaluate --workdir="$workdir"
-# The manifest is written last, so it stands for complete clips.
+# The manifest is written last. If it exists, the clips are complete.
 if [[ ! -e $workdir/clips/manifest.jsonl ]]; then
-  step 'Synthesise three clips: short, median, long' \
+  step 'Synthesize three clips: short, median, long' \
     "$elastic_ast" synthesize "$workdir/clips" --config=configs/quickstart.py --clips=3
 fi
 step 'Predict them' "$elastic_ast" predict "$workdir" "$workdir/clips"
-# From a sixth of a second, the first patch, to ten seconds, the longest clip.
+# From the first patch (a sixth of a second) to the longest clip (ten seconds).
 step 'Evaluate the first frames of each clip' "$elastic_ast" evaluate --workdir="$workdir" --sweep=length \
   --points=16,32,48,64,96,128,192,256,384,512,768,1008
 step 'Evaluate at other frame shifts' "$elastic_ast" evaluate --workdir="$workdir" --sweep=resolution

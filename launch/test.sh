@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs the tests; bash launch/test.sh --help tells how.
+# Set up .venv and run the tests; see bash launch/test.sh --help.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -9,7 +9,7 @@ case ${1-} in
     cat <<'TEXT'
 usage: bash launch/test.sh [--slow] [pytest arguments]
 
-Installs what the tests need into .venv in the repository root (once) and runs them from there.
+Installs the packages of the tests into .venv in the repository root (once), and runs the tests.
 
   --slow   the tests that take long, and only these
 
@@ -27,6 +27,6 @@ TEXT
 esac
 
 bash "$root/launch/install.sh" test
-unset PYTHONHOME PYTHONPATH  # an active environment's packages must not be found before those of .venv
+unset PYTHONHOME PYTHONPATH  # packages of an active environment must not shadow those of .venv
 cd "$root"
 exec .venv/bin/python -m pytest "$@"

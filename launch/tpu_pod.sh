@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on a Cloud TPU slice, over all its workers; bash launch/tpu_pod.sh --help tells how.
+# Run on all workers of a Cloud TPU slice; see bash launch/tpu_pod.sh --help.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -12,31 +12,29 @@ usage() {
   cat <<'TEXT'
 usage: bash launch/tpu_pod.sh ACTION --name=NAME [OPTIONS] [-- COMMAND...]
 
-  create   ask for the TPU, and wait until it is ready
-  setup    copy the project to all workers and install it
-  run      start COMMAND on all workers; it goes on when this computer is gone
+  create   request the TPU, and wait until it is ready
+  setup    copy the project to all workers, and install it
+  run      start COMMAND on all workers; it continues when this computer disconnects
   logs     follow the output of one worker
-  status   the state of the TPU, and of the run on each worker
-  watch    all of it: create, setup, run, and again after a crash or when the TPU was taken away. Ends when the run does; started
-           again, goes on with watching
+  status   print the state of the TPU, and of the run on each worker
+  watch    create, setup and run; repeat that after a crash or a preemption until the run ends. A second call continues to watch
   delete   delete the TPU
 
-  --zone=Z --project=P   without, gcloud's own
+  --zone=Z --project=P   zone and project (default: gcloud's)
   --type=T               accelerator type, such as v5litepod-16 or v6e-8 (create, watch)
-  --version=V            runtime version (without, the usual one for the type)
-  --spot                 a TPU that can be taken away at any time, for less money
-  --node                 ask for a node that is there at once or not at all, instead of a queued resource
-  --commit=C             what is copied: this commit of this checkout (default HEAD)
-  --repository=URL       the workers fetch the commit from there instead
-  --fetch=COMMAND        what brings the data to a worker: run by bash in the home folder of each, once, when the project is installed
-  --worker=K             whose output is followed (logs; default 0)
+  --version=V            runtime version (default: the usual one for the type)
+  --spot                 use a spot TPU, which costs less and can be preempted at any time
+  --node                 request a node that is available at once or not at all, instead of a queued resource
+  --commit=C             copy this commit of this clone (default HEAD)
+  --repository=URL       let the workers fetch the commit from this repository instead
+  --fetch=COMMAND        copy the data to a worker: bash runs it in the home folder of each, once, after the project is installed
+  --worker=K             the worker whose output is followed (logs; default 0)
   --restarts=R           start again at most R times (watch; default 20)
-  --poll=S               seconds between looks at the state (create, watch; default 60)
+  --poll=S               seconds between checks of the state (create, watch; default 60)
   --dry_run              print the commands of gcloud, and run none
 
-A TPU that is taken away takes its disks with it: --workdir must be in a bucket, gs://BUCKET/FOLDER, and --fetch copies the data
-again. COMMAND starts in the folder of the project. Before the first call, have gcloud's key at hand for all workers:
-ssh-add ~/.ssh/google_compute_engine
+A preempted TPU loses its disks: --workdir must be in a bucket, gs://BUCKET/FOLDER, and --fetch copies the data again. COMMAND
+starts in the folder of the project. Before the first call, load gcloud's key for all workers: ssh-add ~/.ssh/google_compute_engine
 
 example: bash launch/tpu_pod.sh watch --name=ast --zone=us-west4-a --type=v5litepod-16 --spot \
            --fetch='gcloud storage cp --recursive gs://B/data .' -- \
@@ -88,13 +86,13 @@ do_or_show() {  # do_or_show COMMAND...
 
 call() { do_or_show gcloud compute tpus "$@"; }
 
-remote() {  # remote WORKER WORD...: runs a command on a worker, or on `all`; its shell, bash, reads the words as they are
+remote() {  # remote WORKER WORD...: runs a command on a worker, or on `all`; quoted, since bash on the worker reads it
   call tpu-vm ssh "$name" "${place[@]}" --worker="$1" --command="$(quoted "${@:2}")"
 }
 
 on_all() { remote all bash elastic-ast-jax/launch/tpu_worker.sh "$@"; }
 
-describe() {  # describe KIND FORMAT: sets $state to what gcloud says, MISSING or UNKNOWN
+describe() {  # describe KIND FORMAT: sets $state to gcloud's answer, MISSING or UNKNOWN
   local error
   if [[ -n $dry_run ]]; then
     call "$1" describe "$name" "${place[@]}" "--format=value($2)"
@@ -109,14 +107,14 @@ describe() {  # describe KIND FORMAT: sets $state to what gcloud says, MISSING o
   fi
 }
 
-find_state() {  # sets $state, and $phase: ready, coming, leaving, lost (it has to be deleted), missing or unknown
+find_state() {  # sets $state, and $phase: ready, coming, leaving, lost (to be deleted), missing or unknown
   if [[ -n $node ]]; then
     describe tpu-vm state
   else
     describe queued-resources state.state
     if [[ $state == ACTIVE || -n $dry_run ]]; then
       describe tpu-vm state
-      [[ $state != MISSING ]] || state=SUSPENDING  # the node is gone before its request says so
+      [[ $state != MISSING ]] || state=SUSPENDING  # the node disappears before its request changes
     fi
   fi
   case $state in
@@ -129,7 +127,7 @@ find_state() {  # sets $state, and $phase: ready, coming, leaving, lost (it has 
   esac
 }
 
-await() {  # until the TPU is ready; 1 if it will not be
+await() {  # waits until the TPU is ready; fails if it never will be
   local shown=''
   while find_state; do
     [[ $state == "$shown" || -n $dry_run ]] || say "$name: $state"
@@ -161,7 +159,7 @@ delete() {
 
 setup() {
   if [[ -n $repository ]]; then
-    # shellcheck disable=SC2016  # for the worker's shell
+    # shellcheck disable=SC2016  # expanded by the worker's shell
     remote all bash -c 'mkdir -p elastic-ast-jax && cd elastic-ast-jax && git init -q &&
       git fetch -q --depth=1 -- "$1" "$2" && git checkout -q --force --detach FETCH_HEAD' - "$repository" "$commit" || return
   else
@@ -174,21 +172,21 @@ setup() {
   on_all install
 }
 
-# Once on each worker for each COMMAND: data that are there stay there.
+# Runs once on each worker for each COMMAND; copied data stay.
 fetch_data() {
-  # shellcheck disable=SC2016  # for the worker's shell
+  # shellcheck disable=SC2016  # expanded by the worker's shell
   [[ -z $fetch ]] || remote all bash -c '[[ -e elastic-ast.fetched && $(<elastic-ast.fetched) == "$1" ]] ||
     { bash -c "$1" && printf "%s" "$1" >elastic-ast.fetched; }' - "$fetch"
 }
 
 run() { on_all start "${command[@]}"; }
 
-look() {  # before the project is there, there is no run
+look() {  # prints the state of the run on each worker; none without the project
   # shellcheck disable=SC2016
   remote all bash -c 'bash elastic-ast-jax/launch/tpu_worker.sh look 2>/dev/null || echo "run: 0 none $HOSTNAME"'
 }
 
-# Sets $verdict: running; none; finished; `CODE HOST` of the first worker whose process ended badly; or unknown.
+# Sets $verdict: running, none, finished, unknown, or `CODE HOST` of the first worker whose process failed.
 look_at_run() {
   local lines
   verdict=unknown
@@ -212,7 +210,7 @@ look_at_run() {
   fi
 }
 
-# One life of the run, from wherever the TPU and the run are; 1 if another one is needed.
+# Brings the TPU and the run from any state to the end of the run; fails if it has to be called again.
 live() {
   local code host
   find_state
@@ -229,7 +227,7 @@ live() {
     *) await || return 1 ;;
   esac
   look_at_run
-  while [[ $verdict == unknown ]]; do  # what cannot be seen may be running well
+  while [[ $verdict == unknown ]]; do  # the run may continue on workers that cannot be reached
     say "not all workers of $name can be reached: $(tail -n 3 "$scratch/error")" >&2
     sleep "$poll"
     find_state
@@ -259,10 +257,10 @@ live() {
     esac
   done
   if [[ $verdict == finished ]]; then
-    say "the run is finished; the TPU is still there: bash launch/tpu_pod.sh delete --name=$name ${zone:+--zone=$zone}"
+    say "the run is finished; the TPU still exists: bash launch/tpu_pod.sh delete --name=$name ${zone:+--zone=$zone}"
     exit 0
   fi
-  [[ $verdict != none ]] || return 1  # the workers were made anew
+  [[ $verdict != none ]] || return 1  # the workers were replaced
   read -r code host <<<"$verdict"
   say "$host was the first to end: $(ended_how "$code")" >&2
   on_all show "$host" >&2 || true
@@ -280,12 +278,12 @@ watch() {
     fetch_data
     run
     look_at_run
-    printf '# when the TPU was taken away, and then all over again:\n'
+    printf '# after a preemption, and then again from the top:\n'
     delete
     return
   fi
   find_state
-  [[ $phase != unknown ]] || fail 'nothing is done; mend that, and watch again'
+  [[ $phase != unknown ]] || fail 'nothing was done; correct that, and watch again'
   for ((restart = 0; restart <= restarts; restart++)); do
     if ((restart)); then
       say "starting again, restart $restart of $restarts"
@@ -296,13 +294,13 @@ watch() {
   fail "giving up after $restarts restarts"
 }
 
-warn_of_disk() {  # a workdir that is lost with the TPU
+warn_of_disk() {  # warns of a workdir that would be lost with the TPU
   local word before=''
   for word in "${command[@]}"; do
     [[ $before != --workdir ]] || word=--workdir=$word
     before=$word
     if [[ $word == --workdir=* && $word != --workdir=gs://* ]]; then
-      say "warning: ${word} is on the workers' own disks: use gs://BUCKET/... to go on when the TPU is taken away" >&2
+      say "warning: ${word} is on the workers' own disks: use gs://BUCKET/... to resume after a preemption" >&2
     fi
   done
 }

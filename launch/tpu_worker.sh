@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh does on each worker of a TPU slice; bash launch/tpu_worker.sh --help tells what.
+# Act for tpu_pod.sh on a worker of a TPU slice; see bash launch/tpu_worker.sh --help.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -10,13 +10,13 @@ usage() {
   cat <<'TEXT'
 usage: bash launch/tpu_worker.sh ACTION [ARGUMENT...]
 
-What tpu_pod.sh does on each worker of a TPU slice. Run and output are in the home folder: elastic-ast-run, elastic-ast.log.
+tpu_pod.sh calls it on each worker of a TPU slice. The run and its output are in the home folder: elastic-ast-run, elastic-ast.log.
 
-  install            Python and the project
-  start COMMAND...   start this worker's process of a run, which goes on when the connection ends
-  look               the line `run: TIME CODE HOST`: CODE is the process's exit code, or running, or none
+  install            install Python and the project
+  start COMMAND...   start this worker's process of a run, which continues when the connection ends
+  look               print `run: TIME CODE HOST`; CODE is the exit code of the process, or running, or none
   finish             end the process, and wait until it is gone
-  show HOST          the end of the output, if this is that worker
+  show HOST          print the end of the output, if this worker is HOST
 TEXT
 }
 
@@ -25,18 +25,18 @@ if [[ ${1-} == -h || ${1-} == --help ]]; then
   exit 0
 fi
 
-run=$HOME/elastic-ast-run  # holds the leader of the process group, and how it ended
+run=$HOME/elastic-ast-run  # has the leader of the process group, and the report of its end
 log=$HOME/elastic-ast.log
 
-leads() {  # sets $leader; whether its process group is there
+leads() {  # sets $leader; succeeds if its process group exists
   [[ -s $run/leader ]] && leader=$(<"$run/leader") && kill -s 0 -- "-$leader" 2>/dev/null
 }
 
-able() { "$1" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+can_install() { "$1" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 install() {
-  local apt=(sudo apt-get -qy -o DPkg::Lock::Timeout=600)  # a new machine updates itself first
-  if ! able python3 && ! able python3.11; then
+  local apt=(sudo apt-get -qy -o DPkg::Lock::Timeout=600)  # a new machine first updates itself
+  if ! can_install python3 && ! can_install python3.11; then
     "${apt[@]}" update
     "${apt[@]}" install python3.11 python3.11-venv || "${apt[@]}" install python3-venv
   fi
@@ -52,7 +52,7 @@ start() {
   mkdir "$run"
   cd "$root"
   export ELASTIC_AST_DISTRIBUTED=auto PATH=$root/.venv/bin:$PATH
-  # shellcheck disable=SC2016  # for the other shell
+  # shellcheck disable=SC2016  # expanded by the other shell
   setsid nohup bash -c 'source launch/processes.bash; report_end "$@"' - "$run/end" "$HOSTNAME" "$@" \
     >>"$log" 2>&1 </dev/null &
   printf '%s\n' "$!" >"$run/leader"
@@ -63,7 +63,7 @@ look() {
     printf 'run: %s\n' "$(<"$run/end")"
   elif leads; then
     printf 'run: 0 running %s\n' "$HOSTNAME"
-  elif [[ -e $run/leader ]]; then  # killed with the shell that would have told
+  elif [[ -e $run/leader ]]; then  # killed together with the shell that reports the end
     printf 'run: %s 137 %s\n' "$(date +%s)" "$HOSTNAME"
   else
     printf 'run: 0 none %s\n' "$HOSTNAME"

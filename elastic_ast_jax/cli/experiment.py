@@ -60,17 +60,17 @@ class Options:
     @property
     def definition(self) -> Definition:
         """The experiment with the changes of the command line."""
-        known = EXPERIMENTS[self.name]
+        base = EXPERIMENTS[self.name]
         replaced = {
             key: value
             for key in ('sweep', 'over', 'vary', 'row_budget')
             if (value := getattr(self, key)) is not None
         }
         return dataclasses.replace(
-            known,
-            models=(*known.models, *self.model),
-            beside=(*known.beside, *self.beside),
-            fixed_length=(*known.fixed_length, *self.fixed_length),
+            base,
+            models=(*base.models, *self.model),
+            beside=(*base.beside, *self.beside),
+            fixed_length=(*base.fixed_length, *self.fixed_length),
             **replaced,
         )
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from elastic_ast_jax.cli.commands import add_checkpoint, add_inputs
@@ -19,6 +19,9 @@ from elastic_ast_jax.utils.text import in_seconds, printable
 
 if TYPE_CHECKING:
     import elastic_ast_jax.inference.predictor
+
+# Entries of a result that are printed if its timeline is written to a file.
+_SUMMARY_KEYS = ('path', 'seconds', 'predictions', 'windows')
 
 
 class ExplainError(UserError):
@@ -104,14 +107,10 @@ def run(options: Options) -> int:
     from elastic_ast_jax.utils import jax_cache
 
     escape_undecodable_names()
-    paths = expand(options.inputs)
+    paths: Iterable[str] = expand(options.inputs)
     if options.explain is not None:
         explanation.check_file(options.explain)
-        if options.budget_tokens is not None:
-            raise ExplainError(
-                '--explain draws the whole of a recording: leave --budget_tokens out'
-            )
-        paths = _single_path(paths, options.explain)
+        paths = _single_path(paths, options)
     folder = None if options.timeline is None else TimelineFolder(options.timeline)
     jax_cache.use_compilation_cache()
     model = load(options.workdir, options.checkpoint)
@@ -125,20 +124,17 @@ def run(options: Options) -> int:
     with Waiting() as waiting:
         for result in predict(
             paths,
-            options.top_k,
-            options.window,
-            options.overlap,
-            waiting.show,
-            options.budget_tokens,
+            top_k=options.top_k,
+            window=options.window,
+            overlap=options.overlap,
+            progress=waiting.show,
+            budget_tokens=options.budget_tokens,
         ):
             failed |= 'error' in result
             if folder is not None and 'error' not in result:
-                shown = {
-                    key: result[key]
-                    for key in ('path', 'seconds', 'predictions', 'windows')
-                    if key in result
-                }
-                result = shown | {'timeline': str(folder.write(result)[0])}
+                file = str(folder.write(result)[0])
+                result = {key: result[key] for key in _SUMMARY_KEYS if key in result}
+                result['timeline'] = file
             waiting.clear()
             text = json.dumps(result, ensure_ascii=False) if options.json else _table(result)
             print(text, flush=True)
@@ -157,15 +153,21 @@ def run(options: Options) -> int:
     return 1 if failed else 0
 
 
-def _single_path(paths: Iterator[str], explain: str) -> list[str]:
-    """Return the one path that is drawn; an input that is missing is reported later."""
-    first = list(itertools.islice(paths, 2))
-    if len(first) > 1:
+def _single_path(paths: Iterable[str], options: Options) -> list[str]:
+    """Return the path of the recording that is drawn.
+
+    Raises:
+        ExplainError: There are several recordings, or the other options exclude `--explain`.
+    """
+    if options.budget_tokens is not None:
+        raise ExplainError('--explain draws the whole of a recording: leave --budget_tokens out')
+    first_paths = list(itertools.islice(paths, 2))
+    if len(first_paths) > 1:
         raise ExplainError(
-            f'--explain={explain} draws one recording, and there are more, {first[0]} and'
-            f' {first[1]} among them: name one'
+            f'--explain={options.explain} draws one recording, and there are more,'
+            f' {first_paths[0]} and {first_paths[1]} among them: name one'
         )
-    return first
+    return first_paths
 
 
 def _print_budget(
@@ -217,7 +219,7 @@ def draw_explanation(
     top_k: int = 5,
     window: float | None = None,
     overlap: float | None = None,
-    progress: 'elastic_ast_jax.inference.predictor.Progress | None' = None,
+    progress: Callable[[str, float, float], None] | None = None,
 ) -> None:
     """Draw which parts of a recording a model attended to.
 
@@ -240,10 +242,10 @@ def draw_explanation(
 
     explanation.check_file(file)
     explanation.check_model(model)
-    heard = explanation.explain(model, path, top_k, window, overlap, progress)
+    explained = explanation.explain(model, path, top_k, window, overlap, progress)
     averages = model.config.model.pool == 'mean'
     figure = plots.plot_explanation(
-        heard,
+        explained,
         fbank.centres(model.config.frontend),
         os.fspath(path),
         model.description,

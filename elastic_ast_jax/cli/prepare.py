@@ -269,8 +269,8 @@ def _split_rows(
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows in aligned columns; all but the first column are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        aligned = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+    for first, *numbers in rows:
+        aligned = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
         print('  '.join(['', first.ljust(widths[0]), *aligned]))
 
 

@@ -93,7 +93,7 @@ def test_missing_venv_module_says_how_to_get_it(checkout):
     checkout.add_program('python3', NO_VENV)
     version = f'{sys.version_info.major}.{sys.version_info.minor}'
     line = one_line(checkout.run('install.sh'))
-    assert f'Python {version} is here, but its modules venv and ensurepip are missing' in line
+    assert f'Python {version} is installed, but its modules venv and ensurepip are missing' in line
     assert f'sudo apt-get install python{version}-venv' in line
 
 
