@@ -1,4 +1,4 @@
-"""A copy of the launch scripts, and a stand-in for Python that notes calls of pip and pytest."""
+"""A copy of the launch scripts, and a stand-in for Python that records calls of pip and pytest."""
 
 import pathlib
 import shutil
@@ -26,23 +26,20 @@ exec "REAL" "$@"
 
 
 class Checkout:
-    """A copy of the launch scripts with a PATH of its own;
-
-    `calls()` is what pip and pytest were asked for.
-    """
+    """A copy of the launch scripts with its own PATH."""
 
     def __init__(self, folder: pathlib.Path):
         self.root = folder / 'a checkout'
         self.bin = folder / 'bin'
         self.log = folder / 'log'
         self.elsewhere = folder / 'elsewhere'
-        for made in (self.root, self.bin, self.elsewhere):
-            made.mkdir()
+        for directory in (self.root, self.bin, self.elsewhere):
+            directory.mkdir()
         shutil.copytree(ROOT / 'launch', self.root / 'launch')
         shutil.copy(ROOT / 'setup.cfg', self.root)
         for tool in TOOLS:
-            if found := shutil.which(tool):
-                (self.bin / tool).symlink_to(found)
+            if program := shutil.which(tool):
+                (self.bin / tool).symlink_to(program)
 
     def add_program(self, name: str, text: str) -> None:
         values = {
@@ -67,4 +64,5 @@ class Checkout:
         )
 
     def calls(self) -> list[str]:
+        """Return the calls of pip and pytest."""
         return self.log.read_text().splitlines() if self.log.exists() else []

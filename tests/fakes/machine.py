@@ -1,7 +1,4 @@
-"""A computer for the launch scripts:
-
-a copy of the checkout, and a PATH whose programs note what they are asked for.
-"""
+"""A computer for the launch scripts: a copy of the checkout, and a PATH of recording stand-ins."""
 
 import functools
 import json
@@ -31,7 +28,7 @@ TOOLS = (
     'tar',
     'wc',
 )
-# Begins every stand-in: the call is noted with the words as they arrived.
+# The beginning of every stand-in, which records the words of the call.
 NOTE = """
 import json, os, pathlib, subprocess, sys, time
 called = sys.argv[1:]
@@ -42,20 +39,20 @@ with open(folder / 'calls.jsonl', 'a') as file:
 
 
 class Machine(Checkout):
-    """See the module;
+    """A computer whose stand-ins are Python code.
 
-    stand-ins are given as Python code, which finds its arguments in `called` and may use `folder`.
+    The code has its arguments in `called`, and may use `folder`.
     """
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder)
         self.folder = folder
         for tool in TOOLS:
-            if found := shutil.which(tool):
-                (self.bin / tool).symlink_to(found)
+            if program := shutil.which(tool):
+                (self.bin / tool).symlink_to(program)
 
     def stand_in(self, name: str, code: str = '') -> None:
-        """A program on PATH."""
+        """Put a program on PATH."""
         source = self.folder / f'{name}.py'
         source.write_text(
             NOTE.replace('FOLDER', repr(str(self.folder))).replace('NAME', repr(name)) + code
@@ -64,12 +61,12 @@ class Machine(Checkout):
         self.add_program(name, f'#!BASH\nexec "REAL" -S -E "{source}" "$@"\n')
 
     def quick_sleep(self) -> None:
-        """All waiting of the scripts takes a twentieth of a second."""
+        """Let each `sleep` of the scripts take a twentieth of a second."""
         (self.bin / 'sleep').unlink(missing_ok=True)
         self.add_program('sleep', f'#!BASH\nexec {shutil.which("sleep")} 0.05\n')
 
     def called(self, name: str) -> list[list[str]]:
-        """The arguments of each call of a stand-in."""
+        """Return the arguments of each call of a stand-in."""
         file = self.folder / 'calls.jsonl'
         calls = (
             [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -77,7 +74,7 @@ class Machine(Checkout):
         return [arguments for program, *arguments in calls if program == name]
 
     def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
-        """Like `run`, without waiting; what it says goes to one pipe."""
+        """Start a script like `run`, without waiting; its output goes to one pipe."""
         return subprocess.Popen(
             [self.bin / 'bash', self.root / 'launch' / script, *arguments],
             cwd=self.elsewhere,
@@ -85,15 +82,15 @@ class Machine(Checkout):
             env={'PATH': str(self.bin), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # Of a shell in the background the tests inherit that SIGINT is ignored, and then bash
-            # cannot trap it.
+            # A shell in the background ignores SIGINT. The tests inherit that, and then bash cannot
+            # trap it.
             preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
 
 def until(reached, seconds: float = 30.0) -> None:
-    """Waits for a condition."""
+    """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < deadline, 'it did not come about'
+        assert time.monotonic() < deadline, 'the condition was not reached in time'
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What the tests of the launch scripts share."""
+"""Fixtures of the tests of the launch scripts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""launch/gke.yaml and launch/gke.sh: what Kubernetes is told, by hand or filled in."""
+"""Test launch/gke.yaml and launch/gke.sh, which fills it in."""
 
 import re
 
@@ -8,7 +8,7 @@ from tests.fakes.machine import ROOT
 
 yaml = pytest.importorskip('yaml')
 
-ASKED = (
+OPTIONS = (
     '--name=ast',
     '--image=reg/ast:1',
     '--accelerator=tpu-v5p-slice',
@@ -29,15 +29,15 @@ def kubectl(machine):
 
 @pytest.fixture
 def filled(kubectl):
-    """What `apply` prints with these options."""
+    """Return a function that returns the JobSet of `apply` with further arguments."""
 
-    def told(*arguments):
-        done = kubectl.run('gke.sh', 'apply', '--dry_run', *ASKED, *arguments)
+    def fill_in(*arguments):
+        done = kubectl.run('gke.sh', 'apply', '--dry_run', *OPTIONS, *arguments)
         assert done.returncode == 0, done.stderr
         assert not kubectl.called('kubectl')
         return yaml.safe_load(done.stdout)
 
-    return told
+    return fill_in
 
 
 def job(jobset: dict) -> dict:
@@ -46,23 +46,22 @@ def job(jobset: dict) -> dict:
 
 
 def container(jobset: dict) -> dict:
-    (found,) = job(jobset)['template']['spec']['containers']
-    return found
+    (only_container,) = job(jobset)['template']['spec']['containers']
+    return only_container
 
 
-def matching(jobset: dict, message: str) -> str:
-    """The action for a Job that failed by its pod failure policy with this message;
-
-    the first rule decides.
-    """
+def restart_action(jobset: dict, message: str) -> str:
+    """Return the action of the first rule that matches a failed Job's message."""
     for rule in jobset['spec']['failurePolicy']['rules']:
-        if 'PodFailurePolicy' in rule['onJobFailureReasons']:
-            if any(re.search(pattern, message) for pattern in rule['onJobFailureMessagePatterns']):
-                return rule['action']
+        patterns = rule['onJobFailureMessagePatterns']
+        if 'PodFailurePolicy' in rule['onJobFailureReasons'] and any(
+            re.search(pattern, message) for pattern in patterns
+        ):
+            return rule['action']
     return 'RestartJobSet'
 
 
-def test_the_template_is_a_job_set_as_it_is():
+def test_the_template_is_a_valid_job_set():
     jobset = yaml.safe_load((ROOT / 'launch' / 'gke.yaml').read_text())
     assert (jobset['apiVersion'], jobset['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
     assert (
@@ -73,7 +72,7 @@ def test_the_template_is_a_job_set_as_it_is():
     assert {'name': 'ELASTIC_AST_DISTRIBUTED', 'value': 'auto'} in container(jobset)['env']
 
 
-def test_how_a_process_ends_decides_what_follows():
+def test_the_exit_code_decides_the_restart():
     jobset = yaml.safe_load((ROOT / 'launch' / 'gke.yaml').read_text())
     rules = job(jobset)['podFailurePolicy']['rules']
     assert {rule['action'] for rule in rules} == {'FailJob'}
@@ -86,7 +85,7 @@ def test_how_a_process_ends_decides_what_follows():
             )
             if code in codes.get('values', []) or condition in conditions:
                 what = f'exit code {code}' if condition is None else f'condition {condition}'
-                return matching(
+                return restart_action(
                     jobset,
                     f'Pod default/ast-slice-0-0 has {what} matching FailJob rule at index {index}',
                 )
@@ -98,14 +97,14 @@ def test_how_a_process_ends_decides_what_follows():
         action(134) is None and job(jobset)['backoffLimit'] == 0
     )  # the Job fails, and the set starts again
     assert jobset['spec']['failurePolicy']['maxRestarts'] > 0
-    # What a pod failure policy asks for.
+    # A pod failure policy requires these.
     assert job(jobset)['template']['spec']['restartPolicy'] == 'Never'
     assert {rule['onExitCodes']['containerName'] for rule in rules if 'onExitCodes' in rule} == {
         container(jobset)['name']
     }
 
 
-def test_what_is_given_is_filled_in(filled):
+def test_options_are_filled_in(filled):
     jobset = filled('--slices=3', '--restarts=7', '--spot', '--service_account=writer')
     assert jobset['metadata']['name'] == 'ast'
     assert jobset['spec']['replicatedJobs'][0]['replicas'] == 3
@@ -139,7 +138,7 @@ def test_the_bucket_is_mounted_for_reading(filled):
     assert (mount['name'], mount['mountPath']) == (volume['name'], '/bucket')
 
 
-def test_what_is_not_given_is_left_out(filled):
+def test_absent_options_drop_their_lines(filled):
     pod = job(filled())['template']['spec']
     assert (
         'cloud.google.com/gke-spot' not in pod['nodeSelector'] and 'serviceAccountName' not in pod
@@ -164,10 +163,8 @@ def test_hosts_are_chips_divided(filled, topology, chips, expected):
     ) == expected
 
 
-def test_overrides_arrive_as_they_were_written(filled):
-    """Through YAML and through Kubernetes, which reads `$(NAME)` as a variable and `$$` as one
-    sign.
-    """
+def test_overrides_arrive_unchanged(filled):
+    """YAML keeps them, and Kubernetes, which reads `$(NAME)` as a variable and `$$` as `$`."""
     words = [
         '--config.data.root=it\'s "a" \\ folder: # <- name',
         '--config.data.train=$(HOME) $$ `id` & *',
@@ -178,9 +175,11 @@ def test_overrides_arrive_as_they_were_written(filled):
     assert all('$' not in word.replace('$$', '') for word in arguments)
 
 
-def test_apply_gives_it_to_kubectl(kubectl, filled):
+def test_apply_passes_the_job_set_to_kubectl(kubectl, filled):
     expected = filled('--', '--config.train.seed=3')
-    done = kubectl.run('gke.sh', 'apply', '--namespace=mine', *ASKED, '--', '--config.train.seed=3')
+    done = kubectl.run(
+        'gke.sh', 'apply', '--namespace=mine', *OPTIONS, '--', '--config.train.seed=3'
+    )
     assert done.returncode == 0, done.stderr
     assert kubectl.called('kubectl') == [['--namespace=mine', 'apply', '--filename=-']]
     assert yaml.safe_load((kubectl.folder / 'stdin').read_text()) == expected

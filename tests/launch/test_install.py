@@ -1,8 +1,8 @@
-"""The launch scripts and the declared dependencies, without installing anything.
+"""Test the installation scripts and the declared dependencies, without installing anything.
 
-Scripts run in a copy of the checkout, in a folder with a space in its name, on a PATH that holds
-nothing but the tools they may use and a stand-in for Python: it notes what pip and pytest are asked
-for and leaves the rest to the real one.
+Scripts run in a copy of the checkout, in a folder with a space in its name. PATH has only the
+tools that they may use, and a stand-in for Python. It records the calls of pip and pytest, and
+passes other calls to the real Python.
 """
 
 import configparser
@@ -62,7 +62,7 @@ def test_help_prints_usage_and_touches_nothing(checkout, script):
 
 
 def one_line(done: subprocess.CompletedProcess) -> str:
-    """The only line that a failing script said."""
+    """Return the only line that a failing script printed."""
     assert done.returncode == 1
     assert not done.stdout
     (line,) = done.stderr.splitlines()
@@ -70,7 +70,7 @@ def one_line(done: subprocess.CompletedProcess) -> str:
 
 
 @pytest.mark.parametrize('script', ['install.sh', 'quickstart.sh', 'test.sh'])
-def test_missing_python_says_how_to_get_it(checkout, script):
+def test_the_error_of_a_missing_python_names_the_packages(checkout, script):
     line = one_line(checkout.run(script))
     assert 'Python 3.11 or newer is missing' in line
     assert 'apt-get install python3 python3-venv' in line
@@ -89,7 +89,7 @@ def test_old_python_is_named(checkout):
 NO_VENV = '#!BASH\ncase "$2" in *ensurepip*) exit 1 ;; esac\nexec "REAL" "$@"\n'
 
 
-def test_missing_venv_module_says_how_to_get_it(checkout):
+def test_the_error_of_a_missing_venv_module_names_the_package(checkout):
     checkout.add_program('python3', NO_VENV)
     version = f'{sys.version_info.major}.{sys.version_info.minor}'
     line = one_line(checkout.run('install.sh'))
@@ -97,7 +97,7 @@ def test_missing_venv_module_says_how_to_get_it(checkout):
     assert f'sudo apt-get install python{version}-venv' in line
 
 
-def test_a_python_without_venv_or_a_dead_shim_is_passed_over(ready):
+def test_a_python_without_venv_and_a_dead_shim_are_skipped(ready):
     ready.add_program('python3.11', NO_VENV)
     ready.add_program('python3.12', '#!BASH\necho "python3.12: command not found" >&2\nexit 127\n')
     assert ready.run('install.sh').returncode == 0
@@ -152,7 +152,7 @@ def test_a_killed_installation_starts_anew(ready):
     assert len(ready.calls()) == 2
 
 
-def test_a_failed_installation_is_said_and_repeated_in_the_same_environment(ready):
+def test_a_failed_installation_is_reported_and_repeated_in_the_same_environment(ready):
     failed = ready.run('install.sh', PIP_DOES='exit 1')
     assert failed.returncode == 1
     assert 'pip could not install elastic-ast-jax' in failed.stderr
@@ -163,7 +163,7 @@ def test_a_failed_installation_is_said_and_repeated_in_the_same_environment(read
 
 
 @pytest.mark.parametrize('platform', ['3.12 Linux x86_64', '3.11 Darwin arm64'])
-def test_elsewhere_the_ranges_alone_decide(ready, platform):
+def test_other_platforms_use_the_ranges_alone(ready, platform):
     done = ready.run('install.sh', PLATFORM=platform)
     assert done.returncode == 0
     assert f'this is Python {platform}: the ranges of setup.cfg alone decide' in done.stdout
@@ -194,14 +194,14 @@ def test_test_runs_pytest_in_the_root(ready, arguments, passed):
 
 
 @pytest.mark.parametrize('arguments', [['--fast'], ['one', 'two']])
-def test_quickstart_refuses_what_it_does_not_know_before_installing(ready, arguments):
+def test_quickstart_refuses_unknown_arguments_before_installing(ready, arguments):
     done = ready.run('quickstart.sh', *arguments)
     assert done.returncode == 2
     assert 'usage:' in done.stderr
     assert not ready.calls()
 
 
-# What setup.cfg and launch/constraints.txt declare.
+# Declarations of setup.cfg and launch/constraints.txt
 
 
 @pytest.fixture(scope='module')
@@ -214,20 +214,17 @@ def setup_cfg():
 @pytest.fixture(scope='module')
 def pins():
     lines = (ROOT / 'launch' / 'constraints.txt').read_text().splitlines()
-    found = [
+    matches = [
         re.fullmatch(r'([a-z0-9._-]+)==([A-Za-z0-9.+!]+)', line)
         for line in lines
         if not line.startswith('#')
     ]
-    assert all(found), 'a line of launch/constraints.txt is not NAME==VERSION'
-    return {canonicalize_name(match[1]): match[2] for match in found}
+    assert all(matches), 'a line of launch/constraints.txt is not NAME==VERSION'
+    return {canonicalize_name(match[1]): match[2] for match in matches if match}
 
 
 def requirements(setup_cfg: configparser.RawConfigParser) -> list[Requirement]:
-    """Everything that the project or an extra asks for on the platform of the constraints;
-
-    itself left out.
-    """
+    """Return the requirements of the project and its extras, on the platform of the constraints."""
     texts = [
         setup_cfg['options']['install_requires'],
         *setup_cfg['options.extras_require'].values(),
@@ -241,22 +238,22 @@ def requirements(setup_cfg: configparser.RawConfigParser) -> list[Requirement]:
         'platform_machine': 'x86_64',
         'platform_system': 'Linux',
     }
-    asked = [
+    external = [
         requirement
         for line in lines
         if (requirement := Requirement(line)).name != setup_cfg['metadata']['name']
     ]
     return [
         requirement
-        for requirement in asked
+        for requirement in external
         if requirement.marker is None or requirement.marker.evaluate(platform)
     ]
 
 
 def test_constraints_satisfy_every_range(setup_cfg, pins):
-    asked = requirements(setup_cfg)
-    assert len(asked) > 15
-    for requirement in asked:
+    required = requirements(setup_cfg)
+    assert len(required) > 15
+    for requirement in required:
         name = canonicalize_name(requirement.name)
         assert name in pins, f'{name} has no version in launch/constraints.txt'
         assert requirement.specifier.contains(pins[name]), (
@@ -264,7 +261,7 @@ def test_constraints_satisfy_every_range(setup_cfg, pins):
         )
 
 
-def test_every_range_but_those_of_helpers_has_an_upper_bound(setup_cfg):
+def test_ranges_have_an_upper_bound(setup_cfg):
     unbounded = [
         str(requirement)
         for requirement in requirements(setup_cfg)
@@ -273,7 +270,7 @@ def test_every_range_but_those_of_helpers_has_an_upper_bound(setup_cfg):
     assert {Requirement(text).name for text in unbounded} <= {'packaging', 'importlib_resources'}
 
 
-def test_constraints_name_no_place(pins):
+def test_constraints_name_no_index_or_file(pins):
     text = (ROOT / 'launch' / 'constraints.txt').read_text()
     assert not re.search(
         r'://|--index|--extra-index|--find-links|^\s*-|\bfile:', text, re.MULTILINE
@@ -295,11 +292,11 @@ def test_extras(setup_cfg):
     )
     for extra in EXTRAS:
         assert re.search(
-            rf'^known=\(.*\b{extra}\b', (ROOT / 'launch' / 'install.sh').read_text(), re.MULTILINE
+            rf'^extras=\(.*\b{extra}\b', (ROOT / 'launch' / 'install.sh').read_text(), re.MULTILINE
         )
 
 
-def test_default_dependencies_leave_tensorflow_out(setup_cfg):
+def test_default_dependencies_exclude_tensorflow(setup_cfg):
     assert 'tensorflow' not in setup_cfg['options']['install_requires']
 
 

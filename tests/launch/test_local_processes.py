@@ -1,7 +1,4 @@
-"""Several processes on one computer:
-
-what each is told, who is named when one dies, and that none is left behind.
-"""
+"""Test local_processes.sh: environments, reports of failures, and that all processes end."""
 
 import json
 import os
@@ -14,8 +11,8 @@ import pytest
 
 from tests.fakes.machine import until
 
-# Notes its number, the number of its start and its id, waits until all of this start have, and does
-# what the test says.
+# Records its number, the number of its start and its process id, waits for the other processes of
+# the start, and runs the code of the test.
 WORKER = """
 number = int(os.environ['JAX_PROCESS_ID'])
 start = len(list(folder.glob(f'begun.{number}.*')))
@@ -28,9 +25,9 @@ import signal
 
 @pytest.fixture
 def launch(machine):
-    """Runs `worker` in so many processes; its code knows `number` and `start`."""
+    """Return a function that runs `worker`, whose code may use `number` and `start`."""
 
-    def launched(code, *options, processes=3, arguments=()):
+    def run_workers(code, *options, processes=3, arguments=()):
         machine.stand_in('worker', WORKER + code)
         return machine.run(
             'local_processes.sh',
@@ -42,11 +39,11 @@ def launch(machine):
             *arguments,
         )
 
-    return launched
+    return run_workers
 
 
-def begun(machine) -> dict[tuple[int, int], tuple[int, dict]]:
-    """Id and environment of each process that was begun, by its number and start."""
+def started(machine) -> dict[tuple[int, int], tuple[int, dict]]:
+    """Return the process id and environment of each process, by its number and start."""
     return {
         tuple(map(int, file.name.split('.')[1:])): json.loads(file.read_text())
         for file in machine.folder.glob('begun.*')
@@ -62,11 +59,11 @@ def alive(pid: int) -> bool:
         return file.read().rpartition(')')[2].split()[0] != 'Z'
 
 
-def none_left(machine) -> bool:
-    return not any(alive(pid) for pid, _ in begun(machine).values())
+def all_ended(machine) -> bool:
+    return not any(alive(pid) for pid, _ in started(machine).values())
 
 
-def test_each_process_knows_its_place(machine, launch):
+def test_each_process_has_its_number_in_the_environment(machine, launch):
     words = ['--workdir=a b\'c"d', '$HOME `id` *', '']
     done = launch('print("from", number)', '--devices=4', arguments=words)
     assert (done.returncode, done.stderr) == (0, '')
@@ -76,18 +73,18 @@ def test_each_process_knows_its_place(machine, launch):
         'from 2\n',
     ]
     assert machine.called('worker') == [words] * 3
-    found = [environment for _, environment in begun(machine).values()]
-    assert sorted(environment['JAX_PROCESS_ID'] for environment in found) == ['0', '1', '2']
-    assert {environment['JAX_NUM_PROCESSES'] for environment in found} == {'3'}
-    (address,) = {environment['JAX_COORDINATOR_ADDRESS'] for environment in found}
+    environments = [environment for _, environment in started(machine).values()]
+    assert sorted(environment['JAX_PROCESS_ID'] for environment in environments) == ['0', '1', '2']
+    assert {environment['JAX_NUM_PROCESSES'] for environment in environments} == {'3'}
+    (address,) = {environment['JAX_COORDINATOR_ADDRESS'] for environment in environments}
     assert re.fullmatch(r'127\.0\.0\.1:[0-9]{5}', address)
-    assert {environment['XLA_FLAGS'] for environment in found} == {
+    assert {environment['XLA_FLAGS'] for environment in environments} == {
         '--xla_force_host_platform_device_count=4'
     }
-    assert {environment['JAX_PLATFORMS'] for environment in found} == {'cpu'}
+    assert {environment['JAX_PLATFORMS'] for environment in environments} == {'cpu'}
 
 
-def test_the_dry_run_prints_what_would_be_started(machine):
+def test_the_dry_run_prints_the_commands(machine):
     machine.stand_in('worker')
     done = machine.run(
         'local_processes.sh',
@@ -109,7 +106,7 @@ def test_the_dry_run_prints_what_would_be_started(machine):
     assert number == 1
 
 
-def test_the_first_to_die_is_named_and_all_start_again_at_another_port(machine, launch):
+def test_the_first_failure_is_named_and_all_start_again_at_another_port(machine, launch):
     done = launch("""
 if start == 0 and number == 1:
     print('out of luck')
@@ -121,18 +118,18 @@ if start == 0:
     assert 'process 1 was the first to end: exit code 7' in done.stderr
     assert '  | out of luck\n' in done.stderr and 'logs/process1.log' in done.stderr
     assert 'starting all 3 again, restart 1 of 3' in done.stderr
-    found = begun(machine)
-    assert found.keys() == {(number, start) for number in range(3) for start in range(2)}
+    processes = started(machine)
+    assert processes.keys() == {(number, start) for number in range(3) for start in range(2)}
     ports = [
-        {found[number, start][1]['JAX_COORDINATOR_ADDRESS'] for number in range(3)}
+        {processes[number, start][1]['JAX_COORDINATOR_ADDRESS'] for number in range(3)}
         for start in range(2)
     ]
     assert len(ports[0]) == len(ports[1]) == 1 and ports[0] != ports[1]
-    assert none_left(machine)
+    assert all_ended(machine)
     assert (machine.folder / 'logs' / 'process1.restart1.log').exists()
 
 
-def test_one_that_is_killed_is_restarted_and_one_that_hangs_is_killed(machine, launch):
+def test_a_killed_process_is_restarted_and_a_hanging_one_is_killed(machine, launch):
     began = time.monotonic()
     done = launch(
         """
@@ -148,7 +145,7 @@ if start == 0:
     assert done.returncode == 0
     assert 'process 2 was the first to end: killed by SIGKILL' in done.stderr
     assert 'killing 2 that did not end' in done.stderr
-    assert time.monotonic() - began < 20 and none_left(machine)
+    assert time.monotonic() - began < 20 and all_ended(machine)
 
 
 @pytest.mark.parametrize('code', [1, 2, 130])
@@ -156,24 +153,24 @@ def test_mistakes_and_interruptions_are_not_repeated(machine, launch, code):
     done = launch(f'sys.exit({code}) if number == 0 else time.sleep(60)')
     assert done.returncode == code
     assert 'process 0 was the first to end' in done.stderr and 'again' not in done.stderr
-    assert {start for _, start in begun(machine)} <= {0} and none_left(machine)
+    assert {start for _, start in started(machine)} <= {0} and all_ended(machine)
 
 
 @pytest.mark.parametrize('code', [3, 75])
-def test_restarts_have_an_end(machine, launch, code):
+def test_restarts_are_limited(machine, launch, code):
     done = launch(f'sys.exit({code}) if number == 1 else time.sleep(60)', '--restarts=2')
     assert done.returncode == code
     assert (
         'giving up after 2 restarts' in done.stderr
         and done.stderr.count('was the first to end') == 3
     )
-    assert {start for number, start in begun(machine) if number == 1} == {0, 1, 2} and none_left(
+    assert {start for number, start in started(machine) if number == 1} == {0, 1, 2} and all_ended(
         machine
     )
 
 
 @pytest.mark.parametrize(('sent', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_signals_are_passed_on_and_waited_for(machine, sent, code):
+def test_signals_are_forwarded_and_processes_may_save(machine, sent, code):
     machine.stand_in(
         'worker',
         WORKER
@@ -192,10 +189,10 @@ time.sleep(60)
     )
     until(lambda: len(list(machine.folder.glob('ready.*'))) == 2)
     process.send_signal(sent)
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == code, said
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == code, output
     assert len(list(machine.folder.glob('saved.*'))) == 2
-    assert 'again' not in said and none_left(machine)
+    assert 'again' not in output and all_ended(machine)
 
 
 def test_a_second_signal_does_not_wait(machine):
@@ -215,11 +212,11 @@ time.sleep(60)
     process.terminate()
     time.sleep(0.5)
     process.terminate()
-    said, _ = process.communicate(timeout=20)
-    assert process.returncode == 137 and 'killing 2' in said and none_left(machine)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 137 and 'killing 2' in output and all_ended(machine)
 
 
-def test_a_process_whose_shell_was_killed_too_is_missed(machine, launch):
+def test_a_process_whose_shell_was_killed_too_is_noticed(machine, launch):
     done = launch(
         """
 if number == 1:
@@ -229,13 +226,13 @@ time.sleep(60)
         '--restarts=0',
     )
     assert done.returncode == 137
-    assert 'process 1 was the first to end' in done.stderr and none_left(machine)
+    assert 'process 1 was the first to end' in done.stderr and all_ended(machine)
 
 
-def test_what_a_process_started_ends_with_it(machine, launch):
+def test_children_of_a_process_end_with_it(machine, launch):
     done = launch("""
 child = subprocess.Popen(['sleep', '60'])
 (folder / f'begun.{number}.9').write_text(json.dumps([child.pid, {}]))
 """)
     assert done.returncode == 0
-    until(lambda: none_left(machine))
+    until(lambda: all_ended(machine))

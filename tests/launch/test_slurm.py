@@ -1,7 +1,4 @@
-"""launch/slurm.sbatch with stand-ins for srun and scontrol:
-
-one process a task, and what its end leads to.
-"""
+"""Test launch/slurm.sbatch with stand-ins for srun and scontrol."""
 
 import os
 import signal
@@ -12,8 +9,8 @@ import pytest
 
 from tests.fakes.machine import ROOT, until
 
-# As srun does: its own options first, then a command that is run once for each task; the highest
-# exit code counts.
+# Like srun: it reads its own options, runs the command once for each task, and returns the highest
+# exit code.
 SRUN = """
 options = [word for word in called if word.startswith('--')][:called.index('bash')]
 command = called[called.index('bash'):]
@@ -34,10 +31,7 @@ assert os.environ['ELASTIC_AST_DISTRIBUTED'] == 'auto'
 
 @pytest.fixture
 def slurm(machine):
-    """Runs the script as SLURM does:
-
-    a copy of it, elsewhere, in the folder that sbatch was called in.
-    """
+    """Return a function that runs a copy of the script in the folder of the sbatch call."""
     machine.stand_in('srun', SRUN)
     machine.stand_in('scontrol')
     spool = machine.folder / 'spool'
@@ -60,8 +54,8 @@ def slurm(machine):
 
     def run(*arguments, **more):
         process = start(*arguments, **more)
-        said, _ = process.communicate(timeout=60)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
 
     run.start = start
     return run
@@ -75,30 +69,36 @@ def test_help_and_dry_run_need_no_slurm(machine):
     assert done.returncode == 0
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('srun')]
     assert 'ELASTIC_AST_DISTRIBUTED=auto' in done.stdout
-    told = subprocess.run(
+    printed = subprocess.run(
         ['bash', '-c', f'printf "%s\\n" {line}'], capture_output=True, text=True
     ).stdout.splitlines()
-    assert told[-4:] == ['elastic-ast', 'train', *words]
+    assert printed[-4:] == ['elastic-ast', 'train', *words]
 
 
-def test_what_is_asked_of_slurm():
+def test_options_of_the_file_suit_the_script():
     lines = (ROOT / 'launch' / 'slurm.sbatch').read_text().splitlines()
-    asked = dict(
+    options = dict(
         line.removeprefix('#SBATCH --').partition('=')[::2]
         for line in lines
         if line.startswith('#SBATCH')
     )
-    assert asked['signal'] == 'TERM@120' and 'requeue' in asked and asked['open-mode'] == 'append'
-    assert asked['ntasks-per-node'] == asked['gpus-per-node'] and 'gpus-per-task' not in asked
+    assert (
+        options['signal'] == 'TERM@120'
+        and 'requeue' in options
+        and options['open-mode'] == 'append'
+    )
+    assert options['ntasks-per-node'] == options['gpus-per-node'] and 'gpus-per-task' not in options
     assert all(line.startswith('#') for line in lines[:12]), (
         'SLURM reads options up to the first command only'
     )
 
 
-def test_each_task_runs_the_command_as_it_was_written(machine, slurm):
+def test_each_task_runs_the_command_unchanged(machine, slurm):
     words = ['a b\'c"d', '$HOME `id` *', '']
-    code, said = slurm('--', 'worker', *words, code='print("task", task)', SLURM_CPUS_PER_TASK='5')
-    assert code == 0, said
+    code, output = slurm(
+        '--', 'worker', *words, code='print("task", task)', SLURM_CPUS_PER_TASK='5'
+    )
+    assert code == 0, output
     assert machine.called('worker') == [words] * 3 and not machine.called('scontrol')
     for task in range(3):
         assert (
@@ -108,22 +108,22 @@ def test_each_task_runs_the_command_as_it_was_written(machine, slurm):
     assert '--cpus-per-task=5' in call and '--kill-on-bad-exit=0' in call and '--wait=60' in call
 
 
-def test_a_preempted_job_is_queued_again_however_often(machine, slurm):
+def test_a_preempted_job_is_queued_again_each_time(machine, slurm):
     for start in range(3):
-        code, said = slurm(
+        code, output = slurm(
             '--restarts=0', '--', 'worker', code='sys.exit(75)', SLURM_RESTART_COUNT=str(start)
         )
-        assert code == 75 and 'preempted (exit code 75)' in said and f'start {start}' in said
+        assert code == 75 and 'preempted (exit code 75)' in output and f'start {start}' in output
         assert machine.called('scontrol') == [['requeue', '77']] * (start + 1)
 
 
 @pytest.mark.parametrize('code', [1, 2, 130])
 def test_a_mistake_is_not_queued_again(machine, slurm, code):
-    found, said = slurm('--', 'worker', code=f'print("wrong key"); sys.exit({code})')
-    assert found == code and '| wrong key' in said and not machine.called('scontrol')
+    exit_code, output = slurm('--', 'worker', code=f'print("wrong key"); sys.exit({code})')
+    assert exit_code == code and '| wrong key' in output and not machine.called('scontrol')
 
 
-def test_the_first_to_end_decides_and_crashes_are_counted(machine, slurm):
+def test_the_first_end_decides_and_crashes_are_counted(machine, slurm):
     crash = """
 if task == 1:
     print('out of luck', flush=True)
@@ -132,35 +132,35 @@ time.sleep(0.5)
 sys.exit(1)  # because the other one is gone
 """
     for queued in (1, 2):
-        code, said = slurm('--restarts=2', '--', 'worker', code=crash)
+        code, output = slurm('--restarts=2', '--', 'worker', code=crash)
         assert (
             code == 137
-            and 'task 1 was the first to end: killed by SIGKILL' in said
-            and '| out of luck' in said
+            and 'task 1 was the first to end: killed by SIGKILL' in output
+            and '| out of luck' in output
         )
         assert len(machine.called('scontrol')) == queued
-    code, said = slurm('--restarts=2', '--', 'worker', code=crash)
+    code, output = slurm('--restarts=2', '--', 'worker', code=crash)
     assert (
         code == 137
-        and 'giving up after 2 restarts' in said
+        and 'giving up after 2 restarts' in output
         and len(machine.called('scontrol')) == 2
     )
 
 
 def test_a_crash_of_srun_alone_is_a_crash(machine, slurm):
     machine.stand_in('srun', 'sys.exit(143)')
-    code, said = slurm('--', 'worker')
+    code, output = slurm('--', 'worker')
     assert (
         code == 143
-        and 'no task reported its end' in said
+        and 'no task reported its end' in output
         and machine.called('scontrol') == [['requeue', '77']]
     )
 
 
-def test_tasks_may_save_while_the_script_is_signalled(machine, slurm):
+def test_tasks_may_save_while_the_script_is_signaled(machine, slurm):
     save = """
 (folder / f'up.{task}').touch()
-while not (folder / 'signalled').exists():
+while not (folder / 'signaled').exists():
     time.sleep(0.01)
 time.sleep(0.5)
 (folder / f'saved.{task}').touch()
@@ -170,9 +170,9 @@ sys.exit(75)
     until(lambda: len(list(machine.folder.glob('up.*'))) == 3)
     process.terminate()
     time.sleep(0.1)
-    (machine.folder / 'signalled').touch()
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 75, said
+    (machine.folder / 'signaled').touch()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, output
     assert len(list(machine.folder.glob('saved.*'))) == 3 and machine.called('scontrol') == [
         ['requeue', '77']
     ]
@@ -193,8 +193,8 @@ time.sleep(60)
     for file in machine.folder.glob('up.*'):
         for pid in file.read_text().split():
             os.kill(int(pid), signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 75 and 'preempted' in said
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75 and 'preempted' in output
     assert machine.called('scontrol') == [['requeue', '77']]
 
 

@@ -1,10 +1,10 @@
-"""launch/tpu_pod.sh with a stand-in for gcloud: a slice of two workers, which can be taken away.
+"""Test launch/tpu_pod.sh with a stand-in for gcloud: a slice of two workers that can be preempted.
 
-The workers are folders, and what the script asks them to do is done there: the project is unpacked
-and installed (with the stand-in for Python of tests/fakes/checkout.py), and the command runs as a
-process.
+The workers are folders. The project is unpacked and installed in them, with the stand-in for Python
+of tests/fakes/checkout.py, and the command runs as a process.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -16,8 +16,8 @@ import pytest
 from tests.fakes.checkout import STAND_IN
 
 HOSTS = ('t1v-n-0-w-0', 't1v-n-0-w-1')
-# `cloud.json`: whether there is a TPU, which one it is, and how often its state was looked at;
-# `lives`: for each, after how many looks it is taken away (null: never).
+# `cloud.json`: whether a TPU exists, its number, and how often its state was read. `lives` has the
+# number of reads after which each TPU is preempted (null: never).
 GCLOUD = """
 import shutil, signal
 file = folder / 'cloud.json'
@@ -39,17 +39,17 @@ def end_processes():
             pass
 
 if action == 'create':
-    assert not cloud['there'], 'ALREADY_EXISTS'
+    assert not cloud['exists'], 'ALREADY_EXISTS'
     shutil.rmtree(folder / 'workers', ignore_errors=True)
     for home in homes:
         home.mkdir(parents=True)
-    cloud |= {'there': True, 'life': cloud['life'] + 1, 'looks': 0}
+    cloud |= {'exists': True, 'life': cloud['life'] + 1, 'looks': 0}
     file.write_text(json.dumps(cloud))
 elif action == 'describe':
     if (folder / 'offline').exists():
         (folder / 'offline').unlink()
         sys.exit('ERROR: (gcloud) there has been a problem with your connection')
-    if not cloud['there']:
+    if not cloud['exists']:
         sys.exit("ERROR: (gcloud.compute.tpus) NOT_FOUND: "
                  f"Resource 'projects/p/{name}' was not found")
     cloud['looks'] += 1
@@ -62,25 +62,25 @@ elif action == 'describe':
     else:
         print('PREEMPTED' if gone() else 'READY')
 elif action == 'delete':
-    assert cloud['there']
+    assert cloud['exists']
     end_processes()
-    file.write_text(json.dumps(cloud | {'there': False}))
-elif gone() or not cloud['there']:
+    file.write_text(json.dumps(cloud | {'exists': False}))
+elif gone() or not cloud['exists']:
     sys.exit(255)
 elif action == 'scp':
     assert options['--worker'] == 'all' and called[5] == 'ast:elastic-ast-jax.tar.gz'
     for home in homes:
         shutil.copy(name, home / 'elastic-ast-jax.tar.gz')
 elif action == 'ssh':
-    chosen = homes if options['--worker'] == 'all' else [homes[int(options['--worker'])]]
+    targets = homes if options['--worker'] == 'all' else [homes[int(options['--worker'])]]
     codes = [
         subprocess.run(
             ['bash', '-c', options['--command']], cwd=home, stdin=subprocess.DEVNULL,
             env={'PATH': os.environ['PATH'], 'HOME': str(home), 'HOSTNAME': home.name},
-        ).returncode for home in chosen]
+        ).returncode for home in targets]
     sys.exit(max(codes))
 """
-# The command that is run; `life` is the number of the TPU, `start` that of the start on it.
+# The command that is run. `life` is the number of the TPU, `start` the number of the start on it.
 TRAINER = """
 host = os.environ['HOSTNAME']
 assert os.environ['ELASTIC_AST_DISTRIBUTED'] == 'auto'
@@ -95,7 +95,7 @@ WATCH = ('--name=ast', '--zone=us-west4-a', '--type=v5litepod-16')
 
 @pytest.fixture
 def cloud(machine):
-    """`cloud(trainer, *lives)`: what the command does, and when each TPU is taken away."""
+    """Return `cloud(trainer, *lives)`: the code of the command, and the end of each TPU."""
     machine.quick_sleep()
     machine.stand_in('gcloud', f'HOSTS = {HOSTS!r}\n{GCLOUD}')
     machine.add_program('python3', STAND_IN)
@@ -113,31 +113,29 @@ def cloud(machine):
     for words in (['init', '-q'], ['add', '-A'], ['commit', '-qm', 'all']):
         subprocess.run([*git, *words], check=True)
 
-    def prepared(trainer='', *lives, there=False):
+    def prepare(trainer='', *lives, exists=False):
         machine.stand_in('trainer', TRAINER + trainer)
-        state = {'there': there, 'life': -1, 'looks': 0, 'lives': lives}
+        state = {'exists': exists, 'life': -1, 'looks': 0, 'lives': lives}
         (machine.folder / 'cloud.json').write_text(json.dumps(state))
         return machine
 
-    yield prepared
+    yield prepare
     for leader in machine.folder.glob('workers/*/elastic-ast-run/leader'):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(int(leader.read_text()), 9)
-        except ProcessLookupError:
-            pass
 
 
 def actions(machine) -> list[str]:
-    """What gcloud was asked for, without looking."""
+    """Return the actions of gcloud that change something."""
     return [call[3] for call in machine.called('gcloud') if call[3] != 'describe']
 
 
-def begun(machine) -> set[tuple[int, int]]:
-    """Number of the TPU and of the start on it."""
+def starts(machine) -> set[tuple[int, int]]:
+    """Return the number of the TPU and of the start on it, for each start."""
     return {tuple(map(int, file.name.split('.')[-2:])) for file in machine.folder.glob('begun.*')}
 
 
-def test_the_dry_run_calls_nothing_and_prints_what_would_be(machine):
+def test_the_dry_run_calls_nothing_and_prints_the_commands(machine):
     machine.stand_in('gcloud')
     words = ["--workdir=gs://b/it's a run", '$HOME']
     done = machine.run(
@@ -149,15 +147,17 @@ def test_the_dry_run_calls_nothing_and_prints_what_would_be(machine):
     assert ('tpus', 'queued-resources', 'create') in kinds and ('tpus', 'tpu-vm', 'scp') in kinds
     assert kinds[-1] == ('tpus', 'queued-resources', 'delete')
     (start,) = [line for line in lines if r'tpu_worker.sh\ start' in line]
-    # Read by a shell here, and then by that of the worker.
-    told = subprocess.run(
+    # The local shell reads the words, and then the shell of the worker.
+    local_words = subprocess.run(
         ['bash', '-c', f'printf "%s\\n" {start}'], capture_output=True, text=True
     ).stdout.splitlines()
-    (command,) = [word.removeprefix('--command=') for word in told if word.startswith('--command=')]
-    there = subprocess.run(
+    (command,) = [
+        word.removeprefix('--command=') for word in local_words if word.startswith('--command=')
+    ]
+    worker_words = subprocess.run(
         ['bash', '-c', f'printf "%s\\n" {command}'], capture_output=True, text=True
     ).stdout.splitlines()
-    assert there[-4:] == ['elastic-ast', 'train', *words]
+    assert worker_words[-4:] == ['elastic-ast', 'train', *words]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_the_dry_run_calls_nothing_and_prints_what_would_be(machine):
         ),
     ],
 )
-def test_create_asks_and_waits(cloud, options, expected):
+def test_create_requests_the_tpu_and_waits(cloud, options, expected):
     machine = cloud()
     done = machine.run('tpu_pod.sh', 'create', *WATCH, *options)
     assert done.returncode == 0, done.stderr
@@ -225,7 +225,7 @@ def test_a_run_over_all_workers(cloud):
     assert len(installed) == 2 and all('.[train,gcs,tpu]' in call for call in installed)
 
 
-def test_a_preempted_node_is_made_anew_and_the_run_goes_on(cloud):
+def test_a_preempted_node_is_created_again_and_the_run_resumes(cloud):
     machine = cloud('time.sleep(60) if life < 2 else None', 12, 9)
     done = machine.run(
         'tpu_pod.sh', 'watch', *WATCH, '--spot', '--', 'trainer', '--workdir=gs://b/w'
@@ -239,13 +239,13 @@ def test_a_preempted_node_is_made_anew_and_the_run_goes_on(cloud):
         'delete',
         'create',
     ]
-    assert begun(machine) == {(0, 0), (1, 0), (2, 0)}
+    assert starts(machine) == {(0, 0), (1, 0), (2, 0)}
     deleted, _ = [call for call in machine.called('gcloud') if call[3] == 'delete']
     assert '--force' in deleted
 
 
 @pytest.mark.slow
-def test_a_node_without_a_queue_is_made_anew_too(cloud):
+def test_a_node_without_a_queue_is_created_again_too(cloud):
     machine = cloud('time.sleep(60) if life == 0 else None', 8)
     done = machine.run(
         'tpu_pod.sh', 'watch', *WATCH, '--node', '--', 'trainer', '--workdir=gs://b/w'
@@ -255,7 +255,7 @@ def test_a_node_without_a_queue_is_made_anew_too(cloud):
     assert {call[2] for call in machine.called('gcloud')} == {'tpu-vm'}
 
 
-def test_a_mistake_ends_the_watching_with_its_lines(cloud):
+def test_a_mistake_ends_watch_and_prints_the_last_lines(cloud):
     machine = cloud('print("wrong key", flush=True); sys.exit(1)')
     done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=runs/here')
     assert done.returncode == 1
@@ -265,7 +265,7 @@ def test_a_mistake_ends_the_watching_with_its_lines(cloud):
         'tpu_pod.sh', 'run', '--name=ast', '--dry_run', '--', 'trainer', '--workdir', 'runs/here'
     )
     assert "--workdir=runs/here is on the workers' own disks" in apart.stderr
-    assert begun(machine) == {(0, 0)} and 'delete' not in actions(machine)
+    assert starts(machine) == {(0, 0)} and 'delete' not in actions(machine)
 
 
 @pytest.mark.slow
@@ -280,17 +280,17 @@ time.sleep(60 if start == 0 else 0)
     done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
     assert done.returncode == 0, done.stderr
     assert f'{HOSTS[1]} was the first to end: killed by SIGKILL' in done.stderr
-    assert actions(machine).count('create') == 1 and begun(machine) == {(0, 0), (0, 1)}
+    assert actions(machine).count('create') == 1 and starts(machine) == {(0, 0), (0, 1)}
 
 
 @pytest.mark.slow
-def test_restarts_have_an_end(cloud):
+def test_restarts_are_limited(cloud):
     machine = cloud('sys.exit(75)')
     done = machine.run(
         'tpu_pod.sh', 'watch', *WATCH, '--restarts=2', '--', 'trainer', '--workdir=gs://b/w'
     )
     assert done.returncode == 1 and 'giving up after 2 restarts' in done.stderr
-    assert begun(machine) == {(0, 0), (0, 1), (0, 2)}
+    assert starts(machine) == {(0, 0), (0, 1), (0, 2)}
 
 
 def test_a_lost_connection_is_no_preemption(cloud):
@@ -302,10 +302,10 @@ while (folder / 'offline').exists():
     done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
     assert done.returncode == 0, done.stderr
     assert 'the state of ast is unknown: ERROR: (gcloud) there has been a problem' in done.stderr
-    assert 'delete' not in actions(machine) and begun(machine) == {(0, 0)}
+    assert 'delete' not in actions(machine) and starts(machine) == {(0, 0)}
 
 
-def test_nothing_is_done_where_nothing_can_be_known(cloud):
+def test_nothing_is_done_if_the_state_is_unknown(cloud):
     machine = cloud()
     (machine.folder / 'offline').touch()
     done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
@@ -313,7 +313,7 @@ def test_nothing_is_done_where_nothing_can_be_known(cloud):
     assert not actions(machine)
 
 
-def test_watching_goes_on_where_a_run_is_going_on(cloud):
+def test_watch_joins_a_running_run(cloud):
     machine = cloud("""
 while not (folder / 'enough').exists():
     time.sleep(0.01)
@@ -333,9 +333,9 @@ while not (folder / 'enough').exists():
     before = actions(machine).count('scp')
     watching = machine.start('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
     (machine.folder / 'enough').touch()
-    said, _ = watching.communicate(timeout=30)
-    assert watching.returncode == 0, said
-    assert actions(machine).count('scp') == before and begun(machine) == {(0, 0)}
+    output, _ = watching.communicate(timeout=30)
+    assert watching.returncode == 0, output
+    assert actions(machine).count('scp') == before and starts(machine) == {(0, 0)}
 
 
 def test_logs_of_a_worker_and_deletion_on_request(cloud):
@@ -364,7 +364,7 @@ def test_logs_of_a_worker_and_deletion_on_request(cloud):
     assert 'MISSING' in machine.run('tpu_pod.sh', 'status', '--name=ast').stdout
 
 
-def test_setup_copies_the_commit_and_keeps_what_is_installed(cloud):
+def test_setup_copies_the_commit_and_keeps_the_environment(cloud):
     machine = cloud()
     machine.run('tpu_pod.sh', 'create', *WATCH)
     (machine.root / 'later.txt').touch()
