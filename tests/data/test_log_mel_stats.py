@@ -1,4 +1,4 @@
-"""`elastic-ast stats`: mean and deviation over every value of every frame."""
+"""Test mean and deviation of the log-mel, over all values of all frames."""
 
 import numpy as np
 import pytest
@@ -20,17 +20,17 @@ def source():
     return SyntheticSource('train', 70, 0, 8000)
 
 
-def test_they_are_those_of_all_values_at_once(source):
-    found = measure(source, SPEC)
+def test_stats_equal_those_of_all_values_at_once(source):
+    stats = measure(source, SPEC)
     features = np.concatenate([fbank.log_mel(source.read(i), SPEC) for i in range(70)]).astype(
         np.float64
     )
-    assert (found.clips, found.frames, found.skipped) == (70, len(features), ())
-    assert found.mean == pytest.approx(features.mean(), abs=1e-9)
-    assert found.std == pytest.approx(features.std(), abs=1e-9)
+    assert (stats.clips, stats.frames, stats.skipped) == (70, len(features), ())
+    assert stats.mean == pytest.approx(features.mean(), abs=1e-9)
+    assert stats.std == pytest.approx(features.std(), abs=1e-9)
 
 
-def test_a_share_is_spread_over_the_source(source):
+def test_a_subset_is_spread_over_the_source(source):
     few, features = measure(source, SPEC, clips=7), []
     features = np.concatenate(
         [fbank.log_mel(source.read(i), SPEC) for i in range(0, 70, 10)]
@@ -40,9 +40,7 @@ def test_a_share_is_spread_over_the_source(source):
 
 @pytest.fixture
 def recordings(tmp_path):
-    """Two recordings, one of them damaged where only decoding shows it, and a config that lists
-    them.
-    """
+    """Write two recordings and a config. Only decoding shows the damage of one of them."""
     rng = np.random.default_rng(0)
     for name in ('a', 'b'):
         soundfile.write(tmp_path / f'{name}.wav', rng.uniform(-0.5, 0.5, 8000), 8000, 'FLOAT')
@@ -67,7 +65,7 @@ def get_config():
     return tmp_path
 
 
-def test_the_command_prints_lines_that_a_config_takes(recordings, capsys):
+def test_the_command_prints_lines_for_a_config(recordings, capsys):
     assert (
         main(['stats', f'--config={recordings / "config.py"}', '--config.data.on_bad_audio=skip'])
         == 0
@@ -93,7 +91,7 @@ def test_the_command_prints_lines_that_a_config_takes(recordings, capsys):
     assert main(again) == 0
 
 
-def test_a_damaged_clip_stops_it_by_name(recordings, capsys):
+def test_the_error_of_a_damaged_clip_names_it(recordings, capsys):
     assert main(['stats', f'--config={recordings / "config.py"}']) == 1
     assert 'b.wav: sample 7999' in capsys.readouterr().err
 
@@ -111,7 +109,7 @@ class Unreadable(Silence):
         raise AudioError('a: cut short')
 
 
-def test_silence_and_nothing_have_no_statistics():
+def test_silence_and_no_clips_have_no_stats():
     with pytest.raises(UserError, match='everywhere: are the recordings silent'):
         measure(Silence(), SPEC)
     with pytest.raises(

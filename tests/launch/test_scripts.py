@@ -162,9 +162,9 @@ def test_an_unaccepted_argument_is_named_and_exits_with_2(machine, script, argum
 
 
 def test_an_option_may_be_one_word_or_two(machine):
-    one, two = (
+    single_word, two_words = (
         machine.run('slurm.sbatch', '--dry_run', *words, '--', 'true')
         for words in (['--logs=a b'], ['--logs', 'a b'])
     )
-    assert one.returncode == 0 and one.stdout == two.stdout
-    assert r'/a\ b/JOB/%t.log' in one.stdout
+    assert single_word.returncode == 0 and single_word.stdout == two_words.stdout
+    assert r'/a\ b/JOB/%t.log' in single_word.stdout

@@ -1,7 +1,4 @@
-"""A directory of transformers' AST as a workdir:
-
-the command, and what can be done with the workdir.
-"""
+"""Test the conversion of an AST of transformers to a workdir, and the use of the workdir."""
 
 import json
 import shutil
@@ -21,10 +18,8 @@ LABELS = ('bell', 'dog', 'rain', 'très haut')
 
 
 @pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    """The directory, the model and the extractor that wrote it, and the workdir that the command
-    made of it.
-    """
+def converted(tmp_path_factory):
+    """Return the directory, the model and extractor that wrote it, and the converted workdir."""
     folder = tmp_path_factory.mktemp('ast')
     torch.manual_seed(0)
     config = transformers.ASTConfig(
@@ -39,7 +34,7 @@ def made(tmp_path_factory):
     )
     model = transformers.ASTForAudioClassification(config).eval()
     with torch.no_grad():
-        for weights in model.parameters():  # away from 0 and 1, where a wrong place would not show
+        for weights in model.parameters():  # not 0 or 1, so that a swap of tensors shows
             weights.add_(0.3 * torch.randn_like(weights) * (weights.ndim != 4 or 0.1))
     extractor = transformers.ASTFeatureExtractor(
         max_length=100, num_mel_bins=48, mean=-5.0, std=4.0
@@ -55,23 +50,23 @@ def waveform(samples, seed=0):
 
 
 @pytest.mark.parametrize('samples', [500, 8000, 16_000 + 7])
-def test_probabilities_are_those_of_transformers(made, samples):
-    """One frame and a bit, less than the model's length (filled up), and just what it takes."""
-    _, model, extractor, workdir = made
+def test_probabilities_are_those_of_transformers(converted, samples):
+    """Test a little more than a frame, a clip that is padded, and the length of the model."""
+    _, model, extractor, workdir = converted
     sound = waveform(samples)
     with torch.no_grad():
         logits = model(
             extractor(sound, sampling_rate=16000, return_tensors='pt')['input_values']
         ).logits[0]
-    wanted = dict(zip(LABELS, torch.softmax(logits, 0).tolist(), strict=True))
+    expected = dict(zip(LABELS, torch.softmax(logits, 0).tolist(), strict=True))
     (result,) = elastic_ast_jax.load(workdir).predict([sound])
-    found = {entry['label']: entry['probability'] for entry in result['predictions']}
-    assert found == pytest.approx(wanted, abs=1e-4)
-    assert max(wanted.values()) > 0.3
+    probabilities = {entry['label']: entry['probability'] for entry in result['predictions']}
+    assert probabilities == pytest.approx(expected, abs=1e-4)
+    assert max(expected.values()) > 0.3
 
 
-def test_the_workdir_is_that_of_a_run(made, tmp_path, capsys):
-    workdir = made[3]
+def test_the_workdir_is_that_of_a_run(converted, tmp_path, capsys):
+    workdir = converted[3]
     config = Workdir(workdir).config()
     assert (config.model.kind, config.model.stride, config.model.frames) == ('ast', (10, 10), 100)
     assert (config.frontend.min_frames, config.frontend.max_frames, config.frontend.partial) == (
@@ -99,42 +94,45 @@ def test_the_workdir_is_that_of_a_run(made, tmp_path, capsys):
         assert file['embeddings'].shape == (1, 32) and file['timestamp_embeddings'].shape[1] == 32
 
 
-def test_every_tensor_is_reported(made):
-    said = (made[3] / 'conversion.txt').read_text()
-    for name, tensor in load_file(made[0] / 'model.safetensors').items():
+def test_every_tensor_is_reported(converted):
+    report = (converted[3] / 'conversion.txt').read_text()
+    for name, tensor in load_file(converted[0] / 'model.safetensors').items():
         assert any(
             line.split()[0] == name and str(list(tensor.shape)) in line
-            for line in said.splitlines()
+            for line in report.splitlines()
         ), name
-    assert '(assumed, as config.json has no problem_type: see --loss)' in said
-    assert 'none missing, none left over' in said
+    assert '(assumed, as config.json has no problem_type: see --loss)' in report
+    assert 'none missing, none left over' in report
 
 
-def test_what_an_ast_cannot_do_is_told(made, tmp_path, capsys):
+def test_the_error_names_features_that_an_ast_lacks(converted, tmp_path, capsys):
     soundfile.write(tmp_path / 'a.wav', waveform(8000), 16000)
     explained = [
         'predict',
-        str(made[3]),
+        str(converted[3]),
         str(tmp_path / 'a.wav'),
         f'--explain={tmp_path / "a.png"}',
     ]
     assert main(explained) != 0
     assert 'a fixed-length AST' in capsys.readouterr().err
     assert (
-        main(['convert', 'to_elasticast_torch', str(made[3]), str(tmp_path / 'a.safetensors')]) != 0
+        main(['convert', 'to_elasticast_torch', str(converted[3]), str(tmp_path / 'a.safetensors')])
+        != 0
     )
     assert 'is a fixed-length AST' in capsys.readouterr().err
-    assert main(['convert', 'ast_hf', str(made[0]), str(made[3])]) != 0
+    assert main(['convert', 'ast_hf', str(converted[0]), str(converted[3])]) != 0
     assert 'holds a model already' in capsys.readouterr().err
 
 
-def test_the_loss_can_be_given(made, tmp_path):
-    assert main(['convert', 'ast_hf', str(made[0]), str(tmp_path / 'model'), '--loss=bce']) == 0
+def test_the_loss_is_an_option(converted, tmp_path):
+    assert (
+        main(['convert', 'ast_hf', str(converted[0]), str(tmp_path / 'model'), '--loss=bce']) == 0
+    )
     assert Workdir(tmp_path / 'model').config().train.loss == 'bce'
 
 
 @pytest.mark.parametrize(
-    'file, key, value, said',
+    'file, key, value, message',
     [
         (
             'preprocessor_config.json',
@@ -158,10 +156,10 @@ def test_the_loss_can_be_given(made, tmp_path):
         ('config.json', 'problem_type', 'regression', "problem_type='regression' must be one of"),
     ],
 )
-def test_what_no_model_can_be_used_with_is_refused(made, tmp_path, capsys, file, key, value, said):
-    source = shutil.copytree(made[0], tmp_path / 'hf')
+def test_an_unusable_directory_is_refused(converted, tmp_path, capsys, file, key, value, message):
+    source = shutil.copytree(converted[0], tmp_path / 'hf')
     values = json.loads((source / file).read_text())
     (source / file).write_text(json.dumps(values | {key: value}))
     assert main(['convert', 'ast_hf', str(source), str(tmp_path / 'model')]) == 1
-    assert said in capsys.readouterr().err.replace('\n', ' ')
+    assert message in capsys.readouterr().err.replace('\n', ' ')
     assert not (tmp_path / 'model' / 'config.json').exists()

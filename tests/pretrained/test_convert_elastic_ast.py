@@ -1,7 +1,4 @@
-"""The published network as a workdir:
-
-its logits, and its tensors back to the bit; what cannot be converted is told.
-"""
+"""Test the conversion of the published network to a workdir and back, to the bit."""
 
 import json
 
@@ -31,7 +28,7 @@ HEADS = '--heads=4'
 
 
 def load_stored(name):
-    """The numbers, and the state dict among them."""
+    """Return the stored arrays, and the state dict among them."""
     stored = reference.load(name)
     return stored, stored.part('weights/')
 
@@ -42,7 +39,7 @@ def load_stored(name):
     ids=['attention', 'mean'],
 )
 def converted(request, tmp_path_factory):
-    """The reference values, its state dict, and the workdir that the command made of it."""
+    """Return the reference values, their state dict, and the converted workdir."""
     name, pool = request.param
     stored, weights = load_stored(name)
     folder = tmp_path_factory.mktemp(pool)
@@ -58,18 +55,18 @@ def weights_file(tmp_path):
     return tmp_path / 'weights.npz'
 
 
-# There
+# From the published code to a workdir
 
 
 def test_logits_are_those_of_the_published_network(converted):
     stored, _, folder = converted
     clips = [stored[f'clips/{i}'] for i in range(len(stored['logits']))]
-    found = elastic_ast_jax.load(folder).logits(clips)
-    np.testing.assert_allclose(found, stored['logits'], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found, stored['logits_alone'], rtol=0, atol=1e-4)
+    logits = elastic_ast_jax.load(folder).logits(clips)
+    np.testing.assert_allclose(logits, stored['logits'], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits, stored['logits_alone'], rtol=0, atol=1e-4)
 
 
-def test_the_report_names_every_tensor_and_where_it_went(converted):
+def test_the_report_names_every_tensor_and_its_place(converted):
     _, weights, folder = converted
     lines = (folder / 'conversion.txt').read_text().splitlines()
     named = {line.split()[0]: line for line in lines if not line.startswith(' ')}
@@ -103,10 +100,10 @@ def test_recordings_are_classified(converted, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)['predictions']) == 5
 
 
-# And back
+# From a workdir to the published code
 
 
-def test_there_and_back_is_the_same_to_the_bit(converted, tmp_path):
+def test_a_round_trip_keeps_all_bits(converted, tmp_path):
     _, weights, folder = converted
     assert (
         main(['convert', 'to_elasticast_torch', str(folder), str(tmp_path / 'back.safetensors')])
@@ -147,27 +144,24 @@ def test_pytorch_loads_it_strictly(converted, tmp_path):
         assert tensor.numpy().tobytes() == weights[name].tobytes()
 
 
-def test_a_model_trained_here_computes_the_same_in_the_published_form(tmp_path):
-    """Its queries take the scale that the published attention does not have;
-
-    mean pooling's other tensors are zeros.
-    """
+def test_a_model_of_this_project_computes_the_same_in_the_published_form(tmp_path):
+    """Its queries are divided instead of the logits; tensors that mean pooling lacks are zeros."""
     for pool in ('attention', 'mean'):
-        here, back, again = (
+        workdir, back, again = (
             tmp_path / pool,
             tmp_path / f'{pool}.safetensors',
             tmp_path / f'{pool}-again',
         )
-        untrained(here, model={'pool': pool, 'scaled': True})
-        export_elastic_ast.run(here, back)
+        untrained(workdir, model={'pool': pool, 'scaled': True})
+        export_elastic_ast.run(workdir, back)
         convert_elastic_ast.run(back, again, heads=2, pool=pool)
         clips = [
             np.random.default_rng(i).standard_normal((32, 16 * i), np.float32) for i in range(1, 5)
         ]
-        assert Workdir(here).config().model.scaled and not Workdir(again).config().model.scaled
+        assert Workdir(workdir).config().model.scaled and not Workdir(again).config().model.scaled
         np.testing.assert_allclose(
             elastic_ast_jax.load(again).logits(clips),
-            elastic_ast_jax.load(here).logits(clips),
+            elastic_ast_jax.load(workdir).logits(clips),
             rtol=1e-5,
             atol=1e-5,
         )
@@ -175,7 +169,7 @@ def test_a_model_trained_here_computes_the_same_in_the_published_form(tmp_path):
         assert (zeros == 0).all() == (pool == 'mean')
 
 
-def test_patches_that_are_no_squares_cannot_go_back(tmp_path):
+def test_patches_that_are_no_squares_cannot_be_exported(tmp_path):
     untrained(tmp_path / 'model', frontend={'patch_frames': 8})
     with pytest.raises(ConvertError, match='patches of 16 x 8'):
         export_elastic_ast.run(tmp_path / 'model', tmp_path / 'back.safetensors')
@@ -185,7 +179,7 @@ def test_patches_that_are_no_squares_cannot_go_back(tmp_path):
 # Options
 
 
-def test_flags_take_the_place_of_the_published_values(weights_file, tmp_path):
+def test_options_replace_the_published_values(weights_file, tmp_path):
     (tmp_path / 'labels.txt').write_text('\n'.join('abcdefg') + '\n', encoding='utf-8')
     assert (
         main(
@@ -215,7 +209,7 @@ def test_flags_take_the_place_of_the_published_values(weights_file, tmp_path):
     assert workdir.model_metadata().labels == tuple('abcdefg')
 
 
-def test_labels_of_a_csv_come_in_the_order_of_its_index(weights_file, tmp_path):
+def test_labels_of_a_csv_are_in_the_order_of_its_index(weights_file, tmp_path):
     rows = [f'{i},/m/{i},"name, {i}"' for i in reversed(range(7))]
     (tmp_path / 'labels.csv').write_text(
         '\n'.join(['index,mid,display_name', *rows]), encoding='utf-8'
@@ -231,7 +225,7 @@ def test_labels_of_a_csv_come_in_the_order_of_its_index(weights_file, tmp_path):
 @pytest.mark.parametrize(
     'name, classes', [('audioset', 527), ('vggsound', 309), ('voxceleb', 1251), ('epic_sounds', 44)]
 )
-def test_the_classes_tell_the_recipe(tmp_path, name, classes):
+def test_the_number_of_classes_selects_the_recipe(tmp_path, name, classes):
     layout = elastic_ast_torch.Layout(model_sizes.Size(8, 1, 2), classes, (2, 8), 16)
     np.savez(
         tmp_path / 'w.npz',
@@ -240,25 +234,27 @@ def test_the_classes_tell_the_recipe(tmp_path, name, classes):
             for row in elastic_ast_torch.tensor_mappings(layout)
         },
     )
-    convert_elastic_ast.run(tmp_path / 'w.npz', tmp_path / 'found', heads=2)
+    convert_elastic_ast.run(tmp_path / 'w.npz', tmp_path / 'inferred', heads=2)
     assert (
         main(
             [
                 'convert',
                 'elasticast_torch',
                 str(tmp_path / 'w.npz'),
-                str(tmp_path / 'given'),
+                str(tmp_path / 'named'),
                 '--heads=2',
                 f'--recipe={name}',
             ]
         )
         == 0
     )
-    assert Workdir(tmp_path / 'found').config() == Workdir(tmp_path / 'given').config()
-    assert Workdir(tmp_path / 'found').config().train.loss == convert_elastic_ast.RECIPES[name].loss
+    assert Workdir(tmp_path / 'inferred').config() == Workdir(tmp_path / 'named').config()
+    assert (
+        Workdir(tmp_path / 'inferred').config().train.loss == convert_elastic_ast.RECIPES[name].loss
+    )
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -277,7 +273,7 @@ def test_labels_that_do_not_fit(weights_file, tmp_path, text, problem):
     assert not (tmp_path / 'model').exists()
 
 
-def test_a_file_that_does_not_fit_is_named_and_leaves_nothing(tmp_path):
+def test_the_error_of_an_unusable_file_names_it_and_leaves_nothing(tmp_path):
     weights = load_stored('elasticast_tiny')[1]
     np.savez(tmp_path / 'w.npz', **weights | {'head.bias': np.zeros(8, np.float32)})
     with pytest.raises(
@@ -287,7 +283,7 @@ def test_a_file_that_does_not_fit_is_named_and_leaves_nothing(tmp_path):
     assert not (tmp_path / 'model').exists()
 
 
-def test_a_folder_that_holds_a_model_stays(weights_file, tmp_path):
+def test_a_folder_with_a_model_stays_as_it_is(weights_file, tmp_path):
     convert_elastic_ast.run(weights_file, tmp_path / 'model', heads=4)
     before = {path: path.read_bytes() for path in (tmp_path / 'model').rglob('*') if path.is_file()}
     with pytest.raises(ConvertError, match='holds a model already'):
@@ -297,7 +293,7 @@ def test_a_folder_that_holds_a_model_stays(weights_file, tmp_path):
     }
 
 
-def test_kept_tensors_of_another_shape_are_refused(tmp_path):
+def test_unused_tensors_of_another_shape_are_refused(tmp_path):
     np.savez(tmp_path / 'w.npz', **load_stored('elasticast_tiny_avgpool')[1])
     convert_elastic_ast.run(tmp_path / 'w.npz', tmp_path / 'model', heads=4, pool='mean')
     np.savez(tmp_path / 'model' / 'unused.npz', attn_pool_queries=np.zeros(3, np.float32))
@@ -309,7 +305,7 @@ def test_kept_tensors_of_another_shape_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize('option', ['--std=0', '--mean=nan'])
-def test_statistics_that_cannot_be(weights_file, tmp_path, capsys, option):
+def test_impossible_statistics_are_refused(weights_file, tmp_path, capsys, option):
     assert (
         main(
             [
