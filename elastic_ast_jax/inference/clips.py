@@ -226,10 +226,10 @@ def _tokens(
     """Return the patches of a clip after the reduction, and which tokens they are."""
     shift = frontend.shift(reduction.ratio if reduction else 1.0)
     frames = int(frontend.frames(len(waveform), shift))
-    used = int(reduction.count_frames(frames, frontend)) if reduction else frames
-    if used < frames:  # as in the pipeline: features of the used samples alone
-        waveform = waveform[: int(frontend.samples_for(used, shift)) + frontend.tail]
-    features = fbank.log_mel(waveform, frontend, shift)[:used]
+    frame_count = int(reduction.count_frames(frames, frontend)) if reduction else frames
+    if frame_count < frames:  # as in the pipeline: features of the used samples alone
+        waveform = waveform[: int(frontend.samples_for(frame_count, shift)) + frontend.tail]
+    features = fbank.log_mel(waveform, frontend, shift)[:frame_count]
     patches = to_patches(fbank.normalise(features, frontend), frontend)
     columns = len(patches) // frontend.mel_patches
     tokens = reduction.select_tokens(columns, frontend) if reduction else None

@@ -158,7 +158,7 @@ def interpolate(steps: Steps, times: Float[np.ndarray, 'times']) -> Float32[np.n
     """
     if len(steps.times) == 1:
         return np.repeat(steps.vectors, len(times), axis=0)
-    left = np.clip(np.searchsorted(steps.times, times, side='right') - 1, 0, len(steps.times) - 2)
-    share = (times - steps.times[left]) / (steps.times[left + 1] - steps.times[left])
+    lower = np.clip(np.searchsorted(steps.times, times, side='right') - 1, 0, len(steps.times) - 2)
+    share = (times - steps.times[lower]) / (steps.times[lower + 1] - steps.times[lower])
     share = np.clip(share, 0, 1)[:, None].astype(np.float32)
-    return (1 - share) * steps.vectors[left] + share * steps.vectors[left + 1]
+    return (1 - share) * steps.vectors[lower] + share * steps.vectors[lower + 1]

@@ -1,7 +1,4 @@
-"""`load(workdir).embed(...)` and `elastic-ast embed`:
-
-the vectors that the head classifies, in arrays and in a file.
-"""
+"""`Predictor.embed` and `elastic-ast embed`: the vectors that the head classifies."""
 
 import numpy as np
 import pytest
@@ -30,12 +27,12 @@ def sounds():
     ]
 
 
-def tell(path, samples):
+def write_sound(path, samples):
     soundfile.write(path, samples, RATE, subtype='FLOAT')
     return str(path)
 
 
-def test_an_embedding_is_what_the_head_classifies(model, saved, trained, sounds):
+def test_an_embedding_is_the_vector_that_the_head_classifies(model, saved, trained, sounds):
     params = saved(trained, model.step)
     kernel, bias = params["params['head']['kernel']"], params["params['head']['bias']"]
     embedded, predicted = model.embed(sounds[:5]), model.predict(sounds[:5], top_k=3)
@@ -44,21 +41,21 @@ def test_an_embedding_is_what_the_head_classifies(model, saved, trained, sounds)
         assert (vector['path'], vector['seconds']) == (result['path'], result['seconds'])
         assert vector['embedding'].shape == (WIDTH,) and vector['embedding'].dtype == np.float32
         weights = np.exp(vector['embedding'] @ kernel + bias)
-        found = dict(zip(model.labels, weights / weights.sum(), strict=True))
-        assert found == pytest.approx(
+        probabilities = dict(zip(model.labels, weights / weights.sum(), strict=True))
+        assert probabilities == pytest.approx(
             {entry['label']: entry['probability'] for entry in result['predictions']}, abs=1e-5
         )
 
 
-def test_an_embedding_does_not_depend_on_its_company(model, sounds):
+def test_an_embedding_does_not_depend_on_other_inputs(model, sounds):
     together = model.embed(sounds + sounds[::-1], timestamps=True)
     for number, sound in enumerate(sounds):
         (alone,) = model.embed([sound], timestamps=True)
         (vector,) = model.embed([sound])
         np.testing.assert_allclose(vector['embedding'], alone['embedding'], atol=1e-5)
-        for other in (together[number], together[-1 - number]):
+        for packed in (together[number], together[-1 - number]):
             for name in ('embedding', 'timestamp_embeddings', 'timestamps'):
-                np.testing.assert_allclose(other[name], alone[name], atol=1e-5)
+                np.testing.assert_allclose(packed[name], alone[name], atol=1e-5)
 
 
 def test_time_steps(model, sounds):
@@ -78,7 +75,7 @@ def test_time_steps(model, sounds):
 
 
 def test_the_steps_of_a_window_are_those_of_the_same_sound(model, sounds):
-    """The first window of a long recording, up to half of what it shares with the second."""
+    """Compare the first window of a long recording, up to half of its overlap with the second."""
     long = model.embed([sounds[-1]], timestamps=True)[0]
     window = model.windows().length
     (first,) = model.embed([sounds[-1][:window]], timestamps=True)
@@ -90,10 +87,10 @@ def test_the_steps_of_a_window_are_those_of_the_same_sound(model, sounds):
     )
 
 
-def test_the_file_holds_what_the_model_gives(trained, model, command, sounds, tmp_path):
+def test_the_file_holds_the_embeddings(trained, model, command, sounds, tmp_path):
     (tmp_path / 'sounds').mkdir()
     files = [
-        tell(tmp_path / 'sounds' / f'{number} très.wav', sound)
+        write_sound(tmp_path / 'sounds' / f'{number} très.wav', sound)
         for number, sound in enumerate(sounds)
     ]
     out = tmp_path / 'out.npz'
@@ -117,10 +114,10 @@ def test_the_file_holds_what_the_model_gives(trained, model, command, sounds, tm
             file['embeddings'], [result['embedding'] for result in expected], atol=1e-5
         )
         for number, result in enumerate(expected):
-            own = slice(file['offsets'][number], file['offsets'][number + 1])
-            np.testing.assert_array_equal(file['timestamps'][own], result['timestamps'])
+            steps = slice(file['offsets'][number], file['offsets'][number + 1])
+            np.testing.assert_array_equal(file['timestamps'][steps], result['timestamps'])
             np.testing.assert_allclose(
-                file['timestamp_embeddings'][own], result['timestamp_embeddings'], atol=1e-5
+                file['timestamp_embeddings'][steps], result['timestamp_embeddings'], atol=1e-5
             )
         assert file['offsets'][0] == 0 and file['offsets'][-1] == len(file['timestamps']) == len(
             file['timestamp_embeddings']
@@ -145,7 +142,9 @@ def test_without_time_steps(trained, command, recordings, tmp_path):
         )
 
 
-def test_the_rest_goes_on_without_a_bad_file(trained, model, command, recordings, tmp_path):
+def test_a_bad_file_is_reported_and_the_rest_is_embedded(
+    trained, model, command, recordings, tmp_path
+):
     text = tmp_path / 'text.wav'
     text.write_text('this is no recording')
     good, out = recordings.test_files[:2], tmp_path / 'out.npz'
@@ -166,9 +165,9 @@ def test_the_rest_goes_on_without_a_bad_file(trained, model, command, recordings
     assert list(bad) == ['path', 'error'] and 'embedding' in fine
 
 
-def test_progress_is_told_where_it_takes_a_while(trained, command, sounds, tmp_path, monkeypatch):
+def test_progress_appears_during_long_work(trained, command, sounds, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, '_PATIENCE', 0.0)
-    long = tell(tmp_path / 'long\n.wav', np.tile(sounds[-1], 6))
+    long = write_sound(tmp_path / 'long\n.wav', np.tile(sounds[-1], 6))
     line, *_ = command('embed', trained, long, f'--out={tmp_path / "out.npz"}').err.splitlines()
     assert (
         ' of 0:16, ' in line
@@ -178,7 +177,7 @@ def test_progress_is_told_where_it_takes_a_while(trained, command, sounds, tmp_p
 
     (tmp_path / 'many').mkdir()
     for number in range(130):
-        tell(tmp_path / 'many' / f'{number:03d}.wav', sounds[1])
+        write_sound(tmp_path / 'many' / f'{number:03d}.wav', sounds[1])
     done = command('embed', trained, tmp_path / 'many', f'--out={tmp_path / "out.npz"}')
     assert done.err.splitlines()[0] == '64 recordings done'
 
@@ -201,14 +200,14 @@ def test_nothing_but_bad_files(trained, command, tmp_path):
         ('folder.npz', 'is a folder'),
     ],
 )
-def test_files_that_cannot_be_written_are_told_first(command, tmp_path, name, part):
+def test_files_that_cannot_be_written_are_errors_before_work(command, tmp_path, name, part):
     (tmp_path / 'folder.npz').mkdir()
     done = command('embed', 'no workdir', 'no recording', f'--out={tmp_path / name}')
     assert done.code == 1 and not done.out
     assert f'--out={tmp_path / name}: ' in done.err and part.format(folder=tmp_path) in done.err
 
 
-# Files may not grow beyond 20 kB: what a full disk does, at the same place.
+# Files may not grow beyond 20 kB: an error at the same place as on a full disk.
 FULL_DISK = """
 import resource, sys
 import jax
@@ -220,7 +219,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_full_disk(python, trained, sounds, tmp_path):
-    tell(tmp_path / 'long.wav', np.tile(sounds[-1], 12))
+    write_sound(tmp_path / 'long.wav', np.tile(sounds[-1], 12))
     before = sorted(tmp_path.iterdir())
     done = python(
         FULL_DISK,

@@ -1,7 +1,4 @@
-"""Recordings longer than the model has positions for:
-
-windows, their timelines, and memory that does not grow with them.
-"""
+"""Recordings longer than the model's positions: windows, timelines, and bounded memory."""
 
 import itertools
 import json
@@ -30,7 +27,7 @@ def tone(hertz: float, seconds: float, rate: int = RATE) -> np.ndarray:
 
 
 def registers(seconds: float, rate: int = RATE) -> np.ndarray:
-    """So many seconds each of low, middle and high."""
+    """Return a low, a middle and a high tone of so many seconds each."""
     return np.concatenate([tone(hertz, seconds, rate) for hertz in (300, 900, 2700)])
 
 
@@ -73,12 +70,10 @@ def logits_of(model, pieces: list[np.ndarray]) -> np.ndarray:
         (30, 0.5, 0.0, 30, [0]),
     ],
 )
-def test_a_recording_is_the_mean_of_its_windows_each_like_a_clip(
-    samples, window, overlap, length, starts, model
-):
+def test_a_recording_is_the_mean_of_its_windows(samples, window, overlap, length, starts, model):
     sound = registers(1.2)[:samples] + np.linspace(
         0, 0.3, samples, dtype=np.float32
-    )  # windows have means of their own
+    )  # windows have different means
     logits = logits_of(model, pieces_of(sound, starts, length))
     (result,) = model.predict([sound], top_k=CLASSES, window=window, overlap=overlap)
     assert result.get('windows', 1) == len(starts)
@@ -100,45 +95,47 @@ def test_a_recording_is_the_mean_of_its_windows_each_like_a_clip(
         np.testing.assert_allclose(entry['probabilities'], softmax(row), atol=CLOSE)
 
 
-def test_files_of_any_form_are_cut_like_their_waveforms(model, tmp_path):
+def test_files_of_any_format_are_split_like_their_waveforms(model, tmp_path):
     stereo = np.stack([registers(2.0, 22050), 0.5 * registers(2.0, 22050)], axis=1)
     soundfile.write(tmp_path / 'cd.flac', stereo, 22050)
     soundfile.write(tmp_path / 'phone.wav', registers(2.0), RATE, subtype='FLOAT')
     for name in ('cd.flac', 'phone.wav'):
         waveform = reading.read(tmp_path / name, RATE)
         for window in (None, 0.1):
-            (found,) = model.timeline([tmp_path / name], CLASSES, window)
-            (expected,) = model.timeline([waveform], CLASSES, window)
-            assert found['windows'] == expected['windows']
-            assert found['seconds'] == expected['seconds'] == 6.0
-            assert by_label(found) == pytest.approx(by_label(expected), abs=1e-4)
-            for one, other in zip(found['timeline'], expected['timeline'], strict=True):
-                assert (one['start'], one['end']) == (other['start'], other['end'])
-                np.testing.assert_allclose(one['probabilities'], other['probabilities'], atol=1e-3)
+            (of_file,) = model.timeline([tmp_path / name], CLASSES, window)
+            (of_array,) = model.timeline([waveform], CLASSES, window)
+            assert of_file['windows'] == of_array['windows']
+            assert of_file['seconds'] == of_array['seconds'] == 6.0
+            assert by_label(of_file) == pytest.approx(by_label(of_array), abs=1e-4)
+            for entry, expected in zip(of_file['timeline'], of_array['timeline'], strict=True):
+                assert (entry['start'], entry['end']) == (expected['start'], expected['end'])
+                np.testing.assert_allclose(
+                    entry['probabilities'], expected['probabilities'], atol=1e-3
+                )
 
 
-def test_a_long_recording_does_not_depend_on_its_company(model, recordings):
-    """Through several chunks of 64, whose borders fall into recordings."""
+def test_a_long_recording_does_not_depend_on_other_inputs(model, recordings):
+    """Predict several chunks of 64 clips, whose borders fall into recordings."""
     long = [registers(seconds) for seconds in (5.0, 30.0, 1.0, 0.5)]
     alone = [model.predict([sound], CLASSES)[0] for sound in long]
     files = recordings.test_files
     mixed = [files[0], long[0], *files[1:8], long[1], long[2], files[8], long[3]]
-    found = model.predict(mixed, CLASSES)
-    places = {1: 0, 9: 1, 10: 2, 12: 3}
-    for place, number in places.items():
-        assert found[place]['path'] == f'array {place}'
-        assert found[place].get('windows') == alone[number].get('windows')
-        assert by_label(found[place]) == pytest.approx(by_label(alone[number]), abs=CLOSE)
-    assert sum(result.get('windows', 1) for result in found) > 3 * 64
-    assert [found[i]['path'] for i in range(len(mixed)) if i not in places] == files[:9]
-    singly = model.predict(files[:9], CLASSES)
+    results = model.predict(mixed, CLASSES)
+    positions = {1: 0, 9: 1, 10: 2, 12: 3}
+    for position, number in positions.items():
+        assert results[position]['path'] == f'array {position}'
+        assert results[position].get('windows') == alone[number].get('windows')
+        assert by_label(results[position]) == pytest.approx(by_label(alone[number]), abs=CLOSE)
+    assert sum(result.get('windows', 1) for result in results) > 3 * 64
+    assert [results[i]['path'] for i in range(len(mixed)) if i not in positions] == files[:9]
+    alone_files = model.predict(files[:9], CLASSES)
     for result, expected in zip(
-        (found[i] for i in range(len(mixed)) if i not in places), singly, strict=True
+        (results[i] for i in range(len(mixed)) if i not in positions), alone_files, strict=True
     ):
         assert by_label(result) == pytest.approx(by_label(expected), abs=CLOSE)
 
 
-def test_the_timeline_tells_what_is_heard_when(trained, command, tmp_path):
+def test_the_timeline_has_the_classes_at_their_times(trained, command, tmp_path):
     (tmp_path / 'a').mkdir()
     soundfile.write(tmp_path / 'a' / 'sound.wav', registers(4.0), RATE)
     soundfile.write(tmp_path / 'sound.flac', tone(900, 0.8), RATE)
@@ -169,7 +166,7 @@ def test_the_timeline_tells_what_is_heard_when(trained, command, tmp_path):
         for entry in timeline['timeline']:
             if 4 * register <= entry['start'] and entry['end'] <= 4 * register + 4:
                 assert np.argmax(entry['probabilities']) == column, entry
-    # What fits in a window is one, with the recording's own result.
+    # A recording that fits in a window has one entry, with the recording's result.
     timeline = json.loads((out / 'sound-2.json').read_text('utf-8'))
     (entry,) = timeline['timeline']
     assert (entry['start'], entry['end']) == (0, 0.8)
@@ -198,7 +195,7 @@ def test_the_timeline_tells_what_is_heard_when(trained, command, tmp_path):
         (['--timeline={file}'], ['{file}: no folder for timelines']),
     ],
 )
-def test_what_cannot_be_asked_for(options, parts, trained, command, recordings, tmp_path):
+def test_invalid_options_are_errors(options, parts, trained, command, recordings, tmp_path):
     file = tmp_path / 'file'
     file.write_text('')
     done = command(
@@ -213,9 +210,9 @@ def test_what_cannot_be_asked_for(options, parts, trained, command, recordings, 
         assert part.format(file=file) in done.err
 
 
-def test_windows_that_cannot_be_are_refused_before_an_input_is_asked_for(model):
+def test_invalid_windows_are_errors_before_an_input_is_read(model):
     def inputs():
-        raise AssertionError('asked')
+        raise AssertionError('an input was read')
         yield
 
     for method in (model.predict, lambda *args, **more: list(model.timeline(*args, **more))):
@@ -223,9 +220,7 @@ def test_windows_that_cannot_be_are_refused_before_an_input_is_asked_for(model):
             method(inputs(), window=10.0)
 
 
-def test_what_is_wrong_in_the_middle_is_an_error_of_that_recording_alone(
-    trained, command, tmp_path
-):
+def test_damage_in_the_middle_is_an_error_of_that_recording_alone(trained, command, tmp_path):
     good = tmp_path / 'good.wav'
     soundfile.write(good, registers(2.0), RATE)
     sound = registers(40.0)
@@ -253,7 +248,7 @@ def test_what_is_wrong_in_the_middle_is_an_error_of_that_recording_alone(
     }
 
 
-def test_an_array_tells_in_which_part_it_is_wrong(model):
+def test_an_error_names_the_part_of_an_array(model):
     sound = registers(3.0)
     sound[50_000] = np.inf
     bad, good = model.predict([sound, registers(0.3)])
@@ -265,16 +260,16 @@ def test_an_array_tells_in_which_part_it_is_wrong(model):
     assert 'predictions' in good
 
 
-def test_results_come_while_inputs_are_still_to_come(model):
-    asked = itertools.count()
-    stream = model.stream(tone(900, 0.3) for _ in asked)
+def test_results_are_yielded_before_all_inputs_are_read(model):
+    reads = itertools.count()
+    stream = model.stream(tone(900, 0.3) for _ in reads)
     for _ in range(3):
         next(stream)
     stream.close()
-    assert next(asked) <= 3 * 64
+    assert next(reads) <= 3 * 64
 
 
-def test_progress_is_told_where_it_takes_a_while(trained, command, tmp_path, monkeypatch):
+def test_progress_appears_during_long_work(trained, command, tmp_path, monkeypatch):
     soundfile.write(tmp_path / 'long.wav', tone(900, 90.0), RATE)
     arguments = ('predict', trained, tmp_path / 'long.wav', '--json', '--overlap=0.9')
     monkeypatch.setattr(progress, '_PATIENCE', 0.0)
@@ -297,8 +292,8 @@ def test_progress_grows_to_the_end(model):
     assert calls[-1] == ('array 1', 0.5, 0.5)
 
 
-# Prints the growth of the largest amount of memory, in MiB, by a recording; a short one before pays
-# for what is used at first.
+# Prints the growth of the largest amount of memory by a recording, in MiB. A short recording comes
+# first, so that imports and compilation do not count.
 MEMORY = """
 import os, sys
 import elastic_ast_jax
@@ -320,7 +315,7 @@ for number, path in enumerate(paths):
 
 
 def write_long(path, seconds: int, rate: int, channels: int) -> None:
-    """A recording, a second at a time."""
+    """Write a recording, one second at a time."""
     second = np.stack([tone(900, 1.0, rate)] * channels, axis=1)
     with soundfile.SoundFile(path, 'w', rate, channels) as file:
         for _ in range(seconds):

@@ -1,7 +1,4 @@
-"""`elastic-ast predict` and `load`:
-
-a clip's result depends on the clip alone, whatever its company, format or place.
-"""
+"""`elastic-ast predict` and `load`: results do not depend on other clips, formats or order."""
 
 import json
 import pathlib
@@ -30,33 +27,30 @@ from elastic_ast_jax.training.step import make_eval_step
 
 RATE, CLASSES, STEPS = 8000, 3, 21
 ATTENTIONS = ('reference', 'blocked')
-# Of the largest logit: what float32 on a processor leaves between a clip alone and in company.
+# Share of the largest logit by which a packed clip may differ from a single one in float32.
 CLOSE = 1e-5
 
 
-def worst(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference as a share of the largest expected value."""
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def worst(computed: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference as a share of the largest expected value."""
+    return float(np.abs(computed - expected).max() / np.abs(expected).max())
 
 
 def tone(hertz: float, seconds: float, rate: int = RATE) -> np.ndarray:
-    """A tone in noise, whose density does not depend on the rate."""
+    """Return a tone in noise whose density does not depend on the sample rate."""
     samples = round(seconds * rate)
     noise = 0.02 * (rate / RATE) ** 0.5 * np.random.default_rng(0).standard_normal(samples)
     return (0.4 * np.sin(2 * np.pi * hertz * np.arange(samples) / rate) + noise).astype(np.float32)
 
 
-def quiet(said: str) -> bool:
-    """Nothing but progress, which is told where prediction takes longer than usual."""
-    return all(re.fullmatch(r'\d+ recordings? done', line) for line in said.splitlines())
+def quiet(output: str) -> bool:
+    """Return whether the output is empty but for progress, which appears on slow machines."""
+    return all(re.fullmatch(r'\d+ recordings? done', line) for line in output.splitlines())
 
 
 @pytest.fixture(scope='module')
 def variant(trained, tmp_path_factory):
-    """`variant(attention, tokens)`:
-
-    the trained model with another attention, or in rows of another length.
-    """
+    """Return a function that loads the trained model with another attention or row length."""
 
     def load(attention: str, tokens: int):
         workdir = tmp_path_factory.mktemp('variant') / 'workdir'
@@ -77,7 +71,7 @@ def model(trained):
 
 @pytest.fixture(scope='module')
 def log_mels(model, recordings) -> list[np.ndarray]:
-    """The evaluation clips as the model takes them: normalised, mel bin first."""
+    """Return the evaluation clips as the model takes them: normalized, mel bin first."""
     frontend = model.config.frontend
     waveforms = [reading.read(path, frontend.sample_rate) for path in recordings.test_files]
     return [
@@ -87,13 +81,13 @@ def log_mels(model, recordings) -> list[np.ndarray]:
 
 @pytest.fixture(scope='module')
 def alone(model, log_mels) -> np.ndarray:
-    """Logits of each clip, computed by itself."""
+    """Return the logits of each clip, computed alone."""
     return np.concatenate([model.logits([log_mel]) for log_mel in log_mels])
 
 
 @pytest.fixture(scope='module')
 def trained_parts(trained):
-    """Config and parameters, read without `load`."""
+    """Return config and parameters, read without `load`."""
     opened = Workdir(trained)
     config = opened.config()
     network = model_factory.make_model(
@@ -117,16 +111,16 @@ def test_packed_equals_alone(attention, tokens, variant, log_mels, alone):
             random.normal(size=(32, frames)).astype(np.float32)
             for frames in random.integers(1, 101, 6)
         ]
-        chosen = random.permutation(len(log_mels))[:9]
-        clips = [log_mels[i] for i in chosen] + company
+        sample = random.permutation(len(log_mels))[:9]
+        clips = [log_mels[i] for i in sample] + company
         order = random.permutation(len(clips))
-        found = np.zeros((len(clips), CLASSES), np.float32)
-        found[order] = packed.logits([clips[i] for i in order])
-        assert worst(found[: len(chosen)], alone[chosen]) <= CLOSE
+        logits = np.zeros((len(clips), CLASSES), np.float32)
+        logits[order] = packed.logits([clips[i] for i in order])
+        assert worst(logits[: len(sample)], alone[sample]) <= CLOSE
 
 
 @pytest.mark.parametrize('attention', ATTENTIONS)
-def test_the_gradient_of_a_clip_is_its_own_alone(attention, trained_parts, log_mels):
+def test_the_gradient_of_a_clip_depends_on_the_clip_alone(attention, trained_parts, log_mels):
     config, params = trained_parts
     network = model_factory.make_model(
         config, CLASSES, selection.select_attention(attention), jnp.float32
@@ -146,29 +140,30 @@ def test_the_gradient_of_a_clip_is_its_own_alone(attention, trained_parts, log_m
 
         return jax.grad(logit)(patches)
 
-    def of(rows, row, slot):
+    def row_gradient(rows, row, slot):
         batch = jax.tree.map(
             jnp.asarray, packer.fill_batch(rows, clips, frontend.mel_patches, shape)
         )
         return np.asarray(gradient(batch.patches, batch, row, slot)), np.asarray(batch.segment_ids)
 
-    # The four shortest clips in one row, one of which is asked for, and two more in the other row.
+    # The four shortest clips are in one row, two more in the other row; one clip is differentiated.
     assert sum(len(clip) for clip in clips[:4]) < shape.tokens
     for slot, row in ((0, 0), (2, 0), (3, 0), (1, 1)):
         rows = [[0, 1, 2, 3], [4, 5]]
-        together, segment_ids = of(rows, row, slot)
+        together, segment_ids = row_gradient(rows, row, slot)
         clip = rows[row][slot]
-        own = np.zeros_like(segment_ids, bool)
-        own[row] = segment_ids[row] == slot + 1
-        by_itself, _ = of([[clip]], 0, 0)
-        assert own.sum() == len(clips[clip])
-        assert worst(together[own], by_itself[0, : len(clips[clip])]) <= CLOSE
-        assert not together[~own].any()  # exactly 0: nothing leaks from other clips or from padding
+        in_clip = np.zeros_like(segment_ids, bool)
+        in_clip[row] = segment_ids[row] == slot + 1
+        single, _ = row_gradient([[clip]], 0, 0)
+        assert in_clip.sum() == len(clips[clip])
+        assert worst(together[in_clip], single[0, : len(clips[clip])]) <= CLOSE
+        # Exactly 0: nothing leaks from other clips or from padding.
+        assert not together[~in_clip].any()
 
 
-def test_files_give_the_probabilities_of_the_logits_of_their_log_mels(model, recordings, alone):
-    found = model.predict(recordings.test_files, top_k=CLASSES)
-    for path, result, logits in zip(recordings.test_files, found, alone, strict=True):
+def test_probabilities_of_files_are_those_of_their_log_mels(model, recordings, alone):
+    results = model.predict(recordings.test_files, top_k=CLASSES)
+    for path, result, logits in zip(recordings.test_files, results, alone, strict=True):
         weights = np.exp(logits.astype(np.float64) - logits.max())
         expected = dict(zip(model.labels, weights / weights.sum(), strict=True))
         assert result['path'] == path
@@ -179,7 +174,7 @@ def test_files_give_the_probabilities_of_the_logits_of_their_log_mels(model, rec
 
 
 def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
-    """Evaluation reads clips through TensorFlow's graph, prediction through NumPy."""
+    """Compare evaluation, which reads clips by TensorFlow's graph, with prediction by NumPy."""
     config, params = trained_parts
     mesh = sharding.make_mesh()
     attend = sharding.sharded_attention(selection.select_attention(config.model.attention), mesh)
@@ -213,7 +208,7 @@ def test_json_lines(trained, command, recordings):
     assert [result['predictions'] for result in first] == [
         result['predictions'][:1] for result in results
     ]
-    # A trained model: most of it is right.
+    # Most predictions of a trained model are right.
     pairs = zip(results, recordings.test, strict=True)
     assert (
         sum(result['predictions'][0]['label'] == line['labels'][0] for result, line in pairs)
@@ -221,7 +216,7 @@ def test_json_lines(trained, command, recordings):
     )
 
 
-def test_the_table_says_what_the_json_lines_say(trained, command, recordings):
+def test_the_table_equals_the_json_lines(trained, command, recordings):
     files = recordings.test_files[:3]
     results = [
         json.loads(line)
@@ -254,24 +249,21 @@ def test_the_table_holds_no_control_characters_and_no_length_of_nothing(trained,
 def test_checkpoints_by_step(trained, command, recordings, model):
     assert model.step == STEPS
     assert elastic_ast_jax.load(trained, checkpoint='7').step == 7
-    asked = ('predict', trained, recordings.test_files[0], '--json')
-    latest = command(*asked).out
-    assert command(*asked, f'--checkpoint={STEPS}').out == latest
-    assert command(*asked, '--checkpoint=7').out != latest
+    arguments = ('predict', trained, recordings.test_files[0], '--json')
+    latest = command(*arguments).out
+    assert command(*arguments, f'--checkpoint={STEPS}').out == latest
+    assert command(*arguments, '--checkpoint=7').out != latest
 
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-    """The same middle tone in every format, rate and number of channels;
-
-    and files that are no recordings.
-    """
-    here = tmp_path / 'folder'
-    (here / 'below').mkdir(parents=True)
+    """Return a folder of one tone in many formats, sample rates and channels, and a text file."""
+    recordings = tmp_path / 'folder'
+    (recordings / 'below').mkdir(parents=True)
 
     def write(name: str, rate: int = RATE, channels: int = 1, **form):
         samples = tone(900, 0.6, rate)
-        soundfile.write(here / name, np.stack([samples] * channels, axis=1), rate, **form)
+        soundfile.write(recordings / name, np.stack([samples] * channels, axis=1), rate, **form)
 
     write('8bit.wav', subtype='PCM_U8')
     write('16bit.wav', subtype='PCM_16')
@@ -284,8 +276,8 @@ def folder(tmp_path) -> pathlib.Path:
     write('studio.flac', rate=96000)
     write('below/phone.WAV', rate=11025)
     write('below/six.wav', rate=48000, channels=6)
-    (here / 'notes.txt').write_text('no recording')
-    return here
+    (recordings / 'notes.txt').write_text('no recording')
+    return recordings
 
 
 def test_every_format_rate_and_number_of_channels(trained, command, folder):
@@ -310,14 +302,14 @@ def test_every_format_rate_and_number_of_channels(trained, command, folder):
         entry['label']: entry['probability'] for entry in results['float.wav']['predictions']
     }
     for name, result in results.items():
-        found = {entry['label']: entry['probability'] for entry in result['predictions']}
+        probabilities = {entry['label']: entry['probability'] for entry in result['predictions']}
         assert result['predictions'][0]['label'] == 'middle', name
         assert result['seconds'] == pytest.approx(0.6, abs=0.001), name
         same_samples = name in ('8bit.wav', '16bit.wav', '24bit.wav', 'lossless.flac')
-        assert found == pytest.approx(expected, abs=0.001 if same_samples else 0.15), name
+        assert probabilities == pytest.approx(expected, abs=0.001 if same_samples else 0.15), name
 
 
-def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, recordings):
+def test_a_bad_file_is_reported_and_the_rest_is_predicted(trained, command, tmp_path, recordings):
     text = tmp_path / 'text.wav'
     text.write_text('this is no recording')
     missing = tmp_path / 'missing.wav'
@@ -353,9 +345,9 @@ def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, rec
             and problem in errors[name]
             and remedy in errors[name]
         )
-    # The good ones are what they are without the bad ones.
-    by_themselves = command('predict', trained, *good, '--json').out.splitlines()
-    for line, result in zip(by_themselves, (results[0], results[-1]), strict=True):
+    # Good recordings have the same results without the bad recordings.
+    good_lines = command('predict', trained, *good, '--json').out.splitlines()
+    for line, result in zip(good_lines, (results[0], results[-1]), strict=True):
         expected = {
             entry['label']: entry['probability'] for entry in json.loads(line)['predictions']
         }
@@ -368,15 +360,15 @@ def test_a_bad_file_is_told_and_the_rest_goes_on(trained, command, tmp_path, rec
     assert f'{text}\n  error: {errors["text.wav"]}\n' in table.out
 
 
-def test_parameters_that_are_not_simply_the_latest_are_told(trained, command, recordings):
-    asked = 'predict', trained, recordings.test_files[0], '--json'
-    assert quiet(command(*asked).err)
+def test_parameters_other_than_the_latest_are_reported(trained, command, recordings):
+    arguments = 'predict', trained, recordings.test_files[0], '--json'
+    assert quiet(command(*arguments).err)
     for checkpoint, description in (
         ('7', 'step 7'),
         ('average:2', 'mean of steps 18, 21'),
         ('21', 'step 21'),
     ):
-        done = command(*asked, f'--checkpoint={checkpoint}')
+        done = command(*arguments, f'--checkpoint={checkpoint}')
         line = f'{trained}: parameters of {description}\n'
         assert line in done.err and quiet(done.err.replace(line, ''))
         json.loads(done.out)  # and nothing else
@@ -393,35 +385,37 @@ def test_only_one_recording_is_explained(trained, command, recordings, tmp_path)
         assert recordings.test_files[0] in done.err and recordings.test_files[1] in done.err
 
 
-def test_a_name_that_is_no_unicode_is_no_obstacle(trained, command, tmp_path, recordings):
+def test_a_name_that_is_no_unicode_is_predicted(trained, command, tmp_path, recordings):
     name = tmp_path / 'caf\udce9.wav'  # as Latin-1 wrote it, and Python reads it
     shutil.copy(recordings.test_files[0], name)
     for options in (['--json'], []):
         assert command('predict', trained, tmp_path, *options).code == 0
 
 
-def test_arrays_are_as_good_as_files(model, recordings):
+def test_arrays_equal_files(model, recordings):
     path = recordings.test_files[4]
     samples, _ = soundfile.read(path, dtype='float32')
-    whole, _ = soundfile.read(path, dtype='int16')
+    integers, _ = soundfile.read(path, dtype='int16')
     stereo = np.stack([samples, samples], axis=1)
-    found = model.predict([samples, path, stereo, whole, samples.astype(np.float64)], top_k=CLASSES)
-    assert [result['path'] for result in found] == [
+    results = model.predict(
+        [samples, path, stereo, integers, samples.astype(np.float64)], top_k=CLASSES
+    )
+    assert [result['path'] for result in results] == [
         'array 0',
         path,
         'array 2',
         'array 3',
         'array 4',
     ]
-    assert len({result['seconds'] for result in found}) == 1
-    expected = {entry['label']: entry['probability'] for entry in found[1]['predictions']}
-    for result in found:
+    assert len({result['seconds'] for result in results}) == 1
+    expected = {entry['label']: entry['probability'] for entry in results[1]['predictions']}
+    for result in results:
         assert {
             entry['label']: entry['probability'] for entry in result['predictions']
         } == pytest.approx(expected, abs=1e-5)
 
 
-def test_odd_clips_have_probabilities_all_the_same(model):
+def test_odd_clips_have_probabilities(model):
     sound = tone(900, 0.5)
     inputs = {
         'one sample': np.ones(1, np.float32),
@@ -433,20 +427,20 @@ def test_odd_clips_have_probabilities_all_the_same(model):
         'plain': sound,
         'with an offset': sound + np.float32(0.3),
     }
-    found = dict(zip(inputs, model.predict(inputs.values(), top_k=CLASSES), strict=True))
-    for name, result in found.items():
+    results = dict(zip(inputs, model.predict(inputs.values(), top_k=CLASSES), strict=True))
+    for name, result in results.items():
         assert 'error' not in result, name
         assert result['seconds'] == len(inputs[name]) / RATE
         probabilities = [entry['probability'] for entry in result['predictions']]
         assert sum(probabilities) == pytest.approx(1), name
     plain, offset = (
-        {entry['label']: entry['probability'] for entry in found[name]['predictions']}
+        {entry['label']: entry['probability'] for entry in results[name]['predictions']}
         for name in ('plain', 'with an offset')
     )
     assert offset == pytest.approx(plain, abs=1e-3)
 
 
-def test_odd_files_have_results_and_nothing_is_said_about_them(trained, command, tmp_path):
+def test_odd_files_have_results_without_warnings(trained, command, tmp_path):
     sound = tone(900, 0.8)
     odd = {
         'clipped.wav': (np.clip(5 * sound, -1, 1), RATE),
@@ -496,21 +490,21 @@ def test_samples_beyond_all_bounds_are_an_error_and_no_warning(model):
     ]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        found = model.predict([*wrong, tone(900, 0.5)])
-    assert ['error' in result for result in found] == [True, True, False]
-    for number, result in enumerate(found[:2]):
+        results = model.predict([*wrong, tone(900, 0.5)])
+    assert ['error' in result for result in results] == [True, True, False]
+    for number, result in enumerate(results[:2]):
         assert (
             result['error'].startswith(f'array {number}')
             and 'repair the recording' in result['error']
         )
 
 
-def test_nothing_in_nothing_out(model):
+def test_no_inputs_have_no_results(model):
     assert model.predict([]) == []
     assert model.logits([]).shape == (0, CLASSES)
 
 
-def test_log_mels_that_cannot_be_are_named(model, log_mels):
+def test_invalid_log_mels_are_named(model, log_mels):
     wrong = {
         'log_mels[1]: shape [100, 32] is not [32 mel bins, frames]': np.zeros(
             (100, 32), np.float32
@@ -560,7 +554,7 @@ def test_clips_that_cannot_be_synthesized(options, part, tmp_path, command):
     assert not (tmp_path / 'clips').exists()
 
 
-# Imports of what only training needs fail, as where it is not installed.
+# Imports that only training needs fail, as if they were not installed.
 WITHOUT_TRAINING = """
 import sys
 sys.modules.update(dict.fromkeys(('tensorflow', 'tensorboard', 'tensorflow_datasets', 'clu')))
@@ -580,7 +574,7 @@ def test_prediction_needs_no_tensorflow_and_survives_a_damaged_checkpoint(
     )
     assert done.code == 0
     assert [json.loads(line)['path'] for line in done.out.splitlines()] == recordings.test_files
-    # What was used instead is said, where it does not disturb whoever reads the results.
+    # The substitute is reported on standard error, apart from the results.
     assert (
         f'checkpoint {workdir}/checkpoints/{STEPS} is incomplete, using the one before, 18'
         in done.err

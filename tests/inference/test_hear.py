@@ -1,4 +1,4 @@
-"""The HEAR interface: what the benchmark's validator checks, and what its users rely on."""
+"""The HEAR interface: the checks of the benchmark's validator, and errors."""
 
 import sys
 
@@ -47,9 +47,7 @@ def test_the_model_has_the_attributes_of_the_interface(model):
 
 @pytest.mark.parametrize('seconds', [1.07, 1.98, 4.0, 0.001, 0.049, 0.1, 1 / RATE])
 def test_timestamps_are_regular_and_cover_the_sound(model, seconds):
-    """The validator's checks at its own lengths, and at lengths shorter than a frame and than a
-    patch.
-    """
+    """Check the validator's lengths, and lengths shorter than a frame and than a patch."""
     samples = int(seconds * RATE)
     embeddings, timestamps = hear.get_timestamp_embeddings(noise(2, samples), model)
     assert embeddings.dtype == timestamps.dtype == np.float32
@@ -69,8 +67,8 @@ def test_scenes(model, samples):
     assert np.isfinite(embeddings).all()
 
 
-def test_a_sound_does_not_depend_on_its_company(model):
-    """Of a sound that is one clip, and of one that is cut into windows."""
+def test_a_sound_does_not_depend_on_other_sounds(model):
+    """Compare a sound that is one clip, and a sound that has several windows."""
     for samples in (9000, 60000):
         audio = noise(5, samples)
         scenes, (steps, _) = (
@@ -87,7 +85,7 @@ def test_a_sound_does_not_depend_on_its_company(model):
 
 
 def test_timestamps_lie_where_the_sound_is(model):
-    """A click changes the embeddings around it more than those far from it."""
+    """Check that a click changes the embeddings around it most."""
     audio = noise(1, RATE // 2) * 0.01
     changed = audio.copy()
     at = int(0.41 * RATE)  # in the third patch, whose frames are from 320 to 495 ms
@@ -127,7 +125,7 @@ def test_no_sounds_give_no_embeddings(model):
         (np.full((1, 8000), np.nan, np.float32), 'is NaN or infinite'),
     ],
 )
-def test_audio_that_cannot_be_used_is_told(model, audio, part):
+def test_audio_that_cannot_be_used_is_an_error(model, audio, part):
     for function in (hear.get_scene_embeddings, hear.get_timestamp_embeddings):
         with pytest.raises(UserError) as raised:
             function(audio, model)
@@ -144,10 +142,7 @@ def test_there_is_no_default_model(tmp_path):
 
 
 def test_tensors_in_tensors_out(torch, model):
-    """What the validator does:
-
-    a module, moved to a device; tensors of 32 bits there; without gradients or with.
-    """
+    """Use a module and tensors as the validator does, without gradients and with."""
     assert isinstance(model, torch.nn.Module)
     model.to('cpu')
     audio = noise(2, 17120)
@@ -174,8 +169,7 @@ def test_tensors_in_tensors_out(torch, model):
 
 
 def test_without_torch_the_model_is_a_plain_object(folder, monkeypatch):
-    monkeypatch.setitem(
-        sys.modules, 'torch', None
-    )  # its import fails, as where it is not installed
+    # The import of PyTorch fails, as if it were not installed.
+    monkeypatch.setitem(sys.modules, 'torch', None)
     model = hear.load_model(folder)
     assert hear.get_scene_embeddings(noise(1, 4000), model).shape == (1, WIDTH)
