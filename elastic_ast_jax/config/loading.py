@@ -112,10 +112,11 @@ def resolve(
         ConfigError: There are problems.
     """
     problems = list(problems)
+    sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Config)}
     kinds = {
-        f'{section.name}.{key_name(field.name)}': field.type
-        for section in dataclasses.fields(Config)
-        for field in dataclasses.fields(section.type)
+        f'{name}.{key_name(field.name)}': field.type
+        for name, section in sections.items()
+        for field in dataclasses.fields(section)
     }
     resolved = Config().flat()
     problems += [_unknown_key(key, kinds) for key in {**values, **texts} if key not in kinds]
@@ -129,13 +130,13 @@ def resolve(
             problems.append(f'{key}={texts.get(key, values.get(key))!r}: {error}')
     config = Config(
         **{
-            section.name: section.type(
+            name: section(
                 **{
-                    field.name: resolved[f'{section.name}.{key_name(field.name)}']
-                    for field in dataclasses.fields(section.type)
+                    field.name: resolved[f'{name}.{key_name(field.name)}']
+                    for field in dataclasses.fields(section)
                 }
             )
-            for section in dataclasses.fields(Config)
+            for name, section in sections.items()
         }
     )
     problems += validation.problems(config) + (validation.missing(config) if complete else [])

@@ -123,7 +123,7 @@ def use_fixed_length(
     *,
     clips: int,
     rows: int | None = None,
-    shift_ms: float | None = None,
+    shift_ms: int | float | None = None,
 ) -> None:
     """Turn the config of a recipe into that of the fixed-length AST.
 
@@ -134,18 +134,22 @@ def use_fixed_length(
         rows: Rows of a step. None: those of the recipe.
         shift_ms: Frame shift, which every clip has. None: that of the recipe, at its ratios.
     """
-    config.model.kind = 'ast'
-    config.data.too_long = 'crop'
-    config.frontend.update(min_frames=frames, max_frames=frames)
-    config.augment.token_dropout = 0.0
+    config.update(
+        {
+            'data': {'too_long': 'crop'},
+            'frontend': {'min_frames': frames, 'max_frames': frames},
+            'augment': {'token_dropout': 0.0},
+            'model': {'kind': 'ast'},
+        }
+    )
     if shift_ms is not None:
-        config.frontend.shift_ms = float(shift_ms)
-        config.augment.ratios = (1.0,)
-    frontend = FrontendSpec(**config.frontend.to_dict())
-    rows = rows or config.packing.rows
+        config.update({'frontend': {'shift_ms': float(shift_ms)}, 'augment': {'ratios': (1.0,)}})
+    values = config.to_dict()
+    frontend = FrontendSpec(**values['frontend'])
+    rows = rows or int(values['packing']['rows'])
     slots = clips // rows
     tokens = slots * frontend.mel_patches * frontend.max_time_patches
-    config.packing = dict(rows=rows, tokens=tokens, slots=slots)
+    config.update({'packing': {'rows': rows, 'tokens': tokens, 'slots': slots}})
 
 
 def length_bins(clips: int, shares: Sequence[tuple[float, float, float | int]]) -> list[Bin]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ def test_every_recipe_makes_a_model_that_can_be_trained(path, loss):
         params = model_factory.init_params(network, shape, config.train.seed)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    def apply(params, batch):
+    def apply(params, batch) -> Any:
         return network.apply({'params': params}, batch)
 
     state = jax.eval_shape(init)
@@ -412,7 +413,7 @@ def test_the_report_counts_its_problems():
         (['augment.mask_fill=noise'], ["augment.mask_fill='noise' must be one of 'zero', 'mean'"]),
         (
             ['augment.cut_seconds=2', 'augment.prefix_frames=64'],
-            ['augment.cut_seconds and augment.prefix_frames both cut'],
+            ['augment.cut_seconds and augment.prefix_frames both crop'],
         ),
         (['data.eval_share=1'], ['data.eval_share=1.0 must be above 0 and below 1']),
         (['data.overlap=1'], ['data.overlap=1.0 must be from 0 to below 1']),
