@@ -1,6 +1,4 @@
-"""Whatever is wrong with the input, the command says which file or key it is and what to do, and
-exits with 1.
-"""
+"""Test errors of the input: they name the file or the key and what to do, and exit with 1."""
 
 import json
 import pathlib
@@ -16,10 +14,7 @@ RATE, STEPS = 8000, 21
 
 @pytest.fixture
 def data(recordings, tmp_path) -> pathlib.Path:
-    """A folder like `recordings`, to be spoilt:
-
-    the first clips of its manifests, and their recordings.
-    """
+    """Return a folder that a test may damage: some clips of `recordings`, and their manifests."""
     folder = tmp_path / 'data'
     folder.mkdir()
     for split, lines in (('train', recordings.train[6:12]), ('test', recordings.test[:3])):
@@ -41,9 +36,9 @@ def read_manifest(file: pathlib.Path) -> list[dict]:
 
 @pytest.fixture
 def refused(command):
-    """`refused(arguments, *parts)`:
+    """Return `refused(arguments, *parts)`: the command exits with 1, and its error has all parts.
 
-    the command exits with 1 and says all the parts, some of which are regular expressions.
+    A part is a text or a regular expression.
     """
 
     def check(arguments, *parts) -> str:
@@ -63,7 +58,7 @@ def refused(command):
 
 @pytest.fixture
 def train_refused(refused, recordings, data, tmp_path):
-    """As `refused`, for training on `data`."""
+    """Return a function like `refused`, for training on `data`."""
 
     def check(overrides, *parts) -> str:
         files = [
@@ -85,7 +80,7 @@ def train_refused(refused, recordings, data, tmp_path):
     return check
 
 
-# Recordings that cannot be used. All but two are found before anything is decoded.
+# Recordings that cannot be used. All but two are reported before anything is decoded.
 
 
 def missing(path):
@@ -113,7 +108,7 @@ def cut_short(path):
     path.write_bytes(path.read_bytes()[:1000])
 
 
-def spoilt(value):
+def with_sample(value):
     def spoil(path):
         samples, _ = soundfile.read(path, dtype='float32')
         samples[800] = value
@@ -122,7 +117,7 @@ def spoilt(value):
     return spoil
 
 
-SPOILT = {
+DAMAGES = {
     'missing': (missing, 'no such file', 'check the path'),
     'a folder': (folder, 'is a folder, not a recording', 'pass the files in it'),
     'empty': (empty, 'the file is empty (0 bytes)', 'get it again or leave it out'),
@@ -130,12 +125,12 @@ SPOILT = {
     'no samples': (no_samples, 'holds no samples', 'get it again or leave it out'),
     'cut short': (cut_short, 'the file is cut short', 'get it again'),
     'NaN': (
-        spoilt(np.nan),
+        with_sample(np.nan),
         'sample 800 (at 0.100 s) is NaN or infinite',
         'repair the recording or leave it out',
     ),
     'infinite': (
-        spoilt(np.inf),
+        with_sample(np.inf),
         'sample 800 (at 0.100 s) is NaN or infinite',
         'repair the recording or leave it out',
     ),
@@ -143,24 +138,23 @@ SPOILT = {
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
-@pytest.mark.parametrize('kind', SPOILT)
+@pytest.mark.parametrize('kind', DAMAGES)
 def test_a_recording_that_cannot_be_used(kind, split, data, recordings, train_refused):
-    spoil, problem, remedy = SPOILT[kind]
+    spoil, problem, remedy = DAMAGES[kind]
     name = read_manifest(data / f'{split}.jsonl')[2]['audio']
     spoil(data / name)
-    # Evaluation comes after an epoch, which is quick where its step was compiled before: on the
-    # clips of the other tests.
-    whole = [f'data.train={recordings.folder / "train.jsonl"}'] if split == 'test' else []
-    train_refused(whole, data / name, problem, remedy)
+    # Evaluation comes after an epoch. The clips of the other tests need no compilation.
+    overrides = [f'data.train={recordings.folder / "train.jsonl"}'] if split == 'test' else []
+    train_refused(overrides, data / name, problem, remedy)
 
 
-def test_every_recording_that_cannot_be_used_is_told_at_once(data, train_refused):
+def test_all_recordings_that_cannot_be_used_are_reported_at_once(data, train_refused):
     lines = read_manifest(data / 'train.jsonl')
-    for (spoil, *_), line in zip(SPOILT.values(), lines[:4], strict=False):
+    for (spoil, *_), line in zip(DAMAGES.values(), lines[:4], strict=False):
         spoil(data / line['audio'])
-    said = train_refused([], '4 problems in 6 clips')
+    output = train_refused([], '4 problems in 6 clips')
     for number, line in enumerate(lines[:4], 1):
-        assert f'train.jsonl line {number}' in said and line['audio'] in said
+        assert f'train.jsonl line {number}' in output and line['audio'] in output
 
 
 # Manifests that cannot be used.
@@ -235,7 +229,7 @@ def test_an_empty_manifest(content, data, train_refused):
     train_refused([], data / 'train.jsonl', 'the manifest lists no clips', 'write one a line')
 
 
-def test_a_manifest_that_is_not_there(data, train_refused):
+def test_a_missing_manifest(data, train_refused):
     (data / 'test.jsonl').unlink()
     train_refused([], data / 'test.jsonl', 'no such manifest', 'check the path')
 
@@ -313,7 +307,7 @@ def test_a_config_that_cannot_be_used(override, parts, train_refused):
     train_refused([override], *parts)
 
 
-def test_all_that_is_wrong_with_a_config_at_once(train_refused, tmp_path):
+def test_all_problems_of_a_config_at_once(train_refused, tmp_path):
     wrong = (
         'train.epoch=3',
         'train.epochs=many',
@@ -321,7 +315,7 @@ def test_all_that_is_wrong_with_a_config_at_once(train_refused, tmp_path):
         'packing.rows=0',
         'model.size=XS',
     )
-    said = train_refused(wrong, '5 problems in the configuration')
+    output = train_refused(wrong, '5 problems in the configuration')
     for part in (
         'train.epoch:',
         "train.epochs='many'",
@@ -329,7 +323,7 @@ def test_all_that_is_wrong_with_a_config_at_once(train_refused, tmp_path):
         'packing.rows=0',
         "model.size='XS'",
     ):
-        assert part in said
+        assert part in output
     assert not (tmp_path / 'run').exists()
 
 
@@ -370,7 +364,7 @@ def test_an_argument_for_a_config_that_takes_none(refused, recordings, tmp_path)
     )
 
 
-def test_a_config_file_that_is_not_there(refused, tmp_path):
+def test_a_missing_config_file(refused, tmp_path):
     refused(
         ['train', f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}'],
         tmp_path / 'mine.py',
@@ -390,21 +384,21 @@ def change_config(workdir: pathlib.Path, **sections: dict) -> None:
 
 def test_the_workdir_of_another_config(workdir, arguments, refused):
     before = (workdir / 'config.json').read_bytes()
-    said = refused(
+    output = refused(
         arguments(workdir, 'optimizer.learning_rate=0.5', 'train.epochs=7', 'data.num_workers=1'),
         workdir,
     )
     assert (
-        'optimizer.learning_rate: 0.01 there, 0.5 now' in said
-        and 'train.epochs: 3 there, 7 now' in said
+        'optimizer.learning_rate: 0.01 there, 0.5 now' in output
+        and 'train.epochs: 3 there, 7 now' in output
     )
-    assert 'workers' not in said
-    assert 'Use another --workdir, or the same values' in said
+    assert 'workers' not in output
+    assert 'Use another --workdir, or the same values' in output
     assert (workdir / 'config.json').read_bytes() == before
 
 
 def test_the_workdir_of_other_data(workdir, arguments, data, refused):
-    """The labels are the same, so it is the plan that tells."""
+    """The labels are the same, so the plan shows the difference."""
     write_manifest(data / 'train.jsonl', read_manifest(data / 'train.jsonl')[::-1])
     changed = 'the training data, or what is drawn of them, changed'
     refused(
@@ -434,7 +428,7 @@ def test_a_folder_with_other_files(tmp_path, arguments, refused):
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path, arguments, refused):
-    # A path below a regular file: root, whom no permission stops, cannot write there either.
+    # Not even root can write to a path below a regular file.
     (tmp_path / 'file').write_text('')
     refused(
         arguments(tmp_path / 'file' / 'run'),
@@ -479,8 +473,8 @@ UNREADABLE = {
         ['config.json', 'must hold a JSON object', 'train again'],
     ),
     'unknown key': (
-        lambda w: change_config(w, model={'colour': 'red'}),
-        ['config.json', 'unknown key model.colour'],
+        lambda w: change_config(w, model={'color': 'red'}),
+        ['config.json', 'unknown key model.color'],
     ),
     'no labels': (lambda w: (w / 'model.json').unlink(), ['model.json is missing']),
     'half a model': (
@@ -516,11 +510,11 @@ def test_a_workdir_that_cannot_be_read(kind, command_name, workdir, recordings, 
         'predict': ['predict', workdir, recordings.test_files[0]],
         'evaluate': ['evaluate', f'--workdir={workdir}'],
     }
-    said = refused(arguments[command_name], workdir, *parts)
-    assert len(said) < 3000  # what a person can read
+    output = refused(arguments[command_name], workdir, *parts)
+    assert len(output) < 3000  # a person can read that
 
 
-def test_a_misspelt_workdir_is_recognised(workdir, recordings, refused):
+def test_a_misspelled_workdir_gets_a_suggestion(workdir, recordings, refused):
     refused(
         ['predict', f'{workdir}s', recordings.test_files[0]],
         f'{workdir}s',
@@ -549,7 +543,7 @@ def no_files(checkpoint):
 
 
 @pytest.mark.parametrize('spoil', [empty_files, half_files, no_params, no_files])
-def test_a_damaged_checkpoint_is_passed_over_with_a_word(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     spoil, workdir, recordings, command, caplog
 ):
     file = recordings.test_files[0]
@@ -557,17 +551,17 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(
     spoil(workdir / 'checkpoints' / str(STEPS))
     done = command('predict', workdir, file, '--json')
     assert (done.code, done.out) == (0, expected)
-    said = [
+    messages = [
         record.getMessage()
         for record in caplog.records
         if record.name.startswith('elastic_ast_jax')
     ]
     expected = f'checkpoint {workdir}/checkpoints/{STEPS} is incomplete, using the one before, 18'
-    assert any(expected in message for message in said)
-    assert max(map(len, said)) < 1000  # what a person can read
+    assert any(expected in message for message in messages)
+    assert max(map(len, messages)) < 1000  # a person can read that
 
 
-def test_a_damaged_checkpoint_that_was_asked_for_is_refused(workdir, recordings, refused):
+def test_a_damaged_checkpoint_that_is_named_is_refused(workdir, recordings, refused):
     empty_files(workdir / 'checkpoints' / '18')
     refused(
         ['predict', workdir, recordings.test_files[0], '--checkpoint=18'],
@@ -577,8 +571,8 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused(workdir, recordings,
     )
 
 
-def test_an_error_is_all_that_is_said(workdir, recordings, python):
-    """Libraries have threads and finalisers, whose words are heard only where a process ends."""
+def test_a_process_prints_nothing_but_the_error(workdir, recordings, python):
+    """Threads and finalizers of libraries print only when a process ends."""
     change_config(workdir, model={'width': 32})
     main = 'import sys; from elastic_ast_jax.cli.main import main; sys.exit(main(sys.argv[1:]))'
     done = python(main, 'predict', workdir, recordings.test_files[0])
