@@ -74,7 +74,7 @@ def plot_timeline(result: dict[str, Any]) -> 'Figure':
     )
     share = ''
     if candidates > len(shown):
-        share = f', {len(shown)} of {candidates} classes that are ever among the likeliest {_TOP}'
+        share = f', {len(shown)} of {candidates} classes that are in the top {_TOP} of a window'
     title = f'{shortened(result["path"], 80)}\n{_duration(result["seconds"])}, {windows}{share}'
     axes.set_title(title, parse_math=False, fontsize=10)
     return figure
@@ -159,9 +159,7 @@ def plot_explanation(
     _mark_end(spectrogram, course, explanation.seconds, edges[-1], len(hertz))
     _draw_predictions(predictions, explanation.predictions)
 
-    subject = (
-        'the model averages over all patches alike' if averages else 'what the model listened to'
-    )
+    subject = 'the model averages over all patches' if averages else 'attention of the pooling'
     split = f' in {explanation.windows} windows' if explanation.windows > 1 else ''
     title = (
         f'{shortened(name, 80)}: {subject}\n'
@@ -251,7 +249,7 @@ def _draw_predictions(axes: 'Axes', predictions: list[tuple[str, float]]) -> Non
         ylim=(max(5, len(predictions)) - 0.5, -0.6),
         xlabel='probability [%]',
     )
-    axes.set_title('likeliest classes', loc='left', fontsize=10)
+    axes.set_title('most probable classes', loc='left', fontsize=10)
     axes.spines[['top', 'right']].set_visible(False)
 
 

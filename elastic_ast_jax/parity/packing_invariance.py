@@ -132,7 +132,7 @@ def run(
     model = load_model(workdir, checkpoint)
     recordings, notes = list(expand(inputs)), ()
     if len(recordings) > _MAX_CLIPS:
-        notes = (f'Of {len(recordings)} recordings, {_MAX_CLIPS} are tried, spread over them.',)
+        notes = (f'Of {len(recordings)} recordings, {_MAX_CLIPS} are checked, sampled evenly.',)
         recordings = [recordings[i] for i in _sample_evenly(len(recordings))]
     names, patches = _read(model, recordings)
     report = check_packing(model, names, patches, seed, progress)
@@ -189,8 +189,8 @@ def _print_tables(report: PackingReport) -> None:
     order = np.argsort(-worst, kind='stable')[:_MAX_PRINTED]
     width = max(len('condition'), *map(len, report.differences))
     print(
-        "Largest difference of a clip's logits from those alone in a row that just fits, relative"
-        ' to the largest of them:\n'
+        "Largest difference of a clip's logits from those of the clip alone, relative to the"
+        ' largest of them:\n'
     )
     print(f'{"condition":<{width}}  {"all clips":>9}  worst clip')
     for name, column in report.differences.items():
@@ -212,15 +212,15 @@ def _verdict_on_contrast(report: PackingReport) -> str:
     if report.depends_on_input:
         return f'Different inputs differ by up to {report.contrast:.1e}'
     return (
-        f'The logits do not depend on the input: different inputs differ by {report.contrast:.1e}'
-        f' at most, and at least {_MIN_CONTRAST * BOUND:g} is asked for'
+        f'The logits do not depend on the input: different inputs differ by at most'
+        f' {report.contrast:.1e}, and must differ by at least {_MIN_CONTRAST * BOUND:g}'
     )
 
 
 def _verdict_on_conditions(report: PackingReport) -> str:
     if report.failed:
         return f'{len(report.failed)} of {len(report.differences)} conditions fail'
-    rounding_bound = ' or what rounding moves' if report.bounds.max() > BOUND else ''
+    rounding_bound = ' or the bound of rounding' if report.bounds.max() > BOUND else ''
     return f'{counted(len(report.differences), "condition")}, all within {BOUND:g}{rounding_bound}'
 
 
@@ -247,11 +247,11 @@ def check_packing(
     """
     if not patches:
         raise PackingCheckError(
-            'there are no clips to try: name recordings, or folders that hold some'
+            'there are no clips to check: name recordings, or folders that hold some'
         )
     progress, notes = progress or Progress(), []
     if len(patches) > _MAX_CLIPS:
-        notes.append(f'Of {len(patches)} clips, {_MAX_CLIPS} are tried, spread over them.')
+        notes.append(f'Of {len(patches)} clips, {_MAX_CLIPS} are checked, sampled evenly.')
         sample = _sample_evenly(len(patches))
         names, patches = [names[i] for i in sample], [patches[i] for i in sample]
     count, random = len(patches), np.random.default_rng(seed)
@@ -292,9 +292,9 @@ def _rounding_bounds(
         return bounds, []
     return bounds, [
         f'float32 does not determine the logits of {counted(loose, "clip")} to {BOUND:g}: weights'
-        f' moved to a neighbouring float32 number, at random ({rounding.DRAWS} draws), move them by'
-        f' up to {largest.max():.1e}, alone. The bound of a clip is {rounding.TOLERANCE_FACTOR}'
-        f' times that, at most {_MAX_BOUND:g}.'
+        f' moved to a neighboring float32 number, at random ({rounding.DRAWS} draws), change them'
+        f' by up to {largest.max():.1e} without packing. The bound of a clip is'
+        f' {rounding.TOLERANCE_FACTOR} times its change, at most {_MAX_BOUND:g}.'
     ]
 
 

@@ -26,9 +26,10 @@ __all__ = [
 ]
 
 _LEGEND = (
-    'Differences are the largest. Relative is to the largest value of the reference, and of a'
-    " gradient the norm of the difference to the norm of the reference, in PyTorch's layout. The"
-    ' bound is of the absolute difference if nothing else is said.'
+    'Differences are the largest absolute differences. Relative differences are divided by the'
+    ' largest value of the reference. For a gradient, the relative difference is the norm of the'
+    " difference divided by the norm of the reference, in PyTorch's layout. Bounds apply to"
+    ' absolute differences unless marked as relative.'
 )
 
 

@@ -294,7 +294,7 @@ def _compare_logits_after(
     clip_changes = ', '.join(f'clip {i} by {change[i]:.1e}' for i in clips)
     return comparisons, [
         f'{case.title}: float32 does not determine all logits after the steps to {LOGITS_AFTER:g}.'
-        f' Starting weights moved to a neighbouring float32 number, at random ({rounding.DRAWS}'
-        f' draws, the same first update), move them: {clip_changes}. The bound of these clips is'
+        f' Initial weights moved to a neighboring float32 number, at random ({rounding.DRAWS}'
+        f' draws, the same first update), change them: {clip_changes}. The bound of these clips is'
         f' {rounding.TOLERANCE_FACTOR} times that.'
     ]

@@ -71,9 +71,8 @@ def logits_of(model, pieces: list[np.ndarray]) -> np.ndarray:
     ],
 )
 def test_a_recording_is_the_mean_of_its_windows(samples, window, overlap, length, starts, model):
-    sound = registers(1.2)[:samples] + np.linspace(
-        0, 0.3, samples, dtype=np.float32
-    )  # windows have different means
+    ramp = np.linspace(0, 0.3, samples, dtype=np.float32)  # windows have different means
+    sound = registers(1.2)[:samples] + ramp
     logits = logits_of(model, pieces_of(sound, starts, length))
     (result,) = model.predict([sound], top_k=CLASSES, window=window, overlap=overlap)
     assert result.get('windows', 1) == len(starts)

@@ -198,7 +198,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main([*arguments, '--json']) == 0
     output = json.loads(capsys.readouterr().out)
     assert len(output['clips']) == 1 and output['notes'] == [
-        'Of 2 recordings, 1 are tried, spread over them.'
+        'Of 2 recordings, 1 are checked, sampled evenly.'
     ]
     monkeypatch.undo()
     (tmp_path / 'sounds' / 'c.wav').write_bytes(b'RIFF')
