@@ -185,8 +185,13 @@ def exponential_bins(clips: int, shortest: float, mean: float, longest: float) -
 def sample_lengths(
     bins: Sequence[Bin], count: int, generator: np.random.Generator
 ) -> Float64[np.ndarray, 'count']:
-    """Sample lengths in seconds, with replacement: a bin by its clips, then a length within it."""
+    """Sample lengths in seconds, with replacement: a bin by its clips, then a length within it.
+
+    A single bin of one length takes no random numbers.
+    """
     start, end, clips = (np.array(column, np.float64) for column in zip(*bins, strict=True))
+    if len(bins) == 1 and start[0] == end[0]:
+        return np.full(count, start[0])
     index = generator.choice(len(bins), count, p=clips / clips.sum())
     return start[index] + (end - start)[index] * generator.random(count)
 

@@ -14,11 +14,11 @@ import math
 import os
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens
 from elastic_ast_jax.config import loading
-from elastic_ast_jax.config.variants import Bin
+from elastic_ast_jax.config.variants import Bin, sample_lengths
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
 from elastic_ast_jax.utils.errors import UserError
@@ -52,19 +52,10 @@ class Mix:
 
     def frames(self, generator: np.random.Generator, count: int) -> Int64[np.ndarray, 'count']:
         """Draw the frames of `count` clips."""
-        seconds = self._seconds(generator, count)
+        seconds = sample_lengths(self.bins, count, generator)
         if len(self.ratios) > 1:
             seconds = seconds / generator.choice(np.asarray(self.ratios), count)
         return (seconds * (1000 / self.frontend.shift_ms) + _ROUNDING).astype(np.int64)
-
-    def _seconds(self, generator: np.random.Generator, count: int) -> Float64[np.ndarray, 'count']:
-        start = np.array([entry.start for entry in self.bins])
-        width = np.array([entry.end - entry.start for entry in self.bins])
-        if len(self.bins) == 1 and not width.any():
-            return np.full(count, start[0])
-        clips = np.array([entry.clips for entry in self.bins], np.float64)
-        index = generator.choice(len(self.bins), count, p=clips / clips.sum())
-        return start[index] + width[index] * generator.random(count)
 
     def time_patches(self, clips: int, seed: int) -> Int64[np.ndarray, 'clips']:
         """Draw the columns of the patch grids of `clips` clips."""

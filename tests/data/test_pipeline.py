@@ -177,7 +177,7 @@ def patches_by_numpy(source, planner, plan, position):
         frontend.patch_mels,
         frontend.patch_frames,
         int(clips.time_patches[position]),
-        edge,
+        edge=edge,
     )
 
 
@@ -420,7 +420,7 @@ def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(
         features = fbank.normalise(fbank.log_mel(made.source.read(clip), frontend), frontend)
         columns = int(frontend.time_patches(len(features)))
         whole = packer.patchify(
-            features, frontend.patch_mels, frontend.patch_frames, columns, partial == 'edge'
+            features, frontend.patch_mels, frontend.patch_frames, columns, edge=partial == 'edge'
         )
         np.testing.assert_allclose(found[clip], whole, rtol=0, atol=2e-4)
 
