@@ -85,7 +85,7 @@ def test_a_key_that_the_source_does_not_read_is_refused():
         ConfigError, match=r"data.root cannot change .*data.source='manifest'.* data.eval_split"
     ):
         eval_config(trained(), ['data.root=/elsewhere'])
-    with pytest.raises(ConfigError, match='data.eval cannot change'):
+    with pytest.raises(ConfigError, match=r'data.eval cannot change'):
         eval_config(loading.from_dict({'data': {'source': 'synthetic'}}), ['data.eval=/b'])
 
 

@@ -103,7 +103,7 @@ def test_only_a_fixed_length_model_can_be_resized():
     config = settings()
     elastic = LoadedModel(config, LABELS, *fresh(config), 0, 'step 0')
     with pytest.raises(
-        resized_ast.ResizeError, match="model.kind='elastic_ast' has no length of its own"
+        resized_ast.ResizeError, match=r"model.kind='elastic_ast' has no length of its own"
     ):
         resize(elastic, 64)
 

@@ -107,7 +107,7 @@ def curve() -> sweep.Curve:
 def test_an_ast_may_be_tried_at_lengths_beyond_its_own():
     frontend = FrontendSpec(max_frames=128)
     with pytest.raises(
-        UserError, match='whole numbers of frames from 1 to frontend.max_frames=128'
+        UserError, match=r'whole numbers of frames from 1 to frontend.max_frames=128'
     ):
         sweep.sweep_points('length', frontend, (256.0,))
     (point,) = sweep.sweep_points('length', frontend, (256.0,), fixed_length=True)
@@ -122,7 +122,7 @@ def test_shifts_are_the_same_points_for_models_of_different_shifts():
             'resolution', frontend, sweep.shifts_to_ratios(frontend, shifts)
         )
         assert [point.physical for point in points] == list(shifts)
-    with pytest.raises(UserError, match='--shifts=12.5: give whole numbers of milliseconds'):
+    with pytest.raises(UserError, match=r'--shifts=12.5: give whole numbers of milliseconds'):
         sweep.shifts_to_ratios(fine, (12.5,))
     assert sweep.shifts_to_ratios(FrontendSpec(shift_ms=2.5), (2.5, 5.0)) == (1.0, 2.0)
     # Where milliseconds are no whole samples, too.

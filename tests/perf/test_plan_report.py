@@ -246,13 +246,13 @@ def test_available_data_come_first(capsys):
 
 
 def test_lengths_of_the_data_need_the_data(recipe):
-    with pytest.raises(DataError, match='missing.jsonl'):
+    with pytest.raises(DataError, match=r'missing.jsonl'):
         plan.run(load(recipe()), recipe=recipe(), lengths='data')
 
 
 def test_without_data_and_lengths_the_error_is_about_the_data(recipe):
     path = recipe(RECIPE.partition('def lengths')[0])
-    with pytest.raises(DataError, match='missing.jsonl'):
+    with pytest.raises(DataError, match=r'missing.jsonl'):
         plan.run(load(path), recipe=path)
     with pytest.raises(
         HistogramError, match=r'--lengths=recipe: .*recipe.py has no function lengths\(\)'
@@ -267,7 +267,7 @@ def test_lengths_of_another_form_are_named(recipe):
 
 
 def test_a_clip_of_a_histogram_that_does_not_fit_is_refused(recipe):
-    with pytest.raises(PlanError, match='clips are longer than frontend.max_frames=256'):
+    with pytest.raises(PlanError, match=r'clips are longer than frontend.max_frames=256'):
         plan.run(load(recipe(), ['frontend.max_frames=256']), recipe=recipe(), lengths='recipe')
 
 
@@ -361,7 +361,7 @@ def test_a_clip_that_is_too_long_is_named_with_a_way_out(capsys):
 
 def test_a_row_that_is_too_short_for_the_longest_clip_is_a_config_error():
     with pytest.raises(
-        ConfigError, match='frontend.max_frames=1008 needs .*=252 tokens, but packing.tokens=128'
+        ConfigError, match=r'frontend.max_frames=1008 needs .*=252 tokens, but packing.tokens=128'
     ):
         plan.run(config('packing.tokens=128'))
 
