@@ -36,11 +36,11 @@ def exit_code(*arguments: str) -> int:
     return code
 
 
-def run_python(program: str, *options: str) -> tuple[subprocess.CompletedProcess, float]:
+def run_python(program: str) -> tuple[subprocess.CompletedProcess, float]:
     """Run a program in a new process; return it and the seconds that it took."""
     start = time.perf_counter()
     process = subprocess.run(
-        [sys.executable, *options, '-c', program],
+        [sys.executable, '-c', program],
         capture_output=True,
         text=True,
         env=os.environ | {'PYTHONPATH': str(ROOT)},
