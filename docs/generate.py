@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
 | `--config.section.key=VALUE` | override a key; sequences are written with commas |
 
 All problems of a config are reported together, before any data are read. An unknown key gets the
-nearest valid one as a hint.
+nearest valid one as a hint, and an old key its new name.
 
 The tables list every key. They are generated from `elastic_ast_jax/config/schema.py` and
 `elastic_ast_jax/audio/frontend.py` by `python docs/generate.py`.

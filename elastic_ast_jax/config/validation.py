@@ -204,11 +204,11 @@ def _mesh_problems(mesh: Mesh) -> list[str]:
     for axis, size in axes.items():
         checks.need(
             size == -1 or size > 0,
-            f'mesh.{axis}={size} must be a positive number of devices, or -1 for what is left',
+            f'mesh.{axis}={size} must be a positive number of devices, or -1 for the remaining ones',
         )
     open_axes = [f'mesh.{axis}=-1' for axis, size in axes.items() if size == -1]
     checks.need(
-        len(open_axes) <= 1, f'{", ".join(open_axes)}: one axis at most can take what is left'
+        len(open_axes) <= 1, f'{", ".join(open_axes)}: only one axis can take the remaining devices'
     )
     return checks.problems
 
