@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.audio import frontend as audio_frontend
@@ -216,6 +216,35 @@ def clip_from_waveform(
 ) -> Clip:
     """Return the clip of a waveform that the model takes whole."""
     return _clip('waveform', len(waveform), waveform, 0, [(0, len(waveform))], frontend, reduction)
+
+
+def clip_from_log_mel(log_mel: Float[np.ndarray, '...'], frontend: FrontendSpec, name: str) -> Clip:
+    """Return the clip of a normalized log-mel, mel bin first.
+
+    Args:
+        log_mel: `(log_mel - mean) / (2 * std)`, `[mels, frames]`.
+        frontend: Frontend of the model.
+        name: Name of the clip in messages.
+
+    Raises:
+        ValueError: A wrong number of mel bins, more frames than the model has positions, or values
+            that are not finite.
+    """
+    features = np.asarray(log_mel, np.float32).T
+    if features.ndim != 2 or features.shape[1] != frontend.mel_bins or not len(features):
+        raise ValueError(
+            f'{name}: shape {list(features.shape[::-1])} is not [{frontend.mel_bins} mel bins,'
+            ' frames]'
+        )
+    if not np.isfinite(features).all():
+        raise ValueError(f'{name}: holds values that are not finite')
+    if frontend.too_long(len(features)):
+        raise ValueError(
+            f'{name}: has {len(features)} frames, but the model has positions for'
+            f' {frontend.max_frames}: cut it into shorter parts, or train with a larger'
+            ' frontend.max_frames'
+        )
+    return Clip(name, patches=to_patches(features, frontend))
 
 
 def _tokens(

@@ -13,6 +13,7 @@ from elastic_ast_jax.inference import clips
 from elastic_ast_jax.inference.batching import ClipOutputs
 from elastic_ast_jax.inference.clips import Clip
 from elastic_ast_jax.inference.predictor import Predictor, Progress
+from elastic_ast_jax.inference.scores import top_classes
 from elastic_ast_jax.inference.window_mean import WindowMean
 from elastic_ast_jax.utils.errors import UserError
 
@@ -134,12 +135,11 @@ def explain(
         canvas.add(clip, shares)
     assert canvas is not None  # each input yields at least one clip
     probabilities = model.probabilities(mean.value())
-    best = np.argsort(-probabilities, kind='stable')[:top_k]
     return Explanation(
         *canvas.columns(),
         seconds=clip.samples / frontend.sample_rate,
         windows=clip.count,
-        predictions=[(model.labels[number], float(probabilities[number])) for number in best],
+        predictions=top_classes(probabilities, model.labels, top_k),
     )
 
 

@@ -4,7 +4,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,10 +14,10 @@ from elastic_ast_jax.audio import windows
 from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir
-from elastic_ast_jax.inference import batching, clips, embeddings
+from elastic_ast_jax.inference import batching, clips, embeddings, scores
 from elastic_ast_jax.inference.batching import ClipOutputs, RunBatch
 from elastic_ast_jax.inference.clips import Clip
-from elastic_ast_jax.inference.window_mean import WindowMean
+from elastic_ast_jax.inference.scores import RecordingScores
 from elastic_ast_jax.models import factory
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import Measurement, TokenBudgets, TokenReduction
@@ -27,20 +27,6 @@ from elastic_ast_jax.utils.text import printable
 # in seconds.
 Progress = Callable[[str, float, float], None]
 _Summary = TypeVar('_Summary')
-
-
-class _Scores(NamedTuple):
-    """Results of a recording, with those of its windows.
-
-    Attributes:
-        result: See `Predictor.predict`.
-        spans: Start and stop of each window, in samples.
-        probabilities: Probabilities of each window, float32.
-    """
-
-    result: dict[str, Any]
-    spans: list[tuple[int, int]]
-    probabilities: list[Float32[np.ndarray, 'C']]
 
 
 def load(workdir: str | os.PathLike, checkpoint: str = 'latest') -> 'Predictor':
@@ -154,8 +140,8 @@ class Predictor:
         """
         reduction = self._reduction(budget_tokens)
         split = self.windows(window, overlap, reduction)
-        for scores in self._scores(inputs, top_k, split, reduction, progress):
-            yield scores.result
+        for recording in self._scores(inputs, top_k, split, reduction, progress):
+            yield recording.result
 
     def timeline(
         self,
@@ -347,13 +333,12 @@ class Predictor:
             ValueError: A clip has a wrong number of mel bins, more frames than the model has
                 positions, or values that are not finite.
         """
-        log_mel_clips = []
-        for number, log_mel in enumerate(log_mels):
-            name, features = f'log_mels[{number}]', np.asarray(log_mel, np.float32).T
-            self._check(features, name)
-            patches = clips.to_patches(features, self.config.frontend)
-            log_mel_clips.append(Clip(name, patches=patches))
-        return self._logits(log_mel_clips)
+        return self._logits(
+            [
+                clips.clip_from_log_mel(log_mel, self.config.frontend, f'log_mels[{number}]')
+                for number, log_mel in enumerate(log_mels)
+            ]
+        )
 
     def waveform_logits(
         self, waveform: Float32[np.ndarray, 'samples'], reduction: TokenReduction | None = None
@@ -369,10 +354,7 @@ class Predictor:
 
     def probabilities(self, logits: Float[np.ndarray, 'C']) -> Float[np.ndarray, 'C']:
         """Return the softmax of logits, or their sigmoids if the model was trained with them."""
-        if self.config.train.loss == 'bce':
-            return np.exp(-np.logaddexp(0, -logits))
-        weights = np.exp(logits - logits.max())
-        return weights / weights.sum()
+        return scores.to_probabilities(logits, self.config.train.loss)
 
     def _run(self, *fields: str) -> RunBatch:
         return functools.partial(self._outputs, self._params, fields=fields)
@@ -384,36 +366,20 @@ class Predictor:
         return self.config.data.overlap if overlap is None else overlap
 
     def _logits(
-        self, log_mel_clips: Sequence[Clip], reduction: TokenReduction | None = None
+        self, whole_clips: Sequence[Clip], reduction: TokenReduction | None = None
     ) -> Float32[np.ndarray, 'clips classes']:
         """Return the logits of clips that are packed all at once."""
         batches = batching.pack_batches(
-            log_mel_clips,
+            whole_clips,
             self.config.frontend.mel_patches,
             self._shape,
             is_only=True,
             token_limit=reduction.tokens if reduction else None,
         )
-        scores = np.zeros((len(log_mel_clips), len(self.labels)), np.float32)
+        logits = np.zeros((len(whole_clips), len(self.labels)), np.float32)
         for index, outputs in batching.packed_outputs(self._run('logits'), batches):
-            scores[index] = outputs['logits']
-        return scores
-
-    def _check(self, features: Float32[np.ndarray, '...'], name: str) -> None:
-        frontend = self.config.frontend
-        if features.ndim != 2 or features.shape[1] != frontend.mel_bins or not len(features):
-            raise ValueError(
-                f'{name}: shape {list(features.shape[::-1])} is not [{frontend.mel_bins} mel bins,'
-                ' frames]'
-            )
-        if not np.isfinite(features).all():
-            raise ValueError(f'{name}: holds values that are not finite')
-        if frontend.too_long(len(features)):
-            raise ValueError(
-                f'{name}: has {len(features)} frames, but the model has positions for'
-                f' {frontend.max_frames}: cut it into shorter parts, or train with a larger'
-                ' frontend.max_frames'
-            )
+            logits[index] = outputs['logits']
+        return logits
 
     def _scores(
         self,
@@ -424,41 +390,21 @@ class Predictor:
         progress: Progress | None,
         *,
         keep_windows: bool = False,
-    ) -> Iterator[_Scores]:
+    ) -> Iterator[RecordingScores]:
         """Yield the result of each recording; with `keep_windows`, also those of its windows."""
         recordings = clips.read_clips(inputs, self.config.frontend, split, reduction)
         scored = self.clip_outputs(
             recordings,
             ('logits',),
-            lambda _, outputs: outputs['logits'].astype(np.float64),
+            lambda _, outputs: outputs['logits'],
             reduction=reduction,
             progress=progress,
         )
-        mean, spans, probabilities = WindowMean(), [], []
-        for clip, logits in scored:
-            if clip.error is not None:
-                yield _Scores({'path': clip.name, 'error': clip.error}, [], [])
-                continue
-            assert logits is not None
-            if clip.index == 0:
-                spans, probabilities = [], []
-            mean.add(clip, logits)
-            if keep_windows:
-                spans.append((clip.start, clip.stop))
-                probabilities.append(self.probabilities(logits).astype(np.float32))
-            if clip.is_last:
-                whole = self.probabilities(mean.value())
-                yield _Scores(self._result(clip, whole, top_k), spans, probabilities)
-
-    def _result(
-        self, clip: Clip, probabilities: Float[np.ndarray, 'C'], top_k: int
-    ) -> dict[str, Any]:
-        best = np.argsort(-probabilities, kind='stable')[:top_k]
-        result = {
-            'path': clip.name,
-            'seconds': clip.samples / self.config.frontend.sample_rate,
-            'predictions': [
-                {'label': self.labels[c], 'probability': float(probabilities[c])} for c in best
-            ],
-        }
-        return result | ({'windows': clip.count} if clip.count > 1 else {})
+        return scores.recording_scores(
+            scored,
+            self.labels,
+            self.config.frontend.sample_rate,
+            self.config.train.loss,
+            top_k,
+            keep_windows=keep_windows,
+        )
