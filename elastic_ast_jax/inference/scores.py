@@ -85,5 +85,5 @@ def top_classes(
     probabilities: Float[np.ndarray, 'C'], labels: Sequence[str], count: int
 ) -> list[tuple[str, float]]:
     """Return the most probable classes with their probabilities, most probable first."""
-    best = np.argsort(-probabilities, kind='stable')[:count].tolist()
-    return [(labels[number], float(probabilities[number])) for number in best]
+    best = np.argsort(-probabilities, kind='stable')[:count]
+    return [(labels[int(number)], float(probabilities[number])) for number in best]
