@@ -90,7 +90,7 @@ def run(
     """
     sweep.check_options(kind, points, shifts)
     if resized and kind not in ('length', 'resolution'):
-        raise UserError('--fixed_length is of two sweeps: add --sweep=length or --sweep=resolution')
+        raise UserError('--fixed_length is for sweeps: add --sweep=length or --sweep=resolution')
     jax_cache.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
     config = eval_config(workdir.config(), overrides)

@@ -102,7 +102,7 @@ def check_options(
         UserError: Points without a sweep, or frame shifts of another sweep or beside points.
     """
     if values and not kind:
-        raise UserError('--points are those of a sweep: add --sweep=length, for one')
+        raise UserError('--points are for a sweep: add --sweep=length, for example')
     if shifts and (values or kind != 'resolution'):
         raise UserError(
             '--shifts are the points of --sweep=resolution: give either --shifts or --points, and'
