@@ -49,8 +49,8 @@ from elastic_ast_jax.training.training_data import (
 )
 from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.files import write_text
-from elastic_ast_jax.utils.progress import Progress, afterwards
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.progress import Progress, run_on_exit
+from elastic_ast_jax.utils.text import pluralize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,24 +125,24 @@ def run(config: Config, path: str) -> None:
     """
     jax_cache.use_compilation_cache()
     setup = prepare_run(config, path)
-    say = setup.progress.say
+    write_line = setup.progress.write_line
     announce(setup)
     with Checkpoints(setup.workdir.checkpoints, config.train.max_checkpoints) as checkpoints:
         state = restore_or_initialize(setup, checkpoints)
         step = int(state.step)
         if step >= setup.schedule.steps and checkpoints.score(step) is not None:
-            say(f'{setup.workdir.path}: training is finished, {step} steps; nothing to do')
+            write_line(f'{setup.workdir.path}: training is finished, {step} steps; nothing to do')
             return
         if step:
-            say(f'{setup.workdir.path}: resuming after step {step}')
+            write_line(f'{setup.workdir.path}: resuming after step {step}')
         with (
             CompilationCounter() as compilations,
             open_session(setup, checkpoints, step) as session,
         ):
             train(session, state)
-    train_count = counted(compilations.count(setup.steps.train_step), 'time')
-    eval_count = counted(compilations.count(setup.steps.eval_step), 'time')
-    say(
+    train_count = pluralize(compilations.count(setup.steps.train_step), 'time')
+    eval_count = pluralize(compilations.count(setup.steps.eval_step), 'time')
+    write_line(
         f'{setup.workdir.path}: training is finished, {setup.schedule.steps} steps; the training'
         f' step was compiled {train_count}, the evaluation step {eval_count}'
     )
@@ -294,7 +294,7 @@ def pretrained_params(
         quirks=config.init.published_quirks,
     )
     for line in initialized.report:
-        progress.say(line)
+        progress.write_line(line)
     if processes.is_primary():
         write_text(workdir.starting_point, '\n'.join(initialized.report) + '\n')
     return initialized.params
@@ -313,7 +313,7 @@ def open_session(setup: Setup, checkpoints: Checkpoints, first_step: int) -> Ite
     reader = make_reader(setup)
     events = EventSchedule.from_config(config.train, schedule.epoch_ends)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(afterwards(functools.partial(report_skipped, setup, reader)))
+        stack.enter_context(run_on_exit(functools.partial(report_skipped, setup, reader)))
         sinks = stack.enter_context(open_logs(config, setup.workdir, checkpoints, first_step))
         profile = stack.enter_context(
             Profile(
@@ -321,7 +321,7 @@ def open_session(setup: Setup, checkpoints: Checkpoints, first_step: int) -> Ite
                 config.train.profile_steps,
                 first_step,
                 schedule.steps,
-                progress.say,
+                progress.write_line,
             )
         )
         preemption = stack.enter_context(processes.Preemption())
@@ -381,12 +381,12 @@ def step_flops(setup: Setup, step: int) -> int:
 
 def announce(setup: Setup) -> None:
     """Report what is about to run, and what may be unexpected about it."""
-    config, say = setup.config, setup.progress.say
+    config, write_line = setup.config, setup.progress.write_line
     for line in describe_data(config, setup.data, setup.evaluator, setup.schedule):
-        say(line)
-    say(f'{sharding.describe(setup.mesh)}; {setup.attention}')
+        write_line(line)
+    write_line(f'{sharding.describe(setup.mesh)}; {setup.attention}')
     if setup.steps.frozen:
-        say(
+        write_line(
             f'{len(setup.steps.frozen)} parameters stay as they are:'
             f' train.freeze={",".join(config.train.freeze)}'
         )
@@ -404,7 +404,7 @@ def report_skipped(setup: Setup, reader: pipeline.RowReader) -> None:
     )
     for split, messages in skipped.items():
         if messages:
-            setup.progress.say(
+            setup.progress.write_line(
                 f'{len(messages)} {split} clips were skipped (all: {setup.workdir.skipped}):\n'
                 f'{headers.format_problems(messages)}'
             )

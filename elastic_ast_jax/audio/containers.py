@@ -41,7 +41,7 @@ def problem(path: str | os.PathLike, size: int) -> str | None:
         OSError: The file cannot be read.
     """
     with _File(path) as file:
-        start = mpeg.after_id3(file.read)
+        start = mpeg.skip_id3(file.read)
         if start >= size:
             return (
                 f'the file is cut short: its ID3 tag takes {start} bytes and {size} are there; get'
@@ -63,7 +63,7 @@ def problem(path: str | os.PathLike, size: int) -> str | None:
         if head[:4] == b'OggS':
             missing = ogg.problem(file.read, size)
             return missing and f'the file is cut short: {missing}; {_WHAT_TO_DO}'
-        if (start and head[:4] != b'fLaC') or mpeg.frame(head):
+        if (start and head[:4] != b'fLaC') or mpeg.parse_frame(head):
             return _mpeg(file, start, size)
     return None
 
@@ -227,7 +227,7 @@ def _mpeg(file: '_File', start: int, size: int) -> str | None:
 
     Without a promise its last frame must at least be whole.
     """
-    stream = mpeg.find(file.read, start, size)
+    stream = mpeg.find_stream(file.read, start, size)
     if stream is None:
         return None
     if stream.promised:
@@ -238,7 +238,7 @@ def _mpeg(file: '_File', start: int, size: int) -> str | None:
             f'the file is cut short: its first frame promises {stream.promised} bytes of MPEG audio'
             f' and {there} are there; {_WHAT_TO_DO}'
         )
-    lacking = mpeg.incomplete(file.read, stream, size)
+    lacking = mpeg.find_truncated_frame(file.read, stream, size)
     if lacking is None:
         return None
     return (

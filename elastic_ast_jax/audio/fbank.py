@@ -85,7 +85,7 @@ def mel_filters(
     return filters
 
 
-def centres(spec: FrontendSpec) -> Float[np.ndarray, 'mels']:
+def center_frequencies(spec: FrontendSpec) -> Float[np.ndarray, 'mels']:
     """Centre of each mel filter in Hz; both kinds space them evenly on the same mel scale."""
     lowest, highest = 1127.0 * np.log1p(
         np.array([0.0 if spec.kind == 'librosa' else _LOWEST_HZ, spec.sample_rate / 2]) / 700.0
@@ -160,7 +160,7 @@ def _librosa(samples, spec, shift):
     return np.log(np.concatenate(parts) + np.float32(MAGNITUDE_OFFSET))
 
 
-def normalise(
+def normalize(
     log_mels: Float[np.ndarray, 'frames mels'], spec: FrontendSpec
 ) -> Float32[np.ndarray, 'frames mels']:
     """`(x - mean) / (2 * std)`, AST's convention."""
@@ -199,7 +199,7 @@ def fingerprint(spec: FrontendSpec) -> Fingerprint:
     seconds = n / spec.sample_rate
     sweep = 0.5 * np.sin(2 * np.pi * (200 + 0.1 * spec.sample_rate * seconds) * seconds)
     golden = sweep + 0.1 * (((n * n) % 97) / 48.0 - 1.0)
-    features = normalise(log_mel(golden.astype(np.float32), spec), spec)
+    features = normalize(log_mel(golden.astype(np.float32), spec), spec)
     patches = features.reshape(len(features), spec.mel_patches, spec.patch_mels)
     summary = np.stack([patches.mean(axis=(0, 2)), patches.std(axis=(0, 2))], axis=1).ravel()
     return Fingerprint(_spec_hash(spec), tuple(round(float(value), 5) for value in summary))

@@ -157,7 +157,7 @@ class FrontendSpec:
         return self.fft or 1 << (self.window - 1).bit_length()
 
     @property
-    def lead(self) -> int:
+    def lead_samples(self) -> int:
         """Samples by which the first frame's window begins before the clip:
 
         librosa centres frames, Kaldi does not.
@@ -165,9 +165,9 @@ class FrontendSpec:
         return self.fft // 2 - (self.fft - self.window) // 2 if self.kind == 'librosa' else 0
 
     @property
-    def tail(self) -> int:
+    def tail_samples(self) -> int:
         """Samples by which the last frame's window reaches beyond `samples_for`."""
-        return self.window - self.lead if self.kind == 'librosa' else 0
+        return self.window - self.lead_samples if self.kind == 'librosa' else 0
 
     @property
     def mel_patches(self) -> int:
@@ -185,7 +185,7 @@ class FrontendSpec:
         return self.patch_mels * self.patch_frames
 
     @property
-    def filling(self) -> float:
+    def fill_value(self) -> float:
         """What a frame that fills up a patch holds, normalised;
 
         see `partial` (`'edge'` has another way).
@@ -198,9 +198,9 @@ class FrontendSpec:
 
         At ratio 1 the shift is `shift_ms` itself, which may be a fraction of a millisecond.
         """
-        return int(self.sample_rate * self.milliseconds(ratio) * 0.001 + _ROUNDING)
+        return int(self.sample_rate * self.rounded_shift_ms(ratio) * 0.001 + _ROUNDING)
 
-    def milliseconds(self, ratio: float = 1.0) -> float:
+    def rounded_shift_ms(self, ratio: float = 1.0) -> float:
         """The frame shift that `shift` rounds down to whole samples."""
         return float(self.shift_ms if ratio == 1.0 else int(self.shift_ms * ratio + _ROUNDING))
 
@@ -242,7 +242,7 @@ class FrontendSpec:
         return self.mel_patches * self.time_patches(frames)
 
 
-def resampled(samples: Any, rate: Any, target: int) -> Any:
+def resampled_length(samples: Any, rate: Any, target: int) -> Any:
     """Samples after resampling from `rate` to `target` Hz:
 
     `ceil(samples * target / rate)` in integers, as librosa counts.
@@ -250,7 +250,7 @@ def resampled(samples: Any, rate: Any, target: int) -> Any:
     return -(-samples * target // rate)
 
 
-def kept_tokens(tokens: Any, dropout: float) -> Any:
+def tokens_after_dropout(tokens: Any, dropout: float) -> Any:
     """Tokens left by token dropout: `max(1, int((1 - dropout) * n))` (paper, section 3.2)."""
     if not dropout:
         return tokens

@@ -1,9 +1,9 @@
 """The frames of MPEG audio (MP3): where they are, how many there are, and a stream that says so.
 
 An MP3 has no header. Most begin with a frame of silence in which the encoder notes how many frames
-and bytes follow (Xing, Info or VBRI). libsndfile estimates the length of one without it from the
-bitrate of its first frame and ends there, however much follows; `measured` counts the frames and
-gives it what it lacks.
+and bytes follow (Xing, Info or VBRI). Without this note, libsndfile estimates the length from the
+bitrate of the first frame and ends there, however much follows. `with_frame_count` counts the
+frames and adds the note.
 """
 
 import dataclasses
@@ -11,7 +11,14 @@ import io
 import os
 from collections.abc import Callable
 
-__all__ = ['Stream', 'after_id3', 'find', 'frame', 'incomplete', 'measured']
+__all__ = [
+    'Stream',
+    'skip_id3',
+    'find_stream',
+    'parse_frame',
+    'find_truncated_frame',
+    'with_frame_count',
+]
 
 # Bytes from a position: fewer at the end of the file only.
 Read = Callable[[int, int], bytes]
@@ -52,7 +59,7 @@ class Stream:
     counted: bool
 
 
-def after_id3(read: Read) -> int:
+def skip_id3(read: Read) -> int:
     """Where the ID3v2 tags end that some programs put before recordings, of other formats too."""
     position = 0
     for _ in range(_MOST_TAGS):
@@ -66,7 +73,7 @@ def after_id3(read: Read) -> int:
     return position
 
 
-def frame(header: bytes) -> tuple[int, bytes] | None:
+def parse_frame(header: bytes) -> tuple[int, bytes] | None:
     """Length in bytes of the frame that begins with these four bytes, and what is the same in all
     frames of a stream.
 
@@ -90,7 +97,7 @@ def frame(header: bytes) -> tuple[int, bytes] | None:
     return length, bytes((header[1] & 0xFE, header[2] & 0x0C))
 
 
-def find(read: Read, start: int, size: int) -> Stream | None:
+def find_stream(read: Read, start: int, size: int) -> Stream | None:
     """The stream in a file of `size` bytes whose tags end at `start`;
 
     None if there is none of known frame lengths.
@@ -114,25 +121,25 @@ def find(read: Read, start: int, size: int) -> Stream | None:
     return Stream(start + at, begin[:4], promised, frames > 0)
 
 
-def incomplete(read: Read, stream: Stream, size: int) -> int | None:
+def find_truncated_frame(read: Read, stream: Stream, size: int) -> int | None:
     """The position of the last frame if the file of `size` bytes ends within it, else None.
 
     Tags may follow the frames.
     """
-    _, kind = frame(stream.header)
+    _, kind = parse_frame(stream.header)
     begin = max(stream.first, size - _TAIL)
     data = read(begin, size - begin)
     at = 0 if begin == stream.first else _sync(data, 0, False, kind)
     if at is None:
         return None
-    while (found := frame(data[at : at + 4])) and found[1] == kind:
+    while (found := parse_frame(data[at : at + 4])) and found[1] == kind:
         if at + found[0] > len(data):
             return begin + at
         at += found[0]
     return begin + at if data[at : at + 1] == b'\xff' and len(data) - at < 4 else None
 
 
-def measured(path: str | os.PathLike, size: int) -> io.RawIOBase | None:
+def with_frame_count(path: str | os.PathLike, size: int) -> io.RawIOBase | None:
     """An MP3 that does not tell its number of frames, as a file that does; None if it does already,
     or has no frames.
 
@@ -151,14 +158,14 @@ class _Measured(io.RawIOBase):
 
     def __init__(self, file: io.RawIOBase, size: int):
         self._file, self._position = file, 0
-        self.stream = find(self._at, after_id3(self._at), size)
+        self.stream = find_stream(self._at, skip_id3(self._at), size)
         if self.stream is None or self.stream.counted:
             return
         self._first, count = self.stream.first, _count(self._at, self.stream, size)
         begin = self.stream.header
         # Without a checksum, of the highest bitrate: a frame that has room for the note.
         header = bytes((begin[0], begin[1] | 1, begin[2] & 0x0F | 0xE0, begin[3]))
-        length, _ = frame(header)
+        length, _ = parse_frame(header)
         content = (
             b'Xing'
             + (3).to_bytes(4, 'big')
@@ -219,7 +226,7 @@ def _note(header: bytes) -> int:
 
 def _count(read: Read, stream: Stream, size: int) -> int:
     """Frames of a stream; what is no frame between them is passed over, as decoders do."""
-    _, kind = frame(stream.header)
+    _, kind = parse_frame(stream.header)
     count, position, begin, data = 0, stream.first, 0, b''
     while position + 4 <= size:
         at = position - begin
@@ -227,7 +234,7 @@ def _count(read: Read, stream: Stream, size: int) -> int:
             begin, data, at = position, read(position, _BLOCK), 0
             if len(data) < 4:
                 break
-        found = frame(data[at : at + 4])
+        found = parse_frame(data[at : at + 4])
         if found and found[1] == kind:
             count += 1
             position += found[0]
@@ -242,10 +249,10 @@ def _sync(data: bytes, position: int, ends: bool, kind: bytes | None = None) -> 
     the file `ends` there.
     """
     while (position := data.find(b'\xff', position)) >= 0:
-        found = frame(data[position : position + 4])
+        found = parse_frame(data[position : position + 4])
         if found and kind in (None, found[1]):
             follows = position + found[0]
-            after = frame(data[follows : follows + 4])
+            after = parse_frame(data[follows : follows + 4])
             if (after and after[1] == found[1]) or (ends and follows + 4 > len(data)):
                 return position
         position += 1

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-__all__ = ['Chain', 'ChainError', 'Part', 'last_page', 'links', 'problem']
+__all__ = ['Chain', 'ChainError', 'Part', 'last_page_frames', 'links', 'problem']
 
 # Bytes from a position: fewer at the end of the file only.
 Read = Callable[[int, int], bytes]
@@ -154,7 +154,7 @@ class Chain:
             self._left = self._files[self._at].frames
 
 
-def last_page(path: str | os.PathLike, size: int) -> int:
+def last_page_frames(path: str | os.PathLike, size: int) -> int:
     """Frames of Vorbis that end in the last page of a file."""
     with open(path, 'rb') as file:
         read = _reader(file)

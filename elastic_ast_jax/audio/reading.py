@@ -1,8 +1,8 @@
 """Recordings to waveforms: every format libsndfile reads, mono float32 at the rate asked for.
 
-Lengths come first (`header`, a few tens of microseconds), samples later (`read`), and both agree to
-the sample. Whatever is wrong with a recording is an `AudioError`; a recording is never cut short or
-filled up to hide it.
+Lengths come first (`read_header`, a few tens of microseconds), samples later (`read`), and both
+agree to the sample. Every fault of a recording is an `AudioError`. No recording is cropped or
+padded to hide a fault.
 """
 
 import contextlib
@@ -20,7 +20,15 @@ from jaxtyping import Float32, Shaped
 from elastic_ast_jax.audio import containers, frontend, mpeg, ogg
 from elastic_ast_jax.utils.errors import UserError
 
-__all__ = ['AudioError', 'Header', 'blocks', 'find', 'from_array', 'header', 'read']
+__all__ = [
+    'AudioError',
+    'Header',
+    'read_blocks',
+    'find_recordings',
+    'from_array',
+    'read_header',
+    'read',
+]
 
 # libsndfile's names of formats are mostly the suffixes too. RAW has no header (so no rate); the
 # others are usual spellings.
@@ -68,21 +76,21 @@ class Header:
 
     Attributes:
         frames: Samples per channel, at least one.
-        rate: Native sample rate in Hz.
+        sample_rate: Native sample rate in Hz.
         channels: Channels, at least one.
     """
 
     frames: int
-    rate: int
+    sample_rate: int
     channels: int
 
     @property
     def seconds(self) -> float:
         """Duration."""
-        return self.frames / self.rate
+        return self.frames / self.sample_rate
 
 
-def header(path: str | os.PathLike) -> Header:
+def read_header(path: str | os.PathLike) -> Header:
     """Length, rate and channels of a recording, without decoding it.
 
     Raises:
@@ -111,10 +119,10 @@ def read(
         `frontend.resampled(stop - start, native rate, rate)` samples; full scale is [-1, 1].
 
     Raises:
-        AudioError: as `header`; the range is not within the recording; the file decodes to fewer
-            frames than its header promises; a sample is NaN or infinite. An MP3 without a Xing,
-            Info or VBRI header promises nothing: if it was cut off between two of its frames, what
-            is there is taken for the whole.
+        AudioError: As `read_header`. Or the range is not within the recording, the file decodes to
+            fewer frames than its header promises, or a sample is NaN or infinite. An MP3 without a
+            Xing, Info or VBRI header promises nothing: one that ends early between two frames
+            passes for a whole recording.
     """
     with _open(path) as file:
         frames = file.frames
@@ -127,7 +135,9 @@ def read(
         return _joined(_waveform(file, path, rate, start, stop))
 
 
-def blocks(path: str | os.PathLike, rate: int, samples: int) -> Iterator[Float32[np.ndarray, '_']]:
+def read_blocks(
+    path: str | os.PathLike, rate: int, samples: int
+) -> Iterator[Float32[np.ndarray, '_']]:
     """`read(path, rate)` piece by piece, for recordings of any length: memory does not grow with
     it.
 
@@ -216,7 +226,7 @@ def from_array(
     return _joined(_resampled([mono], len(mono), name, rate, target))
 
 
-def find(paths: Iterable[str | os.PathLike]) -> list[str]:
+def find_recordings(paths: Iterable[str | os.PathLike]) -> list[str]:
     """The recordings that files and folders stand for, in the order of `paths`.
 
     A folder becomes the files in it and below whose suffix is one of a format libsndfile reads
@@ -315,7 +325,7 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | ogg.Chain]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(_Sequential(os.fsencode(path)))
-            if file.format == 'MP3' and (measured := mpeg.measured(path, found.st_size)):
+            if file.format == 'MP3' and (measured := mpeg.with_frame_count(path, found.st_size)):
                 file = stack.enter_context(_Sequential(stack.enter_context(measured)))
             elif file.format == 'OGG' and len(links := ogg.links(path, found.st_size)) > 1:
                 parts = [stack.enter_context(ogg.Part(path, begin, end)) for begin, end in links]
@@ -409,7 +419,7 @@ def _exact_seek(file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, 
     if file.subtype == 'VORBIS':
         # Within the last page libsndfile 1.2 goes too far, by the samples that the encoder filled
         # its last block up with.
-        before = file.frames - ogg.last_page(path, os.path.getsize(path)) - 1
+        before = file.frames - ogg.last_page_frames(path, os.path.getsize(path)) - 1
         return max(0, min(start, before))
     return start
 
@@ -462,7 +472,7 @@ def _resampled(
         yield from pieces
         return
     stream = soxr.ResampleStream(native, rate, 1, dtype='float32', quality='HQ')
-    left = frontend.resampled(samples, native, rate)
+    left = frontend.resampled_length(samples, native, rate)
     for piece in itertools.chain(pieces, [None]):
         last = piece is None
         piece = stream.resample_chunk(np.zeros(0, np.float32) if last else piece, last)[:left]
@@ -477,13 +487,13 @@ def _joined(pieces: Iterable[Float32[np.ndarray, '_']]) -> Float32[np.ndarray, '
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def expand(inputs: Iterable[str]) -> Iterator[str]:
+def expand_folders(inputs: Iterable[str]) -> Iterator[str]:
     """Files as they are, folders as the recordings in them;
 
     a folder that has none stays, and reading it tells so.
     """
     for path in inputs:
         try:
-            yield from find([path])
+            yield from find_recordings([path])
         except AudioError:
             yield path

@@ -30,26 +30,26 @@ class Windows:
     Attributes:
         length: Samples of a window.
         hop: Samples from one window's start to the next one's.
-        whole: The longest recording that is taken as it is; at least `length`.
+        max_unsplit: The longest recording that is taken as it is; at least `length`.
     """
 
     length: int
     hop: int
-    whole: int
+    max_unsplit: int
 
     def hash_values(self) -> dict[str, int]:
         """Return the values of a stored hash by their frozen names, which stay when a field is
         renamed.
         """
-        return {'length': self.length, 'hop': self.hop, 'whole': self.whole}
+        return {'length': self.length, 'hop': self.hop, 'whole': self.max_unsplit}
 
     def count(self, samples: Any) -> Any:
         """Windows of a recording of this many samples; of each, if it is an array."""
-        return np.where(samples <= self.whole, 1, 1 - (self.length - samples) // self.hop)
+        return np.where(samples <= self.max_unsplit, 1, 1 - (self.length - samples) // self.hop)
 
     def span(self, samples: int, index: int) -> tuple[int, int]:
         """Start and stop of window `index` of a recording of this many samples."""
-        if samples <= self.whole:
+        if samples <= self.max_unsplit:
             return 0, samples
         start = min(index * self.hop, samples - self.length)
         return start, start + self.length
@@ -59,7 +59,7 @@ class Windows:
         return [self.span(samples, index) for index in range(int(self.count(samples)))]
 
 
-def choose(
+def make_windows(
     frontend: FrontendSpec, overlap: float, seconds: float | None = None, shift: int | None = None
 ) -> Windows:
     """The windows that a model takes.
@@ -78,7 +78,7 @@ def choose(
 
     Example:
         >>> choose(FrontendSpec(), overlap=0.5)  # 1024 frames of 10 ms at 16 kHz
-        Windows(length=164080, hop=82040, whole=164239)
+        Windows(length=164080, hop=82040, max_unsplit=164239)
     """
     shift = frontend.shift() if shift is None else shift
     longest = int(frontend.samples_for(frontend.max_frames, shift))
@@ -122,7 +122,7 @@ def _whole(frontend: FrontendSpec, shift: int) -> int:
     return int(frontend.samples_for(frames + 1, shift)) - 1
 
 
-def cut(
+def split(
     blocks: Iterable[Float32[np.ndarray, '_']], spans: Iterable[tuple[int, int]]
 ) -> Iterator[Float32[np.ndarray, '_']]:
     """The spans of a waveform that comes in blocks; holds no more of it than a span and a block.

@@ -88,7 +88,7 @@ class Checkpoints:
         Raises:
             CheckpointError: The bucket cannot be used.
         """
-        self.directory = files.at(directory)
+        self.directory = files.as_path(directory)
         keeping = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -136,15 +136,15 @@ class Checkpoints:
     def _opening(self) -> Iterator[None]:
         try:
             if isinstance(self.directory, BucketPath):
-                gcs.check(self.directory)
+                gcs.check_access(self.directory)
             yield
         except Exception as error:
             if not isinstance(self.directory, BucketPath):
                 raise
             made = CheckpointError(
-                f'{self.directory}: cannot be used for checkpoints ({gcs.reason(error)})'
+                f'{self.directory}: cannot be used for checkpoints ({gcs.explain(error)})'
             )
-            raise gcs.judged(made, self.directory, error) from error
+            raise gcs.with_exit_code(made, self.directory, error) from error
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -256,7 +256,7 @@ class Checkpoints:
             if not processes.is_primary():  # which deletes the older ones, perhaps now
                 return
             try:
-                size = files.size(self.directory / str(step))
+                size = files.folder_bytes(self.directory / str(step))
             except OSError as error:
                 _log.warning(
                     'checkpoint %s: its size cannot be told (%s)',
@@ -285,7 +285,7 @@ class Checkpoints:
         made = CheckpointError(
             f'{self.directory}: a checkpoint cannot be written ({reason}). {self.describe_latest()}'
         )
-        return gcs.judged(made, self.directory, error)
+        return gcs.with_exit_code(made, self.directory, error)
 
     def describe_latest(self) -> str:
         """What a run that stops now goes on from, and how."""
@@ -303,7 +303,7 @@ class Checkpoints:
         return f'{last}: when the {what} can be written, give the same command again'
 
     def _reason(self, error: Exception) -> str:
-        return gcs.reason(error) if isinstance(self.directory, BucketPath) else _short(error)
+        return gcs.explain(error) if isinstance(self.directory, BucketPath) else _short(error)
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read; None if there is no checkpoint.

@@ -101,10 +101,10 @@ class Workdir:
         checked.
 
         Raises:
-            PlaceError: As `files.at`.
+            BucketPathError: As `files.as_path`.
         """
         self._writes = process == 0
-        self.path = files.at(path)
+        self.path = files.as_path(path)
         self.checkpoints = self.path / 'checkpoints'
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
@@ -148,7 +148,7 @@ class Workdir:
                 made = WorkdirError(
                     f'{self.path}: cannot be written ({error.strerror}); choose another --workdir'
                 )
-                raise gcs.judged(made, self.path, error) from error
+                raise gcs.with_exit_code(made, self.path, error) from error
         file = self.path / 'config.json'
         if file.exists():
             self.check_config(config)
@@ -393,7 +393,7 @@ class Workdir:
                 f'{file}: cannot be read ({error.strerror or error}); make it readable, or train'
                 ' again'
             )
-            raise gcs.judged(made, file, error) from error
+            raise gcs.with_exit_code(made, file, error) from error
         try:
             values = json.loads(data.decode('utf-8'))
         except ValueError as error:

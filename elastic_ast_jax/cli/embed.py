@@ -14,8 +14,8 @@ from elastic_ast_jax.cli.output import escape_undecodable_names, print_checkpoin
 from elastic_ast_jax.cli.types import local_path
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.progress import Waiting
-from elastic_ast_jax.utils.text import counted, printable
+from elastic_ast_jax.utils.progress import RecordingProgress
+from elastic_ast_jax.utils.text import pluralize, printable
 
 if TYPE_CHECKING:
     import elastic_ast_jax.utils.npz
@@ -83,7 +83,7 @@ def run(options: Options) -> int:
         >>> with np.load('clips.npz') as file:
         ...     steps = file['timestamp_embeddings'][file['offsets'][i] : file['offsets'][i + 1]]
     """
-    from elastic_ast_jax.audio.reading import expand
+    from elastic_ast_jax.audio.reading import expand_folders
     from elastic_ast_jax.inference.predictor import load
     from elastic_ast_jax.utils import jax_cache
     from elastic_ast_jax.utils.npz import GrowingArray
@@ -100,14 +100,16 @@ def run(options: Options) -> int:
                 name: stack.enter_context(GrowingArray(target.parent, dtype))
                 for name, dtype in dtypes.items()
             }
-            with Waiting() as waiting:
+            with RecordingProgress() as waiting:
                 results = model.stream_embeddings(
-                    expand(options.inputs), timestamps=options.timestamps, progress=waiting.show
+                    expand_folders(options.inputs),
+                    timestamps=options.timestamps,
+                    progress=waiting.show,
                 )
                 paths, failed = _collect(results, arrays, waiting)
             _write(target, options, paths, failed, arrays)
     except OSError as error:  # errors of an input are reported with that input
-        raise EmbeddingsError(files.problem(options.out, error)) from error
+        raise EmbeddingsError(files.write_problem(options.out, error)) from error
     return 1 if failed else 0
 
 
@@ -137,7 +139,7 @@ def _checked_target(out: Path) -> Path:
 def _collect(
     results: Iterable[dict],
     arrays: dict[str, 'elastic_ast_jax.utils.npz.GrowingArray'],
-    waiting: Waiting,
+    waiting: RecordingProgress,
 ) -> tuple[list[str], int]:
     """Append results to the arrays; return the usable paths and the number of others."""
     import numpy as np
@@ -146,7 +148,7 @@ def _collect(
     if 'offsets' in arrays:
         arrays['offsets'].append(np.zeros(1, np.int64))
     for result in results:
-        waiting.done()
+        waiting.finish_recording()
         if 'error' in result:
             waiting.clear()
             print(f'elastic-ast embed: {printable(result["error"])}', file=sys.stderr)
@@ -186,8 +188,8 @@ def _write(
     count, width = arrays['embeddings'].shape
     steps = ''
     if options.timestamps:
-        steps = f', and of {counted(arrays["timestamps"].shape[0], "time step")}'
+        steps = f', and of {pluralize(arrays["timestamps"].shape[0], "time step")}'
     print(
-        f'{printable(options.out)}: embeddings of {counted(count, "recording")}{steps}, each of'
+        f'{printable(options.out)}: embeddings of {pluralize(count, "recording")}{steps}, each of'
         f' {width} numbers'
     )

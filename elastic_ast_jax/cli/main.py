@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(options) or 0
     except UserError as error:
         # File names in the message may contain control characters; Progress escapes them.
-        Progress().say(f'elastic-ast {name}: {error}')
+        Progress().write_line(f'elastic-ast {name}: {error}')
         return error.exit_code
     except BrokenPipeError:  # the reader of the output closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,8 +14,8 @@ from elastic_ast_jax.cli.commands import add_checkpoint, add_inputs
 from elastic_ast_jax.cli.output import escape_undecodable_names, print_checkpoint
 from elastic_ast_jax.cli.types import local_path, positive_int, seconds, share
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.progress import Waiting
-from elastic_ast_jax.utils.text import in_seconds, printable
+from elastic_ast_jax.utils.progress import RecordingProgress
+from elastic_ast_jax.utils.text import format_seconds, printable
 
 if TYPE_CHECKING:
     import elastic_ast_jax.inference.predictor
@@ -100,14 +100,14 @@ def run(options: Options) -> int:
             possible. Nothing was computed.
         WriteError: A timeline or the explanation cannot be written.
     """
-    from elastic_ast_jax.audio.reading import expand
+    from elastic_ast_jax.audio.reading import expand_folders
     from elastic_ast_jax.inference import explanation
     from elastic_ast_jax.inference.predictor import load
     from elastic_ast_jax.inference.timeline import TimelineFolder
     from elastic_ast_jax.utils import jax_cache
 
     escape_undecodable_names()
-    paths: Iterable[str] = expand(options.inputs)
+    paths: Iterable[str] = expand_folders(options.inputs)
     if options.explain is not None:
         explanation.check_file(options.explain)
         paths = _single_path(paths, options)
@@ -121,7 +121,7 @@ def run(options: Options) -> int:
         explanation.check_model(model)
     failed = False
     predict = model.stream if folder is None else model.timeline
-    with Waiting() as waiting:
+    with RecordingProgress() as waiting:
         for result in predict(
             paths,
             top_k=options.top_k,
@@ -138,9 +138,9 @@ def run(options: Options) -> int:
             waiting.clear()
             text = json.dumps(result, ensure_ascii=False) if options.json else _table(result)
             print(text, flush=True)
-            waiting.done()
+            waiting.finish_recording()
     if options.explain is not None and not failed:
-        with Waiting() as waiting:
+        with RecordingProgress() as waiting:
             draw_explanation(
                 model,
                 next(iter(paths)),
@@ -201,7 +201,7 @@ def _table(result: dict[str, Any]) -> str:
     if 'error' in result:
         return f'{printable(result["path"])}\n  error: {printable(result["error"])}'
     windows = f', {result["windows"]} windows' if 'windows' in result else ''
-    lines = [f'{printable(result["path"])}  ({in_seconds(result["seconds"])}{windows})']
+    lines = [f'{printable(result["path"])}  ({format_seconds(result["seconds"])}{windows})']
     lines += [
         f'  {100 * entry["probability"]:6.2f} %  {printable(entry["label"])}'
         for entry in result['predictions']
@@ -246,9 +246,9 @@ def draw_explanation(
     averages = model.config.model.pool == 'mean'
     figure = plots.plot_explanation(
         explained,
-        fbank.centres(model.config.frontend),
+        fbank.center_frequencies(model.config.frontend),
         os.fspath(path),
         model.description,
         averages=averages,
     )
-    plotting.save(figure, file)
+    plotting.save_figure(figure, file)

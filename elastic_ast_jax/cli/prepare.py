@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from elastic_ast_jax.cli.commands import add_command
 from elastic_ast_jax.cli.types import comma_separated_names, local_path, positive_int
-from elastic_ast_jax.utils.text import counted, duration
+from elastic_ast_jax.utils.text import format_duration, pluralize
 
 
 class _DataSet(NamedTuple):
@@ -222,11 +222,11 @@ def _print_summary(builder: Any, out: str, data_set: _DataSet) -> None:
 
     folder, rate = Path(builder.data_dir), builder.info.metadata['sample_rate']
     counts = skipped.count(folder)
-    print(f'{folder}: {counted(len(builder.classes), "class", "classes")}, {rate} Hz')
+    print(f'{folder}: {pluralize(len(builder.classes), "class", "classes")}, {rate} Hz')
     rows, is_multi_label = _split_rows(builder, counts)
     _print_table([('split', 'clips', 'length', 'missing', 'broken'), *rows])
     if counts:
-        print(f'{counted(counts.total(), "clip")} left out, listed in {folder / skipped.NAME}')
+        print(f'{pluralize(counts.total(), "clip")} left out, listed in {folder / skipped.NAME}')
     train, evaluate = _splits(list(builder.info.splits), data_set.train, data_set.evaluate)
     keys: dict[str, Any] = {
         'data.source': 'tfds',
@@ -262,7 +262,7 @@ def _split_rows(
         is_multi_label |= any(len(labels) != 1 for file in files for labels in file.labels)
         seconds = sum(sum(file.frames) for file in files) / rate
         skipped_clips = [str(counts[split, reason]) for reason in ('missing', 'broken')]
-        rows.append((split, str(info.num_examples), duration(seconds), *skipped_clips))
+        rows.append((split, str(info.num_examples), format_duration(seconds), *skipped_clips))
     return rows, is_multi_label
 
 

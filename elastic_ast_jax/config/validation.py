@@ -204,7 +204,8 @@ def _mesh_problems(mesh: Mesh) -> list[str]:
     for axis, size in axes.items():
         checks.need(
             size == -1 or size > 0,
-            f'mesh.{axis}={size} must be a positive number of devices, or -1 for the remaining ones',
+            f'mesh.{axis}={size} must be a positive number of devices, or -1 for the remaining'
+            ' ones',
         )
     open_axes = [f'mesh.{axis}=-1' for axis, size in axes.items() if size == -1]
     checks.need(

@@ -35,7 +35,7 @@ def log_mel(
 
     Args:
         samples: float32 `[n * block]`, each clip as its kind wants it (`'kaldi'`: its mean removed;
-            `'librosa'`: after `spec.lead` zeros) and zeros up to a multiple of `block`.
+            `'librosa'`: after `spec.lead_samples` zeros) and zeros up to a multiple of `block`.
         frame_start: int32 `[frames]`, the block at which each frame starts; its window must lie
         within the samples.
         spec: The frontend.

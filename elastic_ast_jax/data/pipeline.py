@@ -102,7 +102,7 @@ def _normalized_features(reader: RowReader, inputs: dict[str, tf.Tensor]) -> tf.
     if augment.freq_mask > 0 and augment.freq_masks > 0:
         keep = keep * tf.gather(inputs['band_keep'], inputs['frame_clip'])
     zero = np.float32(-frontend.mean / (2 * frontend.std))  # log-mel 0 after normalization
-    fill = tf.where(inputs['frame_real'] > 0, zero, np.float32(frontend.filling))[:, None]
+    fill = tf.where(inputs['frame_real'] > 0, zero, np.float32(frontend.fill_value))[:, None]
     if augment.mask_fill == 'mean':
         masked = inputs['frame_real'][:, None] / (2 * frontend.std) - keep
         fill += masked * _clip_means(features, inputs)[:, None]

@@ -196,7 +196,9 @@ class RowReader:
         readable, start = np.zeros(len(positions), bool), 0
         for i, position in enumerate(positions):
             readable[i] = self._write_waveform(
-                clips, int(position), samples[start + frontend.lead :][: clips.samples[position]]
+                clips,
+                int(position),
+                samples[start + frontend.lead_samples :][: clips.samples[position]],
             )
             start += int(sizes[i]) * int(readable[i])
         return samples[: max(start, frontend.window)], readable

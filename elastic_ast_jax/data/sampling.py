@@ -12,7 +12,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float64, Int64
 
-from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens
+from elastic_ast_jax.audio.frontend import FrontendSpec, tokens_after_dropout
 from elastic_ast_jax.config import validation
 from elastic_ast_jax.config.schema import Augment
 from elastic_ast_jax.packing.token_budget import TokenReduction
@@ -93,7 +93,7 @@ class SamplingSpec:
         return (
             self.reduction.count_tokens(tokens, frontend)
             if self.reduction
-            else kept_tokens(tokens, self.augment.token_dropout)
+            else tokens_after_dropout(tokens, self.augment.token_dropout)
         )
 
 
@@ -163,8 +163,8 @@ def sample_epoch(
     start, end = np.zeros(count, np.int64), whole
     if augment.cut_seconds:
         shortest = np.minimum(round(augment.cut_seconds * frontend.sample_rate), whole)
-        length = shortest + philox.integers(words(Stream.CUT_LENGTH), whole - shortest + 1)
-        start = philox.integers(words(Stream.CUT_START), whole - length + 1)
+        length = shortest + philox.integers(words(Stream.CROP_LENGTH), whole - shortest + 1)
+        start = philox.integers(words(Stream.CROP_OFFSET), whole - length + 1)
         end = start + length
     frames = frontend.frames(end - start, shift)
     if spec.max_frames:
@@ -187,7 +187,7 @@ def sample_epoch(
     time_patches = frontend.time_patches(frames)
     if frontend.partial == 'floor':
         frames = np.minimum(frames, time_patches * frontend.patch_frames)
-    used = np.minimum(end - start, frontend.samples_for(frames, shift) + frontend.tail)
+    used = np.minimum(end - start, frontend.samples_for(frames, shift) + frontend.tail_samples)
 
     # Frames that repeat the last one are there when masks are drawn; those that fill up a patch
     # with a constant are not.
@@ -308,4 +308,4 @@ def kept_token_indices(
 
     every subset is equally likely.
     """
-    return philox.subset(philox.words_of(seed, epoch, Stream.TOKEN_DROPOUT, position, tokens), kept)
+    return philox.subset(philox.words_at(seed, epoch, Stream.TOKEN_DROPOUT, position, tokens), kept)

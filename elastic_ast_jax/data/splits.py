@@ -113,7 +113,7 @@ def make_eval_planner(
     if too_long == 'window':
         frontend = config.frontend
         source = WindowSource(
-            source, windows.choose(frontend, config.data.overlap, shift=frontend.shift(ratio))
+            source, windows.make_windows(frontend, config.data.overlap, shift=frontend.shift(ratio))
         )
         too_long = 'error'  # no window is too long
     spec = SamplingSpec(

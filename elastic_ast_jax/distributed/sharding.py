@@ -21,7 +21,7 @@ from elastic_ast_jax.distributed.partitioning import AXES, ROWS, TENSOR
 from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 
 class MeshError(UserError):
@@ -59,7 +59,7 @@ def describe(mesh: Mesh) -> str:
     """Return the devices of a mesh and their arrangement, in words."""
     axes = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items() if size > 1)
     hosts = '' if processes.is_single_process() else f' of {jax.process_count()} processes'
-    devices = counted(mesh.size, jax.default_backend() + ' device')
+    devices = pluralize(mesh.size, jax.default_backend() + ' device')
     return f'{devices}{hosts}{f": {axes}" if axes else ""}'
 
 

@@ -95,7 +95,7 @@ def run(
             f' {result.mean_average_precision:.4f} on {result.clips} clips'
         )
     if out:
-        folder = files.at(out)
+        folder = files.as_path(out)
         if isinstance(result, sweep.Curve):
             written = sweep.write_curve(
                 result, config, description, 0, (), folder / 'eval', kind='baseline'
@@ -103,7 +103,7 @@ def run(
         else:
             written = evaluate.write_metrics(evaluations[0], description, 0, (), folder / 'eval')
         files.write_text(folder / 'config.json', stored.to_json(config))
-        progress.say(f'written: {" ".join(map(str, written))}')
+        progress.write_line(f'written: {" ".join(map(str, written))}')
     return result
 
 
@@ -220,7 +220,7 @@ def _crop(
     if not point.max_frames:
         return waveform
     samples = int(frontend.samples_for(point.max_frames, frontend.shift(point.ratio)))
-    return waveform[: samples + frontend.tail]
+    return waveform[: samples + frontend.tail_samples]
 
 
 def _moments(

@@ -19,7 +19,7 @@ from elastic_ast_jax.packing.token_budget import DESCRIPTIONS, Measurement, Toke
 from elastic_ast_jax.utils import markdown, plotting
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.gcs import BucketPath
-from elastic_ast_jax.utils.text import counted, without_nan
+from elastic_ast_jax.utils.text import nan_to_none, pluralize
 
 _EXPLANATION = (
     'Each clip has at most as many tokens as the budget. Its log-mel is computed at the frame'
@@ -104,7 +104,7 @@ def table(
         evaluation, reduction = point.evaluation, point.reduction
         row = [
             str(reduction.tokens),
-            f'{frontend.milliseconds(reduction.ratio):g}',
+            f'{frontend.rounded_shift_ms(reduction.ratio):g}',
             'all' if point.all_fit else DESCRIPTIONS[reduction.method],
             f'{evaluation.tokens:.1f}',
             f'{evaluation.seconds:.2f}',
@@ -161,14 +161,14 @@ def write(
         'points': [_point_values(point, frontend, best) for point in points],
         'skipped': skipped,
     }
-    write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
+    write_text(json_file, json.dumps(nan_to_none(values), indent=2) + '\n')
     lines = _table_lines(points, best, model, overrides, timed_clips, device)
     lines += markdown.skipped_lines(skipped)
     write_text(table_file, '\n'.join(lines) + '\n')
     factor, label = plot_scale(metric)
     marks = [_plot_mark(point, frontend, factor, point.measurement in best) for point in points]
     figure = plots.plot_budgets(marks, f'Token budgets; {model.description}', label)
-    plotting.save(figure, plot_file)
+    plotting.save_figure(figure, plot_file)
     return json_file, table_file, plot_file
 
 
@@ -183,7 +183,7 @@ def _table_lines(
     """Return the lines of `budget.md`, without skipped clips."""
     frontend, metric = model.config.frontend, model.config.train.selection_metric()
     unseen = all(measurement.unseen for measurement in best)
-    explanation = _EXPLANATION.format(clips=counted(timed_clips, 'clip'))
+    explanation = _EXPLANATION.format(clips=pluralize(timed_clips, 'clip'))
     best_points = [point for point in points if point.measurement in best]
     return [
         f'Token budgets; {markdown.text(model.description)}; latency on {device}.',
@@ -205,7 +205,7 @@ def _plot_mark(
     point: BudgetPoint, frontend: FrontendSpec, factor: float, best: bool
 ) -> plots.BudgetMark:
     return plots.BudgetMark(
-        shift=f'{frontend.milliseconds(point.reduction.ratio):g} ms',
+        shift=f'{frontend.rounded_shift_ms(point.reduction.ratio):g} ms',
         kept=DESCRIPTIONS[point.reduction.method],
         all_fit=point.all_fit,
         tokens=point.evaluation.tokens,
@@ -228,7 +228,7 @@ def _point_values(
     values = {
         'budget': reduction.tokens,
         'ratio': reduction.ratio,
-        'shift_ms': frontend.milliseconds(reduction.ratio),
+        'shift_ms': frontend.rounded_shift_ms(reduction.ratio),
         'how': 'all' if point.all_fit else reduction.method,
         'tokens': evaluation.tokens,
         'seconds': evaluation.seconds,

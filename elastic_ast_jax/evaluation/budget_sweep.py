@@ -40,7 +40,7 @@ from elastic_ast_jax.packing.token_budget import (
 from elastic_ast_jax.training.metrics import Metrics
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 RATIOS = (1.0, 1.4, 2.0, 2.8, 4.0)
 # Number of default budgets.
@@ -151,7 +151,7 @@ def run(
         predictor, waveforms, [reduction for reduction, _ in reductions]
     )
     points = _budget_points(model.config, reductions, evaluations, latencies)
-    progress.say(f'budget: {counted(len(points), "point")}, each with every clip once')
+    progress.write_line(f'budget: {pluralize(len(points), "point")}, each with every clip once')
     try:
         if processes.is_primary():
             _write_results(
@@ -204,17 +204,17 @@ def _write_results(
     heldout_metric = metric
     if not all(point.measurement.unseen for point in points):
         heldout_metric = None
-        progress.say(f'warning: {budget_report.describe_selection(metric, unseen=False)}')
+        progress.write_line(f'warning: {budget_report.describe_selection(metric, unseen=False)}')
     best_points = [point for point in points if point.measurement in best]
     print(budget_report.table(best_points, frontend, heldout_metric))
     overwrites = (workdir.evaluations / 'budget.json').exists()
     files = budget_report.write(points, best, model, overrides, workdir, timed_clips)
-    progress.say(
+    progress.write_line(
         f'{"written over earlier results" if overwrites else "written"}:'
         f' {" ".join(map(str, files))}'
     )
     budgets = TokenBudgets(model.description, model.step, metric, best, tuple(overrides))
-    progress.say(_store(workdir, budgets, keep_others, frontend))
+    progress.write_line(_store(workdir, budgets, keep_others, frontend))
 
 
 def _store(
@@ -248,7 +248,7 @@ def _waveforms(evaluator: Evaluator, frontend: FrontendSpec) -> Iterator[Float32
     Other clips replace those that cannot be read.
     """
     source, yielded = evaluator.source, 0
-    max_samples = windows.choose(frontend, 0.0).whole
+    max_samples = windows.make_windows(frontend, 0.0).max_unsplit
     count = len(source.keys)
     for clip in dict.fromkeys([*latency.spaced_indices(count, _TIMED_CLIPS), *range(count)]):
         if yielded == _TIMED_CLIPS:

@@ -16,7 +16,7 @@ from elastic_ast_jax.evaluation import compare_runs
 from elastic_ast_jax.evaluation.compare_runs import CompareError, Run, format_value, run_deviation
 from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_mean, plot_scale
 from elastic_ast_jax.utils import files, markdown, plotting
-from elastic_ast_jax.utils.text import duration, printable, without_nan
+from elastic_ast_jax.utils.text import format_duration, nan_to_none, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,7 @@ def compare(
     print('\n'.join(lines))
     if out is None:
         return
-    folder = files.at(out)
+    folder = files.as_path(out)
     explanation = (
         f'The {METRICS[metric]} on whole clips at the end of training, mean and standard deviation'
         ' of the runs; the mean number of steps; and the mean time of training without evaluation,'
@@ -104,9 +104,9 @@ def compare(
             for name, values in beside_values.items()
         ],
     }
-    files.write_text(folder / f'{key}.json', json.dumps(without_nan(values), indent=2) + '\n')
+    files.write_text(folder / f'{key}.json', json.dumps(nan_to_none(values), indent=2) + '\n')
     levels = {name: float(values.mean()) for name, values in beside_values.items()}
-    plotting.save(plot_groups(groups, key, metric, levels), folder / f'{key}.png')
+    plotting.save_figure(plot_groups(groups, key, metric, levels), folder / f'{key}.png')
     print(f'written: {printable(os.path.join(out, key))}.md, .json, .png')
 
 
@@ -122,7 +122,7 @@ def _table(
             str(len(group.runs)),
             f'{group.steps:.0f}',
             format_mean(metric, group.mean, group.spread),
-            '–' if math.isnan(group.seconds) else duration(group.seconds),
+            '–' if math.isnan(group.seconds) else format_duration(group.seconds),
         ]
         for group in groups
     ]

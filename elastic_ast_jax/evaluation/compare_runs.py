@@ -19,7 +19,7 @@ from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric, plot_s
 from elastic_ast_jax.training import metrics_file
 from elastic_ast_jax.utils import files, markdown, plotting
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import duration, printable
+from elastic_ast_jax.utils.text import format_duration, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -167,7 +167,7 @@ def compare(models: Sequence[tuple[str, Sequence[str]]], out: str | None) -> Non
     runs = [read_run(workdir) for _, workdirs in models for workdir in workdirs]
     model_names = [name for name, workdirs in models for _ in workdirs]
     check_same_metric(runs)
-    names = [files.at(run.workdir).name for run in runs]
+    names = [files.as_path(run.workdir).name for run in runs]
     if len(set(names)) < len(names):
         names = [run.workdir for run in runs]
     keys = differing_keys([run.config for run in runs])
@@ -180,14 +180,14 @@ def compare(models: Sequence[tuple[str, Sequence[str]]], out: str | None) -> Non
         f'The {metric} of the evaluations during training: the last one and the best one, which was'
         ' chosen by the same clips. Time: of training, without evaluation.'
     )
-    file = files.at(out) / 'runs'
+    file = files.as_path(out) / 'runs'
     files.write_text(file.with_suffix('.md'), '\n'.join([explanation, '', *lines]) + '\n')
     files.write_text(file.with_suffix('.csv'), _csv(runs, names, model_names, keys))
     labels = [
         _label(run, name, model_name, keys)
         for run, name, model_name in zip(runs, names, model_names, strict=True)
     ]
-    plotting.save(plot_runs(runs, labels), file.with_suffix('.png'))
+    plotting.save_figure(plot_runs(runs, labels), file.with_suffix('.png'))
     print(f'written: {printable(os.path.join(out, file.name))}.md, .csv, .png')
 
 
@@ -210,7 +210,7 @@ def _markdown(
             [
                 *(markdown.text(printable(text)) for text in texts),
                 str(run.steps) if run.steps == run.planned else f'{run.steps} of {run.planned}',
-                '–' if math.isnan(run.seconds) else duration(run.seconds),
+                '–' if math.isnan(run.seconds) else format_duration(run.seconds),
                 format_metric(run.metric, run.last),
                 format_metric(run.metric, best),
                 '–' if best_step is None else str(best_step),

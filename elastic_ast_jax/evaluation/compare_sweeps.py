@@ -36,7 +36,7 @@ from elastic_ast_jax.evaluation.sweep_axes import (
     plot_scale,
 )
 from elastic_ast_jax.utils import files, markdown, plotting
-from elastic_ast_jax.utils.text import printable, without_nan
+from elastic_ast_jax.utils.text import nan_to_none, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def run(
         WorkdirError: A path that is no workdir.
         WriteError: A file cannot be written.
     """
-    workdirs = [files.at(path) for _, paths in (*models, *beside) for path in paths]
+    workdirs = [files.as_path(path) for _, paths in (*models, *beside) for path in paths]
     if repeated := [
         str(workdir) for workdir in dict.fromkeys(workdirs) if workdirs.count(workdir) > 1
     ]:
@@ -114,7 +114,7 @@ def _name_models(
         name = ', '.join(f'{key}={format_value(configs[workdir][key])}' for key in keys)
         groups.setdefault(name, []).append(workdir)
     if not keys and unnamed:
-        first = files.at(unnamed[0])
+        first = files.as_path(unnamed[0])
         groups = {first.name if len(unnamed) == 1 else first.parent.name or 'runs': unnamed}
     return named + list(groups.items())
 
@@ -165,7 +165,7 @@ def compare(
     print('\n'.join(lines[2:]))
     if out is None:
         return
-    folder, stem = files.at(out), file_stem(kind, resized)
+    folder, stem = files.as_path(out), file_stem(kind, resized)
     files.write_text(folder / f'{stem}.md', '\n'.join(lines) + '\n')
     values = {
         'sweep': kind,
@@ -175,8 +175,8 @@ def compare(
         'models': [_curve_values(curve) for curve in curves],
         'worst_drops': [_drop_values(drop, points, axis) for drop in drops],
     }
-    files.write_text(folder / f'{stem}.json', json.dumps(without_nan(values), indent=2) + '\n')
-    plotting.save(_plot(curves, points, axis, metric, paper), folder / f'{stem}.png')
+    files.write_text(folder / f'{stem}.json', json.dumps(nan_to_none(values), indent=2) + '\n')
+    plotting.save_figure(_plot(curves, points, axis, metric, paper), folder / f'{stem}.png')
     print(f'written: {printable(os.path.join(out, stem))}.md, .json, .png')
 
 

@@ -29,7 +29,7 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import without_nan
+from elastic_ast_jax.utils.text import nan_to_none
 
 __all__ = ['CHANGEABLE', 'eval_config', 'run', 'summary_table', 'write_metrics']
 
@@ -128,7 +128,7 @@ def run(
 def _note_heldout_share(config: Config, progress: Progress) -> None:
     if config.data.source == 'folders' and config.data.train == config.data.eval:
         share = config.data.eval_share
-        progress.say(
+        progress.write_line(
             f'{config.data.eval}: the held-out share data.eval_share={share:g} of this folder is'
             ' evaluated; for all of another folder, give --config.data.train a third one'
         )
@@ -140,7 +140,7 @@ def _warn_of_empty_classes(evaluator: Evaluator, model: LoadedModel, progress: P
         return
     more = len(missing) - _LISTED_CLASSES
     listed = ', '.join(missing[:_LISTED_CLASSES]) + (f' and {more} more' if more > 0 else '')
-    progress.say(
+    progress.write_line(
         f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip: {listed}'
     )
 
@@ -195,8 +195,8 @@ def _report(
 ) -> None:
     """Say which clips were skipped and which files were written."""
     if skipped:
-        progress.say(f'clips skipped: {len(skipped)}, such as {skipped[0]}')
-    progress.say(
+        progress.write_line(f'clips skipped: {len(skipped)}, such as {skipped[0]}')
+    progress.write_line(
         f'{"written over earlier results" if overwrites else "written"}:'
         f' {" ".join(map(str, files))}'
     )
@@ -301,7 +301,7 @@ def write_metrics(
         WriteError: One of the files cannot be written; it keeps its former content.
     """
     json_file, table_file = folder / 'metrics.json', folder / 'metrics.md'
-    values = without_nan(
+    values = nan_to_none(
         {
             'checkpoint': description,
             'step': step,

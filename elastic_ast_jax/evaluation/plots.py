@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from elastic_ast_jax.utils.plotting import LONGEST_LABEL, shortened
+from elastic_ast_jax.utils.plotting import LONGEST_LABEL, abbreviate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,7 @@ def plot_comparison(
             marker='o',
             markersize=4,
             capsize=3,
-            label=shortened(name, LONGEST_LABEL),
+            label=abbreviate(name, LONGEST_LABEL),
         )
     for name, points, values in published:
         axes.plot(
@@ -135,7 +135,7 @@ def plot_comparison(
             linestyle='--',
             linewidth=1,
             zorder=1,
-            label=shortened(name, LONGEST_LABEL),
+            label=abbreviate(name, LONGEST_LABEL),
         )
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)

@@ -43,7 +43,7 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import counted, without_nan
+from elastic_ast_jax.utils.text import nan_to_none, pluralize
 
 # Points of the paper's curves, from its evaluation notebooks; lengths in frames.
 PAPER_LENGTHS = (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))
@@ -196,7 +196,7 @@ def _resolution(frontend: FrontendSpec, ratio: int | float) -> Point:
             f' frontend.shift_ms={frontend.shift_ms:g} is less than a millisecond: give larger'
             ' ratios'
         )
-    return Point(float(ratio), frontend.milliseconds(float(ratio)), ratio=float(ratio))
+    return Point(float(ratio), frontend.rounded_shift_ms(float(ratio)), ratio=float(ratio))
 
 
 def evaluate_curve(
@@ -229,7 +229,7 @@ def evaluate_curve(
         progress.show(f'{kind} {point.x:g}, point {number} of {len(points)}')
         setting = settings.pop(0)  # a setting may hold recordings: release it after use
         evaluations.append(evaluator.evaluate(params, setting))
-    progress.say(f'{kind}: {counted(len(points), "point")}, each with every clip once')
+    progress.write_line(f'{kind}: {pluralize(len(points), "point")}, each with every clip once')
     return Curve(kind, tuple(points), tuple(evaluations))
 
 
@@ -302,7 +302,7 @@ def write_curve(
         'points': _point_values(curve),
         'skipped': list(curve.skipped),
     }
-    write_text(json_file, json.dumps(without_nan(values), indent=2) + '\n')
+    write_text(json_file, json.dumps(nan_to_none(values), indent=2) + '\n')
     title = f'{axis.title}; {markdown.text(description)}.'
     lines = [title, '', curve_table(curve), '', axis.explanation]
     if resized:
@@ -353,4 +353,4 @@ def _save_plot(
         top_ticks=physical,
         top_label=axis.other_label,
     )
-    plotting.save(figure, plot_file)
+    plotting.save_figure(figure, plot_file)

@@ -25,7 +25,7 @@ import soundfile
 
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 PACKAGE = 'flight-of-the-amazon-queen'
 # SHA-256 of its data file. `configs/amazon_queen.py` is made for this edition.
@@ -208,6 +208,6 @@ def write_recordings(data: bytes, folder: Path) -> None:
     speakers = len({row['labels'][0] for row in rows})
     test_lines = sum(row['split'] == 'test' for row in rows)
     print(
-        f'{counted(len(rows), "line")} of {speakers} characters, {test_lines} of them for testing:'
-        f' {manifest}'
+        f'{pluralize(len(rows), "line")} of {speakers} characters, {test_lines} of them for'
+        f' testing: {manifest}'
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.data.epoch_plan import Schedule
-from elastic_ast_jax.utils.text import counted, duration, printable
+from elastic_ast_jax.utils.text import format_duration, pluralize, printable
 
 # Seconds between a signal that was passed on and the kill of processes that ignore it.
 _GRACE_SECONDS = 45
@@ -118,7 +118,7 @@ class LocalRuns:
             return 128 + self._signals[0]
         if failed:
             print(
-                f'{self._name}: {len(failed)} of {counted(len(runs), "run")} failed: '
+                f'{self._name}: {len(failed)} of {pluralize(len(runs), "run")} failed: '
                 f'{", ".join(run.name for run in failed)}',
                 file=sys.stderr,
             )
@@ -172,7 +172,7 @@ class LocalRuns:
             del self._running[pid]
             self._free_processors.append(processors)
             ended.append((run, code))
-            elapsed = duration(time.monotonic() - start)
+            elapsed = format_duration(time.monotonic() - start)
             if code == 0:
                 print(f'finished: {run.name}, in {elapsed}', flush=True)
             else:

@@ -23,7 +23,7 @@ from elastic_ast_jax.config import loading
 from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
-from elastic_ast_jax.utils.text import counted, printable
+from elastic_ast_jax.utils.text import pluralize, printable
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, '-m', 'elastic_ast_jax', 'train')
@@ -123,7 +123,7 @@ def plan_runs(config: str, common: Sequence[str], out: Path) -> list[Run]:
             f'  - {problem} ({_list_runs(names, len(runs))})' for problem, names in problems.items()
         ]
         raise SweepError(
-            f'{counted(len(lines), "problem")} in the sweep of {config}:\n' + '\n'.join(lines)
+            f'{pluralize(len(lines), "problem")} in the sweep of {config}:\n' + '\n'.join(lines)
         )
     if not runs:
         raise SweepError(f'--config={config}: sweep() yields nothing')

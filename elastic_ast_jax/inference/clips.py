@@ -19,7 +19,7 @@ from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.audio import frontend as audio_frontend
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
-from elastic_ast_jax.audio.windows import Windows, cut
+from elastic_ast_jax.audio.windows import Windows, split
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.packer import KeptTokens
 from elastic_ast_jax.packing.token_budget import TokenReduction
@@ -133,21 +133,23 @@ def _open(
             name = os.fspath(source)
             if os.path.isdir(name):
                 # Raises if the folder holds no recording; `header` raises for any other folder.
-                reading.find([name])
-            header = reading.header(source)
-            samples = int(audio_frontend.resampled(header.frames, header.rate, rate))
-            if samples > windows.whole:
+                reading.find_recordings([name])
+            header = reading.read_header(source)
+            samples = int(audio_frontend.resampled_length(header.frames, header.sample_rate, rate))
+            if samples > windows.max_unsplit:
                 spans = windows.spans(samples)
                 return _LongRecording(
                     name,
                     samples,
                     spans,
-                    lambda: cut(reading.blocks(source, rate, max(windows.length, rate)), spans),
+                    lambda: split(
+                        reading.read_blocks(source, rate, max(windows.length, rate)), spans
+                    ),
                 )
             waveform = reading.read(source, rate)
         else:
             array = np.asarray(source)
-            if array.ndim in (1, 2) and len(array) > windows.whole:
+            if array.ndim in (1, 2) and len(array) > windows.max_unsplit:
                 spans = windows.spans(len(array))
                 return _LongRecording(
                     name, len(array), spans, lambda: _slices(array, name, rate, spans)
@@ -257,9 +259,9 @@ def _tokens(
     frames = int(frontend.frames(len(waveform), shift))
     frame_count = int(reduction.count_frames(frames, frontend)) if reduction else frames
     if frame_count < frames:  # as in the pipeline: features of the used samples alone
-        waveform = waveform[: int(frontend.samples_for(frame_count, shift)) + frontend.tail]
+        waveform = waveform[: int(frontend.samples_for(frame_count, shift)) + frontend.tail_samples]
     features = fbank.log_mel(waveform, frontend, shift)[:frame_count]
-    patches = to_patches(fbank.normalise(features, frontend), frontend)
+    patches = to_patches(fbank.normalize(features, frontend), frontend)
     columns = len(patches) // frontend.mel_patches
     tokens = reduction.select_tokens(columns, frontend) if reduction else None
     return (patches, None) if tokens is None else (patches[tokens], KeptTokens(columns, tokens))
@@ -277,7 +279,7 @@ def to_patches(
         frontend.patch_frames,
         columns,
         edge=edge,
-        filling=frontend.filling,
+        filling=frontend.fill_value,
     )
 
 

@@ -53,7 +53,9 @@ def step_times(frontend: FrontendSpec, steps: int, start: int = 0) -> Float[np.n
         steps: Number of steps.
         start: Sample of the recording at which the clip begins.
     """
-    middle = ((frontend.patch_frames - 1) * frontend.shift() + frontend.window) / 2 - frontend.lead
+    middle = (
+        (frontend.patch_frames - 1) * frontend.shift() + frontend.window
+    ) / 2 - frontend.lead_samples
     samples = start + np.arange(steps) * step_samples(frontend) + middle
     return samples * 1000 / frontend.sample_rate
 

@@ -205,5 +205,5 @@ class _Canvas:
         A frame is drawn around the center of its window, as wide as the frame shift.
         """
         frontend = self._frontend
-        first = (frontend.window - frontend.shift()) / 2 - frontend.lead
+        first = (frontend.window - frontend.shift()) / 2 - frontend.lead_samples
         return (first + np.arange(columns + 1) * frames * frontend.shift()) / frontend.sample_rate

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from elastic_ast_jax.utils.plotting import LONGEST_LABEL, shortened
-from elastic_ast_jax.utils.text import duration, in_seconds
+from elastic_ast_jax.utils.plotting import LONGEST_LABEL, abbreviate
+from elastic_ast_jax.utils.text import format_duration, format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def plot_timeline(result: dict[str, Any]) -> 'Figure':
     )
     axes.invert_yaxis()
     axes.set_yticks(
-        range(len(shown)), [shortened(labels[c], LONGEST_LABEL) for c in shown], parse_math=False
+        range(len(shown)), [abbreviate(labels[c], LONGEST_LABEL) for c in shown], parse_math=False
     )
     _mark_time(axes, result['seconds'])
     axes.set_xlim(0, edges[-1])
@@ -75,7 +75,7 @@ def plot_timeline(result: dict[str, Any]) -> 'Figure':
     share = ''
     if candidates > len(shown):
         share = f', {len(shown)} of {candidates} classes that are in the top {_TOP} of a window'
-    title = f'{shortened(result["path"], 80)}\n{_duration(result["seconds"])}, {windows}{share}'
+    title = f'{abbreviate(result["path"], 80)}\n{_duration(result["seconds"])}, {windows}{share}'
     axes.set_title(title, parse_math=False, fontsize=10)
     return figure
 
@@ -112,14 +112,14 @@ def _mark_time(axes: 'Axes', seconds: float) -> None:
     )
     ticks = [float(number * step) for number in range(int(seconds / step) + 1)]
     axes.set_xticks(
-        ticks, [duration(tick) if seconds >= _MINUTE else f'{tick:g}' for tick in ticks]
+        ticks, [format_duration(tick) if seconds >= _MINUTE else f'{tick:g}' for tick in ticks]
     )
     axes.set_xlabel('time' if seconds >= _MINUTE else 'time [s]')
 
 
 def _duration(seconds: float) -> str:
     """Return the length of a recording, in the format of its time axis."""
-    return duration(seconds) if seconds >= _MINUTE else in_seconds(seconds)
+    return format_duration(seconds) if seconds >= _MINUTE else format_seconds(seconds)
 
 
 def plot_explanation(
@@ -162,7 +162,7 @@ def plot_explanation(
     subject = 'the model averages over all patches' if averages else 'attention of the pooling'
     split = f' in {explanation.windows} windows' if explanation.windows > 1 else ''
     title = (
-        f'{shortened(name, 80)}: {subject}\n'
+        f'{abbreviate(name, 80)}: {subject}\n'
         f'{_duration(explanation.seconds)}{split}; parameters of {parameters}'
     )
     figure.suptitle(title, x=0.01, ha='left', fontsize=10, parse_math=False)
@@ -241,7 +241,7 @@ def _draw_predictions(axes: 'Axes', predictions: list[tuple[str, float]]) -> Non
     """Draw the most probable classes as bars."""
     for row, (label, probability) in enumerate(predictions):
         axes.barh(row, 100 * probability, height=0.35, color='tab:blue')
-        text = f'{shortened(label, LONGEST_LABEL)}  {100 * probability:.1f} %'
+        text = f'{abbreviate(label, LONGEST_LABEL)}  {100 * probability:.1f} %'
         axes.annotate(text, (0, row - 0.2), (2, 2), textcoords='offset points', parse_math=False)
     axes.set(
         yticks=[],

@@ -285,7 +285,7 @@ class Predictor:
         """
         frontend = self.config.frontend
         shift = frontend.shift(reduction.ratio) if reduction else None
-        return windows.choose(frontend, self._overlap(overlap), window, shift)
+        return windows.make_windows(frontend, self._overlap(overlap), window, shift)
 
     def budget(self, tokens: int) -> Measurement:
         """Return the best measured token reduction of at most this many tokens per recording.

@@ -8,7 +8,7 @@ from typing import Any
 from elastic_ast_jax.inference import plots
 from elastic_ast_jax.utils import plotting
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.files import replaced
+from elastic_ast_jax.utils.files import atomic_write
 
 # The most bytes of a file's name without its suffix; file systems allow 255 with it.
 _MAX_NAME_BYTES = 200
@@ -61,7 +61,7 @@ class TimelineFolder:
         name = self._unique_name(timeline['path'])
         json_file, png_file = self.folder / f'{name}.json', self.folder / f'{name}.png'
         with (
-            replaced(json_file) as temporary,
+            atomic_write(json_file) as temporary,
             open(temporary, 'w', encoding='utf-8', errors='backslashreplace') as file,
         ):
             settings = {key: value for key, value in timeline.items() if key != 'timeline'}
@@ -72,7 +72,7 @@ class TimelineFolder:
                 line = json.dumps(entry | {'probabilities': probabilities})
                 file.write(f'{"," if number else ""}\n  {line}')
             file.write('\n ]\n}\n')
-        plotting.save(plots.plot_timeline(timeline), png_file)
+        plotting.save_figure(plots.plot_timeline(timeline), png_file)
         return json_file, png_file
 
     def _unique_name(self, path: str) -> str:

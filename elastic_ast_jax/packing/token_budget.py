@@ -22,7 +22,7 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.philox import Stream
-from elastic_ast_jax.utils.text import without_nan
+from elastic_ast_jax.utils.text import nan_to_none
 
 Method = Literal['crop', 'drop']
 
@@ -116,7 +116,7 @@ class TokenReduction:
             return np.flatnonzero(np.arange(tokens) % columns < self._columns(frontend))
         # The random words depend on this number of tokens, and on no epoch of a run.
         return philox.subset(
-            philox.words_of(0, 0, Stream.TOKEN_BUDGET, tokens, tokens), self.tokens
+            philox.words_at(0, 0, Stream.TOKEN_BUDGET, tokens, tokens), self.tokens
         )
 
     def _columns(self, frontend: FrontendSpec) -> int:
@@ -125,7 +125,9 @@ class TokenReduction:
 
     def describe(self, frontend: FrontendSpec) -> str:
         """Return the reduction in words, such as `frame shift 7 ms, the first frames`."""
-        return f'frame shift {frontend.milliseconds(self.ratio):g} ms, {DESCRIPTIONS[self.method]}'
+        return (
+            f'frame shift {frontend.rounded_shift_ms(self.ratio):g} ms, {DESCRIPTIONS[self.method]}'
+        )
 
 
 def check_model(kind: str) -> None:
@@ -273,7 +275,7 @@ class TokenBudgets:
             }
             entries.append(
                 {'tokens': reduction.tokens, 'ratio': reduction.ratio, 'method': reduction.method}
-                | without_nan(scores)
+                | nan_to_none(scores)
             )
         return {
             'checkpoint': self.checkpoint,

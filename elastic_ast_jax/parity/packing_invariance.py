@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from elastic_ast_jax.audio import windows
-from elastic_ast_jax.audio.reading import expand
+from elastic_ast_jax.audio.reading import expand_folders
 from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.inference import clips
 from elastic_ast_jax.models.attention import registry
@@ -38,7 +38,7 @@ from elastic_ast_jax.parity.conditions import (
 from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import counted, printable, without_nan
+from elastic_ast_jax.utils.text import nan_to_none, pluralize, printable
 
 __all__ = ['BOUND', 'PackingCheckError', 'PackingReport', 'check_packing', 'print_report', 'run']
 
@@ -130,7 +130,7 @@ def run(
     jax_cache.use_compilation_cache()
     progress = Progress()
     model = load_model(workdir, checkpoint)
-    recordings, notes = list(expand(inputs)), ()
+    recordings, notes = list(expand_folders(inputs)), ()
     if len(recordings) > _MAX_CLIPS:
         notes = (f'Of {len(recordings)} recordings, {_MAX_CLIPS} are checked, sampled evenly.',)
         recordings = [recordings[i] for i in _sample_evenly(len(recordings))]
@@ -144,7 +144,7 @@ def run(
 def _read(model: LoadedModel, recordings: Iterable[str]) -> tuple[list[str], list[Patches]]:
     """Return the names and patches of the clips of recordings."""
     frontend = model.config.frontend
-    split = windows.choose(frontend, model.config.data.overlap)
+    split = windows.make_windows(frontend, model.config.data.overlap)
     names, patches = [], []
     for clip in clips.read_clips(recordings, frontend, split):
         if clip.error is not None:
@@ -156,7 +156,7 @@ def _read(model: LoadedModel, recordings: Iterable[str]) -> tuple[list[str], lis
 
 def print_report(report: PackingReport, model: LoadedModel, *, as_json: bool = False) -> int:
     """Print a report and return the exit code: 1 if the model does not pass."""
-    devices = counted(jax.device_count(), f'{jax.default_backend()} device')
+    devices = pluralize(jax.device_count(), f'{jax.default_backend()} device')
     where = (
         f'{model.description}, float32 on {devices}, matrix products in the highest precision, JAX'
         f' {jax.__version__}'
@@ -180,7 +180,7 @@ def _print_json(report: PackingReport, where: str) -> None:
         'differences': {name: column.tolist() for name, column in report.differences.items()},
         'notes': list(report.notes),
     }
-    print(json.dumps(without_nan(entries), indent=2))
+    print(json.dumps(nan_to_none(entries), indent=2))
 
 
 def _print_tables(report: PackingReport) -> None:
@@ -221,7 +221,9 @@ def _verdict_on_conditions(report: PackingReport) -> str:
     if report.failed:
         return f'{len(report.failed)} of {len(report.differences)} conditions fail'
     rounding_bound = ' or the bound of rounding' if report.bounds.max() > BOUND else ''
-    return f'{counted(len(report.differences), "condition")}, all within {BOUND:g}{rounding_bound}'
+    return (
+        f'{pluralize(len(report.differences), "condition")}, all within {BOUND:g}{rounding_bound}'
+    )
 
 
 def check_packing(
@@ -262,7 +264,7 @@ def check_packing(
         alone = runner.logits_alone(range(count))
         differences = {}
         for name, condition in make_conditions(model, all_clips, count, random, attends):
-            progress.show(f'{counted(count, "clip")}: {name}')
+            progress.show(f'{pluralize(count, "clip")}: {name}')
             differences[name] = _differences(runner.logits(condition), alone)
         bounds = np.full(count, BOUND)
         if max(column.max() for column in differences.values()) > BOUND:
@@ -291,7 +293,7 @@ def _rounding_bounds(
     if not loose:
         return bounds, []
     return bounds, [
-        f'float32 does not determine the logits of {counted(loose, "clip")} to {BOUND:g}: weights'
+        f'float32 does not determine the logits of {pluralize(loose, "clip")} to {BOUND:g}: weights'
         f' moved to a neighboring float32 number, at random ({rounding.DRAWS} draws), change them'
         f' by up to {largest.max():.1e} without packing. The bound of a clip is'
         f' {rounding.TOLERANCE_FACTOR} times its change, at most {_MAX_BOUND:g}.'

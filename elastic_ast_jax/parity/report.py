@@ -14,7 +14,7 @@ from elastic_ast_jax.parity.comparison import Comparison
 from elastic_ast_jax.parity.training import TrainingSteps
 from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import counted, without_nan
+from elastic_ast_jax.utils.text import nan_to_none, pluralize
 
 __all__ = [
     'Report',
@@ -64,7 +64,7 @@ class Report:
 
     def verdict(self) -> str:
         """Return that all comparisons pass, or the names of those that fail."""
-        rows = counted(len(self.comparisons), 'row')
+        rows = pluralize(len(self.comparisons), 'row')
         if not self.failed:
             return f'{rows}, all pass'
         names = '\n'.join(f'  {comparison.name}' for comparison in self.failed)
@@ -112,7 +112,7 @@ def print_report(report: Report, *, as_json: bool = False) -> int:
             'rows': [comparison.to_json() for comparison in report.comparisons],
             'notes': report.notes,
         }
-        print(json.dumps(without_nan(entries), indent=2))
+        print(json.dumps(nan_to_none(entries), indent=2))
     else:
         print(report.table())
         print('\n'.join([*report.notes, _LEGEND, f'{where}: {report.verdict()}']))

@@ -24,7 +24,7 @@ from elastic_ast_jax.training.optimizer import constant_schedule
 from elastic_ast_jax.utils import markdown
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 # Rows that lengths are drawn for without data.
 _SAMPLE_ROWS = 256
@@ -121,14 +121,14 @@ def run(
     mesh = sharding.make_mesh(config.mesh, chips.devices)
     steps = _make_steps(config, chips, workload)
     rows_per_device = config.packing.rows // sharding.count_row_shards(mesh)
-    progress.say(
-        f'{chips.name}: {counted(chips.chips, "chip")}; {config.packing.rows} rows of'
+    progress.write_line(
+        f'{chips.name}: {pluralize(chips.chips, "chip")}; {config.packing.rows} rows of'
         f' {config.packing.tokens} tokens, {rows_per_device} a device; attention:'
         f' {_attention_name(config)}'
     )
     results = {}
     for name, lower in (('train', _lower_train), ('evaluate', _lower_evaluate)):
-        progress.say(f'compiling the {name} step')
+        progress.write_line(f'compiling the {name} step')
         results[name] = compile_step(
             lambda lower=lower: lower(steps, mesh), chips.peak.memory / chips.cores
         )
@@ -136,7 +136,7 @@ def run(
     print(f'\n{_describe_flops(workload, steps, chips)}')
     fits = all(result.fits for result in results.values())
     if not fits:
-        progress.say(
+        progress.write_line(
             f'does not fit: use fewer rows (--config.packing.rows={_fewer_rows(config, mesh)}), '
             '--config.model.remat=true, or parameters divided over more chips (--config.mesh.fsdp)'
         )
@@ -187,7 +187,7 @@ def _make_workload(
             return _planned_workload(config, classes)
         except (UserError, ImportError, OSError) as error:
             lengths = 'audioset'
-            progress.say(
+            progress.write_line(
                 f'the data of the config cannot be read here ({str(error).splitlines()[0]}):'
                 f' lengths are those of --lengths={lengths}, classes those of --classes'
             )
@@ -197,7 +197,9 @@ def _make_workload(
         mix, _SAMPLE_ROWS, packing.tokens, packing.slots, config.train.seed, dropout
     )
     patches = np.concatenate(rows)
-    tokens = np.asarray(frontend.kept_tokens(mix.frontend.mel_patches * patches, dropout), np.int64)
+    tokens = np.asarray(
+        frontend.tokens_after_dropout(mix.frontend.mel_patches * patches, dropout), np.int64
+    )
     clips = len(tokens) / _SAMPLE_ROWS * packing.rows
     return Workload(tokens, clips, lengths, classes or _AUDIOSET_CLASSES)
 
@@ -362,7 +364,7 @@ def _search(
             )
             steps = _make_steps(changed, topology, workload)
             result = compile_step(lambda: _lower_train(steps, mesh), device_bytes)
-            progress.say(
+            progress.write_line(
                 f'{topology.name}, {"with" if remat else "without"} remat, {rows} rows: '
                 f'{"fits" if result.fits else "does not fit"}, '
                 f'{"-" if result.needed is None else _gib(result.needed)}, {result.seconds:.0f} s'

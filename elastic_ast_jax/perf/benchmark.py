@@ -142,7 +142,7 @@ def run(options: Options, as_json: bool = False) -> int:
     known_peak = peaks.find_peak(device_kind)
     peak = options.peak or (known_peak.flops if known_peak else None)
     dtype = selection.compute_dtype(config.model.dtype)
-    progress.say(
+    progress.write_line(
         f'{mesh.size} x {device_kind}, {config.model.size} in {dtype}, {config.packing.rows} rows'
         f' of {config.packing.tokens} tokens, lengths {mix.name}; peak:'
         f' {f"{peak / 1e12:g} TFLOP/s a device" if peak else "not known, give --peak"}'
@@ -157,7 +157,7 @@ def run(options: Options, as_json: bool = False) -> int:
             if as_json:
                 print(json.dumps(common | result.to_json()), flush=True)
             else:
-                progress.say(_line(result))
+                progress.write_line(_line(result))
             results.append(result)
     if not as_json:
         print(table(results))

@@ -16,7 +16,7 @@ import os
 import numpy as np
 from jaxtyping import Int64
 
-from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens
+from elastic_ast_jax.audio.frontend import FrontendSpec, tokens_after_dropout
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.variants import Bin, sample_lengths
 from elastic_ast_jax.packing import packer
@@ -150,7 +150,7 @@ def sample_rows(
     clips = 2 * count + slots
     while True:  # rows near the end of a sequence are less full: pack as many again
         patches = mix.time_patches(clips, seed)
-        sizes = kept_tokens(mix.frontend.mel_patches * patches, dropout)
+        sizes = tokens_after_dropout(mix.frontend.mel_patches * patches, dropout)
         if sizes.max() > tokens:
             raise MixError(
                 f'rows of {tokens} tokens are too short for --lengths={mix.name}, which has a clip'
@@ -174,7 +174,9 @@ def noise_batch(mix: Mix, shape: BatchShape, seed: int, dropout: float) -> Packe
     for row, patches in enumerate(rows):
         counts = mix.frontend.mel_patches * patches
         token_indices = [
-            np.sort(generator.choice(count, int(kept_tokens(count, dropout)), replace=False))
+            np.sort(
+                generator.choice(count, int(tokens_after_dropout(count, dropout)), replace=False)
+            )
             for count in counts
         ]
         layout = packer.row_layout(patches, mix.frontend.mel_patches, token_indices)

@@ -24,7 +24,7 @@ from elastic_ast_jax.models.attention import registry
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.perf import topologies
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import counted, printable
+from elastic_ast_jax.utils.text import pluralize, printable
 
 # Share of the model FLOPs in the peak, if the user gives none.
 UTILIZATION = 0.4
@@ -152,7 +152,7 @@ def _describe_time(
     hours = needed_flops / (peak.flops * utilization) / 3600
     text = (
         f'{hours:.3g} chip-hours at {100 * utilization:g} % of the peak of {peak.flops / 1e12:g}'
-        f' TFLOP/s, {hours / chips:.3g} h on {counted(chips, "chip")}'
+        f' TFLOP/s, {hours / chips:.3g} h on {pluralize(chips, "chip")}'
     )
     shards = max(1, chips // max(1, config.mesh.tensor))  # rows divide over these
     if config.packing.rows % shards:

@@ -31,7 +31,7 @@ from elastic_ast_jax.pretrained.weights import (
     sources_by_part,
 )
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import some
+from elastic_ast_jax.utils.text import join_first
 
 CONFIG, WEIGHTS, PREPROCESSOR = 'config.json', 'model.safetensors', 'preprocessor_config.json'
 PATCH = 16
@@ -217,8 +217,10 @@ def features(
     Padding has log-mels of 0 before normalization. These are loud frames, of mel energy 1, and not
     the data set's mean; published ASTs are trained with them.
     """
-    log_mel = fbank.normalise(fbank.log_mel(waveform, frontend)[:frames], frontend)
-    return np.pad(log_mel, ((0, frames - len(log_mel)), (0, 0)), constant_values=frontend.filling)
+    log_mel = fbank.normalize(fbank.log_mel(waveform, frontend)[:frames], frontend)
+    return np.pad(
+        log_mel, ((0, frames - len(log_mel)), (0, 0)), constant_values=frontend.fill_value
+    )
 
 
 def _advice(directory: Path, missing: list[str]) -> str:
@@ -359,7 +361,7 @@ def _count_classes(tensors: Tensors, name: str) -> int:
         raise AstHfError(
             f'{name}: {WEIGHTS} has no classifier.dense.weight of two axes with classes: it is no'
             f' ASTForAudioClassification ({len(tensors)} tensors,'
-            f' {some(sorted(tensors), _MAX_NAMES)})'
+            f' {join_first(sorted(tensors), _MAX_NAMES)})'
         )
     return len(head)
 

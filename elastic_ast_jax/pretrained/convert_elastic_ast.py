@@ -26,7 +26,7 @@ from elastic_ast_jax.pretrained.save_workdir import (
     report,
     save,
 )
-from elastic_ast_jax.utils.files import replaced, write_text
+from elastic_ast_jax.utils.files import atomic_write, write_text
 from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.text import printable
 
@@ -213,7 +213,7 @@ def _save_unused(
         name: tensors[name] for name in elastic_ast_torch.unused_tensors(layout)
     }
     if unused:
-        with replaced(file) as temporary:
+        with atomic_write(file) as temporary:
             np.savez(temporary, **unused)
 
 

@@ -24,7 +24,7 @@ from elastic_ast_jax.pretrained.weights import (
 )
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.gcs import BucketPath
-from elastic_ast_jax.utils.text import some
+from elastic_ast_jax.utils.text import join_first
 
 _RECOGNIZED = (
     "files (.pth, .safetensors, .npz) of a ViT or DeiT in timm's or Hugging Face's names or"
@@ -41,9 +41,9 @@ def read(path: str | os.PathLike) -> PretrainedWeights:
             tensors too many, too few or of other shapes.
         TensorFileError, LayoutError, AstHfError, WorkdirError, CheckpointError: Its file or folder
             cannot be used.
-        PlaceError: See `files.at`.
+        BucketPathError: See `files.as_path`.
     """
-    place = files.at(path)
+    place = files.as_path(path)
     if isinstance(place, BucketPath):
         if not (place / CONFIG).exists():
             raise PretrainedError(
@@ -67,7 +67,7 @@ def _read_folder(path: Path) -> PretrainedWeights:
         content = sorted(entry.name for entry in path.iterdir())
         raise PretrainedError(
             f'is a folder with neither {CONFIG} nor checkpoints; it holds'
-            f' {some(content) or "nothing"}. Recognized are {_RECOGNIZED}'
+            f' {join_first(content) or "nothing"}. Recognized are {_RECOGNIZED}'
         )
     config = read_json_object(path / CONFIG, CONFIG, PretrainedError)
     kind = config.get('model_type')
@@ -113,5 +113,6 @@ def _read_tensors(tensors: Tensors, config: dict[str, Any] | None) -> Pretrained
             ' the rest'
         )
     raise PretrainedError(
-        f'holds no network that is recognized, but {some(names)}. Recognized are {_RECOGNIZED}'
+        f'holds no network that is recognized, but {join_first(names)}.'
+        f' Recognized are {_RECOGNIZED}'
     )

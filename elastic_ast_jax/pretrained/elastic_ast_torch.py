@@ -34,7 +34,7 @@ from elastic_ast_jax.pretrained.weights import (
     sources_by_part,
 )
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import some
+from elastic_ast_jax.utils.text import join_first
 
 __all__ = [
     'Layout',
@@ -222,7 +222,7 @@ def _anchor_shapes(tensors: Tensors, depth: int) -> dict[str, Shape]:
     """Return the shapes of the tensors that sizes are read from."""
     if not depth and not _AXES.keys() & (tensors.keys() - {'head.weight'}):
         raise LayoutError(
-            f'this is no ElasticAST: it holds {some(list(tensors), 3)}, and none of '
+            f'this is no ElasticAST: it holds {join_first(list(tensors), 3)}, and none of '
             f'{", ".join(_AXES)} or {_BLOCKS}0. ...'
         )
     missing = [name for name in _AXES if name not in tensors]

@@ -75,7 +75,7 @@ def run(path: str | os.PathLike, out: str | os.PathLike, *, checkpoint: str = 'l
             ' the published code: results differ by that'
         )
     if shapes := elastic_ast_torch.unused_tensors(layout):
-        file = files.at(path) / UNUSED_TENSORS
+        file = files.as_path(path) / UNUSED_TENSORS
         exists = file.exists()
         notes.append(
             f'tensors that mean pooling does not use: {"as in the source" if exists else "zeros"}'
@@ -98,7 +98,7 @@ def _read_unused(
     Raises:
         TensorFileError: The file has others.
     """
-    with files.local(file) as local_file:
+    with files.local_copy(file) as local_file:
         tensors = state_dict.read(local_file).tensors
     for name, shape in shapes.items():
         stored = tensors[name].shape if name in tensors else 'of nothing'

@@ -26,7 +26,7 @@ from elastic_ast_jax.pretrained.weights import (
     PretrainedError,
     PretrainedWeights,
 )
-from elastic_ast_jax.utils.text import counted, printable, some
+from elastic_ast_jax.utils.text import join_first, pluralize, printable
 
 # Projections of the attention pooling, and those of the blocks whose mean they start as.
 _POOL_PROJECTIONS = types.MappingProxyType(
@@ -376,7 +376,7 @@ def _pool(weights: PretrainedWeights, *, quirks: bool) -> _Part:
 
 def _head(weights: PretrainedWeights, labels: Sequence[str]) -> _Part:
     """Return the head, if it has the same classes."""
-    ours = f'newly initialized: this model has {counted(len(labels), "class", "classes")}'
+    ours = f'newly initialized: this model has {pluralize(len(labels), "class", "classes")}'
     if 'head/kernel' not in weights.params:
         return _Part({}, ours)
     theirs = weights.labels
@@ -387,8 +387,8 @@ def _head(weights: PretrainedWeights, labels: Sequence[str]) -> _Part:
     if old or new or len(theirs) != len(labels):
         return _Part(
             {},
-            f'{ours}, the weights have {count} (only in the weights: {some(old, 3) or "none"}; only'
-            f' in this model: {some(new, 3) or "none"})',
+            f'{ours}, the weights have {count} (only in the weights:'
+            f' {join_first(old, 3) or "none"}; only in this model: {join_first(new, 3) or "none"})',
         )
     order = [theirs.index(name) for name in labels]
     params = {
@@ -408,7 +408,7 @@ def _unused_lines(weights: PretrainedWeights, used_parts: set[str]) -> list[str]
     groups: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         groups.setdefault(reason, []).append(name)
-    return [f'not used: {some(names, 24)} ({reason})' for reason, names in groups.items()]
+    return [f'not used: {join_first(names, 24)} ({reason})' for reason, names in groups.items()]
 
 
 def _join_items(values: Mapping[str, int]) -> str:
@@ -419,6 +419,6 @@ def _describe(weights: PretrainedWeights) -> str:
     rows, columns = weights.positions.shape
     heads = f', {weights.heads} heads' if weights.heads else ''
     return (
-        f'width {weights.width}, {counted(weights.depth, "block")}{heads}, patches of'
+        f'width {weights.width}, {pluralize(weights.depth, "block")}{heads}, patches of'
         f' {weights.patch[0]} x {weights.patch[1]}, {rows} x {columns} positions'
     )

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.files import replaced
-from elastic_ast_jax.utils.text import some
+from elastic_ast_jax.utils.files import atomic_write
+from elastic_ast_jax.utils.text import join_first
 
 __all__ = ['StateDict', 'TensorFileError', 'read', 'write']
 
@@ -104,9 +104,9 @@ def read(path: str | os.PathLike) -> StateDict:
     tensors = {name: _float32(path, name, array) for name, array in arrays.items()}
     if wrong := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
         raise TensorFileError(
-            f'{path}: {some(wrong, _MAX_NAMES)} {"holds" if len(wrong) == 1 else "hold"} values'
-            ' that are not finite in float32: the training that made it went wrong, or the file is'
-            ' damaged'
+            f'{path}: {join_first(wrong, _MAX_NAMES)} {"holds" if len(wrong) == 1 else "hold"}'
+            ' values that are not finite in float32: the training that made it went wrong, or the'
+            ' file is damaged'
         )
     return StateDict(path, tensors, tuple(notes))
 
@@ -124,7 +124,7 @@ def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '..
     from safetensors.numpy import save_file
 
     contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             # PyTorch's loaders look for this metadata.
             save_file(contiguous, temporary, metadata={'format': 'pt'})
@@ -168,7 +168,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
             else ': save model.state_dict() alone'
         )
         raise TensorFileError(
-            f'{path}: {some(list(non_tensors), _MAX_NAMES)}'
+            f'{path}: {join_first(list(non_tensors), _MAX_NAMES)}'
             f' {"is no tensor" if len(non_tensors) == 1 else "are no tensors"}{hint}'
         )
     return {name: _torch_array(path, name, tensor) for name, tensor in content.items()}, notes
@@ -225,7 +225,7 @@ def _unnest(content: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
     ignored = [str(name) for name in content if name != nested[0]]
     note = f"took the state dict '{nested[0]}'"
     if ignored:
-        note += f'; ignored: {some(ignored, _MAX_NAMES)}'
+        note += f'; ignored: {join_first(ignored, _MAX_NAMES)}'
     return content[nested[0]], [note]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from elastic_ast_jax.models.encoder import MLP_RATIO
-from elastic_ast_jax.utils.text import some
+from elastic_ast_jax.utils.text import join_first
 
 Shape = tuple[int, ...]
 BLOCKS = 'encoder/blocks'
@@ -192,15 +192,15 @@ def find_mismatches(
     expected = {mapping.source: mapping.shape for mapping in mappings}
     problems = []
     if missing := [name for name in expected if name not in tensors]:
-        problems.append(f'missing: {some(missing)}')
+        problems.append(f'missing: {join_first(missing)}')
     if extra := [name for name in tensors if name not in expected and name not in unused]:
-        problems.append(f'left over: {some(extra)}')
+        problems.append(f'left over: {join_first(extra)}')
     if wrong := [
         f'{name} has the shape {list(tensors[name].shape)}, expected {list(shape)}'
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
     ]:
-        problems.append(f'wrong: {some(wrong)}')
+        problems.append(f'wrong: {join_first(wrong)}')
     return problems
 
 

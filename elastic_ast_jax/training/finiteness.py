@@ -7,7 +7,7 @@ import numpy as np
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.training.step import StepMetrics
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import some
+from elastic_ast_jax.utils.text import join_first
 
 _NAMES_SHOWN = 20
 
@@ -35,5 +35,5 @@ def check_finite(step: int, metrics: StepMetrics, batch: PackedBatch, keys: Sequ
         f'step {step}: the loss ({metrics.loss}), the gradient (norm {metrics.gradient_norm}) or'
         f' the parameters after it (norm {metrics.parameter_norm}) are not finite. The last good'
         ' checkpoint stays. Lower optimizer.learning_rate, or look at the clips of this batch:'
-        f' {some(clips, _NAMES_SHOWN)}'
+        f' {join_first(clips, _NAMES_SHOWN)}'
     )

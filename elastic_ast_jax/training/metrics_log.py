@@ -9,7 +9,7 @@ from typing import Any
 from elastic_ast_jax.training import metrics_file
 from elastic_ast_jax.utils import files, gcs
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import without_nan
+from elastic_ast_jax.utils.text import nan_to_none
 
 
 class LogError(UserError):
@@ -41,10 +41,10 @@ class MetricsLog:
         Raises:
             LogError: It cannot be written.
         """
-        self._file, self._failed = files.at(file), False
+        self._file, self._failed = files.as_path(file), False
         with self._writing('at the start'):
             self._lines = metrics_file.open_log(
-                self._file, files.at(tensorboard), steps_made, evaluated
+                self._file, files.as_path(tensorboard), steps_made, evaluated
             )
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ class MetricsLog:
             LogError: It cannot be written.
         """
         with self._writing(f'after step {step}'):
-            self._lines.add(json.dumps({'step': step, 'kind': kind, **without_nan(values)}) + '\n')
+            self._lines.add(json.dumps({'step': step, 'kind': kind, **nan_to_none(values)}) + '\n')
 
     def flush(self) -> None:
         """Writes what is still held back, as a checkpoint is about to be saved that a restart goes
@@ -90,4 +90,4 @@ class MetricsLog:
                 self._failed = True
                 reason = getattr(error, 'strerror', None) or error
                 made = LogError(f'{self._file.parent}: the log cannot be written {when} ({reason})')
-                raise gcs.judged(made, self._file, error) from error
+                raise gcs.with_exit_code(made, self._file, error) from error

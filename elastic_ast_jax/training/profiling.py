@@ -31,7 +31,7 @@ class Profile:
         steps: int,
         first: int,
         last: int,
-        say: Callable[[str], Any],
+        write_line: Callable[[str], Any],
     ):
         """Plans the profile.
 
@@ -42,7 +42,7 @@ class Profile:
             last: Steps that it will have made when it ends.
             say: Is told where the profile is.
         """
-        self._folder, self._say = folder, say
+        self._folder, self._say = folder, write_line
         self._begin = max(first, min(first + _SETTLING, last - steps))
         self._end = min(self._begin + steps, last)
         self._running = False

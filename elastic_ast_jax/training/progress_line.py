@@ -5,7 +5,7 @@ import time
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.training.metrics_window import WindowMeans
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import duration
+from elastic_ast_jax.utils.text import format_duration
 
 
 class ProgressLine:
@@ -38,5 +38,5 @@ class ProgressLine:
             f'step {step}/{last_step}  epoch {epoch + 1}/{epochs}  loss {means.loss:.4f}'
             f'  rate {learning_rate:.2e}  {means.clips_per_second:.0f} clips/s'
             f'  {means.tokens_per_second:.0f} tokens/s  fill {100 * means.fill:.1f} %'
-            f'  {duration(remaining)} left'
+            f'  {format_duration(remaining)} left'
         )

@@ -13,8 +13,8 @@ from elastic_ast_jax.training.metrics import Metrics
 from elastic_ast_jax.training.metrics_log import LogError, MetricsLog
 from elastic_ast_jax.training.metrics_window import WindowMeans
 from elastic_ast_jax.training.wandb_log import WandbLog
-from elastic_ast_jax.utils.progress import Progress, afterwards
-from elastic_ast_jax.utils.text import in_seconds
+from elastic_ast_jax.utils.progress import Progress, run_on_exit
+from elastic_ast_jax.utils.text import format_seconds
 
 _EVALUATION_KEYS = ('clips', 'accuracy', 'mean_average_precision', 'auc', 'd_prime')
 
@@ -80,7 +80,7 @@ class RunLog:
         """Log and report an evaluation after `step` steps."""
         self._write(step, 'eval', {key: getattr(metrics, key) for key in _EVALUATION_KEYS})
         parameters = ' (moving average)' if self._moving_average else ''
-        self._progress.say(
+        self._progress.write_line(
             f'epoch {self._epoch(step)}{parameters}: accuracy {100 * metrics.accuracy:.2f} %, '
             f'mAP {metrics.mean_average_precision:.4f} on {metrics.clips} clips'
         )
@@ -89,10 +89,10 @@ class RunLog:
         """Log and report a completed checkpoint, some steps after its own."""
         values = checkpoint._asdict()
         self._write(step, 'checkpoint', {'of_step': values.pop('step'), **values})
-        self._progress.say(
+        self._progress.write_line(
             f'checkpoint of step {checkpoint.step}: {checkpoint.bytes / 2**20:.1f} MiB in'
-            f' {in_seconds(checkpoint.seconds)}, for {in_seconds(checkpoint.waited)} of which'
-            ' training waited'
+            f' {format_seconds(checkpoint.seconds)}, for {format_seconds(checkpoint.waited)} of'
+            ' which training waited'
         )
 
     def flush(self) -> None:
@@ -130,7 +130,7 @@ def open_logs(
             if processes.is_primary():
                 evaluated = checkpoints.score(first_step) is not None
                 log = MetricsLog(workdir.metrics, workdir.tensorboard, first_step, evaluated)
-                stack.enter_context(afterwards(log.close))
+                stack.enter_context(run_on_exit(log.close))
                 sinks.append(log)
             if config.train.wandb and processes.is_primary():
                 sinks.append(stack.enter_context(WandbLog(config, workdir)))

@@ -7,7 +7,7 @@ from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.gcs import BucketPath
-from elastic_ast_jax.utils.text import without_nan
+from elastic_ast_jax.utils.text import nan_to_none
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class WandbLog:
         if self._run is not None and step >= self._run.step:
             named = {
                 f'{kind}/{name}': value
-                for name, value in without_nan(values).items()
+                for name, value in nan_to_none(values).items()
                 if value is not None
             }
             self._guarded(lambda run: run.log(named, step=step))

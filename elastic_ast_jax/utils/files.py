@@ -20,17 +20,17 @@ class WriteError(UserError):
     """A file cannot be written; names it, and says what to do."""
 
 
-def at(path: str | os.PathLike) -> Path | BucketPath:
+def as_path(path: str | os.PathLike) -> Path | BucketPath:
     """The place that a path names: an absolute local path, or one in a bucket, `gs://BUCKET/...`.
 
     Raises:
-        PlaceError: It holds '://' and names no folder in a bucket.
+        BucketPathError: It holds '://' and names no folder in a bucket.
     """
     text = os.fspath(path)
-    return gcs.at(text) if '://' in text else Path(text).absolute()
+    return gcs.bucket_path(text) if '://' in text else Path(text).absolute()
 
 
-def size(folder: Path | BucketPath) -> int:
+def folder_bytes(folder: Path | BucketPath) -> int:
     """Bytes of what is in a folder and below.
 
     Raises:
@@ -42,7 +42,7 @@ def size(folder: Path | BucketPath) -> int:
 
 
 @contextlib.contextmanager
-def local(path: Path | BucketPath) -> Iterator[Path]:
+def local_copy(path: Path | BucketPath) -> Iterator[Path]:
     """The file itself, or a copy of what is in a bucket, for readers that take files alone.
 
     Raises:
@@ -58,7 +58,7 @@ def local(path: Path | BucketPath) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replaced(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary file to write, which takes the place of `path` at the end.
 
     Whoever reads `path` sees the old file or the new one. If writing fails, the old one stays and
@@ -78,13 +78,15 @@ def replaced(path: str | os.PathLike) -> Iterator[Path]:
         ...     temporary.write_text('{}')
     """
     if '://' in os.fspath(path):  # an object appears whole by itself
-        path = at(path)
+        path = as_path(path)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 yield Path(folder, path.name)
                 path.upload(Path(folder, path.name))
             except OSError as error:
-                raise gcs.judged(WriteError(problem(path, error)), path, error) from error
+                raise gcs.with_exit_code(
+                    WriteError(write_problem(path, error)), path, error
+                ) from error
         return
     path = Path(path)
     # Of a long name only the beginning, as file systems take 255 bytes.
@@ -94,7 +96,7 @@ def replaced(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise WriteError(problem(path, error)) from error
+        raise WriteError(write_problem(path, error)) from error
     finally:
         with contextlib.suppress(OSError):  # also if there never was one
             temporary.unlink()
@@ -106,11 +108,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     Raises:
         WriteError: It cannot be written.
     """
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
-def problem(path: str | os.PathLike, error: OSError) -> str:
+def write_problem(path: str | os.PathLike, error: OSError) -> str:
     """That a file cannot be written, why, and what to do."""
     advice = (
         'make room on that disk, or choose another place'

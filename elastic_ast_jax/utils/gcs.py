@@ -16,20 +16,20 @@ from elastic_ast_jax.utils.errors import UserError
 
 __all__ = [
     'SCHEME',
-    'UNREACHED',
+    'UNREACHABLE',
     'BucketPath',
-    'PlaceError',
-    'at',
-    'check',
+    'BucketPathError',
+    'bucket_path',
+    'check_access',
     'exit_code',
-    'judged',
-    'reason',
+    'with_exit_code',
+    'explain',
 ]
 
 SCHEME = 'gs://'
 # Exit code of a command that a bucket ended which may be reached later (EX_IOERR of sysexits.h):
 # launchers start it again.
-UNREACHED = 74
+UNREACHABLE = 74
 # What gcsfs or Orbax take for a pattern or a version.
 _RESERVED = frozenset('*?[]#')
 _LONGEST = 300
@@ -41,14 +41,14 @@ _LOG_IN = (
 )
 
 
-class PlaceError(UserError):
+class BucketPathError(UserError):
     """A text with '://' that is no place for files here."""
 
 
 class BucketPath(PurePosixPath):
-    """`gs://BUCKET/...`;
+    """Represent `gs://BUCKET/...`; create it with `bucket_path`.
 
-    made by `at`. Whatever goes wrong is raised as an `OSError` whose `strerror` says what to do.
+    Every failure is an `OSError` whose `strerror` says what to do.
     """
 
     def __str__(self) -> str:
@@ -145,15 +145,15 @@ class BucketPath(PurePosixPath):
             raise FileNotFoundError(errno.ENOENT, 'no such file or bucket', str(self)) from error
         except Exception as error:  # of gcsfs, aiohttp, google-auth; each has its own
             raise OSError(
-                errno.EACCES if _lasting(error) else errno.EIO, reason(error), str(self)
+                errno.EACCES if _lasting(error) else errno.EIO, explain(error), str(self)
             ) from error
 
 
-def at(text: str) -> BucketPath:
+def bucket_path(text: str) -> BucketPath:
     """The path of a text with '://'.
 
     Raises:
-        PlaceError: It is no folder in a bucket of Google Cloud Storage.
+        BucketPathError: It is no folder in a bucket of Google Cloud Storage.
 
     Example:
         >>> at('gs://bucket/runs') / '1'
@@ -161,11 +161,11 @@ def at(text: str) -> BucketPath:
     """
     key = PurePosixPath(text.removeprefix(SCHEME))
     if not text.startswith(SCHEME) or key.is_absolute() or len(key.parts) < 2:
-        raise PlaceError(
+        raise BucketPathError(
             f'{text}: is neither a local path nor a folder in a bucket: write gs://BUCKET/FOLDER'
         )
     if '..' in key.parts or _RESERVED & set(text):
-        raise PlaceError(
+        raise BucketPathError(
             f"{text}: a path in a bucket holds no '..' and none of {' '.join(sorted(_RESERVED))}:"
             ' choose another name'
         )
@@ -173,12 +173,12 @@ def at(text: str) -> BucketPath:
     return BucketPath(key)
 
 
-def check(path: BucketPath) -> None:
+def check_access(path: BucketPath) -> None:
     """Asks for the bucket itself, as Orbax does when it lists or deletes checkpoints: what hinders
     it is told at once.
 
     Raises:
-        Exception: Of google-cloud-storage, see `reason`.
+        Exception: Of google-cloud-storage, see `explain`.
     """
     from google.cloud import storage
 
@@ -197,7 +197,7 @@ def _prepare() -> None:
     logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it raises what it logs
 
 
-def reason(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """What went wrong with a bucket, and what to do, in one line."""
     text = ' '.join(str(error).split())[:_LONGEST] or type(error).__name__
     if isinstance(error, ImportError):
@@ -207,8 +207,8 @@ def reason(error: Exception) -> str:
     return f'{type(error).__name__}: {text}'
 
 
-def judged(made: UserError, path: Any, cause: BaseException) -> UserError:
-    """`made`, with the exit code `UNREACHED` if its cause is a bucket that may be reached later.
+def with_exit_code(made: UserError, path: Any, cause: BaseException) -> UserError:
+    """`made`, with the exit code `UNREACHABLE` if its cause is a bucket that may be reached later.
 
     Args:
         made: What is raised.
@@ -216,13 +216,13 @@ def judged(made: UserError, path: Any, cause: BaseException) -> UserError:
         cause: What went wrong.
     """
     if isinstance(path, BucketPath) and not _lasting(cause):
-        made.exit_code = UNREACHED
+        made.exit_code = UNREACHABLE
     return made
 
 
 def exit_code(error: OSError) -> int:
     """Of a command that an error ended which nothing had words for."""
-    return UNREACHED if str(error.filename).startswith(SCHEME) and not _lasting(error) else 1
+    return UNREACHABLE if str(error.filename).startswith(SCHEME) and not _lasting(error) else 1
 
 
 def _refused(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from elastic_ast_jax.utils.files import replaced
+from elastic_ast_jax.utils.files import atomic_write
 
 
 class GrowingArray(contextlib.AbstractContextManager):
@@ -65,7 +65,7 @@ def write_npz(path: Path, arrays: Mapping[str, GrowingArray | Shaped[np.ndarray,
         WriteError: It cannot be written.
     """
     with (
-        replaced(path) as temporary,
+        atomic_write(path) as temporary,
         open(temporary, 'wb') as file,
         zipfile.ZipFile(file, 'w') as members,
     ):

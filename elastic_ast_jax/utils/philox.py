@@ -27,8 +27,8 @@ class Stream(enum.IntEnum):
     TIME_START = 7
     TOKEN_DROPOUT = 8
     BALANCED = 9
-    CUT_LENGTH = 10
-    CUT_START = 11
+    CROP_LENGTH = 10
+    CROP_OFFSET = 11
     WARP_POINT = 12
     WARP_DISTANCE = 13
     MIX = 14
@@ -43,7 +43,7 @@ def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarra
     return np.random.Philox(key=key).random_raw(count)
 
 
-def words_of(
+def words_at(
     seed: int, epoch: int, stream: Stream, position: int, count: int
 ) -> UInt64[np.ndarray, 'count']:
     """Words that belong to one position alone, for draws that need many."""

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from elastic_ast_jax.utils.files import replaced
+from elastic_ast_jax.utils.files import atomic_write
 from elastic_ast_jax.utils.text import printable
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LONGEST_LABEL = 32
 
 
-def save(figure: 'Figure', file: str | os.PathLike) -> None:
+def save_figure(figure: 'Figure', file: str | os.PathLike) -> None:
     """Writes a figure in the format that the file's suffix names.
 
     Raises:
@@ -29,11 +29,11 @@ def save(figure: 'Figure', file: str | os.PathLike) -> None:
         # Characters that the font does not have are drawn as a box; to the user this is no news.
         warnings.filterwarnings('ignore', 'Glyph .* missing from', UserWarning)
         figure.savefig(drawn, format=Path(file).suffix[1:])
-    with replaced(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_bytes(drawn.getvalue())
 
 
-def shortened(text: str, longest: int) -> str:
+def abbreviate(text: str, longest: int) -> str:
     """A text that can be drawn, cut in the middle if it is longer."""
     text = printable(text)
     half = longest // 2

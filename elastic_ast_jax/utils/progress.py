@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from elastic_ast_jax.utils.text import counted, duration, printable
+from elastic_ast_jax.utils.text import format_duration, pluralize, printable
 
 _log = logging.getLogger(__name__)
 # Seconds of work after which a progress line appears.
@@ -17,7 +17,7 @@ _PATIENCE = 2.0
 
 
 @contextlib.contextmanager
-def afterwards(work: Callable[[], Any]) -> Iterator[None]:
+def run_on_exit(work: Callable[[], Any]) -> Iterator[None]:
     """Does `work` when this is over, however it ends.
 
     After an error, a failure of `work` is told and does not replace it.
@@ -62,7 +62,7 @@ class Progress:
             self._stream.write(text + '\n')
         self._stream.flush()
 
-    def say(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         """A line that stays, or several."""
         if not self._shown:
             return
@@ -94,7 +94,7 @@ class Progress:
         return text, width
 
 
-class Waiting(contextlib.AbstractContextManager):
+class RecordingProgress(contextlib.AbstractContextManager):
     """A progress line on standard error while recordings take long:
 
     how far a long one is, or how many are done.
@@ -120,13 +120,13 @@ class Waiting(contextlib.AbstractContextManager):
         if passed >= _PATIENCE and advanced > 0 and done < seconds:
             speed = advanced / passed
             self._progress.show(
-                f'{duration(done)} of {duration(seconds)}, {speed:.3g} times real time, '
-                f'{duration((seconds - done) / speed)} left: {name}'
+                f'{format_duration(done)} of {format_duration(seconds)}, {speed:.3g} times real'
+                f' time, {format_duration((seconds - done) / speed)} left: {name}'
             )
         elif self._count and now - self._begun >= _PATIENCE:
-            self._progress.show(f'{counted(self._count, "recording")} done')
+            self._progress.show(f'{pluralize(self._count, "recording")} done')
 
-    def done(self) -> None:
+    def finish_recording(self) -> None:
         """Counts a recording that is done."""
         self._count += 1
         self._first = ('', 0.0, 0.0)

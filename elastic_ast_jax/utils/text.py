@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def without_nan(value: Any) -> Any:
+def nan_to_none(value: Any) -> Any:
     """The value with None for numbers that JSON has no word for: NaN and the infinities."""
     if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
+        return {key: nan_to_none(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
+        return [nan_to_none(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -33,23 +33,23 @@ def printable(text: str) -> str:
     )
 
 
-def counted(count: int, singular: str, plural: str | None = None) -> str:
+def pluralize(count: int, singular: str, plural: str | None = None) -> str:
     """`1 clip` or `2 clips`; `plural` if it is not made by an s."""
     return f'{count} {singular if count == 1 else plural or singular + "s"}'
 
 
-def some(names: Sequence[str], shown: int = 8) -> str:
+def join_first(names: Sequence[str], shown: int = 8) -> str:
     """The first few names, and how many more there are: `a, b and 3 more`."""
     more = len(names) - shown
     return ', '.join(names[:shown]) + (f' and {more} more' if more > 0 else '')
 
 
-def in_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """`0.70 s`; three digits of what would be 0.00 s."""
     return f'{seconds:.2f} s' if seconds >= 0.01 else f'{seconds:.3g} s'
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`1:02:03` or `2:03`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)

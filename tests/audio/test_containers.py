@@ -70,13 +70,13 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 def without_xing(content: bytes) -> bytes:
     assert b'Xing' in content[:100] or b'Info' in content[:100]
-    return content[mpeg.frame(content[:4])[0] :]
+    return content[mpeg.parse_frame(content[:4])[0] :]
 
 
 def mpeg_frames(content: bytes) -> list[int]:
     """Where each frame begins, and the end."""
     begins = [0]
-    while found := mpeg.frame(content[begins[-1] : begins[-1] + 4]):
+    while found := mpeg.parse_frame(content[begins[-1] : begins[-1] + 4]):
         begins.append(begins[-1] + found[0])
     return begins
 
@@ -84,12 +84,12 @@ def mpeg_frames(content: bytes) -> list[int]:
 @pytest.mark.parametrize(('container', 'subtype'), TELLING)
 def test_a_cut_is_known_before_decoding(make, save, container, subtype):
     whole = make(container, subtype)
-    header = reading.header(save(whole))
+    header = reading.read_header(save(whole))
     assert len(reading.read(save(whole), RATE)) == header.frames >= FRAMES
     for cut in CUTS:
         path = save(whole[: int(cut * len(whole))])
         with pytest.raises(AudioError) as error:
-            reading.header(path)
+            reading.read_header(path)
         assert str(error.value).startswith(f'{path}: ')
         if 0.1 <= cut:
             assert 'cut short' in str(error.value)
@@ -107,7 +107,7 @@ def test_both_numbers_and_what_to_do_are_said(make, save):
     with pytest.raises(
         AudioError, match=f'promises {4 * FRAMES} bytes of samples and 4000 are there; get it again'
     ):
-        reading.header(save(whole[:4044]))
+        reading.read_header(save(whole[:4044]))
 
 
 @pytest.mark.parametrize('subtype', ['VORBIS', 'OPUS'])
@@ -117,7 +117,7 @@ def test_an_ogg_that_ends_with_any_page_but_the_last_is_refused(make, save, subt
     assert len(pages) > 3
     for end in pages[2:]:
         with pytest.raises(AudioError, match='not marked as the end'):
-            reading.header(save(whole[:end]))
+            reading.read_header(save(whole[:end]))
 
 
 def test_an_mp3_that_ends_with_any_frame_but_the_last_is_refused(make, save):
@@ -126,7 +126,7 @@ def test_an_mp3_that_ends_with_any_frame_but_the_last_is_refused(make, save):
         with pytest.raises(
             AudioError, match=f'promises {len(whole)} bytes of MPEG audio and {end} are there'
         ):
-            reading.header(save(whole[:end]))
+            reading.read_header(save(whole[:end]))
 
 
 @pytest.mark.parametrize('mode', ['CONSTANT', 'VARIABLE'])
@@ -136,7 +136,7 @@ def test_an_mp3_without_a_xing_header_is_read_to_its_end(make, save, mode, chann
     samples = np.concatenate([SAMPLES, 0 * SAMPLES, 0 * SAMPLES, 0.01 * SAMPLES])[:, :channels]
     whole = make('MP3', None, samples, bitrate_mode=mode, compression_level=0.5)
     known, path = reading.read(save(whole), RATE), save(without_xing(whole))
-    frames = reading.header(path).frames
+    frames = reading.read_header(path).frames
     assert len(samples) <= frames < len(samples) + 3000
     bare = reading.read(path, RATE)
     assert len(bare) == frames
@@ -150,19 +150,19 @@ def test_an_mp3_without_a_xing_header_must_end_with_a_frame(make, save):
     ends = mpeg_frames(bare)
     assert ends[-1] == len(bare)
     for end in ends[4:]:
-        assert reading.header(save(bare[:end])).frames > 0
+        assert reading.read_header(save(bare[:end])).frames > 0
         for missing in (1, 50):
             with pytest.raises(AudioError, match='its last MPEG frame'):
-                reading.header(save(bare[: end - missing]))
+                reading.read_header(save(bare[: end - missing]))
         with pytest.raises(AudioError, match='its last MPEG frame'):
-            reading.header(save(bare[:end] + bare[:2]))
+            reading.read_header(save(bare[:end] + bare[:2]))
 
 
 @pytest.mark.parametrize('bare', [False, True])
 def test_tags_of_mp3s_are_no_harm(make, save, bare):
     whole = make('MP3')
     whole = without_xing(whole) if bare else whole
-    frames = reading.header(save(whole)).frames
+    frames = reading.read_header(save(whole)).frames
     id3 = b'ID3\4\0\0' + bytes((0, 0, 2, 100)) + bytes(256 + 100)
     ape = b'APETAGEX' + bytes(200)
     id3v1 = b'TAG' + bytes(125)
@@ -173,10 +173,10 @@ def test_tags_of_mp3s_are_no_harm(make, save, bare):
         whole + bytes(999),
     ):
         path = save(content)
-        assert reading.header(path).frames == frames
+        assert reading.read_header(path).frames == frames
         assert len(reading.read(path, RATE)) == frames
     with pytest.raises(AudioError, match='ID3 tag takes 366 bytes and 200 are there'):
-        reading.header(save(id3[:200]))
+        reading.read_header(save(id3[:200]))
 
 
 def test_chunks_of_wavs_are_no_harm(make, save):
@@ -196,10 +196,10 @@ def test_chunks_of_wavs_are_no_harm(make, save):
         assert len(reading.read(path, RATE)) == FRAMES
         if parts[-1] == data:
             with pytest.raises(AudioError, match='cut short'):
-                reading.header(save(b'RIFF' + bytes(4) + b'WAVE' + content[:-400]))
+                reading.read_header(save(b'RIFF' + bytes(4) + b'WAVE' + content[:-400]))
     path = save((b'RIFF' + bytes(4) + b'WAVE' + form + unpadded + data)[:-400])
     with pytest.raises(AudioError, match='cut short'):
-        reading.header(path)
+        reading.read_header(path)
 
 
 @pytest.mark.parametrize('size', [0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
@@ -215,7 +215,7 @@ def test_all_links_of_a_chained_ogg_are_read(make, save, subtype):
     one, other = make('OGG', subtype), make('OGG', subtype, 0.1 * SAMPLES[:7000])
     parts = [reading.read(save(content), RATE) for content in (one, other, one)]
     expected, path = np.concatenate(parts), save(one + other + one)
-    assert reading.header(path).frames == len(expected)
+    assert reading.read_header(path).frames == len(expected)
     np.testing.assert_array_equal(reading.read(path, RATE), expected)
     for start in (0, 5000, FRAMES, FRAMES + 6999, FRAMES + 7000, len(expected) - 1):
         np.testing.assert_array_equal(
@@ -224,12 +224,12 @@ def test_all_links_of_a_chained_ogg_are_read(make, save, subtype):
         )
     for broken in (one[:-300] + other, one[: one.rfind(b'OggS')] + other, one + other[:-300]):
         with pytest.raises(AudioError, match='cut short'):
-            reading.header(save(broken))
+            reading.read_header(save(broken))
 
 
 def test_links_of_unlike_channels_are_refused(make, save):
     with pytest.raises(AudioError, match='2 recordings are chained .* 1 channels.* 2 channels'):
-        reading.header(save(make('OGG') + make('OGG', None, SAMPLES[:, 0])))
+        reading.read_header(save(make('OGG') + make('OGG', None, SAMPLES[:, 0])))
 
 
 def test_headers_that_promise_the_absurd_are_refused_before_memory_is_taken(make, save):
@@ -237,7 +237,7 @@ def test_headers_that_promise_the_absurd_are_refused_before_memory_is_taken(make
     flac[21] |= 0x0F
     flac[22:26] = b'\xff' * 4  # 2 ** 36 - 1 frames
     path = save(bytes(flac))
-    for call in (reading.header, lambda path: reading.read(path, RATE)):
+    for call in (reading.read_header, lambda path: reading.read(path, RATE)):
         with pytest.raises(
             AudioError,
             match=f'promises 68719476735 frames of 2 channels, which {os.path.getsize(path)} bytes',
@@ -247,7 +247,7 @@ def test_headers_that_promise_the_absurd_are_refused_before_memory_is_taken(make
         whole = bytearray(make('WAV', 'PCM_16'))
         whole[24:28] = struct.pack('<I', rate)
         with pytest.raises(AudioError, match=f'says {rate} Hz'):
-            reading.header(save(bytes(whole)))
+            reading.read_header(save(bytes(whole)))
 
 
 def test_small_files_of_any_beginning_have_no_effect_but_an_error(save):
@@ -268,5 +268,5 @@ def test_small_files_of_any_beginning_have_no_effect_but_an_error(save):
         for more in (b'', b'\0', b'\xff' * 50, bytes(50), b'data' * 30):
             path = save(begin + more)
             with pytest.raises(AudioError) as error:
-                reading.header(path)
+                reading.read_header(path)
             assert str(error.value).startswith(f'{path}: ')

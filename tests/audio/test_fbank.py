@@ -62,7 +62,7 @@ def by_graph(waveforms, shifts, spec):
             else max(len(waveform), spec.window)
         )
         padded = np.zeros(-(-needed // block) * block, np.float32)
-        padded[spec.lead :][: len(waveform)] = waveform - (
+        padded[spec.lead_samples :][: len(waveform)] = waveform - (
             waveform.mean() if spec.kind == 'kaldi' else 0
         )
         counts.append(int(spec.frames(len(waveform), shift)))
@@ -200,7 +200,7 @@ def test_filters_are_kaldis():
 def test_normalisation_is_asts():
     spec = dataclasses.replace(SPEC, mean=-3.0, std=2.0)
     log_mel = np.array([[-3.0, 1.0, -7.0]], np.float32)
-    normalised = audio_fbank.normalise(log_mel, spec)
+    normalised = audio_fbank.normalize(log_mel, spec)
     assert normalised.dtype == np.float32 and normalised.tolist() == [[0.0, 1.0, -1.0]]
 
 
@@ -286,7 +286,7 @@ def test_no_normalisation_is_a_mean_of_0_and_a_deviation_of_a_half():
     features = audio_fbank.log_mel(
         np.random.default_rng(0).normal(size=2400).astype(np.float32), EPIC
     )
-    assert np.array_equal(audio_fbank.normalise(features, EPIC), features)
+    assert np.array_equal(audio_fbank.normalize(features, EPIC), features)
 
 
 @pytest.mark.parametrize('spec', [SPEC, EPIC], ids=['kaldi', 'librosa'])

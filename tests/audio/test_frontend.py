@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens, resampled
+from elastic_ast_jax.audio.frontend import FrontendSpec, resampled_length, tokens_after_dropout
 
 SPEC = FrontendSpec()
 
@@ -112,22 +112,22 @@ def test_ratio_one_keeps_a_fractional_shift():
     st.sampled_from([8000, 16000, 32000]),
 )
 def test_resampled_is_the_exact_ceiling(samples, rate, target):
-    result = resampled(samples, rate, target)
+    result = resampled_length(samples, rate, target)
     assert isinstance(result, int)
     assert (result - 1) * rate < samples * target <= result * rate
-    assert resampled(samples, rate, rate) == samples
+    assert resampled_length(samples, rate, rate) == samples
 
 
 @given(st.integers(1, 10_000), st.integers(1, 99))
 def test_token_dropout_keeps_the_floor_of_the_share(tokens, percent):
-    kept = kept_tokens(np.array([tokens]), percent / 100)
+    kept = tokens_after_dropout(np.array([tokens]), percent / 100)
     assert kept.dtype == np.int64
     assert kept.tolist() == [max(1, (100 - percent) * tokens // 100)]
 
 
 @given(st.integers(1, 10_000))
 def test_no_token_dropout_keeps_all(tokens):
-    assert kept_tokens(tokens, 0.0) == tokens
+    assert tokens_after_dropout(tokens, 0.0) == tokens
 
 
 @given(specs)
@@ -241,10 +241,10 @@ def test_centred_frames_begin_with_the_first_sample(samples):
 
 
 def test_a_window_that_the_transform_does_not_hold_is_a_problem():
-    assert EPIC.problems() == [] and EPIC.fft_length == 2048 and EPIC.lead == 120
+    assert EPIC.problems() == [] and EPIC.fft_length == 2048 and EPIC.lead_samples == 120
     (problem,) = dataclasses.replace(EPIC, fft=128).problems()
     assert 'frontend.fft=128' in problem and '240 samples' in problem
-    assert EPIC.tail == 120 and SPEC.tail == 0
+    assert EPIC.tail_samples == 120 and SPEC.tail_samples == 0
     (problem,) = dataclasses.replace(EPIC, fft=511).problems()
     assert 'frontend.fft=511 must be even' in problem
     (problem,) = dataclasses.replace(SPEC, fft=512).problems()

@@ -45,13 +45,13 @@ def test_odd_recordings_give_finite_log_mels(kind, tmp_path):
     path = tmp_path / 'odd.wav'
     soundfile.write(path, samples, rate, subtype=subtype)
     waveform = reading.read(path, SPEC.sample_rate)
-    assert len(waveform) == frontend.resampled(len(samples), rate, SPEC.sample_rate)
+    assert len(waveform) == frontend.resampled_length(len(samples), rate, SPEC.sample_rate)
     log_mel = fbank.log_mel(waveform, SPEC)
     assert log_mel.shape == (SPEC.frames(len(waveform), SPEC.shift()), SPEC.mel_bins)
     assert np.isfinite(log_mel).all()
-    assert np.isfinite(fbank.normalise(log_mel, SPEC)).all()
+    assert np.isfinite(fbank.normalize(log_mel, SPEC)).all()
     np.testing.assert_array_equal(
-        np.concatenate(list(reading.blocks(path, SPEC.sample_rate, 1000))), waveform
+        np.concatenate(list(reading.read_blocks(path, SPEC.sample_rate, 1000))), waveform
     )
 
 

@@ -43,7 +43,7 @@ def test_header_tells_what_read_returns(wav):
         ('e.aiff', 48000, 6),
     ):
         path = wav(noise(2345, channels), rate, name)
-        assert reading.header(path) == Header(2345, rate, channels)
+        assert reading.read_header(path) == Header(2345, rate, channels)
         assert reading.read(path, rate).shape == (2345,)
 
 
@@ -95,7 +95,7 @@ def test_resampling_is_librosas(wav):
 )
 def test_lengths_after_resampling_are_those_that_were_planned(samples, native, rate):
     read = reading.from_array(noise(samples), 'x', native, rate)
-    assert len(read) == frontend.resampled(samples, native, rate)
+    assert len(read) == frontend.resampled_length(samples, native, rate)
 
 
 def test_lengths_are_exact_where_a_rounded_ratio_is_not():
@@ -119,7 +119,7 @@ def test_blocks_joined_are_what_is_read_at_once(wav, name, rate, monkeypatch):
         reading, '_DECODED', 5000
     )  # so that even these few are decoded piece by piece
     for samples in (1000, len(whole) - 1, len(whole), 10 * len(whole)):
-        blocks = list(reading.blocks(path, rate, samples))
+        blocks = list(reading.read_blocks(path, rate, samples))
         assert all(len(block) == samples for block in blocks[:-1])
         assert 0 < len(blocks[-1]) <= samples
         np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6, rtol=0)
@@ -144,7 +144,7 @@ def test_ranges_at_the_end_are_exact(wav, name):
 def test_blocks_of_a_long_recording_take_little_memory(wav):
     path = wav(np.zeros((3_000_000, 8), np.int16), 192000)  # 92 MiB as float32
     tracemalloc.start()
-    count = sum(len(block) for block in reading.blocks(path, 16000, 16000))
+    count = sum(len(block) for block in reading.read_blocks(path, 16000, 16000))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == 250_000
@@ -154,7 +154,7 @@ def test_blocks_of_a_long_recording_take_little_memory(wav):
 def test_blocks_raise_what_read_raises(wav, tmp_path):
     samples = noise(30000)
     samples[21234] = np.nan
-    blocks = reading.blocks(wav(samples, 8000, subtype='FLOAT'), 8000, 1000)
+    blocks = reading.read_blocks(wav(samples, 8000, subtype='FLOAT'), 8000, 1000)
     with pytest.raises(AudioError, match=r'sample 21234 \(at 2\.654 s\)'):
         list(blocks)
     path = wav(noise(40000), name='a.flac')
@@ -162,10 +162,10 @@ def test_blocks_raise_what_read_raises(wav, tmp_path):
         file.truncate(os.path.getsize(path) // 2)
     for wrong, rate in ((path, 16000), (str(tmp_path / 'missing.wav'), 16000), (wav(noise(10)), 0)):
         with pytest.raises(AudioError) as error:
-            list(reading.blocks(wrong, rate, 1000))
+            list(reading.read_blocks(wrong, rate, 1000))
         assert str(error.value).startswith(f'{wrong}: ')
     with pytest.raises(ValueError, match='blocks of 0 samples'):
-        list(reading.blocks(wav(noise(10)), 8000, 0))
+        list(reading.read_blocks(wav(noise(10)), 8000, 0))
 
 
 def test_threads_read_what_one_thread_reads(wav):
@@ -186,7 +186,7 @@ def test_threads_read_what_one_thread_reads(wav):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize('call', [reading.header, lambda path: reading.read(path, 16000)])
+@pytest.mark.parametrize('call', [reading.read_header, lambda path: reading.read(path, 16000)])
 def test_files_that_are_no_recordings_are_refused_by_name(tmp_path, wav, call):
     (tmp_path / 'text.wav').write_text('not a recording\n' * 100)
     (tmp_path / 'empty.wav').touch()
@@ -227,7 +227,7 @@ def test_what_the_header_alone_tells_of_a_cut_is_known_before_decoding(wav):
     with open(path, 'r+b') as file:
         file.truncate(44 + 1000)
     with pytest.raises(AudioError, match='promises 2000 bytes of samples and 1000 are there'):
-        reading.header(path)
+        reading.read_header(path)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_wav_sizes_that_writers_are_known_to_note_are_accepted(wav, size):
     with open(path, 'r+b') as file:
         file.seek(40)
         file.write(size.to_bytes(4, 'little'))
-    assert reading.header(path) == Header(1000, 16000, 1)
+    assert reading.read_header(path) == Header(1000, 16000, 1)
     assert len(reading.read(path, 16000)) == 1000
 
 
@@ -319,7 +319,9 @@ def test_find_lists_folders_sorted_and_keeps_what_is_named(tmp_path, wav):
     ):
         (tmp_path / name).touch()
     root = str(tmp_path)
-    assert reading.find([tmp_path / 'notes.txt', f'{root}/d', f'{root}/missing.wav']) == [
+    assert reading.find_recordings(
+        [tmp_path / 'notes.txt', f'{root}/d', f'{root}/missing.wav']
+    ) == [
         f'{root}/notes.txt',
         f'{root}/d/SUB.d/x.aif',
         f'{root}/d/a.opus',
@@ -338,7 +340,7 @@ def test_find_follows_links_but_not_in_circles(tmp_path):
     (tmp_path / 'd/link').symlink_to(tmp_path / 'elsewhere')
     (tmp_path / 'd/self').symlink_to(tmp_path / 'd')
     (tmp_path / 'elsewhere/back').symlink_to(tmp_path / 'd')
-    assert reading.find([str(tmp_path / 'd')]) == [
+    assert reading.find_recordings([str(tmp_path / 'd')]) == [
         str(tmp_path / 'd/a.wav'),
         str(tmp_path / 'd/link/b.wav'),
     ]
@@ -347,5 +349,5 @@ def test_find_follows_links_but_not_in_circles(tmp_path):
 def test_a_folder_without_recordings_is_refused(tmp_path):
     (tmp_path / 'notes.txt').touch()
     with pytest.raises(AudioError, match='no recording') as error:
-        reading.find([tmp_path])
+        reading.find_recordings([tmp_path])
     assert str(error.value).startswith(str(tmp_path)) and '.flac' in str(error.value)

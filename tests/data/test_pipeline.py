@@ -171,7 +171,7 @@ def patches_by_numpy(source, planner, plan, position):
             features,
             ((0, int(clips.time_patches[position]) * frontend.patch_frames - frames), (0, 0)),
         )
-    features = fbank.normalise(features, frontend)
+    features = fbank.normalize(features, frontend)
     return packer.patchify(
         features,
         frontend.patch_mels,
@@ -417,7 +417,7 @@ def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(
             ]
     assert sum(length % frontend.shift() > 0 for length in LENGTHS) > 5
     for clip in range(len(LENGTHS)):
-        features = fbank.normalise(fbank.log_mel(made.source.read(clip), frontend), frontend)
+        features = fbank.normalize(fbank.log_mel(made.source.read(clip), frontend), frontend)
         columns = int(frontend.time_patches(len(features)))
         whole = packer.patchify(
             features, frontend.patch_mels, frontend.patch_frames, columns, edge=partial == 'edge'

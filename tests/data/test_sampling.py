@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastic_ast_jax.audio.frontend import FrontendSpec, kept_tokens
+from elastic_ast_jax.audio.frontend import FrontendSpec, tokens_after_dropout
 from elastic_ast_jax.data.sampling import (
     NO_PARTNER,
     SampledClips,
@@ -148,7 +148,8 @@ def test_draws_stay_in_their_bounds(samples, partial, fields, epoch):
     if partial == 'floor':
         assert ((clips.frames % frontend.patch_frames == 0) | (clips.time_patches == 1)).all()
     assert np.array_equal(
-        clips.tokens, kept_tokens(frontend.tokens(clips.frames), spec.augment.token_dropout)
+        clips.tokens,
+        tokens_after_dropout(frontend.tokens(clips.frames), spec.augment.token_dropout),
     )
     assert (clips.frames <= (spec.max_frames or frontend.max_frames)).all()
     # Masks are narrower than their limit and lie within the clip.

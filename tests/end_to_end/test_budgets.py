@@ -519,7 +519,7 @@ def test_the_plot(tmp_path):
         plots.BudgetMark('10 ms', 'the first frames', True, 3.0, 0.4, 1.0, 40.0, False),
     ]
     figure = plots.plot_budgets(points, 'Token budgets; $step$ 3', 'accuracy (%)')
-    plotting.save(figure, tmp_path / 'budget.png')
+    plotting.save_figure(figure, tmp_path / 'budget.png')
     assert (tmp_path / 'budget.png').read_bytes().startswith(b'\x89PNG')
     tokens, seconds, latency = figure.axes
     assert (

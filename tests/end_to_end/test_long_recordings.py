@@ -52,7 +52,7 @@ def pieces_of(sound: np.ndarray, starts: list[int], length: int) -> list[np.ndar
 def logits_of(model, pieces: list[np.ndarray]) -> np.ndarray:
     frontend = model.config.frontend
     return model.logits(
-        [fbank.normalise(fbank.log_mel(piece, frontend), frontend).T for piece in pieces]
+        [fbank.normalize(fbank.log_mel(piece, frontend), frontend).T for piece in pieces]
     )
 
 

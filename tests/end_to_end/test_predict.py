@@ -75,7 +75,7 @@ def log_mels(model, recordings) -> list[np.ndarray]:
     frontend = model.config.frontend
     waveforms = [reading.read(path, frontend.sample_rate) for path in recordings.test_files]
     return [
-        fbank.normalise(fbank.log_mel(waveform, frontend), frontend).T for waveform in waveforms
+        fbank.normalize(fbank.log_mel(waveform, frontend), frontend).T for waveform in waveforms
     ]
 
 

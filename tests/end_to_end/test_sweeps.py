@@ -127,7 +127,7 @@ def test_a_point_of_the_resolution_curve_has_that_frame_shift(trained, clips):
     with open_evaluator(trained) as (evaluator, params, _):
         for ratio, shift in ((1.0, 80), (1.3, 104), (2.5, 200)):
             features = [
-                fbank.normalise(fbank.log_mel(clip, frontend, shift), frontend).T for clip in clips
+                fbank.normalize(fbank.log_mel(clip, frontend, shift), frontend).T for clip in clips
             ]
             logits = evaluator.logits(params, evaluator.setting(ratio=ratio))
             assert largest_difference(logits, model.logits(features)) <= NEAR
@@ -273,7 +273,7 @@ def damage(path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
     path.write_bytes(content)
-    assert reading.header(path).frames > 0
+    assert reading.read_header(path).frames > 0
     with pytest.raises(reading.AudioError):
         reading.read(path, RATE)
 

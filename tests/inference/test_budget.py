@@ -15,7 +15,7 @@ import pytest
 
 import elastic_ast_jax
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.audio.windows import choose
+from elastic_ast_jax.audio.windows import make_windows
 from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.data import pipeline
@@ -92,7 +92,7 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
         for row, slot in zip(*np.nonzero(batch.valid), strict=True):
             number = int(batch.clip_id[row, slot])
             seen.add(number)
-            longest = choose(
+            longest = make_windows(
                 frontend, 0.0, shift=frontend.shift(reduction.ratio)
             ).length  # cropping takes the beginning
             clip = clips.clip_from_waveform(

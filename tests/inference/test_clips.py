@@ -9,11 +9,11 @@ import soundfile
 
 from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.audio.windows import choose
+from elastic_ast_jax.audio.windows import make_windows
 from elastic_ast_jax.inference import clips
 
 FRONTEND = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
-WINDOWS = choose(FRONTEND, 0.5)
+WINDOWS = make_windows(FRONTEND, 0.5)
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -24,7 +24,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 def test_a_window_equals_its_samples_as_a_recording(partial):
     frontend = dataclasses.replace(FRONTEND, partial=partial)
     sound = noise(50_000) + np.linspace(0, 1, 50_000, dtype=np.float32)
-    windows = choose(frontend, 0.3)
+    windows = make_windows(frontend, 0.3)
     read = list(clips.read_clips([sound], frontend, windows))
     assert [(clip.start, clip.stop) for clip in read] == windows.spans(50_000)
     assert [clip.index for clip in read] == list(range(len(read)))
@@ -58,7 +58,7 @@ def test_recordings_keep_their_order(tmp_path):
     for clip in read:
         if clip.name.endswith('.wav') and not clip.error:
             waveform = reading.read(clip.name, 8000)[clip.start : clip.stop]
-            features = fbank.normalise(fbank.log_mel(waveform, FRONTEND), FRONTEND)
+            features = fbank.normalize(fbank.log_mel(waveform, FRONTEND), FRONTEND)
             np.testing.assert_array_equal(clip.patches, clips.to_patches(features, FRONTEND))
 
 

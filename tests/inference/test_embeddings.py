@@ -70,7 +70,7 @@ def test_windows_that_begin_at_whole_steps_join_to_regular_steps():
 @given(st.integers(1, 60), st.floats(0, 0.9), st.integers(1, 4_000_000))
 def test_joined_steps_ascend_and_leave_no_gap(patches, overlap, samples):
     frontend = FrontendSpec(max_frames=16 * patches)
-    split = embeddings.align_windows(windows.choose(frontend, overlap), frontend)
+    split = embeddings.align_windows(windows.make_windows(frontend, overlap), frontend)
     parts = []
     for start, stop in split.spans(samples)[:50]:
         frames = int(frontend.frames(stop - start, frontend.shift()))
@@ -89,9 +89,9 @@ def test_joined_steps_ascend_and_leave_no_gap(patches, overlap, samples):
 
 @given(st.floats(0, 0.9))
 def test_aligned_windows_begin_at_whole_steps_and_overlap_no_less(overlap):
-    split = windows.choose(AST, overlap)
+    split = windows.make_windows(AST, overlap)
     aligned = embeddings.align_windows(split, AST)
-    assert (aligned.length, aligned.whole) == (split.length, split.whole)
+    assert (aligned.length, aligned.max_unsplit) == (split.length, split.max_unsplit)
     assert aligned.hop <= split.hop
     if split.hop >= embeddings.step_samples(AST):
         assert aligned.hop > 0 and aligned.hop % embeddings.step_samples(AST) == 0

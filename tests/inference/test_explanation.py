@@ -84,7 +84,7 @@ def test_the_patch_with_the_attention_is_marked(attentive, tmp_path):
     middle = embeddings.step_times(attentive.config.frontend, PATCH + 1)[-1] / 1000
     assert explained.patch_edges[PATCH : PATCH + 2].mean() == pytest.approx(middle)
 
-    hertz = fbank.centres(attentive.config.frontend)
+    hertz = fbank.center_frequencies(attentive.config.frontend)
     figure = plots.plot_explanation(explained, hertz, 'clip.wav', 'step 0', averages=False)
     picture = figure.axes[0]
     mesh = picture.collections[-1]
@@ -134,7 +134,11 @@ def test_a_model_that_averages_has_uniform_attention(tmp_path, seconds):
     assert explained.uniform.sum() == pytest.approx(1)
     np.testing.assert_allclose(explained.attention, explained.uniform, rtol=1e-4, atol=1e-9)
     figure = plots.plot_explanation(
-        explained, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
+        explained,
+        fbank.center_frequencies(model.config.frontend),
+        'clip.wav',
+        'step 0',
+        averages=True,
     )
     (stairs,) = figure.axes[1].patches
     assert isinstance(stairs, StepPatch)
@@ -149,7 +153,11 @@ def test_a_model_that_averages_has_uniform_attention(tmp_path, seconds):
 def test_times_are_seconds_up_to_a_minute(model, tmp_path, seconds, label, mark):
     explained = explanation.explain(model, recording(tmp_path / 'clip.wav', seconds), overlap=0.0)
     picture = plots.plot_explanation(
-        explained, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=False
+        explained,
+        fbank.center_frequencies(model.config.frontend),
+        'clip.wav',
+        'step 0',
+        averages=False,
     ).axes[0]
     assert picture.get_xlabel() == label
     assert picture.get_xticklabels()[-1].get_text() == mark
@@ -179,7 +187,11 @@ def test_the_title_names_a_model_that_averages(tmp_path):
     explained = explanation.explain(model, recording(tmp_path / 'clip.wav', 0.6))
     np.testing.assert_allclose(explained.attention, 1 / explained.attention.size, rtol=1e-5)
     figure = plots.plot_explanation(
-        explained, fbank.centres(model.config.frontend), 'clip.wav', 'step 0', averages=True
+        explained,
+        fbank.center_frequencies(model.config.frontend),
+        'clip.wav',
+        'step 0',
+        averages=True,
     )
     assert 'averages over all patches' in figure.get_suptitle()
 
@@ -246,7 +258,7 @@ def test_centers_of_mel_filters_are_their_peaks():
         untrained.settings().frontend,
         untrained.settings(frontend={'kind': 'librosa', 'fft': 2048}).frontend,
     ):
-        filters, hertz = fbank.filters(frontend), fbank.centres(frontend)
+        filters, hertz = fbank.filters(frontend), fbank.center_frequencies(frontend)
         peaks = filters.argmax(axis=0) * frontend.sample_rate / frontend.fft_length
         apart = frontend.sample_rate / frontend.fft_length
         assert (np.abs(peaks - hertz)[8:] <= apart).all()

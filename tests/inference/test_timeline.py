@@ -149,7 +149,7 @@ def test_a_plot_of_any_length_and_number_of_classes(windows, classes, seconds, t
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         figure = plots.plot_timeline(example('$\\frac \n.wav', windows, classes, seconds, labels))
-        plotting.save(figure, tmp_path / 'plot.png')
+        plotting.save_figure(figure, tmp_path / 'plot.png')
     pixels = matplotlib.image.imread(tmp_path / 'plot.png')
     assert 1000 < pixels.shape[1] < 2000 and 150 < pixels.shape[0] < 1200
     axes = figure.axes[0]

@@ -37,7 +37,9 @@ def log(first, *parts):
 
 
 def steps():
-    return [json.loads(line)['step'] for line in metrics_file.read_lines(files.at(METRICS)) or []]
+    return [
+        json.loads(line)['step'] for line in metrics_file.read_lines(files.as_path(METRICS)) or []
+    ]
 
 
 def shown(shelf, tmp_path):
@@ -63,7 +65,7 @@ def test_parts_read_as_the_lines_of_a_local_file(shelf, tmp_path):
     assert (
         b''.join(shelf.under('run/metrics').values()) == (tmp_path / 'metrics.jsonl').read_bytes()
     )
-    assert metrics_file.read_lines(files.at(METRICS)) == metrics_file.read_lines(
+    assert metrics_file.read_lines(files.as_path(METRICS)) == metrics_file.read_lines(
         tmp_path / 'metrics.jsonl'
     )
 
@@ -94,7 +96,7 @@ def test_a_line_waits_for_a_minute_at_most(shelf, clock):
 
 def test_nothing_is_written_where_nothing_waits(shelf):
     log(0, [], [])
-    assert not shelf.objects and metrics_file.read_lines(files.at(METRICS)) is None
+    assert not shelf.objects and metrics_file.read_lines(files.as_path(METRICS)) is None
 
 
 @pytest.mark.parametrize('first', [0, 1, 2, 3, 4, 9])
@@ -172,5 +174,5 @@ def test_of_a_step_that_is_evaluated_again_the_evaluation_is_dropped(shelf, tmp_
     opened.close()
     for evaluated, kinds in ((True, ['eval', 'checkpoint']), (False, ['checkpoint'])):
         MetricsLog(*place, 2, evaluated).close()
-        found = [json.loads(line) for line in metrics_file.read_lines(files.at(place[0]))]
+        found = [json.loads(line) for line in metrics_file.read_lines(files.as_path(place[0]))]
         assert [line['kind'] for line in found] == ['train', 'eval', 'train', *kinds]

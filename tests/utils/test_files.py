@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from elastic_ast_jax.utils.files import WriteError, problem, replaced, write_text
+from elastic_ast_jax.utils.files import WriteError, atomic_write, write_problem, write_text
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     file = tmp_path / 'new folder' / 'x.json'
     for old, new in ((None, 'one'), ('one', 'two')):
-        with replaced(file) as temporary:
+        with atomic_write(file) as temporary:
             temporary.write_text(new)
             assert temporary.suffix == '.json' and temporary.parent == file.parent
             assert (file.read_text() if file.exists() else None) == old
@@ -24,7 +24,10 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     file = tmp_path / 'x.json'
     file.write_text('old')
-    with pytest.raises(WriteError if failure is OSError else failure), replaced(file) as temporary:
+    with (
+        pytest.raises(WriteError if failure is OSError else failure),
+        atomic_write(file) as temporary,
+    ):
         temporary.write_text('half')
         raise failure
     assert file.read_text() == 'old' and os.listdir(tmp_path) == ['x.json']
@@ -56,7 +59,7 @@ def test_what_to_do_is_told_by_what_is_wrong(number, advice):
         if number is None
         else OSError(number, os.strerror(number), '/temporary')
     )
-    said = problem('results/x.json', error)
+    said = write_problem('results/x.json', error)
     assert said.startswith('results/x.json: cannot be written (') and advice in said
     assert '/temporary' not in said
 

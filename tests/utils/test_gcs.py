@@ -16,14 +16,20 @@ from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.training.profiling import Profile
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.files import WriteError
-from elastic_ast_jax.utils.gcs import UNREACHED, BucketPath, PlaceError, exit_code, judged
+from elastic_ast_jax.utils.gcs import (
+    UNREACHABLE,
+    BucketPath,
+    BucketPathError,
+    exit_code,
+    with_exit_code,
+)
 
 ROLE = 'Storage Object User and Storage Legacy Bucket Reader'
 
 
 @pytest.fixture
 def folder(shelf) -> BucketPath:
-    return files.at('gs://shelf/runs/one')
+    return files.as_path('gs://shelf/runs/one')
 
 
 # Paths
@@ -33,9 +39,9 @@ def folder(shelf) -> BucketPath:
     'text', ['gs://shelf/a', 'gs://shelf/a/', 'gs://shelf//a', 'gs://shelf/./a']
 )
 def test_a_path_in_a_bucket(text):
-    path = files.at(text)
+    path = files.as_path(text)
     assert str(path) == os.fspath(path) == 'gs://shelf/a'
-    assert path == files.at(path) and isinstance(path / 'b', BucketPath)
+    assert path == files.as_path(path) and isinstance(path / 'b', BucketPath)
     assert (
         str(path / 'b.txt') == 'gs://shelf/a/b.txt'
         and str((path / 'b.txt').with_suffix('')) == 'gs://shelf/a/b'
@@ -45,16 +51,16 @@ def test_a_path_in_a_bucket(text):
 
 def test_other_paths_are_local_and_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert files.at('runs/gs:1') == tmp_path / 'runs' / 'gs:1'
-    assert files.at(tmp_path) == tmp_path and type(files.at('x')) is type(tmp_path)
+    assert files.as_path('runs/gs:1') == tmp_path / 'runs' / 'gs:1'
+    assert files.as_path(tmp_path) == tmp_path and type(files.as_path('x')) is type(tmp_path)
 
 
 @pytest.mark.parametrize(
     'text', ['s3://shelf/run', 'gs://shelf', 'gs://', 'gs:///run', 'http://a/b', 'x/gs://shelf/a']
 )
 def test_another_place_is_refused(text):
-    with pytest.raises(PlaceError) as caught:
-        files.at(text)
+    with pytest.raises(BucketPathError) as caught:
+        files.as_path(text)
     assert str(caught.value).startswith(
         f'{text}: is neither a local path nor'
     ) and 'gs://BUCKET/FOLDER' in str(caught.value)
@@ -65,8 +71,8 @@ def test_another_place_is_refused(text):
     ['gs://shelf/a/../b', 'gs://shelf/a*', 'gs://shelf/a[1]', 'gs://shelf/a?', 'gs://shelf/a#1'],
 )
 def test_names_that_mean_something_else_to_a_library_are_refused(text):
-    with pytest.raises(PlaceError, match='choose another name'):
-        files.at(text)
+    with pytest.raises(BucketPathError, match='choose another name'):
+        files.as_path(text)
 
 
 # Files
@@ -79,7 +85,10 @@ def test_what_is_written_is_read(folder, shelf, data):
         file.write_bytes(data)
         assert file.read_bytes() == data == shelf.objects['runs/one/a.bin'].data
     assert (
-        file.exists() and not file.is_dir() and folder.is_dir() and files.size(folder) == len(data)
+        file.exists()
+        and not file.is_dir()
+        and folder.is_dir()
+        and files.folder_bytes(folder) == len(data)
     )
 
 
@@ -88,7 +97,7 @@ def test_a_large_file_is_sent_in_pieces(folder, shelf, tmp_path):
     (tmp_path / 'large').write_bytes(data)
     (folder / 'large').upload(tmp_path / 'large')
     assert shelf.objects['runs/one/large'].data == data and shelf.sessions
-    with files.local(folder / 'large') as copy:
+    with files.local_copy(folder / 'large') as copy:
         assert copy.read_bytes() == data
     assert not copy.exists()
 
@@ -105,7 +114,7 @@ def test_what_others_write_is_seen_at_once(folder, shelf):
     assert (
         [path.name for path in folder.iterdir()] == ['b']
         and not (folder / 'a').exists()
-        and files.size(folder) == 1
+        and files.folder_bytes(folder) == 1
     )
 
 
@@ -126,7 +135,7 @@ def test_what_is_not_there(folder):
     file = folder / 'no'
     assert not file.exists() and not file.is_dir()
     file.unlink(missing_ok=True)
-    for call in (file.unlink, file.read_bytes, files.at('gs://other/x').touch):
+    for call in (file.unlink, file.read_bytes, files.as_path('gs://other/x').touch):
         with pytest.raises(FileNotFoundError) as caught:
             call()
         assert (
@@ -199,12 +208,12 @@ def test_without_the_packages_the_extra_is_named(shelf):
 
 
 def test_a_replaced_file_appears_at_the_end_or_not_at_all(folder, shelf):
-    with files.replaced(folder / 'a.png') as temporary:
+    with files.atomic_write(folder / 'a.png') as temporary:
         assert temporary.suffix == '.png' and isinstance(temporary, Path)
         temporary.write_bytes(b'new')
         assert not shelf.objects
     assert shelf.under('runs/one') == {'a.png': b'new'} and not temporary.exists()
-    with pytest.raises(RuntimeError), files.replaced(folder / 'a.png') as temporary:
+    with pytest.raises(RuntimeError), files.atomic_write(folder / 'a.png') as temporary:
         temporary.write_bytes(b'newer')
         raise RuntimeError
     assert shelf.under('runs/one') == {'a.png': b'new'} and not temporary.exists()
@@ -228,16 +237,18 @@ def test_a_file_that_cannot_be_written_is_told(folder, shelf):
 @pytest.mark.parametrize(
     'error, code',
     [
-        (ConnectionError('reset'), UNREACHED),
-        (TimeoutError(), UNREACHED),
+        (ConnectionError('reset'), UNREACHABLE),
+        (TimeoutError(), UNREACHABLE),
         (FileNotFoundError('gs://b'), 1),
         (ImportError('gcsfs'), 1),
         (ValueError('PERMISSION_DENIED: storage.objects.create'), 1),
     ],
 )
 def test_a_command_that_a_bucket_ends_for_a_while_has_a_code_of_its_own(folder, error, code):
-    assert judged(WriteError('x'), folder / 'a', error).exit_code == code
-    assert judged(WriteError('x'), Path('a'), error).exit_code == 1  # on a disk it stays as it is
+    assert with_exit_code(WriteError('x'), folder / 'a', error).exit_code == code
+    assert (
+        with_exit_code(WriteError('x'), Path('a'), error).exit_code == 1
+    )  # on a disk it stays as it is
 
 
 def test_a_failure_without_words_of_its_own_has_that_code_too(folder, shelf):
@@ -246,7 +257,7 @@ def test_a_failure_without_words_of_its_own_has_that_code_too(folder, shelf):
         (folder / 'x').read_bytes()
     assert exit_code(caught.value) == 1
     assert (
-        exit_code(OSError(errno.EIO, 'no answer', 'gs://b/x')) == UNREACHED
+        exit_code(OSError(errno.EIO, 'no answer', 'gs://b/x')) == UNREACHABLE
         and exit_code(OSError(errno.EIO, '', 'x')) == 1
     )
 

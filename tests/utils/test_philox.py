@@ -20,7 +20,7 @@ def test_the_words_are_those_of_always():
     ]
     assert philox.words(0, 0, Stream.ORDER, 2).tolist() == [0x02F4BA6408E4D89B, 0x3DD62B0B9CA8C5B2]
     assert philox.words(-1, 2, Stream.CROP, 2).tolist() == [0x237EE44277D07285, 0x976A8A67A952C69E]
-    words = philox.words_of(7, 3, Stream.TOKEN_DROPOUT, 11, 6)
+    words = philox.words_at(7, 3, Stream.TOKEN_DROPOUT, 11, 6)
     assert words[[0, 1, 5]].tolist() == [0x3DE07C0103F2AFED, 0xBA51F4CBB4177CB9, 0x93AF669A99D63BF8]
 
 
@@ -29,7 +29,7 @@ def test_a_word_does_not_depend_on_how_many_are_asked_for(count):
     assert np.array_equal(
         philox.words(1, 2, Stream.ORDER, count), philox.words(1, 2, Stream.ORDER, 2000)[:count]
     )
-    few, many = (philox.words_of(1, 2, Stream.TOKEN_DROPOUT, 9, n) for n in (count, 2000))
+    few, many = (philox.words_at(1, 2, Stream.TOKEN_DROPOUT, 9, n) for n in (count, 2000))
     assert np.array_equal(few, many[:count])
 
 
@@ -45,7 +45,7 @@ def test_whatever_differs_gives_other_words():
         ]
     ]
     made += [
-        philox.words_of(0, 0, Stream.TOKEN_DROPOUT, position, 50) for position in (0, 1, 2, 2**20)
+        philox.words_at(0, 0, Stream.TOKEN_DROPOUT, position, 50) for position in (0, 1, 2, 2**20)
     ]
     everything = np.concatenate(made)
     assert len(np.unique(everything)) == len(everything)

@@ -6,7 +6,7 @@ import termios
 
 import pytest
 
-from elastic_ast_jax.utils.progress import Progress, Waiting, afterwards
+from elastic_ast_jax.utils.progress import Progress, RecordingProgress, run_on_exit
 
 # The line on the terminal
 
@@ -69,9 +69,9 @@ def test_a_terminal_shows_the_latest_state_on_one_line(terminal, clock):
 
 def test_a_line_that_stays_takes_the_place_of_the_state(terminal, clock):
     progress = Progress(terminal.stream)
-    progress.say('begin')
+    progress.write_line('begin')
     progress.show('step 10 and much more')
-    progress.say('epoch 1')
+    progress.write_line('epoch 1')
     clock[0] += 1
     progress.show('step 11')
     assert terminal.lines() == ['begin', 'epoch 1', 'step 11']
@@ -106,7 +106,7 @@ def test_a_terminal_that_does_not_know_its_width_shows_all(terminal):
 
 def test_names_do_not_steer_the_terminal(terminal):
     progress = Progress(terminal.stream)
-    progress.say('a\x1b[31m\nb\r')
+    progress.write_line('a\x1b[31m\nb\r')
     progress.show('c\nd\x07')
     assert terminal.lines() == ['a\\x1b[31m', 'b\\r', 'c\\nd\\x07']
 
@@ -118,7 +118,7 @@ def test_elsewhere_there_is_a_line_now_and_then(tmp_path, clock):
             progress.show(f'step {second}')
             assert (tmp_path / 'log').read_text().count('\n') == 1 + second // 10  # at once
             clock[0] += 1
-        progress.say('done')
+        progress.write_line('done')
     assert (tmp_path / 'log').read_text() == 'step 0\nstep 10\nstep 20\ndone\n'
 
 
@@ -129,7 +129,7 @@ def test_elsewhere_there_is_a_line_now_and_then(tmp_path, clock):
 def waiting(terminal, clock, monkeypatch):
     monkeypatch.setattr('sys.stderr', terminal.stream)
     terminal.resize(100)
-    with Waiting() as made:
+    with RecordingProgress() as made:
         yield made
 
 
@@ -146,7 +146,7 @@ def test_a_long_recording_shows_how_far_it_is(waiting, terminal, clock):
 
 def test_many_short_recordings_show_how_many_are_done(waiting, terminal, clock):
     for _ in range(64):
-        waiting.done()
+        waiting.finish_recording()
         clock[0] += 0.03
     waiting.show('64.wav', 1.0, 1.0)
     assert terminal.lines() == ['']
@@ -158,7 +158,7 @@ def test_many_short_recordings_show_how_many_are_done(waiting, terminal, clock):
 def test_one_recording_that_takes_the_time_of_loading_shows_nothing(waiting, terminal, clock):
     clock[0] += 10
     waiting.show('a.wav', 1.0, 1.0)
-    waiting.done()
+    waiting.finish_recording()
     assert terminal.written() == ''
 
 
@@ -169,12 +169,12 @@ def test_what_is_done_afterwards_does_not_hide_why_it_ended(caplog):
     def fails():
         raise OSError('full')
 
-    with pytest.raises(KeyError), afterwards(fails):
+    with pytest.raises(KeyError), run_on_exit(fails):
         raise KeyError('first')
     assert [record.getMessage() for record in caplog.records] == ['full']
-    with pytest.raises(OSError, match='full'), afterwards(fails):
+    with pytest.raises(OSError, match='full'), run_on_exit(fails):
         pass
     done = []
-    with afterwards(lambda: done.append(1)):
+    with run_on_exit(lambda: done.append(1)):
         pass
     assert done == [1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from elastic_ast_jax.utils.text import counted, duration, in_seconds, printable
+from elastic_ast_jax.utils.text import format_duration, format_seconds, pluralize, printable
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from elastic_ast_jax.utils.text import counted, duration, in_seconds, printable
     ],
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_what_is_printed_of_a_name(text, shown):
 
 
 def test_counts_and_seconds():
-    assert [counted(number, 'clip') for number in (0, 1, 2)] == ['0 clips', '1 clip', '2 clips']
-    assert [counted(number, 'class', 'classes') for number in (1, 2)] == ['1 class', '2 classes']
-    assert [in_seconds(seconds) for seconds in (1 / 16000, 0.0099, 0.01, 0.7, 61.0)] == [
+    assert [pluralize(number, 'clip') for number in (0, 1, 2)] == ['0 clips', '1 clip', '2 clips']
+    assert [pluralize(number, 'class', 'classes') for number in (1, 2)] == ['1 class', '2 classes']
+    assert [format_seconds(seconds) for seconds in (1 / 16000, 0.0099, 0.01, 0.7, 61.0)] == [
         '6.25e-05 s',
         '0.0099 s',
         '0.01 s',

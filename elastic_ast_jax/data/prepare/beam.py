@@ -15,7 +15,7 @@ from typing import Any
 from elastic_ast_jax.data.sources.base import DataError
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 __all__ = ['import_beam', 'locked', 'make_pipeline', 'run_pipeline']
 
@@ -203,7 +203,7 @@ def _progress(folder: Path, total: int) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(1.0):
             progress.show(
-                f'{len(list(folder.glob("*.json")))} of {counted(total, "shard")} written'
+                f'{len(list(folder.glob("*.json")))} of {pluralize(total, "shard")} written'
             )
 
     watcher = threading.Thread(target=watch, daemon=True)

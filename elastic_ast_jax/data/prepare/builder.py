@@ -26,7 +26,7 @@ from elastic_ast_jax.data.prepare.lists import Layout
 from elastic_ast_jax.data.prepare.shards import ClipFormat, Shard, ShardRecord
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip
 from elastic_ast_jax.utils import files
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 __all__ = ['ClipBuilder', 'manual_instructions']
 
@@ -157,7 +157,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         if lost and self._on_bad_audio == 'error':
             raise DataError(
-                f'{self.data_dir}: is prepared without {counted(lost, "clip")}, which'
+                f'{self.data_dir}: is prepared without {pluralize(lost, "clip")}, which'
                 f' {skipped.NAME} lists: mend the recordings, remove this folder and prepare anew,'
                 ' or leave them out with --on-bad-audio=skip'
             )
@@ -289,7 +289,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         lost = [shard.path for parts in found.values() for shard, record in parts if record is None]
         if lost:
             raise DataError(
-                f'{counted(len(lost), "shard")} did not come back, {lost[0]} for one: the workers'
+                f'{pluralize(len(lost), "shard")} did not come back, {lost[0]} for one: the workers'
                 f' of the Beam pipeline must see {self._unfinished} and the recordings under the'
                 ' same paths; start again to write what is missing'
             )
@@ -361,4 +361,6 @@ def _put(source: str, target: Path) -> None:
         except OSError:  # where files have one name only, or another user wrote it
             shutil.copyfile(source, target)
     except OSError as error:
-        raise files.WriteError(f'{files.problem(target, error)}; what is done is kept') from error
+        raise files.WriteError(
+            f'{files.write_problem(target, error)}; what is done is kept'
+        ) from error

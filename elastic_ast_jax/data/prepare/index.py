@@ -47,7 +47,7 @@ def save(folder: str | os.PathLike, split: str, records: dict[str, ShardRecord])
     """
     found = list(records.values())
     labels = [labels for one in found for labels in one.labels]
-    with files.replaced(_path(folder, split)) as temporary, open(temporary, 'wb') as file:
+    with files.atomic_write(_path(folder, split)) as temporary, open(temporary, 'wb') as file:
         np.savez(
             file,
             version=_VERSION,

@@ -17,7 +17,7 @@ from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import DataError, FileClip
 from elastic_ast_jax.data.sources.text_files import check_columns, csv_rows, read_text
 from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 __all__ = [
     'SUFFIXES',
@@ -93,7 +93,7 @@ class Problems:
         """
         if self._found:
             raise DataError(
-                f'{self._path}: {counted(len(self._found), "line")} cannot be used:\n'
+                f'{self._path}: {pluralize(len(self._found), "line")} cannot be used:\n'
                 f'{headers.format_problems(self._found)}'
             )
 
@@ -194,7 +194,7 @@ def find_recordings(
     if not os.path.isdir(folder):
         return {}
     try:
-        paths = reading.find([folder])
+        paths = reading.find_recordings([folder])
     except AudioError:
         if not os.access(folder, os.R_OK | os.X_OK):
             raise

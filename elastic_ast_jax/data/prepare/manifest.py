@@ -11,7 +11,7 @@ from elastic_ast_jax.data.prepare.builder import ClipBuilder
 from elastic_ast_jax.data.prepare.lists import Layout
 from elastic_ast_jax.data.sources import headers, manifest
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 __all__ = ['ManifestBuilder']
 
@@ -85,7 +85,7 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
                 )
         if problems:
             raise DataError(
-                f'{self._path}: {counted(len(problems), "clip")} cannot be'
+                f'{self._path}: {pluralize(len(problems), "clip")} cannot be'
                 f' used:\n{headers.format_problems(problems)}'
             )
         return Layout(tuple(sorted({label for clip in found for label in clip.labels})), splits)

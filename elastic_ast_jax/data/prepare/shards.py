@@ -307,7 +307,7 @@ def _samples(
     if stamp == (0, 0) and not os.path.exists(clip.path):
         return SkippedClip(key, clip.path, True, f'{clip.origin}: no recording {clip.path}', stamp)
     try:
-        first, last = clip_frames(clip, reading.header(clip.path))
+        first, last = clip_frames(clip, reading.read_header(clip.path))
         samples = reading.read(clip.path, sample_rate, first, last)
     except (AudioError, DataError) as error:
         return SkippedClip(key, clip.path, False, f'{clip.origin}: {error}', stamp)
@@ -334,8 +334,10 @@ def _write(path: str, examples: Iterator[bytes]) -> int:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # what the writer raises on a full disk
         if isinstance(error, OSError):
-            raise files.WriteError(files.problem(path, error)) from error
-        raise files.WriteError(files.problem(path, OSError(errno.ENOSPC, str(error)))) from error
+            raise files.WriteError(files.write_problem(path, error)) from error
+        raise files.WriteError(
+            files.write_problem(path, OSError(errno.ENOSPC, str(error)))
+        ) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
     return size

@@ -13,7 +13,7 @@ from elastic_ast_jax.data.prepare.shards import ShardRecord
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio, DataError
 from elastic_ast_jax.utils import files
-from elastic_ast_jax.utils.text import counted, printable
+from elastic_ast_jax.utils.text import pluralize, printable
 
 __all__ = ['NAME', 'count', 'report']
 
@@ -51,7 +51,7 @@ def report(
         missing = sum(clip.missing for clips in skipped.values() for clip in clips)
         clips = len(messages) + sum(len(one.keys) for records in found.values() for one in records)
         about = (
-            f'{name}: {len(messages)} of {counted(clips, "clip")} cannot be used ({missing}'
+            f'{name}: {len(messages)} of {pluralize(clips, "clip")} cannot be used ({missing}'
             f' missing, {len(messages) - missing} broken)'
         )
         empty = [split for split, records in found.items() if not any(one.keys for one in records)]

@@ -17,7 +17,7 @@ from elastic_ast_jax.audio import frontend, reading
 from elastic_ast_jax.audio.reading import AudioError, Header
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import counted
+from elastic_ast_jax.utils.text import pluralize
 
 __all__ = [
     'BadAudio',
@@ -168,7 +168,7 @@ class FileSource:
                 problems.append(str(error))
                 continue
             kept.append(clip)
-            ranges.append((first, last, header.rate))
+            ranges.append((first, last, header.sample_rate))
             other = places.setdefault((os.path.normpath(clip.path), first, last), clip)
             if other is not clip:
                 problems.append(
@@ -177,7 +177,7 @@ class FileSource:
                 )
         if problems:
             raise DataError(
-                f'{counted(len(problems), "problem")} in {counted(len(clips), "clip")}:\n'
+                f'{pluralize(len(problems), "problem")} in {pluralize(len(clips), "clip")}:\n'
                 f'{headers.format_problems(problems)}'
             )
         self.skipped = report_skipped(skipped, len(clips))
@@ -187,7 +187,9 @@ class FileSource:
         self._ranges = native[:, :2]
         self.keys = tuple(clip.key for clip in kept)
         self.labels = tuple(clip.labels for clip in kept)
-        self.samples = frontend.resampled(native[:, 1] - native[:, 0], native[:, 2], sample_rate)
+        self.samples = frontend.resampled_length(
+            native[:, 1] - native[:, 0], native[:, 2], sample_rate
+        )
         self.fingerprint = fingerprint(self.keys, self.samples, self.labels, sample_rate)
 
     def __len__(self) -> int:
@@ -237,13 +239,13 @@ def report_skipped(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
     """
     if len(skipped) == clips:
         raise DataError(
-            f'none of {counted(clips, "clip")} can be used:\n{headers.format_problems(skipped)}'
+            f'none of {pluralize(clips, "clip")} can be used:\n{headers.format_problems(skipped)}'
         )
     if skipped:
         logging.warning(
             "%d of %s are left out (data.on_bad_audio='skip'):\n%s",
             len(skipped),
-            counted(clips, 'clip'),
+            pluralize(clips, 'clip'),
             headers.format_problems(skipped),
         )
     return tuple(skipped)
@@ -305,8 +307,9 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
         wrong[10:]
     )
     raise DataError(
-        f'{counted(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be'
-        f' used with the {counted(len(names), "known label")}:\n{headers.format_problems(problems)}'
+        f'{pluralize(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be'
+        f' used with the {pluralize(len(names), "known label")}:\n'
+        f'{headers.format_problems(problems)}'
     )
 
 
@@ -356,13 +359,14 @@ def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
         )
     if start >= end:
         raise DataError(f'{clip.location}: start={start} s is not before end={end} s')
-    first = round(start * header.rate)
-    last = header.frames if clip.end is None else min(round(end * header.rate), header.frames)
+    first = round(start * header.sample_rate)
+    last = (
+        header.frames if clip.end is None else min(round(end * header.sample_rate), header.frames)
+    )
     if first >= last:
         raise DataError(
-            f'{clip.location}: from {start} s to {end} s there is no whole sample at {header.rate}'
-            ' Hz:'
-            ' lengthen the clip or leave it out'
+            f'{clip.location}: from {start} s to {end} s there is no whole sample at'
+            f' {header.sample_rate} Hz: lengthen the clip or leave it out'
         )
     return first, last
 

@@ -139,7 +139,7 @@ def _recordings(root: str) -> list[str]:
     hidden files and folders are left out.
     """
     try:
-        paths = reading.find([root])
+        paths = reading.find_recordings([root])
     except AudioError as error:
         raise DataError(f'{error}. The folder must hold {_FORM}') from error
     return sorted(name for name in (_below(root, path) for path in paths) if not _hidden(name))

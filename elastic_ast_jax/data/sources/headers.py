@@ -131,10 +131,10 @@ def _look(name: str, known: dict[str, _Entry]) -> tuple[Header | AudioError, _En
     except (OSError, ValueError):
         pass  # opening it will say what is wrong
     try:
-        header = reading.header(name)
+        header = reading.read_header(name)
     except AudioError as error:
         return error, None
-    return header, (*stamp, header.frames, header.rate, header.channels)
+    return header, (*stamp, header.frames, header.sample_rate, header.channels)
 
 
 def _load(cache: Path) -> dict[str, _Entry]:

@@ -167,6 +167,6 @@ def _drawn(bins: Sequence[Bin], seed: int, epoch: int) -> Float64[np.ndarray, 'c
     start = np.repeat([one.start for one in bins], counts)
     width = np.repeat([one.end - one.start for one in bins], counts)
     seconds = start + width * philox.uniform(
-        philox.words(seed, epoch, Stream.CUT_LENGTH, len(start))
+        philox.words(seed, epoch, Stream.CROP_LENGTH, len(start))
     )
     return seconds[np.argsort(philox.words(seed, epoch, Stream.ORDER, len(start)), kind='stable')]

@@ -90,7 +90,7 @@ class TfdsSource:
         self._records = [clip.record for clip in clips]
         self.keys = tuple(clip.key for clip in clips)
         self.labels = tuple(clip.labels for clip in clips)
-        self.samples = frontend.resampled(
+        self.samples = frontend.resampled_length(
             np.array([clip.frames for clip in clips], np.int64), reader.sample_rate, sample_rate
         )
         self.fingerprint = fingerprint(self.keys, self.samples, self.labels, sample_rate)

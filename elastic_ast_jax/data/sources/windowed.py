@@ -34,15 +34,15 @@ class WindowSource:
     """
 
     def __init__(self, source: Source, windows: Windows):
-        """Cuts the clips of `source`; see `elastic_ast_jax.audio.windows.choose`."""
+        """Cuts the clips of `source`; see `elastic_ast_jax.audio.windows.make_windows`."""
         self._source, self._windows = source, windows
         counts = np.asarray(windows.count(source.samples), np.int64)
         self.owner = np.repeat(np.arange(len(counts)), counts)
         self._number = np.arange(len(self.owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         self._count = counts
-        self.samples = np.where(source.samples <= windows.whole, source.samples, windows.length)[
-            self.owner
-        ]
+        self.samples = np.where(
+            source.samples <= windows.max_unsplit, source.samples, windows.length
+        )[self.owner]
         self.keys = [
             (
                 source.keys[clip]

@@ -13,7 +13,7 @@ from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.windowed import WindowSource
 
-WINDOWS = Windows(length=10, hop=5, whole=12)
+WINDOWS = Windows(length=10, hop=5, max_unsplit=12)
 LENGTHS = (30, 4, 12, 13, 100)
 
 
