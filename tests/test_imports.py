@@ -51,6 +51,7 @@ WITH_TENSORFLOW = {
         'evaluation.evaluate',
         'evaluation.evaluator',
         'evaluation.sweep',
+        'evaluation.budget_report',
         'evaluation.budget_sweep',
         'evaluation.baseline',
     )
