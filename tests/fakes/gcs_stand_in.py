@@ -277,11 +277,10 @@ class _Handler(BaseHTTPRequestHandler):
         if 'upload_id' in query:
             self._go_on(query['upload_id'], body)
             return
-        kind, name = query.get('uploadType'), query.get('name')
+        kind, name = query.get('uploadType'), query.get('name', '')
         if kind == 'multipart':
-            border = (
-                b'--' + re.search(r'boundary="?([^";]+)', self.headers['Content-Type'])[1].encode()
-            )
+            (boundary,) = re.findall(r'boundary="?([^";]+)', self.headers['Content-Type'])
+            border = b'--' + boundary.encode()
             about, content = body.partition(border)[2].rpartition(border)[0].split(border, 1)
             line = b'\r\n' if about.startswith(b'\r\n') else b'\n'
             name = json.loads(about.split(line * 2, 1)[1])['name']

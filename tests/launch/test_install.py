@@ -128,7 +128,7 @@ def test_installed_extras_stay_when_one_is_added_or_the_ranges_change(ready):
     with open(ready.root / 'setup.cfg', 'a') as file:
         file.write('# another range\n')
     ready.run('install.sh')
-    assert [re.search(r'--editable (\S+)', call)[1] for call in ready.calls()] == [
+    assert [re.findall(r'--editable (\S+)', call)[0] for call in ready.calls()] == [
         '.[tpu]',
         '.[train,tpu]',
         '.[train,tpu]',

@@ -44,9 +44,10 @@ def launch(machine):
 
 def started(machine) -> dict[tuple[int, int], tuple[int, dict]]:
     """Return the process id and environment of each process, by its number and start."""
+    files = {tuple(file.name.split('.')[1:]): file for file in machine.folder.glob('begun.*')}
     return {
-        tuple(map(int, file.name.split('.')[1:])): json.loads(file.read_text())
-        for file in machine.folder.glob('begun.*')
+        (int(number), int(start)): json.loads(file.read_text())
+        for (number, start), file in files.items()
     }
 
 

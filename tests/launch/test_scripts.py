@@ -30,7 +30,7 @@ def test_the_tests_find_the_scripts():
 )
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_reports_nothing(script):
-    done = subprocess.run([SHELLCHECK, script], capture_output=True, text=True)
+    done = subprocess.run([str(SHELLCHECK), script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

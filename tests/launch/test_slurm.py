@@ -77,11 +77,12 @@ def test_help_and_dry_run_need_no_slurm(machine):
 
 def test_options_of_the_file_suit_the_script():
     lines = (ROOT / 'launch' / 'slurm.sbatch').read_text().splitlines()
-    options = dict(
-        line.removeprefix('#SBATCH --').partition('=')[::2]
+    words = [
+        line.removeprefix('#SBATCH --').partition('=')
         for line in lines
         if line.startswith('#SBATCH')
-    )
+    ]
+    options = {name: value for name, _, value in words}
     assert (
         options['signal'] == 'TERM@120'
         and 'requeue' in options

@@ -132,7 +132,8 @@ def actions(machine) -> list[str]:
 
 def starts(machine) -> set[tuple[int, int]]:
     """Return the number of the TPU and of the start on it, for each start."""
-    return {tuple(map(int, file.name.split('.')[-2:])) for file in machine.folder.glob('begun.*')}
+    names = [file.name.split('.')[-2:] for file in machine.folder.glob('begun.*')]
+    return {(int(tpu), int(start)) for tpu, start in names}
 
 
 def test_the_dry_run_calls_nothing_and_prints_the_commands(machine):

@@ -43,7 +43,7 @@ def converted(request, tmp_path_factory):
     name, pool = request.param
     stored, weights = load_stored(name)
     folder = tmp_path_factory.mktemp(pool)
-    np.savez(folder / 'weights.npz', **weights)
+    np.savez(folder / 'weights.npz', allow_pickle=False, **weights)
     source, model = str(folder / 'weights.npz'), str(folder / 'model')
     assert main(['convert', 'elasticast_torch', source, model, HEADS, f'--pool={pool}']) == 0
     return stored, weights, folder / 'model'

@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             measured = run_scenario(SCENARIOS[name], checkout, Path(folder), options.in_process)
         numbers |= {f'{name}/{key}': value for key, value in measured.items()}
         print(f'{name}: {len(measured)} arrays in {time.monotonic() - began:.0f} s', flush=True)
-    np.savez_compressed(options.out, **numbers)
+    np.savez_compressed(options.out, allow_pickle=False, **numbers)
     return 0
 
 

@@ -107,7 +107,7 @@ def main(argument: str) -> None:
         if code:
             sys.exit(f'{" ".join(arguments)}: exit code {code}')
     numbers = plans(job['workdir']) | evaluation_logits(job['workdir']) | use(job)
-    np.savez(job['out'], **numbers)
+    np.savez(job['out'], allow_pickle=False, **numbers)
 
 
 def plans(path: str) -> dict[str, np.ndarray]:
