@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 __all__ = [
     'Stream',
-    'skip_id3',
     'find_stream',
-    'parse_frame',
     'find_truncated_frame',
+    'parse_frame',
+    'skip_id3',
     'with_frame_count',
 ]
 

@@ -23,11 +23,11 @@ from elastic_ast_jax.utils.errors import UserError
 __all__ = [
     'AudioError',
     'Header',
-    'read_blocks',
     'find_recordings',
     'from_array',
-    'read_header',
     'read',
+    'read_blocks',
+    'read_header',
 ]
 
 # libsndfile's names of formats are mostly the suffixes too. RAW has no header (so no rate); the

@@ -1,1 +1,1 @@
-"""Small modules with names that every room may use."""
+"""Provide small modules that every other package uses."""

@@ -1,7 +1,7 @@
-"""Paths in Google Cloud Storage, with those methods of `pathlib.Path` that a workdir needs.
+"""Access paths in Google Cloud Storage by the methods of `pathlib.Path` that a workdir needs.
 
-A bucket holds objects, each written whole, and no folders: a folder is there as long as something
-is in it.
+A bucket holds objects and no folders. Writing an object is atomic. A folder exists as long as it
+has contents.
 """
 
 import contextlib
@@ -22,19 +22,19 @@ __all__ = [
     'bucket_path',
     'check_access',
     'exit_code',
-    'with_exit_code',
     'explain',
+    'with_exit_code',
 ]
 
 SCHEME = 'gs://'
-# Exit code of a command that a bucket ended which may be reached later (EX_IOERR of sysexits.h):
-# launchers start it again.
+# Exit code of a command that a temporary failure of a bucket ended (EX_IOERR of sysexits.h).
+# Launchers start the command again.
 UNREACHABLE = 74
-# What gcsfs or Orbax take for a pattern or a version.
+# Characters that gcsfs or Orbax read as a pattern or a version.
 _RESERVED = frozenset('*?[]#')
-_LONGEST = 300
-# In what gcsfs and TensorStore say.
-_REFUSED = ('Forbidden', 'PERMISSION_DENIED', 'UNAUTHENTICATED')
+_MAX_MESSAGE = 300
+# Words of gcsfs and TensorStore when access is denied.
+_ACCESS_DENIED = ('Forbidden', 'PERMISSION_DENIED', 'UNAUTHENTICATED')
 _LOG_IN = (
     'log in with `gcloud auth application-default login`, or have this account made Storage Object'
     ' User and Storage Legacy Bucket Reader of the bucket'
@@ -42,7 +42,7 @@ _LOG_IN = (
 
 
 class BucketPathError(UserError):
-    """A text with '://' that is no place for files here."""
+    """Report a text with '://' that names no folder in a supported bucket."""
 
 
 class BucketPath(PurePosixPath):
@@ -59,61 +59,67 @@ class BucketPath(PurePosixPath):
 
     @property
     def _key(self) -> str:
-        """As gcsfs takes it: bucket and name."""
+        """Return bucket and name, the key that gcsfs expects."""
         return super().__str__()
 
     def exists(self) -> bool:
+        """Return whether an object or a folder has this path."""
         return self._kind() is not None
 
     def is_dir(self) -> bool:
+        """Return whether this path is a folder with contents."""
         return self._kind() == 'directory'
 
     def _kind(self) -> str | None:
-        with self._reached() as store:
+        with self._file_system() as store:
             try:
                 return store.info(self._key)['type']
             except FileNotFoundError:
                 return None
 
     def iterdir(self) -> Iterator['BucketPath']:
-        """What is in this folder; nothing, if it is not there."""
-        with self._reached() as store:
+        """Yield the sorted contents of this folder; nothing if it does not exist."""
+        with self._file_system() as store:
             try:
-                found = store.ls(self._key, detail=False)
+                keys = store.ls(self._key, detail=False)
             except FileNotFoundError:
-                found = []
-        for name in sorted(
-            PurePosixPath(key).name for key in found if key.rstrip('/') != self._key
-        ):
+                keys = []
+        for name in sorted(PurePosixPath(key).name for key in keys if key.rstrip('/') != self._key):
             yield self / name
 
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: what is put into a folder makes it."""
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing, since writing an object creates its folders."""
 
     def touch(self) -> None:
+        """Write an empty object."""
         self.write_bytes(b'')
 
     def read_bytes(self) -> bytes:
-        with self._reached() as store:
+        """Return the content of the object."""
+        with self._file_system() as store:
             return store.cat_file(self._key)
 
     def read_text(self, encoding: str = 'utf-8') -> str:
+        """Return the content as text."""
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, data: bytes) -> None:
-        with self._reached() as store:
+        """Write the object."""
+        with self._file_system() as store:
             store.pipe_file(self._key, data)
 
     def write_text(self, text: str, encoding: str = 'utf-8', errors: str = 'strict') -> None:
+        """Write the object from a text."""
         self.write_bytes(text.encode(encoding, errors))
 
     def upload(self, file: Path) -> None:
-        """Writes what a local file holds."""
-        with self._reached() as store:
+        """Write the object from a local file."""
+        with self._file_system() as store:
             store.put_file(os.fspath(file), self._key)
 
-    def unlink(self, missing_ok: bool = False) -> None:
-        with self._reached() as store:
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        """Delete the object."""
+        with self._file_system() as store:
             try:
                 store.rm_file(self._key)
             except FileNotFoundError:
@@ -121,39 +127,39 @@ class BucketPath(PurePosixPath):
                     raise
 
     def size(self) -> int:
-        """Bytes of what is in this folder and below."""
-        with self._reached() as store:
+        """Return the number of bytes in this folder and its subfolders."""
+        with self._file_system() as store:
             return sum(entry['size'] for entry in store.find(self._key, detail=True).values())
 
     def rename(self, target: 'BucketPath') -> None:
-        """Moves a folder: all is copied before any of it is deleted."""
-        with self._reached() as store:
-            found = store.find(self._key)
-            for key in found:
+        """Move a folder; copy all objects before the first is deleted."""
+        with self._file_system() as store:
+            keys = store.find(self._key)
+            for key in keys:
                 store.cp_file(key, target._key + key.removeprefix(self._key))
-            for key in found:
+            for key in keys:
                 store.rm_file(key)
 
     @contextlib.contextmanager
-    def _reached(self) -> Iterator[Any]:
-        """gcsfs's file system."""
+    def _file_system(self) -> Iterator[Any]:
+        """Yield gcsfs's file system, and raise its errors as `OSError`s that say what to do."""
         try:
             import fsspec
 
             yield fsspec.filesystem('gcs')
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, 'no such file or bucket', str(self)) from error
-        except Exception as error:  # of gcsfs, aiohttp, google-auth; each has its own
+        except Exception as error:  # gcsfs, aiohttp and google-auth define their own
             raise OSError(
-                errno.EACCES if _lasting(error) else errno.EIO, explain(error), str(self)
+                errno.EACCES if _is_permanent(error) else errno.EIO, explain(error), str(self)
             ) from error
 
 
 def bucket_path(text: str) -> BucketPath:
-    """The path of a text with '://'.
+    """Return the path of a text with '://'.
 
     Raises:
-        BucketPathError: It is no folder in a bucket of Google Cloud Storage.
+        BucketPathError: The text names no folder in a bucket of Google Cloud Storage.
 
     Example:
         >>> at('gs://bucket/runs') / '1'
@@ -169,76 +175,77 @@ def bucket_path(text: str) -> BucketPath:
             f"{text}: a path in a bucket holds no '..' and none of {' '.join(sorted(_RESERVED))}:"
             ' choose another name'
         )
-    _prepare()
+    _configure_clients()
     return BucketPath(key)
 
 
 def check_access(path: BucketPath) -> None:
-    """Asks for the bucket itself, as Orbax does when it lists or deletes checkpoints: what hinders
-    it is told at once.
+    """Request the bucket itself, as Orbax does to list or delete checkpoints.
+
+    This finds missing rights before training starts.
 
     Raises:
-        Exception: Of google-cloud-storage, see `explain`.
+        Exception: An error of google-cloud-storage, see `explain`.
     """
     from google.cloud import storage
 
     storage.Client().get_bucket(path.parts[0])
 
 
-def _prepare() -> None:
-    """Settles how Orbax, by epath, reaches buckets: as this module does."""
+def _configure_clients() -> None:
+    """Make epath, which Orbax uses, reach buckets as this module does."""
     import fsspec.config
 
-    os.environ.setdefault(
-        'EPATH_USE_TF', 'false'
-    )  # or it imports TensorFlow wherever that is installed
-    # What other processes and TensorStore write must be seen.
+    # Otherwise epath imports TensorFlow wherever it is installed.
+    os.environ.setdefault('EPATH_USE_TF', 'false')
+    # Listings must show the objects that other processes and TensorStore write.
     fsspec.config.conf.setdefault('gcs', {}).setdefault('use_listings_cache', False)
-    logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it raises what it logs
+    # gcsfs also raises the errors that it logs.
+    logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
 
 
 def explain(error: Exception) -> str:
-    """What went wrong with a bucket, and what to do, in one line."""
-    text = ' '.join(str(error).split())[:_LONGEST] or type(error).__name__
+    """Return what went wrong with a bucket, and what to do, in one line."""
+    text = ' '.join(str(error).split())[:_MAX_MESSAGE] or type(error).__name__
     if isinstance(error, ImportError):
         return f'gs:// needs gcsfs and google-cloud-storage ({text}): bash launch/install.sh gcs'
-    if _refused(error):
+    if _is_access_denied(error):
         return f'no access: {text}: {_LOG_IN}'
     return f'{type(error).__name__}: {text}'
 
 
-def with_exit_code(made: UserError, path: Any, cause: BaseException) -> UserError:
-    """`made`, with the exit code `UNREACHABLE` if its cause is a bucket that may be reached later.
+def with_exit_code(failure: UserError, path: Any, cause: BaseException) -> UserError:
+    """Return `failure`, with the exit code `UNREACHABLE` if a bucket fails temporarily.
 
     Args:
-        made: What is raised.
-        path: Of what was written or read.
-        cause: What went wrong.
+        failure: Error to raise.
+        path: Path that was written or read.
+        cause: Error of the client.
     """
-    if isinstance(path, BucketPath) and not _lasting(cause):
-        made.exit_code = UNREACHABLE
-    return made
+    if isinstance(path, BucketPath) and not _is_permanent(cause):
+        failure.exit_code = UNREACHABLE
+    return failure
 
 
 def exit_code(error: OSError) -> int:
-    """Of a command that an error ended which nothing had words for."""
-    return UNREACHABLE if str(error.filename).startswith(SCHEME) and not _lasting(error) else 1
+    """Return the exit code of a command that an unhandled `OSError` ended."""
+    return UNREACHABLE if str(error.filename).startswith(SCHEME) and not _is_permanent(error) else 1
 
 
-def _refused(error: BaseException) -> bool:
+def _is_access_denied(error: BaseException) -> bool:
     if type(error).__module__.startswith('google.auth'):
         return not getattr(error, 'retryable', False)
     return getattr(error, 'code', None) in (401, 403) or any(
-        word in str(error) for word in _REFUSED
+        word in str(error) for word in _ACCESS_DENIED
     )
 
 
-def _lasting(error: BaseException) -> bool:
-    """Whether trying again cannot help: no access, no such file or bucket, missing packages."""
+def _is_permanent(error: BaseException) -> bool:
+    """Return whether a retry cannot help: access, file, bucket or packages are missing."""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENOENT):
         return True
     return (
         isinstance(error, (ImportError, FileNotFoundError))
         or getattr(error, 'code', None) == 404
-        or _refused(error)
+        or _is_access_denied(error)
     )

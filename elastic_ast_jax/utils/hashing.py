@@ -1,10 +1,9 @@
-"""Hashes that are stored: of a kind of content, a version, and values under names that are written
-out.
+"""Compute stored hashes from a kind of content, a version, and an explicit mapping of values.
 
 A stored hash outlives the code that computed it. So it must not depend on the name of a class, the
-name of a field or the order of fields, which a refactoring may change. Whoever computes one writes
-its mapping out, and raises the version with any change of it. Older versions stay readable: their
-texts are frozen templates beside the mapping.
+name of a field or the order of fields, which a refactoring may change. The caller writes its
+mapping out, and raises the version with any change of it. Older versions stay readable: their texts
+are frozen templates beside the mapping.
 """
 
 import hashlib
@@ -21,8 +20,8 @@ def mapping_hash(kind: str, version: int, values: Mapping[str, Any]) -> str:
     Args:
         kind: Name of the content, such as 'plan', so that equal values of two kinds differ.
         version: Version of the mapping. Raise it with any change of its names or of their meaning.
-        values: What JSON can hold: numbers, texts, booleans, None, sequences and mappings of these.
-        Order does not count.
+        values: JSON values: numbers, texts, booleans, None, sequences and mappings of these. Their
+            order does not count.
     """
     return text_hash(
         json.dumps({'kind': kind, 'version': version, 'values': dict(values)}, sort_keys=True)

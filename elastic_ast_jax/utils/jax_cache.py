@@ -1,4 +1,4 @@
-"""The cache of compiled programs."""
+"""Configure the cache of compiled programs."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,10 @@ import jax
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, so that the next start of the same
-    program is quick.
+    """Keep compiled programs in the user's cache directory.
 
-    `JAX_COMPILATION_CACHE_DIR` names another directory.
+    The next start of the same program is then quick. `JAX_COMPILATION_CACHE_DIR` names another
+    directory.
     """
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', str(cache_directory() / 'xla'))
@@ -19,4 +19,5 @@ def use_compilation_cache() -> None:
 
 
 def cache_directory() -> Path:
+    """Return the directory of this project in the user's cache."""
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'elastic-ast'

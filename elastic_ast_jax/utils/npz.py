@@ -1,7 +1,4 @@
-"""Files of arrays that grow while they are made:
-
-NumPy's `.npz`, written in bounded memory, complete or not at all.
-"""
+"""Write growing arrays to NumPy's `.npz` in bounded memory, completely or not at all."""
 
 import contextlib
 import os
@@ -19,37 +16,37 @@ from elastic_ast_jax.utils.files import atomic_write
 
 
 class GrowingArray(contextlib.AbstractContextManager):
-    """An array whose first axis grows;
+    """Hold an array whose first axis grows.
 
-    its values wait on the disk, in a file without a name that vanishes by itself.
+    Its values are stored in an unnamed temporary file, which the system deletes by itself.
     """
 
     def __init__(self, folder: Path, dtype: Any):
-        """Begins with no values.
+        """Create an array of length 0.
 
         Args:
-            folder: Where there is room for the array.
-            dtype: Of the array; what is appended is converted.
+            folder: Folder on a disk with enough space.
+            dtype: Type of the array; appended values are converted.
         """
         self._dtype = np.dtype(dtype)
         self._file = tempfile.TemporaryFile(dir=folder)
-        self._rows, self._rest = 0, ()
+        self._length, self._row_shape = 0, ()
 
     def __exit__(self, *_: Any) -> None:
         self._file.close()
 
     def append(self, values: Shaped[np.ndarray, 'n ...']) -> None:
-        """Adds values along the first axis; all but that axis is the same each time."""
-        self._rows, self._rest = self._rows + len(values), values.shape[1:]
+        """Append values along the first axis; the other axes are the same in each call."""
+        self._length, self._row_shape = self._length + len(values), values.shape[1:]
         self._file.write(np.ascontiguousarray(values, self._dtype).data)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """So far."""
-        return self._rows, *self._rest
+        """Return the current shape."""
+        return self._length, *self._row_shape
 
     def write(self, file: Any) -> None:
-        """Writes the array in NumPy's `.npy` format."""
+        """Write the array in NumPy's `.npy` format."""
         header = {'descr': self._dtype.str, 'fortran_order': False, 'shape': self.shape}
         np.lib.format.write_array_header_1_0(file, header)
         self._file.seek(0)
@@ -58,11 +55,10 @@ class GrowingArray(contextlib.AbstractContextManager):
 
 
 def write_npz(path: Path, arrays: Mapping[str, GrowingArray | Shaped[np.ndarray, '...']]) -> None:
-    """Writes arrays to a file that `numpy.load` reads without pickle; the file appears complete or
-    not at all.
+    """Write arrays atomically to a file that `numpy.load` reads without pickle.
 
     Raises:
-        WriteError: It cannot be written.
+        WriteError: The file cannot be written.
     """
     with (
         atomic_write(path) as temporary,

@@ -1,8 +1,7 @@
-"""Random numbers as a pure function of (seed, epoch, stream, position), for data and for
-prediction.
+"""Compute random numbers as a pure function of (seed, epoch, stream, position).
 
-Raw words of the Philox counter generator, whose values NumPy promises to keep; the methods of
-`numpy.random.Generator` may change from one NumPy version to the next and are not used.
+The numbers are raw words of the Philox counter generator, whose values NumPy promises to keep. The
+methods of `numpy.random.Generator` may change from one NumPy version to the next and are not used.
 """
 
 import enum
@@ -12,9 +11,9 @@ from jaxtyping import Float64, Int64, UInt64
 
 
 class Stream(enum.IntEnum):
-    """What a random number decides.
+    """Name the decision that a random number makes.
 
-    Streams are independent of one another: adding one changes no other.
+    Streams are independent: a new stream changes no other.
     """
 
     ORDER = 0
@@ -38,7 +37,7 @@ class Stream(enum.IntEnum):
 
 
 def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarray, 'count']:
-    """Word i belongs to position i of the epoch, however many are asked for."""
+    """Return random words; word i belongs to position i of the epoch, whatever `count` is."""
     key = np.array([seed % 2**64, (epoch << 8) + stream], np.uint64)
     return np.random.Philox(key=key).random_raw(count)
 
@@ -46,30 +45,29 @@ def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarra
 def words_at(
     seed: int, epoch: int, stream: Stream, position: int, count: int
 ) -> UInt64[np.ndarray, 'count']:
-    """Words that belong to one position alone, for draws that need many."""
+    """Return the random words of a single position, for draws that need several words."""
     key = np.array([seed % 2**64, (epoch << 8) + stream], np.uint64)
-    counter = np.array(
-        [0, position, 0, 0], np.uint64
-    )  # the first word counts the blocks of this position
+    # The first word counts the blocks of this position.
+    counter = np.array([0, position, 0, 0], np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(count)
 
 
 def uniform(word: UInt64[np.ndarray, 'n']) -> Float64[np.ndarray, 'n']:
-    """Uniform numbers in [0, 1) from the upper 53 bits."""
+    """Return uniform numbers in [0, 1) from the upper 53 bits."""
     return (word >> np.uint64(11)) * 2.0**-53
 
 
 def integers(word: UInt64[np.ndarray, 'n'], count):
-    """Uniform integers in [0, count), count a number or an array;
+    """Return uniform integers in [0, count); `count` is a number or an array.
 
-    the bias is below count / 2**53.
+    The bias is below count / 2**53.
     """
     return np.floor(uniform(word) * count).astype(np.int64)
 
 
 def subset(word: UInt64[np.ndarray, 'n'], size: int) -> Int64[np.ndarray, 'size']:
-    """`size` of the numbers from 0 to n - 1, ascending;
+    """Return `size` of the numbers from 0 to n - 1, in ascending order.
 
-    every subset is equally likely, and a larger one holds the smaller.
+    Every subset is equally likely. A larger subset contains the smaller ones.
     """
     return np.sort(np.argsort(word, kind='stable')[:size])

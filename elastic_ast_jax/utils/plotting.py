@@ -1,4 +1,4 @@
-"""What all plots share: writing a figure, and shortening a label."""
+"""Save figures and abbreviate labels, for all plots."""
 
 import io
 import os
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Characters of the longest label.
 LONGEST_LABEL = 32
 
 
 def save_figure(figure: 'Figure', file: str | os.PathLike) -> None:
-    """Writes a figure in the format that the file's suffix names.
+    """Write a figure in the format that the file's suffix names.
 
     Raises:
-        WriteError: The file cannot be written; it is as it was.
+        WriteError: The file cannot be written. The old file stays.
     """
-    drawn = (
-        io.BytesIO()
-    )  # so that a full disk is told by the system, and not by an encoder in its own way
+    # Draw in memory first, so that a full disk raises a system error, not one of an encoder.
+    image = io.BytesIO()
     with warnings.catch_warnings():
-        # Characters that the font does not have are drawn as a box; to the user this is no news.
+        # Matplotlib draws a box for characters that the font lacks. The warning does not help.
         warnings.filterwarnings('ignore', 'Glyph .* missing from', UserWarning)
-        figure.savefig(drawn, format=Path(file).suffix[1:])
+        figure.savefig(image, format=Path(file).suffix[1:])
     with atomic_write(file) as temporary:
-        temporary.write_bytes(drawn.getvalue())
+        temporary.write_bytes(image.getvalue())
 
 
 def abbreviate(text: str, longest: int) -> str:
-    """A text that can be drawn, cut in the middle if it is longer."""
+    """Return a text that can be image, with its middle removed if it is too long."""
     text = printable(text)
     half = longest // 2
     return text if len(text) <= longest else f'{text[:half]}…{text[-half + 1 :]}'

@@ -1,26 +1,27 @@
-"""Progress lines on the terminal, and work that is done however a block ends."""
+"""Show progress on the terminal, and run work when a block ends."""
 
 import contextlib
 import logging
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from elastic_ast_jax.utils.text import format_duration, pluralize, printable
 
 _log = logging.getLogger(__name__)
-# Seconds of work after which a progress line appears.
+# Seconds of work before a progress line appears.
 _PATIENCE = 2.0
+# Seconds between updates of a status line.
+_REFRESH = 0.1
 
 
 @contextlib.contextmanager
 def run_on_exit(work: Callable[[], Any]) -> Iterator[None]:
-    """Does `work` when this is over, however it ends.
+    """Run `work` when the block ends, also after an error.
 
-    After an error, a failure of `work` is told and does not replace it.
+    If the block raises an error, an error of `work` is logged and does not replace it.
     """
     try:
         yield
@@ -34,103 +35,104 @@ def run_on_exit(work: Callable[[], Any]) -> Iterator[None]:
 
 
 class Progress:
-    """A line on the terminal that is written over; elsewhere a new line now and then."""
+    """Show a status line on a terminal, or a new line now and then in a log."""
 
-    def __init__(self, stream: TextIO | None = None, every: float = 10.0, shown: bool = True):
-        """`stream`:
+    def __init__(self, stream: TextIO | None = None, every: float = 10.0, *, shown: bool = True):
+        """Prepare the output; nothing is written yet.
 
-        standard error if None; `every`: seconds between lines where it is no terminal; `shown`: or
-        say nothing.
+        Args:
+            stream: Output; standard error if None.
+            every: Seconds between lines if the stream is no terminal.
+            shown: Whether anything is written at all.
         """
         self._stream, self._every, self._shown = stream or sys.stderr, every, shown
-        self._live = self._stream.isatty()
         self._last = time.monotonic() - every
-        self._width = 0
+        self._print_status, self._has_status = None, False
+        if self._stream.isatty():
+            from tqdm import tqdm  # lazily: logs and short commands have no status line
+
+            self._print_status = tqdm.status_printer(self._stream)
 
     def show(self, text: str) -> None:
-        """Shows the state; cheap to call at every step."""
+        """Show the state; cheap enough to call at every step."""
         now = time.monotonic()
-        if not self._shown or now - self._last < (0.1 if self._live else self._every):
+        interval = _REFRESH if self._print_status else self._every
+        if not self._shown or now - self._last < interval:
             return
         self._last = now
         text = printable(text)
-        if self._live:
-            text, width = self._cut(text)
-            self._stream.write('\r' + text + ' ' * (self._width - width))
-            self._width = width
+        if self._print_status:
+            self._print_status(self._trim(text))
+            self._has_status = True
         else:
-            self._stream.write(text + '\n')
-        self._stream.flush()
+            self._write(text + '\n')
 
     def write_line(self, text: str) -> None:
-        """A line that stays, or several."""
-        if not self._shown:
-            return
-        self.clear()
-        self._stream.write('\n'.join(map(printable, text.split('\n'))) + '\n')
-        self._stream.flush()
+        """Write one or more lines that stay."""
+        if self._shown:
+            self.clear()
+            self._write('\n'.join(map(printable, text.split('\n'))) + '\n')
 
     def clear(self) -> None:
-        """Takes the line off the terminal; what was written elsewhere stays."""
-        if self._live and self._width:
-            self._stream.write('\r' + ' ' * self._width + '\r')
-            self._stream.flush()
-            self._width = 0
+        """Remove the status line from the terminal; lines of a log stay."""
+        if self._print_status and self._has_status:
+            self._print_status('')
+            self._write('\r')
+            self._has_status = False
 
-    def _cut(self, text: str) -> tuple[str, int]:
-        """As much of a text as fits in a line of the terminal, which could not be written over
-        otherwise; and its width.
-        """
-        columns, width = 0, 0
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def _trim(self, text: str) -> str:
+        """Trim a text to one line of the terminal, since a longer one could not be replaced."""
+        from tqdm.utils import disp_trim
+
+        columns = 0
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(self._stream.fileno()).columns
-        for place, letter in enumerate(text):
-            more = 2 if unicodedata.east_asian_width(letter) in 'WF' else 1
-            # Some terminals begin a new line after the last column. Others do not know how many
-            # there are, and say 0.
-            if width + more >= columns > 0:
-                return text[:place], width
-            width += more
-        return text, width
+        # Some terminals start a new line after the last column. Some report a width of 0.
+        return disp_trim(text, columns - 1) if columns > 0 else text
 
 
 class RecordingProgress(contextlib.AbstractContextManager):
-    """A progress line on standard error while recordings take long:
-
-    how far a long one is, or how many are done.
-    """
+    """Show on standard error how far a long recording is, or how many recordings are done."""
 
     def __init__(self):
-        self._progress, self._begun, self._count = Progress(), time.monotonic(), 0
-        self._first = ('', 0.0, 0.0)
+        """Start to measure time; nothing is written yet."""
+        self._progress, self._started, self._count = Progress(), time.monotonic(), 0
+        self._reset_recording()
 
     def __exit__(self, *_: Any) -> None:
         self.clear()
 
     def show(self, name: str, done: float, seconds: float) -> None:
-        """Tells that `done` of the `seconds` of a recording are through the model.
+        """Show that `done` of the `seconds` of a recording are processed.
 
-        The speed is that since the first call for the recording, so that compilation does not
-        count.
+        The speed counts from the first call for a recording, so that it excludes compilation.
         """
         now = time.monotonic()
-        if self._first[0] != name:
-            self._first = name, now, done
-        passed, advanced = now - self._first[1], done - self._first[2]
-        if passed >= _PATIENCE and advanced > 0 and done < seconds:
-            speed = advanced / passed
+        if self._name != name:
+            self._name, self._name_started, self._name_done = name, now, done
+        elapsed, advanced = now - self._name_started, done - self._name_done
+        if elapsed >= _PATIENCE and advanced > 0 and done < seconds:
+            speed = advanced / elapsed
             self._progress.show(
-                f'{format_duration(done)} of {format_duration(seconds)}, {speed:.3g} times real'
-                f' time, {format_duration((seconds - done) / speed)} left: {name}'
+                f'{format_duration(done)} of {format_duration(seconds)},'
+                f' {speed:.3g} times real time,'
+                f' {format_duration((seconds - done) / speed)} left: {name}'
             )
-        elif self._count and now - self._begun >= _PATIENCE:
+        elif self._count and now - self._started >= _PATIENCE:
             self._progress.show(f'{pluralize(self._count, "recording")} done')
 
     def finish_recording(self) -> None:
-        """Counts a recording that is done."""
+        """Count a recording as done."""
         self._count += 1
-        self._first = ('', 0.0, 0.0)
+        self._reset_recording()
 
     def clear(self) -> None:
-        """Takes the line away, for something that stays."""
+        """Remove the status line before other output is written."""
         self._progress.clear()
+
+    def _reset_recording(self) -> None:
+        self._name, self._name_started, self._name_done = '', 0.0, 0.0

@@ -1,4 +1,4 @@
-"""How names, counts and times are written for people."""
+"""Format names, counts and times for people."""
 
 import math
 import unicodedata
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def nan_to_none(value: Any) -> Any:
-    """The value with None for numbers that JSON has no word for: NaN and the infinities."""
+    """Return the value with None for NaN and infinities, which JSON cannot express."""
     if isinstance(value, dict):
         return {key: nan_to_none(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -16,41 +16,38 @@ def nan_to_none(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """A text for one line of a terminal or a drawing: what would steer the terminal, or is no text,
-    becomes an escape.
+    r"""Return a text for one line of a terminal or a drawing.
+
+    Control characters and bytes that are no text become escapes.
 
     Example:
-        >>> printable('rain\\n.wav')
-        'rain\\\\n.wav'
+        >>> printable('rain\n.wav')
+        'rain\\n.wav'
     """
     return ''.join(
-        (
-            letter
-            if letter.isprintable() or unicodedata.category(letter) == 'Zs'
-            else repr(letter)[1:-1]
-        )
-        for letter in text
+        (char if char.isprintable() or unicodedata.category(char) == 'Zs' else repr(char)[1:-1])
+        for char in text
     )
 
 
 def pluralize(count: int, singular: str, plural: str | None = None) -> str:
-    """`1 clip` or `2 clips`; `plural` if it is not made by an s."""
+    """Return `1 clip` or `2 clips`; pass `plural` if it is not formed with an s."""
     return f'{count} {singular if count == 1 else plural or singular + "s"}'
 
 
 def join_first(names: Sequence[str], shown: int = 8) -> str:
-    """The first few names, and how many more there are: `a, b and 3 more`."""
+    """Return the first names and the number of the rest: `a, b and 3 more`."""
     more = len(names) - shown
     return ', '.join(names[:shown]) + (f' and {more} more' if more > 0 else '')
 
 
 def format_seconds(seconds: float) -> str:
-    """`0.70 s`; three digits of what would be 0.00 s."""
+    """Return `0.70 s`, or three significant digits of a time that would round to 0.00 s."""
     return f'{seconds:.2f} s' if seconds >= 0.01 else f'{seconds:.3g} s'
 
 
 def format_duration(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
+    """Return `1:02:03` or `2:03`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'
