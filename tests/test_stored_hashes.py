@@ -79,7 +79,9 @@ def test_fingerprints_of_frontends(inputs, expected):
 def test_fingerprints_of_windows(inputs, expected):
     source = synthetic.SyntheticSource('test', 1, 0, 8000)
     source.fingerprint = inputs['source_fingerprint']
-    assert windowed.WindowSource(source, Windows(**inputs['windows'])).fingerprint == expected
+    length, hop, whole = (inputs['windows'][name] for name in ('length', 'hop', 'whole'))
+    windows = Windows(length=length, hop=hop, max_unsplit=whole)
+    assert windowed.WindowSource(source, windows).fingerprint == expected
 
 
 def clips(inputs):
