@@ -124,10 +124,9 @@ def test_windows_of_evaluation_are_those_of_prediction(evaluated, model, recordi
         )
         assert (setting.seconds <= [len(sound) / RATE for sound in long]).all()
         files = [str(tmp_path / f'{number}.wav') for number in range(3)]
-        results = model._results(
-            files, 3, model.windows(reduction=reduction), reduction, None, keep=True
-        )
-        for row, (result, spans, _) in zip(scores, results, strict=True):
+        split = model.windows(reduction=reduction)
+        results = model._scores(files, 3, split, reduction, None, keep_windows=True)
+        for row, (result, spans, *_) in zip(scores, results, strict=True):
             predicted = {entry['label']: entry['probability'] for entry in result['predictions']}
             expected = model.probabilities(row.astype(np.float64))
             np.testing.assert_allclose(
@@ -233,7 +232,7 @@ def test_prediction_uses_the_budgets_of_the_sweep(workdir, command, recordings, 
     heading, _, *rows = result.out.splitlines()
     assert heading.endswith('| accuracy, unseen clips |')
     for row, entry in zip(rows, stored['budgets'], strict=True):
-        assert row.endswith(f'| {100 * entry["score"]:.2f} % |')
+        assert row.endswith(f'| {100 * entry["heldout_score"]:.2f} % |')
     for name in ('eval/budget.json', 'eval/budget.md', 'eval/budget.png', 'budgets.json'):
         assert str(workdir / name) in result.err
     # Prediction on the evaluation clips is as good as was measured.
@@ -247,7 +246,8 @@ def test_prediction_uses_the_budgets_of_the_sweep(workdir, command, recordings, 
     )
     assert f'at most {best["tokens"]} tokens, frame shift' in result.err
     assert (
-        f'accuracy {100 * best["score"]:.2f} % on clips that the choice did not see, ' in result.err
+        f'accuracy {100 * best["heldout_score"]:.2f} % on clips that the choice did not see, '
+        in result.err
     )
     labels = [json.loads(line)['predictions'][0]['label'] for line in result.out.splitlines()]
     correct = [
