@@ -7,7 +7,7 @@ of the recipe, see `length_histogram`.
 import dataclasses
 import math
 import time
-from typing import Literal
+from typing import Literal, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +131,9 @@ def _open_sources(
     sample_rate, seed = config.frontend.sample_rate, config.train.seed
     sources: dict[Split, Source] = {}
     for split in _SPLITS:
-        sources[split] = HistogramSource(histogram, split, sample_rate, seed)
+        # It has read-only attributes, which planning does not assign.
+        source = HistogramSource(histogram, split, sample_rate, seed)
+        sources[split] = cast(Source, source)
     return (
         sources,
         f'drawn from the histogram of {recipe.partition(":")[0]} with seed {seed}, {reason}',
