@@ -1,4 +1,4 @@
-"""Recordings to waveforms, waveforms to log-mels:
+"""Read recordings and compute log-mels with NumPy, soundfile and librosa.
 
-NumPy, soundfile and librosa, neither TensorFlow nor JAX.
+This package imports neither TensorFlow nor JAX.
 """

@@ -1,11 +1,10 @@
-"""What the container of a recording promises against what is in the file: whether the end is
-missing, without decoding.
+"""Detect truncated recordings by their containers, without decoding.
 
-libsndfile reads a WAV or OGG that was cut off as if it ended there. Here the sizes that a header
-notes are compared with the size of the file (WAV, RF64, W64, AIFF, SVX, AU, CAF, NIST SPHERE, and
-MP3 with a Xing, Info or VBRI header), the last page of an OGG must carry the end-of-stream flag,
-and the last frame of other MP3s must be whole. A FLAC shows a cut only when it is decoded; other
-containers do not note what they hold.
+libsndfile reads a truncated WAV or OGG as if it ended at that point. This module compares the sizes
+in a header with the size of the file (WAV, RF64, W64, AIFF, SVX, AU, CAF, NIST SPHERE, and MP3 with
+a Xing, Info or VBRI header). The last page of an OGG must carry the end-of-stream flag, and the
+last frame of other MP3s must be complete. A truncated FLAC shows only in decoding. Other containers
+do not note their size.
 """
 
 import os
@@ -16,26 +15,25 @@ from elastic_ast_jax.audio import mpeg, ogg
 
 __all__ = ['problem']
 
-# Programs that write to a pipe cannot know the size and note one around the largest number of 31 or
-# 32 bits.
+# Programs that write to a pipe do not know the size. They note a number near the largest integer of
+# 31 or 32 bits.
 _UNKNOWN = 0x7F000000
-_MOST_CHUNKS = (
-    10_000  # before the samples; keeps a file of nothing but tiny chunks from taking long
-)
+# Chunks to read before the samples, so that a file of tiny chunks takes no long time.
+_MAX_CHUNKS = 10_000
+# Bytes that the first read takes.
 _HEAD = 512
-_WHAT_TO_DO = 'get it again, or convert what is there to WAV or FLAC'
+_ADVICE = 'get it again, or convert the rest to WAV or FLAC'
 
 
 def problem(path: str | os.PathLike, size: int) -> str | None:
-    """What is missing in a recording as far as its container tells, and what to do; None if nothing
-    is known to be.
+    """Return what its container shows to be missing in a recording, and what to do.
 
-    Takes a few small reads, whatever the length. Says nothing of a file that is no recording or of
-    another format.
+    The function needs a few small reads, whatever the length. The result is None for a complete
+    file, a file that is no recording, and other formats.
 
     Args:
         path: A regular file.
-        size: Its bytes.
+        size: Size of the file in bytes.
 
     Raises:
         OSError: The file cannot be read.
@@ -44,8 +42,8 @@ def problem(path: str | os.PathLike, size: int) -> str | None:
         start = mpeg.skip_id3(file.read)
         if start >= size:
             return (
-                f'the file is cut short: its ID3 tag takes {start} bytes and {size} are there; get'
-                ' it again or leave it out'
+                f'the file is truncated: its ID3 tag takes {start} bytes and {size} are present;'
+                ' get it again or skip it'
             )
         head = file.read(start, 16)
         if head[:4] in (b'RIFF', b'RIFX', b'RF64', b'BW64') and head[8:12] == b'WAVE':
@@ -62,17 +60,14 @@ def problem(path: str | os.PathLike, size: int) -> str | None:
             return _nist(file, start, size)
         if head[:4] == b'OggS':
             missing = ogg.problem(file.read, size)
-            return missing and f'the file is cut short: {missing}; {_WHAT_TO_DO}'
+            return missing and f'the file is truncated: {missing}; {_ADVICE}'
         if (start and head[:4] != b'fLaC') or mpeg.parse_frame(head):
             return _mpeg(file, start, size)
     return None
 
 
 class _File:
-    """A file read by position.
-
-    What is near its begin, which is mostly all that is asked for, takes one read.
-    """
+    """Read a file by position; all reads near its start, which are the most, take one call."""
 
     def __init__(self, path: str | os.PathLike):
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -85,56 +80,58 @@ class _File:
         os.close(self._descriptor)
 
     def read(self, position: int, count: int) -> bytes:
-        """Up to `count` bytes; fewer at the end of the file only."""
+        """Return `count` bytes, or fewer at the end of the file."""
         if position + count <= len(self._head):
             return self._head[position : position + count]
-        if position >= 1 << 62:  # a damaged length; more than a file can have
+        if position >= 1 << 62:  # a damaged length, larger than any file
             return b''
-        found = b''
-        while count > len(found) and (
-            more := os.pread(self._descriptor, count - len(found), position + len(found))
+        data = b''
+        while count > len(data) and (
+            more := os.pread(self._descriptor, count - len(data), position + len(data))
         ):
-            found += more
-        return found
+            data += more
+        return data
 
 
-def _short(promised: int, there: int, frame: int) -> str | None:
-    """The problem of a header that promises more whole frames of `frame` bytes than there are."""
-    there = max(0, there)
-    if promised // max(1, frame) <= there // max(1, frame):
+def _truncation(promised: int, present: int, frame: int) -> str | None:
+    """Return a message if a header promises more frames of `frame` bytes than are present."""
+    present = max(0, present)
+    if promised // max(1, frame) <= present // max(1, frame):
         return None
     return (
-        f'the file is cut short: its header promises {promised} bytes of samples and {there} are'
-        f' there; {_WHAT_TO_DO}'
+        f'the file is truncated: its header promises {promised} bytes of samples and {present}'
+        f' are present; {_ADVICE}'
     )
 
 
 def _chunks(
-    file: '_File', position: int, layout: str, own: int = 0, align: int = 2
+    file: '_File', position: int, layout: str, header_bytes: int = 0, align: int = 2
 ) -> Iterator[tuple[bytes, int, int]]:
-    """Name, position and length of the content of each chunk.
+    """Yield name, position and length of the content of each chunk.
 
     Args:
-        layout: Of a chunk's name and length, as in `struct`.
-        own: Bytes that the length counts of name and length themselves.
-        align: Chunks begin at multiples of this, counted from the first.
+        file: Recording to read.
+        position: Start of the first chunk.
+        layout: Format of name and length of a chunk, as in `struct`.
+        header_bytes: Bytes of name and length that the length includes.
+        align: Chunks start at multiples of this, counted from the first chunk.
     """
     header = struct.Struct(layout)
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         raw = file.read(position, header.size)
         if len(raw) < header.size:
             return
         name, length = header.unpack(raw)
-        length -= own
-        if length < 0 and length != -1 or not _is_name(name):
+        length -= header_bytes
+        if (length < 0 and length != -1) or not _is_name(name):
             return
         position += header.size
         yield name, position, length
         position += length
         if position % 2 and align == 2:
-            # The padding byte is left out by some programs.
-            around = file.read(position, 5)
-            position += _is_name(around[1:5]) or not _is_name(around[:4])
+            # Some programs omit the padding byte.
+            next_bytes = file.read(position, 5)
+            position += _is_name(next_bytes[1:5]) or not _is_name(next_bytes[:4])
         else:
             position += -length % align
 
@@ -156,21 +153,21 @@ def _wave(file: '_File', start: int, size: int, order: str) -> str | None:
             frame = struct.unpack(f'{order}H', content[12:14])[0] if len(content) == 16 else 1
         elif name == b'data':
             if length == 0xFFFFFFFF and promised_by_ds64 is not None:
-                return _short(promised_by_ds64, size - position, frame)
-            missing = position + length - size
-            # Programs are known that count the bytes before the samples, too: all of them, or those
-            # after the RIFF size.
-            if length >= _UNKNOWN or missing in (position - start, position - start - 8):
+                return _truncation(promised_by_ds64, size - position, frame)
+            excess = position + length - size
+            # Some programs also count the bytes before the samples: all bytes, or those after the
+            # RIFF size.
+            if length >= _UNKNOWN or excess in (position - start, position - start - 8):
                 return None
-            return _short(length, size - position, frame)
+            return _truncation(length, size - position, frame)
     return None
 
 
 def _wave64(file: '_File', start: int, size: int) -> str | None:
-    for name, position, length in _chunks(file, start + 40, '<16sq', own=24, align=8):
+    for name, position, length in _chunks(file, start + 40, '<16sq', header_bytes=24, align=8):
         if name[:4] == b'data':
-            # Some programs count the padding to eight bytes and do not write it.
-            return _short(length, size - position, 8) if size - position < length - 7 else None
+            # Some programs count the padding to eight bytes without writing it.
+            return _truncation(length, size - position, 8) if size - position < length - 7 else None
     return None
 
 
@@ -182,15 +179,17 @@ def _iff(file: '_File', start: int, size: int) -> str | None:
             channels, _, bits = struct.unpack('>HIH', content) if len(content) == 8 else (1, 0, 8)
             frame = channels * -(-bits // 8)
         elif name in (b'SSND', b'BODY') and length < _UNKNOWN:
-            before = 8 if name == b'SSND' else 0  # two numbers
-            return _short(length - before, size - position - before, frame)
+            offset = 8 if name == b'SSND' else 0  # two numbers precede the samples
+            return _truncation(length - offset, size - position - offset, frame)
     return None
 
 
 def _caf(file: '_File', start: int, size: int) -> str | None:
     for name, position, length in _chunks(file, start + 8, '>4sq', align=1):
         if name == b'data':
-            return _short(length - 4, size - position - 4, 1) if length > 4 else None  # -1: unknown
+            return (
+                _truncation(length - 4, size - position - 4, 1) if length > 4 else None
+            )  # -1: unknown
     return None
 
 
@@ -199,13 +198,13 @@ def _au(head: bytes, start: int, size: int) -> str | None:
         return None
     offset, promised, encoding = struct.unpack('>III' if head[:4] == b'.snd' else '<III', head[4:])
     width = {2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8}.get(encoding, 1)
-    return _short(promised, size - start - offset, width) if promised < _UNKNOWN else None
+    return _truncation(promised, size - start - offset, width) if promised < _UNKNOWN else None
 
 
 def _nist(file: '_File', start: int, size: int) -> str | None:
-    """NIST SPHERE:
+    """Check NIST SPHERE, whose header has lines such as `sample_count -i 16000`.
 
-    lines of text such as `sample_count -i 16000`; the second one says how long the header is.
+    The second line is the length of the header.
     """
     values = {}
     header = file.read(start, 8192)
@@ -219,29 +218,29 @@ def _nist(file: '_File', start: int, size: int) -> str | None:
     if not length.isdigit() or b'sample_count' not in values:
         return None
     frame = values.get(b'channel_count', 1) * values.get(b'sample_n_bytes', 1)
-    return _short(values[b'sample_count'] * frame, size - start - int(length), frame)
+    return _truncation(values[b'sample_count'] * frame, size - start - int(length), frame)
 
 
 def _mpeg(file: '_File', start: int, size: int) -> str | None:
-    """An MP3 has the bytes that its first frame promises.
+    """Check that an MP3 has the bytes that its first frame promises.
 
-    Without a promise its last frame must at least be whole.
+    Without this promise, its last frame must at least be complete.
     """
     stream = mpeg.find_stream(file.read, start, size)
     if stream is None:
         return None
     if stream.promised:
-        there = size - stream.first
-        if stream.promised <= there:
+        present = size - stream.first
+        if stream.promised <= present:
             return None
         return (
-            f'the file is cut short: its first frame promises {stream.promised} bytes of MPEG audio'
-            f' and {there} are there; {_WHAT_TO_DO}'
+            f'the file is truncated: its first frame promises {stream.promised} bytes of MPEG audio'
+            f' and {present} are present; {_ADVICE}'
         )
-    lacking = mpeg.find_truncated_frame(file.read, stream, size)
-    if lacking is None:
+    last_frame = mpeg.find_truncated_frame(file.read, stream, size)
+    if last_frame is None:
         return None
     return (
-        f'the file is cut short: its last MPEG frame, at byte {lacking}, lacks its end'
-        f' ({size - lacking} bytes are there); {_WHAT_TO_DO}'
+        f'the file is truncated: its last MPEG frame, at byte {last_frame}, lacks its end'
+        f' ({size - last_frame} bytes are present); {_ADVICE}'
     )

@@ -1,9 +1,9 @@
-"""Log-mel features in NumPy: what prediction computes, and the yardstick of the training graph.
+"""Compute log-mel features in NumPy, for prediction and as the reference of the training graph.
 
 Kind `'kaldi'` is Kaldi's `compute-fbank-feats` with `htk_compat`, `use_energy=false`, a Hanning
 window and no dither, as `torchaudio.compliance.kaldi.fbank` computes it for AST and ElasticAST.
 Kind `'librosa'` is what ElasticAST computes on EPIC-SOUNDS: magnitudes (not powers) of librosa's
-centred STFT, HTK mel filters without normalisation, `log(x + 1e-6)`; the clip's mean stays.
+centered STFT, HTK mel filters without normalization, `log(x + 1e-6)`; the clip's mean stays.
 """
 
 import dataclasses
@@ -20,29 +20,29 @@ PREEMPHASIS = 0.97
 # Smallest mel energy: the resolution of float32 at 1.
 ENERGY_FLOOR = float(np.finfo(np.float32).eps)
 _LOWEST_HZ = 20.0
-# What kind 'librosa' adds to a mel magnitude before the logarithm.
+# Kind 'librosa' adds this to a mel magnitude before the logarithm.
 MAGNITUDE_OFFSET = 1e-6
-# Frames that are computed at a time: memory beyond the result does not grow with the clip.
+# Frames per part, so that memory beyond the result does not grow with the clip.
 _PART = 4096
-# Version 1 of a spec's hash has its values by name. Names that came later count only where the
-# value is not the first default.
-_LATER = {'kind': 'kaldi', 'fft': 0, 'min_frames': 0}
-# Two fingerprints of the same features may differ by this much, in normalised log-mel.
-_SAME = 1e-3
+# Version 1 of a spec's hash lists its values by name. Fields of later versions count only if they
+# differ from their first default.
+_LATER_FIELDS = {'kind': 'kaldi', 'fft': 0, 'min_frames': 0}
+# Fingerprints of the same features differ by at most this much, in normalized log-mel.
+_TOLERANCE = 1e-3
 
 
 def hanning(window: int) -> Float32[np.ndarray, 'window']:
-    """The symmetric Hann window; 0 at both ends."""
+    """Return the symmetric Hann window, 0 at both ends."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / (window - 1))).astype(np.float32)
 
 
 def hann(window: int) -> Float32[np.ndarray, 'window']:
-    """The periodic Hann window, which librosa uses; 0 at its beginning only."""
+    """Return the periodic Hann window of librosa, 0 at its beginning only."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)).astype(np.float32)
 
 
 def filters(spec: FrontendSpec) -> Float32[np.ndarray, 'spectrum mels']:
-    """The mel filters of a spec, over the bins of a real FFT of `spec.fft_length`."""
+    """Return the mel filters of a spec over the bins of a real FFT of `spec.fft_length`."""
     make = _htk_filters if spec.kind == 'librosa' else mel_filters
     return make(spec.sample_rate, spec.fft_length, spec.mel_bins)
 
@@ -51,42 +51,43 @@ def filters(spec: FrontendSpec) -> Float32[np.ndarray, 'spectrum mels']:
 def _htk_filters(
     sample_rate: int, fft_length: int, bins: int
 ) -> Float32[np.ndarray, 'spectrum mels']:
-    """HTK's triangles, linear in Hz, from 0 Hz to half the sample rate."""
+    """Return HTK's triangles, linear in Hz, from 0 Hz to half the sample rate."""
     import librosa  # costs more than a second
 
-    made = librosa.filters.mel(
+    triangles = librosa.filters.mel(
         sr=sample_rate, n_fft=fft_length, n_mels=bins, htk=True, norm=None
     ).T.copy()
-    made.setflags(write=False)  # cached, so shared
-    return made
+    triangles.setflags(write=False)  # callers share the cached array
+    return triangles
 
 
 @functools.lru_cache(maxsize=8)
 def mel_filters(
     sample_rate: int, fft_length: int, bins: int
 ) -> Float32[np.ndarray, 'spectrum mels']:
-    """Triangular mel filters from 20 Hz to half the sample rate over the bins of a real FFT.
+    """Return Kaldi's triangular mel filters over the bins of a real FFT.
 
-    Kaldi's triangles are linear in mel, not in Hz: `mel(f) = 1127 ln(1 + f / 700)`.
+    They reach from 20 Hz to half the sample rate. Kaldi's triangles are linear in mel, not in Hz:
+    `mel(f) = 1127 ln(1 + f / 700)`.
     """
 
     def mel(hertz):
         return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)
 
     edges = np.linspace(mel(_LOWEST_HZ), mel(sample_rate / 2), bins + 2)
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    left, center, right = edges[:-2], edges[1:-1], edges[2:]
     spectrum = mel(np.arange(fft_length // 2) * sample_rate / fft_length)[:, None]
     triangles = np.minimum(
-        (spectrum - left) / (centre - left), (right - spectrum) / (right - centre)
+        (spectrum - left) / (center - left), (right - spectrum) / (right - center)
     )
-    filters = np.zeros((fft_length // 2 + 1, bins), np.float32)  # Kaldi leaves the Nyquist bin out
+    filters = np.zeros((fft_length // 2 + 1, bins), np.float32)  # Kaldi ignores the Nyquist bin
     filters[:-1] = np.maximum(0.0, triangles)
-    filters.setflags(write=False)  # cached, so shared
+    filters.setflags(write=False)  # callers share the cached array
     return filters
 
 
 def center_frequencies(spec: FrontendSpec) -> Float[np.ndarray, 'mels']:
-    """Centre of each mel filter in Hz; both kinds space them evenly on the same mel scale."""
+    """Return the center of each mel filter in Hz; both kinds use evenly spaced mels."""
     lowest, highest = 1127.0 * np.log1p(
         np.array([0.0 if spec.kind == 'librosa' else _LOWEST_HZ, spec.sample_rate / 2]) / 700.0
     )
@@ -96,16 +97,16 @@ def center_frequencies(spec: FrontendSpec) -> Float[np.ndarray, 'mels']:
 def log_mel(
     waveform: Float[np.ndarray, 'samples'], spec: FrontendSpec, shift: int | None = None
 ) -> Float32[np.ndarray, 'frames mels']:
-    """Natural log of mel energies of one clip, before normalisation.
+    """Return the natural log of the mel energies of one clip, before normalization.
 
     Args:
-        waveform: Samples in [-1, 1] at `spec.sample_rate`. Kind `'kaldi'` removes its mean first
-            and zero-pads one that is shorter than a window.
-        spec: The frontend.
+        waveform: Samples in [-1, 1] at `spec.sample_rate`. Kind `'kaldi'` removes the mean
+            first, and zero-pads a waveform that is shorter than a window.
+        spec: Frontend to compute.
         shift: Samples between frames; `spec.shift()` if None.
 
     Raises:
-        ValueError: An empty waveform, or values that are not finite.
+        ValueError: The waveform is empty or has values that are not finite.
     """
     if waveform.ndim != 1 or not len(waveform):
         raise ValueError(
@@ -125,12 +126,12 @@ def _kaldi(samples, spec, shift):
     samples = samples - samples.mean()
     samples = np.pad(samples, (0, max(0, spec.window - len(samples))))
     count = int(spec.frames(len(samples), shift))
-    every = np.lib.stride_tricks.sliding_window_view(samples, spec.window)[
+    all_frames = np.lib.stride_tricks.sliding_window_view(samples, spec.window)[
         : (count - 1) * shift + 1 : shift
     ]
     parts = []
     for first in range(0, count, _PART):
-        frames = every[first : first + _PART]
+        frames = all_frames[first : first + _PART]
         frames = frames - frames.mean(axis=1, keepdims=True)
         before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
         windowed = (frames - np.float32(PREEMPHASIS) * before) * hanning(spec.window)
@@ -143,7 +144,7 @@ def _kaldi(samples, spec, shift):
 def _librosa(samples, spec, shift):
     import librosa  # costs more than a second
 
-    # Padded here, since librosa's own padding warns of clips that are shorter than the transform.
+    # The padding of librosa would warn of clips that are shorter than the transform.
     padded = np.pad(samples, spec.fft // 2)
     parts = []
     for first in range(0, int(spec.frames(len(samples), shift)), _PART):
@@ -163,37 +164,37 @@ def _librosa(samples, spec, shift):
 def normalize(
     log_mels: Float[np.ndarray, 'frames mels'], spec: FrontendSpec
 ) -> Float32[np.ndarray, 'frames mels']:
-    """`(x - mean) / (2 * std)`, AST's convention."""
+    """Return `(x - mean) / (2 * std)`, AST's convention."""
     return ((log_mels - spec.mean) / (2 * spec.std)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What a frontend computes: stored with a model, compared when it is loaded.
+    """Identify the output of a frontend; stored with a model and compared at loading.
 
     Attributes:
         spec: Short hash of the spec.
         golden: Means and deviations of the features of a golden waveform, a pair for each mel
-            patch. Numbers and no hash of them, since machines round differently.
+            patch. They are not hashed, since machines round differently.
     """
 
     spec: str
     golden: tuple[float, ...]
 
     def matches(self, other: 'Fingerprint') -> bool:
-        """The same spec, and the same features up to rounding."""
+        """Return whether both have the same spec, and the same features up to rounding."""
         same_count = len(self.golden) == len(other.golden)
         return (
             self.spec == other.spec
             and same_count
-            and np.allclose(self.golden, other.golden, atol=_SAME)
+            and np.allclose(self.golden, other.golden, atol=_TOLERANCE)
         )
 
 
 def fingerprint(spec: FrontendSpec) -> Fingerprint:
-    """The fingerprint of a spec as this code computes it;
+    """Return the fingerprint of a spec.
 
-    changes with the spec, and with what the code computes.
+    It changes with the spec, and with the features that this code computes.
     """
     n = np.arange(2 * spec.sample_rate // 10 + 3 * spec.window)
     seconds = n / spec.sample_rate
@@ -210,6 +211,6 @@ def _spec_hash(spec: FrontendSpec) -> str:
     values = {
         name: value
         for name, value in spec.hash_values().items()
-        if name not in _LATER or value != _LATER[name]
+        if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
     }
     return text_hash(json.dumps(values, sort_keys=True))[:16]

@@ -1,10 +1,10 @@
-"""From samples to frames to patches to tokens: the one owner of this arithmetic.
+"""Convert samples to frames, patches and tokens; no other module repeats this arithmetic.
 
-Everything here is plain integers, known before a sample is read. Whatever needs a length (index,
-plan, frontend, pipeline, prediction) asks a `FrontendSpec`; nothing recomputes one on its own.
+All results are integers, known before a sample is read. Index, plan, frontend, pipeline and
+prediction get every length from a `FrontendSpec`.
 
-Array arguments work too: every function is made of `//`, comparisons and `maximum`, so a NumPy
-array of clips gives an array of lengths.
+Array arguments work too: the functions consist of `//`, comparisons and `maximum`, so a NumPy array
+of clips gives an array of lengths.
 """
 
 import dataclasses
@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-# A product such as 10.0 * 2.3 may land a rounding error below the integer it means.
+# A product such as 10.0 * 2.3 may be a rounding error below the exact integer.
 _ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class FrontendSpec:
-    """The frontend, from waveform to patches; equal in config and checkpoint.
+    """Describe the frontend, from waveform to patches; config and checkpoint have equal ones.
 
     Attributes:
-        kind: `'kaldi'` is AST's log-mel filterbank, `'librosa'` that of EPIC-SOUNDS; see
-            `audio.fbank`.
+        kind: `'kaldi'` is AST's log-mel filterbank, `'librosa'` is the filterbank of EPIC-SOUNDS;
+            see `audio.fbank`.
         sample_rate: Rate in Hz that every recording is resampled to.
         window_ms: Length of an analysis window in milliseconds.
         shift_ms: Distance between frames in milliseconds at frame-shift ratio 1.
@@ -34,12 +34,12 @@ class FrontendSpec:
         std: Standard deviation of the log-mel.
         patch_mels: Mel bins of a patch. Patches do not overlap.
         patch_frames: Frames of a patch.
-        partial: What fills the last patch of a clip. `'pad'`: zeros after normalization, the data
+        partial: Filling of the last patch of a clip. `'pad'`: zeros after normalization, the data
             set's mean. `'zero'`: log-mel 0 before normalization, loud frames of mel energy 1, as
             published ASTs are trained. `'floor'`: its frames are dropped, as in the published
             ElasticAST. `'edge'`: the last frame is repeated, for one more patch if nothing is left
             over, as in the published code on EPIC-SOUNDS. A clip shorter than one patch is padded
-            to one with each of them.
+            to one patch in all four cases.
         min_frames: A shorter clip is padded to this many frames (192 on EPIC-SOUNDS).
         max_frames: Longest clip in frames, which is the length of the time position table.
     """
@@ -59,9 +59,7 @@ class FrontendSpec:
     max_frames: int = 1024
 
     def hash_values(self) -> dict[str, Any]:
-        """Return the values of a stored hash by their frozen names, which stay when a field is
-        renamed.
-        """
+        """Return the values of a stored hash by frozen names, which outlive renamed fields."""
         return {
             'kind': self.kind,
             'sample_rate': self.sample_rate,
@@ -79,8 +77,8 @@ class FrontendSpec:
         }
 
     def problems(self) -> list[str]:
-        """What makes this spec unusable, one sentence each; empty if nothing does."""
-        found = []
+        """Return one sentence for each fault that makes this spec unusable."""
+        problems = []
         for name in (
             'sample_rate',
             'window_ms',
@@ -92,166 +90,170 @@ class FrontendSpec:
             'max_frames',
         ):
             if not 0 < getattr(self, name) < math.inf:
-                found.append(f'frontend.{name}={getattr(self, name)} must be positive and finite')
+                problems.append(
+                    f'frontend.{name}={getattr(self, name)} must be positive and finite'
+                )
         if self.kind not in ('kaldi', 'librosa'):
-            found.append(
-                f"frontend.kind={self.kind!r} must be 'kaldi' (AST's filterbank) or 'librosa' (that"
-                ' of EPIC-SOUNDS)'
+            problems.append(
+                f"frontend.kind={self.kind!r} must be 'kaldi' (AST's filterbank) or 'librosa' (the"
+                ' filterbank of EPIC-SOUNDS)'
             )
         if self.partial not in ('pad', 'zero', 'floor', 'edge'):
-            found.append(
+            problems.append(
                 f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch with the"
                 " mean), 'zero' (with log-mel 0), 'floor' (drop its frames) or 'edge' (repeat the"
                 ' last frame)'
             )
         if self.fft < 0 or not 0 <= self.min_frames <= self.max_frames:
-            found.append(
+            problems.append(
                 f'frontend.fft={self.fft} must not be negative, and'
                 f' frontend.min_frames={self.min_frames} must be from 0 to'
                 f' frontend.max_frames={self.max_frames}'
             )
         if not math.isfinite(self.mean):
-            found.append(f'frontend.mean={self.mean} must be finite')
-        if found:
-            return found
+            problems.append(f'frontend.mean={self.mean} must be finite')
+        if problems:
+            return problems
         if self.mel_bins % self.patch_mels:
-            found.append(
+            problems.append(
                 f'frontend.mel_bins={self.mel_bins} is not a multiple of'
                 f' frontend.patch_mels={self.patch_mels}: use'
                 f' {self.mel_bins // self.patch_mels * self.patch_mels or self.patch_mels} mel bins'
                 ' or another patch size'
             )
         if self.max_frames % self.patch_frames:
-            found.append(
+            problems.append(
                 f'frontend.max_frames={self.max_frames} is not a multiple of'
                 f' frontend.patch_frames={self.patch_frames}: use'
                 f' {-(-self.max_frames // self.patch_frames) * self.patch_frames}'
             )
         if self.window < 2 or self.shift() < 1:
-            found.append(
+            problems.append(
                 f'frontend.window_ms={self.window_ms} and frontend.shift_ms={self.shift_ms} must be'
                 f' at least two samples and one sample at {self.sample_rate} Hz'
             )
         if self.kind == 'kaldi' and self.fft:
-            found.append(f"frontend.fft={self.fft} goes with frontend.kind='librosa': set it to 0")
+            problems.append(
+                f"frontend.fft={self.fft} goes with frontend.kind='librosa': set it to 0"
+            )
         if self.kind == 'librosa' and self.fft % 2:
-            found.append(f'frontend.fft={self.fft} must be even')
+            problems.append(f'frontend.fft={self.fft} must be even')
         if self.kind == 'librosa' and self.fft < self.window:
-            found.append(
+            problems.append(
                 f'frontend.fft={self.fft} is shorter than the window of {self.window} samples: set'
                 ' it to 2048, say'
             )
-        return found
+        return problems
 
     @property
     def window(self) -> int:
-        """Samples in an analysis window (Kaldi truncates)."""
+        """Return the samples in an analysis window (Kaldi truncates)."""
         return int(self.sample_rate * self.window_ms * 0.001 + _ROUNDING)
 
     @property
     def fft_length(self) -> int:
-        """Samples that are transformed:
+        """Return the length of the Fourier transform in samples.
 
-        `fft`, or the window rounded up to a power of two, as Kaldi does.
+        It is `fft`, or the window rounded up to a power of two, as in Kaldi.
         """
         return self.fft or 1 << (self.window - 1).bit_length()
 
     @property
     def lead_samples(self) -> int:
-        """Samples by which the first frame's window begins before the clip:
+        """Return the samples by which the window of the first frame precedes the clip.
 
-        librosa centres frames, Kaldi does not.
+        librosa centers frames, Kaldi does not.
         """
         return self.fft // 2 - (self.fft - self.window) // 2 if self.kind == 'librosa' else 0
 
     @property
     def tail_samples(self) -> int:
-        """Samples by which the last frame's window reaches beyond `samples_for`."""
+        """Return the samples by which the window of the last frame exceeds `samples_for`."""
         return self.window - self.lead_samples if self.kind == 'librosa' else 0
 
     @property
     def mel_patches(self) -> int:
-        """Patches in frequency: rows of a clip's patch grid."""
+        """Return the patches in frequency, the rows of a clip's patch grid."""
         return self.mel_bins // self.patch_mels
 
     @property
     def max_time_patches(self) -> int:
-        """Patches in time of the longest clip: rows of the time position table."""
+        """Return the time patches of the longest clip, the rows of the time position table."""
         return self.max_frames // self.patch_frames
 
     @property
     def patch_size(self) -> int:
-        """Values in a patch (P of a PackedBatch)."""
+        """Return the number of values in a patch (P of a PackedBatch)."""
         return self.patch_mels * self.patch_frames
 
     @property
     def fill_value(self) -> float:
-        """What a frame that fills up a patch holds, normalised;
+        """Return the normalized value of padding frames, see `partial`.
 
-        see `partial` (`'edge'` has another way).
+        `'edge'` repeats the last frame instead.
         """
         return -self.mean / (2 * self.std) if self.partial == 'zero' else 0.0
 
     def shift(self, ratio: float = 1.0) -> int:
-        """Samples between frames at a frame-shift ratio: whole milliseconds, `int(shift_ms *
-        ratio)`, as in the paper.
+        """Return the samples between frames at a frame-shift ratio.
 
-        At ratio 1 the shift is `shift_ms` itself, which may be a fraction of a millisecond.
+        The shift is `int(shift_ms * ratio)`, in whole milliseconds as in the paper. At ratio 1 it
+        is `shift_ms` itself, which may have a fraction.
         """
         return int(self.sample_rate * self.rounded_shift_ms(ratio) * 0.001 + _ROUNDING)
 
     def rounded_shift_ms(self, ratio: float = 1.0) -> float:
-        """The frame shift that `shift` rounds down to whole samples."""
+        """Return the frame shift in milliseconds that `shift` rounds down to whole samples."""
         return float(self.shift_ms if ratio == 1.0 else int(self.shift_ms * ratio + _ROUNDING))
 
     def frames(self, samples: Any, shift: Any) -> Any:
-        """Frames of a waveform: windows that fit wholly (Kaldi's `snip_edges`); at least one, of a
-        zero-padded waveform.
+        """Return the number of frames of a waveform.
 
-        With kind `'librosa'`, windows whose centres are within it.
+        Kind `'kaldi'` counts the windows that fit completely (Kaldi's `snip_edges`), but at least
+        one, of a zero-padded waveform. Kind `'librosa'` counts the windows whose centers are within
+        the waveform.
         """
         if self.kind == 'librosa':
             return 1 + samples // shift
         return np.maximum(1, 1 + (samples - self.window) // shift)
 
     def samples_for(self, frames: Any, shift: Any) -> Any:
-        """The fewest samples that give this many frames."""
+        """Return the smallest number of samples that gives this many frames."""
         if self.kind == 'librosa':
             return np.maximum(1, (frames - 1) * shift)
         return self.window + (frames - 1) * shift
 
     def time_patches(self, frames: Any) -> Any:
-        """Patches in time, by the rule of `partial`; at least one."""
+        """Return the number of time patches by the rule of `partial`, at least one."""
         whole = frames // self.patch_frames
         if self.partial in ('pad', 'zero'):
             whole = -(-frames // self.patch_frames)
-        if (
-            self.partial == 'edge'
-        ):  # not beyond the last position, for a clip that fits without the patch of repetitions
+        # A clip that fits without a patch of repetitions stays within the last position.
+        if self.partial == 'edge':
             whole = np.where(
                 frames <= self.max_frames, np.minimum(whole + 1, self.max_time_patches), whole + 1
             )
         return np.maximum(max(1, -(-self.min_frames // self.patch_frames)), whole)
 
     def too_long(self, frames: Any) -> Any:
-        """Whether a clip has more time patches than there are positions."""
+        """Return whether a clip has more time patches than the model has positions."""
         return self.time_patches(frames) > self.max_time_patches
 
     def tokens(self, frames: Any) -> Any:
-        """Tokens of a clip: its grid of mel patches times time patches."""
+        """Return the tokens of a clip: mel patches times time patches."""
         return self.mel_patches * self.time_patches(frames)
 
 
-def resampled_length(samples: Any, rate: Any, target: int) -> Any:
-    """Samples after resampling from `rate` to `target` Hz:
+def resampled_length(samples: Any, sample_rate: Any, target: int) -> Any:
+    """Return the samples after resampling from `sample_rate` to `target` Hz.
 
-    `ceil(samples * target / rate)` in integers, as librosa counts.
+    The result is `ceil(samples * target / sample_rate)` in integers, as in librosa.
     """
-    return -(-samples * target // rate)
+    return -(-samples * target // sample_rate)
 
 
 def tokens_after_dropout(tokens: Any, dropout: float) -> Any:
-    """Tokens left by token dropout: `max(1, int((1 - dropout) * n))` (paper, section 3.2)."""
+    """Return the tokens after token dropout: `max(1, int((1 - dropout) * n))` (paper, 3.2)."""
     if not dropout:
         return tokens
     return np.maximum(1, np.floor((1.0 - dropout) * tokens + _ROUNDING).astype(np.int64))

@@ -1,4 +1,4 @@
-"""The frames of MPEG audio (MP3): where they are, how many there are, and a stream that says so.
+"""Find and count the frames of MPEG audio (MP3), and add a missing note of their number.
 
 An MP3 has no header. Most begin with a frame of silence in which the encoder notes how many frames
 and bytes follow (Xing, Info or VBRI). Without this note, libsndfile estimates the length from the
@@ -20,11 +20,11 @@ __all__ = [
     'with_frame_count',
 ]
 
-# Bytes from a position: fewer at the end of the file only.
+# Read bytes at a position; the result is shorter only at the end of the file.
 Read = Callable[[int, int], bytes]
 
-_MOST_TAGS = 16
-_SEARCHED = 65536  # bytes after the tags in which the first frame is looked for
+_MAX_TAGS = 16
+_SEARCHED = 65536  # bytes after the tags that may precede the first frame
 _TAIL = 16384  # bytes at the end: more than seven of the longest frames
 _BLOCK = 1 << 20  # bytes read at a time when frames are counted
 
@@ -44,13 +44,13 @@ _DIVISOR = {3: 1, 2: 2, 0: 4}  # of the rate, by the two bits of version 1, 2 an
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stream:
-    """A stream of MPEG frames in a file.
+    """Describe a stream of MPEG frames in a file.
 
     Attributes:
         first: Position of its first frame.
-        header: The four bytes that its first frame begins with.
+        header: First four bytes of its first frame.
         promised: Bytes of all frames by its Xing, Info or VBRI header; 0 without one.
-        counted: Whether a Xing or Info header tells the number of frames.
+        counted: Whether a Xing or Info header notes the number of frames.
     """
 
     first: int
@@ -60,9 +60,9 @@ class Stream:
 
 
 def skip_id3(read: Read) -> int:
-    """Where the ID3v2 tags end that some programs put before recordings, of other formats too."""
+    """Return the end of the ID3v2 tags that some programs put before recordings of any format."""
     position = 0
-    for _ in range(_MOST_TAGS):
+    for _ in range(_MAX_TAGS):
         tag = read(position, 10)
         if tag[:3] != b'ID3' or len(tag) < 10:
             break
@@ -74,10 +74,13 @@ def skip_id3(read: Read) -> int:
 
 
 def parse_frame(header: bytes) -> tuple[int, bytes] | None:
-    """Length in bytes of the frame that begins with these four bytes, and what is the same in all
-    frames of a stream.
+    """Return the length in bytes of a frame, and the kind that all frames of its stream share.
 
-    None if no frame does, or one of the free format, whose length is not noted.
+    Args:
+        header: First four bytes of the frame.
+
+    Returns:
+        None if the bytes start no frame, or one of the free format, whose length is not noted.
     """
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
@@ -85,11 +88,9 @@ def parse_frame(header: bytes) -> tuple[int, bytes] | None:
     index, rate = header[2] >> 4, header[2] >> 2 & 3
     if version == 1 or layer == 4 or index in (0, 15) or rate == 3:
         return None
-    bits, hertz, padding = (
-        _KBITS[version == 3, layer][index - 1] * 1000,
-        _RATES[rate] // _DIVISOR[version],
-        header[2] >> 1 & 1,
-    )
+    bits = _KBITS[version == 3, layer][index - 1] * 1000
+    hertz = _RATES[rate] // _DIVISOR[version]
+    padding = header[2] >> 1 & 1
     if layer == 1:
         length = (12 * bits // hertz + padding) * 4
     else:
@@ -98,16 +99,16 @@ def parse_frame(header: bytes) -> tuple[int, bytes] | None:
 
 
 def find_stream(read: Read, start: int, size: int) -> Stream | None:
-    """The stream in a file of `size` bytes whose tags end at `start`;
+    """Return the stream in a file of `size` bytes whose tags end at `start`.
 
-    None if there is none of known frame lengths.
+    The result is None if the file holds no stream with known frame lengths.
     """
     data = read(start, _SEARCHED)
-    at = _sync(data, 0, start + len(data) == size)
+    at = _sync(data, 0, ends=start + len(data) == size)
     if at is None:
         return None
     begin = data[at : at + 200]
-    note = _note(begin)
+    note = _note_position(begin)
     promised, frames = 0, 0
     if begin[note : note + 4] in (b'Xing', b'Info'):
         flags = int.from_bytes(begin[note + 4 : note + 8], 'big')
@@ -122,57 +123,59 @@ def find_stream(read: Read, start: int, size: int) -> Stream | None:
 
 
 def find_truncated_frame(read: Read, stream: Stream, size: int) -> int | None:
-    """The position of the last frame if the file of `size` bytes ends within it, else None.
+    """Return the position of the last frame if the file of `size` bytes ends within it, else None.
 
     Tags may follow the frames.
     """
-    _, kind = parse_frame(stream.header)
+    kind = _frame_kind(stream.header)
     begin = max(stream.first, size - _TAIL)
     data = read(begin, size - begin)
-    at = 0 if begin == stream.first else _sync(data, 0, False, kind)
+    at = 0 if begin == stream.first else _sync(data, 0, ends=False, kind=kind)
     if at is None:
         return None
-    while (found := parse_frame(data[at : at + 4])) and found[1] == kind:
-        if at + found[0] > len(data):
+    while (parsed := parse_frame(data[at : at + 4])) and parsed[1] == kind:
+        if at + parsed[0] > len(data):
             return begin + at
-        at += found[0]
+        at += parsed[0]
     return begin + at if data[at : at + 1] == b'\xff' and len(data) - at < 4 else None
 
 
 def with_frame_count(path: str | os.PathLike, size: int) -> io.RawIOBase | None:
-    """An MP3 that does not tell its number of frames, as a file that does; None if it does already,
-    or has no frames.
+    """Return an MP3 without a number of frames as a file with this note.
 
-    Reads the whole file once, to count them.
+    The function reads the whole file once to count its frames. The result is None if the file has
+    the note already, or holds no frames.
     """
     file = open(path, 'rb', buffering=0)
-    source = _Measured(file, size)
+    source = _CountedFile(file, size)
     if source.stream is None or source.stream.counted:
         source.close()
         return None
     return source
 
 
-class _Measured(io.RawIOBase):
-    """A Xing frame made up, then the frames of a file as they are."""
+class _CountedFile(io.RawIOBase):
+    """Serve a new Xing frame, followed by the unchanged frames of a file."""
 
     def __init__(self, file: io.RawIOBase, size: int):
         self._file, self._position = file, 0
-        self.stream = find_stream(self._at, skip_id3(self._at), size)
+        self.stream = find_stream(self._read_file, skip_id3(self._read_file), size)
         if self.stream is None or self.stream.counted:
             return
-        self._first, count = self.stream.first, _count(self._at, self.stream, size)
+        self._first, count = self.stream.first, _count(self._read_file, self.stream, size)
         begin = self.stream.header
-        # Without a checksum, of the highest bitrate: a frame that has room for the note.
+        # A frame of the highest bitrate without a checksum has room for the note.
         header = bytes((begin[0], begin[1] | 1, begin[2] & 0x0F | 0xE0, begin[3]))
-        length, _ = parse_frame(header)
+        parsed = parse_frame(header)
+        assert parsed is not None
+        length, _ = parsed
         content = (
             b'Xing'
             + (3).to_bytes(4, 'big')
             + count.to_bytes(4, 'big')
             + (length + size - self._first).to_bytes(4, 'big')
         )
-        self._begin = (header + bytes(_note(header) - 4) + content).ljust(length, b'\0')
+        self._begin = (header + bytes(_note_position(header) - 4) + content).ljust(length, b'\0')
         self._size = length + size - self._first
 
     def readable(self) -> bool:
@@ -193,40 +196,47 @@ class _Measured(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         position, count = self._position, len(buffer)
-        found = self._begin[position : position + count]
-        if len(found) < count:
-            found += self._at(
-                self._first + position + len(found) - len(self._begin), count - len(found)
+        data = self._begin[position : position + count]
+        if len(data) < count:
+            data += self._read_file(
+                self._first + position + len(data) - len(self._begin), count - len(data)
             )
-        buffer[: len(found)] = found
-        self._position += len(found)
-        return len(found)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
     def close(self) -> None:
         if not self.closed:
             self._file.close()
         super().close()
 
-    def _at(self, position: int, count: int) -> bytes:
+    def _read_file(self, position: int, count: int) -> bytes:
         self._file.seek(position)
-        found = b''
-        while len(found) < count and (more := self._file.read(count - len(found))):
-            found += more
-        return found
+        data = b''
+        while len(data) < count and (more := self._file.read(count - len(data))):
+            data += more
+        return data
 
 
-def _note(header: bytes) -> int:
-    """Where a Xing or Info header is in a frame:
+def _frame_kind(header: bytes) -> bytes:
+    """Return the kind of a frame that is valid."""
+    parsed = parse_frame(header)
+    assert parsed is not None
+    return parsed[1]
 
-    behind the side information, whose size depends on version and channels.
+
+def _note_position(header: bytes) -> int:
+    """Return the position of a Xing or Info header in a frame.
+
+    It follows the side information, whose size depends on version and channels.
     """
     version1, mono = header[1] >> 3 & 3 == 3, header[3] >> 6 == 3
     return 4 + ((17 if mono else 32) if version1 else (9 if mono else 17))
 
 
 def _count(read: Read, stream: Stream, size: int) -> int:
-    """Frames of a stream; what is no frame between them is passed over, as decoders do."""
-    _, kind = parse_frame(stream.header)
+    """Return the number of frames of a stream; skip other bytes between them, as decoders do."""
+    kind = _frame_kind(stream.header)
     count, position, begin, data = 0, stream.first, 0, b''
     while position + 4 <= size:
         at = position - begin
@@ -234,26 +244,27 @@ def _count(read: Read, stream: Stream, size: int) -> int:
             begin, data, at = position, read(position, _BLOCK), 0
             if len(data) < 4:
                 break
-        found = parse_frame(data[at : at + 4])
-        if found and found[1] == kind:
+        parsed = parse_frame(data[at : at + 4])
+        if parsed and parsed[1] == kind:
             count += 1
-            position += found[0]
+            position += parsed[0]
             continue
-        again = _sync(data, at, begin + len(data) >= size, kind)
-        position = begin + (again if again is not None else max(at + 1, len(data) - 3))
+        next_frame = _sync(data, at, ends=begin + len(data) >= size, kind=kind)
+        position = begin + (next_frame if next_frame is not None else max(at + 1, len(data) - 3))
     return count
 
 
-def _sync(data: bytes, position: int, ends: bool, kind: bytes | None = None) -> int | None:
-    """The first frame at or after `position` that a like frame follows, or the end of the data if
-    the file `ends` there.
+def _sync(data: bytes, position: int, *, ends: bool, kind: bytes | None = None) -> int | None:
+    """Return the first frame at or after `position` that a frame of the same kind follows.
+
+    If the file `ends` with the data, the end of the data may follow instead.
     """
     while (position := data.find(b'\xff', position)) >= 0:
-        found = parse_frame(data[position : position + 4])
-        if found and kind in (None, found[1]):
-            follows = position + found[0]
-            after = parse_frame(data[follows : follows + 4])
-            if (after and after[1] == found[1]) or (ends and follows + 4 > len(data)):
+        parsed = parse_frame(data[position : position + 4])
+        if parsed and kind in (None, parsed[1]):
+            end = position + parsed[0]
+            following = parse_frame(data[end : end + 4])
+            if (following and following[1] == parsed[1]) or (ends and end + 4 > len(data)):
                 return position
         position += 1
     return None

@@ -1,4 +1,4 @@
-"""Recordings to waveforms: every format libsndfile reads, mono float32 at the rate asked for.
+"""Read recordings of every format of libsndfile as mono float32 waveforms at any sample rate.
 
 Lengths come first (`read_header`, a few tens of microseconds), samples later (`read`), and both
 agree to the sample. Every fault of a recording is an `AudioError`. No recording is cropped or
@@ -7,10 +7,12 @@ padded to hide a fault.
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -30,16 +32,16 @@ __all__ = [
     'read_header',
 ]
 
-# libsndfile's names of formats are mostly the suffixes too. RAW has no header (so no rate); the
-# others are usual spellings.
+# Most names of formats in libsndfile are suffixes too. RAW has no header, so no sample rate. The
+# explicit suffixes are usual spellings.
 _SUFFIXES = frozenset(
     f'.{name.lower()}' for name in soundfile.available_formats() if name != 'RAW'
 ) | {'.mp3', '.ogg', '.oga', '.opus', '.aif', '.aifc', '.snd', '.sph', '.wave'}
 
-# Sample rates of sound, from infrasound to ultrasound. Any other is a damaged header, and would ask
-# for absurd resampling.
+# Sample rates of sound, from infrasound to ultrasound. Other rates show a damaged header, and would
+# need absurd resampling.
 _RATES = (100, 10_000_000)
-# Bytes of a sample where every sample takes the same, by libsndfile's names.
+# Bytes of a sample in formats of constant width, by libsndfile's names.
 _WIDTHS = {
     'PCM_S8': 1,
     'PCM_U8': 1,
@@ -51,28 +53,27 @@ _WIDTHS = {
     'ULAW': 1,
     'ALAW': 1,
 }
-# Samples beyond this are no sound in any scale, and their energies overflow float32.
-_LOUDEST = 1e12
-# No format libsndfile reads does better than FLAC, which may write 65535 frames of silence into
-# some ten bytes.
+# Larger samples are no sound in any scale, and their energies overflow float32.
+_MAX_SAMPLE = 1e12
+# FLAC compresses most: 65535 frames of silence may take about ten bytes.
 _FRAMES_PER_BYTE = 8192
-# Samples that an MP3's decoder may need before those it is asked for: an MPEG frame (of up to 1152)
-# uses up to 511 bytes of those in front of it, which are 22 of the smallest kind.
+# Samples that a decoder of MP3 needs before the first result. An MPEG frame (up to 1152 samples)
+# uses up to 511 bytes of the previous frames, which are 22 frames of the smallest kind.
 _MPEG_MEMORY = 24 * 1152
-# Values (samples times channels) that are decoded at a time: 4 MiB.
+# Values (samples times channels) to decode at a time: 4 MiB.
 _DECODED = 1 << 20
 
 
 class AudioError(UserError):
-    """A recording cannot be used.
+    """Report a recording that cannot be used.
 
-    The message begins with its path or name and says what is wrong and what to do.
+    The message begins with its path or name, and says what is wrong and what to do.
     """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Header:
-    """What a recording's header promises.
+    """Hold the contents of a recording's header.
 
     Attributes:
         frames: Samples per channel, at least one.
@@ -86,37 +87,39 @@ class Header:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Return the duration."""
         return self.frames / self.sample_rate
 
 
 def read_header(path: str | os.PathLike) -> Header:
-    """Length, rate and channels of a recording, without decoding it.
+    """Return length, sample rate and channels of a recording, without decoding it.
 
     Raises:
-        AudioError: the file is missing, a folder, empty, unreadable to libsndfile or holds no
-            samples; its container tells that the end is missing (see `containers`); its header
-            promises what the file cannot hold, or a rate that is no sound's.
+        AudioError: The file is missing, a folder, empty, unreadable to libsndfile or holds no
+            samples. Or its container shows that the end is missing (see `containers`), or its
+            header promises more than the file can hold, or an impossible sample rate.
     """
     with _open(path) as file:
         return Header(file.frames, file.samplerate, file.channels)
 
 
 def read(
-    path: str | os.PathLike, rate: int, start: int = 0, stop: int | None = None
+    path: str | os.PathLike, sample_rate: int, start: int = 0, stop: int | None = None
 ) -> Float32[np.ndarray, 'samples']:
-    """The waveform of native frames `[start, stop)`: the mean of the channels, resampled to `rate`.
+    """Return frames `[start, stop)` as a waveform: the mean of the channels, resampled.
 
-    Safe to call from several threads. Memory grows with what decodes, not with what a header
-    promises.
+    The function is safe to call from several threads. Memory grows with the decoded samples, not
+    with the promise of a header.
 
     Args:
         path: A recording.
-        rate: Sample rate of the result in Hz.
-        start, stop: Range in frames at the recording's own rate; without `stop`, to its end.
+        sample_rate: Sample rate of the result in Hz.
+        start: First frame at the recording's native rate.
+        stop: End of the range at the native rate; the end of the recording if None.
 
     Returns:
-        `frontend.resampled(stop - start, native rate, rate)` samples; full scale is [-1, 1].
+        `frontend.resampled_length(stop - start, native rate, sample_rate)` samples; full scale is
+        [-1, 1].
 
     Raises:
         AudioError: As `read_header`. Or the range is not within the recording, the file decodes to
@@ -126,38 +129,37 @@ def read(
     """
     with _open(path) as file:
         frames = file.frames
-        stop = frames if stop is None else stop
-        if not 0 <= start < stop <= frames:
+        end = frames if stop is None else stop
+        if not 0 <= start < end <= frames:
             raise AudioError(
-                f'{path}: frames [{start}, {stop}) were asked for, but the recording has [0,'
-                f' {frames}): ask for a range within it that is not empty'
+                f'{path}: frames [{start}, {end}) are not in the recording, which has [0,'
+                f' {frames}): choose a range within it that is not empty'
             )
-        return _joined(_waveform(file, path, rate, start, stop))
+        return _joined(_waveform(file, path, sample_rate, start, end))
 
 
 def read_blocks(
-    path: str | os.PathLike, rate: int, samples: int
+    path: str | os.PathLike, sample_rate: int, samples: int
 ) -> Iterator[Float32[np.ndarray, '_']]:
-    """`read(path, rate)` piece by piece, for recordings of any length: memory does not grow with
-    it.
+    """Yield the waveform of a whole recording in blocks, so that memory does not grow with it.
 
     Args:
         path: A recording.
-        rate: Sample rate of the result in Hz.
+        sample_rate: Sample rate of the result in Hz.
         samples: Samples of a block, at least one.
 
     Yields:
-        Blocks of `samples` samples, the last one shorter; joined, they are what `read` returns.
+        Blocks of `samples` samples; the last one may be shorter. Together they equal `read`.
 
     Raises:
-        AudioError: as `read`: at the first block for what the header tells, later for what only
-        decoding does.
+        AudioError: As `read`: at the first block for faults of the header, later for faults that
+            decoding shows.
     """
     if samples < 1:
         raise ValueError(f'blocks of {samples} samples: a block has at least one')
     with _open(path) as file:
         pending, count = [], 0
-        for piece in _waveform(file, path, rate, 0, file.frames):
+        for piece in _waveform(file, path, sample_rate, 0, file.frames):
             pending.append(piece)
             count += len(piece)
             if count < samples:
@@ -172,24 +174,25 @@ def read_blocks(
 
 
 def from_array(
-    samples: Shaped[np.ndarray, '...'], name: str, rate: int, target: int
+    samples: Shaped[np.ndarray, '...'], name: str, sample_rate: int, target_rate: int
 ) -> Float32[np.ndarray, 'samples']:
-    """The waveform of samples in memory, as if they were read from a file: `read` for arrays.
+    """Return the waveform of samples in memory, equal to `read` of a file with these samples.
 
     Args:
-        samples: `[samples]` or `[samples, channels]`. Floats are taken as they are; integers of up
-            to 32 bits are divided by full scale (unsigned ones have silence in the middle, as in
-            8-bit WAV).
-        name: What messages call the recording.
-        rate: Sample rate of `samples` in Hz.
-        target: Sample rate of the result in Hz.
+        samples: `[samples]` or `[samples, channels]`. Floats stay as they are. Integers of up to 32
+            bits are divided by full scale; silence of unsigned integers is in the middle, as in
+            8-bit WAV.
+        name: Name of the recording in messages.
+        sample_rate: Sample sample_rate of `samples` in Hz.
+        target_rate: Sample rate of the result in Hz.
 
     Returns:
-        `frontend.resampled(samples, rate, target)` samples; full scale is [-1, 1].
+        `frontend.resampled_length(samples, sample_rate, target_rate)` samples; full scale is
+        [-1, 1].
 
     Raises:
-        AudioError: wrong shape or dtype, no samples, a sample that is NaN or infinite, a rate below
-        1.
+        AudioError: The shape or dtype is wrong, there are no samples, a sample is NaN or infinite,
+            or a sample rate is below 1.
     """
     if samples.ndim not in (1, 2) or (
         samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0])
@@ -200,60 +203,59 @@ def from_array(
         )
     if samples.size == 0:
         raise AudioError(
-            f'{name}: an array of shape {samples.shape} holds no samples: leave the clip out'
+            f'{name}: an array of shape {samples.shape} holds no samples: skip the clip'
         )
-    if rate < 1:
+    if sample_rate < 1:
         raise AudioError(
-            f'{name}: a sample rate of {rate} Hz is not possible: give the rate the samples were'
-            ' taken at'
+            f'{name}: a sample rate of {sample_rate} Hz is not possible: give the rate at which the'
+            ' samples were recorded'
         )
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind == 'f':
-        with np.errstate(over='ignore'):  # what does not fit becomes infinite and is refused below
+        with np.errstate(over='ignore'):  # too large values become infinite, an error below
             block = samples.astype(np.float32)
     elif kind in 'iu' and bits <= 32:
         if kind == 'u':
             samples = (samples ^ samples.dtype.type(1 << bits - 1)).view(f'i{bits // 8}')
         block = samples.astype(np.float32) * np.float32(2.0 ** (1 - bits))
     else:
-        # 64-bit integers most often hold 16-bit samples: dividing by 2 ** 63 would make silence of
-        # them.
+        # 64-bit integers usually hold 16-bit samples, which a division by 2 ** 63 would silence.
         raise AudioError(
             f'{name}: samples of dtype {samples.dtype} have no known full scale: '
             'convert them to int16, int32 or float32 in [-1, 1]'
         )
-    mono = _finite(_mono(block), name, rate, 0)
-    return _joined(_resampled([mono], len(mono), name, rate, target))
+    mono = _finite(_mono(block), name, sample_rate, 0)
+    return _joined(_resampled([mono], len(mono), name, sample_rate, target_rate))
 
 
 def find_recordings(paths: Iterable[str | os.PathLike]) -> list[str]:
-    """The recordings that files and folders stand for, in the order of `paths`.
+    """Return the recordings of files and folders, in the order of `paths`.
 
-    A folder becomes the files in it and below whose suffix is one of a format libsndfile reads
-    (upper or lower case), sorted. Links to folders are followed, but every folder is listed once. A
-    path that is no folder is kept whatever its suffix, also if nothing is there: reading it then
-    tells what is wrong with it.
+    A folder yields its files, also in subfolders, that have a suffix of libsndfile's formats (upper
+    or lower case), sorted. Links to folders are followed, but every folder is listed once. Any
+    other path stays, whatever its suffix and even if it does not exist. Reading it then reports the
+    fault.
 
     Raises:
-        AudioError: a folder holds no recording or cannot be listed.
+        AudioError: A folder holds no recording or cannot be listed.
     """
-    found = []
-    for path in map(os.fspath, paths):
+    recordings = []
+    for path in (os.fspath(path) for path in paths):
         if not os.path.isdir(path):
-            found.append(path)
+            recordings.append(path)
             continue
-        inside = list(_walk(path, set()))
-        if not inside:
+        folder_recordings = list(_walk(path, set()))
+        if not folder_recordings:
             raise AudioError(
-                f'{path}: no recording in this folder or below (looked for'
+                f'{path}: no recording in this folder or below (suffixes:'
                 f' {" ".join(sorted(_SUFFIXES))}): pass another folder, or the files by name'
             )
-        found += inside
-    return found
+        recordings += folder_recordings
+    return recordings
 
 
 def _walk(folder: str, seen: set[str]) -> Iterator[str]:
-    """Recordings below a folder in sorted order;
+    """Yield the recordings below a folder in sorted order.
 
     `seen` holds the real paths of the folders listed so far.
     """
@@ -277,43 +279,48 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
 
 
 class _Sequential(soundfile.SoundFile):
-    """A recording that is read from where the last reading ended.
+    """Read a recording sequentially, without seeking.
 
-    soundfile seeks to that very place after every reading. In an MP3 the decoder then forgets the
-    frames before, of which it needs the bits, and the next samples are wrong.
+    soundfile seeks to the current position after every call of `read`. In an MP3 the decoder then
+    forgets the previous frames, whose bits it needs, and the next samples are wrong.
     """
 
+    def __init__(self, file: bytes | io.RawIOBase):
+        """Open a path, encoded as the file system does, or a file object."""
+        super().__init__(cast(Any, file))  # the annotations of soundfile lack both types
+
     def seekable(self) -> bool:
+        """Return False, so that soundfile does not seek."""
         return False
 
 
 @contextlib.contextmanager
 def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | ogg.Chain]:
-    """The open recording, checked as far as its header tells."""
+    """Yield the open recording, after a check of its header."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError as error:
         raise AudioError(f'{path}: no such file: check the path') from error
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an impossible path
         raise AudioError(
             f'{path}: cannot be opened ({getattr(error, "strerror", None) or error}): check the'
             ' path'
         ) from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise AudioError(f'{path}: is a folder, not a recording: pass the files in it')
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise AudioError(
             f'{path}: is not a regular file, so its length cannot be known: save the sound to a'
             ' file'
         )
-    if not found.st_size:
-        raise AudioError(f'{path}: the file is empty (0 bytes): get it again or leave it out')
+    if not status.st_size:
+        raise AudioError(f'{path}: the file is empty (0 bytes): get it again or skip it')
     if os.fspath(path).lower().endswith('.raw'):
         raise AudioError(
             f'{path}: raw samples without a header, so rate and format are unknown: convert to WAV'
         )
     try:
-        problem = containers.problem(path, found.st_size)
+        problem = containers.problem(path, status.st_size)
     except PermissionError as error:
         raise AudioError(f'{path}: no permission to read it: change its permissions') from error
     except OSError as error:
@@ -325,9 +332,9 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | ogg.Chain]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(_Sequential(os.fsencode(path)))
-            if file.format == 'MP3' and (measured := mpeg.with_frame_count(path, found.st_size)):
+            if file.format == 'MP3' and (measured := mpeg.with_frame_count(path, status.st_size)):
                 file = stack.enter_context(_Sequential(stack.enter_context(measured)))
-            elif file.format == 'OGG' and len(links := ogg.links(path, found.st_size)) > 1:
+            elif file.format == 'OGG' and len(links := ogg.links(path, status.st_size)) > 1:
                 parts = [stack.enter_context(ogg.Part(path, begin, end)) for begin, end in links]
                 file = ogg.Chain([stack.enter_context(_Sequential(part)) for part in parts])
         except soundfile.SoundFileRuntimeError as error:
@@ -337,55 +344,60 @@ def _open(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | ogg.Chain]:
             ) from error
         except ogg.ChainError as error:
             raise AudioError(f'{path}: {error}: split it, or convert it to WAV or FLAC') from error
-        problem = _header_problem(file, found.st_size)
+        problem = _header_problem(file, status.st_size)
         if problem:
             raise AudioError(f'{path}: {problem}')
         yield file
 
 
 def _header_problem(file: soundfile.SoundFile | ogg.Chain, size: int) -> str | None:
-    """What rules a recording of `size` bytes out, by what libsndfile understood of its header."""
-    frames, rate, channels = file.frames, file.samplerate, file.channels
+    """Return the fault of a recording of `size` bytes by its header in libsndfile, or None."""
+    frames, sample_rate, channels = file.frames, file.samplerate, file.channels
     low, high = _RATES
-    if not low <= rate <= high or channels < 1:
+    if not low <= sample_rate <= high or channels < 1:
         return (
-            f'the header says {rate} Hz and {channels} channels, but sound has {low} to {high} Hz'
-            ' and at least one channel: the file is damaged, or its header must be corrected'
+            f'the header says {sample_rate} Hz and {channels} channels, but sound has'
+            f' {low} to {high} Hz and at least one channel: the file is damaged, or its header must'
+            ' be corrected'
         )
     if frames < 1:
-        return 'the recording holds no samples: get it again or leave it out'
+        return 'the recording holds no samples: get it again or skip it'
     if frames >= 1 << 62:  # libsndfile's mark for an unknown length
-        return 'the header does not tell the length: convert it to WAV or FLAC'
-    if frames * channels > size:  # so that the names of formats are not looked up for every file
+        return 'the header does not note the length: convert it to WAV or FLAC'
+    if frames * channels > size:  # skip the lookup of the format for most files
         width = 0 if file.format == 'FLAC' else _WIDTHS.get(file.subtype, 0)
         if frames * channels * width > size or frames > size * _FRAMES_PER_BYTE:
             return (
                 f'the header promises {frames} frames of {channels} channels, which {size} bytes'
-                ' cannot hold: the file is damaged or cut short; get it again or leave it out'
+                ' cannot hold: the file is damaged or truncated; get it again or skip it'
             )
     return None
 
 
 def _reason(error: Exception) -> str:
-    """libsndfile's own words, without the path that soundfile puts before them."""
+    """Return libsndfile's message, without the path that soundfile prepends."""
     return getattr(error, 'error_string', str(error)).rstrip('.')
 
 
 def _waveform(
-    file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, rate: int, start: int, stop: int
+    file: soundfile.SoundFile | ogg.Chain,
+    path: str | os.PathLike,
+    sample_rate: int,
+    start: int,
+    stop: int,
 ) -> Iterator[Float32[np.ndarray, '_']]:
-    """Pieces of the waveform of frames `[start, stop)` at `rate`, of some MiB each at most."""
-    native = file.samplerate
-    step = max(1, min(_DECODED // file.channels, _DECODED * native // max(1, rate)))
+    """Yield pieces of frames `[start, stop)` at `sample_rate`, of a few MiB at most."""
+    native_rate = file.samplerate
+    step = max(1, min(_DECODED // file.channels, _DECODED * native_rate // max(1, sample_rate)))
     yield from _resampled(
-        _decoded(file, path, start, stop, step), stop - start, str(path), native, rate
+        _decoded(file, path, start, stop, step), stop - start, str(path), native_rate, sample_rate
     )
 
 
 def _decoded(
     file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, start: int, stop: int, step: int
 ) -> Iterator[Float32[np.ndarray, '_']]:
-    """Frames `[start, stop)`, mono at their own rate, `step` at a time."""
+    """Yield frames `[start, stop)`, mono at their native rate, `step` at a time."""
     begin = _exact_seek(file, path, start) if start else 0
     if begin:
         file.seek(begin)
@@ -395,40 +407,40 @@ def _decoded(
             block = file.read(last - first, dtype='float32')
         except soundfile.SoundFileRuntimeError as error:
             raise AudioError(
-                f'{path}: decoding fails ({_reason(error)}): the file is damaged or cut short; '
-                'get it again or leave it out'
+                f'{path}: decoding fails ({_reason(error)}): the file is damaged or truncated; '
+                'get it again or skip it'
             ) from error
         if len(block) < last - first:
             raise AudioError(
                 f'{path}: the header promises {file.frames} frames, but decoding ends at frame'
-                f' {first + len(block)}: the file is cut short or its header is wrong; get it'
-                ' again, or convert what is there to WAV or FLAC'
+                f' {first + len(block)}: the file is truncated or its header is wrong; get it'
+                ' again, or convert the rest to WAV or FLAC'
             )
         if first >= start:
             yield _finite(_mono(block), str(path), file.samplerate, first)
 
 
 def _exact_seek(file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, start: int) -> int:
-    """The frame at or before `start` from which decoding gives the samples that decoding from the
-    begin gives.
+    """Return a frame at or before `start` from which decoding is exact.
+
+    Decoding from it gives the same samples as decoding from the start of the recording.
     """
     if isinstance(file, ogg.Chain):
         return file.begin_of(start)
     if file.format == 'MP3':
         return max(0, start - _MPEG_MEMORY)
     if file.subtype == 'VORBIS':
-        # Within the last page libsndfile 1.2 goes too far, by the samples that the encoder filled
-        # its last block up with.
-        before = file.frames - ogg.last_page_frames(path, os.path.getsize(path)) - 1
-        return max(0, min(start, before))
+        # Within the last page, libsndfile 1.2 seeks too far, by the padding of the last block.
+        last_exact = file.frames - ogg.last_page_frames(path, os.path.getsize(path)) - 1
+        return max(0, min(start, last_exact))
     return start
 
 
 def _mono(block: Float32[np.ndarray, '...']) -> Float32[np.ndarray, 'samples']:
-    """The mean of the channels of `[samples]` or `[samples, channels]`."""
+    """Return the mean of the channels of `[samples]` or `[samples, channels]`."""
     if block.ndim == 1:
         return block
-    # Ten times as fast as mean(axis=1), which sums two or so values at a time.
+    # Ten times as fast as mean(axis=1), which sums about two values at a time.
     mono = block[:, 0].copy()
     with np.errstate(over='ignore', invalid='ignore'):
         for channel in range(1, block.shape[1]):
@@ -438,59 +450,63 @@ def _mono(block: Float32[np.ndarray, '...']) -> Float32[np.ndarray, 'samples']:
 
 
 def _finite(
-    mono: Float32[np.ndarray, 'samples'], name: str, rate: int, start: int
+    mono: Float32[np.ndarray, 'samples'], name: str, sample_rate: int, start: int
 ) -> Float32[np.ndarray, 'samples']:
-    """`mono` itself, which begins at frame `start`, if all its samples are finite and sound."""
-    loudest = float(np.abs(mono).max(initial=0))
-    if loudest <= _LOUDEST:  # false for NaN
+    """Return `mono`, which begins at frame `start`, if its samples are finite and plausible."""
+    peak = float(np.abs(mono).max(initial=0))
+    if peak <= _MAX_SAMPLE:  # false for NaN
         return mono
     finite = np.isfinite(mono)
     if not finite.all():
         first = start + int(np.argmin(finite))
         raise AudioError(
-            f'{name}: sample {first} (at {first / rate:.3f} s) is NaN or infinite: '
-            'repair the recording or leave it out'
+            f'{name}: sample {first} (at {first / sample_rate:.3f} s) is NaN or infinite: '
+            'repair the recording or skip it'
         )
     raise AudioError(
-        f'{name}: samples reach {loudest:.3g}, but full scale is 1: repair the recording or leave'
+        f'{name}: samples reach {peak:.3g}, but full scale is 1: repair the recording or leave'
         ' it out'
     )
 
 
 def _resampled(
-    pieces: Iterable[Float32[np.ndarray, '_']], samples: int, name: str, native: int, rate: int
+    pieces: Iterable[Float32[np.ndarray, '_']],
+    samples: int,
+    name: str,
+    native_rate: int,
+    sample_rate: int,
 ) -> Iterator[Float32[np.ndarray, '_']]:
-    """Pieces of a waveform of `samples` samples in all, at another rate:
+    """Yield pieces of a resampled waveform, equal to librosa's `'soxr_hq'` of the whole.
 
-    what librosa's `'soxr_hq'` makes of the whole.
+    `samples` is the number of samples of all pieces together.
     """
-    if rate < 1:
+    if sample_rate < 1:
         raise AudioError(
-            f'{name}: cannot be resampled to {rate} Hz: ask for a positive sample rate'
+            f'{name}: cannot be resampled to {sample_rate} Hz: choose a positive sample rate'
         )
-    if native == rate:
+    if native_rate == sample_rate:
         yield from pieces
         return
-    stream = soxr.ResampleStream(native, rate, 1, dtype='float32', quality='HQ')
-    left = frontend.resampled_length(samples, native, rate)
+    stream = soxr.ResampleStream(native_rate, sample_rate, 1, dtype='float32', quality='HQ')
+    remaining = frontend.resampled_length(samples, native_rate, sample_rate)
     for piece in itertools.chain(pieces, [None]):
-        last = piece is None
-        piece = stream.resample_chunk(np.zeros(0, np.float32) if last else piece, last)[:left]
-        left -= len(piece)
-        yield piece
-    yield np.zeros(left, np.float32)  # soxr rounds the count down, librosa up
+        chunk = np.zeros(0, np.float32) if piece is None else piece
+        resampled = stream.resample_chunk(chunk, piece is None)[:remaining]
+        remaining -= len(resampled)
+        yield resampled
+    yield np.zeros(remaining, np.float32)  # soxr rounds the count down, librosa up
 
 
 def _joined(pieces: Iterable[Float32[np.ndarray, '_']]) -> Float32[np.ndarray, 'samples']:
-    """One array of many; without a copy if there is only one."""
+    """Return the pieces as one array, without a copy if there is a single piece."""
     pieces = list(pieces)
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def expand_folders(inputs: Iterable[str]) -> Iterator[str]:
-    """Files as they are, folders as the recordings in them;
+    """Yield files unchanged, and the recordings of folders.
 
-    a folder that has none stays, and reading it tells so.
+    A folder without recordings stays, and reading it reports the fault.
     """
     for path in inputs:
         try:

@@ -1,10 +1,9 @@
-"""Windows of recordings that are longer than a model has positions for: the arithmetic of cutting
-them, in integers.
+"""Split recordings that are longer than a model has positions for into windows.
 
-All windows of a recording have the same length. Each begins `hop` samples after the one before, but
-the last one ends where the recording ends and so begins earlier if need be: no sample is left out,
-and none is judged by a scrap of sound that the model has never seen the like of. The price is that
-the last two windows share more than the others do.
+All windows of a recording have the same length. Each begins `hop` samples after the previous one,
+but the last window ends with the recording. So every sample belongs to a window, and no window is
+a short remainder, which training never shows to the model. The last two windows may overlap more
+than the other ones.
 """
 
 import dataclasses
@@ -20,17 +19,17 @@ from elastic_ast_jax.utils.errors import UserError
 
 
 class WindowError(UserError):
-    """Windows that cannot be; says what is possible."""
+    """Report an impossible choice of windows, and what is possible."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """How recordings are cut, in samples at the model's rate.
+    """Describe the windows of recordings, in samples at the model's sample rate.
 
     Attributes:
         length: Samples of a window.
         hop: Samples from one window's start to the next one's.
-        max_unsplit: The longest recording that is taken as it is; at least `length`.
+        max_unsplit: Length of the longest recording that is not split; at least `length`.
     """
 
     length: int
@@ -38,43 +37,41 @@ class Windows:
     max_unsplit: int
 
     def hash_values(self) -> dict[str, int]:
-        """Return the values of a stored hash by their frozen names, which stay when a field is
-        renamed.
-        """
+        """Return the values of a stored hash by frozen names, which outlive renamed fields."""
         return {'length': self.length, 'hop': self.hop, 'whole': self.max_unsplit}
 
     def count(self, samples: Any) -> Any:
-        """Windows of a recording of this many samples; of each, if it is an array."""
+        """Return the number of windows of a recording, or an array for several recordings."""
         return np.where(samples <= self.max_unsplit, 1, 1 - (self.length - samples) // self.hop)
 
     def span(self, samples: int, index: int) -> tuple[int, int]:
-        """Start and stop of window `index` of a recording of this many samples."""
+        """Return start and stop of window `index` of a recording of this many samples."""
         if samples <= self.max_unsplit:
             return 0, samples
         start = min(index * self.hop, samples - self.length)
         return start, start + self.length
 
     def spans(self, samples: int) -> list[tuple[int, int]]:
-        """Start and stop of each window of a recording of this many samples."""
+        """Return start and stop of each window of a recording of this many samples."""
         return [self.span(samples, index) for index in range(int(self.count(samples)))]
 
 
 def make_windows(
     frontend: FrontendSpec, overlap: float, seconds: float | None = None, shift: int | None = None
 ) -> Windows:
-    """The windows that a model takes.
+    """Return the windows of a model.
 
     Args:
-        frontend: The model's.
+        frontend: Frontend of the model.
         overlap: Share of a window that the next one repeats, from 0 to below 1.
-        seconds: Length of a window: recordings that are longer are cut. If None, only those that
-            the model has no positions for are cut, into the longest windows that fill its
+        seconds: Length of a window; longer recordings are split. If None, only recordings that
+            exceed the positions of the model are split, into the longest windows that fill its
             positions.
         shift: Samples between frames; `frontend.shift()` if None.
 
     Raises:
-        WindowError: A window shorter than a frame's or longer than the model takes, or an overlap
-            that is no share or moves windows by less than a frame.
+        WindowError: The window is shorter than a frame or longer than the positions of the model.
+            Or the overlap is outside [0, 1), or moves windows by less than a frame.
 
     Example:
         >>> choose(FrontendSpec(), overlap=0.5)  # 1024 frames of 10 ms at 16 kHz
@@ -82,42 +79,41 @@ def make_windows(
     """
     shift = frontend.shift() if shift is None else shift
     longest = int(frontend.samples_for(frontend.max_frames, shift))
-    rate = frontend.sample_rate
+    sample_rate = frontend.sample_rate
     if seconds is None:
-        length, whole = longest, _whole(frontend, shift)
+        length, max_unsplit = longest, _max_unsplit(frontend, shift)
     else:
         shortest = frontend.window
-        if not (math.isfinite(seconds) and shortest <= round(seconds * rate) <= longest):
-            least, most = (
-                math.ceil(1000 * shortest / rate) / 1000,
-                math.floor(1000 * longest / rate) / 1000,
-            )
+        if not (math.isfinite(seconds) and shortest <= round(seconds * sample_rate) <= longest):
+            min_seconds = math.ceil(1000 * shortest / sample_rate) / 1000
+            max_seconds = math.floor(1000 * longest / sample_rate) / 1000
             raise WindowError(
-                f'a window of {seconds:g} s is not possible: the model takes from {least:g} s (one'
-                f' frame) to {most:g} s (frontend.max_frames={frontend.max_frames}); without a'
-                ' length, windows are as long as that'
+                f'a window of {seconds:g} s is not possible: the model takes from {min_seconds:g} s'
+                f' (one frame) to {max_seconds:g} s (frontend.max_frames={frontend.max_frames});'
+                ' without a length, windows are as long as that'
             )
-        length = whole = round(seconds * rate)
+        length = max_unsplit = round(seconds * sample_rate)
     if not 0 <= overlap < 1:
         raise WindowError(
             f'an overlap of {overlap:g} is not possible: give the share of a window that the next'
             ' one repeats, from 0 to below 1'
         )
     hop = length - int(length * overlap)
-    least = min(shift, length)
-    if hop < least:
+    min_hop = min(shift, length)
+    if hop < min_hop:
         raise WindowError(
-            f'an overlap of {overlap:g} moves windows of {length / rate:.3f} s by {hop} samples,'
-            f' less than the {least} from one frame to the next: give at most'
-            f' {math.floor(1000 * (1 - least / length)) / 1000:g}'
+            f'an overlap of {overlap:g} moves windows of {length / sample_rate:.3f} s by {hop}'
+            f' samples, less than the {min_hop} from one frame to the next: give at most'
+            f' {math.floor(1000 * (1 - min_hop / length)) / 1000:g}'
         )
-    return Windows(length, hop, whole)
+    return Windows(length, hop, max_unsplit)
 
 
-def _whole(frontend: FrontendSpec, shift: int) -> int:
-    """Samples of the longest recording that the model has positions for."""
+def _max_unsplit(frontend: FrontendSpec, shift: int) -> int:
+    """Return the samples of the longest recording that the model has positions for."""
     frames = frontend.max_frames
-    while not frontend.too_long(frames + 1):  # frames that fill no patch, where these are dropped
+    # Frames that fill no patch may be dropped, see `FrontendSpec.partial`.
+    while not frontend.too_long(frames + 1):
         frames += 1
     return int(frontend.samples_for(frames + 1, shift)) - 1
 
@@ -125,27 +121,29 @@ def _whole(frontend: FrontendSpec, shift: int) -> int:
 def split(
     blocks: Iterable[Float32[np.ndarray, '_']], spans: Iterable[tuple[int, int]]
 ) -> Iterator[Float32[np.ndarray, '_']]:
-    """The spans of a waveform that comes in blocks; holds no more of it than a span and a block.
+    """Yield the spans of a waveform that arrives in blocks.
+
+    The function stores at most a span and a block.
 
     Args:
-        blocks: The waveform, piece by piece.
-        spans: Start and stop of each piece wanted; neither ever decreases.
+        blocks: Consecutive blocks of the waveform.
+        spans: Start and stop of each result. Neither may decrease.
 
     Raises:
         ValueError: The blocks end before a span does.
     """
     blocks = iter(blocks)
-    held, first = np.zeros(0, np.float32), 0  # held[0] is sample `first`
+    buffer, first = np.zeros(0, np.float32), 0  # buffer[0] is sample `first`
     for start, stop in spans:
-        parts, end = [held[max(0, start - first) :]], first + len(held)
+        parts, end = [buffer[max(0, start - first) :]], first + len(buffer)
         while end < stop:
             block = next(blocks, None)
             if block is None:
                 raise ValueError(
-                    f'the waveform has {end} samples, but [{start}, {stop}) was asked for'
+                    f'the waveform has {end} samples, so [{start}, {stop}) is not within it'
                 )
             parts.append(block[max(0, start - end) :])
             end += len(block)
-        held = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        first = end - len(held)
-        yield held[start - first : stop - first]
+        buffer = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        first = end - len(buffer)
+        yield buffer[start - first : stop - first]

@@ -77,14 +77,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         ...     temporary.write_text('{}')
     """
     if '://' in os.fspath(path):  # writing an object is atomic
-        path = gcs.bucket_path(os.fspath(path))
+        target = gcs.bucket_path(os.fspath(path))
         with tempfile.TemporaryDirectory() as folder:
             try:
-                yield Path(folder, path.name)
-                path.upload(Path(folder, path.name))
+                yield Path(folder, target.name)
+                target.upload(Path(folder, target.name))
             except OSError as error:
-                failure = WriteError(write_problem(path, error))
-                raise gcs.with_exit_code(failure, path, error) from error
+                failure = WriteError(write_problem(target, error))
+                raise gcs.with_exit_code(failure, target, error) from error
         return
     path = Path(path)
     # Truncate a long name, since file systems allow 255 bytes.

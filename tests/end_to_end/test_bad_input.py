@@ -104,7 +104,7 @@ def no_samples(path):
     soundfile.write(path, np.zeros(0, np.float32), RATE)
 
 
-def cut_short(path):
+def truncated(path):
     path.write_bytes(path.read_bytes()[:1000])
 
 
@@ -120,19 +120,19 @@ def with_sample(value):
 DAMAGES = {
     'missing': (missing, 'no such file', 'check the path'),
     'a folder': (folder, 'is a folder, not a recording', 'pass the files in it'),
-    'empty': (empty, 'the file is empty (0 bytes)', 'get it again or leave it out'),
+    'empty': (empty, 'the file is empty (0 bytes)', 'get it again or skip it'),
     'text': (text, 'libsndfile cannot read it', 'convert it to WAV or FLAC'),
-    'no samples': (no_samples, 'holds no samples', 'get it again or leave it out'),
-    'cut short': (cut_short, 'the file is cut short', 'get it again'),
+    'no samples': (no_samples, 'holds no samples', 'get it again or skip it'),
+    'truncated': (truncated, 'the file is truncated', 'get it again'),
     'NaN': (
         with_sample(np.nan),
         'sample 800 (at 0.100 s) is NaN or infinite',
-        'repair the recording or leave it out',
+        'repair the recording or skip it',
     ),
     'infinite': (
         with_sample(np.inf),
         'sample 800 (at 0.100 s) is NaN or infinite',
-        'repair the recording or leave it out',
+        'repair the recording or skip it',
     ),
 }
 

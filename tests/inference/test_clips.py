@@ -69,7 +69,7 @@ def test_a_folder_is_an_error_that_depends_on_its_files(tmp_path):
     full, empty = clips.read_clips([tmp_path / 'full', tmp_path / 'empty'], FRONTEND, WINDOWS)
     assert full.error == f'{tmp_path}/full: is a folder, not a recording: pass the files in it'
     assert empty.error is not None and empty.error.startswith(
-        f'{tmp_path}/empty: no recording in this folder or below (looked for .'
+        f'{tmp_path}/empty: no recording in this folder or below (suffixes: .'
     )
 
 
