@@ -1,7 +1,4 @@
-"""Checkpoints of a run:
-
-written in the background, complete or not there at all, the newest and the best kept.
-"""
+"""Save and restore checkpoints, in the background and atomically; keep the newest and the best."""
 
 import contextlib
 import errno
@@ -25,26 +22,24 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.gcs import BucketPath
 
 _log = logging.getLogger(__name__)
-_LONGEST = 400
+# Characters of an error that a message quotes.
+_ERROR_LENGTH = 400
 # Items of a checkpoint that are fields of the state; the step is the checkpoint's name.
 _STATE = ('params', 'optimizer', 'ema')
 
 
 class CheckpointError(UserError):
-    """No checkpoint can be used, or one cannot be written;
-
-    names the directory, the steps and what failed.
-    """
+    """Checkpoints that cannot be read or written; names the directory, the steps and the reason."""
 
 
 class RestoredParams(NamedTuple):
     """Parameters from one or several checkpoints.
 
     Attributes:
-        step: Of the checkpoint; the newest, if several were averaged.
-        params: In the shapes, dtypes and places asked for.
-        description: What they are: 'step 300', 'step 300, moving average', 'mean of steps 100, 200,
-        300'.
+        step: The step of the checkpoint; the newest one, if several were averaged.
+        params: The parameters, with the requested shapes, dtypes and shardings.
+        description: Their origin: 'step 300', 'step 300, moving average', 'mean of steps 100,
+            200, 300'.
     """
 
     step: int
@@ -56,11 +51,11 @@ class SavedCheckpoint(NamedTuple):
     """A checkpoint that is complete.
 
     Attributes:
-        step: Its name.
-        bytes: Of its files.
-        seconds: From the call of `save` until all was written, but for the last step that makes it
-        count as complete.
-        waited: Seconds of these in which `save` had not returned, so that no training went on.
+        step: Its step, which is also its name.
+        bytes: The size of its files.
+        seconds: The time from the call of `save` until all files were written, without the final
+            step that marks it as complete.
+        waited: The part of it before `save` returned, in which training waited.
     """
 
     step: int
@@ -72,45 +67,45 @@ class SavedCheckpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, in directories named by step.
 
-    A checkpoint holds the parameters, the optimiser's state and the moving average, if there is
-    one, as separate items, so that prediction reads what it uses alone. Its step is its name; with
-    the config that is all a run needs to go on.
+    A checkpoint holds the parameters, the state of the optimizer and the moving average, if there
+    is one, as separate items, so that prediction reads only what it uses. Its name is its step.
+    With the config it is all that a run needs to resume.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 1, read_only: bool = False):
-        """Opens the directory.
+    def __init__(
+        self, directory: str | os.PathLike, max_checkpoints: int = 1, *, read_only: bool = False
+    ):
+        """Open the directory.
 
         Args:
-            directory: Absolute path, or in a bucket; made if missing, unless `read_only`.
-            keep: Number of newest checkpoints kept, besides the one of the best evaluation.
-            read_only: Never write or delete.
+            directory: An absolute path, or one in a bucket; created if missing, unless `read_only`.
+            max_checkpoints: The number of newest checkpoints to keep, besides the one with the best
+                evaluation.
+            read_only: Whether to write and delete nothing.
 
         Raises:
             CheckpointError: The bucket cannot be used.
         """
         self.directory = files.as_path(directory)
-        keeping = checkpoint_managers.AnyPreservationPolicy(
+        preservation_policy = checkpoint_managers.AnyPreservationPolicy(
             [
-                checkpoint_managers.LatestN(keep),
-                _Best(self.best_step),
+                checkpoint_managers.LatestN(max_checkpoints),
+                _KeepBest(self.best_step),
             ]
         )
         self._scores: dict[int, float] = {}
-        self._written: list[SavedCheckpoint] = []
-        self._under_way: tuple[int, float, float] | None = (
-            None  # step, when `save` was called, seconds until it returned
-        )
+        self._completed: list[SavedCheckpoint] = []
+        # Of a save in progress: its step, the time of its call, and the seconds until it returned.
+        self._saving: tuple[int, float, float] | None = None
         self._finished = 0.0
-        with (
-            self._opening(),
-            _without_warnings(logging.getLogger('absl')),
-        ):  # that what is only read is read only
+        # Orbax warns that a read-only manager is read-only.
+        with self._opening(), _without_warnings(logging.getLogger('absl')):
             options = ocp.CheckpointManagerOptions(
                 create=not read_only,
                 read_only=read_only,
-                preservation_policy=keeping,
+                preservation_policy=preservation_policy,
                 cleanup_tmp_directories=not read_only,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._note_time),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._record_time),
             )
             self._manager = ocp.CheckpointManager(
                 epath.Path(os.fspath(self.directory)),
@@ -122,14 +117,14 @@ class Checkpoints:
                 for step in self.steps()
                 if (score := self._read_score(step)) is not None
             }
-            if not read_only:  # what follows from them is the same on all processes
+            if not read_only:  # all processes decide by the scores of the first
                 self._scores = {
                     int(step): score
                     for step, score in processes.all_gather(self._scores)[0].items()
                 }
 
     def _item(self, step: int, item: str) -> epath.Path:
-        """Where an item of a checkpoint is, as Orbax takes it."""
+        """Return the path of an item of a checkpoint, as Orbax takes it."""
         return epath.Path(os.fspath(self.directory / str(step) / item))
 
     @contextlib.contextmanager
@@ -141,181 +136,167 @@ class Checkpoints:
         except Exception as error:
             if not isinstance(self.directory, BucketPath):
                 raise
-            made = CheckpointError(
+            failure = CheckpointError(
                 f'{self.directory}: cannot be used for checkpoints ({gcs.explain(error)})'
             )
-            raise gcs.with_exit_code(made, self.directory, error) from error
+            raise gcs.with_exit_code(failure, self.directory, error) from error
 
     def __enter__(self) -> 'Checkpoints':
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         try:
-            self._manager.close()  # waits for writes under way
-        except Exception as error:  # whatever a full disk does
+            self._manager.close()  # waits for a save in progress
+        except Exception as error:  # a full disk raises errors of many types
             if kind is None:
                 raise self._not_written(error) from error
-            _log.warning(
-                '%s', self._not_written(error)
-            )  # something else ended the run; that is what is raised
+            # The error that ended the run is raised, not this one.
+            _log.warning('%s', self._not_written(error))
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending."""
+        """Return the steps of the complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best evaluation of those that have one;
-
-        the later of equals.
-        """
+        """Return the step with the best evaluation, the later of equals; None without one."""
         numbers = [(score, step) for step, score in self._scores.items() if not math.isnan(score)]
         return max(numbers, default=(0.0, None))[1]
 
     def _read_score(self, step: int) -> float | None:
-        """An item of its own and not Orbax's metrics:
+        """Read the score of a checkpoint; None if it has none, or it is damaged.
 
-        a damaged one of those keeps its manager from opening at all.
+        It is an item of its own: Orbax cannot open a directory with damaged metrics of its own.
         """
         try:
             score = ocp.JsonCheckpointHandler().restore(self._item(step, 'score'))['score']
             return math.nan if score is None else float(score)  # JSON has no NaN
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-        ):  # never evaluated, or damaged: not the best
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def score(self, step: int) -> float | None:
-        """The score of a checkpoint's evaluation, NaN if it has no number;
-
-        None if there was no evaluation.
-        """
+        """Return the score of a checkpoint: NaN if undefined, None if it was not evaluated."""
         return self._scores.get(step)
 
     def save(self, state: TrainState, score: float | None) -> None:
-        """Writes a checkpoint in the background, once the one before is written; one that is there
-        only gets its score.
+        """Write a checkpoint in the background, once the one before is written.
+
+        A checkpoint that already exists only gets its score.
 
         Args:
-            state: Of the run.
-            score: Of an evaluation of this state, the higher the better, if there was one; NaN is
-            none.
+            state: The state of the run.
+            score: The score of its evaluation, the higher the better; None without an evaluation.
 
         Raises:
             CheckpointError: This one or the one before cannot be written.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         step = int(state.step)
         number = float(score) if score is not None and math.isfinite(score) else None
-        scored = None if score is None else ocp.args.JsonSave({'score': number})
+        score_args = None if score is None else ocp.args.JsonSave({'score': number})
         self.wait()
-        new = scored is not None and step not in self._scores
-        if new:  # before the older checkpoints are looked through for what to keep
+        is_new_score = score_args is not None and step not in self._scores
+        if is_new_score:  # before Orbax decides which checkpoints to delete
             self._scores[step] = math.nan if number is None else number
         with self._writing():
             if step not in self._manager.all_steps():
-                items = {
+                items: dict[str, Any] = {
                     item: ocp.args.StandardSave(part)
                     for item in _STATE
                     if (part := getattr(state, item)) is not None
                 }
-                if scored is not None:
-                    items['score'] = scored
+                if score_args is not None:
+                    items['score'] = score_args
                 self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-                self._under_way = step, began, time.perf_counter() - began
-            elif new:
+                self._saving = step, start, time.perf_counter() - start
+            elif is_new_score:
                 with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as writer:
                     writer.save(
-                        self._item(step, 'score'), args=scored, force=True
-                    )  # or a damaged one stays
+                        self._item(step, 'score'), args=score_args, force=True
+                    )  # replaces a damaged one
 
     def wait(self) -> None:
-        """Waits for the checkpoint that is being written.
+        """Wait for the save in progress, if there is one.
 
         Raises:
-            CheckpointError: It cannot be.
+            CheckpointError: The checkpoint cannot be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
-        self._settle()
+        self._record_completed()
 
     def completed_saves(self) -> list[SavedCheckpoint]:
-        """The checkpoints completed since this was last asked, on the first process."""
-        if self._under_way is not None and not self._manager.is_saving_in_progress():
+        """Return the checkpoints completed since the last call, on the first process."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
-        found, self._written = self._written, []
-        return found
+        completed, self._completed = self._completed, []
+        return completed
 
-    def _settle(self) -> None:
-        """Takes down what the checkpoint cost that was under way."""
-        if self._under_way is not None:
-            step, began, waited = self._under_way
-            self._under_way = None
-            if not processes.is_primary():  # which deletes the older ones, perhaps now
+    def _record_completed(self) -> None:
+        """Record the size and the time of the checkpoint that was in progress."""
+        if self._saving is not None:
+            step, start, waited = self._saving
+            self._saving = None
+            if not processes.is_primary():  # the first may be deleting older ones
                 return
             try:
                 size = files.folder_bytes(self.directory / str(step))
             except OSError as error:
                 _log.warning(
-                    'checkpoint %s: its size cannot be told (%s)',
+                    'checkpoint %s: its size cannot be read (%s)',
                     self.directory / str(step),
                     error.strerror or error,
                 )
                 return
-            self._written.append(SavedCheckpoint(step, size, self._finished - began, waited))
+            self._completed.append(SavedCheckpoint(step, size, self._finished - start, waited))
 
-    def _note_time(self) -> None:
-        """Called by Orbax, from the thread that writes, when all is written."""
+    def _record_time(self) -> None:
+        """Record the time; Orbax calls it from the thread that writes, when all is written."""
         self._finished = time.perf_counter()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (
-            Exception
-        ) as error:  # whatever a full disk does, now or while the one before was written
+        except Exception as error:  # a full disk raises errors of many types, also later
             raise self._not_written(error) from error
 
-    def _not_written(self, error: Exception) -> CheckpointError:
-        full = os.strerror(errno.ENOSPC)  # somewhere in what TensorStore says
+    def _not_written(self, error: Exception) -> UserError:
+        full = os.strerror(errno.ENOSPC)  # TensorStore quotes it within its messages
         reason = full if full in str(error) else self._reason(error)
-        made = CheckpointError(
+        failure = CheckpointError(
             f'{self.directory}: a checkpoint cannot be written ({reason}). {self.describe_latest()}'
         )
-        return gcs.with_exit_code(made, self.directory, error)
+        return gcs.with_exit_code(failure, self.directory, error)
 
     def describe_latest(self) -> str:
-        """What a run that stops now goes on from, and how."""
+        """Return a sentence that names the checkpoint to resume from, and how to."""
         try:
-            self._manager.reload()  # those on the disk, without one that was being written
-            whole = self.steps()
-        except Exception:  # as what was told before
+            self._manager.reload()  # drops one that was being written
+            complete = self.steps()
+        except Exception:  # for the reason that the caller reports
             return 'Checkpoints cannot be listed either: give the same command again when they can'
         last = (
-            f'The last good checkpoint is of step {whole[-1]}'
-            if whole
+            f'The last good checkpoint is of step {complete[-1]}'
+            if complete
             else 'There is no checkpoint yet'
         )
-        what = 'bucket' if isinstance(self.directory, BucketPath) else 'disk has room and'
-        return f'{last}: when the {what} can be written, give the same command again'
+        storage = 'bucket' if isinstance(self.directory, BucketPath) else 'disk has room and'
+        return f'{last}: when the {storage} can be written, give the same command again'
 
     def _reason(self, error: Exception) -> str:
         return gcs.explain(error) if isinstance(self.directory, BucketPath) else _short(error)
 
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """The newest state that can be read; None if there is no checkpoint.
+        """Return the newest state that can be read; None if there is no checkpoint.
 
-        A checkpoint that cannot be read is passed over with a warning and, once an older one was
-        read, moved to the folder `damaged`: the run then repeats the steps since.
+        A checkpoint that cannot be read is skipped with a warning. Once an older one is read, it is
+        moved to the folder `damaged`, and the run repeats the steps since.
 
         Args:
-            abstract: Shapes, dtypes and shardings of the state.
+            abstract: The shapes, dtypes and shardings of the state.
 
         Raises:
-            CheckpointError: There are checkpoints, and none can be read.
+            CheckpointError: None of the checkpoints can be read.
         """
         items = {
             item: ocp.args.StandardRestore(part)
@@ -324,87 +305,81 @@ class Checkpoints:
         }
         failures: dict[int, str] = {}
         for step in reversed(self.steps()):
-            failure, found = None, {}
+            failure, restored = None, {}
             try:
                 self._check_shapes(step, 'params', abstract.params)
-                found = self._manager.restore(step, args=ocp.args.Composite(**items))
-            except (
-                Exception
-            ) as error:  # whatever damage does; it is told here, and raised if nothing is left
+                restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            except Exception as error:  # damage raises errors of many types
                 failure = _short(error)
-            # What one process cannot read, none uses: all go on from the same step.
+            # All processes resume from the same step, which each of them can read.
             if failed := [text for text in processes.all_gather(failure) if text is not None]:
                 failures[step] = failed[0]
                 continue
-            self._tell(failures, step)
-            for broken in failures:
-                self._put_aside(broken)
-            number = np.int32(step)  # the same on every process
-            placed = jax.make_array_from_callback(
-                (), abstract.step.sharding, lambda _, number=number: number
+            self._warn(failures, step)
+            for damaged in failures:
+                self._move_aside(damaged)
+            value = np.int32(step)  # the same on every process
+            step_array = jax.make_array_from_callback(
+                (), abstract.step.sharding, lambda _, value=value: value
             )
-            return TrainState(placed, **{item: found[item] for item in items})
+            return TrainState(step_array, **{item: restored[item] for item in items})
         if failures:
             raise CheckpointError(
                 f'{self.directory}: no checkpoint can be read, damaged or of another model:'
-                f' {_listed(failures)}; train again in another --workdir'
+                f' {_format(failures)}; train again in another --workdir'
             )
         return None
 
     def _check_shapes(self, step: int, item: str, abstract: Any) -> None:
-        """Refuses parameters of another model before any is read."""
+        """Raise an error for parameters of another model, before any is read."""
         stored = ocp.StandardCheckpointHandler().metadata(self._item(step, item))
-        there = {
+        saved = {
             jax.tree_util.keystr(path): tuple(leaf.shape)
             for path, leaf in _leaves(getattr(stored, 'tree', stored))
         }
-        here = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
+        model = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
         wrong = [
-            f'{name}: {there.get(name, "not")} there, {here.get(name, "not")} in this model'
-            for name in sorted({*there, *here})
-            if there.get(name) != here.get(name)
+            f'{name}: {saved.get(name, "missing")} in the checkpoint,'
+            f' {model.get(name, "missing")} in this model'
+            for name in sorted({*saved, *model})
+            if saved.get(name) != model.get(name)
         ]
         if wrong:
             raise ValueError(
                 f'of another model, {len(wrong)} parameters differ, such as {wrong[0]}'
             )
 
-    def _tell(self, failures: dict[int, str], used: int) -> None:
-        for step, why in failures.items():
+    def _warn(self, failures: dict[int, str], used: int) -> None:
+        for step, reason in failures.items():
             _log.warning(
                 'checkpoint %s is incomplete, using the one before, %d: %s',
                 self.directory / str(step),
                 used,
-                why,
+                reason,
             )
 
-    def _put_aside(self, step: int) -> None:
-        """Moves a checkpoint out of the way of the one that will be saved in its place;
-
-        nothing is deleted.
-        """
+    def _move_aside(self, step: int) -> None:
+        """Move a damaged checkpoint aside, as its step will be saved again; delete nothing."""
         if processes.is_primary():
-            aside = self.directory / 'damaged'
-            aside.mkdir(exist_ok=True)
-            number = sum(1 for _ in aside.iterdir())
-            (self.directory / str(step)).rename(aside / f'{step}-{number}')
+            folder: Any = self.directory / 'damaged'
+            folder.mkdir(exist_ok=True)
+            number = sum(1 for _ in folder.iterdir())
+            (self.directory / str(step)).rename(folder / f'{step}-{number}')
         processes.wait_for_all(f'checkpoint {step} aside')
         self._scores.pop(step, None)
         self._manager.reload()
 
-    def restore_params(self, abstract: Any, which: str, ema: bool = False) -> RestoredParams:
-        """The parameters of a checkpoint, or the mean of several.
+    def restore_params(self, abstract: Any, which: str, *, ema: bool = False) -> RestoredParams:
+        """Return the parameters of a checkpoint, or the mean of several.
 
         Args:
-            abstract: Shapes, dtypes and shardings of the parameters.
+            abstract: The shapes, dtypes and shardings of the parameters.
             which: `'latest'`, `'best'`, a step, `'average:N'` for the mean of the newest N, or
-                `'average'` for that of all. Only `'latest'` passes over a checkpoint that cannot be
-                read.
-            ema: The moving average of the parameters instead of the parameters.
+                `'average'` for that of all. Only `'latest'` skips a checkpoint that cannot be read.
+            ema: Whether to return the moving average of the parameters instead.
 
         Raises:
-            CheckpointError: There is no such checkpoint, or it cannot be read, or it is of another
-            model.
+            CheckpointError: The checkpoint does not exist, cannot be read, or is of another model.
         """
         steps = self.steps()
         if not steps:
@@ -417,12 +392,12 @@ class Checkpoints:
         if which == 'latest':
             candidates = steps[::-1]
         elif which == 'best':
-            best = self.best_step()
-            if best is None:
+            best_step = self.best_step()
+            if best_step is None:
                 raise CheckpointError(
                     f'{self.directory}: no checkpoint has been evaluated; use latest'
                 )
-            candidates = [best]
+            candidates = [best_step]
         elif which.isdecimal() and int(which) in steps:
             candidates = [int(which)]
         else:
@@ -437,11 +412,11 @@ class Checkpoints:
             except Exception as error:  # see `restore`
                 failures[step] = _short(error)
                 continue
-            self._tell(failures, step)
-            return RestoredParams(step, params, _described([step], item))
+            self._warn(failures, step)
+            return RestoredParams(step, params, _describe([step], item))
         raise CheckpointError(
             f'{self.directory}: no checkpoint can be read, damaged or of another model:'
-            f' {_listed(failures)}'
+            f' {_format(failures)}'
         )
 
     def _read_params(self, step: int, abstract: Any, item: str) -> Any:
@@ -451,7 +426,7 @@ class Checkpoints:
         )[item]
 
     def _averaged_steps(self, which: str, steps: list[int]) -> list[int]:
-        """The steps of `'average'` or `'average:N'`."""
+        """Return the steps of `'average'` or `'average:N'`."""
         _, colon, number = which.partition(':')
         if not colon:
             return steps
@@ -468,35 +443,33 @@ class Checkpoints:
         return steps[-int(number) :]
 
     def _average(self, abstract: Any, steps: list[int], item: str) -> RestoredParams:
-        """The mean over checkpoints, summed in float64 on the host;
+        """Return the mean over checkpoints, summed in float64 on the host.
 
-        one checkpoint is in memory at a time besides the sum.
+        One checkpoint at a time is in memory besides the sum.
         """
         total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract)
         for step in steps:
             try:
                 params = self._read_params(step, abstract, item)
-            except (
-                Exception
-            ) as error:  # see `restore`; a mean of fewer than were asked for would be another model
+            except Exception as error:  # see `restore`; a mean of fewer would be another model
                 raise CheckpointError(
                     f'{self.directory}: checkpoint {step} cannot be read for the average, damaged'
                     f' or of another model: {_short(error)}'
                 ) from error
-            total = jax.tree.map(lambda so_far, leaf: so_far + np.asarray(leaf), total, params)
+            total = jax.tree.map(lambda partial, leaf: partial + np.asarray(leaf), total, params)
         mean = jax.tree.map(
-            lambda whole, leaf: jax.device_put(
-                (whole / len(steps)).astype(leaf.dtype), leaf.sharding
+            lambda leaf_sum, leaf: jax.device_put(
+                (leaf_sum / len(steps)).astype(leaf.dtype), leaf.sharding
             ),
             total,
             abstract,
         )
-        return RestoredParams(steps[-1], mean, _described(steps, item))
+        return RestoredParams(steps[-1], mean, _describe(steps, item))
 
 
 @contextlib.contextmanager
 def _without_warnings(logger: logging.Logger) -> Iterator[None]:
-    """Errors only, as long as this lasts."""
+    """Let only errors through a logger in this block."""
 
     def severe(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR
@@ -508,20 +481,18 @@ def _without_warnings(logger: logging.Logger) -> Iterator[None]:
         logger.removeFilter(severe)
 
 
-class _Best:
-    """Orbax's preservation policy that keeps the checkpoint of the best evaluation, whatever its
-    age.
-    """
+class _KeepBest:
+    """Orbax's preservation policy that keeps the checkpoint with the best evaluation."""
 
-    def __init__(self, best: Callable[[], int | None]):
-        self._best = best
+    def __init__(self, best_step: Callable[[], int | None]):
+        self._best_step = best_step
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        best = self._best()
-        return [checkpoint.step == best for checkpoint in checkpoints]
+        best_step = self._best_step()
+        return [checkpoint.step == best_step for checkpoint in checkpoints]
 
 
-def _described(steps: list[int], item: str) -> str:
+def _describe(steps: list[int], item: str) -> str:
     which = f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
     return f'{which}, moving average' if item == 'ema' else which
 
@@ -531,10 +502,11 @@ def _leaves(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def _short(error: Exception) -> str:
-    """An error in one line of bearable length."""
+    """Return an error in one line of limited length."""
     text = ' '.join(str(error).split()) or 'no message'
-    return f'{type(error).__name__}: {text[:_LONGEST]}{" ..." if len(text) > _LONGEST else ""}'
+    ellipsis = ' ...' if len(text) > _ERROR_LENGTH else ''
+    return f'{type(error).__name__}: {text[:_ERROR_LENGTH]}{ellipsis}'
 
 
-def _listed(failures: dict[int, str]) -> str:
-    return '; '.join(f'{step}: {why}' for step, why in failures.items())
+def _format(failures: dict[int, str]) -> str:
+    return '; '.join(f'{step}: {reason}' for step, reason in failures.items())

@@ -1,4 +1,4 @@
-"""A trained model, opened from its workdir for use."""
+"""Load a trained model from its workdir."""
 
 import dataclasses
 import os
@@ -22,12 +22,12 @@ class LoadedModel:
     """A model with its parameters.
 
     Attributes:
-        config: Of the run.
-        labels: Name of each class, in the order of the logits.
-        network: The model; its blocks run in a loop, which compiles sooner and changes no result.
+        config: The configuration of the run.
+        labels: The name of each class, in the order of the logits.
+        network: The model; its blocks run in a loop, which compiles faster and changes no result.
         params: Its parameters.
-        step: Of the checkpoint; the newest, if several were averaged.
-        description: Which parameters these are, in words: 'step 300', 'step 300, moving average'.
+        step: The step of the checkpoint; the newest one, if several were averaged.
+        description: The origin of the parameters: 'step 300', 'step 300, moving average'.
     """
 
     config: Config
@@ -41,21 +41,21 @@ class LoadedModel:
 def load_model(
     workdir: str | os.PathLike, checkpoint: str = 'latest', mesh: Mesh | None = None
 ) -> LoadedModel:
-    """Opens the model of a workdir.
+    """Load the model of a workdir.
 
     Args:
-        workdir: What `elastic-ast train` made.
+        workdir: A workdir of `elastic-ast train`.
         checkpoint: `'latest'`, `'best'`, a step, `'average'` or `'average:N'`; see
-        `Checkpoints.restore_params`.
-        mesh: Where it will run; one device if None.
+            `Checkpoints.restore_params`.
+        mesh: The devices that it will run on; one device if None.
 
     Raises:
-        WorkdirError: It is no workdir, or its features are not those that this code computes.
+        WorkdirError: It is not a workdir, or this version computes other features.
         CheckpointError: No checkpoint can be read.
     """
-    opened = Workdir(workdir)
-    config, metadata = opened.config(), opened.model_metadata()
-    opened.check_frontend(fbank.fingerprint(config.frontend))
+    files = Workdir(workdir)
+    config, metadata = files.config(), files.model_metadata()
+    files.check_frontend(fbank.fingerprint(config.frontend))
     dtype = selection.compute_dtype(config.model.dtype)
     attend = selection.select_attention(
         config.model.attention, config.model.kind, dtype, required=False
@@ -68,12 +68,12 @@ def load_model(
     )
     shape = factory.batch_shape(config, len(metadata.labels))
     abstract = jax.eval_shape(lambda: factory.init_params(network, shape, 0))
-    here = SingleDeviceSharding(jax.local_devices()[0])
+    one_device = SingleDeviceSharding(jax.local_devices()[0])
     abstract = sharding.with_shardings(
-        abstract, here if mesh is None else sharding.params_shardings(abstract, mesh)
+        abstract, one_device if mesh is None else sharding.params_shardings(abstract, mesh)
     )
-    with Checkpoints(opened.checkpoints, read_only=True) as checkpoints:
-        found = checkpoints.restore_params(abstract, checkpoint, config.train.ema > 0)
+    with Checkpoints(files.checkpoints, read_only=True) as checkpoints:
+        restored = checkpoints.restore_params(abstract, checkpoint, ema=config.train.ema > 0)
     return LoadedModel(
-        config, metadata.labels, network, found.params, found.step, found.description
+        config, metadata.labels, network, restored.params, restored.step, restored.description
     )

@@ -7,14 +7,15 @@ from jaxtyping import Int
 
 
 class TrainState(NamedTuple):
-    """All that changes during training. Random numbers are not in it: they are a function of (seed,
-    step).
+    """All values that change during training.
+
+    Random numbers are not among them: they are a function of (seed, step).
 
     Attributes:
-        step: Updates made.
+        step: The number of updates.
         params: All parameters, frozen ones included.
-        optimizer: The optimiser's state; it holds nothing for frozen parameters.
-        ema: Moving average of the parameters; None if there is none.
+        optimizer: The state of the optimizer, without frozen parameters.
+        ema: The moving average of the parameters; None if the run has none.
     """
 
     step: Int[Any, '']

@@ -1,16 +1,21 @@
-"""A workdir: what a run leaves behind, and all that evaluation and prediction need.
+"""Read and write a workdir: the results of a run, and all that evaluation and prediction need.
 
-config.json        the resolved configuration model.json         label names, and the fingerprint of
-the frontend that the model was trained with plan.json          fingerprint of the plan, and the
-rows of each epoch checkpoints/       see `checkpoints` metrics.jsonl      a line per logged step
-and per evaluation; tensorboard/ has the same. In a bucket: metrics/, see
-                   `metrics_file`
-eval/              results of `elastic-ast evaluate` budgets.json       the best reduction of each
-token budget, of `elastic-ast evaluate --sweep=budget` skipped.txt        clips that could not be
-used, where `data.on_bad_audio='skip'`; skipped.N.txt of further processes starting_point.txt what
-training started from, with `init.from` conversion.txt     where the tensors of a converted model
-went, and unused.npz those that it has no use for wandb.json         id of the run at Weights &
-Biases, if `train.wandb` is set; wandb/ has its files
+| path | content |
+|---|---|
+| `config.json` | the resolved configuration |
+| `model.json` | names of the labels, and the fingerprint of the frontend of training |
+| `plan.json` | the fingerprint of the plan, and the rows of each epoch |
+| `checkpoints/` | see `checkpoints` |
+| `metrics.jsonl` | a line per logged step, evaluation and checkpoint; in a bucket `metrics/` |
+| `tensorboard/` | the same as TensorBoard events |
+| `eval/` | results of `elastic-ast evaluate` |
+| `budgets.json` | the best token reduction of each budget, of `evaluate --sweep=budget` |
+| `skipped.txt` | clips that could not be used, with `data.on_bad_audio='skip'` |
+| `skipped.N.txt` | the same of process N |
+| `starting_point.txt` | the weights that training started from, with `init.from` |
+| `conversion.txt` | the destination of each tensor of a converted model |
+| `unused.npz` | its tensors without one |
+| `wandb.json`, `wandb/` | the id of the run at Weights & Biases, and its files |
 """
 
 import dataclasses
@@ -33,9 +38,9 @@ from elastic_ast_jax.utils import files, gcs
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.gcs import BucketPath
 
-# Keys that change where data, weights and devices lie or how a run is watched, not what it
-# computes. A run that a damaged recording stopped may go on without it.
-_FREE = {
+# Keys that may change when a run resumes: they locate data, weights and devices or control logging,
+# and change no result. A run that a damaged recording stopped may resume without it.
+_FREE_KEYS = {
     'init.from',
     'data.root',
     'data.train',
@@ -55,23 +60,23 @@ _FREE = {
 }
 
 
-# What Orbax writes last into a checkpoint in a bucket.
+# The last file that Orbax writes into a checkpoint in a bucket.
 _COMPLETE = 'commit_success.txt'
-# What helps where a file of a run is damaged.
+# Advice for a damaged file of a run.
 _RESTORE = 'restore it or train again'
 
 
 class WorkdirError(UserError):
-    """A workdir that cannot be used; names the path, what is wrong and what to do."""
+    """A workdir that cannot be used; names the path, the fault and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelMetadata:
-    """What a model's numbers mean.
+    """The meaning of the inputs and outputs of a model.
 
     Attributes:
-        labels: Name of each class.
-        frontend: What the frontend computes.
+        labels: The name of each class.
+        frontend: The fingerprint of its features.
     """
 
     labels: tuple[str, ...]
@@ -80,11 +85,11 @@ class ModelMetadata:
 
 @dataclasses.dataclass(frozen=True)
 class PlanRecord:
-    """The plan a run follows.
+    """The plan of a run.
 
     Attributes:
         fingerprint: `data.epoch_plan.Planner.fingerprint` of the training split.
-        epoch_rows: Rows of each epoch, which the schedule of the learning rate needs.
+        epoch_rows: The rows of each epoch; they determine the learning-rate schedule.
     """
 
     fingerprint: str
@@ -95,13 +100,16 @@ class Workdir:
     """Paths of a workdir, and its small files."""
 
     def __init__(self, path: str | os.PathLike, process: int = 0):
-        """A local folder, or one in a bucket: `gs://BUCKET/FOLDER`.
+        """Locate a local folder, or one in a bucket: `gs://BUCKET/FOLDER`.
 
-        Of several processes the first, 0, writes; for the others, what would be written is only
-        checked.
+        Of several processes the first, 0, writes. The others only check the same values.
+
+        Args:
+            path: The folder.
+            process: The index of this process.
 
         Raises:
-            BucketPathError: As `files.as_path`.
+            BucketPathError: See `files.as_path`.
         """
         self._writes = process == 0
         self.path = files.as_path(path)
@@ -109,19 +117,17 @@ class Workdir:
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.evaluations = self.path / 'eval'
-        self.skipped = self.path / (
-            f'skipped.{process}.txt' if process else 'skipped.txt'
-        )  # each process its own clips
+        # Each process lists its own clips.
+        self.skipped = self.path / (f'skipped.{process}.txt' if process else 'skipped.txt')
         self.starting_point = self.path / 'starting_point.txt'
 
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint is there.
+        """Return whether the run has a checkpoint.
 
-        Before that, config, labels and plan are those of the last start.
+        Before the first one a new start may replace config, labels and plan.
         """
-        if isinstance(
-            self.path, BucketPath
-        ):  # where they have their names before they are complete
+        # In a bucket checkpoints have their names before they are complete.
+        if isinstance(self.path, BucketPath):
             return any(
                 (entry / _COMPLETE).exists()
                 for entry in self.checkpoints.iterdir()
@@ -132,11 +138,14 @@ class Workdir:
         )
 
     def prepare(self, config: Config) -> None:
-        """Makes the workdir for a run with this config, or checks that it belongs to one.
+        """Create the workdir of a run, or check that it belongs to the same run.
+
+        Args:
+            config: The configuration of the run.
 
         Raises:
             WorkdirError: It cannot be written, holds other files, or belongs to a run with another
-                config that has begun; names the differing keys.
+                config and a checkpoint; names the differing keys.
         """
         if self._writes:
             try:
@@ -145,21 +154,20 @@ class Workdir:
                 probe.touch()
                 probe.unlink()
             except OSError as error:
-                made = WorkdirError(
+                failure = WorkdirError(
                     f'{self.path}: cannot be written ({error.strerror}); choose another --workdir'
                 )
-                raise gcs.with_exit_code(made, self.path, error) from error
+                raise gcs.with_exit_code(failure, self.path, error) from error
         file = self.path / 'config.json'
         if file.exists():
             self.check_config(config)
         elif not self._writes:
             raise WorkdirError(
-                f'{self.path}: the first process wrote no config.json that this one sees: --workdir'
+                f'{self.path}: this process cannot see the config.json of the first one: --workdir'
                 ' must be a folder that all processes share'
             )
-        elif any(
-            not entry.name.startswith('.config.') for entry in self.path.iterdir()
-        ):  # a crash may leave that
+        # A crash may leave files that begin with .config.
+        elif any(not entry.name.startswith('.config.') for entry in self.path.iterdir()):
             raise WorkdirError(
                 f'{self.path}: holds other files and no config.json; choose a new or empty'
                 ' --workdir'
@@ -169,27 +177,25 @@ class Workdir:
     def check_config(
         self, config: Config, also: Collection[str] = (), advice: str = 'Use another --workdir'
     ) -> None:
-        """Checks that a run that has begun here, if there is one, has this config.
+        """Check that a config is that of the stored run, if it has a checkpoint.
 
         Args:
-            config: With absolute paths.
-            also: Keys that a run may change when it goes on, and that must be the same
-            nevertheless.
-            advice: What to do if it has another one; or use the same values.
+            config: The config, with absolute paths.
+            also: Keys to compare besides those that change results.
+            advice: The advice in the message if they differ.
 
         Raises:
-            WorkdirError: It has another one, whose differing keys are named, or one that cannot be
-            read.
+            WorkdirError: The configs differ (names the keys), or the stored one cannot be read.
         """
         if not self.has_checkpoint():
             return
         new, old = config.flat(), self.config().flat()
         different = [
-            key for key in new if new[key] != old[key] and (key not in _FREE or key in also)
+            key for key in new if new[key] != old[key] and (key not in _FREE_KEYS or key in also)
         ]
         if different:
             lines = '\n'.join(
-                f'  - {key}: {old[key]!r} there, {new[key]!r} now' for key in different
+                f'  - {key}: {old[key]!r} stored, {new[key]!r} now' for key in different
             )
             advice = f'{advice}, or the same values'
             if (self.path / 'conversion.txt').exists():
@@ -202,10 +208,10 @@ class Workdir:
             )
 
     def config(self) -> Config:
-        """The stored config.
+        """Return the stored config.
 
         Raises:
-            WorkdirError: There is none, or it cannot be read.
+            WorkdirError: It is missing or cannot be read.
         """
         values = self._read('config.json')
         try:
@@ -214,10 +220,10 @@ class Workdir:
             raise WorkdirError(f'{self.path / "config.json"}: {error}') from error
 
     def model_metadata(self) -> ModelMetadata:
-        """Labels and frontend fingerprint.
+        """Return the stored labels and the fingerprint of the frontend.
 
         Raises:
-            WorkdirError: As `config`.
+            WorkdirError: They are missing or cannot be read.
         """
         values = self._read('model.json')
         labels, frontend = (
@@ -247,20 +253,22 @@ class Workdir:
         return ModelMetadata(tuple(labels), Fingerprint(spec, tuple(golden)))
 
     def set_model_metadata(self, metadata: ModelMetadata) -> None:
-        """Stores the contract, or checks that it is the stored one.
+        """Store the metadata of a new run, or check them against the stored ones.
+
+        Args:
+            metadata: The metadata of this start.
 
         Raises:
-            WorkdirError: The data have other labels, or the frontend computes something else, than
-            when the run began.
+            WorkdirError: The labels or the features differ from those of the run.
         """
         if self.has_checkpoint() and (self.path / 'model.json').exists():
             stored = self.model_metadata()
             if stored.labels != metadata.labels:
-                gone = sorted(set(stored.labels) - set(metadata.labels))
+                missing = sorted(set(stored.labels) - set(metadata.labels))
                 new = sorted(set(metadata.labels) - set(stored.labels))
                 raise WorkdirError(
                     f'{self.path}: the training data have other labels than when this run began: '
-                    f'missing {gone}, new {new}; use another --workdir'
+                    f'missing {missing}, new {new}; use another --workdir'
                 )
             self.check_frontend(metadata.frontend)
         frontend = {'spec': metadata.frontend.spec, 'golden': metadata.frontend.golden}
@@ -268,40 +276,50 @@ class Workdir:
         self._write(self.path / 'model.json', json.dumps(values, indent=2) + '\n')
 
     def check_frontend(self, fingerprint: Fingerprint) -> None:
-        """Checks that this code computes the features that the model was trained with.
+        """Check that this version computes the features that the model was trained with.
+
+        Args:
+            fingerprint: The fingerprint of the current features.
 
         Raises:
-            WorkdirError: It does not.
+            WorkdirError: It computes other features.
         """
         stored = self.model_metadata().frontend
         if not stored.matches(fingerprint):
-            what = 'the frontend section of config.json was changed: restore it'
+            cause = 'the frontend section of config.json was changed: restore it'
             if stored.spec == fingerprint.spec:
-                what = (
-                    'this version computes the features otherwise: use the version of'
+                cause = (
+                    'this version computes other features: use the version of'
                     ' elastic-ast-jax that trained it'
                 )
             raise WorkdirError(
                 f'{self.path}: the features are not those that this model was trained with, so its'
-                f' results would be wrong; {what} (fingerprint {fingerprint.spec}, trained with'
+                f' results would be wrong; {cause} (fingerprint {fingerprint.spec}, trained with'
                 f' {stored.spec})'
             )
 
     def plan(self) -> PlanRecord | None:
-        """The plan of the run, if one is stored."""
+        """Return the plan of the run; None if none is stored.
+
+        Raises:
+            WorkdirError: It is damaged.
+        """
         if not (self.path / 'plan.json').exists():
             return None
         values = self._read('plan.json')
         fingerprint, rows = (
             self._entry(values, 'plan.json', key) for key in ('fingerprint', 'epoch_rows')
         )
-        counts = (
+        valid_rows = (
             isinstance(rows, list)
             and rows
             and all(type(count) is int and count > 0 for count in rows)
         )
-        for key, good in (('fingerprint', isinstance(fingerprint, str)), ('epoch_rows', counts)):
-            if not good:
+        for key, valid in (
+            ('fingerprint', isinstance(fingerprint, str)),
+            ('epoch_rows', valid_rows),
+        ):
+            if not valid:
                 raise WorkdirError(
                     f'{self.path / "plan.json"}: the entry {key} is damaged; restore it or train'
                     ' again in another --workdir'
@@ -309,6 +327,7 @@ class Workdir:
         return PlanRecord(fingerprint, tuple(rows))
 
     def set_plan(self, plan: PlanRecord) -> None:
+        """Store the plan of the run."""
         values = {'fingerprint': plan.fingerprint, 'epoch_rows': plan.epoch_rows}
         self._write(self.path / 'plan.json', json.dumps(values) + '\n')
 
@@ -327,11 +346,14 @@ class Workdir:
         self.skipped.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
 
     def budgets(self, frontend: FrontendSpec) -> TokenBudgets:
-        """Return the best reduction of each measured token budget, for a model with this frontend.
+        """Return the best token reduction of each budget that was measured.
+
+        Args:
+            frontend: The frontend of the model.
 
         Raises:
-            WorkdirError: None was, or what is stored cannot be read or is nothing that such a model
-            can do.
+            WorkdirError: No budget was measured, or the file cannot be read or does not fit the
+                frontend.
         """
         file = self.path / 'budgets.json'
         measure = f'elastic-ast evaluate --workdir={self.path} --sweep=budget'
@@ -341,34 +363,37 @@ class Workdir:
             )
         advice = f'measure again with {measure}'
         try:
-            found = token_budget.from_json(self._read('budgets.json', advice))
-            for one in found.measurements:
-                token_budget.check_reduction(one.reduction, frontend)
+            budgets = token_budget.from_json(self._read('budgets.json', advice))
+            for measurement in budgets.measurements:
+                token_budget.check_reduction(measurement.reduction, frontend)
         except ValueError as error:
             if isinstance(error, WorkdirError):
                 raise
             raise WorkdirError(f'{file}: {error}; {advice}') from error
-        return found
+        return budgets
 
     def set_budgets(self, budgets: TokenBudgets) -> tuple[Path | BucketPath, bool]:
-        """Stores what was measured of token budgets;
+        """Store measured token budgets.
 
-        gives back the file, and whether one was written over.
+        Returns:
+            The file, and whether it replaced an earlier one.
         """
         file = self.path / 'budgets.json'
-        before = file.exists()
+        replaced = file.exists()
         self._write(file, json.dumps(budgets.to_json(), indent=2) + '\n')
-        return file, before
+        return file, replaced
 
     def wandb_id(self) -> str:
-        """The id of this run at Weights & Biases: made once of the path and the time, then stored.
+        """Return the id of this run at Weights & Biases, stored on first use.
+
+        It is a hash of the path and the time.
 
         Raises:
             WorkdirError: It cannot be read.
         """
         if not (self.path / 'wandb.json').exists():
-            made = hashlib.sha256(f'{self.path} {time.time_ns()}'.encode()).hexdigest()[:16]
-            self._write(self.path / 'wandb.json', json.dumps({'id': made}) + '\n')
+            new_id = hashlib.sha256(f'{self.path} {time.time_ns()}'.encode()).hexdigest()[:16]
+            self._write(self.path / 'wandb.json', json.dumps({'id': new_id}) + '\n')
         return str(self._entry(self._read('wandb.json'), 'wandb.json', 'id'))
 
     def _write(self, file: Path | BucketPath, text: str) -> None:
@@ -379,21 +404,21 @@ class Workdir:
         file = self.path / name
         try:
             if not self.path.is_dir():
-                near = difflib.get_close_matches(self.path.name, _siblings(self.path), 1)
-                hint = f'; did you mean {self.path.parent / near[0]}?' if near else ''
+                names = difflib.get_close_matches(self.path.name, _siblings(self.path), 1)
+                hint = f'; did you mean {self.path.parent / names[0]}?' if names else ''
                 raise WorkdirError(f'{self.path}: there is no such workdir{hint}')
             data = file.read_bytes()
         except FileNotFoundError:
             raise WorkdirError(
-                f'{self.path}: is no workdir of `elastic-ast train`, or its training never began:'
-                f' {name} is missing'
+                f'{self.path}: is not a workdir of `elastic-ast train`, or its training never'
+                f' began: {name} is missing'
             ) from None
         except OSError as error:
-            made = WorkdirError(
+            failure = WorkdirError(
                 f'{file}: cannot be read ({error.strerror or error}); make it readable, or train'
                 ' again'
             )
-            raise gcs.with_exit_code(made, file, error) from error
+            raise gcs.with_exit_code(failure, file, error) from error
         try:
             values = json.loads(data.decode('utf-8'))
         except ValueError as error:
@@ -409,7 +434,7 @@ class Workdir:
 
 
 def _siblings(path: Path | BucketPath) -> list[str]:
-    if isinstance(path, BucketPath):  # to ask of each whether it is a folder would take long
+    if isinstance(path, BucketPath):  # a check that each is a folder would take long
         return [entry.name for entry in path.parent.iterdir()]
     return (
         [entry.name for entry in path.parent.iterdir() if entry.is_dir()]

@@ -1,1 +1,1 @@
-"""Meshes of devices, partitioning of parameters, and processes."""
+"""Meshes, shardings of parameters and batches, and several processes."""

@@ -1,11 +1,11 @@
-"""How parameters are divided over devices: the logical axes of each, and one table from logical to
-mesh axes.
+"""Divide parameters over devices, by logical axes and one table from logical to mesh axes.
 
-Models know nothing of it. A parameter is found by its name, its axes have names of what they count,
-and the rules say which of these names a mesh axis divides. Sources: the logical axes of T5X and
-MaxText; fully sharded data parallelism (Rajbhandari et al., 2020); tensor parallelism of blocks
-(Shoeybi et al., 2019): heads and the MLP's hidden units are divided, so that a block needs one sum
-over devices after attention and one after the MLP.
+Models know nothing of it. A parameter is identified by its name. Its logical axes are named after
+the things that they count, and the rules assign mesh axes to them.
+
+Heads and the MLP's hidden units are divided, so that a block needs one sum over devices after
+attention and one after the MLP. Sources: the logical axes of T5X and MaxText; fully sharded data
+parallelism (Rajbhandari et al., 2020); tensor parallelism of blocks (Shoeybi et al., 2019).
 """
 
 import fnmatch
@@ -19,12 +19,12 @@ from jax.sharding import PartitionSpec
 
 from elastic_ast_jax.utils.errors import UserError
 
-# Mesh axes. Rows of a batch are divided over the first two, so fully sharded parameters need no
-# rows of their own.
+# Mesh axes. Rows of a batch are divided over the first two, so that fully sharded parameters need
+# no rows of their own.
 DATA, FSDP, TENSOR = AXES = ('data', 'fsdp', 'tensor')
 ROWS = (DATA, FSDP)
 
-# Which mesh axis divides a logical axis; those that are not here are whole on every device.
+# The mesh axis that divides each logical axis; all other axes are whole on every device.
 RULES: Mapping[str, str] = {'width': FSDP, 'heads': TENSOR, 'hidden': TENSOR}
 
 # Logical axes of each parameter, by its name; parameters of the blocks have the axis `layers` in
@@ -60,20 +60,17 @@ _BLOCKS = 'encoder/blocks/'
 
 
 class PartitionError(UserError):
-    """Parameters that cannot be divided as asked;
-
-    names the parameter, its axis and the mesh axis.
-    """
+    """Parameters that the mesh cannot divide; names the parameter, its axis and the mesh axis."""
 
 
 def logical_axes(name: str) -> tuple[str | None, ...]:
-    """The logical axes of a parameter.
+    """Return the logical axes of a parameter.
 
     Args:
         name: Its path, joined by slashes.
 
     Raises:
-        PartitionError: There is no such parameter in the table.
+        PartitionError: The table has no such parameter.
 
     Example:
         >>> logical_axes('encoder/blocks/mlp/up/kernel')
@@ -89,76 +86,79 @@ def logical_axes(name: str) -> tuple[str | None, ...]:
 
 
 def param_specs(abstract: Any, sizes: Mapping[str, int], rules: Mapping[str, str] = RULES) -> Any:
-    """The PartitionSpec of each parameter.
+    """Return the PartitionSpec of each parameter.
 
     Args:
         abstract: Parameters, or their shapes: nested dictionaries.
-        sizes: Devices along each mesh axis.
-        rules: Mesh axis of each logical axis.
+        sizes: The number of devices along each mesh axis.
+        rules: The mesh axis of each logical axis.
 
     Raises:
-        PartitionError: A logical axis of a rule that no parameter has, a parameter without logical
-            axes, or a dimension that its mesh axis does not divide; all are named.
+        PartitionError: A rule is for a logical axis that no parameter has, a parameter has no
+            logical axes, or a mesh axis does not divide a dimension; names all of them.
     """
-    flat = flatten_dict(abstract, sep='/')
-    found, problems, used = {}, [], set()
+    flat: dict[str, Any] = dict(flatten_dict(abstract, sep='/'))
+    specs, problems, used = {}, [], set()
     for name, leaf in flat.items():
         axes = logical_axes(name)
         if len(axes) != len(leaf.shape):
             raise PartitionError(
-                f'{name}: has {len(leaf.shape)} axes, but {len(axes)} logical ones, {axes}: mend'
+                f'{name}: has {len(leaf.shape)} axes, but {len(axes)} logical ones, {axes}: correct'
                 ' LOGICAL_AXES'
             )
         used.update(axes)
-        placed = []
+        mesh_axes = []
         for axis, length in zip(axes, leaf.shape, strict=True):
-            mesh_axis = rules.get(axis)
+            mesh_axis = None if axis is None else rules.get(axis)
             if mesh_axis is not None and length % sizes[mesh_axis]:
                 count = sizes[mesh_axis]
                 problems.append(
                     f'{name}: its axis {axis!r} of {length} does not divide over'
                     f' mesh.{mesh_axis}={count}: use {_divisors(length, count)}'
                 )
-            placed.append(mesh_axis)
-        found[name] = PartitionSpec(*placed)
+            mesh_axes.append(mesh_axis)
+        specs[name] = PartitionSpec(*mesh_axes)
     if unused := sorted(rules.keys() - used):
         problems.insert(
             0,
-            f'the rule for {", ".join(map(repr, unused))} divides no parameter: take it out of'
+            f'the rule for {", ".join(map(repr, unused))} divides no parameter: remove it from'
             ' RULES',
         )
     if problems:
         raise PartitionError('\n'.join(problems))
-    return unflatten_dict(found, sep='/')
+    return unflatten_dict(specs, sep='/')
 
 
-def _divisors(length: int, wanted: int) -> str:
-    """Numbers of devices that divide an axis, in words, those near the wanted one first."""
-    fitting = [number for number in range(1, length + 1) if length % number == 0]
-    nearest = sorted(fitting, key=lambda number: abs(math.log(number / wanted)))[:3]
+def _divisors(length: int, count: int) -> str:
+    """Return the numbers of devices nearest to `count` that divide an axis, in words."""
+    divisors = [number for number in range(1, length + 1) if length % number == 0]
+    nearest = sorted(divisors, key=lambda number: abs(math.log(number / count)))[:3]
     return ' or '.join(map(str, sorted(nearest)))
 
 
 def state_specs(state: Any, params: Any, specs: Any) -> Any:
-    """PartitionSpecs of everything in a state: what is shaped as a parameter and ends in its name
-    is divided as it is.
+    """Return the PartitionSpec of each array in a state.
 
-    So moments and moving averages lie where their parameters do; counts and everything else are
+    An array that has the shape of a parameter, and whose path ends in its name, is divided like it.
+    So moments and moving averages lie where their parameters do. Counts and all other arrays are
     whole on every device.
+
+    Args:
+        state: A state, or its shapes.
+        params: Its parameters, or their shapes.
+        specs: The PartitionSpec of each parameter.
     """
-    known = {
-        tuple(name): (leaf.shape, spec)
-        for (name, leaf), spec in zip(
-            flatten_dict(params).items(), flatten_dict(specs).values(), strict=True
-        )
+    flat_specs: dict[tuple[str, ...], Any] = dict(flatten_dict(specs))
+    by_name: dict[tuple[str, ...], tuple[Any, PartitionSpec]] = {
+        name: (leaf.shape, flat_specs[name]) for name, leaf in flatten_dict(params).items()
     }
 
     def spec(path: Sequence[Any], leaf: Any) -> PartitionSpec:
         names = tuple(key.key for key in path if hasattr(key, 'key') and isinstance(key.key, str))
         for start in range(len(names)):
-            shape, found = known.get(names[start:], (None, None))
+            shape, param_spec = by_name.get(names[start:], (None, PartitionSpec()))
             if shape == leaf.shape:
-                return found
+                return param_spec
         return PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(spec, state)

@@ -1,9 +1,8 @@
-"""Several processes as one program: how they find each other, who speaks, and how they stop
-together.
+"""Run several processes as one program: connect them, pick the one that writes, stop them together.
 
-The environment says whether there are others: `JAX_COORDINATOR_ADDRESS` (host:port),
-`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` together, or `ELASTIC_AST_DISTRIBUTED=auto` where JAX finds
-out by itself (TPU pods, SLURM, GKE, Open MPI). Without either a process is alone. Every process
+The environment names the other processes: `JAX_COORDINATOR_ADDRESS` (host:port),
+`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` together, or `ELASTIC_AST_DISTRIBUTED=auto` where JAX
+detects them (TPU pods, SLURM, GKE, Open MPI). Without either the process runs alone. Every process
 runs the same program on the same config and the same workdir.
 """
 
@@ -28,32 +27,34 @@ COORDINATOR, PROCESSES, PROCESS, AUTO = (
     'JAX_PROCESS_ID',
     'ELASTIC_AST_DISTRIBUTED',
 )
-# Of a run that was told to stop, has saved, and wants to be started again: `EX_TEMPFAIL` of
+# Exit code of a run that was asked to stop, has saved, and can be started again: `EX_TEMPFAIL` of
 # sysexits.h.
 EXIT_PREEMPTED = 75
-# A process that says nothing for this long is dead; the others end.
+# A process without a heartbeat for this long counts as dead; the others end.
 _HEARTBEAT_SECONDS = 30
-# All processes have started by then.
+# All processes must have started by then.
 _START_SECONDS = 300
 
 
 class ProcessesError(UserError):
-    """Variables that do not say where the other processes are; names them and what they may be."""
+    """Environment variables that do not name the other processes; lists the allowed values."""
 
 
-class Preempted(UserError):
-    """The run was told to stop; it has saved, and goes on when it is started again."""
+class Preempted(UserError):  # noqa: N818  an exit with a checkpoint, not an error
+    """The run was asked to stop and has saved; it resumes when it is started again."""
 
     exit_code = EXIT_PREEMPTED
 
 
 def initialize(environment: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes, if the environment has any; before anything else of JAX is used.
+    """Connect to the other processes, if the environment names any.
+
+    Call it before any other use of JAX.
 
     Raises:
-        ProcessesError: Variables that are missing or make no sense, or processes that do not come.
+        ProcessesError: Variables are missing or wrong, or processes cannot be reached.
     """
-    given = {
+    variables = {
         name: environment[name]
         for name in (COORDINATOR, PROCESSES, PROCESS)
         if environment.get(name)
@@ -61,58 +62,58 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     auto = environment.get(AUTO, '')
     if auto not in ('', 'auto'):
         raise ProcessesError(f"{AUTO}={auto!r} must be 'auto', or not be set")
-    if not auto and not (given.keys() - {COORDINATOR}):
+    if not auto and not (variables.keys() - {COORDINATOR}):
         return
-    if not auto and len(given) < 3:
-        missing = [name for name in (COORDINATOR, PROCESSES, PROCESS) if name not in given]
+    if not auto and len(variables) < 3:
+        missing = [name for name in (COORDINATOR, PROCESSES, PROCESS) if name not in variables]
         raise ProcessesError(
-            f'{" and ".join(given)} without {" and ".join(missing)}: set all three, or {AUTO}=auto'
-            ' alone'
+            f'{" and ".join(variables)} without {" and ".join(missing)}: set all three, or'
+            f' {AUTO}=auto alone'
         )
-    count, number = None, None
-    if len(given) == 3:
-        count, number = (_whole(name, given[name]) for name in (PROCESSES, PROCESS))
-        if not 0 <= number < count:
-            raise ProcessesError(f'{PROCESS}={number} must be from 0 to below {PROCESSES}={count}')
-    # What CPU devices of several processes exchange sums with; accelerators have their own ways.
+    count, index = None, None
+    if len(variables) == 3:
+        count, index = (_whole_number(name, variables[name]) for name in (PROCESSES, PROCESS))
+        if not 0 <= index < count:
+            raise ProcessesError(f'{PROCESS}={index} must be from 0 to below {PROCESSES}={count}')
+    # CPU devices of several processes exchange sums with gloo; accelerators have their own ways.
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     try:
         jax.distributed.initialize(
-            given.get(COORDINATOR),
+            variables.get(COORDINATOR),
             count,
-            number,
+            index,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             initialization_timeout=_START_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        where = (
-            f'{count} processes at {given[COORDINATOR]}'
-            if len(given) == 3
+        peers = (
+            f'{count} processes at {variables[COORDINATOR]}'
+            if len(variables) == 3
             else f'the processes of {AUTO}=auto'
         )
         raise ProcessesError(
-            f'{where}: cannot be joined ({_first_line(error)}): do all run, and does each reach the'
-            ' first?'
+            f'{peers}: cannot be reached ({_first_line(error)}): check that all run, and that each'
+            ' reaches the first one'
         ) from error
 
 
 def is_single_process() -> bool:
-    """Whether this is the only process."""
+    """Return whether this is the only process."""
     return jax.process_count() == 1
 
 
 def process_index() -> int:
-    """This process' number, from 0."""
+    """Return the index of this process, from 0."""
     return jax.process_index()
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes logs, plots and messages."""
+    """Return whether this process writes the logs, plots and messages."""
     return process_index() == 0
 
 
 def wait_for_all(point: str) -> None:
-    """Waits until all processes are at this point; a name tells it from others."""
+    """Wait until all processes are at this point of the program, which has a unique name."""
     if not is_single_process():
         from jax.experimental import multihost_utils
 
@@ -131,15 +132,18 @@ def primary_first(point: str, action: Callable[..., Result], *arguments: Any) ->
     """
     if is_primary():
         result = action(*arguments)
+        wait_for_all(point)
+        return result
     wait_for_all(point)
-    return result if is_primary() else action(*arguments)
+    return action(*arguments)
 
 
 def all_gather(value: Any) -> list[Any]:
-    """What each process has, in their order; called by all of them.
+    """Return the values of all processes, in their order; all of them must call it.
 
     Args:
-        value: Anything that JSON can hold; keys of dictionaries become texts.
+        value: The value of this process: anything that JSON can hold. Keys of dictionaries become
+            strings.
     """
     text = json.dumps(value).encode()
     if is_single_process():
@@ -154,37 +158,37 @@ def all_gather(value: Any) -> list[Any]:
 class Preemption:
     """Notices SIGTERM, which schedulers send some time before they take a machine away.
 
-    As a context: the process' own way of handling the signal is back at its end. With several
-    processes the signal reaches JAX's own handler, which tells all of them, and all stop after the
-    same step.
+    A context manager: the previous handler of the signal is restored at its end. With several
+    processes the signal reaches JAX's own handler, which notifies all of them, and all stop after
+    the same step.
     """
 
     def __init__(self) -> None:
-        self._told = threading.Event()
-        self._before = None
+        self._notified = threading.Event()
+        self._previous_handler = None
 
     def __enter__(self) -> 'Preemption':
         if is_single_process() and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._notice)
+            self._previous_handler = signal.signal(signal.SIGTERM, self._notice)
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def _notice(self, number: int, frame: FrameType | None) -> None:
-        self._told.set()
+    def _notice(self, signal_number: int, frame: FrameType | None) -> None:
+        self._notified.set()
 
     def should_stop(self, step: int) -> bool:
-        """Whether to save and stop after this step; called once for each step, by all processes."""
+        """Return whether to save and stop after this step; all processes call it for each step."""
         if is_single_process():
-            return self._told.is_set()
+            return self._notified.is_set()
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)
 
 
-def _whole(name: str, text: str) -> int:
+def _whole_number(name: str, text: str) -> int:
     if not text.isdecimal():
         raise ProcessesError(f'{name}={text!r} must be a whole number')
     return int(text)

@@ -1,9 +1,8 @@
-"""Where arrays live: the mesh, the shardings of state and batches, and the one place that jits a
-step.
+"""Distribute arrays over devices: the mesh, the shardings of states and batches, jitted steps.
 
 A mesh has the axes `data`, `fsdp` and `tensor`. Rows of a batch are divided over `data` and `fsdp`;
-what divides parameters is in `partitioning`. The compiler inserts the communication; activations
-are told to stay with their rows, so that it gathers parameters, a block at a time, and not
+`partitioning` divides the parameters. The compiler inserts the communication. Activations are
+constrained to stay with their rows, so that it gathers parameters, a block at a time, and not
 activations.
 """
 
@@ -25,33 +24,37 @@ from elastic_ast_jax.utils.text import pluralize
 
 
 class MeshError(UserError):
-    """Devices that make no such mesh, or rows that do not divide over it;
-
-    names the numbers and those that would do.
-    """
+    """Devices that do not fit a mesh, or rows that do not divide over it; names numbers that do."""
 
 
-_ALL = MeshSettings()
+_ALL_DEVICES = MeshSettings()
 
 
-def make_mesh(wanted: MeshSettings = _ALL, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The devices of all processes, or some, as a mesh with the axes `data`, `fsdp` and `tensor`.
+def make_mesh(
+    settings: MeshSettings = _ALL_DEVICES,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]  alias
+) -> Mesh:
+    """Return a mesh with the axes `data`, `fsdp` and `tensor`.
+
+    Args:
+        settings: The number of devices along each axis; -1 for all that remain.
+        devices: The devices; those of all processes if None.
 
     Raises:
-        MeshError: Sizes of axes whose product is not the number of devices.
+        MeshError: The product of the sizes is not the number of devices.
     """
     count = jax.device_count() if devices is None else len(devices)
-    sizes = [getattr(wanted, axis) for axis in AXES]
-    known = math.prod(size for size in sizes if size != -1)
-    if count % known or (-1 not in sizes and known != count):
-        written = ', '.join(f'mesh.{axis}={size}' for axis, size in zip(AXES, sizes, strict=True))
+    sizes = [getattr(settings, axis) for axis in AXES]
+    product = math.prod(size for size in sizes if size != -1)
+    if count % product or (-1 not in sizes and product != count):
+        axes = ', '.join(f'mesh.{axis}={size}' for axis, size in zip(AXES, sizes, strict=True))
         raise MeshError(
-            f'{written}: make {known} devices, and there are {count}: set mesh.data=-1 to take what'
-            f' is left, and mesh.fsdp and mesh.tensor so that their product divides {count}'
+            f'{axes}: make {product} devices, and there are {count}: set mesh.data=-1 to use all'
+            f' that remain, and mesh.fsdp and mesh.tensor so that their product divides {count}'
         )
-    sizes = tuple(count // known if size == -1 else size for size in sizes)
-    # Auto: the compiler spreads shardings; Explicit, the default, is not what Linen's modules are
-    # written for.
+    sizes = tuple(count // product if size == -1 else size for size in sizes)
+    # Auto: the compiler propagates shardings. Linen's modules are not written for Explicit, the
+    # default.
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
@@ -64,23 +67,25 @@ def describe(mesh: Mesh) -> str:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def rows_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array whose first axis has the rows of a batch."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def count_row_shards(mesh: Mesh) -> int:
-    """Parts that the rows of a batch are divided into."""
+    """Return the number of parts that the rows of a batch are divided into."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def check_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Rows divide over the devices, in each of `accumulate` parts of a batch.
+    """Check that rows divide over the devices, in each of `accumulate` parts of a batch.
 
     Raises:
-        MeshError: They do not; names the numbers.
+        MeshError: They do not divide; names a number that does.
     """
     shards = count_row_shards(mesh)
     if rows % (shards * accumulate):
@@ -102,27 +107,29 @@ def check_rows(rows: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 
 def local_rows(rows: int, mesh: Mesh) -> range:
-    """The rows of a global batch that lie on this process' devices; processes whose devices share
-    rows have the same.
+    """Return the rows of a global batch that lie on the devices of this process.
+
+    Processes whose devices share rows have the same ones.
 
     Raises:
-        MeshError: They are not next to each other, so that no part of a batch can be read for them.
+        MeshError: The rows are not consecutive, so that they cannot be read as one part.
     """
-    indices = rows_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    own = sorted({row for (index,) in indices for row in range(rows)[index]})
-    if own != list(range(own[0], own[-1] + 1)):
+    index_map = rows_sharding(mesh).addressable_devices_indices_map((rows,))
+    indices = [index for index in index_map.values() if index is not None]
+    local = sorted({row for index in indices for row in range(rows)[index[0]]})
+    if local != list(range(local[0], local[-1] + 1)):
         raise MeshError(
             f'the rows of process {jax.process_index()} are scattered over the batch with mesh '
             f'{dict(mesh.shape)}: let mesh.data be a multiple of the number of processes'
         )
-    return range(own[0], own[-1] + 1)
+    return range(local[0], local[-1] + 1)
 
 
 def sharded_attention(attend: Attend, mesh: Mesh) -> Attend:
-    """The same attention, each device on its own rows and heads.
+    """Return the same attention, computed by each device on its own rows and heads.
 
-    Loops whose bounds depend on the data cannot be partitioned by the compiler; rows and heads are
-    independent, so they need not be.
+    The compiler cannot partition loops whose bounds depend on the data. Rows and heads are
+    independent, so it need not.
     """
     heads = PartitionSpec(ROWS, None, TENSOR)
     return jax.shard_map(
@@ -135,16 +142,20 @@ def sharded_attention(attend: Attend, mesh: Mesh) -> Attend:
 
 
 def activation_constraint(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """Keeps activations `[rows, ...]` with their rows, whole in all other axes."""
+    """Return a function that keeps activations `[rows, ...]` on the devices of their rows."""
     rows = rows_sharding(mesh)
     return lambda x: jax.lax.with_sharding_constraint(x, rows)
 
 
 def params_shardings(abstract: Any, mesh: Mesh) -> Any:
-    """The NamedSharding of each parameter, from the rules in `partitioning`.
+    """Return the sharding of each parameter, from the rules in `partitioning`.
+
+    Args:
+        abstract: Parameters, or their shapes.
+        mesh: The devices.
 
     Raises:
-        PartitionError: A dimension that its mesh axis does not divide; names it.
+        PartitionError: A mesh axis does not divide a dimension.
     """
     specs = partitioning.param_specs(abstract, mesh.shape)
     return jax.tree.map(
@@ -155,9 +166,12 @@ def params_shardings(abstract: Any, mesh: Mesh) -> Any:
 
 
 def state_shardings(abstract: Any, params: Any, mesh: Mesh) -> Any:
-    """The NamedSharding of everything in a state whose parameters have these shapes;
+    """Return the sharding of each array in a state; moments lie with their parameters.
 
-    moments lie with their parameters.
+    Args:
+        abstract: A state, or its shapes.
+        params: Its parameters, or their shapes.
+        mesh: The devices.
     """
     specs = partitioning.state_specs(abstract, params, partitioning.param_specs(params, mesh.shape))
     return jax.tree.map(
@@ -168,32 +182,32 @@ def state_shardings(abstract: Any, params: Any, mesh: Mesh) -> Any:
 
 
 def shard_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
-    """This process' rows of a batch, as its part of the global arrays."""
+    """Return global arrays of a batch, from the rows of this process."""
     sharding = rows_sharding(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
 
 
-def init_sharded(init: Callable[..., Any], shardings: Any, *given: Any) -> Any:
-    """The result of `init(*given)` placed from the start: nothing is made in one place and then
-    moved.
+def init_sharded(init: Callable[..., Any], shardings: Any, *arguments: Any) -> Any:
+    """Return `init(*arguments)`, initialized with its shardings on all devices.
 
     Args:
-        init: Makes a state.
-        shardings: A sharding of all of it, or a tree of them.
-        given: Arguments, the same on every process.
+        init: Returns a state.
+        shardings: One sharding for the whole state, or a tree of them.
+        arguments: The arguments, the same on every process.
     """
-    return jax.jit(init, out_shardings=shardings)(*given)
+    return jax.jit(init, out_shardings=shardings)(*arguments)
 
 
 def jit_train_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callable:
-    """Compiles `train_step(state, batch)`; the old state's memory is reused for the new one.
+    """Return a jitted `train_step(state, batch)` that reuses the memory of the old state.
 
     Args:
-        step: See `step.make_train_step`.
-        mesh: Where it runs.
-        shardings: Of the state, see `state_shardings`; whole on every device if None.
+        step: The step, see `training.step.make_train_step`.
+        mesh: The devices.
+        shardings: The shardings of the state, see `state_shardings`; whole on every device if
+            None.
     """
     state = replicated(mesh) if shardings is None else shardings
     return jax.jit(
@@ -205,15 +219,17 @@ def jit_train_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callabl
 
 
 def jit_eval_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callable:
-    """Compiles `eval_step(params, batch)`; its results come back whole on every process."""
+    """Return a jitted `eval_step(params, batch)`; every process gets the whole results."""
     params = replicated(mesh) if shardings is None else shardings
     return jax.jit(step, in_shardings=(params, rows_sharding(mesh)), out_shardings=replicated(mesh))
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:
-    """Shapes and dtypes with the shardings that `init_sharded` gives."""
+    """Return shapes and dtypes with their shardings, as of the arrays of `init_sharded`."""
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, abstract)
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, shardings
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
     )

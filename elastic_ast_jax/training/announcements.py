@@ -15,17 +15,19 @@ class EvaluationSplit(Protocol):
 
     Attributes:
         source: The clips.
-        cropped: The number of clips that are cropped.
-        windowed: The number of clips that are evaluated in several windows.
     """
 
     source: Source
 
     @property
-    def cropped(self) -> int: ...
+    def cropped(self) -> int:
+        """Return the number of clips that are cropped."""
+        ...
 
     @property
-    def windowed(self) -> int: ...
+    def windowed(self) -> int:
+        """Return the number of clips that are evaluated in several windows."""
+        ...
 
 
 def describe_data(

@@ -1,7 +1,4 @@
-"""The steps of a configuration on a mesh:
-
-for training, for measuring, and for compiling for other machines.
-"""
+"""Build the jitted steps of a configuration on a mesh: to train, to measure, to compile ahead."""
 
 import types
 from collections.abc import Callable, Mapping
@@ -22,20 +19,22 @@ from elastic_ast_jax.training import freezing
 from elastic_ast_jax.training.optimizer import Schedule
 from elastic_ast_jax.training.step import make_eval_step, make_train_step, new_state
 
+_NO_PARAMS: Mapping[str, Any] = types.MappingProxyType({})
+
 
 class CompiledSteps(NamedTuple):
-    """The steps, and what they take.
+    """The steps of a configuration, and the state that they take.
 
     Attributes:
         network: The model.
-        shape: Of a global batch.
-        frozen: Names of the parameters that stay as they are.
-        init: `init(given)`: the state before the first step, of parameters given by name and random
-        ones for the rest.
-        abstract: Shapes and dtypes of the state.
-        shardings: A sharding of everything in the state.
-        train_step: `train(state, batch)`, see `step.make_train_step`.
-        eval_step: `evaluate(params, batch)`, see `step.make_eval_step`.
+        shape: The shape of a global batch.
+        frozen: The names of the parameters that stay as they are.
+        init: `init(pretrained)` returns the state before the first step, from pretrained parameters
+            by name and random ones for the rest.
+        abstract: The shapes and dtypes of the state.
+        shardings: The shardings of the state.
+        train_step: `train_step(state, batch)`, see `step.make_train_step`.
+        eval_step: `eval_step(params, batch)`, see `step.make_eval_step`.
     """
 
     network: model_factory.Network
@@ -47,27 +46,31 @@ class CompiledSteps(NamedTuple):
     train_step: Callable
     eval_step: Callable
 
-    def init_sharded(self, given: Mapping[str, Any] = types.MappingProxyType({})) -> TrainState:
-        """The state before the first step, made where it belongs."""
-        return sharding.init_sharded(self.init, self.shardings, dict(given))
+    def init_sharded(self, pretrained: Mapping[str, Any] = _NO_PARAMS) -> TrainState:
+        """Return the state before the first step, initialized with its shardings.
+
+        Args:
+            pretrained: Parameters that do not start from random numbers, by name.
+        """
+        return sharding.init_sharded(self.init, self.shardings, dict(pretrained))
 
 
 def make_steps(
-    config: Config, classes: int, attend: Attend, dtype: Any, mesh: Mesh, rate: Schedule
+    config: Config, classes: int, attend: Attend, dtype: Any, mesh: Mesh, learning_rate: Schedule
 ) -> CompiledSteps:
-    """The steps of a configuration.
+    """Return the jitted steps of a configuration.
 
     Args:
-        config: Of the run.
-        classes: C.
+        config: The configuration of the run.
+        classes: The number of classes.
         attend: The attention of one device.
-        dtype: Of the computation.
-        mesh: Where the steps run; its devices need not be there.
-        rate: The learning rate of each step.
+        dtype: The dtype of the computation.
+        mesh: The devices; they may be absent if the steps are only compiled.
+        learning_rate: The learning rate of each step.
 
     Raises:
-        PartitionError: A dimension of a parameter that its mesh axis does not divide.
-        MeshError: Rows that do not divide over the devices.
+        PartitionError: A mesh axis does not divide a dimension of a parameter.
+        MeshError: The rows do not divide over the devices.
     """
     sharding.check_rows(config.packing.rows, mesh, config.train.grad_accumulation_steps)
     network = model_factory.make_model(
@@ -80,22 +83,22 @@ def make_steps(
     shape, loss, optimizer = (
         model_factory.batch_shape(config, classes),
         training_factory.make_loss(config),
-        training_factory.make_optimizer(config, rate),
+        training_factory.make_optimizer(config, learning_rate),
     )
-    averaged = config.train.ema > 0
+    use_ema = config.train.ema > 0
 
     def apply(params, batch):
         return network.apply({'params': params}, batch)
 
-    def init_params(given: Mapping[str, Any]):
-        fresh = flatten_dict(model_factory.init_params(network, shape, config.train.seed), sep='/')
-        return unflatten_dict(fresh | dict(given), sep='/')
+    def init_params(pretrained: Mapping[str, Any]):
+        random = flatten_dict(model_factory.init_params(network, shape, config.train.seed), sep='/')
+        return unflatten_dict(random | dict(pretrained), sep='/')
 
     params = jax.eval_shape(init_params, {})
     frozen = freezing.frozen_names(params, config.train.freeze)
 
-    def init(given: Mapping[str, Any]) -> TrainState:
-        return new_state(init_params(given), optimizer, averaged, frozen)
+    def init(pretrained: Mapping[str, Any]) -> TrainState:
+        return new_state(init_params(pretrained), optimizer, ema=use_ema, frozen=frozen)
 
     abstract = jax.eval_shape(init, {})
     shardings = sharding.state_shardings(abstract, params, mesh)

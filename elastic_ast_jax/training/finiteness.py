@@ -30,7 +30,7 @@ def check_finite(step: int, metrics: StepMetrics, batch: PackedBatch, keys: Sequ
     """
     if np.isfinite([metrics.loss, metrics.gradient_norm, metrics.parameter_norm]).all():
         return
-    clips = [keys[clip] for clip in batch.clip_id[batch.valid]]
+    clips = [keys[int(clip)] for clip in batch.clip_id[batch.valid]]
     raise TrainingError(
         f'step {step}: the loss ({metrics.loss}), the gradient (norm {metrics.gradient_norm}) or'
         f' the parameters after it (norm {metrics.parameter_norm}) are not finite. The last good'

@@ -1,4 +1,4 @@
-"""Which parameters are trained, and which stay as they are."""
+"""Freeze parameters: select them by name, and split them from those that are trained."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,45 +11,43 @@ from elastic_ast_jax.utils.errors import UserError
 NONE_FROZEN: frozenset[str] = frozenset()
 
 
-def frozen_names(params: Any, beginnings: Sequence[str]) -> frozenset[str]:
-    """Dotted names of the parameters that stay as they are.
+def frozen_names(params: Any, prefixes: Sequence[str]) -> frozenset[str]:
+    """Return the dotted names of the parameters that stay as they are.
 
     Args:
-        params: Nested dictionaries; shapes are enough.
-        beginnings: Of names, in whole parts: `'encoder'` means all of `encoder.*`,
-        `'positions.time'` the one table.
+        params: Parameters, or their shapes: nested dictionaries.
+        prefixes: Prefixes of names, in whole parts: `'encoder'` selects all of `encoder.*`,
+            `'positions.time'` one table.
 
     Raises:
-        UserError: A beginning that no parameter has, with the nearest one that some have; or
-        nothing is left to train.
+        UserError: No parameter has a prefix (names the nearest one), or no parameter would be
+            trained.
     """
     names = list(flatten_dict(params, sep='.'))
     frozen = set()
-    for beginning in beginnings:
-        found = {name for name in names if f'{name}.'.startswith(f'{beginning}.')}
-        if not found:
+    for prefix in prefixes:
+        selected = {name for name in names if f'{name}.'.startswith(f'{prefix}.')}
+        if not selected:
             parts = [name.split('.') for name in names]
-            known = sorted(
+            valid = sorted(
                 {'.'.join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
             )
-            near = difflib.get_close_matches(beginning, known, 1, cutoff=0.0)[0]
+            nearest = difflib.get_close_matches(prefix, valid, 1, cutoff=0.0)[0]
             raise UserError(
-                f'train.freeze: no parameter of this model is called {beginning!r} or begins with'
-                f' it in whole parts: the nearest is {near!r}'
+                f'train.freeze: no parameter of this model is called {prefix!r} or begins with'
+                f' it in whole parts: the nearest is {nearest!r}'
             )
-        frozen |= found
+        frozen |= selected
     if len(frozen) == len(names):
         raise UserError(
-            f'train.freeze={",".join(beginnings)} freezes all {len(names)} parameters: leave out'
+            f'train.freeze={",".join(prefixes)} freezes all {len(names)} parameters: remove'
             ' one of them, such as head'
         )
     return frozenset(frozen)
 
 
 def split(params: Any, frozen: frozenset[str]) -> tuple[Any, Any]:
-    """The parameters that are trained, and those that are not, each in nested dictionaries of its
-    own.
-    """
+    """Split parameters into the trained and the frozen ones, each in nested dictionaries."""
     if not frozen:
         return params, {}
     flat = flatten_dict(params, sep='.')
@@ -59,7 +57,7 @@ def split(params: Any, frozen: frozenset[str]) -> tuple[Any, Any]:
 
 
 def merge(trained: Any, fixed: Any) -> Any:
-    """What `split` took apart."""
+    """Return the parameters that `split` divided."""
     if not fixed:
         return trained
     return unflatten_dict(flatten_dict(trained, sep='.') | flatten_dict(fixed, sep='.'), sep='.')

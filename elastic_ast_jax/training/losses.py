@@ -1,4 +1,4 @@
-"""Losses per clip slot; the step sums them over valid slots and divides once, globally."""
+"""Compute losses per clip slot; the step sums them over valid slots and divides once, globally."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,10 @@ Loss = Callable[..., Array]
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Loss:
-    """Softmax cross-entropy of one class per clip;
+    """Return the softmax cross-entropy of one class per clip.
 
-    `label_smoothing` of the target is spread over all classes.
+    Args:
+        label_smoothing: The share of the target that is spread over all classes.
     """
 
     def loss(logits: Float[Array, 'R S C'], labels: Int[Array, 'R S']) -> Float[Array, 'R S']:
@@ -26,14 +27,14 @@ def cross_entropy(label_smoothing: float = 0.0) -> Loss:
 def binary_cross_entropy(
     logits: Float[Array, 'R S C'], labels: Float[Array, 'R S C']
 ) -> Float[Array, 'R S']:
-    """Mean over the classes of the binary cross-entropy of each."""
+    """Return the mean over classes of their binary cross-entropy."""
     return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
 
 
 def correct(
     logits: Float[Array, 'R S C'], labels: Int[Array, 'R S'] | Float[Array, 'R S C']
 ) -> Float[Array, 'R S']:
-    """1 where the highest logit is the class, or one of the classes, of the clip."""
+    """Return 1 where the highest logit is the class, or one of the classes, of the clip; else 0."""
     best = logits.argmax(axis=-1)
     if labels.ndim == 2:
         return (best == labels).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Metrics of an evaluation, from the scores of every clip."""
+"""Compute the metrics of an evaluation from the scores of its clips."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 @dataclasses.dataclass(frozen=True)
 class ClassMetrics:
-    """One class against the others; NaN where the clips hold no example, or no counter-example."""
+    """Metrics of one class against the others; NaN without an example or a counter-example."""
 
     label: str
     clips: int
@@ -23,16 +23,16 @@ class ClassMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """Of a whole split.
+    """Metrics of a whole split.
 
     Attributes:
-        clips: Number of clips.
-        accuracy: Share of clips whose highest score is one of their classes.
+        clips: The number of clips.
+        accuracy: The share of clips whose highest score is one of their classes.
         mean_average_precision, auc, d_prime: Means over the classes that have them (macro); d' is
-        that of the mean AUC.
-        classes_without: Number of classes without an example or a counter-example, left out of
-        those means.
-        classes: Each class.
+            that of the mean AUC.
+        classes_without: The number of classes without an example or a counter-example, which the
+            means exclude.
+        classes: The metrics of each class.
     """
 
     clips: int
@@ -45,17 +45,25 @@ class Metrics:
 
 
 def d_prime(auc: float) -> float:
-    """Sensitivity index: `sqrt(2)` times the normal quantile of the AUC (Gemmeke et al., 2017)."""
+    """Return the sensitivity index: `sqrt(2)` times the normal quantile of the AUC.
+
+    Source: Gemmeke et al. (2017).
+    """
     return float(np.sqrt(2) * norm.ppf(auc))
 
 
 def compute_metrics(
     scores: Float[np.ndarray, 'N C'], targets: Sequence[tuple[int, ...]], labels: Sequence[str]
 ) -> Metrics:
-    """Metrics of scores `[N, C]` (the higher the likelier) against the classes of each clip.
+    """Compute the metrics of scores `[N, C]` against the classes of each clip.
+
+    Args:
+        scores: The higher, the more likely.
+        targets: The classes of each clip.
+        labels: The name of each class.
 
     Raises:
-        ValueError: No clips, or scores of another number of clips or classes.
+        ValueError: There are no clips, or scores of another number of clips or classes.
     """
     if scores.shape[1] != len(labels):
         raise ValueError(f'scores of {scores.shape[1]} classes for {len(labels)} labels')

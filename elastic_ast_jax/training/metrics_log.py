@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl` and TensorBoard events."""
+"""Log the metrics of a run to `metrics.jsonl` and TensorBoard."""
 
 import contextlib
 import json
@@ -17,26 +17,27 @@ class LogError(UserError):
 
 
 class MetricsLog:
-    """Writes metrics to `metrics.jsonl`, one JSON object a line, and to TensorBoard, as
-    `metrics_file` says.
+    """Writes metrics to `metrics.jsonl`, one JSON object a line, and to TensorBoard.
 
-    Steps that are replayed after a restart replace their lines.
+    Steps that are repeated after a restart replace their lines.
     """
 
     def __init__(
         self,
         file: str | os.PathLike,
         tensorboard: str | os.PathLike,
-        steps_made: int,
-        evaluated: bool = True,
+        first_step: int,
+        *,
+        keep_evaluation: bool = True,
     ):
-        """Opens the log of a run that has made `steps_made` steps, and drops what was logged of
-        later ones.
+        """Open the log, and drop the lines of steps after `first_step`.
 
         Args:
-            file, tensorboard: See `metrics_file`.
-            steps_made: Steps that the run goes on after.
-            evaluated: Whether an evaluation after these counts; if not, it will be made again.
+            file: The path of `metrics.jsonl`.
+            tensorboard: The folder of TensorBoard events.
+            first_step: The step that the run starts or resumes after.
+            keep_evaluation: Whether to keep the line of an evaluation after this step; if not, the
+                run evaluates it again.
 
         Raises:
             LogError: It cannot be written.
@@ -44,11 +45,14 @@ class MetricsLog:
         self._file, self._failed = files.as_path(file), False
         with self._writing('at the start'):
             self._lines = metrics_file.open_log(
-                self._file, files.as_path(tensorboard), steps_made, evaluated
+                self._file,
+                files.as_path(tensorboard),
+                first_step,
+                keep_evaluation=keep_evaluation,
             )
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """Logs numbers of `kind` ('train' or 'eval') after `step` steps.
+        """Log numbers of a `kind` ('train', 'eval' or 'checkpoint') after `step` steps.
 
         Raises:
             LogError: It cannot be written.
@@ -57,8 +61,7 @@ class MetricsLog:
             self._lines.add(json.dumps({'step': step, 'kind': kind, **nan_to_none(values)}) + '\n')
 
     def flush(self) -> None:
-        """Writes what is still held back, as a checkpoint is about to be saved that a restart goes
-        on from.
+        """Write all lines, before a checkpoint that a run may resume from.
 
         Raises:
             LogError: It cannot be written.
@@ -67,27 +70,24 @@ class MetricsLog:
             self._lines.flush()
 
     def close(self) -> None:
-        """Writes what is left.
+        """Write all lines and close the files.
 
         Raises:
-            LogError: It could not be written, and nothing was said of it before.
+            LogError: They cannot be written, and no error was raised before.
         """
         with self._writing('at the end'):
             self._lines.close()
 
     @contextlib.contextmanager
     def _writing(self, when: str) -> Iterator[None]:
-        """Tells of the first failure;
-
-        what follows from it, such as a buffer that cannot be flushed either, is left out.
-        """
+        """Raise the first failure only, and none that follows from it, such as a failed flush."""
         try:
             yield
-        except (
-            Exception
-        ) as error:  # OSError, or whatever ended the thread in which TensorBoard writes
+        except Exception as error:  # also of the thread in which TensorBoard writes
             if not self._failed:
                 self._failed = True
                 reason = getattr(error, 'strerror', None) or error
-                made = LogError(f'{self._file.parent}: the log cannot be written {when} ({reason})')
-                raise gcs.with_exit_code(made, self._file, error) from error
+                failure = LogError(
+                    f'{self._file.parent}: the log cannot be written {when} ({reason})'
+                )
+                raise gcs.with_exit_code(failure, self._file, error) from error

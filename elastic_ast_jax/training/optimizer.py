@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules."""
+"""Build optimizers and learning-rate schedules."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ Schedule = Callable[[Any], Any]
 
 
 def adamw(
-    rate: Schedule, b1: float, b2: float, epsilon: float, weight_decay: float
+    learning_rate: Schedule, b1: float, b2: float, eps: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay of the kernels (Loshchilov & Hutter, 2019);
+    """Return Adam with decoupled weight decay of the kernels.
 
-    biases, norms and tables do not decay.
+    Biases, norms and tables do not decay. Source: Loshchilov & Hutter (2019).
     """
-    return optax.adamw(rate, b1, b2, epsilon, weight_decay=weight_decay, mask=_kernels)
+    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=_kernels)
 
 
 def _kernels(params: Any) -> Any:
@@ -27,32 +27,37 @@ def _kernels(params: Any) -> Any:
 
 
 def adam_l2(
-    rate: Schedule, b1: float, b2: float, epsilon: float, weight_decay: float
+    learning_rate: Schedule, b1: float, b2: float, eps: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """PyTorch's `Adam(weight_decay=...)`:
+    """Return PyTorch's `Adam(weight_decay=...)`.
 
-    the decay is L2 regularisation, added to the gradient of every parameter.
+    The decay is L2 regularization, added to the gradient of every parameter.
     """
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(rate, b1, b2, epsilon))
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1, b2, eps)
+    )
 
 
 def with_clipping(
     optimizer: optax.GradientTransformation, norm: float
 ) -> optax.GradientTransformation:
-    """Scales gradients down to a global norm first; 0 for no clipping."""
+    """Scale gradients down to a global norm before the optimizer; 0 for no clipping."""
     return optax.chain(optax.clip_by_global_norm(norm), optimizer) if norm else optimizer
 
 
 def with_layer_decay(
     optimizer: optax.GradientTransformation, decay: float, depth: int
 ) -> optax.GradientTransformation:
-    """Smaller updates for parameters nearer to the input, decoupled weight decay included; a decay
-    of 1 changes nothing.
+    """Scale down the updates of parameters near the input, decoupled weight decay included.
 
-    Of `depth` blocks, the update of block i (from 0) is multiplied by `decay ** (depth - i)`, that
-    of the patch embedding, the positions and AST's two tokens by `decay ** (depth + 1)`; pooling,
-    head and the norms after the blocks keep theirs. Source: BEiT (Bao et al., 2022), which numbers
-    the layers so.
+    The update of block i (from 0) is multiplied by `decay ** (depth - i)`. That of the patch
+    embedding, the positions and AST's two tokens is multiplied by `decay ** (depth + 1)`. Pooling,
+    head and the norms after the blocks keep theirs. Source: BEiT (Bao et al., 2022).
+
+    Args:
+        optimizer: The optimizer.
+        decay: The factor per layer; 1 changes nothing.
+        depth: The number of blocks.
     """
     if decay == 1.0:
         return optimizer
@@ -70,43 +75,42 @@ def with_layer_decay(
     return optax.chain(optimizer, scale)
 
 
-def cosine_schedule(rate: float, steps: int, warmup_steps: int) -> Schedule:
-    """Linear warm-up from 0, then half a cosine that reaches 0 after the last step."""
-    return optax.warmup_cosine_decay_schedule(0.0, rate, min(warmup_steps, steps - 1), steps)
+def cosine_schedule(peak: float, steps: int, warmup_steps: int) -> Schedule:
+    """Return a linear warm-up from 0, then half a cosine that reaches 0 after the last step."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, min(warmup_steps, steps - 1), steps)
 
 
-def constant_schedule(rate: float, warmup_steps: int) -> Schedule:
-    """Linear warm-up from 0, then the same rate."""
+def constant_schedule(peak: float, warmup_steps: int) -> Schedule:
+    """Return a linear warm-up from 0, then a constant learning rate."""
     return optax.join_schedules(
-        [optax.linear_schedule(0.0, rate, warmup_steps), optax.constant_schedule(rate)],
+        [optax.linear_schedule(0.0, peak, warmup_steps), optax.constant_schedule(peak)],
         [warmup_steps],
     )
 
 
 def published_schedule(
-    rate: float,
+    peak: float,
     epoch_ends: Sequence[int] | Int[np.ndarray, 'epochs'],
     decay_from: int,
     factor: float,
 ) -> Schedule:
-    """The schedule of the published code: a staircase warm-up, then PyTorch's MultiStepLR stepped
-    after each epoch.
+    """Return the schedule of the published code: a staircase warm-up, then PyTorch's MultiStepLR.
 
-    Every 50 steps up to step 1000 the rate is set to `step / 1000` of the full one, so it starts at
-    0. After epochs `decay_from`, `decay_from + 1`, ... the current rate is multiplied by `factor`;
-    a warm-up step that comes later sets it anew, as it does there. Source: paper.
+    Every 50 steps up to step 1000 the learning rate is set to `step / 1000` of its peak, so it
+    starts at 0. After epochs `decay_from`, `decay_from + 1`, ... the current value is multiplied by
+    `factor`. A later warm-up step sets it again, as in the published code. Source: paper.
 
     Args:
-        rate: The full rate.
-        epoch_ends: Number of steps made by the end of each epoch.
-        decay_from: The first epoch (counted from 1) after which the rate decays.
-        factor: Of the decay.
+        peak: The learning rate after the warm-up.
+        epoch_ends: The number of steps at the end of each epoch.
+        decay_from: The first epoch (from 1) after which the learning rate decays.
+        factor: The factor of each decay.
     """
     milestones = jnp.asarray(np.asarray(epoch_ends)[decay_from - 1 :], jnp.int32)
 
     def schedule(step):
-        set_at = jnp.minimum(step, 1000) // 50 * 50  # the last time that the warm-up set the rate
-        decays = ((milestones > set_at) & (milestones <= step)).sum()
-        return rate * set_at / 1000 * jnp.float32(factor) ** decays
+        warmup_step = jnp.minimum(step, 1000) // 50 * 50  # the last step of the warm-up so far
+        decays = ((milestones > warmup_step) & (milestones <= step)).sum()
+        return peak * warmup_step / 1000 * jnp.float32(factor) ** decays
 
     return schedule

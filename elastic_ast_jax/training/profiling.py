@@ -1,4 +1,4 @@
-"""A profile of a few training steps, which TensorBoard's profile plugin shows."""
+"""Profile a few training steps for TensorBoard's profile plugin."""
 
 import contextlib
 import logging
@@ -13,40 +13,40 @@ import jax
 from elastic_ast_jax.utils.gcs import BucketPath
 
 _log = logging.getLogger(__name__)
-# Steps before the profile: compilation and the filling of queues would hide what a step costs.
-_SETTLING = 10
+# Steps before the profile: compilation and the filling of queues would hide the cost of a step.
+_WARMUP_STEPS = 10
 
 
 class Profile:
-    """Profiles `steps` steps from the eleventh of this process on, sooner if the run would end
-    first.
+    """Profiles some steps from the eleventh of this process on, earlier if the run ends before.
 
-    JAX writes it to `plugins/profile/TIME/HOST.xplane.pb` in the folder, where TensorBoard looks
-    for it; for a bucket, by way of a temporary folder.
+    JAX writes the profile to `plugins/profile/TIME/HOST.xplane.pb` in TensorBoard's folder. For a
+    bucket it is written to a temporary folder and uploaded.
     """
 
     def __init__(
         self,
         folder: Path | BucketPath,
         steps: int,
-        first: int,
-        last: int,
+        first_step: int,
+        last_step: int,
         write_line: Callable[[str], Any],
     ):
-        """Plans the profile.
+        """Plan the profile.
 
         Args:
-            folder: Of TensorBoard's files.
-            steps: Number of steps that are profiled; 0 for none.
-            first: Steps that the run has made.
-            last: Steps that it will have made when it ends.
-            say: Is told where the profile is.
+            folder: The folder of TensorBoard's files.
+            steps: The number of steps to profile; 0 for none.
+            first_step: The step that the run starts or resumes after.
+            last_step: The number of steps of the whole run.
+            write_line: Called with a message that names the profile.
         """
-        self._folder, self._say = folder, write_line
-        self._begin = max(first, min(first + _SETTLING, last - steps))
-        self._end = min(self._begin + steps, last)
+        self._folder, self._write_line = folder, write_line
+        self._begin = max(first_step, min(first_step + _WARMUP_STEPS, last_step - steps))
+        self._end = min(self._begin + steps, last_step)
         self._running = False
-        self._written = folder
+        # JAX writes to local folders only.
+        self._trace_folder = Path() if isinstance(folder, BucketPath) else folder
 
     def __enter__(self) -> 'Profile':
         return self
@@ -59,30 +59,26 @@ class Profile:
         except Exception as error:
             if kind is None:
                 raise
-            _log.warning(
-                'the profile is not written (%s)', error
-            )  # something else ended the run; that is what is raised
+            # The error that ended the run is raised, not this one.
+            _log.warning('the profile is not written (%s)', error)
 
     @contextlib.contextmanager
-    def step(self, made: int) -> Iterator[None]:
-        """In here a step is dispatched, after `made` others;
-
-        the profile starts with the first of its steps.
-        """
-        if made == self._begin and self._begin < self._end:
+    def step(self, step: int) -> Iterator[None]:
+        """Dispatch the step after number `step` in this block; start the profile if it is due."""
+        if step == self._begin and self._begin < self._end:
             if isinstance(self._folder, BucketPath):
-                self._written = Path(tempfile.mkdtemp())
-            jax.profiler.start_trace(str(self._written))
+                self._trace_folder = Path(tempfile.mkdtemp())
+            jax.profiler.start_trace(str(self._trace_folder))
             self._running = True
-        with jax.profiler.StepTraceAnnotation('train', step_num=made + 1):
+        with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
             yield
 
-    def stop_after(self, made: int, settle: Callable[[], Any]) -> None:
-        """Ends the profile if `made` steps are its last; `settle` waits for the step under way."""
-        if self._running and made == self._end:
-            settle()
+    def stop_after(self, step: int, flush_pending: Callable[[], Any]) -> None:
+        """End the profile after its last step; `flush_pending` waits for the device."""
+        if self._running and step == self._end:
+            flush_pending()
             self._stop()
-            self._say(
+            self._write_line(
                 f'profile of steps {self._begin + 1} to {self._end}:'
                 f' {self._folder / "plugins" / "profile"}'
             )
@@ -91,6 +87,6 @@ class Profile:
         self._running = False
         jax.profiler.stop_trace()
         if isinstance(self._folder, BucketPath):
-            for file in filter(Path.is_file, self._written.rglob('*')):
-                (self._folder / file.relative_to(self._written)).upload(file)
-            shutil.rmtree(self._written)
+            for file in filter(Path.is_file, self._trace_folder.rglob('*')):
+                (self._folder / file.relative_to(self._trace_folder)).upload(file)
+            shutil.rmtree(self._trace_folder)

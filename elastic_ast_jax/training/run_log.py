@@ -91,8 +91,8 @@ class RunLog:
         self._write(step, 'checkpoint', {'of_step': values.pop('step'), **values})
         self._progress.write_line(
             f'checkpoint of step {checkpoint.step}: {checkpoint.bytes / 2**20:.1f} MiB in'
-            f' {format_seconds(checkpoint.seconds)}, for {format_seconds(checkpoint.waited)} of'
-            ' which training waited'
+            f' {format_seconds(checkpoint.seconds)}, for {format_seconds(checkpoint.waited)} of which'
+            ' training waited'
         )
 
     def flush(self) -> None:
@@ -129,7 +129,9 @@ def open_logs(
             sinks: list[MetricsSink] = []
             if processes.is_primary():
                 evaluated = checkpoints.score(first_step) is not None
-                log = MetricsLog(workdir.metrics, workdir.tensorboard, first_step, evaluated)
+                log = MetricsLog(
+                    workdir.metrics, workdir.tensorboard, first_step, keep_evaluation=evaluated
+                )
                 stack.enter_context(run_on_exit(log.close))
                 sinks.append(log)
             if config.train.wandb and processes.is_primary():

@@ -1,7 +1,4 @@
-"""The training and the evaluation step:
-
-pure functions that know no mesh, no files and no schedule.
-"""
+"""Build the training and the evaluation step: pure functions without mesh, files or schedule."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,23 +18,32 @@ Apply = Callable[[Any, PackedBatch], Any]
 def new_state(
     params: Any,
     optimizer: optax.GradientTransformation,
+    *,
     ema: bool = False,
     frozen: frozenset[str] = freezing.NONE_FROZEN,
 ) -> TrainState:
-    """The state before the first step; the moving average begins as a copy of the parameters."""
+    """Return the state before the first step.
+
+    Args:
+        params: The initial parameters.
+        optimizer: The optimizer of those that are trained.
+        ema: Whether the state has a moving average, which begins as a copy of the parameters.
+        frozen: The names of the parameters that stay as they are.
+    """
     trained, _ = freezing.split(params, frozen)
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), average)
 
 
 class StepMetrics(NamedTuple):
-    """Sums over clips, and what they are divided by; they add across steps, rows and hosts.
+    """Sums over clips and their counts, which add across steps, rows and hosts.
 
     Attributes:
         loss, correct: Sums over clips.
-        clips, tokens: Valid slots and real tokens.
-        gradient_norm: Global norm of the mean's gradient, before clipping; 0 in evaluation.
-        parameter_norm: Global norm of the parameters after the update; 0 in evaluation.
+        clips, tokens: The numbers of valid slots and real tokens.
+        gradient_norm: The global norm of the gradient of the mean loss, before clipping; 0 in
+            evaluation.
+        parameter_norm: The global norm of the parameters after the update; 0 in evaluation.
     """
 
     loss: Float[Any, '']
@@ -48,7 +54,7 @@ class StepMetrics(NamedTuple):
     parameter_norm: Float[Any, '']
 
 
-def _sums(logits: Array, batch: PackedBatch, loss: losses.Loss) -> StepMetrics:
+def _batch_metrics(logits: Array, batch: PackedBatch, loss: losses.Loss) -> StepMetrics:
     valid = batch.valid.astype(jnp.float32)
     return StepMetrics(
         loss=(loss(logits, batch.labels) * valid).sum(),
@@ -68,92 +74,95 @@ def make_train_step(
     ema: float = 0.0,
     frozen: frozenset[str] = freezing.NONE_FROZEN,
 ):
-    """`train_step(state, batch) -> (state, sums)`: one update by the gradient of the mean loss over
-    the batch's clips.
+    """Return `train_step(state, batch) -> (state, metrics)`: one update by the mean loss of clips.
 
-    The mean is over clips, never over rows or hosts; a batch of empty rows adds no gradient, but
-    momentum and weight decay still move the parameters.
+    The mean is over clips, never over rows or hosts. A batch of empty rows adds no gradient, but
+    momentum and weight decay still change the parameters.
 
     Args:
-        apply: `apply(params, batch)` gives the logits of every slot.
-        loss: Per slot.
-        optimizer: Its state is that of the parameters that are trained.
-        accumulate: Parts of the batch that are computed one after another. Each adds its share of
-            the one gradient, so the update is that of the whole batch but for the order of sums.
-            Activations are those of one part at a time, for one more array of the size of the
-            trained parameters; devices exchange gradients once a part.
-        ema: Decay of the moving average; 0 if the state has none. Step number n (from 0) uses
+        apply: `apply(params, batch)` returns the logits of every slot.
+        loss: The loss per slot.
+        optimizer: The optimizer of the parameters that are trained.
+        accumulate: The number of parts that a batch is computed in, one after another. The update
+            is that of the whole batch but for the order of sums. Only the activations of one part
+            are in memory, and one more array of the size of the trained parameters. Devices
+            exchange gradients once a part.
+        ema: The decay of the moving average; 0 if the state has none. Step number n (from 0) uses
             `min(ema, (1 + n) / (10 + n))`, so that the first parameters are soon forgotten.
-        frozen: Names of the parameters that stay as they are, see `freezing`; the norms of
-        gradients do not count them.
+        frozen: The names of the parameters that stay as they are, see `freezing`. They do not
+            count in the norm of the gradient.
     """
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
         trained, fixed = freezing.split(state.params, frozen)
         clips = jnp.maximum(batch.valid.astype(jnp.float32).sum(), 1.0)
 
-        def share(trained, part):
-            sums = _sums(apply(freezing.merge(trained, fixed), part), part, loss)
-            return sums.loss / clips, sums
+        def mean_loss(trained, part):
+            metrics = _batch_metrics(apply(freezing.merge(trained, fixed), part), part, loss)
+            return metrics.loss / clips, metrics
 
-        gradient = jax.grad(share, has_aux=True)
+        gradient = jax.grad(mean_loss, has_aux=True)
         if accumulate == 1:
-            gradients, sums = gradient(trained, batch)
+            gradients, metrics = gradient(trained, batch)
         else:
-            nothing = (
+            zeros = (
                 jax.tree.map(jnp.zeros_like, trained),
                 StepMetrics(*[jnp.zeros(())] * len(StepMetrics._fields)),
             )
-            (gradients, sums), _ = jax.lax.scan(
+            (gradients, metrics), _ = jax.lax.scan(
                 lambda total, part: (jax.tree.map(jnp.add, total, gradient(trained, part)), None),
-                nothing,
+                zeros,
                 _parts(batch, accumulate),
             )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, trained)
         params = freezing.merge(optax.apply_updates(trained, updates), fixed)
-        sums = sums._replace(
+        metrics = metrics._replace(
             gradient_norm=optax.global_norm(gradients), parameter_norm=optax.global_norm(params)
         )
         average = state.ema
         if average is not None:
             weight = 1.0 - jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-            average = jax.tree.map(
-                lambda old, new: old + weight * (new - old), average, params
-            )  # exact where they are equal
-        return TrainState(state.step + 1, params, optimizer_state, average), sums
+            # This form is exact where both are equal.
+            average = jax.tree.map(lambda old, new: old + weight * (new - old), average, params)
+        return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
     return train_step
 
 
 def _parts(batch: PackedBatch, count: int) -> PackedBatch:
-    """The batch in parts `[count, rows / count, ...]`.
+    """Divide a batch into parts `[count, rows / count, ...]`.
 
-    A part takes every `count`-th row: of rows that are divided over devices in blocks, each device
-    keeps its own, and has equally many in every part.
+    A part takes every `count`-th row. So each device keeps its own block of rows, and has equally
+    many in every part.
     """
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 class EvalOutputs(NamedTuple):
-    """What came of a batch, and of which clips: with several processes none has the whole batch.
+    """The logits of a global batch and its clips; one process alone has only some of its rows.
 
     Attributes:
-        logits: Of each slot.
-        clip_id, valid: Of the batch.
-        sums: Over its clips.
+        logits: The logits of each slot.
+        clip_id, valid: The clip of each slot, and whether it has one.
+        metrics: Sums over the clips.
     """
 
     logits: Float[Any, 'R S C']
     clip_id: Int[Any, 'R S']
     valid: Bool[Any, 'R S']
-    sums: StepMetrics
+    metrics: StepMetrics
 
 
 def make_eval_step(apply: Apply, loss: losses.Loss):
-    """`eval_step(params, batch) -> Evaluated`."""
+    """Return `eval_step(params, batch) -> EvalOutputs`.
+
+    Args:
+        apply: `apply(params, batch)` returns the logits of every slot.
+        loss: The loss per slot.
+    """
 
     def eval_step(params: Any, batch: PackedBatch) -> EvalOutputs:
         logits = apply(params, batch)
-        return EvalOutputs(logits, batch.clip_id, batch.valid, _sums(logits, batch, loss))
+        return EvalOutputs(logits, batch.clip_id, batch.valid, _batch_metrics(logits, batch, loss))
 
     return eval_step

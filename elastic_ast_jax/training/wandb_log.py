@@ -1,5 +1,6 @@
-"""Metrics at Weights & Biases, for those who ask for it; nothing of a run depends on it."""
+"""Log metrics to Weights & Biases, if configured; no run depends on it."""
 
+import importlib
 import logging
 from typing import Any
 
@@ -13,13 +14,13 @@ _log = logging.getLogger(__name__)
 
 
 def import_wandb(project: str) -> Any:
-    """The module `wandb`.
+    """Import the module `wandb`.
 
     Raises:
         UserError: It is not installed.
     """
     try:
-        import wandb
+        wandb = importlib.import_module('wandb')
     except ImportError as error:
         raise UserError(
             f'train.wandb={project!r}, but wandb is not installed ({error}): pip install wandb, or'
@@ -30,16 +31,15 @@ def import_wandb(project: str) -> Any:
 
 
 class WandbLog:
-    """The same metrics as `metrics.jsonl`, in one W&B run for a workdir, however often the training
-    is started.
+    """Writes the metrics of `metrics.jsonl` to one W&B run for each workdir, however often started.
 
-    W&B itself reads the environment: `WANDB_MODE=offline` writes to the workdir alone, for `wandb
-    sync`. Where the workdir is in a bucket, W&B writes where it does by itself: into `WANDB_DIR`,
-    or the current folder.
+    W&B reads its own environment variables: with `WANDB_MODE=offline` it writes to the workdir
+    only, for `wandb sync`. If the workdir is in a bucket, W&B uses its default folder: `WANDB_DIR`,
+    or the current one.
     """
 
     def __init__(self, config: Config, workdir: Workdir):
-        """Begins the run, or goes on with it.
+        """Start the W&B run, or resume it.
 
         Raises:
             UserError: W&B is not installed, or does not start.
@@ -47,11 +47,11 @@ class WandbLog:
         """
         project = config.train.wandb
         folder = None if isinstance(workdir.path, BucketPath) else str(workdir.path)
-        wandb, run = import_wandb(project), workdir.wandb_id()
+        wandb, run_id = import_wandb(project), workdir.wandb_id()
         try:
             self._run = wandb.init(
                 project=project,
-                id=run,
+                id=run_id,
                 resume='allow',
                 name=workdir.path.name,
                 dir=folder,
@@ -72,10 +72,7 @@ class WandbLog:
             self._guarded(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """Logs numbers of `kind` after `step` steps;
-
-        those that a restart repeats are there already.
-        """
+        """Log numbers of a `kind` after `step` steps, unless an earlier start logged them."""
         if self._run is not None and step >= self._run.step:
             named = {
                 f'{kind}/{name}': value
@@ -85,10 +82,10 @@ class WandbLog:
             self._guarded(lambda run: run.log(named, step=step))
 
     def flush(self) -> None:
-        """Nothing: W&B sends by itself."""
+        """Do nothing: W&B sends on its own."""
 
     def _guarded(self, call: Any) -> None:
-        """Training goes on without W&B if it fails."""
+        """Call W&B; if it fails, training continues without it."""
         try:
             call(self._run)
         except Exception as error:

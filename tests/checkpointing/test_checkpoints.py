@@ -43,7 +43,7 @@ def init(width=5, ema=False):
         'kernel': jax.random.normal(jax.random.key(0), (width, 3)),
         'norm': {'scale': jnp.ones(3)},
     }
-    return new_state(params, ADAM, ema)
+    return new_state(params, ADAM, ema=ema)
 
 
 @functools.cache
@@ -336,7 +336,7 @@ def test_the_message_about_another_shape_has_both(saved):
         f'{directory}: ' in message
         and '3: ValueError: of another model, 1 parameters differ' in message
     )
-    assert "['kernel']: (5, 3) there, (6, 3) in this model" in message
+    assert "['kernel']: (5, 3) in the checkpoint, (6, 3) in this model" in message
 
 
 # The moving average, and means of checkpoints

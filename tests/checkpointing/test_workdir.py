@@ -91,9 +91,9 @@ def test_the_same_config_goes_on(workdir):
 def test_another_config_is_refused_with_keys_and_both_values(workdir):
     message = refused(workdir.prepare, changed(train={'epochs': 7}, augment={'ratios': (1.0, 2.0)}))
     assert str(workdir.path) in message and 'Use another --workdir' in message
-    assert 'train.epochs: 40 there, 7 now' in message
-    assert 'augment.ratios: (1.0,) there, (1.0, 2.0) now' in message
-    assert message.count('there,') == 2
+    assert 'train.epochs: 40 stored, 7 now' in message
+    assert 'augment.ratios: (1.0,) stored, (1.0, 2.0) now' in message
+    assert message.count('stored,') == 2
     assert workdir.config() == CONFIG  # untouched
 
 
@@ -129,7 +129,7 @@ def test_some_of_these_may_be_asked_to_be_the_same_too(workdir):
     message = refused(
         lambda config: workdir.check_config(config, ('data.root',), 'Give another --out'), moved
     )
-    assert "data.root: '' there, '/moved' now" in message and 'data.num_workers' not in message
+    assert "data.root: '' stored, '/moved' now" in message and 'data.num_workers' not in message
     assert message.endswith('Give another --out, or the same values')
 
 
@@ -170,7 +170,7 @@ def test_every_other_key_must_be_the_same(workdir, key):
         else value * 2 + value[:1]
     )
     other = {'': 'x', (): ('x',)}.get(value, other)
-    assert f'{key}: {value!r} there, {other!r} now' in refused(
+    assert f'{key}: {value!r} stored, {other!r} now' in refused(
         workdir.prepare, changed(**{section: {name: other}})
     )
 
@@ -230,7 +230,7 @@ def test_no_workdir_is_said_with_a_name_that_is_near(workdir, read):
 def test_a_folder_that_is_no_workdir_is_said(tmp_path):
     message = refused(Workdir(tmp_path).config)
     assert (
-        message.startswith(f'{tmp_path}: is no workdir of `elastic-ast train`')
+        message.startswith(f'{tmp_path}: is not a workdir of `elastic-ast train`')
         and 'config.json is missing' in message
     )
 
@@ -329,7 +329,7 @@ def test_a_run_of_version_1_resumes_with_todays_keys(workdir):
     file.write_text(json.dumps(values))
     assert workdir.config() == CONFIG
     message = refused(workdir.prepare, changed(optimizer={'learning_rate': 0.5}))
-    assert 'optimizer.learning_rate: 0.001 there, 0.5 now' in message
+    assert 'optimizer.learning_rate: 0.001 stored, 0.5 now' in message
     workdir.prepare(CONFIG)
     assert json.loads(file.read_text())['version'] == 2 and workdir.config() == CONFIG
 

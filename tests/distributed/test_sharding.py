@@ -120,7 +120,7 @@ class Run:
             'logits': [
                 np.asarray(found.logits)[np.asarray(found.valid)].tolist() for found in evaluated
             ],
-            'clips': [float(found.sums.clips) for found in evaluated],
+            'clips': [float(found.metrics.clips) for found in evaluated],
             'params': {
                 name: np.asarray(leaf).ravel().tolist()
                 for name, leaf in flatten_dict(state.params, sep='/').items()

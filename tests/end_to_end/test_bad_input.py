@@ -389,8 +389,8 @@ def test_the_workdir_of_another_config(workdir, arguments, refused):
         workdir,
     )
     assert (
-        'optimizer.learning_rate: 0.01 there, 0.5 now' in output
-        and 'train.epochs: 3 there, 7 now' in output
+        'optimizer.learning_rate: 0.01 stored, 0.5 now' in output
+        and 'train.epochs: 3 stored, 7 now' in output
     )
     assert 'workers' not in output
     assert 'Use another --workdir, or the same values' in output
@@ -462,7 +462,7 @@ UNREADABLE = {
     'missing': (lambda w: shutil.rmtree(w), ['there is no such workdir']),
     'no config': (
         lambda w: (w / 'config.json').unlink(),
-        ['is no workdir of `elastic-ast train`', 'config.json is missing'],
+        ['is not a workdir of `elastic-ast train`', 'config.json is missing'],
     ),
     'broken config': (
         lambda w: (w / 'config.json').write_text('{"data": '),

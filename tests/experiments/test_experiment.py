@@ -158,7 +158,7 @@ def test_runs_of_another_config_are_refused(finished_experiment, recipe):
         '--config.train.epochs=2',
         capture_output=True,
     )
-    assert process.returncode == 1 and 'train.epochs: 1 there, 2 now' in process.stderr
+    assert process.returncode == 1 and 'train.epochs: 1 stored, 2 now' in process.stderr
 
 
 @pytest.mark.slow

@@ -363,7 +363,7 @@ def test_a_workdir_of_another_config_is_no_run_of_this_sweep(sweep):
     assert process.returncode == 1 and not sweep.calls('begun')
     assert (
         'train.seed=2: belongs to a run with another config' in process.stderr
-        and 'packing.rows: 4 there, 8 now' in process.stderr
+        and 'packing.rows: 4 stored, 8 now' in process.stderr
     )
 
 

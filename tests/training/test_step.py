@@ -170,7 +170,7 @@ def test_a_loss_that_is_not_finite_shows_in_the_sums(value):
     _, sums = step(False)(fresh(), batch)
     assert not np.isfinite(sums.loss) and not np.isfinite(sums.gradient_norm)
     assert float(sums.clips) == 6  # what is counted stays right
-    sums = evaluation(False)(fresh().params, batch).sums
+    sums = evaluation(False)(fresh().params, batch).metrics
     assert not np.isfinite(sums.loss)
 
 
