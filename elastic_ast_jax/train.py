@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import pipeline
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources import headers
+from elastic_ast_jax.data.sources.base import BadAudio
 from elastic_ast_jax.distributed import processes, sharding
 from elastic_ast_jax.evaluation.evaluator import Evaluator, selection_score
 from elastic_ast_jax.models import factory as model_factory
@@ -354,7 +355,7 @@ def make_reader(setup: Setup) -> pipeline.RowReader:
         setup.schedule,
         model_factory.batch_shape(config, len(data.labels), len(rows)),
         rows.start,
-        config.data.on_bad_audio,
+        cast(BadAudio, config.data.on_bad_audio),
     )
 
 

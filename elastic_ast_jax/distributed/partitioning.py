@@ -148,9 +148,10 @@ def state_specs(state: Any, params: Any, specs: Any) -> Any:
         params: Its parameters, or their shapes.
         specs: The PartitionSpec of each parameter.
     """
+    flat_params: dict[tuple[str, ...], Any] = dict(flatten_dict(params))
     flat_specs: dict[tuple[str, ...], Any] = dict(flatten_dict(specs))
     by_name: dict[tuple[str, ...], tuple[Any, PartitionSpec]] = {
-        name: (leaf.shape, flat_specs[name]) for name, leaf in flatten_dict(params).items()
+        name: (leaf.shape, flat_specs[name]) for name, leaf in flat_params.items()
     }
 
     def spec(path: Sequence[Any], leaf: Any) -> PartitionSpec:

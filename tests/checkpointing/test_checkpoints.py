@@ -38,7 +38,7 @@ def whole():
     return sharding.replicated(mesh())
 
 
-def init(width=5, ema=False):
+def init(width=5, *, ema=False):
     params = {
         'kernel': jax.random.normal(jax.random.key(0), (width, 3)),
         'norm': {'scale': jnp.ones(3)},
@@ -70,7 +70,7 @@ def after(state, steps=1):
     return state
 
 
-def fresh(steps=0, ema=False):
+def fresh(steps=0, *, ema=False):
     return after(sharding.init_sharded(functools.partial(init, ema=ema), whole()), steps)
 
 
@@ -78,8 +78,15 @@ def copy_of(state):
     return jax.tree.map(lambda x: np.array(x, copy=True), state)
 
 
-def abstract(width=5, ema=False):
-    return sharding.with_shardings(jax.eval_shape(functools.partial(init, width, ema)), whole())
+def abstract(width=5, *, ema=False):
+    return sharding.with_shardings(jax.eval_shape(functools.partial(init, width, ema=ema)), whole())
+
+
+def restored(checkpoints, **options):
+    """Return the newest state, which there is."""
+    state = checkpoints.restore(abstract(**options))
+    assert state is not None
+    return state
 
 
 def same(a, b):
@@ -90,7 +97,7 @@ def same(a, b):
     )
 
 
-def run(directory, scores, keep=3, ema=False):
+def run(directory, scores, keep=3, *, ema=False):
     """A run that saves after every step with these scores (None:
 
     not evaluated). Copies of its states, by step.
@@ -124,7 +131,7 @@ def saved(original, tmp_path):
 def test_a_state_comes_back_to_the_bit(saved):
     directory, copies = saved
     with Checkpoints(directory) as checkpoints:
-        state = checkpoints.restore(abstract())
+        state = restored(checkpoints)
     assert same(state, copies[3])
     for leaf, promised in zip(jax.tree.leaves(state), jax.tree.leaves(abstract()), strict=True):
         assert leaf.sharding == promised.sharding
@@ -134,7 +141,7 @@ def test_a_restored_run_is_the_run_that_went_on(saved):
     directory, _ = saved
     whole = fresh(steps=7)
     with Checkpoints(directory) as checkpoints, CompilationCounter() as compilations:
-        resumed = after(checkpoints.restore(abstract()), steps=4)
+        resumed = after(restored(checkpoints), steps=4)
     assert same(resumed, whole)
     assert compilations.count(train_step()) == 0  # the step is not compiled again
 
@@ -215,8 +222,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 def test_the_best_outlives_a_restart(tmp_path):
     run(tmp_path / 'checkpoints', [0.25, 0.75, 0.5], keep=1)
-    with Checkpoints(tmp_path / 'checkpoints', keep=1) as checkpoints:
-        state = checkpoints.restore(abstract())
+    with Checkpoints(tmp_path / 'checkpoints', max_checkpoints=1) as checkpoints:
+        state = restored(checkpoints)
         for score in (None, 0.5, None):
             state = after(state)
             checkpoints.save(state, score)
@@ -238,9 +245,9 @@ def test_an_evaluation_without_a_number_is_not_the_best(tmp_path):
         assert checkpoints.best_step() == 2
     run(tmp_path / 'one', [float('nan')])
     with Checkpoints(tmp_path / 'one', read_only=True) as checkpoints:
-        assert (
-            math.isnan(checkpoints.score(1)) and checkpoints.best_step() is None
-        )  # it was evaluated
+        score = checkpoints.score(1)
+        assert score is not None and math.isnan(score)  # it was evaluated
+        assert checkpoints.best_step() is None
 
 
 def test_reading_only_warns_of_nothing(saved, caplog):
@@ -253,7 +260,7 @@ def test_reading_only_changes_nothing(saved, tmp_path):
     directory, _ = saved
     (directory / '4.orbax-checkpoint-tmp').mkdir()
     before = sorted(os.walk(directory))
-    with Checkpoints(directory, keep=1, read_only=True) as checkpoints:
+    with Checkpoints(directory, max_checkpoints=1, read_only=True) as checkpoints:
         assert checkpoints.steps() == [1, 2, 3]
         checkpoints.restore_params(abstract().params, 'latest')
     assert sorted(os.walk(directory)) == before
@@ -368,9 +375,9 @@ def test_parameters_and_moving_averages_of_one_checkpoint_or_several(
 ):
     directory, copies = averaged
     with Checkpoints(directory, read_only=True) as checkpoints:
-        found = checkpoints.restore_params(abstract().params, which, ema)
+        found = checkpoints.restore_params(abstract().params, which, ema=ema)
     expected = jax.tree.map(
-        lambda *leaves: np.mean(np.float64(leaves), axis=0).astype(leaves[0].dtype),
+        lambda *leaves: np.mean(np.asarray(leaves, np.float64), axis=0).astype(leaves[0].dtype),
         *(getattr(copies[step], field) for step in steps),
     )
     assert found.step == steps[-1] and same(found.params, expected)
@@ -440,7 +447,7 @@ def test_a_damaged_score_is_no_score(saved, content):
     file.write_text(content)
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.best_step() == 3 and checkpoints.steps() == [1, 2, 3]
-        state = checkpoints.restore(abstract())
+        state = restored(checkpoints)
         assert same(state, copies[3])
         checkpoints.save(copies[2], 0.25)  # another one takes its place
     with Checkpoints(directory, read_only=True) as checkpoints:
@@ -466,7 +473,10 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_ends_the_run_and_spares_the_checkpoints_before(small_disk):
     directory, state, copies = small_disk / 'checkpoints', fresh(), {}
-    with pytest.raises(CheckpointError) as caught, Checkpoints(directory, keep=100) as checkpoints:
+    with (
+        pytest.raises(CheckpointError) as caught,
+        Checkpoints(directory, max_checkpoints=100) as checkpoints,
+    ):
         for _ in range(100):
             state = after(state)
             copies[int(state.step)] = copy_of(state)
@@ -482,8 +492,8 @@ def test_a_full_disk_ends_the_run_and_spares_the_checkpoints_before(small_disk):
     )
     shutil.rmtree(directory / '1')  # room for another one
     shutil.rmtree(directory / '2')
-    with Checkpoints(directory, keep=100) as checkpoints:
-        state = checkpoints.restore(abstract())
+    with Checkpoints(directory, max_checkpoints=100) as checkpoints:
+        state = restored(checkpoints)
         assert same(state, copies[last])
         checkpoints.save(after(state), None)
     with Checkpoints(directory, read_only=True) as checkpoints:
@@ -529,7 +539,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(saved, damage, warnings)
     directory, copies = saved
     damage(directory / '3')
     with Checkpoints(directory) as checkpoints:
-        state = checkpoints.restore(abstract())
+        state = restored(checkpoints)
         assert same(state, copies[2])
         assert any(str(directory / '3') in warning for warning in warnings())
         checkpoints.save(after(state), 0.9)  # the step that was lost can be saved again
@@ -565,7 +575,7 @@ def test_what_a_crash_left_behind_is_no_checkpoint(saved):
     shutil.copytree(directory / '3' / 'params', directory / '4.orbax-checkpoint-tmp' / 'params')
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.steps() == [1, 2, 3]
-        state = checkpoints.restore(abstract())
+        state = restored(checkpoints)
         assert same(state, copies[3])
         checkpoints.save(after(state), None)
     with Checkpoints(directory, read_only=True) as checkpoints:

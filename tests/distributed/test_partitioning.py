@@ -1,5 +1,7 @@
 """Logical axes: every parameter has some, every rule is used, and what does not divide is named."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import optax
@@ -32,8 +34,9 @@ def abstract(**sections):
 )
 def test_every_parameter_has_logical_axes_and_every_large_one_is_divided(sections):
     params = abstract(**sections)
-    specs = flatten_dict(partitioning.param_specs(params, ONE), sep='/')
-    for name, leaf in flatten_dict(params, sep='/').items():
+    specs: Any = flatten_dict(partitioning.param_specs(params, ONE), sep='/')
+    flat_params: Any = flatten_dict(params, sep='/')
+    for name, leaf in flat_params.items():
         assert len(specs[name]) == leaf.ndim
         if name.endswith('kernel'):
             assert 'fsdp' in specs[name], name

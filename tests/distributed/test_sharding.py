@@ -174,6 +174,7 @@ def exchanged():
         .compile()
         .as_text()
     )
+    assert program is not None
     return any(
         word in program for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute')
     )

@@ -1,6 +1,7 @@
 """From a configuration to the loss, the learning rate and the optimizer."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,9 +113,9 @@ def test_the_rate_by_layer_of_the_config():
         'optimizer.layer_decay=0.5', 'model.depth=2', 'optimizer.b1=0', 'optimizer.weight_decay=0'
     )
     update = factory.make_optimizer(chosen, lambda _: 0.1)
-    found, _ = update.update(params, update.init(params), params)
+    updates: Any = update.update(params, update.init(params), params)[0]
     np.testing.assert_allclose(
-        [found['embed']['kernel'][0], found['head']['kernel'][0]], [-0.1 / 8, -0.1], rtol=1e-4
+        [updates['embed']['kernel'][0], updates['head']['kernel'][0]], [-0.1 / 8, -0.1], rtol=1e-4
     )
     plain = factory.make_optimizer(config(), lambda _: 0.1)
     assert jax.tree.structure(plain.init(params)) != jax.tree.structure(

@@ -174,5 +174,7 @@ def test_of_a_step_that_is_evaluated_again_the_evaluation_is_dropped(shelf, tmp_
     opened.close()
     for evaluated, kinds in ((True, ['eval', 'checkpoint']), (False, ['checkpoint'])):
         MetricsLog(*place, 2, keep_evaluation=evaluated).close()
-        found = [json.loads(line) for line in metrics_file.read_lines(files.as_path(place[0]))]
+        found = [
+            json.loads(line) for line in metrics_file.read_lines(files.as_path(place[0])) or []
+        ]
         assert [line['kind'] for line in found] == ['train', 'eval', 'train', *kinds]
