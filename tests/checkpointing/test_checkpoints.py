@@ -128,7 +128,7 @@ def saved(original, tmp_path):
 # What is saved comes back
 
 
-def test_a_state_comes_back_to_the_bit(saved):
+def test_restored_state_has_the_same_bits(saved):
     directory, copies = saved
     with Checkpoints(directory) as checkpoints:
         state = restored(checkpoints)
@@ -137,7 +137,7 @@ def test_a_state_comes_back_to_the_bit(saved):
         assert leaf.sharding == promised.sharding
 
 
-def test_a_restored_run_is_the_run_that_went_on(saved):
+def test_resumed_run_equals_the_uninterrupted_run(saved):
     directory, _ = saved
     whole = fresh(steps=7)
     with Checkpoints(directory) as checkpoints, CompilationCounter() as compilations:
@@ -146,7 +146,7 @@ def test_a_restored_run_is_the_run_that_went_on(saved):
     assert compilations.count(train_step()) == 0  # the step is not compiled again
 
 
-def test_a_run_with_a_moving_average_goes_on_with_it(tmp_path):
+def test_run_resumes_with_its_moving_average(tmp_path):
     copies = run(tmp_path / 'checkpoints', [None, None], ema=True)
     assert not same(copies[2].ema, copies[2].params)
     with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
@@ -161,7 +161,7 @@ def test_a_new_run_has_nothing_to_restore(tmp_path):
         assert checkpoints.steps() == [] and checkpoints.best_step() is None
 
 
-def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
+def test_state_may_be_donated_while_it_is_written(tmp_path):
     """Saving goes on in the background, and the next step may write into the old state's memory."""
 
     def large():
@@ -183,7 +183,7 @@ def test_a_state_may_be_used_up_while_it_is_written(tmp_path):
         )
 
 
-def test_a_step_that_is_there_is_left_alone(saved):
+def test_saving_an_existing_step_changes_nothing(saved):
     directory, copies = saved
     with Checkpoints(directory) as checkpoints:
         checkpoints.save(fresh(steps=1)._replace(step=jnp.int32(3)), None)
@@ -281,7 +281,7 @@ def test_parameters_of_a_checkpoint(saved, which, step):
 
 
 @pytest.mark.parametrize('which', ['4', 'bset', '-1', '', '1.5'])
-def test_an_unknown_checkpoint_is_refused_with_those_there_are(saved, which):
+def test_unknown_checkpoint_is_refused_with_the_existing_ones(saved, which):
     directory, _ = saved
     with (
         Checkpoints(directory, read_only=True) as checkpoints,
@@ -406,7 +406,7 @@ def test_a_number_of_checkpoints_is_positive(saved, which):
     )
 
 
-def test_a_mean_of_more_checkpoints_than_there_are_is_refused(saved):
+def test_mean_of_too_many_checkpoints_is_refused(saved):
     directory, _ = saved
     with (
         Checkpoints(directory, read_only=True) as checkpoints,
@@ -428,7 +428,7 @@ def test_a_damaged_checkpoint_is_in_no_mean(saved):
         )
 
 
-def test_a_moving_average_that_was_not_saved_is_missed(saved):
+def test_missing_moving_average_is_an_error(saved):
     directory, _ = saved
     with Checkpoints(directory, read_only=True) as checkpoints:
         with pytest.raises(CheckpointError, match='no checkpoint can be read.* 3: '):
@@ -535,7 +535,7 @@ def warnings(caplog):
 
 
 @pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE)
-def test_of_a_damaged_checkpoint_the_one_before_is_used(saved, damage, warnings):
+def test_checkpoint_before_a_damaged_one_is_restored(saved, damage, warnings):
     directory, copies = saved
     damage(directory / '3')
     with Checkpoints(directory) as checkpoints:
@@ -548,7 +548,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(saved, damage, warnings)
         assert checkpoints.best_step() == 3
 
 
-def test_prediction_passes_over_a_damaged_checkpoint_and_leaves_it(saved, warnings):
+def test_prediction_skips_a_damaged_checkpoint_and_keeps_it(saved, warnings):
     directory, copies = saved
     DAMAGE['values of parameters cut'](directory / '3')
     with Checkpoints(directory, read_only=True) as checkpoints:
@@ -562,7 +562,7 @@ def test_prediction_passes_over_a_damaged_checkpoint_and_leaves_it(saved, warnin
     assert (directory / '3').is_dir()
 
 
-def test_two_damaged_checkpoints_cost_both(saved):
+def test_two_damaged_checkpoints_are_skipped(saved):
     directory, copies = saved
     DAMAGE['no parameters'](directory / '3')
     DAMAGE['no optimiser'](directory / '2')
@@ -570,7 +570,7 @@ def test_two_damaged_checkpoints_cost_both(saved):
         assert same(checkpoints.restore(abstract()), copies[1])
 
 
-def test_what_a_crash_left_behind_is_no_checkpoint(saved):
+def test_remains_of_a_crash_are_no_checkpoint(saved):
     directory, copies = saved
     shutil.copytree(directory / '3' / 'params', directory / '4.orbax-checkpoint-tmp' / 'params')
     with Checkpoints(directory) as checkpoints:
@@ -582,7 +582,7 @@ def test_what_a_crash_left_behind_is_no_checkpoint(saved):
         assert checkpoints.steps()[-1] == 4
 
 
-def test_without_a_checkpoint_that_can_be_read_nothing_is_overwritten(saved):
+def test_nothing_is_overwritten_if_no_checkpoint_can_be_read(saved):
     directory, _ = saved
     for step, damage in enumerate(
         ('no parameters', 'nothing at all', 'values of parameters cut'), 1

@@ -46,7 +46,7 @@ def refused(call, *arguments):
     return str(caught.value)
 
 
-def test_what_is_stored_comes_back(workdir):
+def test_stored_values_are_read_back(workdir):
     again = Workdir(workdir.path)
     assert again.config() == CONFIG
     assert again.model_metadata() == METADATA
@@ -65,7 +65,7 @@ def test_a_new_run_has_no_plan(tmp_path):
     assert workdir.plan() is None
 
 
-def test_an_empty_folder_will_do(tmp_path):
+def test_empty_folder_is_a_new_workdir(tmp_path):
     Workdir(tmp_path).prepare(CONFIG)
     assert Workdir(tmp_path).config() == CONFIG
 
@@ -82,7 +82,7 @@ def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
 # The same run
 
 
-def test_the_same_config_goes_on(workdir):
+def test_run_resumes_with_the_same_config(workdir):
     workdir.prepare(CONFIG)
     workdir.set_model_metadata(METADATA)
     assert workdir.config() == CONFIG
@@ -123,7 +123,7 @@ def test_keys_that_change_no_result_may_differ(workdir):
     )
 
 
-def test_some_of_these_may_be_asked_to_be_the_same_too(workdir):
+def test_further_keys_can_be_compared(workdir):
     moved = changed(data={'root': '/moved', 'num_workers': 3})
     workdir.check_config(moved)
     message = refused(
@@ -159,7 +159,7 @@ def test_some_of_these_may_be_asked_to_be_the_same_too(workdir):
         )
     ],
 )
-def test_every_other_key_must_be_the_same(workdir, key):
+def test_all_other_keys_must_be_equal(workdir, key):
     section, name = key.split('.')
     value = CONFIG.flat()[key]
     other = (
@@ -175,7 +175,7 @@ def test_every_other_key_must_be_the_same(workdir, key):
     )
 
 
-def test_before_the_first_checkpoint_a_start_may_be_mended(workdir):
+def test_config_may_change_before_the_first_checkpoint(workdir):
     """A start that failed, for a wrong name or a damaged recording, does not bind the next one."""
     shutil.rmtree(workdir.checkpoints)
     (workdir.checkpoints / '5.orbax-checkpoint-tmp').mkdir(parents=True)  # unfinished
@@ -218,7 +218,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize('read', ['config', 'model_metadata'])
-def test_no_workdir_is_said_with_a_name_that_is_near(workdir, read):
+def test_missing_workdir_is_an_error_with_a_similar_name(workdir, read):
     near = workdir.path.with_name('rnu')
     message = refused(getattr(Workdir(near), read))
     assert message == f'{near}: there is no such workdir; did you mean {workdir.path}?'
@@ -227,7 +227,7 @@ def test_no_workdir_is_said_with_a_name_that_is_near(workdir, read):
     )
 
 
-def test_a_folder_that_is_no_workdir_is_said(tmp_path):
+def test_folder_without_config_is_not_a_workdir(tmp_path):
     message = refused(Workdir(tmp_path).config)
     assert (
         message.startswith(f'{tmp_path}: is not a workdir of `elastic-ast train`')
@@ -366,7 +366,7 @@ def test_another_frontend_is_refused(workdir, other, part):
     assert workdir.model_metadata() == METADATA
 
 
-def test_a_frontend_that_rounds_differently_is_the_same(workdir):
+def test_frontend_may_differ_by_rounding(workdir):
     workdir.check_frontend(
         Fingerprint(FRONTEND.spec, tuple(value + 1e-4 for value in FRONTEND.golden))
     )

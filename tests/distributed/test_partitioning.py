@@ -44,7 +44,7 @@ def test_every_parameter_has_logical_axes_and_every_large_one_is_divided(section
             assert specs[name].count('tensor') == 1, name
 
 
-def test_axes_of_some():
+def test_axes_of_some_parameters():
     specs = partitioning.param_specs(abstract(), ONE)
     assert specs['encoder']['blocks']['attention']['query']['kernel'] == P(
         None, 'fsdp', 'tensor', None
@@ -56,7 +56,7 @@ def test_axes_of_some():
     assert specs['positions']['time'] == P(None, None)
 
 
-def test_what_does_not_divide_is_named_with_its_axis_and_what_would_do():
+def test_error_names_the_axis_and_sizes_that_divide():
     with pytest.raises(partitioning.PartitionError) as caught:
         partitioning.param_specs(abstract(), ONE | {'tensor': 4})  # two heads
     for text in (

@@ -20,7 +20,7 @@ THREE = {
     'environment',
     [{}, {'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1234'}, {'ELASTIC_AST_DISTRIBUTED': ''}],
 )
-def test_without_others_a_process_is_alone(environment):
+def test_process_runs_alone_by_default(environment):
     processes.initialize(environment)
     assert processes.is_single_process() and processes.is_primary()
     processes.wait_for_all('here')
@@ -42,14 +42,14 @@ def test_without_others_a_process_is_alone(environment):
         ({'ELASTIC_AST_DISTRIBUTED': 'yes'}, ["ELASTIC_AST_DISTRIBUTED='yes'", "'auto'"]),
     ],
 )
-def test_variables_that_make_no_sense_are_named(environment, said):
+def test_wrong_variables_are_named(environment, said):
     with pytest.raises(processes.ProcessesError) as caught:
         processes.initialize(environment)
     for text in said:
         assert text in str(caught.value)
 
 
-def test_the_signal_is_noticed_and_the_old_way_is_back_afterwards():
+def test_signal_is_noticed_and_its_handler_restored():
     before = signal.getsignal(signal.SIGTERM)
     with processes.Preemption() as preemption:
         assert not preemption.should_stop(1)
@@ -58,5 +58,5 @@ def test_the_signal_is_noticed_and_the_old_way_is_back_afterwards():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_what_ends_a_run_that_wants_to_go_on_has_a_code_of_its_own():
+def test_preemption_has_its_own_exit_code():
     assert processes.Preempted('x').exit_code == 75 and processes.ProcessesError('x').exit_code == 1

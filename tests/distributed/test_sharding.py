@@ -238,7 +238,7 @@ def test_a_run_starts_with_the_same_numbers_on_any_number_of_devices(runs):
 
 
 @ANY_MESH
-def test_any_arrangement_learns_what_one_device_learns(runs, run_on, mesh):
+def test_any_mesh_learns_what_one_device_learns(runs, run_on, mesh):
     one, other = runs['1'], run_on(mesh)
     assert len(one['losses']) == STEPS and np.isfinite(one['losses']).all()
     assert np.std(one['losses']) > 0.05  # the run goes somewhere
@@ -250,7 +250,7 @@ def test_any_arrangement_learns_what_one_device_learns(runs, run_on, mesh):
             )
 
 
-def test_devices_that_take_a_batch_in_parts_learn_what_one_learns_from_it_whole(runs):
+def test_accumulation_on_four_devices_learns_what_one_device_learns(runs):
     np.testing.assert_allclose(runs['4 in parts']['losses'], runs['1']['losses'], rtol=0, atol=1e-5)
     assert runs['4 in parts']['compilations'] == [1, 1] and runs['4 in parts'][
         'rows on a device'
@@ -262,7 +262,7 @@ def test_rows_stay_on_their_device_when_a_batch_is_divided(runs):
 
 
 @ANY_MESH
-def test_any_arrangement_evaluates_as_one_device_does(runs, run_on, mesh):
+def test_any_mesh_evaluates_as_one_device(runs, run_on, mesh):
     assert runs['1']['clips'] == run_on(mesh)['clips']
     for one, other in zip(runs['1']['logits'], run_on(mesh)['logits'], strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
@@ -321,7 +321,7 @@ def test_parts_have_equally_many_rows_on_each_device():
         sharding.check_rows(8, mesh_of(1), accumulate=3)
 
 
-def test_placed_tells_what_born_gives():
+def test_with_shardings_describes_the_initialized_state():
     mesh = mesh_of(1)
 
     def init():
@@ -340,7 +340,7 @@ def test_placed_tells_what_born_gives():
         )
 
 
-def test_the_memory_of_the_old_state_is_used_again():
+def test_memory_of_the_old_state_is_reused():
     mesh = mesh_of(1)
     batch = sharding.shard_batch(SHAPE.empty(), mesh)
     step = sharding.jit_train_step(lambda state, batch: (state + batch.valid.sum(), None), mesh)
@@ -359,7 +359,7 @@ def test_the_memory_of_the_old_state_is_used_again():
         (schema.Mesh(-1, 3), ['mesh.fsdp=3', 'divides 1']),
     ],
 )
-def test_devices_that_make_no_such_mesh_are_refused(wanted, said):
+def test_mesh_that_does_not_fit_the_devices_is_refused(wanted, said):
     with pytest.raises(UserError) as caught:
         sharding.make_mesh(wanted, jax.devices()[:1])
     for text in said:

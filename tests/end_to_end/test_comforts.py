@@ -75,7 +75,7 @@ def test_frozen_parameters_stay_and_have_no_moments(comfortable, trained, saved)
 
 
 @pytest.mark.slow
-def test_the_bits_of_a_run_with_all_of_it_survive_a_restart(
+def test_run_with_all_options_keeps_its_bits_after_a_restart(
     comfortable, arguments, command, tmp_path, same_bits, logged, stopped
 ):
     workdir, calls = comfortable
@@ -87,7 +87,7 @@ def test_the_bits_of_a_run_with_all_of_it_survive_a_restart(
     assert profiles(tmp_path / 'run')
 
 
-def test_a_run_is_one_run_at_wandb_with_the_numbers_of_the_log(comfortable, logged):
+def test_wandb_has_one_run_with_the_numbers_of_the_log(comfortable, logged):
     workdir, calls = comfortable
     begun, *lines, finished = calls
     assert (
@@ -136,7 +136,7 @@ def test_model_flops_are_logged(comfortable):
         assert least < line['model_flops_per_second'] / line['tokens_per_second'] < 2 * least
 
 
-def test_evaluation_and_prediction_use_the_moving_average_and_say_so(
+def test_evaluation_and_prediction_use_and_name_the_moving_average(
     comfortable, command, logged, recordings, tmp_path, saved
 ):
     workdir = pathlib.Path(shutil.copytree(comfortable[0], tmp_path / 'run'))
@@ -167,13 +167,13 @@ def test_the_mean_of_checkpoints_can_be_evaluated(trained, workdir, command):
 # Refusals
 
 
-def test_a_name_that_no_parameter_has_is_refused_with_the_nearest(arguments, command, tmp_path):
+def test_freezing_an_unknown_name_is_refused_with_the_nearest(arguments, command, tmp_path):
     done = command(*arguments(tmp_path / 'run', 'train.freeze=embed,encoder.block'))
     assert done.code == 1
     assert "'encoder.block'" in done.err and "the nearest is 'encoder.blocks'" in done.err
 
 
-def test_wandb_that_is_not_installed_is_missed_before_anything_is_made(
+def test_missing_wandb_is_an_error_before_the_workdir_is_created(
     arguments, command, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, 'wandb', None)
@@ -184,7 +184,7 @@ def test_wandb_that_is_not_installed_is_missed_before_anything_is_made(
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
-def test_a_full_disk_ends_the_run_with_word_of_the_last_good_checkpoint(
+def test_full_disk_ends_the_run_and_names_the_last_good_checkpoint(
     workdir, trained, arguments, command, same_bits, logged
 ):
     for step in (18, 21):

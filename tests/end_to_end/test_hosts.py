@@ -131,7 +131,7 @@ def test_two_processes_of_two_devices_learn_and_evaluate_as_one(run, alone):
         (2, 2, ('mesh.data=1', 'mesh.fsdp=1', 'mesh.tensor=4')),
     ],
 )
-def test_any_number_of_processes_and_devices_learns_and_evaluates_as_one(
+def test_processes_and_devices_learn_and_evaluate_as_one(
     run, alone, processes, devices, overrides
 ):
     """In the last the two processes share all rows."""
@@ -139,7 +139,7 @@ def test_any_number_of_processes_and_devices_learns_and_evaluates_as_one(
 
 
 @pytest.mark.slow
-def test_when_one_process_dies_the_other_ends_and_another_number_goes_on(group, alone, tmp_path):
+def test_run_of_two_processes_resumes_on_one_after_a_kill(group, alone, tmp_path):
     """Killed in the middle, gone on with on one process:
 
     the same batches, the same losses but for rounding.
@@ -161,7 +161,7 @@ def test_when_one_process_dies_the_other_ends_and_another_number_goes_on(group, 
 
 
 @pytest.mark.slow
-def test_of_four_processes_one_is_killed_and_the_run_ends_with_the_same_bits(
+def test_run_of_four_processes_survives_a_kill_with_the_same_bits(
     environment, arguments, manifest, tmp_path, same_bits
 ):
     """By `launch/local_processes.sh`, which starts all again."""

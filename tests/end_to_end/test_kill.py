@@ -132,7 +132,7 @@ def test_killed_ten_times(arguments, environment, tmp_path, command, same_bits, 
 # What a kill between two system calls leaves behind: too short a moment to be hit on purpose.
 
 
-def test_killed_before_the_config_was_there(arguments, tmp_path, command):
+def test_killed_before_the_config_was_written(arguments, tmp_path, command):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / '.config.1.part.json').write_text('{"da')
     done = command(*arguments(tmp_path / 'run', f'data.train={tmp_path / "none.jsonl"}'))

@@ -39,7 +39,7 @@ def test_the_same_run_gives_the_same_bits(
 
 
 @pytest.mark.slow
-def test_how_a_run_is_read_watched_and_saved_changes_no_bit(
+def test_reading_logging_and_saving_change_no_bit(
     trained, arguments, command, tmp_path, same_bits, logged
 ):
     other = (
@@ -101,7 +101,7 @@ def test_scan_and_remat_change_results_by_rounding_alone(
         np.testing.assert_allclose(one[:8], other[:8], rtol=tolerance)
 
 
-def test_stopping_and_going_on_gives_the_bits_of_a_run_without_a_stop(
+def test_resumed_run_has_the_bits_of_an_uninterrupted_one(
     trained, arguments, command, tmp_path, same_bits, logged, stopped
 ):
     def stopped_after(step: int):
@@ -126,7 +126,7 @@ def test_stopping_and_going_on_gives_the_bits_of_a_run_without_a_stop(
 
 
 @pytest.mark.slow
-def test_a_run_told_to_stop_at_an_epochs_end_is_evaluated_when_it_goes_on(
+def test_run_preempted_at_the_end_of_an_epoch_is_evaluated_when_it_resumes(
     trained, arguments, command, tmp_path, same_bits, logged, stopped
 ):
     for step in (14, STEPS):
@@ -143,7 +143,7 @@ def test_a_run_told_to_stop_at_an_epochs_end_is_evaluated_when_it_goes_on(
 
 
 @pytest.mark.slow
-def test_what_checkpoints_take_is_told_and_logged(trained, command, arguments, tmp_path):
+def test_size_and_time_of_checkpoints_are_reported_and_logged(trained, command, arguments, tmp_path):
     lines = [
         json.loads(line) for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines()
     ]
@@ -161,7 +161,7 @@ def test_what_checkpoints_take_is_told_and_logged(trained, command, arguments, t
     )
 
 
-def test_a_finished_run_says_so_and_stays_as_it_is(workdir, arguments, command):
+def test_finished_run_is_reported_and_unchanged(workdir, arguments, command):
     before = snapshot(workdir)
     done = command(*arguments(workdir))
     assert done.code == 0
@@ -186,7 +186,7 @@ def test_metrics_have_each_step_once(trained, logged, recordings):
     assert training[-1]['loss'] < 0.5 * training[0]['loss']
 
 
-def test_the_fill_of_training_rows_is_told_and_logged(trained, arguments, command, workdir, logged):
+def test_fill_of_training_rows_is_reported_and_logged(trained, arguments, command, workdir, logged):
     said = command(*arguments(workdir)).err
     assert re.search(
         r'48 training clips, 12 evaluation clips; 21 steps of 2 rows of 96 tokens, (9\d|100)\.\d\d'
@@ -298,7 +298,7 @@ def damage(checkpoint: pathlib.Path) -> None:
         path.write_bytes(b'')
 
 
-def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(
     workdir, trained, arguments, command, same_bits, logged, caplog
 ):
     damage(workdir / 'checkpoints' / '21')
@@ -365,7 +365,7 @@ def test_evaluation_agrees_with_what_training_logged(
             )
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(trained, command):
+def test_missing_checkpoint_is_refused_with_the_existing_ones(trained, command):
     done = command('evaluate', f'--workdir={trained}', '--checkpoint=8')
     assert done.code == 1
     assert (

@@ -52,7 +52,7 @@ def rates(*overrides, epoch_ends=(100, 210, 300)):
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(epoch_ends[-1])))
 
 
-def test_the_rate_warms_up_over_epochs():
+def test_learning_rate_warms_up_over_epochs():
     cosine, constant = (
         rates(f'optimizer.schedule={name}', 'optimizer.warmup_epochs=0.5')
         for name in ('cosine', 'constant')
@@ -62,7 +62,7 @@ def test_the_rate_warms_up_over_epochs():
     assert (constant[50:] == 2).all() and cosine[50] == 2 and 0 < cosine[-1] < 0.01
 
 
-def test_the_published_rate_follows_the_epochs():
+def test_published_learning_rate_follows_epochs():
     found = rates(
         'optimizer.schedule=published',
         'optimizer.decay_from=2',
@@ -75,7 +75,7 @@ def test_the_published_rate_follows_the_epochs():
     )
 
 
-def test_the_optimiser_of_the_config():
+def test_optimizer_of_the_config():
     """One step from a gradient of 1: its size tells which parameters decay, and how."""
     params = {'kernel': np.full(4, 2.0, np.float32), 'bias': np.full(4, 2.0, np.float32)}
 
@@ -103,7 +103,7 @@ def test_the_optimiser_of_the_config():
         assert float(second) == pytest.approx(expected**2, rel=1e-4)
 
 
-def test_the_rate_by_layer_of_the_config():
+def test_layer_decay_of_the_config():
     """The depth is that of the model; the gradient is clipped before."""
     params = {
         'embed': {'kernel': np.ones(4, np.float32)},

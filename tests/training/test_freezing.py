@@ -25,7 +25,7 @@ PARAMS = {
         (('head', 'encoder.blocks'), {'head.kernel', 'encoder.blocks.mlp.up.kernel'}),
     ],
 )
-def test_a_beginning_is_whole_parts_of_a_name(beginnings, names):
+def test_prefix_matches_whole_parts_of_a_name(beginnings, names):
     assert freezing.frozen_names(PARAMS, beginnings) == names
 
 
@@ -41,7 +41,7 @@ def test_a_beginning_is_whole_parts_of_a_name(beginnings, names):
         ('encoder.', 'encoder'),
     ],
 )
-def test_a_beginning_of_nothing_is_refused_with_the_nearest(wrong, near):
+def test_unknown_prefix_is_refused_with_the_nearest(wrong, near):
     with pytest.raises(UserError) as caught:
         freezing.frozen_names(PARAMS, ['embed', wrong])
     assert f'{wrong!r}' in str(caught.value) and str(caught.value).endswith(
@@ -55,7 +55,7 @@ def test_freezing_everything_is_refused():
 
 
 @pytest.mark.parametrize('beginnings', [(), ('encoder', 'positions.time')])
-def test_what_is_split_can_be_merged(beginnings):
+def test_merge_inverts_split(beginnings):
     frozen = freezing.frozen_names(PARAMS, beginnings)
     trained, fixed = freezing.split(PARAMS, frozen)
     assert freezing.merge(trained, fixed) == PARAMS

@@ -73,7 +73,7 @@ def test_metrics_depend_on_the_order_of_scores_alone():
     assert compute_metrics(np.exp(3 * SCORES), TARGETS, LABELS) == found
 
 
-def test_a_class_without_examples_is_counted_and_left_out_of_the_means():
+def test_class_without_examples_is_counted_and_excluded_from_means():
     scores = np.concatenate([SCORES, SCORES[:, :1]], axis=1)
     found, without = (
         compute_metrics(scores, TARGETS, (*LABELS, 'd')),

@@ -94,7 +94,7 @@ def test_a_line_waits_for_a_minute_at_most(shelf, clock):
     assert len(shelf.under('run/metrics')) == 4
 
 
-def test_nothing_is_written_where_nothing_waits(shelf):
+def test_flush_without_lines_writes_nothing(shelf):
     log(0, [], [])
     assert not shelf.objects and metrics_file.read_lines(files.as_path(METRICS)) is None
 
@@ -145,7 +145,7 @@ def test_other_files_beside_events_stay(shelf):
     assert shelf.under('run/tensorboard')['plugins/profile/now/host.xplane.pb'] == b'steps'
 
 
-def test_a_log_that_cannot_be_written_says_how_to_get_access(shelf):
+def test_error_of_a_log_says_how_to_get_access(shelf):
     opened = MetricsLog(METRICS, TENSORBOARD, 0)
     opened.write(1, 'train', {'loss': 1.0})
     shelf.refuse = lambda method, path: 403
@@ -160,7 +160,7 @@ def test_a_log_that_cannot_be_written_says_how_to_get_access(shelf):
 
 
 @pytest.mark.parametrize('bucket', [True, False])
-def test_of_a_step_that_is_evaluated_again_the_evaluation_is_dropped(shelf, tmp_path, bucket):
+def test_evaluation_that_will_be_repeated_is_dropped(shelf, tmp_path, bucket):
     place = (
         (METRICS, TENSORBOARD)
         if bucket

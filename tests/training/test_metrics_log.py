@@ -53,7 +53,7 @@ def test_tensorboard_holds_the_same(tmp_path):
     assert events(tmp_path, 'eval/accuracy') == [(20, 0.75)]
 
 
-def test_a_run_that_goes_on_adds_lines(tmp_path):
+def test_resumed_run_adds_lines(tmp_path):
     log(tmp_path, 0, (10, 1.0), (20, 2.0))
     log(tmp_path, 20, (30, 3.0))
     assert [(line['step'], line['loss']) for line in lines(tmp_path)] == [
@@ -127,7 +127,7 @@ def full(tmp_path):
     return MetricsLog(tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', 0)
 
 
-def test_a_full_disk_is_told_with_the_folder_and_the_step(full, tmp_path):
+def test_error_of_a_full_disk_names_folder_and_step(full, tmp_path):
     with pytest.raises(LogError) as caught, contextlib.closing(full):
         full.write(10, 'train', {'loss': 1.0})
     assert f'{tmp_path}: the log cannot be written after step 10 (No space left on device)' in str(
@@ -135,6 +135,6 @@ def test_a_full_disk_is_told_with_the_folder_and_the_step(full, tmp_path):
     )
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path):
+def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(LogError, match='the log cannot be written at the start'):
         MetricsLog(tmp_path / 'gone' / 'metrics.jsonl', tmp_path / 'gone' / 'tensorboard', 0)

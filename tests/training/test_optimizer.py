@@ -147,7 +147,7 @@ def test_weight_decay_shrinks_with_the_layer_and_the_moments_do_not():
     assert np.array_equal(second['embed']['kernel'], second['head']['kernel'])
 
 
-def test_the_same_rate_for_all_layers_is_the_optimiser_itself():
+def test_layer_decay_of_1_is_the_optimizer_itself():
     plain = optax.sgd(1.0)
     assert optimizer.with_layer_decay(plain, 1.0, 12) is plain
 
@@ -160,7 +160,7 @@ def rates(schedule, steps):
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps)))
 
 
-def test_cosine_warms_up_linearly_and_ends_at_nothing():
+def test_cosine_warms_up_linearly_and_ends_at_zero():
     found = rates(optimizer.cosine_schedule(2.0, steps=110, warmup_steps=10), 111)
     np.testing.assert_allclose(found[:11], np.linspace(0, 2.0, 11), rtol=1e-6)
     np.testing.assert_allclose(found[10:], 1 + np.cos(np.pi * np.arange(101) / 100), atol=1e-5)
@@ -219,5 +219,5 @@ def test_published_is_the_published_procedure(epochs, decay_from, factor):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
 
 
-def test_the_first_step_of_the_published_schedule_has_no_rate():
+def test_published_learning_rate_starts_at_zero():
     assert rates(optimizer.published_schedule(1.0, [10, 20], 1, 0.5), 1)[0] == 0

@@ -47,14 +47,14 @@ def run(folder, steps, first, last, running, fail_after=None):
         (1, 98, 100, [100]),
     ],
 )
-def test_which_steps(tmp_path, traced, steps, first, last, expected):
+def test_profiled_steps(tmp_path, traced, steps, first, last, expected):
     running, found = traced
     (said,) = run(tmp_path, steps, first, last, running)
     assert found == [[str(tmp_path), *expected]]
     assert f'profile of steps {expected[0]} to {expected[-1]}: {tmp_path}' in said
 
 
-def test_none_unless_asked_for(tmp_path, traced):
+def test_no_profile_by_default(tmp_path, traced):
     running, found = traced
     assert run(tmp_path, 0, 0, 30, running) == [] and found == []
 

@@ -122,7 +122,7 @@ def test_empty_rows_change_nothing():
     np.testing.assert_allclose(sums, right_sums, rtol=1e-5)
 
 
-def test_sums_are_counts_and_losses_of_the_clips():
+def test_metrics_are_sums_over_clips():
     batch = make_batch([[0, 1, 2], [3], [4, 5]])
     _, sums = step(False)(fresh(), batch)
     logits = np.asarray(evaluation(False)(fresh().params, batch).logits, np.float64)[batch.valid]
@@ -135,7 +135,7 @@ def test_sums_are_counts_and_losses_of_the_clips():
 
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
-def test_a_batch_of_nothing_is_no_step(multi_label):
+def test_empty_batch_changes_no_parameter(multi_label):
     found, sums = gradient([], multi_label)
     assert not any(leaf.any() for leaf in jax.tree.leaves(found))
     assert sums.parameter_norm > 0
@@ -164,7 +164,7 @@ def test_a_step_is_a_function_of_state_and_batch():
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_shows_in_the_sums(value):
+def test_loss_that_is_not_finite_shows_in_the_metrics(value):
     batch = make_batch([[0, 1, 2], [3], [4, 5]])
     batch.patches[1, 0, 0] = value
     _, sums = step(False)(fresh(), batch)
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_shows_in_the_sums(value):
 
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
-def test_evaluation_gives_logits_and_the_sums_of_training(multi_label):
+def test_evaluation_returns_logits_and_metrics(multi_label):
     batch = make_batch([[0, 1, 2], [3], [4, 5]], multi_label)
     logits, _, _, sums = evaluation(multi_label)(fresh().params, batch)
     assert logits.shape == (3, 5, CLASSES) and logits.dtype == jnp.float32
@@ -201,7 +201,7 @@ def divided(parts):
         [[0, 1, 2, 4], [], [3, 5]],  # and some none
     ],
 )
-def test_parts_of_a_batch_make_one_gradient(rows, parts):
+def test_accumulated_gradient_is_that_of_the_whole_batch(rows, parts):
     right, right_sums = gradient(rows, height=4)
     before = fresh()
     after, sums = divided(parts)(before, make_batch(rows, height=4))
@@ -212,7 +212,7 @@ def test_parts_of_a_batch_make_one_gradient(rows, parts):
 
 
 @pytest.mark.slow
-def test_a_run_in_parts_is_the_run():
+def test_run_with_accumulation_equals_the_run_without():
     """Momentum and clipping see the whole gradient, so whole runs agree."""
     update = optimizer.with_clipping(optax.sgd(0.1, momentum=0.9), 1.0)
     batches = [
@@ -236,7 +236,7 @@ def test_a_run_in_parts_is_the_run():
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
-def test_a_part_that_is_not_finite_shows_in_the_sums(value):
+def test_part_that_is_not_finite_shows_in_the_metrics(value):
     batch = make_batch([[0, 1, 2], [3], [4, 5], []], height=4)
     batch.patches[1, 0, 0] = value
     _, sums = divided(2)(fresh(), batch)
@@ -288,7 +288,7 @@ def test_a_long_average_forgets_the_first_parameters_soon():
     assert all((leaf > 0.9999).all() and (leaf <= 1).all() for leaf in jax.tree.leaves(state.ema))
 
 
-def test_an_average_of_parameters_that_stand_still_stands_still():
+def test_average_of_constant_parameters_is_constant():
     """It also has memory of its own: no buffer can be given away twice."""
     params = jax.tree.map(np.asarray, fresh().params)
     state = jax.jit(
@@ -307,7 +307,7 @@ def test_an_average_of_parameters_that_stand_still_stands_still():
 FROZEN = ('embed', 'positions.time', 'encoder.blocks.attention')
 
 
-def test_frozen_parameters_stay_to_the_bit_and_the_rest_goes_its_way():
+def test_frozen_parameters_keep_their_bits_and_others_train():
     update = optimizer.with_clipping(
         optimizer.adamw(lambda _: 0.01, 0.9, 0.999, 1e-8, weight_decay=0.5), 1.0
     )
@@ -339,7 +339,7 @@ def test_frozen_parameters_stay_to_the_bit_and_the_rest_goes_its_way():
     assert len(moments) == 2 * (len(names) - len(frozen))
 
 
-def test_the_norm_of_the_gradient_is_that_of_what_is_trained():
+def test_gradient_norm_excludes_frozen_parameters():
     """So clipping, which sees the same gradient, depends on nothing that is frozen."""
     whole, _ = gradient([[0, 1, 2], [3], [4, 5]])
     frozen = freezing.frozen_names(fresh().params, FROZEN)

@@ -58,7 +58,7 @@ def test_a_run_has_the_config_and_every_number(calls, workdir):
     assert finished == {'call': 'finish', 'exit_code': 0}
 
 
-def test_a_workdir_in_a_bucket_is_no_folder_for_their_files(calls, shelf):
+def test_wandb_writes_no_files_to_a_bucket(calls, shelf):
     made = Workdir('gs://shelf/run one')
     made.prepare(config())
     with WandbLog(config(), made) as log:
@@ -89,7 +89,7 @@ def test_a_workdir_is_one_run_however_often_it_is_opened(calls, workdir, tmp_pat
     assert [call['exit_code'] for call in calls() if call['call'] == 'finish'] == [1, 0, 0]
 
 
-def test_without_wandb_the_message_tells_what_to_do(workdir, monkeypatch):
+def test_error_without_wandb_says_how_to_install_it(workdir, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)
     with pytest.raises(
         UserError,
@@ -98,7 +98,7 @@ def test_without_wandb_the_message_tells_what_to_do(workdir, monkeypatch):
         WandbLog(config(), workdir)
 
 
-def test_without_a_login_the_message_tells_what_to_do(calls, workdir, monkeypatch):
+def test_error_without_a_login_says_how_to_log_in(calls, workdir, monkeypatch):
     monkeypatch.setenv('WANDB_STAND_IN_FAILS', 'init')
     with pytest.raises(
         UserError, match='W&B does not start .*no api key.* `wandb login`.*WANDB_MODE=offline'
@@ -106,7 +106,7 @@ def test_without_a_login_the_message_tells_what_to_do(calls, workdir, monkeypatc
         WandbLog(config(), workdir)
 
 
-def test_a_failure_on_the_way_is_told_once_and_stops_nothing(calls, workdir, monkeypatch, caplog):
+def test_wandb_failure_warns_once_and_training_continues(calls, workdir, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING), WandbLog(config(), workdir) as log:
         log.write(1, 'train', {'loss': 0.5})
         monkeypatch.setenv('WANDB_STAND_IN_FAILS', 'log')
