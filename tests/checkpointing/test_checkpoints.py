@@ -259,11 +259,11 @@ def test_reading_only_warns_of_nothing(saved, caplog):
 def test_reading_only_changes_nothing(saved, tmp_path):
     directory, _ = saved
     (directory / '4.orbax-checkpoint-tmp').mkdir()
-    before = sorted(os.walk(directory))
+    files_before = sorted(os.walk(directory))
     with Checkpoints(directory, max_checkpoints=1, read_only=True) as checkpoints:
         assert checkpoints.steps() == [1, 2, 3]
         checkpoints.restore_params(abstract().params, 'latest')
-    assert sorted(os.walk(directory)) == before
+    assert sorted(os.walk(directory)) == files_before
     with Checkpoints(tmp_path / 'nowhere', read_only=True) as checkpoints:
         assert checkpoints.steps() == []
     assert not (tmp_path / 'nowhere').exists()
@@ -276,8 +276,10 @@ def test_reading_only_changes_nothing(saved, tmp_path):
 def test_parameters_of_a_checkpoint(saved, which, step):
     directory, copies = saved
     with Checkpoints(directory, read_only=True) as checkpoints:
-        found, params, description = checkpoints.restore_params(abstract().params, which)
-    assert found == step and same(params, copies[step].params) and description == f'step {step}'
+        found_step, params, description = checkpoints.restore_params(abstract().params, which)
+    assert (
+        found_step == step and same(params, copies[step].params) and description == f'step {step}'
+    )
 
 
 @pytest.mark.parametrize('which', ['4', 'bset', '-1', '', '1.5'])
@@ -357,7 +359,7 @@ def averaged(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    'ema, field, said', [(False, 'params', ''), (True, 'ema', ', moving average')]
+    'ema, field, suffix', [(False, 'params', ''), (True, 'ema', ', moving average')]
 )
 @pytest.mark.parametrize(
     'which, steps',
@@ -371,24 +373,24 @@ def averaged(tmp_path_factory):
     ],
 )
 def test_parameters_and_moving_averages_of_one_checkpoint_or_several(
-    averaged, which, steps, ema, field, said
+    averaged, which, steps, ema, field, suffix
 ):
     directory, copies = averaged
     with Checkpoints(directory, read_only=True) as checkpoints:
-        found = checkpoints.restore_params(abstract().params, which, ema=ema)
+        restored_params = checkpoints.restore_params(abstract().params, which, ema=ema)
     expected = jax.tree.map(
         lambda *leaves: np.mean(np.asarray(leaves, np.float64), axis=0).astype(leaves[0].dtype),
         *(getattr(copies[step], field) for step in steps),
     )
-    assert found.step == steps[-1] and same(found.params, expected)
+    assert restored_params.step == steps[-1] and same(restored_params.params, expected)
     for leaf, promised in zip(
-        jax.tree.leaves(found.params), jax.tree.leaves(abstract().params), strict=True
+        jax.tree.leaves(restored_params.params), jax.tree.leaves(abstract().params), strict=True
     ):
         assert leaf.sharding == promised.sharding
     numbers = (
         f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
     )
-    assert found.description == numbers + said
+    assert restored_params.description == numbers + suffix
 
 
 @pytest.mark.parametrize(
@@ -462,10 +464,10 @@ def small_disk(tmp_path):
     """A folder on a disk of its own, with room for some checkpoints of this test and no more."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    made = subprocess.run(
+    mounted = subprocess.run(
         ['mount', '-t', 'tmpfs', '-o', 'size=600k', 'none', str(folder)], capture_output=True
     )
-    if made.returncode:
+    if mounted.returncode:
         pytest.skip('mounting is not permitted here')
     yield folder
     subprocess.run(['umount', '-l', str(folder)], check=True)
@@ -588,7 +590,7 @@ def test_nothing_is_overwritten_if_no_checkpoint_can_be_read(saved):
         ('no parameters', 'nothing at all', 'values of parameters cut'), 1
     ):
         DAMAGE[damage](directory / str(step))
-    before = sorted(os.walk(directory))
+    files_before = sorted(os.walk(directory))
     with Checkpoints(directory) as checkpoints:
         with pytest.raises(CheckpointError) as caught:
             checkpoints.restore(abstract())
@@ -597,4 +599,4 @@ def test_nothing_is_overwritten_if_no_checkpoint_can_be_read(saved):
         ) and 'another --workdir' in str(caught.value)
         with pytest.raises(CheckpointError, match='no checkpoint can be read'):
             checkpoints.restore_params(abstract().params, 'latest')
-    assert sorted(os.walk(directory)) == before
+    assert sorted(os.walk(directory)) == files_before

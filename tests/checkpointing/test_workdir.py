@@ -32,12 +32,12 @@ def changed(**sections):
 
 @pytest.fixture
 def workdir(tmp_path):
-    made = Workdir(tmp_path / 'run')
-    made.prepare(CONFIG)
-    made.set_model_metadata(METADATA)
-    made.set_plan(PlanRecord('fedcba9876543210', (10, 11)))
-    (made.checkpoints / '5').mkdir(parents=True)
-    return made
+    created = Workdir(tmp_path / 'run')
+    created.prepare(CONFIG)
+    created.set_model_metadata(METADATA)
+    created.set_plan(PlanRecord('fedcba9876543210', (10, 11)))
+    (created.checkpoints / '5').mkdir(parents=True)
+    return created
 
 
 def refused(call, *arguments):
@@ -162,16 +162,16 @@ def test_further_keys_can_be_compared(workdir):
 def test_all_other_keys_must_be_equal(workdir, key):
     section, name = key.split('.')
     value = CONFIG.flat()[key]
-    other = (
+    other_value = (
         not value
         if isinstance(value, bool)
         else value + 1
         if isinstance(value, (int, float))
         else value * 2 + value[:1]
     )
-    other = {'': 'x', (): ('x',)}.get(value, other)
-    assert f'{key}: {value!r} stored, {other!r} now' in refused(
-        workdir.prepare, changed(**{section: {name: other}})
+    other_value = {'': 'x', (): ('x',)}.get(value, other_value)
+    assert f'{key}: {value!r} stored, {other_value!r} now' in refused(
+        workdir.prepare, changed(**{section: {name: other_value}})
     )
 
 
@@ -180,10 +180,10 @@ def test_config_may_change_before_the_first_checkpoint(workdir):
     shutil.rmtree(workdir.checkpoints)
     (workdir.checkpoints / '5.orbax-checkpoint-tmp').mkdir(parents=True)  # unfinished
     assert not workdir.has_checkpoint()
-    other = changed(train={'epochs': 7})
-    workdir.prepare(other)
+    other_config = changed(train={'epochs': 7})
+    workdir.prepare(other_config)
     workdir.set_model_metadata(ModelMetadata(('cat', 'owl'), FRONTEND))
-    assert workdir.config() == other and workdir.model_metadata().labels == ('cat', 'owl')
+    assert workdir.config() == other_config and workdir.model_metadata().labels == ('cat', 'owl')
 
 
 # Places that will not do
@@ -219,9 +219,9 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
 
 @pytest.mark.parametrize('read', ['config', 'model_metadata'])
 def test_missing_workdir_is_an_error_with_a_similar_name(workdir, read):
-    near = workdir.path.with_name('rnu')
-    message = refused(getattr(Workdir(near), read))
-    assert message == f'{near}: there is no such workdir; did you mean {workdir.path}?'
+    misspelled = workdir.path.with_name('rnu')
+    message = refused(getattr(Workdir(misspelled), read))
+    assert message == f'{misspelled}: there is no such workdir; did you mean {workdir.path}?'
     assert refused(getattr(Workdir(workdir.path / 'xyz' / 'quite'), read)).endswith(
         'there is no such workdir'
     )
@@ -338,7 +338,7 @@ def test_a_run_of_version_1_resumes_with_todays_keys(workdir):
 
 
 @pytest.mark.parametrize(
-    'other, part',
+    'fingerprint, part',
     [
         (
             Fingerprint('fedcba9876543210', FRONTEND.golden),
@@ -355,14 +355,14 @@ def test_a_run_of_version_1_resumes_with_todays_keys(workdir):
     ],
     ids=['another spec', 'other features', 'fewer features'],
 )
-def test_another_frontend_is_refused(workdir, other, part):
+def test_another_frontend_is_refused(workdir, fingerprint, part):
     for call, argument in (
-        (workdir.check_frontend, other),
-        (workdir.set_model_metadata, dataclasses.replace(METADATA, frontend=other)),
+        (workdir.check_frontend, fingerprint),
+        (workdir.set_model_metadata, dataclasses.replace(METADATA, frontend=fingerprint)),
     ):
         message = refused(call, argument)
         assert message.startswith(f'{workdir.path}: ') and part in message
-        assert other.spec in message and FRONTEND.spec in message
+        assert fingerprint.spec in message and FRONTEND.spec in message
     assert workdir.model_metadata() == METADATA
 
 

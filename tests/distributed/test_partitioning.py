@@ -24,9 +24,9 @@ AST = {
 
 
 def abstract(**sections):
-    chosen = untrained.settings(**sections)
-    network = factory.make_model(chosen, 3, interface.reference, np.float32)
-    return jax.eval_shape(lambda: factory.init_params(network, factory.batch_shape(chosen, 3), 0))
+    config = untrained.settings(**sections)
+    network = factory.make_model(config, 3, interface.reference, np.float32)
+    return jax.eval_shape(lambda: factory.init_params(network, factory.batch_shape(config, 3), 0))
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,13 @@ def test_moments_and_averages_lie_with_their_parameters():
     state = jax.eval_shape(
         lambda: (params_like(params), optax.adamw(0.1).init(params_like(params)), np.int32(0))
     )
-    found = partitioning.state_specs(state, params, specs)
-    assert found[0] == specs and found[2] == P()
-    assert found[1][0].mu == specs and found[1][0].nu == specs and found[1][0].count == P()
+    specs_of_state = partitioning.state_specs(state, params, specs)
+    assert specs_of_state[0] == specs and specs_of_state[2] == P()
+    assert (
+        specs_of_state[1][0].mu == specs
+        and specs_of_state[1][0].nu == specs
+        and specs_of_state[1][0].count == P()
+    )
 
 
 def params_like(params):

@@ -28,7 +28,7 @@ def test_process_runs_alone_by_default(environment):
 
 
 @pytest.mark.parametrize(
-    'environment, said',
+    'environment, parts',
     [
         (
             {'JAX_NUM_PROCESSES': '2'},
@@ -42,20 +42,20 @@ def test_process_runs_alone_by_default(environment):
         ({'ELASTIC_AST_DISTRIBUTED': 'yes'}, ["ELASTIC_AST_DISTRIBUTED='yes'", "'auto'"]),
     ],
 )
-def test_wrong_variables_are_named(environment, said):
+def test_wrong_variables_are_named(environment, parts):
     with pytest.raises(processes.ProcessesError) as caught:
         processes.initialize(environment)
-    for text in said:
+    for text in parts:
         assert text in str(caught.value)
 
 
 def test_signal_is_noticed_and_its_handler_restored():
-    before = signal.getsignal(signal.SIGTERM)
+    previous = signal.getsignal(signal.SIGTERM)
     with processes.Preemption() as preemption:
         assert not preemption.should_stop(1)
         os.kill(os.getpid(), signal.SIGTERM)
         assert preemption.should_stop(2) and preemption.should_stop(3)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == previous
 
 
 def test_preemption_has_its_own_exit_code():

@@ -108,19 +108,20 @@ class Run:
         placed = [sharding.shard_batch(batch, self.mesh) for batch in batches()]
         state = sharding.init_sharded(self.init, self.placement)
         born = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(state.params)]
-        found = []
+        step_losses = []
         with CompilationCounter() as compilations:
             for step in range(STEPS):
                 state, sums = self.train(state, placed[step % len(placed)])
-                found.append(float(sums.loss / sums.clips))
+                step_losses.append(float(sums.loss / sums.clips))
             evaluated = [self.evaluate(state.params, batch) for batch in placed]
         return {
             'born': born,
-            'losses': found,
+            'losses': step_losses,
             'logits': [
-                np.asarray(found.logits)[np.asarray(found.valid)].tolist() for found in evaluated
+                np.asarray(outputs.logits)[np.asarray(outputs.valid)].tolist()
+                for outputs in evaluated
             ],
-            'clips': [float(found.metrics.clips) for found in evaluated],
+            'clips': [float(outputs.metrics.clips) for outputs in evaluated],
             'params': {
                 name: np.asarray(leaf).ravel().tolist()
                 for name, leaf in flatten_dict(state.params, sep='/').items()
@@ -148,13 +149,13 @@ class Run:
 
 def refusals():
     """What is said of numbers of rows on eight devices."""
-    said = {}
+    messages = {}
     for rows in (1, 7, 8, 12, 16, 20):
         try:
             sharding.check_rows(rows, sharding.make_mesh())
         except UserError as error:
-            said[rows] = str(error)
-    return said
+            messages[rows] = str(error)
+    return messages
 
 
 def exchanged():
@@ -239,14 +240,14 @@ def test_a_run_starts_with_the_same_numbers_on_any_number_of_devices(runs):
 
 @ANY_MESH
 def test_any_mesh_learns_what_one_device_learns(runs, run_on, mesh):
-    one, other = runs['1'], run_on(mesh)
-    assert len(one['losses']) == STEPS and np.isfinite(one['losses']).all()
-    assert np.std(one['losses']) > 0.05  # the run goes somewhere
-    np.testing.assert_allclose(other['losses'], one['losses'], rtol=0, atol=1e-5)
-    for name, values in one['params'].items():
+    single, sharded = runs['1'], run_on(mesh)
+    assert len(single['losses']) == STEPS and np.isfinite(single['losses']).all()
+    assert np.std(single['losses']) > 0.05  # the run goes somewhere
+    np.testing.assert_allclose(sharded['losses'], single['losses'], rtol=0, atol=1e-5)
+    for name, values in single['params'].items():
         if not name.endswith('key/bias'):  # its gradient is rounding alone
             np.testing.assert_allclose(
-                other['params'][name], values, rtol=0, atol=1e-3, err_msg=name
+                sharded['params'][name], values, rtol=0, atol=1e-3, err_msg=name
             )
 
 
@@ -264,8 +265,8 @@ def test_rows_stay_on_their_device_when_a_batch_is_divided(runs):
 @ANY_MESH
 def test_any_mesh_evaluates_as_one_device(runs, run_on, mesh):
     assert runs['1']['clips'] == run_on(mesh)['clips']
-    for one, other in zip(runs['1']['logits'], run_on(mesh)['logits'], strict=True):
-        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+    for single, sharded in zip(runs['1']['logits'], run_on(mesh)['logits'], strict=True):
+        np.testing.assert_allclose(sharded, single, rtol=0, atol=1e-5)
 
 
 @ANY_MESH
@@ -300,10 +301,10 @@ def test_attention_stays_on_the_device_of_its_rows(runs):
 def test_rows_that_do_not_divide_are_refused_with_both_numbers_and_one_that_does(runs):
     advised = {1: 8, 7: 8, 12: 16, 20: 16}
     assert runs['refused'].keys() == {str(rows) for rows in advised}
-    for rows, near in advised.items():
+    for rows, nearest in advised.items():
         message = runs['refused'][str(rows)]
         assert f'packing.rows={rows} does not divide over 8 devices' in message
-        assert int(message.split()[-1]) in (near, near + 8), message
+        assert int(message.split()[-1]) in (nearest, nearest + 8), message
 
 
 def test_any_number_of_rows_divides_over_one_device():
@@ -350,7 +351,7 @@ def test_memory_of_the_old_state_is_reused():
 
 
 @pytest.mark.parametrize(
-    'wanted, said',
+    'settings, parts',
     [
         (
             schema.Mesh(2),
@@ -359,10 +360,10 @@ def test_memory_of_the_old_state_is_reused():
         (schema.Mesh(-1, 3), ['mesh.fsdp=3', 'divides 1']),
     ],
 )
-def test_mesh_that_does_not_fit_the_devices_is_refused(wanted, said):
+def test_mesh_that_does_not_fit_the_devices_is_refused(settings, parts):
     with pytest.raises(UserError) as caught:
-        sharding.make_mesh(wanted, jax.devices()[:1])
-    for text in said:
+        sharding.make_mesh(settings, jax.devices()[:1])
+    for text in parts:
         assert text in str(caught.value)
 
 

@@ -106,7 +106,7 @@ def test_wandb_has_one_run_with_the_numbers_of_the_log(comfortable, logged):
         )
         for line in logged(workdir)
     ]
-    found = [
+    logged_lines = [
         (
             line['step'],
             {key: value for key, value in line['data'].items() if not key.endswith('per_second')},
@@ -114,7 +114,7 @@ def test_wandb_has_one_run_with_the_numbers_of_the_log(comfortable, logged):
         for line in lines
         if 'checkpoint/bytes' not in line['data']
     ]
-    assert found == expected
+    assert logged_lines == expected
 
 
 def test_tensorboard_finds_the_profile(comfortable):
@@ -142,9 +142,9 @@ def test_evaluation_and_prediction_use_and_name_the_moving_average(
     workdir = pathlib.Path(shutil.copytree(comfortable[0], tmp_path / 'run'))
     done = command('evaluate', f'--workdir={workdir}')
     assert done.code == 0 and f'step {STEPS}, moving average' in done.out
-    found = json.loads((workdir / 'eval' / 'metrics.json').read_text())
+    metrics = json.loads((workdir / 'eval' / 'metrics.json').read_text())
     (last,) = [line for line in logged(workdir) if line['kind'] == 'eval' and line['step'] == STEPS]
-    assert found['accuracy'] == pytest.approx(last['accuracy'])
+    assert metrics['accuracy'] == pytest.approx(last['accuracy'])
     done = command('predict', workdir, recordings.test_files[0], '--json')
     assert done.code == 0 and f'step {STEPS}, moving average' in done.err
     average = [entry['probability'] for entry in json.loads(done.out)['predictions']]

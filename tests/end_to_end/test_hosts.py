@@ -98,19 +98,20 @@ def alone(run):
     return run(1, 1)
 
 
-def same(found, alone):
-    assert [(line['step'], line['kind']) for line in found] == [
+def same(lines, alone):
+    assert [(line['step'], line['kind']) for line in lines] == [
         (line['step'], line['kind']) for line in alone
     ]
-    for one, other in zip(alone, found, strict=True):
-        if one['kind'] == 'train':
-            assert other['loss'] == pytest.approx(one['loss'], abs=1e-5)
+    for single, several in zip(alone, lines, strict=True):
+        if single['kind'] == 'train':
+            assert several['loss'] == pytest.approx(single['loss'], abs=1e-5)
         else:
-            assert other['clips'] == one['clips'] == 11
+            assert several['clips'] == single['clips'] == 11
             assert {
-                key: other[key] for key in ('accuracy', 'mean_average_precision', 'auc')
+                key: several[key] for key in ('accuracy', 'mean_average_precision', 'auc')
             } == pytest.approx(
-                {key: one[key] for key in ('accuracy', 'mean_average_precision', 'auc')}, abs=1e-12
+                {key: single[key] for key in ('accuracy', 'mean_average_precision', 'auc')},
+                abs=1e-12,
             )
 
 
@@ -131,9 +132,7 @@ def test_two_processes_of_two_devices_learn_and_evaluate_as_one(run, alone):
         (2, 2, ('mesh.data=1', 'mesh.fsdp=1', 'mesh.tensor=4')),
     ],
 )
-def test_processes_and_devices_learn_and_evaluate_as_one(
-    run, alone, processes, devices, overrides
-):
+def test_processes_and_devices_learn_and_evaluate_as_one(run, alone, processes, devices, overrides):
     """In the last the two processes share all rows."""
     same(run(processes, devices, *overrides), alone)
 
@@ -153,11 +152,11 @@ def test_run_of_two_processes_resumes_on_one_after_a_kill(group, alone, tmp_path
     assert first.wait(timeout=60) != 0
     done = group(1, 1, workdir, 'train.save_every=2')[0]
     assert done.communicate(timeout=400) and done.returncode == 0
-    found = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    losses, wanted = (
-        [line['loss'] for line in lines if line['kind'] == 'train'] for lines in (found, alone)
+    resumed = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    losses, expected = (
+        [line['loss'] for line in lines if line['kind'] == 'train'] for lines in (resumed, alone)
     )
-    np.testing.assert_allclose(losses, wanted, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -195,8 +194,10 @@ def test_run_of_four_processes_survives_a_kill_with_the_same_bits(
         ['pgrep', '-f', f'elastic_ast_jax.train.*{tmp_path}/run '], capture_output=True, text=True
     )
     os.kill(int(victim.stdout.split()[-1]), signal.SIGKILL)
-    said, _ = run.communicate(timeout=1200)
-    assert run.returncode == 0 and 'killed by SIGKILL' in said and 'starting all 4 again' in said
+    output, _ = run.communicate(timeout=1200)
+    assert (
+        run.returncode == 0 and 'killed by SIGKILL' in output and 'starting all 4 again' in output
+    )
     lines = [
         json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
     ]

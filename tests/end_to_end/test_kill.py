@@ -71,13 +71,13 @@ def survive(arguments, environment, workdir: pathlib.Path, moments: list[str], s
     """
     draw, hits = random.Random(seed), 0
     for number, moment in enumerate(moments):
-        made = steps_logged(workdir)
+        steps_before = steps_logged(workdir)
         life = Life(arguments, environment, workdir.parent / f'life {number}.txt')
         try:
             if moment == 'starting':
                 time.sleep(draw.uniform(0.5, 6.0))
             else:
-                steps = made + draw.randint(1, 4)
+                steps = steps_before + draw.randint(1, 4)
                 life.wait_until(lambda steps=steps: steps_logged(workdir) >= steps)
             if moment == 'anywhere':
                 time.sleep(draw.uniform(0.0, 0.2))
@@ -158,7 +158,7 @@ def test_killed_while_old_checkpoints_were_deleted(
     workdir, trained, arguments, recordings, command, same_bits
 ):
     """A part of each is left, and the newest are whole."""
-    for step, left in (
+    for step, kept_part in (
         ('3', None),
         ('6', 'params'),
         ('7', 'metrics'),
@@ -166,7 +166,7 @@ def test_killed_while_old_checkpoints_were_deleted(
         ('14', 'params'),
     ):
         for path in sorted((workdir / 'checkpoints' / step).rglob('*'), reverse=True):
-            if left not in path.parts:
+            if kept_part not in path.parts:
                 path.rmdir() if path.is_dir() else path.unlink()
     for which in ('latest', 'best'):
         assert (

@@ -64,10 +64,10 @@ def test_reading_logging_and_saving_change_no_bit(
         21,
     ]  # every fifth, and the last of each epoch
     # A line has the means since the line before.
-    each = [line['fill'] for line in logged(trained) if line['kind'] == 'train']
+    fills = [line['fill'] for line in logged(trained) if line['kind'] == 'train']
     assert [line['fill'] for line in lines] == pytest.approx(
         [
-            np.mean(each[first:last])
+            np.mean(fills[first:last])
             for first, last in itertools.pairwise([0, 5, 7, 10, 14, 15, 20, 21])
         ]
     )
@@ -76,9 +76,9 @@ def test_reading_logging_and_saving_change_no_bit(
 @pytest.mark.slow
 def test_another_seed_is_another_run(trained, arguments, command, tmp_path, saved, logged):
     assert command(*arguments(tmp_path / 'other', 'train.seed=1')).code == 0
-    one, other = saved(trained, STEPS), saved(tmp_path / 'other', STEPS)
+    first, second = saved(trained, STEPS), saved(tmp_path / 'other', STEPS)
     # The optimiser's counts of steps are all that two runs share.
-    same = {name for name in one if np.array_equal(one[name], other[name])}
+    same = {name for name in first if np.array_equal(first[name], second[name])}
     assert same and all('count' in name for name in same)
     # Other clips stand in a row, so other numbers of them.
     counts = [
@@ -94,11 +94,11 @@ def test_scan_and_remat_change_results_by_rounding_alone(
 ):
     assert command(*arguments(tmp_path / 'other', 'model.scan=true', 'model.remat=true')).code == 0
     for key, tolerance in (('loss', 1e-4), ('gradient_norm', 1e-3)):
-        one, other = (
+        unrolled, scanned = (
             [line[key] for line in logged(run) if line['kind'] == 'train']
             for run in (trained, tmp_path / 'other')
         )
-        np.testing.assert_allclose(one[:8], other[:8], rtol=tolerance)
+        np.testing.assert_allclose(unrolled[:8], scanned[:8], rtol=tolerance)
 
 
 def test_resumed_run_has_the_bits_of_an_uninterrupted_one(
@@ -143,7 +143,9 @@ def test_run_preempted_at_the_end_of_an_epoch_is_evaluated_when_it_resumes(
 
 
 @pytest.mark.slow
-def test_size_and_time_of_checkpoints_are_reported_and_logged(trained, command, arguments, tmp_path):
+def test_size_and_time_of_checkpoints_are_reported_and_logged(
+    trained, command, arguments, tmp_path
+):
     lines = [
         json.loads(line) for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines()
     ]
@@ -155,18 +157,18 @@ def test_size_and_time_of_checkpoints_are_reported_and_logged(trained, command, 
             line['bytes'] == sum(file.stat().st_size for file in files if file.is_file()) > 10_000
         )
         assert line['step'] >= line['of_step'] and 0 < line['waited'] <= line['seconds'] < 60
-    said = command(*arguments(tmp_path / 'run', 'train.epochs=1')).err
+    stderr = command(*arguments(tmp_path / 'run', 'train.epochs=1')).err
     assert re.search(
-        r'checkpoint of step 7: 0\.\d MiB in \S+ s, for \S+ s of which training waited\n', said
+        r'checkpoint of step 7: 0\.\d MiB in \S+ s, for \S+ s of which training waited\n', stderr
     )
 
 
 def test_finished_run_is_reported_and_unchanged(workdir, arguments, command):
-    before = snapshot(workdir)
+    files_before = snapshot(workdir)
     done = command(*arguments(workdir))
     assert done.code == 0
     assert f'{workdir}: training is finished, {STEPS} steps; nothing to do' in done.err
-    assert snapshot(workdir) == before
+    assert snapshot(workdir) == files_before
 
 
 def test_metrics_have_each_step_once(trained, logged, recordings):
@@ -187,11 +189,11 @@ def test_metrics_have_each_step_once(trained, logged, recordings):
 
 
 def test_fill_of_training_rows_is_reported_and_logged(trained, arguments, command, workdir, logged):
-    said = command(*arguments(workdir)).err
+    stderr = command(*arguments(workdir)).err
     assert re.search(
         r'48 training clips, 12 evaluation clips; 21 steps of 2 rows of 96 tokens, (9\d|100)\.\d\d'
         r' % full',
-        said,
+        stderr,
     )
     fill = np.reshape(
         [line['fill'] for line in logged(trained) if line['kind'] == 'train'], [EPOCHS, 7]
@@ -224,11 +226,11 @@ def test_tensorboard_has_the_same_numbers(trained, logged):
         itertools.product(['eval'], ['accuracy', 'auc']),
     ):
         expected = [(line['step'], np.float32(line[key])) for line in lines if line['kind'] == kind]
-        found = [
+        shown_values = [
             (event.step, np.float32(event.tensor_proto.float_val[0]))
             for event in events.Tensors(f'{kind}/{key}')
         ]
-        assert found == expected
+        assert shown_values == expected
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
@@ -244,9 +246,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
     named = [line['audio'] for line in recordings.train if line['audio'] in done.err]
     assert 0 < len(named) < len(recordings.train)  # the clips of its batch, and no others
     # What is left serves: the newest checkpoint gives probabilities, not NaN.
-    used = command('predict', tmp_path / 'run', recordings.test_files[0], '--json')
-    assert used.code == 0
-    probabilities = [entry['probability'] for entry in json.loads(used.out)['predictions']]
+    predicted = command('predict', tmp_path / 'run', recordings.test_files[0], '--json')
+    assert predicted.code == 0
+    probabilities = [entry['probability'] for entry in json.loads(predicted.out)['predictions']]
     assert sum(probabilities) == pytest.approx(1)
 
 
@@ -275,8 +277,8 @@ def test_several_labels_a_clip(recordings, arguments, command, tmp_path):
         command(*arguments(tmp_path / 'run', *files, 'train.loss=bce', 'train.epochs=12')).code == 0
     )
     assert command('evaluate', f'--workdir={tmp_path / "run"}').code == 0
-    found = json.loads((tmp_path / 'run' / 'eval' / 'metrics.json').read_text())
-    assert found['clips'] == 16 and found['mean_average_precision'] > 0.9
+    metrics = json.loads((tmp_path / 'run' / 'eval' / 'metrics.json').read_text())
+    assert metrics['clips'] == 16 and metrics['mean_average_precision'] > 0.9
     done = command(
         'predict', tmp_path / 'run', *(tmp_path / f'test{i}.wav' for i in range(3)), '--json'
     )
@@ -338,27 +340,29 @@ def test_evaluation_agrees_with_what_training_logged(
     for which, step in (('latest', STEPS), ('best', best), ('14', 14), ('7', 7)):
         done = command('evaluate', '--workdir=workdir', f'--checkpoint={which}')
         assert done.code == 0
-        found = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
+        metrics = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
         expected = evaluations[step]
-        assert found['step'] == step
-        assert found['clips'] == expected['clips'] == len(recordings.test)
+        assert metrics['step'] == step
+        assert metrics['clips'] == expected['clips'] == len(recordings.test)
         for key in ('accuracy', 'mean_average_precision', 'auc', 'd_prime'):
             # d' of a perfect model is infinite, which JSON cannot say.
-            known = expected[key] is not None and np.isfinite(expected[key])
-            assert found[key] == (pytest.approx(expected[key], abs=1e-6) if known else None), key
+            is_finite = expected[key] is not None and np.isfinite(expected[key])
+            assert metrics[key] == (
+                pytest.approx(expected[key], abs=1e-6) if is_finite else None
+            ), key
         labels = [line['labels'][0] for line in recordings.test]
-        assert {entry['label']: entry['clips'] for entry in found['classes']} == {
+        assert {entry['label']: entry['clips'] for entry in metrics['classes']} == {
             label: labels.count(label) for label in labels
         }
 
         # The table has the same numbers, and so does what is printed.
         row = (
-            f'| step {step} | 12 | {shown(found["accuracy"], True)} |'
-            f' {shown(found["mean_average_precision"])} | {shown(found["auc"])} |'
+            f'| step {step} | 12 | {shown(metrics["accuracy"], True)} |'
+            f' {shown(metrics["mean_average_precision"])} | {shown(metrics["auc"])} |'
         )
         table = (workdir / 'eval' / 'metrics.md').read_text('utf-8')
         assert row in table and row in done.out
-        for entry in found['classes']:
+        for entry in metrics['classes']:
             assert (
                 f'| {entry["label"]} | {entry["clips"]} | {shown(entry["accuracy"], True)} '
                 in table

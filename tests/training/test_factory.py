@@ -57,21 +57,21 @@ def test_learning_rate_warms_up_over_epochs():
         rates(f'optimizer.schedule={name}', 'optimizer.warmup_epochs=0.5')
         for name in ('cosine', 'constant')
     )
-    for found in (cosine, constant):  # half an epoch of 100 steps on average
-        np.testing.assert_allclose(found[:51], np.linspace(0, 2, 51), rtol=1e-5)
+    for rates_of_steps in (cosine, constant):  # half an epoch of 100 steps on average
+        np.testing.assert_allclose(rates_of_steps[:51], np.linspace(0, 2, 51), rtol=1e-5)
     assert (constant[50:] == 2).all() and cosine[50] == 2 and 0 < cosine[-1] < 0.01
 
 
 def test_published_learning_rate_follows_epochs():
-    found = rates(
+    rates_of_steps = rates(
         'optimizer.schedule=published',
         'optimizer.decay_from=2',
         'optimizer.decay_factor=0.25',
         epoch_ends=(600, 1100, 1150, 1200),
     )
-    assert found[0] == 0
+    assert rates_of_steps[0] == 0
     np.testing.assert_allclose(
-        found[[599, 1000, 1099, 1100, 1149, 1150]], [1.1, 2, 2, 0.5, 0.5, 0.125], rtol=1e-6
+        rates_of_steps[[599, 1000, 1099, 1100, 1149, 1150]], [1.1, 2, 2, 0.5, 0.5, 0.125], rtol=1e-6
     )
 
 
@@ -84,8 +84,8 @@ def test_optimizer_of_the_config():
             config('optimizer.weight_decay=0.5', 'optimizer.b1=0', *overrides), lambda _: 0.1
         )
         gradients = jax.tree.map(lambda x: np.full_like(x, gradient), params)
-        found, state = jax.jit(update.update)(gradients, update.init(params), params)
-        return [float(found[name][0]) for name in ('kernel', 'bias')], state
+        updates, state = jax.jit(update.update)(gradients, update.init(params), params)
+        return [float(updates[name][0]) for name in ('kernel', 'bias')], state
 
     decoupled, _ = changes('optimizer.kind=adamw')
     coupled, _ = changes('optimizer.kind=adam_l2')
@@ -109,10 +109,10 @@ def test_layer_decay_of_the_config():
         'embed': {'kernel': np.ones(4, np.float32)},
         'head': {'kernel': np.ones(4, np.float32)},
     }
-    chosen = config(
+    settings = config(
         'optimizer.layer_decay=0.5', 'model.depth=2', 'optimizer.b1=0', 'optimizer.weight_decay=0'
     )
-    update = factory.make_optimizer(chosen, lambda _: 0.1)
+    update = factory.make_optimizer(settings, lambda _: 0.1)
     updates: Any = update.update(params, update.init(params), params)[0]
     np.testing.assert_allclose(
         [updates['embed']['kernel'][0], updates['head']['kernel'][0]], [-0.1 / 8, -0.1], rtol=1e-4

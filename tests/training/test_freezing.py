@@ -16,7 +16,7 @@ PARAMS = {
 
 
 @pytest.mark.parametrize(
-    'beginnings, names',
+    'prefixes, names',
     [
         ((), set()),
         (('embed',), {'embed.kernel', 'embed.bias'}),
@@ -25,12 +25,12 @@ PARAMS = {
         (('head', 'encoder.blocks'), {'head.kernel', 'encoder.blocks.mlp.up.kernel'}),
     ],
 )
-def test_prefix_matches_whole_parts_of_a_name(beginnings, names):
-    assert freezing.frozen_names(PARAMS, beginnings) == names
+def test_prefix_matches_whole_parts_of_a_name(prefixes, names):
+    assert freezing.frozen_names(PARAMS, prefixes) == names
 
 
 @pytest.mark.parametrize(
-    'wrong, near',
+    'prefix, nearest',
     [
         ('encodr', 'encoder'),
         ('position.time', 'positions.time'),
@@ -41,11 +41,11 @@ def test_prefix_matches_whole_parts_of_a_name(beginnings, names):
         ('encoder.', 'encoder'),
     ],
 )
-def test_unknown_prefix_is_refused_with_the_nearest(wrong, near):
+def test_unknown_prefix_is_refused_with_the_nearest(prefix, nearest):
     with pytest.raises(UserError) as caught:
-        freezing.frozen_names(PARAMS, ['embed', wrong])
-    assert f'{wrong!r}' in str(caught.value) and str(caught.value).endswith(
-        f'the nearest is {near!r}'
+        freezing.frozen_names(PARAMS, ['embed', prefix])
+    assert f'{prefix!r}' in str(caught.value) and str(caught.value).endswith(
+        f'the nearest is {nearest!r}'
     )
 
 
@@ -54,9 +54,9 @@ def test_freezing_everything_is_refused():
         freezing.frozen_names(PARAMS, list(PARAMS))
 
 
-@pytest.mark.parametrize('beginnings', [(), ('encoder', 'positions.time')])
-def test_merge_inverts_split(beginnings):
-    frozen = freezing.frozen_names(PARAMS, beginnings)
+@pytest.mark.parametrize('prefixes', [(), ('encoder', 'positions.time')])
+def test_merge_inverts_split(prefixes):
+    frozen = freezing.frozen_names(PARAMS, prefixes)
     trained, fixed = freezing.split(PARAMS, frozen)
     assert freezing.merge(trained, fixed) == PARAMS
     assert (

@@ -25,14 +25,14 @@ def test_cross_entropy_is_that_of_smoothed_targets(smoothing):
     for r in range(R):
         for s in range(S):
             target[r, s, CLASSES[r, s]] += 1 - smoothing
-    found = losses.cross_entropy(smoothing)(jnp.asarray(LOGITS), jnp.asarray(CLASSES))
-    np.testing.assert_allclose(found, -(target * log_softmax(LOGITS)).sum(axis=-1), rtol=1e-5)
+    values = losses.cross_entropy(smoothing)(jnp.asarray(LOGITS), jnp.asarray(CLASSES))
+    np.testing.assert_allclose(values, -(target * log_softmax(LOGITS)).sum(axis=-1), rtol=1e-5)
 
 
 def test_cross_entropy_is_not_smoothed_unless_asked():
-    found = losses.cross_entropy()(jnp.asarray(LOGITS), jnp.asarray(CLASSES))
+    values = losses.cross_entropy()(jnp.asarray(LOGITS), jnp.asarray(CLASSES))
     np.testing.assert_allclose(
-        found, -np.take_along_axis(log_softmax(LOGITS), CLASSES[..., None], 2)[..., 0], rtol=1e-5
+        values, -np.take_along_axis(log_softmax(LOGITS), CLASSES[..., None], 2)[..., 0], rtol=1e-5
     )
 
 
@@ -44,8 +44,10 @@ def test_binary_cross_entropy_is_the_mean_over_classes(target):
     expected = -(target * np.log(probability) + (1 - target) * np.log(1 - probability)).mean(
         axis=-1
     )
-    found = losses.binary_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(target.astype(np.float32)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    values = losses.binary_cross_entropy(
+        jnp.asarray(LOGITS), jnp.asarray(target.astype(np.float32))
+    )
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +61,9 @@ def test_a_loss_of_large_logits_is_finite_and_so_is_its_gradient(loss, target):
 
 def test_correct_is_the_highest_logit_of_one_class():
     best = LOGITS.argmax(axis=-1)
-    found = losses.correct(jnp.asarray(LOGITS), jnp.asarray(CLASSES))
-    assert found.dtype == jnp.float32
-    assert np.array_equal(found, (best == CLASSES).astype(np.float32))
+    values = losses.correct(jnp.asarray(LOGITS), jnp.asarray(CLASSES))
+    assert values.dtype == jnp.float32
+    assert np.array_equal(values, (best == CLASSES).astype(np.float32))
     assert np.array_equal(
         losses.correct(jnp.asarray(LOGITS), jnp.asarray(best.astype(np.int32))), np.ones((R, S))
     )

@@ -25,10 +25,10 @@ def by_hand(examples, scores):
 
 
 def test_a_case_counted_by_hand():
-    found = compute_metrics(SCORES, TARGETS, LABELS)
-    assert found.clips == 4
-    assert found.accuracy == 2 / 4  # clips 0 and 3
-    a, b, c = found.classes
+    metrics = compute_metrics(SCORES, TARGETS, LABELS)
+    assert metrics.clips == 4
+    assert metrics.accuracy == 2 / 4  # clips 0 and 3
+    a, b, c = metrics.classes
     # Class a ranks its clips 1 and 3 of 4: precision 1 at the first, 2/3 at the second; three of
     # four pairs are in order.
     assert (a.label, a.clips, a.accuracy) == ('a', 2, 0.5)
@@ -38,9 +38,9 @@ def test_a_case_counted_by_hand():
         b.average_precision == b.auc == 1.0
     )  # b's only clip has the highest score of b, though not the highest of the clip
     assert (c.clips, c.accuracy) == (1, 1.0) and c.auc == 1.0
-    assert found.mean_average_precision == pytest.approx((5 / 6 + 1 + 1) / 3)
-    assert found.auc == pytest.approx((3 / 4 + 1 + 1) / 3)
-    assert found.classes_without == 0
+    assert metrics.mean_average_precision == pytest.approx((5 / 6 + 1 + 1) / 3)
+    assert metrics.auc == pytest.approx((3 / 4 + 1 + 1) / 3)
+    assert metrics.classes_without == 0
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -48,10 +48,10 @@ def test_many_labels_a_clip(seed):
     rng = np.random.default_rng(seed)
     truth = rng.random((60, 7)) < 0.3
     scores = (rng.normal(size=truth.shape) + truth).astype(np.float32)
-    found = compute_metrics(
+    metrics = compute_metrics(
         scores, [tuple(np.flatnonzero(row).tolist()) for row in truth], list('abcdefg')
     )
-    for c, entry in enumerate(found.classes):
+    for c, entry in enumerate(metrics.classes):
         precision, auc = by_hand(truth[:, c], scores[:, c])
         assert (entry.average_precision, entry.auc) == (
             pytest.approx(precision),
@@ -59,33 +59,33 @@ def test_many_labels_a_clip(seed):
         )
         assert entry.clips == truth[:, c].sum()
         assert entry.d_prime == d_prime(entry.auc)
-    assert found.mean_average_precision == pytest.approx(
+    assert metrics.mean_average_precision == pytest.approx(
         average_precision_score(truth, scores, average='macro')
     )
-    assert found.auc == pytest.approx(roc_auc_score(truth, scores, average='macro'))
-    assert found.d_prime == d_prime(found.auc)
+    assert metrics.auc == pytest.approx(roc_auc_score(truth, scores, average='macro'))
+    assert metrics.d_prime == d_prime(metrics.auc)
     # A clip is right if its highest score is any of its classes; one without classes never is.
-    assert found.accuracy == np.mean([truth[i, scores[i].argmax()] for i in range(len(scores))])
+    assert metrics.accuracy == np.mean([truth[i, scores[i].argmax()] for i in range(len(scores))])
 
 
 def test_metrics_depend_on_the_order_of_scores_alone():
-    found = compute_metrics(SCORES, TARGETS, LABELS)
-    assert compute_metrics(np.exp(3 * SCORES), TARGETS, LABELS) == found
+    metrics = compute_metrics(SCORES, TARGETS, LABELS)
+    assert compute_metrics(np.exp(3 * SCORES), TARGETS, LABELS) == metrics
 
 
 def test_class_without_examples_is_counted_and_excluded_from_means():
     scores = np.concatenate([SCORES, SCORES[:, :1]], axis=1)
-    found, without = (
+    metrics, without = (
         compute_metrics(scores, TARGETS, (*LABELS, 'd')),
         compute_metrics(SCORES, TARGETS, LABELS),
     )
-    assert found.classes_without == 1
-    assert (found.mean_average_precision, found.auc, found.d_prime) == (
+    assert metrics.classes_without == 1
+    assert (metrics.mean_average_precision, metrics.auc, metrics.d_prime) == (
         without.mean_average_precision,
         without.auc,
         without.d_prime,
     )
-    missing = found.classes[3]
+    missing = metrics.classes[3]
     assert missing.clips == 0
     assert all(
         map(math.isnan, (missing.accuracy, missing.average_precision, missing.auc, missing.d_prime))
@@ -93,18 +93,18 @@ def test_class_without_examples_is_counted_and_excluded_from_means():
 
 
 def test_a_class_of_all_clips_has_an_accuracy_and_nothing_to_rank():
-    found = compute_metrics(SCORES, [(0, 1), (1,), (1,), (1, 2)], LABELS)
-    assert found.classes_without == 1
+    metrics = compute_metrics(SCORES, [(0, 1), (1,), (1,), (1, 2)], LABELS)
+    assert metrics.classes_without == 1
     assert (
-        found.classes[1].clips == 4 and found.classes[1].accuracy == 3 / 4
+        metrics.classes[1].clips == 4 and metrics.classes[1].accuracy == 3 / 4
     )  # clips 0 and 3 by their other labels
-    assert math.isnan(found.classes[1].auc) and math.isnan(found.classes[1].average_precision)
+    assert math.isnan(metrics.classes[1].auc) and math.isnan(metrics.classes[1].average_precision)
 
 
 def test_without_any_class_to_rank_the_means_are_undefined():
-    found = compute_metrics(SCORES[:1], [(0,)], LABELS)
-    assert found.accuracy == 1.0 and found.classes_without == 3
-    assert all(map(math.isnan, (found.mean_average_precision, found.auc, found.d_prime)))
+    metrics = compute_metrics(SCORES[:1], [(0,)], LABELS)
+    assert metrics.accuracy == 1.0 and metrics.classes_without == 3
+    assert all(map(math.isnan, (metrics.mean_average_precision, metrics.auc, metrics.d_prime)))
 
 
 @pytest.mark.parametrize(

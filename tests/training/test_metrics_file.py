@@ -101,11 +101,11 @@ def test_flush_without_lines_writes_nothing(shelf):
 
 @pytest.mark.parametrize('first', [0, 1, 2, 3, 4, 9])
 def test_replayed_steps_replace_their_lines(shelf, tmp_path, first):
-    left = [*range(1, min(first, 6) + 1)]
+    kept_steps = [*range(1, min(first, 6) + 1)]
     log(0, [1, 2], [3], [4, 5, 6])
     log(first, [first + 1])
-    assert steps() == [*left, first + 1]
-    assert [step for step, _ in shown(shelf, tmp_path)] == [*left, first + 1]
+    assert steps() == [*kept_steps, first + 1]
+    assert [step for step, _ in shown(shelf, tmp_path)] == [*kept_steps, first + 1]
 
 
 def test_a_crash_anywhere_costs_no_line_of_a_step_that_is_kept(shelf, tmp_path):
@@ -116,11 +116,11 @@ def test_a_crash_anywhere_costs_no_line_of_a_step_that_is_kept(shelf, tmp_path):
     for stop in range(100):
         shelf.clear()
         log(0, [1, 2], [3], [4, 5, 6], [7])
-        left = [stop]
+        requests_left = [stop]
 
-        def refuse(method, path, left=left):
-            left[0] -= method != 'GET'
-            return 403 if left[0] < 0 else None
+        def refuse(method, path, requests_left=requests_left):
+            requests_left[0] -= method != 'GET'
+            return 403 if requests_left[0] < 0 else None
 
         shelf.refuse = refuse
         try:
@@ -174,7 +174,7 @@ def test_evaluation_that_will_be_repeated_is_dropped(shelf, tmp_path, bucket):
     opened.close()
     for evaluated, kinds in ((True, ['eval', 'checkpoint']), (False, ['checkpoint'])):
         MetricsLog(*place, 2, keep_evaluation=evaluated).close()
-        found = [
+        lines = [
             json.loads(line) for line in metrics_file.read_lines(files.as_path(place[0])) or []
         ]
-        assert [line['kind'] for line in found] == ['train', 'eval', 'train', *kinds]
+        assert [line['kind'] for line in lines] == ['train', 'eval', 'train', *kinds]

@@ -28,11 +28,11 @@ def test_adam_l2_adds_the_decay_to_every_parameters_gradient():
     }
     gradients = [jax.tree.map(lambda x: rng.normal(size=x.shape), params) for _ in range(4)]
     update = optimizer.adam_l2(lambda _: rate, b1, b2, epsilon, decay)
-    found = jax.tree.map(lambda x: x.astype(np.float32), params)
-    state = update.init(found)
+    params_after = jax.tree.map(lambda x: x.astype(np.float32), params)
+    state = update.init(params_after)
     for gradient in gradients:
-        updates, state = jax.jit(update.update)(gradient, state, found)
-        found = optax.apply_updates(found, updates)
+        updates, state = jax.jit(update.update)(gradient, state, params_after)
+        params_after = optax.apply_updates(params_after, updates)
 
     def pytorch(p, *gradients):
         m = v = 0
@@ -44,7 +44,7 @@ def test_adam_l2_adds_the_decay_to_every_parameters_gradient():
 
     expected = jax.tree.map(pytorch, params, *gradients)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), params_after, expected
     )
 
 
@@ -103,27 +103,27 @@ def test_updates_shrink_towards_the_input_block_by_block():
     }
     params = jax.tree.map(np.float32, params)
     update = optimizer.with_layer_decay(optax.sgd(16.0), 0.5, depth=3)
-    found, _ = jax.jit(update.update)(params, update.init(params), params)
+    updates, _ = jax.jit(update.update)(params, update.init(params), params)
     for name, leaf in (
-        ('embed', found['embed']['kernel']),
-        ('positions', found['positions']['time']),
+        ('embed', updates['embed']['kernel']),
+        ('positions', updates['positions']['time']),
     ):
         assert np.unique(leaf).tolist() == [-1.0], name
-    blocks = found['encoder']['blocks']['mlp']
+    blocks = updates['encoder']['blocks']['mlp']
     for i, expected in enumerate((-2.0, -4.0, -8.0)):
         assert (
             np.unique(blocks['kernel'][i]).tolist()
             == np.unique(blocks['bias'][i]).tolist()
             == [expected]
         )
-    after = [
-        found['encoder']['norm']['scale'],
-        found['pool']['query'],
-        found['norm_head']['scale'],
-        found['head']['kernel'],
+    outer = [
+        updates['encoder']['norm']['scale'],
+        updates['pool']['query'],
+        updates['norm_head']['scale'],
+        updates['head']['kernel'],
     ]
-    assert all(np.unique(leaf).tolist() == [-16.0] for leaf in after)
-    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, params)
+    assert all(np.unique(leaf).tolist() == [-16.0] for leaf in outer)
+    assert jax.tree.map(lambda x: x.dtype, updates) == jax.tree.map(lambda x: x.dtype, params)
 
 
 def test_weight_decay_shrinks_with_the_layer_and_the_moments_do_not():
@@ -161,21 +161,21 @@ def rates(schedule, steps):
 
 
 def test_cosine_warms_up_linearly_and_ends_at_zero():
-    found = rates(optimizer.cosine_schedule(2.0, steps=110, warmup_steps=10), 111)
-    np.testing.assert_allclose(found[:11], np.linspace(0, 2.0, 11), rtol=1e-6)
-    np.testing.assert_allclose(found[10:], 1 + np.cos(np.pi * np.arange(101) / 100), atol=1e-5)
-    assert found[110] == pytest.approx(0, abs=1e-6) and found[60] == pytest.approx(1.0)
+    values = rates(optimizer.cosine_schedule(2.0, steps=110, warmup_steps=10), 111)
+    np.testing.assert_allclose(values[:11], np.linspace(0, 2.0, 11), rtol=1e-6)
+    np.testing.assert_allclose(values[10:], 1 + np.cos(np.pi * np.arange(101) / 100), atol=1e-5)
+    assert values[110] == pytest.approx(0, abs=1e-6) and values[60] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize('steps, warmup', [(1, 0), (1, 5), (2, 2), (10, 0), (10, 10), (10, 99)])
 def test_cosine_is_usable_however_short_the_run(steps, warmup):
-    found = rates(optimizer.cosine_schedule(1.0, steps, warmup), steps)
-    assert np.isfinite(found).all() and found.min() >= 0 and found.max() == pytest.approx(1.0)
+    values = rates(optimizer.cosine_schedule(1.0, steps, warmup), steps)
+    assert np.isfinite(values).all() and values.min() >= 0 and values.max() == pytest.approx(1.0)
 
 
 def test_constant_warms_up_linearly_and_stays():
-    found = rates(optimizer.constant_schedule(2.0, warmup_steps=4), 20)
-    np.testing.assert_allclose(found, [0.0, 0.5, 1.0, 1.5] + [2.0] * 16, rtol=1e-6)
+    values = rates(optimizer.constant_schedule(2.0, warmup_steps=4), 20)
+    np.testing.assert_allclose(values, [0.0, 0.5, 1.0, 1.5] + [2.0] * 16, rtol=1e-6)
     np.testing.assert_allclose(
         rates(optimizer.constant_schedule(2.0, warmup_steps=0), 3), [2.0] * 3
     )
@@ -186,16 +186,16 @@ def carried_out(full, epochs, decay_from, factor):
 
     at every 50th step up to step 1000 the rate is set; MultiStepLR multiplies it after an epoch.
     """
-    rate, step, used = full, 0, []
+    rate, step, values = full, 0, []
     for epoch, steps in enumerate(epochs, 1):
         for _ in range(steps):
             if step <= 1000 and step % 50 == 0:
                 rate = step / 1000 * full
-            used.append(rate)
+            values.append(rate)
             step += 1
         if epoch in range(decay_from, 1000):
             rate = rate * factor
-    return used
+    return values
 
 
 @pytest.mark.parametrize(
@@ -213,10 +213,10 @@ def carried_out(full, epochs, decay_from, factor):
 @pytest.mark.parametrize('decay_from, factor', [(1, 0.5), (2, 0.5), (5, 0.75), (100, 0.5)])
 def test_published_is_the_published_procedure(epochs, decay_from, factor):
     expected = carried_out(3e-4, epochs, decay_from, factor)
-    found = rates(
+    values = rates(
         optimizer.published_schedule(3e-4, np.cumsum(epochs), decay_from, factor), sum(epochs)
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-12)
 
 
 def test_published_learning_rate_starts_at_zero():

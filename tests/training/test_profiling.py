@@ -10,10 +10,10 @@ from elastic_ast_jax.training.profiling import Profile
 @pytest.fixture
 def traced(monkeypatch):
     """Folder and steps of each profile; JAX's own profiler is left alone, it is slow."""
-    found, running = [], []
+    traces, running = [], []
     monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: running.append([folder]))
-    monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: found.append(running.pop()))
-    yield running, found
+    monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: traces.append(running.pop()))
+    yield running, traces
     assert not running
 
 
@@ -22,17 +22,17 @@ def run(folder, steps, first, last, running, fail_after=None):
 
     the steps made while it runs are noted.
     """
-    said, settled = [], []
-    with Profile(folder, steps, first, last, said.append) as profile:
-        for made in range(first, last):
-            with profile.step(made):
+    messages, flushes = [], []
+    with Profile(folder, steps, first, last, messages.append) as profile:
+        for step in range(first, last):
+            with profile.step(step):
                 if running:
-                    running[0].append(made + 1)
-            profile.stop_after(made + 1, lambda: settled.append(True))
-            if made + 1 == fail_after:
+                    running[0].append(step + 1)
+            profile.stop_after(step + 1, lambda: flushes.append(True))
+            if step + 1 == fail_after:
                 raise KeyboardInterrupt
-    assert len(settled) == len(said)  # the last step is waited for
-    return said
+    assert len(flushes) == len(messages)  # the last step is waited for
+    return messages
 
 
 @pytest.mark.parametrize(
@@ -48,30 +48,30 @@ def run(folder, steps, first, last, running, fail_after=None):
     ],
 )
 def test_profiled_steps(tmp_path, traced, steps, first, last, expected):
-    running, found = traced
-    (said,) = run(tmp_path, steps, first, last, running)
-    assert found == [[str(tmp_path), *expected]]
-    assert f'profile of steps {expected[0]} to {expected[-1]}: {tmp_path}' in said
+    running, traces = traced
+    (messages,) = run(tmp_path, steps, first, last, running)
+    assert traces == [[str(tmp_path), *expected]]
+    assert f'profile of steps {expected[0]} to {expected[-1]}: {tmp_path}' in messages
 
 
 def test_no_profile_by_default(tmp_path, traced):
-    running, found = traced
-    assert run(tmp_path, 0, 0, 30, running) == [] and found == []
+    running, traces = traced
+    assert run(tmp_path, 0, 0, 30, running) == [] and traces == []
 
 
 def test_a_run_that_stops_early_stops_the_profile(tmp_path, traced):
-    running, found = traced
+    running, traces = traced
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, 5, 0, 30, running, fail_after=12)
-    assert found == [[str(tmp_path), 11, 12]]
+    assert traces == [[str(tmp_path), 11, 12]]
 
 
 def test_the_file_is_where_tensorboard_looks(tmp_path):
     double = jax.jit(lambda x: 2 * x)
     with Profile(tmp_path, 1, 0, 2, lambda _: None) as profile:
-        for made in range(2):
-            with profile.step(made):
+        for step in range(2):
+            with profile.step(step):
                 result = double(jnp.ones(3))
-            profile.stop_after(made + 1, result.block_until_ready)
+            profile.stop_after(step + 1, result.block_until_ready)
     (file,) = tmp_path.glob('plugins/profile/*/*.xplane.pb')
     assert file.stat().st_size > 100

@@ -69,34 +69,36 @@ def evaluation(multi_label):
 
 def gradient(rows, multi_label=False, height=3):
     """The gradient a step uses, and its sums."""
-    before = fresh()
-    after, sums = step(multi_label)(before, make_batch(rows, multi_label, height))
+    initial = fresh()
+    updated, metrics = step(multi_label)(initial, make_batch(rows, multi_label, height))
     return (
-        jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), before.params, after.params),
-        sums,
+        jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), initial.params, updated.params),
+        metrics,
     )
 
 
 def assert_near(a, b):
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(left, right, rtol=0, atol=1e-6 * max(1.0, np.abs(right).max()))
+    for actual, expected in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(
+            actual, expected, rtol=0, atol=1e-6 * max(1.0, np.abs(expected).max())
+        )
 
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
 def test_the_gradient_is_the_mean_over_clips(multi_label):
     """Not over rows: these hold one, two and three clips."""
-    together, sums = gradient([[0, 1, 2], [3], [4, 5]], multi_label)
+    together, metrics = gradient([[0, 1, 2], [3], [4, 5]], multi_label)
     alone = [gradient([[clip]], multi_label) for clip in range(len(CLIPS))]
     assert_near(
         together,
-        jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(found for found, _ in alone)),
+        jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(actual for actual, _ in alone)),
     )
     # The sums of a batch are those of its clips, and so is everything that is divided by them.
     for field in ('loss', 'correct', 'clips', 'tokens'):
-        total = sum(float(getattr(each, field)) for _, each in alone)
-        assert float(getattr(sums, field)) == pytest.approx(total, rel=1e-5), field
+        total = sum(float(getattr(per_clip, field)) for _, per_clip in alone)
+        assert float(getattr(metrics, field)) == pytest.approx(total, rel=1e-5), field
     norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(together)))
-    assert float(sums.gradient_norm) == pytest.approx(norm, rel=1e-4) and norm > 0.1
+    assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-4) and norm > 0.1
 
 
 @pytest.mark.parametrize(
@@ -109,51 +111,51 @@ def test_the_gradient_is_the_mean_over_clips(multi_label):
     ],
 )
 def test_another_layout_of_the_same_clips_gives_the_same_step(rows):
-    right, right_sums = gradient([[0, 1, 2], [3], [4, 5]])
-    found, sums = gradient(rows)
-    assert_near(found, right)
-    np.testing.assert_allclose(sums, right_sums, rtol=1e-5)
+    expected, expected_sums = gradient([[0, 1, 2], [3], [4, 5]])
+    actual, metrics = gradient(rows)
+    assert_near(actual, expected)
+    np.testing.assert_allclose(metrics, expected_sums, rtol=1e-5)
 
 
 def test_empty_rows_change_nothing():
-    right, right_sums = gradient([[0, 1, 2, 4], [3, 5]], height=2)
-    found, sums = gradient([[0, 1, 2, 4], [3, 5]], height=3)
-    assert_near(found, right)
-    np.testing.assert_allclose(sums, right_sums, rtol=1e-5)
+    expected, expected_sums = gradient([[0, 1, 2, 4], [3, 5]], height=2)
+    actual, metrics = gradient([[0, 1, 2, 4], [3, 5]], height=3)
+    assert_near(actual, expected)
+    np.testing.assert_allclose(metrics, expected_sums, rtol=1e-5)
 
 
 def test_metrics_are_sums_over_clips():
     batch = make_batch([[0, 1, 2], [3], [4, 5]])
-    _, sums = step(False)(fresh(), batch)
+    _, metrics = step(False)(fresh(), batch)
     logits = np.asarray(evaluation(False)(fresh().params, batch).logits, np.float64)[batch.valid]
     classes = TARGETS[batch.clip_id[batch.valid]]
     target = 0.9 * np.eye(CLASSES)[classes] + 0.1 / CLASSES
     log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    assert float(sums.loss) == pytest.approx(-(target * log_probability).sum(), rel=1e-5)
-    assert float(sums.correct) == (logits.argmax(axis=1) == classes).sum()
-    assert float(sums.clips) == 6 and float(sums.tokens) == sum(map(len, CLIPS))
+    assert float(metrics.loss) == pytest.approx(-(target * log_probability).sum(), rel=1e-5)
+    assert float(metrics.correct) == (logits.argmax(axis=1) == classes).sum()
+    assert float(metrics.clips) == 6 and float(metrics.tokens) == sum(map(len, CLIPS))
 
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
 def test_empty_batch_changes_no_parameter(multi_label):
-    found, sums = gradient([], multi_label)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(found))
-    assert sums.parameter_norm > 0
-    assert not np.any(sums._replace(parameter_norm=0))
+    actual, metrics = gradient([], multi_label)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(actual))
+    assert metrics.parameter_norm > 0
+    assert not np.any(metrics._replace(parameter_norm=0))
 
 
 def test_a_step_counts_itself_and_keeps_the_shape_of_the_state():
-    before = fresh()
-    after, sums = step(False)(before, make_batch([[0]]))
-    assert (int(before.step), int(after.step)) == (0, 1)
-    assert jax.tree.structure(after) == jax.tree.structure(before)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), before
+    initial = fresh()
+    updated, metrics = step(False)(initial, make_batch([[0]]))
+    assert (int(initial.step), int(updated.step)) == (0, 1)
+    assert jax.tree.structure(updated) == jax.tree.structure(initial)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), updated) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), initial
     )
     assert (
-        isinstance(sums, StepMetrics)
-        and {x.shape for x in sums} == {()}
-        and {x.dtype for x in sums} == {jnp.dtype('float32')}
+        isinstance(metrics, StepMetrics)
+        and {x.shape for x in metrics} == {()}
+        and {x.dtype for x in metrics} == {jnp.dtype('float32')}
     )
 
 
@@ -167,22 +169,22 @@ def test_a_step_is_a_function_of_state_and_batch():
 def test_loss_that_is_not_finite_shows_in_the_metrics(value):
     batch = make_batch([[0, 1, 2], [3], [4, 5]])
     batch.patches[1, 0, 0] = value
-    _, sums = step(False)(fresh(), batch)
-    assert not np.isfinite(sums.loss) and not np.isfinite(sums.gradient_norm)
-    assert float(sums.clips) == 6  # what is counted stays right
-    sums = evaluation(False)(fresh().params, batch).metrics
-    assert not np.isfinite(sums.loss)
+    _, metrics = step(False)(fresh(), batch)
+    assert not np.isfinite(metrics.loss) and not np.isfinite(metrics.gradient_norm)
+    assert float(metrics.clips) == 6  # what is counted stays right
+    metrics = evaluation(False)(fresh().params, batch).metrics
+    assert not np.isfinite(metrics.loss)
 
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
 def test_evaluation_returns_logits_and_metrics(multi_label):
     batch = make_batch([[0, 1, 2], [3], [4, 5]], multi_label)
-    logits, _, _, sums = evaluation(multi_label)(fresh().params, batch)
+    logits, _, _, metrics = evaluation(multi_label)(fresh().params, batch)
     assert logits.shape == (3, 5, CLASSES) and logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, jax.jit(apply)(fresh().params, batch), rtol=1e-4, atol=1e-5)
     _, trained = step(multi_label)(fresh(), batch)
-    assert float(sums.gradient_norm) == 0
-    np.testing.assert_allclose(sums[:4], trained[:4], rtol=1e-5)
+    assert float(metrics.gradient_norm) == 0
+    np.testing.assert_allclose(metrics[:4], trained[:4], rtol=1e-5)
 
 
 # A batch in parts
@@ -202,13 +204,15 @@ def divided(parts):
     ],
 )
 def test_accumulated_gradient_is_that_of_the_whole_batch(rows, parts):
-    right, right_sums = gradient(rows, height=4)
-    before = fresh()
-    after, sums = divided(parts)(before, make_batch(rows, height=4))
-    found = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), before.params, after.params)
-    assert_near(found, right)
-    np.testing.assert_allclose(sums, right_sums, rtol=1e-5)
-    assert int(after.step) == 1
+    expected, expected_sums = gradient(rows, height=4)
+    initial = fresh()
+    updated, metrics = divided(parts)(initial, make_batch(rows, height=4))
+    actual = jax.tree.map(
+        lambda a, b: np.asarray(a) - np.asarray(b), initial.params, updated.params
+    )
+    assert_near(actual, expected)
+    np.testing.assert_allclose(metrics, expected_sums, rtol=1e-5)
+    assert int(updated.step) == 1
 
 
 @pytest.mark.slow
@@ -239,8 +243,8 @@ def test_run_with_accumulation_equals_the_run_without():
 def test_part_that_is_not_finite_shows_in_the_metrics(value):
     batch = make_batch([[0, 1, 2], [3], [4, 5], []], height=4)
     batch.patches[1, 0, 0] = value
-    _, sums = divided(2)(fresh(), batch)
-    assert not np.isfinite(sums.loss) and not np.isfinite(sums.gradient_norm)
+    _, metrics = divided(2)(fresh(), batch)
+    assert not np.isfinite(metrics.loss) and not np.isfinite(metrics.gradient_norm)
 
 
 # The moving average
@@ -322,7 +326,7 @@ def test_frozen_parameters_keep_their_bits_and_others_train():
     )
     structure = jax.tree.structure(state)
     for _ in range(3):
-        state, sums = step(state, batch)
+        state, metrics = step(state, batch)
     assert jax.tree.structure(state) == structure
     for tree in (state.params, state.ema):
         same = [
@@ -344,16 +348,16 @@ def test_gradient_norm_excludes_frozen_parameters():
     whole, _ = gradient([[0, 1, 2], [3], [4, 5]])
     frozen = freezing.frozen_names(fresh().params, FROZEN)
     step = jax.jit(make_train_step(apply, LOSSES[False], optax.sgd(1.0), frozen=frozen))
-    state, sums = step(
+    state, metrics = step(
         new_state(fresh().params, optax.sgd(1.0), frozen=frozen),
         make_batch([[0, 1, 2], [3], [4, 5]]),
     )
     trained, _ = freezing.split(whole, frozen)
     norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(trained)))
-    assert float(sums.gradient_norm) == pytest.approx(norm, rel=1e-4)
+    assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-4)
     everything = np.sqrt(
         sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(whole))
     )
     assert norm < 0.99 * everything
-    found = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), fresh().params, state.params)
-    assert_near(freezing.split(found, frozen)[0], trained)
+    actual = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), fresh().params, state.params)
+    assert_near(freezing.split(actual, frozen)[0], trained)

@@ -31,9 +31,9 @@ def calls(tmp_path, monkeypatch):
 
 @pytest.fixture
 def workdir(tmp_path):
-    made = Workdir(tmp_path / 'run one')
-    made.prepare(config())
-    return made
+    created = Workdir(tmp_path / 'run one')
+    created.prepare(config())
+    return created
 
 
 def config():
@@ -59,12 +59,12 @@ def test_a_run_has_the_config_and_every_number(calls, workdir):
 
 
 def test_wandb_writes_no_files_to_a_bucket(calls, shelf):
-    made = Workdir('gs://shelf/run one')
-    made.prepare(config())
-    with WandbLog(config(), made) as log:
+    created = Workdir('gs://shelf/run one')
+    created.prepare(config())
+    with WandbLog(config(), created) as log:
         log.write(10, 'train', {'loss': 0.5})
         log.flush()
-    with WandbLog(config(), made):
+    with WandbLog(config(), created):
         pass
     first, logged, _, second, _ = calls()
     assert (first['name'], first['dir'], logged['step']) == ('run one', None, 10) and first[
@@ -79,9 +79,9 @@ def test_a_workdir_is_one_run_however_often_it_is_opened(calls, workdir, tmp_pat
     with WandbLog(config(), workdir) as log:
         log.write(9, 'train', {'loss': 0.7})  # repeated after a restart, and there already
         log.write(11, 'train', {'loss': 0.4})
-    other = Workdir(tmp_path / 'run two')
-    other.prepare(config())
-    with WandbLog(config(), other):
+    second_workdir = Workdir(tmp_path / 'run two')
+    second_workdir.prepare(config())
+    with WandbLog(config(), second_workdir):
         pass
     first, second, third = (call['id'] for call in calls() if call['call'] == 'init')
     assert first == second != third and first.isalnum()
