@@ -1,8 +1,4 @@
-"""Checkpoints:
-
-what was saved comes back to the bit, a damaged one costs the steps since the one before and nothing
-else.
-"""
+"""Test that checkpoints restore the same bits, and that damage costs only the last steps."""
 
 import functools
 import logging
@@ -48,7 +44,7 @@ def init(width=5, *, ema=False):
 
 @functools.cache
 def train_step():
-    """A step of Adam that uses the old state's memory again."""
+    """Return a step of Adam with a donated state."""
 
     def step(state, batch):
         gradients = jax.tree.map(lambda x: jnp.cos(x) + x * batch.mean(), state.params)
@@ -83,7 +79,7 @@ def abstract(width=5, *, ema=False):
 
 
 def restored(checkpoints, **options):
-    """Return the newest state, which there is."""
+    """Return the newest state of a directory that has one."""
     state = checkpoints.restore(abstract(**options))
     assert state is not None
     return state
@@ -98,9 +94,9 @@ def same(a, b):
 
 
 def run(directory, scores, keep=3, *, ema=False):
-    """A run that saves after every step with these scores (None:
+    """Run and save after every step, with these scores; None for no evaluation.
 
-    not evaluated). Copies of its states, by step.
+    Returns copies of its states, by step.
     """
     state, copies = fresh(ema=ema), {}
     with Checkpoints(directory, keep) as checkpoints:
@@ -113,14 +109,14 @@ def run(directory, scores, keep=3, *, ema=False):
 
 @pytest.fixture(scope='module')
 def original(tmp_path_factory):
-    """A finished run of three checkpoints, the second the best; and its states."""
+    """Return a finished run of three checkpoints, the second the best, and its states."""
     directory = tmp_path_factory.mktemp('run') / 'checkpoints'
     return directory, run(directory, [0.25, 0.75, 0.5])
 
 
 @pytest.fixture
 def saved(original, tmp_path):
-    """A copy of it, to be damaged."""
+    """Return a copy of the run, for a test that damages it."""
     directory, copies = original
     return shutil.copytree(directory, tmp_path / 'checkpoints'), copies
 
@@ -162,7 +158,7 @@ def test_a_new_run_has_nothing_to_restore(tmp_path):
 
 
 def test_state_may_be_donated_while_it_is_written(tmp_path):
-    """Saving goes on in the background, and the next step may write into the old state's memory."""
+    """Saving continues in the background, and the next step may reuse the old state's memory."""
 
     def large():
         params = {
@@ -239,7 +235,7 @@ def test_the_later_of_equals_is_the_best(tmp_path):
 
 
 def test_an_evaluation_without_a_number_is_not_the_best(tmp_path):
-    """mAP is NaN where no class has both examples and others."""
+    """mAP is NaN if no class has both examples and counter-examples."""
     run(tmp_path / 'checkpoints', [0.5, 0.75, float('nan'), 0.25], keep=1)
     with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
         assert checkpoints.best_step() == 2
@@ -353,7 +349,7 @@ def test_the_message_about_another_shape_has_both(saved):
 
 @pytest.fixture(scope='module')
 def averaged(tmp_path_factory):
-    """A run of four checkpoints with a moving average, and its states."""
+    """Return a run of four checkpoints with a moving average, and its states."""
     directory = tmp_path_factory.mktemp('averaged') / 'checkpoints'
     return directory, run(directory, [0.25, 0.75, None, 0.5], keep=4, ema=True)
 
@@ -461,7 +457,7 @@ def test_a_damaged_score_is_no_score(saved, content):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of its own, with room for some checkpoints of this test and no more."""
+    """Return a folder on its own disk, with room for a few checkpoints only."""
     folder = tmp_path / 'disk'
     folder.mkdir()
     mounted = subprocess.run(
@@ -513,21 +509,21 @@ def emptied(path):
 
 DAMAGE = {
     'no parameters': lambda step: shutil.rmtree(step / 'params'),
-    'no optimiser': lambda step: shutil.rmtree(step / 'optimizer'),
+    'no optimizer': lambda step: shutil.rmtree(step / 'optimizer'),
     'nothing at all': emptied,
     'an index of parameters lost': lambda step: (step / 'params' / 'manifest.ocdbt').unlink(),
-    'an index of the optimiser cut': lambda step: truncated(step / 'optimizer' / 'manifest.ocdbt'),
+    'an index of the optimizer cut': lambda step: truncated(step / 'optimizer' / 'manifest.ocdbt'),
     'values of parameters cut': lambda step: [
         truncated(path) for path in (step / 'params' / 'd').iterdir()
     ],
-    'values of the optimiser lost': lambda step: emptied(step / 'optimizer' / 'd'),
+    'values of the optimizer lost': lambda step: emptied(step / 'optimizer' / 'd'),
     'a description cut': lambda step: truncated(step / 'params' / '_METADATA'),
 }
 
 
 @pytest.fixture
 def warnings(caplog):
-    """What the project itself warns of."""
+    """Return a function that returns the warnings of this project."""
     caplog.set_level(logging.WARNING)
     return lambda: [
         record.getMessage()
@@ -567,7 +563,7 @@ def test_prediction_skips_a_damaged_checkpoint_and_keeps_it(saved, warnings):
 def test_two_damaged_checkpoints_are_skipped(saved):
     directory, copies = saved
     DAMAGE['no parameters'](directory / '3')
-    DAMAGE['no optimiser'](directory / '2')
+    DAMAGE['no optimizer'](directory / '2')
     with Checkpoints(directory) as checkpoints:
         assert same(checkpoints.restore(abstract()), copies[1])
 

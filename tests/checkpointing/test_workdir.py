@@ -1,7 +1,4 @@
-"""A workdir:
-
-one run and its small files; whatever else is found there is refused with the reason and a way out.
-"""
+"""Test a workdir and its small files: any other content is refused with the reason and a remedy."""
 
 import dataclasses
 import json
@@ -20,7 +17,7 @@ METADATA = ModelMetadata(('cat', 'dog', 'owl'), FRONTEND)
 
 
 def changed(**sections):
-    """`CONFIG` with these values of these sections."""
+    """Return `CONFIG` with these values of these sections."""
     return dataclasses.replace(
         CONFIG,
         **{

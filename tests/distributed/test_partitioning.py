@@ -1,4 +1,4 @@
-"""Logical axes: every parameter has some, every rule is used, and what does not divide is named."""
+"""Test that all parameters have logical axes, all rules are used, and errors name them."""
 
 from typing import Any
 

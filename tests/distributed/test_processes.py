@@ -1,5 +1,6 @@
-"""Several processes: what the environment may say, and how a process notices that it is to stop.
-What several do together is in end_to_end/test_hosts.py.
+"""Test the environment of several processes, and how a process notices that it must stop.
+
+Runs of several processes are in end_to_end/test_hosts.py.
 """
 
 import os

@@ -1,8 +1,6 @@
-"""Placement: the same run on one device and on eight in any arrangement, one compilation of each
-step.
+"""Test that runs agree on any mesh of up to eight devices, with one compilation of each step.
 
-Run as a program this file makes the runs, in a process that sees eight devices, and prints what
-came of them as JSON.
+Run as a program, this file trains in a process with eight devices, and prints the results as JSON.
 """
 
 import json
@@ -53,7 +51,7 @@ ANY_MESH = pytest.mark.parametrize(
 
 
 def batches():
-    """Five batches of different clips, one of them with empty rows."""
+    """Yield five batches of different clips, one of them with empty rows."""
     rng = np.random.default_rng(0)
     for number in range(5):
         clips = [
@@ -71,7 +69,7 @@ def mesh_of(devices, fsdp=1, tensor=1):
 
 
 class Run:
-    """Training on a mesh, with attention whose loops depend on the data."""
+    """Trains on a mesh, with attention whose loops depend on the data."""
 
     def __init__(self, mesh, parts=1):
         self.mesh = mesh
@@ -148,7 +146,7 @@ class Run:
 
 
 def refusals():
-    """What is said of numbers of rows on eight devices."""
+    """Return the messages about numbers of rows on eight devices."""
     messages = {}
     for rows in (1, 7, 8, 12, 16, 20):
         try:
@@ -159,7 +157,7 @@ def refusals():
 
 
 def exchanged():
-    """Whether eight devices exchange anything for attention to rows that lie on them."""
+    """Return whether eight devices communicate for attention to their own rows."""
     mesh = sharding.make_mesh()
     rows = sharding.rows_sharding(mesh)
     attend = jax.jit(
@@ -182,7 +180,7 @@ def exchanged():
 
 
 def moved_in_parts():
-    """What four devices do for a batch in two parts besides adding gradients."""
+    """Return the communication of four devices for two parts of a batch, besides sums of gradients."""
     run = Run(mesh_of(4), parts=2)
     program = run.train.lower(jax.eval_shape(run.init), SHAPE.abstract()).compile().as_text()
     return [
@@ -203,7 +201,7 @@ def main(meshes):
 
 
 def results_of(which):
-    """Return what this file prints as a program with eight devices."""
+    """Return the output of this file as a program with eight devices."""
     flags = (  # the latter compiles sooner
         '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
     )
@@ -230,7 +228,7 @@ def more_runs():
 
 @pytest.fixture
 def run_on(request, runs):
-    """`run_on(mesh)`: the results on a mesh; the programs of more meshes run once if needed."""
+    """Return a function from a mesh to its results; further meshes run once if needed."""
     return lambda mesh: (runs if mesh in runs else request.getfixturevalue('more_runs'))[mesh]
 
 
@@ -271,7 +269,7 @@ def test_any_mesh_evaluates_as_one_device(runs, run_on, mesh):
 
 @ANY_MESH
 def test_each_step_is_compiled_once_whatever_the_clips(run_on, mesh):
-    """From the first step on, whose state comes from elsewhere than that of the others."""
+    """This includes the first step, whose state comes from initialization."""
     assert run_on(mesh)['compilations'] == [1, 1]
 
 

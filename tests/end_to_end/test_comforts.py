@@ -1,6 +1,6 @@
-"""Comforts of training, all at once:
+"""Test options of training together.
 
-parts of batches, moving average, frozen parameters, rates by layer, W&B, a profile.
+They are accumulation, moving average, frozen parameters, layer decay, W&B and a profile.
 """
 
 import json
@@ -27,7 +27,7 @@ ALL = (
 
 @pytest.fixture(scope='module')
 def stand_in(tmp_path_factory):
-    """W&B's module, and where its calls are written down."""
+    """Install a stand-in for W&B's module; return the file with its calls."""
     folder = tmp_path_factory.mktemp('stand-in')
     (folder / 'wandb.py').write_text(SOURCE)
     with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +40,7 @@ def stand_in(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def comfortable(stand_in, arguments, tmp_path_factory):
-    """The workdir of a run with all of it, and the calls of W&B; not to be changed."""
+    """Return the workdir of a run with all options, not to be changed, and the calls of W&B."""
     from elastic_ast_jax.cli.main import main
 
     workdir = tmp_path_factory.mktemp('runs') / 'comfortable'

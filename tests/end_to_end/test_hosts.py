@@ -1,7 +1,4 @@
-"""One run on several processes:
-
-the same losses and the same evaluation as on one, each clip once.
-"""
+"""Test that a run on several processes has the losses and the evaluation of one process."""
 
 import json
 import os
@@ -27,7 +24,7 @@ OPTIONS = (
 
 @pytest.fixture(scope='module')
 def manifest(recordings, tmp_path_factory):
-    """The evaluation split without one clip."""
+    """Return the evaluation split without one clip."""
     file = tmp_path_factory.mktemp('eleven') / 'test.jsonl'
     lines = [
         line | {'audio': str(recordings.folder / line['audio'])} for line in recordings.test[:11]
@@ -40,10 +37,7 @@ def manifest(recordings, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def group(environment, arguments, manifest):
-    """`group(processes, devices, workdir, *overrides)`:
-
-    starts a run on that many processes; one alone if there is one.
-    """
+    """Return a function that starts a run on some processes, each with some devices."""
 
     def start(processes, devices, workdir, *overrides):
         with socket.socket() as free:
@@ -78,7 +72,7 @@ def group(environment, arguments, manifest):
 
 @pytest.fixture(scope='module')
 def run(group, tmp_path_factory):
-    """`run(processes, devices, *overrides)`: the lines of a finished run's `metrics.jsonl`."""
+    """Return a function that runs to the end and returns the lines of `metrics.jsonl`."""
 
     def finished(processes, devices, *overrides):
         workdir = tmp_path_factory.mktemp(f'{processes}x{devices}') / 'run'
@@ -133,16 +127,13 @@ def test_two_processes_of_two_devices_learn_and_evaluate_as_one(run, alone):
     ],
 )
 def test_processes_and_devices_learn_and_evaluate_as_one(run, alone, processes, devices, overrides):
-    """In the last the two processes share all rows."""
+    """In the last case the two processes share all rows."""
     same(run(processes, devices, *overrides), alone)
 
 
 @pytest.mark.slow
 def test_run_of_two_processes_resumes_on_one_after_a_kill(group, alone, tmp_path):
-    """Killed in the middle, gone on with on one process:
-
-    the same batches, the same losses but for rounding.
-    """
+    """The batches are the same, and the losses but for rounding."""
     workdir = tmp_path / 'run'
     first, second = group(2, 1, workdir, 'train.save_every=2')
     for line in first.stderr:
@@ -163,7 +154,7 @@ def test_run_of_two_processes_resumes_on_one_after_a_kill(group, alone, tmp_path
 def test_run_of_four_processes_survives_a_kill_with_the_same_bits(
     environment, arguments, manifest, tmp_path, same_bits
 ):
-    """By `launch/local_processes.sh`, which starts all again."""
+    """`launch/local_processes.sh` starts all of them again."""
     script = pathlib.Path(__file__).parents[2] / 'launch' / 'local_processes.sh'
 
     def start(workdir):

@@ -1,6 +1,4 @@
-"""Training that is killed at any moment goes on and ends with the parameters of a run that nobody
-touched, bit for bit.
-"""
+"""Test that training that is killed at any moment ends with the bits of an uninterrupted run."""
 
 import json
 import os
@@ -22,7 +20,7 @@ UNFINISHED = '.orbax-checkpoint-tmp'
 
 
 def unfinished(workdir: pathlib.Path) -> list[str]:
-    """Checkpoints that are being written, or were when the process ended."""
+    """Return the checkpoints that are being written, or were when the process ended."""
     folder = workdir / 'checkpoints'
     return [name for name in os.listdir(folder) if UNFINISHED in name] if folder.is_dir() else []
 
@@ -33,7 +31,7 @@ def steps_logged(workdir: pathlib.Path) -> int:
 
 
 class Life:
-    """One process that trains, until it is killed or done."""
+    """A process that trains until it is killed or done."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: pathlib.Path):
         command = [sys.executable, '-m', 'elastic_ast_jax', *arguments]
@@ -44,9 +42,9 @@ class Life:
         self.log = log
 
     def wait_until(self, reached, seconds: float = 120) -> None:
-        """Waits for a condition.
+        """Wait for a condition.
 
-        Looks often: a checkpoint is written in a few hundredths of a second.
+        Polls often: a checkpoint is written in a few hundredths of a second.
         """
         deadline = time.monotonic() + seconds
         while not reached():
@@ -65,9 +63,9 @@ class Life:
 
 
 def survive(arguments, environment, workdir: pathlib.Path, moments: list[str], seed: int) -> int:
-    """Trains through kills at these kinds of moments;
+    """Train through kills at these kinds of moments.
 
-    gives the number of kills that left a checkpoint unfinished.
+    Returns the number of kills that left a checkpoint unfinished.
     """
     draw, hits = random.Random(seed), 0
     for number, moment in enumerate(moments):
@@ -95,7 +93,7 @@ def survive(arguments, environment, workdir: pathlib.Path, moments: list[str], s
 
 
 def check_log(workdir, reference, logged) -> None:
-    """Each step once, ascending, with the numbers of the run that nobody touched."""
+    """Check that the log has each step once, ascending, with the numbers of the reference."""
     lines = logged(workdir)
     steps = [line['step'] for line in lines if line['kind'] == 'train']
     assert steps == list(range(1, steps[-1] + 1))
@@ -141,7 +139,7 @@ def test_killed_before_the_config_was_written(arguments, tmp_path, command):
 
 
 def test_killed_while_files_were_written(workdir, trained, arguments, command, same_bits, logged):
-    """A line cut in two, and new versions of files that never took the place of the old ones."""
+    """A line is truncated, and new versions of files did not replace the old ones."""
     for name in ('config.json', 'model.json', 'plan.json', 'metrics.jsonl'):
         (workdir / f'{name}.new').write_text('{"da')
     with open(workdir / 'metrics.jsonl', 'a') as file:
@@ -157,7 +155,7 @@ def test_killed_while_files_were_written(workdir, trained, arguments, command, s
 def test_killed_while_old_checkpoints_were_deleted(
     workdir, trained, arguments, recordings, command, same_bits
 ):
-    """A part of each is left, and the newest are whole."""
+    """A part of each old one remains, and the newest are whole."""
     for step, kept_part in (
         ('3', None),
         ('6', 'params'),

@@ -1,7 +1,4 @@
-"""`elastic-ast train` and `evaluate`:
-
-repeatable to the bit, resumable, self-contained, and every number said once.
-"""
+"""Test `elastic-ast train` and `evaluate`: equal bits, resuming, and consistent numbers."""
 
 import itertools
 import json
@@ -29,7 +26,7 @@ def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
 def test_the_same_run_gives_the_same_bits(
     trained, arguments, recordings, command, tmp_path, same_bits, logged, monkeypatch
 ):
-    """Also where the manifests are CSV."""
+    """The second run reads its manifests as CSV."""
     monkeypatch.chdir(recordings.folder)
     done = command(*arguments(tmp_path / 'again', 'data.train=train.csv', 'data.eval=test.csv'))
     assert done.code == 0
@@ -77,7 +74,7 @@ def test_reading_logging_and_saving_change_no_bit(
 def test_another_seed_is_another_run(trained, arguments, command, tmp_path, saved, logged):
     assert command(*arguments(tmp_path / 'other', 'train.seed=1')).code == 0
     first, second = saved(trained, STEPS), saved(tmp_path / 'other', STEPS)
-    # The optimiser's counts of steps are all that two runs share.
+    # The optimizer's counts of steps are all that two runs share.
     same = {name for name in first if np.array_equal(first[name], second[name])}
     assert same and all('count' in name for name in same)
     # Other clips stand in a row, so other numbers of them.
@@ -207,10 +204,7 @@ def no_number(name: str):
 
 
 def test_metrics_are_json_for_every_reader(trained):
-    """A metric that is undefined or infinite (d' of a perfect model) is null:
-
-    NaN and Infinity are not JSON.
-    """
+    """An undefined or infinite metric (d' of a perfect model) is null: NaN is not JSON."""
     for line in (trained / 'metrics.jsonl').read_text('utf-8').splitlines():
         json.loads(line, parse_constant=no_number)
 
@@ -254,10 +248,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
 
 @pytest.mark.slow
 def test_several_labels_a_clip(recordings, arguments, command, tmp_path):
-    """Binary cross-entropy from training to prediction:
-
-    a clip of two tones has two labels, and gets both.
-    """
+    """Train by binary cross-entropy: a clip of two tones has two labels, and gets both."""
     for split, clips in (('train', 64), ('test', 16)):
         random, lines = np.random.default_rng(clips), []
         for i in range(clips):
@@ -293,7 +284,7 @@ def test_several_labels_a_clip(recordings, arguments, command, tmp_path):
 
 
 def damage(checkpoint: pathlib.Path) -> None:
-    """As a crash of the machine leaves files: there, and empty."""
+    """Empty the data files of a checkpoint, as a crash of the machine may."""
     hit = [path for path in checkpoint.rglob('*') if path.is_file() and path.parent.name == 'd']
     assert hit
     for path in hit:

@@ -1,4 +1,4 @@
-"""Compilations are counted by function, as long as the counter is open."""
+"""Test that compilations are counted by function while the counter is open."""
 
 import jax
 import jax.numpy as jnp

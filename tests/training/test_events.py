@@ -1,4 +1,4 @@
-"""Steps after which a run logs, saves and evaluates."""
+"""Test the steps after which a run logs, saves and evaluates."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From a configuration to the loss, the learning rate and the optimizer."""
+"""Test the loss, the learning rate and the optimizer of a configuration."""
 
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def test_published_learning_rate_follows_epochs():
 
 
 def test_optimizer_of_the_config():
-    """One step from a gradient of 1: its size tells which parameters decay, and how."""
+    """The size of one step from a gradient of 1 shows which parameters decay, and how."""
     params = {'kernel': np.full(4, 2.0, np.float32), 'bias': np.full(4, 2.0, np.float32)}
 
     def changes(*overrides, gradient=1.0):
@@ -104,7 +104,7 @@ def test_optimizer_of_the_config():
 
 
 def test_layer_decay_of_the_config():
-    """The depth is that of the model; the gradient is clipped before."""
+    """The depth is that of the model; the gradient is clipped first."""
     params = {
         'embed': {'kernel': np.ones(4, np.float32)},
         'head': {'kernel': np.ones(4, np.float32)},
@@ -120,4 +120,4 @@ def test_layer_decay_of_the_config():
     plain = factory.make_optimizer(config(), lambda _: 0.1)
     assert jax.tree.structure(plain.init(params)) != jax.tree.structure(
         update.init(params)
-    )  # off: today's optimiser
+    )  # off: today's optimizer

@@ -1,4 +1,4 @@
-"""Which parameters stay as they are: by the beginnings of their names, in whole parts."""
+"""Test that parameters are frozen by prefixes of their names, in whole parts."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Losses per slot against their formulas in NumPy, in double precision."""
+"""Test losses per slot against their formulas in NumPy, in double precision."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,4 @@
-"""Metrics against cases counted by hand, against definitions spelled out in loops, and against
-scikit-learn's macro means.
-"""
+"""Test metrics against hand-counted cases, definitions in loops, and scikit-learn's macro means."""
 
 import math
 
@@ -17,7 +15,7 @@ LABELS = ('a', 'b', 'c')
 
 
 def by_hand(examples, scores):
-    """Average precision and AUC by their definitions; no ties."""
+    """Return average precision and AUC by their definitions, without ties."""
     pairs = [(p, n) for p in scores[examples] for n in scores[~examples]]
     auc = np.mean([p > n for p, n in pairs])
     precisions = [(examples & (scores >= s)).sum() / (scores >= s).sum() for s in scores[examples]]

@@ -1,6 +1,6 @@
-"""Metrics in a bucket:
+"""Test metrics in a bucket: parts that read as one file, after any stop or crash.
 
-parts that read as one file, whatever is stopped or crashes. Local ones: see `test_logs`.
+Local files are tested in `test_metrics_log`.
 """
 
 import json
@@ -18,16 +18,14 @@ METRICS, TENSORBOARD = f'{RUN}/metrics.jsonl', f'{RUN}/tensorboard'
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds, in a list of one: they pass when a test says so."""
+    """Return the time in seconds, in a list of one that a test changes."""
     now = [1000.0]
     monkeypatch.setattr('time.monotonic', lambda: now[0])
     return now
 
 
 def log(first, *parts):
-    """A run that starts after `first` steps and writes lines of these steps, those of a list in one
-    part.
-    """
+    """Start a run after `first` steps, and write a part with the lines of each list of steps."""
     opened = MetricsLog(METRICS, TENSORBOARD, first)
     for part in parts:
         for step in part:
@@ -43,7 +41,7 @@ def steps():
 
 
 def shown(shelf, tmp_path):
-    """What TensorBoard shows of the loss."""
+    """Return the loss as TensorBoard reads it."""
     for name, data in shelf.under('run/tensorboard').items():
         (tmp_path / name).write_bytes(data)
     events = EventAccumulator(str(tmp_path), size_guidance={'tensors': 0})
@@ -109,10 +107,7 @@ def test_replayed_steps_replace_their_lines(shelf, tmp_path, first):
 
 
 def test_a_crash_anywhere_costs_no_line_of_a_step_that_is_kept(shelf, tmp_path):
-    """At each request of a restart in turn the service says no;
-
-    the start after that finds what it needs.
-    """
+    """The service refuses each request of a restart in turn; the next start recovers."""
     for stop in range(100):
         shelf.clear()
         log(0, [1, 2], [3], [4, 5, 6], [7])

@@ -1,4 +1,4 @@
-"""The log of a run: what its lines hold, and what a run that goes on keeps of them."""
+"""Test the log of a run: its lines, and those that a resumed run keeps."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from elastic_ast_jax.training.metrics_log import LogError, MetricsLog
 
 
 def log(tmp_path, first, *entries):
-    """A run that starts after `first` steps and logs a loss at each of the entries."""
+    """Start a run after `first` steps, and log a loss for each entry."""
     opened = MetricsLog(tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', first)
     for step, loss in entries:
         opened.write(step, 'train', {'loss': loss})
@@ -23,7 +23,7 @@ def lines(tmp_path):
 
 
 def events(tmp_path, tag):
-    """Step and value of each scalar, as TensorBoard reads them."""
+    """Return step and value of each scalar, as TensorBoard reads them."""
     accumulator = EventAccumulator(str(tmp_path / 'tensorboard'))
     accumulator.Reload()
     # The writer stores scalars as tensors of no dimension.
@@ -95,10 +95,7 @@ def test_opening_leaves_no_other_file(tmp_path):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_every_line_is_json_whatever_the_values(tmp_path, value):
-    """An AUC of 1 has an infinite d', and no class at all has none;
-
-    other readers of JSON know neither NaN nor Infinity.
-    """
+    """An AUC of 1 has an infinite d', and an undefined one is NaN: neither is valid JSON."""
     log(tmp_path, 0, (10, value))
     json.loads(
         (tmp_path / 'metrics.jsonl').read_text(),
@@ -118,7 +115,7 @@ def test_profiles_beside_the_events_stay(tmp_path):
 
 @pytest.fixture
 def full(tmp_path):
-    """A log whose file lies on a device that is always full."""
+    """Return a log whose file lies on a device that is always full."""
     if not os.path.exists('/dev/full'):
         pytest.skip('no /dev/full here')
     (tmp_path / 'metrics.jsonl.new').symlink_to(

@@ -1,4 +1,4 @@
-"""Steps are read one behind the device, checked, averaged, shown and logged."""
+"""Test that steps are read one behind the device, checked, averaged, shown and logged."""
 
 import math
 
@@ -37,14 +37,14 @@ def batch(*clips):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds, in a list of one; a test moves them on."""
+    """Return the time in seconds, in a list of one that a test changes."""
     now = [100.0]
     monkeypatch.setattr('time.perf_counter', lambda: now[0])
     return now
 
 
 class Sink:
-    """A log that remembers its lines."""
+    """Records its lines."""
 
     def __init__(self):
         self.lines = []

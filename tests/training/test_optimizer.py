@@ -1,5 +1,4 @@
-"""Optimisers and schedules: by their formulas, and the published procedure carried out step by
-step.
+"""Test optimizers and schedules by their formulas, and the published procedure step by step.
 
 `tests/parity` follows PyTorch's Adam on the published network.
 """
@@ -19,7 +18,7 @@ from elastic_ast_jax.training import optimizer
 
 
 def test_adam_l2_adds_the_decay_to_every_parameters_gradient():
-    """PyTorch's formula, with a decay that shows."""
+    """Compare with PyTorch's formula, with a large decay."""
     rate, b1, b2, epsilon, decay = 0.1, 0.9, 0.99, 1e-3, 0.5
     rng = np.random.default_rng(0)
     params = {
@@ -49,7 +48,7 @@ def test_adam_l2_adds_the_decay_to_every_parameters_gradient():
 
 
 def test_adamw_decays_kernels_and_nothing_else():
-    """Without a gradient, what changes is what decays."""
+    """Without a gradient, only decayed parameters change."""
     shape = BatchShape(1, 8, 2, 6, 3)
     network = ElasticAST(Size(8, 2, 2), 3, (2, 4))
     params = jax.eval_shape(network.init, jax.random.key(0), shape.abstract())['params']
@@ -89,7 +88,7 @@ def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
 
 
 def test_updates_shrink_towards_the_input_block_by_block():
-    """Three blocks and a factor of a half: by hand."""
+    """Three blocks and a factor of a half, calculated by hand."""
     params = {
         'embed': {'kernel': np.ones((2, 4))},
         'positions': {'time': np.ones((5, 4))},
@@ -127,9 +126,9 @@ def test_updates_shrink_towards_the_input_block_by_block():
 
 
 def test_weight_decay_shrinks_with_the_layer_and_the_moments_do_not():
-    """AdamW without a gradient is nothing but its decoupled decay;
+    """AdamW without a gradient is only its decoupled decay.
 
-    with one, its second moment is that of the gradient.
+    With a gradient, its second moment is that of the gradient.
     """
     params = {
         'embed': {'kernel': np.full((2, 2), 2.0, np.float32)},
@@ -156,7 +155,7 @@ def test_layer_decay_of_1_is_the_optimizer_itself():
 
 
 def rates(schedule, steps):
-    """The rate of each step, computed as training does."""
+    """Return the learning rate of each step, computed as in training."""
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps)))
 
 
@@ -182,9 +181,9 @@ def test_constant_warms_up_linearly_and_stays():
 
 
 def carried_out(full, epochs, decay_from, factor):
-    """The published loop:
+    """Run the published loop.
 
-    at every 50th step up to step 1000 the rate is set; MultiStepLR multiplies it after an epoch.
+    It sets the rate at every 50th step up to step 1000; MultiStepLR multiplies it after an epoch.
     """
     rate, step, values = full, 0, []
     for epoch, steps in enumerate(epochs, 1):

@@ -1,4 +1,4 @@
-"""A profile of a few steps: which ones, however short the run, and nothing left running."""
+"""Test which steps are profiled, however short the run, and that no profile stays open."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from elastic_ast_jax.training.profiling import Profile
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Folder and steps of each profile; JAX's own profiler is left alone, it is slow."""
+    """Return folder and steps of each profile; JAX's own profiler is replaced, as it is slow."""
     traces, running = [], []
     monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: running.append([folder]))
     monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: traces.append(running.pop()))
@@ -18,10 +18,7 @@ def traced(monkeypatch):
 
 
 def run(folder, steps, first, last, running, fail_after=None):
-    """What a profile says in a run from `first` to `last`;
-
-    the steps made while it runs are noted.
-    """
+    """Return the messages of a profile of a run from `first` to `last`; record its steps."""
     messages, flushes = [], []
     with Profile(folder, steps, first, last, messages.append) as profile:
         for step in range(first, last):

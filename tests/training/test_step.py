@@ -1,7 +1,4 @@
-"""The steps:
-
-a gradient of the mean over clips, whatever the layout, and sums that say what happened.
-"""
+"""Test training and evaluation steps: the gradient of the mean over clips, and its metrics."""
 
 import functools
 
@@ -45,9 +42,9 @@ def make_batch(rows, multi_label=False, height=3):
 
 @functools.cache
 def fresh():
-    """Parameters away from their initial values, and a state for gradient descent of rate 1:
+    """Return perturbed parameters in a state for gradient descent with rate 1.
 
-    a step is a gradient.
+    So the change of a step is its gradient.
     """
     params = jax.jit(NETWORK.init)(jax.random.key(0), make_batch([[0]]))['params']
     rng = np.random.default_rng(1)
@@ -68,7 +65,7 @@ def evaluation(multi_label):
 
 
 def gradient(rows, multi_label=False, height=3):
-    """The gradient a step uses, and its sums."""
+    """Return the gradient of a step, and its metrics."""
     initial = fresh()
     updated, metrics = step(multi_label)(initial, make_batch(rows, multi_label, height))
     return (
@@ -86,7 +83,7 @@ def assert_near(a, b):
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
 def test_the_gradient_is_the_mean_over_clips(multi_label):
-    """Not over rows: these hold one, two and three clips."""
+    """The rows have one, two and three clips, so a mean over rows would differ."""
     together, metrics = gradient([[0, 1, 2], [3], [4, 5]], multi_label)
     alone = [gradient([[clip]], multi_label) for clip in range(len(CLIPS))]
     assert_near(
@@ -217,7 +214,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(rows, parts):
 
 @pytest.mark.slow
 def test_run_with_accumulation_equals_the_run_without():
-    """Momentum and clipping see the whole gradient, so whole runs agree."""
+    """Momentum and clipping get the whole gradient, so whole runs agree."""
     update = optimizer.with_clipping(optax.sgd(0.1, momentum=0.9), 1.0)
     batches = [
         make_batch(rows, height=4)
@@ -251,7 +248,7 @@ def test_part_that_is_not_finite_shows_in_the_metrics(value):
 
 
 def test_the_moving_average_follows_the_parameters():
-    """With the warm-up by hand: 1/10, 2/11, then the decay itself."""
+    """The expected decays are 1/10, then 2/11 limited to 0.15."""
     step = jax.jit(make_train_step(apply, LOSSES[False], optax.sgd(0.5), ema=0.15))
     state, batch = (
         new_state(fresh().params, optax.sgd(0.5), ema=True),
@@ -273,7 +270,7 @@ def test_the_moving_average_follows_the_parameters():
 
 @functools.cache
 def standing_still():
-    """A step that changes no parameter, with a long average; the state's memory is used again."""
+    """Return a step that changes no parameter, with a long average and donated state."""
     return jax.jit(
         make_train_step(apply, LOSSES[False], optax.set_to_zero(), ema=0.9999), donate_argnums=0
     )
@@ -293,7 +290,7 @@ def test_a_long_average_forgets_the_first_parameters_soon():
 
 
 def test_average_of_constant_parameters_is_constant():
-    """It also has memory of its own: no buffer can be given away twice."""
+    """The average has its own memory: no buffer can be donated twice."""
     params = jax.tree.map(np.asarray, fresh().params)
     state = jax.jit(
         lambda: new_state(jax.tree.map(jnp.asarray, params), optax.set_to_zero(), ema=True)
@@ -338,13 +335,13 @@ def test_frozen_parameters_keep_their_bits_and_others_train():
             for path, _ in jax.tree_util.tree_leaves_with_path(tree)
         ]
         assert {name for name, unchanged in zip(names, same, strict=True) if unchanged} == frozen
-    # The optimiser holds two moments of each trained parameter, and its counts.
+    # The optimizer holds two moments of each trained parameter, and its counts.
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]
     assert len(moments) == 2 * (len(names) - len(frozen))
 
 
 def test_gradient_norm_excludes_frozen_parameters():
-    """So clipping, which sees the same gradient, depends on nothing that is frozen."""
+    """So clipping, which gets the same gradient, is independent of frozen parameters."""
     whole, _ = gradient([[0, 1, 2], [3], [4, 5]])
     frozen = freezing.frozen_names(fresh().params, FROZEN)
     step = jax.jit(make_train_step(apply, LOSSES[False], optax.sgd(1.0), frozen=frozen))

@@ -1,7 +1,4 @@
-"""Metrics at Weights & Biases:
-
-the same run of theirs for a workdir, whatever happens to either. Theirs is a stand-in here.
-"""
+"""Test logging to Weights & Biases with a stand-in: a workdir is one run there."""
 
 import json
 import logging
@@ -19,7 +16,7 @@ from tests.fakes.wandb_stand_in import SOURCE
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """`calls()`: what was called in the stand-in, in order."""
+    """Return a function that returns the calls of the stand-in, in order."""
     (tmp_path / 'modules').mkdir()
     (tmp_path / 'modules' / 'wandb.py').write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path / 'modules'))
