@@ -91,8 +91,8 @@ class RunLog:
         self._write(step, 'checkpoint', {'of_step': values.pop('step'), **values})
         self._progress.write_line(
             f'checkpoint of step {checkpoint.step}: {checkpoint.bytes / 2**20:.1f} MiB in'
-            f' {format_seconds(checkpoint.seconds)}, for {format_seconds(checkpoint.waited)} of which'
-            ' training waited'
+            f' {format_seconds(checkpoint.seconds)}, for {format_seconds(checkpoint.waited)} of'
+            ' which training waited'
         )
 
     def flush(self) -> None:

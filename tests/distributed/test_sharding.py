@@ -180,7 +180,7 @@ def exchanged():
 
 
 def moved_in_parts():
-    """Return the communication of four devices for two parts of a batch, besides sums of gradients."""
+    """Return the communication of four devices for two parts, besides sums of gradients."""
     run = Run(mesh_of(4), parts=2)
     program = run.train.lower(jax.eval_shape(run.init), SHAPE.abstract()).compile().as_text()
     return [
