@@ -15,6 +15,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from elastic_ast_jax.checkpointing.restored_params import (
+    CheckpointError,
+    Mean,
+    RestoredParams,
+    describe,
+    is_average,
+    list_failures,
+    select_steps,
+    shorten,
+)
 from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.distributed import processes
 from elastic_ast_jax.utils import files, gcs
@@ -22,29 +32,8 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.gcs import BucketPath
 
 _log = logging.getLogger(__name__)
-# Characters of an error that a message quotes.
-_ERROR_LENGTH = 400
 # Items of a checkpoint that are fields of the state; the step is the checkpoint's name.
 _STATE = ('params', 'optimizer', 'ema')
-
-
-class CheckpointError(UserError):
-    """Checkpoints that cannot be read or written; names the directory, the steps and the reason."""
-
-
-class RestoredParams(NamedTuple):
-    """Parameters from one or several checkpoints.
-
-    Attributes:
-        step: The step of the checkpoint; the newest one, if several were averaged.
-        params: The parameters, with the requested shapes, dtypes and shardings.
-        description: Their origin: 'step 300', 'step 300, moving average', 'mean of steps 100,
-            200, 300'.
-    """
-
-    step: int
-    params: Any
-    description: str
 
 
 class SavedCheckpoint(NamedTuple):
@@ -284,7 +273,7 @@ class Checkpoints:
         return f'{last}: when the {storage} can be written, give the same command again'
 
     def _reason(self, error: Exception) -> str:
-        return gcs.explain(error) if isinstance(self.directory, BucketPath) else _short(error)
+        return gcs.explain(error) if isinstance(self.directory, BucketPath) else shorten(error)
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """Return the newest state that can be read; None if there is no checkpoint.
@@ -310,7 +299,7 @@ class Checkpoints:
                 self._check_shapes(step, 'params', abstract.params)
                 restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             except Exception as error:  # damage raises errors of many types
-                failure = _short(error)
+                failure = shorten(error)
             # All processes resume from the same step, which each of them can read.
             if failed := [text for text in processes.all_gather(failure) if text is not None]:
                 failures[step] = failed[0]
@@ -326,7 +315,7 @@ class Checkpoints:
         if failures:
             raise CheckpointError(
                 f'{self.directory}: no checkpoint can be read, damaged or of another model:'
-                f' {_format(failures)}; train again in another --workdir'
+                f' {list_failures(failures)}; train again in another --workdir'
             )
         return None
 
@@ -381,90 +370,42 @@ class Checkpoints:
         Raises:
             CheckpointError: The checkpoint does not exist, cannot be read, or is of another model.
         """
-        steps = self.steps()
-        if not steps:
-            raise CheckpointError(
-                f'{self.directory}: there is no complete checkpoint; has training saved one?'
-            )
+        steps = select_steps(self.directory, which, self.steps(), self.best_step())
         item = 'ema' if ema else 'params'
-        if which.partition(':')[0] == 'average':
-            return self._average(abstract, self._averaged_steps(which, steps), item)
-        if which == 'latest':
-            candidates = steps[::-1]
-        elif which == 'best':
-            best_step = self.best_step()
-            if best_step is None:
-                raise CheckpointError(
-                    f'{self.directory}: no checkpoint has been evaluated; use latest'
-                )
-            candidates = [best_step]
-        elif which.isdecimal() and int(which) in steps:
-            candidates = [int(which)]
-        else:
-            raise CheckpointError(
-                f'{self.directory}: no checkpoint {which}; there are {steps}, latest, best and'
-                ' average'
-            )
+        if is_average(which):
+            return self._average_params(steps, abstract, item)
         failures: dict[int, str] = {}
-        for step in candidates:
+        for step in steps:
             try:
                 params = self._read_params(step, abstract, item)
             except Exception as error:  # see `restore`
-                failures[step] = _short(error)
+                failures[step] = shorten(error)
                 continue
             self._warn(failures, step)
-            return RestoredParams(step, params, _describe([step], item))
+            return RestoredParams(step, params, describe([step], item))
         raise CheckpointError(
             f'{self.directory}: no checkpoint can be read, damaged or of another model:'
-            f' {_format(failures)}'
+            f' {list_failures(failures)}'
         )
+
+    def _average_params(self, steps: Sequence[int], abstract: Any, item: str) -> RestoredParams:
+        """Return the mean over checkpoints; a mean of fewer would be another model."""
+        mean = Mean(abstract)
+        for step in steps:
+            try:
+                mean.add(self._read_params(step, abstract, item))
+            except Exception as error:  # see `restore`
+                raise CheckpointError(
+                    f'{self.directory}: checkpoint {step} cannot be read for the average, damaged'
+                    f' or of another model: {shorten(error)}'
+                ) from error
+        return RestoredParams(steps[-1], mean.result(), describe(steps, item))
 
     def _read_params(self, step: int, abstract: Any, item: str) -> Any:
         self._check_shapes(step, item, abstract)
         return self._manager.restore(
             step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
         )[item]
-
-    def _averaged_steps(self, which: str, steps: list[int]) -> list[int]:
-        """Return the steps of `'average'` or `'average:N'`."""
-        _, colon, number = which.partition(':')
-        if not colon:
-            return steps
-        if not number.isdecimal() or int(number) < 1:
-            raise CheckpointError(
-                f'{self.directory}: {which}: write average:N with a positive whole number N, such'
-                f' as average:{min(3, len(steps))}, or average for all checkpoints'
-            )
-        if int(number) > len(steps):
-            raise CheckpointError(
-                f'{self.directory}: {which} needs {number} checkpoints, and there are {len(steps)},'
-                f' of steps {steps}: ask for fewer (a run keeps train.max_checkpoints of them)'
-            )
-        return steps[-int(number) :]
-
-    def _average(self, abstract: Any, steps: list[int], item: str) -> RestoredParams:
-        """Return the mean over checkpoints, summed in float64 on the host.
-
-        One checkpoint at a time is in memory besides the sum.
-        """
-        total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract)
-        for step in steps:
-            try:
-                params = self._read_params(step, abstract, item)
-            except Exception as error:  # see `restore`; a mean of fewer would be another model
-                raise CheckpointError(
-                    f'{self.directory}: checkpoint {step} cannot be read for the average, damaged'
-                    f' or of another model: {_short(error)}'
-                ) from error
-            total = jax.tree.map(lambda partial, leaf: partial + np.asarray(leaf), total, params)
-        mean = jax.tree.map(
-            lambda leaf_sum, leaf: jax.device_put(
-                (leaf_sum / len(steps)).astype(leaf.dtype), leaf.sharding
-            ),
-            total,
-            abstract,
-        )
-        return RestoredParams(steps[-1], mean, _describe(steps, item))
 
 
 @contextlib.contextmanager
@@ -492,21 +433,5 @@ class _KeepBest:
         return [checkpoint.step == best_step for checkpoint in checkpoints]
 
 
-def _describe(steps: list[int], item: str) -> str:
-    which = f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
-    return f'{which}, moving average' if item == 'ema' else which
-
-
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _short(error: Exception) -> str:
-    """Return an error in one line of limited length."""
-    text = ' '.join(str(error).split()) or 'no message'
-    ellipsis = ' ...' if len(text) > _ERROR_LENGTH else ''
-    return f'{type(error).__name__}: {text[:_ERROR_LENGTH]}{ellipsis}'
-
-
-def _format(failures: dict[int, str]) -> str:
-    return '; '.join(f'{step}: {reason}' for step, reason in failures.items())

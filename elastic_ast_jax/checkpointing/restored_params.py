@@ -1,0 +1,137 @@
+"""Select the checkpoints that parameters are restored from, average them, and describe them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.gcs import BucketPath
+
+# Characters of an error that a message quotes.
+_ERROR_LENGTH = 400
+
+
+class CheckpointError(UserError):
+    """Checkpoints that cannot be read or written; names the directory, the steps and the reason."""
+
+
+class RestoredParams(NamedTuple):
+    """Parameters from one or several checkpoints.
+
+    Attributes:
+        step: The step of the checkpoint; the newest one, if several were averaged.
+        params: The parameters, with the requested shapes, dtypes and shardings.
+        description: Their origin: 'step 300', 'step 300, moving average', 'mean of steps 100,
+            200, 300'.
+    """
+
+    step: int
+    params: Any
+    description: str
+
+
+class Mean:
+    """The mean over parameters, summed in float64 on the host."""
+
+    def __init__(self, abstract: Any):
+        """Begin with nothing.
+
+        Args:
+            abstract: The shapes, dtypes and shardings of the parameters.
+        """
+        self._abstract, self._count = abstract, 0
+        self._total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract)
+
+    def add(self, params: Any) -> None:
+        """Add the parameters of a checkpoint."""
+        self._total = jax.tree.map(
+            lambda total, leaf: total + np.asarray(leaf), self._total, params
+        )
+        self._count += 1
+
+    def result(self) -> Any:
+        """Return the mean, with the requested dtypes and shardings."""
+        return jax.tree.map(
+            lambda total, leaf: jax.device_put(
+                (total / self._count).astype(leaf.dtype), leaf.sharding
+            ),
+            self._total,
+            self._abstract,
+        )
+
+
+def select_steps(
+    directory: Path | BucketPath, which: str, steps: Sequence[int], best_step: int | None
+) -> list[int]:
+    """Return the steps to average, or else those to try in turn.
+
+    Args:
+        directory: The folder of the checkpoints, for messages.
+        which: `'latest'`, `'best'`, a step, `'average:N'` or `'average'`.
+        steps: The steps of all checkpoints, ascending.
+        best_step: The step of the best evaluation.
+
+    Raises:
+        CheckpointError: No checkpoint is selected.
+    """
+    if not steps:
+        raise CheckpointError(
+            f'{directory}: there is no complete checkpoint; has training saved one?'
+        )
+    if is_average(which):
+        return _averaged_steps(directory, which, steps)
+    if which == 'latest':
+        return list(reversed(steps))
+    if which == 'best':
+        if best_step is None:
+            raise CheckpointError(f'{directory}: no checkpoint has been evaluated; use latest')
+        return [best_step]
+    if which.isdecimal() and int(which) in steps:
+        return [int(which)]
+    raise CheckpointError(
+        f'{directory}: no checkpoint {which}; there are {list(steps)}, latest, best and average'
+    )
+
+
+def is_average(which: str) -> bool:
+    """Return whether `which` selects a mean of checkpoints."""
+    return which.partition(':')[0] == 'average'
+
+
+def _averaged_steps(directory: Path | BucketPath, which: str, steps: Sequence[int]) -> list[int]:
+    """Return the steps of `'average'` or `'average:N'`."""
+    _, colon, number = which.partition(':')
+    if not colon:
+        return list(steps)
+    if not number.isdecimal() or int(number) < 1:
+        raise CheckpointError(
+            f'{directory}: {which}: write average:N with a positive whole number N, such as'
+            f' average:{min(3, len(steps))}, or average for all checkpoints'
+        )
+    if int(number) > len(steps):
+        raise CheckpointError(
+            f'{directory}: {which} needs {number} checkpoints, and there are {len(steps)}, of'
+            f' steps {list(steps)}: ask for fewer (a run keeps train.max_checkpoints of them)'
+        )
+    return list(steps[-int(number) :])
+
+
+def describe(steps: Sequence[int], item: str) -> str:
+    """Return the origin of parameters: the steps, and whether they are the moving average."""
+    which = f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
+    return f'{which}, moving average' if item == 'ema' else which
+
+
+def shorten(error: Exception) -> str:
+    """Return an error in one line of limited length."""
+    text = ' '.join(str(error).split()) or 'no message'
+    ellipsis = ' ...' if len(text) > _ERROR_LENGTH else ''
+    return f'{type(error).__name__}: {text[:_ERROR_LENGTH]}{ellipsis}'
+
+
+def list_failures(failures: Mapping[int, str]) -> str:
+    """Return the steps that cannot be read, with their reasons."""
+    return '; '.join(f'{step}: {reason}' for step, reason in failures.items())
