@@ -400,7 +400,7 @@ def test_the_workdir_of_another_config(workdir, arguments, refused):
 def test_the_workdir_of_other_data(workdir, arguments, data, refused):
     """The labels are the same, so the plan shows the difference."""
     write_manifest(data / 'train.jsonl', read_manifest(data / 'train.jsonl')[::-1])
-    changed = 'the training data, or what is drawn of them, changed'
+    changed = 'the training data, or the way clips are drawn from them, changed'
     refused(
         arguments(workdir, f'data.train={data / "train.jsonl"}'),
         workdir,
