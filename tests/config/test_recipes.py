@@ -77,7 +77,7 @@ def histogram_of(name, text=''):
     return histogram
 
 
-def fewer(histogram, clips=5_000):
+def fewer(histogram, clips=20_000):
     """Return a histogram of fewer clips, which is planned sooner."""
     return histogram._replace(
         train=tuple(length_bins(clips, histogram.train)),
@@ -113,7 +113,7 @@ def test_batches_are_full_and_have_the_clips_of_the_recipe(name, text):
     source, evaluation = splits.make_eval_planner(
         config, HistogramSource(histogram, 'eval', rate, 0)
     )
-    assert len(evaluation.epoch(0).clips.tokens) == len(source.keys) == 5_000
+    assert len(evaluation.epoch(0).clips.tokens) == len(source.keys) == 20_000
 
 
 @pytest.mark.parametrize('name, text', EVERY)
