@@ -1,6 +1,5 @@
 """Log metrics to Weights & Biases, if configured; no run depends on it."""
 
-import importlib
 import logging
 from typing import Any
 
@@ -20,12 +19,11 @@ def import_wandb(project: str) -> Any:
         UserError: It is not installed.
     """
     try:
-        wandb = importlib.import_module('wandb')
+        import wandb  # pyright: ignore[reportMissingImports]  no extra of ours installs it
     except ImportError as error:
         raise UserError(
-            f'train.wandb={project!r}, but wandb is not installed ({error}): pip install wandb, or'
-            ' set '
-            f"train.wandb=''"
+            f'train.wandb={project!r}, but wandb is not installed ({error}): pip install wandb,'
+            " or set train.wandb=''"
         ) from error
     return wandb
 
