@@ -428,9 +428,11 @@ def test_a_damaged_checkpoint_is_in_no_mean(saved):
 
 def test_missing_moving_average_is_an_error(saved):
     directory, _ = saved
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        with pytest.raises(CheckpointError, match='no checkpoint can be read.* 3: '):
-            checkpoints.restore_params(abstract().params, '3', ema=True)
+    with (
+        Checkpoints(directory, read_only=True) as checkpoints,
+        pytest.raises(CheckpointError, match=r'no checkpoint can be read.* 3: '),
+    ):
+        checkpoints.restore_params(abstract().params, '3', ema=True)
 
 
 # Damage
@@ -553,9 +555,8 @@ def test_prediction_skips_a_damaged_checkpoint_and_keeps_it(saved, warnings):
         step, params, _ = checkpoints.restore_params(abstract().params, 'latest')
         assert step == 2 and same(params, copies[2].params)
         assert any(str(directory / '3') in warning for warning in warnings())
-        with pytest.raises(
-            CheckpointError, match='no checkpoint can be read.* 3: '
-        ):  # asked for, so no other
+        # An explicit step has no substitute.
+        with pytest.raises(CheckpointError, match=r'no checkpoint can be read.* 3: '):
             checkpoints.restore_params(abstract().params, '3')
     assert (directory / '3').is_dir()
 

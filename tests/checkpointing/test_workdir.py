@@ -114,7 +114,7 @@ def test_keys_that_change_no_result_may_differ(workdir):
         },
     )
     workdir.prepare(free)
-    assert workdir.config() == free  # what counts is how the run goes on
+    assert workdir.config() == free  # the resumed run uses the new values
     assert 'data.num_workers' not in refused(
         workdir.prepare, changed(data={'num_workers': 4}, train={'seed': 1})
     )

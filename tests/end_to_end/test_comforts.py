@@ -78,7 +78,7 @@ def test_frozen_parameters_stay_and_have_no_moments(comfortable, trained, saved)
 def test_run_with_all_options_keeps_its_bits_after_a_restart(
     comfortable, arguments, command, tmp_path, same_bits, logged, stopped
 ):
-    workdir, calls = comfortable
+    workdir, _ = comfortable
     with stopped(11):
         assert command(*arguments(tmp_path / 'run', *ALL)).code == 130
     assert 'resuming after step 9' in command(*arguments(tmp_path / 'run', *ALL)).err

@@ -318,7 +318,7 @@ def test_best_is_the_best_and_latest_the_newest(workdir, logged, command):
         )
 
 
-def shown(value: float, percent: bool = False) -> str:
+def shown(value: float, *, percent: bool = False) -> str:
     return f'{100 * value:.2f} %' if percent else f'{value:.4f}'
 
 
@@ -348,14 +348,14 @@ def test_evaluation_agrees_with_what_training_logged(
 
         # The table has the same numbers, and so does what is printed.
         row = (
-            f'| step {step} | 12 | {shown(metrics["accuracy"], True)} |'
+            f'| step {step} | 12 | {shown(metrics["accuracy"], percent=True)} |'
             f' {shown(metrics["mean_average_precision"])} | {shown(metrics["auc"])} |'
         )
         table = (workdir / 'eval' / 'metrics.md').read_text('utf-8')
         assert row in table and row in done.out
         for entry in metrics['classes']:
             assert (
-                f'| {entry["label"]} | {entry["clips"]} | {shown(entry["accuracy"], True)} '
+                f'| {entry["label"]} | {entry["clips"]} | {shown(entry["accuracy"], percent=True)} '
                 in table
             )
 

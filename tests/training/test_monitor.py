@@ -74,7 +74,7 @@ def test_a_step_that_is_not_finite_is_refused_with_its_clips(field, value):
     reports = []
     monitor = Monitor(KEYS, lambda step, values: reports.append(step), 0)
     monitor.on_step_dispatched(batch(2, 0), metrics(**{field: value}))
-    with pytest.raises(TrainingError, match='step 1: .* not finite.*batch: c.wav, a.wav$'):
+    with pytest.raises(TrainingError, match=r'step 1: .* not finite.*batch: c.wav, a.wav$'):
         monitor.flush_pending()
     assert not reports
 

@@ -33,7 +33,7 @@ def apply(params, batch):
     return NETWORK.apply({'params': params}, batch)
 
 
-def make_batch(rows, multi_label=False, height=3):
+def make_batch(rows, *, multi_label=False, height=3):
     shape = BatchShape(height, 32, 5, PATCH, CLASSES, multi_label)
     batch = packer.fill_batch(rows, CLIPS, GRID[0], shape)
     batch.labels[batch.valid] = (HOT if multi_label else TARGETS)[batch.clip_id[batch.valid]]
@@ -64,10 +64,12 @@ def evaluation(multi_label):
     return jax.jit(make_eval_step(apply, LOSSES[multi_label]))
 
 
-def gradient(rows, multi_label=False, height=3):
+def gradient(rows, *, multi_label=False, height=3):
     """Return the gradient of a step, and its metrics."""
     initial = fresh()
-    updated, metrics = step(multi_label)(initial, make_batch(rows, multi_label, height))
+    updated, metrics = step(multi_label)(
+        initial, make_batch(rows, multi_label=multi_label, height=height)
+    )
     return (
         jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), initial.params, updated.params),
         metrics,
@@ -84,8 +86,8 @@ def assert_near(a, b):
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
 def test_the_gradient_is_the_mean_over_clips(multi_label):
     """The rows have one, two and three clips, so a mean over rows would differ."""
-    together, metrics = gradient([[0, 1, 2], [3], [4, 5]], multi_label)
-    alone = [gradient([[clip]], multi_label) for clip in range(len(CLIPS))]
+    together, metrics = gradient([[0, 1, 2], [3], [4, 5]], multi_label=multi_label)
+    alone = [gradient([[clip]], multi_label=multi_label) for clip in range(len(CLIPS))]
     assert_near(
         together,
         jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(actual for actual, _ in alone)),
@@ -135,7 +137,7 @@ def test_metrics_are_sums_over_clips():
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
 def test_empty_batch_changes_no_parameter(multi_label):
-    actual, metrics = gradient([], multi_label)
+    actual, metrics = gradient([], multi_label=multi_label)
     assert not any(leaf.any() for leaf in jax.tree.leaves(actual))
     assert metrics.parameter_norm > 0
     assert not np.any(metrics._replace(parameter_norm=0))
@@ -175,7 +177,7 @@ def test_loss_that_is_not_finite_shows_in_the_metrics(value):
 
 @pytest.mark.parametrize('multi_label', [False, True], ids=['one label', 'many labels'])
 def test_evaluation_returns_logits_and_metrics(multi_label):
-    batch = make_batch([[0, 1, 2], [3], [4, 5]], multi_label)
+    batch = make_batch([[0, 1, 2], [3], [4, 5]], multi_label=multi_label)
     logits, _, _, metrics = evaluation(multi_label)(fresh().params, batch)
     assert logits.shape == (3, 5, CLASSES) and logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, jax.jit(apply)(fresh().params, batch), rtol=1e-4, atol=1e-5)
@@ -323,7 +325,7 @@ def test_frozen_parameters_keep_their_bits_and_others_train():
     )
     structure = jax.tree.structure(state)
     for _ in range(3):
-        state, metrics = step(state, batch)
+        state, _ = step(state, batch)
     assert jax.tree.structure(state) == structure
     for tree in (state.params, state.ema):
         same = [

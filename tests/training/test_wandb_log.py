@@ -98,7 +98,7 @@ def test_error_without_wandb_says_how_to_install_it(workdir, monkeypatch):
 def test_error_without_a_login_says_how_to_log_in(calls, workdir, monkeypatch):
     monkeypatch.setenv('WANDB_STAND_IN_FAILS', 'init')
     with pytest.raises(
-        UserError, match='W&B does not start .*no api key.* `wandb login`.*WANDB_MODE=offline'
+        UserError, match=r'W&B does not start .*no api key.* `wandb login`.*WANDB_MODE=offline'
     ):
         WandbLog(config(), workdir)
 
@@ -115,5 +115,5 @@ def test_wandb_failure_warns_once_and_training_continues(calls, workdir, monkeyp
 
 def test_a_damaged_id_is_refused(calls, workdir):
     (workdir.path / 'wandb.json').write_text('{"i')
-    with pytest.raises(WorkdirError, match='wandb.json: cannot be read'):
+    with pytest.raises(WorkdirError, match=r'wandb.json: cannot be read'):
         WandbLog(config(), workdir)
