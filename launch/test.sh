@@ -4,13 +4,23 @@ set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
+fast=(
+  tests/test_imports.py tests/test_stored_hashes.py tests/audio tests/packing tests/utils tests/config/test_loading.py
+  tests/data/test_epoch_plan.py tests/data/test_sampling.py tests/data/sources/test_manifest.py
+  tests/data/sources/test_folders.py tests/models/attention/test_conformance.py tests/models/test_pooling.py
+  tests/training/test_losses.py tests/training/test_metrics_file.py tests/training/test_freezing.py
+  tests/checkpointing/test_workdir.py tests/distributed/test_partitioning.py tests/distributed/test_processes.py
+  tests/pretrained/test_state_dict.py tests/pretrained/test_vit.py
+)
+
 case ${1-} in
   -h | --help)
     cat <<'TEXT'
-usage: bash launch/test.sh [--slow] [pytest arguments]
+usage: bash launch/test.sh [--fast | --slow] [pytest arguments]
 
 Installs the packages of the tests into .venv in the repository root (once), and runs the tests.
 
+  --fast   in a minute: arithmetic, packing, attention, readers, stored files and imports; no run is trained
   --slow   the tests that take long, and only these
 
 examples: bash launch/test.sh -x -k packing
@@ -19,6 +29,10 @@ examples: bash launch/test.sh -x -k packing
           bash launch/test.sh -m ''                     everything, slow or not
 TEXT
     exit 0
+    ;;
+  --fast)
+    shift
+    set -- -n 2 "${fast[@]}" "$@"
     ;;
   --slow)
     shift

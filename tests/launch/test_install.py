@@ -181,6 +181,14 @@ def test_wrong_extras_are_refused(ready):
     assert len(ready.calls()) == 1
 
 
+def test_fast_runs_tests_of_this_repository(ready):
+    assert ready.run('test.sh', '--fast', '-x').returncode == 0
+    words = ready.calls()[-1].removesuffix(f' in {ready.root}').split()
+    assert words[:4] == ['-m', 'pytest', '-n', '2'] and words[-1] == '-x'
+    assert len(words) > 20
+    assert [word for word in words[4:-1] if not (ROOT / word).exists()] == []
+
+
 @pytest.mark.parametrize(
     ('arguments', 'passed'),
     [
