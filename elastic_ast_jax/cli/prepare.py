@@ -226,7 +226,7 @@ def _print_summary(builder: Any, out: str, data_set: _DataSet) -> None:
     rows, is_multi_label = _split_rows(builder, counts)
     _print_table([('split', 'clips', 'length', 'missing', 'broken'), *rows])
     if counts:
-        print(f'{pluralize(counts.total(), "clip")} left out, listed in {folder / skipped.NAME}')
+        print(f'{pluralize(counts.total(), "clip")} skipped, listed in {skipped.list_path(folder)}')
     train, evaluate = _splits(list(builder.info.splits), data_set.train, data_set.evaluate)
     keys: dict[str, Any] = {
         'data.source': 'tfds',

@@ -1,1 +1,1 @@
-"""Clips with known lengths and labels, and the batches made of them."""
+"""Open clips with known lengths and labels, and turn them into batches."""

@@ -1,7 +1,7 @@
-"""The plan of an epoch: what is drawn, and which row each draw sits in. Integers, no audio.
+"""Plan epochs: the sampled clips and the row of each of them. Integers, no audio.
 
-A pure function of (lengths of the clips, what to draw, seed, epoch). Every host computes the same
-plan.
+A plan is a pure function of (lengths of the clips, sampling spec, seed, epoch). Every process
+computes the same plan.
 """
 
 import dataclasses
@@ -42,20 +42,21 @@ _VERSION_1 = (
 
 
 class PlanError(UserError):
-    """A clip that does not fit, with its name and what to change."""
+    """Report a clip that does not fit, with its name and the keys to change."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochPlan:
-    """The sampled clips of an epoch and the rows that hold them; a row lists their positions."""
+    """Hold the sampled clips of an epoch and the rows, which list positions of clips."""
 
     epoch: int
     clips: SampledClips
     rows: packer.Rows
 
     def fill(self, rows_per_step: int, tokens: int) -> float:
-        """Share of real tokens in all rows but those of the last step (in all, if there is one step
-        only).
+        """Return the share of real tokens in all rows but those of the last step.
+
+        With a single step, its rows count.
         """
         used = np.add.reduceat(self.clips.tokens[self.rows.clips], self.rows.offsets[:-1])
         full_steps = (len(used) - 1) // rows_per_step * rows_per_step
@@ -63,11 +64,16 @@ class EpochPlan:
 
 
 class Planner:
-    """Plans the epochs of one split.
+    """Plan the epochs of one split.
 
     Attributes:
-        samples, frontend, spec, seed, weights: What the plans are a function of.
-        tokens, slots: The budget of a row.
+        samples: Length of each clip in samples.
+        frontend: The frontend.
+        spec: How epochs sample and change clips.
+        seed: Seed of the run.
+        weights: Weight of each clip for balanced sampling.
+        tokens: Tokens of a row.
+        slots: Clips of a row.
     """
 
     def __init__(
@@ -81,27 +87,20 @@ class Planner:
         slots: int,
         weights: Float64[np.ndarray, 'clips'] | None = None,
     ):
-        """Checks that every clip fits, whatever is drawn. Balanced draws need `weights`, see
-        `sampling.balanced_weights`.
+        """Check that every clip fits, whatever is sampled.
+
+        Balanced sampling needs `weights`, see `sampling.balanced_weights`.
 
         Raises:
-            PlanError: Names the longest clip that does not fit, how many there are, and what to
-            change.
+            PlanError: Clips do not fit. Names the longest one, their number and the keys.
         """
         self.samples = np.asarray(samples, np.int64)
-        self.frontend, self.spec, self.seed, self.tokens, self.slots = (
-            frontend,
-            spec,
-            seed,
-            tokens,
-            slots,
-        )
-        self.weights = weights
+        self.frontend, self.spec, self.seed = frontend, spec, seed
+        self.tokens, self.slots, self.weights = tokens, slots, weights
         self._check(keys)
         self._lock = threading.Lock()
-        self._plans = functools.lru_cache(maxsize=2)(
-            self._plan
-        )  # the pipeline reads ahead into the next epoch
+        # Two, since the pipeline reads ahead into the next epoch.
+        self._plans = functools.lru_cache(maxsize=2)(self._plan)
 
     def _check(self, keys: Sequence[str]) -> None:
         front = self.frontend
@@ -110,30 +109,27 @@ class Planner:
         )
         if self.spec.max_frames:
             frames = np.minimum(frames, self.spec.max_frames)
-        long = np.flatnonzero(front.too_long(frames))
-        if len(long) and self.spec.too_long == 'error':
-            worst = long[np.argmax(frames[long])]
+        too_long = np.flatnonzero(front.too_long(frames))
+        if len(too_long) and self.spec.too_long == 'error':
+            worst = too_long[np.argmax(frames[too_long])]
+            most_frames = -(-int(frames[worst]) // front.patch_frames) * front.patch_frames
             raise PlanError(
-                f'{len(long)} of {len(frames)} clips are longer than'
-                f' frontend.max_frames={front.max_frames}; the longest, '
-                f'{keys[worst]}, has {frames[worst]} frames'
-                f' ({self.samples[worst] / front.sample_rate:.2f} s): raise '
-                'frontend.max_frames to'
-                f' {-(-int(frames[worst]) // front.patch_frames) * front.patch_frames}, or set '
-                f"data.too_long='crop' to use only a part of long clips, or 'window' to evaluate"
-                f' them in windows'
+                f'{len(too_long)} of {len(frames)} clips are longer than'
+                f' frontend.max_frames={front.max_frames}; the longest, {keys[worst]}, has'
+                f' {frames[worst]} frames ({self.samples[worst] / front.sample_rate:.2f} s): raise'
+                f" frontend.max_frames to {most_frames}, or set data.too_long='crop' to use only"
+                " a part of long clips, or 'window' to evaluate them in windows"
             )
         needed = self.spec.kept(front.tokens(np.minimum(frames, front.max_frames)), front)
-        wide = np.flatnonzero(needed > self.tokens)
-        if len(wide):
-            worst = wide[np.argmax(needed[wide])]
+        too_many = np.flatnonzero(needed > self.tokens)
+        if len(too_many):
+            worst = too_many[np.argmax(needed[too_many])]
+            most_frames = self.tokens // front.mel_patches * front.patch_frames
             raise PlanError(
-                f'{len(wide)} of {len(frames)} clips need more tokens than'
-                f' packing.tokens={self.tokens}; the longest, '
-                f'{keys[worst]}, needs {needed[worst]}: raise packing.tokens to at least'
-                f' {needed[worst]}, or lower '
-                f'frontend.max_frames to {self.tokens // front.mel_patches * front.patch_frames}'
-                " with data.too_long='crop'"
+                f'{len(too_many)} of {len(frames)} clips need more tokens than'
+                f' packing.tokens={self.tokens}; the longest, {keys[worst]}, needs {needed[worst]}:'
+                f' raise packing.tokens to at least {needed[worst]}, or lower'
+                f" frontend.max_frames to {most_frames} with data.too_long='crop'"
             )
 
     def _plan(self, epoch: int) -> EpochPlan:
@@ -141,14 +137,14 @@ class Planner:
         return EpochPlan(epoch, clips, packer.pack(clips.tokens, self.tokens, self.slots))
 
     def epoch(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch; the two latest are kept. Safe to call from several threads."""
+        """Return the plan of an epoch. Safe to call from several threads; caches two plans."""
         with self._lock:
             return self._plans(epoch)
 
     def clip_tokens(self, schedule: 'Schedule', step: int) -> Int64[np.ndarray, '_']:
-        """Tokens of each clip of a step (from 0), those of all processes;
+        """Return the tokens of each clip of a step (from 0), of all processes.
 
-        what cannot be read counts too.
+        Clips that cannot be read count too.
         """
         epoch, number = schedule.locate(step)
         plan, rows = self.epoch(epoch), schedule.rows_per_step
@@ -158,9 +154,10 @@ class Planner:
         return plan.clips.tokens[plan.rows.clips[slice(*offsets)]]
 
     def fingerprint(self, data: str) -> str:
-        """Return a short hash of all that the plans are a function of;
+        """Return a short hash of the arguments of the plans.
 
-        `data` is the fingerprint of the split.
+        Args:
+            data: Fingerprint of the split.
         """
         return mapping_hash('plan', _HASH_VERSION, self._hash_values(data))[:_HASH_DIGITS]
 
@@ -182,8 +179,9 @@ class Planner:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How the rows of consecutive epochs become steps of `rows_per_step` rows; an epoch's last step
-    may have empty rows.
+    """Divide the rows of consecutive epochs into steps of `rows_per_step` rows.
+
+    The last step of an epoch may have empty rows.
 
     Attributes:
         epoch_rows: Rows of each epoch.
@@ -195,15 +193,20 @@ class Schedule:
 
     @functools.cached_property
     def epoch_ends(self) -> Int64[np.ndarray, 'epochs']:
-        """The step after each epoch's last."""
+        """The step after the last one of each epoch."""
         return np.cumsum([-(-rows // self.rows_per_step) for rows in self.epoch_rows])
 
     @property
     def steps(self) -> int:
+        """The number of steps."""
         return int(self.epoch_ends[-1])
 
     def locate(self, step: int) -> tuple[int, int]:
-        """The epoch that a step belongs to and its number in it."""
+        """Return the epoch of a step and the number of the step in it.
+
+        Raises:
+            IndexError: There is no such step.
+        """
         if not 0 <= step < self.steps:
             raise IndexError(f'step {step} is not in 0..{self.steps - 1}')
         epoch = int(np.searchsorted(self.epoch_ends, step, side='right'))

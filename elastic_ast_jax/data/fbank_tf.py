@@ -1,5 +1,4 @@
-"""The log-mels of `elastic_ast_jax.audio.fbank` as a TensorFlow graph, for all clips of a row at
-once.
+"""Compute the log-mels of `audio.fbank` in a TensorFlow graph, for all clips of a row at once.
 
 The clips of a row stand one after another in one flat array of samples, each at a multiple of a
 block. A frame is then a run of whole blocks, so frames of any clip at any shift come out of a
@@ -19,25 +18,25 @@ _BANDS = 4
 
 
 def block_size(spec: FrontendSpec, shifts: Iterable[int]) -> int:
-    """The longest block that windows and all these shifts are multiples of, in samples."""
+    """Return the longest block that divides windows and all these shifts, in samples."""
     return math.gcd(spec.window, *(int(shift) for shift in shifts))
 
 
 def log_mel(
     samples: tf.Tensor, frame_start: tf.Tensor, spec: FrontendSpec, block: int
 ) -> tf.Tensor:
-    """Log-mels, before normalisation.
+    """Return log-mels before normalization.
 
-    Kaldi's are linear after the gather up to the power spectrum, which lets two of its per-frame
-    steps move: the pre-emphasis runs once over the samples, and what it leaves of a frame's offset
-    m, (1 - 0.97) m, is taken off after it. The first sample of a frame, which Kaldi pre-emphasises
-    with itself, is multiplied by the window's 0 either way.
+    Kaldi's log-mels are linear between gather and power spectrum, so two steps per frame can move.
+    The pre-emphasis runs once over the samples. The rest of the offset m of a frame after it,
+    (1 - 0.97) m, is subtracted later. Kaldi pre-emphasizes the first sample of a frame with itself;
+    that sample is multiplied by the 0 of the window either way.
 
     Args:
-        samples: float32 `[n * block]`, each clip as its kind wants it (`'kaldi'`: its mean removed;
-            `'librosa'`: after `spec.lead_samples` zeros) and zeros up to a multiple of `block`.
-        frame_start: int32 `[frames]`, the block at which each frame starts; its window must lie
-        within the samples.
+        samples: float32 `[n * block]`. Each clip without its mean (`'kaldi'`) or after
+            `spec.lead_samples` zeros (`'librosa'`), with zeros up to a multiple of `block`.
+        frame_start: int32 `[frames]`, the block at which each frame starts. Its window must lie
+            within the samples.
         spec: The frontend.
         block: See `block_size`.
 
@@ -54,8 +53,8 @@ def log_mel(
         return tf.math.log(_mel(magnitudes, spec) + np.float32(fbank.MAGNITUDE_OFFSET))
     sums = tf.reduce_sum(tf.reshape(samples, [-1, block]), axis=1)
     offset = tf.reduce_sum(tf.gather(sums, index), axis=1, keepdims=True) / spec.window
-    emphasised = samples - fbank.PREEMPHASIS * tf.concat([samples[:1], samples[:-1]], axis=0)
-    frames = tf.reshape(tf.gather(tf.reshape(emphasised, [-1, block]), index), [-1, spec.window])
+    emphasized = samples - fbank.PREEMPHASIS * tf.concat([samples[:1], samples[:-1]], axis=0)
+    frames = tf.reshape(tf.gather(tf.reshape(emphasized, [-1, block]), index), [-1, spec.window])
     windowed = (frames - (1 - fbank.PREEMPHASIS) * offset) * fbank.hanning(spec.window)
     spectrum = _spectrum(windowed, spec)
     power = tf.math.real(spectrum * tf.math.conj(spectrum))
@@ -63,27 +62,26 @@ def log_mel(
 
 
 def _spectrum(windowed: tf.Tensor, spec: FrontendSpec) -> tf.Tensor:
-    # Padding here and not by the transform's own argument, which costs a further copy.
+    # The padding argument of the transform would cost a further copy.
     return tf.signal.rfft(tf.pad(windowed, [[0, 0], [0, spec.fft_length - spec.window]]))
 
 
 def _mel(spectrum: tf.Tensor, spec: FrontendSpec) -> tf.Tensor:
-    """Mel sums `[frames, mels]` of energies or magnitudes `[frames, spectrum]`."""
+    """Return mel sums `[frames, mels]` of energies or magnitudes `[frames, spectrum]`."""
     return tf.concat(
         [tf.matmul(spectrum[:, low:high], filters) for low, high, filters in _bands(spec)], axis=1
     )
 
 
 def _bands(spec: FrontendSpec) -> list[tuple[int, int, np.ndarray]]:
-    """The mel filters in a few parts, each with the range of the spectrum it covers:
+    """Return the mel filters in a few parts, each with its range of the spectrum.
 
-    half the work of one large product.
+    That is half the work of one large product.
     """
     bands = []
     for part in np.array_split(fbank.filters(spec), min(_BANDS, spec.mel_bins), axis=1):
         used = np.flatnonzero(part.any(axis=1))
-        low, high = (
-            (used[0], used[-1] + 1) if len(used) else (0, 1)
-        )  # narrow filters may fall between two frequencies
+        # Narrow filters may fall between two frequencies.
+        low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)
         bands.append((int(low), int(high), part[low:high]))
     return bands

@@ -1,6 +1,6 @@
-"""What is drawn in an epoch:
+"""Sample the clips of an epoch and how each of them is changed.
 
-which clips, and how each is changed. A pure function of (lengths, spec, seed, epoch).
+A pure function of (lengths, spec, seed, epoch).
 """
 
 import collections
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import scipy.special
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64, UInt64
 
 from elastic_ast_jax.audio.frontend import FrontendSpec, tokens_after_dropout
 from elastic_ast_jax.config import validation
@@ -24,7 +24,9 @@ NO_PARTNER = -1
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSpec:
-    """How an epoch samples and changes clips. The default takes every clip once, whole, in order.
+    """Declare how an epoch samples and changes clips.
+
+    The default takes every clip once, whole, in order.
 
     Attributes:
         augment: Random changes of clips, the same as in a config.
@@ -89,7 +91,7 @@ class SamplingSpec:
         }
 
     def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
-        """Return how many of so many tokens remain; of each, if it is an array."""
+        """Return the number of tokens that remain of `tokens`, a number or an array of numbers."""
         return (
             self.reduction.count_tokens(tokens, frontend)
             if self.reduction
@@ -99,22 +101,25 @@ class SamplingSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SampledClips:
-    """The clips of one epoch as they were sampled: arrays over the position in the epoch.
+    """Hold the clips of one epoch as they were sampled: arrays over the position in the epoch.
 
     Attributes:
         index: Index in the split.
         partner: Index of the clip that is mixed in; -1 for none.
         weight: Share of the clip itself in the mixture; 1 without a partner.
         shift: Samples between frames.
-        start, samples: The part of the waveform that is used.
+        start: First sample of the part of the waveform that is used.
+        samples: Samples of that part.
         frames: Frames of that part.
         time_patches: Columns of the patch grid.
         tokens: Tokens that remain after token dropout, or within a token budget.
-        freq_start, freq_width, time_start, time_width: SpecAugment's masks in mel bins and frames;
-        width 0 is no mask.
-        warp_from, warp_to: SpecAugment's time warp: the frame that moves, and where to; equal for
-        none.
-        cropped: Number of clips cut to the frontend's `max_frames`.
+        freq_start: SpecAugment: first mel bin of each mask.
+        freq_width: SpecAugment: mel bins of each mask; 0 for no mask.
+        time_start: SpecAugment: first frame of each mask.
+        time_width: SpecAugment: frames of each mask; 0 for no mask.
+        warp_from: SpecAugment: the frame that the time warp moves.
+        warp_to: SpecAugment: the place that it moves to; equal to `warp_from` for no warp.
+        cropped: Number of clips cropped to the frontend's `max_frames`.
     """
 
     index: Int64[np.ndarray, 'N']
@@ -135,6 +140,24 @@ class SampledClips:
     cropped: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _Random:
+    """Draw the random numbers of an epoch, `count` from each stream."""
+
+    seed: int
+    epoch: int
+    count: int
+
+    def words(self, stream: Stream, masks: int = 1) -> UInt64[np.ndarray, '_']:
+        return philox.words(self.seed, self.epoch, stream, self.count * masks)
+
+    def uniform(self, stream: Stream, masks: int = 1) -> Float64[np.ndarray, '_']:
+        return philox.uniform(self.words(stream, masks))
+
+    def integers(self, stream: Stream, bound: Any) -> Int64[np.ndarray, 'N']:
+        return philox.integers(self.words(stream), bound)
+
+
 def sample_epoch(
     samples: Int64[np.ndarray, 'clips'],
     frontend: FrontendSpec,
@@ -143,83 +166,45 @@ def sample_epoch(
     epoch: int,
     weights: Float64[np.ndarray, 'clips'] | None = None,
 ) -> SampledClips:
-    """Draws an epoch from clips of these lengths (in samples at the frontend's rate), balanced by
-    these weights.
+    """Sample an epoch.
+
+    Args:
+        samples: Length of each clip in samples at the frontend's rate.
+        frontend: The frontend.
+        spec: How to sample and change clips.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        weights: Weight of each clip, for `spec.balanced`; see `balanced_weights`.
     """
-    count, augment = len(samples), spec.augment
-
-    def words(stream: Stream, masks: int = 1):
-        return philox.words(seed, epoch, stream, count * masks)
-
-    index = np.arange(count)
-    if spec.balanced:
-        index = _with_replacement(philox.uniform(words(Stream.BALANCED)), weights)
-    elif spec.shuffle:
-        index = np.argsort(words(Stream.ORDER), kind='stable')
-    whole = samples[index]
+    augment, random = spec.augment, _Random(seed, epoch, len(samples))
+    index = _sample_order(random, spec, weights)
     shifts = np.array([frontend.shift(ratio) for ratio in augment.ratios], np.int64)
-    shift = shifts[philox.integers(words(Stream.RATIO), len(shifts))]
-
-    start, end = np.zeros(count, np.int64), whole
-    if augment.cut_seconds:
-        shortest = np.minimum(round(augment.cut_seconds * frontend.sample_rate), whole)
-        length = shortest + philox.integers(words(Stream.CROP_LENGTH), whole - shortest + 1)
-        start = philox.integers(words(Stream.CROP_OFFSET), whole - length + 1)
-        end = start + length
-    frames = frontend.frames(end - start, shift)
-    if spec.max_frames:
-        frames = np.minimum(frames, spec.max_frames)
-    long = frontend.too_long(frames)
-    if spec.too_long == 'crop' and long.any():
-        slack = np.maximum(0, end - start - frontend.samples_for(frontend.max_frames, shift))
-        if spec.shuffle:
-            start = start + np.where(long, philox.integers(words(Stream.CROP), slack + 1), 0)
-        frames = np.where(long, frontend.max_frames, frames)
-    if augment.prefix_frames:
-        shortest = np.minimum(augment.prefix_frames, frames)
-        length = shortest + philox.integers(words(Stream.PREFIX), frames - shortest + 1)
-        whole_patches = length // frontend.patch_frames * frontend.patch_frames
-        frames = np.where(
-            frames > augment.prefix_frames, np.maximum(whole_patches, frontend.patch_frames), frames
-        )
-    if spec.reduction:
-        frames = spec.reduction.count_frames(frames, frontend)
+    shift = shifts[random.integers(Stream.RATIO, len(shifts))]
+    start, end, frames, too_long = _crop(random, samples[index], shift, frontend, spec)
     time_patches = frontend.time_patches(frames)
     if frontend.partial == 'floor':
         frames = np.minimum(frames, time_patches * frontend.patch_frames)
     used = np.minimum(end - start, frontend.samples_for(frames, shift) + frontend.tail_samples)
 
-    # Frames that repeat the last one are there when masks are drawn; those that fill up a patch
-    # with a constant are not.
-    held = time_patches * frontend.patch_frames if frontend.partial == 'edge' else frames
-    freq_start, freq_width = _masks(
-        words(Stream.FREQ_WIDTH, augment.freq_masks),
-        words(Stream.FREQ_START, augment.freq_masks),
+    # Masks cover frames that repeat the last one, but not those that fill up a patch with a
+    # constant.
+    maskable = time_patches * frontend.patch_frames if frontend.partial == 'edge' else frames
+    freq_start, freq_width = _sample_masks(
+        random.uniform(Stream.FREQ_WIDTH, augment.freq_masks),
+        random.uniform(Stream.FREQ_START, augment.freq_masks),
         augment.freq_masks,
-        np.full(count, augment.freq_mask),
-        np.full(count, frontend.mel_bins),
+        np.full(len(samples), augment.freq_mask),
+        np.full(len(samples), frontend.mel_bins),
     )
-    time_start, time_width = _masks(
-        words(Stream.TIME_WIDTH, augment.time_masks),
-        words(Stream.TIME_START, augment.time_masks),
+    time_start, time_width = _sample_masks(
+        random.uniform(Stream.TIME_WIDTH, augment.time_masks),
+        random.uniform(Stream.TIME_START, augment.time_masks),
         augment.time_masks,
-        np.floor(augment.time_mask * held),
-        held,
+        np.floor(augment.time_mask * maskable),
+        maskable,
     )
-    warp_from, warp_to = _warp(
-        philox.uniform(words(Stream.WARP_POINT)),
-        philox.uniform(words(Stream.WARP_DISTANCE)),
-        np.floor(augment.time_warp * held),
-        held,
-    )
-    partner, weight = np.full(count, NO_PARTNER), np.ones(count)
-    if augment.mixup:
-        mixed = philox.uniform(words(Stream.MIX)) < augment.mixup
-        partner[mixed] = philox.integers(words(Stream.PARTNER), count)[mixed]
-        position = philox.uniform(words(Stream.MIX_WEIGHT))[mixed]
-        weight[mixed] = scipy.special.betaincinv(
-            augment.mixup_beta, augment.mixup_beta, position
-        )  # of the Beta distribution
+    warp_from, warp_to = _sample_warp(random, np.floor(augment.time_warp * maskable), maskable)
+    partner, weight = _sample_partners(random, augment)
     return SampledClips(
         index=index.astype(np.int64),
         partner=partner,
@@ -236,76 +221,149 @@ def sample_epoch(
         time_width=time_width,
         warp_from=warp_from,
         warp_to=warp_to,
-        cropped=int(long.sum()) if spec.too_long == 'crop' else 0,
+        cropped=int(too_long.sum()) if spec.too_long == 'crop' else 0,
     )
 
 
 def balanced_weights(labels: Sequence[tuple[Hashable, ...]]) -> Float64[np.ndarray, 'clips']:
-    """How likely balanced sampling draws each clip, up to a factor:
+    """Return the weight of each clip in balanced sampling, up to a factor.
 
-    the sum over its labels of 1000 / (count + 0.01) (AST).
+    The weight is the sum over the labels of a clip of 1000 / (count + 0.01), as in AST.
     """
-    counts = collections.Counter(label for of_clip in labels for label in of_clip)
+    counts = collections.Counter(label for clip_labels in labels for label in clip_labels)
     return np.array(
-        [sum(1000.0 / (counts[label] + 0.01) for label in of_clip) for of_clip in labels],
+        [sum(1000.0 / (counts[label] + 0.01) for label in clip_labels) for clip_labels in labels],
         np.float64,
     )
 
 
-def _with_replacement(
-    uniform: Float64[np.ndarray, 'N'], weights: Float64[np.ndarray, 'N'] | None
+def _sample_order(
+    random: _Random, spec: SamplingSpec, weights: Float64[np.ndarray, 'clips'] | None
 ) -> Int64[np.ndarray, 'N']:
-    """Clips drawn by their weights."""
+    """Return the index of the clip at each position of the epoch."""
+    if not spec.balanced:
+        if spec.shuffle:
+            return np.argsort(random.words(Stream.ORDER), kind='stable')
+        return np.arange(random.count)
     if weights is None:
-        raise ValueError('balanced draws need weights, see balanced_weights')
+        raise ValueError('balanced sampling needs weights, see balanced_weights')
     bounds = np.cumsum(weights)
+    uniform = random.uniform(Stream.BALANCED)
     return np.minimum(np.searchsorted(bounds, uniform * bounds[-1], side='right'), len(bounds) - 1)
 
 
-def _masks(
-    width_words, start_words, masks, limit, size
-) -> tuple[Int64[np.ndarray, 'N M'], Int64[np.ndarray, 'N M']]:
-    """Start and width of masks:
+def _crop(
+    random: _Random,
+    whole: Int64[np.ndarray, 'N'],
+    shift: Int64[np.ndarray, 'N'],
+    frontend: FrontendSpec,
+    spec: SamplingSpec,
+) -> tuple[
+    Int64[np.ndarray, 'N'], Int64[np.ndarray, 'N'], Int64[np.ndarray, 'N'], Bool[np.ndarray, 'N']
+]:
+    """Crop clips of `whole` samples.
 
-    width uniform in [0, limit), start in what is left (torchaudio's `mask_along_axis`).
+    Returns:
+        First sample, end and frames of the part of each clip that is used, and whether the clip has
+        more frames than the frontend allows.
     """
-    shape = (masks, len(limit))  # the first mask's words do not depend on how many masks there are
-    width = philox.uniform(width_words).reshape(shape) * limit
-    start = philox.uniform(start_words).reshape(shape) * (size - width)
+    augment = spec.augment
+    start, end = np.zeros(random.count, np.int64), whole
+    if augment.cut_seconds:
+        shortest = np.minimum(round(augment.cut_seconds * frontend.sample_rate), whole)
+        length = shortest + random.integers(Stream.CROP_LENGTH, whole - shortest + 1)
+        start = random.integers(Stream.CROP_OFFSET, whole - length + 1)
+        end = start + length
+    frames = frontend.frames(end - start, shift)
+    if spec.max_frames:
+        frames = np.minimum(frames, spec.max_frames)
+    too_long = frontend.too_long(frames)
+    if spec.too_long == 'crop' and too_long.any():
+        slack = np.maximum(0, end - start - frontend.samples_for(frontend.max_frames, shift))
+        if spec.shuffle:
+            start = start + np.where(too_long, random.integers(Stream.CROP, slack + 1), 0)
+        frames = np.where(too_long, frontend.max_frames, frames)
+    if augment.prefix_frames:
+        shortest = np.minimum(augment.prefix_frames, frames)
+        length = shortest + random.integers(Stream.PREFIX, frames - shortest + 1)
+        whole_patches = length // frontend.patch_frames * frontend.patch_frames
+        prefix = np.maximum(whole_patches, frontend.patch_frames)
+        frames = np.where(frames > augment.prefix_frames, prefix, frames)
+    if spec.reduction:
+        frames = spec.reduction.count_frames(frames, frontend)
+    return start, end, frames, too_long
+
+
+def _sample_masks(
+    width_uniform: Float64[np.ndarray, '_'],
+    start_uniform: Float64[np.ndarray, '_'],
+    masks: int,
+    limit: np.ndarray,
+    size: np.ndarray,
+) -> tuple[Int64[np.ndarray, 'N M'], Int64[np.ndarray, 'N M']]:
+    """Return start and width of masks, as torchaudio's `mask_along_axis` samples them.
+
+    The width is uniform in [0, limit), the start uniform in the rest of `size`.
+    """
+    shape = (masks, len(limit))  # the numbers of the first mask do not depend on `masks`
+    width = width_uniform.reshape(shape) * limit
+    start = start_uniform.reshape(shape) * (size - width)
     return start.astype(np.int64).T, width.astype(np.int64).T
 
 
-def _warp(
-    point, distance, limit, size
+def _sample_warp(
+    random: _Random, limit: np.ndarray, size: np.ndarray
 ) -> tuple[Float64[np.ndarray, 'N'], Float64[np.ndarray, 'N']]:
-    """The frame that moves, uniform in [limit, size - limit), and where to, by less than `limit`
-    either way (SpecAugment).
+    """Return the frame that moves and the place that it moves to, as in SpecAugment.
+
+    The frame is uniform in [limit, size - limit) and moves by less than `limit` either way.
     """
+    point, distance = random.uniform(Stream.WARP_POINT), random.uniform(Stream.WARP_DISTANCE)
     limit = np.minimum(limit, (size - 1) // 2)
-    moved = np.floor(limit + point * (size - 2 * limit))
-    return moved, moved + np.trunc((2 * distance - 1) * limit)
+    frame = np.floor(limit + point * (size - 2 * limit))
+    return frame, frame + np.trunc((2 * distance - 1) * limit)
+
+
+def _sample_partners(
+    random: _Random, augment: Augment
+) -> tuple[Int64[np.ndarray, 'N'], Float64[np.ndarray, 'N']]:
+    """Return the clip that is mixed into each clip, or `NO_PARTNER`, and the weight of the clip."""
+    partner, weight = np.full(random.count, NO_PARTNER), np.ones(random.count)
+    if augment.mixup:
+        mixed = random.uniform(Stream.MIX) < augment.mixup
+        partner[mixed] = random.integers(Stream.PARTNER, random.count)[mixed]
+        quantile = random.uniform(Stream.MIX_WEIGHT)[mixed]
+        beta = augment.mixup_beta
+        weight[mixed] = scipy.special.betaincinv(beta, beta, quantile)  # of Beta(beta, beta)
+    return partner, weight
 
 
 def warped_frames(
-    frames: int, moved: float, to: float
+    frames: int, warp_from: float, warp_to: float
 ) -> tuple[Int64[np.ndarray, 'frames'], Float64[np.ndarray, 'frames']]:
-    """Time warp of a clip of `frames` frames: frame `moved` comes to lie at `to`, first and last
-    stay, linear between.
+    """Warp a clip in time: frame `warp_from` moves to `warp_to`, linearly between fixed ends.
 
     Returns:
         For each frame of the result the frame before the place it comes from, and how far it is on
         the way to the next one, in [0, 1].
     """
-    place = np.interp(np.arange(frames), [0, to, frames - 1], [0, moved, frames - 1])
-    before = np.clip(np.floor(place), 0, max(0, frames - 2)).astype(np.int64)
-    return before, place - before
+    origin = np.interp(np.arange(frames), [0, warp_to, frames - 1], [0, warp_from, frames - 1])
+    before = np.clip(np.floor(origin), 0, max(0, frames - 2)).astype(np.int64)
+    return before, origin - before
 
 
 def kept_token_indices(
     seed: int, epoch: int, position: int, tokens: int, kept: int
 ) -> Int64[np.ndarray, 'kept']:
-    """The tokens of the draw at `position` that token dropout keeps, ascending;
+    """Return the ascending indices of the tokens that token dropout keeps of a sampled clip.
 
-    every subset is equally likely.
+    Every subset is equally likely.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        position: Position of the clip in the epoch.
+        tokens: Tokens of the clip.
+        kept: Tokens that remain.
     """
     return philox.subset(philox.words_at(seed, epoch, Stream.TOKEN_DROPOUT, position, tokens), kept)

@@ -1,4 +1,4 @@
-"""From a configuration to the source and the planner of a split."""
+"""Open the source and make the planner of a split from a configuration."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,14 +21,13 @@ Split = Literal['train', 'eval']
 
 
 def open_source(config: Config, split: Split) -> Source:
-    """The clips of a split. Reads lengths and labels, and audio only where TFDS keeps lengths
-    nowhere else.
+    """Open the clips of a split: lengths and labels, and audio only if TFDS stores no lengths.
 
     Raises:
-        DataError: What is wrong with the data.
+        DataError: The data cannot be used; says why.
     """
-    if gone := validation.missing_data(config):
-        raise DataError('; '.join(gone))
+    if missing := validation.missing_data(config):
+        raise DataError('; '.join(missing))
     data, sample_rate, bad = config.data, config.frontend.sample_rate, config.data.on_bad_audio
     if data.source == 'synthetic':
         clips = data.synthetic_train if split == 'train' else data.synthetic_eval
@@ -65,7 +64,7 @@ def open_source(config: Config, split: Split) -> Source:
 
 
 def make_train_planner(config: Config, source: Source) -> Planner:
-    """Plans the epochs of training.
+    """Return the planner of the epochs of training.
 
     Raises:
         PlanError: A clip does not fit.
@@ -90,23 +89,23 @@ def make_eval_planner(
     max_frames: int = 0,
     reduction: TokenReduction | None = None,
 ) -> tuple[Source, Planner]:
-    """What evaluation packs, every clip once: the clips of a split, or windows of those that are
-    too long; and its planner.
+    """Return the source of evaluation and its planner, which takes every clip once.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
         source: The split.
         ratio: Frame-shift ratio of every clip.
-        max_frames: Clips are cut to their first `max_frames` frames, and none into windows; 0: no
-        clip is cut.
-        reduction: Brings each clip, or window, under a number of tokens, at its own ratio instead
-            of `ratio`.
+        max_frames: Crop clips to their first `max_frames` frames, and divide none into windows. 0:
+            crop no clip.
+        reduction: Bring each clip, or window, under a number of tokens, at the ratio of the
+            reduction instead of `ratio`.
 
     Returns:
-        The source itself, or a `WindowSource` of it (`data.too_long='window'`).
+        The source itself, or with `data.too_long='window'` a `WindowSource` that divides long clips
+        into windows; and the planner.
 
     Raises:
-        PlanError: A clip does not fit; with `data.too_long='error'` only, and without `max_frames`.
+        PlanError: A clip does not fit. Needs `data.too_long='error'`, and no `max_frames`.
     """
     ratio = reduction.ratio if reduction else ratio
     too_long = 'crop' if max_frames else config.data.too_long
@@ -142,5 +141,5 @@ def _planner(
 
 
 def make_schedule(plans: Planner, rows_per_step: int, epochs: int) -> Schedule:
-    """Plans every epoch to know its rows, and with them its steps."""
+    """Plan every epoch and return the schedule of its rows and steps."""
     return Schedule(tuple(len(plans.epoch(epoch).rows) for epoch in range(epochs)), rows_per_step)

@@ -1,30 +1,30 @@
-"""TensorFlow, as this project uses it: on the processor only, and without its notes at start-up.
+"""Import TensorFlow without accelerators, which belong to JAX, and without its start-up messages.
 
-Accelerators are JAX's. The notes are written to the file descriptor while TensorFlow is imported,
-before any of its settings hold; whatever else is written there is passed on.
+TensorFlow writes those messages to the file descriptor of stderr while it is imported, before any
+setting applies. Other output is passed on.
 """
 
 import os
 import sys
 import tempfile
 
-_NOTES = (b'oneDNN custom operations are on', b'before absl::InitializeLog()')
+_MESSAGES = (b'oneDNN custom operations are on', b'before absl::InitializeLog()')
 
 
 def _import():
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as output:
+        os.dup2(output.fileno(), 2)
         try:
             import tensorflow
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            written.seek(0)
-            others = [line for line in written if not any(note in line for note in _NOTES)]
-            os.write(2, b''.join(others))
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            output.seek(0)
+            lines = [line for line in output if not any(text in line for text in _MESSAGES)]
+            os.write(2, b''.join(lines))
     tensorflow.config.set_visible_devices([], 'GPU')
     return tensorflow
 

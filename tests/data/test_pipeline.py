@@ -476,7 +476,7 @@ def test_a_row_of_nothing_but_damaged_clips_is_empty():
     assert not any(batch.valid.any() or batch.patches.any() for batch in run(made))
 
 
-def test_a_clip_whose_partner_cannot_be_decoded_is_left_out_too():
+def test_a_clip_whose_partner_cannot_be_decoded_is_skipped_too():
     spec = sampling_spec(mixup=1.0)
     made = reader(Broken([3]), spec=spec, targets=MULTI_ALL, epochs=1, on_bad_audio='skip')
     sampled = made.planner.epoch(0).clips

@@ -333,7 +333,7 @@ def test_balanced_sampling_takes_only_what_has_weight():
         np.full(5, RATE), FRONTEND, sampling_spec(balanced=True), 0, 0, weights
     ).index
     assert set(clips) <= {1, 3}
-    with pytest.raises(ValueError, match='balanced draws need weights'):
+    with pytest.raises(ValueError, match='balanced sampling needs weights'):
         sample_epoch(np.full(5, RATE), FRONTEND, sampling_spec(balanced=True), 0, 0)
 
 

@@ -140,7 +140,7 @@ def test_every_form_of_the_clips_gives_the_same_losses_to_the_last_digit(
     assert found == from_manifest  # and so is everything else, to the evaluation
 
 
-def test_a_clip_that_is_left_out_is_as_if_it_were_not_there(
+def test_a_clip_that_is_skipped_is_as_if_it_were_not_there(
     forms, from_manifest, arguments, command, tmp_path, logged, caplog
 ):
     shutil.copytree(forms.folder / 'train', tmp_path / 'train')
@@ -149,5 +149,5 @@ def test_a_clip_that_is_left_out_is_as_if_it_were_not_there(
     refused = command(*arguments(tmp_path / 'run', *overrides))
     assert refused.code == 1 and 'broken.wav' in refused.err
     assert command(*arguments(tmp_path / 'other', *overrides, 'data.on_bad_audio=skip')).code == 0
-    assert '1 of 201 clips are left out' in caplog.text and 'broken.wav' in caplog.text
+    assert '1 of 201 clips are skipped' in caplog.text and 'broken.wav' in caplog.text
     assert logged(tmp_path / 'other') == from_manifest

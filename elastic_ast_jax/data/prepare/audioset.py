@@ -1,4 +1,4 @@
-"""AudioSet: 10 s of 2.1 million videos on YouTube with any of 527 labels."""
+"""Prepare AudioSet: 10 s of 2.1 million YouTube videos with any of 527 labels."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instruction
 from elastic_ast_jax.data.prepare.lists import YOUTUBE_ID, Clips, Layout, Problems, find_recordings
 from elastic_ast_jax.data.sources import audioset_json
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.text_files import read_text
+from elastic_ast_jax.data.sources.text_files import read_lines
 
 __all__ = ['Audioset']
 
@@ -20,14 +20,13 @@ _SECONDS = r'\d+(?:\.\d+)?'
 _LINE = re.compile(
     rf'(?P<id>{YOUTUBE_ID.pattern}),\s*(?P<start>{_SECONDS}),\s*{_SECONDS},\s*(?P<quote>"?)(?P<labels>[^"]*)(?P=quote)'
 )
-# What people name the parts that they cut: the video, perhaps with a Y before it, perhaps with its
-# start and end after it.
+# Usual names of the parts: the video, perhaps with a Y before it, perhaps with start and end after
+# it.
 _NAME = re.compile(rf'(?P<id>{YOUTUBE_ID.pattern})(?:_(?P<start>{_SECONDS})(?:_{_SECONDS})?)?')
 
 
 class Audioset(ClipBuilder, skip_registration=True):
-    """AudioSet (Gemmeke et al., 2017): clips of 10 s from YouTube, labelled with any of 527 classes
-    of sound.
+    """Prepare AudioSet (Gemmeke et al., 2017): YouTube clips of 10 s with any of 527 labels.
 
     Source of lists and splits: https://research.google.com/audioset/download.html (CC BY 4.0; the
     recordings belong to their makers and are handed out by nobody, so many are missing).
@@ -48,23 +47,24 @@ class Audioset(ClipBuilder, skip_registration=True):
     MULTI_LABEL = True
 
     def layout(self, folder: Path) -> Layout:
+        """Return classes and clips from the lists of segments."""
         names = audioset_json.classes(folder / 'class_labels_indices.csv')
-        wanted = [split for split in _LISTS if not self._only or split in self._only]
+        splits = [split for split in _LISTS if not self._only or split in self._only]
         return Layout(
-            tuple(names.values()), {split: _clips(folder, _LISTS[split], names) for split in wanted}
+            tuple(names.values()), {split: _clips(folder, _LISTS[split], names) for split in splits}
         )
 
 
 def _clips(folder: Path, listed: str, names: dict[str, str]) -> Clips:
     path, audio = folder / f'{listed}.csv', folder / 'audio' / listed
-    there: dict[str, list[tuple[str, str]]] = {}
+    parts: dict[str, list[tuple[str, str]]] = {}  # start and file of the parts of each video
     for (video, start), file in find_recordings(audio, _video).items():
-        there.setdefault(video, []).append((start, file))
+        parts.setdefault(video, []).append((start, file))
     clips, problems = Clips(), Problems(path)
-    for number, line in enumerate(read_text(path, 'list', '.csv').splitlines(), 1):
-        if not line.strip() or line.startswith('#'):
+    for number, line in read_lines(path, 'list', '.csv'):
+        if line.startswith('#'):
             continue
-        match = _LINE.fullmatch(line.strip())
+        match = _LINE.fullmatch(line)
         if not match:
             problems.add(
                 number,
@@ -80,16 +80,16 @@ def _clips(folder: Path, listed: str, names: dict[str, str]) -> Clips:
             problems.add(number, 'a label is there twice')
             continue
         video, start = match['id'], float(match['start'])
-        found = _best(there.get(video, []), start) or str(audio / f'{video}.wav')
+        file = _best_file(parts.get(video, []), start) or str(audio / f'{video}.wav')
         clip = FileClip(
-            found,
+            file,
             video,
             None,
             None,
             tuple(names[label] for label in labels),
             f'{path.name} line {number}',
         )
-        clips.take(f'{video}_{start:g}', clip, number, problems)
+        clips.add(f'{video}_{start:g}', clip, number, problems)
     problems.check()
     if not clips:
         raise DataError(f'{path}: lists no clips: get it again')
@@ -97,15 +97,15 @@ def _clips(folder: Path, listed: str, names: dict[str, str]) -> Clips:
 
 
 def _video(stem: str) -> tuple[str, str] | None:
-    """Video and start, as a file's name tells them."""
+    """Return video and start from the name of a file."""
     match = _NAME.fullmatch(stem) or (_NAME.fullmatch(stem[1:]) if stem.startswith('Y') else None)
     return (match['id'], match['start'] or '') if match else None
 
 
-def _best(found: list[tuple[str, str]], start: float) -> str | None:
-    """The file of a part:
+def _best_file(parts: list[tuple[str, str]], start: float) -> str | None:
+    """Return the file of a part of a video.
 
-    one that names its start, in seconds or milliseconds, or else one that names none.
+    A file that names the start, in seconds or milliseconds, is preferred to one without a start.
     """
-    named = [file for text, file in found if text and float(text) in (start, 1000 * start)]
-    return next(iter(named + [file for text, file in found if not text]), None)
+    exact = [file for text, file in parts if text and float(text) in (start, 1000 * start)]
+    return next(iter(exact + [file for text, file in parts if not text]), None)

@@ -1,4 +1,4 @@
-"""Running a pipeline of Apache Beam: its options, one process at a time, and how far it is."""
+"""Run a pipeline of Apache Beam: its options, one process at a time, and its progress."""
 
 import contextlib
 import difflib
@@ -21,10 +21,10 @@ __all__ = ['import_beam', 'locked', 'make_pipeline', 'run_pipeline']
 
 
 def import_beam() -> Any:
-    """Apache Beam, imported without its notes on what of it is not installed.
+    """Import Apache Beam without its notes on missing extras.
 
     Raises:
-        DataError: It is not installed.
+        DataError: Apache Beam is not installed.
     """
     try:
         before = logging.root.manager.disable
@@ -35,21 +35,21 @@ def import_beam() -> Any:
             logging.disable(before)
     except ImportError as error:
         raise DataError(
-            'preparing a data set takes Apache Beam, which is not installed: bash launch/install.sh'
+            'preparing a data set needs Apache Beam, which is not installed: bash launch/install.sh'
             ' prepare, or pip install apache-beam'
         ) from error
     return apache_beam
 
 
-def make_pipeline(given: Sequence[str] = ()) -> Any:
-    """An empty pipeline.
+def make_pipeline(options: Sequence[str] = ()) -> Any:
+    """Return an empty pipeline.
 
     Args:
-        given: Options of Beam: `KEY=VALUE` or `KEY`; without `runner=...` it runs here.
+        options: Options of Beam, `KEY=VALUE` or `KEY`. Default runner: this process.
 
     Raises:
-        DataError: Beam is not installed, or not what the runner takes, does not know a key, or does
-        not take a value.
+        DataError: Beam or a package of its runner is not installed, a key is unknown, or a value is
+            refused.
     """
     import_beam()
     from apache_beam import Pipeline
@@ -57,108 +57,100 @@ def make_pipeline(given: Sequence[str] = ()) -> Any:
     from apache_beam.runners import create_runner
     from apache_beam.runners.portability.portable_runner import PortableRunner
 
-    flags, said, parsers, runner, refused = (
-        [f'--{option}' for option in given],
-        io.StringIO(),
-        [],
-        None,
-        None,
-    )
+    flags = [f'--{option}' for option in options]
+    output, parsers = io.StringIO(), []
+    runner, refusal = None, None
     try:
-        # argparse prints and exits, and does not say what the value was an option of.
+        # argparse prints and exits, and does not name the option of a wrong value.
         with (
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
             _quiet('apache_beam.options.pipeline_options'),
         ):
-            options = PipelineOptions(flags)
+            pipeline_options = PipelineOptions(flags)
             try:
-                # Beam's own choice on this machine would first look for another runner in the
-                # network.
-                runner = create_runner(options.view_as(StandardOptions).runner or 'FnApiRunner')
+                # The default runner of Beam first looks for another one in the network.
+                name = pipeline_options.view_as(StandardOptions).runner or 'FnApiRunner'
+                runner = create_runner(name)
             except (ValueError, AttributeError, ImportError) as error:
-                refused = error
-            known = options.get_all_options(
-                add_extra_args_fn=parsers.append
-            )  # of the runner too, now that it is imported
+                refusal = error
+            # With the options of the runner, now that it is imported.
+            valid = pipeline_options.get_all_options(add_extra_args_fn=parsers.append)
             unknown = parsers[0].parse_known_args(flags)[1]
     except SystemExit as error:
-        reason = (
-            said.getvalue().strip().rpartition('error: ')[2] if error.code else 'they ask for help'
-        )
+        message = output.getvalue().strip().rpartition('error: ')[2]
+        reason = message if error.code else 'they ask for help'
         raise DataError(
             f'Apache Beam does not take these options ({reason}): correct --beam'
         ) from error
-    # Job services, which Flink and Spark have, tell their own options only when a pipeline is sent
-    # to them.
+    # Job services, such as those of Flink and Spark, report their options only for a pipeline.
     if unknown and not isinstance(runner, PortableRunner):
-        key = unknown[0].removeprefix('--').partition('=')[0]
-        near = difflib.get_close_matches(key, known, 1)
-        raise DataError(
-            f'Apache Beam has no option {key!r}{f"; the nearest is {near[0]!r}" if near else ""}:'
-            f' correct --beam={unknown[0].removeprefix("--")}'
-        )
+        raise DataError(_unknown_option(unknown[0].removeprefix('--'), list(valid)))
     if runner:
         _check_client(runner)
         try:
-            return Pipeline(runner=runner, options=options)
-        except ValueError as error:  # a key that the runner needs is not there
-            refused = error
+            return Pipeline(runner=runner, options=pipeline_options)
+        except ValueError as error:  # a key that the runner needs is missing
+            refusal = error
     raise DataError(
-        f'Apache Beam does not take these options ({" ".join(str(refused).split())}): correct'
+        f'Apache Beam does not take these options ({" ".join(str(refusal).split())}): correct'
         ' --beam'
-    ) from refused
+    ) from refusal
+
+
+def _unknown_option(option: str, valid: list[str]) -> str:
+    key = option.partition('=')[0]
+    nearest = difflib.get_close_matches(key, valid, 1)
+    hint = f'; the nearest is {nearest[0]!r}' if nearest else ''
+    return f'Apache Beam has no option {key!r}{hint}: correct --beam={option}'
 
 
 def _check_client(runner: Any) -> None:
-    """Says that what Dataflow takes is not installed before Beam asks the network for a bucket."""
+    """Refuse Dataflow without its packages before Beam asks the network for a bucket."""
     if type(runner).__name__ != 'DataflowRunner':
         return
     try:
         importlib.import_module('apache_beam.runners.dataflow.internal.apiclient')
     except ImportError as error:
         raise DataError(
-            'DataflowRunner takes what Apache Beam has for Google Cloud, which is not installed'
+            'DataflowRunner needs the Google Cloud extra of Apache Beam, which is not installed'
             f' ({error}): bash launch/install.sh dataflow, or pip install "apache-beam[gcp]"'
         ) from error
 
 
-def run_pipeline(found: Any, transforms: Mapping[str, Any], folder: Path, total: int) -> None:
-    """Runs transforms in a pipeline, and says how many records of shards there are meanwhile.
+def run_pipeline(pipeline: Any, transforms: Mapping[str, Any], folder: Path, total: int) -> None:
+    """Run transforms in a pipeline, and show how many shards are written.
 
-    What is written stays if it fails.
+    Shards that are written stay if it fails.
 
     Args:
-        found: An empty pipeline.
-        transforms: By their names.
-        folder: Where the shards are written.
-        total: How many there will be.
+        pipeline: An empty pipeline.
+        transforms: Transforms by their names.
+        folder: Folder of the shards.
+        total: Number of shards that the pipeline writes.
 
     Raises:
         files.WriteError: A worker cannot write its shard.
     """
     try:
-        with _progress(folder, total), _quiet('apache_beam.runners.common'), found:
+        with _progress(folder, total), _quiet('apache_beam.runners.common'), pipeline:
             for name, transform in transforms.items():
-                found | name >> transform
+                pipeline | name >> transform
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
-        # Beam hands on what a worker raised as text, and where.
-        said = next(
-            (line for line in str(error).splitlines() if 'cannot be written (' in line), None
-        )
-        if said is None:
+        # Beam passes on the error of a worker as text, with its place.
+        lines = str(error).splitlines()
+        message = next((line for line in lines if 'cannot be written (' in line), None)
+        if message is None:
             raise
-        said = said.rpartition('WriteError: ')[2]
-        raise files.WriteError(
-            f'{said.partition(" [while running")[0]}; what is done is kept'
-        ) from error
+        message = message.rpartition('WriteError: ')[2].partition(' [while running')[0]
+        raise files.WriteError(f'{message}; finished shards are kept') from error
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes a folder, which no other process may lock meanwhile.
+    """Create a folder and lock it against other processes.
 
     Raises:
         DataError: Another process has locked it.
@@ -185,7 +177,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keeps a logger from saying what is raised as well."""
+    """Silence a logger that repeats what is raised."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -197,7 +189,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress(folder: Path, total: int) -> Iterator[None]:
-    """Says now and then how many shards are there, wherever they are written."""
+    """Show every second how many shards are in the folder, whoever writes them."""
     done, progress = threading.Event(), Progress()
 
     def watch() -> None:

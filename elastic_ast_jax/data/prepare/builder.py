@@ -1,10 +1,9 @@
-"""What the builders have in common: a Beam pipeline that writes shards, and a data set made of
-those that are whole.
+"""Build data sets: a Beam pipeline writes shards, and whole shards make up the data set.
 
-Every shard is written by one worker from the list of its clips, so nothing is shuffled between
-workers and memory does not grow with the data. Shards stay in `VERSION.unfinished` beside the data
-set until that is in place; the data set itself appears whole. Workers need the recordings and that
-folder under the same paths, so buckets must be mounted, and this package.
+One worker writes a shard from the list of its clips. So nothing is shuffled between workers, and
+memory does not grow with the data. Shards stay in `VERSION.unfinished` beside the data set until it
+is in place; the data set itself appears whole. Workers need this package, and the recordings and
+that folder under the same paths, so buckets must be mounted.
 """
 
 import contextlib
@@ -30,33 +29,34 @@ from elastic_ast_jax.utils.text import pluralize
 
 __all__ = ['ClipBuilder', 'manual_instructions']
 
-_ANEW = 'choose another folder with --out, or remove this one and prepare anew'
+_PREPARE_ANEW = 'choose another folder with --out, or remove this one and prepare anew'
 
 
 def manual_instructions(docstring: str | None) -> str:
-    """The last paragraph of a builder's docstring, which `elastic-ast prepare` shows if something
-    is missing.
+    """Return the last paragraph of a builder's docstring.
+
+    `elastic-ast prepare` shows it if files are missing.
     """
     return inspect.cleandoc(docstring or '').rpartition('\n\n')[2]
 
 
 class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A data set of clips: mono, int16, with a key and one label or several.
+    """Build a data set of clips: mono, int16, with a key and one label or several.
 
-    A subclass has a docstring whose last paragraph says what to put where, `name`, `SPLITS`,
-    `RATE`, `SEVERAL` and `layout`.
+    A subclass has `name`, `SPLITS`, `SAMPLE_RATE`, `MULTI_LABEL`, `layout`, and a docstring whose
+    last paragraph lists the expected files.
 
     Args:
-        only: Splits that are prepared; empty: all.
-        on_bad_audio: `'skip'` leaves out clips whose recordings are missing or cannot be used, and
-        lists them: see `skipped`.
-        data_dir: Folder that the data set's folder is made in.
-        others: As for every builder of TFDS.
+        data_dir: Folder of the folder of the data set.
+        only: Splits to prepare. Empty: all.
+        on_bad_audio: `'skip'` skips clips whose recordings are missing or cannot be used, and lists
+            them; see `skipped`.
+        options: Options of any builder of TFDS.
 
     Attributes:
         SPLITS: Names of the splits in the order in which they are written.
-        RATE: Sample rate in Hz.
-        SEVERAL: Whether a clip has any number of labels, not one.
+        SAMPLE_RATE: Sample rate in Hz.
+        MULTI_LABEL: Whether a clip has any number of labels, not one.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -70,36 +70,35 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         data_dir: str | os.PathLike,
         only: Sequence[str] = (),
         on_bad_audio: BadAudio = 'skip',
-        **others: Any,
+        **options: Any,
     ):
         self._only, self._on_bad_audio = tuple(only), on_bad_audio
         self._splits, self._form, self._pipeline = {}, None, None
-        super().__init__(data_dir=os.path.abspath(data_dir), file_format='array_record', **others)
+        super().__init__(data_dir=os.path.abspath(data_dir), file_format='array_record', **options)
 
     def prepare(self, source: Path, options: Sequence[str] = ()) -> bool:
-        """Prepares the data set, as `download_and_prepare` does, but quietly, one process at a
-        time, and unless it is prepared.
+        """Prepare the data set unless it is prepared: `download_and_prepare` without its output.
+
+        One process at a time may prepare it.
 
         Args:
-            source: Folder with what the owners of the data set hand out, or a manifest.
-            options: Of Beam: `KEY=VALUE` or `KEY`.
+            source: Folder with the published files of the data set, or a manifest.
+            options: Options of Beam, `KEY=VALUE` or `KEY`.
 
         Returns:
-            Whether it was prepared now.
+            Whether this call prepared it.
 
         Raises:
             DataError: Lists are missing or of another form, recordings cannot be used, workers do
-                not see the files, or another process is at it.
-            files.WriteError: It cannot be written.
+                not see the files, or another process prepares it.
+            files.WriteError: A file cannot be written.
         """
         with prepare_beam.locked(self._root):
             if self.is_prepared():
-                self.info.read_from_directory(
-                    self.data_dir
-                )  # another process may have prepared it since this one looked
-                shutil.rmtree(
-                    self._unfinished, ignore_errors=True
-                )  # of a process that was killed when all else was done
+                # Another process may have prepared it after this one opened it.
+                self.info.read_from_directory(self.data_dir)
+                # A process that is killed at the very end leaves its shards.
+                shutil.rmtree(self._unfinished, ignore_errors=True)
                 return False
             if self.data_path.exists():
                 raise DataError(
@@ -107,91 +106,85 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     ' remove this one'
                 )
             self._pipeline = prepare_beam.make_pipeline(options)
-            for left in self._root.glob(
-                f'incomplete.*_{self.version}'
-            ):  # of a process that was killed
-                shutil.rmtree(left)
+            for incomplete in self._root.glob(f'incomplete.*_{self.version}'):
+                shutil.rmtree(incomplete)  # of a process that was killed
             config = tfds.download.DownloadConfig(manual_dir=os.path.abspath(source))
-            # TFDS speaks of downloads, and makes a folder for them.
+            # TFDS reports downloads, and creates a folder for them.
             with (
                 contextlib.redirect_stdout(io.StringIO()),
-                tempfile.TemporaryDirectory() as nothing,
+                tempfile.TemporaryDirectory() as downloads,
             ):
-                self.download_and_prepare(download_config=config, download_dir=nothing)
+                self.download_and_prepare(download_config=config, download_dir=downloads)
             shutil.rmtree(self._unfinished, ignore_errors=True)
             return True
 
     def check(self, source: Path | None) -> bool:
-        """Makes sure that the data set, which is prepared, is what `prepare` would make of the
-        same.
+        """Check that the prepared data set is the one that `prepare` would write.
 
         Args:
-            source: As for `prepare`; None if it is not there any more.
+            source: See `prepare`. None if it no longer exists.
 
         Returns:
-            Whether the lists were compared. They are not if they are not there, or not known of
-            what is prepared.
+            Whether the lists were compared. That needs `source` and stamps of the lists, which
+            earlier versions did not store.
 
         Raises:
-            DataError: Rate, splits or lists are others, clips were left out that may not be, or the
-            lists cannot be read.
+            DataError: Sample rate, splits or lists differ, clips were skipped that may not be, or
+                the lists cannot be read.
         """
-        there, about = tuple(self.info.splits), dict(self.info.metadata.items())
-        missing = [split for split in self._only or self.SPLITS if split not in there]
+        prepared, metadata = tuple(self.info.splits), dict(self.info.metadata.items())
+        missing = [split for split in self._only or self.SPLITS if split not in prepared]
         if missing:
             raise DataError(
-                f'{self.data_dir}: is prepared with the splits {", ".join(there)}, without'
+                f'{self.data_dir}: is prepared with the splits {", ".join(prepared)}, without'
                 f' {missing[0]}: choose others with --splits=SPLIT,..., another folder with --out,'
                 ' or remove this one and prepare all'
             )
-        if about['sample_rate'] != self.SAMPLE_RATE:
+        if metadata['sample_rate'] != self.SAMPLE_RATE:
             raise DataError(
-                f'{self.data_dir}: is prepared at {about["sample_rate"]} Hz, not at'
+                f'{self.data_dir}: is prepared at {metadata["sample_rate"]} Hz, not at'
                 f' {self.SAMPLE_RATE}:'
-                f' {_ANEW}'
+                f' {_PREPARE_ANEW}'
             )
-        lost = sum(
-            number
-            for (split, _), number in skipped.count(self.data_dir).items()
-            if split in (self._only or there)
+        splits = self._only or prepared
+        clips = sum(
+            number for (split, _), number in skipped.count(self.data_dir).items() if split in splits
         )
-        if lost and self._on_bad_audio == 'error':
+        if clips and self._on_bad_audio == 'error':
             raise DataError(
-                f'{self.data_dir}: is prepared without {pluralize(lost, "clip")}, which'
-                f' {skipped.NAME} lists: mend the recordings, remove this folder and prepare anew,'
-                ' or leave them out with --on-bad-audio=skip'
+                f'{self.data_dir}: is prepared without {pluralize(clips, "clip")}, which'
+                f' {skipped.list_path(self.data_dir).name} lists: mend the recordings, remove this'
+                ' folder and prepare anew, or skip them with --on-bad-audio=skip'
             )
-        if source is None or 'lists' not in about:  # which earlier versions did not write
+        if source is None or 'lists' not in metadata:
             return False
-        layout = self.layout(source)
-        splits = [split for split, _ in self._chosen(layout)]
-        stamps = {
-            split: stamp
-            for split, stamp in about['lists'].items()
-            if split in (self._only or there)
-        }
-        same = [
-            split for split in splits if split in stamps and layout.recognizes(stamps[split], split)
-        ]
-        if other := next((split for split in (*splits, *stamps) if split not in same), None):
-            raise DataError(
-                f'{self.data_dir}: split {other!r} is prepared from other lists than there are in'
-                f' {source} now: {_ANEW}'
-            )
+        stamps = {split: stamp for split, stamp in metadata['lists'].items() if split in splits}
+        self._check_lists(self.layout(source), stamps, source)
         return True
+
+    def _check_lists(self, layout: Layout, stamps: Mapping[str, str], source: Path) -> None:
+        splits = [split for split, _ in self._selected_splits(layout)]
+        for split in (*splits, *stamps):
+            if not (
+                split in splits and split in stamps and layout.recognizes(stamps[split], split)
+            ):
+                raise DataError(
+                    f'{self.data_dir}: split {split!r} is prepared from other lists than those in'
+                    f' {source}: {_PREPARE_ANEW}'
+                )
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of all classes, once the data set is prepared."""
+        """The names of all classes of the prepared data set."""
         label = self.info.features['label']
         return tuple((label.feature if self.MULTI_LABEL else label).names)
 
     def layout(self, folder: Path) -> Layout:
-        """Classes and clips, from what the owners of the data set hand out.
+        """Return classes and clips from the published files of the data set.
 
         Raises:
             DataError: A list is missing or of another form. All lines that cannot be used are
-            counted and the first ten named.
+                counted and the first ten named.
         """
         raise NotImplementedError
 
@@ -204,31 +197,31 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _source(self, dl_manager: Any) -> Path:
-        """Folder that `layout` reads."""
+        """Return the folder that `layout` reads."""
         return Path(dl_manager.manual_dir)
 
     def _plan(self, dl_manager: Any) -> None:
-        """Reads the lists and deals the clips to shards."""
+        """Read the lists and divide the clips into shards."""
         layout = self.layout(self._source(dl_manager))
         self._form = ClipFormat(self.SAMPLE_RATE, layout.classes, self.MULTI_LABEL)
         self._splits = {
             split: shards.assign_shards(self._unfinished, split, clips)
-            for split, clips in self._chosen(layout)
+            for split, clips in self._selected_splits(layout)
         }
         self.info.metadata['lists'] = {split: layout.stamp(split) for split in self._splits}
         label = self.info.features['label']
         (label.feature if self.MULTI_LABEL else label).names = list(layout.classes)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        """Beam transforms that write the shards of each split that are not there yet."""
+        """Return Beam transforms that write the missing shards of each split."""
         todo = {
-            split: [shard for shard in found if shards.load_record(shard, self._form) is None]
-            for split, found in self._splits.items()
+            split: [shard for shard in parts if shards.load_record(shard, self._form) is None]
+            for split, parts in self._splits.items()
         }
-        return {split: self._generate_examples(found) for split, found in todo.items() if found}
+        return {split: self._generate_examples(parts) for split, parts in todo.items() if parts}
 
     def _generate_examples(self, todo: Sequence[Shard]) -> Any:
-        """A Beam transform that writes shards.
+        """Return a Beam transform that writes shards.
 
         Only their paths travel with the pipeline, since some runners limit its size.
         """
@@ -242,7 +235,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             | beam.Map(partial(shards.write_listed_shard, form=self._form))
         )
 
-    def _chosen(self, layout: Layout) -> Iterator[tuple[str, Mapping[str, FileClip]]]:
+    def _selected_splits(self, layout: Layout) -> Iterator[tuple[str, Mapping[str, FileClip]]]:
         splits = self.SPLITS or tuple(layout.splits)
         unknown = [split for split in self._only if split not in splits]
         if unknown:
@@ -282,32 +275,41 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 self._unfinished,
                 sum(map(len, self._splits.values())),
             )
-        found = {
-            split: [(shard, shards.load_record(shard, self._form)) for shard in parts]
-            for split, parts in self._splits.items()
-        }
-        lost = [shard.path for parts in found.values() for shard, record in parts if record is None]
-        if lost:
+        records: dict[str, list[ShardRecord]] = {}
+        missing = []
+        for split, parts in self._splits.items():
+            records[split] = []
+            for shard in parts:
+                if record := shards.load_record(shard, self._form):
+                    records[split].append(record)
+                else:
+                    missing.append(shard.path)
+        if missing:
             raise DataError(
-                f'{pluralize(len(lost), "shard")} did not come back, {lost[0]} for one: the workers'
-                f' of the Beam pipeline must see {self._unfinished} and the recordings under the'
-                ' same paths; start again to write what is missing'
+                f'{pluralize(len(missing), "shard")} did not come back, such as {missing[0]}: the'
+                f' workers of the Beam pipeline must see {self._unfinished} and the recordings'
+                ' under the same paths; start again to write the missing shards'
             )
         skipped.report(
             self.data_dir,
-            {split: [record for _, record in parts] for split, parts in found.items()},
+            records,
             self._on_bad_audio,
             self.name,
             self.MANUAL_DOWNLOAD_INSTRUCTIONS,
         )
-        return self._put_together(found)
+        return self._assemble(
+            {
+                split: list(zip(parts, records[split], strict=True))
+                for split, parts in self._splits.items()
+            }
+        )
 
-    def _put_together(
-        self, found: Mapping[str, Sequence[tuple[Shard, ShardRecord]]]
+    def _assemble(
+        self, splits: Mapping[str, Sequence[tuple[Shard, ShardRecord]]]
     ) -> list[tfds.core.SplitInfo]:
-        """Indexes the shards that hold clips and puts them into the data set."""
+        """Index the shards that hold clips and put them into the data set."""
         infos = []
-        for split, parts in found.items():
+        for split, parts in splits.items():
             parts = [(shard, record) for shard, record in parts if record.keys]
             template = self._get_filename_template(split_name=split)
             names = [
@@ -315,7 +317,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 for i in range(len(parts))
             ]
             for name, (shard, _) in zip(names, parts, strict=True):
-                _put(shard.path, Path(self.data_dir, name))
+                _link(shard.path, Path(self.data_dir, name))
             index.save(
                 self.data_dir,
                 split,
@@ -333,12 +335,12 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def _root(self) -> Path:
-        """The folder of all versions."""
+        """The folder of all versions of the data set."""
         return Path(self.data_dir_root, self.name)
 
     @property
     def _unfinished(self) -> Path:
-        """Where shards wait until all are there."""
+        """The folder of shards until all are written."""
         return self._root / f'{self.version}.unfinished'
 
 
@@ -350,17 +352,17 @@ def _is_text(key: str) -> bool:
     return True
 
 
-def _put(source: str, target: Path) -> None:
-    """Gives a file a second name.
+def _link(source: str, target: Path) -> None:
+    """Give a file a second name, or copy it.
 
-    The first one stays, since TFDS removes the folder of the second if anything fails yet.
+    The first name stays, since TFDS removes the folder of the second one after a later error.
     """
     try:
         try:
             os.link(source, target)
-        except OSError:  # where files have one name only, or another user wrote it
+        except OSError:  # files have one name only, or another user wrote it
             shutil.copyfile(source, target)
     except OSError as error:
         raise files.WriteError(
-            f'{files.write_problem(target, error)}; what is done is kept'
+            f'{files.write_problem(target, error)}; finished shards are kept'
         ) from error

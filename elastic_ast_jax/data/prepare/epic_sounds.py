@@ -1,4 +1,4 @@
-"""EPIC-SOUNDS: 75,000 sounds of 44 classes in recordings of kitchens."""
+"""Prepare EPIC-SOUNDS: 75,000 sounds of 44 classes in recordings of kitchens."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from elastic_ast_jax.data.prepare.lists import (
     classes_by_number,
     ordered_classes,
     path_inside,
-    table,
+    read_table,
 )
 from elastic_ast_jax.data.sources.base import FileClip
 
@@ -22,12 +22,11 @@ _RATE = 24000  # of start_sample and stop_sample
 
 
 class EpicSounds(ClipBuilder, skip_registration=True):
-    """EPIC-SOUNDS (Huh et al., 2023): the parts of EPIC-KITCHENS-100's recordings in which one of
-    44 sounds is heard.
+    """Prepare EPIC-SOUNDS (Huh et al., 2023): parts of EPIC-KITCHENS-100 with one of 44 sounds.
 
     Source: https://github.com/epic-kitchens/epic-sounds-annotations (CC BY-NC 4.0), whose training
-    and validation lists the splits are; what is tested on has no public labels. Parts of 24 kHz
-    recordings, from start_sample to stop_sample.
+    and validation lists are the splits; the test list has no public labels. Clips are parts of
+    24 kHz recordings, from start_sample to stop_sample.
 
     EPIC-SOUNDS's folder must hold, from github.com/epic-kitchens/epic-sounds-annotations,
       EPIC_Sounds_train.csv, EPIC_Sounds_validation.csv
@@ -41,15 +40,16 @@ class EpicSounds(ClipBuilder, skip_registration=True):
     SAMPLE_RATE = _RATE
 
     def layout(self, folder: Path) -> Layout:
+        """Return classes and clips from the lists of annotations."""
         rows, lists = {}, {split: folder / f'EPIC_Sounds_{split}.csv' for split in self.SPLITS}
         problems = {split: Problems(path) for split, path in lists.items()}
         for split, path in lists.items():
-            rows[split] = list(table(path, _COLUMNS, problems[split]))
+            rows[split] = list(read_table(path, _COLUMNS, problems[split]))
         classes = {}
         for split in self.SPLITS:
-            known = [(0, str(number), name) for number, name in classes.items()]
+            earlier = [(0, str(number), name) for number, name in classes.items()]
             new = [(line, row['class_id'], row['class']) for line, row in rows[split]]
-            classes = classes_by_number(known + new, problems[split])
+            classes = classes_by_number(earlier + new, problems[split])
         splits = {
             split: _clips(folder / 'audio', lists[split], rows[split], problems[split])
             for split in self.SPLITS
@@ -62,7 +62,7 @@ class EpicSounds(ClipBuilder, skip_registration=True):
 def _clips(
     audio: Path, path: Path, rows: list[tuple[int, dict[str, str]]], problems: Problems
 ) -> Clips:
-    clips, there = Clips(), {}
+    clips, files = Clips(), {}
     for line, row in rows:
         key, video, start, stop = (
             row[name] for name in ('annotation_id', 'video_id', 'start_sample', 'stop_sample')
@@ -77,7 +77,7 @@ def _clips(
         elif path_inside(audio, video) is None or '/' in video:
             problems.add(line, f'video_id={video!r} names no recording in {audio}')
         else:
-            file = there.get(video) or there.setdefault(video, _recording(audio, video))
+            file = files.get(video) or files.setdefault(video, _recording(audio, video))
             clip = FileClip(
                 file,
                 video,
@@ -86,12 +86,12 @@ def _clips(
                 (row['class'],),
                 f'{path.name} line {line}',
             )
-            clips.take(key, clip, line, problems)
+            clips.add(key, clip, line, problems)
     return clips
 
 
 def _recording(audio: Path, video: str) -> str:
-    """Where the sound of a video is, or else where it is looked for first."""
+    """Return the path of the sound of a video, or the preferred path if there is none."""
     places = [
         folder / f'{video}{suffix}'
         for suffix in SUFFIXES

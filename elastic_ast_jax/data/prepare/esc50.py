@@ -1,4 +1,4 @@
-"""ESC-50: 2,000 recordings of 50 classes of sound, in five folds."""
+"""Prepare ESC-50: 2,000 recordings of 50 classes of sound, in five folds."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from elastic_ast_jax.data.prepare.lists import (
     classes_by_number,
     ordered_classes,
     path_inside,
-    table,
+    read_table,
 )
 from elastic_ast_jax.data.sources.base import FileClip
 
@@ -20,11 +20,10 @@ _COLUMNS = ('filename', 'fold', 'target', 'category')
 
 
 class Esc50(ClipBuilder, skip_registration=True):
-    """ESC-50 (Piczak, 2015): 2,000 recordings of 5 s, 40 of each of 50 classes of environmental
-    sound.
+    """Prepare ESC-50 (Piczak, 2015): 2,000 recordings of 5 s, 40 of each of 50 classes of sound.
 
     Source: https://github.com/karolpiczak/ESC-50 (CC BY-NC 3.0). Its five folds are the splits, to
-    be evaluated in turn; what comes from one recording is in one fold.
+    be evaluated in turn. Clips of one recording are in one fold.
 
     ESC-50's folder must hold what github.com/karolpiczak/ESC-50 has:
       meta/esc50.csv
@@ -36,9 +35,10 @@ class Esc50(ClipBuilder, skip_registration=True):
     SPLITS = ('fold1', 'fold2', 'fold3', 'fold4', 'fold5')
 
     def layout(self, folder: Path) -> Layout:
+        """Return classes and clips from the table of recordings."""
         path = folder / 'meta' / 'esc50.csv'
         problems, splits = Problems(path), {split: Clips() for split in self.SPLITS}
-        rows = list(table(path, _COLUMNS, problems))
+        rows = list(read_table(path, _COLUMNS, problems))
         classes = classes_by_number(
             [(line, row['target'], row['category']) for line, row in rows], problems
         )
@@ -53,6 +53,6 @@ class Esc50(ClipBuilder, skip_registration=True):
                 clip = FileClip(
                     file, name, None, None, (row['category'],), f'{path.name} line {line}'
                 )
-                splits[split].take(name, clip, line, problems)
+                splits[split].add(name, clip, line, problems)
         problems.check()
         return Layout(ordered_classes(classes, path), splits)

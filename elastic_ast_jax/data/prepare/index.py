@@ -1,11 +1,11 @@
-"""The index of a prepared split: keys, lengths and labels of its clips, so that they are known
-without reading a record.
+"""Store keys, lengths and labels of the clips of a prepared split beside its records.
 
-It lies beside the records as `index-SPLIT.npz`. It counts as long as the files of the split have
-the names and sizes it says.
+With the index, `index-SPLIT.npz`, no record is read for them. It is valid as long as the files of
+the split have the names and sizes in it.
 """
 
 import dataclasses
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -24,10 +24,10 @@ _VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class IndexedFile:
-    """Clips of a file in the order of its records.
+    """Hold the clips of a file in the order of its records.
 
     Attributes:
-        size: Of the file in bytes.
+        size: Size of the file in bytes.
         keys: Names of the clips.
         frames: Their lengths in samples at the data set's rate.
         labels: Numbers of their classes.
@@ -40,30 +40,32 @@ class IndexedFile:
 
 
 def save(folder: str | os.PathLike, split: str, records: dict[str, ShardRecord]) -> None:
-    """Writes the index of a split from what is in each of its files, by their names.
+    """Write the index of a split from the record of each file by its name.
 
     Raises:
-        files.WriteError: It cannot be written.
+        files.WriteError: The index cannot be written.
     """
-    found = list(records.values())
-    labels = [labels for one in found for labels in one.labels]
+    parts = list(records.values())
+    labels = [clip_labels for part in parts for clip_labels in part.labels]
     with files.atomic_write(_path(folder, split)) as temporary, open(temporary, 'wb') as file:
         np.savez(
             file,
             version=_VERSION,
             names=_packed(records),
-            files=np.array([(one.size, len(one.keys)) for one in found], np.int64).reshape(-1, 2),
-            keys=_packed(key for one in found for key in one.keys),
-            frames=np.array([frames for one in found for frames in one.frames], np.int64),
+            files=np.array([(part.size, len(part.keys)) for part in parts], np.int64).reshape(
+                -1, 2
+            ),
+            keys=_packed(key for part in parts for key in part.keys),
+            frames=np.array([frames for part in parts for frames in part.frames], np.int64),
             labels=np.array([label for clip_labels in labels for label in clip_labels], np.int32),
             labels_of_clip=np.array([len(clip_labels) for clip_labels in labels], np.int32),
         )
 
 
 def load(folder: str | os.PathLike, split: str) -> dict[str, IndexedFile] | None:
-    """The files of a split by their names;
+    """Return the files of a split by their names, or None without a valid index.
 
-    None if there is no index, or none that can be used, which is a warning.
+    A broken index is a warning.
     """
     path = _path(folder, split)
     try:
@@ -71,36 +73,35 @@ def load(folder: str | os.PathLike, split: str) -> dict[str, IndexedFile] | None
             if int(stored['version']) != _VERSION:
                 raise ValueError(f'it is not of version {_VERSION}')
             names, sizes = _unpacked(stored['names']), stored['files']
-            keys, frames, labels, each = (
+            keys, frames, labels, counts = (
                 stored[name] for name in ('keys', 'frames', 'labels', 'labels_of_clip')
             )
         keys = _unpacked(keys)
-        if not len(keys) == len(frames) == len(each) == sizes[:, 1].sum() or len(names) != len(
+        if not len(keys) == len(frames) == len(counts) == sizes[:, 1].sum() or len(names) != len(
             sizes
         ):
             raise ValueError('its parts do not belong together')
-        if len(labels) != each.sum() or (frames < 1).any():
+        if len(labels) != counts.sum() or (frames < 1).any():
             raise ValueError('it has lengths or labels that cannot be')
     except FileNotFoundError:
         return None
-    except (
-        Exception
-    ) as error:  # damaged archives raise nearly anything, and the records themselves know better
+    # Damaged archives raise nearly anything, and the records hold the same values.
+    except Exception as error:
         logging.warning(
-            '%s: the index cannot be used (%s); all clips are read instead, to know their lengths',
+            '%s: the index cannot be used (%s); all clips are read instead, for their lengths',
             path,
             error,
         )
         return None
     frames, labels = frames.tolist(), labels.tolist()
-    bounds = np.concatenate([[0], np.cumsum(each)]).tolist()
-    of_clip = [tuple(labels[first:last]) for first, last in zip(bounds, bounds[1:], strict=False)]
-    found, first = {}, 0
+    bounds = np.concatenate([[0], np.cumsum(counts)]).tolist()
+    clip_labels = [tuple(labels[first:last]) for first, last in itertools.pairwise(bounds)]
+    indexed, first = {}, 0
     for name, (size, count) in zip(names, sizes.tolist(), strict=True):
         part = slice(first, first + count)
-        found[name] = IndexedFile(size, keys[part], frames[part], of_clip[part])
+        indexed[name] = IndexedFile(size, keys[part], frames[part], clip_labels[part])
         first += count
-    return found
+    return indexed
 
 
 def _path(folder: str | os.PathLike, split: str) -> Path:
@@ -108,7 +109,7 @@ def _path(folder: str | os.PathLike, split: str) -> Path:
 
 
 def _packed(texts: Iterable[str]) -> UInt8[np.ndarray, '_']:
-    """Texts as bytes, each ended by a zero, which none of them has."""
+    """Return texts as bytes, each with a zero at its end; no text has a zero."""
     return np.frombuffer(
         b''.join(text.encode('utf-8', 'surrogateescape') + b'\0' for text in texts), np.uint8
     )

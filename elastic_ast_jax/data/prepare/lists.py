@@ -1,6 +1,6 @@
-"""Lists of recordings as the owners of data sets hand them out:
+"""Read the lists of recordings that the owners of data sets publish.
 
-strict reading, and errors that name the line.
+Reading is strict, and errors name the line.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.text_files import check_columns, csv_rows, read_text
+from elastic_ast_jax.data.sources.text_files import csv_records, read_text
 from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 from elastic_ast_jax.utils.text import pluralize
 
@@ -25,11 +25,11 @@ __all__ = [
     'Clips',
     'Layout',
     'Problems',
-    'ordered_classes',
-    'path_inside',
     'classes_by_number',
     'find_recordings',
-    'table',
+    'ordered_classes',
+    'path_inside',
+    'read_table',
 ]
 
 # Identifiers of YouTube's videos, which name files.
@@ -44,21 +44,19 @@ _Name = TypeVar('_Name', bound=Hashable)
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What the files of a data set say.
+    """Describe a data set as its published files do.
 
     Attributes:
         classes: Names of all classes in their order.
-        splits: Each split's clips by their keys. A recording that is not there has the path where
-        it is looked for.
+        splits: The clips of each split by their keys. A missing recording has the path where it is
+            expected.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, Mapping[str, FileClip]]
 
     def stamp(self, split: str) -> str:
-        """Return the hash of the classes and the split's clips, but not of the paths of the
-        recordings.
-        """
+        """Return the hash of the classes and the clips of a split, without paths of recordings."""
         clips = [
             {'key': key, 'start': start, 'end': end, 'labels': labels}
             for key, start, end, labels in self._sorted_clips(split)
@@ -77,67 +75,66 @@ class Layout:
 
 
 class Problems:
-    """Collects what is wrong with the lines of a list, so that one error tells it all."""
+    """Collect the problems of the lines of a list, for one error with all of them."""
 
     def __init__(self, path: str | os.PathLike):
         self._path = path
-        self._found = []
+        self._messages: list[str] = []
 
     def add(self, line: int, problem: str) -> None:
-        """Notes what is wrong with a line."""
-        self._found.append(f'line {line}: {problem}')
+        """Add a problem of a line."""
+        self._messages.append(f'line {line}: {problem}')
 
     def check(self) -> None:
-        """Raises:
-        DataError: anything was noted; the first ten are named.
+        """Refuse a list with problems.
+
+        Raises:
+            DataError: There are problems; the first ten are named.
         """
-        if self._found:
+        if self._messages:
             raise DataError(
-                f'{self._path}: {pluralize(len(self._found), "line")} cannot be used:\n'
-                f'{headers.format_problems(self._found)}'
+                f'{self._path}: {pluralize(len(self._messages), "line")} cannot be used:\n'
+                f'{headers.format_problems(self._messages)}'
             )
 
 
 class Clips(dict[str, FileClip]):
-    """Clips of a split by their keys, which are unique."""
+    """Map unique keys to the clips of a split."""
 
-    def take(self, key: str, clip: FileClip, line: int, problems: Problems) -> None:
-        """Adds a clip, or notes that its key is there before."""
-        before = self.setdefault(key, clip)
-        if before is not clip:
-            problems.add(line, f'{key} is listed before, in {before.origin}: keep one of them')
+    def add(self, key: str, clip: FileClip, line: int, problems: Problems) -> None:
+        """Add a clip, or a problem if its key is listed before."""
+        earlier = self.setdefault(key, clip)
+        if earlier is not clip:
+            problems.add(line, f'{key} is listed before, in {earlier.origin}: keep one of them')
 
 
-def table(
+def read_table(
     path: Path, required: Sequence[str], problems: Problems
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers of a CSV with its cells by the names in its first line. Columns that are not
-    required are passed over.
+    """Yield line numbers of a CSV with the cells by their columns; other columns are ignored.
+
+    Broken lines go to `problems`.
 
     Raises:
-        DataError: the file is missing, not UTF-8, or lacks a column. What is wrong with other lines
-        goes to `problems`.
+        DataError: The file is missing, not UTF-8, empty, or lacks a column.
     """
-    columns = None
-    for line, cells in csv_rows(read_text(path, 'list', '.csv')):
-        if isinstance(cells, str):
-            problems.add(line, cells)
-        elif columns is None:
-            columns = cells
-            check_columns(columns, (*required, *columns), required, path)
-        else:
-            yield line, {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-    if columns is None:
+    text = read_text(path, 'list', '.csv')
+    if not text.strip():
         raise DataError(f'{path}: the list is empty: get it again')
+    for line, record in csv_records(text, path, required, ignore_others=True):
+        if isinstance(record, str):
+            problems.add(line, record)
+        else:
+            yield line, {name: cell.strip() for name, cell in record.items()}
 
 
 def classes_by_number(rows: Iterable[tuple[int, str, str]], problems: Problems) -> dict[int, str]:
-    """Names of classes by their numbers, from lines that have both.
+    """Return the names of classes by their numbers, from lines that have both.
 
     Args:
         rows: Line, number, name.
-        problems: Takes numbers that are none, names that are empty, and classes of two names or
-        numbers.
+        problems: Takes numbers that are no numbers, empty names, and classes of two names or two
+            numbers.
     """
     names, numbers = {}, {}
     for line, number, name in rows:
@@ -153,10 +150,10 @@ def classes_by_number(rows: Iterable[tuple[int, str, str]], problems: Problems) 
 
 
 def ordered_classes(names: Mapping[int, str], path: Path) -> tuple[str, ...]:
-    """Names of classes in the order of their numbers, which are 0, 1, 2, ...
+    """Return the names of classes in the order of their numbers, which are 0, 1, 2, ...
 
     Raises:
-        DataError: a number is missing.
+        DataError: A number is missing.
     """
     missing = next((number for number in range(len(names)) if number not in names), None)
     if missing is not None:
@@ -168,7 +165,7 @@ def ordered_classes(names: Mapping[int, str], path: Path) -> tuple[str, ...]:
 
 
 def path_inside(folder: str | os.PathLike, relative: str) -> str | None:
-    """Path of a listed file in a folder; None if it would be outside of it."""
+    """Return the path of a listed file in a folder, or None if it would leave the folder."""
     parts = relative.split('/')
     if (
         not relative
@@ -183,13 +180,16 @@ def path_inside(folder: str | os.PathLike, relative: str) -> str | None:
 def find_recordings(
     folder: str | os.PathLike, key: Callable[[str], _Name | None]
 ) -> dict[_Name, str]:
-    """Recordings in a folder and below, by what `key` makes of their names without suffix; those of
-    None are passed over.
+    """Return the recordings in a folder and below by their keys.
 
-    Of several of one key, the first suffix of `SUFFIXES` wins, then the first path.
+    Of several recordings of one key, the first suffix of `SUFFIXES` wins, then the first path.
+
+    Args:
+        folder: The folder; it may be missing.
+        key: Returns the key of a recording from its name without suffix; None ignores it.
 
     Raises:
-        DataError: the folder cannot be listed.
+        AudioError: The folder cannot be listed.
     """
     if not os.path.isdir(folder):
         return {}
@@ -198,13 +198,16 @@ def find_recordings(
     except AudioError:
         if not os.access(folder, os.R_OK | os.X_OK):
             raise
-        return {}  # no recording in it: each that is listed will be counted as missing
-    found = {}
-    order = {suffix: place for place, suffix in enumerate(SUFFIXES)}
-    for path in sorted(
-        paths, key=lambda path: (order.get(os.path.splitext(path)[1].lower(), len(order)), path)
-    ):
+        return {}  # no recording in it: all that are listed will be counted as missing
+    preference = {suffix: place for place, suffix in enumerate(SUFFIXES)}
+
+    def rank(path: str) -> tuple[int, str]:
+        suffix = os.path.splitext(path)[1].lower()
+        return preference.get(suffix, len(preference)), path
+
+    recordings: dict[_Name, str] = {}
+    for path in sorted(paths, key=rank):
         name = key(os.path.splitext(os.path.basename(path))[0])
         if name is not None:
-            found.setdefault(name, path)
-    return found
+            recordings.setdefault(name, path)
+    return recordings

@@ -1,4 +1,4 @@
-"""A manifest of recordings, prepared like the data sets that have builders of their own."""
+"""Prepare the recordings of a manifest like a data set with its own builder."""
 
 import os
 import re
@@ -20,14 +20,18 @@ _SPLIT = re.compile(r'\w+', re.ASCII)
 
 
 class ManifestBuilder(ClipBuilder, skip_registration=True):
-    """Recordings that a manifest lists; see `data.sources.manifest` for its form. Clips may have
-    any number
-    of labels.
+    """Prepare the recordings of a manifest; see `data.sources.manifest` for its form.
+
+    Clips may have any number of labels.
 
     Args:
-        path: The manifest; without splits in it, all clips are of split `train`.
-        rate: Sample rate in Hz.
-        name: Of the data set; empty: that of the file.
+        path: The manifest. Without splits in it, all clips are of split `train`.
+        sample_rate: Sample rate in Hz.
+        name: Name of the data set. Empty: the name of the file.
+        data_dir: See `ClipBuilder`.
+        only: See `ClipBuilder`.
+        on_bad_audio: See `ClipBuilder`.
+        options: See `ClipBuilder`.
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -45,7 +49,7 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
         data_dir: str | os.PathLike,
         only: tuple[str, ...] = (),
         on_bad_audio: BadAudio = 'skip',
-        **others: Any,
+        **options: Any,
     ):
         self._path = Path(path)
         self.name = name or re.sub(r'[^a-z0-9]+', '_', self._path.stem.lower()).strip('_')
@@ -60,32 +64,32 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
                 ' with --name'
             )
         self.SAMPLE_RATE = sample_rate
-        super().__init__(data_dir=data_dir, only=only, on_bad_audio=on_bad_audio, **others)
+        super().__init__(data_dir=data_dir, only=only, on_bad_audio=on_bad_audio, **options)
 
     def _source(self, dl_manager: Any) -> Path:
         return self._path.parent
 
     def layout(self, folder: Path) -> Layout:
-        found, names = manifest.entries(self._path)
+        """Return classes and clips of the manifest."""
+        clips, names = manifest.entries(self._path)
         splits: dict[str, dict[str, FileClip]] = {}
         problems = []
-        for clip, split in zip(found, names, strict=True):
+        for clip, split in zip(clips, names, strict=True):
             split = split or 'train'
             if not _SPLIT.fullmatch(split) or split == 'all':
                 problems.append(
                     f'{clip.location}: split {split!r} must be letters, digits and _, and not all'
                 )
                 continue
-            before = splits.setdefault(split, {}).setdefault(clip.key, clip)
-            if before is not clip:
+            earlier = splits.setdefault(split, {}).setdefault(clip.key, clip)
+            if earlier is not clip:
                 problems.append(
-                    f'{clip.location}: is listed before, in {before.origin}: keep one of them,'
-                    ' with the'
-                    ' labels of both'
+                    f'{clip.location}: is listed before, in {earlier.origin}: keep one of them,'
+                    ' with the labels of both'
                 )
         if problems:
             raise DataError(
                 f'{self._path}: {pluralize(len(problems), "clip")} cannot be'
                 f' used:\n{headers.format_problems(problems)}'
             )
-        return Layout(tuple(sorted({label for clip in found for label in clip.labels})), splits)
+        return Layout(tuple(sorted({label for clip in clips for label in clip.labels})), splits)

@@ -1,9 +1,7 @@
-"""Shards of a split: which clips they hold, and writing them; each is written whole by one worker,
-wherever that runs.
+"""Divide a split into shards and write them, each by one worker on any machine.
 
-A shard is an ArrayRecord file and, written after it, a record of what is in it and of the clips
-that were left out. A shard with a record that still holds is not written again, so preparation goes
-on where it was interrupted.
+A shard is an ArrayRecord file. A record of its content and of skipped clips is written after it. A
+shard with a valid record is not written again, so preparation resumes after an interruption.
 """
 
 import dataclasses
@@ -40,8 +38,8 @@ __all__ = [
 ]
 
 _STAMP_VERSION = 2
-# A shard of 10 s clips is then some 300 MB; more clips than 512 shards hold make them larger, since
-# every open file counts.
+# A shard of 10 s clips is then some 300 MB. More clips than 512 shards hold make shards larger:
+# the number of open files is limited.
 _CLIPS = 1024
 _SHARDS = 512
 _THREADS = 8
@@ -50,12 +48,12 @@ _CHUNK = 64  # clips that are read before they are written
 
 @dataclasses.dataclass(frozen=True)
 class ClipFormat:
-    """What prepared clips look like.
+    """Describe prepared clips.
 
     Attributes:
-        rate: Sample rate in Hz.
+        sample_rate: Sample rate in Hz.
         classes: Names of all classes in their order.
-        several: Whether clips have any number of labels, not one.
+        multi_label: Whether clips have any number of labels, not one.
     """
 
     sample_rate: int
@@ -65,10 +63,10 @@ class ClipFormat:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A part of a split.
+    """Hold the clips of a part of a split.
 
     Attributes:
-        path: ArrayRecord file that is to be written.
+        path: The ArrayRecord file to write.
         clips: Keys and clips, in the order in which they are written.
     """
 
@@ -77,14 +75,11 @@ class Shard:
 
     @property
     def record_path(self) -> str:
-        """Where the record of the shard is."""
+        """The path of the record of the shard."""
         return f'{self.path}.json'
 
     def stamp(self, form: ClipFormat) -> str:
-        """Return the hash of the clips and their form:
-
-        where it changes, the shard has to be written again.
-        """
+        """Return the hash of the clips and their format: another one means another shard."""
         clips = [
             {
                 'key': key,
@@ -113,7 +108,7 @@ class Shard:
         return stamp in (self.stamp(form), version_1)
 
     def listed(self) -> list[list[Any]]:
-        """The clips as JSON has them."""
+        """Return the clips as values for JSON."""
         return [
             [key, clip.path, clip.name, clip.start, clip.end, clip.labels, clip.origin]
             for key, clip in self.clips
@@ -122,15 +117,15 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class SkippedClip:
-    """A clip that cannot be used.
+    """Describe a clip that cannot be used.
 
     Attributes:
-        key: The clip's.
-        path: Its recording.
+        key: Key of the clip.
+        path: Path of its recording.
         missing: Whether there is no recording.
-        message: What is wrong.
+        message: Problem of the clip.
         stamp: Size in bytes and modification time in nanoseconds of the recording; zeros if it is
-        missing.
+            missing.
     """
 
     key: str
@@ -142,12 +137,14 @@ class SkippedClip:
 
 @dataclasses.dataclass(frozen=True)
 class ShardRecord:
-    """What a shard holds.
+    """Describe the content of a shard.
 
     Attributes:
-        size: Of its file in bytes.
-        keys, frames, labels: Of its clips in their order; labels are numbers of classes.
-        left_out: Clips that cannot be used.
+        size: Size of its file in bytes.
+        keys: Keys of its clips in their order.
+        frames: Lengths of the clips in samples.
+        labels: Numbers of the classes of the clips.
+        skipped: Clips that cannot be used.
     """
 
     size: int
@@ -160,9 +157,9 @@ class ShardRecord:
 def assign_shards(
     folder: str | os.PathLike, split: str, clips: Mapping[str, FileClip]
 ) -> list[Shard]:
-    """The shards of a split.
+    """Divide the clips of a split into shards.
 
-    Clips are dealt by a hash of their keys, so that any part of a split is a random one.
+    Clips are ordered by a hash of their keys, so that any part of a split is a random one.
     """
     ordered = sorted(
         clips.items(),
@@ -180,7 +177,7 @@ def assign_shards(
 
 
 def features(form: ClipFormat) -> Any:
-    """The features of TFDS that a clip is stored as."""
+    """Return the features of TFDS that store a clip."""
     import tensorflow_datasets as tfds
 
     label = tfds.features.ClassLabel(names=list(form.classes) or None)
@@ -196,19 +193,19 @@ def features(form: ClipFormat) -> Any:
 
 
 def write_list(shard: Shard) -> None:
-    """Writes the list of the shard's clips beside it, for `write_listed_shard`.
+    """Write the list of the clips of a shard beside it, for `write_listed_shard`.
 
     Raises:
-        files.WriteError: it cannot be written.
+        files.WriteError: The list cannot be written.
     """
     files.write_text(_list_path(shard.path), json.dumps(shard.listed()))
 
 
 def write_listed_shard(path: str, form: ClipFormat) -> None:
-    """Writes the shard of a path, whose clips `write_list` has listed.
+    """Write the shard of a path whose clips `write_list` has listed.
 
     Raises:
-        files.WriteError: the file cannot be written.
+        files.WriteError: A file cannot be written.
     """
     listed = json.loads(Path(_list_path(path)).read_bytes())
     write_shard(
@@ -224,10 +221,10 @@ def write_listed_shard(path: str, form: ClipFormat) -> None:
 
 
 def write_shard(shard: Shard, form: ClipFormat) -> None:
-    """Writes a shard and its record, unless a record that still holds is there.
+    """Write a shard and its record, unless it has a valid record.
 
     Raises:
-        files.WriteError: the file cannot be written.
+        files.WriteError: A file cannot be written.
     """
     if load_record(shard, form) is not None:
         return
@@ -235,23 +232,16 @@ def write_shard(shard: Shard, form: ClipFormat) -> None:
     keys, frames, labels, skipped = [], [], [], []
 
     def examples() -> Iterator[bytes]:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for first in range(0, len(shard.clips), _CHUNK):
-                chunk = shard.clips[first : first + _CHUNK]
-                for (key, clip), found in zip(
-                    chunk,
-                    pool.map(lambda item: _samples(*item, form.sample_rate), chunk),
-                    strict=True,
-                ):
-                    if isinstance(found, SkippedClip):
-                        skipped.append(found)
-                        continue
-                    keys.append(key)
-                    frames.append(len(found))
-                    labels.append([numbers[name] for name in clip.labels])
-                    label = labels[-1] if form.multi_label else labels[-1][0]
-                    name = key.encode('utf-8', 'surrogateescape')
-                    yield stored.serialize_example({'audio': found, 'key': name, 'label': label})
+        for key, clip, samples in _read_clips(shard, form.sample_rate):
+            if isinstance(samples, SkippedClip):
+                skipped.append(samples)
+                continue
+            keys.append(key)
+            frames.append(len(samples))
+            labels.append([numbers[name] for name in clip.labels])
+            label = labels[-1] if form.multi_label else labels[-1][0]
+            name = key.encode('utf-8', 'surrogateescape')
+            yield stored.serialize_example({'audio': samples, 'key': name, 'label': label})
 
     size = _write(shard.path, examples())
     content = {
@@ -260,7 +250,7 @@ def write_shard(shard: Shard, form: ClipFormat) -> None:
         'keys': keys,
         'frames': frames,
         'labels': labels,
-        'left_out': [
+        'skipped': [
             (clip.key, clip.path, clip.missing, clip.message, clip.stamp) for clip in skipped
         ],
     }
@@ -268,42 +258,57 @@ def write_shard(shard: Shard, form: ClipFormat) -> None:
 
 
 def load_record(shard: Shard, form: ClipFormat) -> ShardRecord | None:
-    """The record of a shard; None if there is none, or the shard has to be written again.
+    """Return the record of a shard, or None if the shard has to be written.
 
-    That is so if the file or its record is not whole, the clips or their form are others, or a
-    recording that was left out has changed.
+    That is the case if the shard or its record is missing or not whole, for other clips or another
+    format, and after a change of a recording that was skipped.
     """
     try:
         content = json.loads(Path(shard.record_path).read_bytes())
-        found = ShardRecord(
+        # Earlier versions called them 'left_out'.
+        skipped = content['skipped'] if 'skipped' in content else content['left_out']
+        record = ShardRecord(
             content['size'],
             tuple(content['keys']),
             tuple(content['frames']),
             tuple(map(tuple, content['labels'])),
             tuple(
                 SkippedClip(key, path, missing, message, tuple(stamp))
-                for key, path, missing, message, stamp in content['left_out']
+                for key, path, missing, message, stamp in skipped
             ),
         )
         if (
             not shard.recognizes(content['stamp'], form)
-            or os.path.getsize(shard.path) != found.size
+            or os.path.getsize(shard.path) != record.size
         ):
             return None
     except (OSError, ValueError, KeyError, TypeError):  # missing, or half of it
         return None
-    return found if all(_stamp(clip.path) == clip.stamp for clip in found.skipped) else None
+    return record if all(_stamp(clip.path) == clip.stamp for clip in record.skipped) else None
+
+
+def _read_clips(
+    shard: Shard, sample_rate: int
+) -> Iterator[tuple[str, FileClip, Int16[np.ndarray, 'samples'] | SkippedClip]]:
+    """Yield key, clip and samples of the clips of a shard, read by several threads."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(shard.clips), _CHUNK):
+            chunk = shard.clips[first : first + _CHUNK]
+            read = pool.map(lambda item: _samples(*item, sample_rate), chunk)
+            for (key, clip), samples in zip(chunk, read, strict=True):
+                yield key, clip, samples
 
 
 def _samples(
     key: str, clip: FileClip, sample_rate: int
 ) -> Int16[np.ndarray, 'samples'] | SkippedClip:
-    """What is stored of a clip, which is exact where the recording has 16 bits, one channel and
-    this rate.
+    """Return the stored samples of a clip, or the reason to skip it.
+
+    They are exact if the recording has 16 bits, one channel and this sample rate.
     """
     stamp = _stamp(
         clip.path
-    )  # before it is read: if it is written meanwhile, it is read again next time
+    )  # before reading: a file that changes meanwhile is read again next time
     if stamp == (0, 0) and not os.path.exists(clip.path):
         return SkippedClip(key, clip.path, True, f'{clip.origin}: no recording {clip.path}', stamp)
     try:
@@ -316,14 +321,14 @@ def _samples(
 
 
 def _write(path: str, examples: Iterator[bytes]) -> int:
-    """Writes an ArrayRecord file, whole or not at all; gives back its size in bytes."""
+    """Write an ArrayRecord file, whole or not at all, and return its size in bytes."""
     from array_record.python import array_record_module
 
     temporary = f'{path}.{secrets.token_hex(8)}.part'
     try:
-        # Groups of one record are what random access reads fastest. Speech takes as much room with
-        # this compression as with the usual one, which takes three times as long to write and half
-        # as long again to read.
+        # Random access reads groups of one record fastest. For speech this compression needs as
+        # much room as the default, which takes three times as long to write and half as long again
+        # to read.
         writer = array_record_module.ArrayRecordWriter(temporary, 'group_size:1,zstd:1')
         try:
             for example in examples:
@@ -349,7 +354,7 @@ def _list_path(path: str) -> str:
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

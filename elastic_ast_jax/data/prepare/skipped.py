@@ -1,7 +1,4 @@
-"""Clips that were left out of a prepared data set:
-
-what is said of them, and their list beside the data.
-"""
+"""Report the clips that are skipped in a prepared data set, and list them beside the data."""
 
 import collections
 import logging
@@ -15,81 +12,83 @@ from elastic_ast_jax.data.sources.base import BadAudio, DataError
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.text import pluralize, printable
 
-__all__ = ['NAME', 'count', 'report']
+__all__ = ['count', 'list_path', 'report']
 
-# The list: a clip a line, with split, `missing` or `broken`, key and what is wrong.
-NAME = 'left_out.txt'
+# The list: a clip a line, with split, `missing` or `broken`, key and problem.
+_NAME = 'skipped.txt'
+_OLD_NAME = 'left_out.txt'  # of data sets that earlier versions prepared
+
+
+def list_path(folder: str | os.PathLike) -> Path:
+    """Return the path of the list of skipped clips of a prepared data set."""
+    old = Path(folder, _OLD_NAME)
+    return old if old.exists() else Path(folder, _NAME)
 
 
 def report(
     folder: str | os.PathLike,
-    found: Mapping[str, Sequence[ShardRecord]],
+    records: Mapping[str, Sequence[ShardRecord]],
     on_bad_audio: BadAudio,
     name: str,
     layout: str,
 ) -> None:
-    """Writes the list of clips that were left out and warns of them.
+    """Write the list of skipped clips and warn of them.
 
     Args:
-        folder: Of the prepared data set.
-        found: Records of each split's shards.
-        on_bad_audio: Whether clips may be left out.
-        name: Of the data set.
-        layout: What its folder must hold, for the case that nothing of a split is there.
+        folder: Folder of the prepared data set.
+        records: Records of the shards of each split.
+        on_bad_audio: Whether clips may be skipped.
+        name: Name of the data set.
+        layout: Expected content of its folder, for a split without any clip.
 
     Raises:
-        DataError: There are some, and may not be; or no clip of a split is left.
+        DataError: There are skipped clips and they are not allowed, or a split has no other clips.
         files.WriteError: The list cannot be written.
     """
-    skipped = {
-        split: [clip for one in records for clip in one.skipped] for split, records in found.items()
-    }
-    messages = [
-        f'{split}: {printable(clip.message)}' for split, clips in skipped.items() for clip in clips
+    skipped = [
+        (split, clip)
+        for split, shards in records.items()
+        for shard in shards
+        for clip in shard.skipped
     ]
-    if messages:
-        missing = sum(clip.missing for clips in skipped.values() for clip in clips)
-        clips = len(messages) + sum(len(one.keys) for records in found.values() for one in records)
+    if skipped:
+        messages = [f'{split}: {printable(clip.message)}' for split, clip in skipped]
+        missing = sum(clip.missing for _, clip in skipped)
+        usable = {split: sum(len(shard.keys) for shard in records[split]) for split in records}
         about = (
-            f'{name}: {len(messages)} of {pluralize(clips, "clip")} cannot be used ({missing}'
-            f' missing, {len(messages) - missing} broken)'
+            f'{name}: {len(skipped)} of {pluralize(len(skipped) + sum(usable.values()), "clip")}'
+            f' cannot be used ({missing} missing, {len(skipped) - missing} broken)'
         )
-        empty = [split for split, records in found.items() if not any(one.keys for one in records)]
-        if empty:
-            raise DataError(
-                f'{about}, so none of split {empty[0]!r} is'
-                f' left:\n{headers.format_problems(messages)}\n{layout}'
-            )
+        listed = headers.format_problems(messages)
+        for split, clips in usable.items():
+            if not clips:
+                raise DataError(f'{about}, so none of split {split!r} is left:\n{listed}\n{layout}')
         if on_bad_audio == 'error':
             raise DataError(
-                f'{about}:\n{headers.format_problems(messages)}\nmend them and start again to go'
-                ' on, or'
-                ' leave them out with --on-bad-audio=skip'
+                f'{about}:\n{listed}\nmend them and start again to resume, or skip them with'
+                ' --on-bad-audio=skip'
             )
-        logging.warning('%s; they are left out:\n%s', about, headers.format_problems(messages))
-    files.write_text(
-        Path(folder, NAME),
-        ''.join(
-            f'{split}\t{"missing" if clip.missing else "broken"}\t{printable(clip.key)}\t'
-            f'{printable(clip.message)}\n'
-            for split, clips in skipped.items()
-            for clip in clips
-        ),
-    )
+        logging.warning('%s; they are skipped:\n%s', about, listed)
+    lines = [
+        f'{split}\t{"missing" if clip.missing else "broken"}\t{printable(clip.key)}\t'
+        f'{printable(clip.message)}\n'
+        for split, clip in skipped
+    ]
+    files.write_text(Path(folder, _NAME), ''.join(lines))
 
 
 def count(folder: str | os.PathLike) -> collections.Counter[tuple[str, str]]:
-    """How many clips the list has of each split, `missing` and `broken`.
+    """Return the number of clips in the list by split and `missing` or `broken`.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The list cannot be read.
     """
-    path = Path(folder, NAME)
+    path = list_path(folder)
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f'{path}: the list of clips that were left out cannot be read ({error}): put it back,'
-            f' or remove {path.parent} and prepare the data set anew'
+            f'{path}: the list of skipped clips cannot be read ({error}): put it back, or remove'
+            f' {path.parent} and prepare the data set anew'
         ) from error
     return collections.Counter(tuple(line.split('\t')[:2]) for line in lines)

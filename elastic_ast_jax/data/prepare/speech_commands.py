@@ -1,4 +1,4 @@
-"""Speech Commands, version 2: 105,829 recordings of one of 35 words."""
+"""Prepare Speech Commands, version 2: 105,829 recordings of one of 35 words."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
 from elastic_ast_jax.data.prepare.lists import Clips, Layout, Problems, path_inside
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.text_files import read_text
+from elastic_ast_jax.data.sources.text_files import read_lines
 
 __all__ = ['SpeechCommandsV2']
 
@@ -52,10 +52,10 @@ _NAME = re.compile(r'(?P<word>[a-z]+)/[0-9a-f]+_nohash_[0-9]+\.wav')
 
 
 class SpeechCommandsV2(ClipBuilder, skip_registration=True):
-    """Speech Commands version 0.02 (Warden, 2018): a word of 35, spoken within a second.
+    """Prepare Speech Commands version 0.02 (Warden, 2018): one of 35 words within a second.
 
     Source: https://arxiv.org/abs/1804.03209 (CC BY 4.0). validation_list.txt and testing_list.txt
-    are the splits; what is in neither is for training. All 35 words are classes; the recordings of
+    are splits; all other recordings are for training. All 35 words are classes. The recordings of
     noise are not used.
 
     Speech Commands' folder must hold what speech_commands_v0.02.tar.gz unpacks to:
@@ -68,13 +68,11 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
     SPLITS = ('train', *_LISTS)
 
     def layout(self, folder: Path) -> Layout:
+        """Return classes and clips from the lists and the folders of the words."""
         splits, placed = {split: Clips() for split in self.SPLITS}, {}
         for split, name in _LISTS.items():
             path, problems = folder / name, Problems(folder / name)
-            for number, line in enumerate(read_text(path, 'list', '.txt').splitlines(), 1):
-                key = line.strip()
-                if not key:
-                    continue
+            for number, key in read_lines(path, 'list', '.txt'):
                 match, file = _NAME.fullmatch(key), path_inside(folder, key)
                 if file is None:
                     problems.add(number, f'{key!r} leaves the folder of the recordings')
@@ -87,7 +85,7 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
                 elif placed.setdefault(key, split) != split:
                     problems.add(number, f'{key} is in {_LISTS[placed[key]]}, too')
                 else:
-                    splits[split].take(
+                    splits[split].add(
                         key, _clip(file, key, f'{name} line {number}'), number, problems
                     )
             problems.check()
@@ -110,5 +108,5 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
         return Layout(_WORDS, splits)
 
 
-def _clip(file: str, key: str, where: str) -> FileClip:
-    return FileClip(file, key, None, None, (key.partition('/')[0],), where)
+def _clip(file: str, key: str, origin: str) -> FileClip:
+    return FileClip(file, key, None, None, (key.partition('/')[0],), origin)

@@ -1,4 +1,4 @@
-"""VGGSound: 10 s of 200,000 videos on YouTube with one of 309 labels."""
+"""Prepare VGGSound: 10 s of 200,000 YouTube videos with one of 309 labels."""
 
 import re
 from pathlib import Path
@@ -14,8 +14,7 @@ _NAME = re.compile(rf'(?P<id>{YOUTUBE_ID.pattern})_(?P<start>\d+)')
 
 
 class Vggsound(ClipBuilder, skip_registration=True):
-    """VGGSound (Chen et al., 2020): clips of 10 s from YouTube, each with one of 309 classes of
-    sound that are visible, too.
+    """Prepare VGGSound (Chen et al., 2020): YouTube clips of 10 s with one of 309 visible sounds.
 
     Source of list and splits: https://www.robots.ox.ac.uk/~vgg/data/vggsound/ (CC BY 4.0; the
     recordings belong to their makers).
@@ -33,18 +32,15 @@ class Vggsound(ClipBuilder, skip_registration=True):
     SPLITS = ('train', 'test')
 
     def layout(self, folder: Path) -> Layout:
+        """Return classes and clips from the list of videos."""
         path, audio = folder / 'vggsound.csv', folder / 'audio'
         rows = list(csv_rows(read_text(path, 'list', '.csv')))
-        there = find_recordings(audio, _video)
+        files = find_recordings(audio, _video)
         splits, problems, names = {split: Clips() for split in self.SPLITS}, Problems(path), set()
         for line, cells in rows:
             if isinstance(cells, str) or len(cells) != 4:
-                wrong = (
-                    cells
-                    if isinstance(cells, str)
-                    else f'has {len(cells)} cells, not YTID, start, label, split'
-                )
-                problems.add(line, wrong)
+                count = f'has {len(cells)} cells, not YTID, start, label, split'
+                problems.add(line, cells if isinstance(cells, str) else count)
                 continue
             video, start, label, split = (cell.strip() for cell in cells)
             if not (YOUTUBE_ID.fullmatch(video) and re.fullmatch(r'[0-9]+', start) and label):
@@ -55,9 +51,9 @@ class Vggsound(ClipBuilder, skip_registration=True):
                 problems.add(line, f'the split {split!r} must be one of {", ".join(self.SPLITS)}')
             else:
                 names.add(label)
-                file = there.get((video, int(start)), str(audio / f'{video}_{int(start):06d}.wav'))
+                file = files.get((video, int(start)), str(audio / f'{video}_{int(start):06d}.wav'))
                 clip = FileClip(file, video, None, None, (label,), f'{path.name} line {line}')
-                splits[split].take(f'{video}_{int(start):06d}', clip, line, problems)
+                splits[split].add(f'{video}_{int(start):06d}', clip, line, problems)
         problems.check()
         if not names:
             raise DataError(f'{path}: lists no clips: get it again')

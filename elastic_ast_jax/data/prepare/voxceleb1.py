@@ -1,11 +1,11 @@
-"""VoxCeleb1, identification: 153,516 utterances of 1,251 speakers."""
+"""Prepare VoxCeleb1 for identification: 153,516 utterances of 1,251 speakers."""
 
 from pathlib import Path
 
 from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
 from elastic_ast_jax.data.prepare.lists import Clips, Layout, Problems, path_inside
 from elastic_ast_jax.data.sources.base import DataError, FileClip
-from elastic_ast_jax.data.sources.text_files import read_text
+from elastic_ast_jax.data.sources.text_files import read_lines
 
 __all__ = ['Voxceleb1']
 
@@ -15,11 +15,10 @@ _TREES = ('wav', 'dev/wav', 'test/wav', 'vox1_dev_wav/wav', 'vox1_test_wav/wav')
 
 
 class Voxceleb1(ClipBuilder, skip_registration=True):
-    """VoxCeleb1 (Nagrani et al., 2017): speech of 1,251 people from interviews, 4 to 145 s; who is
-    speaking?
+    """Prepare VoxCeleb1 (Nagrani et al., 2017): interviews of 1,251 people, 4 to 145 s.
 
-    Source: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html, whose iden_split.txt the
-    splits are (CC BY 4.0 for the list; the recordings belong to their makers). The label is the
+    Source: https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html, whose iden_split.txt lists
+    the splits (CC BY 4.0 for the list; the recordings belong to their makers). The label is the
     speaker's identifier.
 
     VoxCeleb1's folder must hold, from www.robots.ox.ac.uk/~vgg/data/voxceleb,
@@ -35,24 +34,24 @@ class Voxceleb1(ClipBuilder, skip_registration=True):
     SPLITS = tuple(_SPLITS.values())
 
     def layout(self, folder: Path) -> Layout:
+        """Return classes and clips from the list of the identification split."""
         path = folder / 'iden_split.txt'
         trees = [folder / tree for tree in _TREES if (folder / tree).is_dir()] or [
             folder / _TREES[0]
         ]
-        # The tree of every speaker, so that recordings need not be looked for one by one.
-        homes = {
+        # The tree of each speaker, which saves a search for each recording.
+        speaker_trees = {
             speaker.name: tree
             for tree in reversed(trees)
             if tree.is_dir()
             for speaker in tree.iterdir()
         }
         splits, problems, names = {split: Clips() for split in self.SPLITS}, Problems(path), set()
-        for number, line in enumerate(read_text(path, 'list', '.txt').splitlines(), 1):
-            if not line.strip():
-                continue
-            split, _, name = line.strip().partition(' ')
-            parts = name.strip().split('/')
-            file = path_inside(homes.get(parts[0], trees[0]), name.strip())
+        for number, line in read_lines(path, 'list', '.txt'):
+            split, _, name = line.partition(' ')
+            name = name.strip()
+            parts = name.split('/')
+            file = path_inside(speaker_trees.get(parts[0], trees[0]), name)
             if split not in _SPLITS or len(parts) != 3:
                 problems.add(
                     number,
@@ -63,10 +62,8 @@ class Voxceleb1(ClipBuilder, skip_registration=True):
                 problems.add(number, f'{name!r} leaves the folder of the recordings')
             else:
                 names.add(parts[0])
-                clip = FileClip(
-                    file, name.strip(), None, None, (parts[0],), f'{path.name} line {number}'
-                )
-                splits[_SPLITS[split]].take(name.strip(), clip, number, problems)
+                clip = FileClip(file, name, None, None, (parts[0],), f'{path.name} line {number}')
+                splits[_SPLITS[split]].add(name, clip, number, problems)
         problems.check()
         if not names:
             raise DataError(f'{path}: lists no recordings: get it again')

@@ -1,4 +1,4 @@
-"""The files of the published code: JSON that lists recordings, and the CSV of AudioSet's classes.
+"""Read the files of the published code: JSON that lists recordings, and AudioSet's class CSV.
 
     {"data": [{"wav": "/audio/Y--4gqARaEJE.flac", "labels": "/m/068hy,/m/07q6cd_"}, ...]}
 
@@ -6,7 +6,7 @@
     0,/m/09x0r,"Speech"
 
 Labels are identifiers (`mid`), separated by commas. Paths are absolute or relative to the JSON.
-Every row of the CSV is a class of the model, in the order of `index`, whether it occurs or not.
+Each row of the CSV is a class of the model, in the order of `index`, even if no clip has it.
 """
 
 import collections
@@ -18,12 +18,12 @@ from typing import Any
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
 from elastic_ast_jax.data.sources.text_files import (
-    check_columns,
-    csv_rows,
+    csv_records,
     parse_json,
     read_text,
     unknown_name,
 )
+from elastic_ast_jax.utils.text import pluralize
 
 __all__ = ['classes', 'load']
 
@@ -38,30 +38,33 @@ def load(
     sample_rate: int,
     on_bad_audio: BadAudio = 'error',
 ) -> FileSource:
-    """The clips of a JSON file, in its order; labels are the names that `classes` gives.
+    """Return the clips of a JSON file in its order, labeled with the names from `classes`.
 
     Args:
         path: The JSON file.
         label_csv: The CSV of the classes.
-        rate: Sample rate in Hz that everything is resampled to.
+        sample_rate: Sample rate in Hz to which everything is resampled.
         on_bad_audio: See `FileSource`.
 
     Raises:
-        DataError: either file is missing, not UTF-8 or of another form; entries with unknown or
-            missing keys, wrong types, or labels that are not in the CSV (all are counted and the
-            first ten named); and whatever `FileSource` refuses.
+        DataError: One of the files is missing, not UTF-8 or of another form; entries have unknown
+            or missing keys, wrong types, or labels that are not in the CSV (all are counted and the
+            first ten named); or `FileSource` refuses the clips.
     """
     path = Path(path)
     names = classes(label_csv)
     folder = os.path.abspath(path.parent)
     clips, problems = [], []
     for i, entry in enumerate(_entries(path)):
-        found = _problems(entry)
-        if not found:
+        entry_problems = _problems(entry)
+        if not entry_problems:
             labels = _labels(entry['labels'])
-            found = _label_problems(labels, names, Path(label_csv), hint=len(problems) < 10)
-        if found:
-            problems.append(f'data[{i}]{_shown(entry)}: ' + '; '.join(found))
+            # Looking for the nearest label takes a while: only for problems that will be shown.
+            entry_problems = _label_problems(
+                labels, names, Path(label_csv), hint=len(problems) < 10
+            )
+        if entry_problems:
+            problems.append(f'data[{i}]{_recording(entry)}: {"; ".join(entry_problems)}')
             continue
         clips.append(
             FileClip(
@@ -84,37 +87,26 @@ def load(
 
 
 def classes(label_csv: str | os.PathLike) -> dict[str, str]:
-    """Name of each class by its `mid`, in the order of `index`.
+    """Return the name of each class by its `mid`, in the order of `index`.
 
-    The name is `display_name`; where that is empty, or not the name of one class alone, `mid`.
+    The name is `display_name`, or `mid` where that is empty or not unique.
 
     Raises:
-        DataError: the file is missing, not UTF-8, or no such CSV; the indices are not 0, 1, 2, ...,
-            or a `mid` is empty or there twice. All problems are counted and the first ten named.
+        DataError: The file is missing, not UTF-8, or no such CSV; the indices are not 0, 1, 2, ...;
+            or a `mid` is empty or repeated. All problems are counted and the first ten named.
     """
     path = Path(label_csv)
-    rows, problems, columns, lines = {}, [], None, {}
-    for line, cells in csv_rows(read_text(path, 'label CSV', '.csv')):
-        if columns is None and not isinstance(cells, str):
-            columns = cells
-            check_columns(columns, _COLUMNS, _COLUMNS, path)
+    rows: dict[int, tuple[int, str, str]] = {}  # line, mid and display name by index
+    lines: dict[str, int] = {}  # line by mid
+    problems = []
+    text = read_text(path, 'label CSV', '.csv')
+    for line, record in csv_records(text, path, _COLUMNS):
+        problem = record if isinstance(record, str) else _class_problem(record, rows, lines)
+        if problem:
+            problems.append(f'line {line}: {problem}')
             continue
-        found = cells if isinstance(cells, str) else None
-        if found is None:
-            row = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-            index, mid = row['index'], row['mid']
-            if not (index.isascii() and index.isdecimal()):
-                found = f'index={index!r} must be a whole number from 0 on'
-            elif int(index) in rows:
-                found = f'index {int(index)} is there before, in line {rows[int(index)][0]}'
-            elif not mid or ',' in mid:
-                found = f'mid={mid!r} must be an identifier without a comma'
-            elif mid in lines:
-                found = f'mid {mid!r} is there before, in line {lines[mid]}'
-        if found:
-            problems.append(f'line {line}: {found}')
-            continue
-        rows[int(index)], lines[mid] = (line, mid, row['display_name']), line
+        index, mid, name = (record[column].strip() for column in _COLUMNS)
+        rows[int(index)], lines[mid] = (line, mid, name), line
     if not problems and not rows:
         raise DataError(
             f'{path}: the label CSV lists no classes: write the columns {", ".join(_COLUMNS)} and'
@@ -127,14 +119,30 @@ def classes(label_csv: str | os.PathLike) -> dict[str, str]:
             f' {len(rows) - 1}'
         )
     if problems:
-        count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
-        raise DataError(f'{path}: {count} in this label CSV:\n{headers.format_problems(problems)}')
-    shared = collections.Counter(name for _, _, name in rows.values())
-    shared.update(
-        lines.keys()
-    )  # a display name that is the identifier of some class could be mistaken for it
+        raise DataError(
+            f'{path}: {pluralize(len(problems), "problem")} in this label CSV:\n'
+            f'{headers.format_problems(problems)}'
+        )
+    uses = collections.Counter(name for _, _, name in rows.values())
+    uses.update(lines)  # a display name could be mistaken for the identifier of another class
     ordered = [rows[i] for i in range(len(rows))]
-    return {mid: name if name and shared[name] == 1 else mid for _, mid, name in ordered}
+    return {mid: name if name and uses[name] == 1 else mid for _, mid, name in ordered}
+
+
+def _class_problem(
+    record: dict[str, str], rows: dict[int, tuple[int, str, str]], lines: dict[str, int]
+) -> str | None:
+    """Return the problem of a row of the label CSV, if it has one."""
+    index, mid = record['index'].strip(), record['mid'].strip()
+    if not (index.isascii() and index.isdecimal()):
+        return f'index={index!r} must be a whole number from 0 on'
+    if int(index) in rows:
+        return f'index {int(index)} is there before, in line {rows[int(index)][0]}'
+    if not mid or ',' in mid:
+        return f'mid={mid!r} must be an identifier without a comma'
+    if mid in lines:
+        return f'mid {mid!r} is there before, in line {lines[mid]}'
+    return None
 
 
 def _entries(path: Path) -> list[Any]:
@@ -149,54 +157,49 @@ def _entries(path: Path) -> list[Any]:
     if not isinstance(content, dict) or not isinstance(content.get('data'), list):
         raise DataError(f'{path}: must be an object with a list under "data", such as {_EXAMPLE}')
     if len(content) > 1:
-        others = ', '.join(repr(key) for key in content if key != 'data')
-        raise DataError(
-            f'{path}: has {others} beside "data": only "data" is known, so remove what else'
-            ' there is'
-        )
+        extra = ', '.join(repr(key) for key in content if key != 'data')
+        raise DataError(f'{path}: has {extra} beside "data": only "data" is known, remove the rest')
     return content['data']
 
 
 def _problems(entry: Any) -> list[str]:
-    """What is wrong with the form of an entry."""
+    """Return the problems of the form of an entry."""
     if not isinstance(entry, dict):
         return ['is not an object with "wav" and "labels"']
-    found = [unknown_name('key', name, _KEYS) for name in entry if name not in _KEYS]
-    found += [f'{name} is missing' for name in _KEYS if name not in entry]
+    problems = [unknown_name('key', name, _KEYS) for name in entry if name not in _KEYS]
+    problems += [f'{name} is missing' for name in _KEYS if name not in entry]
     if 'wav' in entry and not (isinstance(entry['wav'], str) and entry['wav'].strip()):
-        found.append(f'wav={entry["wav"]!r} must be the path of a recording')
+        problems.append(f'wav={entry["wav"]!r} must be the path of a recording')
     if 'labels' in entry and not isinstance(entry['labels'], str):
-        found.append(f'labels={entry["labels"]!r} must be text: identifiers separated by commas')
-    return found
+        problems.append(f'labels={entry["labels"]!r} must be text: identifiers separated by commas')
+    return problems
 
 
 def _label_problems(
-    labels: list[str], names: dict[str, str], label_csv: Path, hint: bool
+    labels: list[str], names: dict[str, str], label_csv: Path, *, hint: bool
 ) -> list[str]:
-    """What is wrong with labels;
-
-    with a hint for those that will be shown, since looking for one takes a while.
-    """
-    found = (
-        ['an identifier is empty: labels are separated by single commas'] if '' in labels else []
-    )
+    """Return the problems of labels, with the nearest known label if `hint`."""
+    problems = []
+    if '' in labels:
+        problems.append('an identifier is empty: labels are separated by single commas')
     if len(set(labels)) < len(labels):
-        found.append('a label is there twice')
+        problems.append('a label is there twice')
     for label in labels:
-        if label and label not in names:
-            near = difflib.get_close_matches(label, names, n=1, cutoff=0.0)[0] if hint else ''
-            found.append(
-                f'label {label!r} is not in {label_csv.name}'
-                + (f', the nearest there is {near!r} ({names[near]})' if near else '')
-            )
-    return found
+        if not label or label in names:
+            continue
+        problem = f'label {label!r} is not in {label_csv.name}'
+        if hint:
+            nearest = difflib.get_close_matches(label, names, n=1, cutoff=0.0)[0]
+            problem += f', the nearest one is {nearest!r} ({names[nearest]})'
+        problems.append(problem)
+    return problems
 
 
 def _labels(text: str) -> list[str]:
     return [label.strip() for label in text.split(',')] if text.strip() else []
 
 
-def _shown(entry: Any) -> str:
-    """The recording of an entry, if it says one."""
+def _recording(entry: Any) -> str:
+    """Return the recording of an entry in brackets, if it has one."""
     wav = entry.get('wav') if isinstance(entry, dict) else None
     return f' ({wav})' if isinstance(wav, str) else ''

@@ -1,4 +1,4 @@
-"""Sources: the clips of one split with their lengths and labels, known before a sample is read."""
+"""Define sources: the clips of one split, with lengths and labels before a sample is read."""
 
 import dataclasses
 import difflib
@@ -34,34 +34,33 @@ __all__ = [
     'classes_without_clips',
 ]
 
-# What happens to recordings that cannot be used: nothing starts, or they are left out, counted and
-# listed.
+# Recordings that cannot be used are an error, or they are skipped, counted and listed.
 BadAudio = Literal['error', 'skip']
 
-# Durations in manifests are often rounded: an end this much past the recording's end, in seconds,
-# means the end.
+# Durations in manifests are often rounded: an end up to this much past the end of a recording, in
+# seconds, means its end.
 _END_SLACK = 0.010
 
 
 class DataError(UserError):
-    """A data set cannot be used.
+    """Report a data set that cannot be used.
 
-    The message says which clips, what is wrong with them and what is allowed.
+    The message names the clips, their problems and what is allowed.
     """
 
 
 @runtime_checkable
 class Source(Protocol):
-    """One split of a data set, in its own order.
+    """Hold one split of a data set, in its own order.
 
     Attributes:
-        keys: A clip's name in messages and results, unique within the source: the path, or
-        `path[start:end]` in seconds.
-        samples: Each clip's length at the sample rate the source was opened with.
-        labels: Each clip's labels; empty if it has none.
-        fingerprint: What `fingerprint` gives: changes when the data change.
-        classes: Names of all classes in their order, where the data define them; otherwise None.
-        skipped: What was wrong with each clip that was left out when the source was opened.
+        keys: Unique name of each clip in messages and results: the path, or `path[start:end]` in
+            seconds.
+        samples: Length of each clip at the sample rate of the source.
+        labels: Labels of each clip; empty if it has none.
+        fingerprint: Hash that changes with the data; see `fingerprint`.
+        classes: Names of all classes in their order, or None if the data do not define them.
+        skipped: Problem of each clip that was skipped when the source was opened.
     """
 
     keys: Sequence[str]
@@ -72,25 +71,28 @@ class Source(Protocol):
     skipped: tuple[str, ...]
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
-        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long. Safe to call from several threads.
+        """Return clip `i`: mono, full scale [-1, 1], `samples[i]` long.
+
+        Safe to call from several threads.
 
         Raises:
-            AudioError, DataError: The clip cannot be read, though nothing was wrong with it when
-            the source was opened.
+            AudioError: The clip cannot be decoded, although its header was fine.
+            DataError: The clip was changed after the source was opened.
         """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileClip:
-    """A recording, or a part of one.
+    """Describe a recording, or a part of one.
 
     Attributes:
         path: Absolute path, for reading.
-        name: The path as shown: as the user wrote it.
-        start, end: The part in seconds; None is the recording's beginning, or its end.
+        name: The path as the user wrote it, for messages.
+        start: Start of the part in seconds; None for the start of the recording.
+        end: End of the part in seconds; None for the end of the recording.
         labels: Names of its classes.
-        where: Where the clip is listed, for messages: 'manifest.jsonl line 7'. Empty if the path
-        says it all.
+        origin: Place of the clip in a list, for messages: 'manifest.jsonl line 7'. Empty without a
+            list.
     """
 
     path: str
@@ -102,33 +104,33 @@ class FileClip:
 
     @property
     def key(self) -> str:
-        """The clip's name in messages and results."""
+        """The name of the clip in messages and results."""
         if self.start is None and self.end is None:
             return self.name
         return f'{self.name}[{self.start or 0.0}:{"" if self.end is None else self.end}]'
 
     @property
     def location(self) -> str:
-        """The clip in an error message: where it is listed, and its name."""
+        """The clip for error messages: its place in a list, and its name."""
         return f'{self.origin} ({self.key})' if self.origin else self.key
 
 
 class FileSource:
-    """Clips of recordings in files: a `Source`. Opening it reads every recording's header, decoding
-    happens in `read`.
+    """Hold clips of recordings in files: a `Source`.
+
+    Opening it reads the header of every recording; `read` decodes.
 
     Args:
-        clips: The clips, in the source's order.
-        rate: Sample rate in Hz that everything is resampled to.
-        cache_beside: Folder of the data, where headers are remembered (see `headers.cache_path`);
-        None reads them all.
-        on_bad_audio: `'skip'` leaves out the clips of recordings that cannot be used and says so in
-        a warning.
+        clips: The clips, in the order of the source.
+        sample_rate: Sample rate in Hz to which everything is resampled.
+        cache_folder: Folder of the data, where headers are cached (see `headers.cache_path`). None
+            reads them all.
+        on_bad_audio: `'skip'` skips clips of recordings that cannot be used, with a warning.
         classes: Names of all classes in their order, if the data define them.
 
     Raises:
-        DataError: no clips, recordings that cannot be used, parts that are empty or not within
-            their recording, the same part twice. All problems are counted and the first ten named.
+        DataError: There are no clips, recordings cannot be used, or parts are empty, not within
+            their recording, or repeated. All problems are counted and the first ten named.
     """
 
     def __init__(
@@ -144,16 +146,16 @@ class FileSource:
                 'a source without clips: check the manifest or folder and the split asked for'
             )
         if sample_rate < 1:
-            raise DataError(f'rate={sample_rate}: the sample rate must be positive')
+            raise DataError(f'sample_rate={sample_rate}: the sample rate must be positive')
         self.sample_rate, self.classes = sample_rate, classes
         paths = list(dict.fromkeys(clip.path for clip in clips))
         cache = None if cache_folder is None else headers.cache_path(cache_folder)
-        found = dict(zip(paths, headers.read_headers(paths, cache), strict=True))
+        read = dict(zip(paths, headers.read_headers(paths, cache), strict=True))
 
-        problems, skipped, unusable, places = [], [], set(), {}
-        kept, ranges = [], []  # clips; first and last native frame, native rate
+        problems, skipped, unusable, parts = [], [], set(), {}
+        usable, ranges = [], []  # clips; first and last native frame, native sample rate
         for clip in clips:
-            header = found[clip.path]
+            header = read[clip.path]
             if isinstance(header, AudioError):
                 message = f'{clip.origin}: {header}' if clip.origin else str(header)
                 if on_bad_audio == 'skip':
@@ -167,9 +169,9 @@ class FileSource:
             except DataError as error:
                 problems.append(str(error))
                 continue
-            kept.append(clip)
+            usable.append(clip)
             ranges.append((first, last, header.sample_rate))
-            other = places.setdefault((os.path.normpath(clip.path), first, last), clip)
+            other = parts.setdefault((os.path.normpath(clip.path), first, last), clip)
             if other is not clip:
                 problems.append(
                     f'{clip.location}: the same samples are listed before, in {other.location}: '
@@ -183,10 +185,10 @@ class FileSource:
         self.skipped = report_skipped(skipped, len(clips))
 
         native = np.array(ranges, np.int64)
-        self.clips = tuple(kept)
+        self.clips = tuple(usable)
         self._ranges = native[:, :2]
-        self.keys = tuple(clip.key for clip in kept)
-        self.labels = tuple(clip.labels for clip in kept)
+        self.keys = tuple(clip.key for clip in usable)
+        self.labels = tuple(clip.labels for clip in usable)
         self.samples = frontend.resampled_length(
             native[:, 1] - native[:, 0], native[:, 2], sample_rate
         )
@@ -196,11 +198,11 @@ class FileSource:
         return len(self.clips)
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
-        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long.
+        """Return clip `i`: mono, full scale [-1, 1], `samples[i]` long.
 
         Raises:
-            AudioError: see `reading.read`.
-            DataError: the recording is no longer the one whose header was read.
+            AudioError: See `reading.read`.
+            DataError: The recording was changed after its header was read.
         """
         first, last = self._ranges[i].tolist()
         samples = reading.read(self.clips[i].path, self.sample_rate, first, last)
@@ -220,9 +222,9 @@ def fingerprint(
     labels: Sequence[tuple[str, ...]],
     sample_rate: int,
 ) -> str:
-    """SHA-256, in hexadecimal, of what a plan depends on:
+    """Return the SHA-256, in hexadecimal, of the data that a plan depends on.
 
-    clips, lengths and labels in their order, and the sample rate.
+    These are keys, lengths and labels of the clips in their order, and the sample rate.
     """
     digest = hashlib.sha256(
         json.dumps([sample_rate, list(keys), [list(names) for names in labels]]).encode()
@@ -232,10 +234,14 @@ def fingerprint(
 
 
 def report_skipped(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
-    """Warns of the clips that are left out, of so many; gives back what is wrong with each.
+    """Warn of the problems of skipped clips, and return them.
+
+    Args:
+        skipped: Problem of each skipped clip.
+        clips: Number of all clips.
 
     Raises:
-        DataError: no clip is left.
+        DataError: All clips are skipped.
     """
     if len(skipped) == clips:
         raise DataError(
@@ -243,7 +249,7 @@ def report_skipped(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
         )
     if skipped:
         logging.warning(
-            "%d of %s are left out (data.on_bad_audio='skip'):\n%s",
+            "%d of %s are skipped (data.on_bad_audio='skip'):\n%s",
             len(skipped),
             pluralize(clips, 'clip'),
             headers.format_problems(skipped),
@@ -252,15 +258,15 @@ def report_skipped(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
 
 
 def evenly_spaced(source: Source, most: int | None) -> Int64[np.ndarray, 'clips']:
-    """At most so many clips of a source, from all over it; None: all."""
+    """Return at most `most` indices of clips, evenly spaced over a source. None: all."""
     count = len(source.keys)
     return np.arange(count) if most is None or count <= most else np.arange(most) * count // most
 
 
 def label_names(source: Source) -> tuple[str, ...]:
-    """The classes of a model trained on the source:
+    """Return the classes of a model trained on the source.
 
-    those the data define, or else every label once, sorted.
+    These are the classes that the data define, or all labels, sorted.
     """
     if source.classes is not None:
         return source.classes
@@ -268,44 +274,42 @@ def label_names(source: Source) -> tuple[str, ...]:
 
 
 def classes_without_clips(source: Source, names: Sequence[str]) -> list[str]:
-    """The classes of `names` that no clip of the source has, in their order:
+    """Return the classes of `names` that no clip of the source has, in their order.
 
-    a model cannot learn them from it.
+    A model cannot learn them from it.
     """
-    there = {label for labels in source.labels for label in labels}
-    return [name for name in names if name not in there]
+    present = {label for labels in source.labels for label in labels}
+    return [name for name in names if name not in present]
 
 
 def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple[int, ...]]:
-    """Each clip's classes: positions of its labels in `names`.
+    """Return the classes of each clip: positions of its labels in `names`.
 
     Raises:
-        DataError: a clip has no label, or one that is not in `names`. All such clips are counted
-        and the first ten named.
+        DataError: A clip has no label, or one that is not in `names`. All such clips are counted
+            and the first ten named.
     """
     classes = {name: i for i, name in enumerate(names)}
     if len(classes) != len(names):
-        twice = next(name for i, name in enumerate(names) if classes[name] != i)
+        repeated = next(name for i, name in enumerate(names) if classes[name] != i)
         raise DataError(
-            f'the label {twice!r} is listed twice in the {len(names)} known labels: every class has'
-            ' one name'
+            f'the label {repeated!r} is listed twice in the {len(names)} known labels: every class'
+            ' has one name'
         )
-    found, wrong = [], []
+    indices, wrong = [], []
     for i, labels in enumerate(source.labels):
         try:
-            found.append(tuple([classes[label] for label in labels]))
+            indices.append(tuple([classes[label] for label in labels]))
         except KeyError:
             wrong.append(i)
         else:
             if not labels:
                 wrong.append(i)
     if not wrong:
-        return found
-    # Only what will be shown is compared with every known label: that takes a while when there are
-    # many of both.
-    problems = [_label_problem(source, i, names, classes) for i in wrong[:10]] + [''] * len(
-        wrong[10:]
-    )
+        return indices
+    # Finding the nearest of many labels takes a while: only for the clips that are named.
+    problems = [_label_problem(source, i, names, classes) for i in wrong[:10]]
+    problems += [''] * len(wrong[10:])
     raise DataError(
         f'{pluralize(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be'
         f' used with the {pluralize(len(names), "known label")}:\n'
@@ -314,10 +318,10 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
 
 
 def check_single_label(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
-    """Whether each clip has one class, as cross-entropy takes it.
+    """Check that each clip has one class, as cross-entropy needs it.
 
     Raises:
-        DataError: One has none, or several.
+        DataError: A clip has no class, or several.
     """
     for clip, labels in enumerate(classes):
         if len(labels) != 1:
@@ -329,18 +333,18 @@ def check_single_label(source: Source, classes: Sequence[tuple[int, ...]]) -> No
 
 
 def count_shared_clips(a: Source, b: Source) -> int:
-    """How many clips are in both sources:
+    """Return the number of clips that are in both sources.
 
-    the same part of the same file, or else of the same key.
+    Clips are the same if they are the same part of the same file, or else have the same key.
     """
     return len(_identities(a) & _identities(b))
 
 
 def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
-    """First native frame of a clip, and the one after its last.
+    """Return the first native frame of a clip, and the one after its last.
 
     Raises:
-        DataError: the clip is empty, or not within its recording.
+        DataError: The clip is empty, or not within its recording.
     """
     start = 0.0 if clip.start is None else clip.start
     end = header.seconds if clip.end is None else clip.end
@@ -349,7 +353,7 @@ def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
     if clip.end is not None and end > header.seconds + _END_SLACK + 1e-9:
         raise DataError(
             f'{clip.location}: end={end} s is past the end of the recording, which is'
-            f' {header.seconds:.3f} s long: correct end, or leave it out to mean the end of the'
+            f' {header.seconds:.3f} s long: correct end, or omit it to mean the end of the'
             ' recording'
         )
     if start >= header.seconds:
@@ -366,25 +370,24 @@ def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
     if first >= last:
         raise DataError(
             f'{clip.location}: from {start} s to {end} s there is no whole sample at'
-            f' {header.sample_rate} Hz: lengthen the clip or leave it out'
+            f' {header.sample_rate} Hz: lengthen the clip or remove it'
         )
     return first, last
 
 
 def _identities(source: Source) -> set[Hashable]:
-    if isinstance(
-        source, FileSource
-    ):  # keys are relative, and two folders may hold files of the same names
+    # Keys are relative, and two folders may hold files of the same names.
+    if isinstance(source, FileSource):
         return {(os.path.realpath(clip.path), clip.start, clip.end) for clip in source.clips}
     return set(source.keys)
 
 
 def _label_problem(source: Source, i: int, names: Sequence[str], classes: dict[str, int]) -> str:
-    place = source.clips[i].location if isinstance(source, FileSource) else source.keys[i]
+    location = source.clips[i].location if isinstance(source, FileSource) else source.keys[i]
     unknown = next((label for label in source.labels[i] if label not in classes), None)
     if unknown is None:
-        return f'{place}: no label: give it at least one, or leave the clip out'
+        return f'{location}: no label: give it at least one, or remove the clip'
     nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0.0)
-    return f'{place}: unknown label {unknown!r}' + (
+    return f'{location}: unknown label {unknown!r}' + (
         f'; the nearest known one is {nearest[0]!r}' if nearest else ''
     )

@@ -1,8 +1,8 @@
-"""Folders named by class: `root/dog/rex.wav`, `root/dog/more/fido.flac`, `root/cat/tom.mp3`.
+"""Read folders named by class: `root/dog/rex.wav`, `root/dog/more/fido.flac`, `root/cat/tom.mp3`.
 
-A clip's key is its path below the root, and clips come in the order of their keys. Where training
-and evaluation are the same folder, a clip's side is decided by a hash of its key, so that it stays
-where it is when clips come and go.
+The key of a clip is its path below the root, and clips come in the order of their keys. If training
+and evaluation use the same folder, a hash of the key decides the part of a clip, so that it stays
+the same when other clips are added or removed.
 """
 
 import collections
@@ -42,41 +42,42 @@ def load(
     eval_share: float = 0.0,
     on_bad_audio: BadAudio = 'error',
 ) -> FileSource:
-    """The recordings below the class folders of a folder, in the order of their paths; the label is
-    the class folder's name.
+    """Return the recordings below class folders in the order of their paths.
 
-    Recordings are files with the suffix of an audio format; others are ignored, and counted in a
-    warning unless they are hidden. Class folders without recordings are named in a warning and are
-    no classes.
+    The label of a recording is the name of its class folder.
+
+    Recordings are files with the suffix of an audio format. Other files are ignored, and counted in
+    a warning unless they are hidden. Class folders without recordings are no classes; a warning
+    names them.
 
     Args:
         root: The folder.
-        rate: Sample rate in Hz that everything is resampled to.
-        part: `'train'` or `'eval'` for one side of a folder that serves both; None takes all.
+        sample_rate: Sample rate in Hz to which everything is resampled.
+        part: `'train'` or `'eval'` for one part of a folder that serves both. None: all clips.
         eval_share: Share of the clips that is held out for evaluation, if `part` is given.
         on_bad_audio: See `FileSource`.
 
     Raises:
-        DataError: the folder is missing or cannot be listed, has no class folders, recordings
-            outside of them, or nothing but folders named like splits; no clip is on the side asked
-            for; and whatever `FileSource` refuses.
+        DataError: The folder is missing or cannot be listed, has no class folders, recordings
+            outside of them, or only folders named like splits; no clip is in the part; or
+            `FileSource` refuses the clips.
     """
     root = os.path.abspath(root)
     folders = _class_folders(root)
-    found = _recordings(root)
-    loose = [name for name in found if '/' not in name]
+    recordings = _recordings(root)
+    loose = [name for name in recordings if '/' not in name]
     if loose:
         raise DataError(
             f'{root}: {len(loose)} recordings are in no class'
             f' folder:\n{headers.format_problems(loose)}\n'
             f'move each into the folder of its class; there must be {_FORM}'
         )
-    if not found:
+    if not recordings:
         raise DataError(
             f'{root}: all recordings below it are hidden, their paths having a part that begins'
             f' with a dot: it must hold {_FORM}'
         )
-    classes = tuple(sorted({name.split('/')[0] for name in found}))
+    classes = tuple(sorted({name.split('/')[0] for name in recordings}))
     empty = [name for name in folders if name not in classes]
     if empty:
         logging.warning(
@@ -86,35 +87,35 @@ def load(
             len(folders),
             headers.format_problems(empty),
         )
-    _warn_of_others(root, found)
+    _warn_of_other_files(root, recordings)
 
     clips = [
         FileClip(os.path.join(root, name), name, None, None, (name.split('/')[0],), '')
-        for name in found
+        for name in recordings
     ]
     if part is not None:
-        sides = [clip for clip in clips if held_out(clip.key, eval_share) == (part == 'eval')]
-        if not sides:
+        selected = [clip for clip in clips if held_out(clip.key, eval_share) == (part == 'eval')]
+        if not selected:
             raise DataError(
                 f'{root}: none of the {len(clips)} clips is left for part {part!r} with '
                 f'data.eval_share={eval_share}: change the share, or give data.train and data.eval '
                 'folders of their own'
             )
-        clips = sides
+        clips = selected
     return FileSource(clips, sample_rate, root, on_bad_audio, classes)
 
 
 def held_out(key: str, share: float) -> bool:
-    """Whether a clip belongs to the share that is held out for evaluation;
+    """Return whether a clip belongs to the share that is held out for evaluation.
 
-    depends on nothing but its key.
+    The answer depends on its key alone.
     """
     number = int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8], 'big')
     return number < share * 2**64
 
 
 def _class_folders(root: str) -> list[str]:
-    """Names of the folders in the root, sorted."""
+    """Return the names of the folders in the root, sorted."""
     try:
         with os.scandir(root) as entries:
             names = sorted(
@@ -134,9 +135,9 @@ def _class_folders(root: str) -> list[str]:
 
 
 def _recordings(root: str) -> list[str]:
-    """Paths of the recordings below the root, relative to it and sorted;
+    """Return the sorted paths of the recordings below the root, relative to it.
 
-    hidden files and folders are left out.
+    Hidden files and folders are ignored.
     """
     try:
         paths = reading.find_recordings([root])
@@ -145,9 +146,9 @@ def _recordings(root: str) -> list[str]:
     return sorted(name for name in (_below(root, path) for path in paths) if not _hidden(name))
 
 
-def _warn_of_others(root: str, found: list[str]) -> None:
-    """Says how many files below the root are ignored, by suffix."""
-    known = set(found)
+def _warn_of_other_files(root: str, recordings: list[str]) -> None:
+    """Warn of the files below the root that are ignored, counted by suffix."""
+    used = set(recordings)
     names = [
         _below(root, os.path.join(folder, name))
         for folder, _, names in os.walk(root)
@@ -156,7 +157,7 @@ def _warn_of_others(root: str, found: list[str]) -> None:
     suffixes = collections.Counter(
         os.path.splitext(name)[1].lower() or 'none'
         for name in names
-        if name not in known and not _hidden(name)
+        if name not in used and not _hidden(name)
     )
     if suffixes:
         kinds = ', '.join(f'{suffix} {count}' for suffix, count in suffixes.most_common())

@@ -1,12 +1,11 @@
-"""The Free Spoken Digit Dataset: 3,000 recordings at 8 kHz of six people saying the digits 0 to 9,
-50 times each.
+"""Read the Free Spoken Digit Dataset: six people say the digits 0 to 9, 50 times each, at 8 kHz.
 
-Source: https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), whose split this is:
-the first five recordings of every digit and speaker are for testing. Or all recordings of some
-speakers are, whom training never hears.
+Source: https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), which also defines
+the split: the first five recordings of each digit and speaker are for testing. With held-out
+speakers, all recordings of these speakers are for testing instead.
 
-They come from a folder, or from TensorFlow Datasets' `spoken_digit`: the same recordings in a
-single split, shuffled, with their file names. Both give the same clips in the same order.
+The recordings come from a folder, or from TensorFlow Datasets' `spoken_digit`: the same recordings
+in a single split, shuffled, with their file names. Both give the same clips in the same order.
 """
 
 import os
@@ -32,20 +31,20 @@ def load(
     on_bad_audio: BadAudio = 'error',
     held_out: Collection[str] = (),
 ) -> FileSource:
-    """The clips of a split in order of file name; the label is the digit.
+    """Return the clips of a split in the order of their file names; the label is the digit.
 
     Args:
         root: Folder with the recordings, `{digit}_{speaker}_{index}.wav`. Files that are not WAV
-        are ignored.
+            are ignored.
         split: `'test'` is indices 0 to 4, `'train'` the rest.
-        rate: Sample rate in Hz that everything is resampled to.
+        sample_rate: Sample rate in Hz to which everything is resampled.
         on_bad_audio: See `FileSource`.
-        held_out: Speakers; if there are any, `'test'` is their recordings, and `'train'` those of
-        the others.
+        held_out: Held-out speakers. If there are any, `'test'` is their recordings, and `'train'`
+            the recordings of the other speakers.
 
     Raises:
-        DataError: the folder is missing, has no recordings, none of the split, none of a speaker
-            that is held out, or a WAV file of another name; and whatever `FileSource` refuses.
+        DataError: The folder is missing, has no recordings, none of the split, none of a held-out
+            speaker, or a WAV file of another name; or `FileSource` refuses the clips.
     """
     _check_split(split)
     root = os.path.abspath(root)
@@ -91,35 +90,36 @@ def load_tfds(
     on_bad_audio: BadAudio = 'error',
     held_out: Collection[str] = (),
 ) -> tfds.TfdsSource:
-    """What `load` gives, from TensorFlow Datasets' `spoken_digit`, which is downloaded and prepared
-    if it is not there.
+    """Return the clips of `load` from TensorFlow Datasets' `spoken_digit`.
+
+    It is downloaded and prepared if necessary.
 
     Args:
-        folder: Folder of prepared data sets; empty: TFDS's own.
+        folder: Folder of prepared data sets. Empty: the default of TFDS.
         split: `'test'` is indices 0 to 4, `'train'` the rest.
-        rate: Sample rate in Hz that everything is resampled to.
+        sample_rate: Sample rate in Hz to which everything is resampled.
         on_bad_audio: See `tfds.load`.
         held_out: See `load`.
 
     Raises:
-        DataError: the data set cannot be prepared, or is not FSDD, or has no such speaker; and
-        whatever `tfds.load` refuses.
+        DataError: The data set cannot be prepared, is not FSDD, or lacks a held-out speaker; or
+            `tfds.load` refuses the data set.
     """
     _check_split(split)
-    speakers, strange = set(), []
+    speakers, other_names = set(), []
 
     def keep(name: str) -> bool:
         match = _NAME.fullmatch(name)
         if not match:
-            strange.append(name)
+            other_names.append(name)
             return False
         speakers.add(match['speaker'])
         return _is_of(match, split, held_out)
 
     def check() -> None:
-        if strange:
+        if other_names:
             raise DataError(
-                f'{_DATA_SET}: {strange[0]!r} is no file name of FSDD'
+                f'{_DATA_SET}: {other_names[0]!r} is no file name of FSDD'
                 ' ({digit}_{speaker}_{index}.wav): is another data set in data.tfds_dir?'
             )
         _check_speakers(held_out, speakers)
@@ -127,7 +127,7 @@ def load_tfds(
     try:
         source = tfds.load(_DATA_SET, folder, 'train', sample_rate, _FEATURES, on_bad_audio, keep)
     except DataError as error:
-        if speakers or strange:  # the names were read, and may be why nothing is left
+        if speakers or other_names:  # the names were read, and may explain the error
             check()
         raise DataError(
             f'{error}\nTo read FSDD from files, pass --config.data.root=FOLDER with the recordings '
@@ -148,10 +148,9 @@ def _is_of(match: re.Match, split: str, held_out: Collection[str]) -> bool:
 
 
 def _check_speakers(held_out: Collection[str], speakers: Collection[str]) -> None:
-    if (strange := sorted(set(held_out) - set(speakers))) or (
-        held_out and set(held_out) == set(speakers)
-    ):
-        problem = f'there is no {", ".join(strange)}' if strange else 'nobody is left for training'
+    unknown = sorted(set(held_out) - set(speakers))
+    if unknown or (held_out and set(held_out) == set(speakers)):
+        problem = f'there is no {", ".join(unknown)}' if unknown else 'nobody is left for training'
         raise DataError(
             f'data.held_out={",".join(held_out)}: {problem}; the speakers are'
             f' {", ".join(sorted(speakers))}'

@@ -1,7 +1,7 @@
-"""Headers of many recordings, remembered beside the data.
+"""Read headers of many recordings, cached beside the data.
 
-The cache saves opening every file at every start. An entry holds as long as the file's size and
-modification time do, so changed data are read again; a cache that cannot be used costs time, never
+The cache saves opening every file at every start. An entry is valid for one size and modification
+time of the file, so changed files are read again. A cache that cannot be used costs time, never
 correctness.
 """
 
@@ -35,67 +35,66 @@ _Entry = tuple[int, int, int, int, int]  # size, mtime_ns, frames, rate, channel
 def read_headers(
     paths: Sequence[str | os.PathLike], cache: Path | None
 ) -> list[Header | AudioError]:
-    """Headers of recordings, in order; what the cache does not know is read from the files and
-    added to it.
+    """Return headers of recordings, in order, from the cache or from the files.
+
+    Headers from files are added to the cache.
 
     Args:
         paths: Recordings.
-        cache: File of the cache, see `cache_path`; None goes without.
+        cache: File of the cache, see `cache_path`. None: no cache.
 
     Returns:
-        For each recording its header, or the error that says why it cannot be used.
+        For each recording its header, or the error that explains why it cannot be used.
     """
     # Absolute, but not normalised: `link/../a.wav` need not be `a.wav`.
     names = [os.path.join(os.getcwd(), path) for path in paths]
-    known = {} if cache is None else _load(cache)
+    cached = {} if cache is None else _load(cache)
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        looked = pool.map(lambda chunk: [_look(name, known) for name in chunk], chunks)
-        results = list(itertools.chain.from_iterable(looked))
+        read = pool.map(lambda chunk: [_read_header(name, cached) for name in chunk], chunks)
+        results = list(itertools.chain.from_iterable(read))
     fresh = {name: entry for name, (_, entry) in zip(names, results, strict=True) if entry}
     if cache is not None and fresh:
-        _save(cache, known | fresh)
+        _save(cache, cached | fresh)
     return [header for header, _ in results]
 
 
-def cache_path(beside: str | os.PathLike, name: str = _FILE) -> Path | None:
-    """Where what is known about the data in or below the folder `beside` is remembered; None if
-    nothing can be written.
+def cache_path(folder: str | os.PathLike, name: str = _FILE) -> Path | None:
+    """Return the cache of the data in or below a folder, or None if nothing can be written.
 
-    In the folder itself under `name` if it is writable (marked so, too: root may write anywhere),
-    so that whoever uses the data next finds it; otherwise under
-    `${XDG_CACHE_HOME:-~/.cache}/elastic-ast/headers`.
+    The cache lies in the folder itself under `name` if the folder is writable, so that other users
+    of the data find it. Its mode must allow writing too, since root may write anywhere. Otherwise
+    the cache lies under `${XDG_CACHE_HOME:-~/.cache}/elastic-ast/headers`.
     """
-    beside = os.path.abspath(beside)
+    folder = os.path.abspath(folder)
     if (
-        os.path.isdir(beside)
-        and os.access(beside, os.W_OK | os.X_OK)
-        and os.stat(beside).st_mode & stat.S_IWUSR
+        os.path.isdir(folder)
+        and os.access(folder, os.W_OK | os.X_OK)
+        and os.stat(folder).st_mode & stat.S_IWUSR
     ):
-        return Path(beside, name)
+        return Path(folder, name)
     base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    folder = Path(base, 'elastic-ast', 'headers')
-    if (
-        not folder.is_absolute()
-    ):  # no home folder; a path relative to nowhere in particular is no place for a cache
+    caches = Path(base, 'elastic-ast', 'headers')
+    if not caches.is_absolute():  # without a home folder
         return None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        caches.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(caches, os.W_OK | os.X_OK):
         return None
-    place = beside if name == _FILE else os.path.join(beside, name)
-    return folder / f'{hashlib.sha256(os.fsencode(place)).hexdigest()}{os.path.splitext(name)[1]}'
+    cached = folder if name == _FILE else os.path.join(folder, name)
+    digest = hashlib.sha256(os.fsencode(cached)).hexdigest()
+    return caches / f'{digest}{os.path.splitext(name)[1]}'
 
 
 def replace_cache(cache: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Replaces a cache by what `write` writes, in one step, so that no reader sees half of it;
+    """Replace a cache by the output of `write`, in one step, so that no reader sees half of it.
 
-    a failure is a warning.
+    A failure is a warning.
     """
-    # Not tempfile: its files are for their owner alone, and a cache beside shared data is for
-    # everyone.
+    # Not tempfile: its files are readable by their owner alone, and a cache beside shared data must
+    # be readable by everyone.
     temporary = cache.with_name(f'{cache.name}.{secrets.token_hex(8)}.tmp')
     try:
         with open(temporary, 'xb') as file:
@@ -111,25 +110,24 @@ def replace_cache(cache: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def format_problems(problems: Sequence[str]) -> str:
-    """The first ten problems, one a line, and how many more there are."""
+    """Return the first ten problems, one a line, and the number of the others."""
     lines = [f'  {problem}' for problem in problems[:_LISTED]]
     if len(problems) > _LISTED:
         lines.append(f'  and {len(problems) - _LISTED} more')
     return '\n'.join(lines)
 
 
-def _look(name: str, known: dict[str, _Entry]) -> tuple[Header | AudioError, _Entry | None]:
-    """Header or error of one recording, and its entry if the cache does not have it."""
+def _read_header(name: str, cached: dict[str, _Entry]) -> tuple[Header | AudioError, _Entry | None]:
+    """Return header or error of a recording, and its entry if the cache does not have it."""
     try:
-        # Before the file is opened: if it is written meanwhile, the entry is out of date rather
-        # than wrong.
-        found = os.stat(name)
-        stamp = (found.st_size, found.st_mtime_ns)
-        entry = known.get(name)
+        # Before the file is opened: after a later change the entry is out of date, not wrong.
+        status = os.stat(name)
+        stamp = (status.st_size, status.st_mtime_ns)
+        entry = cached.get(name)
         if entry and entry[:2] == stamp:
             return Header(*entry[2:]), None
     except (OSError, ValueError):
-        pass  # opening it will say what is wrong
+        pass  # opening the file reports the problem
     try:
         header = reading.read_header(name)
     except AudioError as error:
@@ -152,9 +150,8 @@ def _load(cache: Path) -> dict[str, _Entry]:
             raise ValueError('it has a length, rate or number of channels below 1')
     except FileNotFoundError:
         return {}
-    except (
-        Exception
-    ) as error:  # damaged archives raise nearly anything, and the files themselves know better
+    # Damaged archives raise nearly anything, and the files hold the same values.
+    except Exception as error:
         logging.warning(
             '%s: the header cache cannot be used (%s); headers are read again and it is rewritten',
             cache,

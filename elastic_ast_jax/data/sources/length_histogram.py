@@ -1,5 +1,4 @@
-"""How long the clips of a data set are, where the data are not there: the histogram that a recipe
-ships.
+"""Read the histogram of clip lengths that a recipe has, to plan without the data.
 
 A recipe's `lengths()` returns a dictionary: `classes`, the number of classes, and for `train` and
 `eval` bins `(from seconds, to seconds, clips)`. Lengths are drawn uniformly within a bin; one that
@@ -15,6 +14,7 @@ from jaxtyping import Float32, Float64
 
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.variants import Bin
+from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import DataError, fingerprint
 from elastic_ast_jax.data.splits import Split
 from elastic_ast_jax.utils import philox
@@ -24,17 +24,16 @@ from elastic_ast_jax.utils.philox import Stream
 __all__ = ['Histogram', 'HistogramError', 'HistogramSource', 'validate', 'from_recipe']
 
 _SPLITS = ('train', 'eval')
-_SHOWN = 10
-# No run has so many epochs, so the random numbers of this one and the next are free.
+# No run has so many epochs, so the random numbers of this epoch and the next are free.
 _EPOCH = 2**40
 
 
 class HistogramError(UserError):
-    """Lengths of clips that cannot be used; names the file and every bin that is wrong."""
+    """Report lengths of clips that cannot be used, with the file and every wrong bin."""
 
 
 class Histogram(NamedTuple):
-    """Lengths of the clips of both splits, and the number of classes."""
+    """Hold lengths of the clips of both splits, and the number of classes."""
 
     classes: int
     train: tuple[Bin, ...]
@@ -42,43 +41,40 @@ class Histogram(NamedTuple):
 
 
 def from_recipe(spec: str) -> Histogram | None:
-    """What the `lengths()` of a config file returns; None if the file has no such function.
+    """Return the histogram from the `lengths()` of a config file, or None if it has none.
 
     Args:
         spec: `FILE` or `FILE:VARIANT`, of a config that can be loaded.
 
     Raises:
-        HistogramError: It fails, or returns something else than lengths.
+        HistogramError: `lengths()` fails, or its value is no histogram.
     """
     recipe, path, _ = loading.load_module(spec)
     if not hasattr(recipe, 'lengths'):
         return None
     try:
-        found = recipe.lengths()
+        lengths = recipe.lengths()
     except Exception as error:
         raise HistogramError(
             f'{path}: lengths() fails ({type(error).__name__}: {error})'
         ) from error
-    return validate(found, path)
+    return validate(lengths, path)
 
 
 def validate(value: Any, path: str) -> Histogram:
-    """What a `lengths()` returned.
+    """Return the histogram of the value of a `lengths()`.
 
     Raises:
-        HistogramError: With every problem, the first ten by name.
+        HistogramError: The value is no histogram. All problems are counted, the first ten named.
     """
     form = "{'classes': 50, 'train': [(4.0, 5.0, 1600)], 'eval': [(4.0, 5.0, 400)]}"
     keys = {'classes', *_SPLITS}
     if not isinstance(value, Mapping) or set(value) != keys:
-        keyed = isinstance(value, Mapping)
-        what = (
-            f'the keys {", ".join(map(repr, value)) or "(none)"}'
-            if keyed
-            else f'a value of type {type(value).__name__}'
-        )
+        returned = f'a value of type {type(value).__name__}'
+        if isinstance(value, Mapping):
+            returned = f'the keys {", ".join(map(repr, value)) or "(none)"}'
         raise HistogramError(
-            f'{path}: lengths() returns {what}; it must return the like of {form}: bins from'
+            f'{path}: lengths() returns {returned}; it must return the like of {form}: bins from'
             ' seconds to seconds, with their clips'
         )
     problems = []
@@ -90,22 +86,21 @@ def validate(value: Any, path: str) -> Histogram:
             problems.append(f'{split} must be a list of bins, not {bins!r:.40}')
             continue
         problems += [
-            f'{split} bin {number}: {one!r} must be (from seconds, to seconds, clips) with 0 < from'
-            ' <= to and a positive whole number of clips'
-            for number, one in enumerate(bins)
-            if not _is_bin(one)
+            f'{split} bin {number}: {entry!r} must be (from seconds, to seconds, clips) with 0 <'
+            ' from <= to and a positive whole number of clips'
+            for number, entry in enumerate(bins)
+            if not _is_bin(entry)
         ]
     if problems:
-        shown = [f'  - {problem}' for problem in problems[:_SHOWN]]
-        shown += [f'  and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
         raise HistogramError(
-            '\n'.join([f'{path}: lengths() must return the like of {form}:', *shown])
+            f'{path}: lengths() must return the like of {form}:\n'
+            f'{headers.format_problems(problems)}'
         )
-    made = {
+    bins = {
         split: tuple(Bin(float(start), float(end), clips) for start, end, clips in value[split])
         for split in _SPLITS
     }
-    return Histogram(value['classes'], **made)
+    return Histogram(value['classes'], **bins)
 
 
 def _is_whole(value: Any) -> bool:
@@ -125,18 +120,18 @@ def _is_bin(value: Any) -> bool:
 
 
 class HistogramSource:
-    """The lengths of a split without its clips: a `Source` that can be planned with, and not read.
+    """Hold the lengths of a split without its clips: a `Source` to plan with that cannot be read.
 
     Args:
-        histogram: Of the data set.
-        split: Which of its splits.
-        rate: Sample rate in Hz.
-        seed: Of the draws: the same seed gives the same lengths in the same order.
+        histogram: Histogram of the data set.
+        split: Split of the data set.
+        sample_rate: Sample rate in Hz.
+        seed: Seed of the lengths and of their order.
     """
 
     def __init__(self, histogram: Histogram, split: Split, sample_rate: int, seed: int):
         bins, epoch = getattr(histogram, split), _EPOCH + _SPLITS.index(split)
-        seconds = _drawn(bins, seed, epoch)
+        seconds = _sample_seconds(bins, seed, epoch)
         self.samples = np.maximum(1, np.round(seconds * sample_rate).astype(np.int64))
         self.keys = tuple(map('clip {}'.format, range(len(seconds))))
         self.labels = ((),) * len(seconds)
@@ -149,23 +144,25 @@ class HistogramSource:
 
     @property
     def fingerprint(self) -> str:
-        """Of the lengths."""
+        """The hash of the lengths."""
         return fingerprint(self.keys, self.samples, self.labels, self.sample_rate)
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
-        """Raises:
-        DataError: Always: there are no samples.
+        """Refuse to read a clip.
+
+        Raises:
+            DataError: Always: there are no samples.
         """
         raise DataError(
             f'{self.keys[i]}: its length is drawn from a histogram, there is no recording'
         )
 
 
-def _drawn(bins: Sequence[Bin], seed: int, epoch: int) -> Float64[np.ndarray, 'clips']:
-    """Lengths in seconds, in random order: each bin has its clips."""
-    counts = [one.clips for one in bins]
-    start = np.repeat([one.start for one in bins], counts)
-    width = np.repeat([one.end - one.start for one in bins], counts)
+def _sample_seconds(bins: Sequence[Bin], seed: int, epoch: int) -> Float64[np.ndarray, 'clips']:
+    """Return lengths in seconds, in random order: each bin has its number of clips."""
+    counts = [each.clips for each in bins]
+    start = np.repeat([each.start for each in bins], counts)
+    width = np.repeat([each.end - each.start for each in bins], counts)
     seconds = start + width * philox.uniform(
         philox.words(seed, epoch, Stream.CROP_LENGTH, len(start))
     )

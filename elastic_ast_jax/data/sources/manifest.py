@@ -1,12 +1,12 @@
-"""Manifests: a file that lists recordings, or parts of them, with their labels.
+"""Read manifests: files that list recordings, or parts of them, with their labels.
 
 JSON Lines (`.jsonl`, `.json`), one object a line:
 
     {"audio": "dogs/rex.wav", "labels": ["dog", "bark"], "start": 1.5, "end": 4.0, "split": "train"}
 
 or CSV (`.csv`) with the same names as columns and labels separated by `;`. `start`, `end` (seconds)
-and `split` may be left out. Paths are absolute or relative to the manifest. UTF-8. Nothing in a
-manifest is ignored but blank lines.
+and `split` are optional. Paths are absolute or relative to the manifest. The text is UTF-8. Only
+blank lines are ignored.
 """
 
 import collections
@@ -20,8 +20,7 @@ from typing import Any
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
 from elastic_ast_jax.data.sources.text_files import (
-    check_columns,
-    csv_rows,
+    csv_records,
     parse_json,
     read_text,
     unknown_name,
@@ -29,8 +28,9 @@ from elastic_ast_jax.data.sources.text_files import (
 
 __all__ = ['entries', 'load']
 
-_FIELDS = ('audio', 'labels', 'start', 'end', 'split')
 _REQUIRED = ('audio', 'labels')
+_OPTIONAL = ('start', 'end', 'split')
+_FIELDS = (*_REQUIRED, *_OPTIONAL)
 _PUBLISHED = re.compile(r'\s*\{\s*"data"\s*:\s*\[')
 _EXAMPLE = '{"audio": "a.wav", "labels": ["dog"]}'
 
@@ -42,21 +42,21 @@ def load(
     on_bad_audio: BadAudio = 'error',
     classes_of: Sequence[str] = (),
 ) -> FileSource:
-    """The clips of a manifest, in its order.
+    """Return the clips of a manifest in its order.
 
     Args:
         path: The manifest.
         split: Take only the lines of this split. Where no line has a split, every clip belongs to
             every split. None takes all lines.
-        rate: Sample rate in Hz that everything is resampled to.
+        sample_rate: Sample rate in Hz to which everything is resampled.
         on_bad_audio: See `FileSource`.
         classes_of: Splits whose labels are classes besides those of `split`.
 
     Raises:
-        DataError: the manifest is missing, not UTF-8, empty, or of another suffix; lines that do
-            not parse, have unknown or missing fields or wrong types (all are counted and the first
-            ten named); only some lines have a split; no line has the split asked for; and whatever
-            `FileSource` refuses.
+        DataError: The manifest is missing, not UTF-8, empty, or of another suffix; lines do not
+            parse, have unknown or missing fields or wrong types (all are counted and the first ten
+            named); only some lines have a split; no line has the requested split; or `FileSource`
+            refuses the clips.
     """
     path = Path(path)
     clips, splits = entries(path)
@@ -77,11 +77,12 @@ def load(
 
 
 def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
-    """The clips of a manifest, in its order, and the split of each; either all have one, or none
-    has.
+    """Return the clips of a manifest in its order, and the split of each.
+
+    Either all clips have a split, or none has.
 
     Raises:
-        DataError: as `load`, for what the manifest alone tells.
+        DataError: See `load`, for the problems of the manifest itself.
     """
     suffix = path.suffix.lower()
     if suffix not in ('.jsonl', '.json', '.csv'):
@@ -93,9 +94,9 @@ def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
     folder = os.path.abspath(path.parent)
     clips, splits, problems = [], [], []
     for line, row in rows(read_text(path, 'manifest', '.jsonl or .csv'), path):
-        found = [row] if isinstance(row, str) else _problems(row)
-        if found:
-            problems.append(f'line {line}: ' + '; '.join(found))
+        row_problems = [row] if isinstance(row, str) else _problems(row)
+        if row_problems:
+            problems.append(f'line {line}: {"; ".join(row_problems)}')
             continue
         labels = row['labels']
         clips.append(
@@ -111,15 +112,15 @@ def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
         splits.append(row.get('split'))
     if problems:
         raise DataError(
-            f'{path}: {len(problems)} of its lines cannot be'
-            f' used:\n{headers.format_problems(problems)}'
+            f'{path}: {len(problems)} of its lines cannot be used:\n'
+            f'{headers.format_problems(problems)}'
         )
     if not clips:
         raise DataError(f'{path}: the manifest lists no clips: write one a line')
-    without = splits.count(None)
-    if 0 < without < len(splits):
+    missing = splits.count(None)
+    if 0 < missing < len(splits):
         raise DataError(
-            f'{clips[splits.index(None)].location}: has no split, as have {without - 1} more lines,'
+            f'{clips[splits.index(None)].location}: has no split, as have {missing - 1} more lines,'
             f' but others have: give every line of {path} a split, or none'
         )
     return clips, splits
@@ -132,37 +133,37 @@ def _of_split(
     if split is None or None in counts:
         return clips
     if split not in counts:
-        there = ', '.join(f'{name!r} ({number} clips)' for name, number in sorted(counts.items()))
-        raise DataError(f'{path}: no line has split {split!r}; the splits there are: {there}')
+        known = ', '.join(f'{name!r} ({count} clips)' for name, count in sorted(counts.items()))
+        raise DataError(f'{path}: no line has split {split!r}; the splits are: {known}')
     return [clip for clip, name in zip(clips, splits, strict=True) if name == split]
 
 
 def _problems(row: dict[str, Any]) -> list[str]:
-    """What is wrong with the fields of a line."""
-    found = [unknown_name('key', name, _FIELDS) for name in row if name not in _FIELDS]
-    found += [f'{name} is missing' for name in _REQUIRED if name not in row]
+    """Return the problems of the fields of a line."""
+    problems = [unknown_name('key', name, _FIELDS) for name in row if name not in _FIELDS]
+    problems += [f'{name} is missing' for name in _REQUIRED if name not in row]
     if 'audio' in row and not (isinstance(row['audio'], str) and row['audio'].strip()):
-        found.append(f'audio={row["audio"]!r} must be the path of a recording')
+        problems.append(f'audio={row["audio"]!r} must be the path of a recording')
     if 'labels' in row:
         labels = [row['labels']] if isinstance(row['labels'], str) else row['labels']
         if not isinstance(labels, list) or not all(
             isinstance(label, str) and label.strip() for label in labels
         ):
-            found.append(
+            problems.append(
                 f'labels={row["labels"]!r} must be a list of names, or one name; none may be empty'
             )
         elif len(set(labels)) < len(labels):
-            found.append(f'labels={row["labels"]!r} has a label twice')
+            problems.append(f'labels={row["labels"]!r} has a label twice')
     for name in ('start', 'end'):
         value = row.get(name)
         if value is not None and not (
             type(value) in (int, float) and 0 <= value <= sys.float_info.max
         ):
-            found.append(f'{name}={value!r} must be a number of seconds from 0 on')
+            problems.append(f'{name}={value!r} must be a number of seconds from 0 on')
     split = row.get('split')
     if split is not None and not (isinstance(split, str) and split.strip()):
-        found.append(f'split={split!r} must be a name')
-    return found
+        problems.append(f'split={split!r} must be a name')
+    return problems
 
 
 def _seconds(value: int | float | None) -> float | None:
@@ -170,7 +171,7 @@ def _seconds(value: int | float | None) -> float | None:
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers with their objects, or with what is wrong."""
+    """Yield line numbers with their objects, or with the problem of the line."""
     if text.lstrip().startswith('['):
         raise DataError(
             f'{path}: begins with a list: write one JSON object a line, without brackets and commas'
@@ -181,7 +182,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
             f'{path}: is no manifest, but a file of the published code ("data": [...]): '
             'pass --config.data.source=json and --config.data.label_csv=FILE.csv'
         )
-    # Not splitlines: a JSON string may hold characters which that takes for line ends.
+    # Not splitlines: a JSON string may hold characters that splitlines takes for line ends.
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip():
             continue
@@ -190,31 +191,22 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
         except (ValueError, RecursionError) as error:
             yield number, f'is not JSON ({error}): write one object a line, such as {_EXAMPLE}'
             continue
-        yield (
-            number,
-            (
-                row
-                if isinstance(row, dict)
-                else f'{line.strip()[:40]!r} is not an object such as {_EXAMPLE}'
-            ),
-        )
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            yield number, f'{line.strip()[:40]!r} is not an object such as {_EXAMPLE}'
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers with the fields as JSON would give them, or with what is wrong."""
-    columns = None
-    for line, cells in csv_rows(text):
-        if isinstance(cells, str):
-            yield line, cells
-        elif columns is None:
-            columns = cells
-            check_columns(columns, _FIELDS, _REQUIRED, path)
-        else:
-            yield line, {name: _cell(name, cell) for name, cell in zip(columns, cells, strict=True)}
+    """Yield line numbers with the fields as in JSON, or with the problem of the line."""
+    for line, record in csv_records(text, path, _REQUIRED, _OPTIONAL):
+        if not isinstance(record, str):
+            record = {name: _cell_value(name, cell) for name, cell in record.items()}
+        yield line, record
 
 
-def _cell(name: str, cell: str) -> Any:
-    """A cell as JSON would give it; one that is no number stays text, for `_problems` to refuse."""
+def _cell_value(name: str, cell: str) -> Any:
+    """Return the value of a cell as in JSON. Text that is no number stays text for `_problems`."""
     if name == 'labels':
         return [label.strip() for label in cell.split(';')] if cell.strip() else []
     if name == 'audio' or cell.strip():

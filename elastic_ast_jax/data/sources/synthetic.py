@@ -1,11 +1,10 @@
-"""A data set that needs no download: gliding tones whose class is the order in which they visit
-their pitches.
+"""Render a data set that needs no download: gliding tones, classified by their course.
 
 Every clip glides through one pitch range, from its lowest to its highest pitch, at an even pace,
 and the classes are eight courses through that range. All of them spend the same time on every
-pitch, so the long-term spectrum, the loudness and the duration of a clip say (almost) nothing about
-its class: a classifier has to follow the tone. The course is stretched to the clip, so a clip of a
-fifth of a second holds all of it, and so does one of ten seconds.
+pitch, so the long-term spectrum, the loudness and the duration of a clip are (almost) independent
+of its class: a classifier has to follow the tone. The course is stretched to the clip, so clips of
+a fifth of a second and of ten seconds hold all of it.
 
 Pitch range, timbre, loudness, noise and the silence around the tone vary from clip to clip,
 independently of the class. Everything is a pure function of (seed, split, clip), made of raw Philox
@@ -23,8 +22,7 @@ from elastic_ast_jax.utils.errors import UserError
 
 __all__ = ['CLASSES', 'SyntheticSource']
 
-# Part of the fingerprint: raise it with any change of what a clip sounds like, how long it is or
-# which label it has.
+# Part of the fingerprint: raise it with any change of the sound, length or label of a clip.
 VERSION = 1
 
 # Each course is two legs, the first over the share j of the time: where on the pitch range (0
@@ -59,25 +57,25 @@ _SECONDS, _LABELS, _SOUND = range(3)
 
 
 class SyntheticSource:
-    """The clips of one split.
+    """Hold the clips of one split: a `Source`.
 
     Args:
         split: `'train'` or `'test'`. They share no clip.
         clips: Number of clips. The first n clips of a longer split are those of a split of n.
         seed: The clips of another seed are other clips.
-        rate: Sampling rate in Hz, at least 8000. Durations, labels and courses do not depend on it;
-        the noise does.
+        sample_rate: Sample rate in Hz, at least 8000. Durations, labels and courses do not depend
+            on it; the noise does.
 
     Attributes:
         keys: Names of the clips, `'synthetic/train/00017'`.
-        samples: Length of each clip in samples at `rate`, known without rendering: 0.2 to 10 s,
-        log-normal with median 1 s.
+        samples: Length of each clip in samples, known without rendering: 0.2 to 10 s, log-normal
+            with median 1 s.
         labels: One name of `CLASSES` for each clip. Each run of `len(CLASSES)` clips has all of
-        them, in a random order.
+            them, in a random order.
         fingerprint: SHA-256 in hexadecimal over everything that decides the content.
 
     Raises:
-        UserError: on an argument out of range.
+        UserError: An argument is out of range.
     """
 
     keys: list[str]
@@ -119,11 +117,12 @@ class SyntheticSource:
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
-        """Renders clip `i`: float32 in [-1, 1], `samples[i]` long. The same bits each time; safe to
-        call from threads.
+        """Render clip `i`: float32 in [-1, 1], `samples[i]` long, the same bits each time.
+
+        Safe to call from several threads.
 
         Raises:
-            IndexError: if there is no clip `i` (negative ones included).
+            IndexError: There is no clip `i`, or it is negative.
         """
         if not 0 <= i < len(self.keys):
             raise IndexError(
@@ -143,9 +142,9 @@ class SyntheticSource:
         )
 
     def _words(self, purpose: int, clip: int, count: int) -> UInt64[np.ndarray, 'count']:
-        """Raw words of a stream of its own; they do not depend on how many are asked for.
+        """Return raw words of a stream of its own; a word does not depend on their number.
 
-        The split's number starts at 1: the plan of an epoch draws from the keys below, maybe with
+        The number of the split starts at 1: the plan of an epoch uses the keys below, maybe with
         the same seed.
         """
         key = np.array(
@@ -161,7 +160,7 @@ def _seconds(uniform: Float64[np.ndarray, 'words']) -> Float64[np.ndarray, 'N']:
 
 
 def _balanced(words: UInt64[np.ndarray, 'N']) -> Int64[np.ndarray, 'N']:
-    """Class indices: one random permutation of all classes after another."""
+    """Return class indices: one random permutation of all classes after another."""
     return np.argsort(words.reshape(-1, len(CLASSES)), axis=1, kind='stable').reshape(-1)
 
 
@@ -172,15 +171,15 @@ def _render(
     traits: Float64[np.ndarray, 'traits'],
     noise: UInt64[np.ndarray, 'words'],
 ) -> Float32[np.ndarray, 'samples']:
-    """One clip: a course of a tone with harmonics in noise.
+    """Render a clip: a course of a tone with harmonics in noise.
 
-    Nothing but the course depends on the class, and nothing but the course tells the beginning of a
-    clip from its end.
+    The course alone depends on the class, and the course alone differs between the beginning of a
+    clip and its end.
     """
-    draw = iter(traits.tolist())
+    numbers = iter(traits.tolist())
 
     def between(low: float, high: float) -> float:
-        return low + (high - low) * next(draw)
+        return low + (high - low) * next(numbers)
 
     # Silence of up to 5 % of the clip, at most 0.1 s, on either side.
     before, after = (int(between(0.0, min(0.05 * length, 0.1 * sample_rate))) for _ in range(2))
@@ -197,8 +196,7 @@ def _render(
             )
         ]
     )
-    # Even on the mel scale but for a bend, which favours low or high pitches, whatever the order
-    # they come in.
+    # Even on the mel scale but for a bend, which favors low or high pitches in any order.
     place += np.float32(bend) * place * (1 - place)
     hertz = 700 * np.expm1((np.float32(low) + np.float32(high - low) * place) / np.float32(1127))
     cycles = np.cumsum(hertz, dtype=np.float64) / sample_rate + between(0.0, 1.0)  # any phase
@@ -219,14 +217,14 @@ def _render(
     tone[:edge] *= ramp
     tone[voiced - edge :] *= ramp[::-1]
 
-    # Four 16-bit samples a word, whatever the machine's byte order; a filter of two taps colours
-    # them from dark to bright.
+    # Four 16-bit samples a word, with the same byte order on any machine. A filter of two
+    # taps colors them from dark to bright.
     white = noise.astype('<u8').view('<i2')[: length + 1].astype(np.float32) / 32768
-    colour = between(-0.9, 0.9)
-    clip = white[1:] + np.float32(colour) * white[:-1]
+    color = between(-0.9, 0.9)
+    clip = white[1:] + np.float32(color) * white[:-1]
     # The mean square of uniform noise on [-1, 1) is a third, of the tone about a half.
     decibel = between(-35.0, -15.0)
-    clip *= np.float32(10 ** (decibel / 20) * np.sqrt(0.5 / ((1 + colour**2) / 3)))
+    clip *= np.float32(10 ** (decibel / 20) * np.sqrt(0.5 / ((1 + color**2) / 3)))
     clip[before : length - after] += tone
     peak = 10 ** (between(-24.0, -1.0) / 20)
     clip *= np.float32(peak) / np.abs(clip).max()

@@ -1,7 +1,4 @@
-"""Text files that list clips:
-
-strict reading of UTF-8, JSON and CSV, and errors that name the line.
-"""
+"""Read text files that list clips: strict UTF-8, JSON and CSV, and errors that name the line."""
 
 import collections
 import csv
@@ -14,53 +11,64 @@ from typing import Any
 
 from elastic_ast_jax.data.sources.base import DataError
 
-__all__ = ['check_columns', 'csv_rows', 'unknown_name', 'read_text', 'parse_json']
+__all__ = ['csv_records', 'csv_rows', 'parse_json', 'read_lines', 'read_text', 'unknown_name']
 
 
-def read_text(path: Path, what: str, suffix: str) -> str:
-    """The text of a file.
+def read_text(path: Path, kind: str, suffix: str) -> str:
+    """Return the text of a file.
 
     Args:
         path: The file.
-        what: What the file is, for messages: 'manifest'.
-        suffix: What such files end in, for messages: '.jsonl or .csv'.
+        kind: Kind of the file, for messages: 'manifest'.
+        suffix: Suffix of such files, for messages: '.jsonl or .csv'.
 
     Raises:
-        DataError: the file is missing, a folder, unreadable, or not UTF-8.
+        DataError: The file is missing, a folder, unreadable, or not UTF-8.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f'{path}: no such {what}: check the path') from error
+        raise DataError(f'{path}: no such {kind}: check the path') from error
     except IsADirectoryError as error:
         raise DataError(
-            f'{path}: is a folder, not a {what}: pass the {suffix} file in it'
+            f'{path}: is a folder, not a {kind}: pass the {suffix} file in it'
         ) from error
     except OSError as error:
-        raise DataError(f'{path}: the {what} cannot be read ({error.strerror})') from error
+        raise DataError(f'{path}: the {kind} cannot be read ({error.strerror})') from error
     try:
         return data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b'\n') + 1
         raise DataError(
-            f'{path}: line {line} is not UTF-8 ({error.reason}): save the {what} as UTF-8'
+            f'{path}: line {line} is not UTF-8 ({error.reason}): save the {kind} as UTF-8'
         ) from error
 
 
+def read_lines(path: Path, kind: str, suffix: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines of a file, without outer spaces and blank lines.
+
+    Takes the arguments of `read_text` and raises its errors.
+    """
+    for number, line in enumerate(read_text(path, kind, suffix).splitlines(), 1):
+        if line := line.strip():
+            yield number, line
+
+
 def parse_json(text: str) -> Any:
-    """A JSON value without keys that are there twice and without NaN and infinities.
+    """Return a JSON value. Repeated keys, NaN and infinities are errors.
 
     Raises:
-        ValueError: what is wrong. `RecursionError` on absurdly nested text.
+        ValueError: The text is not such a value; says why.
+        RecursionError: The text is absurdly nested.
     """
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
 
 
 def csv_rows(text: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Line numbers (the first, of a row over several) with the cells, or with what is wrong; blank
-    lines are left out.
+    """Yield number and cells of the rows of a CSV, or number and problem of a row.
 
-    The first row is given as it is; a row that has another number of cells than it has is wrong.
+    The number of a row over several lines is that of its first line. Blank lines are skipped. A row
+    needs as many cells as the first one, whose cells lose their outer spaces.
     """
     reader = csv.reader(io.StringIO(text, newline=''), strict=True)
     columns = None
@@ -71,59 +79,83 @@ def csv_rows(text: str) -> Iterator[tuple[int, list[str] | str]]:
         except StopIteration:
             return
         except csv.Error as error:
-            # What follows broken quotes cannot be told apart, so this is the last line reported.
+            # Text after broken quotes cannot be told apart, so this is the last line reported.
             yield line, f'is not CSV ({error}): check the quotes'
             return
         if not cells:
             continue
         if columns is None:
             columns = cells = [cell.strip() for cell in cells]
-        if len(cells) != len(columns):
-            yield (
-                line,
-                (
-                    f'has {len(cells)} cells for the columns {", ".join(columns)}: quote cells that'
-                    ' hold commas'
-                ),
-            )
-        else:
+        if len(cells) == len(columns):
             yield line, cells
+        else:
+            names = ', '.join(columns)
+            yield line, f'has {len(cells)} cells for the columns {names}: quote cells with commas'
 
 
-def check_columns(
-    columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path
-) -> None:
-    """Checks the first row of a CSV.
+def csv_records(
+    text: str,
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    ignore_others: bool = False,
+) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Yield the number of each row below the names of the columns, with its cells by column.
+
+    A row with a problem comes with the problem instead.
+
+    Args:
+        text: The CSV.
+        path: File of the text, for messages.
+        required: Columns that must be in the first row.
+        optional: Columns that may be in the first row.
+        ignore_others: Allow any other column.
 
     Raises:
-        DataError: a column is unknown, missing or there twice.
+        DataError: A column is unknown, missing or repeated.
     """
+    columns = None
+    for line, cells in csv_rows(text):
+        if isinstance(cells, str):
+            yield line, cells
+        elif columns is None:
+            columns = cells
+            known = (*required, *(columns if ignore_others else optional))
+            _check_columns(columns, known, required, path)
+        else:
+            yield line, dict(zip(columns, cells, strict=True))
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """Return a message about an unknown name that shows the nearest known one."""
+    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+    return f'unknown {kind} {name!r}, the nearest valid one is {nearest!r}'
+
+
+def _check_columns(
+    columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path
+) -> None:
     problems = [unknown_name('column', name, known) for name in columns if name not in known]
     problems += [f'column {name!r} is missing' for name in required if name not in columns]
     problems += [
         f'column {name!r} is there twice'
-        for name, number in collections.Counter(columns).items()
-        if number > 1
+        for name, count in collections.Counter(columns).items()
+        if count > 1
     ]
     if problems:
         raise DataError(
             f'{path}: the first line must name the columns ({", ".join(known)}), separated by'
-            ' commas: ' + '; '.join(problems)
+            f' commas: {"; ".join(problems)}'
         )
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
-    """Says that a name is unknown, and which known one is nearest."""
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
-    return f'unknown {kind} {name!r}, the nearest valid one is {near!r}'
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         raise ValueError(f'a key is there twice among {", ".join(name for name, _ in pairs)}')
     return row
 
 
-def _no_constant(name: str) -> float:
+def _refuse_constant(name: str) -> float:
     raise ValueError(f'{name} is not a number')

@@ -1,9 +1,9 @@
-"""Data sets of TensorFlow Datasets (TFDS), read at random through ArrayRecord.
+"""Read data sets of TensorFlow Datasets (TFDS) at random through ArrayRecord.
 
-TFDS shuffles when it writes, so that a clip's position says nothing: clips are known by their key,
-a feature or a hash of their samples, and stand in its order. The lengths are in the index that
-`elastic-ast prepare` writes; without one they are found by reading every record once, and
-remembered beside the data.
+TFDS shuffles clips when it writes them, so the position of a clip means nothing. A clip is
+identified by its key, a feature or a hash of its samples, and clips are in the order of their keys.
+The lengths are in the index that `elastic-ast prepare` writes. Without an index every record is
+read once, and the lengths are cached beside the data.
 """
 
 import collections
@@ -49,10 +49,7 @@ _LOUDEST = 100.0
 
 @dataclasses.dataclass(frozen=True)
 class _Clip:
-    """What is known of a clip before training:
-
-    its place in the split, key, length in native frames and labels.
-    """
+    """Hold the record of a clip, its key, its length in native frames and its labels."""
 
     record: int
     key: str
@@ -62,9 +59,12 @@ class _Clip:
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """What is wrong with a clip;
+    """Hold the problem of a clip.
 
-    its key is empty if no feature names it. Lasting: as long as the data stay as they are.
+    Attributes:
+        key: Key of the clip; empty if no feature names it.
+        message: The problem.
+        lasting: Whether the problem stays as long as the data do not change.
     """
 
     key: str
@@ -73,9 +73,9 @@ class _Problem:
 
 
 class TfdsSource:
-    """Clips of a split of a prepared data set, in the order of their keys:
+    """Hold the clips of a split of a prepared data set, in the order of their keys: a `Source`.
 
-    a `Source`. See `load`.
+    See `load`.
     """
 
     def __init__(
@@ -100,11 +100,13 @@ class TfdsSource:
         return len(self.keys)
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
-        """Clip `i`: mono, full scale [-1, 1], `samples[i]` long. Safe to call from several threads.
+        """Return clip `i`: mono, full scale [-1, 1], `samples[i]` long.
+
+        Safe to call from several threads.
 
         Raises:
-            AudioError: a sample is NaN or infinite, or beyond full scale.
-            DataError: the record cannot be read, or is no longer the one whose length is known.
+            AudioError: A sample is NaN or infinite, or beyond full scale.
+            DataError: The record cannot be read, or was changed.
         """
         name = f'{self._reader.description}: {self.keys[i]}'
         samples = reading.from_array(
@@ -131,25 +133,26 @@ def load(
     on_bad_audio: BadAudio = 'error',
     keep: Callable[[str], bool] | None = None,
 ) -> TfdsSource:
-    """The clips of a split, in the order of their keys.
+    """Return the clips of a split, in the order of their keys.
 
-    A data set that is not there is downloaded and prepared first.
+    A missing data set is downloaded and prepared first.
 
     Args:
-        name: As for `tfds.builder`: `'esc50'`, `'nsynth/full'`, `'speech_commands:0.0.3'`.
-        folder: Folder of prepared data sets, or that of one of them (with `dataset_info.json`);
-        empty: TFDS's own.
-        split: As TFDS writes it: `'train'`, `'train[:80%]'`.
-        rate: Sample rate in Hz that everything is resampled to.
-        features: Which features to read.
-        on_bad_audio: `'skip'` leaves out clips that cannot be used and says so in a warning.
-        keep: Takes a clip's key; only the clips it is true of are taken.
+        name: Name of the data set for `tfds.builder`: `'esc50'`, `'nsynth/full'`,
+            `'speech_commands:0.0.3'`.
+        folder: Folder of prepared data sets, or of one of them (with `dataset_info.json`). Empty:
+            the default of TFDS.
+        split: Split in the notation of TFDS: `'train'`, `'train[:80%]'`.
+        sample_rate: Sample rate in Hz to which everything is resampled.
+        features: Names of the features to read.
+        on_bad_audio: `'skip'` skips clips that cannot be used, with a warning.
+        keep: Returns from the key of a clip whether to take it. None: all clips.
 
     Raises:
-        DataError: no such data set, split or feature, or none that can be used so; the data set
-            cannot be prepared, or is not in ArrayRecord files; the sample rate is unknown; clips
-            that cannot be read, have no samples, or share a key. All such clips are counted and the
-            first ten named.
+        DataError: The data set, split or feature is missing or cannot be used; the data set cannot
+            be prepared, or is not in ArrayRecord files; the sample rate is unknown; or clips cannot
+            be read, have no samples, or share a key. All such clips are counted and the first ten
+            named.
     """
     builder = open_builder(name, folder)
     features = complete_features(builder.info, features)
@@ -163,13 +166,13 @@ def load(
         raise DataError(f'{reader.description}: no clips')
     if messages and on_bad_audio == 'error':
         raise DataError(
-            f'{reader.description}: {len(messages)} of {number} clips cannot be'
-            f' used:\n{headers.format_problems(messages)}'
+            f'{reader.description}: {len(messages)} of {number} clips cannot be used:\n'
+            f'{headers.format_problems(messages)}'
         )
     skipped = report_skipped(messages, number)
     return TfdsSource(
         reader,
-        _sorted(clips, reader.description, bool(features.key)),
+        _sort(clips, reader.description, named=bool(features.key)),
         sample_rate,
         skipped,
         reader.classes,
@@ -177,11 +180,11 @@ def load(
 
 
 class _Reader:
-    """Reads the records of a split.
+    """Read the records of a split.
 
     Attributes:
-        place: Data set and split, for messages.
-        rate: Sample rate of the recordings in Hz.
+        description: Data set and split, for messages.
+        sample_rate: Sample rate of the recordings in Hz.
         classes: Names of the classes, if the label is a `ClassLabel`.
     """
 
@@ -200,14 +203,13 @@ class _Reader:
                 for part in builder.info.splits[split].file_instructions
             ]
         except (ValueError, KeyError, AssertionError) as error:
-            there = ', '.join(
+            known = ', '.join(
                 f'{name!r} ({info.num_examples} clips)'
                 for name, info in builder.info.splits.items()
             )
             raise DataError(
-                f'{builder.info.full_name}: no split {split!r}; the splits there are: {there}.'
-                ' Parts are written '
-                f"'train[:80%]' and 'train[80%:]'"
+                f'{builder.info.full_name}: no split {split!r}; the splits are: {known}.'
+                " Parts are written 'train[:80%]' and 'train[80%:]'"
             ) from error
         self._folder, self._splits = str(builder.data_dir), tuple(builder.info.splits)
         self._names = names
@@ -217,51 +219,53 @@ class _Reader:
         label = getattr(label, 'feature', label)  # of a sequence
         self.classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
         # Records hold all features of a clip; only these are parsed.
-        self._whole = tfds.features.FeaturesDict(features)
-        self._sound = tfds.features.FeaturesDict({names.audio: audio})
+        self._features = tfds.features.FeaturesDict(features)
+        self._audio_feature = tfds.features.FeaturesDict({names.audio: audio})
 
     def audio(self, record: int, name: str) -> Shaped[np.ndarray, '...']:
-        """Samples as they are stored, but integers of 16 bits as int16.
+        """Return the stored samples, with integers of 16 bits as int16.
 
         Raises:
-            AudioError: samples beyond full scale.
-            DataError: the record cannot be read.
+            AudioError: Samples are beyond full scale.
+            DataError: The record cannot be read.
         """
-        return _full_scale(self._parsed(record, name, self._sound)[self._names.audio], name)
+        return _full_scale(self._parsed(record, name, self._audio_feature)[self._names.audio], name)
 
     def scan(self) -> tuple[list[_Clip], list[_Problem]]:
-        """Every clip, and those that cannot be used;
+        """Return every clip and the problems of clips that cannot be used.
 
-        from the index, or from the cache if the data are as they were.
+        They come from the index, from a valid cache, or from all records.
         """
         indexed = self._indexed()
         if indexed is not None:
             return indexed, []
         stamp = self._stamp()
-        # One cache for each part of a split and choice of features; the stamp tells whether it
-        # still holds.
+        # One cache for each part of a split and choice of features. The stamp shows whether it is
+        # valid.
         names = self._names
-        which = json.dumps(
+        content_id = json.dumps(
             [self.description, [names.audio, names.label, names.key, names.sample_rate]]
         )
-        cache = headers.cache_path(self._folder, f'.elastic-ast-tfds-{text_hash(which)[:16]}.json')
-        known = None if cache is None else _load(cache, (stamp, self._stamp_of_version_1()))
-        if known is not None:
-            return known
+        cache = headers.cache_path(
+            self._folder, f'.elastic-ast-tfds-{text_hash(content_id)[:16]}.json'
+        )
+        cached = None if cache is None else _load(cache, (stamp, self._stamp_of_version_1()))
+        if cached is not None:
+            return cached
         number = len(self._records)
         if number > 10_000:
             logging.warning(
-                '%s: reading all %d clips once, to know their lengths', self.description, number
+                '%s: reading all %d clips once, for their lengths', self.description, number
             )
         chunks = [range(i, min(i + _CHUNK, number)) for i in range(0, number, _CHUNK)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            looked = list(
+            read = list(
                 itertools.chain.from_iterable(
-                    pool.map(lambda chunk: [self._look(i) for i in chunk], chunks)
+                    pool.map(lambda chunk: [self._read_clip(i) for i in chunk], chunks)
                 )
             )
-        clips = [found for found in looked if isinstance(found, _Clip)]
-        problems = [found for found in looked if isinstance(found, _Problem)]
+        clips = [clip for clip in read if isinstance(clip, _Clip)]
+        problems = [problem for problem in read if isinstance(problem, _Problem)]
         if cache is not None and all(problem.lasting for problem in problems):
             content = {
                 'version': _VERSION,
@@ -273,7 +277,7 @@ class _Reader:
         return clips, problems
 
     def _indexed(self) -> list[_Clip] | None:
-        """Every clip, if the data set has an index of these features that belongs to its files."""
+        """Return every clip, if the data set has an index of these features for its files."""
         names, files = self._names, {}
         if (names.audio, names.label, names.key) != (
             'audio',
@@ -281,9 +285,9 @@ class _Reader:
             'key',
         ) or self.classes is None:
             return None
-        wanted = {os.path.basename(file) for file, _, _ in self._files}
+        basenames = {os.path.basename(file) for file, _, _ in self._files}
         for split in self._splits:
-            if any(f'-{split}.' in name for name in wanted):
+            if any(f'-{split}.' in name for name in basenames):
                 files |= index.load(self._folder, split) or {}
         clips = []
         for path, skip, take in self._files:
@@ -295,24 +299,23 @@ class _Reader:
                 file.keys[part], file.frames[part], file.labels[part], strict=True
             ):
                 if max(labels, default=0) >= len(self.classes):
-                    return None  # the files do not belong together: reading them tells
+                    return None  # the files do not belong together; reading them reports it
                 clips.append(
                     _Clip(len(clips), key, frames, tuple(self.classes[label] for label in labels))
                 )
         return clips if len(clips) == len(self._records) else None
 
-    def _look(self, record: int) -> _Clip | _Problem:
+    def _read_clip(self, record: int) -> _Clip | _Problem:
         names, name = self._names, f'{self.description} record {record}'
         key = ''
         try:
-            example = self._parsed(record, name, self._whole)
+            example = self._parsed(record, name, self._features)
             if names.key:
                 key = _text(example[names.key])
                 name = f'{self.description}: {key}'
             audio = _full_scale(example[names.audio], name)
-            reading.from_array(
-                audio, name, self.sample_rate, self.sample_rate
-            )  # what reading it in training would refuse
+            # Refuse what reading in training would refuse.
+            reading.from_array(audio, name, self.sample_rate, self.sample_rate)
         except (AudioError, DataError) as error:
             return _Problem(key, str(error), isinstance(error, AudioError))
         if not names.key:
@@ -320,7 +323,7 @@ class _Reader:
         labels = example[names.label]
         labels = list(labels) if isinstance(labels, (list, np.ndarray)) else [labels]
         if self.classes is not None:
-            labels = [label for label in labels if label >= 0]  # -1 is TFDS's way to say none
+            labels = [label for label in labels if label >= 0]  # -1 is no label
             if max(labels, default=0) >= len(self.classes):
                 return _Problem(
                     key,
@@ -334,16 +337,15 @@ class _Reader:
     def _parsed(self, record: int, name: str, features: Any) -> dict[str, Any]:
         try:
             return features.deserialize_example_np(self._records[record])
-        except (
-            Exception
-        ) as error:  # a damaged file makes ArrayRecord, protobuf and TFDS raise nearly anything
+        # A damaged file makes ArrayRecord, protobuf and TFDS raise nearly anything.
+        except Exception as error:
             raise DataError(
                 f'{name}: the record cannot be read ({type(error).__name__}: {error}): the file is'
                 ' damaged or was changed; prepare the data set again'
             ) from error
 
     def _stamp(self) -> str:
-        """Return the hash of all that the clips are read from."""
+        """Return the hash of the files and features that the clips are read from."""
         files = [
             {'name': name, 'size': size, 'mtime_ns': mtime_ns, 'skip': skip, 'take': take}
             for name, size, mtime_ns, skip, take in self._file_stamps()
@@ -359,7 +361,7 @@ class _Reader:
             },
             'rate': self.sample_rate,
             'classes': self.classes,
-            'schema': self._whole.to_json(),  # TFDS's own, versioned format
+            'schema': self._features.to_json(),  # TFDS's own, versioned format
         }
         return mapping_hash('tfds', _STAMP_VERSION, values)
 
@@ -367,7 +369,7 @@ class _Reader:
         names = [self._names.audio, self._names.label, self._names.key, self._names.sample_rate]
         return text_hash(
             json.dumps(
-                [self._file_stamps(), names, self.sample_rate, self.classes, repr(self._whole)]
+                [self._file_stamps(), names, self.sample_rate, self.classes, repr(self._features)]
             )
         )
 
@@ -379,18 +381,18 @@ class _Reader:
 
 
 def _size_and_time(file: str) -> tuple[int, int]:
-    """Size in bytes and modification time of a file, also one that only TensorFlow can reach;
+    """Return size in bytes and modification time of a file; zeros for a missing one.
 
-    zeros if there is none.
+    The file may be one that only TensorFlow can reach.
     """
     from elastic_ast_jax.data.tf import tf
 
     with contextlib.suppress(OSError):
-        found = os.stat(file)
-        return found.st_size, found.st_mtime_ns
+        status = os.stat(file)
+        return status.st_size, status.st_mtime_ns
     with contextlib.suppress(tf.errors.OpError):
-        found = tf.io.gfile.stat(file)  # in whole seconds
-        return found.length, found.mtime_nsec
+        status = tf.io.gfile.stat(file)  # in whole seconds
+        return status.length, status.mtime_nsec
     return 0, 0
 
 
@@ -398,7 +400,7 @@ def _full_scale(samples: Any, name: str) -> Shaped[np.ndarray, '...']:
     samples = np.asarray(samples)
     if samples.dtype.kind == 'f':
         peak = np.abs(samples).max(initial=0)
-        if _LOUDEST < peak < np.inf:  # what is not finite is for `from_array` to refuse
+        if _LOUDEST < peak < np.inf:  # `from_array` refuses infinity and NaN
             raise AudioError(
                 f'{name}: samples reach {peak:.0f}, but the full scale of floats is 1: integers'
                 ' that were stored as floats? Declare the feature as int16 and prepare the data'
@@ -415,18 +417,18 @@ def _full_scale(samples: Any, name: str) -> Shaped[np.ndarray, '...']:
     return samples.astype(np.int16)
 
 
-def _sorted(clips: list[_Clip], place: str, named: bool) -> list[_Clip]:
-    """Clips by their keys, which become unique."""
-    # The labels decide between clips of the same samples; where they are the same too, the order
-    # makes no difference.
+def _sort(clips: list[_Clip], description: str, *, named: bool) -> list[_Clip]:
+    """Return clips in the order of their keys, which become unique."""
+    # The labels decide between clips of the same samples. With the same labels too, the order makes
+    # no difference.
     clips = sorted(clips, key=lambda clip: (clip.key, clip.labels, clip.record))
     counts = collections.Counter(clip.key for clip in clips)
-    twice = [f'{key!r} {count} times' for key, count in counts.items() if count > 1]
-    if named and twice:
+    repeated = [f'{key!r} {count} times' for key, count in counts.items() if count > 1]
+    if named and repeated:
         raise DataError(
-            f'{place}: {len(twice)} keys are there more than'
-            f' once:\n{headers.format_problems(twice)}\nset'
-            ' data.tfds_key to a feature that names a clip, or leave it out to know clips by their'
+            f'{description}: {len(repeated)} keys are there more than'
+            f' once:\n{headers.format_problems(repeated)}\nset'
+            ' data.tfds_key to a feature that names a clip, or remove it to identify clips by their'
             ' samples'
         )
     return [
@@ -442,7 +444,7 @@ def _numbered(same: Iterator[_Clip]) -> Iterator[_Clip]:
 
 
 def _load(cache: Path, stamps: Sequence[str]) -> tuple[list[_Clip], list[_Problem]] | None:
-    """Clips and problems, if the cache is there, whole, and of the data as they are."""
+    """Return clips and problems, if the cache exists, is whole, and has one of the stamps."""
     try:
         content = json.loads(cache.read_bytes())
         if content['version'] != _VERSION or content['stamp'] not in stamps:

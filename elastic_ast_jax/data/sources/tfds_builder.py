@@ -1,6 +1,4 @@
-"""Finding and preparing a data set of TensorFlow Datasets (TFDS), and the features that make up its
-clips.
-"""
+"""Open or prepare a data set of TensorFlow Datasets (TFDS), and select its features."""
 
 import contextlib
 import dataclasses
@@ -25,21 +23,21 @@ __all__ = [
 
 # The file format of TFDS that can be read at random.
 FORMAT = 'array_record'
-# TFDS keeps the samples of an Audio feature as numbers of 16 bits in whatever type it is told to.
+# TFDS stores the samples of an Audio feature as numbers of 16 bits in any of these types.
 _DTYPES = ('int16', 'int32', 'int64', 'float16', 'float32', 'float64')
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Names of the features that make up a clip.
+    """Name the features that make up a clip.
 
     Attributes:
         audio: The samples: `Tensor` or `Audio`, `[samples]` or `[samples, channels]`. Integers have
             16 bits, floats full scale 1.
         label: `ClassLabel` or `Text`, or a `Sequence` of either.
-        key: `Text`, or a whole number; unique in the split. Empty: what the data set says, or
-        SHA-256 of the samples.
-        rate: Sample rate in Hz where neither `audio` nor the data set tells it; 0 if one does.
+        key: `Text`, or a whole number; unique in the split. Empty: the key that the data set
+            stores, or SHA-256 of the samples.
+        sample_rate: Sample rate in Hz if neither `audio` nor the data set stores it; otherwise 0.
     """
 
     audio: str = 'audio'
@@ -49,18 +47,18 @@ class Features:
 
 
 def open_builder(name: str, folder: str) -> Any:
-    """The builder of a data set that is prepared in ArrayRecord files; prepares it if it is not
-    prepared at all.
+    """Return the builder of a data set in ArrayRecord files; prepare the data set if necessary.
 
     Args:
-        name: As for `tfds.builder`.
-        folder: Folder of prepared data sets, or that of one of them (with `dataset_info.json`);
-        empty: TFDS's own.
+        name: Name of the data set for `tfds.builder`.
+        folder: Folder of prepared data sets, or of one of them (with `dataset_info.json`). Empty:
+            the default of TFDS.
 
     Raises:
-        DataError: no such data set, it cannot be prepared, or it is in files of another format.
+        DataError: There is no such data set, it cannot be prepared, or it is in files of another
+            format.
     """
-    # loads TensorFlow when it first needs it, which the next line has done quietly
+    # TFDS loads TensorFlow when it first needs it; the next import has loaded it quietly.
     import tensorflow_datasets as tfds
 
     from elastic_ast_jax.data.tf import tf
@@ -68,34 +66,32 @@ def open_builder(name: str, folder: str) -> Any:
     folder = os.path.expanduser(folder)
     try:
         if folder and tf.io.gfile.exists(os.path.join(folder, 'dataset_info.json')):
-            return _checked(tfds.builder_from_directory(folder))
+            return _check_format(tfds.builder_from_directory(folder))
         builder = tfds.builder(name, data_dir=folder or None)
     except DataError:
         raise
-    except (
-        Exception
-    ) as error:  # TFDS raises its own kinds, ValueError and what the data set's code raises
+    # TFDS raises its own errors, ValueError and the errors of the code of the data set.
+    except Exception as error:
         raise DataError(
             f'TensorFlow Datasets has no data set {name!r} in {folder or "its folder"} and no code'
-            f' that makes it ({_first_line(error)}): check data.tfds_name and data.tfds_dir'
+            f' that creates it ({_first_line(error)}): check data.tfds_name and data.tfds_dir'
         ) from error
     if builder.is_prepared():
-        return _checked(builder)
+        return _check_format(builder)
     logging.warning(
         '%s is not prepared in %s: downloading and preparing it',
         builder.info.full_name,
         builder.data_dir,
     )
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what it says is progress, not a result
+        with contextlib.redirect_stdout(sys.stderr):  # progress, not a result
             builder.download_and_prepare(file_format=FORMAT)
-    except (
-        Exception
-    ) as error:  # network, disk, missing packages and whatever the data set's code raises
+    # Network, disk, missing packages and the errors of the code of the data set.
+    except Exception as error:
         missing = getattr(_root(error), 'name', None) if isinstance(error, ImportError) else None
         if missing:
             raise DataError(
-                f'{builder.info.full_name}: preparing it takes the package {missing}, which is not'
+                f'{builder.info.full_name}: preparing it needs the package {missing}, which is not'
                 f' installed: pip install {missing}, then start again'
             ) from error
         raise DataError(
@@ -106,7 +102,8 @@ def open_builder(name: str, folder: str) -> Any:
     return builder
 
 
-def _checked(builder: Any) -> Any:
+def _check_format(builder: Any) -> Any:
+    """Return the builder, or refuse files that cannot be read at random."""
     formats = sorted(form.value for form in builder.info.available_file_formats())
     if FORMAT not in formats:
         raise DataError(
@@ -123,126 +120,137 @@ def _checked(builder: Any) -> Any:
 
 
 def select_features(info: Any, names: Features) -> dict[str, Any]:
-    """The features that are read by their names, from a builder's `info`.
+    """Return the features to read by their names.
+
+    Args:
+        info: Metadata of a builder.
+        names: Names of the features.
 
     Raises:
-        DataError: a feature is not there, or of a kind that cannot be used.
+        DataError: A feature is missing, or of a kind that cannot be used.
     """
     import tensorflow_datasets as tfds
 
     kinds = tfds.features
-    there = dict(info.features.items()) if isinstance(info.features, kinds.FeaturesDict) else {}
+    available = dict(info.features.items()) if isinstance(info.features, kinds.FeaturesDict) else {}
 
     def feature(option: str, name: str, usable: Callable[[Any], bool], needed: str) -> Any:
-        if name not in there:
-            what = ', '.join(f'{other} ({_kind(one)})' for other, one in sorted(there.items()))
+        if name not in available:
+            listed = [f'{key} ({_kind(value)})' for key, value in sorted(available.items())]
             raise DataError(
                 f'{info.full_name} has no feature {name!r}: set {option} to one of its features:'
-                f' {what}'
+                f' {", ".join(listed)}'
             )
-        if not usable(there[name]):
+        if not usable(available[name]):
             raise DataError(
-                f'{info.full_name}: {option}={name!r} is {_kind(there[name])}, but must be {needed}'
+                f'{info.full_name}: {option}={name!r} is {_kind(available[name])}, but must be'
+                f' {needed}'
             )
-        return there[name]
+        return available[name]
 
-    def is_audio(one: Any) -> bool:
-        # Audio that is decoded when it is read is stored as a file, which NumPy alone cannot
-        # decode.
-        return (
-            isinstance(one, kinds.Tensor)
-            and len(one.shape) in (1, 2)
-            and np.dtype(one.np_dtype).name in _DTYPES
-            and not getattr(one, '_lazy_decode', False)
-        )
-
-    def is_label(one: Any) -> bool:
-        one = getattr(one, 'feature', one) if isinstance(one, kinds.Sequence) else one
-        return isinstance(one, kinds.Text) or (
-            isinstance(one, kinds.ClassLabel) and bool(one.names)
-        )
-
-    def is_key(one: Any) -> bool:
-        return isinstance(one, kinds.Text) or (
-            isinstance(one, kinds.Tensor)
-            and not one.shape
-            and (
-                np.issubdtype(one.np_dtype, np.integer)
-                or one.np_dtype is np.object_
-                or one.np_dtype is np.str_
-            )
-        )
-
-    found = {
+    selected = {
         names.audio: feature(
             'data.tfds_audio',
             names.audio,
-            is_audio,
+            _is_audio,
             'samples that TFDS stores decoded, of shape (None,) or (None, channels) and type '
             f'{", ".join(_DTYPES)}',
         ),
         names.label: feature(
             'data.tfds_label',
             names.label,
-            is_label,
+            _is_label,
             'a ClassLabel with names, a Text, or a Sequence of either',
         ),
     }
     if names.key:
-        found[names.key] = feature('data.tfds_key', names.key, is_key, 'a Text or a whole number')
-    return found
+        selected[names.key] = feature(
+            'data.tfds_key', names.key, _is_key, 'a Text or a whole number'
+        )
+    return selected
 
 
 def complete_features(info: Any, names: Features) -> Features:
-    """The features to read:
-
-    what `names` leaves open is as the data set says, if it was prepared by `elastic-ast prepare`.
-    """
-    told = _told(info, 'key', str)
-    return names if names.key or told not in info.features else dataclasses.replace(names, key=told)
+    """Return the features to read: `names`, by default with the key that `prepare` stored."""
+    key = _metadata(info, 'key', str)
+    return names if names.key or key not in info.features else dataclasses.replace(names, key=key)
 
 
 def stored_sample_rate(info: Any, names: Features) -> int:
-    """Sample rate of the recordings in Hz, as the audio feature, the data set or `names` tells it.
+    """Return the sample rate in Hz that the audio feature, the data set or `names` has.
 
     Raises:
-        DataError: none does, or they disagree.
+        DataError: None of them has it, or they disagree.
     """
-    told = getattr(info.features[names.audio], 'sample_rate', None) or 0
-    who = f'the feature {names.audio!r}'
-    if not told and (meant := _told(info, 'sample_rate', int)):
-        told, who = meant, 'the data set'
-    if told and names.sample_rate and told != names.sample_rate:
+    stored = getattr(info.features[names.audio], 'sample_rate', None) or 0
+    place = f'the feature {names.audio!r}'
+    if not stored and (sample_rate := _metadata(info, 'sample_rate', int)):
+        stored, place = sample_rate, 'the data set'
+    if stored and names.sample_rate and stored != names.sample_rate:
         raise DataError(
-            f'{info.full_name}: data.tfds_rate={names.sample_rate}, but {who} says {told} Hz:'
-            ' leave out'
-            ' data.tfds_rate'
+            f'{info.full_name}: data.tfds_rate={names.sample_rate}, but {place} says {stored} Hz:'
+            ' remove data.tfds_rate'
         )
-    if not (told or names.sample_rate):
+    if not (stored or names.sample_rate):
         raise DataError(
-            f'{info.full_name}: the feature {names.audio!r} does not tell the sample rate: give it'
-            ' in Hz with --config.data.tfds_rate'
+            f'{info.full_name}: the feature {names.audio!r} has no sample rate: give it in Hz with'
+            ' --config.data.tfds_rate'
         )
-    return int(told or names.sample_rate)
+    return int(stored or names.sample_rate)
 
 
-def _told(info: Any, name: str, kind: type) -> Any:
-    """What the metadata of a data set say, if they say it."""
+def _is_audio(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    # Audio that is decoded when it is read is stored as a file, which NumPy alone cannot decode.
+    return (
+        isinstance(feature, tfds.features.Tensor)
+        and len(feature.shape) in (1, 2)
+        and np.dtype(feature.np_dtype).name in _DTYPES
+        and not getattr(feature, '_lazy_decode', False)
+    )
+
+
+def _is_label(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Sequence):
+        feature = getattr(feature, 'feature', feature)
+    return isinstance(feature, tfds.features.Text) or (
+        isinstance(feature, tfds.features.ClassLabel) and bool(feature.names)
+    )
+
+
+def _is_key(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.Text) or (
+        isinstance(feature, tfds.features.Tensor)
+        and not feature.shape
+        and (
+            np.issubdtype(feature.np_dtype, np.integer)
+            or feature.np_dtype is np.object_
+            or feature.np_dtype is np.str_
+        )
+    )
+
+
+def _metadata(info: Any, name: str, kind: type) -> Any:
+    """Return a value of the metadata of a data set, or None without a value of this type."""
     metadata = info.metadata
-    there = (
-        isinstance(metadata, Mapping) and name in metadata.keys()
-    )  # only `keys` and `[]` read what TFDS reads late
-    value = metadata[name] if there else None
+    # Only `keys` and `[]` read what TFDS reads late.
+    present = isinstance(metadata, Mapping) and name in metadata.keys()  # noqa: SIM118
+    value = metadata[name] if present else None
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def _kind(feature: Any) -> str:
-    """A feature as TFDS writes it, on one line."""
+    """Return a feature as TFDS writes it, on one line."""
     return ' '.join(repr(feature).split())
 
 
 def _root(error: BaseException) -> BaseException:
-    """The error that led to all the others; TFDS wraps them several times."""
+    """Return the first error of a chain; TFDS wraps errors several times."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return error

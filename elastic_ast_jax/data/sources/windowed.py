@@ -1,7 +1,4 @@
-"""A source whose clips are windows of another source's:
-
-recordings longer than a model has positions for.
-"""
+"""Divide recordings that are longer than the positions of a model into windows."""
 
 import collections
 import threading
@@ -14,27 +11,27 @@ from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.utils.hashing import text_hash
 
-# Samples of decoded recordings that are held (256 MiB), and the fewest recordings: those on both
-# sides of a seam, which rows that are read at the same time ask for in turn.
-_HELD_SAMPLES = 1 << 26
-_HELD_LEAST = 2
+# Samples of decoded recordings in memory (256 MiB), and the fewest recordings: rows that are read
+# at the same time may use two recordings in turn.
+_MEMORY_SAMPLES = 1 << 26
+_MEMORY_RECORDINGS = 2
 
 # The text whose hash is the fingerprint, frozen: no name of a class or a field goes into it.
 _VERSION_1 = '{data} Windows(length={length}, hop={hop}, whole={whole})'
 
 
 class WindowSource:
-    """Windows of each clip that is too long, and the other clips as they are: a `Source`.
+    """Hold windows of each clip that is too long, and the other clips whole: a `Source`.
 
-    A clip is read and resampled as a whole, so that its windows are those that prediction cuts; it
-    is kept while its windows, which follow each other, are read.
+    A clip is read and resampled as a whole, so that its windows are those of prediction. It stays
+    in memory while its windows, which follow each other, are read.
 
     Attributes:
-        owner: The clip of the other source that each window belongs to, ascending.
+        owner: Index of the clip of each window in the original source, ascending.
     """
 
     def __init__(self, source: Source, windows: Windows):
-        """Cuts the clips of `source`; see `elastic_ast_jax.audio.windows.make_windows`."""
+        """Divide the clips of `source`; see `audio.windows.make_windows`."""
         self._source, self._windows = source, windows
         counts = np.asarray(windows.count(source.samples), np.int64)
         self.owner = np.repeat(np.arange(len(counts)), counts)
@@ -56,16 +53,17 @@ class WindowSource:
             _VERSION_1.format(data=source.fingerprint, **windows.hash_values())
         )
         self.classes, self.skipped = source.classes, source.skipped
-        self._held: collections.OrderedDict[int, Future] = collections.OrderedDict()
+        self._clips: collections.OrderedDict[int, Future] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
-        """Window `i`: mono, full scale [-1, 1], `samples[i]` long. Safe to call from several
-        threads.
+        """Return window `i`: mono, full scale [-1, 1], `samples[i]` long.
+
+        Safe to call from several threads.
 
         Raises:
-            AudioError, DataError: The clip cannot be read, whether or not what is wrong is in this
-            window.
+            AudioError: The clip cannot be decoded, even if the problem is outside of the window.
+            DataError: The clip cannot be read.
         """
         clip = int(self.owner[i])
         if self._count[clip] == 1:
@@ -74,29 +72,29 @@ class WindowSource:
         return self._whole(clip)[start:stop]
 
     def release(self) -> None:
-        """Forgets the clips in memory."""
+        """Release the clips in memory."""
         with self._lock:
-            self._held.clear()
+            self._clips.clear()
 
     def _whole(self, clip: int) -> Float32[np.ndarray, 'samples']:
-        """A clip, from memory if it was read lately.
+        """Return a clip, from memory if it was read lately.
 
-        It is read once, however many threads want it.
+        One thread reads it; others that request it wait.
         """
         with self._lock:
-            held = self._held.get(clip)
-            first = held is None
-            if first:
-                held = self._held[clip] = Future()
-            self._held.move_to_end(clip)
+            future = self._clips.get(clip)
+            is_first = future is None
+            if future is None:
+                future = self._clips[clip] = Future()
+            self._clips.move_to_end(clip)
             while (
-                len(self._held) > _HELD_LEAST
-                and sum(self._source.samples[i] for i in self._held) > _HELD_SAMPLES
+                len(self._clips) > _MEMORY_RECORDINGS
+                and sum(self._source.samples[i] for i in self._clips) > _MEMORY_SAMPLES
             ):
-                self._held.popitem(last=False)
-        if first:
+                self._clips.popitem(last=False)
+        if is_first:
             try:
-                held.set_result(self._source.read(clip))
-            except Exception as error:  # for all who wait, and for the windows to come
-                held.set_exception(error)
-        return held.result()
+                future.set_result(self._source.read(clip))
+            except Exception as error:  # for all threads that wait, and for later windows
+                future.set_exception(error)
+        return future.result()

@@ -74,7 +74,7 @@ def test_options_that_beam_takes_reach_the_pipeline():
 )
 def test_dataflow_without_its_client_is_said_before_anything_is_read():
     with pytest.raises(
-        DataError, match=r'DataflowRunner takes .* not installed \(.*launch/install.sh dataflow'
+        DataError, match=r'DataflowRunner needs .* not installed \(.*launch/install.sh dataflow'
     ):
         beam.make_pipeline(
             [

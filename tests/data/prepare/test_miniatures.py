@@ -99,11 +99,11 @@ def check_what_is_said(miniature: Miniature, out: pathlib.Path, said: str) -> No
             for why in ('missing', 'broken')
         ]
         assert [int(rows[split][i]) for i in (0, 2, 3)] == [len(clips), *each]
-    listed = (out / miniature.name / '1.0.0' / 'left_out.txt').read_text().splitlines()
+    listed = (out / miniature.name / '1.0.0' / 'skipped.txt').read_text().splitlines()
     assert {tuple(line.split('\t')[:3]) for line in listed} == miniature.skipped and len(
         listed
     ) == len(miniature.skipped)
-    assert f'{len(miniature.skipped)} clips left out, listed in {out}' in said
+    assert f'{len(miniature.skipped)} clips skipped, listed in {out}' in said
     assert (
         f'--config.data.train_split={miniature.train}'
         f' --config.data.eval_split={miniature.evaluate} ' in said

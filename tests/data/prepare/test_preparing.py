@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from elastic_ast_jax.data.prepare import index, shards
+from elastic_ast_jax.data.prepare import index, shards, skipped
 from elastic_ast_jax.data.prepare.shards import ClipFormat
 from elastic_ast_jax.data.sources import tfds
 from elastic_ast_jax.data.sources.base import DataError, FileClip
@@ -158,7 +158,7 @@ def test_shards_that_cannot_be_put_into_the_data_set_are_kept(
         and 'array_record-00000-of-00001: cannot be written (No space left on device): make room'
         in full.err
     )
-    assert 'what is done is kept' in full.err
+    assert 'finished shards are kept' in full.err
     without_recordings(esc50)
     assert prepare(esc50).code == 0
     check(esc50, tmp_path / 'out')
@@ -190,7 +190,7 @@ def test_missing_and_broken_recordings_stop_it_if_asked_to_and_what_is_mended_is
     esc50.add('fold2', '2-200000-A-0.wav', 'audio/2-200000-A-0.wav', 'dog', number=40)
     esc50.add('fold5', '5-500000-B-1.wav', 'audio/5-500000-B-1.wav', 'rooster', number=41)
     done = prepare(esc50, '--on-bad-audio=error')
-    assert done.code == 0 and 'left out' not in done.out
+    assert done.code == 0 and 'skipped' not in done.out
     check(esc50, tmp_path / 'out')
 
 
@@ -230,7 +230,7 @@ def test_a_data_set_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_i
     strict = prepare(esc50, '--on-bad-audio=error')
     assert (
         strict.code == 1
-        and 'is prepared without 2 clips, which left_out.txt lists: mend the recordings'
+        and 'is prepared without 2 clips, which skipped.txt lists: mend the recordings'
         in strict.err
     )
     assert (
@@ -249,7 +249,7 @@ def test_a_data_set_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_i
     other = prepare(esc50)
     assert (
         other.code == 1
-        and "1.0.0: split 'fold1' is prepared from other lists than there are in" in other.err
+        and "1.0.0: split 'fold1' is prepared from other lists than those in" in other.err
     )
     assert (
         'choose another folder with --out' in other.err
@@ -293,12 +293,12 @@ def test_a_manifest_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_i
     ):
         path.write_text(''.join(changed))
         other = prepare(made, '--rate=8000')
-        assert other.code == 1 and 'is prepared from other lists than there are in' in other.err
+        assert other.code == 1 and 'is prepared from other lists than those in' in other.err
     path.write_text(''.join(reversed(lines)))
     assert prepare(made, '--rate=8000').code == 0
 
 
-def test_names_of_clips_that_were_left_out_are_a_line_each(prepare, tmp_path):
+def test_names_of_clips_that_were_skipped_are_a_line_each(prepare, tmp_path):
     made = miniatures.manifest(tmp_path / 'manifest')
     with open(made.folder / 'My sounds.jsonl', 'a') as file:
         for name in ('two\nlines\tmissing.wav', 'red\x1b[31m\u2028.wav', 'no text\udcff.wav'):
@@ -307,7 +307,7 @@ def test_names_of_clips_that_were_left_out_are_a_line_each(prepare, tmp_path):
     assert done.code == 0, done.err
     cells = [
         line.split('\t')
-        for line in (tmp_path / 'out/my_sounds/1.0.0/left_out.txt').read_text().splitlines()
+        for line in (tmp_path / 'out/my_sounds/1.0.0/skipped.txt').read_text().splitlines()
     ]
     assert {len(line) for line in cells} == {4} and '\x1b' not in done.err
     assert sorted(line[2] for line in cells) == sorted(
@@ -320,7 +320,7 @@ def test_names_of_clips_that_were_left_out_are_a_line_each(prepare, tmp_path):
         ]
     )
     (row,) = (line.split() for line in done.out.splitlines() if line.startswith('  test'))
-    assert row[-2:] == ['4', '0'] and '5 clips left out' in done.out
+    assert row[-2:] == ['4', '0'] and '5 clips skipped' in done.out
 
 
 WAITS = """
@@ -573,18 +573,18 @@ def test_a_shard_is_written_again_only_if_it_has_to_be(tmp_path):
         (len(miniatures.tone(1)),),
         ((0,),),
     )
-    (skipped,) = record.skipped
-    assert (
-        skipped.missing
-        and skipped.key == 'b'
-        and skipped.message == f'list line 2: no recording {tmp_path}/b.wav'
-    )
+    (clip_b,) = record.skipped
+    assert clip_b.missing and clip_b.key == 'b'
+    assert clip_b.message == f'list line 2: no recording {tmp_path}/b.wav'
     written = os.stat(shard.path).st_ino
     shards.write_shard(shard, FORM)
     assert os.stat(shard.path).st_ino == written
     assert shards.load_record(shard, ClipFormat(8000, ('a',), False)) is None
     assert shards.load_record(shards.Shard(shard.path, shard.clips[:1]), FORM) is None
     content = pathlib.Path(shard.record_path).read_text()
+    earlier = content.replace('"skipped"', '"left_out"')  # as earlier versions wrote it
+    pathlib.Path(shard.record_path).write_text(earlier)
+    assert earlier != content and shards.load_record(shard, FORM) == record
     for damaged in ('', content[:100], '[]', json.dumps(json.loads(content) | {'size': 3})):
         pathlib.Path(shard.record_path).write_text(damaged)
         assert shards.load_record(shard, FORM) is None
@@ -596,6 +596,16 @@ def test_a_shard_is_written_again_only_if_it_has_to_be(tmp_path):
     assert set(shards.load_record(shard, FORM).keys) == {'a', 'b'}
     os.truncate(shard.path, 10)
     assert shards.load_record(shard, FORM) is None
+
+
+def test_the_list_of_skipped_clips_of_an_earlier_version_is_read(tmp_path):
+    (tmp_path / 'left_out.txt').write_text('train\tmissing\tb\tno recording\n')
+    assert skipped.list_path(tmp_path) == tmp_path / 'left_out.txt'
+    assert skipped.count(tmp_path) == {('train', 'missing'): 1}
+    (tmp_path / 'left_out.txt').unlink()
+    assert skipped.list_path(tmp_path) == tmp_path / 'skipped.txt'
+    with pytest.raises(DataError, match='the list of skipped clips cannot be read'):
+        skipped.count(tmp_path)
 
 
 def test_what_is_stored_is_mono_at_the_rate_asked_for_and_within_16_bits(tmp_path):

@@ -94,7 +94,7 @@ def test_a_class_without_a_name_of_its_own_is_known_by_its_identifier(tmp_path, 
         ({'wav': 'a.wav', 'labels': '/m/a,/m/a'}, 'a label is there twice'),
         (
             {'wav': 'a.wav', 'labels': '/m/a,/m/aa'},
-            r"'/m/aa' is not in labels.csv, the nearest there is '/m/a' \(Dog, barking\)",
+            r"'/m/aa' is not in labels.csv, the nearest one is '/m/a' \(Dog, barking\)",
         ),
         ({'wav': 'a.wav', 'labels': 'Speech'}, "'Speech' is not in labels.csv"),
         ('a.wav', 'is not an object'),
@@ -184,7 +184,7 @@ def test_missing_files_are_refused(write, tmp_path):
         audioset_json.load(path, tmp_path / 'other.csv', RATE)
 
 
-def test_unreadable_recordings_are_named_by_their_entry_or_left_out(write):
+def test_unreadable_recordings_are_named_by_their_entry_or_skipped(write):
     path = write([{'wav': 'a.wav', 'labels': '/m/a'}, {'wav': 'missing.wav', 'labels': '/m/a'}])
     with pytest.raises(DataError, match=r'train.json data\[1\]: .*missing.wav: no such file'):
         load(path)

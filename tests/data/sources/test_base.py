@@ -177,7 +177,7 @@ def test_classes_are_those_the_data_define_in_their_order(clip):
     )
 
 
-def test_unreadable_recordings_are_left_out_where_that_is_asked_for(clip, caplog):
+def test_unreadable_recordings_are_skipped_where_that_is_asked_for(clip, caplog):
     clips = [
         clip(),
         clip('missing.wav', frames=0, origin='line 2'),
@@ -193,7 +193,7 @@ def test_unreadable_recordings_are_left_out_where_that_is_asked_for(clip, caplog
     assert source.fingerprint == open_source(clip(), clip('b.wav')).fingerprint
     assert [record.levelname for record in caplog.records] == ['WARNING']
     assert (
-        "2 of 4 clips are left out (data.on_bad_audio='skip')" in caplog.text
+        "2 of 4 clips are skipped (data.on_bad_audio='skip')" in caplog.text
         and 'missing.wav: no such file' in caplog.text
     )
     assert FileSource(clips[:1], RATE, None, 'skip').skipped == ()

@@ -132,7 +132,7 @@ def test_folders_of_splits_are_taken_for_what_they_are(write):
     )
 
 
-def test_unreadable_recordings_are_named_or_left_out(write):
+def test_unreadable_recordings_are_named_or_skipped(write):
     root = write('a/a.wav', 'a/b.wav')
     (root / 'a' / 'b.wav').write_bytes(b'')
     with pytest.raises(DataError, match='a/b.wav: the file is empty'):

@@ -173,9 +173,9 @@ def test_another_data_set_in_place_of_fsdd_is_refused(root, tmp_path):
         fsdd.load_tfds(folder, 'train', RATE)
 
 
-def test_unreadable_recordings_are_left_out_where_that_is_asked_for(root, caplog):
+def test_unreadable_recordings_are_skipped_where_that_is_asked_for(root, caplog):
     (root / '0_theo_5.wav').write_bytes(b'')
     source = fsdd.load(root, 'train', RATE, 'skip')
     assert len(source) == 11 and '0_theo_5.wav' not in source.keys
     assert len(source.skipped) == 1 and '0_theo_5.wav: the file is empty' in source.skipped[0]
-    assert "1 of 12 clips are left out (data.on_bad_audio='skip')" in caplog.text
+    assert "1 of 12 clips are skipped (data.on_bad_audio='skip')" in caplog.text

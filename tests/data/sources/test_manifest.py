@@ -249,7 +249,7 @@ def test_the_fingerprint_does_not_depend_on_where_the_data_lie(write, tmp_path, 
     assert load('m.jsonl').fingerprint == before
 
 
-def test_unreadable_recordings_are_left_out_where_that_is_asked_for(write):
+def test_unreadable_recordings_are_skipped_where_that_is_asked_for(write):
     path = write([{'audio': 'a.wav', 'labels': 'x'}, {'audio': 'missing.wav', 'labels': 'x'}])
     source = manifest.load(path, None, RATE, 'skip')
     assert source.keys == ('a.wav',) and source.skipped[0].startswith('m.jsonl line 2: ')

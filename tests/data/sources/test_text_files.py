@@ -34,8 +34,21 @@ def test_rows_that_do_not_fit_come_with_what_is_wrong():
 )
 def test_columns_are_checked(tmp_path, columns, words):
     with pytest.raises(DataError, match=words):
-        text_files.check_columns(columns, ('a', 'b', 'c'), ('a', 'b'), tmp_path)
-    text_files.check_columns(['c', 'b', 'a'], ('a', 'b', 'c'), ('a', 'b'), tmp_path)
+        list(text_files.csv_records(','.join(columns), tmp_path, ('a', 'b'), ('c',)))
+
+
+def test_records_have_cells_by_their_columns_and_broken_rows_a_problem(tmp_path):
+    rows = list(text_files.csv_records('c,b,a\n1,2,3\n4\n', tmp_path, ('a', 'b'), ('c',)))
+    assert rows[0] == (2, {'c': '1', 'b': '2', 'a': '3'})
+    assert rows[1][0] == 3 and 'has 1 cells for the columns c, b, a' in rows[1][1]
+    others = text_files.csv_records('x,a\n1,2', tmp_path, ('a',), ignore_others=True)
+    assert list(others) == [(2, {'x': '1', 'a': '2'})]
+
+
+def test_lines_are_numbered_and_blank_ones_skipped(tmp_path):
+    path = tmp_path / 'a.txt'
+    path.write_text('one\n\n  two \n', 'utf-8')
+    assert list(text_files.read_lines(path, 'list', '.txt')) == [(1, 'one'), (3, 'two')]
 
 
 @pytest.mark.parametrize('value', ['{"a": 1, "a": 2}', '[NaN]', '[Infinity]', '{a: 1}', '[1] 2'])

@@ -286,7 +286,7 @@ def test_clips_that_cannot_be_used_are_refused_or_skipped_by_their_key(prepare, 
         source = load(folder, on_bad_audio='skip')
         assert source.keys == ('00.wav', '01.wav', '02.wav') and len(source.skipped) == 3
         assert (
-            "3 of 6 clips are left out (data.on_bad_audio='skip')" in caplog.text
+            "3 of 6 clips are skipped (data.on_bad_audio='skip')" in caplog.text
             and 'nan.wav' in caplog.text
         )
     with pytest.raises(DataError, match='none of 3 clips can be used'):
@@ -366,10 +366,7 @@ def test_a_damaged_file_is_refused_when_it_is_opened_and_when_it_is_read(prepare
         ),
         (
             Features(key='file'),
-            (
-                "the feature 'audio' does not tell the sample rate: give it in Hz with"
-                ' --config.data.tfds_rate'
-            ),
+            ("the feature 'audio' has no sample rate: give it in Hz with --config.data.tfds_rate"),
         ),
     ],
 )
@@ -391,9 +388,7 @@ def test_two_sample_rates_are_refused(prepare):
 def test_an_unknown_split_is_refused_with_those_there(prepare):
     folder = prepare(None, splits={'train': clips(3), 'dev': clips(2)})
     for split in ('test', 'train[:', 'train+test'):
-        with pytest.raises(
-            DataError, match=r"the splits there are: .*'dev' \(2 clips\).*train\[:80%\]"
-        ):
+        with pytest.raises(DataError, match=r"the splits are: .*'dev' \(2 clips\).*train\[:80%\]"):
             load(folder, split)
 
 
@@ -438,7 +433,7 @@ def test_a_data_set_that_is_not_there_is_prepared(tmp_path, caplog, capsys):
     (tmp_path / 'offline').rename(tmp_path / 'bare')
     with pytest.raises(
         DataError,
-        match='takes the package a_package_that_reads_audio, .*: pip install a_package_that_reads',
+        match='needs the package a_package_that_reads_audio, .*: pip install a_package_that_reads',
     ):
         opened()
     (tmp_path / 'bare').unlink()
