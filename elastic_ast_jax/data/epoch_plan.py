@@ -58,9 +58,9 @@ class EpochPlan:
 
         With a single step, its rows count.
         """
-        used = np.add.reduceat(self.clips.tokens[self.rows.clips], self.rows.offsets[:-1])
-        full_steps = (len(used) - 1) // rows_per_step * rows_per_step
-        return float((used[:full_steps] if full_steps else used).mean() / tokens)
+        row_tokens = np.add.reduceat(self.clips.tokens[self.rows.clips], self.rows.offsets[:-1])
+        full_steps = (len(row_tokens) - 1) // rows_per_step * rows_per_step
+        return float((row_tokens[:full_steps] if full_steps else row_tokens).mean() / tokens)
 
 
 class Planner:

@@ -80,8 +80,8 @@ def _bands(spec: FrontendSpec) -> list[tuple[int, int, np.ndarray]]:
     """
     bands = []
     for part in np.array_split(fbank.filters(spec), min(_BANDS, spec.mel_bins), axis=1):
-        used = np.flatnonzero(part.any(axis=1))
+        rows = np.flatnonzero(part.any(axis=1))
         # Narrow filters may fall between two frequencies.
-        low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)
+        low, high = (rows[0], rows[-1] + 1) if len(rows) else (0, 1)
         bands.append((int(low), int(high), part[low:high]))
     return bands

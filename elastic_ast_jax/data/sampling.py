@@ -184,7 +184,9 @@ def sample_epoch(
     time_patches = frontend.time_patches(frames)
     if frontend.partial == 'floor':
         frames = np.minimum(frames, time_patches * frontend.patch_frames)
-    used = np.minimum(end - start, frontend.samples_for(frames, shift) + frontend.tail_samples)
+    used_samples = np.minimum(
+        end - start, frontend.samples_for(frames, shift) + frontend.tail_samples
+    )
 
     # Masks cover frames that repeat the last one, but not those that fill up a patch with a
     # constant.
@@ -211,7 +213,7 @@ def sample_epoch(
         weight=weight,
         shift=shift,
         start=start,
-        samples=used,
+        samples=used_samples,
         frames=frames,
         time_patches=time_patches,
         tokens=spec.kept(frontend.tokens(frames), frontend),

@@ -52,15 +52,11 @@ def open_source(config: Config, split: Split) -> Source:
     shared = Path(data.train).absolute() == Path(data.eval).absolute()
     if data.source == 'folders':
         return folders.load(file, sample_rate, split if shared else None, data.eval_share, bad)
-    both = (
-        data.train_split,
-        data.eval_split,
-    )  # a class that only evaluation has is a warning, not a wrong label
-    return (
-        manifest.load(file, name, sample_rate, bad, both)
-        if shared
-        else manifest.load(file, None, sample_rate, bad)
-    )
+    if not shared:
+        return manifest.load(file, None, sample_rate, bad)
+    # A class that only evaluation has is a warning, not a wrong label.
+    class_splits = (data.train_split, data.eval_split)
+    return manifest.load(file, name, sample_rate, bad, class_splits)
 
 
 def make_train_planner(config: Config, source: Source) -> Planner:

@@ -171,10 +171,10 @@ class FileSource:
                 continue
             usable.append(clip)
             ranges.append((first, last, header.sample_rate))
-            other = parts.setdefault((os.path.normpath(clip.path), first, last), clip)
-            if other is not clip:
+            earlier = parts.setdefault((os.path.normpath(clip.path), first, last), clip)
+            if earlier is not clip:
                 problems.append(
-                    f'{clip.location}: the same samples are listed before, in {other.location}: '
+                    f'{clip.location}: the same samples are listed before, in {earlier.location}: '
                     'keep one of them, with the labels of both'
                 )
         if problems:

@@ -148,7 +148,7 @@ def _recordings(root: str) -> list[str]:
 
 def _warn_of_other_files(root: str, recordings: list[str]) -> None:
     """Warn of the files below the root that are ignored, counted by suffix."""
-    used = set(recordings)
+    names_of_recordings = set(recordings)
     names = [
         _below(root, os.path.join(folder, name))
         for folder, _, names in os.walk(root)
@@ -157,7 +157,7 @@ def _warn_of_other_files(root: str, recordings: list[str]) -> None:
     suffixes = collections.Counter(
         os.path.splitext(name)[1].lower() or 'none'
         for name in names
-        if name not in used and not _hidden(name)
+        if name not in names_of_recordings and not _hidden(name)
     )
     if suffixes:
         kinds = ', '.join(f'{suffix} {count}' for suffix, count in suffixes.most_common())

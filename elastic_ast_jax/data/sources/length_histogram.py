@@ -160,9 +160,9 @@ class HistogramSource:
 
 def _sample_seconds(bins: Sequence[Bin], seed: int, epoch: int) -> Float64[np.ndarray, 'clips']:
     """Return lengths in seconds, in random order: each bin has its number of clips."""
-    counts = [each.clips for each in bins]
-    start = np.repeat([each.start for each in bins], counts)
-    width = np.repeat([each.end - each.start for each in bins], counts)
+    counts = [entry.clips for entry in bins]
+    start = np.repeat([entry.start for entry in bins], counts)
+    width = np.repeat([entry.end - entry.start for entry in bins], counts)
     seconds = start + width * philox.uniform(
         philox.words(seed, epoch, Stream.CROP_LENGTH, len(start))
     )

@@ -133,8 +133,8 @@ def _of_split(
     if split is None or None in counts:
         return clips
     if split not in counts:
-        known = ', '.join(f'{name!r} ({count} clips)' for name, count in sorted(counts.items()))
-        raise DataError(f'{path}: no line has split {split!r}; the splits are: {known}')
+        listing = ', '.join(f'{name!r} ({count} clips)' for name, count in sorted(counts.items()))
+        raise DataError(f'{path}: no line has split {split!r}; the splits are: {listing}')
     return [clip for clip, name in zip(clips, splits, strict=True) if name == split]
 
 

@@ -121,22 +121,22 @@ def csv_records(
             yield line, cells
         elif columns is None:
             columns = cells
-            known = (*required, *(columns if ignore_others else optional))
-            _check_columns(columns, known, required, path)
+            allowed = (*required, *(columns if ignore_others else optional))
+            _check_columns(columns, allowed, required, path)
         else:
             yield line, dict(zip(columns, cells, strict=True))
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
-    """Return a message about an unknown name that shows the nearest known one."""
-    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+def unknown_name(kind: str, name: str, allowed: Sequence[str]) -> str:
+    """Return a message about an unknown name that shows the nearest allowed one."""
+    nearest = difflib.get_close_matches(name.lower(), allowed, n=1, cutoff=0.0)[0]
     return f'unknown {kind} {name!r}, the nearest valid one is {nearest!r}'
 
 
 def _check_columns(
-    columns: Sequence[str], known: Sequence[str], required: Sequence[str], path: Path
+    columns: Sequence[str], allowed: Sequence[str], required: Sequence[str], path: Path
 ) -> None:
-    problems = [unknown_name('column', name, known) for name in columns if name not in known]
+    problems = [unknown_name('column', name, allowed) for name in columns if name not in allowed]
     problems += [f'column {name!r} is missing' for name in required if name not in columns]
     problems += [
         f'column {name!r} is there twice'
@@ -145,7 +145,7 @@ def _check_columns(
     ]
     if problems:
         raise DataError(
-            f'{path}: the first line must name the columns ({", ".join(known)}), separated by'
+            f'{path}: the first line must name the columns ({", ".join(allowed)}), separated by'
             f' commas: {"; ".join(problems)}'
         )
 

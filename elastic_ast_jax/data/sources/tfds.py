@@ -203,12 +203,12 @@ class _Reader:
                 for part in builder.info.splits[split].file_instructions
             ]
         except (ValueError, KeyError, AssertionError) as error:
-            known = ', '.join(
+            listing = ', '.join(
                 f'{name!r} ({info.num_examples} clips)'
                 for name, info in builder.info.splits.items()
             )
             raise DataError(
-                f'{builder.info.full_name}: no split {split!r}; the splits are: {known}.'
+                f'{builder.info.full_name}: no split {split!r}; the splits are: {listing}.'
                 " Parts are written 'train[:80%]' and 'train[80%:]'"
             ) from error
         self._folder, self._splits = str(builder.data_dir), tuple(builder.info.splits)
