@@ -141,7 +141,7 @@ def test_stamps_of_tfds_caches(inputs, expected, monkeypatch):
     names['sample_rate'] = names.pop('rate')
     reader._names = Features(**names)
     reader.sample_rate = inputs['rate']
-    monkeypatch.setattr(reader, '_whole', Schema(), raising=False)
+    monkeypatch.setattr(reader, '_features', Schema(), raising=False)
     reader.classes = inputs['classes'] and tuple(inputs['classes'])
     monkeypatch.setattr(reader, '_file_stamps', lambda: [tuple(stamp) for stamp in inputs['files']])
     assert reader._stamp_of_version_1() == expected

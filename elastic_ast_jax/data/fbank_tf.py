@@ -12,7 +12,7 @@ import numpy as np
 
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.data.tf import tf
+from elastic_ast_jax.data.tf import Tensor, tf
 
 _BANDS = 4
 
@@ -22,9 +22,7 @@ def block_size(spec: FrontendSpec, shifts: Iterable[int]) -> int:
     return math.gcd(spec.window, *(int(shift) for shift in shifts))
 
 
-def log_mel(
-    samples: tf.Tensor, frame_start: tf.Tensor, spec: FrontendSpec, block: int
-) -> tf.Tensor:
+def log_mel(samples: Tensor, frame_start: Tensor, spec: FrontendSpec, block: int) -> Tensor:
     """Return log-mels before normalization.
 
     Kaldi's log-mels are linear between gather and power spectrum, so two steps per frame can move.
@@ -61,12 +59,12 @@ def log_mel(
     return tf.math.log(tf.maximum(_mel(power, spec), np.float32(fbank.ENERGY_FLOOR)))
 
 
-def _spectrum(windowed: tf.Tensor, spec: FrontendSpec) -> tf.Tensor:
+def _spectrum(windowed: Tensor, spec: FrontendSpec) -> Tensor:
     # The padding argument of the transform would cost a further copy.
     return tf.signal.rfft(tf.pad(windowed, [[0, 0], [0, spec.fft_length - spec.window]]))
 
 
-def _mel(spectrum: tf.Tensor, spec: FrontendSpec) -> tf.Tensor:
+def _mel(spectrum: Tensor, spec: FrontendSpec) -> Tensor:
     """Return mel sums `[frames, mels]` of energies or magnitudes `[frames, spectrum]`."""
     return tf.concat(
         [tf.matmul(spectrum[:, low:high], filters) for low, high, filters in _bands(spec)], axis=1

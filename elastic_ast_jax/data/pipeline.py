@@ -6,13 +6,14 @@ mapped in parallel in a fixed order, so the result depends on nothing but (sourc
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 
 from elastic_ast_jax.data import fbank_tf
 from elastic_ast_jax.data.row_reader import FAILED_ROW, RowInputs, RowReader
 from elastic_ast_jax.data.sources.base import Source
-from elastic_ast_jax.data.tf import tf
+from elastic_ast_jax.data.tf import Tensor, tf
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.utils.errors import UserError
 
@@ -53,20 +54,20 @@ def iterate_batches(
     dataset = dataset.map(row_graph, num_parallel_calls=num_workers)
     dataset = dataset.batch(rows, drop_remainder=True).prefetch(2).with_options(options)
     for fields in dataset.as_numpy_iterator():
-        batch = PackedBatch(**fields)
+        batch = PackedBatch(**cast(dict[str, Any], fields))
         if (batch.clip_id == FAILED_ROW).any():
             raise reader.failures[min(reader.failures)]  # the rows before it were all read
         _check_finite(batch, reader.source)
         yield batch
 
 
-def _row_graph(reader: RowReader) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+def _row_graph(reader: RowReader) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return the function from the number of a row to its fields of a PackedBatch."""
     shape, frontend = reader.shape, reader.planner.frontend
     specs = RowInputs.specs(multi_label=shape.multi_label)
     dtypes = [spec.dtype for spec in specs.values()]
 
-    def row_graph(index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def row_graph(index: Tensor) -> dict[str, Tensor]:
         arrays = tf.numpy_function(reader, [index], dtypes, stateful=False)
         inputs = dict(zip(specs, arrays, strict=True))
         for name, tensor in inputs.items():
@@ -87,7 +88,7 @@ def _row_graph(reader: RowReader) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]
     return row_graph
 
 
-def _normalized_features(reader: RowReader, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+def _normalized_features(reader: RowReader, inputs: dict[str, Tensor]) -> Tensor:
     """Return the warped, masked and normalized log-mels of a row, float32 `[frames, mels]`."""
     frontend, augment = reader.planner.frontend, reader.planner.spec.augment
     features = fbank_tf.log_mel(inputs['samples'], inputs['frame_start'], frontend, reader.block)
@@ -109,7 +110,7 @@ def _normalized_features(reader: RowReader, inputs: dict[str, tf.Tensor]) -> tf.
     return features * keep + fill
 
 
-def _clip_means(features: tf.Tensor, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+def _clip_means(features: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     """Return for each frame of a row the mean log-mel of its clip, float32 `[frames]`."""
     real, clip = inputs['frame_real'], inputs['frame_clip']
     sums = tf.math.segment_sum(tf.reduce_mean(features, axis=1) * real, clip)

@@ -358,7 +358,9 @@ class RowReader:
             if shape.multi_label
             else np.zeros(shape.slots, np.int32)
         )
-        for slot, (clip, position) in enumerate(zip(indices, positions, strict=True)):
+        for slot, (clip, position) in enumerate(
+            zip(indices.tolist(), positions.tolist(), strict=True)
+        ):
             if shape.multi_label:
                 weight, partner = clips.weight[position], clips.partner[position]
                 labels[slot, list(self.targets[clip])] = weight

@@ -1,7 +1,7 @@
 """Open the source and make the planner of a split from a configuration."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Float64
@@ -12,7 +12,7 @@ from elastic_ast_jax.config.schema import Augment, Config
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.sampling import SamplingSpec, balanced_weights
 from elastic_ast_jax.data.sources import audioset_json, folders, fsdd, manifest, tfds, tfds_builder
-from elastic_ast_jax.data.sources.base import DataError, Source
+from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
 from elastic_ast_jax.data.sources.synthetic import SyntheticSource
 from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.packing.token_budget import TokenReduction
@@ -28,7 +28,8 @@ def open_source(config: Config, split: Split) -> Source:
     """
     if missing := validation.missing_data(config):
         raise DataError('; '.join(missing))
-    data, sample_rate, bad = config.data, config.frontend.sample_rate, config.data.on_bad_audio
+    data, sample_rate = config.data, config.frontend.sample_rate
+    bad = cast(BadAudio, data.on_bad_audio)
     if data.source == 'synthetic':
         clips = data.synthetic_train if split == 'train' else data.synthetic_eval
         return SyntheticSource(

@@ -7,6 +7,7 @@ setting applies. Other output is passed on.
 import os
 import sys
 import tempfile
+from typing import TYPE_CHECKING, Any
 
 _MESSAGES = (b'oneDNN custom operations are on', b'before absl::InitializeLog()')
 
@@ -30,3 +31,5 @@ def _import():
 
 
 tf = _import()
+# TensorFlow has no complete types.
+Tensor = Any if TYPE_CHECKING else tf.Tensor

@@ -73,7 +73,9 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         **options: Any,
     ):
         self._only, self._on_bad_audio = tuple(only), on_bad_audio
-        self._splits, self._form, self._pipeline = {}, None, None
+        self._splits: dict[str, list[Shard]] = {}
+        self._form = ClipFormat(self.SAMPLE_RATE, (), self.MULTI_LABEL)
+        self._pipeline: Any = None
         super().__init__(data_dir=os.path.abspath(data_dir), file_format='array_record', **options)
 
     def prepare(self, source: Path, options: Sequence[str] = ()) -> bool:
@@ -132,7 +134,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             DataError: Sample rate, splits or lists differ, clips were skipped that may not be, or
                 the lists cannot be read.
         """
-        prepared, metadata = tuple(self.info.splits), dict(self.info.metadata.items())
+        info: Any = self.info
+        prepared, metadata = tuple(info.splits), dict(info.metadata.items())
         missing = [split for split in self._only or self.SPLITS if split not in prepared]
         if missing:
             raise DataError(
@@ -176,8 +179,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of all classes of the prepared data set."""
-        label = self.info.features['label']
-        return tuple((label.feature if self.MULTI_LABEL else label).names)
+        return tuple(self._label_feature().names)
 
     def layout(self, folder: Path) -> Layout:
         """Return classes and clips from the published files of the data set.
@@ -192,7 +194,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=type(self).__doc__,
-            features=shards.features(ClipFormat(self.SAMPLE_RATE, (), self.MULTI_LABEL)),
+            features=shards.features(self._form),
             metadata=tfds.core.MetadataDict(sample_rate=self.SAMPLE_RATE, key='key'),
         )
 
@@ -208,9 +210,13 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             split: shards.assign_shards(self._unfinished, split, clips)
             for split, clips in self._selected_splits(layout)
         }
-        self.info.metadata['lists'] = {split: layout.stamp(split) for split in self._splits}
-        label = self.info.features['label']
-        (label.feature if self.MULTI_LABEL else label).names = list(layout.classes)
+        info: Any = self.info
+        info.metadata['lists'] = {split: layout.stamp(split) for split in self._splits}
+        self._label_feature().names = list(layout.classes)
+
+    def _label_feature(self) -> Any:
+        features: Any = self.info.features
+        return features['label'].feature if self.MULTI_LABEL else features['label']
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         """Return Beam transforms that write the missing shards of each split."""
@@ -295,7 +301,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             records,
             self._on_bad_audio,
             self.name,
-            self.MANUAL_DOWNLOAD_INSTRUCTIONS,
+            self.MANUAL_DOWNLOAD_INSTRUCTIONS or '',
         )
         return self._assemble(
             {

@@ -294,7 +294,7 @@ def _read_clips(
     with ThreadPoolExecutor(_THREADS) as pool:
         for first in range(0, len(shard.clips), _CHUNK):
             chunk = shard.clips[first : first + _CHUNK]
-            read = pool.map(lambda item: _samples(*item, sample_rate), chunk)
+            read = pool.map(lambda item: _samples(item[0], item[1], sample_rate), chunk)
             for (key, clip), samples in zip(chunk, read, strict=True):
                 yield key, clip, samples
 

@@ -91,4 +91,8 @@ def count(folder: str | os.PathLike) -> collections.Counter[tuple[str, str]]:
             f'{path}: the list of skipped clips cannot be read ({error}): put it back, or remove'
             f' {path.parent} and prepare the data set anew'
         ) from error
-    return collections.Counter(tuple(line.split('\t')[:2]) for line in lines)
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    for line in lines:
+        split, reason = line.split('\t')[:2]
+        counts[split, reason] += 1
+    return counts

@@ -105,6 +105,7 @@ def classes(label_csv: str | os.PathLike) -> dict[str, str]:
         if problem:
             problems.append(f'line {line}: {problem}')
             continue
+        assert not isinstance(record, str)
         index, mid, name = (record[column].strip() for column in _COLUMNS)
         rows[int(index)], lines[mid] = (line, mid, name), line
     if not problems and not rows:

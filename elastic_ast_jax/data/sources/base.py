@@ -63,12 +63,35 @@ class Source(Protocol):
         skipped: Problem of each clip that was skipped when the source was opened.
     """
 
-    keys: Sequence[str]
-    samples: Int64[np.ndarray, 'N']
-    labels: Sequence[tuple[str, ...]]
-    fingerprint: str
-    classes: tuple[str, ...] | None
-    skipped: tuple[str, ...]
+    @property
+    def keys(self) -> Sequence[str]:
+        """The unique names of the clips."""
+        ...
+
+    @property
+    def samples(self) -> Int64[np.ndarray, 'N']:
+        """The lengths of the clips in samples."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[tuple[str, ...]]:
+        """The labels of each clip."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the data."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of all classes, if the data define them."""
+        ...
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The problems of the skipped clips."""
+        ...
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
         """Return clip `i`: mono, full scale [-1, 1], `samples[i]` long.
@@ -79,6 +102,7 @@ class Source(Protocol):
             AudioError: The clip cannot be decoded, although its header was fine.
             DataError: The clip was changed after the source was opened.
         """
+        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -122,9 +122,9 @@ def _read_header(name: str, cached: dict[str, _Entry]) -> tuple[Header | AudioEr
     try:
         # Before the file is opened: after a later change the entry is out of date, not wrong.
         status = os.stat(name)
-        stamp = (status.st_size, status.st_mtime_ns)
+        size, mtime_ns = status.st_size, status.st_mtime_ns
         entry = cached.get(name)
-        if entry and entry[:2] == stamp:
+        if entry and entry[:2] == (size, mtime_ns):
             return Header(*entry[2:]), None
     except (OSError, ValueError):
         pass  # opening the file reports the problem
@@ -132,7 +132,7 @@ def _read_header(name: str, cached: dict[str, _Entry]) -> tuple[Header | AudioEr
         header = reading.read_header(name)
     except AudioError as error:
         return error, None
-    return header, (*stamp, header.frames, header.sample_rate, header.channels)
+    return header, (size, mtime_ns, header.frames, header.sample_rate, header.channels)
 
 
 def _load(cache: Path) -> dict[str, _Entry]:

@@ -98,6 +98,7 @@ def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
         if row_problems:
             problems.append(f'line {line}: {"; ".join(row_problems)}')
             continue
+        assert not isinstance(row, str)
         labels = row['labels']
         clips.append(
             FileClip(

@@ -211,7 +211,8 @@ def _render(
         )
         tone += strength * np.sin(harmonic * radians)
     # Loudness drifts by up to 3 dB either way.
-    tone *= np.exp(np.linspace(*(between(-0.35, 0.35) for _ in range(2)), voiced, dtype=np.float32))
+    start, end = between(-0.35, 0.35), between(-0.35, 0.35)
+    tone *= np.exp(np.linspace(start, end, voiced, dtype=np.float32))
     edge = min(int(_EDGE_SECONDS * sample_rate), voiced // 2)
     ramp = np.linspace(0, 1, edge, dtype=np.float32)
     tone[:edge] *= ramp

@@ -203,12 +203,10 @@ def _is_audio(feature: Any) -> bool:
     import tensorflow_datasets as tfds
 
     # Audio that is decoded when it is read is stored as a file, which NumPy alone cannot decode.
-    return (
-        isinstance(feature, tfds.features.Tensor)
-        and len(feature.shape) in (1, 2)
-        and np.dtype(feature.np_dtype).name in _DTYPES
-        and not getattr(feature, '_lazy_decode', False)
-    )
+    if not isinstance(feature, tfds.features.Tensor) or getattr(feature, '_lazy_decode', False):
+        return False
+    shape, dtype = _shape_and_dtype(feature)
+    return len(shape) in (1, 2) and np.dtype(dtype).name in _DTYPES
 
 
 def _is_label(feature: Any) -> bool:
@@ -224,15 +222,18 @@ def _is_label(feature: Any) -> bool:
 def _is_key(feature: Any) -> bool:
     import tensorflow_datasets as tfds
 
-    return isinstance(feature, tfds.features.Text) or (
-        isinstance(feature, tfds.features.Tensor)
-        and not feature.shape
-        and (
-            np.issubdtype(feature.np_dtype, np.integer)
-            or feature.np_dtype is np.object_
-            or feature.np_dtype is np.str_
-        )
+    if isinstance(feature, tfds.features.Text):
+        return True
+    if not isinstance(feature, tfds.features.Tensor):
+        return False
+    shape, dtype = _shape_and_dtype(feature)
+    return not shape and (
+        np.issubdtype(dtype, np.integer) or dtype is np.object_ or dtype is np.str_
     )
+
+
+def _shape_and_dtype(feature: Any) -> tuple[tuple[int | None, ...], Any]:
+    return feature.shape, feature.np_dtype
 
 
 def _metadata(info: Any, name: str, kind: type) -> Any:

@@ -46,9 +46,9 @@ class WindowSource:
                 if counts[clip] == 1
                 else f'{source.keys[clip]}, window {number + 1} of {counts[clip]}'
             )
-            for clip, number in zip(self.owner, self._number, strict=True)
+            for clip, number in zip(self.owner.tolist(), self._number.tolist(), strict=True)
         ]
-        self.labels = [source.labels[clip] for clip in self.owner]
+        self.labels = [source.labels[clip] for clip in self.owner.tolist()]
         self.fingerprint = text_hash(
             _VERSION_1.format(data=source.fingerprint, **windows.hash_values())
         )
