@@ -362,7 +362,7 @@ class RowReader:
             zip(indices.tolist(), positions.tolist(), strict=True)
         ):
             if shape.multi_label:
-                weight, partner = clips.weight[position], clips.partner[position]
+                weight, partner = clips.weight[position], int(clips.partner[position])
                 labels[slot, list(self.targets[clip])] = weight
                 if partner != NO_PARTNER:
                     labels[slot, list(self.targets[partner])] += np.float32(1 - weight)

@@ -7,7 +7,7 @@ setting applies. Other output is passed on.
 import os
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 _MESSAGES = (b'oneDNN custom operations are on', b'before absl::InitializeLog()')
 
@@ -31,5 +31,7 @@ def _import():
 
 
 tf = _import()
-# TensorFlow has no complete types.
-Tensor = Any if TYPE_CHECKING else tf.Tensor
+if TYPE_CHECKING:
+    Tensor: TypeAlias = Any  # TensorFlow has no complete types
+else:
+    Tensor = tf.Tensor

@@ -54,8 +54,8 @@ def make_pipeline(options: Sequence[str] = ()) -> Any:
     import_beam()
     from apache_beam import Pipeline
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-    from apache_beam.runners.runner import create_runner
     from apache_beam.runners.portability.portable_runner import PortableRunner
+    from apache_beam.runners.runner import create_runner
 
     flags = [f'--{option}' for option in options]
     output, parsers = io.StringIO(), []

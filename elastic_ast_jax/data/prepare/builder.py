@@ -72,7 +72,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         on_bad_audio: BadAudio = 'skip',
         **options: Any,
     ):
-        self._only, self._on_bad_audio = tuple(only), on_bad_audio
+        self._only = tuple(only)
+        self._on_bad_audio: BadAudio = on_bad_audio
         self._splits: dict[str, list[Shard]] = {}
         self._form = ClipFormat(self.SAMPLE_RATE, (), self.MULTI_LABEL)
         self._pipeline: Any = None

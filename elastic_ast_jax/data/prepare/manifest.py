@@ -52,7 +52,9 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
         **options: Any,
     ):
         self._path = Path(path)
-        self.name = name or re.sub(r'[^a-z0-9]+', '_', self._path.stem.lower()).strip('_')
+        stem = re.sub(r'[^a-z0-9]+', '_', self._path.stem.lower()).strip('_')
+        # The base class declares a name per class.
+        self.name = name or stem  # pyright: ignore[reportAttributeAccessIssue]  set per data set
         if not _NAME.fullmatch(self.name):
             raise DataError(
                 f'{self.name!r} cannot be the name of a data set, which is lower-case letters,'

@@ -322,7 +322,9 @@ def _samples(
 
 def _write(path: str, examples: Iterator[bytes]) -> int:
     """Write an ArrayRecord file, whole or not at all, and return its size in bytes."""
-    from array_record.python import array_record_module
+    from array_record.python import (
+        array_record_module,  # pyright: ignore[reportAttributeAccessIssue]  compiled, no stubs
+    )
 
     temporary = f'{path}.{secrets.token_hex(8)}.part'
     try:
