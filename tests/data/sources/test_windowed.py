@@ -98,7 +98,7 @@ def test_a_clip_is_read_once_by_many_threads():
 
 
 def test_few_long_clips_are_held(monkeypatch):
-    monkeypatch.setattr('elastic_ast_jax.data.sources.windowed._HELD_SAMPLES', 150)
+    monkeypatch.setattr('elastic_ast_jax.data.sources.windowed._MEMORY_SAMPLES', 150)
     source = Ramps((100, 100, 100, 40))
     windows = WindowSource(source, Windows(20, 20, 20))
     first = [int(np.flatnonzero(windows.owner == clip)[0]) for clip in range(4)]
