@@ -68,6 +68,14 @@ def test_error_names_the_axis_and_sizes_that_divide():
         assert text in str(caught.value)
 
 
+def test_an_axis_that_is_longer_than_its_mesh_axis_must_divide_too():
+    with pytest.raises(
+        partitioning.PartitionError,
+        match=r"embed/kernel: its axis 'width' of 16 does not divide over mesh.fsdp=3: use .*2",
+    ):
+        partitioning.param_specs(abstract(), ONE | {'fsdp': 3})
+
+
 def test_a_rule_that_divides_nothing_and_a_parameter_without_axes_are_refused():
     with pytest.raises(
         partitioning.PartitionError, match="rule for 'experts' divides no parameter"

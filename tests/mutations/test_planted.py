@@ -1,0 +1,27 @@
+"""Test that every mutation can be applied to the code as it is."""
+
+import pathlib
+
+import pytest
+
+from tests.mutations import run
+from tests.mutations.mutations import MUTATIONS
+
+AREAS = ('packing', 'attention', 'pipeline', 'resume', 'sharding', 'converters')
+
+
+def test_every_mutation_can_be_applied_and_names_tests_that_exist():
+    assert run.find_problems(run.ROOT) == []
+
+
+def test_each_area_has_ten_mutations():
+    assert [mutation.area for mutation in MUTATIONS] == [area for area in AREAS for _ in range(10)]
+
+
+@pytest.mark.parametrize('text', ['', '{0}\n{0}\n'], ids=['missing', 'twice'])
+def test_a_statement_that_does_not_occur_once_is_reported(text: str, tmp_path: pathlib.Path):
+    module = tmp_path / MUTATIONS[0].module
+    module.parent.mkdir(parents=True)
+    module.write_text(text.format(MUTATIONS[0].old))
+    with pytest.raises(run.MutationError, match=r'^packing-01: .* times, and must contain it once'):
+        run.mutate(MUTATIONS[0], tmp_path)
