@@ -1,7 +1,4 @@
-"""What all tests share:
-
-JAX on the CPU, strict broadcasting, quiet TensorFlow, repeatable property tests.
-"""
+"""Configure all tests: JAX on the CPU, strict broadcasting, repeatable property tests."""
 
 import contextlib
 import os
@@ -12,33 +9,32 @@ import pytest
 
 from tests.fakes import gcs_stand_in
 
-# Read when TensorFlow is loaded and when JAX first looks for devices; both are later than this
-# file.
+# TensorFlow reads this at its import, and JAX reads its platform at the first use of a device. Both
+# happen after this file.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-os.environ.setdefault(
-    'EPATH_USE_TF', 'false'
-)  # read once; TensorFlow cannot be told of another place for buckets
+# epath reads this once. TensorFlow does not support a stand-in for buckets.
+os.environ.setdefault('EPATH_USE_TF', 'false')
 if 'JAX_PLATFORMS' not in os.environ:
     jax.config.update('jax_platforms', 'cpu')
-# [T] + [R, T] is an error: arrays of different ranks must say which axes they mean.
+# Make [T] + [R, T] an error: arrays of different ranks must name their axes.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-# The first example pays for imports and compilation, so no deadline; the same examples on every
-# run, so no surprises.
+# The first example includes imports and compilation, so there is no deadline. Every run uses the
+# same examples.
 hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('repeatable')
 
 
 @pytest.fixture(scope='session')
 def storage():
-    """Buckets for the whole session, as their clients remember where they are."""
-    with gcs_stand_in.served() as made:
-        yield made
+    """Serve buckets for the whole session, since their clients remember the address."""
+    with gcs_stand_in.served() as bucket:
+        yield bucket
 
 
 @pytest.fixture
 def shelf(storage):
-    """What the bucket `gs://shelf` holds, which is nothing yet."""
+    """Return the contents of the bucket `gs://shelf`, which is empty."""
     storage.clear()
     yield storage
     storage.clear()
@@ -46,10 +42,7 @@ def shelf(storage):
 
 @pytest.fixture
 def little_room():
-    """`with little_room(1000):` files may not grow beyond so many bytes:
-
-    what a full disk does, at the same place.
-    """
+    """Return a context manager that limits the bytes of a file, like a full disk."""
     import resource  # not on every system
 
     @contextlib.contextmanager

@@ -75,10 +75,10 @@ def mel_filters(
         return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)
 
     edges = np.linspace(mel(_LOWEST_HZ), mel(sample_rate / 2), bins + 2)
-    left, center, right = edges[:-2], edges[1:-1], edges[2:]
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
     spectrum = mel(np.arange(fft_length // 2) * sample_rate / fft_length)[:, None]
     triangles = np.minimum(
-        (spectrum - left) / (center - left), (right - spectrum) / (right - center)
+        (spectrum - lower) / (center - lower), (upper - spectrum) / (upper - center)
     )
     filters = np.zeros((fft_length // 2 + 1, bins), np.float32)  # Kaldi ignores the Nyquist bin
     filters[:-1] = np.maximum(0.0, triangles)

@@ -112,8 +112,11 @@ class FrontendSpec:
             )
         if not math.isfinite(self.mean):
             problems.append(f'frontend.mean={self.mean} must be finite')
-        if problems:
-            return problems
+        return problems or self._size_problems()
+
+    def _size_problems(self) -> list[str]:
+        """Return the faults of sizes that do not fit together."""
+        problems = []
         if self.mel_bins % self.patch_mels:
             problems.append(
                 f'frontend.mel_bins={self.mel_bins} is not a multiple of'

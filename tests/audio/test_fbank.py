@@ -1,7 +1,6 @@
-"""Filterbank features, in NumPy and as a TensorFlow graph, against torchaudio's Kaldi features and
-against each other.
+"""Compare filterbank features in NumPy and in the TensorFlow graph with torchaudio.
 
-The bounds are those of `elastic_ast_jax.parity.fbank`, which says where they come from.
+The bounds are explained in `elastic_ast_jax.parity.fbank`.
 """
 
 import dataclasses
@@ -35,10 +34,12 @@ EPIC = FrontendSpec(
 )
 
 
-def assert_near(features, wanted):
-    assert features.shape == wanted.shape and features.dtype == np.float32
+def assert_near(features, expected):
+    assert features.shape == expected.shape and features.dtype == np.float32
     assert [
-        row for row in parity_fbank.compare_log_mels('', '', [features], [wanted]) if not row.passed
+        row
+        for row in parity_fbank.compare_log_mels('', '', [features], [expected])
+        if not row.passed
     ] == []
 
 
@@ -51,11 +52,11 @@ def wave_of(key):
 
 
 def by_graph(waveforms, shifts, spec):
-    """Features of clips that stand one after another in one row of the graph."""
+    """Return the features of consecutive clips in a row of the graph."""
     block = fbank_tf.block_size(spec, shifts)
     samples, starts, counts = [], [], []
     for waveform, shift in zip(waveforms, shifts, strict=True):
-        place = sum(map(len, samples)) // block
+        offset = sum(map(len, samples)) // block
         needed = (
             len(waveform) + spec.window
             if spec.kind == 'librosa'
@@ -66,7 +67,7 @@ def by_graph(waveforms, shifts, spec):
             waveform.mean() if spec.kind == 'kaldi' else 0
         )
         counts.append(int(spec.frames(len(waveform), shift)))
-        starts.append(place + np.arange(counts[-1], dtype=np.int32) * (shift // block))
+        starts.append(offset + np.arange(counts[-1], dtype=np.int32) * (shift // block))
         samples.append(padded)
     features = tf.function(fbank_tf.log_mel)(
         np.concatenate(samples), np.concatenate(starts), spec, block
@@ -75,7 +76,7 @@ def by_graph(waveforms, shifts, spec):
 
 
 def exact(waveform, spec, shift):
-    """The definition, step by step in float64."""
+    """Compute the definition step by step in float64."""
     samples = waveform.astype(np.float64) - waveform.astype(np.float64).mean()
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.window) / (spec.window - 1))
     filters = audio_fbank.mel_filters(spec.sample_rate, spec.fft_length, spec.mel_bins).astype(
@@ -92,7 +93,7 @@ def exact(waveform, spec, shift):
 
 
 @pytest.mark.parametrize('key', META)
-def test_equals_torchaudio(key):
+def test_features_equal_torchaudio(key):
     spec = spec_of(key)
     features = audio_fbank.log_mel(wave_of(key), spec)
     assert_near(features, STORED[key])
@@ -102,11 +103,8 @@ def test_equals_torchaudio(key):
 
 
 @pytest.mark.parametrize('key', META)
-def test_is_no_further_from_the_exact_values_than_torchaudio(key):
-    """By the root of the mean square:
-
-    which of two float32 transforms is worse in the single worst bin is chance.
-    """
+def test_features_are_as_exact_as_torchaudio(key):
+    """Compare root mean squares, since the worst single bin of two float32 transforms is random."""
     spec, waveform = spec_of(key), wave_of(key)
     truth = exact(waveform, spec, spec.shift())
 
@@ -120,7 +118,7 @@ def test_is_no_further_from_the_exact_values_than_torchaudio(key):
         assert distance(features) <= distance(STORED[key])
 
 
-def test_clips_at_different_shifts_in_one_row_of_the_graph_equal_clips_alone():
+def test_clips_at_different_shifts_in_a_row_equal_single_clips():
     rng = np.random.default_rng(0)
     clips = [rng.uniform(-0.5, 0.5, n).astype(np.float32) for n in (4001, 160, 12_345, 400, 7000)]
     shifts = [160, 192, 640, 160, 352]
@@ -128,7 +126,7 @@ def test_clips_at_different_shifts_in_one_row_of_the_graph_equal_clips_alone():
         assert_near(features, audio_fbank.log_mel(clip, SPEC, shift))
 
 
-def test_a_rate_whose_shift_and_window_have_no_common_block():
+def test_a_sample_rate_without_a_common_block():
     spec = FrontendSpec(sample_rate=22050)
     assert fbank_tf.block_size(spec, [spec.shift()]) == 1
     clips = [
@@ -146,7 +144,7 @@ def test_windows_and_shifts_are_whole_blocks(ratios):
 
 
 @pytest.mark.parametrize('samples', [1, 2, 250, 399])
-def test_a_waveform_shorter_than_a_window_is_one_frame_of_it_padded(samples):
+def test_a_waveform_shorter_than_a_window_is_padded_to_a_frame(samples):
     waveform = np.random.default_rng(1).uniform(-0.5, 0.5, samples).astype(np.float32)
     features = audio_fbank.log_mel(waveform, SPEC)
     assert features.shape == (1, SPEC.mel_bins)
@@ -180,31 +178,31 @@ def test_an_empty_waveform_is_refused():
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')
 @pytest.mark.parametrize('value', [np.nan, np.inf, 1e30])
-def test_values_that_have_no_log_mel_are_refused(value):
+def test_values_without_a_log_mel_are_refused(value):
     waveform = np.zeros(1000, np.float32)
     waveform[500] = value
     with pytest.raises(ValueError, match='not finite, or too large'):
         audio_fbank.log_mel(waveform, SPEC)
 
 
-def test_filters_are_kaldis():
+def test_filters_equal_kaldi():
     filters = audio_fbank.mel_filters(16000, 512, 128)
     assert filters.shape == (257, 128)
     hertz = np.arange(257) * 31.25
     assert not filters[(hertz < 20) | (hertz >= 8000)].any()
     assert (filters >= 0).all() and filters.max() <= 1
     with pytest.raises(ValueError, match='read-only'):
-        filters[0, 0] = 1.0  # they are shared
+        filters[0, 0] = 1.0  # callers share the cached array
 
 
-def test_normalisation_is_asts():
+def test_normalization_follows_ast():
     spec = dataclasses.replace(SPEC, mean=-3.0, std=2.0)
     log_mel = np.array([[-3.0, 1.0, -7.0]], np.float32)
-    normalised = audio_fbank.normalize(log_mel, spec)
-    assert normalised.dtype == np.float32 and normalised.tolist() == [[0.0, 1.0, -1.0]]
+    normalized = audio_fbank.normalize(log_mel, spec)
+    assert normalized.dtype == np.float32 and normalized.tolist() == [[0.0, 1.0, -1.0]]
 
 
-def test_the_fingerprint_is_stable_and_tells_every_field():
+def test_the_fingerprint_is_stable_and_depends_on_every_field():
     assert audio_fbank.fingerprint(SPEC) == audio_fbank.fingerprint(FrontendSpec())
     changes = {
         'sample_rate': 8000,
@@ -235,7 +233,7 @@ def test_the_fingerprint_is_stable_and_tells_every_field():
 
 
 @pytest.mark.parametrize('samples', [1, 100, 239, 240, 2400, 24_001])
-def test_librosas_kind_is_that_of_plain_numpy_and_of_the_graph(samples):
+def test_librosa_features_equal_numpy_and_the_graph(samples):
     waveform = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(
         np.float32
     ) + np.float32(0.1)
@@ -247,10 +245,7 @@ def test_librosas_kind_is_that_of_plain_numpy_and_of_the_graph(samples):
 
 
 def epic_by_numpy(waveform):
-    """The formula of the paper's EPIC-SOUNDS features in float64, one frame at a time;
-
-    each filter by its definition (HTK).
-    """
+    """Compute the paper's EPIC-SOUNDS features in float64, each frame and HTK filter by itself."""
 
     def mel(hertz):
         return 2595 * np.log10(1 + hertz / 700)
@@ -275,14 +270,14 @@ def epic_by_numpy(waveform):
     return np.array(frames)
 
 
-def test_librosas_kind_keeps_the_mean_and_has_its_own_floor():
+def test_librosa_features_keep_the_mean_and_have_their_own_floor():
     silence = audio_fbank.log_mel(np.zeros(500, np.float32), EPIC)
     np.testing.assert_allclose(silence, np.log(1e-6), atol=1e-4)
     low = audio_fbank.log_mel(np.full(2400, 0.5, np.float32), EPIC)[10, 0]
-    assert low > np.log(1e-6) + 5  # a constant is heard in the lowest band
+    assert low > np.log(1e-6) + 5  # a constant has energy in the lowest band
 
 
-def test_no_normalisation_is_a_mean_of_0_and_a_deviation_of_a_half():
+def test_mean_0_and_deviation_one_half_do_not_normalize():
     features = audio_fbank.log_mel(
         np.random.default_rng(0).normal(size=2400).astype(np.float32), EPIC
     )
@@ -290,15 +285,15 @@ def test_no_normalisation_is_a_mean_of_0_and_a_deviation_of_a_half():
 
 
 @pytest.mark.parametrize('spec', [SPEC, EPIC], ids=['kaldi', 'librosa'])
-def test_a_long_clip_in_parts_is_the_clip(spec, monkeypatch):
+def test_a_long_clip_in_parts_equals_the_whole_clip(spec, monkeypatch):
     waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000).astype(np.float32)
     whole = audio_fbank.log_mel(waveform, spec)
     monkeypatch.setattr(audio_fbank, '_PART', 7)
     np.testing.assert_allclose(audio_fbank.log_mel(waveform, spec), whole, rtol=0, atol=1e-5)
 
 
-def test_fields_that_came_later_change_no_fingerprint_at_their_defaults():
-    """A workdir whose config was written before them keeps its fingerprint."""
+def test_later_fields_change_no_fingerprint_at_their_defaults():
+    """Workdirs with an older config keep their fingerprint."""
     values = {
         'sample_rate': 16000,
         'window_ms': 25.0,

@@ -1,4 +1,4 @@
-"""From samples to tokens: integer arithmetic, so its laws are tested rather than examples."""
+"""Test the laws of the integer arithmetic from samples to tokens."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ samples = st.integers(1, 5_000_000)
 RATIOS = [round(1 + 0.2 * i, 1) for i in range(16)]
 
 
-def test_the_default_spec_is_sound_and_the_published_one():
+def test_the_default_spec_is_valid_and_equals_the_published_one():
     assert SPEC.problems() == []
     assert (SPEC.window, SPEC.shift(), SPEC.fft_length) == (400, 160, 512)
     assert (SPEC.mel_patches, SPEC.max_time_patches, SPEC.patch_size) == (8, 64, 256)
@@ -31,7 +31,7 @@ def test_the_default_spec_is_sound_and_the_published_one():
 
 
 @given(specs, samples, st.integers(1, 4000))
-def test_frames_are_the_windows_that_fit(spec, samples, shift):
+def test_frames_count_the_windows_that_fit(spec, samples, shift):
     frames = spec.frames(samples, shift)
     if samples < spec.window:
         assert frames == 1
@@ -47,7 +47,7 @@ def test_more_samples_never_mean_fewer_frames_or_tokens(spec, samples, shift, mo
 
 
 @given(specs, st.integers(1, 10_000), st.integers(1, 4000))
-def test_samples_for_are_the_fewest_that_give_these_frames(spec, frames, shift):
+def test_samples_for_is_the_smallest_length_with_these_frames(spec, frames, shift):
     least = spec.samples_for(frames, shift)
     assert spec.frames(least, shift) == frames
     if frames > 1:
@@ -86,7 +86,7 @@ def test_a_clip_shorter_than_a_window_or_a_patch_is_one_patch(partial, samples):
 
 
 @given(specs, st.lists(samples, min_size=1, max_size=20), st.integers(1, 4000))
-def test_arrays_give_what_numbers_give(spec, samples, shift):
+def test_arrays_equal_single_numbers(spec, samples, shift):
     frames = spec.frames(np.array(samples), shift)
     assert frames.tolist() == [spec.frames(n, shift) for n in samples]
     assert spec.tokens(frames).tolist() == [spec.tokens(n) for n in frames.tolist()]
@@ -111,7 +111,7 @@ def test_ratio_one_keeps_a_fractional_shift():
     st.sampled_from([8000, 11025, 22050, 44100, 48000]),
     st.sampled_from([8000, 16000, 32000]),
 )
-def test_resampled_is_the_exact_ceiling(samples, rate, target):
+def test_resampled_length_is_the_exact_ceiling(samples, rate, target):
     result = resampled_length(samples, rate, target)
     assert isinstance(result, int)
     assert (result - 1) * rate < samples * target <= result * rate
@@ -131,7 +131,7 @@ def test_no_token_dropout_keeps_all(tokens):
 
 
 @given(specs)
-def test_the_transform_holds_the_window_and_is_the_shortest_power_of_two(spec):
+def test_the_transform_is_the_smallest_power_of_two_with_the_window(spec):
     assert spec.fft_length // 2 < spec.window <= spec.fft_length
     assert spec.fft_length & (spec.fft_length - 1) == 0
 
@@ -170,7 +170,7 @@ def test_all_bad_fields_are_named_at_once():
 
 
 @given(st.integers(1, 300), st.integers(1, 40))
-def test_sizes_that_fill_no_whole_patches_come_with_sizes_that_do(size, patch):
+def test_sizes_without_whole_patches_come_with_valid_sizes(size, patch):
     assume(size % patch)
     mels = dataclasses.replace(SPEC, mel_bins=size, patch_mels=patch)
     (problem,) = mels.problems()
@@ -192,8 +192,8 @@ def test_windows_and_shifts_below_a_sample_are_problems():
         assert f'frontend.{field}=0.01' in problem and '16000 Hz' in problem
 
 
-# EPIC-SOUNDS: centred frames, the last one repeated up to the next multiple of 16, at least 192 and
-# at most 3072 of them.
+# EPIC-SOUNDS has centered frames. The last frame is repeated up to the next multiple of 16, to 192
+# frames at least and 3072 frames at most.
 EPIC = FrontendSpec(
     kind='librosa',
     sample_rate=24_000,
@@ -209,7 +209,7 @@ EPIC = FrontendSpec(
 
 
 @pytest.mark.parametrize(
-    'frames, held',
+    'frames, padded',
     [
         (1, 192),
         (176, 192),
@@ -223,15 +223,15 @@ EPIC = FrontendSpec(
         (3072, 3072),
     ],
 )
-def test_epic_sounds_pads_to_the_next_multiple(frames, held):
-    assert EPIC.time_patches(frames) * 16 == held
+def test_epic_sounds_pads_to_the_next_multiple(frames, padded):
+    assert EPIC.time_patches(frames) * 16 == padded
     assert not EPIC.too_long(frames)
     assert EPIC.too_long(3073)
-    assert EPIC.time_patches(np.array([frames, 1])).tolist() == [held // 16, 12]
+    assert EPIC.time_patches(np.array([frames, 1])).tolist() == [padded // 16, 12]
 
 
 @given(st.integers(1, 10**6))
-def test_centred_frames_begin_with_the_first_sample(samples):
+def test_centered_frames_begin_with_the_first_sample(samples):
     frames = EPIC.frames(samples, 120)
     assert (frames - 1) * 120 <= samples < frames * 120
     fewest = int(EPIC.samples_for(frames, 120))
@@ -240,7 +240,7 @@ def test_centred_frames_begin_with_the_first_sample(samples):
     )
 
 
-def test_a_window_that_the_transform_does_not_hold_is_a_problem():
+def test_a_window_longer_than_the_transform_is_a_problem():
     assert EPIC.problems() == [] and EPIC.fft_length == 2048 and EPIC.lead_samples == 120
     (problem,) = dataclasses.replace(EPIC, fft=128).problems()
     assert 'frontend.fft=128' in problem and '240 samples' in problem

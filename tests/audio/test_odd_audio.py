@@ -1,7 +1,4 @@
-"""Odd recordings that must work:
-
-from the file to finite log-mels of the planned number of frames.
-"""
+"""Read odd but valid recordings and compute finite log-mels of the planned length."""
 
 import numpy as np
 import pytest
@@ -56,15 +53,15 @@ def test_odd_recordings_give_finite_log_mels(kind, tmp_path):
 
 
 def test_an_offset_changes_no_log_mel(tmp_path):
-    found = []
+    log_mels = []
     for offset in (0.0, 0.6):
         soundfile.write(tmp_path / 'a.wav', 0.5 * tone(8000) + offset, 16000, subtype='FLOAT')
-        found.append(fbank.log_mel(reading.read(tmp_path / 'a.wav', 16000), SPEC))
-    loud = found[0] > -10
-    np.testing.assert_allclose(found[1][loud], found[0][loud], atol=0.02)
+        log_mels.append(fbank.log_mel(reading.read(tmp_path / 'a.wav', 16000), SPEC))
+    loud = log_mels[0] > -10
+    np.testing.assert_allclose(log_mels[1][loud], log_mels[0][loud], atol=0.02)
 
 
-def test_8_bits_are_nearly_16(tmp_path):
+def test_8_bits_are_close_to_16(tmp_path):
     for subtype in ('PCM_U8', 'PCM_16'):
         soundfile.write(tmp_path / f'{subtype}.wav', tone(8000), 16000, subtype=subtype)
     few, many = (
@@ -73,7 +70,7 @@ def test_8_bits_are_nearly_16(tmp_path):
     np.testing.assert_allclose(few, many, atol=1 / 128)
 
 
-def test_samples_that_are_no_sound_are_refused_by_name(tmp_path):
+def test_implausible_samples_are_refused_by_name(tmp_path):
     soundfile.write(tmp_path / 'huge.wav', np.full(100, 1e22), 8000, 'FLOAT')
     with pytest.raises(AudioError, match=r'huge\.wav: samples reach 1e\+22, but full scale is 1'):
         reading.read(tmp_path / 'huge.wav', 8000)

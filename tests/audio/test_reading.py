@@ -34,7 +34,7 @@ def wav(tmp_path):
     return write
 
 
-def test_header_tells_what_read_returns(wav):
+def test_header_agrees_with_read(wav):
     for name, rate, channels in (
         ('a.wav', 8000, 1),
         ('b.flac', 44100, 2),
@@ -70,15 +70,15 @@ def test_a_range_is_a_slice_of_the_whole(wav, name):
     np.testing.assert_array_equal(reading.read(path, 44100, 19999), whole[19999:])
 
 
-def test_a_tone_stays_the_tone_at_another_rate(wav):
+def test_a_tone_keeps_its_pitch_at_another_rate(wav):
     for native, rate in ((44100, 16000), (8000, 16000), (22050, 48000)):
         read = reading.read(wav(tone(0.5, native, 440), native, subtype='FLOAT'), rate)
-        want = tone(0.5, rate, 440)
+        expected = tone(0.5, rate, 440)
         middle = slice(rate // 20, -rate // 20)  # the filter rings at the ends
-        np.testing.assert_allclose(read[middle], want[middle], atol=1e-3)
+        np.testing.assert_allclose(read[middle], expected[middle], atol=1e-3)
 
 
-def test_resampling_is_librosas(wav):
+def test_resampling_equals_librosa(wav):
     for native, rate in ((44100, 16000), (8000, 16000), (11025, 48000)):
         samples = noise(5001)
         expected = librosa.resample(samples, orig_sr=native, target_sr=rate, res_type='soxr_hq')
@@ -93,20 +93,19 @@ def test_resampling_is_librosas(wav):
     st.sampled_from([8000, 11025, 22050, 44100, 48000]),
     st.sampled_from([8000, 16000, 48000]),
 )
-def test_lengths_after_resampling_are_those_that_were_planned(samples, native, rate):
+def test_lengths_after_resampling_equal_the_plan(samples, native, rate):
     read = reading.from_array(noise(samples), 'x', native, rate)
     assert len(read) == frontend.resampled_length(samples, native, rate)
 
 
-def test_lengths_are_exact_where_a_rounded_ratio_is_not():
-    assert (
-        len(reading.from_array(noise(147), 'x', 11025, 48000)) == 640
-    )  # 147 * (48000 / 11025) is 640.0000000000001
+def test_lengths_are_exact_despite_rounding_of_the_ratio():
+    # 147 * (48000 / 11025) is 640.0000000000001.
+    assert len(reading.from_array(noise(147), 'x', 11025, 48000)) == 640
 
 
 @pytest.mark.parametrize('name', ['a.wav', 'a.flac', 'a.ogg', 'a.opus', 'a.mp3'])
 @pytest.mark.parametrize('rate', [16000, 22050])
-def test_blocks_joined_are_what_is_read_at_once(wav, name, rate, monkeypatch):
+def test_joined_blocks_equal_a_single_read(wav, name, rate, monkeypatch):
     path = wav(
         noise(48000, 2),
         16000,
@@ -115,9 +114,8 @@ def test_blocks_joined_are_what_is_read_at_once(wav, name, rate, monkeypatch):
         subtype='OPUS' if name == 'a.opus' else None,
     )
     whole = reading.read(path, rate)
-    monkeypatch.setattr(
-        reading, '_DECODED', 5000
-    )  # so that even these few are decoded piece by piece
+    # Decode even this short recording in pieces.
+    monkeypatch.setattr(reading, '_DECODED', 5000)
     for samples in (1000, len(whole) - 1, len(whole), 10 * len(whole)):
         blocks = list(reading.read_blocks(path, rate, samples))
         assert all(len(block) == samples for block in blocks[:-1])
@@ -127,9 +125,7 @@ def test_blocks_joined_are_what_is_read_at_once(wav, name, rate, monkeypatch):
 
 @pytest.mark.parametrize('name', ['a.ogg', 'a.mp3'])
 def test_ranges_at_the_end_are_exact(wav, name):
-    """Where libsndfile's own seeking in the last page of an OGG, or into an MP3 of dense frames, is
-    not.
-    """
+    """libsndfile alone seeks inexactly in the last page of an OGG and in an MP3 of dense frames."""
     path = wav(noise(48000), 16000, name)
     whole = reading.read(path, 16000)
     for start in range(0, 48000, 1997):
@@ -141,7 +137,7 @@ def test_ranges_at_the_end_are_exact(wav, name):
         )
 
 
-def test_blocks_of_a_long_recording_take_little_memory(wav):
+def test_blocks_of_a_long_recording_need_little_memory(wav):
     path = wav(np.zeros((3_000_000, 8), np.int16), 192000)  # 92 MiB as float32
     tracemalloc.start()
     count = sum(len(block) for block in reading.read_blocks(path, 16000, 16000))
@@ -151,7 +147,7 @@ def test_blocks_of_a_long_recording_take_little_memory(wav):
     assert peak < 16 << 20
 
 
-def test_blocks_raise_what_read_raises(wav, tmp_path):
+def test_blocks_raise_the_errors_of_read(wav, tmp_path):
     samples = noise(30000)
     samples[21234] = np.nan
     blocks = reading.read_blocks(wav(samples, 8000, subtype='FLOAT'), 8000, 1000)
@@ -160,34 +156,38 @@ def test_blocks_raise_what_read_raises(wav, tmp_path):
     path = wav(noise(40000), name='a.flac')
     with open(path, 'r+b') as file:
         file.truncate(os.path.getsize(path) // 2)
-    for wrong, rate in ((path, 16000), (str(tmp_path / 'missing.wav'), 16000), (wav(noise(10)), 0)):
+    for bad_path, rate in (
+        (path, 16000),
+        (str(tmp_path / 'missing.wav'), 16000),
+        (wav(noise(10)), 0),
+    ):
         with pytest.raises(AudioError) as error:
-            list(reading.read_blocks(wrong, rate, 1000))
-        assert str(error.value).startswith(f'{wrong}: ')
+            list(reading.read_blocks(bad_path, rate, 1000))
+        assert str(error.value).startswith(f'{bad_path}: ')
     with pytest.raises(ValueError, match='blocks of 0 samples'):
         list(reading.read_blocks(wav(noise(10)), 8000, 0))
 
 
-def test_threads_read_what_one_thread_reads(wav):
+def test_threads_read_the_same_samples(wav):
     paths = [wav(noise(4000, seed=i), 8000, f'{i}.wav') for i in range(8)]
-    alone = [reading.read(path, 16000) for path in paths]
-    together = [None] * 8
+    expected = [reading.read(path, 16000) for path in paths]
+    samples = [np.zeros(0, np.float32)] * 8
 
     def work(i):
         for _ in range(5):
-            together[i] = reading.read(paths[i], 16000)
+            samples[i] = reading.read(paths[i], 16000)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for one, other in zip(alone, together, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for pair in zip(samples, expected, strict=True):
+        np.testing.assert_array_equal(*pair)
 
 
 @pytest.mark.parametrize('call', [reading.read_header, lambda path: reading.read(path, 16000)])
-def test_files_that_are_no_recordings_are_refused_by_name(tmp_path, wav, call):
+def test_invalid_files_are_refused_by_name(tmp_path, wav, call):
     (tmp_path / 'text.wav').write_text('not a recording\n' * 100)
     (tmp_path / 'empty.wav').touch()
     (tmp_path / 'x.raw').write_bytes(bytes(1000))
@@ -213,16 +213,16 @@ def test_files_that_are_no_recordings_are_refused_by_name(tmp_path, wav, call):
 
 
 @pytest.mark.parametrize('name', ['a.wav', 'a.aiff', 'a.au', 'a.flac', 'a.mp3', 'a.caf'])
-def test_a_file_that_is_cut_short_is_refused(wav, name):
+def test_a_truncated_file_is_refused(wav, name):
     path = wav(noise(40000), name=name)
     with open(path, 'r+b') as file:
         file.truncate(os.path.getsize(path) // 2)
-    with pytest.raises(AudioError, match='truncated|malformed') as error:
+    with pytest.raises(AudioError, match=r'truncated|malformed') as error:
         reading.read(path, 16000)
     assert str(error.value).startswith(path)
 
 
-def test_what_the_header_alone_tells_of_a_cut_is_known_before_decoding(wav):
+def test_a_size_in_the_header_shows_truncation_before_decoding(wav):
     path = wav(noise(1000))
     with open(path, 'r+b') as file:
         file.truncate(44 + 1000)
@@ -230,10 +230,9 @@ def test_what_the_header_alone_tells_of_a_cut_is_known_before_decoding(wav):
         reading.read_header(path)
 
 
-@pytest.mark.parametrize(
-    'size', [0x7FFFFFFF, 0xFFFFFFFF, 2044]
-)  # programs that write to a pipe; one that counts the header
-def test_wav_sizes_that_writers_are_known_to_note_are_accepted(wav, size):
+# The sizes of programs that write to a pipe, and of a program that counts the header.
+@pytest.mark.parametrize('size', [0x7FFFFFFF, 0xFFFFFFFF, 2044])
+def test_common_wrong_wav_sizes_are_accepted(wav, size):
     path = wav(noise(1000))
     with open(path, 'r+b') as file:
         file.seek(40)
@@ -250,7 +249,7 @@ def test_ranges_outside_the_recording_are_refused(wav, start, stop):
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize('channels', [None, 2])
-def test_samples_that_are_not_finite_are_refused_with_their_time(wav, value, channels):
+def test_non_finite_samples_are_refused_with_their_time(wav, value, channels):
     samples = noise(2000, channels)
     samples[(1200,) if channels is None else (1200, 1)] = value
     path = wav(samples, 8000, subtype='FLOAT')
@@ -272,7 +271,7 @@ def test_integer_arrays_are_scaled_by_their_range(dtype):
     np.testing.assert_allclose(read, [-1, 0, 1 - 2.0 ** (1 - info.bits)], atol=1e-7)
 
 
-def test_an_array_reads_like_the_file_it_was_written_to(wav):
+def test_an_array_reads_like_its_file(wav):
     samples = np.random.default_rng(1).integers(-32768, 32767, (3000, 2), np.int16)
     np.testing.assert_array_equal(
         reading.from_array(samples, 'x', 8000, 16000), reading.read(wav(samples, 8000), 16000)
@@ -293,8 +292,8 @@ def test_an_array_reads_like_the_file_it_was_written_to(wav):
         (np.full(5, 1e300), 'infinite'),
     ],
 )
-def test_arrays_that_are_no_waveforms_are_refused(samples, words):
-    with pytest.raises(AudioError, match=f'^the clip: .*{words}'):
+def test_invalid_arrays_are_refused(samples, words):
+    with pytest.raises(AudioError, match=rf'^the clip: .*{words}'):
         reading.from_array(samples, 'the clip', 16000, 16000)
 
 
@@ -304,7 +303,7 @@ def test_rates_below_one_are_refused(rate, target):
         reading.from_array(noise(10), 'x', rate, target)
 
 
-def test_find_lists_folders_sorted_and_keeps_what_is_named(tmp_path, wav):
+def test_find_recordings_sorts_folders_and_keeps_named_files(tmp_path, wav):
     for folder in ('d', 'd/sub', 'd/SUB.d'):
         (tmp_path / folder).mkdir()
     for name in (
@@ -332,7 +331,7 @@ def test_find_lists_folders_sorted_and_keeps_what_is_named(tmp_path, wav):
     ]
 
 
-def test_find_follows_links_but_not_in_circles(tmp_path):
+def test_find_recordings_follows_links_but_not_cycles(tmp_path):
     (tmp_path / 'd').mkdir()
     (tmp_path / 'elsewhere').mkdir()
     (tmp_path / 'd/a.wav').touch()

@@ -1,4 +1,4 @@
-"""Windows of long recordings: arithmetic, so its laws are tested."""
+"""Test the laws of splitting long recordings into windows."""
 
 import dataclasses
 
@@ -42,50 +42,50 @@ def test_no_sample_is_lost_and_no_window_is_short(windows, samples):
 
 
 @given(windows(), st.lists(st.integers(1, 500), min_size=1, max_size=9))
-def test_arrays_give_what_numbers_give(windows, samples):
+def test_arrays_equal_single_numbers(windows, samples):
     assert windows.count(np.array(samples)).tolist() == [int(windows.count(n)) for n in samples]
 
 
 @given(specs, overlaps)
 def test_the_longest_windows_fill_the_positions(spec, overlap):
-    chosen = make_windows(spec, overlap)
-    frames = spec.frames(chosen.length, spec.shift())
+    model_windows = make_windows(spec, overlap)
+    frames = spec.frames(model_windows.length, spec.shift())
     assert frames == spec.max_frames
     assert spec.time_patches(frames) == spec.max_time_patches
-    assert chosen.hop == chosen.length - int(overlap * chosen.length)
+    assert model_windows.hop == model_windows.length - int(overlap * model_windows.length)
 
 
 @given(specs, st.integers(-300, 300))
-def test_cut_is_exactly_what_does_not_fit(spec, more):
-    """Up to the last sample: what the model takes whole is not cut."""
-    chosen = make_windows(spec, 0.5)
-    samples = chosen.max_unsplit + more
+def test_only_recordings_that_exceed_the_positions_are_split(spec, more):
+    """Check the boundary to the sample."""
+    model_windows = make_windows(spec, 0.5)
+    samples = model_windows.max_unsplit + more
     assert bool(spec.too_long(spec.frames(samples, spec.shift()))) == (more > 0)
-    assert (chosen.count(samples) > 1) == (more > 0)
+    assert (model_windows.count(samples) > 1) == (more > 0)
 
 
-def test_another_frame_shift_takes_longer_windows():
+def test_a_larger_frame_shift_gives_longer_windows():
     assert make_windows(SPEC, 0.0).length == 400 + 1023 * 160
     assert make_windows(SPEC, 0.0, shift=320).length == 400 + 1023 * 320
 
 
 @given(st.sampled_from([0.025, 0.5, 1.0, 10.0, 10.255]), st.sampled_from([0.0, 0.1, 0.5]))
-def test_windows_of_a_length_asked_for(seconds, overlap):
-    chosen = make_windows(SPEC, overlap, seconds)
-    assert chosen.length == chosen.max_unsplit == round(16000 * seconds)
-    assert chosen.spans(chosen.length) == [(0, chosen.length)]
-    assert chosen.count(chosen.length + 1) == 2
+def test_windows_of_an_explicit_length(seconds, overlap):
+    model_windows = make_windows(SPEC, overlap, seconds)
+    assert model_windows.length == model_windows.max_unsplit == round(16000 * seconds)
+    assert model_windows.spans(model_windows.length) == [(0, model_windows.length)]
+    assert model_windows.count(model_windows.length + 1) == 2
 
 
 @pytest.mark.parametrize('seconds', [0.0, -1.0, 0.0249, 10.3, 1e9, float('nan'), float('inf')])
-def test_lengths_that_cannot_be_come_with_those_that_can(seconds):
+def test_impossible_lengths_come_with_possible_ones(seconds):
     with pytest.raises(WindowError) as raised:
         make_windows(SPEC, 0.5, seconds)
     message = str(raised.value)
     assert f'a window of {seconds:g} s' in message and 'frontend.max_frames=1024' in message
     assert '0.025 s (one frame) to 10.255 s' in message
-    for advised in (0.025, 10.255):
-        make_windows(SPEC, 0.5, advised)
+    for suggested in (0.025, 10.255):
+        make_windows(SPEC, 0.5, suggested)
 
 
 @pytest.mark.parametrize('overlap', [-0.1, 1.0, 2.0, float('nan')])
@@ -95,26 +95,26 @@ def test_an_overlap_is_a_share(overlap):
 
 
 @pytest.mark.parametrize('seconds', [None, 10.0, 1.0, 0.025])
-def test_windows_that_hardly_move_are_refused_with_what_is_allowed(seconds):
+def test_a_tiny_hop_is_refused_with_the_largest_overlap(seconds):
     with pytest.raises(WindowError, match='less than the 160 from one frame to the next') as raised:
         make_windows(SPEC, 0.99999, seconds)
-    advised = float(str(raised.value).split('at most ')[1])
-    assert make_windows(SPEC, advised, seconds).hop >= 160
+    suggested = float(str(raised.value).split('at most ')[1])
+    assert make_windows(SPEC, suggested, seconds).hop >= 160
 
 
 def test_windows_are_immutable():
-    """They are keys of what is cached and printed."""
+    """Windows are keys of caches."""
     with pytest.raises(dataclasses.FrozenInstanceError):
-        make_windows(SPEC, 0.5).length = 1
+        make_windows(SPEC, 0.5).length = 1  # pyright: ignore[reportAttributeAccessIssue]  frozen
 
 
 @given(windows(), st.integers(1, 500), st.lists(st.integers(1, 70), min_size=1, max_size=20))
-def test_cut_from_blocks_is_cut_from_the_whole(windows, samples, sizes):
+def test_splits_of_blocks_equal_splits_of_the_whole(windows, samples, sizes):
     waveform = np.arange(samples, dtype=np.float32)
 
     def blocks():
         first = 0
-        for i in range(samples):  # more than are needed
+        for i in range(samples):  # more than necessary
             size = sizes[i % len(sizes)]
             yield waveform[first : first + size]
             first += size
@@ -124,7 +124,7 @@ def test_cut_from_blocks_is_cut_from_the_whole(windows, samples, sizes):
         assert piece.tolist() == waveform[start:stop].tolist()
 
 
-def test_cut_reads_no_further_than_it_must():
+def test_split_reads_no_further_than_necessary():
     read = []
 
     def blocks():
@@ -138,6 +138,6 @@ def test_cut_reads_no_further_than_it_must():
         assert len(read) == number + 3
 
 
-def test_blocks_that_end_early_are_no_windows():
+def test_blocks_that_end_early_are_an_error():
     with pytest.raises(ValueError, match='the waveform has 20 samples'):
         list(split([np.zeros(20, np.float32)], [(0, 10), (15, 25)]))

@@ -1,6 +1,6 @@
-"""Workdirs in a bucket:
+"""Train, evaluate and predict with workdirs in a bucket, as with local ones.
 
-everything as in a local one. The service is a stand-in; its clients are the real ones.
+A stand-in replaces the service. The clients are the real ones.
 """
 
 import json
@@ -9,6 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ ACCESS = 'log in with `gcloud auth application-default login`'
 
 @pytest.fixture(scope='module')
 def objects(storage, arguments):
-    """What a finished run leaves in the bucket."""
+    """Return the objects of a finished run."""
     storage.clear()
     assert main(arguments(RUN)) == 0
     return dict(storage.objects)
@@ -32,14 +33,14 @@ def objects(storage, arguments):
 
 @pytest.fixture
 def run(objects, shelf):
-    """The bucket with the finished run."""
+    """Return the bucket with the finished run."""
     shelf.objects.update(objects)
     return shelf
 
 
 @pytest.fixture
-def fetched(shelf, tmp_path):
-    """`fetched()`: a local copy of the run in the bucket, its parts of lines as one file."""
+def fetch_run(shelf, tmp_path):
+    """Return a function that copies the run to a local folder, with joined metrics."""
 
     def fetch() -> pathlib.Path:
         folder = tmp_path / 'fetched'
@@ -56,10 +57,10 @@ def fetched(shelf, tmp_path):
 # Training
 
 
-def test_a_run_has_the_bits_of_a_local_one(
-    trained, run, fetched, same_bits, logged, arguments, command
+def test_a_run_equals_a_local_run_bit_for_bit(
+    trained, run, fetch_run, same_bits, logged, arguments, command
 ):
-    copy = fetched()
+    copy = fetch_run()
     same_bits(trained, copy, STEPS)
     assert logged(copy) == logged(trained)
     for name in ('model.json', 'plan.json'):
@@ -70,15 +71,14 @@ def test_a_run_has_the_bits_of_a_local_one(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_goes_on_with_the_same_bits(
-    trained, arguments, command, shelf, fetched, same_bits, logged, stopped
+def test_a_stopped_run_resumes_bit_for_bit(
+    trained, arguments, command, shelf, fetch_run, same_bits, logged, stopped
 ):
     with stopped(13):
         assert command(*arguments(RUN)).code == 130
-    assert (
-        len(shelf.under(f'{NAME}/metrics')) == 6
-    )  # at the checkpoints of the steps 3, 6, 7, 9 and 12, and at the end
-    assert [line['step'] for line in logged(fetched()) if line['kind'] == 'train'] == [
+    # At the checkpoints of the steps 3, 6, 7, 9 and 12, and at the end.
+    assert len(shelf.under(f'{NAME}/metrics')) == 6
+    assert [line['step'] for line in logged(fetch_run()) if line['kind'] == 'train'] == [
         *range(1, 14)
     ]
     with stopped(15, signal.SIGTERM):
@@ -86,7 +86,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_bits(
     assert done.code == 75 and 'resuming after step 12' in done.err
     done = command(*arguments(RUN))
     assert done.code == 0 and 'resuming after step 16' in done.err
-    copy = fetched()
+    copy = fetch_run()
     same_bits(trained, copy, STEPS)
     assert logged(copy) == logged(trained)
     events = EventAccumulator(str(copy / 'tensorboard'), size_guidance={'tensors': 0})
@@ -94,8 +94,8 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_bits(
     assert [event.step for event in events.Tensors('train/loss')] == [*range(1, STEPS + 1)]
 
 
-def test_a_damaged_checkpoint_is_put_aside_and_old_ones_are_deleted(
-    run, fetched, arguments, command, trained, same_bits, caplog
+def test_a_damaged_checkpoint_is_moved_and_old_ones_are_deleted(
+    run, fetch_run, arguments, command, trained, same_bits, caplog
 ):
     for name in [
         name for name in run.objects if name.startswith(f'{NAME}/checkpoints/{STEPS}/params/')
@@ -112,12 +112,12 @@ def test_a_damaged_checkpoint_is_put_aside_and_old_ones_are_deleted(
         str(STEPS),
         'damaged',
     }
-    same_bits(trained, fetched(), STEPS)
+    same_bits(trained, fetch_run(), STEPS)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_is_not_complete_is_none(run, arguments, command, stopped):
-    """A run that was killed while it wrote its first one begins anew, also with another config."""
+def test_an_incomplete_checkpoint_does_not_count(run, arguments, command, stopped):
+    """A run that was killed while it wrote its first checkpoint starts again with any config."""
     for name in [name for name in run.objects if not name.startswith(f'{NAME}/checkpoints/3/')]:
         if name.startswith(f'{NAME}/checkpoints/'):
             del run.objects[name]
@@ -136,11 +136,11 @@ def test_training_starts_from_a_model_in_a_bucket(run, arguments, command, tmp_p
         tmp_path / 'other' / 'starting_point.txt'
     ).read_text('utf-8')
     run.put('vit/model.npz', b'')
-    for place in ('gs://shelf/vit/model.npz', 'gs://shelf/nothing'):
-        done = command(*arguments(tmp_path / 'third', f'init.from={place}'))
+    for url in ('gs://shelf/vit/model.npz', 'gs://shelf/nothing'):
+        done = command(*arguments(tmp_path / 'third', f'init.from={url}'))
         assert (
             done.code == 1
-            and f'{place}: is no workdir of this project, and nothing else is read' in done.err
+            and f'{url}: is no workdir of this project, and nothing else is read' in done.err
         )
 
 
@@ -148,35 +148,33 @@ def test_training_starts_from_a_model_in_a_bucket(run, arguments, command, tmp_p
 
 
 @pytest.mark.slow
-def test_an_evaluation_is_that_of_the_local_run(workdir, run, command):
+def test_an_evaluation_equals_the_local_one(workdir, run, command):
     for more in ([], ['--sweep=length', '--points=32,64']):
-        here, there = (command('evaluate', f'--workdir={place}', *more) for place in (workdir, RUN))
-        assert here.code == there.code == 0 and here.out == there.out, there.err
-        assert f'written: {RUN}/eval/' in there.err
-    found = run.under(f'{NAME}/eval')
-    assert set(found) == {'metrics.json', 'metrics.md', 'length.json', 'length.md', 'length.png'}
-    for name, data in found.items():
+        local, remote = (command('evaluate', f'--workdir={path}', *more) for path in (workdir, RUN))
+        assert local.code == remote.code == 0 and local.out == remote.out, remote.err
+        assert f'written: {RUN}/eval/' in remote.err
+    results = run.under(f'{NAME}/eval')
+    assert set(results) == {'metrics.json', 'metrics.md', 'length.json', 'length.md', 'length.png'}
+    for name, data in results.items():
         if not name.endswith('.png'):
             assert data == (workdir / 'eval' / name).read_bytes()
     assert 'written over earlier results' in command('evaluate', f'--workdir={RUN}').err
 
 
-def test_runs_are_compared_wherever_they_are(trained, run, command, tmp_path):
+def test_local_and_remote_runs_are_compared(trained, run, command, tmp_path):
     done = command('compare', trained, RUN, '--out=gs://shelf/table')
     assert done.code == 0, done.err
-    one, other = (
+    local, remote = (
         [cell.strip() for cell in line.split('|')[1:-1]] for line in done.out.splitlines()[2:4]
     )
-    assert (one[0], other[0]) == ('trained', 'one') and one[1] == other[1]
-    assert one[-3:] == other[-3:]  # the metric, last and best, and its step
+    assert (local[0], remote[0]) == ('trained', 'one') and local[1] == remote[1]
+    assert local[-3:] == remote[-3:]  # the metric, last and best, and its step
     assert set(run.under('table')) == {'runs.md', 'runs.csv', 'runs.png'}
     again = command('compare', RUN, f'{RUN}/')
     assert again.code == 1 and f'{RUN}: is given twice' in again.err
 
 
-def test_prediction_is_that_of_the_local_run_and_needs_no_tensorflow(
-    trained, run, recordings, command
-):
+def test_prediction_equals_the_local_one_without_tensorflow(trained, run, recordings, command):
     local = command('predict', '--json', trained, *recordings.test_files)
     program = (
         'import sys; from elastic_ast_jax.cli import main as cli; code = cli.main(sys.argv[1:]); '
@@ -195,15 +193,15 @@ def test_prediction_is_that_of_the_local_run_and_needs_no_tensorflow(
         encoding='utf-8',
     )
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == 'False', done.stderr
-    here, there = (
+    expected, results = (
         [json.loads(line) for line in out.splitlines()] for out in (local.out, done.stdout)
     )
-    assert len(here) == len(recordings.test_files) and here == there
+    assert len(results) == len(recordings.test_files) and results == expected
 
 
-def test_converted_weights_come_back_from_a_bucket_to_the_bit(shelf, command, tmp_path):
+def test_converted_weights_return_from_a_bucket_unchanged(shelf, command, tmp_path):
     weights = reference.load('elasticast_tiny_avgpool').part('weights/')
-    np.savez(tmp_path / 'weights.npz', **weights)
+    np.savez(tmp_path / 'weights.npz', **cast(Any, weights))
     for words in (
         ['elasticast_torch', tmp_path / 'weights.npz', RUN, '--heads=4', '--pool=mean'],
         ['to_elasticast_torch', RUN, tmp_path / 'back.safetensors'],
@@ -217,13 +215,13 @@ def test_converted_weights_come_back_from_a_bucket_to_the_bit(shelf, command, tm
     )
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize(
-    'status, said', [(401, ACCESS), (403, ACCESS), (404, 'no such file or bucket')]
+    'status, message', [(401, ACCESS), (403, ACCESS), (404, 'no such file or bucket')]
 )
-def test_a_bucket_that_cannot_be_used_is_told(shelf, arguments, command, status, said):
+def test_an_unusable_bucket_is_an_error(shelf, arguments, command, status, message):
     shelf.refuse = lambda method, path: status
     for words in (
         arguments(RUN),
@@ -233,12 +231,12 @@ def test_a_bucket_that_cannot_be_used_is_told(shelf, arguments, command, status,
     ):
         done = command(*words)
         assert done.code == 1 and RUN in done.err and 'Traceback' not in done.err
-        assert said in done.err or (
+        assert message in done.err or (
             status == 404 and f'{RUN}: there is no such workdir' in done.err
         )
 
 
-def test_a_bucket_that_may_no_longer_be_written_ends_the_run(shelf, arguments, command):
+def test_a_bucket_that_becomes_read_only_ends_the_run(shelf, arguments, command):
     def full(method, path):
         writes = method in ('POST', 'PUT') and '/upload/' in path
         return (
@@ -255,11 +253,11 @@ def test_a_bucket_that_may_no_longer_be_written_ends_the_run(shelf, arguments, c
 
 
 @pytest.mark.parametrize(
-    'place', ['s3://shelf/run', 'gs://shelf', 'gs://', 'gs:///run', 'http://a/b']
+    'url', ['s3://shelf/run', 'gs://shelf', 'gs://', 'gs:///run', 'http://a/b']
 )
-def test_another_place_is_refused(arguments, command, place):
-    done = command(*arguments(place))
+def test_other_urls_are_refused(arguments, command, url):
+    done = command(*arguments(url))
     assert (
         done.code == 1
-        and f'{place}: is neither a local path nor a folder in a bucket: write gs://' in done.err
+        and f'{url}: is neither a local path nor a folder in a bucket: write gs://' in done.err
     )

@@ -1,4 +1,4 @@
-"""A copy of the launch scripts, and a stand-in for Python that records calls of pip and pytest."""
+"""Copy the launch scripts, and replace Python by a fake that records calls of pip and pytest."""
 
 import pathlib
 import shutil
@@ -26,14 +26,14 @@ exec "REAL" "$@"
 
 
 class Checkout:
-    """A copy of the launch scripts with its own PATH."""
+    """Hold a copy of the launch scripts with its own PATH."""
 
     def __init__(self, folder: pathlib.Path):
         self.root = folder / 'a checkout'
         self.bin = folder / 'bin'
         self.log = folder / 'log'
-        self.elsewhere = folder / 'elsewhere'
-        for directory in (self.root, self.bin, self.elsewhere):
+        self.working_directory = folder / 'elsewhere'
+        for directory in (self.root, self.bin, self.working_directory):
             directory.mkdir()
         shutil.copytree(ROOT / 'launch', self.root / 'launch')
         shutil.copy(ROOT / 'setup.cfg', self.root)
@@ -56,7 +56,7 @@ class Checkout:
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [self.bin / 'bash', self.root / 'launch' / script, *arguments],
-            cwd=self.elsewhere,
+            cwd=self.working_directory,
             text=True,
             env={'PATH': str(self.bin), **environment},
             capture_output=True,

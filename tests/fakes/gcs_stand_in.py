@@ -1,8 +1,7 @@
-"""A stand-in for Google Cloud Storage: its JSON API, as far as gcsfs, TensorStore and
-google-cloud-storage use it, in memory.
+"""Emulate Google Cloud Storage in memory for gcsfs, TensorStore and google-cloud-storage.
 
-The clients are the real ones; `served` tells them where it is. It takes no credentials and checks
-preconditions, so that a writer that loses a race is told.
+The clients are the real ones. `served` sets their address. The stand-in accepts no credentials and
+checks preconditions, so that a writer that loses a race gets an error.
 """
 
 import base64
@@ -20,27 +19,27 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 BUCKET = 'shelf'
-# Of a bucket, its list of objects, an object, and an object that is copied.
-_PLACE = (
+# Path of a bucket, its list of objects, an object, and the copy of an object.
+_RESOURCE_PATH = (
     r'(?:/download)?/storage/v1/b/([^/]+)(?:/o(?:/([^/]+)(?:/rewriteTo/b/([^/]+)/o/([^/]+))?)?)?'
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """An object: its bytes, and the number that changes when it is written."""
+    """Hold the bytes of an object, and the number that changes with each write."""
 
     data: bytes
     generation: int
 
 
 class Storage:
-    """What the bucket holds.
+    """Hold the contents of the bucket.
 
     Attributes:
-        objects: By name, without the bucket's.
-        refuse: Called with the method and the path of each request; a status that is not None is
-        the answer to it.
+        objects: Objects by name, without the name of the bucket.
+        refuse: Function of the method and path of each request. If it returns a status, the
+            stand-in answers with it.
         requests: Method and path of each request so far.
     """
 
@@ -53,7 +52,7 @@ class Storage:
         self._numbers = itertools.count(1)
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Delete all objects and settings."""
         self.objects.clear()
         self.requests.clear()
         self.refuse = lambda method, path: None
@@ -63,7 +62,7 @@ class Storage:
         return self.objects[name]
 
     def under(self, folder: str) -> dict[str, bytes]:
-        """The objects in a folder by their names in it."""
+        """Return the objects in a folder by their names within it."""
         return {
             name.removeprefix(folder + '/'): stored.data
             for name, stored in sorted(self.objects.items())
@@ -73,10 +72,7 @@ class Storage:
 
 @contextlib.contextmanager
 def served() -> Iterator[Storage]:
-    """Serves a bucket;
-
-    every client of this process, and of those started from it, takes it for the real one.
-    """
+    """Serve a bucket to all clients of this process and its subprocesses."""
     storage = Storage()
     handler = type('Handler', (_Handler,), {'storage': storage})
     server = ThreadingHTTPServer(('localhost', 0), handler)
@@ -90,7 +86,7 @@ def served() -> Iterator[Storage]:
         for name, value in {
             'STORAGE_EMULATOR_HOST': address,
             'TENSORSTORE_GCS_HTTP_URL': address,
-            'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',  # asks another service, over gRPC
+            'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',  # uses another service over gRPC
             'GOOGLE_CLOUD_PROJECT': 'stand-in',
             'NO_GCE_CHECK': 'true',
         }.items():
@@ -105,7 +101,7 @@ def served() -> Iterator[Storage]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
-    disable_nagle_algorithm = True  # or every answer takes 40 ms
+    disable_nagle_algorithm = True  # otherwise every answer takes 40 ms
     wbufsize = 1 << 16
     storage: Storage
 
@@ -113,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # a client that has heard enough
+        with contextlib.suppress(ConnectionError):  # a client that closed the connection
             super().handle()
 
     def finish(self) -> None:
@@ -152,14 +148,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, path: str, query: dict[str, str], body: bytes) -> None:
         if self.command == 'POST' and path == '/batch/storage/v1':
             self._batch(body)
-        elif found := re.fullmatch(r'/upload/(?:resumable/)?storage/v1/b/([^/]+)/o', path):
-            if unquote(found[1]) == BUCKET:
+        elif match := re.fullmatch(r'/upload/(?:resumable/)?storage/v1/b/([^/]+)/o', path):
+            if unquote(match[1]) == BUCKET:
                 self._upload(query, body)
             else:
                 self._error(404)
-        elif found := re.fullmatch(_PLACE, path):
-            bucket, name, other, target = (part and unquote(part) for part in found.groups())
-            if bucket != BUCKET or other not in (None, BUCKET):
+        elif match := re.fullmatch(_RESOURCE_PATH, path):
+            bucket, name, target_bucket, target = (
+                part and unquote(part) for part in match.groups()
+            )
+            if bucket != BUCKET or target_bucket not in (None, BUCKET):
                 self._error(404)
             elif name is None and path.endswith('/o'):
                 self._list(query)
@@ -179,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
                     }
                 )
             elif self.command == 'DELETE':
-                if self._as_expected(query, name):
+                if self._check_preconditions(query, name):
                     del self.storage.objects[name]
                     self._send(204, b'')
             elif query.get('alt') == 'media':
@@ -232,10 +230,10 @@ class _Handler(BaseHTTPRequestHandler):
             }
         )
 
-    def _as_expected(self, query: dict[str, str], name: str) -> bool:
-        """Checks the preconditions;
+    def _check_preconditions(self, query: dict[str, str], name: str) -> bool:
+        """Check the preconditions, and answer the request if they do not hold.
 
-        answers if they do not hold. Generation 0 is that of no object.
+        A missing object has generation 0.
         """
         stored = self.storage.objects.get(name)
         generation = str(stored.generation) if stored else '0'
@@ -248,18 +246,16 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _download(self, query: dict[str, str], name: str) -> None:
-        if not self._as_expected(query, name):
+        if not self._check_preconditions(query, name):
             return
         stored = self.storage.objects[name]
-        data, about = (
-            stored.data,
-            {
-                'x-goog-generation': str(stored.generation),
-                'Content-Type': 'application/octet-stream',
-            },
-        )
-        if found := re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range', '')):
-            first, last = found.groups()
+        data = stored.data
+        headers = {
+            'x-goog-generation': str(stored.generation),
+            'Content-Type': 'application/octet-stream',
+        }
+        if match := re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range', '')):
+            first, last = match.groups()
             begin = int(first) if first else max(0, len(data) - int(last))
             end = min(len(data), int(last) + 1) if first and last else len(data)
             if begin >= end:
@@ -268,48 +264,49 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(
                 206,
                 data[begin:end],
-                {**about, 'Content-Range': f'bytes {begin}-{end - 1}/{len(data)}'},
+                {**headers, 'Content-Range': f'bytes {begin}-{end - 1}/{len(data)}'},
             )
         else:
-            self._send(200, data, about)
+            self._send(200, data, headers)
 
     def _upload(self, query: dict[str, str], body: bytes) -> None:
         if 'upload_id' in query:
-            self._go_on(query['upload_id'], body)
+            self._continue_upload(query['upload_id'], body)
             return
-        kind, name = query.get('uploadType'), query.get('name', '')
-        if kind == 'multipart':
+        upload_type, name = query.get('uploadType'), query.get('name', '')
+        if upload_type == 'multipart':
             (boundary,) = re.findall(r'boundary="?([^";]+)', self.headers['Content-Type'])
             border = b'--' + boundary.encode()
-            about, content = body.partition(border)[2].rpartition(border)[0].split(border, 1)
-            line = b'\r\n' if about.startswith(b'\r\n') else b'\n'
-            name = json.loads(about.split(line * 2, 1)[1])['name']
+            metadata, content = body.partition(border)[2].rpartition(border)[0].split(border, 1)
+            line = b'\r\n' if metadata.startswith(b'\r\n') else b'\n'
+            name = json.loads(metadata.split(line * 2, 1)[1])['name']
             body = content.split(line * 2, 1)[1].removesuffix(line)
-        elif kind == 'resumable':
+        elif upload_type == 'resumable':
             name = name or json.loads(body)['name']
             session = f'session{len(self.storage.sessions)}'
             self.storage.sessions[session] = name, query, bytearray()
-            place = f'http://{self.headers["Host"]}{urlsplit(self.path).path}?uploadType=resumable&upload_id={session}'
-            self._send(200, b'', {'Location': place})
+            url = f'http://{self.headers["Host"]}{urlsplit(self.path).path}'
+            location = f'{url}?uploadType=resumable&upload_id={session}'
+            self._send(200, b'', {'Location': location})
             return
-        if self._as_expected(query, name):
+        if self._check_preconditions(query, name):
             self.storage.put(name, body)
             self._json(self._resource(name))
 
-    def _go_on(self, session: str, body: bytes) -> None:
+    def _continue_upload(self, session: str, body: bytes) -> None:
         name, query, data = self.storage.sessions[session]
         data += body
-        found = re.fullmatch(
+        match = re.fullmatch(
             r'bytes (?:\d+-\d+|\*)/(\d+|\*)', self.headers.get('Content-Range', '')
         )
-        if found and (found[1] == '*' or len(data) < int(found[1])):
+        if match and (match[1] == '*' or len(data) < int(match[1])):
             self._send(308, b'', {'Range': f'bytes=0-{len(data) - 1}'} if data else {})
-        elif self._as_expected(query, name):
+        elif self._check_preconditions(query, name):
             self.storage.put(name, bytes(data))
             self._json(self._resource(name))
 
     def _batch(self, body: bytes) -> None:
-        """Deletions, of which gcsfs sends many at once."""
+        """Delete several objects, which gcsfs requests in one batch."""
         answers = []
         for number, target in enumerate(re.findall(rb'DELETE \S*/o/(\S+?)(?:\?\S*)? HTTP', body)):
             gone = self.storage.objects.pop(unquote(target.decode()), None)

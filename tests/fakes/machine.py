@@ -1,4 +1,4 @@
-"""A computer for the launch scripts: a copy of the checkout, and a PATH of recording stand-ins."""
+"""Emulate a computer for the launch scripts, with programs on its PATH that record their calls."""
 
 import functools
 import json
@@ -28,7 +28,7 @@ TOOLS = (
     'tar',
     'wc',
 )
-# The beginning of every stand-in, which records the words of the call.
+# Start of every stand-in, which records the arguments of the call.
 NOTE = """
 import json, os, pathlib, subprocess, sys, time
 called = sys.argv[1:]
@@ -39,7 +39,7 @@ with open(folder / 'calls.jsonl', 'a') as file:
 
 
 class Machine(Checkout):
-    """A computer whose stand-ins are Python code.
+    """Emulate a computer whose programs are Python code.
 
     The code has its arguments in `called`, and may use `folder`.
     """
@@ -77,7 +77,7 @@ class Machine(Checkout):
         """Start a script like `run`, without waiting; its output goes to one pipe."""
         return subprocess.Popen(
             [self.bin / 'bash', self.root / 'launch' / script, *arguments],
-            cwd=self.elsewhere,
+            cwd=self.working_directory,
             text=True,
             env={'PATH': str(self.bin), **environment},
             stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The source of a module `wandb` that writes down how it is called, as far as training calls it."""
+"""Provide the source of a module `wandb` that records the calls of training."""
 
 SOURCE = """
 import json, os
@@ -22,7 +22,7 @@ class _Run:
         for call in _calls():
             begun = call['id'] if call['call'] == 'init' else begun
             if call['call'] == 'log' and begun == id:
-                self.step = call['step'] + 1  # where a resumed run goes on
+                self.step = call['step'] + 1  # a resumed run continues here
 
     def log(self, data, step):
         if os.environ.get('WANDB_STAND_IN_FAILS') == 'log':

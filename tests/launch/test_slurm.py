@@ -215,7 +215,7 @@ def test_a_task_of_an_array_is_queued_again_by_its_own_name(machine, slurm):
 def test_a_wrong_folder_is_refused(machine, slurm):
     process = subprocess.run(
         [machine.bin / 'bash', machine.folder / 'spool' / 'slurm_script', '--', 'worker'],
-        cwd=machine.elsewhere,
+        cwd=machine.working_directory,
         text=True,
         env=machine.environment,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files completely or not at all."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ import pytest
 from elastic_ast_jax.utils.files import WriteError, atomic_write, write_problem, write_text
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_stays_until_the_new_file_is_complete(tmp_path):
     file = tmp_path / 'new folder' / 'x.json'
     for old, new in ((None, 'one'), ('one', 'two')):
         with atomic_write(file) as temporary:
@@ -53,18 +53,18 @@ def test_a_full_disk(tmp_path, little_room):
         (None, ': choose another place'),
     ],
 )
-def test_what_to_do_is_told_by_what_is_wrong(number, advice):
+def test_the_advice_depends_on_the_error(number, advice):
     error = (
-        OSError('what it is')
+        OSError('the reason')
         if number is None
         else OSError(number, os.strerror(number), '/temporary')
     )
-    said = write_problem('results/x.json', error)
-    assert said.startswith('results/x.json: cannot be written (') and advice in said
-    assert '/temporary' not in said
+    message = write_problem('results/x.json', error)
+    assert message.startswith('results/x.json: cannot be written (') and advice in message
+    assert '/temporary' not in message
 
 
-def test_a_place_that_cannot_be_is_named(tmp_path):
+def test_an_impossible_path_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(
         WriteError,
@@ -77,7 +77,7 @@ def test_a_place_that_cannot_be_is_named(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['file', 'folder.json']
 
 
-def test_names_may_be_as_long_as_file_systems_take_and_hold_what_is_no_text(tmp_path):
+def test_long_names_and_undecodable_names_work(tmp_path):
     for name in ('x' * 250 + '.json', 'é' * 125 + '.json', 'caf\udce9.json'):
         write_text(tmp_path / name, 'caf\udce9')
         assert (tmp_path / name).read_text() == 'caf\\udce9'

@@ -1,7 +1,4 @@
-"""Paths in a bucket:
-
-what is written is there, whole; what is not there is nothing; whatever fails says what to do.
-"""
+"""Read, write and move files in a bucket, and explain every failure."""
 
 import errno
 import os
@@ -14,7 +11,7 @@ import pytest
 from elastic_ast_jax.checkpointing.checkpoints import CheckpointError, Checkpoints
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.training.profiling import Profile
-from elastic_ast_jax.utils import files
+from elastic_ast_jax.utils import files, gcs
 from elastic_ast_jax.utils.files import WriteError
 from elastic_ast_jax.utils.gcs import (
     UNREACHABLE,
@@ -29,7 +26,7 @@ ROLE = 'Storage Object User and Storage Legacy Bucket Reader'
 
 @pytest.fixture
 def folder(shelf) -> BucketPath:
-    return files.as_path('gs://shelf/runs/one')
+    return gcs.bucket_path('gs://shelf/runs/one')
 
 
 # Paths
@@ -58,7 +55,7 @@ def test_other_paths_are_local_and_absolute(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'text', ['s3://shelf/run', 'gs://shelf', 'gs://', 'gs:///run', 'http://a/b', 'x/gs://shelf/a']
 )
-def test_another_place_is_refused(text):
+def test_other_urls_are_refused(text):
     with pytest.raises(BucketPathError) as caught:
         files.as_path(text)
     assert str(caught.value).startswith(
@@ -70,7 +67,7 @@ def test_another_place_is_refused(text):
     'text',
     ['gs://shelf/a/../b', 'gs://shelf/a*', 'gs://shelf/a[1]', 'gs://shelf/a?', 'gs://shelf/a#1'],
 )
-def test_names_that_mean_something_else_to_a_library_are_refused(text):
+def test_names_with_reserved_characters_are_refused(text):
     with pytest.raises(BucketPathError, match='choose another name'):
         files.as_path(text)
 
@@ -79,7 +76,7 @@ def test_names_that_mean_something_else_to_a_library_are_refused(text):
 
 
 @pytest.mark.parametrize('data', [b'', b'\r\n\r\n--==0==\n\n', bytes(range(256)) * 3])
-def test_what_is_written_is_read(folder, shelf, data):
+def test_written_bytes_are_read_back(folder, shelf, data):
     file = folder / 'a.bin'
     for _ in range(2):  # the second replaces the first
         file.write_bytes(data)
@@ -92,7 +89,7 @@ def test_what_is_written_is_read(folder, shelf, data):
     )
 
 
-def test_a_large_file_is_sent_in_pieces(folder, shelf, tmp_path):
+def test_a_large_file_is_uploaded_in_pieces(folder, shelf, tmp_path):
     data = bytes(range(256)) * 25000
     (tmp_path / 'large').write_bytes(data)
     (folder / 'large').upload(tmp_path / 'large')
@@ -102,8 +99,8 @@ def test_a_large_file_is_sent_in_pieces(folder, shelf, tmp_path):
     assert not copy.exists()
 
 
-def test_what_others_write_is_seen_at_once(folder, shelf):
-    """TensorStore and other processes write past the client whose listings were read before."""
+def test_writes_of_other_clients_are_visible_at_once(folder, shelf):
+    """TensorStore and other processes bypass this client, which has read listings before."""
     assert list(folder.iterdir()) == [] and not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     shelf.put('runs/one/a', b'1')
@@ -118,7 +115,7 @@ def test_what_others_write_is_seen_at_once(folder, shelf):
     )
 
 
-def test_a_folder_is_moved_with_all_it_holds(folder, shelf):
+def test_a_folder_moves_with_its_contents(folder, shelf):
     for name in ('a', 'b/c', 'b/a/b'):
         (folder / name).write_text(name)
     (folder.parent / 'one-more').write_text('stays')
@@ -131,7 +128,7 @@ def test_a_folder_is_moved_with_all_it_holds(folder, shelf):
     }
 
 
-def test_what_is_not_there(folder):
+def test_missing_files(folder):
     file = folder / 'no'
     assert not file.exists() and not file.is_dir()
     file.unlink(missing_ok=True)
@@ -145,7 +142,7 @@ def test_what_is_not_there(folder):
 
 
 @pytest.mark.parametrize('status', [401, 403])
-def test_without_access_every_call_says_how_to_get_it(folder, shelf, tmp_path, status):
+def test_every_call_explains_missing_access(folder, shelf, tmp_path, status):
     (tmp_path / 'x').touch()
     shelf.refuse = lambda method, path: status
     file = folder / 'x'
@@ -163,22 +160,20 @@ def test_without_access_every_call_says_how_to_get_it(folder, shelf, tmp_path, s
         with pytest.raises(OSError) as caught:
             call()
         assert caught.value.filename == str(file)
-        assert (
-            'no access' in caught.value.strerror
-            and 'gcloud auth application-default login' in caught.value.strerror
-        )
-        assert ROLE in caught.value.strerror
+        message = caught.value.strerror
+        assert message and 'no access' in message
+        assert 'gcloud auth application-default login' in message and ROLE in message
 
 
-def test_a_request_that_fails_once_is_made_again(folder, shelf):
+def test_a_failed_request_is_retried(folder, shelf):
     failures = [503]
     shelf.refuse = lambda method, path: failures.pop() if failures else None
     (folder / 'x').write_text('x')
     assert (folder / 'x').read_text() == 'x' and not failures
 
 
-def alone(program: str) -> subprocess.CompletedProcess:
-    """Runs a program in a process of its own."""
+def run_python(program: str) -> subprocess.CompletedProcess:
+    """Run a program in its own process."""
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',
         'PYTHONPATH': str(Path(__file__).parents[2]),
@@ -192,22 +187,22 @@ def alone(program: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_without_the_packages_the_extra_is_named(shelf):
-    done = alone(
+def test_missing_packages_are_an_error_that_names_the_extra(shelf):
+    process = run_python(
         "import sys; sys.modules['gcsfs'] = None\n"
         "from elastic_ast_jax.checkpointing.workdir import Workdir; Workdir('gs://shelf/runs/one').config()"
     )
     assert (
         'WorkdirError: gs://shelf/runs/one/config.json: cannot be read (gs:// needs gcsfs and'
-        in done.stderr
+        in process.stderr
     )
-    assert 'bash launch/install.sh gcs' in done.stderr
+    assert 'bash launch/install.sh gcs' in process.stderr
 
 
 # Files of results
 
 
-def test_a_replaced_file_appears_at_the_end_or_not_at_all(folder, shelf):
+def test_an_atomic_write_appears_at_the_end_or_not_at_all(folder, shelf):
     with files.atomic_write(folder / 'a.png') as temporary:
         assert temporary.suffix == '.png' and isinstance(temporary, Path)
         temporary.write_bytes(b'new')
@@ -220,12 +215,12 @@ def test_a_replaced_file_appears_at_the_end_or_not_at_all(folder, shelf):
 
 
 def test_text_is_written_as_in_local_files(folder, shelf, tmp_path):
-    for place in (folder, tmp_path):
-        files.write_text(place / 'a.txt', 'näme \udce9\n')
+    for parent in (folder, tmp_path):
+        files.write_text(parent / 'a.txt', 'näme \udce9\n')
     assert shelf.under('runs/one')['a.txt'] == (tmp_path / 'a.txt').read_bytes()
 
 
-def test_a_file_that_cannot_be_written_is_told(folder, shelf):
+def test_a_failed_write_is_an_error_with_advice(folder, shelf):
     shelf.refuse = lambda method, path: 403
     with pytest.raises(WriteError) as caught:
         files.write_text(folder / 'a.txt', 'x')
@@ -244,14 +239,14 @@ def test_a_file_that_cannot_be_written_is_told(folder, shelf):
         (ValueError('PERMISSION_DENIED: storage.objects.create'), 1),
     ],
 )
-def test_a_command_that_a_bucket_ends_for_a_while_has_a_code_of_its_own(folder, error, code):
+def test_a_temporary_failure_of_a_bucket_has_its_own_exit_code(folder, error, code):
     assert with_exit_code(WriteError('x'), folder / 'a', error).exit_code == code
     assert (
         with_exit_code(WriteError('x'), Path('a'), error).exit_code == 1
-    )  # on a disk it stays as it is
+    )  # unchanged for a local path
 
 
-def test_a_failure_without_words_of_its_own_has_that_code_too(folder, shelf):
+def test_an_unhandled_failure_of_a_bucket_has_this_exit_code(folder, shelf):
     shelf.refuse = lambda method, path: 403
     with pytest.raises(OSError) as caught:
         (folder / 'x').read_bytes()
@@ -262,10 +257,10 @@ def test_a_failure_without_words_of_its_own_has_that_code_too(folder, shelf):
     )
 
 
-# What uses them
+# Use
 
 
-def test_a_run_has_begun_when_a_checkpoint_is_complete(folder):
+def test_a_run_has_a_checkpoint_only_if_it_is_complete(folder):
     workdir = Workdir(folder)
     (workdir.checkpoints / '3' / 'params' / 'd' / 'x').touch()
     (workdir.checkpoints / '3' / 'params' / 'commit_success.txt').touch()
@@ -275,7 +270,7 @@ def test_a_run_has_begun_when_a_checkpoint_is_complete(folder):
     assert workdir.has_checkpoint()
 
 
-def test_a_workdir_with_a_name_that_is_near_is_told(folder):
+def test_a_similar_workdir_is_suggested(folder):
     (folder / 'config.json').touch()
     with pytest.raises(
         ValueError, match='there is no such workdir; did you mean gs://shelf/runs/one?'
@@ -283,7 +278,7 @@ def test_a_workdir_with_a_name_that_is_near_is_told(folder):
         Workdir('gs://shelf/runs/onr').config()
 
 
-def test_a_profile_ends_in_the_bucket(folder, shelf):
+def test_a_profile_is_uploaded_to_the_bucket(folder, shelf):
     with Profile(folder, 1, 0, 1, lambda _: None) as profile:
         with profile.step(0):
             pass
@@ -294,8 +289,8 @@ def test_a_profile_ends_in_the_bucket(folder, shelf):
     )
 
 
-def test_an_account_that_may_not_look_at_the_bucket_is_told_so(folder, shelf):
-    """Orbax asks for the bucket itself, which the right to its objects does not include."""
+def test_missing_rights_for_the_bucket_itself_are_an_error(folder, shelf):
+    """Orbax requests the bucket itself, which rights to its objects do not include."""
     shelf.refuse = lambda method, path: 403 if path.endswith('/b/shelf') else None
     with pytest.raises(CheckpointError) as caught:
         Checkpoints(folder / 'checkpoints')
@@ -305,11 +300,11 @@ def test_an_account_that_may_not_look_at_the_bucket_is_told_so(folder, shelf):
     assert ROLE in str(caught.value)
 
 
-def test_local_paths_load_nothing_for_buckets():
+def test_local_paths_import_no_bucket_clients():
     program = (
         'import sys; from elastic_ast_jax.cli import main as cli; '
         "from elastic_ast_jax.checkpointing import workdir; workdir.Workdir('x'); "
         "print([name for name in ('fsspec', 'etils', 'gcsfs') if name in sys.modules])"
     )
-    done = alone(program)
-    assert done.stdout == '[]\n', done.stderr
+    process = run_python(program)
+    assert process.stdout == '[]\n', process.stderr

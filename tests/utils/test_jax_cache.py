@@ -1,41 +1,25 @@
-"""Where compiled programs are kept."""
-
-from pathlib import Path
+"""Test the location of the compilation cache."""
 
 import jax
 
-from elastic_ast_jax.config.loading import load
 from elastic_ast_jax.utils import jax_cache
 
-QUICKSTART = str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')
-SMALL = (
-    'packing.rows=2',
-    'packing.tokens=32',
-    'packing.slots=4',
-    'frontend.mel_bins=32',
-    'frontend.max_frames=256',
-    'model.width=8',
-    'model.depth=1',
-    'model.heads=2',
-)
+
+def cache_dir():
+    return jax.config.values['jax_compilation_cache_dir']
 
 
-def config(*overrides):
-    return load(QUICKSTART, [*SMALL, *overrides])
-
-
-def test_compiled_programs_are_kept_where_the_user_keeps_caches(tmp_path, monkeypatch):
-    before = jax.config.jax_compilation_cache_dir
+def test_compiled_programs_are_stored_in_the_users_cache(tmp_path, monkeypatch):
+    before = cache_dir()
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
     try:
         jax_cache.use_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'elastic-ast' / 'xla')
-        jax.config.update('jax_compilation_cache_dir', 'chosen')
-        monkeypatch.setenv(
-            'JAX_COMPILATION_CACHE_DIR', 'chosen'
-        )  # what JAX itself reads when it starts
+        assert cache_dir() == str(tmp_path / 'elastic-ast' / 'xla')
+        jax.config.update('jax_compilation_cache_dir', 'custom')
+        # JAX reads this variable at its start.
+        monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'custom')
         jax_cache.use_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir == 'chosen'
+        assert cache_dir() == 'custom'
     finally:
         jax.config.update('jax_compilation_cache_dir', before)

@@ -1,4 +1,4 @@
-"""Cells of Markdown tables: one line, one cell, whatever the text."""
+"""Format any text as one cell of one line of a Markdown table."""
 
 import math
 import re

@@ -1,7 +1,4 @@
-"""Growing arrays and the files they go to:
-
-what NumPy reads back, and that a file is there as a whole or not at all.
-"""
+"""Write growing arrays that NumPy reads back, completely or not at all."""
 
 import numpy as np
 import pytest
@@ -9,7 +6,7 @@ import pytest
 from elastic_ast_jax.utils.npz import GrowingArray, write_npz
 
 
-def test_numpy_reads_what_was_appended(tmp_path):
+def test_numpy_reads_appended_values(tmp_path):
     random = np.random.default_rng(0)
     pieces = [random.normal(size=(n, 3)).astype(np.float32) for n in (2, 0, 5)]
     words = np.array(['a', 'très', 'caf\udce9'])
@@ -27,7 +24,7 @@ def test_numpy_reads_what_was_appended(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['out.npz']
 
 
-def test_values_are_converted_and_may_lie_in_any_order(tmp_path):
+def test_values_are_converted_from_any_memory_layout(tmp_path):
     table = np.arange(12, dtype=np.float64).reshape(3, 4)
     with GrowingArray(tmp_path, np.float32) as rows:
         rows.append(table.T)

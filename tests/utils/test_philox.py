@@ -1,4 +1,4 @@
-"""Random words: the same for ever, and a function of what they are for alone."""
+"""Test that random words are stable and depend only on their key."""
 
 import itertools
 
@@ -9,8 +9,8 @@ from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.philox import Stream
 
 
-def test_the_words_are_those_of_always():
-    """A version of NumPy that gave others would change every epoch of every run that is resumed."""
+def test_the_words_equal_the_recorded_ones():
+    """Other words would change the epochs of resumed runs."""
     words = philox.words(7, 3, Stream.RATIO, 4)
     assert words.tolist() == [
         0xD123BC9400FB0008,
@@ -25,7 +25,7 @@ def test_the_words_are_those_of_always():
 
 
 @pytest.mark.parametrize('count', [0, 1, 3, 4, 5, 1000])
-def test_a_word_does_not_depend_on_how_many_are_asked_for(count):
+def test_a_word_does_not_depend_on_the_count(count):
     assert np.array_equal(
         philox.words(1, 2, Stream.ORDER, count), philox.words(1, 2, Stream.ORDER, 2000)[:count]
     )
@@ -33,8 +33,8 @@ def test_a_word_does_not_depend_on_how_many_are_asked_for(count):
     assert np.array_equal(few, many[:count])
 
 
-def test_whatever_differs_gives_other_words():
-    made = [
+def test_different_keys_give_different_words():
+    words = [
         philox.words(*key, 50)
         for key in [
             (0, 0, Stream.ORDER),
@@ -44,15 +44,15 @@ def test_whatever_differs_gives_other_words():
             (0, 256, Stream.ORDER),
         ]
     ]
-    made += [
+    words += [
         philox.words_at(0, 0, Stream.TOKEN_DROPOUT, position, 50) for position in (0, 1, 2, 2**20)
     ]
-    everything = np.concatenate(made)
-    assert len(np.unique(everything)) == len(everything)
+    all_words = np.concatenate(words)
+    assert len(np.unique(all_words)) == len(all_words)
 
 
-def test_streams_have_numbers_of_their_own():
-    """Their numbers are part of every stored run, and are added to the epoch times 256."""
+def test_streams_have_distinct_numbers():
+    """Stored runs depend on the numbers, which are added to the epoch times 256."""
     assert [stream.value for stream in Stream] == list(range(len(Stream)))
     assert Stream.ORDER == 0 and Stream.RATIO == 1 and Stream.TOKEN_DROPOUT == 8
     assert len(Stream) < 256
@@ -66,7 +66,7 @@ def test_uniform_numbers_are_uniform_and_below_one():
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000 * 0.95)  # standard deviations
 
 
-def test_subsets_hold_the_smaller_ones():
+def test_subsets_contain_the_smaller_subsets():
     word = philox.words(0, 0, Stream.TOKEN_BUDGET, 30)
     subsets = [philox.subset(word, size) for size in range(31)]
     assert [len(subset) for subset in subsets] == list(range(31))
@@ -75,7 +75,7 @@ def test_subsets_hold_the_smaller_ones():
     assert subsets[30].tolist() == list(range(30))
 
 
-def test_integers_cover_their_range_and_no_more():
+def test_integers_cover_exactly_their_range():
     words = philox.words(0, 0, Stream.CROP, 3000)
     assert np.unique(philox.integers(words, 7)).tolist() == list(range(7))
     limits = np.arange(1, 3001)

@@ -1,4 +1,4 @@
-"""The line on the terminal, and work that is done however a block ends."""
+"""Show progress on a terminal or in a log, and run work at the end of a block."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from elastic_ast_jax.utils.progress import Progress, RecordingProgress, run_on_e
 
 
 class Terminal:
-    """A terminal: `stream` to write to, and what a person sees on it."""
+    """Emulate a terminal: `stream` receives text, `lines` returns the visible lines."""
 
     def __init__(self):
         self._screen, device = os.openpty()
@@ -30,13 +30,13 @@ class Terminal:
         return text.decode()
 
     def lines(self):
-        shown = []
+        visible = []
         for line in self.written().split('\n'):
             cells = ''
             for part in line.split('\r'):  # a carriage return goes back to the start of the line
                 cells = part + cells[len(part) :]
-            shown.append(cells.rstrip())
-        return shown
+            visible.append(cells.rstrip())
+        return visible
 
     def close(self):
         self.stream.close()
@@ -45,13 +45,13 @@ class Terminal:
 
 @pytest.fixture
 def terminal():
-    with contextlib.closing(Terminal()) as made:
-        yield made
+    with contextlib.closing(Terminal()) as opened:
+        yield opened
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds, in a list of one: they pass when a test says so."""
+    """Replace the clock by a list with the current second, which tests change."""
     now = [1000.0]
     monkeypatch.setattr('time.monotonic', lambda: now[0])
     return now
@@ -67,7 +67,7 @@ def test_a_terminal_shows_the_latest_state_on_one_line(terminal, clock):
     assert terminal.lines() == ['step 11']
 
 
-def test_a_line_that_stays_takes_the_place_of_the_state(terminal, clock):
+def test_a_permanent_line_replaces_the_status(terminal, clock):
     progress = Progress(terminal.stream)
     progress.write_line('begin')
     progress.show('step 10 and much more')
@@ -77,7 +77,7 @@ def test_a_line_that_stays_takes_the_place_of_the_state(terminal, clock):
     assert terminal.lines() == ['begin', 'epoch 1', 'step 11']
 
 
-def test_a_terminal_is_not_flooded(terminal, clock):
+def test_updates_of_a_terminal_are_limited(terminal, clock):
     progress = Progress(terminal.stream)
     for step in range(1000):
         progress.show(f'step {step}')
@@ -85,8 +85,8 @@ def test_a_terminal_is_not_flooded(terminal, clock):
     assert 5 <= terminal.written().count('\r') <= 11
 
 
-def test_a_line_that_is_longer_than_the_terminal_is_wide_is_cut(terminal, clock):
-    """One that goes on in the next row cannot be written over."""
+def test_a_line_longer_than_the_terminal_is_trimmed(terminal, clock):
+    """A line that continues in the next row could not be replaced."""
     terminal.resize(40)
     progress = Progress(terminal.stream)
     for text in ('0:10 left: ' + 'x' * 100, '0:09 left: ' + '日本' * 50, '0:08 left'):
@@ -98,20 +98,20 @@ def test_a_line_that_is_longer_than_the_terminal_is_wide_is_cut(terminal, clock)
     assert third == '0:08 left'.ljust(39)
 
 
-def test_a_terminal_that_does_not_know_its_width_shows_all(terminal):
+def test_a_terminal_without_a_width_shows_the_whole_line(terminal):
     terminal.resize(0)
     Progress(terminal.stream).show('x' * 100 + '日本')
     assert terminal.lines() == ['x' * 100 + '日本']
 
 
-def test_names_do_not_steer_the_terminal(terminal):
+def test_control_characters_of_names_are_escaped(terminal):
     progress = Progress(terminal.stream)
     progress.write_line('a\x1b[31m\nb\r')
     progress.show('c\nd\x07')
     assert terminal.lines() == ['a\\x1b[31m', 'b\\r', 'c\\nd\\x07']
 
 
-def test_elsewhere_there_is_a_line_now_and_then(tmp_path, clock):
+def test_a_log_gets_a_line_now_and_then(tmp_path, clock):
     with open(tmp_path / 'log', 'w', encoding='utf-8') as stream:
         progress = Progress(stream, every=10.0)
         for second in range(25):
@@ -122,50 +122,50 @@ def test_elsewhere_there_is_a_line_now_and_then(tmp_path, clock):
     assert (tmp_path / 'log').read_text() == 'step 0\nstep 10\nstep 20\ndone\n'
 
 
-# While recordings take long
+# Recordings
 
 
 @pytest.fixture
-def waiting(terminal, clock, monkeypatch):
+def recordings(terminal, clock, monkeypatch):
     monkeypatch.setattr('sys.stderr', terminal.stream)
     terminal.resize(100)
-    with RecordingProgress() as made:
-        yield made
+    with RecordingProgress() as progress:
+        yield progress
 
 
-def test_a_long_recording_shows_how_far_it_is(waiting, terminal, clock):
+def test_a_long_recording_shows_its_progress(recordings, terminal, clock):
     for done in (60.0, 160.0):
-        waiting.show('long.wav', done, 3600.0)
+        recordings.show('long.wav', done, 3600.0)
         clock[0] += 1
-    assert terminal.written() == ''  # not yet
-    waiting.show('long.wav', 260.0, 3600.0)
+    assert terminal.written() == ''  # too early
+    recordings.show('long.wav', 260.0, 3600.0)
     assert terminal.lines() == ['4:20 of 1:00:00, 100 times real time, 0:33 left: long.wav']
-    waiting.clear()
+    recordings.clear()
     assert terminal.lines() == ['']
 
 
-def test_many_short_recordings_show_how_many_are_done(waiting, terminal, clock):
+def test_many_short_recordings_show_their_count(recordings, terminal, clock):
     for _ in range(64):
-        waiting.finish_recording()
+        recordings.finish_recording()
         clock[0] += 0.03
-    waiting.show('64.wav', 1.0, 1.0)
+    recordings.show('64.wav', 1.0, 1.0)
     assert terminal.lines() == ['']
     clock[0] += 0.1
-    waiting.show('65.wav', 1.0, 1.0)
+    recordings.show('65.wav', 1.0, 1.0)
     assert terminal.lines() == ['64 recordings done']
 
 
-def test_one_recording_that_takes_the_time_of_loading_shows_nothing(waiting, terminal, clock):
+def test_the_time_of_loading_shows_nothing(recordings, terminal, clock):
     clock[0] += 10
-    waiting.show('a.wav', 1.0, 1.0)
-    waiting.finish_recording()
+    recordings.show('a.wav', 1.0, 1.0)
+    recordings.finish_recording()
     assert terminal.written() == ''
 
 
-# The end
+# Work on exit
 
 
-def test_what_is_done_afterwards_does_not_hide_why_it_ended(caplog):
+def test_work_on_exit_does_not_hide_the_first_error(caplog):
     def fails():
         raise OSError('full')
 
@@ -174,7 +174,7 @@ def test_what_is_done_afterwards_does_not_hide_why_it_ended(caplog):
     assert [record.getMessage() for record in caplog.records] == ['full']
     with pytest.raises(OSError, match='full'), run_on_exit(fails):
         pass
-    done = []
-    with run_on_exit(lambda: done.append(1)):
+    calls = []
+    with run_on_exit(lambda: calls.append(1)):
         pass
-    assert done == [1]
+    assert calls == [1]

@@ -1,4 +1,4 @@
-"""How names, counts and times are written."""
+"""Format names, counts and times."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_durations(seconds, text):
         ('', ''),
     ],
 )
-def test_what_is_printed_of_a_name(text, shown):
+def test_printable_escapes_control_characters(text, shown):
     assert printable(text) == shown
 
 
