@@ -26,9 +26,9 @@ _ADVICE = 'get it again, or convert the rest to WAV or FLAC'
 
 
 def problem(path: str | os.PathLike, size: int) -> str | None:
-    """Return what its container shows to be missing in a recording, and what to do.
+    """Return a message and advice if the container shows that the end of a recording is missing.
 
-    The function needs a few small reads, whatever the length. The result is None for a complete
+    The function needs a few small reads for any length. The result is None for a complete
     file, a file that is no recording, and other formats.
 
     Args:

@@ -2,7 +2,7 @@
 
 Kind `'kaldi'` is Kaldi's `compute-fbank-feats` with `htk_compat`, `use_energy=false`, a Hanning
 window and no dither, as `torchaudio.compliance.kaldi.fbank` computes it for AST and ElasticAST.
-Kind `'librosa'` is what ElasticAST computes on EPIC-SOUNDS: magnitudes (not powers) of librosa's
+Kind `'librosa'` is the frontend of ElasticAST on EPIC-SOUNDS: magnitudes (not powers) of librosa's
 centered STFT, HTK mel filters without normalization, `log(x + 1e-6)`; the clip's mean stays.
 """
 

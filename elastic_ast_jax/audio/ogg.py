@@ -23,7 +23,7 @@ _BEGIN, _END = 2, 4  # flags of a page
 
 
 def problem(read: Read, size: int) -> str | None:
-    """Return what is missing in a file of `size` bytes, or None.
+    """Return a message if a file of `size` bytes lacks pages, or None.
 
     The last page of each link must be complete and marked as its end.
     """

@@ -19,7 +19,7 @@ from elastic_ast_jax.utils.errors import UserError
 
 
 class WindowError(UserError):
-    """Report an impossible choice of windows, and what is possible."""
+    """Report an impossible choice of windows with the possible range."""
 
 
 @dataclasses.dataclass(frozen=True)

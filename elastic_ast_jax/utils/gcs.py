@@ -48,7 +48,7 @@ class BucketPathError(UserError):
 class BucketPath(PurePosixPath):
     """Represent `gs://BUCKET/...`; create it with `bucket_path`.
 
-    Every failure is an `OSError` whose `strerror` says what to do.
+    Every failure is an `OSError` whose `strerror` contains advice.
     """
 
     def __str__(self) -> str:
@@ -142,7 +142,7 @@ class BucketPath(PurePosixPath):
 
     @contextlib.contextmanager
     def _file_system(self) -> Iterator[Any]:
-        """Yield gcsfs's file system, and raise its errors as `OSError`s that say what to do."""
+        """Yield gcsfs's file system, and raise its errors as `OSError`s with advice."""
         try:
             import fsspec
 
@@ -205,7 +205,7 @@ def _configure_clients() -> None:
 
 
 def explain(error: Exception) -> str:
-    """Return what went wrong with a bucket, and what to do, in one line."""
+    """Return the cause of a failure of a bucket and advice, in one line."""
     text = ' '.join(str(error).split())[:_MAX_MESSAGE] or type(error).__name__
     if isinstance(error, ImportError):
         return f'gs:// needs gcsfs and google-cloud-storage ({text}): bash launch/install.sh gcs'
