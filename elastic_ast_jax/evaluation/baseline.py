@@ -125,11 +125,11 @@ def _fit_training_split(config: Config, progress: Progress) -> tuple[Score, tupl
         config.frontend,
         [_WHOLE],
         evenly_spaced(source, _MAX_TRAINING_CLIPS),
-        config.data.on_bad_audio == 'skip',
-        progress,
+        skip=config.data.on_bad_audio == 'skip',
+        progress=progress,
     )
     several = config.train.loss == 'bce'
-    score = fit(features, [classes[clip] for clip in clips], len(labels), several)
+    score = fit(features, [classes[clip] for clip in clips], len(labels), several=several)
     return score, tuple(labels), len(clips)
 
 
@@ -148,8 +148,8 @@ def _evaluate(
         frontend,
         points,
         np.arange(len(source.keys)),
-        config.data.on_bad_audio == 'skip',
-        progress,
+        skip=config.data.on_bad_audio == 'skip',
+        progress=progress,
     )
     evaluations = []
     for point, values in zip(points, features, strict=True):
@@ -170,6 +170,7 @@ def clip_features(
     frontend: FrontendSpec,
     points: Sequence[sweep.Point],
     clips: Shaped[np.ndarray, 'n'],
+    *,
     skip: bool,
     progress: Progress,
 ) -> tuple[list[int], list[Float64[np.ndarray, 'N F2']]]:
@@ -234,6 +235,7 @@ def fit(
     features: Float64[np.ndarray, 'N F2'],
     classes: Sequence[tuple[int, ...]],
     count: int,
+    *,
     several: bool,
 ) -> Score:
     """Fit a regression; return the function from features to scores of each class.

@@ -67,7 +67,7 @@ class BudgetPoint:
     measurement: Measurement
 
 
-def describe_selection(metric: str, unseen: bool) -> str:
+def describe_selection(metric: str, *, unseen: bool) -> str:
     """Return how the best of a budget was selected."""
     return _SELECTION[unseen].format(metric=METRICS[metric], column=_heldout_column(metric))
 
@@ -166,7 +166,9 @@ def write(
     lines += markdown.skipped_lines(skipped)
     write_text(table_file, '\n'.join(lines) + '\n')
     factor, label = plot_scale(metric)
-    marks = [_plot_mark(point, frontend, factor, point.measurement in best) for point in points]
+    marks = [
+        _plot_mark(point, frontend, factor, best=point.measurement in best) for point in points
+    ]
     figure = plots.plot_budgets(marks, f'Token budgets; {model.description}', label)
     plotting.save_figure(figure, plot_file)
     return json_file, table_file, plot_file
@@ -196,13 +198,13 @@ def _table_lines(
         '',
         table(points, frontend),
         '',
-        f'{explanation} {describe_selection(metric, unseen)}',
+        f'{explanation} {describe_selection(metric, unseen=unseen)}',
         *markdown.override_lines(overrides),
     ]
 
 
 def _plot_mark(
-    point: BudgetPoint, frontend: FrontendSpec, factor: float, best: bool
+    point: BudgetPoint, frontend: FrontendSpec, factor: float, *, best: bool
 ) -> plots.BudgetMark:
     return plots.BudgetMark(
         shift=f'{frontend.rounded_shift_ms(point.reduction.ratio):g} ms',

@@ -155,7 +155,13 @@ def run(
     try:
         if processes.is_primary():
             _write_results(
-                workdir, points, timed_clips, model, overrides, values is not None, progress
+                workdir,
+                points,
+                timed_clips,
+                model,
+                overrides,
+                keep_others=values is not None,
+                progress=progress,
             )
     finally:
         # A process at its end does not wait long for the others.
@@ -195,6 +201,7 @@ def _write_results(
     timed_clips: int,
     model: LoadedModel,
     overrides: Sequence[str],
+    *,
     keep_others: bool,
     progress: Progress,
 ) -> None:
@@ -214,11 +221,11 @@ def _write_results(
         f' {" ".join(map(str, files))}'
     )
     budgets = TokenBudgets(model.description, model.step, metric, best, tuple(overrides))
-    progress.write_line(_store(workdir, budgets, keep_others, frontend))
+    progress.write_line(_store(workdir, budgets, keep_others=keep_others, frontend=frontend))
 
 
 def _store(
-    workdir: Workdir, budgets: TokenBudgets, keep_others: bool, frontend: FrontendSpec
+    workdir: Workdir, budgets: TokenBudgets, *, keep_others: bool, frontend: FrontendSpec
 ) -> str:
     """Store the best of each budget with the model; return a message about the file.
 

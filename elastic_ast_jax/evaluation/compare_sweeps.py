@@ -46,6 +46,7 @@ def run(
     models: Sequence[tuple[str, Sequence[str]]],
     out: str | None = None,
     kind: SweepKind | None = None,
+    *,
     resized: bool = False,
     published_of: str | None = None,
     over: str | None = None,
@@ -94,7 +95,7 @@ def run(
         compare_runs.compare(models, out)
     else:
         paper = published.read(published_of, kind) if published_of else None
-        compare(_name_models(models), out, kind, resized, paper, beside)
+        compare(_name_models(models), out, kind, resized=resized, paper=paper, beside=beside)
 
 
 def _name_models(
@@ -123,6 +124,7 @@ def compare(
     models: Sequence[tuple[str, Sequence[str]]],
     out: str | None,
     kind: SweepKind,
+    *,
     resized: bool = False,
     paper: PublishedCurves | None = None,
     beside: Sequence[tuple[str, Sequence[str]]] = (),
@@ -145,7 +147,7 @@ def compare(
             clips or their metric.
         WriteError: A file cannot be written.
     """
-    curves, reference = read_curves(models, beside, kind, resized, paper)
+    curves, reference = read_curves(models, beside, kind, resized=resized, paper=paper)
     axis, metric, points = AXES[kind], reference['metric'], reference['points']
     drops = worst_drops(curves[: len(models)])
     title = f'{"Accuracy" if metric == "accuracy" else METRICS[metric]} of {points[0]["clips"]}'
@@ -165,7 +167,7 @@ def compare(
     print('\n'.join(lines[2:]))
     if out is None:
         return
-    folder, stem = files.as_path(out), file_stem(kind, resized)
+    folder, stem = files.as_path(out), file_stem(kind, resized=resized)
     files.write_text(folder / f'{stem}.md', '\n'.join(lines) + '\n')
     values = {
         'sweep': kind,

@@ -72,6 +72,7 @@ def run(
     points: Sequence[float] | None = None,
     overrides: Sequence[str] = (),
     shifts: Sequence[float] | None = None,
+    *,
     resized: bool = False,
 ) -> Evaluation | sweep.Curve | tuple[budget_sweep.BudgetPoint, ...]:
     """Evaluate a workdir, print the result and write its files into `eval/`.
@@ -105,7 +106,9 @@ def run(
     else:
         fixed_length = config.model.kind == 'ast'
         curve_points = (
-            sweep.sweep_points(kind, config.frontend, points, fixed_length) if kind else ()
+            sweep.sweep_points(kind, config.frontend, points, fixed_length=fixed_length)
+            if kind
+            else ()
         )
     model = load_model(path, checkpoint, mesh)
     evaluator = _make_evaluator(model, config, mesh)
@@ -121,7 +124,7 @@ def run(
             for point in curve_points
         ]
     curve = sweep.evaluate_curve(kind, curve_points, evaluators, progress)
-    _write_sweep(workdir, curve, model, overrides, resized, progress)
+    _write_sweep(workdir, curve, model, overrides, resized=resized, progress=progress)
     return curve
 
 
@@ -160,7 +163,7 @@ def _evaluate_whole(
             evaluation, model.description, model.step, overrides, workdir.evaluations
         )
         print(summary_table(evaluation.metrics, model.description))
-        _report(evaluation.skipped, files, overwrites, progress)
+        _report(evaluation.skipped, files, overwrites=overwrites, progress=progress)
     return evaluation
 
 
@@ -169,13 +172,14 @@ def _write_sweep(
     curve: sweep.Curve,
     model: LoadedModel,
     overrides: Sequence[str],
+    *,
     resized: bool,
     progress: Progress,
 ) -> None:
     """Print and write a sweep, in the primary process."""
     if not processes.is_primary():
         return
-    stem = sweep_axes.file_stem(curve.kind, resized)
+    stem = sweep_axes.file_stem(curve.kind, resized=resized)
     overwrites = (workdir.evaluations / f'{stem}.json').exists()
     files = sweep.write_curve(
         curve,
@@ -184,14 +188,14 @@ def _write_sweep(
         model.step,
         overrides,
         workdir.evaluations,
-        resized,
+        resized=resized,
     )
     print(sweep.curve_table(curve))
-    _report(curve.skipped, files, overwrites, progress)
+    _report(curve.skipped, files, overwrites=overwrites, progress=progress)
 
 
 def _report(
-    skipped: Sequence[str], files: Sequence[object], overwrites: bool, progress: Progress
+    skipped: Sequence[str], files: Sequence[object], *, overwrites: bool, progress: Progress
 ) -> None:
     """Say which clips were skipped and which files were written."""
     if skipped:

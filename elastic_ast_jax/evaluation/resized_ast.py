@@ -25,7 +25,7 @@ class ResizeError(UserError):
 
 
 def resize_ast(
-    model: LoadedModel, config: Config, frames: int, mesh: Mesh, same_duration: bool
+    model: LoadedModel, config: Config, frames: int, mesh: Mesh, *, same_duration: bool
 ) -> tuple[LoadedModel, Config]:
     """Return the model for clips of `frames` frames, and a config that pads or crops clips to them.
 
@@ -54,7 +54,10 @@ def resize_ast(
     resized = network.clone(frames=max(padded_frames, network.patch[1]))
     params = dict(model.params) | {
         'positions': _resize_positions(
-            np.asarray(jax.device_get(model.params['positions'])), network, resized, same_duration
+            np.asarray(jax.device_get(model.params['positions'])),
+            network,
+            resized,
+            same_duration=same_duration,
         )
     }
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
@@ -71,7 +74,7 @@ def resize_ast(
 
 
 def _resize_positions(
-    positions: Float[np.ndarray, 'tokens D'], network: AST, resized: AST, same_duration: bool
+    positions: Float[np.ndarray, 'tokens D'], network: AST, resized: AST, *, same_duration: bool
 ) -> Float[Array, 'resized_tokens D']:
     """Return the position embeddings of a network for the patch grid of a resized one."""
     (rows, columns), new_columns = network.grid, resized.grid[1]

@@ -46,6 +46,7 @@ def read_curves(
     models: Sequence[tuple[str, Sequence[str]]],
     beside: Sequence[tuple[str, Sequence[str]]],
     kind: SweepKind,
+    *,
     resized: bool,
     paper: PublishedCurves | None,
 ) -> tuple[list[ModelCurve], dict[str, Any]]:
@@ -68,7 +69,7 @@ def read_curves(
             f'{", ".join(repeated)}: names two models; write all workdirs of one after it, NAME=W,W'
         )
     sweeps = {
-        workdir: read_sweep(workdir, kind, resized, judged=judged)
+        workdir: read_sweep(workdir, kind, resized=resized, judged=judged)
         for group, judged in ((models, True), (beside, False))
         for _, workdirs in group
         for workdir in workdirs
@@ -100,7 +101,9 @@ def read_curves(
     return curves, reference
 
 
-def read_sweep(workdir: str, kind: SweepKind, resized: bool, judged: bool = True) -> dict[str, Any]:
+def read_sweep(
+    workdir: str, kind: SweepKind, *, resized: bool, judged: bool = True
+) -> dict[str, Any]:
     """Return a stored sweep.
 
     Args:
@@ -117,7 +120,7 @@ def read_sweep(workdir: str, kind: SweepKind, resized: bool, judged: bool = True
     folder = Workdir(workdir).evaluations
     option = ' --fixed_length=resized' if resized else ''
     command = f'elastic-ast evaluate --workdir={workdir} --sweep={kind}{option}'
-    file = folder / f'{file_stem(kind, resized)}.json'
+    file = folder / f'{file_stem(kind, resized=resized)}.json'
     if resized and not file.exists():
         file = folder / f'{kind}.json'
     try:

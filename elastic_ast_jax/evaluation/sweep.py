@@ -114,6 +114,7 @@ def sweep_points(
     kind: SweepKind,
     frontend: FrontendSpec,
     values: Sequence[int | float] | None = None,
+    *,
     fixed_length: bool = False,
 ) -> tuple[Point, ...]:
     """Return the points of a sweep, ascending and each once.
@@ -267,6 +268,7 @@ def write_curve(
     step: int,
     overrides: Sequence[str],
     folder: Path | BucketPath,
+    *,
     resized: bool = False,
     kind: str = '',
 ) -> tuple[Path | BucketPath, Path | BucketPath, Path | BucketPath]:
@@ -287,7 +289,7 @@ def write_curve(
     Raises:
         WriteError: One of the files cannot be written; it keeps its former content.
     """
-    stem = file_stem(curve.kind, resized)
+    stem = file_stem(curve.kind, resized=resized)
     json_file, table_file, plot_file = (
         folder / f'{stem}.{suffix}' for suffix in ('json', 'md', 'png')
     )

@@ -90,7 +90,7 @@ AXES = types.MappingProxyType(
 )
 
 
-def file_stem(kind: SweepKind, resized: bool = False) -> str:
+def file_stem(kind: SweepKind, *, resized: bool = False) -> str:
     """Return the stem of the files of a sweep.
 
     `resized` marks an AST that was run at the length of each point.

@@ -165,7 +165,7 @@ class Experiment:
                 run = self._make_run(model, seed, f'{sweep}-{length_mode}')
                 if not is_finished(run.workdir):
                     continue  # its training has failed, and reported why
-                stem = file_stem(sweep, length_mode == 'resized')
+                stem = file_stem(sweep, resized=length_mode == 'resized')
                 if not _has_sweep(run.workdir, stem, self._points, total_steps(run.workdir)):
                     options = [
                         f'--workdir={run.workdir}',

@@ -95,6 +95,7 @@ def run(
     topology: str,
     lengths: str | None = None,
     classes: int | None = None,
+    *,
     search: bool = False,
     check: bool = False,
 ) -> int:

@@ -128,7 +128,7 @@ class Measurement:
         }
 
 
-def run(options: Options, as_json: bool = False) -> int:
+def run(options: Options, *, as_json: bool = False) -> int:
     """Measure and print a table, or JSON Lines; return 1 if nothing could be measured.
 
     Raises:

@@ -100,7 +100,7 @@ def _computations(lines: Iterable[str]) -> tuple[dict[str, _Computation], str]:
         elif (match := _COLLECTIVE.search(line)) is not None:
             # The computation that a collective calls only adds two numbers.
             kind, is_start = match['kind'], match['start'] is not None
-            current.collectives.append((kind, _size(match['result'], kind, is_start)))
+            current.collectives.append((kind, _size(match['result'], kind, is_start=is_start)))
         elif (loop := _LOOP.search(line)) is not None:
             trips = _TRIPS.search(line)
             current.loops.append(
@@ -118,7 +118,7 @@ def _computations(lines: Iterable[str]) -> tuple[dict[str, _Computation], str]:
     return computations, entry
 
 
-def _size(result: str, kind: str, is_start: bool) -> int:
+def _size(result: str, kind: str, *, is_start: bool) -> int:
     """Return the bytes of a collective's result.
 
     The start of a gather or a permutation returns its operands, then its results.

@@ -299,7 +299,7 @@ def test_invalid_arrays_are_refused(samples, words):
 
 @pytest.mark.parametrize('rate, target', [(0, 16000), (16000, 0), (-8000, 16000)])
 def test_rates_below_one_are_refused(rate, target):
-    with pytest.raises(AudioError, match='^x: '):
+    with pytest.raises(AudioError, match=r'^x: '):
         reading.from_array(noise(10), 'x', rate, target)
 
 

@@ -3,6 +3,7 @@
 the Free Spoken Digit Dataset from the folder that the environment variable FSDD names.
 """
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -35,9 +36,7 @@ def lowest_fill(workdir: Path) -> float:
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     train = [line for line in lines if line['kind'] == 'train']
     inside = [
-        now['fill']
-        for now, after in zip(train, train[1:], strict=False)
-        if now['epoch'] == after['epoch']
+        now['fill'] for now, after in itertools.pairwise(train) if now['epoch'] == after['epoch']
     ]
     return min(inside)
 

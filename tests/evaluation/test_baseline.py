@@ -148,7 +148,7 @@ def test_features_equal_those_of_numpy(task):
     source = splits.open_source(config, 'eval')
     points = sweep.Point(20, 0.0, max_frames=20), sweep.Point(2.0, 0.0, ratio=2.0)
     clips, (short, coarse) = baseline.clip_features(
-        source, config.frontend, points, np.arange(12)[::5], False, Progress()
+        source, config.frontend, points, np.arange(12)[::5], skip=False, progress=Progress()
     )
     assert clips == [0, 5, 10]
     for row, clip in enumerate(clips):

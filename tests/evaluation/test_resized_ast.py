@@ -29,7 +29,9 @@ def ast() -> LoadedModel:
 
 
 def resize(model: LoadedModel, frames: int, same_duration: bool = False):
-    return resized_ast.resize_ast(model, model.config, frames, sharding.make_mesh(), same_duration)
+    return resized_ast.resize_ast(
+        model, model.config, frames, sharding.make_mesh(), same_duration=same_duration
+    )
 
 
 def logits(model: LoadedModel, spectrograms: np.ndarray) -> np.ndarray:

@@ -146,7 +146,7 @@ def test_rows_that_are_too_short_for_their_slots_are_refused():
     shape = dataclasses.replace(SHAPE, tokens=15)
     with pytest.raises(
         ValueError,
-        match='a row of 15 tokens cannot hold 2 clips of 8 tokens .50 frames.: rows of 16 tokens',
+        match=r'a row of 15 tokens cannot hold 2 clips of 8 tokens .50 frames.: rows of 16 tokens',
     ):
         network().apply(variables(), jax.tree.map(jnp.asarray, shape.empty()))
 

@@ -64,7 +64,7 @@ def test_a_size_may_be_changed_in_parts():
 
 
 def test_a_width_that_does_not_divide_over_its_heads_is_refused():
-    with pytest.raises(UserError, match='(?s)model.width=8 .*3 heads.*model.heads'):
+    with pytest.raises(UserError, match=r'(?s)model.width=8 .*3 heads.*model.heads'):
         network(config('model.heads=3'))
 
 

@@ -181,7 +181,7 @@ def test_broken_json_is_refused(tmp_path, name, text, message):
 def test_truncated_weights_are_refused(tmp_path):
     file = Stored().write(tmp_path) / 'model.safetensors'
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(TensorFileError, match='model.safetensors: is damaged or cut off'):
+    with pytest.raises(TensorFileError, match=r'model.safetensors: is damaged or cut off'):
         ast_hf.load(tmp_path)
 
 
@@ -281,7 +281,9 @@ def test_an_ast_without_a_classifier_is_refused():
         for name, x in stored.tensors.items()
         if not name.startswith('classifier.')
     }
-    with pytest.raises(UserError, match='no classifier.dense.weight.*no ASTForAudioClassification'):
+    with pytest.raises(
+        UserError, match=r'no classifier.dense.weight.*no ASTForAudioClassification'
+    ):
         stored.convert()
 
 

@@ -68,7 +68,7 @@ def test_heads_of_vits_sizes_are_64_wide(name):
 
 
 def test_other_heads_are_asked_for():
-    with pytest.raises(LayoutError, match='not known at width 8.*--heads=N'):
+    with pytest.raises(LayoutError, match=r'not known at width 8.*--heads=N'):
         elastic_ast_torch.infer_layout(random_state(LAYOUT))
     with pytest.raises(LayoutError, match='width 8 does not divide over 3 heads'):
         elastic_ast_torch.infer_layout(random_state(LAYOUT), 3)

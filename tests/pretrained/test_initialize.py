@@ -250,7 +250,7 @@ def published(tmp_path):
 
 
 def test_the_published_network_gives_the_same_with_scaled_attention(published):
-    path, state, params = published
+    path, _state, params = published
     initialized = initialize_from(path, elastic(classes=5), list('abcde'))
     head = {name: array for name, array in params.items() if name.startswith('head/')}
     expected = logits(elastic(classes=5, scaled=False), params)
@@ -272,7 +272,7 @@ def test_the_published_network_gives_the_same_with_scaled_attention(published):
 def test_a_state_dict_that_lacks_something_is_refused(published):
     path, state, _ = published
     with pytest.raises(
-        elastic_ast_torch.LayoutError, match='lacking.npz: .*missing: mlp_norm.bias'
+        elastic_ast_torch.LayoutError, match=r'lacking.npz: .*missing: mlp_norm.bias'
     ):
         initialize_from(
             saved(
@@ -419,7 +419,7 @@ def test_other_heads_where_the_file_has_them(tmp_path):
     path = saved(tmp_path, weight_files.big_vision(weight_files.timm()))
     with pytest.raises(
         PretrainedError,
-        match='heads 2, and this model width 16, depth 2, heads 4: set .*--config.model.heads=2',
+        match=r'heads 2, and this model width 16, depth 2, heads 4: set .*--config.model.heads=2',
     ):
         initialize_from(path, elastic(size=Size(16, 2, 4)))
 
@@ -427,7 +427,7 @@ def test_other_heads_where_the_file_has_them(tmp_path):
 def test_a_size_with_a_name(tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, 'small', SIZE)
     with pytest.raises(
-        PretrainedError, match='set --config.model.size=small, or --config.model.width=16'
+        PretrainedError, match=r'set --config.model.size=small, or --config.model.width=16'
     ):
         initialize_from(
             saved(tmp_path, weight_files.big_vision(weight_files.timm())),
@@ -439,7 +439,7 @@ def test_another_patch(vit):
     changed = dataclasses.replace(FRONTEND, patch_mels=8, patch_frames=32)
     with pytest.raises(
         PretrainedError,
-        match='has patches of 16 x 16, and this model of 8 x 32.*--config.frontend.patch_mels=16',
+        match=r'has patches of 16 x 16, and this model of 8 x 32.*--config.frontend.patch_mels=16',
     ):
         initialize_from(vit, elastic(changed), frontend=changed)
     assert len(LABELS) == 3

@@ -112,7 +112,7 @@ def test_numbers_that_numpy_lacks(torch, tmp_path):
 
     save_file({'a': torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / 'w.safetensors')
     with pytest.raises(
-        TensorFileError, match='w.safetensors: holds a kind of numbers that NumPy lacks.*float8'
+        TensorFileError, match=r'w.safetensors: holds a kind of numbers that NumPy lacks.*float8'
     ):
         state_dict.read(tmp_path / 'w.safetensors')
 
@@ -144,7 +144,7 @@ def test_bfloat16_of_numpy(tmp_path):
 
 def test_other_bytes_of_numpy_are_no_numbers(tmp_path):
     np.savez(tmp_path / 'w.npz', a=np.zeros(3, 'V4'))
-    with pytest.raises(TensorFileError, match='a: has the type .V4'):
+    with pytest.raises(TensorFileError, match=r'a: has the type .V4'):
         state_dict.read(tmp_path / 'w.npz')
 
 
@@ -249,7 +249,7 @@ def test_an_array_of_objects_in_npz_is_refused_and_not_run(tmp_path):
 def test_a_bare_pickle_called_npz_is_refused_and_not_run(tmp_path):
     file, ran = tmp_path / 'evil.npz', tmp_path / 'ran'
     file.write_bytes(pickle.dumps(Evil(ran)))
-    with pytest.raises(TensorFileError, match='evil.npz: refused'):
+    with pytest.raises(TensorFileError, match=r'evil.npz: refused'):
         state_dict.read(file)
     assert not ran.exists()
 
@@ -334,7 +334,7 @@ def test_damage_within_a_file_is_reported_or_harmless(saved, seed):
 def test_a_zip_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / 'w.npz', 'w') as file:
         file.writestr('readme.txt', 'hello')
-    with pytest.raises(TensorFileError, match='w.npz: readme.txt: is no array'):
+    with pytest.raises(TensorFileError, match=r'w.npz: readme.txt: is no array'):
         state_dict.read(tmp_path / 'w.npz')
 
 
@@ -353,13 +353,13 @@ def test_a_written_file_is_read_back(safetensors, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(safetensors, tmp_path, little_room):
-    with little_room(1000), pytest.raises(WriteError, match='w.safetensors: cannot be written'):
+    with little_room(1000), pytest.raises(WriteError, match=r'w.safetensors: cannot be written'):
         state_dict.write(tmp_path / 'w.safetensors', {'a': np.ones(10000, np.float32)})
     assert not list(tmp_path.iterdir())
 
 
 def test_only_safetensors_are_written(tmp_path):
-    with pytest.raises(TensorFileError, match='must end in .safetensors'):
+    with pytest.raises(TensorFileError, match=r'must end in .safetensors'):
         state_dict.write(tmp_path / 'w.pth', WEIGHTS)
 
 

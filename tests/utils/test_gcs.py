@@ -273,7 +273,7 @@ def test_a_run_has_a_checkpoint_only_if_it_is_complete(folder):
 def test_a_similar_workdir_is_suggested(folder):
     (folder / 'config.json').touch()
     with pytest.raises(
-        ValueError, match='there is no such workdir; did you mean gs://shelf/runs/one?'
+        ValueError, match=r'there is no such workdir; did you mean gs://shelf/runs/one?'
     ):
         Workdir('gs://shelf/runs/onr').config()
 

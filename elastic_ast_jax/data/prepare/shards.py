@@ -26,15 +26,15 @@ from elastic_ast_jax.utils.hashing import mapping_hash, text_hash
 
 __all__ = [
     'ClipFormat',
-    'SkippedClip',
-    'ShardRecord',
     'Shard',
+    'ShardRecord',
+    'SkippedClip',
+    'assign_shards',
     'features',
     'load_record',
     'write_list',
-    'assign_shards',
-    'write_shard',
     'write_listed_shard',
+    'write_shard',
 ]
 
 _STAMP_VERSION = 2

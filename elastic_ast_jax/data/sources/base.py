@@ -25,13 +25,13 @@ __all__ = [
     'FileClip',
     'FileSource',
     'Source',
+    'classes_without_clips',
     'clip_frames',
+    'count_shared_clips',
     'fingerprint',
     'label_names',
     'report_skipped',
-    'count_shared_clips',
     'targets',
-    'classes_without_clips',
 ]
 
 # Recordings that cannot be used are an error, or they are skipped, counted and listed.

@@ -21,7 +21,7 @@ from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.philox import Stream
 
-__all__ = ['Histogram', 'HistogramError', 'HistogramSource', 'validate', 'from_recipe']
+__all__ = ['Histogram', 'HistogramError', 'HistogramSource', 'from_recipe', 'validate']
 
 _SPLITS = ('train', 'eval')
 # No run has so many epochs, so the random numbers of this epoch and the next are free.

@@ -15,9 +15,9 @@ from elastic_ast_jax.data.sources.base import DataError
 __all__ = [
     'FORMAT',
     'Features',
-    'select_features',
     'complete_features',
     'open_builder',
+    'select_features',
     'stored_sample_rate',
 ]
 

@@ -88,11 +88,11 @@ def test_dataflow_without_its_client_is_said_before_anything_is_read():
 
 def test_a_folder_is_locked_once(tmp_path):
     folder = tmp_path / 'new'
-    with beam.locked(folder):
-        with (
-            pytest.raises(DataError, match='new: another process is preparing this data set'),
-            beam.locked(folder),
-        ):
-            raise AssertionError('it is locked')
+    with (
+        beam.locked(folder),
+        pytest.raises(DataError, match='new: another process is preparing this data set'),
+        beam.locked(folder),
+    ):
+        raise AssertionError('it is locked')
     with beam.locked(folder):
         pass

@@ -219,7 +219,7 @@ def test_a_data_set_is_prepared_once_and_some_splits_may_do(esc50, prepare, tmp_
             and 'is prepared with the splits fold1, fold5, without fold2: choose others'
             in other.err
         )
-    with pytest.raises(DataError, match="'fold1' .3 clips.*'fold5' .4 clips"):
+    with pytest.raises(DataError, match=r"'fold1' .3 clips.*'fold5' .4 clips"):
         tfds.load('esc50', str(tmp_path / 'out'), 'fold2', miniatures.RATE, Features())
 
 
@@ -496,7 +496,7 @@ def test_labels_past_the_classes_are_refused(prepared):
 
 
 def test_rate_and_key_are_those_of_the_data_set(prepared):
-    with pytest.raises(DataError, match='data.tfds_rate=8000, but the data set says 16000 Hz'):
+    with pytest.raises(DataError, match=r'data.tfds_rate=8000, but the data set says 16000 Hz'):
         load(prepared, 'fold1', features=Features(sample_rate=8000))
     assert (
         load(prepared, 'fold1', features=Features(key='key', sample_rate=16000)).keys

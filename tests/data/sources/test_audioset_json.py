@@ -178,7 +178,7 @@ def test_missing_files_are_refused(write, tmp_path):
     path = write([{'wav': 'a.wav', 'labels': '/m/a'}])
     with pytest.raises(DataError, match='no such JSON file: check the path'):
         load(tmp_path / 'other.json')
-    with pytest.raises(DataError, match='is a folder, not a JSON file: pass the .json file in it'):
+    with pytest.raises(DataError, match=r'is a folder, not a JSON file: pass the .json file in it'):
         audioset_json.load(tmp_path, tmp_path / 'labels.csv', RATE)
     with pytest.raises(DataError, match='no such label CSV'):
         audioset_json.load(path, tmp_path / 'other.csv', RATE)

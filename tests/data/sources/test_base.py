@@ -84,7 +84,7 @@ def test_parts_that_are_empty_or_outside_are_refused(clip, start, end, words):
 
 def test_the_same_samples_twice_are_refused_with_both_places(clip):
     for other in ({}, {'start': 0.0}, {'end': 2.0}, {'name': './a.wav'}):
-        with pytest.raises(DataError, match='line 2 .*listed before, in line 1 '):
+        with pytest.raises(DataError, match=r'line 2 .*listed before, in line 1 '):
             open_source(clip(origin='line 1'), clip(**other, origin='line 2'))
 
 
@@ -117,7 +117,7 @@ def test_all_problems_are_in_one_report(clip):
 def test_a_recording_that_changed_after_opening_is_refused(clip):
     source = open_source(clip())
     soundfile.write(source.clips[0].path, np.zeros(2 * RATE), 2 * RATE)
-    with pytest.raises(DataError, match='a.wav: has 8000 samples .* had 16000'):
+    with pytest.raises(DataError, match=r'a.wav: has 8000 samples .* had 16000'):
         source.read(0)
 
 
@@ -197,7 +197,7 @@ def test_unreadable_recordings_are_skipped_where_that_is_asked_for(clip, caplog)
         and 'missing.wav: no such file' in caplog.text
     )
     assert FileSource(clips[:1], RATE, None, 'skip').skipped == ()
-    with pytest.raises(DataError, match='none of 2 clips can be used:\n  line 2: .*no such file'):
+    with pytest.raises(DataError, match=r'none of 2 clips can be used:\n  line 2: .*no such file'):
         FileSource(clips[1::2], RATE, None, 'skip')
 
 
@@ -225,7 +225,7 @@ def test_unknown_and_missing_labels_are_refused_by_place(clip):
 
 def test_many_unknown_labels_are_counted(clip):
     source = open_source(*[clip(start=i / 100, labels=(f'label{i}',)) for i in range(25)])
-    with pytest.raises(DataError, match='25 clips of 25 .*') as error:
+    with pytest.raises(DataError, match=r'25 clips of 25 .*') as error:
         sources_base.targets(source, ('dog',), 'test')
     assert str(error.value).endswith('and 15 more')
 

@@ -97,7 +97,7 @@ def test_a_side_without_clips_is_refused(write, part, share):
 
 def test_recordings_in_no_class_folder_are_refused_by_name(write):
     with pytest.raises(
-        DataError, match='1 recordings are in no class folder:\n  a.wav\nmove each into'
+        DataError, match=r'1 recordings are in no class folder:\n  a.wav\nmove each into'
     ):
         folders.load(write('a.wav', 'b/a.wav'), RATE)
     with pytest.raises(DataError, match='2 recordings are in no class folder'):
@@ -135,7 +135,7 @@ def test_folders_of_splits_are_taken_for_what_they_are(write):
 def test_unreadable_recordings_are_named_or_skipped(write):
     root = write('a/a.wav', 'a/b.wav')
     (root / 'a' / 'b.wav').write_bytes(b'')
-    with pytest.raises(DataError, match='a/b.wav: the file is empty'):
+    with pytest.raises(DataError, match=r'a/b.wav: the file is empty'):
         folders.load(root, RATE)
     source = folders.load(root, RATE, on_bad_audio='skip')
     assert source.keys == ('a/a.wav',) and len(source.skipped) == 1

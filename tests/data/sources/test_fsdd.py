@@ -97,7 +97,7 @@ def test_folders_without_recordings_are_refused_with_what_to_pass(root, tmp_path
     (tmp_path / 'empty').mkdir()
     for folder in (tmp_path / 'missing', tmp_path / 'empty', root / 'README.md'):
         with pytest.raises(
-            DataError, match='--config.data.root=FOLDER with the recordings'
+            DataError, match=r'--config.data.root=FOLDER with the recordings'
         ) as error:
             fsdd.load(folder, 'train', RATE)
         assert str(error.value).startswith(str(folder))
@@ -169,7 +169,7 @@ def test_another_data_set_in_place_of_fsdd_is_refused(root, tmp_path):
     folder = prepare(
         tmp_path / 'tfds', 'spoken_digit', features, {'train': examples}, version='1.0.9'
     )
-    with pytest.raises(DataError, match="'yes_george_1.wav' is no file name of FSDD"):
+    with pytest.raises(DataError, match=r"'yes_george_1.wav' is no file name of FSDD"):
         fsdd.load_tfds(folder, 'train', RATE)
 
 

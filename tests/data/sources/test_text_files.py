@@ -62,5 +62,5 @@ def test_text_without_byte_order_mark_or_an_error_that_names_the_line(tmp_path):
     path.write_bytes(b'\xef\xbb\xbfone\n')
     assert text_files.read_text(path, 'list', '.txt') == 'one\n'
     path.write_bytes(b'one\ntw\xf6\n')
-    with pytest.raises(DataError, match='a.txt: line 2 is not UTF-8 .* save the list as UTF-8'):
+    with pytest.raises(DataError, match=r'a.txt: line 2 is not UTF-8 .* save the list as UTF-8'):
         text_files.read_text(path, 'list', '.txt')

@@ -154,7 +154,7 @@ def test_labels_may_be_several_or_text_or_none(prepare):
 
 def test_without_a_key_clips_are_known_by_their_samples_whatever_the_form(prepare):
     """The same samples twice are two clips, told apart by a number."""
-    examples = clips(4) + [clips(1)[0] | {'file': 'again.wav', 'label': 'cat'}]
+    examples = [*clips(4), clips(1)[0] | {'file': 'again.wav', 'label': 'cat'}]
     one = load(prepare(examples), features=Features(sample_rate=RATE))
     other = load(
         prepare(
@@ -256,7 +256,7 @@ def test_where_the_data_cannot_be_written_lengths_are_remembered_elsewhere(
     try:
         first = load(folder)
         assert not list(inner.glob('.elastic*'))
-        (kept,) = (tmp_path / 'home').rglob('*.json')
+        (_kept,) = (tmp_path / 'home').rglob('*.json')
         assert load(folder).fingerprint == first.fingerprint
     finally:
         inner.chmod(0o755)
@@ -299,7 +299,7 @@ def test_clips_that_cannot_be_used_are_refused_or_skipped_by_their_key(prepare, 
 def test_integers_beyond_16_bits_are_refused(prepare):
     folder = prepare([clips(1)[0] | {'audio': np.array([0, 70000])}], audio=AUDIO)
     with pytest.raises(
-        DataError, match='00.wav: samples reach from 0 to 70000, but integers must have 16 bits'
+        DataError, match=r'00.wav: samples reach from 0 to 70000, but integers must have 16 bits'
     ):
         load(folder)
 
@@ -307,7 +307,7 @@ def test_integers_beyond_16_bits_are_refused(prepare):
 def test_labels_past_the_classes_are_refused(prepare):
     folder = prepare(clips(3))
     (pathlib.Path(folder) / 'animals' / '1.0.0' / 'label.labels.txt').write_text('rex\ndog\n')
-    with pytest.raises(DataError, match='02.wav: the label 2 is past the 2 classes'):
+    with pytest.raises(DataError, match=r'02.wav: the label 2 is past the 2 classes'):
         load(folder)
 
 
@@ -380,7 +380,7 @@ def test_features_that_cannot_be_used_are_refused_with_those_that_are_there(
 
 def test_two_sample_rates_are_refused(prepare):
     with pytest.raises(
-        DataError, match="data.tfds_rate=16000, but the feature 'audio' says 8000 Hz"
+        DataError, match=r"data.tfds_rate=16000, but the feature 'audio' says 8000 Hz"
     ):
         load(prepare(clips(2, np.int64), audio=AUDIO), features=Features(sample_rate=16000))
 
@@ -394,7 +394,7 @@ def test_an_unknown_split_is_refused_with_those_there(prepare):
 
 def test_an_unknown_data_set_is_refused(tmp_path):
     with pytest.raises(
-        DataError, match="no data set 'animals' in .*check data.tfds_name and data.tfds_dir"
+        DataError, match=r"no data set 'animals' in .*check data.tfds_name and data.tfds_dir"
     ):
         load(str(tmp_path))
 
@@ -433,7 +433,7 @@ def test_a_data_set_that_is_not_there_is_prepared(tmp_path, caplog, capsys):
     (tmp_path / 'offline').rename(tmp_path / 'bare')
     with pytest.raises(
         DataError,
-        match='needs the package a_package_that_reads_audio, .*: pip install a_package_that_reads',
+        match=r'needs the package a_package_that_reads_audio, .*: pip install a_package_that_reads',
     ):
         opened()
     (tmp_path / 'bare').unlink()

@@ -120,7 +120,7 @@ def test_a_clip_that_cannot_be_read_fails_in_each_of_its_windows_and_is_tried_on
     source = Ramps(broken=(0,))
     windows = WindowSource(source, WINDOWS)
     for i in np.flatnonzero(windows.owner == 0):
-        with pytest.raises(AudioError, match='0.wav: damaged'):
+        with pytest.raises(AudioError, match=r'0.wav: damaged'):
             windows.read(int(i))
     assert source.reads == [0]
     assert len(windows.read(int(np.flatnonzero(windows.owner == 1)[0]))) == 4
