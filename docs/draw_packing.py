@@ -1,6 +1,6 @@
-"""Draws docs/packing.svg:
+"""Draw docs/packing.svg: clips padded to one length, and packed into rows.
 
-the same clips padded to one length, and packed into rows. Run: python docs/draw_packing.py
+python docs/draw_packing.py
 """
 
 from pathlib import Path

@@ -165,7 +165,7 @@ class FrontendSpec:
     def lead_samples(self) -> int:
         """Return the samples by which the window of the first frame precedes the clip.
 
-        librosa centers frames, Kaldi does not.
+        Frames of librosa are centered, those of Kaldi are not.
         """
         return self.fft // 2 - (self.fft - self.window) // 2 if self.kind == 'librosa' else 0
 

@@ -1,4 +1,4 @@
-"""The state of a training run."""
+"""Define the state of a training run."""
 
 from typing import Any, NamedTuple
 

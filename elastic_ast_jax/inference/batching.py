@@ -1,4 +1,4 @@
-"""Packed inference: one loop from clips to the outputs of each clip.
+"""Run packed inference: one loop from clips to the outputs of each clip.
 
 Prediction, embedding, explanation and the parity checks all run a model through `packed_outputs`.
 """

@@ -1,4 +1,4 @@
-"""Recordings as clips of patches: read by threads, in order, in bounded memory.
+"""Read recordings as clips of patches: by threads, in order, in bounded memory.
 
 A recording that the model takes whole is one clip. A longer recording is decoded piece by piece.
 Each of its windows is a clip that is treated like a separate recording: its mean is removed and its

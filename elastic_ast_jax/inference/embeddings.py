@@ -1,4 +1,4 @@
-"""Embeddings: one vector for each recording, and one for each of its time steps.
+"""Compute embeddings: one vector for each recording, and one for each of its time steps.
 
 The vector of a recording is the vector that the model's head classifies. A step is one column of a
 clip's patch grid: the frames of one time patch, over all mel bands. Steps are `patch_frames` frame

@@ -1,4 +1,4 @@
-"""Explanations: the attention of the model's pooling on each patch of a recording."""
+"""Explain predictions by the attention of the model's pooling on each patch of a recording."""
 
 import os
 from pathlib import Path

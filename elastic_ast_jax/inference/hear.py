@@ -1,4 +1,4 @@
-"""The HEAR interface (https://hearbenchmark.com/hear-api.html): embeddings for that benchmark.
+"""Provide the HEAR interface (https://hearbenchmark.com/hear-api.html) for that benchmark.
 
 Run `hear-validator elastic_ast_jax.inference.hear --model WORKDIR`, and the same for heareval.
 Those tools require a `torch.nn.Module`, so `load_model` returns one if PyTorch is installed. JAX

@@ -1,4 +1,4 @@
-"""Plots of a recording: its timeline and its explanation."""
+"""Plot the timeline and the explanation of a recording."""
 
 import math
 from typing import TYPE_CHECKING, Any

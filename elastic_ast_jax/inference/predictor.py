@@ -1,4 +1,4 @@
-"""Predictor: classifies and embeds recordings with a trained model. Needs no TensorFlow."""
+"""Classify and embed recordings with a trained model, without TensorFlow."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""Scores: probabilities of recordings and of their windows, from the logits of clips."""
+"""Compute probabilities of recordings and of their windows from the logits of clips."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple

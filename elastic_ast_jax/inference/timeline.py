@@ -1,4 +1,4 @@
-"""Timelines as files: JSON and a plot for each recording, named after it."""
+"""Write timelines: JSON and a plot for each recording, named after it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The mean of a recording's windows, weighted by their lengths."""
+"""Average the windows of a recording, weighted by their lengths."""
 
 import numpy as np
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""AST, the fixed-length baseline.
+"""Define AST, the fixed-length baseline.
 
 It has overlapping patches, class and distillation tokens, and a learned position for each token.
 Source: Gong, Chung and Glass, Interspeech 2021 (arXiv 2104.01778).

@@ -1,4 +1,4 @@
-"""ElasticAST: from a PackedBatch to logits per clip slot.
+"""Define ElasticAST, from a PackedBatch to logits per clip slot.
 
 It has patch embedding, positions, encoder, pooling per clip and head. Source: Feng et al.,
 Interspeech 2024 (arXiv 2407.08691).

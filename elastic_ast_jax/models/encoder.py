@@ -1,4 +1,4 @@
-"""Pre-norm ViT blocks over packed rows.
+"""Encode packed rows with pre-norm ViT blocks.
 
 Source: ViT (Dosovitskiy et al., 2021); attention stays within a clip.
 """

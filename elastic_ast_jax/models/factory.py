@@ -1,4 +1,4 @@
-"""The network of a configuration, its parameters and the shape of its batches."""
+"""Make the network of a configuration, its parameters and the shape of its batches."""
 
 from typing import Any
 

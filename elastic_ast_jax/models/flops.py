@@ -1,4 +1,4 @@
-"""Model FLOPs: the floating-point operations that the clips need, on any hardware.
+"""Count model FLOPs: the floating-point operations that the clips need, on any hardware.
 
 Convention of PaLM (Chowdhery et al., 2022, appendix B): products of matrices alone count, with two
 operations for a product and its sum. Padding, masked logits and recomputation count nothing. With n

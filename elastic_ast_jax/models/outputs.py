@@ -1,4 +1,4 @@
-"""The outputs of a network, up to its logits."""
+"""Define the outputs of a network, up to its logits."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Pooling of tokens to one vector per clip slot."""
+"""Pool tokens to one vector per clip slot."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Interpolation of position tables for another grid of patches.
+"""Interpolate position tables for another grid of patches.
 
 A rule gives the positions at which a new axis is looked up in the old one; `interpolate` is linear
 between two entries.

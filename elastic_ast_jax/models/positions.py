@@ -1,4 +1,4 @@
-"""Learned positions: a frequency and a time table, added at each token's place in the grid.
+"""Learn positions: a frequency and a time table, added at each token's place in the grid.
 
 Source: section 3.1 of the paper.
 """

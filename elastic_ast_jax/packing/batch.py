@@ -1,4 +1,4 @@
-"""PackedBatch: the contract between the pipeline, the model, the loss and prediction.
+"""Define PackedBatch, the contract between the pipeline, the model, the loss and prediction.
 
 Letters: R rows, T tokens a row, P values a patch, S clip slots a row, C classes. A clip's tokens
 are contiguous in its row; slots are numbered from 1 in `segment_ids`, and slot s of the other

@@ -1,4 +1,4 @@
-"""Token budgets: process a clip with no more than a given number of tokens.
+"""Process clips under token budgets: with no more than a given number of tokens.
 
 Two reductions bring a clip under a budget: a longer frame shift, by the same ratio for all clips,
 and removing the tokens that are still too many. The kept tokens are a function of the clip's length

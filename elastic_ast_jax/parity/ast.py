@@ -1,4 +1,4 @@
-"""The fixed-length AST against transformers: features and logits."""
+"""Compare the fixed-length AST with transformers: features and logits."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""Comparison: an entry of the parity report, the difference between two arrays and its bound."""
+"""Compare two arrays: their difference and its bound, an entry of the parity report."""
 
 import dataclasses
 from typing import Any, Literal

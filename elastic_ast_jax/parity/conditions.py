@@ -1,4 +1,4 @@
-"""Conditions under which a clip must have the same logits: rows, companions, attention, devices.
+"""Arrange a clip in the ways that must not change its logits: rows, companions, devices.
 
 Batches have one row, or one row for each device: there are few rows, and more would be padding.
 """

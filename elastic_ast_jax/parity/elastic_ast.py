@@ -1,4 +1,4 @@
-"""ElasticAST against the published PyTorch code, packed and with each clip alone."""
+"""Compare ElasticAST with the published PyTorch code, packed and with each clip alone."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Log-mels against torchaudio's Kaldi features.
+"""Compare log-mels with torchaudio's Kaldi features.
 
 The reference itself is rounded. Its float32 Fourier transform (MKL) is off by up to 4e-6 of a
 frame's norm. In bins that are nearly silent while their frame is loud, the error is up to 0.0075 in

@@ -1,4 +1,4 @@
-"""The published network in NumPy and float64, straight from the names of its PyTorch state dict.
+"""Compute the published network in NumPy and float64, by the names of its PyTorch state dict.
 
 Nothing is packed or masked: a clip is a matrix of tokens. The module shares no line with the models
 of this package. So it is a reference for the values between the input and the logits, for which no

@@ -1,4 +1,4 @@
-"""`elastic-ast parity`: compares this package's numbers with those of the PyTorch originals."""
+"""Compare this package's numbers with those of the PyTorch originals (`elastic-ast parity`)."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The precision that float32 allows: results after every weight moves by one rounding."""
+"""Measure the precision that float32 allows: results after every weight moves by one rounding."""
 
 from typing import Any
 

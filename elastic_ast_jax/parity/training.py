@@ -1,4 +1,4 @@
-"""Loss, gradients and twenty optimizer steps, against the published network.
+"""Compare loss, gradients and twenty optimizer steps with the published network.
 
 They are computed by the step and the optimizer that training uses. Adam's first step is the sign of
 each gradient (with the weight decay that is added to it). Where an element is smaller than the

@@ -1,4 +1,4 @@
-"""Fixed-length ASTs that `transformers` saved, with the settings of their feature extractor.
+"""Read fixed-length ASTs that `transformers` saved, and the settings of their feature extractor.
 
 Only JSON and safetensors are read, neither of which can hold code, so a directory need not be
 trusted.

@@ -1,4 +1,4 @@
-"""SSAST and AST as their authors' PyTorch code saves them.
+"""Read SSAST and AST as their authors' PyTorch code saves them.
 
 Their names are timm's behind `v.`, with a norm and a head of their own.
 """

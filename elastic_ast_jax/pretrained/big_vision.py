@@ -1,4 +1,4 @@
-"""Vision Transformers in JAX: `.npz` files of big_vision and of vision_transformer (AugReg)."""
+"""Read Vision Transformers in `.npz` files of big_vision and of vision_transformer (AugReg)."""
 
 import re
 import types

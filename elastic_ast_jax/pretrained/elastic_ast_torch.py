@@ -1,4 +1,4 @@
-"""The published PyTorch ElasticAST: its tensors, and the parameters of this project that they are.
+"""Map the tensors of the published PyTorch ElasticAST to the parameters of this project.
 
 One table, `tensor_mappings`, serves both directions. Keys and values are one projection of the
 published network (keys first) and two here. Source: the code of Feng et al., Interspeech 2024

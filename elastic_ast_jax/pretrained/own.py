@@ -1,4 +1,4 @@
-"""Weights of this project's own workdirs."""
+"""Read weights of this project's own workdirs."""
 
 import os
 

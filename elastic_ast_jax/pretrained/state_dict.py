@@ -1,4 +1,4 @@
-"""State dicts in files of PyTorch, safetensors or NumPy, as names and float32 arrays.
+"""Read state dicts of PyTorch, safetensors or NumPy as names and float32 arrays.
 
 Files are untrusted. PyTorch's are pickles, of which only tensors are accepted; the other two kinds
 hold no code and need no PyTorch.

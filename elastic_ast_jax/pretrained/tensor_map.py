@@ -1,4 +1,4 @@
-"""Tables that map the tensors of another program's network to this project's parameters.
+"""Map the tensors of another program's network to this project's parameters, by tables.
 
 PyTorch's linear layers hold `[out, in]`, Flax's `[in, out]`. A projection of PyTorch may stand for
 several of Flax, whose heads are an axis of their own. The parameters of all blocks are stacked

@@ -1,4 +1,4 @@
-"""Vision Transformers and DeiTs in the names of timm and of Hugging Face's transformers."""
+"""Read ViTs and DeiTs in the names of timm and of Hugging Face's transformers."""
 
 import math
 import re

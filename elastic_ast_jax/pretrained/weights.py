@@ -1,4 +1,4 @@
-"""The common form of pretrained weights, and functions that the readers of all formats share."""
+"""Define the common form of pretrained weights, and share functions among their readers."""
 
 import collections
 import dataclasses

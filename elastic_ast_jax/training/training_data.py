@@ -1,4 +1,4 @@
-"""The training split of a run, and the plan of its steps."""
+"""Open the training split of a run, and plan its steps."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Where clips come from: folders, manifests, prepared data sets and synthesized sounds."""
+"""Sources of clips: folders, manifests, prepared data sets and synthesized sounds."""

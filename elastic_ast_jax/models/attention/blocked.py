@@ -1,4 +1,4 @@
-"""Flash attention in XLA that skips the keys of other clips."""
+"""Compute flash attention in XLA, and skip the keys of other clips."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Conformance suite that every implementation of attention passes.
+"""Check that an implementation of attention conforms to the interface.
 
 Tests run it, and so does the selection before a kernel is used. Results are compared with the
 softmax of each clip alone, in NumPy and float64, which involves no packing.

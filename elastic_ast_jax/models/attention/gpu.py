@@ -1,4 +1,4 @@
-"""Attention on GPUs, by the kernels of tokamax, of JAX in Pallas, and of cuDNN.
+"""Attend on GPUs by the kernels of tokamax, of JAX in Pallas, and of cuDNN.
 
 JAX 0.11 deprecates `pallas.ops.gpu` in favor of tokamax, which needs that version. Only this
 module depends on either.

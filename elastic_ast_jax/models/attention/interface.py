@@ -1,4 +1,4 @@
-"""Attention within a clip: one interface, several implementations.
+"""Define attention within a clip: one interface, several implementations.
 
 `attend(q, k, v, segment_ids)` takes float `[R, T, H, K]` arrays (H heads of width K, logits already
 scaled through q) and int `[R, T]` segment ids, 0 in padding and otherwise contiguous, and gives

@@ -1,4 +1,4 @@
-"""Rows in the shape that a kernel takes, with an output of 0 in padding."""
+"""Pad rows to the shape that a kernel takes, with an output of 0 in padding."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Implementations of attention by their names in a config."""
+"""List the implementations of attention by their names in a config."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""Selection of the dtype and the attention for the platform."""
+"""Select the dtype and the attention for the platform."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""Attention on TPUs by JAX's splash attention.
+"""Attend on TPUs by JAX's splash attention.
 
 It holds one block of logits at a time and masks with segment ids.
 """

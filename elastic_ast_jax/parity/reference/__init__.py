@@ -1,4 +1,4 @@
-"""Reference values that PyTorch computed, and their loader.
+"""Load the reference values that PyTorch computed.
 
 README.md in this folder lists the contents of each file.
 """
