@@ -36,12 +36,12 @@ from elastic_ast_jax.training import factory as training_factory
 from elastic_ast_jax.training.announcements import describe_data
 from elastic_ast_jax.training.compilations import CompilationCounter
 from elastic_ast_jax.training.compiled_steps import CompiledSteps
-from elastic_ast_jax.training.events import EventSchedule
 from elastic_ast_jax.training.metrics_window import MetricsWindow
 from elastic_ast_jax.training.monitor import Monitor
 from elastic_ast_jax.training.profiling import Profile
 from elastic_ast_jax.training.progress_line import ProgressLine
 from elastic_ast_jax.training.run_log import RunLog, open_logs
+from elastic_ast_jax.training.save_schedule import SaveSchedule
 from elastic_ast_jax.training.step_reporter import StepReporter
 from elastic_ast_jax.training.training_data import (
     TrainingData,
@@ -103,7 +103,7 @@ class Session:
 
     setup: Setup
     checkpoints: Checkpoints
-    events: EventSchedule
+    events: SaveSchedule
     batches: Iterator[PackedBatch]
     monitor: Monitor
     window: MetricsWindow
@@ -312,7 +312,7 @@ def open_session(setup: Setup, checkpoints: Checkpoints, first_step: int) -> Ite
     """
     config, schedule, progress = setup.config, setup.schedule, setup.progress
     reader = make_reader(setup)
-    events = EventSchedule.from_config(config.train, schedule.epoch_ends)
+    events = SaveSchedule.from_config(config.train, schedule.epoch_ends)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_on_exit(functools.partial(report_skipped, setup, reader)))
         sinks = stack.enter_context(open_logs(config, setup.workdir, checkpoints, first_step))
@@ -359,9 +359,7 @@ def make_reader(setup: Setup) -> pipeline.RowReader:
     )
 
 
-def make_reporter(
-    setup: Setup, events: EventSchedule, log: RunLog, first_step: int
-) -> StepReporter:
+def make_reporter(setup: Setup, events: SaveSchedule, log: RunLog, first_step: int) -> StepReporter:
     """Return the reporter of training steps; its clocks start now."""
     schedule, packing = setup.schedule, setup.config.packing
     return StepReporter(

@@ -253,10 +253,3 @@ def resampled_length(samples: Any, sample_rate: Any, target: int) -> Any:
     The result is `ceil(samples * target / sample_rate)` in integers, as in librosa.
     """
     return -(-samples * target // sample_rate)
-
-
-def tokens_after_dropout(tokens: Any, dropout: float) -> Any:
-    """Return the tokens after token dropout: `max(1, int((1 - dropout) * n))` (paper, 3.2)."""
-    if not dropout:
-        return tokens
-    return np.maximum(1, np.floor((1.0 - dropout) * tokens + _ROUNDING).astype(np.int64))

@@ -17,12 +17,12 @@ from elastic_ast_jax.data.epoch_plan import EpochPlan, Planner, Schedule
 from elastic_ast_jax.data.sampling import (
     NO_PARTNER,
     SampledClips,
-    kept_token_indices,
     warped_frames,
 )
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import NO_CLIP, BatchShape
+from elastic_ast_jax.packing.token_dropout import kept_token_indices
 
 # The clip ids of a row that could not be read.
 FAILED_ROW = NO_CLIP - 1

@@ -12,10 +12,11 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float64, Int64, UInt64
 
-from elastic_ast_jax.audio.frontend import FrontendSpec, tokens_after_dropout
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config import validation
 from elastic_ast_jax.config.schema import Augment
 from elastic_ast_jax.packing.token_budget import TokenReduction
+from elastic_ast_jax.packing.token_dropout import tokens_after_dropout
 from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.philox import Stream
 
@@ -352,20 +353,3 @@ def warped_frames(
     origin = np.interp(np.arange(frames), [0, warp_to, frames - 1], [0, warp_from, frames - 1])
     before = np.clip(np.floor(origin), 0, max(0, frames - 2)).astype(np.int64)
     return before, origin - before
-
-
-def kept_token_indices(
-    seed: int, epoch: int, position: int, tokens: int, kept: int
-) -> Int64[np.ndarray, 'kept']:
-    """Return the ascending indices of the tokens that token dropout keeps of a sampled clip.
-
-    Every subset is equally likely.
-
-    Args:
-        seed: Seed of the run.
-        epoch: Number of the epoch.
-        position: Position of the clip in the epoch.
-        tokens: Tokens of the clip.
-        kept: Tokens that remain.
-    """
-    return philox.subset(philox.words_at(seed, epoch, Stream.TOKEN_DROPOUT, position, tokens), kept)

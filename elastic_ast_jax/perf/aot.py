@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from elastic_ast_jax.audio import frontend
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.models import flops
 from elastic_ast_jax.models.attention import interface, registry
+from elastic_ast_jax.packing import token_dropout
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.perf import collectives, length_mixes, topologies
 from elastic_ast_jax.perf.topologies import Topology
@@ -199,7 +199,7 @@ def _make_workload(
     )
     patches = np.concatenate(rows)
     tokens = np.asarray(
-        frontend.tokens_after_dropout(mix.frontend.mel_patches * patches, dropout), np.int64
+        token_dropout.tokens_after_dropout(mix.frontend.mel_patches * patches, dropout), np.int64
     )
     clips = len(tokens) / _SAMPLE_ROWS * packing.rows
     return Workload(tokens, clips, lengths, classes or _AUDIOSET_CLASSES)

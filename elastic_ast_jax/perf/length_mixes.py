@@ -16,11 +16,12 @@ import os
 import numpy as np
 from jaxtyping import Int64
 
-from elastic_ast_jax.audio.frontend import FrontendSpec, tokens_after_dropout
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.variants import Bin, sample_lengths
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch
+from elastic_ast_jax.packing.token_dropout import tokens_after_dropout
 from elastic_ast_jax.utils.errors import UserError
 
 # Recipes by the names of mixes.

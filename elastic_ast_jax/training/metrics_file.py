@@ -84,7 +84,7 @@ class _LocalLog:
         temporary = file.with_name(file.name + '.new')
         temporary.write_text(''.join(kept), encoding='utf-8')
         os.replace(temporary, file)
-        self._stream = open(file, 'a', encoding='utf-8')  # noqa: SIM115  closed by close()
+        self._stream = open(file, 'a', encoding='utf-8')
         # Event files cannot be edited; they are written again from the kept lines.
         for events in tensorboard.glob(f'{_EVENTS}*'):
             events.unlink()

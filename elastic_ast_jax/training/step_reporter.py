@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from elastic_ast_jax.training.events import EventSchedule
 from elastic_ast_jax.training.metrics_window import MetricsWindow
 from elastic_ast_jax.training.progress_line import ProgressLine
 from elastic_ast_jax.training.run_log import RunLog
+from elastic_ast_jax.training.save_schedule import SaveSchedule
 from elastic_ast_jax.training.step import StepMetrics
 
 
@@ -23,7 +23,7 @@ class StepReporter:
         self,
         learning_rates: Float[np.ndarray, 'steps'],
         flops: Callable[[int], int],
-        events: EventSchedule,
+        events: SaveSchedule,
         window: MetricsWindow,
         line: ProgressLine,
         log: RunLog,

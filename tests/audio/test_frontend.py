@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from elastic_ast_jax.audio.frontend import FrontendSpec, resampled_length, tokens_after_dropout
+from elastic_ast_jax.audio.frontend import FrontendSpec, resampled_length
+from elastic_ast_jax.packing.token_dropout import tokens_after_dropout
 
 SPEC = FrontendSpec()
 

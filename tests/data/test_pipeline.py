@@ -19,10 +19,10 @@ from elastic_ast_jax.data.pipeline import RowReader, iterate_batches
 from elastic_ast_jax.data.sampling import (
     NO_PARTNER,
     balanced_weights,
-    kept_token_indices,
 )
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch, validate
+from elastic_ast_jax.packing.token_dropout import kept_token_indices
 from tests.data.specs import replaced, sampling_spec
 
 CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2

@@ -8,15 +8,15 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastic_ast_jax.audio.frontend import FrontendSpec, tokens_after_dropout
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.data.sampling import (
     NO_PARTNER,
     SampledClips,
     balanced_weights,
-    kept_token_indices,
     sample_epoch,
     warped_frames,
 )
+from elastic_ast_jax.packing.token_dropout import kept_token_indices, tokens_after_dropout
 from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.philox import Stream
 from tests.data.specs import replaced, sampling_spec

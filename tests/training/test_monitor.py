@@ -8,12 +8,12 @@ import pytest
 
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.packing.batch import BatchShape
-from elastic_ast_jax.training.events import EventSchedule
 from elastic_ast_jax.training.finiteness import TrainingError
 from elastic_ast_jax.training.metrics_window import MetricsWindow
 from elastic_ast_jax.training.monitor import Monitor
 from elastic_ast_jax.training.progress_line import ProgressLine
 from elastic_ast_jax.training.run_log import RunLog
+from elastic_ast_jax.training.save_schedule import SaveSchedule
 from elastic_ast_jax.training.step import StepMetrics
 from elastic_ast_jax.training.step_reporter import StepReporter
 from elastic_ast_jax.utils.progress import Progress
@@ -86,7 +86,7 @@ def test_lines_have_the_means_since_the_line_before(clock, monkeypatch):
     reporter = StepReporter(
         np.linspace(0, 1, 6),
         lambda step: 100 * (step + 1),
-        EventSchedule((3, 6), log_every=2, save_every=0, eval_every=1),
+        SaveSchedule((3, 6), log_every=2, save_every=0, eval_every=1),
         MetricsWindow(batch_tokens=8),
         ProgressLine(progress, schedule, 0),
         RunLog([sink], progress, schedule, moving_average=False),

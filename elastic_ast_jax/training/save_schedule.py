@@ -9,7 +9,7 @@ from elastic_ast_jax.config.schema import Train
 
 
 @dataclasses.dataclass(frozen=True)
-class EventSchedule:
+class SaveSchedule:
     """The steps after which a run logs, saves and evaluates.
 
     Attributes:
@@ -25,7 +25,7 @@ class EventSchedule:
     eval_every: int
 
     @classmethod
-    def from_config(cls, train: Train, epoch_ends: Int64[np.ndarray, 'epochs']) -> 'EventSchedule':
+    def from_config(cls, train: Train, epoch_ends: Int64[np.ndarray, 'epochs']) -> 'SaveSchedule':
         """Return the schedule of a configured run.
 
         Args:
