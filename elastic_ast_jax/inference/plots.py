@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from elastic_ast_jax.inference.explanation import Explanation
+
 
 # The most classes and columns of a timeline that can be distinguished on a page.
 _TIMELINE_CLASSES = 24

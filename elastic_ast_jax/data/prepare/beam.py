@@ -135,7 +135,7 @@ def run_pipeline(pipeline: Any, transforms: Mapping[str, Any], folder: Path, tot
     try:
         with _progress(folder, total), _quiet('apache_beam.runners.common'), pipeline:
             for name, transform in transforms.items():
-                pipeline | name >> transform
+                _ = pipeline | name >> transform
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
