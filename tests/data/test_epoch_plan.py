@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import re
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -44,7 +45,14 @@ def equal(a, b, but=()):
     )
 
 
-def planner(samples=SAMPLES, frontend=FRONTEND, spec=EVERYTHING, seed=0, tokens=2048, slots=16):
+def planner(
+    samples: Sequence[int] | np.ndarray = SAMPLES,
+    frontend=FRONTEND,
+    spec=EVERYTHING,
+    seed=0,
+    tokens=2048,
+    slots=16,
+):
     return Planner(
         [f'clip{i}.wav' for i in range(len(samples))],
         np.asarray(samples),
@@ -90,7 +98,9 @@ def test_a_clip_that_is_too_long_is_named_with_what_helps():
     assert text.startswith('2 of 4 clips are longer than frontend.max_frames=1024; ')
     assert 'the longest, clip2.wav, has 1198 frames (12.00 s)' in text
     assert "data.too_long='crop'" in text
-    advised = int(re.search(r'raise frontend\.max_frames to (\d+)', text)[1])
+    advice = re.search(r'raise frontend\.max_frames to (\d+)', text)
+    assert advice is not None
+    advised = int(advice[1])
     planner(samples, dataclasses.replace(FRONTEND, max_frames=advised), sampling_spec())
     planner(samples, spec=sampling_spec(too_long='crop'))
 
@@ -116,7 +126,9 @@ def test_a_clip_of_too_many_tokens_is_named_with_what_helps(dropout, needed):
     )
     assert f'raise packing.tokens to at least {needed}' in text
     planner(samples, spec=spec, tokens=needed)
-    advised = int(re.search(r'lower frontend\.max_frames to (\d+)', text)[1])
+    advice = re.search(r'lower frontend\.max_frames to (\d+)', text)
+    assert advice is not None
+    advised = int(advice[1])
     planner(
         samples,
         dataclasses.replace(FRONTEND, max_frames=advised),

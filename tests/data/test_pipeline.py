@@ -10,6 +10,7 @@ import time
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import DTypeLike
 
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec
@@ -20,6 +21,7 @@ from elastic_ast_jax.data.sampling import (
     NO_PARTNER,
     balanced_weights,
 )
+from elastic_ast_jax.data.sources.base import BadAudio
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch, validate
 from elastic_ast_jax.packing.token_dropout import kept_token_indices
@@ -84,6 +86,7 @@ class Noise:
 
     def read(self, i):
         if i == self.broken:
+            assert self.error is not None
             raise self.error
         if i == self.slow:
             time.sleep(0.1)
@@ -104,8 +107,8 @@ def reader(
     rows=ROWS,
     first_row=0,
     step_rows=None,
-    dtype=np.float32,
-    on_bad_audio='error',
+    dtype: DTypeLike = np.float32,
+    on_bad_audio: BadAudio = 'error',
 ):
     source = source or Noise()
     weights = balanced_weights(targets) if spec.balanced else None

@@ -52,7 +52,7 @@ def get_config():
 class Outcome:
     """What a command did."""
 
-    code: int
+    code: int | str | None
     out: str
     err: str
 
@@ -82,7 +82,7 @@ def compiled(tmp_path_factory):
     it left behind.
     """
     folder = str(tmp_path_factory.mktemp('compiled'))
-    before = jax.config.jax_compilation_cache_dir
+    before = jax.config.values['jax_compilation_cache_dir']
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('JAX_COMPILATION_CACHE_DIR', folder)
         jax.config.update('jax_compilation_cache_dir', folder)
@@ -112,7 +112,7 @@ def recordings(tmp_path_factory) -> Recordings:
             label = list(REGISTERS)[i % 3]
             samples = tone(
                 REGISTERS[label] * random.uniform(0.9, 1.1),
-                random.integers(RATE // 5, RATE),
+                int(random.integers(RATE // 5, RATE)),
                 seed=i,
             )
             soundfile.write(folder / split / f'{i:02d}.wav', samples, RATE)

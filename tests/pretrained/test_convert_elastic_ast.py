@@ -1,6 +1,7 @@
 """Test the conversion of the published network to a workdir and back, to the bit."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ safetensors = pytest.importorskip(
 HEADS = '--heads=4'
 
 
-def load_stored(name):
+def load_stored(name) -> tuple[reference.Reference, dict[str, Any]]:
     """Return the stored arrays, and the state dict among them."""
     stored = reference.load(name)
     return stored, stored.part('weights/')
@@ -227,13 +228,11 @@ def test_labels_of_a_csv_are_in_the_order_of_its_index(weights_file, tmp_path):
 )
 def test_the_number_of_classes_selects_the_recipe(tmp_path, name, classes):
     layout = elastic_ast_torch.Layout(model_sizes.Size(8, 1, 2), classes, (2, 8), 16)
-    np.savez(
-        tmp_path / 'w.npz',
-        **{
-            row.source: np.zeros(row.shape, np.float32)
-            for row in elastic_ast_torch.tensor_mappings(layout)
-        },
-    )
+    weights: dict[str, Any] = {
+        row.source: np.zeros(row.shape, np.float32)
+        for row in elastic_ast_torch.tensor_mappings(layout)
+    }
+    np.savez(tmp_path / 'w.npz', **weights)
     convert_elastic_ast.run(tmp_path / 'w.npz', tmp_path / 'inferred', heads=2)
     assert (
         main(
@@ -275,7 +274,8 @@ def test_labels_that_do_not_fit(weights_file, tmp_path, text, problem):
 
 def test_the_error_of_an_unusable_file_names_it_and_leaves_nothing(tmp_path):
     weights = load_stored('elasticast_tiny')[1]
-    np.savez(tmp_path / 'w.npz', **weights | {'head.bias': np.zeros(8, np.float32)})
+    weights['head.bias'] = np.zeros(8, np.float32)
+    np.savez(tmp_path / 'w.npz', **weights)
     with pytest.raises(
         LayoutError, match=r'w.npz: .*head.bias has the shape \[8\], expected \[7\]'
     ):

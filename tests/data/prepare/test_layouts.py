@@ -275,7 +275,8 @@ def test_a_list_that_is_missing_or_empty_is_named(name, path, folder, tmp_path):
     (place / path).unlink()
     with pytest.raises(DataError, match=f'{path}: no such'):
         builder(name, tmp_path).layout(place)
-    assert pathlib.PurePath(path).name in builder(name, tmp_path).MANUAL_DOWNLOAD_INSTRUCTIONS
+    instructions = builder(name, tmp_path).MANUAL_DOWNLOAD_INSTRUCTIONS
+    assert instructions is not None and pathlib.PurePath(path).name in instructions
 
 
 def test_all_wrong_lines_are_counted_and_ten_are_named(folder, tmp_path):

@@ -363,7 +363,7 @@ def test_of_two_preparations_the_second_is_refused_until_the_data_set_is_in_plac
     )
     try:
         while not there.exists():
-            assert first.poll() is None, first.stdout.read()
+            assert first.poll() is None, first.communicate()[0]
             time.sleep(0.05)
         before = sorted(os.listdir(tmp_path / 'out' / 'esc50'))
         refused = prepare(esc50)
@@ -520,6 +520,7 @@ def test_an_index_that_is_damaged_or_of_other_files_is_not_used(prepared, caplog
     for cache in folder.glob('.elastic-ast-*'):
         cache.unlink()
     files = index.load(folder, 'fold1')
+    assert files is not None
     assert files[shard.name].size == shard.stat().st_size and list(files) == [shard.name]
     with open(shard, 'ab') as file:  # no longer the file that was indexed
         file.write(b'\0' * 65536)
@@ -568,6 +569,7 @@ def test_a_shard_is_written_again_only_if_it_has_to_be(tmp_path):
     assert shards.load_record(shard, FORM) is None
     shards.write_shard(shard, FORM)
     record = shards.load_record(shard, FORM)
+    assert record is not None
     assert (record.keys, record.frames, record.labels) == (
         ('a',),
         (len(miniatures.tone(1)),),
@@ -593,7 +595,8 @@ def test_a_shard_is_written_again_only_if_it_has_to_be(tmp_path):
     assert shards.load_record(shard, FORM) is None
     shards.write_list(shard)
     shards.write_listed_shard(shard.path, FORM)
-    assert set(shards.load_record(shard, FORM).keys) == {'a', 'b'}
+    complete = shards.load_record(shard, FORM)
+    assert complete is not None and set(complete.keys) == {'a', 'b'}
     os.truncate(shard.path, 10)
     assert shards.load_record(shard, FORM) is None
 
@@ -620,6 +623,7 @@ def test_what_is_stored_is_mono_at_the_rate_asked_for_and_within_16_bits(tmp_pat
     (shard,) = shards.assign_shards(tmp_path, 'train', found)
     shards.write_shard(shard, FORM)
     record = shards.load_record(shard, FORM)
+    assert record is not None
     assert record.keys == ('loud',) and record.frames == (8000,)
     said = {clip.key: clip.message for clip in record.skipped}
     assert (

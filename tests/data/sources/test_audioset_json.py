@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from elastic_ast_jax.data.sources import audioset_json, base
-from elastic_ast_jax.data.sources.base import DataError
+from elastic_ast_jax.data.sources.base import BadAudio, DataError
 
 RATE = 8000
 CSV = 'index,mid,display_name\n0,/m/b,Speech\n1,/m/a,"Dog, barking"\n2,/t/c,Music\n'
@@ -35,7 +35,7 @@ def write(tmp_path):
     return make
 
 
-def load(path, on_bad_audio='error'):
+def load(path, on_bad_audio: BadAudio = 'error'):
     return audioset_json.load(path, path.with_name('labels.csv'), RATE, on_bad_audio)
 
 

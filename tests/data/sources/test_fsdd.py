@@ -124,6 +124,7 @@ def test_all_damaged_recordings_are_named_once(root):
 def spoken_digit(folder, recordings):
     """The data set as TFDS has it: one split, samples as 64-bit integers, file names."""
     features = tfds.builder_cls('spoken_digit')(data_dir=str(folder)).info.features
+    assert isinstance(features, tfds.features.FeaturesDict)
     examples = [
         {
             'audio': soundfile.read(path, dtype='int16')[0].astype(np.int64),

@@ -172,6 +172,7 @@ def test_the_cache_lies_beside_the_data_or_else_in_the_users_cache(tmp_path, mon
     fallback = headers.cache_path(
         data
     )  # the folder does not exist, so nothing can be written there
+    assert fallback is not None
     assert fallback.parent == tmp_path / 'xdg/elastic-ast/headers' and fallback.parent.is_dir()
     assert headers.cache_path(tmp_path / 'other') != fallback
     monkeypatch.chdir(tmp_path)
@@ -191,8 +192,8 @@ def test_what_is_remembered_under_other_names_lies_apart(tmp_path, monkeypatch):
     assert headers.cache_path(tmp_path, '.lengths.json') == tmp_path / '.lengths.json'
     places = {headers.cache_path(tmp_path / 'missing', name) for name in ('.a.json', '.b.json')}
     assert len(places | {headers.cache_path(tmp_path / 'missing')}) == 3
-    assert {place.suffix for place in places} == {'.json'} and {
-        place.parent for place in places
+    assert {place and place.suffix for place in places} == {'.json'} and {
+        place and place.parent for place in places
     } == {tmp_path / 'xdg/elastic-ast/headers'}
 
 

@@ -1,6 +1,7 @@
 """Data sets of TFDS: known by keys, read at random, refused with what to do."""
 
 import concurrent.futures
+import importlib
 import os
 import pathlib
 import subprocess
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow_datasets
+from numpy.typing import DTypeLike
 
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.data.sources import base, tfds
-from elastic_ast_jax.data.sources.base import DataError
+from elastic_ast_jax.data.sources.base import BadAudio, DataError
 from elastic_ast_jax.data.sources.tfds_builder import Features
 from tests.fixtures.prepared import prepare as write
 
@@ -24,13 +26,13 @@ KEYED = Features(key='file', sample_rate=RATE)
 KINDS = tensorflow_datasets.features
 
 
-def samples(i, dtype=np.int16):
+def samples(i, dtype: DTypeLike = np.int16):
     """Clip `i`: of a length of its own; quieter than full scale."""
     found = np.random.default_rng(i).integers(-20000, 20000, 400 + 37 * i)
     return (found / 32768 if np.dtype(dtype).kind == 'f' else found).astype(dtype)
 
 
-def clips(number=12, dtype=np.int16):
+def clips(number=12, dtype: DTypeLike = np.int16):
     return [
         {'audio': samples(i, dtype), 'file': f'{i:02}.wav', 'label': NAMES[i % 3]}
         for i in range(number)
@@ -59,7 +61,14 @@ def prepare(tmp_path):
     return make
 
 
-def load(folder, split='train', sample_rate=RATE, features=KEYED, on_bad_audio='error', keep=None):
+def load(
+    folder,
+    split='train',
+    sample_rate=RATE,
+    features=KEYED,
+    on_bad_audio: BadAudio = 'error',
+    keep=None,
+):
     return tfds.load('animals', folder, split, sample_rate, features, on_bad_audio, keep)
 
 
@@ -414,7 +423,7 @@ def test_a_data_set_that_is_not_there_is_prepared(tmp_path, caplog, capsys):
             if (tmp_path / 'offline').exists():
                 raise OSError('the server\ncannot be reached')
             if (tmp_path / 'bare').exists():
-                import a_package_that_reads_audio  # noqa: F401
+                importlib.import_module('a_package_that_reads_audio')
             yield from enumerate(
                 {'audio': samples(i, np.int64), 'label': NAMES[i % 3]} for i in range(4)
             )

@@ -28,7 +28,7 @@ class Ramps:
         self.labels = [('ab'[i % 2],) for i in range(len(lengths))]
         self.reads, self.broken, self._lock = [], broken, threading.Lock()
 
-    def read(self, i):
+    def read(self, i: int):
         with self._lock:
             self.reads.append(i)
         if i in self.broken:
