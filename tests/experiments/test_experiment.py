@@ -179,7 +179,6 @@ def test_runs_on_other_data_are_refused(finished_experiment, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_folder_that_cannot_be_created_is_reported(finished_experiment, recipe):
     process = run(
         'length', recipe, f'--out={finished_experiment / "output.txt" / "x"}', capture_output=True

@@ -489,7 +489,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         id='sharding-10',
         module='elastic_ast_jax/training/compiled_steps.py',
-        where='make.init_params: parameters of a starting point',
+        where='make_steps.init_params: parameters of a starting point',
         old="return unflatten_dict(random | dict(pretrained), sep='/')",
         new="return unflatten_dict(dict(pretrained) | random, sep='/')",
         fault='Random parameters replace those of the starting point.',
