@@ -135,11 +135,11 @@ def field_comments(section: type) -> dict[str, str]:
     """Return the comment of each field: beside and below it, or else on the lines above."""
     source = textwrap.dedent(inspect.getsource(section))
     beside: dict[int, str] = {}
-    alone: dict[int, str] = {}
+    above: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             own_line = not token.line[: token.start[1]].strip()
-            (alone if own_line else beside)[token.start[0]] = token.string.lstrip('# ')
+            (above if own_line else beside)[token.start[0]] = token.string.lstrip('# ')
     meanings = {}
     (definition,) = ast.parse(source).body
     for node in definition.body:
@@ -148,9 +148,9 @@ def field_comments(section: type) -> dict[str, str]:
         lines = range(node.lineno, node.end_lineno + 1)
         comment = [beside[line] for line in lines if line in beside]
         if comment:
-            comment += list(neighbors(alone, node.end_lineno, 1))
+            comment += list(neighbors(above, node.end_lineno, 1))
         else:
-            comment = list(neighbors(alone, node.lineno, -1))[::-1]
+            comment = list(neighbors(above, node.lineno, -1))[::-1]
         if comment:
             meanings[node.target.id] = ' '.join(comment)
     return meanings

@@ -87,9 +87,9 @@ class _File:
             return b''
         data = b''
         while count > len(data) and (
-            more := os.pread(self._descriptor, count - len(data), position + len(data))
+            part := os.pread(self._descriptor, count - len(data), position + len(data))
         ):
-            data += more
+            data += part
         return data
 
 

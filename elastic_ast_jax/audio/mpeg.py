@@ -85,11 +85,11 @@ def parse_frame(header: bytes) -> tuple[int, bytes] | None:
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
-    index, rate = header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer == 4 or index in (0, 15) or rate == 3:
+    index, rate_code = header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or layer == 4 or index in (0, 15) or rate_code == 3:
         return None
     bits = _KBITS[version == 3, layer][index - 1] * 1000
-    hertz = _RATES[rate] // _DIVISOR[version]
+    hertz = _RATES[rate_code] // _DIVISOR[version]
     padding = header[2] >> 1 & 1
     if layer == 1:
         length = (12 * bits // hertz + padding) * 4
@@ -213,8 +213,8 @@ class _CountedFile(io.RawIOBase):
     def _read_file(self, position: int, count: int) -> bytes:
         self._file.seek(position)
         data = b''
-        while len(data) < count and (more := self._file.read(count - len(data))):
-            data += more
+        while len(data) < count and (part := self._file.read(count - len(data))):
+            data += part
         return data
 
 

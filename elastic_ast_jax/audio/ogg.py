@@ -115,7 +115,9 @@ class Chain:
     def __init__(self, files: Sequence[soundfile.SoundFile]):
         kinds = sorted({(file.samplerate, file.channels) for file in files})
         if len(kinds) > 1:
-            described = ', '.join(f'{rate} Hz with {channels} channels' for rate, channels in kinds)
+            described = ', '.join(
+                f'{sample_rate} Hz with {channels} channels' for sample_rate, channels in kinds
+            )
             raise ChainError(f'{len(files)} recordings are chained in the file, of {described}')
         # Index of the current recording, and the frames that remain in it.
         self._files, self._index, self._remaining = files, 0, files[0].frames

@@ -254,15 +254,15 @@ def find_recordings(paths: Iterable[str | os.PathLike]) -> list[str]:
     return recordings
 
 
-def _walk(folder: str, seen: set[str]) -> Iterator[str]:
+def _walk(folder: str, listed: set[str]) -> Iterator[str]:
     """Yield the recordings below a folder in sorted order.
 
-    `seen` holds the real paths of the folders listed so far.
+    `listed` holds the real paths of the folders listed so far.
     """
     real = os.path.realpath(folder)
-    if real in seen:
+    if real in listed:
         return
-    seen.add(real)
+    listed.add(real)
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -273,7 +273,7 @@ def _walk(folder: str, seen: set[str]) -> Iterator[str]:
     for name in names:
         path = os.path.join(folder, name)
         if os.path.isdir(path):
-            yield from _walk(path, seen)
+            yield from _walk(path, listed)
         elif os.path.splitext(name)[1].lower() in _SUFFIXES:
             yield path
 

@@ -338,12 +338,12 @@ class Checkpoints:
                 f'of another model, {len(wrong)} parameters differ, such as {wrong[0]}'
             )
 
-    def _warn(self, failures: dict[int, str], used: int) -> None:
+    def _warn(self, failures: dict[int, str], usable_step: int) -> None:
         for step, reason in failures.items():
             _log.warning(
                 'checkpoint %s is incomplete, using the one before, %d: %s',
                 self.directory / str(step),
-                used,
+                usable_step,
                 reason,
             )
 
@@ -358,21 +358,22 @@ class Checkpoints:
         self._scores.pop(step, None)
         self._manager.reload()
 
-    def restore_params(self, abstract: Any, which: str, *, ema: bool = False) -> RestoredParams:
+    def restore_params(self, abstract: Any, selection: str, *, ema: bool = False) -> RestoredParams:
         """Return the parameters of a checkpoint, or the mean of several.
 
         Args:
             abstract: The shapes, dtypes and shardings of the parameters.
-            which: `'latest'`, `'best'`, a step, `'average:N'` for the mean of the newest N, or
-                `'average'` for that of all. Only `'latest'` skips a checkpoint that cannot be read.
+            selection: `'latest'`, `'best'`, a step, `'average:N'` for the mean of the newest N,
+                or `'average'` for that of all. Only `'latest'` skips a checkpoint that cannot be
+                read.
             ema: Whether to return the moving average of the parameters instead.
 
         Raises:
             CheckpointError: The checkpoint does not exist, cannot be read, or is of another model.
         """
-        steps = select_steps(self.directory, which, self.steps(), self.best_step())
+        steps = select_steps(self.directory, selection, self.steps(), self.best_step())
         item = 'ema' if ema else 'params'
-        if is_average(which):
+        if is_average(selection):
             return self._average_params(steps, abstract, item)
         failures: dict[int, str] = {}
         for step in steps:

@@ -64,13 +64,13 @@ class Mean:
 
 
 def select_steps(
-    directory: Path | BucketPath, which: str, steps: Sequence[int], best_step: int | None
+    directory: Path | BucketPath, selection: str, steps: Sequence[int], best_step: int | None
 ) -> list[int]:
     """Return the steps to average, or else those to try in turn.
 
     Args:
         directory: The folder of the checkpoints, for messages.
-        which: `'latest'`, `'best'`, a step, `'average:N'` or `'average'`.
+        selection: `'latest'`, `'best'`, a step, `'average:N'` or `'average'`.
         steps: The steps of all checkpoints, ascending.
         best_step: The step of the best evaluation.
 
@@ -81,39 +81,41 @@ def select_steps(
         raise CheckpointError(
             f'{directory}: there is no complete checkpoint; has training saved one?'
         )
-    if is_average(which):
-        return _averaged_steps(directory, which, steps)
-    if which == 'latest':
+    if is_average(selection):
+        return _averaged_steps(directory, selection, steps)
+    if selection == 'latest':
         return list(reversed(steps))
-    if which == 'best':
+    if selection == 'best':
         if best_step is None:
             raise CheckpointError(f'{directory}: no checkpoint has been evaluated; use latest')
         return [best_step]
-    if which.isdecimal() and int(which) in steps:
-        return [int(which)]
+    if selection.isdecimal() and int(selection) in steps:
+        return [int(selection)]
     raise CheckpointError(
-        f'{directory}: no checkpoint {which}; there are {list(steps)}, latest, best and average'
+        f'{directory}: no checkpoint {selection}; there are {list(steps)}, latest, best and average'
     )
 
 
-def is_average(which: str) -> bool:
-    """Return whether `which` selects a mean of checkpoints."""
-    return which.partition(':')[0] == 'average'
+def is_average(selection: str) -> bool:
+    """Return whether `selection` is a mean of checkpoints."""
+    return selection.partition(':')[0] == 'average'
 
 
-def _averaged_steps(directory: Path | BucketPath, which: str, steps: Sequence[int]) -> list[int]:
+def _averaged_steps(
+    directory: Path | BucketPath, selection: str, steps: Sequence[int]
+) -> list[int]:
     """Return the steps of `'average'` or `'average:N'`."""
-    _, colon, number = which.partition(':')
+    _, colon, number = selection.partition(':')
     if not colon:
         return list(steps)
     if not number.isdecimal() or int(number) < 1:
         raise CheckpointError(
-            f'{directory}: {which}: write average:N with a positive whole number N, such as'
+            f'{directory}: {selection}: write average:N with a positive whole number N, such as'
             f' average:{min(3, len(steps))}, or average for all checkpoints'
         )
     if int(number) > len(steps):
         raise CheckpointError(
-            f'{directory}: {which} needs {number} checkpoints, and there are {len(steps)}, of'
+            f'{directory}: {selection} needs {number} checkpoints, and there are {len(steps)}, of'
             f' steps {list(steps)}: ask for fewer (a run keeps train.max_checkpoints of them)'
         )
     return list(steps[-int(number) :])
@@ -121,8 +123,10 @@ def _averaged_steps(directory: Path | BucketPath, which: str, steps: Sequence[in
 
 def describe(steps: Sequence[int], item: str) -> str:
     """Return the origin of parameters: the steps, and whether they are the moving average."""
-    which = f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
-    return f'{which}, moving average' if item == 'ema' else which
+    origin = (
+        f'step {steps[0]}' if len(steps) == 1 else f'mean of steps {", ".join(map(str, steps))}'
+    )
+    return f'{origin}, moving average' if item == 'ema' else origin
 
 
 def shorten(error: Exception) -> str:

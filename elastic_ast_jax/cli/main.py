@@ -134,12 +134,12 @@ def _parse(words: list[str], name: str) -> _Invocation:
     if name in COMMANDS and '--' in words and _takes_program(_load(name)):
         end = words.index('--')
         words, program = words[:end], tuple(words[end + 1 :])
-    namespace, rest = make_parser([name]).parse_known_args(words)
+    namespace, unparsed = make_parser([name]).parse_known_args(words)
     values = vars(namespace)
     parser, options_type = values['parser'], values['options']
     fields = {field.name for field in dataclasses.fields(options_type)}
-    overrides = [word for word in rest if word.startswith('--config.')]
-    unknown = [word for word in rest if not word.startswith('--config.')]
+    overrides = [word for word in unparsed if word.startswith('--config.')]
+    unknown = [word for word in unparsed if not word.startswith('--config.')]
     if unknown or (overrides and 'overrides' not in fields):
         parser.error(f'unrecognized arguments: {" ".join(unknown or overrides)}')
     if overrides:

@@ -220,9 +220,9 @@ def _print_summary(builder: Any, out: str, data_set: _DataSet) -> None:
     """Print what a data set holds, and the command that trains on it."""
     from elastic_ast_jax.data.prepare import skipped
 
-    folder, rate = Path(builder.data_dir), builder.info.metadata['sample_rate']
+    folder, sample_rate = Path(builder.data_dir), builder.info.metadata['sample_rate']
     counts = skipped.count(folder)
-    print(f'{folder}: {pluralize(len(builder.classes), "class", "classes")}, {rate} Hz')
+    print(f'{folder}: {pluralize(len(builder.classes), "class", "classes")}, {sample_rate} Hz')
     rows, is_multi_label = _split_rows(builder, counts)
     _print_table([('split', 'clips', 'length', 'missing', 'broken'), *rows])
     if counts:
@@ -236,7 +236,7 @@ def _print_summary(builder: Any, out: str, data_set: _DataSet) -> None:
         'data.eval_split': evaluate,
     }
     if data_set.recipe == _MANIFEST:  # the recipe knows neither the sample rate nor the labels
-        keys |= {'frontend.sample_rate': rate}
+        keys |= {'frontend.sample_rate': sample_rate}
         if is_multi_label:
             keys |= {'train.loss': 'bce', 'train.label_smoothing': 0}
     hint = ''
@@ -255,12 +255,12 @@ def _split_rows(
     """Return a row of the table for each split, and whether clips have other than one label."""
     from elastic_ast_jax.data.prepare import index
 
-    folder, rate = Path(builder.data_dir), builder.info.metadata['sample_rate']
+    folder, sample_rate = Path(builder.data_dir), builder.info.metadata['sample_rate']
     rows, is_multi_label = [], False
     for split, info in builder.info.splits.items():
         files = (index.load(folder, split) or {}).values()
         is_multi_label |= any(len(labels) != 1 for file in files for labels in file.labels)
-        seconds = sum(sum(file.frames) for file in files) / rate
+        seconds = sum(sum(file.frames) for file in files) / sample_rate
         skipped_clips = [str(counts[split, reason]) for reason in ('missing', 'broken')]
         rows.append((split, str(info.num_examples), format_duration(seconds), *skipped_clips))
     return rows, is_multi_label

@@ -161,8 +161,10 @@ class Model:
 
     def resolved_size(self) -> Size:
         """Return the size by its name, with the dimensions that are set instead."""
-        named = SIZES[self.size]
-        return Size(self.width or named.width, self.depth or named.depth, self.heads or named.heads)
+        default = SIZES[self.size]
+        return Size(
+            self.width or default.width, self.depth or default.depth, self.heads or default.heads
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -198,5 +198,5 @@ def sample_lengths(
 
 def _either(names: Iterable[str]) -> str:
     """Return `a, b or c`."""
-    *others, last = names
-    return f'{", ".join(others)} or {last}' if others else last
+    *earlier, last = names
+    return f'{", ".join(earlier)} or {last}' if earlier else last

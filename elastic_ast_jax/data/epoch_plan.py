@@ -120,7 +120,9 @@ class Planner:
                 f" frontend.max_frames to {most_frames}, or set data.too_long='crop' to use only"
                 " a part of long clips, or 'window' to evaluate them in windows"
             )
-        needed = self.spec.kept(front.tokens(np.minimum(frames, front.max_frames)), front)
+        needed = self.spec.count_kept_tokens(
+            front.tokens(np.minimum(frames, front.max_frames)), front
+        )
         too_many = np.flatnonzero(needed > self.tokens)
         if len(too_many):
             worst = too_many[np.argmax(needed[too_many])]

@@ -91,7 +91,7 @@ class SamplingSpec:
             'mixup_beta': augment.mixup_beta,
         }
 
-    def kept(self, tokens: Any, frontend: FrontendSpec) -> Any:
+    def count_kept_tokens(self, tokens: Any, frontend: FrontendSpec) -> Any:
         """Return the number of tokens that remain of `tokens`, a number or an array of numbers."""
         return (
             self.reduction.count_tokens(tokens, frontend)
@@ -217,7 +217,7 @@ def sample_epoch(
         samples=used_samples,
         frames=frames,
         time_patches=time_patches,
-        tokens=spec.kept(frontend.tokens(frames), frontend),
+        tokens=spec.count_kept_tokens(frontend.tokens(frames), frontend),
         freq_start=freq_start,
         freq_width=freq_width,
         time_start=time_start,

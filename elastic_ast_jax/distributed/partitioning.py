@@ -98,7 +98,7 @@ def param_specs(abstract: Any, sizes: Mapping[str, int], rules: Mapping[str, str
             logical axes, or a mesh axis does not divide a dimension; names all of them.
     """
     flat: dict[str, Any] = dict(flatten_dict(abstract, sep='/'))
-    specs, problems, used = {}, [], set()
+    specs, problems, divided_axes = {}, [], set()
     for name, leaf in flat.items():
         axes = logical_axes(name)
         if len(axes) != len(leaf.shape):
@@ -106,7 +106,7 @@ def param_specs(abstract: Any, sizes: Mapping[str, int], rules: Mapping[str, str
                 f'{name}: has {len(leaf.shape)} axes, but {len(axes)} logical ones, {axes}: correct'
                 ' LOGICAL_AXES'
             )
-        used.update(axes)
+        divided_axes.update(axes)
         mesh_axes = []
         for axis, length in zip(axes, leaf.shape, strict=True):
             mesh_axis = None if axis is None else rules.get(axis)
@@ -118,7 +118,7 @@ def param_specs(abstract: Any, sizes: Mapping[str, int], rules: Mapping[str, str
                 )
             mesh_axes.append(mesh_axis)
         specs[name] = PartitionSpec(*mesh_axes)
-    if unused := sorted(rules.keys() - used):
+    if unused := sorted(rules.keys() - divided_axes):
         problems.insert(
             0,
             f'the rule for {", ".join(map(repr, unused))} divides no parameter: remove it from'

@@ -208,7 +208,7 @@ def _plot_mark(
 ) -> plots.BudgetMark:
     return plots.BudgetMark(
         shift=f'{frontend.rounded_shift_ms(point.reduction.ratio):g} ms',
-        kept=DESCRIPTIONS[point.reduction.method],
+        method=DESCRIPTIONS[point.reduction.method],
         all_fit=point.all_fit,
         tokens=point.evaluation.tokens,
         seconds=point.evaluation.seconds,

@@ -240,12 +240,16 @@ def _store(
         with contextlib.suppress(WorkdirError):  # no stored budgets, or unusable ones
             merged = budgets.merged_with(workdir.budgets(frontend))
     file, overwrites = workdir.set_budgets(merged)
-    kept = [
+    earlier_budgets = [
         str(entry.reduction.tokens)
         for entry in merged.measurements
         if entry not in budgets.measurements
     ]
-    suffix = f'; budgets that were measured before are kept: {", ".join(kept)}' if kept else ''
+    suffix = (
+        f'; budgets that were measured before are kept: {", ".join(earlier_budgets)}'
+        if earlier_budgets
+        else ''
+    )
     return f'{"written over" if overwrites else "stored"}: {file}{suffix}'
 
 

@@ -29,7 +29,7 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import nan_to_none
+from elastic_ast_jax.utils.text import join_first, nan_to_none
 
 __all__ = ['CHANGEABLE', 'eval_config', 'run', 'summary_table', 'write_metrics']
 
@@ -141,8 +141,7 @@ def _warn_of_empty_classes(evaluator: Evaluator, model: LoadedModel, progress: P
     missing = classes_without_clips(evaluator.source, model.labels)
     if not missing:
         return
-    more = len(missing) - _LISTED_CLASSES
-    listed = ', '.join(missing[:_LISTED_CLASSES]) + (f' and {more} more' if more > 0 else '')
+    listed = join_first(missing, _LISTED_CLASSES)
     progress.write_line(
         f'warning: {len(missing)} of {len(model.labels)} classes have no evaluation clip: {listed}'
     )

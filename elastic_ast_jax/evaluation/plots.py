@@ -167,7 +167,7 @@ class BudgetMark(NamedTuple):
 
     Attributes:
         shift: Frame shift, in words.
-        kept: Tokens that it keeps, in words.
+        method: Tokens that it keeps, in words.
         all_fit: It keeps all tokens of every clip, so it ends all lines of its frame shift.
         tokens, seconds, latency_ms: Cost of a clip.
         y: Metric; NaN leaves a gap.
@@ -175,7 +175,7 @@ class BudgetMark(NamedTuple):
     """
 
     shift: str
-    kept: str
+    method: str
     all_fit: bool
     tokens: float
     seconds: float
@@ -239,13 +239,13 @@ def plot_budgets(marks: Sequence[BudgetMark], title: str, y_label: str) -> 'Figu
 def _draw_lines(axes: 'Axes', marks: Sequence[BudgetMark], cost: str) -> None:
     """Draw a line for each frame shift and method; colors are shifts, styles are methods."""
     shifts = dict.fromkeys(mark.shift for mark in marks)
-    methods = list(dict.fromkeys(mark.kept for mark in marks if not mark.all_fit)) or ['all']
+    methods = list(dict.fromkeys(mark.method for mark in marks if not mark.all_fit)) or ['all']
     for color, shift in enumerate(shifts):
-        for style, kept in enumerate(methods):
+        for style, method in enumerate(methods):
             line = [
                 mark
                 for mark in marks
-                if mark.shift == shift and (mark.all_fit or mark.kept == kept)
+                if mark.shift == shift and (mark.all_fit or mark.method == method)
             ]
             axes.plot(
                 [getattr(mark, cost) for mark in line],
@@ -254,7 +254,7 @@ def _draw_lines(axes: 'Axes', marks: Sequence[BudgetMark], cost: str) -> None:
                 markersize=4,
                 marker=_MARKERS[style],
                 linestyle=_STYLES[style],
-                label=f'{shift}, {kept}',
+                label=f'{shift}, {method}',
             )
 
 

@@ -23,7 +23,7 @@ from elastic_ast_jax.config import loading
 from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
-from elastic_ast_jax.utils.text import pluralize, printable
+from elastic_ast_jax.utils.text import join_first, pluralize, printable
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, '-m', 'elastic_ast_jax', 'train')
@@ -158,8 +158,7 @@ def _list_runs(names: Sequence[str], count: int) -> str:
     """Return the names of runs with a problem, of `count` runs."""
     if len(names) == count > 1:
         return 'every run'
-    more = len(names) - _LISTED_RUNS
-    return ', '.join(names[:_LISTED_RUNS]) + (f' and {more} more' if more > 0 else '')
+    return join_first(names, _LISTED_RUNS)
 
 
 def _yielded_overrides(config: str) -> list[Any]:

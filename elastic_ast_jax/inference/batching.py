@@ -55,10 +55,10 @@ def clip_outputs(
         usable = [clip for clip in chunk if clip.error is None]
         summaries: list[_Summary | None] = [None] * len(usable)
         batches = pack_batches(usable, mel_patches, shape, is_only=is_only, token_limit=token_limit)
-        for done, (index, outputs) in enumerate(packed_outputs(run, batches)):
+        for position, (index, outputs) in enumerate(packed_outputs(run, batches)):
             summaries[index] = summarize(usable[index], outputs)
             if on_clip_done is not None:
-                on_clip_done(usable[done])
+                on_clip_done(usable[position])
         remaining = iter(summaries)
         for clip in chunk:
             yield clip, next(remaining) if clip.error is None else None

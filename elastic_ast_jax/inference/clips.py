@@ -127,7 +127,7 @@ def _open(
     reduction: TokenReduction | None,
 ) -> Clip | _LongRecording:
     """Return a recording as one clip, as a clip with an error, or as a long recording."""
-    name, rate = f'array {number}', frontend.sample_rate
+    name, sample_rate = f'array {number}', frontend.sample_rate
     try:
         if isinstance(source, (str, os.PathLike)):
             name = os.fspath(source)
@@ -135,7 +135,9 @@ def _open(
                 # Raises if the folder holds no recording; `header` raises for any other folder.
                 reading.find_recordings([name])
             header = reading.read_header(source)
-            samples = int(audio_frontend.resampled_length(header.frames, header.sample_rate, rate))
+            samples = int(
+                audio_frontend.resampled_length(header.frames, header.sample_rate, sample_rate)
+            )
             if samples > windows.max_unsplit:
                 spans = windows.spans(samples)
                 return _LongRecording(
@@ -143,30 +145,33 @@ def _open(
                     samples,
                     spans,
                     lambda: split(
-                        reading.read_blocks(source, rate, max(windows.length, rate)), spans
+                        reading.read_blocks(source, sample_rate, max(windows.length, sample_rate)),
+                        spans,
                     ),
                 )
-            waveform = reading.read(source, rate)
+            waveform = reading.read(source, sample_rate)
         else:
             array = np.asarray(source)
             if array.ndim in (1, 2) and len(array) > windows.max_unsplit:
                 spans = windows.spans(len(array))
                 return _LongRecording(
-                    name, len(array), spans, lambda: _slices(array, name, rate, spans)
+                    name, len(array), spans, lambda: _slices(array, name, sample_rate, spans)
                 )
-            waveform = reading.from_array(array, name, rate, rate)
+            waveform = reading.from_array(array, name, sample_rate, sample_rate)
         return _clip(name, len(waveform), waveform, 0, [(0, len(waveform))], frontend, reduction)
     except ValueError as error:  # AudioError, or NumPy makes no array of the input
         return Clip(name, error=str(error))
 
 
 def _slices(
-    array: np.ndarray, name: str, rate: int, spans: list[tuple[int, int]]
+    array: np.ndarray, name: str, sample_rate: int, spans: list[tuple[int, int]]
 ) -> Iterator[Float32[np.ndarray, '_']]:
     """Yield windows of an array without converting all of it."""
     for start, stop in spans:
         # Messages count samples from the start of the window.
-        yield reading.from_array(array[start:stop], f'{name}[{start}:{stop}]', rate, rate)
+        yield reading.from_array(
+            array[start:stop], f'{name}[{start}:{stop}]', sample_rate, sample_rate
+        )
 
 
 def _window_clips(

@@ -52,21 +52,23 @@ def plot_timeline(result: dict[str, Any]) -> 'Figure':
 
     entries, labels = result['timeline'], result['labels']
     probabilities = np.stack([entry['probabilities'] for entry in entries])
-    shown, candidates = _select_classes(probabilities)
+    classes, candidates = _select_classes(probabilities)
     edges = _edges([entry['start'] for entry in entries], [entry['end'] for entry in entries])
     group = -(-len(entries) // _TIMELINE_COLUMNS)
     starts = np.arange(0, len(entries), group)
-    columns = np.maximum.reduceat(probabilities[:, shown], starts, axis=0)
+    columns = np.maximum.reduceat(probabilities[:, classes], starts, axis=0)
     edges = np.append(edges[starts], edges[-1])
 
-    figure = Figure(figsize=(12, 1.6 + 0.26 * len(shown)), dpi=120, layout='constrained')
+    figure = Figure(figsize=(12, 1.6 + 0.26 * len(classes)), dpi=120, layout='constrained')
     axes = figure.add_subplot()
     mesh = axes.pcolormesh(
-        edges, np.arange(len(shown) + 1) - 0.5, columns.T, vmin=0, vmax=1, cmap='Blues'
+        edges, np.arange(len(classes) + 1) - 0.5, columns.T, vmin=0, vmax=1, cmap='Blues'
     )
     axes.invert_yaxis()
     axes.set_yticks(
-        range(len(shown)), [abbreviate(labels[c], LONGEST_LABEL) for c in shown], parse_math=False
+        range(len(classes)),
+        [abbreviate(labels[c], LONGEST_LABEL) for c in classes],
+        parse_math=False,
     )
     _mark_time(axes, result['seconds'])
     axes.set_xlim(0, edges[-1])
@@ -75,8 +77,8 @@ def plot_timeline(result: dict[str, Any]) -> 'Figure':
         'one window' if len(entries) == 1 else f'{len(entries)} windows of {result["window"]:.4g} s'
     )
     share = ''
-    if candidates > len(shown):
-        share = f', {len(shown)} of {candidates} classes that are in the top {_TOP} of a window'
+    if candidates > len(classes):
+        share = f', {len(classes)} of {candidates} classes that are in the top {_TOP} of a window'
     title = f'{abbreviate(result["path"], 80)}\n{_duration(result["seconds"])}, {windows}{share}'
     axes.set_title(title, parse_math=False, fontsize=10)
     return figure

@@ -110,11 +110,11 @@ def _best_subset(history: list[int], sizes: list[int]) -> list[int]:
 
     Of equal sums, the subset of older clips is taken.
     """
-    rest, subset = history[-1].bit_length() - 1, []
+    remaining, subset = history[-1].bit_length() - 1, []
     for k in range(len(history) - 1, 0, -1):
-        if not (history[k - 1] >> rest) & 1:  # out of reach without clip k
+        if not (history[k - 1] >> remaining) & 1:  # out of reach without clip k
             subset.append(k)
-            rest -= sizes[k]
+            remaining -= sizes[k]
     return subset
 
 
@@ -130,11 +130,11 @@ def _best_small_subset(sizes: list[int], mask: int, slots: int) -> list[int]:
             [last[0]] + [last[c] | ((last[c - 1] << size) & mask) for c in range(1, slots)]
         )
     count = max(range(slots), key=lambda c: (layers[-1][c].bit_length(), -c))
-    rest, subset, k = layers[-1][count].bit_length() - 1, [], len(sizes) - 1
+    remaining, subset, k = layers[-1][count].bit_length() - 1, [], len(sizes) - 1
     while count:
-        if not (layers[k - 1][count] >> rest) & 1:
+        if not (layers[k - 1][count] >> remaining) & 1:
             subset.append(k)
-            rest -= sizes[k]
+            remaining -= sizes[k]
             count -= 1
         k -= 1
     return subset
@@ -155,7 +155,7 @@ class RowLayout:
 def row_layout(
     time_patches: Int[np.ndarray, 'clips'],
     mel_patches: int,
-    kept: Sequence[Int[np.ndarray, '_'] | None] | None = None,
+    kept_tokens: Sequence[Int[np.ndarray, '_'] | None] | None = None,
 ) -> RowLayout:
     """Lay out a row of clips with grids of `mel_patches` x `time_patches[i]`.
 
@@ -165,12 +165,13 @@ def row_layout(
     Args:
         time_patches: Columns of each clip's grid.
         mel_patches: Rows of every grid.
-        kept: For each clip the token indices that token dropout keeps, ascending, or None for all.
+        kept_tokens: For each clip the token indices that token dropout keeps, ascending, or None
+            for all.
     """
     counts = mel_patches * time_patches
     index = []
-    kept = [None] * len(counts) if kept is None else kept
-    for count, tokens in zip(counts, kept, strict=True):
+    kept_tokens = [None] * len(counts) if kept_tokens is None else kept_tokens
+    for count, tokens in zip(counts, kept_tokens, strict=True):
         index.append(np.arange(count, dtype=np.int32) if tokens is None else tokens)
     sizes = [len(tokens) for tokens in index]
     token = np.concatenate(index).astype(np.int32)
@@ -229,7 +230,7 @@ def fill_batch(
     clips: Sequence[Float[np.ndarray, '_ P']],
     mel_patches: int,
     shape: BatchShape,
-    kept: Sequence[KeptTokens | None] | None = None,
+    kept_tokens: Sequence[KeptTokens | None] | None = None,
 ) -> PackedBatch:
     """Return rows of clips as a PackedBatch without labels.
 
@@ -240,18 +241,21 @@ def fill_batch(
         clips: All clips as patches, each a whole grid (see `patchify`) or its kept tokens.
         mel_patches: Rows of the patch grid.
         shape: Shape of the batch.
-        kept: Kept tokens of each clip; None, for a clip or for all, is a whole grid.
+        kept_tokens: Kept tokens of each clip; None, for a clip or for all, is a whole grid.
     """
-    batch, kept = shape.empty(), kept or [None] * len(clips)
+    batch, kept_tokens = shape.empty(), kept_tokens or [None] * len(clips)
     for r, members in enumerate(rows):
         members = np.asarray(members)
         if not len(members):
             continue
         columns = [
-            len(clips[i]) // mel_patches if kept[i] is None else kept[i].columns for i in members
+            len(clips[i]) // mel_patches if kept_tokens[i] is None else kept_tokens[i].columns
+            for i in members
         ]
         layout = row_layout(
-            np.asarray(columns), mel_patches, [kept[i] and kept[i].tokens for i in members]
+            np.asarray(columns),
+            mel_patches,
+            [kept_tokens[i] and kept_tokens[i].tokens for i in members],
         )
         n = len(layout.segment_ids)
         batch.patches[r, :n] = np.concatenate([clips[i] for i in members])

@@ -105,7 +105,7 @@ def compare_forward(case: Case) -> list[Comparison]:
     ]
     packed = clip_stages(case, [case.batch])
     rows = [[number] for number in range(len(case.patches))]
-    alone = clip_stages(
+    unpacked = clip_stages(
         case, batching.fill_batches(rows, case.patches, case.layout.grid[0], case.shape)
     )
 
@@ -128,7 +128,7 @@ def compare_forward(case: Case) -> list[Comparison]:
         compare_stage('logits', 'logits'),
         compare_logits('logits of float64, against PyTorch', exact, stored['logits']),
         compare_logits('logits, packed', packed, stored['logits']),
-        compare_logits('logits, each clip alone', alone, stored['logits_alone']),
+        compare_logits('logits, each clip alone', unpacked, stored['logits_alone']),
     ]
 
 

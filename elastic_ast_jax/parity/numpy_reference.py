@@ -149,7 +149,7 @@ def _attention(
     q = _linear(queries, w, f'{name}.to_q')
     k, v = np.split(_linear(x, w, f'{name}.to_kv'), 2, axis=1)  # keys first
     mixed = []
-    for qh, kh, vh in zip(*(np.split(each, heads, axis=1) for each in (q, k, v)), strict=True):
+    for qh, kh, vh in zip(*(np.split(array, heads, axis=1) for array in (q, k, v)), strict=True):
         logits = qh @ kh.T
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         mixed.append(shares / shares.sum(axis=1, keepdims=True) @ vh)

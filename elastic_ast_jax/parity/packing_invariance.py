@@ -157,22 +157,24 @@ def _read(model: LoadedModel, recordings: Iterable[str]) -> tuple[list[str], lis
 def print_report(report: PackingReport, model: LoadedModel, *, as_json: bool = False) -> int:
     """Print a report and return the exit code: 1 if the model does not pass."""
     devices = pluralize(jax.device_count(), f'{jax.default_backend()} device')
-    where = (
+    platform = (
         f'{model.description}, float32 on {devices}, matrix products in the highest precision, JAX'
         f' {jax.__version__}'
     )
     if as_json:
-        _print_json(report, where)
+        _print_json(report, platform)
     else:
         _print_tables(report)
         print(f'{_verdict_on_contrast(report)}.')
-        print(f'{where}: {_verdict_on_conditions(report)}; {"pass" if report.passed else "FAIL"}')
+        print(
+            f'{platform}: {_verdict_on_conditions(report)}; {"pass" if report.passed else "FAIL"}'
+        )
     return 0 if report.passed else 1
 
 
-def _print_json(report: PackingReport, where: str) -> None:
+def _print_json(report: PackingReport, platform: str) -> None:
     entries = {
-        'where': where,
+        'where': platform,
         'passed': report.passed,
         'contrast': report.contrast,
         'clips': list(report.names),
@@ -197,10 +199,10 @@ def _print_tables(report: PackingReport) -> None:
         verdict = 'FAIL' if name in report.failed else 'pass'
         clip = printable(_shorten(report.names[int(column.argmax())]))
         print(f'{name:<{width}}  {column.max():9.1e}  {clip:<40}  {verdict}')
-    more = ''
+    limit = ''
     if len(report.names) > len(order):
-        more = f', the worst {len(order)} of {len(report.names)}'
-    print(f'\nBy clip{more}:')
+        limit = f', the worst {len(order)} of {len(report.names)}'
+    print(f'\nBy clip{limit}:')
     for clip in order:
         print(f'  {worst[clip]:9.1e}  {printable(_shorten(report.names[clip]))}')
     print()
@@ -261,29 +263,30 @@ def check_packing(
     runner = ModelRunner(model, all_clips)
     attends = registry.available() if attends is None else attends
     with jax.default_matmul_precision('highest'):
-        alone = runner.logits_alone(range(count))
+        logits_alone = runner.logits_alone(range(count))
         differences = {}
         for name, condition in make_conditions(model, all_clips, count, random, attends):
             progress.show(f'{pluralize(count, "clip")}: {name}')
-            differences[name] = _differences(runner.logits(condition), alone)
+            differences[name] = _differences(runner.logits(condition), logits_alone)
         bounds = np.full(count, BOUND)
         if max(column.max() for column in differences.values()) > BOUND:
-            bounds, bound_notes = _rounding_bounds(model, runner, alone)
+            bounds, bound_notes = _rounding_bounds(model, runner, logits_alone)
             notes += bound_notes
-        contrast = _contrast(alone)
+        contrast = _contrast(logits_alone)
         if contrast < _MIN_CONTRAST * BOUND:  # one clip, or similar clips: compare with noise
             noise = runner.logits_alone(range(count, len(all_clips)))
-            contrast = _contrast(np.concatenate([alone, noise]))
+            contrast = _contrast(np.concatenate([logits_alone, noise]))
     return PackingReport(tuple(names), differences, bounds, contrast, tuple(notes))
 
 
 def _rounding_bounds(
-    model: LoadedModel, runner: ModelRunner, alone: Logits
+    model: LoadedModel, runner: ModelRunner, logits_alone: Logits
 ) -> tuple[Float[np.ndarray, '_'], list[str]]:
     """Return the bounds of clips whose logits rounding alone moves, and a note on them."""
     changes = [
         _differences(
-            runner.logits_alone(range(len(alone)), rounding.perturb(model.params, draw)), alone
+            runner.logits_alone(range(len(logits_alone)), rounding.perturb(model.params, draw)),
+            logits_alone,
         )
         for draw in range(rounding.DRAWS)
     ]
@@ -300,10 +303,10 @@ def _rounding_bounds(
     ]
 
 
-def _differences(logits: Logits, alone: Logits) -> Float[np.ndarray, '_']:
+def _differences(logits: Logits, logits_alone: Logits) -> Float[np.ndarray, '_']:
     """Return each clip's largest difference from its logits alone, relative to the largest."""
-    largest = np.maximum(np.abs(alone).max(axis=1), np.finfo(np.float32).tiny)
-    return np.abs(logits[: len(alone)] - alone).max(axis=1) / largest
+    largest = np.maximum(np.abs(logits_alone).max(axis=1), np.finfo(np.float32).tiny)
+    return np.abs(logits[: len(logits_alone)] - logits_alone).max(axis=1) / largest
 
 
 def _contrast(logits: Logits) -> float:

@@ -101,13 +101,13 @@ def run(*, as_json: bool = False) -> int:
 
 def print_report(report: Report, *, as_json: bool = False) -> int:
     """Print a report and return the exit code: 1 if a comparison fails."""
-    where = (
+    platform = (
         f'float32 on {jax.default_backend()}, matrix products in the highest precision, JAX'
         f' {jax.__version__}'
     )
     if as_json:
         entries = {
-            'where': where,
+            'where': platform,
             'passed': not report.failed,
             'rows': [comparison.to_json() for comparison in report.comparisons],
             'notes': report.notes,
@@ -115,7 +115,7 @@ def print_report(report: Report, *, as_json: bool = False) -> int:
         print(json.dumps(nan_to_none(entries), indent=2))
     else:
         print(report.table())
-        print('\n'.join([*report.notes, _LEGEND, f'{where}: {report.verdict()}']))
+        print('\n'.join([*report.notes, _LEGEND, f'{platform}: {report.verdict()}']))
     return 1 if report.failed else 0
 
 

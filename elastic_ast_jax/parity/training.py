@@ -285,9 +285,9 @@ def _compare_logits_after(
         for i in clips
     ]
     if not loose.all():
-        rest = f'{quantity}, other clips' if comparisons else quantity
+        title = f'{quantity}, other clips' if comparisons else quantity
         comparisons.insert(
-            0, compare(case.title, rest, run.logits[~loose], expected[~loose], LOGITS_AFTER)
+            0, compare(case.title, title, run.logits[~loose], expected[~loose], LOGITS_AFTER)
         )
     if not len(clips):
         return comparisons, []

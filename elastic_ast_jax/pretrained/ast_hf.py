@@ -345,14 +345,14 @@ def _check_architecture(config: Mapping[str, Any], values: dict[str, Any], name:
 
 def _labels(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:
     """Return the names of the classes, by default the names that transformers gives them."""
-    named = config.get('id2label', {str(i): f'LABEL_{i}' for i in range(classes)})
-    if not isinstance(named, dict) or set(named) != {str(i) for i in range(classes)}:
-        count = len(named) if isinstance(named, dict) else repr(named)
+    labels = config.get('id2label', {str(i): f'LABEL_{i}' for i in range(classes)})
+    if not isinstance(labels, dict) or set(labels) != {str(i) for i in range(classes)}:
+        count = len(labels) if isinstance(labels, dict) else repr(labels)
         raise AstHfError(
             f'{name}: id2label must name the classes 0 to {classes - 1}, which'
             f' classifier.dense.weight has; it names {count}'
         )
-    return tuple(str(named[str(i)]) for i in range(classes))
+    return tuple(str(labels[str(i)]) for i in range(classes))
 
 
 def _count_classes(tensors: Tensors, name: str) -> int:

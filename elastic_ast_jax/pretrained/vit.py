@@ -172,7 +172,9 @@ def timm(tensors: Tensors) -> PretrainedWeights:
         # The mean over patches is taken before the norm.
         names = TIMM._replace(norm='fc_norm')
         notes = ('the final norm is fc_norm, which stood behind the mean over patches',)
-        unused = {name: why for name, why in unused.items() if not name.startswith('fc_norm.')}
+        unused = {
+            name: reason for name, reason in unused.items() if not name.startswith('fc_norm.')
+        }
     body = read_body(tensors, names, unused)
     return image_weights(body, names, unused, published_heads(body.width), EPSILON, notes)
 

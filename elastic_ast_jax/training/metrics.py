@@ -79,15 +79,15 @@ def compute_metrics(
     classes = []
     for c, label in enumerate(labels):
         examples = truth[:, c]
-        both = examples.any() and not examples.all()
-        auc = float(roc_auc_score(examples, scores[:, c])) if both else np.nan
+        has_both = examples.any() and not examples.all()
+        auc = float(roc_auc_score(examples, scores[:, c])) if has_both else np.nan
         classes.append(
             ClassMetrics(
                 label=label,
                 clips=int(examples.sum()),
                 accuracy=float(right[examples].mean()) if examples.any() else np.nan,
                 average_precision=(
-                    float(average_precision_score(examples, scores[:, c])) if both else np.nan
+                    float(average_precision_score(examples, scores[:, c])) if has_both else np.nan
                 ),
                 auc=auc,
                 d_prime=d_prime(auc),

@@ -80,16 +80,16 @@ class _LocalLog:
     """Appends each line to local files at once."""
 
     def __init__(self, file: Path, tensorboard: Path, keep: Callable[[str], bool]):
-        kept = [line for line in read_lines(file) or [] if keep(line)]
+        kept_lines = [line for line in read_lines(file) or [] if keep(line)]
         temporary = file.with_name(file.name + '.new')
-        temporary.write_text(''.join(kept), encoding='utf-8')
+        temporary.write_text(''.join(kept_lines), encoding='utf-8')
         os.replace(temporary, file)
         self._stream = open(file, 'a', encoding='utf-8')
         # Event files cannot be edited; they are written again from the kept lines.
         for events in tensorboard.glob(f'{_EVENTS}*'):
             events.unlink()
         self._events = _writer(tensorboard)
-        _add_scalars(self._events, kept)
+        _add_scalars(self._events, kept_lines)
 
     def add(self, line: str) -> None:
         self._stream.write(line)
@@ -117,12 +117,12 @@ class _BucketLog:
         self._next_number = 0
         # From the last part on, so that a crash leaves the first parts.
         for number, part in sorted(_parts(self._folder).items(), reverse=True):
-            kept = [line for line in part if keep(line)]
-            if not kept:
+            kept_lines = [line for line in part if keep(line)]
+            if not kept_lines:
                 self._lines(number).unlink()
-            elif kept != part:
-                self._put(number, kept)
-            self._next_number = max(self._next_number, number + 1 if kept else 0)
+            elif kept_lines != part:
+                self._put(number, kept_lines)
+            self._next_number = max(self._next_number, number + 1 if kept_lines else 0)
         # Events of dropped parts, and those that a crash left without lines.
         for events in self._tensorboard.iterdir():
             if (

@@ -72,12 +72,12 @@ class WandbLog:
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Log numbers of a `kind` after `step` steps, unless an earlier start logged them."""
         if self._run is not None and step >= self._run.step:
-            named = {
+            metrics = {
                 f'{kind}/{name}': value
                 for name, value in nan_to_none(values).items()
                 if value is not None
             }
-            self._guarded(lambda run: run.log(named, step=step))
+            self._guarded(lambda run: run.log(metrics, step=step))
 
     def flush(self) -> None:
         """Do nothing: W&B sends on its own."""

@@ -106,21 +106,21 @@ class RecordingProgress(contextlib.AbstractContextManager):
     def __exit__(self, *_: Any) -> None:
         self.clear()
 
-    def show(self, name: str, done: float, seconds: float) -> None:
-        """Show that `done` of the `seconds` of a recording are processed.
+    def show(self, name: str, processed: float, seconds: float) -> None:
+        """Show that `processed` of the `seconds` of a recording are processed.
 
         The speed counts from the first call for a recording, so that it excludes compilation.
         """
         now = time.monotonic()
         if self._name != name:
-            self._name, self._name_started, self._name_done = name, now, done
-        elapsed, advanced = now - self._name_started, done - self._name_done
-        if elapsed >= _PATIENCE and advanced > 0 and done < seconds:
+            self._name, self._name_started, self._name_done = name, now, processed
+        elapsed, advanced = now - self._name_started, processed - self._name_done
+        if elapsed >= _PATIENCE and advanced > 0 and processed < seconds:
             speed = advanced / elapsed
             self._progress.show(
-                f'{format_duration(done)} of {format_duration(seconds)},'
+                f'{format_duration(processed)} of {format_duration(seconds)},'
                 f' {speed:.3g} times real time,'
-                f' {format_duration((seconds - done) / speed)} left: {name}'
+                f' {format_duration((seconds - processed) / speed)} left: {name}'
             )
         elif self._count and now - self._started >= _PATIENCE:
             self._progress.show(f'{pluralize(self._count, "recording")} done')

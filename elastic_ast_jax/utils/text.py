@@ -35,10 +35,10 @@ def pluralize(count: int, singular: str, plural: str | None = None) -> str:
     return f'{count} {singular if count == 1 else plural or singular + "s"}'
 
 
-def join_first(names: Sequence[str], shown: int = 8) -> str:
-    """Return the first names and the number of the rest: `a, b and 3 more`."""
-    more = len(names) - shown
-    return ', '.join(names[:shown]) + (f' and {more} more' if more > 0 else '')
+def join_first(names: Sequence[str], limit: int = 8) -> str:
+    """Return the first names and the number of the others: `a, b and 3 more`."""
+    remaining = len(names) - limit
+    return ', '.join(names[:limit]) + (f' and {remaining} more' if remaining > 0 else '')
 
 
 def format_seconds(seconds: float) -> str:
@@ -48,6 +48,6 @@ def format_seconds(seconds: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Return `1:02:03` or `2:03`."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
+    minutes, remainder = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'
+    return f'{hours}:{minutes:02d}:{remainder:02d}' if hours else f'{minutes}:{remainder:02d}'

@@ -190,10 +190,10 @@ def _quiet(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _progress(folder: Path, total: int) -> Iterator[None]:
     """Show every second how many shards are in the folder, whoever writes them."""
-    done, progress = threading.Event(), Progress()
+    is_finished, progress = threading.Event(), Progress()
 
     def watch() -> None:
-        while not done.wait(1.0):
+        while not is_finished.wait(1.0):
             progress.show(
                 f'{len(list(folder.glob("*.json")))} of {pluralize(total, "shard")} written'
             )
@@ -203,6 +203,6 @@ def _progress(folder: Path, total: int) -> Iterator[None]:
     try:
         yield
     finally:
-        done.set()
+        is_finished.set()
         watcher.join()
         progress.clear()

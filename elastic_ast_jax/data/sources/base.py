@@ -281,10 +281,12 @@ def report_skipped(skipped: Sequence[str], clips: int) -> tuple[str, ...]:
     return tuple(skipped)
 
 
-def evenly_spaced(source: Source, most: int | None) -> Int64[np.ndarray, 'clips']:
-    """Return at most `most` indices of clips, evenly spaced over a source. None: all."""
+def evenly_spaced(source: Source, limit: int | None) -> Int64[np.ndarray, 'clips']:
+    """Return at most `limit` indices of clips, evenly spaced over a source. None: all."""
     count = len(source.keys)
-    return np.arange(count) if most is None or count <= most else np.arange(most) * count // most
+    return (
+        np.arange(count) if limit is None or count <= limit else np.arange(limit) * count // limit
+    )
 
 
 def label_names(source: Source) -> tuple[str, ...]:

@@ -433,13 +433,13 @@ def _sort(clips: list[_Clip], description: str, *, named: bool) -> list[_Clip]:
         )
     return [
         clip
-        for _, same in itertools.groupby(clips, key=lambda clip: clip.key)
-        for clip in _numbered(same)
+        for _, group in itertools.groupby(clips, key=lambda clip: clip.key)
+        for clip in _numbered(group)
     ]
 
 
-def _numbered(same: Iterator[_Clip]) -> Iterator[_Clip]:
-    for number, clip in enumerate(same, 1):
+def _numbered(group: Iterator[_Clip]) -> Iterator[_Clip]:
+    for number, clip in enumerate(group, 1):
         yield clip if number == 1 else dataclasses.replace(clip, key=f'{clip.key}#{number}')
 
 

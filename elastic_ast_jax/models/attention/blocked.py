@@ -92,7 +92,7 @@ class _Blocks:
 
         return lax.fori_loop(0, self.rows * self.count, step, carry)
 
-    def same(self, row, start, key):
+    def same_clip(self, row, start, key):
         """Return whether query and key belong to the same clip, as bool `[block, span]`."""
         query_ids = lax.dynamic_slice(self.ids, (row, start), (1, self.block))[0]
         key_ids = lax.dynamic_slice(self.ids, (row, key), (1, self.span))[0]
@@ -119,11 +119,11 @@ def _forward(q, k, v, segment_ids, block, span):
             top, total, mixed = state
             key = first + j * span
             logits = _dot('hqc,hkc->hqk', query, blocks.take(ks, row, key, span))
-            same = blocks.same(row, start, key)[None]
+            same_clip = blocks.same_clip(row, start, key)[None]
             new_top = jnp.maximum(
-                top, jnp.where(same, logits, MASKED_LOGIT).max(axis=-1, keepdims=True)
+                top, jnp.where(same_clip, logits, MASKED_LOGIT).max(axis=-1, keepdims=True)
             )
-            weights = jnp.where(same, jnp.exp(logits - new_top), 0.0)
+            weights = jnp.where(same_clip, jnp.exp(logits - new_top), 0.0)
             shrink = jnp.exp(top - new_top)
             mixture = _dot('hqk,hkc->hqc', weights.astype(v.dtype), blocks.take(vs, row, key, span))
             return (
@@ -169,7 +169,8 @@ def _backward(residuals, gradient, block, span):
             key = first + j * span
             ke, va = blocks.take(ks, row, key, span), blocks.take(vs, row, key, span)
             logits = _dot('hqc,hkc->hqk', query, ke)
-            weights = jnp.where(blocks.same(row, start, key)[None], jnp.exp(logits - log_sum), 0.0)
+            same_clip = blocks.same_clip(row, start, key)[None]
+            weights = jnp.where(same_clip, jnp.exp(logits - log_sum), 0.0)
             dlogits = (weights * (_dot('hqc,hkc->hqk', g, va) - product)).astype(q.dtype)
             dv = blocks.take(dvs, row, key, span) + _dot('hqk,hqc->hkc', weights.astype(q.dtype), g)
             dk = blocks.take(dks, row, key, span) + _dot('hqk,hqc->hkc', dlogits, query)

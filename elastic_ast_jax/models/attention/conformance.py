@@ -34,7 +34,7 @@ def check(
         Exception: Whatever compiling or running it raises.
     """
     case = Case(attend, heads, width, dtype, tokens)
-    return [problem for each in CHECKS for problem in each(case)]
+    return [problem for check in CHECKS for problem in check(case)]
 
 
 class Case:
@@ -116,10 +116,10 @@ class Case:
     def expected(self, q, k, v, gradient) -> list[np.ndarray]:
         """Return output and gradients, clip by clip, in float64; 0 in padding."""
         arrays = [np.zeros(q.shape) for _ in range(4)]
-        for row, where in self.clips():
-            parts = single_clip(*(x[row, where].swapaxes(0, 1) for x in (q, k, v, gradient)))
+        for row, tokens in self.clips():
+            parts = single_clip(*(x[row, tokens].swapaxes(0, 1) for x in (q, k, v, gradient)))
             for array, part in zip(arrays, parts, strict=True):
-                array[row, where] = part.swapaxes(0, 1)
+                array[row, tokens] = part.swapaxes(0, 1)
         return arrays
 
 
@@ -193,14 +193,14 @@ def check_value_leaks(case: Case) -> Iterator[str]:
     for clips in case.rounds():
         changed = [case.rounded(rng.normal(scale=20, size=case.q.shape)) for _ in range(3)]
         for new, old in zip(changed, (case.q, case.k, case.v), strict=True):
-            for row, where in clips:
-                new[row, where] = old[row, where]
+            for row, tokens in clips:
+                new[row, tokens] = old[row, tokens]
         new_output = case.output(*changed)
-        for row, where in clips:
-            change = np.abs(new_output[row, where] - output[row, where]).max()
-            if not change <= float(jnp.finfo(case.dtype).eps) * np.abs(output[row, where]).max():
+        for row, tokens in clips:
+            change = np.abs(new_output[row, tokens] - output[row, tokens]).max()
+            if not change <= float(jnp.finfo(case.dtype).eps) * np.abs(output[row, tokens]).max():
                 yield (
-                    f'the output of {_describe(row, where)} moves by {change:.1e} when other clips'
+                    f'the output of {_describe(row, tokens)} moves by {change:.1e} when other clips'
                     ' change'
                 )
 
@@ -209,14 +209,14 @@ def check_gradient_leaks(case: Case) -> Iterator[str]:
     """Check that the gradient of a clip's output is exactly 0 outside that clip, and not inside."""
     for clips in case.rounds():
         inside = np.zeros(case.ids.shape, bool)
-        for row, where in clips:
-            inside[row, where] = True
+        for row, tokens in clips:
+            inside[row, tokens] = True
         gradient = np.where(inside[:, :, None, None], case.gradient, 0.0)
         results = case.gradients(case.q, case.k, case.v, gradient)
         for name, result in zip('qkv', results, strict=True):
-            for row, where in clips:
-                clip = _describe(row, where)
-                if not (result[row, where].any() or (len(where) == 1 and name != 'v')):
+            for row, tokens in clips:
+                clip = _describe(row, tokens)
+                if not (result[row, tokens].any() or (len(tokens) == 1 and name != 'v')):
                     yield f'{clip} gets no gradient of its own output through {name}'
                 if result[row, ~inside[row]].any():
                     leak = np.abs(result[row, ~inside[row]]).max()
@@ -233,5 +233,5 @@ CHECKS: tuple[Callable[[Case], Iterator[str]], ...] = (
 )
 
 
-def _describe(row: int, where: np.ndarray) -> str:
-    return f'the clip at row {row}, tokens {where[0]} to {where[-1]},'
+def _describe(row: int, tokens: np.ndarray) -> str:
+    return f'the clip at row {row}, tokens {tokens[0]} to {tokens[-1]},'

@@ -87,9 +87,9 @@ def cudnn(implementation: Literal['cudnn', 'xla'] = 'cudnn') -> Attend:
     """
 
     def kernel(q, k, v, segment_ids):
-        same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+        same_clip = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
         return jax.nn.dot_product_attention(
-            q, k, v, mask=same, scale=1.0, implementation=implementation
+            q, k, v, mask=same_clip, scale=1.0, implementation=implementation
         )
 
     return lambda q, k, v, segment_ids: pad_to_blocks(

@@ -30,10 +30,10 @@ def reference(
     All other implementations must give the same result.
     """
     logits = jnp.einsum('rqhc,rkhc->rhqk', q, k, preferred_element_type=jnp.float32)
-    same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, :, None]
-    weights = jax.nn.softmax(jnp.where(same[:, None], logits, MASKED_LOGIT), axis=-1)
+    same_clip = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, :, None]
+    weights = jax.nn.softmax(jnp.where(same_clip[:, None], logits, MASKED_LOGIT), axis=-1)
     # A query in padding has no clip to attend to.
-    weights = jnp.where(same[:, None], weights, 0.0).astype(v.dtype)
+    weights = jnp.where(same_clip[:, None], weights, 0.0).astype(v.dtype)
     return jnp.einsum('rhqk,rkhc->rqhc', weights, v, preferred_element_type=jnp.float32).astype(
         q.dtype
     )

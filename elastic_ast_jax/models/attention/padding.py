@@ -22,8 +22,10 @@ def pad_to_blocks(
     output there to 0, and thus the gradient of the output. Without a gradient through its queries,
     the keys and values of padding get none either.
     """
-    more = (0, -q.shape[1] % tokens)
+    token_padding = (0, -q.shape[1] % tokens)
     channels = (0, -q.shape[3] % width)
-    padded = (jnp.pad(x, ((0, 0), more, (0, 0), channels)) for x in (q, k, v))
-    out = kernel(*padded, jnp.pad(segment_ids, ((0, 0), more)))[:, : q.shape[1], :, : q.shape[3]]
+    padded = (jnp.pad(x, ((0, 0), token_padding, (0, 0), channels)) for x in (q, k, v))
+    out = kernel(*padded, jnp.pad(segment_ids, ((0, 0), token_padding)))[
+        :, : q.shape[1], :, : q.shape[3]
+    ]
     return jnp.where((segment_ids > 0)[:, :, None, None], out, jnp.zeros_like(out)).astype(q.dtype)

@@ -35,12 +35,12 @@ def splash(*, interpret: bool = False, block: int = 512) -> Attend:
     return attend
 
 
-def _block(tokens: int, most: int) -> int:
+def _block(tokens: int, largest: int) -> int:
     """Return the size of the blocks of a row.
 
     With blocks of at most 512, 2048 tokens are 4 blocks of 512, and 600 tokens are 2 of 384.
     """
-    count = -(-tokens // most)
+    count = -(-tokens // largest)
     return -(-tokens // (count * _LANES)) * _LANES
 
 
