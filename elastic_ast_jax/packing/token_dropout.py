@@ -25,7 +25,7 @@ def tokens_after_dropout(tokens: Any, dropout: float) -> Any:
 
 
 def kept_token_indices(
-    seed: int, epoch: int, position: int, tokens: int, kept: int
+    seed: int, epoch: int, position: int, tokens: int, count: int
 ) -> Int64[np.ndarray, 'kept']:
     """Return the ascending indices of the tokens that remain of a sampled clip.
 
@@ -36,6 +36,8 @@ def kept_token_indices(
         epoch: Number of the epoch.
         position: Position of the clip in the epoch.
         tokens: Tokens of the clip.
-        kept: Tokens that remain.
+        count: Number of tokens that remain.
     """
-    return philox.subset(philox.words_at(seed, epoch, Stream.TOKEN_DROPOUT, position, tokens), kept)
+    return philox.subset(
+        philox.words_at(seed, epoch, Stream.TOKEN_DROPOUT, position, tokens), count
+    )
