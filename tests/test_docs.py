@@ -30,8 +30,8 @@ def test_every_python_block_of_the_readme_compiles():
 def test_generated_pages_are_current():
     """`python docs/generate.py` writes them."""
     command = [sys.executable, str(ROOT / 'docs' / 'generate.py'), '--check']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_notebook_has_no_outputs():

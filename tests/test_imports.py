@@ -72,14 +72,14 @@ WITH_TENSORFLOW = {
 
 def imports(path):
     """Full names of everything that a file imports, wherever in the file."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
+            names |= {name.name for name in node.names}
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f'{path}: relative import'
-            found |= {node.module} | {f'{node.module}.{name.name}' for name in node.names}
-    return found
+            names |= {node.module} | {f'{node.module}.{name.name}' for name in node.names}
+    return names
 
 
 # Parsed while tests are collected: CPython 3.11 counts the depth of its parser for all threads
@@ -91,8 +91,8 @@ def importers(*targets):
     """Modules that import one of the targets or something in it."""
     return {
         module
-        for module, found in IMPORTS.items()
-        for name in found
+        for module, names in IMPORTS.items()
+        for name in names
         if any(name == target or name.startswith(f'{target}.') for target in targets)
     }
 
@@ -208,11 +208,11 @@ except ImportError as error:
 """
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
     arguments = [sys.executable, '-c', program, *sorted(MODULES.keys() - WITH_TENSORFLOW)]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == 'tensorflow is blocked\n'
+    result = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == 'tensorflow is blocked\n'
 
 
 def test_every_folder_of_modules_is_a_package():
-    found = {module.name for module in pkgutil.walk_packages([str(ROOT / PACKAGE)], f'{PACKAGE}.')}
-    assert found | {PACKAGE} == MODULES.keys()
+    names = {module.name for module in pkgutil.walk_packages([str(ROOT / PACKAGE)], f'{PACKAGE}.')}
+    assert names | {PACKAGE} == MODULES.keys()

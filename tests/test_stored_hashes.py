@@ -149,11 +149,11 @@ def test_stamps_of_tfds_caches(inputs, expected, monkeypatch):
 
 def test_a_mapping_is_hashed_by_names_and_not_by_their_order():
     assert mapping_hash('a', 1, {'x': 1, 'y': 2.5}) == mapping_hash('a', 1, {'y': 2.5, 'x': 1})
-    others = [
+    changed_hashes = [
         ('b', 1, {'x': 1}),
         ('a', 2, {'x': 1}),
         ('a', 1, {'x': 1.0}),
         ('a', 1, {'z': 1}),
         ('a', 1, {}),
     ]
-    assert len({mapping_hash(*other) for other in [('a', 1, {'x': 1}), *others]}) == 6
+    assert len({mapping_hash(*other) for other in [('a', 1, {'x': 1}), *changed_hashes]}) == 6

@@ -122,9 +122,11 @@ def reader(
     return RowReader(source, targets, planner, schedule, shape, first_row, on_bad_audio)
 
 
-def run(made, first=0, last=None, num_workers=2):
+def run(row_reader, first=0, last=None, num_workers=2):
     return list(
-        iterate_batches(made, first, made.schedule.steps if last is None else last, num_workers)
+        iterate_batches(
+            row_reader, first, row_reader.schedule.steps if last is None else last, num_workers
+        )
     )
 
 
@@ -199,11 +201,11 @@ def mixed_by_numpy(source, clips, position, centred):
     return mixed - mixed.mean() if centred else mixed
 
 
-def batches_by_numpy(made):
+def batches_by_numpy(row_reader):
     """Batch after batch with one clip, and one token, at a time."""
-    planner, shape = made.planner, made.shape
-    for step in range(made.schedule.steps):
-        epoch, number = made.schedule.locate(step)
+    planner, shape = row_reader.planner, row_reader.shape
+    for step in range(row_reader.schedule.steps):
+        epoch, number = row_reader.schedule.locate(step)
         plan, batch = planner.epoch(epoch), shape.empty()
         for r, row in enumerate(
             range(number * shape.rows, min((number + 1) * shape.rows, len(plan.rows)))
@@ -211,7 +213,7 @@ def batches_by_numpy(made):
             place = 0
             for slot, position in enumerate(plan.rows[row]):
                 clip, columns = plan.clips.index[position], int(plan.clips.time_patches[position])
-                patches = patches_by_numpy(made.source, planner, plan, position)
+                patches = patches_by_numpy(row_reader.source, planner, plan, position)
                 kept = np.arange(len(patches))
                 if plan.clips.tokens[position] < len(patches):
                     kept = kept_token_indices(
@@ -229,12 +231,12 @@ def batches_by_numpy(made):
                 batch.valid[r, slot], batch.clip_id[r, slot] = True, clip
                 if shape.multi_label:
                     weight, partner = plan.clips.weight[position], plan.clips.partner[position]
-                    for label in made.targets[clip]:
+                    for label in row_reader.targets[clip]:
                         batch.labels[r, slot, label] += weight
-                    for label in made.targets[partner] if partner != NO_PARTNER else ():
+                    for label in row_reader.targets[partner] if partner != NO_PARTNER else ():
                         batch.labels[r, slot, label] += 1 - weight
                 else:
-                    batch.labels[r, slot] = made.targets[clip][0]
+                    batch.labels[r, slot] = row_reader.targets[clip][0]
         yield batch
 
 
@@ -297,12 +299,12 @@ CASES = {
 
 @pytest.mark.parametrize('case', CASES)
 def test_rows_are_those_of_plain_numpy(case):
-    made = reader(**CASES[case])
-    grid = made.planner.frontend.mel_patches, made.planner.frontend.max_time_patches
-    for batch, expected in zip(run(made), batches_by_numpy(made), strict=True):
-        validate(batch, made.shape, grid)
+    row_reader = reader(**CASES[case])
+    grid = row_reader.planner.frontend.mel_patches, row_reader.planner.frontend.max_time_patches
+    for batch, expected in zip(run(row_reader), batches_by_numpy(row_reader), strict=True):
+        validate(batch, row_reader.shape, grid)
         for name in PackedBatch._fields:
-            if name == 'labels' and made.planner.spec.augment.mixup:
+            if name == 'labels' and row_reader.planner.spec.augment.mixup:
                 np.testing.assert_allclose(batch.labels, expected.labels, rtol=0, atol=1e-6)
             elif (
                 name == 'patches'
@@ -313,16 +315,16 @@ def test_rows_are_those_of_plain_numpy(case):
 
 
 def test_what_prediction_fills_in_is_what_the_graph_gives():
-    made = reader(spec=sampling_spec(), epochs=1)
-    plan, frontend = made.planner.epoch(0), FRONTEND
+    row_reader = reader(spec=sampling_spec(), epochs=1)
+    plan, frontend = row_reader.planner.epoch(0), FRONTEND
     clips = [
-        patches_by_numpy(made.source, made.planner, plan, position)
+        patches_by_numpy(row_reader.source, row_reader.planner, plan, position)
         for position in range(len(LENGTHS))
     ]
     rows = [row.tolist() for row in plan.rows]
-    for step, batch in enumerate(run(made)):
+    for step, batch in enumerate(run(row_reader)):
         filled = packer.fill_batch(
-            rows[step * ROWS : (step + 1) * ROWS], clips, frontend.mel_patches, made.shape
+            rows[step * ROWS : (step + 1) * ROWS], clips, frontend.mel_patches, row_reader.shape
         )
         np.testing.assert_allclose(batch.patches, filled.patches, rtol=0, atol=1e-4)
         for name in ('segment_ids', 'freq_pos', 'time_pos', 'valid', 'clip_id'):
@@ -330,17 +332,19 @@ def test_what_prediction_fills_in_is_what_the_graph_gives():
 
 
 def test_epochs_hold_every_clip_once_and_end_in_empty_rows(whole):
-    made = reader()
-    ends = made.schedule.epoch_ends
+    row_reader = reader()
+    ends = row_reader.schedule.epoch_ends
     for first, last in itertools.pairwise([0, *ends]):
         clips = np.concatenate([batch.clip_id[batch.valid] for batch in whole[first:last]])
         assert sorted(clips.tolist()) == list(range(len(LENGTHS)))
     # This schedule ends with an empty row; it must not be left to chance whether one is tested.
-    made = reader(rows=4)
-    assert any(rows % 4 for rows in made.schedule.epoch_rows)
-    for epoch, batch in enumerate(run(made)[end - 1] for end in made.schedule.epoch_ends):
-        validate(batch, made.shape, (FRONTEND.mel_patches, FRONTEND.max_time_patches))
-        filled = made.schedule.epoch_rows[epoch] % 4 or 4
+    row_reader = reader(rows=4)
+    assert any(rows % 4 for rows in row_reader.schedule.epoch_rows)
+    for epoch, batch in enumerate(
+        run(row_reader)[end - 1] for end in row_reader.schedule.epoch_ends
+    ):
+        validate(batch, row_reader.shape, (FRONTEND.mel_patches, FRONTEND.max_time_patches))
+        filled = row_reader.schedule.epoch_rows[epoch] % 4 or 4
         assert batch.valid[:filled].any(axis=1).all()
         assert not batch.valid[filled:].any() and not batch.patches[filled:].any()
 
@@ -369,9 +373,16 @@ def test_hosts_together_read_the_rows_of_one():
 
 
 def test_rows_of_a_host_lie_within_a_step():
-    made = reader()
+    row_reader = reader()
     with pytest.raises(ValueError, match='2 rows from row 1 on are not within the 2 of a step'):
-        RowReader(made.source, made.targets, made.planner, made.schedule, made.shape, 1)
+        RowReader(
+            row_reader.source,
+            row_reader.targets,
+            row_reader.planner,
+            row_reader.schedule,
+            row_reader.shape,
+            1,
+        )
 
 
 def test_bfloat16_is_the_float32_rounded(whole):
@@ -411,21 +422,21 @@ def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(
     the last window holds what is left.
     """
     frontend = dataclasses.replace(EPIC, partial=partial, min_frames=0)
-    made = reader(frontend=frontend, spec=sampling_spec(), epochs=1)
-    found = {}
-    for batch in run(made):
+    row_reader = reader(frontend=frontend, spec=sampling_spec(), epochs=1)
+    batches = {}
+    for batch in run(row_reader):
         for row, slot in np.argwhere(batch.valid):
-            found[int(batch.clip_id[row, slot])] = batch.patches[
+            batches[int(batch.clip_id[row, slot])] = batch.patches[
                 row, batch.segment_ids[row] == slot + 1
             ]
     assert sum(length % frontend.shift() > 0 for length in LENGTHS) > 5
     for clip in range(len(LENGTHS)):
-        features = fbank.normalize(fbank.log_mel(made.source.read(clip), frontend), frontend)
+        features = fbank.normalize(fbank.log_mel(row_reader.source.read(clip), frontend), frontend)
         columns = int(frontend.time_patches(len(features)))
         whole = packer.patchify(
             features, frontend.patch_mels, frontend.patch_frames, columns, edge=partial == 'edge'
         )
-        np.testing.assert_allclose(found[clip], whole, rtol=0, atol=2e-4)
+        np.testing.assert_allclose(batches[clip], whole, rtol=0, atol=2e-4)
 
 
 class Broken(Noise):
@@ -444,12 +455,12 @@ class Broken(Noise):
 def test_a_clip_that_cannot_be_decoded_stops_the_run_unless_it_is_skipped():
     with pytest.raises(AudioError, match=r'noise3\.wav: decoding fails'):
         run(reader(Broken([3])))
-    made = reader(Broken([3, 7]), on_bad_audio='skip')
-    found = run(made)
-    assert made.skipped == {3: 'noise3.wav: decoding fails', 7: 'noise7.wav: decoding fails'}
-    for batch in found:
-        validate(batch, made.shape, (FRONTEND.mel_patches, FRONTEND.max_time_patches))
-    clips = np.concatenate([batch.clip_id[batch.valid] for batch in found])
+    row_reader = reader(Broken([3, 7]), on_bad_audio='skip')
+    batches = run(row_reader)
+    assert row_reader.skipped == {3: 'noise3.wav: decoding fails', 7: 'noise7.wav: decoding fails'}
+    for batch in batches:
+        validate(batch, row_reader.shape, (FRONTEND.mel_patches, FRONTEND.max_time_patches))
+    clips = np.concatenate([batch.clip_id[batch.valid] for batch in batches])
     assert sorted(clips.tolist()) == sorted([i for i in range(len(LENGTHS)) if i not in (3, 7)] * 2)
 
 
@@ -457,14 +468,14 @@ def test_what_is_skipped_changes_no_other_clip(whole):
     """The tokens of each other clip are bit for bit those of a run without damage."""
 
     def tokens(batches):
-        found = {}
+        patches_by_clip = {}
         for batch in batches:
             for row, slot in np.argwhere(batch.valid):
                 own = batch.segment_ids[row] == slot + 1
-                found.setdefault(int(batch.clip_id[row, slot]), []).append(
+                patches_by_clip.setdefault(int(batch.clip_id[row, slot]), []).append(
                     [x[row, own] for x in (batch.patches, batch.freq_pos, batch.time_pos)]
                 )
-        return found
+        return patches_by_clip
 
     healthy, damaged = tokens(whole), tokens(run(reader(Broken([3]), on_bad_audio='skip')))
     assert healthy.keys() - damaged.keys() == {3}
@@ -475,17 +486,17 @@ def test_what_is_skipped_changes_no_other_clip(whole):
 
 
 def test_a_row_of_nothing_but_damaged_clips_is_empty():
-    made = reader(Broken(range(len(LENGTHS))), on_bad_audio='skip')
-    assert not any(batch.valid.any() or batch.patches.any() for batch in run(made))
+    row_reader = reader(Broken(range(len(LENGTHS))), on_bad_audio='skip')
+    assert not any(batch.valid.any() or batch.patches.any() for batch in run(row_reader))
 
 
 def test_a_clip_whose_partner_cannot_be_decoded_is_skipped_too():
     spec = sampling_spec(mixup=1.0)
-    made = reader(Broken([3]), spec=spec, targets=MULTI_ALL, epochs=1, on_bad_audio='skip')
-    sampled = made.planner.epoch(0).clips
-    clips = np.concatenate([batch.clip_id[batch.valid] for batch in run(made)])
+    row_reader = reader(Broken([3]), spec=spec, targets=MULTI_ALL, epochs=1, on_bad_audio='skip')
+    sampled = row_reader.planner.epoch(0).clips
+    clips = np.concatenate([batch.clip_id[batch.valid] for batch in run(row_reader)])
     assert (
         sorted(clips.tolist())
         == np.flatnonzero((sampled.partner != 3) & (sampled.index != 3)).tolist()
     )
-    assert set(made.skipped) == {3}
+    assert set(row_reader.skipped) == {3}

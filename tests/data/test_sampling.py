@@ -237,11 +237,11 @@ def test_a_crop_starts_anywhere_from_the_first_to_the_last_sample_that_leaves_en
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 10**6))
 def test_token_dropout_keeps_this_many_tokens_in_order(tokens, kept, position):
     kept = min(kept, tokens)
-    chosen = kept_token_indices(0, 0, position, tokens, kept)
-    assert len(chosen) == kept
-    assert (np.diff(chosen) > 0).all()
-    assert chosen[0] >= 0 and chosen[-1] < tokens
-    assert np.array_equal(chosen, kept_token_indices(0, 0, position, tokens, kept))
+    indices = kept_token_indices(0, 0, position, tokens, kept)
+    assert len(indices) == kept
+    assert (np.diff(indices) > 0).all()
+    assert indices[0] >= 0 and indices[-1] < tokens
+    assert np.array_equal(indices, kept_token_indices(0, 0, position, tokens, kept))
 
 
 def test_token_dropout_treats_tokens_alike():
@@ -277,8 +277,10 @@ def test_a_cut_is_of_any_length_from_the_shortest_on_and_anywhere():
         scipy.stats.kstest(frames, scipy.stats.uniform(frames.min(), np.ptp(frames)).cdf).pvalue
         > 1e-3
     )
-    left = 3 * RATE - clips.samples[long]  # up to a frame shift more than the cut leaves
-    assert (start <= left).all() and scipy.stats.kstest(start / left, 'uniform').statistic < 0.05
+    remaining = 3 * RATE - clips.samples[long]  # up to a frame shift more than the cut leaves
+    assert (start <= remaining).all() and scipy.stats.kstest(
+        start / remaining, 'uniform'
+    ).statistic < 0.05
 
 
 def test_cutting_to_frames_takes_the_beginning():

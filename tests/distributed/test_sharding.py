@@ -211,9 +211,9 @@ def results_of(which):
         'PYTHONPATH': str(Path(__file__).parents[2]),
     }
     command = [sys.executable, __file__, which]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope='module')

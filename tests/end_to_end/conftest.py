@@ -203,7 +203,7 @@ def python(environment):
     """`python(code, *arguments)`: runs code in a process of its own."""
 
     def run(code: str, *arguments, cwd=None) -> Outcome:
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, '-c', code, *map(str, arguments)],
             env=environment,
             cwd=cwd,
@@ -211,7 +211,7 @@ def python(environment):
             timeout=300,
             encoding='utf-8',
         )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return Outcome(result.returncode, result.stdout, result.stderr)
 
     return run
 
@@ -221,26 +221,26 @@ def saved():
     """`saved(workdir, step)`: all arrays of a checkpoint by path, as Orbax reads them."""
 
     def read(workdir, step: int) -> dict[str, np.ndarray]:
-        found = {}
+        arrays = {}
         folder = pathlib.Path(workdir, 'checkpoints', str(step))
         for item in ('params', 'optimizer', *(['ema'] if (folder / 'ema').exists() else [])):
             with ocp.StandardCheckpointer() as reader:
                 stored = reader.metadata(folder / item)
                 stored = getattr(stored, 'item_metadata', stored)
                 # All in one place, wherever the processes of the run had it.
-                here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+                device_sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
                 tree = reader.restore(
                     folder / item,
                     jax.tree.map(
-                        lambda leaf, here=here: jax.ShapeDtypeStruct(
-                            leaf.shape, leaf.dtype, sharding=here
+                        lambda leaf, device_sharding=device_sharding: jax.ShapeDtypeStruct(
+                            leaf.shape, leaf.dtype, sharding=device_sharding
                         ),
                         getattr(stored, 'tree', stored),
                     ),
                 )
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                found[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
-        return found
+                arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
+        return arrays
 
     return read
 

@@ -42,16 +42,16 @@ def refused(command):
     """
 
     def check(arguments, *parts) -> str:
-        done = command(*arguments)
-        assert done.code == 1, done
-        assert 'Traceback' not in done.err
-        assert f'elastic-ast {arguments[0]}: ' in done.err
+        result = command(*arguments)
+        assert result.code == 1, result
+        assert 'Traceback' not in result.err
+        assert f'elastic-ast {arguments[0]}: ' in result.err
         for part in parts:
             if isinstance(part, re.Pattern):
-                assert part.search(done.err), f'{part.pattern!r} is not in: {done.err}'
+                assert part.search(result.err), f'{part.pattern!r} is not in: {result.err}'
             else:
-                assert str(part) in done.err, f'{part!r} is not in: {done.err}'
-        return done.err
+                assert str(part) in result.err, f'{part!r} is not in: {result.err}'
+        return result.err
 
     return check
 
@@ -549,8 +549,8 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     file = recordings.test_files[0]
     expected = command('predict', workdir, file, '--json', '--checkpoint=18').out
     spoil(workdir / 'checkpoints' / str(STEPS))
-    done = command('predict', workdir, file, '--json')
-    assert (done.code, done.out) == (0, expected)
+    result = command('predict', workdir, file, '--json')
+    assert (result.code, result.out) == (0, expected)
     messages = [
         record.getMessage()
         for record in caplog.records
@@ -575,10 +575,10 @@ def test_a_process_prints_nothing_but_the_error(workdir, recordings, python):
     """Threads and finalizers of libraries print only when a process ends."""
     change_config(workdir, model={'width': 32})
     main = 'import sys; from elastic_ast_jax.cli.main import main; sys.exit(main(sys.argv[1:]))'
-    done = python(main, 'predict', workdir, recordings.test_files[0])
-    assert done.code == 1
-    assert 'damaged or of another model' in done.err
-    assert 'Traceback' not in done.err
+    result = python(main, 'predict', workdir, recordings.test_files[0])
+    assert result.code == 1
+    assert 'damaged or of another model' in result.err
+    assert 'Traceback' not in result.err
 
 
 def test_no_checkpoint_that_can_be_read(workdir, recordings, arguments, refused):
@@ -618,6 +618,6 @@ def test_no_checkpoint_that_can_be_read(workdir, recordings, arguments, refused)
     ],
 )
 def test_wrong_usage(arguments, part, command):
-    done = command(*arguments)
-    assert done.code == 2
-    assert part in done.err
+    result = command(*arguments)
+    assert result.code == 2
+    assert part in result.err

@@ -82,10 +82,10 @@ def test_a_stopped_run_resumes_bit_for_bit(
         *range(1, 14)
     ]
     with stopped(15, signal.SIGTERM):
-        done = command(*arguments(RUN))
-    assert done.code == 75 and 'resuming after step 12' in done.err
-    done = command(*arguments(RUN))
-    assert done.code == 0 and 'resuming after step 16' in done.err
+        result = command(*arguments(RUN))
+    assert result.code == 75 and 'resuming after step 12' in result.err
+    result = command(*arguments(RUN))
+    assert result.code == 0 and 'resuming after step 16' in result.err
     copy = fetch_run()
     same_bits(trained, copy, STEPS)
     assert logged(copy) == logged(trained)
@@ -123,24 +123,24 @@ def test_an_incomplete_checkpoint_does_not_count(run, arguments, command, stoppe
             del run.objects[name]
     del run.objects[f'{NAME}/checkpoints/3/commit_success.txt']
     with stopped(1):
-        done = command(*arguments(RUN, 'train.seed=7'))
-    assert done.code == 130 and 'resuming' not in done.err
+        result = command(*arguments(RUN, 'train.seed=7'))
+    assert result.code == 130 and 'resuming' not in result.err
     assert not run.under(f'{NAME}/checkpoints/3')
 
 
 def test_training_starts_from_a_model_in_a_bucket(run, arguments, command, tmp_path, stopped):
     with stopped(1):
-        done = command(*arguments(tmp_path / 'other', f'init.from={RUN}', 'train.seed=3'))
-    assert done.code == 130, done.err
+        result = command(*arguments(tmp_path / 'other', f'init.from={RUN}', 'train.seed=3'))
+    assert result.code == 130, result.err
     assert f'an ElasticAST of this project, step {STEPS}' in (
         tmp_path / 'other' / 'starting_point.txt'
     ).read_text('utf-8')
     run.put('vit/model.npz', b'')
     for url in ('gs://shelf/vit/model.npz', 'gs://shelf/nothing'):
-        done = command(*arguments(tmp_path / 'third', f'init.from={url}'))
+        result = command(*arguments(tmp_path / 'third', f'init.from={url}'))
         assert (
-            done.code == 1
-            and f'{url}: is no workdir of this project, and nothing else is read' in done.err
+            result.code == 1
+            and f'{url}: is no workdir of this project, and nothing else is read' in result.err
         )
 
 
@@ -162,10 +162,10 @@ def test_an_evaluation_equals_the_local_one(workdir, run, command):
 
 
 def test_local_and_remote_runs_are_compared(trained, run, command, tmp_path):
-    done = command('compare', trained, RUN, '--out=gs://shelf/table')
-    assert done.code == 0, done.err
+    result = command('compare', trained, RUN, '--out=gs://shelf/table')
+    assert result.code == 0, result.err
     local, remote = (
-        [cell.strip() for cell in line.split('|')[1:-1]] for line in done.out.splitlines()[2:4]
+        [cell.strip() for cell in line.split('|')[1:-1]] for line in result.out.splitlines()[2:4]
     )
     assert (local[0], remote[0]) == ('trained', 'one') and local[1] == remote[1]
     assert local[-3:] == remote[-3:]  # the metric, last and best, and its step
@@ -185,16 +185,16 @@ def test_prediction_equals_the_local_one_without_tensorflow(trained, run, record
         'PYTHONPATH': str(pathlib.Path(__file__).parents[2]),
     }
     del environment['EPATH_USE_TF']
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, '-c', program, 'predict', '--json', RUN, *recordings.test_files],
         env=environment,
         capture_output=True,
         timeout=300,
         encoding='utf-8',
     )
-    assert done.returncode == 0 and done.stderr.splitlines()[-1] == 'False', done.stderr
+    assert result.returncode == 0 and result.stderr.splitlines()[-1] == 'False', result.stderr
     expected, results = (
-        [json.loads(line) for line in out.splitlines()] for out in (local.out, done.stdout)
+        [json.loads(line) for line in out.splitlines()] for out in (local.out, result.stdout)
     )
     assert len(results) == len(recordings.test_files) and results == expected
 
@@ -206,8 +206,8 @@ def test_converted_weights_return_from_a_bucket_unchanged(shelf, command, tmp_pa
         ['elasticast_torch', tmp_path / 'weights.npz', RUN, '--heads=4', '--pool=mean'],
         ['to_elasticast_torch', RUN, tmp_path / 'back.safetensors'],
     ):
-        done = command('convert', *words)
-        assert done.code == 0, done.err
+        result = command('convert', *words)
+        assert result.code == 0, result.err
     assert {'unused.npz', 'conversion.txt'} <= shelf.under(NAME).keys()
     back = state_dict.read(tmp_path / 'back.safetensors').tensors
     assert back.keys() == weights.keys() and all(
@@ -229,10 +229,10 @@ def test_an_unusable_bucket_is_an_error(shelf, arguments, command, status, messa
         ['predict', RUN, 'x.wav'],
         ['compare', RUN],
     ):
-        done = command(*words)
-        assert done.code == 1 and RUN in done.err and 'Traceback' not in done.err
-        assert message in done.err or (
-            status == 404 and f'{RUN}: there is no such workdir' in done.err
+        result = command(*words)
+        assert result.code == 1 and RUN in result.err and 'Traceback' not in result.err
+        assert message in result.err or (
+            status == 404 and f'{RUN}: there is no such workdir' in result.err
         )
 
 
@@ -244,11 +244,11 @@ def test_a_bucket_that_becomes_read_only_ends_the_run(shelf, arguments, command)
         )
 
     shelf.refuse = full
-    done = command(*arguments(RUN))
+    result = command(*arguments(RUN))
     assert (
-        done.code == 1
-        and ACCESS in done.err
-        and 'The last good checkpoint is of step 3' in done.err
+        result.code == 1
+        and ACCESS in result.err
+        and 'The last good checkpoint is of step 3' in result.err
     )
 
 
@@ -256,8 +256,8 @@ def test_a_bucket_that_becomes_read_only_ends_the_run(shelf, arguments, command)
     'url', ['s3://shelf/run', 'gs://shelf', 'gs://', 'gs:///run', 'http://a/b']
 )
 def test_other_urls_are_refused(arguments, command, url):
-    done = command(*arguments(url))
+    result = command(*arguments(url))
     assert (
-        done.code == 1
-        and f'{url}: is neither a local path nor a folder in a bucket: write gs://' in done.err
+        result.code == 1
+        and f'{url}: is neither a local path nor a folder in a bucket: write gs://' in result.err
     )

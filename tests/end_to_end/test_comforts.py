@@ -140,46 +140,46 @@ def test_evaluation_and_prediction_use_and_name_the_moving_average(
     comfortable, command, logged, recordings, tmp_path, saved
 ):
     workdir = pathlib.Path(shutil.copytree(comfortable[0], tmp_path / 'run'))
-    done = command('evaluate', f'--workdir={workdir}')
-    assert done.code == 0 and f'step {STEPS}, moving average' in done.out
+    result = command('evaluate', f'--workdir={workdir}')
+    assert result.code == 0 and f'step {STEPS}, moving average' in result.out
     metrics = json.loads((workdir / 'eval' / 'metrics.json').read_text())
     (last,) = [line for line in logged(workdir) if line['kind'] == 'eval' and line['step'] == STEPS]
     assert metrics['accuracy'] == pytest.approx(last['accuracy'])
-    done = command('predict', workdir, recordings.test_files[0], '--json')
-    assert done.code == 0 and f'step {STEPS}, moving average' in done.err
-    average = [entry['probability'] for entry in json.loads(done.out)['predictions']]
+    result = command('predict', workdir, recordings.test_files[0], '--json')
+    assert result.code == 0 and f'step {STEPS}, moving average' in result.err
+    average = [entry['probability'] for entry in json.loads(result.out)['predictions']]
     # What it is not: the parameters themselves, which another config would use.
     config = json.loads((workdir / 'config.json').read_text())
     config['train']['ema'] = 0.0
     (workdir / 'config.json').write_text(json.dumps(config))
-    done = command('predict', workdir, recordings.test_files[0], '--json')
-    assert done.code == 0 and 'moving average' not in done.err
-    assert [entry['probability'] for entry in json.loads(done.out)['predictions']] != average
+    result = command('predict', workdir, recordings.test_files[0], '--json')
+    assert result.code == 0 and 'moving average' not in result.err
+    assert [entry['probability'] for entry in json.loads(result.out)['predictions']] != average
 
 
 def test_the_mean_of_checkpoints_can_be_evaluated(trained, workdir, command):
-    done = command('evaluate', f'--workdir={workdir}', '--checkpoint=average:3')
-    assert done.code == 0 and 'mean of steps 15, 18, 21' in done.out
-    done = command('evaluate', f'--workdir={workdir}', '--checkpoint=average:10')
-    assert done.code == 1 and 'average:10 needs 10 checkpoints, and there are 9' in done.err
+    result = command('evaluate', f'--workdir={workdir}', '--checkpoint=average:3')
+    assert result.code == 0 and 'mean of steps 15, 18, 21' in result.out
+    result = command('evaluate', f'--workdir={workdir}', '--checkpoint=average:10')
+    assert result.code == 1 and 'average:10 needs 10 checkpoints, and there are 9' in result.err
 
 
 # Refusals
 
 
 def test_freezing_an_unknown_name_is_refused_with_the_nearest(arguments, command, tmp_path):
-    done = command(*arguments(tmp_path / 'run', 'train.freeze=embed,encoder.block'))
-    assert done.code == 1
-    assert "'encoder.block'" in done.err and "the nearest is 'encoder.blocks'" in done.err
+    result = command(*arguments(tmp_path / 'run', 'train.freeze=embed,encoder.block'))
+    assert result.code == 1
+    assert "'encoder.block'" in result.err and "the nearest is 'encoder.blocks'" in result.err
 
 
 def test_missing_wandb_is_an_error_before_the_workdir_is_created(
     arguments, command, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, 'wandb', None)
-    done = command(*arguments(tmp_path / 'run', 'train.wandb=tones'))
-    assert done.code == 1
-    assert 'wandb is not installed' in done.err and 'pip install wandb' in done.err
+    result = command(*arguments(tmp_path / 'run', 'train.wandb=tones'))
+    assert result.code == 1
+    assert 'wandb is not installed' in result.err and 'pip install wandb' in result.err
     assert not (tmp_path / 'run').exists()
 
 
@@ -194,12 +194,12 @@ def test_full_disk_ends_the_run_and_names_the_last_good_checkpoint(
     (workdir / 'metrics.jsonl.new').symlink_to(
         '/dev/full'
     )  # takes the place of the log when it is opened
-    done = command(*arguments(workdir))
-    assert done.code == 1 and 'Traceback' not in done.err
+    result = command(*arguments(workdir))
+    assert result.code == 1 and 'Traceback' not in result.err
     assert (
         f'elastic-ast train: {workdir}: the log cannot be written after step 16 (No space left on'
         ' device). The last good checkpoint is of step 15: when the disk has room and can be'
-        ' written, give the same command again' in done.err
+        ' written, give the same command again' in result.err
     )
     (workdir / 'metrics.jsonl').unlink()
     (workdir / 'metrics.jsonl').write_text(lines)

@@ -95,8 +95,10 @@ def test_the_file_holds_the_embeddings(trained, model, command, sounds, tmp_path
     ]
     out = tmp_path / 'out.npz'
     out.write_text('something older')
-    done = command('embed', trained, files[3], tmp_path / 'sounds', f'--out={out}', '--timestamps')
-    assert done.code == 0, done.err
+    completed = command(
+        'embed', trained, files[3], tmp_path / 'sounds', f'--out={out}', '--timestamps'
+    )
+    assert completed.code == 0, completed.err
     expected = model.embed([files[3], *files], timestamps=True)
     with np.load(out, allow_pickle=False) as file:
         assert sorted(file) == [
@@ -124,7 +126,7 @@ def test_the_file_holds_the_embeddings(trained, model, command, sounds, tmp_path
         )
         assert (
             f'{out}: embeddings of 7 recordings, and of {file["offsets"][-1]} time steps, each of'
-            ' 16 numbers' in done.out
+            ' 16 numbers' in completed.out
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out.npz', 'sounds']
 
@@ -148,13 +150,13 @@ def test_a_bad_file_is_reported_and_the_rest_is_embedded(
     text = tmp_path / 'text.wav'
     text.write_text('this is no recording')
     good, out = recordings.test_files[:2], tmp_path / 'out.npz'
-    done = command(
+    completed = command(
         'embed', trained, good[0], text, tmp_path / 'missing.wav', good[1], f'--out={out}'
     )
-    assert done.code == 1
+    assert completed.code == 1
     assert (
-        f'{text}: libsndfile cannot read it' in done.err
-        and f'{tmp_path}/missing.wav: no such file' in done.err
+        f'{text}: libsndfile cannot read it' in completed.err
+        and f'{tmp_path}/missing.wav: no such file' in completed.err
     )
     with np.load(out, allow_pickle=False) as file:
         assert file['paths'].tolist() == good
@@ -178,16 +180,16 @@ def test_progress_appears_during_long_work(trained, command, sounds, tmp_path, m
     (tmp_path / 'many').mkdir()
     for number in range(130):
         write_sound(tmp_path / 'many' / f'{number:03d}.wav', sounds[1])
-    done = command('embed', trained, tmp_path / 'many', f'--out={tmp_path / "out.npz"}')
-    assert done.err.splitlines()[0] == '64 recordings done'
+    result = command('embed', trained, tmp_path / 'many', f'--out={tmp_path / "out.npz"}')
+    assert result.err.splitlines()[0] == '64 recordings done'
 
 
 def test_nothing_but_bad_files(trained, command, tmp_path):
     out = tmp_path / 'out.npz'
     out.write_text('something older')
-    done = command('embed', trained, tmp_path / 'missing.wav', f'--out={out}')
-    assert done.code == 1
-    assert f'{out}: is not written, as the one input cannot be used' in done.err
+    result = command('embed', trained, tmp_path / 'missing.wav', f'--out={out}')
+    assert result.code == 1
+    assert f'{out}: is not written, as the one input cannot be used' in result.err
     assert out.read_text() == 'something older' and list(tmp_path.iterdir()) == [out]
 
 
@@ -202,9 +204,9 @@ def test_nothing_but_bad_files(trained, command, tmp_path):
 )
 def test_files_that_cannot_be_written_are_errors_before_work(command, tmp_path, name, part):
     (tmp_path / 'folder.npz').mkdir()
-    done = command('embed', 'no workdir', 'no recording', f'--out={tmp_path / name}')
-    assert done.code == 1 and not done.out
-    assert f'--out={tmp_path / name}: ' in done.err and part.format(folder=tmp_path) in done.err
+    result = command('embed', 'no workdir', 'no recording', f'--out={tmp_path / name}')
+    assert result.code == 1 and not result.out
+    assert f'--out={tmp_path / name}: ' in result.err and part.format(folder=tmp_path) in result.err
 
 
 # Files may not grow beyond 20 kB: an error at the same place as on a full disk.
@@ -221,7 +223,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_full_disk(python, trained, sounds, tmp_path):
     write_sound(tmp_path / 'long.wav', np.tile(sounds[-1], 12))
     before = sorted(tmp_path.iterdir())
-    done = python(
+    result = python(
         FULL_DISK,
         'embed',
         trained,
@@ -229,9 +231,9 @@ def test_a_full_disk(python, trained, sounds, tmp_path):
         f'--out={tmp_path}/out.npz',
         '--timestamps',
     )
-    assert done.code == 1, done.err
+    assert result.code == 1, result.err
     assert (
-        f'{tmp_path}/out.npz: cannot be written' in done.err
-        and 'make room on that disk' in done.err
+        f'{tmp_path}/out.npz: cannot be written' in result.err
+        and 'make room on that disk' in result.err
     )
-    assert 'Traceback' not in done.err and sorted(tmp_path.iterdir()) == before
+    assert 'Traceback' not in result.err and sorted(tmp_path.iterdir()) == before

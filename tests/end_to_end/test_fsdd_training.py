@@ -58,11 +58,11 @@ def test_fsdd_config(tmp_path, capsys):
 
 
 def test_the_same_recordings_as_a_manifest(tmp_path):
-    for split, wanted in (('train', False), ('test', True)):
+    for split, is_held_out in (('train', False), ('test', True)):
         with open(tmp_path / f'{split}.jsonl', 'w', encoding='utf-8') as manifest:
             for file in sorted(Path(os.environ['FSDD']).absolute().glob('*.wav')):
                 digit, _, index = file.stem.split('_')
-                if (int(index) < 5) == wanted:
+                if (int(index) < 5) == is_held_out:
                     manifest.write(json.dumps({'audio': str(file), 'labels': [digit]}) + '\n')
     workdir = tmp_path / 'W'
     arguments = [

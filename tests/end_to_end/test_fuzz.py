@@ -113,7 +113,7 @@ def files(tmp_path_factory) -> list[str]:
 def run(code: str, arguments: list[str], environment) -> tuple[str, str | None]:
     """What a process printed, and how it went wrong if it did."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, '-c', code, *arguments],
             env=environment,
             timeout=SECONDS,
@@ -124,8 +124,10 @@ def run(code: str, arguments: list[str], environment) -> tuple[str, str | None]:
     except subprocess.TimeoutExpired as error:
         return (error.stdout or b'').decode(errors='replace'), f'took more than {SECONDS} s'
     return (
-        done.stdout,
-        f'ended with code {done.returncode}: {done.stderr[-1000:]}' if done.returncode else None,
+        result.stdout,
+        f'ended with code {result.returncode}: {result.stderr[-1000:]}'
+        if result.returncode
+        else None,
     )
 
 

@@ -141,8 +141,8 @@ def test_run_of_two_processes_resumes_on_one_after_a_kill(group, alone, tmp_path
             break
     second.kill()
     assert first.wait(timeout=60) != 0
-    done = group(1, 1, workdir, 'train.save_every=2')[0]
-    assert done.communicate(timeout=400) and done.returncode == 0
+    result = group(1, 1, workdir, 'train.save_every=2')[0]
+    assert result.communicate(timeout=400) and result.returncode == 0
     resumed = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     losses, expected = (
         [line['loss'] for line in lines if line['kind'] == 'train'] for lines in (resumed, alone)

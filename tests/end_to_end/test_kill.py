@@ -133,8 +133,8 @@ def test_killed_ten_times(arguments, environment, tmp_path, command, same_bits, 
 def test_killed_before_the_config_was_written(arguments, tmp_path, command):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / '.config.1.part.json').write_text('{"da')
-    done = command(*arguments(tmp_path / 'run', f'data.train={tmp_path / "none.jsonl"}'))
-    assert 'no such manifest' in done.err  # so the workdir was accepted
+    result = command(*arguments(tmp_path / 'run', f'data.train={tmp_path / "none.jsonl"}'))
+    assert 'no such manifest' in result.err  # so the workdir was accepted
     assert (tmp_path / 'run' / 'config.json').exists()
 
 

@@ -140,11 +140,11 @@ def test_the_timeline_has_the_classes_at_their_times(trained, command, tmp_path)
     soundfile.write(tmp_path / 'sound.flac', tone(900, 0.8), RATE)
     out = tmp_path / 'timelines' / 'new'
     inputs = [tmp_path / 'a' / 'sound.wav', tmp_path / 'missing.wav', tmp_path / 'sound.flac']
-    done = command(
+    result = command(
         'predict', trained, *inputs, '--json', '--top_k=2', f'--timeline={out}', '--overlap=0.75'
     )
-    assert (done.code, done.err) == (1, '')
-    long, missing, short = map(json.loads, done.out.splitlines())
+    assert (result.code, result.err) == (1, '')
+    long, missing, short = map(json.loads, result.out.splitlines())
     assert sorted(os.listdir(out)) == ['sound-2.json', 'sound-2.png', 'sound.json', 'sound.png']
     assert list(long) == ['path', 'seconds', 'predictions', 'windows', 'timeline']
     assert list(missing) == ['path', 'error']
@@ -197,16 +197,16 @@ def test_the_timeline_has_the_classes_at_their_times(trained, command, tmp_path)
 def test_invalid_options_are_errors(options, parts, trained, command, recordings, tmp_path):
     file = tmp_path / 'file'
     file.write_text('')
-    done = command(
+    result = command(
         'predict',
         trained,
         recordings.test_files[0],
         *(option.format(file=file) for option in options),
     )
-    assert (done.code, done.out) == (1, '')
-    assert done.err.count('\n') == 1
+    assert (result.code, result.out) == (1, '')
+    assert result.err.count('\n') == 1
     for part in parts:
-        assert part.format(file=file) in done.err
+        assert part.format(file=file) in result.err
 
 
 def test_invalid_windows_are_errors_before_an_input_is_read(model):
@@ -231,9 +231,9 @@ def test_damage_in_the_middle_is_an_error_of_that_recording_alone(trained, comma
     content[middle : middle + 20_000] = bytes(20_000)
     (tmp_path / 'damaged.flac').write_bytes(content)
     inputs = [good, tmp_path / 'hole.wav', good, tmp_path / 'damaged.flac', good]
-    done = command('predict', trained, *inputs, '--json', f'--timeline={tmp_path / "out"}')
-    assert done.code == 1
-    results = list(map(json.loads, done.out.splitlines()))
+    completed = command('predict', trained, *inputs, '--json', f'--timeline={tmp_path / "out"}')
+    assert completed.code == 1
+    results = list(map(json.loads, completed.out.splitlines()))
     assert [result['path'] for result in results] == list(map(str, inputs))
     assert by_label(results[2]) == pytest.approx(by_label(results[0]), abs=CLOSE)
     assert [list(results[i]) for i in (1, 3)] == [['path', 'error']] * 2
@@ -272,13 +272,13 @@ def test_progress_appears_during_long_work(trained, command, tmp_path, monkeypat
     soundfile.write(tmp_path / 'long.wav', tone(900, 90.0), RATE)
     arguments = ('predict', trained, tmp_path / 'long.wav', '--json', '--overlap=0.9')
     monkeypatch.setattr(progress, '_PATIENCE', 0.0)
-    done = command(*arguments)
-    line = done.err.splitlines()[0]
+    result = command(*arguments)
+    line = result.err.splitlines()[0]
     assert line.startswith('0:') and ' of 1:30, ' in line
     assert line.endswith(f' left: {tmp_path / "long.wav"}') and 'times real time' in line
-    json.loads(done.out)
-    done = command(*arguments, f'--explain={tmp_path / "out.png"}')
-    assert sum(' of 1:30, ' in line for line in done.err.splitlines()) == 2  # the second pass too
+    json.loads(result.out)
+    result = command(*arguments, f'--explain={tmp_path / "out.png"}')
+    assert sum(' of 1:30, ' in line for line in result.err.splitlines()) == 2  # the second pass too
 
 
 def test_progress_grows_to_the_end(model):
@@ -286,7 +286,7 @@ def test_progress_grows_to_the_end(model):
     list(
         model.stream([tone(900, 60.0), tone(300, 0.5)], progress=lambda *state: calls.append(state))
     )
-    first = [done for name, done, seconds in calls if (name, seconds) == ('array 0', 60.0)]
+    first = [result for name, result, seconds in calls if (name, seconds) == ('array 0', 60.0)]
     assert len(first) > 5 and first == sorted(first) and first[-1] > 50
     assert calls[-1] == ('array 1', 0.5, 0.5)
 
@@ -326,12 +326,12 @@ def write_long(path, seconds: int, rate: int, channels: int) -> None:
 def test_memory_does_not_grow_with_the_recording(trained, python, tmp_path):
     write_long(tmp_path / 'short.flac', 100, 48_000, 2)
     write_long(tmp_path / 'long.flac', 600, 48_000, 2)  # 220 MiB as float32
-    done = python(
+    result = python(
         MEMORY, trained, tmp_path / 'out', tmp_path / 'short.flac', tmp_path / 'long.flac'
     )
-    assert done.code == 0, done.err
+    assert result.code == 0, result.err
     (_, _, _), (windows, growth, total) = (
-        map(float, line.split()) for line in done.out.splitlines()
+        map(float, line.split()) for line in result.out.splitlines()
     )
     assert windows == 1182
     assert growth < 80 and total < 500
@@ -343,15 +343,15 @@ def test_an_hour_takes_the_memory_of_a_minute(trained, python, tmp_path):
     write_long(tmp_path / 'short.flac', 100, 48_000, 2)
     write_long(tmp_path / 'hour.flac', 3600, 48_000, 2)
     write_long(tmp_path / 'hour.wav', 3600, 16_000, 1)
-    done = python(
+    result = python(
         MEMORY,
         trained,
         tmp_path / 'out',
         *(tmp_path / name for name in ('short.flac', 'hour.flac', 'hour.wav')),
     )
-    assert done.code == 0, done.err
-    print(done.out)
-    for line in done.out.splitlines()[1:]:
+    assert result.code == 0, result.err
+    print(result.out)
+    for line in result.out.splitlines()[1:]:
         windows, growth, total = map(float, line.split())
         assert windows == 7093
         assert growth < 120 and total < 500

@@ -192,9 +192,9 @@ def test_training_and_prediction_compute_the_same(trained_parts, model, alone):
 
 def test_json_lines(trained, command, recordings):
     files = recordings.test_files
-    done = command('predict', trained, *files, '--json', f'--top_k={CLASSES}')
-    assert done.code == 0
-    results = [json.loads(line) for line in done.out.splitlines()]
+    completed = command('predict', trained, *files, '--json', f'--top_k={CLASSES}')
+    assert completed.code == 0
+    results = [json.loads(line) for line in completed.out.splitlines()]
     assert [result['path'] for result in results] == files
     for result in results:
         assert list(result) == ['path', 'seconds', 'predictions']
@@ -283,9 +283,9 @@ def folder(tmp_path) -> pathlib.Path:
 
 
 def test_every_format_rate_and_number_of_channels(trained, command, folder):
-    done = command('predict', trained, folder, '--json', f'--top_k={CLASSES}')
-    assert done.code == 0
-    lines = map(json.loads, done.out.splitlines())
+    completed = command('predict', trained, folder, '--json', f'--top_k={CLASSES}')
+    assert completed.code == 0
+    lines = map(json.loads, completed.out.splitlines())
     results = {str(pathlib.Path(result['path']).relative_to(folder)): result for result in lines}
     assert list(results) == [
         '16bit.wav',
@@ -320,9 +320,9 @@ def test_a_bad_file_is_reported_and_the_rest_is_predicted(trained, command, tmp_
     good = recordings.test_files[:2]
     inputs = [good[0], text, missing, empty_folder, good[1]]
 
-    done = command('predict', trained, *inputs, '--json')
-    assert done.code == 1
-    results = [json.loads(line) for line in done.out.splitlines()]
+    completed = command('predict', trained, *inputs, '--json')
+    assert completed.code == 1
+    results = [json.loads(line) for line in completed.out.splitlines()]
     assert [result['path'] for result in results] == list(map(str, inputs))
     assert [list(result) for result in results] == [
         ['path', 'seconds', 'predictions'],
@@ -370,21 +370,21 @@ def test_parameters_other_than_the_latest_are_reported(trained, command, recordi
         ('average:2', 'mean of steps 18, 21'),
         ('21', 'step 21'),
     ):
-        done = command(*arguments, f'--checkpoint={checkpoint}')
+        result = command(*arguments, f'--checkpoint={checkpoint}')
         line = f'{trained}: parameters of {description}\n'
-        assert line in done.err and quiet(done.err.replace(line, ''))
-        json.loads(done.out)  # and nothing else
+        assert line in result.err and quiet(result.err.replace(line, ''))
+        json.loads(result.out)  # and nothing else
 
 
 def test_only_one_recording_is_explained(trained, command, recordings, tmp_path):
     for inputs in (recordings.test_files[:2], [recordings.folder / 'test']):
-        done = command('predict', trained, *inputs, f'--explain={tmp_path / "why.png"}')
-        assert (done.code, done.out) == (1, '')
+        result = command('predict', trained, *inputs, f'--explain={tmp_path / "why.png"}')
+        assert (result.code, result.out) == (1, '')
         assert (
-            f'--explain={tmp_path / "why.png"} draws one recording' in done.err
-            and 'name one' in done.err
+            f'--explain={tmp_path / "why.png"} draws one recording' in result.err
+            and 'name one' in result.err
         )
-        assert recordings.test_files[0] in done.err and recordings.test_files[1] in done.err
+        assert recordings.test_files[0] in result.err and recordings.test_files[1] in result.err
 
 
 def test_a_name_that_is_no_unicode_is_predicted(trained, command, tmp_path, recordings):
@@ -462,7 +462,7 @@ def test_odd_files_have_results_without_warnings(trained, command, tmp_path):
         soundfile.write(tmp_path / name, samples, rate, subtype=subtype)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        done = command(
+        completed = command(
             'predict',
             trained,
             tmp_path,
@@ -470,10 +470,10 @@ def test_odd_files_have_results_without_warnings(trained, command, tmp_path):
             f'--top_k={CLASSES}',
             f'--timeline={tmp_path / "timeline"}',
         )
-    assert done.code == 0 and quiet(done.err)
+    assert completed.code == 0 and quiet(completed.err)
     results = {
         pathlib.Path(result['path']).name: result
-        for result in map(json.loads, done.out.splitlines())
+        for result in map(json.loads, completed.out.splitlines())
     }
     assert list(results) == sorted(odd)
     for name, (samples, rate) in odd.items():
@@ -524,12 +524,12 @@ def test_invalid_log_mels_are_named(model, log_mels):
 
 def test_synthesized_clips_are_a_data_set(tmp_path, command):
     config = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'
-    done = command('synthesize', tmp_path / 'clips', f'--config={config}', '--clips=4')
-    assert done.code == 0
+    result = command('synthesize', tmp_path / 'clips', f'--config={config}', '--clips=4')
+    assert result.code == 0
     source = manifest.load(tmp_path / 'clips' / 'manifest.jsonl', None, RATE)
     assert len(source) == 4
     assert source.samples.tolist() == sorted(source.samples)
-    assert f'{source.samples[0] / RATE:.2f} s to {source.samples[-1] / RATE:.2f} s' in done.out
+    assert f'{source.samples[0] / RATE:.2f} s to {source.samples[-1] / RATE:.2f} s' in result.out
     assert all(
         name.endswith(f'_{label}.wav')
         for name, (label,) in zip(source.keys, source.labels, strict=True)
@@ -549,9 +549,9 @@ def test_synthesized_clips_are_a_data_set(tmp_path, command):
 )
 def test_clips_that_cannot_be_synthesized(options, part, tmp_path, command):
     config = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'
-    done = command('synthesize', tmp_path / 'clips', f'--config={config}', *options)
-    assert done.code == 1
-    assert part in done.err
+    result = command('synthesize', tmp_path / 'clips', f'--config={config}', *options)
+    assert result.code == 1
+    assert part in result.err
     assert not (tmp_path / 'clips').exists()
 
 
@@ -570,14 +570,14 @@ def test_prediction_needs_no_tensorflow_and_survives_a_damaged_checkpoint(
     for path in (workdir / 'checkpoints' / str(STEPS) / 'params').rglob('*'):
         if path.is_file():
             path.write_bytes(b'')
-    done = python(
+    result = python(
         WITHOUT_TRAINING, 'predict', workdir, recordings.folder / 'test', '--json', cwd=tmp_path
     )
-    assert done.code == 0
-    assert [json.loads(line)['path'] for line in done.out.splitlines()] == recordings.test_files
+    assert result.code == 0
+    assert [json.loads(line)['path'] for line in result.out.splitlines()] == recordings.test_files
     # The substitute is reported on standard error, apart from the results.
     assert (
         f'checkpoint {workdir}/checkpoints/{STEPS} is incomplete, using the one before, 18'
-        in done.err
+        in result.err
     )
-    assert 'Traceback' not in done.err
+    assert 'Traceback' not in result.err

@@ -131,13 +131,13 @@ def from_manifest(forms, arguments, logged, tmp_path_factory) -> list[dict]:
 def test_every_form_of_the_clips_gives_the_same_losses_to_the_last_digit(
     forms, from_manifest, form, arguments, command, tmp_path, logged
 ):
-    done = command(*arguments(tmp_path / 'run', *ONE_EPOCH, *forms.overrides[form]))
-    assert done.code == 0, done.err
-    found = logged(tmp_path / 'run')
-    losses = [line['loss'] for line in found if line['kind'] == 'train'][:STEPS]
+    result = command(*arguments(tmp_path / 'run', *ONE_EPOCH, *forms.overrides[form]))
+    assert result.code == 0, result.err
+    lines = logged(tmp_path / 'run')
+    losses = [line['loss'] for line in lines if line['kind'] == 'train'][:STEPS]
     assert len(set(losses)) == STEPS
     assert losses == [line['loss'] for line in from_manifest if line['kind'] == 'train'][:STEPS]
-    assert found == from_manifest  # and so is everything else, to the evaluation
+    assert lines == from_manifest  # and so is everything else, to the evaluation
 
 
 def test_a_clip_that_is_skipped_is_as_if_it_were_not_there(

@@ -15,12 +15,12 @@ def losses(logged, workdir):
 
 
 def test_a_run_begins_where_another_ended(trained, arguments, command, tmp_path, saved, logged):
-    done = command(
+    result = command(
         *arguments(
             tmp_path / 'run', f'init.from={trained}', BODY, 'train.ema=0.5', 'train.epochs=1'
         )
     )
-    assert done.code == 0
+    assert result.code == 0
     before, after = saved(trained, STEPS), saved(tmp_path / 'run', 7)
     for name in (name for name in after if name.startswith('params')):
         head = name.startswith("params['head']")
@@ -28,7 +28,7 @@ def test_a_run_begins_where_another_ended(trained, arguments, command, tmp_path,
         assert after[f'ema{name.removeprefix("params")}'].shape == before[name].shape
     assert losses(logged, tmp_path / 'run')[0] < 0.5 * losses(logged, trained)[0]
     report = (tmp_path / 'run' / 'starting_point.txt').read_text()
-    assert str(trained) in report and all(line in done.err for line in report.splitlines())
+    assert str(trained) in report and all(line in result.err for line in report.splitlines())
     assert not (trained / 'starting_point.txt').exists()
 
 
@@ -47,7 +47,7 @@ def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, s
         ]
         manifests[split] = tmp_path / f'{split}.jsonl'
         manifests[split].write_text(''.join(json.dumps(line) + '\n' for line in relabeled))
-    done = command(
+    result = command(
         'train',
         f'--config={recordings.config}',
         f'--workdir={tmp_path / "run"}',
@@ -57,10 +57,10 @@ def test_other_classes_have_a_new_head(trained, recordings, command, tmp_path, s
         f'--config.{BODY}',
         '--config.train.epochs=1',
     )
-    assert done.code == 0
+    assert result.code == 0
     (message,) = [
         line
-        for line in done.err.splitlines()
+        for line in result.err.splitlines()
         if 'head' in line and 'newly' in line and 'norm' not in line
     ]
     assert '2 classes' in message and '3' in message
@@ -92,10 +92,14 @@ def test_invalid_weights_stop_a_run_before_it_writes_and_can_be_corrected(
     trained, recordings, arguments, command, tmp_path
 ):
     for wrong in (tmp_path / 'missing', recordings.config):
-        done = command(*arguments(tmp_path / 'run', f'init.from={wrong}'))
-        assert done.code not in (0, None) and str(wrong) in done.err and 'Traceback' not in done.err
-    done = command(*arguments(tmp_path / 'run', f'init.from={trained}', 'model.width=32'))
-    assert '16' in done.err and '32' in done.err and 'model.' in done.err
+        result = command(*arguments(tmp_path / 'run', f'init.from={wrong}'))
+        assert (
+            result.code not in (0, None)
+            and str(wrong) in result.err
+            and 'Traceback' not in result.err
+        )
+    result = command(*arguments(tmp_path / 'run', f'init.from={trained}', 'model.width=32'))
+    assert '16' in result.err and '32' in result.err and 'model.' in result.err
     assert not (tmp_path / 'run' / 'checkpoints').exists() or not any(
         (tmp_path / 'run' / 'checkpoints').iterdir()
     )
@@ -142,8 +146,8 @@ def test_the_baseline_trains_in_the_same_loop(baseline, recordings, command, log
     assert json.loads(
         command('predict', baseline, recordings.folder / 'test' / '00.wav', '--json').out
     )['predictions']
-    done = command('evaluate', f'--workdir={baseline}', '--sweep=length', '--points=16,32,64')
-    assert done.code == 0
+    result = command('evaluate', f'--workdir={baseline}', '--sweep=length', '--points=16,32,64')
+    assert result.code == 0
     points = json.loads((baseline / 'eval' / 'length.json').read_text())['points']
     assert [point['clips'] for point in points] == [12, 12, 12] and points[0]['cut'] >= points[2][
         'cut'

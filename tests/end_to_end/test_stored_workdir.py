@@ -87,9 +87,9 @@ def test_opens_and_predicts(stored):
 
 
 def test_resumes_with_the_recorded_losses(stored, command, logged, tmp_path):
-    known = probe.find('Config')().flat()
+    default_values = probe.find('Config')().flat()
     options = [
-        f'--config.{key if key in known else drive.OLD_KEYS[key]}={value}'
+        f'--config.{key if key in default_values else drive.OLD_KEYS[key]}={value}'
         for key, value in KEYS.items()
     ]
     (tmp_path / 'empty.py').write_text(drive.EMPTY_CONFIG, encoding='utf-8')

@@ -28,9 +28,9 @@ def test_the_same_run_gives_the_same_bits(
 ):
     """The second run reads its manifests as CSV."""
     monkeypatch.chdir(recordings.folder)
-    done = command(*arguments(tmp_path / 'again', 'data.train=train.csv', 'data.eval=test.csv'))
-    assert done.code == 0
-    assert 'training step was compiled 1 time, the evaluation step 1 time' in done.err
+    result = command(*arguments(tmp_path / 'again', 'data.train=train.csv', 'data.eval=test.csv'))
+    assert result.code == 0
+    assert 'training step was compiled 1 time, the evaluation step 1 time' in result.err
     same_bits(trained, tmp_path / 'again', STEPS)
     assert logged(tmp_path / 'again') == logged(trained)
 
@@ -103,9 +103,9 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(
 ):
     def stopped_after(step: int):
         with stopped(step):
-            done = command(*arguments(tmp_path / 'run'))
-        assert done.code == 130
-        return done
+            result = command(*arguments(tmp_path / 'run'))
+        assert result.code == 130
+        return result
 
     assert 'resuming' not in stopped_after(2).err  # before there is a checkpoint
     assert 'resuming' not in stopped_after(13).err
@@ -115,9 +115,9 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(
     assert (
         'resuming after step 12' in stopped_after(14).err
     )  # the last step of the second epoch, before it is evaluated
-    done = command(*arguments(tmp_path / 'run'))
-    assert done.code == 0
-    assert 'resuming after step 12' in done.err
+    result = command(*arguments(tmp_path / 'run'))
+    assert result.code == 0
+    assert 'resuming after step 12' in result.err
     same_bits(trained, tmp_path / 'run', STEPS)
     assert logged(tmp_path / 'run') == logged(trained)
 
@@ -130,8 +130,8 @@ def test_run_preempted_at_the_end_of_an_epoch_is_evaluated_when_it_resumes(
         with stopped(
             step - 1, signal.SIGTERM
         ):  # that line is written when the next step is under way
-            done = command(*arguments(tmp_path / 'run'))
-        assert done.code == (75 if step < STEPS else 0), done.err
+            result = command(*arguments(tmp_path / 'run'))
+        assert result.code == (75 if step < STEPS else 0), result.err
         assert (tmp_path / 'run' / 'checkpoints' / str(step) / 'score').exists() == (step == STEPS)
     assert logged(tmp_path / 'run') == logged(trained)
     assert (tmp_path / 'run' / 'checkpoints' / '14' / 'score').exists()
@@ -162,9 +162,9 @@ def test_size_and_time_of_checkpoints_are_reported_and_logged(
 
 def test_finished_run_is_reported_and_unchanged(workdir, arguments, command):
     files_before = snapshot(workdir)
-    done = command(*arguments(workdir))
-    assert done.code == 0
-    assert f'{workdir}: training is finished, {STEPS} steps; nothing to do' in done.err
+    result = command(*arguments(workdir))
+    assert result.code == 0
+    assert f'{workdir}: training is finished, {STEPS} steps; nothing to do' in result.err
     assert snapshot(workdir) == files_before
 
 
@@ -233,11 +233,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
     # The first step has rate 0 (warm-up), the second throws the parameters out of all bounds, the
     # third sees it.
     wild = ('optimizer.learning_rate=1e30', 'optimizer.clip_norm=0', 'train.save_every=1')
-    done = command(*arguments(tmp_path / 'run', *wild))
-    assert done.code == 1
-    assert re.search(r'elastic-ast train: step [23]: .* not finite\.', done.err)
-    assert 'optimizer.learning_rate' in done.err
-    named = [line['audio'] for line in recordings.train if line['audio'] in done.err]
+    result = command(*arguments(tmp_path / 'run', *wild))
+    assert result.code == 1
+    assert re.search(r'elastic-ast train: step [23]: .* not finite\.', result.err)
+    assert 'optimizer.learning_rate' in result.err
+    named = [line['audio'] for line in recordings.train if line['audio'] in result.err]
     assert 0 < len(named) < len(recordings.train)  # the clips of its batch, and no others
     # What is left serves: the newest checkpoint gives probabilities, not NaN.
     predicted = command('predict', tmp_path / 'run', recordings.test_files[0], '--json')
@@ -270,11 +270,11 @@ def test_several_labels_a_clip(recordings, arguments, command, tmp_path):
     assert command('evaluate', f'--workdir={tmp_path / "run"}').code == 0
     metrics = json.loads((tmp_path / 'run' / 'eval' / 'metrics.json').read_text())
     assert metrics['clips'] == 16 and metrics['mean_average_precision'] > 0.9
-    done = command(
+    result = command(
         'predict', tmp_path / 'run', *(tmp_path / f'test{i}.wav' for i in range(3)), '--json'
     )
     for line, labels in zip(
-        done.out.splitlines(), ({'low'}, {'high'}, {'low', 'high'}), strict=True
+        result.out.splitlines(), ({'low'}, {'high'}, {'low', 'high'}), strict=True
     ):
         assert {
             entry['label']
@@ -295,10 +295,10 @@ def test_training_resumes_from_the_checkpoint_before_a_damaged_one(
     workdir, trained, arguments, command, same_bits, logged, caplog
 ):
     damage(workdir / 'checkpoints' / '21')
-    done = command(*arguments(workdir))
-    assert done.code == 0
+    result = command(*arguments(workdir))
+    assert result.code == 0
     assert str(workdir / 'checkpoints' / '21') in caplog.text
-    assert 'resuming after step 18' in done.err
+    assert 'resuming after step 18' in result.err
     same_bits(trained, workdir, STEPS)
     assert logged(workdir) == logged(trained)
 
@@ -329,8 +329,8 @@ def test_evaluation_agrees_with_what_training_logged(
     evaluations = {line['step']: line for line in logged(workdir) if line['kind'] == 'eval'}
     best = max(evaluations, key=lambda step: (evaluations[step]['accuracy'], step))
     for which, step in (('latest', STEPS), ('best', best), ('14', 14), ('7', 7)):
-        done = command('evaluate', '--workdir=workdir', f'--checkpoint={which}')
-        assert done.code == 0
+        result = command('evaluate', '--workdir=workdir', f'--checkpoint={which}')
+        assert result.code == 0
         metrics = json.loads((workdir / 'eval' / 'metrics.json').read_text('utf-8'))
         expected = evaluations[step]
         assert metrics['step'] == step
@@ -352,7 +352,7 @@ def test_evaluation_agrees_with_what_training_logged(
             f' {shown(metrics["mean_average_precision"])} | {shown(metrics["auc"])} |'
         )
         table = (workdir / 'eval' / 'metrics.md').read_text('utf-8')
-        assert row in table and row in done.out
+        assert row in table and row in result.out
         for entry in metrics['classes']:
             assert (
                 f'| {entry["label"]} | {entry["clips"]} | {shown(entry["accuracy"], percent=True)} '
@@ -361,10 +361,10 @@ def test_evaluation_agrees_with_what_training_logged(
 
 
 def test_missing_checkpoint_is_refused_with_the_existing_ones(trained, command):
-    done = command('evaluate', f'--workdir={trained}', '--checkpoint=8')
-    assert done.code == 1
+    result = command('evaluate', f'--workdir={trained}', '--checkpoint=8')
+    assert result.code == 1
     assert (
         'no checkpoint 8; there are [3, 6, 7, 9, 12, 14, 15, 18, 21], latest, best and average'
-        in done.err
+        in result.err
     )
     assert not (trained / 'eval').exists()

@@ -91,7 +91,7 @@ def test_clips_keep_their_order_and_get_their_own_outputs():
     clips = [clip(number, 2 * int(random.integers(1, 100))) for number in range(150)]
     clips[3] = clips[100] = Clip('bad.wav', error='bad.wav: is empty')
     clips += [Clip('bad.wav', error='bad.wav: is empty')] * CHUNK
-    done = []
+    result = []
     results = list(
         batching.clip_outputs(
             run,
@@ -99,12 +99,12 @@ def test_clips_keep_their_order_and_get_their_own_outputs():
             lambda clip, outputs: (clip.name, outputs['tokens']),
             2,
             SHAPE,
-            on_clip_done=lambda clip: done.append(clip.name),
+            on_clip_done=lambda clip: result.append(clip.name),
         )
     )
     assert [clip for clip, _ in results] == clips
     usable = [clip for clip in clips if clip.error is None]
-    assert done == [clip.name for clip in usable]
+    assert result == [clip.name for clip in usable]
     for clip_in, summary in results:
         if clip_in.error is not None:
             assert summary is None

@@ -87,11 +87,11 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
     reader = pipeline.RowReader(
         source, [(0,)] * len(LENGTHS), planner, make_schedule(planner, 2, 1), shape
     )
-    seen = set()
+    budget_keys = set()
     for batch in pipeline.iterate_batches(reader, 0, reader.schedule.steps, 1):
         for row, slot in zip(*np.nonzero(batch.valid), strict=True):
             number = int(batch.clip_id[row, slot])
-            seen.add(number)
+            budget_keys.add(number)
             longest = make_windows(
                 frontend, 0.0, shift=frontend.shift(reduction.ratio)
             ).length  # cropping takes the beginning
@@ -115,7 +115,7 @@ def test_the_pipeline_and_prediction_keep_the_same(partial, reduction):
             np.testing.assert_allclose(
                 batch.patches[row][in_batch], single.patches[0][in_single], atol=2e-3
             )
-    assert seen == set(range(len(LENGTHS)))
+    assert budget_keys == set(range(len(LENGTHS)))
 
 
 def test_packed_clips_equal_single_clips():

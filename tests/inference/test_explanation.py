@@ -170,7 +170,7 @@ def test_progress_grows_to_the_end(model, tmp_path):
         model, recording(tmp_path / 'clip.wav', 20.0), progress=lambda *state: calls.append(state)
     )
     assert {(name, seconds) for name, _, seconds in calls} == {(str(tmp_path / 'clip.wav'), 20.0)}
-    assert len(calls) > 20 and max(done for _, done, _ in calls) == 20.0
+    assert len(calls) > 20 and max(result for _, result, _ in calls) == 20.0
 
 
 def test_long_recordings_have_no_more_columns_than_can_be_drawn(model, tmp_path):
@@ -230,8 +230,8 @@ def test_the_command_draws_and_checks_names_first(tmp_path, capsys):
     assert (tmp_path / 'out.png').read_bytes()[:4] == b'\x89PNG'
     assert capsys.readouterr().out.startswith(f'{path}  (0.60 s)\n')
     assert main(['predict', 'no workdir', path, '--explain', str(tmp_path / 'out.txt')]) == 1
-    done = capsys.readouterr()
-    assert f'--explain={tmp_path}/out.txt' in done.err and not done.out
+    result = capsys.readouterr()
+    assert f'--explain={tmp_path}/out.txt' in result.err and not result.out
 
 
 def test_a_recording_that_cannot_be_used(model, tmp_path):

@@ -91,7 +91,7 @@ def test_timestamps_lie_where_the_sound_is(model):
     at = int(0.41 * RATE)  # in the third patch, whose frames are from 320 to 495 ms
     changed[0, at : at + 400] += 0.9 * np.sin(np.arange(400)).astype(np.float32)
     (before, timestamps), (after, _) = (
-        hear.get_timestamp_embeddings(each, model) for each in (audio, changed)
+        hear.get_timestamp_embeddings(waveforms, model) for waveforms in (audio, changed)
     )
     change = np.abs(after - before).max(axis=2)[0]
     assert 320 <= timestamps[0, change.argmax()] <= 495

@@ -32,10 +32,10 @@ def filled(kubectl):
     """Return a function that returns the JobSet of `apply` with further arguments."""
 
     def fill_in(*arguments):
-        done = kubectl.run('gke.sh', 'apply', '--dry_run', *OPTIONS, *arguments)
-        assert done.returncode == 0, done.stderr
+        result = kubectl.run('gke.sh', 'apply', '--dry_run', *OPTIONS, *arguments)
+        assert result.returncode == 0, result.stderr
         assert not kubectl.called('kubectl')
-        return yaml.safe_load(done.stdout)
+        return yaml.safe_load(result.stdout)
 
     return fill_in
 
@@ -177,13 +177,13 @@ def test_overrides_arrive_unchanged(filled):
 
 def test_apply_passes_the_job_set_to_kubectl(kubectl, filled):
     expected = filled('--', '--config.train.seed=3')
-    done = kubectl.run(
+    result = kubectl.run(
         'gke.sh', 'apply', '--namespace=mine', *OPTIONS, '--', '--config.train.seed=3'
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert kubectl.called('kubectl') == [['--namespace=mine', 'apply', '--filename=-']]
     assert yaml.safe_load((kubectl.folder / 'stdin').read_text()) == expected
-    assert 'gke.sh logs --name=ast --namespace=mine' in done.stdout
+    assert 'gke.sh logs --name=ast --namespace=mine' in result.stdout
 
 
 def test_logs_and_deletion(kubectl):

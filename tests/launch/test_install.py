@@ -54,10 +54,10 @@ def test_script_parses(script):
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
 def test_help_prints_usage_and_touches_nothing(checkout, script):
-    done = checkout.run(script.name, '--help')
-    assert done.returncode == 0
-    assert done.stdout.startswith(f'usage: bash launch/{script.name}')
-    assert not done.stderr
+    result = checkout.run(script.name, '--help')
+    assert result.returncode == 0
+    assert result.stdout.startswith(f'usage: bash launch/{script.name}')
+    assert not result.stderr
     assert not (checkout.root / '.venv').exists()
 
 
@@ -145,9 +145,9 @@ def test_a_moved_checkout_is_installed_again(ready):
 def test_a_killed_installation_starts_anew(ready):
     assert ready.run('install.sh', 'train', PIP_DOES='kill -KILL $PPID').returncode != 0
     (ready.root / '.venv' / 'half_a_package.py').touch()
-    done = ready.run('install.sh', 'train')
-    assert done.returncode == 0
-    assert 'interrupted: starting anew' in done.stdout
+    result = ready.run('install.sh', 'train')
+    assert result.returncode == 0
+    assert 'interrupted: starting anew' in result.stdout
     assert not (ready.root / '.venv' / 'half_a_package.py').exists()
     assert len(ready.calls()) == 2
 
@@ -164,9 +164,9 @@ def test_a_failed_installation_is_reported_and_repeated_in_the_same_environment(
 
 @pytest.mark.parametrize('platform', ['3.12 Linux x86_64', '3.11 Darwin arm64'])
 def test_other_platforms_use_the_ranges_alone(ready, platform):
-    done = ready.run('install.sh', PLATFORM=platform)
-    assert done.returncode == 0
-    assert f'this is Python {platform}: the ranges of setup.cfg alone decide' in done.stdout
+    result = ready.run('install.sh', PLATFORM=platform)
+    assert result.returncode == 0
+    assert f'this is Python {platform}: the ranges of setup.cfg alone decide' in result.stdout
     assert 'constraints' not in ready.calls()[0]
 
 
@@ -203,9 +203,9 @@ def test_test_runs_pytest_in_the_root(ready, arguments, passed):
 
 @pytest.mark.parametrize('arguments', [['--fast'], ['one', 'two']])
 def test_quickstart_refuses_unknown_arguments_before_installing(ready, arguments):
-    done = ready.run('quickstart.sh', *arguments)
-    assert done.returncode == 2
-    assert 'usage:' in done.stderr
+    result = ready.run('quickstart.sh', *arguments)
+    assert result.returncode == 2
+    assert 'usage:' in result.stderr
     assert not ready.calls()
 
 

@@ -66,9 +66,9 @@ def all_ended(machine) -> bool:
 
 def test_each_process_has_its_number_in_the_environment(machine, launch):
     words = ['--workdir=a b\'c"d', '$HOME `id` *', '']
-    done = launch('print("from", number)', '--devices=4', arguments=words)
-    assert (done.returncode, done.stderr) == (0, '')
-    assert done.stdout == 'from 0\n'
+    result = launch('print("from", number)', '--devices=4', arguments=words)
+    assert (result.returncode, result.stderr) == (0, '')
+    assert result.stdout == 'from 0\n'
     assert [(machine.folder / 'logs' / f'process{i}.log').read_text() for i in (1, 2)] == [
         'from 1\n',
         'from 2\n',
@@ -87,7 +87,7 @@ def test_each_process_has_its_number_in_the_environment(machine, launch):
 
 def test_the_dry_run_prints_the_commands(machine):
     machine.stand_in('worker')
-    done = machine.run(
+    result = machine.run(
         'local_processes.sh',
         '2',
         '--devices',
@@ -98,8 +98,8 @@ def test_the_dry_run_prints_the_commands(machine):
         'a b',
         XLA_FLAGS='--one',
     )
-    assert done.returncode == 0 and not machine.called('worker')
-    for number, line in enumerate(done.stdout.splitlines()):
+    assert result.returncode == 0 and not machine.called('worker')
+    for number, line in enumerate(result.stdout.splitlines()):
         words = shlex.split(line)
         assert words[0] == 'env' and words[-2:] == ['worker', 'a b']
         assert f'JAX_PROCESS_ID={number}' in words and 'JAX_NUM_PROCESSES=2' in words
@@ -108,17 +108,17 @@ def test_the_dry_run_prints_the_commands(machine):
 
 
 def test_the_first_failure_is_named_and_all_start_again_at_another_port(machine, launch):
-    done = launch("""
+    result = launch("""
 if start == 0 and number == 1:
     print('out of luck')
     sys.exit(7)
 if start == 0:
     time.sleep(60)
 """)
-    assert done.returncode == 0
-    assert 'process 1 was the first to end: exit code 7' in done.stderr
-    assert '  | out of luck\n' in done.stderr and 'logs/process1.log' in done.stderr
-    assert 'starting all 3 again, restart 1 of 3' in done.stderr
+    assert result.returncode == 0
+    assert 'process 1 was the first to end: exit code 7' in result.stderr
+    assert '  | out of luck\n' in result.stderr and 'logs/process1.log' in result.stderr
+    assert 'starting all 3 again, restart 1 of 3' in result.stderr
     processes = started(machine)
     assert processes.keys() == {(number, start) for number in range(3) for start in range(2)}
     ports = [
@@ -132,7 +132,7 @@ if start == 0:
 
 def test_a_killed_process_is_restarted_and_a_hanging_one_is_killed(machine, launch):
     began = time.monotonic()
-    done = launch(
+    result = launch(
         """
 if start == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -143,27 +143,27 @@ if start == 0:
 """,
         '--grace=1',
     )
-    assert done.returncode == 0
-    assert 'process 2 was the first to end: killed by SIGKILL' in done.stderr
-    assert 'killing 2 that did not end' in done.stderr
+    assert result.returncode == 0
+    assert 'process 2 was the first to end: killed by SIGKILL' in result.stderr
+    assert 'killing 2 that did not end' in result.stderr
     assert time.monotonic() - began < 20 and all_ended(machine)
 
 
 @pytest.mark.parametrize('code', [1, 2, 130])
 def test_mistakes_and_interruptions_are_not_repeated(machine, launch, code):
-    done = launch(f'sys.exit({code}) if number == 0 else time.sleep(60)')
-    assert done.returncode == code
-    assert 'process 0 was the first to end' in done.stderr and 'again' not in done.stderr
+    result = launch(f'sys.exit({code}) if number == 0 else time.sleep(60)')
+    assert result.returncode == code
+    assert 'process 0 was the first to end' in result.stderr and 'again' not in result.stderr
     assert {start for _, start in started(machine)} <= {0} and all_ended(machine)
 
 
 @pytest.mark.parametrize('code', [3, 75])
 def test_restarts_are_limited(machine, launch, code):
-    done = launch(f'sys.exit({code}) if number == 1 else time.sleep(60)', '--restarts=2')
-    assert done.returncode == code
+    result = launch(f'sys.exit({code}) if number == 1 else time.sleep(60)', '--restarts=2')
+    assert result.returncode == code
     assert (
-        'giving up after 2 restarts' in done.stderr
-        and done.stderr.count('was the first to end') == 3
+        'giving up after 2 restarts' in result.stderr
+        and result.stderr.count('was the first to end') == 3
     )
     assert {start for number, start in started(machine) if number == 1} == {0, 1, 2} and all_ended(
         machine
@@ -218,7 +218,7 @@ time.sleep(60)
 
 
 def test_a_process_whose_shell_was_killed_too_is_noticed(machine, launch):
-    done = launch(
+    result = launch(
         """
 if number == 1:
     os.kill(os.getppid(), signal.SIGKILL)
@@ -226,14 +226,14 @@ time.sleep(60)
 """,
         '--restarts=0',
     )
-    assert done.returncode == 137
-    assert 'process 1 was the first to end' in done.stderr and all_ended(machine)
+    assert result.returncode == 137
+    assert 'process 1 was the first to end' in result.stderr and all_ended(machine)
 
 
 def test_children_of_a_process_end_with_it(machine, launch):
-    done = launch("""
+    result = launch("""
 child = subprocess.Popen(['sleep', '60'])
 (folder / f'begun.{number}.9').write_text(json.dumps([child.pid, {}]))
 """)
-    assert done.returncode == 0
+    assert result.returncode == 0
     until(lambda: all_ended(machine))

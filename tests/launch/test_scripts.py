@@ -30,8 +30,8 @@ def test_the_tests_find_the_scripts():
 )
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_reports_nothing(script):
-    done = subprocess.run([str(SHELLCHECK), script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run([str(SHELLCHECK), script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
@@ -155,9 +155,9 @@ def test_scripts_are_strict(script):
 def test_an_unaccepted_argument_is_named_and_exits_with_2(machine, script, arguments, part):
     for program in ('gcloud', 'kubectl', 'srun'):
         machine.stand_in(program)
-    done = machine.run(script, *arguments)
-    assert done.returncode == 2 and not done.stdout
-    assert part in done.stderr.splitlines()[0] and 'usage:' in done.stderr
+    result = machine.run(script, *arguments)
+    assert result.returncode == 2 and not result.stdout
+    assert part in result.stderr.splitlines()[0] and 'usage:' in result.stderr
     assert not machine.called('gcloud') + machine.called('kubectl') + machine.called('srun')
 
 

@@ -65,10 +65,10 @@ def test_help_and_dry_run_need_no_slurm(machine):
     shown = machine.run('slurm.sbatch', '--help')
     assert shown.returncode == 0 and shown.stdout.startswith('usage: sbatch ') and not shown.stderr
     words = ['--workdir=a b\'c"d', '$HOME']
-    done = machine.run('slurm.sbatch', '--dry_run', '--', 'elastic-ast', 'train', *words)
-    assert done.returncode == 0
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith('srun')]
-    assert 'ELASTIC_AST_DISTRIBUTED=auto' in done.stdout
+    result = machine.run('slurm.sbatch', '--dry_run', '--', 'elastic-ast', 'train', *words)
+    assert result.returncode == 0
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith('srun')]
+    assert 'ELASTIC_AST_DISTRIBUTED=auto' in result.stdout
     printed = subprocess.run(
         ['bash', '-c', f'printf "%s\\n" {line}'], capture_output=True, text=True
     ).stdout.splitlines()

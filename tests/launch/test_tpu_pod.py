@@ -139,11 +139,11 @@ def starts(machine) -> set[tuple[int, int]]:
 def test_the_dry_run_calls_nothing_and_prints_the_commands(machine):
     machine.stand_in('gcloud')
     words = ["--workdir=gs://b/it's a run", '$HOME']
-    done = machine.run(
+    result = machine.run(
         'tpu_pod.sh', 'watch', *WATCH, '--spot', '--dry_run', '--', 'elastic-ast', 'train', *words
     )
-    assert done.returncode == 0 and not machine.called('gcloud')
-    lines = [line for line in done.stdout.splitlines() if line.startswith('gcloud')]
+    assert result.returncode == 0 and not machine.called('gcloud')
+    lines = [line for line in result.stdout.splitlines() if line.startswith('gcloud')]
     kinds = [tuple(line.split()[2:5]) for line in lines]
     assert ('tpus', 'queued-resources', 'create') in kinds and ('tpus', 'tpu-vm', 'scp') in kinds
     assert kinds[-1] == ('tpus', 'queued-resources', 'delete')
@@ -203,21 +203,21 @@ def test_the_dry_run_calls_nothing_and_prints_the_commands(machine):
 )
 def test_create_requests_the_tpu_and_waits(cloud, options, expected):
     machine = cloud()
-    done = machine.run('tpu_pod.sh', 'create', *WATCH, *options)
-    assert done.returncode == 0, done.stderr
+    result = machine.run('tpu_pod.sh', 'create', *WATCH, *options)
+    assert result.returncode == 0, result.stderr
     (create,) = [call for call in machine.called('gcloud') if call[3] == 'create']
     assert set(expected) | {'compute', 'tpus', '--quiet', '--zone=us-west4-a'} == set(create)
-    assert 'ast: READY' in done.stdout
+    assert 'ast: READY' in result.stdout
 
 
 def test_a_run_over_all_workers(cloud):
     words = ['--workdir=gs://b/it\'s "a run"', '$HOME `id` *', '']
     machine = cloud('print("from", host, flush=True)')
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', *words)
-    assert done.returncode == 0, done.stderr
+    result = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', *words)
+    assert result.returncode == 0, result.stderr
     assert machine.called('trainer') == [words] * 2
     assert actions(machine)[:2] == ['create', 'ssh'] and 'delete' not in actions(machine)
-    assert 'the run is finished' in done.stdout and 'warning' not in done.stderr
+    assert 'the run is finished' in result.stdout and 'warning' not in result.stderr
     for host in HOSTS:
         assert (
             machine.folder / 'workers' / host / 'elastic-ast.log'
@@ -228,11 +228,11 @@ def test_a_run_over_all_workers(cloud):
 
 def test_a_preempted_node_is_created_again_and_the_run_resumes(cloud):
     machine = cloud('time.sleep(60) if life < 2 else None', 12, 9)
-    done = machine.run(
+    result = machine.run(
         'tpu_pod.sh', 'watch', *WATCH, '--spot', '--', 'trainer', '--workdir=gs://b/w'
     )
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall('ast was taken away: (?:SUSPENDED|PREEMPTED)', done.stdout)) == 2
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall('ast was taken away: (?:SUSPENDED|PREEMPTED)', result.stdout)) == 2
     assert [action for action in actions(machine) if action not in ('ssh', 'scp')] == [
         'create',
         'delete',
@@ -248,20 +248,20 @@ def test_a_preempted_node_is_created_again_and_the_run_resumes(cloud):
 @pytest.mark.slow
 def test_a_node_without_a_queue_is_created_again_too(cloud):
     machine = cloud('time.sleep(60) if life == 0 else None', 8)
-    done = machine.run(
+    result = machine.run(
         'tpu_pod.sh', 'watch', *WATCH, '--node', '--', 'trainer', '--workdir=gs://b/w'
     )
-    assert done.returncode == 0, done.stderr
-    assert 'ast was taken away: PREEMPTED' in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert 'ast was taken away: PREEMPTED' in result.stdout
     assert {call[2] for call in machine.called('gcloud')} == {'tpu-vm'}
 
 
 def test_a_mistake_ends_watch_and_prints_the_last_lines(cloud):
     machine = cloud('print("wrong key", flush=True); sys.exit(1)')
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=runs/here')
-    assert done.returncode == 1
-    assert 'was the first to end: exit code 1' in done.stderr and '| wrong key' in done.stderr
-    assert "on the workers' own disks" in done.stderr
+    result = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=runs/here')
+    assert result.returncode == 1
+    assert 'was the first to end: exit code 1' in result.stderr and '| wrong key' in result.stderr
+    assert "on the workers' own disks" in result.stderr
     apart = machine.run(
         'tpu_pod.sh', 'run', '--name=ast', '--dry_run', '--', 'trainer', '--workdir', 'runs/here'
     )
@@ -278,19 +278,19 @@ if start == 0 and host.endswith('1'):
     os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(60 if start == 0 else 0)
 """)
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
-    assert done.returncode == 0, done.stderr
-    assert f'{HOSTS[1]} was the first to end: killed by SIGKILL' in done.stderr
+    result = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
+    assert result.returncode == 0, result.stderr
+    assert f'{HOSTS[1]} was the first to end: killed by SIGKILL' in result.stderr
     assert actions(machine).count('create') == 1 and starts(machine) == {(0, 0), (0, 1)}
 
 
 @pytest.mark.slow
 def test_restarts_are_limited(cloud):
     machine = cloud('sys.exit(75)')
-    done = machine.run(
+    result = machine.run(
         'tpu_pod.sh', 'watch', *WATCH, '--restarts=2', '--', 'trainer', '--workdir=gs://b/w'
     )
-    assert done.returncode == 1 and 'giving up after 2 restarts' in done.stderr
+    assert result.returncode == 1 and 'giving up after 2 restarts' in result.stderr
     assert starts(machine) == {(0, 0), (0, 1), (0, 2)}
 
 
@@ -300,17 +300,17 @@ def test_a_lost_connection_is_no_preemption(cloud):
 while (folder / 'offline').exists():
     time.sleep(0.01)
 """)
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
-    assert done.returncode == 0, done.stderr
-    assert 'the state of ast is unknown: ERROR: (gcloud) there has been a problem' in done.stderr
+    result = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
+    assert result.returncode == 0, result.stderr
+    assert 'the state of ast is unknown: ERROR: (gcloud) there has been a problem' in result.stderr
     assert 'delete' not in actions(machine) and starts(machine) == {(0, 0)}
 
 
 def test_nothing_is_done_if_the_state_is_unknown(cloud):
     machine = cloud()
     (machine.folder / 'offline').touch()
-    done = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
-    assert done.returncode == 1 and 'the state of ast is unknown' in done.stderr
+    result = machine.run('tpu_pod.sh', 'watch', *WATCH, '--', 'trainer', '--workdir=gs://b/w')
+    assert result.returncode == 1 and 'the state of ast is unknown' in result.stderr
     assert not actions(machine)
 
 
@@ -349,8 +349,8 @@ def test_logs_of_a_worker_and_deletion_on_request(cloud):
         f'#!BASH\n[[ $* == "-n 100 -F elastic-ast.log" ]] && exec {shutil.which("cat")} "${{@:'
         ' -1}"\n',
     )
-    done = machine.run('tpu_pod.sh', 'logs', '--name=ast', '--worker=1')
-    assert (done.returncode, done.stdout) == (0, 'from worker 1\n')
+    result = machine.run('tpu_pod.sh', 'logs', '--name=ast', '--worker=1')
+    assert (result.returncode, result.stdout) == (0, 'from worker 1\n')
     assert machine.run('tpu_pod.sh', 'delete', '--name=ast', '--zone=z').returncode == 0
     assert machine.called('gcloud')[-1] == [
         'compute',
@@ -369,8 +369,8 @@ def test_setup_copies_the_commit_and_keeps_the_environment(cloud):
     machine = cloud()
     machine.run('tpu_pod.sh', 'create', *WATCH)
     (machine.root / 'later.txt').touch()
-    done = machine.run('tpu_pod.sh', 'setup', '--name=ast')
-    assert done.returncode == 0, done.stderr
+    result = machine.run('tpu_pod.sh', 'setup', '--name=ast')
+    assert result.returncode == 0, result.stderr
     project = machine.folder / 'workers' / HOSTS[0] / 'elastic-ast-jax'
     (project / 'stale.txt').touch()
     (project / '.venv' / 'kept').touch()
@@ -387,8 +387,8 @@ def test_data_are_fetched_to_each_worker_after_the_project(cloud):
     machine = cloud()
     machine.run('tpu_pod.sh', 'create', *WATCH)
     command = "[ -d elastic-ast-jax/.venv ] && mkdir -p data && printf '%s' \"it's\" > 'data/a b'"
-    done = machine.run('tpu_pod.sh', 'setup', '--name=ast', f'--fetch={command}')
-    assert done.returncode == 0, done.stderr
+    result = machine.run('tpu_pod.sh', 'setup', '--name=ast', f'--fetch={command}')
+    assert result.returncode == 0, result.stderr
     assert {(machine.folder / 'workers' / host / 'data' / 'a b').read_text() for host in HOSTS} == {
         "it's"
     }
@@ -403,10 +403,10 @@ def test_workers_can_fetch_a_commit_themselves(cloud):
     machine = cloud()
     machine.run('tpu_pod.sh', 'create', *WATCH)
     for _ in range(2):
-        done = machine.run(
+        result = machine.run(
             'tpu_pod.sh', 'setup', '--name=ast', f'--repository={machine.root}', '--commit=main'
         )
-        assert done.returncode == 0, done.stderr
+        assert result.returncode == 0, result.stderr
     assert 'scp' not in actions(machine)
     for host in HOSTS:
         assert (
@@ -415,5 +415,5 @@ def test_workers_can_fetch_a_commit_themselves(cloud):
 
 
 def test_a_missing_gcloud_is_named(machine):
-    done = machine.run('tpu_pod.sh', 'status', '--name=ast')
-    assert done.returncode == 1 and 'gcloud is not on PATH' in done.stderr
+    result = machine.run('tpu_pod.sh', 'status', '--name=ast')
+    assert result.returncode == 1 and 'gcloud is not on PATH' in result.stderr

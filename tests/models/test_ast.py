@@ -73,7 +73,8 @@ def test_frames_that_fill_up_the_last_patch_of_a_row_are_ignored():
     changed[:, FRAMES:] = 5
     apply = jit(network().apply)
     logits = [
-        np.asarray(apply(variables(), packed(each, [[0]])))[0, 0] for each in (clips, changed)
+        np.asarray(apply(variables(), packed(batch_clips, [[0]])))[0, 0]
+        for batch_clips in (clips, changed)
     ]
     np.testing.assert_array_equal(*logits)
 

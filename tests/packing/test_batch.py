@@ -88,6 +88,6 @@ BREAKS = {
 def test_a_broken_row_is_refused_by_field_and_row(batch, breakage):
     field, where, value = BREAKS[breakage]
     getattr(batch, field)[where] = value
-    named = 'clip_id|valid' if field == 'valid' else field
-    with pytest.raises(ValueError, match=rf'PackedBatch\.({named}) of row 1'):
+    pattern = 'clip_id|valid' if field == 'valid' else field
+    with pytest.raises(ValueError, match=rf'PackedBatch\.({pattern}) of row 1'):
         validate(batch, SHAPE, GRID)

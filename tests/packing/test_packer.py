@@ -77,9 +77,9 @@ def fullest(sizes, tokens, most):
 
     All subsets are tried.
     """
-    rest = sizes[1:]
+    other_sizes = sizes[1:]
     subsets = itertools.chain.from_iterable(
-        itertools.combinations(rest, n) for n in range(min(most, len(sizes)))
+        itertools.combinations(other_sizes, n) for n in range(min(most, len(sizes)))
     )
     return max(total for subset in subsets if (total := sizes[0] + sum(subset)) <= tokens)
 

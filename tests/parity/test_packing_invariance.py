@@ -162,7 +162,7 @@ def test_clips_on_several_devices():
     """Run in another process, as JAX fixes the number of devices at its first use."""
     root = pathlib.Path(__file__).parents[2]
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, '-c', DEVICES],
         capture_output=True,
         text=True,
@@ -170,8 +170,8 @@ def test_clips_on_several_devices():
         env=environment,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) <= packing_invariance.BOUND
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) <= packing_invariance.BOUND
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):

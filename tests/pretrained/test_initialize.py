@@ -353,13 +353,13 @@ def test_unscaled_attention_is_the_same_or_as_published(vit):
     """
     scaled, unscaled = initialize_from(vit), initialize_from(vit, elastic(scaled=False))
     anew = np.random.default_rng(0)
-    rest = {
+    other_params = {
         name: 0.3 * anew.standard_normal(shape, np.float32)
         for name, shape in flat_shapes(elastic()).items()
     }
-    expected = logits(elastic(), rest | scaled.params)
+    expected = logits(elastic(), other_params | scaled.params)
     np.testing.assert_allclose(
-        logits(elastic(scaled=False), rest | unscaled.params), expected, atol=1e-4
+        logits(elastic(scaled=False), other_params | unscaled.params), expected, atol=1e-4
     )
     quirks = initialize_from(vit, elastic(scaled=False), quirks=True)
     np.testing.assert_array_equal(

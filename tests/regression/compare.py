@@ -138,12 +138,12 @@ def record(numbers: Mapping[str, np.ndarray]) -> dict[str, Any]:
             recorded[name] = hashlib.sha256(content.encode()).hexdigest()[:16]
             continue
         values = array.astype(np.float64).ravel()
-        chosen = values[np.unique(np.linspace(0, len(values) - 1, RECORDED).round().astype(int))]
+        selected = values[np.unique(np.linspace(0, len(values) - 1, RECORDED).round().astype(int))]
         largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
         recorded[name] = {
             'shape': list(array.shape),
             'largest': _rounded(largest),
-            'values': [_rounded(x) for x in chosen],
+            'values': [_rounded(x) for x in selected],
         }
     return recorded
 

@@ -462,8 +462,8 @@ def copy_fsdd(source: Path, folder: Path) -> None:
     paths = sorted(source.glob('*.wav'))
     test = [path for path in paths if int(path.stem.rsplit('_', 1)[1]) < 5]
     train = [path for path in paths if path not in set(test)]
-    chosen = [*train[:: len(train) // 160][:160], *test[:: len(test) // 40][:40]]
-    for name, copied in (('fsdd', chosen), ('fsdd_clips', chosen[-3:])):
+    recordings = [*train[:: len(train) // 160][:160], *test[:: len(test) // 40][:40]]
+    for name, copied in (('fsdd', recordings), ('fsdd_clips', recordings[-3:])):
         (folder / name).mkdir()
         for path in copied:
             shutil.copy(path, folder / name)

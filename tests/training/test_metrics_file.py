@@ -120,14 +120,14 @@ def test_a_crash_anywhere_costs_no_line_of_a_step_that_is_kept(shelf, tmp_path):
         shelf.refuse = refuse
         try:
             log(4, [5], [6])
-            done = True
+            result = True
         except LogError:
-            done = False
+            result = False
         shelf.refuse = lambda method, path: None
         assert steps()[:4] == [1, 2, 3, 4]
         log(4, [5])
         assert steps() == [1, 2, 3, 4, 5]
-        if done:
+        if result:
             break
     assert stop > 4
     assert [step for step, _ in shown(shelf, tmp_path)] == [1, 2, 3, 4, 5]

@@ -134,8 +134,8 @@ def recordings(terminal, clock, monkeypatch):
 
 
 def test_a_long_recording_shows_its_progress(recordings, terminal, clock):
-    for done in (60.0, 160.0):
-        recordings.show('long.wav', done, 3600.0)
+    for result in (60.0, 160.0):
+        recordings.show('long.wav', result, 3600.0)
         clock[0] += 1
     assert terminal.written() == ''  # too early
     recordings.show('long.wav', 260.0, 3600.0)

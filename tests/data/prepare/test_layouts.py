@@ -33,12 +33,12 @@ def builder(name, tmp_path, **options) -> ClipBuilder:
 @pytest.fixture(scope='module')
 def original(tmp_path_factory):
     """`original(name)`: a miniature, not to be changed."""
-    made = {}
+    folders = {}
 
     def of(name) -> pathlib.Path:
-        if name not in made:
-            made[name] = getattr(miniatures, name)(tmp_path_factory.mktemp(name)).folder
-        return made[name]
+        if name not in folders:
+            folders[name] = getattr(miniatures, name)(tmp_path_factory.mktemp(name)).folder
+        return folders[name]
 
     return of
 
@@ -300,8 +300,8 @@ def test_a_word_that_is_none_is_refused(folder, tmp_path):
 def test_only_the_lists_of_the_splits_asked_for_are_needed(folder, tmp_path):
     place = folder('audioset')
     (place / 'unbalanced_train_segments.csv').unlink()
-    made = builder('audioset', tmp_path, only=('balanced', 'eval'))
-    assert made.layout(place).splits.keys() == {'balanced', 'eval'}
+    data_builder = builder('audioset', tmp_path, only=('balanced', 'eval'))
+    assert data_builder.layout(place).splits.keys() == {'balanced', 'eval'}
 
 
 def test_a_part_of_a_video_is_not_taken_for_another(folder, tmp_path):
@@ -311,17 +311,17 @@ def test_a_part_of_a_video_is_not_taken_for_another(folder, tmp_path):
     place = folder('audioset')
     audio = place / 'audio' / 'balanced_train_segments'
     shutil.move(audio / '-bal_Y20-4g_50.flac', audio / '-bal_Y20-4g_60.flac')
-    found = builder('audioset', tmp_path).layout(place).splits['balanced']
-    assert not pathlib.Path(found['-bal_Y20-4g_50'].path).exists()
-    assert pathlib.Path(found['-bal_Y00-4g_30'].path) == audio / '-bal_Y00-4g.wav'
+    clips = builder('audioset', tmp_path).layout(place).splits['balanced']
+    assert not pathlib.Path(clips['-bal_Y20-4g_50'].path).exists()
+    assert pathlib.Path(clips['-bal_Y00-4g_30'].path) == audio / '-bal_Y00-4g.wav'
 
 
 def test_of_the_same_recording_in_two_formats_one_is_taken(tmp_path):
     for name in ('b.flac', 'a/b.wav', 'b.wav', 'c.mp3', 'notes.txt'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = lists.find_recordings(tmp_path, lambda stem: stem)
-    assert found == {'b': str(tmp_path / 'a' / 'b.wav'), 'c': str(tmp_path / 'c.mp3')}
+    clips = lists.find_recordings(tmp_path, lambda stem: stem)
+    assert clips == {'b': str(tmp_path / 'a' / 'b.wav'), 'c': str(tmp_path / 'c.mp3')}
     assert lists.find_recordings(tmp_path / 'nothing', lambda stem: stem) == {}
 
 
@@ -341,14 +341,16 @@ def of_manifest(tmp_path, *lines, **options) -> ManifestBuilder:
 
 
 def test_a_manifest_is_a_data_set_by_the_name_of_its_file(tmp_path):
-    made = of_manifest(
+    data_builder = of_manifest(
         tmp_path,
         '{"audio": "a.wav", "labels": ["dog", "bark"]}',
         '{"audio": "b.wav", "labels": []}',
     )
-    layout = made.layout(tmp_path)
+    layout = data_builder.layout(tmp_path)
     assert (
-        made.name == 'two_dogs' and made.SAMPLE_RATE == 8000 and layout.classes == ('bark', 'dog')
+        data_builder.name == 'two_dogs'
+        and data_builder.SAMPLE_RATE == 8000
+        and layout.classes == ('bark', 'dog')
     )
     assert list(layout.splits['train'].values()) == [
         FileClip(

@@ -47,14 +47,14 @@ def out(tmp_path_factory, miniature) -> pathlib.Path:
 def test_the_miniature_is_prepared_whole_planned_trained_on_and_evaluated(
     miniature, out, command, tmp_path, caplog
 ):
-    done = command('prepare', *miniature.command, f'--out={out}')
-    assert done.code == 0, done.err
-    check_what_is_said(miniature, out, done.out)
+    result = command('prepare', *miniature.command, f'--out={out}')
+    assert result.code == 0, result.err
+    check_what_is_said(miniature, out, result.out)
     check_contents(miniature, out, caplog)
     (tmp_path / 'tiny.py').write_text(CONFIG)
     recipe, *told = [
         word
-        for word in done.out.split('\n')[-2].split()
+        for word in result.out.split('\n')[-2].split()
         if word.startswith('--config') and '.init.' not in word
     ]
     with_recipe = command('plan', recipe.replace('=', f'={ROOT}/'), *told)

@@ -45,8 +45,8 @@ def prepared(tmp_path_factory) -> pathlib.Path:
     from elastic_ast_jax.cli.main import main
 
     folder = tmp_path_factory.mktemp('prepared')
-    made = miniatures.esc50(folder / 'esc50')
-    assert main(['prepare', *made.command, f'--out={folder}/out']) == 0
+    miniature = miniatures.esc50(folder / 'esc50')
+    assert main(['prepare', *miniature.command, f'--out={folder}/out']) == 0
     return folder / 'out'
 
 
@@ -76,8 +76,8 @@ def test_a_killed_preparation_is_not_taken_for_done_and_goes_on(esc50, prepare, 
     assert not (out / 'esc50' / '1.0.0').exists() and (out / 'esc50' / '1.0.0.unfinished').exists()
     with pytest.raises(DataError, match='no data set'):
         tfds.load('esc50', str(out), 'fold1', miniatures.RATE, Features())
-    done = [path.with_suffix('') for path in (out / 'esc50' / '1.0.0.unfinished').glob('*.json')]
-    before = {path.name: path.stat().st_ino for path in done}
+    result = [path.with_suffix('') for path in (out / 'esc50' / '1.0.0.unfinished').glob('*.json')]
+    before = {path.name: path.stat().st_ino for path in result}
     assert len(before) == 2 and prepare(esc50).code == 0
     assert os.listdir(out / 'esc50') == ['1.0.0']
     for name, inode in before.items():  # moved, not written again
@@ -189,8 +189,8 @@ def test_missing_and_broken_recordings_stop_it_if_asked_to_and_what_is_mended_is
     assert not (tmp_path / 'out' / 'esc50' / '1.0.0').exists()
     esc50.add('fold2', '2-200000-A-0.wav', 'audio/2-200000-A-0.wav', 'dog', number=40)
     esc50.add('fold5', '5-500000-B-1.wav', 'audio/5-500000-B-1.wav', 'rooster', number=41)
-    done = prepare(esc50, '--on-bad-audio=error')
-    assert done.code == 0 and 'skipped' not in done.out
+    result = prepare(esc50, '--on-bad-audio=error')
+    assert result.code == 0 and 'skipped' not in result.out
     check(esc50, tmp_path / 'out')
 
 
@@ -205,10 +205,10 @@ def test_lists_that_change_meanwhile_are_heeded(esc50, prepare, tmp_path):
 
 
 def test_a_data_set_is_prepared_once_and_some_splits_may_do(esc50, prepare, tmp_path):
-    done = prepare(esc50, '--splits=fold1,fold5')
+    result = prepare(esc50, '--splits=fold1,fold5')
     assert (
-        done.code == 0
-        and '--config.data.train_split=fold1 --config.data.eval_split=fold5' in done.out
+        result.code == 0
+        and '--config.data.train_split=fold1 --config.data.eval_split=fold5' in result.out
     )
     again = prepare(esc50, '--splits=fold1')
     assert again.code == 0 and 'is prepared already' in again.out and not again.err
@@ -260,10 +260,10 @@ def test_a_data_set_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_i
     path.write_text(text)
     assert prepare(esc50).code == 0
     esc50.folder.rename(tmp_path / 'elsewhere')
-    gone = prepare(esc50)
+    output = prepare(esc50)
     assert (
-        gone.code == 0
-        and f'from lists that cannot be compared with what is in {esc50.folder}\n' in gone.out
+        output.code == 0
+        and f'from lists that cannot be compared with what is in {esc50.folder}\n' in output.out
     )
     esc50.command[1] = f'--manual-dir={tmp_path}/elsewhere'
     moved = prepare(esc50)
@@ -274,15 +274,17 @@ def test_a_data_set_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_i
 def test_a_manifest_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_it(
     prepare, tmp_path
 ):
-    made = miniatures.manifest(tmp_path / 'manifest')
-    assert prepare(made, '--rate=8000').code == 0 and prepare(made, '--rate=8000').code == 0
-    other = prepare(made)
+    miniature = miniatures.manifest(tmp_path / 'manifest')
+    assert (
+        prepare(miniature, '--rate=8000').code == 0 and prepare(miniature, '--rate=8000').code == 0
+    )
+    other = prepare(miniature)
     assert (
         other.code == 1
         and 'my_sounds/1.0.0: is prepared at 8000 Hz, not at 16000: choose another folder'
         in other.err
     )
-    path = made.folder / 'My sounds.jsonl'
+    path = miniature.folder / 'My sounds.jsonl'
     lines = path.read_text().splitlines(keepends=True)
     for changed in (
         lines[1:],
@@ -292,24 +294,24 @@ def test_a_manifest_that_is_prepared_otherwise_than_asked_for_is_not_taken_for_i
         [line.replace('0.2', '0.3') for line in lines],
     ):
         path.write_text(''.join(changed))
-        other = prepare(made, '--rate=8000')
+        other = prepare(miniature, '--rate=8000')
         assert other.code == 1 and 'is prepared from other lists than those in' in other.err
     path.write_text(''.join(reversed(lines)))
-    assert prepare(made, '--rate=8000').code == 0
+    assert prepare(miniature, '--rate=8000').code == 0
 
 
 def test_names_of_clips_that_were_skipped_are_a_line_each(prepare, tmp_path):
-    made = miniatures.manifest(tmp_path / 'manifest')
-    with open(made.folder / 'My sounds.jsonl', 'a') as file:
+    miniature = miniatures.manifest(tmp_path / 'manifest')
+    with open(miniature.folder / 'My sounds.jsonl', 'a') as file:
         for name in ('two\nlines\tmissing.wav', 'red\x1b[31m\u2028.wav', 'no text\udcff.wav'):
             file.write(json.dumps({'audio': name, 'labels': ['low'], 'split': 'test'}) + '\n')
-    done = prepare(made)
-    assert done.code == 0, done.err
+    result = prepare(miniature)
+    assert result.code == 0, result.err
     cells = [
         line.split('\t')
         for line in (tmp_path / 'out/my_sounds/1.0.0/skipped.txt').read_text().splitlines()
     ]
-    assert {len(line) for line in cells} == {4} and '\x1b' not in done.err
+    assert {len(line) for line in cells} == {4} and '\x1b' not in result.err
     assert sorted(line[2] for line in cells) == sorted(
         [
             'broken.wav',
@@ -319,8 +321,8 @@ def test_names_of_clips_that_were_skipped_are_a_line_each(prepare, tmp_path):
             r'no text\udcff.wav',
         ]
     )
-    (row,) = (line.split() for line in done.out.splitlines() if line.startswith('  test'))
-    assert row[-2:] == ['4', '0'] and '5 clips skipped' in done.out
+    (row,) = (line.split() for line in result.out.splitlines() if line.startswith('  test'))
+    assert row[-2:] == ['4', '0'] and '5 clips skipped' in result.out
 
 
 WAITS = """
@@ -370,10 +372,10 @@ def test_of_two_preparations_the_second_is_refused_until_the_data_set_is_in_plac
         assert refused.code == 1 and 'another process is preparing this data set' in refused.err
         assert sorted(os.listdir(tmp_path / 'out' / 'esc50')) == before
         there.unlink()
-        said, _ = first.communicate(timeout=120)
+        messages, _ = first.communicate(timeout=120)
     finally:
         first.kill()
-    assert first.returncode == 0, said
+    assert first.returncode == 0, messages
     again = prepare(esc50)
     assert again.code == 0 and 'is prepared already' in again.out
     check(esc50, tmp_path / 'out')
@@ -461,19 +463,19 @@ def test_the_index_says_what_reading_every_record_says(prepared, tmp_path, caplo
     """Of whole splits, parts and sums of them."""
     folder = prepared / 'esc50' / '1.0.0'
     named = ('fold1', 'fold1+fold5', 'fold5[:50%]', 'fold2[1:]+fold1[:2]')
-    known = [load(prepared, split) for split in named]
+    sources = [load(prepared, split) for split in named]
     assert not list(folder.glob('.elastic-ast-*'))
     for split in ('fold1', 'fold2', 'fold5'):
         (folder / f'index-{split}.npz').rename(tmp_path / f'{split}.npz')
     assert [load(prepared, split).fingerprint for split in named] == [
-        source.fingerprint for source in known
+        source.fingerprint for source in sources
     ]
     assert len(list(folder.glob('.elastic-ast-*'))) == len(named) and not caplog.records
     for split in ('fold1', 'fold2', 'fold5'):
         (tmp_path / f'{split}.npz').rename(folder / f'index-{split}.npz')
     for cache in folder.glob('.elastic-ast-*'):
         cache.unlink()
-    for source in known:
+    for source in sources:
         for i in range(len(source)):
             assert len(source.read(i)) == source.samples[i]
 
@@ -511,9 +513,9 @@ def test_rate_and_key_are_those_of_the_data_set(prepared):
 def test_an_index_that_is_damaged_or_of_other_files_is_not_used(prepared, caplog):
     folder = prepared / 'esc50' / '1.0.0'
     path = folder / 'index-fold1.npz'
-    kept, wanted = path.read_bytes(), load(prepared, 'fold1').fingerprint
+    kept, fingerprint = path.read_bytes(), load(prepared, 'fold1').fingerprint
     path.write_bytes(kept[:-40])
-    assert load(prepared, 'fold1').fingerprint == wanted
+    assert load(prepared, 'fold1').fingerprint == fingerprint
     assert 'index-fold1.npz: the index cannot be used' in caplog.text
     path.write_bytes(kept)
     (shard,) = folder.glob('esc50-fold1.array_record*')
@@ -625,9 +627,9 @@ def test_what_is_stored_is_mono_at_the_rate_asked_for_and_within_16_bits(tmp_pat
     record = shards.load_record(shard, FORM)
     assert record is not None
     assert record.keys == ('loud',) and record.frames == (8000,)
-    said = {clip.key: clip.message for clip in record.skipped}
+    messages = {clip.key: clip.message for clip in record.skipped}
     assert (
-        'holds no samples' in said['silent']
-        and 'past the end' in said['beyond']
-        and 'is not before end' in said['empty']
+        'holds no samples' in messages['silent']
+        and 'past the end' in messages['beyond']
+        and 'is not before end' in messages['empty']
     )

@@ -130,7 +130,7 @@ def test_headers_are_remembered_beside_the_data(clip, tmp_path):
 def test_the_fingerprint_changes_with_the_data_and_only_then(clip):
     base = open_source(clip(), clip('b.wav')).fingerprint
     assert open_source(clip(), clip('b.wav')).fingerprint == base and len(base) == 64
-    others = [
+    other_sources = [
         open_source(clip('b.wav'), clip()),
         open_source(clip()),
         open_source(clip(), clip('c.wav')),
@@ -139,20 +139,20 @@ def test_the_fingerprint_changes_with_the_data_and_only_then(clip):
         open_source(clip(), clip('b.wav', end=1.0)),
         open_source(clip(), clip('b.wav'), sample_rate=16000),
     ]
-    prints = {source.fingerprint for source in others}
+    prints = {source.fingerprint for source in other_sources}
     soundfile.write(clip('b.wav').path, np.zeros(100), RATE)
     prints.add(open_source(clip(), clip('b.wav')).fingerprint)
     assert len(prints) == 8 and base not in prints
 
 
 def test_the_fingerprint_tells_values_apart_that_look_alike_joined():
-    one = np.array([10], np.int64)
+    one_clip = np.array([10], np.int64)
     prints = [
-        sources_base.fingerprint(['a'], one, [('x', 'y')], 8000),
-        sources_base.fingerprint(['a'], one, [('x', 'y')], 8001),
-        sources_base.fingerprint(['a'], one, [('xy',)], 8000),
-        sources_base.fingerprint(['ax'], one, [('y',)], 8000),
-        sources_base.fingerprint(['a'], one + 1, [('x', 'y')], 8000),
+        sources_base.fingerprint(['a'], one_clip, [('x', 'y')], 8000),
+        sources_base.fingerprint(['a'], one_clip, [('x', 'y')], 8001),
+        sources_base.fingerprint(['a'], one_clip, [('xy',)], 8000),
+        sources_base.fingerprint(['ax'], one_clip, [('y',)], 8000),
+        sources_base.fingerprint(['a'], one_clip + 1, [('x', 'y')], 8000),
     ]
     assert len(set(prints)) == 5
 

@@ -20,18 +20,18 @@ def spoil(path):
 
     only who opens it will notice.
     """
-    found = os.stat(path)
-    Path(path).write_bytes(b'x' * found.st_size)
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    status = os.stat(path)
+    Path(path).write_bytes(b'x' * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def scan(paths, cache):
     """Headers, or the first error as an exception."""
-    found = headers.read_headers(paths, cache)
-    for header in found:
+    status = headers.read_headers(paths, cache)
+    for header in status:
         if isinstance(header, AudioError):
             raise header
-    return found
+    return status
 
 
 @pytest.fixture

@@ -23,28 +23,28 @@ STANDARD_ERROR = np.sqrt(CHANCE * (1 - CHANCE) / TEST)
 def clips():
     """Of both splits: waveforms, log-mels and class indices."""
     spec = FrontendSpec(sample_rate=RATE)
-    made = {}
+    rendered = {}
     for split, count in (('train', TRAIN), ('test', TEST)):
         source = SyntheticSource(split, count, seed=0, sample_rate=RATE)
         waveforms = [source.read(i) for i in range(count)]
-        made[split] = (
+        rendered[split] = (
             waveforms,
             [log_mel(x, spec) for x in waveforms],
             [CLASSES.index(name) for (name,) in source.labels],
         )
-    return made
+    return rendered
 
 
 def accuracy(clips, features):
     """Test accuracy of logistic regression on what `features` makes of a clip's waveform and
     log-mel.
     """
-    made = {
+    rendered = {
         split: np.stack([features(x, mel) for x, mel in zip(waveforms, mels, strict=True)])
         for split, (waveforms, mels, _) in clips.items()
     }
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return model.fit(made['train'], clips['train'][2]).score(made['test'], clips['test'][2])
+    return model.fit(rendered['train'], clips['train'][2]).score(rendered['test'], clips['test'][2])
 
 
 @pytest.mark.slow
