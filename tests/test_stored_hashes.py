@@ -1,6 +1,6 @@
-"""Stored hashes stay readable:
+"""Check that stored hashes stay readable.
 
-literals that commit 508c900 computed, from classes and fields as they were called then.
+The literals were computed at commit 508c900, with its names of classes and fields.
 """
 
 import json

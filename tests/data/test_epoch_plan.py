@@ -1,7 +1,6 @@
-"""The plan:
+"""Plan epochs as a pure function of lengths, sampling, seed and epoch.
 
-a pure function of (lengths, what to draw, seed, epoch), with draws in their bounds and rows that
-are full.
+Samples are in their bounds, and rows are full.
 """
 
 import concurrent.futures

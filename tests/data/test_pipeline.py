@@ -1,6 +1,6 @@
-"""The pipeline:
+"""Compare the rows of the pipeline with NumPy's.
 
-its rows are what plain NumPy gives, and a function of (source, plan, step) alone.
+They are a function of source, plan and step alone.
 """
 
 import dataclasses
@@ -417,9 +417,9 @@ def test_a_damaged_clip_is_refused_by_name(damaged, value):
 
 @pytest.mark.parametrize('partial', ['pad', 'floor', 'edge'])
 def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(partial):
-    """Most of these clips are no whole number of frame shifts long:
+    """Use clips that are mostly no whole number of frame shifts long.
 
-    the last window holds what is left.
+    The last window holds their last samples.
     """
     frontend = dataclasses.replace(EPIC, partial=partial, min_frames=0)
     row_reader = reader(frontend=frontend, spec=sampling_spec(), epochs=1)

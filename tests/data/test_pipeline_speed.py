@@ -1,6 +1,6 @@
-"""How fast one processor core turns WAV files into batches:
+"""Measure how fast one processor core turns WAV files into batches.
 
-the promise is 2,500 seconds of audio per second.
+The promise is 2,500 seconds of audio per second.
 """
 
 import json
@@ -49,9 +49,9 @@ print(json.dumps(speeds[1:]))
 
 @pytest.mark.slow
 def test_one_core_makes_2500_seconds_of_audio_a_second(tmp_path):
-    """10 s 16 kHz WAV clips, ratio 1.0, SpecAugment, packed batches out;
+    """Read 16 kHz WAV clips of 10 s, with SpecAugment, into packed batches.
 
-    one core, set before TensorFlow starts.
+    The process is bound to one core before TensorFlow starts.
     """
     arguments = [str(tmp_path), *map(str, (CLIPS, SECONDS, RATE, REPEATS))]
     result = subprocess.run(

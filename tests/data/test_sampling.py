@@ -170,9 +170,10 @@ def test_draws_stay_in_their_bounds(samples, partial, fields, epoch):
 
 
 def test_masks_follow_their_formula():
-    """As torchaudio's `mask_along_axis`:
+    """Masks follow torchaudio's `mask_along_axis`.
 
-    both numbers are truncated, the start of what the untruncated width leaves.
+    Width and start are truncated. The start is drawn from the range that the width before
+    truncation leaves.
     """
     clips = sample_epoch(SAMPLES, FRONTEND, EVERYTHING, 0, 4)
     for axis, limit, size in (

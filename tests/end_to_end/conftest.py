@@ -1,7 +1,4 @@
-"""What the tests of the commands share:
-
-recordings in files, a tiny model trained on them once, and ways to run a command.
-"""
+"""Share recordings in files, a tiny trained model and ways to run a command."""
 
 import contextlib
 import csv
@@ -59,8 +56,9 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Recordings:
-    """A folder with `train.jsonl`, `test.jsonl`, the same as CSV, the recordings that they list,
-    and a config file.
+    """A folder of recordings with a config file.
+
+    `train.jsonl` and `test.jsonl` list the recordings, and so do CSV files.
     """
 
     folder: pathlib.Path
@@ -78,8 +76,9 @@ class Recordings:
 
 @pytest.fixture(scope='session', autouse=True)
 def compiled(tmp_path_factory):
-    """One cache of compiled programs for the tests of this folder and their processes, and none of
-    it left behind.
+    """Share one cache of compiled programs among these tests and their processes.
+
+    It is removed at the end.
     """
     folder = str(tmp_path_factory.mktemp('compiled'))
     before = jax.config.values['jax_compilation_cache_dir']
@@ -247,9 +246,9 @@ def saved():
 
 @pytest.fixture(scope='session')
 def same_bits(saved):
-    """`same_bits(a, b, step)`:
+    """Return `same_bits(a, b, step)`.
 
-    both workdirs have the same checkpoint of the step, to the last bit.
+    It checks that both workdirs have the same checkpoint of the step, to the last bit.
     """
 
     def check(a, b, step: int) -> None:
@@ -281,8 +280,9 @@ def logged():
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """`with stopped(step, by):` a run in here is stopped by Ctrl-C or SIGTERM when the line of that
-    step is written.
+    """Return a context that stops a run when the line of a step is written.
+
+    `with stopped(step, by):` stops it by Ctrl-C or SIGTERM.
     """
 
     @contextlib.contextmanager

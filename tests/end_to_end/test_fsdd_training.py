@@ -1,6 +1,6 @@
-"""Real speech:
+"""Train on real speech, the Free Spoken Digit Dataset.
 
-the Free Spoken Digit Dataset from the folder that the environment variable FSDD names.
+The environment variable FSDD names its folder.
 """
 
 import itertools

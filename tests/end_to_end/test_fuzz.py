@@ -1,6 +1,6 @@
-"""Damaged recordings through prediction:
+"""Predict damaged recordings.
 
-each gets a result or an error with its name; none a crash, a hang or the memory.
+Each gets a result or an error with its name. None crashes, hangs or fills the memory.
 """
 
 import json
@@ -65,9 +65,9 @@ for path in sys.argv[1:]:
 
 
 def damaged(content: bytes, number: int) -> bytes:
-    """The recording with the damage of this number:
+    """Return the recording with the damage of this number.
 
-    bits flipped, cut off, a header's number changed, or bytes lost.
+    Bits are flipped, the end is missing, a number of the header is changed, or bytes are lost.
     """
     random = iter(np.random.Philox(key=number).random_raw(64).tolist())
     data = bytearray(content)

@@ -27,8 +27,9 @@ ONE_EPOCH = ('train.epochs=1', 'train.save_every=0')
 
 @dataclasses.dataclass(frozen=True)
 class Forms:
-    """A folder with the clips as files (`train/high/000.wav`), and overrides that name each form of
-    them.
+    """A folder with the clips as files (`train/high/000.wav`).
+
+    Overrides name each form of the clips.
     """
 
     folder: pathlib.Path

@@ -404,9 +404,9 @@ def test_averaged_parameters_are_described(workdir, command, results):
 
 @pytest.mark.slow
 def test_the_curves_of_the_quickstart(command, tmp_path):
-    """One model for every length and resolution, which is what the paper claims;
+    """One model works at every length and resolution, as the paper claims.
 
-    the commands are those of quickstart.sh.
+    The commands are those of quickstart.sh.
     """
     config, workdir = (
         pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py',

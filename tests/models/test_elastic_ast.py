@@ -220,8 +220,9 @@ def test_blocks_start_from_different_parameters(initial):
 
 
 def test_scaling_is_that_of_the_queries(unrolled):
-    """Scaled attention is unscaled attention with queries and their biases divided by the root of
-    the head width.
+    """Scaled attention is unscaled attention with divided queries and biases.
+
+    The divisor is the root of the head width.
     """
     unscaled = Small(REFERENCE.clone(scaled=False))
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(unrolled.params)

@@ -124,9 +124,7 @@ def test_gradients_are_finite_in_rows_with_padding_and_without_clips(pool, token
 
 
 def test_shares_are_the_weights_with_which_tokens_are_mixed(pool, tokens):
-    """Identity projections of the values make the pooled vector the tokens weighted by their
-    shares.
-    """
+    """With identity projections, the pooled vector is the tokens weighted by their shares."""
     module, params, _ = pool
     identity = np.eye(WIDTH, dtype=np.float32).reshape(WIDTH, HEADS, -1)
     params = params | {

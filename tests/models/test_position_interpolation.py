@@ -24,8 +24,9 @@ def lookup_values(values, lookup):
 
 
 def test_two_patches_become_four_by_hand():
-    """Place the new centers at 0.25, 0.75, 1.25 and 1.75 of the old patches, whose centers are at
-    0.5 and 1.5.
+    """Place new centers at 0.25, 0.75, 1.25 and 1.75 of the old patches.
+
+    The old centers are at 0.5 and 1.5.
     """
     assert lookup_values([0, 4], position_interpolation.resize(axis(2, 4))) == [0, 1, 3, 4]
 

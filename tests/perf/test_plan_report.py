@@ -401,8 +401,9 @@ def test_clips_that_no_length_suits_are_reported():
 
 @pytest.mark.parametrize('tokens', [1100, 1500, 2000])
 def test_advice_never_makes_a_row_too_short_for_a_clip(tokens):
-    """Rows of 960 tokens would be full of clips of 320, but the frontend has positions for clips of
-    1024.
+    """Rows of 960 tokens would be full of clips of 320 tokens.
+
+    But the frontend has positions for clips of 1024.
     """
     text = advice(np.full(500, 40), tokens, 32)
     match = re.match(r'packing.tokens=(\d+)', text)

@@ -1,7 +1,4 @@
-"""Lists of data sets that are not as their owners hand them out:
-
-refused by file and line, with what is allowed.
-"""
+"""Refuse changed lists of data sets by file and line, with what is allowed."""
 
 import importlib
 import pathlib
@@ -305,8 +302,9 @@ def test_only_the_lists_of_the_splits_asked_for_are_needed(folder, tmp_path):
 
 
 def test_a_part_of_a_video_is_not_taken_for_another(folder, tmp_path):
-    """A file that names another start is no recording of this clip, and one that names none is that
-    of any.
+    """A file that names another start is no recording of this clip.
+
+    A file that names none is a recording of any clip.
     """
     place = folder('audioset')
     audio = place / 'audio' / 'balanced_train_segments'

@@ -1,7 +1,4 @@
-"""Each data set in small, in its real layout:
-
-prepared, planned, trained on for two steps and evaluated.
-"""
+"""Prepare, plan, train and evaluate each data set in small, in its real layout."""
 
 import json
 import pathlib

@@ -30,9 +30,9 @@ def esc50(tmp_path) -> Miniature:
 
 @pytest.fixture
 def prepare(command, tmp_path):
-    """`prepare(miniature, *options)`:
+    """Return a function that prepares a miniature into `tmp_path / 'out'`.
 
-    the outcome of the command; the data set goes to `tmp_path / 'out'`.
+    `prepare(miniature, *options)` returns the outcome of the command.
     """
     return lambda miniature, *options: command(
         'prepare', *miniature.command, f'--out={tmp_path}/out', *options

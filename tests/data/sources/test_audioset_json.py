@@ -1,7 +1,4 @@
-"""The published code's JSON and label CSV:
-
-what they mean, and every way in which they can be wrong.
-"""
+"""Read the JSON and label CSV of the published code, and refuse every wrong form of them."""
 
 import json
 
@@ -19,9 +16,9 @@ NAMES = ('Speech', 'Dog, barking', 'Music')
 
 @pytest.fixture
 def write(tmp_path):
-    """`write(data)` writes a JSON file of entries, or of what it is given as text;
+    """Return `write(data)`, which writes a JSON file of entries or of text.
 
-    recordings a.wav to c.wav are beside it.
+    Recordings a.wav to c.wav are beside it.
     """
     for name in ('a.wav', 'b.wav', 'c.wav'):
         soundfile.write(str(tmp_path / name), np.zeros(RATE), RATE)

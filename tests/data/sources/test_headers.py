@@ -16,9 +16,9 @@ def write(path, samples, sample_rate=8000):
 
 
 def spoil(path):
-    """Fills a file with rubbish of the same size and gives it back its time:
+    """Fill a file with rubbish of the same size, and restore its time.
 
-    only who opens it will notice.
+    Only a reader of the file notices.
     """
     status = os.stat(path)
     Path(path).write_bytes(b'x' * status.st_size)

@@ -36,8 +36,9 @@ def clips():
 
 
 def accuracy(clips, features):
-    """Test accuracy of logistic regression on what `features` makes of a clip's waveform and
-    log-mel.
+    """Return the test accuracy of logistic regression on features of clips.
+
+    `features` computes them from the waveform and the log-mel.
     """
     rendered = {
         split: np.stack([features(x, mel) for x, mel in zip(waveforms, mels, strict=True)])
@@ -132,8 +133,9 @@ def test_lengths_are_those_of_the_clips_with_a_long_tail():
 
 
 def test_the_shortest_and_longest_clips_hold_a_whole_course():
-    """The pitch of a rise and of a fall, from its first to its last frames, at both ends of the
-    durations.
+    """Measure the pitch of rises and falls from the first frames to the last.
+
+    The clips have the shortest and the longest durations.
     """
     source = SyntheticSource('train', 4000, seed=0, sample_rate=RATE)
     spec = FrontendSpec(sample_rate=RATE)

@@ -1,6 +1,6 @@
-"""Windows as clips of a source:
+"""Serve windows as clips of a source.
 
-they tile the clips they are cut from, and reading one is reading that part.
+They tile their clips, and reading a window reads that part of the clip.
 """
 
 import threading
