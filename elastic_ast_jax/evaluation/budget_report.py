@@ -24,8 +24,8 @@ from elastic_ast_jax.utils.text import nan_to_none, pluralize
 _EXPLANATION = (
     'Each clip has at most as many tokens as the budget. Its log-mel is computed at the frame'
     ' shift. If it still has more tokens, the first frames are kept, as many as fill whole columns'
-    ' of patches, or random tokens. Shortened: clips that had more tokens. Each frame shift and'
-    ' choice of tokens is listed up to the first budget with which it shortens no clip. Seconds:'
+    ' of patches, or random tokens. Reduced: clips that had more tokens. Each frame shift and'
+    ' choice of tokens is listed up to the first budget with which it reduces no clip. Seconds:'
     ' duration of a clip that is used. Latency: of one clip alone, from waveform to logits, median'
     ' over {clips}, for each clip the shortest of up to ten times; reading the file and compilation'
     ' do not count. A budget with which nothing is better than with a smaller one has no best of'
@@ -91,7 +91,7 @@ def table(
         'seconds',
         'latency (ms)',
         'clips',
-        'shortened',
+        'reduced',
         *METRICS.values(),
         *([_heldout_column(heldout_metric)] if heldout_metric else []),
     ]

@@ -196,7 +196,7 @@ def _write_sweep(
 def _report(
     skipped: Sequence[str], files: Sequence[object], *, overwrites: bool, progress: Progress
 ) -> None:
-    """Say which clips were skipped and which files were written."""
+    """Report which clips were skipped and which files were written."""
     if skipped:
         progress.write_line(f'clips skipped: {len(skipped)}, such as {skipped[0]}')
     progress.write_line(

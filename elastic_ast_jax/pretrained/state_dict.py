@@ -66,7 +66,7 @@ def read(path: str | os.PathLike) -> StateDict:
             one as `model` or `state_dict`), `.safetensors`, or `.npz`.
 
     Raises:
-        TensorFileError: No such file; one of another kind; one that is damaged or cut off; a pickle
+        TensorFileError: No such file; one of another kind; a damaged or truncated one; a pickle
             that asks for anything but tensors, none of which was run; entries that are no tensors,
             or hold no real or finite numbers; a library that is missing, or a PyTorch that is not
             safe for files of strangers.
@@ -285,5 +285,5 @@ def _float32(path: Path, name: str, array: Any) -> Float32[np.ndarray, '...']:
 def _damaged(path: Path, error: Exception) -> TensorFileError:
     reason = ' '.join(str(error).split())[:200] or type(error).__name__
     return TensorFileError(
-        f'{path}: is damaged or cut off, or no {path.suffix} file ({reason}): fetch it again'
+        f'{path}: is damaged or truncated, or no {path.suffix} file ({reason}): fetch it again'
     )

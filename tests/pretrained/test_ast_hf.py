@@ -181,7 +181,7 @@ def test_broken_json_is_refused(tmp_path, name, text, message):
 def test_truncated_weights_are_refused(tmp_path):
     file = Stored().write(tmp_path) / 'model.safetensors'
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(TensorFileError, match=r'model.safetensors: is damaged or cut off'):
+    with pytest.raises(TensorFileError, match=r'model.safetensors: is damaged or truncated'):
         ast_hf.load(tmp_path)
 
 

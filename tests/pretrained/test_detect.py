@@ -209,4 +209,4 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, name):
 def test_a_file_that_is_cut_off(tmp_path):
     path = saved(tmp_path, weight_files.timm())
     path.write_bytes(path.read_bytes()[:5000])
-    assert_refused(path, 'damaged or cut off', error=TensorFileError)
+    assert_refused(path, 'damaged or truncated', error=TensorFileError)

@@ -29,7 +29,7 @@ class Audioset(ClipBuilder, skip_registration=True):
     """Prepare AudioSet (Gemmeke et al., 2017): YouTube clips of 10 s with any of 527 labels.
 
     Source of lists and splits: https://research.google.com/audioset/download.html (CC BY 4.0; the
-    recordings belong to their makers and are handed out by nobody, so many are missing).
+    recordings belong to their makers and are not distributed, so many are missing).
 
     AudioSet's folder must hold, from research.google.com/audioset/download.html,
       class_labels_indices.csv

@@ -154,7 +154,7 @@ class SyntheticSource:
 
 
 def _seconds(uniform: Float64[np.ndarray, 'words']) -> Float64[np.ndarray, 'N']:
-    """Log-normal durations, clipped; each of two uniform numbers (Box-Muller)."""
+    """Return clipped log-normal durations, each from two uniform numbers (Box-Muller)."""
     normal = np.sqrt(-2 * np.log1p(-uniform[::2])) * np.cos(2 * np.pi * uniform[1::2])
     return np.clip(_MEDIAN_SECONDS * np.exp(_SIGMA * normal), _SHORTEST_SECONDS, _LONGEST_SECONDS)
 
