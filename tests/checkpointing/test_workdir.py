@@ -44,10 +44,10 @@ def refused(call, *arguments):
 
 
 def test_stored_values_are_read_back(workdir):
-    again = Workdir(workdir.path)
-    assert again.config() == CONFIG
-    assert again.model_metadata() == METADATA
-    assert again.plan() == PlanRecord('fedcba9876543210', (10, 11))
+    reopened = Workdir(workdir.path)
+    assert reopened.config() == CONFIG
+    assert reopened.model_metadata() == METADATA
+    assert reopened.plan() == PlanRecord('fedcba9876543210', (10, 11))
     assert sorted(os.listdir(workdir.path)) == [
         'checkpoints',
         'config.json',

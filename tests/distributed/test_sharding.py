@@ -103,17 +103,17 @@ class Run:
         self.evaluate = sharding.jit_eval_step(evaluate, mesh, self.placement.params)
 
     def results(self):
-        placed = [sharding.shard_batch(batch, self.mesh) for batch in batches()]
+        sharded_batches = [sharding.shard_batch(batch, self.mesh) for batch in batches()]
         state = sharding.init_sharded(self.init, self.placement)
-        born = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(state.params)]
+        initialized = [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(state.params)]
         step_losses = []
         with CompilationCounter() as compilations:
             for step in range(STEPS):
-                state, sums = self.train(state, placed[step % len(placed)])
+                state, sums = self.train(state, sharded_batches[step % len(sharded_batches)])
                 step_losses.append(float(sums.loss / sums.clips))
-            evaluated = [self.evaluate(state.params, batch) for batch in placed]
+            evaluated = [self.evaluate(state.params, batch) for batch in sharded_batches]
         return {
-            'born': born,
+            'initialized': initialized,
             'losses': step_losses,
             'logits': [
                 np.asarray(outputs.logits)[np.asarray(outputs.valid)].tolist()
@@ -126,9 +126,9 @@ class Run:
             },
             'compilations': [compilations.count(step) for step in (self.train, self.evaluate)],
             'rows on a device': sorted(
-                {shard.data.shape[0] for shard in placed[0].patches.addressable_shards}
+                {shard.data.shape[0] for shard in sharded_batches[0].patches.addressable_shards}
             ),
-            'devices of the batch': len(placed[0].patches.sharding.device_set),
+            'devices of the batch': len(sharded_batches[0].patches.sharding.device_set),
             'devices of the state': sorted(
                 {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
             ),
@@ -233,7 +233,7 @@ def run_on(request, runs):
 
 
 def test_a_run_starts_with_the_same_numbers_on_any_number_of_devices(runs):
-    assert runs['8']['born'] == runs['1']['born']
+    assert runs['8']['initialized'] == runs['1']['initialized']
 
 
 @ANY_MESH

@@ -90,10 +90,12 @@ def test_only_jax_and_its_like_are_needed_and_the_figures_agree():
 
 @pytest.mark.slow
 def test_implementations_stand_side_by_side(capsys):
-    plain, blocked = lines(capsys, '--predict', '--attention=reference', '--attention=blocked, 64')
-    assert (plain['attention'], blocked['attention']) == ('reference', 'blocked, 64 x 128')
-    assert all(plain[key] == blocked[key] for key in ('clips', 'tokens', 'flops', 'peak_share'))
-    assert plain['peak_share'] is None  # of a processor, nothing is known
+    reference, blocked = lines(
+        capsys, '--predict', '--attention=reference', '--attention=blocked, 64'
+    )
+    assert (reference['attention'], blocked['attention']) == ('reference', 'blocked, 64 x 128')
+    assert all(reference[key] == blocked[key] for key in ('clips', 'tokens', 'flops', 'peak_share'))
+    assert reference['peak_share'] is None  # of a processor, nothing is known
 
 
 def test_an_unknown_attention_is_named(capsys):

@@ -89,10 +89,10 @@ def test_the_model_is_that_of_the_files():
 def test_without_normalisation_features_are_log_mels():
     stored = Stored()
     stored.preprocessor['do_normalize'] = False
-    plain = ast_hf.features(
+    features = ast_hf.features(
         stored.reference['wave_long'] / np.float32(32768), stored.convert().frontend, 70
     )
-    np.testing.assert_allclose((plain + 5) / 8, stored.reference['features_long'], atol=2e-3)
+    np.testing.assert_allclose((features + 5) / 8, stored.reference['features_long'], atol=2e-3)
 
 
 def test_missing_keys_have_the_defaults_of_transformers():

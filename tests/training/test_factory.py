@@ -117,7 +117,7 @@ def test_layer_decay_of_the_config():
     np.testing.assert_allclose(
         [updates['embed']['kernel'][0], updates['head']['kernel'][0]], [-0.1 / 8, -0.1], rtol=1e-4
     )
-    plain = factory.make_optimizer(config(), lambda _: 0.1)
-    assert jax.tree.structure(plain.init(params)) != jax.tree.structure(
+    undecayed = factory.make_optimizer(config(), lambda _: 0.1)
+    assert jax.tree.structure(undecayed.init(params)) != jax.tree.structure(
         update.init(params)
     )  # off: today's optimizer

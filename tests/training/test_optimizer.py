@@ -75,8 +75,8 @@ def test_adamw_decays_kernels_and_nothing_else():
 
 
 def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
-    plain = optax.sgd(1.0)
-    clipped = optimizer.with_clipping(plain, 2.0)
+    sgd = optax.sgd(1.0)
+    clipped = optimizer.with_clipping(sgd, 2.0)
     large, small = (
         {'a': jnp.array([6.0, 0.0]), 'b': jnp.array(8.0)},
         {'a': jnp.array([0.6, 0.0]), 'b': jnp.array(0.8)},
@@ -84,7 +84,7 @@ def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
     for gradient, expected in ((large, [-1.2, 0.0, -1.6]), (small, [-0.6, 0.0, -0.8])):
         updates: Any = clipped.update(gradient, clipped.init(gradient))[0]
         np.testing.assert_allclose([*updates['a'], updates['b']], expected, rtol=1e-6)
-    assert optimizer.with_clipping(plain, 0.0) is plain
+    assert optimizer.with_clipping(sgd, 0.0) is sgd
 
 
 def test_updates_shrink_towards_the_input_block_by_block():
@@ -147,8 +147,8 @@ def test_weight_decay_shrinks_with_the_layer_and_the_moments_do_not():
 
 
 def test_layer_decay_of_1_is_the_optimizer_itself():
-    plain = optax.sgd(1.0)
-    assert optimizer.with_layer_decay(plain, 1.0, 12) is plain
+    sgd = optax.sgd(1.0)
+    assert optimizer.with_layer_decay(sgd, 1.0, 12) is sgd
 
 
 # Schedules

@@ -69,7 +69,7 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
 
     def layout(self, folder: Path) -> Layout:
         """Return classes and clips from the lists and the folders of the words."""
-        splits, placed = {split: Clips() for split in self.SPLITS}, {}
+        splits, listed_splits = {split: Clips() for split in self.SPLITS}, {}
         for split, name in _LISTS.items():
             path, problems = folder / name, Problems(folder / name)
             for number, key in read_lines(path, 'list', '.txt'):
@@ -82,8 +82,8 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
                     )
                 elif match['word'] not in _WORDS:
                     problems.add(number, f'{match["word"]!r} is none of the 35 words')
-                elif placed.setdefault(key, split) != split:
-                    problems.add(number, f'{key} is in {_LISTS[placed[key]]}, too')
+                elif listed_splits.setdefault(key, split) != split:
+                    problems.add(number, f'{key} is in {_LISTS[listed_splits[key]]}, too')
                 else:
                     splits[split].add(
                         key, _clip(file, key, f'{name} line {number}'), number, problems
@@ -103,7 +103,7 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
         for word in folders:
             for file in sorted((folder / word).iterdir()):
                 key = f'{word}/{file.name}'
-                if _NAME.fullmatch(key) and key not in placed:
+                if _NAME.fullmatch(key) and key not in listed_splits:
                     splits['train'][key] = _clip(str(file), key, word)
         return Layout(_WORDS, splits)
 
