@@ -5,12 +5,12 @@ set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 fast=(
-  tests/test_imports.py tests/test_stored_hashes.py tests/audio tests/packing tests/utils tests/config/test_loading.py
+  tests/test_imports.py tests/test_stored_hashes.py tests/audio tests/packing tests/utils tests/config/test_stored.py
   tests/data/test_epoch_plan.py tests/data/test_sampling.py tests/data/sources/test_manifest.py
   tests/data/sources/test_folders.py tests/models/attention/test_conformance.py tests/models/test_pooling.py
   tests/training/test_losses.py tests/training/test_metrics_file.py tests/training/test_freezing.py
   tests/checkpointing/test_workdir.py tests/distributed/test_partitioning.py tests/distributed/test_processes.py
-  tests/pretrained/test_state_dict.py tests/pretrained/test_vit.py
+  tests/pretrained/test_detect.py
 )
 
 case ${1-} in

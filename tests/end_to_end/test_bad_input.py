@@ -182,7 +182,7 @@ def test_all_recordings_that_cannot_be_used_are_reported_at_once(data, train_ref
         ),
         (
             {'audio': 'train/08.wav', 'labels': ['low'], 'end': 9},
-            ['line 3', 'end=9', 'past the end of the recording', 'leave'],
+            ['line 3', 'end=9', 'past the end of the recording', 'omit it'],
         ),
         (
             {'audio': 'train/07.wav', 'labels': ['low']},

@@ -128,7 +128,14 @@ def from_manifest(forms, arguments, logged, tmp_path_factory) -> list[dict]:
     return logged(workdir)
 
 
-@pytest.mark.parametrize('form', ['json', 'folders', 'tfds_bytes', 'tfds_audio'])
+@pytest.mark.parametrize(
+    'form',
+    [
+        'folders',
+        'tfds_bytes',
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ('json', 'tfds_audio')),
+    ],
+)
 def test_every_form_of_the_clips_gives_the_same_losses_to_the_last_digit(
     forms, from_manifest, form, arguments, command, tmp_path, logged
 ):

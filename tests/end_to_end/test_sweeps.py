@@ -133,6 +133,7 @@ def test_a_point_of_the_resolution_curve_has_that_frame_shift(trained, clips):
             assert largest_difference(logits, model.logits(features)) <= NEAR
 
 
+@pytest.mark.slow
 def test_the_resolution_curve_of_the_paper(workdir, command, results):
     result = command('evaluate', f'--workdir={workdir}', '--sweep=resolution')
     assert result.code == 0
