@@ -1,35 +1,18 @@
 """The network of a configuration and the shape of its batches."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elastic_ast_jax.config.loading import load
 from elastic_ast_jax.config.model_sizes import Size
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.models import factory
 from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.utils.errors import UserError
-
-QUICKSTART = str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')
-SMALL = (
-    'packing.rows=2',
-    'packing.tokens=32',
-    'packing.slots=4',
-    'frontend.mel_bins=32',
-    'frontend.max_frames=256',
-    'model.width=8',
-    'model.depth=1',
-    'model.heads=2',
-)
-
-
-def config(*overrides):
-    return load(QUICKSTART, [*SMALL, *overrides])
+from tests.fixtures.small_config import config
 
 
 def network(settings, classes=3, **more):

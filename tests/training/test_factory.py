@@ -1,6 +1,5 @@
 """Test the loss, the learning rate and the optimizer of a configuration."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,24 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from elastic_ast_jax.config.loading import load
 from elastic_ast_jax.training import factory
-
-QUICKSTART = str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')
-SMALL = (
-    'packing.rows=2',
-    'packing.tokens=32',
-    'packing.slots=4',
-    'frontend.mel_bins=32',
-    'frontend.max_frames=256',
-    'model.width=8',
-    'model.depth=1',
-    'model.heads=2',
-)
-
-
-def config(*overrides):
-    return load(QUICKSTART, [*SMALL, *overrides])
+from tests.fixtures.small_config import config
 
 
 def test_the_loss_of_the_config():

@@ -1,30 +1,10 @@
 """Selection of precision and attention for a platform."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-from elastic_ast_jax.config.loading import load
 from elastic_ast_jax.models.attention import interface, selection
-
-QUICKSTART = str(Path(__file__).parents[3] / 'configs' / 'quickstart.py')
-SMALL = (
-    'packing.rows=2',
-    'packing.tokens=32',
-    'packing.slots=4',
-    'frontend.mel_bins=32',
-    'frontend.max_frames=256',
-    'model.width=8',
-    'model.depth=1',
-    'model.heads=2',
-)
-
-
-def config(*overrides):
-    return load(QUICKSTART, [*SMALL, *overrides])
-
 
 # These tests run on a CPU.
 
