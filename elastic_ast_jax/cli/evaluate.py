@@ -17,6 +17,7 @@ class Options:
     points: tuple[float, ...] | None = None
     shifts: tuple[float, ...] | None = None
     fixed_length: Literal['own', 'resized'] = 'own'
+    curves: bool = False
     checkpoint: str = 'latest'
     overrides: tuple[str, ...] = ()
 
@@ -50,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='in a sweep, an AST pads or crops clips to its own length (default), or to the length'
         ' of each point, with its positions resized as in the paper',
     )
+    parser.add_argument(
+        '--curves',
+        action='store_true',
+        help='write eval/curves.csv too: precision, recall and false positive rate of each class at'
+        ' every threshold (at most 1,000)',
+    )
     add_checkpoint(parser)
 
 
@@ -67,4 +74,5 @@ def run(options: Options) -> None:
         overrides=options.overrides,
         shifts=options.shifts,
         resized=options.fixed_length == 'resized',
+        curves=options.curves,
     )

@@ -18,6 +18,7 @@ from elastic_ast_jax.config.schema import Config, Mesh
 from elastic_ast_jax.data.sources.base import Source, classes_without_clips
 from elastic_ast_jax.distributed import partitioning, processes, sharding
 from elastic_ast_jax.evaluation import budget_sweep, resized_ast, sweep, sweep_axes
+from elastic_ast_jax.evaluation.curves import class_curves, write_curves
 from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator
 from elastic_ast_jax.evaluation.sweep_axes import SweepKind
 from elastic_ast_jax.packing.batch import PackedBatch
@@ -74,6 +75,7 @@ def run(
     shifts: Sequence[float] | None = None,
     *,
     resized: bool = False,
+    curves: bool = False,
 ) -> Evaluation | sweep.Curve | tuple[budget_sweep.BudgetPoint, ...]:
     """Evaluate a workdir, print the result and write its files into `eval/`.
 
@@ -88,10 +90,13 @@ def run(
             `points`.
         resized: Run an AST at the length of each point of a sweep, with its positions resized; see
             `sweep`.
+        curves: Write precision, recall and false positive rate of each class too; see `curves`.
     """
     sweep.check_options(kind, points, shifts)
     if resized and kind not in ('length', 'resolution'):
         raise UserError('--fixed_length is for sweeps: add --sweep=length or --sweep=resolution')
+    if curves and kind:
+        raise UserError('--curves is of whole clips: leave out --sweep')
     jax_cache.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
     config = eval_config(workdir.config(), overrides)
@@ -116,7 +121,7 @@ def run(
     if kind == 'budget':
         return budget_sweep.run(workdir, points, evaluator, model, overrides, progress)
     if kind is None:
-        return _evaluate_whole(workdir, evaluator, model, overrides, progress)
+        return _evaluate_whole(workdir, evaluator, model, overrides, progress, curves=curves)
     evaluators = [(evaluator, model.params)] * len(curve_points)
     if resized:
         evaluators = [
@@ -153,14 +158,22 @@ def _evaluate_whole(
     model: LoadedModel,
     overrides: Sequence[str],
     progress: Progress,
+    *,
+    curves: bool,
 ) -> Evaluation:
     """Evaluate whole clips; the primary process prints and writes the metrics."""
-    evaluation = evaluator.evaluate(model.params)
+    logits, clips = evaluator.decodable_logits(model.params)
+    evaluation = evaluator.summarize(logits, clips)
     if processes.is_primary():
         overwrites = (workdir.evaluations / 'metrics.json').exists()
         files = write_metrics(
             evaluation, model.description, model.step, overrides, workdir.evaluations
         )
+        if curves:
+            targets = [evaluator.targets[clip] for clip in clips]
+            files += write_curves(
+                class_curves(logits[clips], targets, model.labels), workdir.evaluations
+            )
         print(summary_table(evaluation.metrics, model.description))
         _report(evaluation.skipped, files, overwrites=overwrites, progress=progress)
     return evaluation
@@ -325,6 +338,7 @@ def _metrics_values(metrics: Metrics) -> dict[str, Any]:
     return {
         'clips': metrics.clips,
         'accuracy': metrics.accuracy,
+        'first_label_accuracy': metrics.first_label_accuracy,
         'mean_average_precision': metrics.mean_average_precision,
         'auc': metrics.auc,
         'd_prime': metrics.d_prime,
@@ -347,6 +361,12 @@ def _metrics_lines(evaluation: Evaluation, description: str, overrides: Sequence
     """Return the lines of `metrics.md`."""
     metrics = evaluation.metrics
     lines = [summary_table(metrics, description), *markdown.override_lines(overrides)]
+    if metrics.first_label_accuracy != metrics.accuracy:
+        lines += [
+            '',
+            'Accuracy by the first label of each clip, as in the published code:'
+            f' {markdown.percent(metrics.first_label_accuracy)}.',
+        ]
     if evaluation.cropped:
         lines += [
             '',

@@ -28,6 +28,9 @@ class Metrics:
     Attributes:
         clips: The number of clips.
         accuracy: The share of clips whose highest score is one of their classes.
+        first_label_accuracy: The share of clips whose highest score is the first of their classes,
+            by the order of the classes. The published code calls this accuracy. It equals
+            `accuracy` if every clip has one label.
         mean_average_precision, auc, d_prime: Means over the classes that have them (macro); d' is
             that of the mean AUC.
         classes_without: The number of classes without an example or a counter-example, which the
@@ -37,6 +40,7 @@ class Metrics:
 
     clips: int
     accuracy: float
+    first_label_accuracy: float
     mean_average_precision: float
     auc: float
     d_prime: float
@@ -75,7 +79,8 @@ def compute_metrics(
     truth = np.zeros(scores.shape, bool)
     for i, classes in enumerate(targets):
         truth[i, list(classes)] = True
-    right = truth[np.arange(len(scores)), scores.argmax(axis=1)]
+    highest = scores.argmax(axis=1)
+    right = truth[np.arange(len(scores)), highest]
     classes = []
     for c, label in enumerate(labels):
         examples = truth[:, c]
@@ -98,6 +103,8 @@ def compute_metrics(
     return Metrics(
         clips=len(scores),
         accuracy=float(right.mean()),
+        # As the published code: a clip without labels counts as one of the first class.
+        first_label_accuracy=float((truth.argmax(axis=1) == highest).mean()),
         mean_average_precision=(
             float(np.mean([entry.average_precision for entry in counted])) if counted else np.nan
         ),

@@ -169,6 +169,7 @@ def test_the_file_keeps_its_keys(tmp_path):
         'skipped',
         'clips',
         'accuracy',
+        'first_label_accuracy',
         'mean_average_precision',
         'auc',
         'd_prime',

@@ -26,6 +26,7 @@ def test_a_case_counted_by_hand():
     metrics = compute_metrics(SCORES, TARGETS, LABELS)
     assert metrics.clips == 4
     assert metrics.accuracy == 2 / 4  # clips 0 and 3
+    assert metrics.first_label_accuracy == metrics.accuracy  # every clip has one label
     a, b, c = metrics.classes
     # Class a ranks its clips 1 and 3 of 4: precision 1 at the first, 2/3 at the second; three of
     # four pairs are in order.
@@ -39,6 +40,12 @@ def test_a_case_counted_by_hand():
     assert metrics.mean_average_precision == pytest.approx((5 / 6 + 1 + 1) / 3)
     assert metrics.auc == pytest.approx((3 / 4 + 1 + 1) / 3)
     assert metrics.classes_without == 0
+
+
+def test_the_published_accuracy_counts_the_first_label_alone():
+    metrics = compute_metrics(SCORES, [(0, 2), (0, 1), (1, 2), (1, 2)], LABELS)
+    assert metrics.accuracy == 1.0
+    assert metrics.first_label_accuracy == 3 / 4  # the last clip scores class 2, its second label
 
 
 @pytest.mark.parametrize('seed', range(3))
