@@ -11,12 +11,10 @@ ViT-B/16, in any form that `init.from` takes.
 
 - `epic_sounds.py:ast,frames=400` is the fixed-length AST at 400, 1024 or 1600 frames, from the same
   weights.
-- `epic_sounds.py:published` has the quirks of the published code that keys can express. It needs
-  `init.from`.
-
-Four things differ from the published code. Rows are packed across batches, so a step has about
-twelve clips, not exactly twelve. Weight decay excludes biases, norms and tables. The learning rate
-rises from 0, not from 1 %. `docs/decisions.md` describes the masks and the warp.
+- `epic_sounds.py:published` and `:ast,published` train as the scripts of the published code do.
+  They need `init.from`. `docs/published_recipes.md` compares them value by value.
+- `epic_sounds.py:quality` is the published code with `--Elastic_quality`, which none of its scripts
+  for these data switches on: AST's frontend, clips of 15.36 s, frame shifts of 5 to 20 ms.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +22,13 @@ from ml_collections import ConfigDict
 from elastic_ast_jax.config.variants import length_bins, parse_variant, use_fixed_length
 
 # Lengths of the paper's ASTs, in frames. The first is the default.
-VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600)}}
+VARIANTS = {
+    'elastic_ast': {},
+    'published': {},
+    'quality': {},
+    'ast': {'frames': (1024, 400, 1600)},
+    'ast,published': {'frames': (1024, 400, 1600)},
+}
 # Points of the paper's curves, in frames.
 SWEEPS = {'length': (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))}
 
@@ -76,12 +80,42 @@ def get_config(text: str = '') -> ConfigDict:
         schedule='constant',
         warmup_epochs=2.0,
     )
+    if variant.name == 'quality':
+        _use_resolutions(config)
     if variant.name == 'published':
+        config.packing.tokens = 1984  # for as many whole clips
+    if variant.name in ('published', 'quality'):
         config.model.scaled = False
         config.init = dict(published_quirks=True)
-    if variant.name == 'ast':
+    if variant.name.startswith('ast'):
         use_fixed_length(config, variant.values['frames'], clips=12, rows=12)
+    if variant.name == 'ast,published':
+        # A random window of 10 s (4 s, 16 s), of which the AST gets the first frames.
+        config.augment.crop_seconds = float(variant.values['frames'] // 100)
+        config.model.prefix_tokens = 1
+        config.optimizer.learning_rate = 1e-4
+    if variant.name in ('published', 'quality', 'ast,published'):
+        config.augment.cut_seconds = 0.0  # the scripts do not give --random_len_cut
+        config.optimizer.update(decay_all=True, warmup_start=0.01)
     return config
+
+
+def _use_resolutions(config: ConfigDict) -> None:
+    """Change the recipe to clips of one duration and several frame shifts."""
+    config.frontend = dict(
+        sample_rate=24000,
+        window_ms=10.0,
+        shift_ms=5.0,
+        partial='zero',
+        fixed_frames=3072,
+        mean=-8.660809,
+        std=3.878928,
+        max_frames=3072,
+    )
+    config.augment = dict(
+        ratios=(1.0, 2.0, 3.0, 4.0), token_dropout=0.1, freq_mask=48, time_mask=192 / 3072
+    )
+    config.packing = dict(rows=3, tokens=2880, slots=16)
 
 
 def lengths() -> dict:

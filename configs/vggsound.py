@@ -10,12 +10,8 @@ PREPARED is the output of `elastic-ast prepare vggsound`. VIT is the weights of 
 ViT-B/16, in any form that `init.from` takes.
 
 - `vggsound.py:ast,shift=20` is the fixed-length AST at 10, 20, 30 or 40 ms, from the same weights.
-- `vggsound.py:published` has the quirks of the published code that keys can express. It needs
-  `init.from`.
-
-Two things differ from the published code. A clip of 10 s is filled up to whole patches, not to
-int(1024 / ratio) frames. Rows are packed across batches, so a step has about twelve clips, not
-exactly twelve.
+- `vggsound.py:published` and `:ast,published` train as the scripts of the published code do. They
+  need `init.from`. `docs/published_recipes.md` compares them value by value.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +19,12 @@ from ml_collections import ConfigDict
 from elastic_ast_jax.config.variants import parse_variant, use_fixed_length
 
 # Frame shifts in ms of the paper's ASTs.
-VARIANTS = {'elastic_ast': {}, 'published': {}, 'ast': {'shift': (10, 20, 30, 40)}}
+VARIANTS = {
+    'elastic_ast': {},
+    'published': {},
+    'ast': {'shift': (10, 20, 30, 40)},
+    'ast,published': {'shift': (10, 20, 30, 40)},
+}
 # Points of the paper's curves, in ms of the frame shift.
 SWEEPS = {'resolution': tuple(range(10, 41, 2))}
 
@@ -63,14 +64,17 @@ def get_config(text: str = '') -> ConfigDict:
         decay_factor=0.75,
     )
     if variant.name == 'published':
-        config.frontend.partial = 'zero'  # filled up before normalization
+        config.frontend.update(partial='zero', fixed_frames=1024)  # before normalization
         config.model.scaled = False
         config.init = dict(published_quirks=True)
-    if variant.name == 'ast':
+    if variant.name.startswith('ast'):
         shift = variant.values['shift']
         frames = 1024 * 10 // shift // 16 * 16  # 10.24 s in whole patches: 1024, 512, 336, 256
         config.frontend.partial = 'zero'
         use_fixed_length(config, frames, clips=12, rows=12, shift_ms=shift)
+    if variant.name == 'ast,published':
+        config.frontend.partial = 'repeat'
+        config.model.prefix_tokens = 1
     return config
 
 

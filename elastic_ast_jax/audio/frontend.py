@@ -38,9 +38,13 @@ class FrontendSpec:
             set's mean. `'zero'`: log-mel 0 before normalization, loud frames of mel energy 1, as
             published ASTs are trained. `'floor'`: its frames are dropped, as in the published
             ElasticAST. `'edge'`: the last frame is repeated, for one more patch if nothing is left
-            over, as in the published code on EPIC-SOUNDS. A clip shorter than one patch is padded
-            to one patch in all four cases.
+            over, as in the published code on EPIC-SOUNDS. `'repeat'`: the clip starts over, as the
+            published ASTs repeat short clips. A clip shorter than one patch is padded to one patch
+            in all five cases.
         min_frames: A shorter clip is padded to this many frames (192 on EPIC-SOUNDS).
+        fixed_frames: Every clip is padded or cropped to this many frames at frame-shift ratio 1,
+            and to `int(fixed_frames / ratio)` frames at another, in whole patches (published on
+            AudioSet and VGGSound: 1024). 0: clips keep their lengths.
         max_frames: Longest clip in frames, which is the length of the time position table.
     """
 
@@ -56,11 +60,14 @@ class FrontendSpec:
     patch_frames: int = 16
     partial: str = 'pad'
     min_frames: int = 0
+    fixed_frames: int = 0
     max_frames: int = 1024
 
     def hash_values(self) -> dict[str, Any]:
         """Return the values of a stored hash by frozen names, which outlive renamed fields."""
-        return {
+        # A later key enters only with another value than its default, so that stored hashes hold.
+        later = {'fixed_frames': self.fixed_frames} if self.fixed_frames else {}
+        return later | {
             'kind': self.kind,
             'sample_rate': self.sample_rate,
             'window_ms': self.window_ms,
@@ -98,11 +105,16 @@ class FrontendSpec:
                 f"frontend.kind={self.kind!r} must be 'kaldi' (AST's filterbank) or 'librosa' (the"
                 ' filterbank of EPIC-SOUNDS)'
             )
-        if self.partial not in ('pad', 'zero', 'floor', 'edge'):
+        if self.partial not in ('pad', 'zero', 'floor', 'edge', 'repeat'):
             problems.append(
                 f"frontend.partial={self.partial!r} must be 'pad' (fill the last patch with the"
-                " mean), 'zero' (with log-mel 0), 'floor' (drop its frames) or 'edge' (repeat the"
-                ' last frame)'
+                " mean), 'zero' (with log-mel 0), 'floor' (drop its frames), 'edge' (repeat the"
+                " last frame) or 'repeat' (start the clip over)"
+            )
+        if not 0 <= self.fixed_frames <= self.max_frames:
+            problems.append(
+                f'frontend.fixed_frames={self.fixed_frames} must be from 0 to'
+                f' frontend.max_frames={self.max_frames}'
             )
         if self.fft < 0 or not 0 <= self.min_frames <= self.max_frames:
             problems.append(
@@ -190,10 +202,15 @@ class FrontendSpec:
         return self.patch_mels * self.patch_frames
 
     @property
+    def repeats_frames(self) -> bool:
+        """Return whether frames of the clip fill up its last patch, see `partial`."""
+        return self.partial in ('edge', 'repeat')
+
+    @property
     def fill_value(self) -> float:
         """Return the normalized value of padding frames, see `partial`.
 
-        `'edge'` repeats the last frame instead.
+        `'edge'` and `'repeat'` repeat frames instead.
         """
         return -self.mean / (2 * self.std) if self.partial == 'zero' else 0.0
 
@@ -226,25 +243,42 @@ class FrontendSpec:
             return np.maximum(1, (frames - 1) * shift)
         return self.window + (frames - 1) * shift
 
-    def time_patches(self, frames: Any) -> Any:
-        """Return the number of time patches by the rule of `partial`, at least one."""
+    def repeated_frames(self, number: Any, frames: Any) -> Any:
+        """Return the frame of a clip of `frames` frames that stands at each number.
+
+        Numbers beyond the clip give the frame that fills up the last patch, see `partial`.
+        """
+        return number % frames if self.partial == 'repeat' else np.minimum(number, frames - 1)
+
+    def time_patches(self, frames: Any, shift: Any = None) -> Any:
+        """Return the number of time patches by the rule of `partial`, at least one.
+
+        Args:
+            frames: Frames of a clip.
+            shift: Samples between frames. None: those at frame-shift ratio 1.
+        """
         whole = frames // self.patch_frames
-        if self.partial in ('pad', 'zero'):
+        if self.partial in ('pad', 'zero', 'repeat'):
             whole = -(-frames // self.patch_frames)
         # A clip that fits without a patch of repetitions stays within the last position.
         if self.partial == 'edge':
             whole = np.where(
                 frames <= self.max_frames, np.minimum(whole + 1, self.max_time_patches), whole + 1
             )
+        if self.fixed_frames:
+            own = self.shift()
+            fixed = self.fixed_frames * own // (own if shift is None else shift)
+            fixed = np.minimum(fixed // self.patch_frames, self.max_time_patches)
+            whole = np.clip(whole, fixed, fixed)
         return np.maximum(max(1, -(-self.min_frames // self.patch_frames)), whole)
 
     def too_long(self, frames: Any) -> Any:
         """Return whether a clip has more time patches than the model has positions."""
         return self.time_patches(frames) > self.max_time_patches
 
-    def tokens(self, frames: Any) -> Any:
-        """Return the tokens of a clip: mel patches times time patches."""
-        return self.mel_patches * self.time_patches(frames)
+    def tokens(self, frames: Any, shift: Any = None) -> Any:
+        """Return the tokens of a clip: mel patches times time patches; see `time_patches`."""
+        return self.mel_patches * self.time_patches(frames, shift)
 
 
 def resampled_length(samples: Any, sample_rate: Any, target: int) -> Any:

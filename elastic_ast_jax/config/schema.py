@@ -84,8 +84,14 @@ class Augment:
     # Crop longer clips to a random length from this on, at a random place. 0: never. Paper, on
     # EPIC-SOUNDS: 2.
     cut_seconds: float = 0.0
+    # Random crops of clips beyond frontend.max_frames start so long before the end of the clip.
+    # 0: at frontend.max_frames. Published AST, on EPIC-SOUNDS: 10.
+    crop_seconds: float = 0.0
     # Share of tokens that is dropped. Paper: 0.1.
     token_dropout: float = 0.1
+    # Highest share of tokens that is dropped: each clip's share is uniform from 0 to this.
+    # Requires token_dropout=0.
+    random_token_dropout: float = 0.0
     # SpecAugment: frequency masks are narrower than this many mel bins. 0: none. Paper: 48.
     freq_mask: int = 48
     # SpecAugment: time masks are narrower than this share of the clip's frames. 0: none. Paper:
@@ -145,6 +151,9 @@ class Model:
     stride: tuple[int, ...] = (16, 16)
     # ast: its length, if that is no whole number of patches. 0: frontend.max_frames.
     frames: int = 0
+    # ast: learned tokens before the patches. 2: class and distillation token (DeiT); 1: class
+    # token (ViT).
+    prefix_tokens: int = 2
     # Epsilon of every LayerNorm.
     eps: float = 1e-6
     # Divide attention logits by sqrt(head width). False: as in the published code.
@@ -236,6 +245,8 @@ class Optimizer:
     eps: float = 1e-8
     # Weight decay.
     weight_decay: float = 0.05
+    # adamw: biases, norms and tables decay too, as in PyTorch without parameter groups.
+    decay_all: bool = False
     # Largest global norm of a gradient. 0: any.
     clip_norm: float = 1.0
     # 'cosine', 'constant' or 'published'.
@@ -244,6 +255,8 @@ class Optimizer:
     layer_decay: float = 1.0
     # cosine and constant: epochs of linear warm-up.
     warmup_epochs: float = 2.0
+    # constant: learning rate at the first step of the warm-up, as a share of the peak.
+    warmup_start: float = 0.0
     # published: the learning rate decays after this epoch and after each following one.
     decay_from: int = 10
     # published: factor of each decay.

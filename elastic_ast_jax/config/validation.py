@@ -76,8 +76,15 @@ def missing_data(config: Config) -> list[str]:
 def augment_problems(augment: Augment) -> list[str]:
     """Return the problems of the augmentation's own values, one sentence each."""
     checks = _Checks('augment', augment)
-    checks.at_least(0, 'prefix_frames', 'cut_seconds', 'freq_mask', 'freq_masks', 'time_masks')
-    checks.below_one('token_dropout', 'time_mask', 'time_warp')
+    checks.at_least(
+        0, 'prefix_frames', 'cut_seconds', 'crop_seconds', 'freq_mask', 'freq_masks', 'time_masks'
+    )
+    checks.below_one('token_dropout', 'random_token_dropout', 'time_mask', 'time_warp')
+    checks.need(
+        not (augment.token_dropout and augment.random_token_dropout),
+        f'augment.random_token_dropout={augment.random_token_dropout} replaces'
+        f' augment.token_dropout={augment.token_dropout}: set one of them to 0',
+    )
     checks.within('mixup', 0, 1)
     checks.positive('mixup_beta')
     checks.one_of('mask_fill', ('zero', 'mean'))
@@ -236,6 +243,17 @@ def _optimizer_problems(optimizer: Optimizer) -> list[str]:
     checks.one_of('kind', ('adamw', 'adam_l2'))
     checks.one_of('schedule', ('cosine', 'constant', 'published'))
     checks.positive('learning_rate', 'eps')
+    checks.below_one('warmup_start')
+    checks.need(
+        not optimizer.warmup_start or optimizer.schedule == 'constant',
+        f'optimizer.warmup_start={optimizer.warmup_start} goes with'
+        " optimizer.schedule='constant': set it to 0",
+    )
+    checks.need(
+        not optimizer.decay_all or optimizer.kind == 'adamw',
+        "optimizer.decay_all=True goes with optimizer.kind='adamw': adam_l2 decays every"
+        ' parameter anyway',
+    )
     checks.at_least(0, 'weight_decay', 'clip_norm', 'warmup_epochs')
     checks.at_least(1, 'decay_from')
     checks.below_one('b1', 'b2')
@@ -303,7 +321,11 @@ def _elastic_ast_problems(config: Config) -> list[str]:
     model = config.model
     texts = [
         f"model.{key}={value!r} goes with model.kind='ast': leave it out"
-        for key, value in (('stride', model.stride), ('frames', model.frames))
+        for key, value in (
+            ('stride', model.stride),
+            ('frames', model.frames),
+            ('prefix_tokens', model.prefix_tokens),
+        )
         if value != getattr(Model, key)
     ]
     if config.init.published_quirks and model.scaled:
@@ -333,11 +355,14 @@ def _ast_problems(config: Config) -> list[str]:
             f'frontend.min_frames={front.min_frames} must be frontend.max_frames={front.max_frames}'
             " with model.kind='ast', so that all clips are padded to its one length"
         )
-    if config.augment.token_dropout:
-        texts.append(
-            f'augment.token_dropout={config.augment.token_dropout} does not go with'
-            " model.kind='ast', whose patches have fixed places: set it to 0"
-        )
+    for key in ('token_dropout', 'random_token_dropout'):
+        if value := getattr(config.augment, key):
+            texts.append(
+                f"augment.{key}={value} does not go with model.kind='ast', whose patches have fixed"
+                ' places: set it to 0'
+            )
+    if model.prefix_tokens not in (1, 2):
+        texts.append(f'model.prefix_tokens={model.prefix_tokens} must be 1 or 2')
     if front.problems():
         return texts
     patch = front.patch_mels, front.patch_frames

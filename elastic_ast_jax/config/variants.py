@@ -62,8 +62,8 @@ def parse_variant(text: str, variants: Mapping[str, Mapping[str, Sequence[int]]]
     Args:
         text: Names and `key=value` pairs, separated by commas. Without a name, it means the first
             of `variants`.
-        variants: The keys of each variant, by its name. A key lists the allowed values. The first
-            of them is the default.
+        variants: The keys of each variant, by its name. A name may combine others, such as
+            `'ast,published'`. A key lists the allowed values. The first of them is the default.
 
     Raises:
         RecipeError: The text has problems; the message lists all.
@@ -75,22 +75,24 @@ def parse_variant(text: str, variants: Mapping[str, Mapping[str, Sequence[int]]]
     problems: list[str] = []
     names: list[str] = []
     texts: dict[str, str] = {}
+    simple = [name for name in variants if ',' not in name]
     for part in text.split(',') if text else ():
         key, equals, value = part.partition('=')
         if equals and key in texts:
             problems.append(f'{key} is given twice')
         elif equals:
             texts[key] = value
-        elif part in variants:
+        elif part in simple:
             names.append(part)
         else:
-            near = difflib.get_close_matches(part, variants, 1)
+            near = difflib.get_close_matches(part, simple, 1)
             hint = f'; did you mean {near[0]!r}?' if near else ''
-            problems.append(f'{part!r} must be {_either(map(repr, variants))}{hint}')
+            problems.append(f'{part!r} must be {_either(map(repr, simple))}{hint}')
             names += near  # so that its keys are checked against the nearest variant
-    if len(names) > 1 and not problems:
+    combined = {frozenset(name.split(',')): name for name in variants}.get(frozenset(names))
+    if len(names) > 1 and not combined and not problems:
         problems.append(f'{" and ".join(map(repr, names))} exclude each other: choose one')
-    name = names[0] if names else next(iter(variants))
+    name = combined or (names[0] if names else next(iter(variants)))
     problems += _key_problems(name, texts, variants)
     if problems:
         raise RecipeError('; '.join(problems))

@@ -104,9 +104,8 @@ class Planner:
 
     def _check(self, keys: Sequence[str]) -> None:
         front = self.frontend
-        frames = front.frames(
-            self.samples, min(front.shift(ratio) for ratio in self.spec.augment.ratios)
-        )
+        shift = min(front.shift(ratio) for ratio in self.spec.augment.ratios)
+        frames = front.frames(self.samples, shift)
         if self.spec.max_frames:
             frames = np.minimum(frames, self.spec.max_frames)
         too_long = np.flatnonzero(front.too_long(frames))
@@ -121,7 +120,7 @@ class Planner:
                 " a part of long clips, or 'window' to evaluate them in windows"
             )
         needed = self.spec.count_kept_tokens(
-            front.tokens(np.minimum(frames, front.max_frames)), front
+            front.tokens(np.minimum(frames, front.max_frames), shift), front
         )
         too_many = np.flatnonzero(needed > self.tokens)
         if len(too_many):

@@ -267,10 +267,11 @@ class RowReader:
         owner = np.repeat(np.arange(len(positions), dtype=np.int32), counts)
         first = np.repeat(np.cumsum(counts) - counts, counts)
         number = np.arange(len(owner)) - first
-        last = clips.frames[positions][owner] - 1
-        edge = self.planner.frontend.partial == 'edge'
-        real = (number <= last) | edge
-        start = (np.cumsum(blocks) - blocks)[owner] + np.minimum(number, last) * (
+        frames = clips.frames[positions][owner]
+        repeats = self.planner.frontend.repeats_frames
+        real = (number < frames) | repeats
+        source_frame = self.planner.frontend.repeated_frames(number, frames)
+        start = (np.cumsum(blocks) - blocks)[owner] + source_frame * (
             clips.shift[positions] // self.block
         )[owner]
         keep = _outside_masks(
@@ -280,7 +281,7 @@ class RowReader:
         )[:, 0]
         origin, part = np.zeros(0, np.int64), np.zeros(0)
         if self.planner.spec.augment.time_warp and len(positions):
-            warped = counts if edge else clips.frames[positions]
+            warped = counts if repeats else clips.frames[positions]
             origin, part = self._warp(clips, positions, warped, number, number < warped[owner])
             origin += first
         return {

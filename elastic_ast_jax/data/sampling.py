@@ -60,7 +60,9 @@ class SamplingSpec:
                 f"{self}: too_long must be 'error' or 'crop', and max_frames not negative"
             )
         if self.reduction and (
-            self.augment.token_dropout or self.augment.ratios != (self.reduction.ratio,)
+            self.augment.token_dropout
+            or self.augment.random_token_dropout
+            or self.augment.ratios != (self.reduction.ratio,)
         ):
             raise ValueError(
                 f'{self}: {self.reduction} goes with its own ratio alone, and without token_dropout'
@@ -72,7 +74,16 @@ class SamplingSpec:
         These names stay when a field is renamed.
         """
         augment = self.augment
-        return {
+        # Later keys enter only with other values than their defaults: stored hashes hold.
+        later = {
+            name: value
+            for name, value in (
+                ('random_token_dropout', augment.random_token_dropout),
+                ('crop_seconds', augment.crop_seconds),
+            )
+            if value
+        }
+        return later | {
             'shuffle': self.shuffle,
             'balanced': self.balanced,
             'ratios': augment.ratios,
@@ -182,16 +193,15 @@ def sample_epoch(
     shifts = np.array([frontend.shift(ratio) for ratio in augment.ratios], np.int64)
     shift = shifts[random.integers(Stream.RATIO, len(shifts))]
     start, end, frames, too_long = _crop(random, samples[index], shift, frontend, spec)
-    time_patches = frontend.time_patches(frames)
-    if frontend.partial == 'floor':
+    time_patches = frontend.time_patches(frames, shift)
+    if frontend.partial == 'floor' or frontend.fixed_frames:
         frames = np.minimum(frames, time_patches * frontend.patch_frames)
     used_samples = np.minimum(
         end - start, frontend.samples_for(frames, shift) + frontend.tail_samples
     )
 
-    # Masks cover frames that repeat the last one, but not those that fill up a patch with a
-    # constant.
-    maskable = time_patches * frontend.patch_frames if frontend.partial == 'edge' else frames
+    # Masks cover frames that are repeated, but not those that fill up a patch with a constant.
+    maskable = time_patches * frontend.patch_frames if frontend.repeats_frames else frames
     freq_start, freq_width = _sample_masks(
         random.uniform(Stream.FREQ_WIDTH, augment.freq_masks),
         random.uniform(Stream.FREQ_START, augment.freq_masks),
@@ -217,7 +227,7 @@ def sample_epoch(
         samples=used_samples,
         frames=frames,
         time_patches=time_patches,
-        tokens=spec.count_kept_tokens(frontend.tokens(frames), frontend),
+        tokens=_sample_tokens(random, frontend.tokens(frames, shift), frontend, spec),
         freq_start=freq_start,
         freq_width=freq_width,
         time_start=time_start,
@@ -226,6 +236,15 @@ def sample_epoch(
         warp_to=warp_to,
         cropped=int(too_long.sum()) if spec.too_long == 'crop' else 0,
     )
+
+
+def _sample_tokens(
+    random: _Random, tokens: Int64[np.ndarray, 'N'], frontend: FrontendSpec, spec: SamplingSpec
+) -> Int64[np.ndarray, 'N']:
+    """Return the number of tokens that remain of each clip."""
+    if highest := spec.augment.random_token_dropout:
+        return tokens_after_dropout(tokens, highest * random.uniform(Stream.TOKEN_SHARE))
+    return spec.count_kept_tokens(tokens, frontend)
 
 
 def balanced_weights(labels: Sequence[tuple[Hashable, ...]]) -> Float64[np.ndarray, 'clips']:
@@ -282,7 +301,11 @@ def _crop(
         frames = np.minimum(frames, spec.max_frames)
     too_long = frontend.too_long(frames)
     if spec.too_long == 'crop' and too_long.any():
-        slack = np.maximum(0, end - start - frontend.samples_for(frontend.max_frames, shift))
+        kept = np.maximum(
+            frontend.samples_for(frontend.max_frames, shift),
+            round(augment.crop_seconds * frontend.sample_rate),
+        )
+        slack = np.maximum(0, end - start - kept)
         if spec.shuffle:
             start = start + np.where(too_long, random.integers(Stream.CROP, slack + 1), 0)
         frames = np.where(too_long, frontend.max_frames, frames)

@@ -152,7 +152,7 @@ class Evaluator:
         else:
             cropped = frontend.too_long(frames) & (config.data.too_long == 'crop')
         if reduction:
-            tokens = frontend.tokens(frontend.frames(parts.samples, shift))
+            tokens = frontend.tokens(frontend.frames(parts.samples, shift), shift)
             cropped = cropped | (np.bincount(owner, tokens > reduction.tokens) > 0)
         clips = planner.epoch(0).clips  # in the order of the parts
         used_samples = np.minimum(np.bincount(owner, clips.samples), self.source.samples)
@@ -173,8 +173,7 @@ class Evaluator:
         Raises:
             DataError: No clip can be decoded.
         """
-        setting = setting or self._whole
-        return self._evaluation(setting, *self._decodable_logits(params, setting))
+        return self.summarize(*self.decodable_logits(params, setting), setting)
 
     def evaluate_in_halves(
         self, params: Any, setting: EvalSetting
@@ -187,9 +186,9 @@ class Evaluator:
         Raises:
             DataError: No clip can be decoded.
         """
-        logits, decodable = self._decodable_logits(params, setting)
+        logits, decodable = self.decodable_logits(params, setting)
         halves = [decodable[decodable % 2 == parity] for parity in (0, 1)]
-        return self._evaluation(setting, logits, decodable), [
+        return self.summarize(logits, decodable, setting), [
             self._metrics(logits, half) if len(half) else None for half in halves
         ]
 
@@ -204,15 +203,15 @@ class Evaluator:
         """
         return self._logits(params, setting or self._whole)[0]
 
-    def _decodable_logits(
-        self, params: Any, setting: EvalSetting
+    def decodable_logits(
+        self, params: Any, setting: EvalSetting | None = None
     ) -> tuple[Float32[np.ndarray, 'N C'], Int64[np.ndarray, 'decodable']]:
         """Return the logits of every clip, and the indices of the clips that could be decoded.
 
         Raises:
             DataError: No clip could be decoded.
         """
-        logits, undecodable = self._logits(params, setting)
+        logits, undecodable = self._logits(params, setting or self._whole)
         self._undecodable |= undecodable
         decodable = np.setdiff1d(np.arange(len(self.targets)), list(undecodable))
         if not len(decodable):
@@ -222,12 +221,14 @@ class Evaluator:
             )
         return logits, decodable
 
-    def _evaluation(
+    def summarize(
         self,
-        setting: EvalSetting,
         logits: Float32[np.ndarray, 'N C'],
         decodable: Int64[np.ndarray, 'decodable'],
+        setting: EvalSetting | None = None,
     ) -> Evaluation:
+        """Return the results of the logits of `decodable_logits`."""
+        setting = setting or self._whole
         tokens = np.bincount(setting.owner, setting.tokens)
         return Evaluation(
             metrics=self._metrics(logits, decodable),

@@ -16,7 +16,7 @@ from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.models import position_interpolation
-from elastic_ast_jax.models.ast import AST, SPECIAL_TOKENS
+from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.utils.errors import UserError
 
 
@@ -78,6 +78,7 @@ def _resize_positions(
 ) -> Float[Array, 'resized_tokens D']:
     """Return the position embeddings of a network for the patch grid of a resized one."""
     (rows, columns), new_columns = network.grid, resized.grid[1]
+    prefix = network.prefix_tokens
     axis = position_interpolation.Axis(
         'time', columns, new_columns, network.stride[1], network.stride[1]
     )
@@ -86,6 +87,6 @@ def _resize_positions(
     else:
         lookup = position_interpolation.take_first(axis)
     grid = position_interpolation.interpolate(
-        positions[SPECIAL_TOKENS:].reshape(rows, columns, -1), lookup.positions, axis=1
+        positions[prefix:].reshape(rows, columns, -1), lookup.positions, axis=1
     )
-    return jnp.concatenate([positions[:SPECIAL_TOKENS], grid.reshape(rows * new_columns, -1)])
+    return jnp.concatenate([positions[:prefix], grid.reshape(rows * new_columns, -1)])

@@ -266,25 +266,22 @@ def _tokens(
     if frame_count < frames:  # as in the pipeline: features of the used samples alone
         waveform = waveform[: int(frontend.samples_for(frame_count, shift)) + frontend.tail_samples]
     features = fbank.log_mel(waveform, frontend, shift)[:frame_count]
-    patches = to_patches(fbank.normalize(features, frontend), frontend)
+    patches = to_patches(fbank.normalize(features, frontend), frontend, shift)
     columns = len(patches) // frontend.mel_patches
     tokens = reduction.select_tokens(columns, frontend) if reduction else None
     return (patches, None) if tokens is None else (patches[tokens], KeptTokens(columns, tokens))
 
 
 def to_patches(
-    features: Float32[np.ndarray, 'frames mels'], frontend: FrontendSpec
+    features: Float32[np.ndarray, 'frames mels'], frontend: FrontendSpec, shift: int | None = None
 ) -> Float32[np.ndarray, 'n P']:
-    """Return normalized log-mels as patches."""
-    columns = int(frontend.time_patches(len(features)))
-    edge = frontend.partial == 'edge'
+    """Return normalized log-mels as patches; see `FrontendSpec.time_patches`."""
+    columns = int(frontend.time_patches(len(features), shift))
+    if frontend.repeats_frames:
+        numbers = np.arange(columns * frontend.patch_frames)
+        features = features[frontend.repeated_frames(numbers, len(features))]
     return packer.patchify(
-        features,
-        frontend.patch_mels,
-        frontend.patch_frames,
-        columns,
-        edge=edge,
-        filling=frontend.fill_value,
+        features, frontend.patch_mels, frontend.patch_frames, columns, frontend.fill_value
     )
 
 

@@ -1,6 +1,6 @@
 """Define AST, the fixed-length baseline.
 
-It has overlapping patches, class and distillation tokens, and a learned position for each token.
+It has overlapping patches, one or two tokens before them, and a learned position for each token.
 Source: Gong, Chung and Glass, Interspeech 2021 (arXiv 2104.01778).
 """
 
@@ -24,8 +24,6 @@ from elastic_ast_jax.models.encoder import (
 from elastic_ast_jax.models.outputs import ModelOutputs
 from elastic_ast_jax.packing.batch import PackedBatch
 
-# The two tokens in front of the patches, which the head reads: class and distillation (DeiT).
-SPECIAL_TOKENS = 2
 # The deviation of the sum of ElasticAST's two position tables, so that positions have the same
 # weight in both models at the start.
 _POSITION_DEVIATION = 0.42
@@ -49,6 +47,8 @@ class AST(nn.Module):
         frames: Length of every clip. Frames of a batch's clips beyond it only fill their last
             patches and are ignored.
         patch: Size of a patch in mel bins and frames, in the batch as in the model.
+        prefix_tokens: Learned tokens before the patches, whose mean the head classifies: class and
+            distillation token (DeiT), or the class token alone (ViT).
         stride: Distance between patches in mel bins and frames; below `patch` they overlap.
         attend: The attention; every implementation gives the same result.
         scaled, scan, remat, dtype: See `ElasticAST`.
@@ -62,6 +62,7 @@ class AST(nn.Module):
     frames: int = 1024
     patch: tuple[int, int] = (16, 16)
     stride: tuple[int, int] = (10, 10)
+    prefix_tokens: int = 2
     attend: interface.Attend = interface.reference
     scaled: bool = True
     scan: bool = False
@@ -135,12 +136,12 @@ class AST(nn.Module):
         self, spectrograms: Float[Array, 'N frames mels']
     ) -> tuple[Float[Array, 'N C'], Float[Array, 'N D'], Float[Array, 'N n D']]:
         """Return logits, the vectors that the head classifies, and the output at each patch."""
-        clips, width = len(spectrograms), self.size.width
+        clips, width, prefix = len(spectrograms), self.size.width, self.prefix_tokens
         x = dense(width, 'embed', self.dtype)(self._patches(spectrograms))
-        special = self.param(
-            'tokens', nn.initializers.normal(0.02), (SPECIAL_TOKENS, width)
-        ).astype(self.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(special, (clips, SPECIAL_TOKENS, width)), x], axis=1)
+        special = self.param('tokens', nn.initializers.normal(0.02), (prefix, width)).astype(
+            self.dtype
+        )
+        x = jnp.concatenate([jnp.broadcast_to(special, (clips, prefix, width)), x], axis=1)
         positions = self.param(
             'positions', nn.initializers.normal(_POSITION_DEVIATION), x.shape[1:]
         )
@@ -158,9 +159,9 @@ class AST(nn.Module):
             name='encoder',
         )
         x = encoder(x, jnp.ones(x.shape[:2], jnp.int32))
-        pooled = x[:, :SPECIAL_TOKENS].astype(jnp.float32).mean(axis=1)
+        pooled = x[:, :prefix].astype(jnp.float32).mean(axis=1)
         pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
-        return dense(self.classes, 'head', jnp.float32)(pooled), pooled, x[:, SPECIAL_TOKENS:]
+        return dense(self.classes, 'head', jnp.float32)(pooled), pooled, x[:, prefix:]
 
     def _nearest_patches(self) -> np.ndarray:
         """Return the patch that begins nearest to each token of a clip in a batch.

@@ -64,7 +64,12 @@ def make_model(
         down, along = model.stride
         frames = model.frames or frontend.max_frames
         return AST(
-            mels=frontend.mel_bins, frames=frames, patch=patch, stride=(down, along), **common
+            mels=frontend.mel_bins,
+            frames=frames,
+            patch=patch,
+            stride=(down, along),
+            prefix_tokens=model.prefix_tokens,
+            **common,
         )
     return ElasticAST(
         grid=(frontend.mel_patches, frontend.max_time_patches), pool=model.pool, **common

@@ -11,8 +11,8 @@ takes
                                           output (mean pooling: n D)
     2 D C                                 head
 
-The fixed-length AST computes its embedding for the patches of its grid, and the blocks for two more
-tokens; its pooling is their mean, 2 D.
+The fixed-length AST computes its embedding for the patches of its grid, and the blocks for its K
+prefix tokens too; its pooling is their mean, K D.
 
 Position lookups count nothing, nor does the pooling's query, which is computed once for all clips.
 A training step counts three times the forward pass, since the backward pass has two products for
@@ -24,7 +24,7 @@ import math
 import numpy as np
 from jaxtyping import Int, Int64
 
-from elastic_ast_jax.models.ast import AST, SPECIAL_TOKENS
+from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.encoder import MLP_RATIO
 
@@ -51,7 +51,7 @@ def forward_flops(
     width, depth, patches = network.size.width, network.size.depth, tokens.astype(np.int64)
     if isinstance(network, AST):
         patches = np.full_like(patches, math.prod(network.grid))
-        n, pooling = patches + SPECIAL_TOKENS, SPECIAL_TOKENS * width
+        n, pooling = patches + network.prefix_tokens, network.prefix_tokens * width
     elif network.pool == 'attention':
         n = patches
         pooling = n * (4 * width**2 + 4 * width) + 2 * width**2

@@ -189,8 +189,6 @@ def patchify(
     mels: int,
     frames: int,
     columns: int,
-    *,
-    edge: bool = False,
     filling: float = 0.0,
 ) -> Float[np.ndarray, 'n P']:
     """Divide a normalized log-mel into patches, frequency-major, each flattened mel-major.
@@ -200,15 +198,12 @@ def patchify(
         mels: Mel bins of a patch.
         frames: Frames of a patch.
         columns: Number of time patches. Frames beyond them are dropped.
-        edge: Whether missing frames repeat the last one.
-        filling: Value of missing frames otherwise.
+        filling: Value of missing frames.
     """
     bands = log_mel.shape[1] // mels
     padded = np.full((columns * frames, log_mel.shape[1]), filling, np.float32)
     count = min(len(log_mel), len(padded))
     padded[:count] = log_mel[:count]
-    if edge:
-        padded[count:] = log_mel[count - 1]
     grid = padded.reshape(columns, frames, bands, mels)
     return np.ascontiguousarray(grid.transpose(2, 0, 3, 1)).reshape(bands * columns, mels * frames)
 

@@ -82,7 +82,8 @@ class TokenReduction:
         if self.method == 'drop':
             return frames
         limit = self._columns(frontend) * frontend.patch_frames
-        return np.where(frontend.tokens(frames) > self.tokens, np.minimum(frames, limit), frames)
+        tokens = frontend.tokens(frames, frontend.shift(self.ratio))
+        return np.where(tokens > self.tokens, np.minimum(frames, limit), frames)
 
     def count_tokens(self, tokens: Any, frontend: FrontendSpec) -> Any:
         """Return the number of tokens that are kept of a clip.

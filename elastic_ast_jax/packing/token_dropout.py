@@ -12,14 +12,14 @@ from elastic_ast_jax.utils.philox import Stream
 _ROUNDING = 1e-6
 
 
-def tokens_after_dropout(tokens: Any, dropout: float) -> Any:
+def tokens_after_dropout(tokens: Any, dropout: Any) -> Any:
     """Return the number of tokens that remain: `max(1, int((1 - dropout) * n))` (paper, 3.2).
 
     Args:
         tokens: Tokens of a clip; a number, or an array of numbers.
-        dropout: Share of the tokens that is dropped.
+        dropout: Share of the tokens that is dropped; a number, or an array of numbers.
     """
-    if not dropout:
+    if not np.any(dropout):
         return tokens
     return np.maximum(1, np.floor((1.0 - dropout) * tokens + _ROUNDING).astype(np.int64))
 

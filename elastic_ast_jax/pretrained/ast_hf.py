@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config.model_sizes import Size
-from elastic_ast_jax.models.ast import AST, SPECIAL_TOKENS
+from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.encoder import MLP_RATIO
 from elastic_ast_jax.pretrained import state_dict, tensor_map, vit
 from elastic_ast_jax.pretrained.tensor_map import TensorMapping, build_params, find_mismatches
@@ -381,7 +381,7 @@ def _check_depth(tensors: Tensors, depth: int, name: str) -> None:
 def _mappings(model: AST) -> tuple[TensorMapping, ...]:
     """Return every tensor that an AST of this size has, and where it goes."""
     width, depth, heads = model.size.width, model.size.depth, model.size.heads
-    tokens = SPECIAL_TOKENS + math.prod(model.grid)
+    tokens = model.prefix_tokens + math.prod(model.grid)
     return (
         *(
             TensorMapping(name, (1, 1, width), ('tokens',), (width,), i)

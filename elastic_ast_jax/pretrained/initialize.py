@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config.model_sizes import SIZES
 from elastic_ast_jax.models import position_interpolation
-from elastic_ast_jax.models.ast import AST, SPECIAL_TOKENS
+from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.models.position_interpolation import Axis, AxisLookup
 from elastic_ast_jax.pretrained import detect
@@ -51,6 +51,10 @@ _FEATURES = (
     'mean',
     'std',
     'partial',
+)
+# Prefix tokens of an AST, by their number.
+_PREFIX_NAMES = types.MappingProxyType(
+    {1: 'the class token', 2: 'the class and distillation token'}
 )
 # Tensors of a block's attention in the published code, which counts these instead of blocks.
 _TENSORS_PER_ATTENTION = 6
@@ -117,7 +121,7 @@ def initialize_params(
     parts = {name: _copy(weights, name) for name in ('embed', 'encoder')}
     parts['positions'] = _positions(weights, network, frontend, quirks=quirks)
     if 'tokens' in shapes:
-        parts['tokens'] = _tokens(weights)
+        parts['tokens'] = _prefix_part(weights, shapes['tokens'][0])
     if 'pool/query' in shapes:
         parts['pool'] = _pool(weights, quirks=quirks)
     parts['norm_head'] = (
@@ -277,10 +281,10 @@ def _positions(
         origin += '; frequency and time added'
     else:
         grid = _interpolate_grid(old, freq, time)
-        special = _two_tokens(old.tokens)
+        special = _prefix_tokens(old.tokens, network.prefix_tokens)
     if special is None or not special.any():
-        special = np.zeros((SPECIAL_TOKENS, network.size.width), np.float32)
-        origin += '; 0 for the class and distillation token'
+        special = np.zeros((network.prefix_tokens, network.size.width), np.float32)
+        origin += f'; 0 for {_PREFIX_NAMES[network.prefix_tokens]}'
     positions = np.concatenate([special, grid.reshape(-1, grid.shape[-1])])
     return _Part({'positions': positions}, origin, ('positions',))
 
@@ -337,21 +341,27 @@ def _lookups(
     return rows, position_interpolation.center(time)
 
 
-def _tokens(weights: PretrainedWeights) -> _Part:
-    """Return the class and the distillation token."""
+def _prefix_part(weights: PretrainedWeights, count: int) -> _Part:
+    """Return the prefix tokens."""
     tokens = weights.params.get('tokens')
-    special = None if tokens is None else _two_tokens(tokens)
+    special = None if tokens is None else _prefix_tokens(tokens, count)
     if tokens is None or special is None:
         return _Part({}, 'newly initialized')
     origin = _origin(weights.sources['tokens'])
-    if len(tokens) != SPECIAL_TOKENS:
+    if len(tokens) < count:
         origin += ', the one class token for both'
+    elif len(tokens) > count:
+        origin += ', the class token alone, as in the published code'
     return _Part({'tokens': special}, origin, ('tokens',))
 
 
-def _two_tokens(tokens: Float32[np.ndarray, 'K D']) -> Float32[np.ndarray, 'two D'] | None:
-    """Return the vectors of both tokens, from two or from one; None from none."""
-    return np.broadcast_to(tokens, (SPECIAL_TOKENS, tokens.shape[1])) if len(tokens) else None
+def _prefix_tokens(
+    tokens: Float32[np.ndarray, 'K D'], count: int
+) -> Float32[np.ndarray, 'count D'] | None:
+    """Return the vectors of one or two prefix tokens, from one or two; None from none."""
+    if not len(tokens):
+        return None
+    return np.broadcast_to(tokens[:count], (count, tokens.shape[1]))
 
 
 def _pool(weights: PretrainedWeights, *, quirks: bool) -> _Part:

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Float32
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.models.ast import AST, SPECIAL_TOKENS
+from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.pretrained.tensor_map import TensorMapping, build_params, find_mismatches
 from elastic_ast_jax.utils.errors import UserError
 
@@ -197,9 +197,9 @@ def flatten_params(params: Any) -> Params:
 
 def pop_ast_positions(network: AST, params: Params) -> PositionGrid:
     """Remove an AST's positions from its parameters and return them."""
-    positions = params.pop('positions')
-    table = positions[SPECIAL_TOKENS:].reshape(*network.grid, network.size.width)
-    return PositionGrid(table, positions[:SPECIAL_TOKENS], network.stride, network.mels)
+    positions, prefix = params.pop('positions'), network.prefix_tokens
+    table = positions[prefix:].reshape(*network.grid, network.size.width)
+    return PositionGrid(table, positions[:prefix], network.stride, network.mels)
 
 
 def pop_tables(params: Params, mels: int) -> PositionTables:

@@ -25,18 +25,20 @@ def learning_rate_schedule(config: Config, epoch_ends: np.ndarray) -> optimizer.
             settings.learning_rate, epoch_ends, settings.decay_from, settings.decay_factor
         )
     if settings.schedule == 'constant':
-        return optimizer.constant_schedule(settings.learning_rate, warmup)
+        return optimizer.constant_schedule(settings.learning_rate, warmup, settings.warmup_start)
     return optimizer.cosine_schedule(settings.learning_rate, steps, warmup)
 
 
 def make_optimizer(config: Config, schedule: optimizer.Schedule) -> optax.GradientTransformation:
     """Return the optimizer: clipping, then the update, then its scale by layer."""
     settings = config.optimizer
-    make_update = {'adamw': optimizer.adamw, 'adam_l2': optimizer.adam_l2}[settings.kind]
-    clipped = optimizer.with_clipping(
-        make_update(schedule, settings.b1, settings.b2, settings.eps, settings.weight_decay),
-        settings.clip_norm,
+    values = settings.b1, settings.b2, settings.eps, settings.weight_decay
+    update = (
+        optimizer.adam_l2(schedule, *values)
+        if settings.kind == 'adam_l2'
+        else optimizer.adamw(schedule, *values, decay_all=settings.decay_all)
     )
+    clipped = optimizer.with_clipping(update, settings.clip_norm)
     return optimizer.with_layer_decay(
         clipped, settings.layer_decay, config.model.resolved_size().depth
     )

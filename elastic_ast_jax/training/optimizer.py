@@ -13,13 +13,20 @@ Schedule = Callable[[Any], Any]
 
 
 def adamw(
-    learning_rate: Schedule, b1: float, b2: float, eps: float, weight_decay: float
+    learning_rate: Schedule,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    *,
+    decay_all: bool = False,
 ) -> optax.GradientTransformation:
     """Return Adam with decoupled weight decay of the kernels.
 
-    Biases, norms and tables do not decay. Source: Loshchilov & Hutter (2019).
+    Biases, norms and tables decay with `decay_all` only. Source: Loshchilov & Hutter (2019).
     """
-    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=_kernels)
+    mask = None if decay_all else _kernels
+    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
 
 
 def _kernels(params: Any) -> Any:
@@ -80,10 +87,10 @@ def cosine_schedule(peak: float, steps: int, warmup_steps: int) -> Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, peak, min(warmup_steps, steps - 1), steps)
 
 
-def constant_schedule(peak: float, warmup_steps: int) -> Schedule:
-    """Return a linear warm-up from 0, then a constant learning rate."""
+def constant_schedule(peak: float, warmup_steps: int, start: float = 0.0) -> Schedule:
+    """Return a linear warm-up from `start` times the peak, then a constant learning rate."""
     return optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, warmup_steps), optax.constant_schedule(peak)],
+        [optax.linear_schedule(start * peak, peak, warmup_steps), optax.constant_schedule(peak)],
         [warmup_steps],
     )
 

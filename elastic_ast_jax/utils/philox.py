@@ -34,6 +34,7 @@ class Stream(enum.IntEnum):
     PARTNER = 15
     MIX_WEIGHT = 16
     TOKEN_BUDGET = 17
+    TOKEN_SHARE = 18
 
 
 def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarray, 'count']:

@@ -76,6 +76,30 @@ def test_tokens_by_both_rules_for_the_last_frames(frames, patch_frames, mel_patc
         assert spec.tokens(frames) == mel_patches * spec.time_patches(frames)
 
 
+def test_fixed_frames_are_those_of_the_published_code_at_every_ratio():
+    """int(1024 / ratio) frames, less those of a part of a patch, for shorter and longer clips."""
+    spec = FrontendSpec(partial='zero', fixed_frames=1024)
+    for ratio in np.arange(1.0, 4.1, 0.2):
+        shift = spec.shift(ratio)
+        for samples in (8_000, 160_000, 170_000):
+            frames = spec.frames(samples, shift)
+            assert spec.time_patches(frames, shift) == int(1024 / ratio + 1e-6) // 16
+    shifts = np.array([spec.shift(1.0), spec.shift(2.0), spec.shift(0.5)])
+    assert spec.time_patches(np.array([1, 1, 1]), shifts).tolist() == [64, 32, 64]
+    assert spec.time_patches(1) == 64 and spec.tokens(1) == 512
+    assert FrontendSpec(partial='zero').hash_values() == {
+        name: value for name, value in spec.hash_values().items() if name != 'fixed_frames'
+    }
+
+
+def test_a_clip_that_repeats_starts_over():
+    spec = FrontendSpec(partial='repeat', min_frames=32)
+    assert spec.time_patches(5) == 2
+    assert spec.repeated_frames(np.arange(12), 5).tolist() == [0, 1, 2, 3, 4] * 2 + [0, 1]
+    edge = dataclasses.replace(spec, partial='edge')
+    assert edge.repeated_frames(np.arange(7), 5).tolist() == [0, 1, 2, 3, 4, 4, 4]
+
+
 @pytest.mark.parametrize('partial', ['pad', 'floor'])
 @pytest.mark.parametrize('samples', [1, 399, 400, 401, 2799])
 def test_a_clip_shorter_than_a_window_or_a_patch_is_one_patch(partial, samples):

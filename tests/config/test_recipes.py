@@ -31,10 +31,10 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 SHIFTS = [f'ast,shift={shift}' for shift in (10, 20, 30, 40)]
 FRAMES = [f'ast,frames={frames}' for frames in (400, 1024, 1600)]
 VARIANTS = {
-    'audioset': ['', 'published', 'ast', 'ast,shift=20,epochs=5', *SHIFTS],
-    'vggsound': ['', 'published', 'ast', *SHIFTS],
-    'voxceleb': ['', 'prefixes', 'published', 'ast', *FRAMES],
-    'epic_sounds': ['', 'published', 'ast', *FRAMES],
+    'audioset': ['', 'published', 'ast', 'ast,shift=20,epochs=5', *SHIFTS, 'ast,published'],
+    'vggsound': ['', 'published', 'ast', *SHIFTS, 'ast,published'],
+    'voxceleb': ['', 'prefixes', 'published', 'ast', *FRAMES, 'ast,published'],
+    'epic_sounds': ['', 'published', 'quality', 'ast', *FRAMES, 'ast,published'],
     'speech_commands': ['', 'ast'],
     'esc50': ['', 'fold=5', 'ast', 'ast,fold=2'],
     'fsdd': ['', 'elastic_ast', 'ast'],
@@ -104,7 +104,7 @@ def test_batches_are_full_and_have_the_clips_of_the_recipe(name, text):
     clips = config.packing.rows * len(plan.clips.tokens) / len(plan.rows)
     if config.model.kind == 'ast':
         assert baseline - 0.15 < clips <= baseline  # the last row of an epoch may have fewer
-    elif text in ('prefixes', 'resolutions'):
+    elif text in ('prefixes', 'resolutions', 'quality'):
         assert clips == pytest.approx(expected, rel=0.1)
     else:  # 'published' drops the frames of partial patches, on VoxCeleb
         assert clips == pytest.approx(expected, abs=0.5 if text == 'published' else 0.02 * expected)
@@ -240,6 +240,110 @@ def test_hyperparameters_are_the_papers(name, classes, loss, epochs, decay, stat
     assert histogram_of(name).classes == classes
 
 
+@pytest.mark.parametrize(
+    'name, text, values',
+    [
+        # egs/voxceleb/AST-SSAST.sh
+        (
+            'voxceleb',
+            'ast,published',
+            {
+                'train.epochs': 30,
+                'frontend.mean': -4.553,
+                'frontend.std': 4.1933,
+                'frontend.partial': 'repeat',
+                'frontend.min_frames': 1024,
+                'model.prefix_tokens': 1,
+                'optimizer.decay_from': 5,
+            },
+        ),
+        # egs/voxceleb/ElasticAST.sh
+        (
+            'voxceleb',
+            'published',
+            {'train.epochs': 40, 'frontend.mean': -5.842545, 'frontend.partial': 'floor'},
+        ),
+        # egs/audioset/AST.sh
+        (
+            'audioset',
+            'ast,published',
+            {
+                'train.epochs': 5,
+                'frontend.mean': -4.4050345,
+                'frontend.std': 4.9021754,
+                'frontend.partial': 'repeat',
+                'model.prefix_tokens': 1,
+                'augment.mixup': 0.5,
+                'data.balanced': True,
+            },
+        ),
+        # egs/audioset/ElasticAST.sh
+        (
+            'audioset',
+            'published',
+            {'train.epochs': 15, 'frontend.partial': 'zero', 'frontend.fixed_frames': 1024},
+        ),
+        # egs/vggsound/AST.sh
+        (
+            'vggsound',
+            'ast,published',
+            {
+                'train.epochs': 40,
+                'frontend.mean': -5.08,
+                'frontend.partial': 'repeat',
+                'model.prefix_tokens': 1,
+                'train.metric': 'accuracy',
+            },
+        ),
+        # egs/vggsound/ElasticAST.sh
+        (
+            'vggsound',
+            'published',
+            {'train.epochs': 40, 'frontend.partial': 'zero', 'frontend.fixed_frames': 1024},
+        ),
+        # egs/epic-sound/AST-epic-sound.sh and src/train_AST-epic-sound.py
+        (
+            'epic_sounds',
+            'ast,published',
+            {
+                'train.epochs': 30,
+                'optimizer.learning_rate': 1e-4,
+                'optimizer.decay_all': True,
+                'optimizer.warmup_start': 0.01,
+                'augment.cut_seconds': 0.0,
+                'augment.crop_seconds': 10.0,
+                'model.prefix_tokens': 1,
+            },
+        ),
+        # egs/epic-sound/ElasticAST.sh and src/train_ElasticAST-epic.py
+        (
+            'epic_sounds',
+            'published',
+            {
+                'optimizer.learning_rate': 1e-5,
+                'optimizer.decay_all': True,
+                'optimizer.warmup_start': 0.01,
+                'augment.cut_seconds': 0.0,
+                'frontend.partial': 'edge',
+            },
+        ),
+        (
+            'epic_sounds',
+            'quality',
+            {
+                'augment.ratios': (1.0, 2.0, 3.0, 4.0),
+                'frontend.kind': 'kaldi',
+                'frontend.mean': -8.660809,
+                'frontend.fixed_frames': 3072,
+            },
+        ),
+    ],
+)
+def test_published_variants_have_the_values_of_the_scripts(name, text, values):
+    flat = config_of(name, text).flat()
+    assert {key: flat[key] for key in values} == values
+
+
 @pytest.mark.parametrize('name', ['audioset', 'vggsound'])
 def test_resolutions_are_the_papers(name):
     assert np.allclose(config_of(name).augment.ratios, np.arange(1.0, 4.1, 0.2))
@@ -277,7 +381,13 @@ def test_each_fold_is_held_out_in_turn():
 # Variants
 
 
-CHOICES = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 1600), 'fold': (1, 2)}}
+CHOICES = {
+    'elastic_ast': {},
+    'published': {},
+    'ast': {'frames': (1024, 400, 1600), 'fold': (1, 2)},
+    'quality': {},
+    'ast,quality': {'frames': (1024, 400)},
+}
 
 
 @pytest.mark.parametrize(
@@ -288,6 +398,9 @@ CHOICES = {'elastic_ast': {}, 'published': {}, 'ast': {'frames': (1024, 400, 160
         ('ast', 'ast', {'frames': 1024, 'fold': 1}),
         ('ast,frames=400', 'ast', {'frames': 400, 'fold': 1}),
         ('fold=2,ast', 'ast', {'frames': 1024, 'fold': 2}),
+        ('quality', 'quality', {}),
+        ('ast,quality', 'ast,quality', {'frames': 1024}),
+        ('quality,frames=400,ast', 'ast,quality', {'frames': 400}),
     ],
 )
 def test_a_variant_has_a_name_and_values(text, name, values):
@@ -297,18 +410,25 @@ def test_a_variant_has_a_name_and_values(text, name, values):
 @pytest.mark.parametrize(
     'text, messages',
     [
-        ('asst', ["'asst' must be 'elastic_ast', 'published' or 'ast'", "did you mean 'ast'?"]),
+        (
+            'asst',
+            [
+                "'asst' must be 'elastic_ast', 'published', 'ast' or 'quality'",
+                "did you mean 'ast'?",
+            ],
+        ),
         ('ast,frames=401', ['frames=401 must be 400, 1024 or 1600']),
         ('ast,frames=', ['frames= must be 400, 1024 or 1600']),
         ('ast,frames=+400', ['frames=+400 must be']),
         ('ast,frame=400', ["frame=400: 'ast' takes frames or fold"]),
-        ('frames=400', ["frames=400 goes with 'ast' only"]),
-        ('published,frames=400', ["frames=400 goes with 'ast' only"]),
+        ('frames=400', ["frames=400 goes with 'ast' or 'ast,quality' only"]),
+        ('fold=1', ["fold=1 goes with 'ast' only"]),
+        ('published,frames=400', ["frames=400 goes with 'ast' or 'ast,quality' only"]),
         ('published,x=1', ["x=1: 'published' takes no key"]),
         ('published,ast', ["'published' and 'ast' exclude each other"]),
         ('ast,frames=400,frames=1024', ['frames is given twice']),
         ('ast,', ["'' must be"]),
-        ('nothing,frames=3', ["'nothing' must be 'elastic_ast'", "frames=3 goes with 'ast' only"]),
+        ('nothing,frames=3', ["'nothing' must be 'elastic_ast'", "frames=3 goes with 'ast'"]),
         (
             'asst,frames=3,fold=9',
             ["did you mean 'ast'?", 'frames=3 must be 400, 1024 or 1600', 'fold=9 must be 1 or 2'],

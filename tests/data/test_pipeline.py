@@ -22,6 +22,7 @@ from elastic_ast_jax.data.sampling import (
     balanced_weights,
 )
 from elastic_ast_jax.data.sources.base import BadAudio
+from elastic_ast_jax.inference.clips import to_patches
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch, validate
 from elastic_ast_jax.packing.token_dropout import kept_token_indices
@@ -154,10 +155,10 @@ def patches_by_numpy(source, planner, plan, position):
     ]
     features = fbank.log_mel(waveform, frontend, int(clips.shift[position]))
     assert len(features) == frames
-    edge = frontend.partial == 'edge'
-    if edge:
+    filling = {'edge': 'edge', 'repeat': 'wrap'}.get(frontend.partial)
+    if filling:
         held = int(clips.time_patches[position]) * frontend.patch_frames
-        features = np.pad(features, ((0, held - frames), (0, 0)), 'edge')
+        features = np.pad(features, ((0, held - frames), (0, 0)), filling)
     if planner.spec.augment.time_warp:
         place = np.arange(len(features))
         origin = np.interp(
@@ -182,7 +183,6 @@ def patches_by_numpy(source, planner, plan, position):
         frontend.patch_mels,
         frontend.patch_frames,
         int(clips.time_patches[position]),
-        edge=edge,
     )
 
 
@@ -269,6 +269,16 @@ CASES = {
             time_mask=0.4,
             time_warp=0.1,
             mask_fill='mean',
+        ),
+    },
+    'as of an AST of the published code': {
+        'frontend': dataclasses.replace(FRONTEND, partial='repeat', min_frames=112),
+        'spec': sampling_spec(shuffle=True, freq_mask=12, time_mask=0.4, time_warp=0.1),
+    },
+    'as of the published code on AudioSet': {
+        'frontend': dataclasses.replace(FRONTEND, partial='zero', fixed_frames=112),
+        'spec': sampling_spec(
+            shuffle=True, ratios=(1.0, 1.2, 2.5), random_token_dropout=0.4, time_mask=0.4
         ),
     },
     'as on EPIC-SOUNDS': {'frontend': EPIC, 'spec': EPIC_DRAWS},
@@ -415,7 +425,7 @@ def test_a_damaged_clip_is_refused_by_name(damaged, value):
         run(reader(Noise(damaged, value)))
 
 
-@pytest.mark.parametrize('partial', ['pad', 'floor', 'edge'])
+@pytest.mark.parametrize('partial', ['pad', 'floor', 'edge', 'repeat'])
 def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(partial):
     """Use clips that are mostly no whole number of frame shifts long.
 
@@ -432,10 +442,7 @@ def test_training_and_prediction_see_the_same_end_of_a_clip_with_centred_frames(
     assert sum(length % frontend.shift() > 0 for length in LENGTHS) > 5
     for clip in range(len(LENGTHS)):
         features = fbank.normalize(fbank.log_mel(row_reader.source.read(clip), frontend), frontend)
-        columns = int(frontend.time_patches(len(features)))
-        whole = packer.patchify(
-            features, frontend.patch_mels, frontend.patch_frames, columns, edge=partial == 'edge'
-        )
+        whole = to_patches(features, frontend)
         np.testing.assert_allclose(batches[clip], whole, rtol=0, atol=2e-4)
 
 

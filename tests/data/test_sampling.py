@@ -245,6 +245,30 @@ def test_token_dropout_keeps_this_many_tokens_in_order(tokens, kept, position):
     assert np.array_equal(indices, kept_token_indices(0, 0, position, tokens, kept))
 
 
+def test_random_token_dropout_takes_a_uniform_share_of_each_clip():
+    augment = {'random_token_dropout': 0.4}
+    spec = sampling_spec(too_long='crop', **augment)
+    whole = sample_epoch(SAMPLES, FRONTEND, sampling_spec(too_long='crop'), 0, 0)
+    sampled = sample_epoch(SAMPLES, FRONTEND, spec, 0, 0)
+    assert equal(whole, sampled, but=('tokens',))
+    long = whole.tokens > 200
+    shares = 1 - sampled.tokens[long] / whole.tokens[long]
+    assert scipy.stats.kstest(shares, scipy.stats.uniform(0, 0.4).cdf).pvalue > 0.01
+    assert sampled.tokens.min() >= 1
+
+
+def test_a_crop_leaves_a_window_after_its_start():
+    """The first frames of a random window of 12 s; clips of less than that start at 0."""
+    spec = sampling_spec(shuffle=True, too_long='crop', crop_seconds=12.0)
+    sampled = sample_epoch(SAMPLES, FRONTEND, spec, 0, 0)
+    whole = SAMPLES[sampled.index]
+    assert not sampled.start[whole <= 12 * RATE].any()
+    room = whole - 12 * RATE
+    assert (sampled.start[room > 0] <= room[room > 0]).all()
+    shares = sampled.start[room > 0] / room[room > 0]
+    assert scipy.stats.kstest(shares, scipy.stats.uniform.cdf).pvalue > 0.01
+
+
 def test_token_dropout_treats_tokens_alike():
     counts = np.zeros(20)
     for position in range(2000):

@@ -10,10 +10,10 @@ import pytest
 from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.evaluation import resized_ast
-from elastic_ast_jax.models.ast import SPECIAL_TOKENS
 from tests.fixtures.untrained import LABELS, fresh, settings
 
 FRAMES, MELS = 96, 32
+PREFIX_TOKENS = 2
 
 
 @pytest.fixture(scope='module')
@@ -70,10 +70,10 @@ def test_a_shorter_model_has_the_first_positions(ast, frames, padded_frames):
     columns = padded_frames // 16
     positions = np.asarray(ast.params['positions'])
     resized_positions = np.asarray(resized.params['positions'])
-    np.testing.assert_array_equal(resized_positions[:SPECIAL_TOKENS], positions[:SPECIAL_TOKENS])
-    grid = positions[SPECIAL_TOKENS:].reshape(2, 6, -1)
+    np.testing.assert_array_equal(resized_positions[:PREFIX_TOKENS], positions[:PREFIX_TOKENS])
+    grid = positions[PREFIX_TOKENS:].reshape(2, 6, -1)
     np.testing.assert_allclose(
-        resized_positions[SPECIAL_TOKENS:].reshape(2, columns, -1), grid[:, :columns]
+        resized_positions[PREFIX_TOKENS:].reshape(2, columns, -1), grid[:, :columns]
     )
     assert logits(resized, spectrograms(padded_frames)).shape == (3, len(LABELS))
 
@@ -82,14 +82,14 @@ def test_a_shorter_model_has_the_first_positions(ast, frames, padded_frames):
 def test_positions_are_resized_as_pytorch_resizes_them(ast, frames, same_duration):
     torch = pytest.importorskip('torch')
     resized, _ = resize(ast, frames, same_duration)
-    grid = np.asarray(ast.params['positions'])[SPECIAL_TOKENS:].reshape(2, 6, -1)
+    grid = np.asarray(ast.params['positions'])[PREFIX_TOKENS:].reshape(2, 6, -1)
     expected = torch.nn.functional.interpolate(
         torch.tensor(grid.transpose(2, 0, 1)[None].copy()),
         (2, frames // 16),
         mode='bilinear',
         align_corners=False,
     )
-    resized_positions = np.asarray(resized.params['positions'])[SPECIAL_TOKENS:].reshape(
+    resized_positions = np.asarray(resized.params['positions'])[PREFIX_TOKENS:].reshape(
         2, frames // 16, -1
     )
     np.testing.assert_allclose(resized_positions, expected[0].numpy().transpose(1, 2, 0), atol=1e-6)

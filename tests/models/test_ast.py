@@ -106,6 +106,13 @@ def test_the_published_lengths_have_the_published_grids(length, stride, grid):
     assert shapes['params']['positions'].shape == (grid[0] * grid[1] + 2, 24)
 
 
+def test_one_prefix_token_is_the_class_token_alone():
+    model = network(prefix_tokens=1)
+    params = jit(model.init)(jax.random.key(0), jax.tree.map(jnp.asarray, SHAPE.empty()))['params']
+    assert params['tokens'].shape == (1, 24)
+    assert params['positions'].shape == (model.grid[0] * model.grid[1] + 1, 24)
+
+
 @pytest.mark.parametrize(
     'changed', [{'scan': True}, {'remat': True}, {'attend': blocked.blocked(8, 16)}]
 )

@@ -235,12 +235,6 @@ def test_patchify_is_that_of_simple_loops(count, columns):
     assert np.array_equal(
         packer.patchify(log_mel, 2, 4, columns), patches_by_loops(log_mel, 2, 4, columns)
     )
-    missing = max(0, columns * 4 - count)
-    repeated = np.concatenate([log_mel, np.repeat(log_mel[-1:], missing, axis=0)])
-    assert np.array_equal(
-        packer.patchify(log_mel, 2, 4, columns, edge=True),
-        patches_by_loops(repeated, 2, 4, columns),
-    )
 
 
 def test_fill_batch_is_that_of_simple_loops():

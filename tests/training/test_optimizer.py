@@ -74,6 +74,14 @@ def test_adamw_decays_kernels_and_nothing_else():
     }
 
 
+def test_adamw_decays_everything_on_request():
+    params = {'kernel': np.ones(2, np.float32), 'bias': np.ones(2, np.float32)}
+    update = optimizer.adamw(lambda _: 0.1, 0.9, 0.999, 1e-8, weight_decay=0.5, decay_all=True)
+    updates, _ = update.update(jax.tree.map(np.zeros_like, params), update.init(params), params)
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_allclose(leaf, -0.05, rtol=1e-6)
+
+
 def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
     sgd = optax.sgd(1.0)
     clipped = optimizer.with_clipping(sgd, 2.0)
@@ -178,6 +186,9 @@ def test_constant_warms_up_linearly_and_stays():
     np.testing.assert_allclose(
         rates(optimizer.constant_schedule(2.0, warmup_steps=0), 3), [2.0] * 3
     )
+    # The published loop on EPIC-SOUNDS: 0.01 r + step (r - 0.01 r) / steps.
+    values = rates(optimizer.constant_schedule(2.0, warmup_steps=4, start=0.01), 6)
+    np.testing.assert_allclose(values, [0.02, 0.515, 1.01, 1.505, 2.0, 2.0], rtol=1e-6)
 
 
 def carried_out(full, epochs, decay_from, factor):
