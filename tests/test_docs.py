@@ -34,6 +34,16 @@ def test_generated_pages_are_current():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_every_documented_option_is_run_or_has_a_reason():
+    """`docs/run_commands.py` runs the commands; this finds one that is new."""
+    command = [sys.executable, str(ROOT / 'docs' / 'run_commands.py'), '--list']
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    shown = result.stdout
+    assert 'elastic-ast parity runs/quickstart runs/quickstart/clips' in shown
+    assert '[not run: a TPU]' in shown and 'model.timeline(clips, window=1.0)' in shown
+
+
 def test_the_notebook_has_no_outputs():
     notebook = json.loads((ROOT / 'docs' / 'notebooks' / 'predict.ipynb').read_text('utf-8'))
     code = [cell for cell in notebook['cells'] if cell['cell_type'] == 'code']
