@@ -11,7 +11,9 @@ import jax
 import pytest
 
 from elastic_ast_jax.cli.main import main
-from elastic_ast_jax.perf import aot, topologies
+from elastic_ast_jax.perf import topologies
+from elastic_ast_jax.perf.compiled_step import CompiledStep, compile_step
+from elastic_ast_jax.perf.max_rows import max_rows
 from elastic_ast_jax.perf.topologies import TopologyError
 
 ROOT = Path(__file__).parents[2]
@@ -101,11 +103,9 @@ def test_the_search_finds_the_most_rows_in_few_attempts(limit, bent):
     def attempt(rows):
         attempts.append(rows)
         needed = 10.0 + 2 * rows - (bent and 0.3 * max(0, rows - 5))
-        return aot.CompiledStep(
-            1.0, rows <= limit, needed, None if rows <= limit else 10.0 + 2 * limit
-        )
+        return CompiledStep(1.0, rows <= limit, needed, None if rows <= limit else 10.0 + 2 * limit)
 
-    rows, best = aot.max_rows(attempt, 8, 10.0 + 2 * limit)
+    rows, best = max_rows(attempt, 8, 10.0 + 2 * limit)
     assert rows == limit and (best is None) == (limit == 0)
     assert len(attempts) == len(set(attempts)) and len(attempts) <= 12
 
@@ -127,7 +127,7 @@ def test_a_step_that_does_not_fit_has_the_numbers_of_the_compiler(text):
     def refused():
         raise jax.errors.JaxRuntimeError(text)
 
-    step = aot.compile_step(refused)
+    step = compile_step(refused)
     assert not step.fits and (step.needed, step.limit) == (17.5 * 2**30, 15.75 * 2**30)
 
 
