@@ -9,22 +9,17 @@ the keys mean.
 import ast
 import dataclasses
 import difflib
-import importlib.util
-import inspect
 import math
 import os
-import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from elastic_ast_jax.config import validation
+from elastic_ast_jax.config import config_files, validation
+from elastic_ast_jax.config.config_files import load_module
+from elastic_ast_jax.config.errors import ConfigError
 from elastic_ast_jax.config.schema import RENAMED_KEYS, Config, key_name
-from elastic_ast_jax.utils.errors import UserError
 
 __all__ = [
     'DATA_PATHS',
@@ -35,22 +30,12 @@ __all__ = [
     'load',
     'load_module',
     'override_texts',
+    'python_value',
     'resolve',
 ]
 
 # Keys that hold paths of data.
 DATA_PATHS = tuple(f'data.{name}' for name in ('train', 'eval', 'root', 'label_csv', 'tfds_dir'))
-
-
-class ConfigError(UserError):
-    """A config that cannot be used. The message lists every problem."""
-
-    def __init__(self, problems: Sequence[str]):
-        count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
-        super().__init__(
-            f'{count} in the configuration:\n' + '\n'.join(f'  - {problem}' for problem in problems)
-        )
-        self.problems = tuple(problems)
 
 
 def load(spec: str, overrides: Iterable[str] = (), *, complete: bool = True) -> Config:
@@ -64,8 +49,10 @@ def load(spec: str, overrides: Iterable[str] = (), *, complete: bool = True) -> 
     Raises:
         ConfigError: The file's values, the overrides or their combination have problems.
     """
-    values = flatten(_get_config(spec).to_dict())
-    return resolve(values, *override_texts(overrides), complete=complete)
+    values, open_keys = config_files.config_values(spec)
+    texts, problems = override_texts([overrides] if isinstance(overrides, str) else overrides)
+    problems += [problem for key, problem in open_keys.items() if key not in texts]
+    return resolve(flatten(values), texts, problems, complete=complete)
 
 
 def override_texts(overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -173,84 +160,29 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def load_module(spec: str) -> tuple[ModuleType, str, str]:
-    """Return the module of `FILE` or `FILE:ARG`, FILE and ARG.
-
-    FILE is a path, or the name of a recipe that is packed with the package: `quickstart`.
-
-    Raises:
-        ConfigError: There is no such file, or it is no Python that can be loaded.
-    """
-    name, _, argument = spec.partition(':')
-    path = name if os.path.isfile(name) else _packed_recipe(name)
-    if path is None:
-        recipes = ', '.join(sorted(file.stem for file in _recipe_folder().glob('*.py')))
-        raise ConfigError(
-            [
-                f'--config={spec}: there is no file {name}, and no recipe of this name in'
-                f' configs/: choose from {recipes}'
-            ]
-        )
-    module_spec = importlib.util.spec_from_file_location('elastic_ast_config', path)
-    if module_spec is None or module_spec.loader is None:
-        raise ConfigError([f'--config={spec}: {path} is no Python file'])
-    loaded = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(loaded)
-    except (SyntaxError, ImportError) as error:
-        raise ConfigError(
-            [f'--config={spec}: {path} cannot be loaded ({type(error).__name__}: {error})']
-        ) from error
-    return loaded, path, argument
-
-
-def _packed_recipe(name: str) -> str | None:
-    """Return the file of the recipe `NAME`, `NAME.py` or `configs/NAME.py`, if it exists."""
-    match = re.fullmatch(r'(?:configs/)?(\w+)(?:\.py)?', name)
-    file = _recipe_folder() / f'{match[1]}.py' if match else None
-    return str(file) if file and file.is_file() else None
-
-
-def _recipe_folder() -> Path:
-    """Return the folder of the recipes: within an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    packed = package / 'configs'
-    return packed if packed.is_dir() else package.parent / 'configs'
-
-
-def _get_config(spec: str) -> ConfigDict:
-    """Return the value of the file's `get_config`."""
-    loaded, path, argument = load_module(spec)
-    if not hasattr(loaded, 'get_config'):
-        raise ConfigError([f'--config={spec}: {path} has no function get_config()'])
-    parameters = len(inspect.signature(loaded.get_config).parameters)
-    if argument and not parameters:
-        raise ConfigError(
-            [f'--config={spec}: get_config() of {path} takes no argument: write --config={path}']
-        )
-    try:
-        values = loaded.get_config(argument) if argument else loaded.get_config()
-    except ValueError as error:
-        raise ConfigError(
-            [f'--config={spec}: get_config({argument!r}) of {path} refuses: {error}']
-        ) from error
-    if not isinstance(values, ConfigDict):
-        kind = type(values).__name__
-        raise ConfigError(
-            [f'--config={spec}: get_config() must return an ml_collections.ConfigDict, not {kind}']
-        )
-    return values
-
-
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested values by dotted keys. A section that is no dictionary keeps its own name."""
-    flat = {}
+    flat, sections = {}, {field.name for field in dataclasses.fields(Config)}
     for section, entries in values.items():
-        if isinstance(entries, Mapping) and entries:
+        if isinstance(entries, Mapping) and (entries or section in sections):
             flat |= {f'{section}.{name}': value for name, value in entries.items()}
         else:
             flat[section] = entries
     return flat
+
+
+def python_value(value: Any) -> Any:
+    """Return a value with the numbers, arrays and paths in it as Python has them.
+
+    Numbers and arrays of NumPy, JAX and PyTorch become numbers and lists, paths become text.
+    """
+    if isinstance(value, dict):
+        return {key: python_value(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(python_value, value))
+    if hasattr(value, 'dtype') and hasattr(value, 'tolist'):
+        return value.tolist()
+    return os.fspath(value) if isinstance(value, Path) else value
 
 
 _NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false'}
@@ -259,8 +191,10 @@ _NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or 
 def _convert(value: Any, kind: Any) -> Any:
     """Return a Python value as a field's type.
 
-    A whole number serves as a float. Nothing else changes its type.
+    A whole number serves as a float, a path as text, and a number or array of NumPy as its value
+    in Python. Nothing else changes its type.
     """
+    value = python_value(value)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (tuple, list)):
             raise ValueError(f'must be a sequence, not {type(value).__name__}')

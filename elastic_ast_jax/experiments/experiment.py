@@ -75,7 +75,7 @@ class Experiment:
             raise ExperimentError(
                 f'{self._config}: SWEEPS has no {sweep!r}, the points of this curve'
             )
-        return tuple(sorted(set(sweeps[sweep])))
+        return tuple(sorted(set(loading.python_value(sweeps[sweep]))))
 
     def _check_workdirs(self, path: str) -> None:
         """Check that each workdir is new, or has the config of its run."""

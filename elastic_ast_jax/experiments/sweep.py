@@ -14,12 +14,12 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
-from elastic_ast_jax.config import loading
+from elastic_ast_jax.config import config_files, loading
 from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
@@ -134,6 +134,7 @@ def _check_run(
     config: str, common: Sequence[str], overrides: Mapping[str, Any], name: str, out: Path
 ) -> tuple[Run, list[str]]:
     """Return a run and its problems."""
+    overrides = {key: loading.python_value(value) for key, value in overrides.items()}
     texts = (*common, *(f'{key}={format_value(value)}' for key, value in overrides.items()))
     run = Run(name, out / name, out / 'logs' / f'{name}.log', texts)
     try:
@@ -169,12 +170,22 @@ def _yielded_overrides(config: str) -> list[Any]:
             f'--config={config}: {path} has no function sweep(), which yields the overrides of'
             ' each run'
         )
+    if not callable(recipe.sweep):
+        raise SweepError(f'--config={config}: sweep of {path} is no function: write def sweep()')
     takes_argument = bool(inspect.signature(recipe.sweep).parameters)
-    return list(recipe.sweep(argument) if argument and takes_argument else recipe.sweep())
+    arguments = [argument] if argument and takes_argument else []
+    overrides = config_files.call(config, path, recipe.sweep, *arguments)
+    if not isinstance(overrides, Iterable):
+        raise SweepError(
+            f'--config={config}: sweep() of {path} must yield a dictionary of overrides for each'
+            f' run, but returns {overrides!r}'
+        )
+    return list(overrides)
 
 
 def format_value(value: Any) -> str:
     """Return a value as the command line writes it."""
+    value = loading.python_value(value)
     if isinstance(value, (tuple, list)):
         return ','.join(map(format_value, value))
     return value if isinstance(value, str) else repr(value)

@@ -15,6 +15,7 @@ import pytest
 from elastic_ast_jax.checkpointing.workdir import PlanRecord, Workdir
 from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.experiments.sweep import format_value, plan_runs, run_name
+from elastic_ast_jax.utils.errors import UserError
 from tests.fakes.machine import ROOT, until
 
 QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')
@@ -511,3 +512,35 @@ def test_real_runs_are_trained_once_and_compared(tmp_path):
         '| run | train.seed | steps |' in compared.stdout
         and (tmp_path / 'table' / 'runs.png').exists()
     )
+
+
+def test_numpy_numbers_are_those_of_python(sweep):
+    python = (
+        "({'optimizer.weight_decay': d, 'train.seed': s} for d in (1e-4, 1e-3) for s in (0, 1))"
+    )
+    sweep.write(python)
+    runs = plan_runs(str(sweep.config), (), sweep.out)
+    sweep.config.write_text(
+        'import numpy as np\n'
+        + SWEEP.format(
+            argument='',
+            values="({'optimizer.weight_decay': d, 'train.seed': s}"
+            ' for d in np.array([1e-4, 1e-3]) for s in np.arange(2))',
+        )
+    )
+    assert plan_runs(str(sweep.config), (), sweep.out) == runs and len(runs) == 4
+
+
+@pytest.mark.parametrize(
+    'body, part',
+    [
+        ('    yield {}["x"]\n', r"sweep\(\) of .* line 10 fails: KeyError: 'x'"),
+        ('    return [int("x")]\n', r'line 10 refuses: invalid literal'),
+        ('    return 3\n', r'must yield a dictionary of overrides for each run, but returns 3'),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_the_users(sweep, body, part):
+    text = SWEEP.format(argument='', values='()').replace('    yield from ()\n', body)
+    sweep.config.write_text(text)
+    with pytest.raises(UserError, match=part):
+        plan_runs(str(sweep.config), (), sweep.out)

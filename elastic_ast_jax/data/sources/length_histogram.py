@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from elastic_ast_jax.config import loading
+from elastic_ast_jax.config import config_files, loading
 from elastic_ast_jax.config.variants import Bin
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import DataError, fingerprint
@@ -47,18 +47,13 @@ def from_recipe(spec: str) -> Histogram | None:
         spec: `FILE` or `FILE:VARIANT`, of a config that can be loaded.
 
     Raises:
-        HistogramError: `lengths()` fails, or its value is no histogram.
+        ConfigError: `lengths()` raises an error.
+        HistogramError: Its value is no histogram.
     """
     recipe, path, _ = loading.load_module(spec)
     if not hasattr(recipe, 'lengths'):
         return None
-    try:
-        lengths = recipe.lengths()
-    except Exception as error:
-        raise HistogramError(
-            f'{path}: lengths() fails ({type(error).__name__}: {error})'
-        ) from error
-    return validate(lengths, path)
+    return validate(config_files.call(spec, path, recipe.lengths), path)
 
 
 def validate(value: Any, path: str) -> Histogram:
@@ -68,6 +63,7 @@ def validate(value: Any, path: str) -> Histogram:
         HistogramError: The value is no histogram. All problems are counted, the first ten named.
     """
     form = "{'classes': 50, 'train': [(4.0, 5.0, 1600)], 'eval': [(4.0, 5.0, 400)]}"
+    value = loading.python_value(value)
     keys = {'classes', *_SPLITS}
     if not isinstance(value, Mapping) or set(value) != keys:
         returned = f'a value of type {type(value).__name__}'
