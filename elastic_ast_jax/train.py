@@ -20,7 +20,7 @@ from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.checkpointing.workdir import ModelMetadata, Workdir
 from elastic_ast_jax.config.schema import Config
-from elastic_ast_jax.data import pipeline
+from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio
@@ -30,7 +30,7 @@ from elastic_ast_jax.models import factory as model_factory
 from elastic_ast_jax.models import flops
 from elastic_ast_jax.models.attention import selection
 from elastic_ast_jax.packing.batch import PackedBatch
-from elastic_ast_jax.pretrained import initialize
+from elastic_ast_jax.pretrained import detect, initialize
 from elastic_ast_jax.training import compiled_steps, optimizer, wandb_log
 from elastic_ast_jax.training import factory as training_factory
 from elastic_ast_jax.training.announcements import describe_data
@@ -244,6 +244,9 @@ def prepare_run(config: Config, path: str) -> Setup:
     processes.primary_first('workdir', workdir.prepare, config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(config.packing.rows, mesh, config.train.grad_accumulation_steps)
+    if config.init.from_ and not workdir.has_checkpoint():
+        detect.check_exists(config.init.from_)
+    splits.check_paths(config)
     data = open_training_data(config)
     metadata = ModelMetadata(data.labels, fbank.fingerprint(config.frontend))
     processes.primary_first('model metadata', workdir.set_model_metadata, metadata)

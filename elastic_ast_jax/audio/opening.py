@@ -55,7 +55,7 @@ def open_recording(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | og
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
-        raise AudioError(f'{path}: no such file: check the path') from error
+        raise AudioError(_absence(os.fspath(path))) from error
     except (OSError, ValueError) as error:  # ValueError: an impossible path
         raise AudioError(
             f'{path}: cannot be opened ({getattr(error, "strerror", None) or error}): check the'
@@ -132,3 +132,15 @@ def _header_problem(file: soundfile.SoundFile | ogg.Chain, size: int) -> str | N
 def failure(error: Exception) -> str:
     """Return libsndfile's message, without the path that soundfile prepends."""
     return getattr(error, 'error_string', str(error)).rstrip('.')
+
+
+def _absence(path: str) -> str:
+    """Return a message that there is no file at a path."""
+    if not path:
+        return "'': an empty path names no recording: check the command or the list"
+    if '://' in path:
+        return f'{path}: is an address, and only local files are read: copy the recording here'
+    if os.path.islink(path):
+        target = os.readlink(path)
+        return f'{path}: no such file, but a link to {target}, which does not exist: restore it'
+    return f'{path}: no such file: check the path'

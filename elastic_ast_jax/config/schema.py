@@ -35,6 +35,8 @@ class Data:
     train_split: str = 'train'
     # Split for evaluation, of tfds, and of a manifest with a column `split`.
     eval_split: str = 'test'
+    # manifest: what stands between the labels in a cell of a CSV.
+    label_separator: str = ';'
     # folders, if `train` equals `eval`: share of the clips that is held out.
     eval_share: float = 0.2
     # json: the CSV file of the classes, with the columns index, mid and display_name.

@@ -174,6 +174,10 @@ def _data_problems(data: Data) -> list[str]:
     checks.at_least(0, 'num_workers', 'tfds_rate')
     checks.below_one('overlap')
     checks.need(
+        data.label_separator,
+        "data.label_separator='' must not be empty: it is ';' or ',' as a rule",
+    )
+    checks.need(
         0 < data.eval_share < 1, f'data.eval_share={data.eval_share} must be above 0 and below 1'
     )
     return checks.problems

@@ -250,8 +250,10 @@ def _sample_tokens(
 def balanced_weights(labels: Sequence[tuple[Hashable, ...]]) -> Float64[np.ndarray, 'clips']:
     """Return the weight of each clip in balanced sampling, up to a factor.
 
-    The weight is the sum over the labels of a clip of 1000 / (count + 0.01), as in AST.
+    The weight is the sum over the labels of a clip of 1000 / (count + 0.01), as in AST. Clips
+    without labels are weighted as if they had a label of their own.
     """
+    labels = [clip_labels or (None,) for clip_labels in labels]
     counts = collections.Counter(label for clip_labels in labels for label in clip_labels)
     return np.array(
         [sum(1000.0 / (counts[label] + 0.01) for label in clip_labels) for clip_labels in labels],

@@ -18,6 +18,31 @@ from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.packing.token_budget import TokenReduction
 
 Split = Literal['train', 'eval']
+# What the keys of each source name that training reads.
+_PATHS = {
+    'manifest': {'data.train': 'manifest', 'data.eval': 'manifest'},
+    'folders': {'data.train': 'folder', 'data.eval': 'folder'},
+    'json': {'data.train': 'JSON file', 'data.eval': 'JSON file', 'data.label_csv': 'label CSV'},
+    'fsdd': {'data.root': 'folder'},
+}
+
+
+def check_paths(config: Config) -> None:
+    """Check that the files and folders of both splits exist, before any of them is read.
+
+    Raises:
+        DataError: Some do not exist; the message lists them with their keys.
+    """
+    if missing := validation.missing_data(config):
+        raise DataError('; '.join(missing))
+    values = config.flat()
+    problems = [
+        f'{values[key]}: no such {kind}: check the path, which is {key}'
+        for key, kind in _PATHS.get(config.data.source, {}).items()
+        if values[key] and not Path(values[key]).exists()
+    ]
+    if problems:
+        raise DataError('\n'.join(problems))
 
 
 def open_source(config: Config, split: Split) -> Source:
@@ -53,11 +78,12 @@ def open_source(config: Config, split: Split) -> Source:
     shared = Path(data.train).absolute() == Path(data.eval).absolute()
     if data.source == 'folders':
         return folders.load(file, sample_rate, split if shared else None, data.eval_share, bad)
+    separator = data.label_separator
     if not shared:
-        return manifest.load(file, None, sample_rate, bad)
+        return manifest.load(file, None, sample_rate, bad, label_separator=separator)
     # A class that only evaluation has is a warning, not a wrong label.
-    class_splits = (data.train_split, data.eval_split)
-    return manifest.load(file, name, sample_rate, bad, class_splits)
+    sides = (data.train_split, data.eval_split)
+    return manifest.load(file, name, sample_rate, bad, sides, separator)
 
 
 def make_train_planner(config: Config, source: Source) -> Planner:

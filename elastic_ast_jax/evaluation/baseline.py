@@ -21,7 +21,6 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.sources.base import (
     Source,
-    check_single_label,
     evenly_spaced,
     label_names,
     targets,
@@ -30,7 +29,7 @@ from elastic_ast_jax.evaluation import evaluate, sweep, sweep_axes
 from elastic_ast_jax.evaluation.evaluator import Evaluation
 from elastic_ast_jax.training import metrics
 from elastic_ast_jax.training.metrics import Metrics
-from elastic_ast_jax.utils import files
+from elastic_ast_jax.utils import files, markdown
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
 
@@ -91,8 +90,8 @@ def run(
     else:
         result = evaluations[0].metrics
         print(
-            f'{description}: accuracy {100 * result.accuracy:.2f} %, mAP'
-            f' {result.mean_average_precision:.4f} on {result.clips} clips'
+            f'{description}: accuracy {markdown.percent(result.accuracy)}, mAP'
+            f' {markdown.number(result.mean_average_precision)} on {result.clips} clips'
         )
     if out:
         folder = files.as_path(out)
@@ -111,9 +110,7 @@ def _fit_training_split(config: Config, progress: Progress) -> tuple[Score, tupl
     """Return a fitted regression, the names of the classes, and how many clips it learned from."""
     source = splits.open_source(config, 'train')
     labels = label_names(source)
-    classes = targets(source, labels, 'training')
-    if config.train.loss == 'cross_entropy':
-        check_single_label(source, classes)
+    classes = targets(source, labels, 'training', config.train.loss)
     if len(set(classes)) < 2:
         label = ', '.join(source.labels[0]) or 'none'
         raise UserError(
@@ -142,7 +139,7 @@ def _evaluate(
 ) -> tuple[Evaluation, ...]:
     """Return the results on the evaluation split at each point."""
     frontend, source = config.frontend, splits.open_source(config, 'eval')
-    classes = targets(source, labels, 'evaluation')
+    classes = targets(source, labels, 'evaluation', config.train.loss)
     clips, features = clip_features(
         source,
         frontend,

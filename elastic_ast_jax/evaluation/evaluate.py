@@ -45,7 +45,7 @@ CHANGEABLE = (
 # whether both splits come from the same place.
 SPLIT_KEYS = types.MappingProxyType(
     {
-        'manifest': ('train', 'eval', 'train_split', 'eval_split'),
+        'manifest': ('train', 'eval', 'train_split', 'eval_split', 'label_separator'),
         'json': ('train', 'eval', 'label_csv'),
         'folders': ('train', 'eval'),
         'tfds': (

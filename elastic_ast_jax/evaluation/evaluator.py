@@ -93,11 +93,12 @@ class Evaluator:
             source: The split, if it is open already.
 
         Raises:
-            DataError: A label that training does not have, or anything else wrong with the data.
+            DataError: A label that training does not have, a number of labels that the loss does
+                not take, or anything else wrong with the data.
             PlanError: A clip that does not fit.
         """
         self.source: Source = splits.open_source(config, 'eval') if source is None else source
-        self.targets = targets(self.source, labels, 'evaluation')
+        self.targets = targets(self.source, labels, 'evaluation', config.train.loss)
         self._config, self._labels, self._step, self._mesh = config, tuple(labels), step, mesh
         self._rows = sharding.local_rows(config.packing.rows, mesh)
         self._shape = factory.batch_shape(config, len(labels), len(self._rows))

@@ -33,6 +33,18 @@ _RECOGNIZED = (
 )
 
 
+def check_exists(path: str | os.PathLike) -> None:
+    """Check that something is at a path of weights, without reading it.
+
+    Raises:
+        PretrainedError: Nothing is there.
+        BucketPathError: See `files.as_path`.
+    """
+    place = files.as_path(path)
+    if not isinstance(place, BucketPath) and not Path(path).exists():
+        raise PretrainedError(f'{path}: there is no such file or folder')
+
+
 def read(path: str | os.PathLike) -> PretrainedWeights:
     """Return the weights at a path. No code in a file is run.
 
@@ -51,9 +63,8 @@ def read(path: str | os.PathLike) -> PretrainedWeights:
                 ' copy it here'
             )
         return own.read_workdir(place)
+    check_exists(path)
     path = Path(path)
-    if not path.exists():
-        raise PretrainedError(f'{path}: there is no such file or folder')
     try:
         return _read_folder(path) if path.is_dir() else _read_file(path)
     except (PretrainedError, LayoutError) as error:

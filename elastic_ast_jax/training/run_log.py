@@ -13,6 +13,7 @@ from elastic_ast_jax.training.metrics import Metrics
 from elastic_ast_jax.training.metrics_log import LogError, MetricsLog
 from elastic_ast_jax.training.metrics_window import WindowMeans
 from elastic_ast_jax.training.wandb_log import WandbLog
+from elastic_ast_jax.utils import markdown
 from elastic_ast_jax.utils.progress import Progress, run_on_exit
 from elastic_ast_jax.utils.text import format_seconds
 
@@ -81,8 +82,8 @@ class RunLog:
         self._write(step, 'eval', {key: getattr(metrics, key) for key in _EVALUATION_KEYS})
         parameters = ' (moving average)' if self._moving_average else ''
         self._progress.write_line(
-            f'epoch {self._epoch(step)}{parameters}: accuracy {100 * metrics.accuracy:.2f} %, '
-            f'mAP {metrics.mean_average_precision:.4f} on {metrics.clips} clips'
+            f'epoch {self._epoch(step)}{parameters}: accuracy {markdown.percent(metrics.accuracy)},'
+            f' mAP {markdown.number(metrics.mean_average_precision)} on {metrics.clips} clips'
         )
 
     def log_checkpoint(self, step: int, checkpoint: SavedCheckpoint) -> None:

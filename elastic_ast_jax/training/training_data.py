@@ -7,7 +7,7 @@ from elastic_ast_jax.checkpointing.workdir import PlanRecord, Workdir, WorkdirEr
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
-from elastic_ast_jax.data.sources.base import Source, check_single_label, label_names, targets
+from elastic_ast_jax.data.sources.base import Source, label_names, targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,7 @@ def open_training_data(config: Config) -> TrainingData:
     """Open the training split."""
     source = splits.open_source(config, 'train')
     labels = label_names(source)
-    classes = targets(source, labels, 'training')
-    if config.train.loss == 'cross_entropy':
-        check_single_label(source, classes)
+    classes = targets(source, labels, 'training', config.train.loss)
     return TrainingData(source, labels, classes, splits.make_train_planner(config, source))
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,9 +15,10 @@ from jaxtyping import Float32, Int64
 
 from elastic_ast_jax.audio import frontend, reading
 from elastic_ast_jax.audio.reading import AudioError, Header
-from elastic_ast_jax.data.sources import headers
+from elastic_ast_jax.data.sources import headers, same_file
+from elastic_ast_jax.data.sources.class_names import canonical
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.text import pluralize
+from elastic_ast_jax.utils.text import join_first, pluralize
 
 __all__ = [
     'BadAudio',
@@ -36,6 +37,9 @@ __all__ = [
 
 # Recordings that cannot be used are an error, or they are skipped, counted and listed.
 BadAudio = Literal['error', 'skip']
+
+# The fewest and the most labels of a clip, by `train.loss`.
+_LABELS_OF_LOSS = {'cross_entropy': (1, 1), 'bce': (0, math.inf)}
 
 # Durations in manifests are often rounded: an end up to this much past the end of a recording, in
 # seconds, means its end.
@@ -176,7 +180,8 @@ class FileSource:
         cache = None if cache_folder is None else headers.cache_path(cache_folder)
         read = dict(zip(paths, headers.read_headers(paths, cache), strict=True))
 
-        problems, skipped, unusable, parts = [], [], set(), {}
+        same_files = same_file.group(path for path in paths if isinstance(read[path], Header))
+        problems, skipped, unusable, parts, repeated = [], [], set(), {}, []
         usable, ranges = [], []  # clips; first and last native frame, native sample rate
         for clip in clips:
             header = read[clip.path]
@@ -195,18 +200,30 @@ class FileSource:
                 continue
             usable.append(clip)
             ranges.append((first, last, header.sample_rate))
-            earlier = parts.setdefault((os.path.normpath(clip.path), first, last), clip)
-            if earlier is not clip:
-                problems.append(
-                    f'{clip.location}: the same samples are listed before, in {earlier.location}: '
-                    'keep one of them, with the labels of both'
-                )
+            earlier = parts.setdefault((same_files[clip.path], first, last), clip)
+            if earlier is clip:
+                continue
+            is_link = os.path.normpath(clip.path) != os.path.normpath(earlier.path)
+            if is_link and set(clip.labels) == set(earlier.labels):
+                repeated.append(f'{clip.location} is {earlier.location}')
+                continue
+            link = ' (one file is a link to the other)' if is_link else ''
+            problems.append(
+                f'{clip.location}: the same samples are listed before, in {earlier.location}{link}:'
+                ' keep one of them, with the labels of both'
+            )
         if problems:
             raise DataError(
                 f'{pluralize(len(problems), "problem")} in {pluralize(len(clips), "clip")}:\n'
                 f'{headers.format_problems(problems)}'
             )
         self.skipped = report_skipped(skipped, len(clips))
+        if repeated:
+            logging.warning(
+                '%s through a link, and count twice:\n%s',
+                pluralize(len(repeated), 'clip is another', 'clips are others'),
+                headers.format_problems(repeated),
+            )
 
         native = np.array(ranges, np.int64)
         self.clips = tuple(usable)
@@ -308,13 +325,25 @@ def classes_without_clips(source: Source, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in present]
 
 
-def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple[int, ...]]:
+def targets(
+    source: Source, names: Sequence[str], split_name: str, loss: str = ''
+) -> list[tuple[int, ...]]:
     """Return the classes of each clip: positions of its labels in `names`.
 
+    Args:
+        source: The clips.
+        names: Names of all classes.
+        split_name: Name of the split in messages.
+        loss: `train.loss`. `'cross_entropy'` takes one label a clip, and `'bce'` any number: a clip
+            without labels is a negative of all classes. Empty: at least one.
+
     Raises:
-        DataError: A clip has no label, or one that is not in `names`. All such clips are counted
-            and the first ten named.
+        DataError: There are no classes; or a clip has a label that is not in `names`, or a number
+            of labels that the loss does not take. All such clips are counted and the first ten
+            named.
     """
+    if not names:
+        raise DataError(f'no clip in split {split_name!r} has a label, so there are no classes')
     classes = {name: i for i, name in enumerate(names)}
     if len(classes) != len(names):
         repeated = next(name for i, name in enumerate(names) if classes[name] != i)
@@ -322,19 +351,24 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
             f'the label {repeated!r} is listed twice in the {len(names)} known labels: every class'
             ' has one name'
         )
+    same_class = {canonical(name): i for i, name in reversed(list(enumerate(names)))}
+    few, most = _LABELS_OF_LOSS.get(loss, (1, math.inf))
     indices, wrong = [], []
     for i, labels in enumerate(source.labels):
         try:
             indices.append(tuple([classes[label] for label in labels]))
         except KeyError:
-            wrong.append(i)
-        else:
-            if not labels:
+            numbers = [classes.get(name, same_class.get(canonical(name))) for name in labels]
+            indices.append(tuple(number for number in numbers if number is not None))
+            if None in numbers:
                 wrong.append(i)
+                continue
+        if not few <= len(labels) <= most:
+            wrong.append(i)
     if not wrong:
         return indices
     # Finding the nearest of many labels takes a while: only for the clips that are named.
-    problems = [_label_problem(source, i, names, classes) for i in wrong[:10]]
+    problems = [_label_problem(source, i, names, loss) for i in wrong[:10]]
     problems += [''] * len(wrong[10:])
     raise DataError(
         f'{pluralize(len(wrong), "clip")} of {len(source.labels)} in split {split_name!r} cannot be'
@@ -343,27 +377,20 @@ def targets(source: Source, names: Sequence[str], split_name: str) -> list[tuple
     )
 
 
-def check_single_label(source: Source, classes: Sequence[tuple[int, ...]]) -> None:
-    """Check that each clip has one class, as cross-entropy needs it.
-
-    Raises:
-        DataError: A clip has no class, or several.
-    """
-    for clip, labels in enumerate(classes):
-        if len(labels) != 1:
-            raise DataError(
-                f"{source.keys[clip]} has {len(labels)} labels, but train.loss='cross_entropy'"
-                ' takes one a clip: use --config.train.loss=bce (and label_smoothing=0) for'
-                ' several'
-            )
-
-
 def count_shared_clips(a: Source, b: Source) -> int:
     """Return the number of clips that are in both sources.
 
     Clips are the same if they are the same part of the same file, or else have the same key.
     """
-    return len(_identities(a) & _identities(b))
+    if not (isinstance(a, FileSource) and isinstance(b, FileSource)):
+        return len(set(a.keys) & set(b.keys))
+    # Keys are relative, and two folders may hold files of the same names.
+    same_files = same_file.group(clip.path for clip in (*a.clips, *b.clips))
+    parts_a, parts_b = (
+        {(same_files[clip.path], clip.start, clip.end) for clip in source.clips}
+        for source in (a, b)
+    )
+    return len(parts_a & parts_b)
 
 
 def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
@@ -401,19 +428,22 @@ def clip_frames(clip: FileClip, header: Header) -> tuple[int, int]:
     return first, last
 
 
-def _identities(source: Source) -> set[Hashable]:
-    # Keys are relative, and two folders may hold files of the same names.
-    if isinstance(source, FileSource):
-        return {(os.path.realpath(clip.path), clip.start, clip.end) for clip in source.clips}
-    return set(source.keys)
-
-
-def _label_problem(source: Source, i: int, names: Sequence[str], classes: dict[str, int]) -> str:
+def _label_problem(source: Source, i: int, names: Sequence[str], loss: str) -> str:
     location = source.clips[i].location if isinstance(source, FileSource) else source.keys[i]
-    unknown = next((label for label in source.labels[i] if label not in classes), None)
-    if unknown is None:
-        return f'{location}: no label: give it at least one, or remove the clip'
-    nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0.0)
-    return f'{location}: unknown label {unknown!r}' + (
-        f'; the nearest known one is {nearest[0]!r}' if nearest else ''
+    labels, known = source.labels[i], set(map(canonical, names))
+    unknown = next((label for label in labels if canonical(label) not in known), None)
+    if unknown is not None:
+        nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0.0)
+        return f'{location}: unknown label {unknown!r}' + (
+            f'; the nearest known one is {nearest[0]!r}' if nearest else ''
+        )
+    if labels:
+        return (
+            f"{location}: has {len(labels)} labels ({join_first(labels)}), but train.loss='{loss}'"
+            ' takes one a clip: use --config.train.loss=bce --config.train.label_smoothing=0 for'
+            ' several'
+        )
+    return (
+        f'{location}: no label: give it {"one" if loss else "at least one"}, or remove the clip'
+        + ('; with --config.train.loss=bce it is background' if loss else '')
     )

@@ -10,10 +10,13 @@ import hashlib
 import logging
 import os
 
-from elastic_ast_jax.audio import reading
-from elastic_ast_jax.audio.reading import AudioError
+from elastic_ast_jax.audio import finding
+from elastic_ast_jax.audio.errors import AudioError
+from elastic_ast_jax.audio.finding import is_hidden
 from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
+from elastic_ast_jax.data.sources.class_names import ClassNames, differ_by_case
+from elastic_ast_jax.utils.text import pluralize
 
 __all__ = ['held_out', 'load']
 
@@ -44,10 +47,11 @@ def load(
 ) -> FileSource:
     """Return the recordings below class folders in the order of their paths.
 
-    The label of a recording is the name of its class folder.
+    The label of a recording is the name of its class folder. Folders whose names differ only in
+    blanks around them or in their Unicode form are one class.
 
-    Recordings are files with the suffix of an audio format. Other files are ignored, and counted in
-    a warning unless they are hidden. Class folders without recordings are no classes; a warning
+    Recordings are files with the suffix of an audio format. Hidden recordings and other files are
+    ignored, and counted in warnings. Class folders without recordings are no classes; a warning
     names them.
 
     Args:
@@ -58,9 +62,9 @@ def load(
         on_bad_audio: See `FileSource`.
 
     Raises:
-        DataError: The folder is missing or cannot be listed, has no class folders, recordings
-            outside of them, or only folders named like splits; no clip is in the part; or
-            `FileSource` refuses the clips.
+        DataError: The folder, or one below it, is missing or cannot be listed; it has no class
+            folders, recordings outside of them, or only folders named like splits; no clip is in
+            the part; or `FileSource` refuses the clips, such as one recording in two classes.
     """
     root = os.path.abspath(root)
     folders = _class_folders(root)
@@ -72,13 +76,10 @@ def load(
             f' folder:\n{headers.format_problems(loose)}\n'
             f'move each into the folder of its class; there must be {_FORM}'
         )
-    if not recordings:
-        raise DataError(
-            f'{root}: all recordings below it are hidden, their paths having a part that begins'
-            f' with a dot: it must hold {_FORM}'
-        )
-    classes = tuple(sorted({name.split('/')[0] for name in recordings}))
-    empty = [name for name in folders if name not in classes]
+    used_folders = {name.split('/')[0] for name in recordings}
+    class_names = ClassNames(sorted(used_folders))
+    classes = tuple(sorted({class_names.name(name) for name in used_folders}))
+    empty = [name for name in folders if name not in used_folders]
     if empty:
         logging.warning(
             '%s: %d of %d folders have no recordings and are no classes:\n%s',
@@ -87,10 +88,18 @@ def load(
             len(folders),
             headers.format_problems(empty),
         )
+    if similar := differ_by_case(classes):
+        logging.warning(
+            '%s: class folders that differ only in upper and lower case:\n%s',
+            root,
+            headers.format_problems([' and '.join(names) for names in similar]),
+        )
     _warn_of_other_files(root, recordings)
 
     clips = [
-        FileClip(os.path.join(root, name), name, None, None, (name.split('/')[0],), '')
+        FileClip(
+            os.path.join(root, name), name, None, None, (class_names.name(name.split('/')[0]),), ''
+        )
         for name in recordings
     ]
     if part is not None:
@@ -119,7 +128,7 @@ def _class_folders(root: str) -> list[str]:
     try:
         with os.scandir(root) as entries:
             names = sorted(
-                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.')
+                entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)
             )
     except OSError as error:
         raise DataError(
@@ -138,12 +147,24 @@ def _recordings(root: str) -> list[str]:
     """Return the sorted paths of the recordings below the root, relative to it.
 
     Hidden files and folders are ignored.
+
+    Raises:
+        DataError: There are none, or a link leads to a folder that does not exist.
     """
+    listing = finding.list_folder(root)
+    if listing.missing:
+        links = [f'{_below(root, path)} -> {os.readlink(path)}' for path in listing.missing]
+        raise DataError(
+            f'{root}: {pluralize(len(links), "link leads to a folder", "links lead to folders")}'
+            f' that {"does" if len(links) == 1 else "do"} not exist:\n'
+            f'{headers.format_problems(links)}\nrestore or mount them, or remove the links'
+        )
     try:
-        paths = reading.find_recordings([root])
+        listing.check(root)
     except AudioError as error:
         raise DataError(f'{error}. The folder must hold {_FORM}') from error
-    return sorted(name for name in (_below(root, path) for path in paths) if not _hidden(name))
+    listing.warn_of_hidden(root)
+    return sorted(_below(root, path) for path in listing.recordings)
 
 
 def _warn_of_other_files(root: str, recordings: list[str]) -> None:
@@ -174,4 +195,4 @@ def _below(root: str, path: str) -> str:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith('.') for part in name.split('/'))
+    return any(map(is_hidden, name.split('/')))

@@ -5,8 +5,10 @@ JSON Lines (`.jsonl`, `.json`), one object a line:
     {"audio": "dogs/rex.wav", "labels": ["dog", "bark"], "start": 1.5, "end": 4.0, "split": "train"}
 
 or CSV (`.csv`) with the same names as columns and labels separated by `;`. `start`, `end` (seconds)
-and `split` are optional. Paths are absolute or relative to the manifest. The text is UTF-8. Only
-blank lines are ignored.
+and `split` are optional. `file_name` and `label`, as in the metadata of Hugging Face's AudioFolder,
+stand for `audio` and `labels`. Other names are not used; a warning lists them. Paths are absolute
+or relative to the manifest. The text is UTF-8. Only blank lines are ignored. Blanks around labels
+and splits do not count, nor do the Unicode forms of labels (see `class_names`).
 """
 
 import collections
@@ -17,22 +19,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from elastic_ast_jax.data.sources import headers
+from elastic_ast_jax.data.sources import headers, label_separators
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
+from elastic_ast_jax.data.sources.class_names import ClassNames, canonical, clean, differ_by_case
 from elastic_ast_jax.data.sources.text_files import (
     csv_records,
     parse_json,
     read_text,
+    rename,
+    resembles,
     unknown_name,
+    warn_of_unused,
+    warn_once,
 )
+from elastic_ast_jax.utils.text import join_first, pluralize
 
 __all__ = ['entries', 'load']
 
 _REQUIRED = ('audio', 'labels')
 _OPTIONAL = ('start', 'end', 'split')
 _FIELDS = (*_REQUIRED, *_OPTIONAL)
+_ALIASES = {'file_name': 'audio', 'label': 'labels'}
 _PUBLISHED = re.compile(r'\s*\{\s*"data"\s*:\s*\[')
 _EXAMPLE = '{"audio": "a.wav", "labels": ["dog"]}'
+# Characters of a value that messages quote.
+_QUOTED = 200
 
 
 def load(
@@ -40,7 +51,8 @@ def load(
     split: str | None,
     sample_rate: int,
     on_bad_audio: BadAudio = 'error',
-    classes_of: Sequence[str] = (),
+    sides: Sequence[str] = (),
+    label_separator: str = ';',
 ) -> FileSource:
     """Return the clips of a manifest in its order.
 
@@ -50,21 +62,26 @@ def load(
             every split. None takes all lines.
         sample_rate: Sample rate in Hz to which everything is resampled.
         on_bad_audio: See `FileSource`.
-        classes_of: Splits whose labels are classes besides those of `split`.
+        sides: The splits of training and evaluation. Their labels are classes, and a warning counts
+            the lines of other splits.
+        label_separator: See `entries`.
 
     Raises:
         DataError: The manifest is missing, not UTF-8, empty, or of another suffix; lines do not
-            parse, have unknown or missing fields or wrong types (all are counted and the first ten
-            named); only some lines have a split; no line has the requested split; or `FileSource`
-            refuses the clips.
+            parse, have missing fields, wrong types, or a field with nearly the name of another one
+            (all are counted and the first ten named); only some lines have a split; no line has the
+            requested split; or `FileSource` refuses the clips.
     """
     path = Path(path)
-    clips, splits = entries(path)
+    clips, splits = entries(path, label_separator)
+    split, sides = None if split is None else clean(split), [clean(name) for name in sides]
+    if sides:
+        _warn_of_unused_splits(splits, sides, path)
     names = {
         label
         for clip, name in zip(clips, splits, strict=True)
         for label in clip.labels
-        if split is None or name is None or name in (split, *classes_of)
+        if split is None or name is None or name in (split, *sides)
     }
     folder = os.path.abspath(path.parent)
     return FileSource(
@@ -76,10 +93,14 @@ def load(
     )
 
 
-def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
+def entries(path: Path, label_separator: str = ';') -> tuple[list[FileClip], list[str | None]]:
     """Return the clips of a manifest in its order, and the split of each.
 
     Either all clips have a split, or none has.
+
+    Args:
+        path: The manifest.
+        label_separator: Stands between the labels in a cell of a CSV.
 
     Raises:
         DataError: See `load`, for the problems of the manifest itself.
@@ -90,27 +111,19 @@ def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
             f'{path}: the suffix of a manifest is .jsonl or .json (one object a line) or .csv, not'
             f' {suffix!r}'
         )
-    rows = _csv_rows if suffix == '.csv' else _json_rows
-    folder = os.path.abspath(path.parent)
-    clips, splits, problems = [], [], []
-    for line, row in rows(read_text(path, 'manifest', '.jsonl or .csv'), path):
+    text = read_text(path, 'manifest', '.jsonl or .csv')
+    rows = _csv_rows(text, path, label_separator) if suffix == '.csv' else _json_rows(text, path)
+    clips, splits, problems, cells = [], [], [], []
+    class_names = ClassNames()
+    for line, row in rows:
         row_problems = [row] if isinstance(row, str) else _problems(row)
         if row_problems:
             problems.append(f'line {line}: {"; ".join(row_problems)}')
             continue
         assert not isinstance(row, str)
-        labels = row['labels']
-        clips.append(
-            FileClip(
-                path=os.path.join(folder, row['audio']),
-                name=row['audio'],
-                start=_seconds(row.get('start')),
-                end=_seconds(row.get('end')),
-                labels=(labels,) if isinstance(labels, str) else tuple(labels),
-                origin=f'{path.name} line {line}',
-            )
-        )
-        splits.append(row.get('split'))
+        clips.append(_clip(row, line, path, class_names))
+        splits.append(None if row.get('split') is None else clean(row['split']))
+        cells += row['labels'] if suffix == '.csv' else _single_label(row['labels'])
     if problems:
         raise DataError(
             f'{path}: {len(problems)} of its lines cannot be used:\n'
@@ -118,13 +131,61 @@ def entries(path: Path) -> tuple[list[FileClip], list[str | None]]:
         )
     if not clips:
         raise DataError(f'{path}: the manifest lists no clips: write one a line')
+    _check_splits(clips, splits, path)
+    _warn_of_labels(clips, cells, path, '' if suffix != '.csv' else label_separator)
+    return clips, splits
+
+
+def _clip(row: dict[str, Any], line: int, path: Path, class_names: ClassNames) -> FileClip:
+    """Return the clip of a line without problems."""
+    labels = [row['labels']] if isinstance(row['labels'], str) else row['labels']
+    return FileClip(
+        path=os.path.join(os.path.abspath(path.parent), row['audio']),
+        name=row['audio'],
+        start=_seconds(row.get('start')),
+        end=_seconds(row.get('end')),
+        labels=tuple(map(class_names.name, labels)),
+        origin=f'{path.name} line {line}',
+    )
+
+
+def _single_label(labels: str | list[str]) -> list[str]:
+    """Return a label that is written as text; a list separates its labels."""
+    return [labels] if isinstance(labels, str) else []
+
+
+def _check_splits(clips: list[FileClip], splits: list[str | None], path: Path) -> None:
     missing = splits.count(None)
     if 0 < missing < len(splits):
         raise DataError(
             f'{clips[splits.index(None)].location}: has no split, as have {missing - 1} more lines,'
             f' but others have: give every line of {path} a split, or none'
         )
-    return clips, splits
+
+
+def _warn_of_labels(
+    clips: list[FileClip], cells: list[str], path: Path, label_separator: str
+) -> None:
+    """Warn of labels that are probably several, or the same as others."""
+    if warning := label_separators.warning(cells, label_separator):
+        warn_once(f'{path}: {warning}')
+    similar = differ_by_case({label for clip in clips for label in clip.labels})
+    if similar:
+        pairs = join_first([' and '.join(map(repr, names)) for names in similar], 4)
+        warn_once(f'{path}: classes that differ only in upper and lower case: {pairs}')
+
+
+def _warn_of_unused_splits(splits: Sequence[str | None], sides: Sequence[str], path: Path) -> None:
+    """Warn of lines that belong to neither side, which may be spelled otherwise."""
+    counts = collections.Counter(name for name in splits if name is not None and name not in sides)
+    if counts:
+        unused = ', '.join(
+            f'{pluralize(count, "line")} of split {name!r}'
+            for name, count in sorted(counts.items())
+        )
+        verb = 'is' if counts.total() == 1 else 'are'
+        names = ' and '.join(map(repr, sides))
+        warn_once(f'{path}: {unused} {verb} used by neither side; the sides are {names}')
 
 
 def _of_split(
@@ -141,30 +202,40 @@ def _of_split(
 
 def _problems(row: dict[str, Any]) -> list[str]:
     """Return the problems of the fields of a line."""
-    problems = [unknown_name('key', name, _FIELDS) for name in row if name not in _FIELDS]
+    problems = [
+        unknown_name('key', name, _FIELDS)
+        for name in row
+        if name not in (*_FIELDS, *_ALIASES) and resembles(name, _FIELDS)
+    ]
     problems += [f'{name} is missing' for name in _REQUIRED if name not in row]
     if 'audio' in row and not (isinstance(row['audio'], str) and row['audio'].strip()):
-        problems.append(f'audio={row["audio"]!r} must be the path of a recording')
+        problems.append(f'audio={_quote(row["audio"])} must be the path of a recording')
     if 'labels' in row:
         labels = [row['labels']] if isinstance(row['labels'], str) else row['labels']
         if not isinstance(labels, list) or not all(
-            isinstance(label, str) and label.strip() for label in labels
+            isinstance(label, str) and clean(label) for label in labels
         ):
             problems.append(
-                f'labels={row["labels"]!r} must be a list of names, or one name; none may be empty'
+                f'labels={_quote(row["labels"])} must be a list of names, or one name; none may be'
+                ' empty'
             )
-        elif len(set(labels)) < len(labels):
-            problems.append(f'labels={row["labels"]!r} has a label twice')
+        elif len(set(map(canonical, labels))) < len(labels):
+            problems.append(f'labels={_quote(row["labels"])} has a label twice')
     for name in ('start', 'end'):
         value = row.get(name)
         if value is not None and not (
             type(value) in (int, float) and 0 <= value <= sys.float_info.max
         ):
-            problems.append(f'{name}={value!r} must be a number of seconds from 0 on')
+            problems.append(f'{name}={_quote(value)} must be a number of seconds from 0 on')
     split = row.get('split')
-    if split is not None and not (isinstance(split, str) and split.strip()):
-        problems.append(f'split={split!r} must be a name')
+    if split is not None and not (isinstance(split, str) and clean(split)):
+        problems.append(f'split={_quote(split)} must be a name')
     return problems
+
+
+def _quote(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _QUOTED else f'{text[:_QUOTED]}...'
 
 
 def _seconds(value: int | float | None) -> float | None:
@@ -183,6 +254,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
             f'{path}: is no manifest, but a file of the published code ("data": [...]): '
             'pass --config.data.source=json and --config.data.label_csv=FILE.csv'
         )
+    unused: dict[str, None] = {}
     # Not splitlines: a JSON string may hold characters that splitlines takes for line ends.
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip():
@@ -193,23 +265,31 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
             yield number, f'is not JSON ({error}): write one object a line, such as {_EXAMPLE}'
             continue
         if isinstance(row, dict):
+            row = dict(zip(rename(list(row), _ALIASES), row.values(), strict=True))
+            unused |= dict.fromkeys(name for name in row if name not in _FIELDS)
             yield number, row
         else:
             yield number, f'{line.strip()[:40]!r} is not an object such as {_EXAMPLE}'
+    if unused:
+        warn_of_unused('keys', unused, path)
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _csv_rows(
+    text: str, path: Path, label_separator: str
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield line numbers with the fields as in JSON, or with the problem of the line."""
-    for line, record in csv_records(text, path, _REQUIRED, _OPTIONAL):
+    for line, record in csv_records(text, path, _REQUIRED, _OPTIONAL, aliases=_ALIASES):
         if not isinstance(record, str):
-            record = {name: _cell_value(name, cell) for name, cell in record.items()}
+            record = {
+                name: _cell_value(name, cell, label_separator) for name, cell in record.items()
+            }
         yield line, record
 
 
-def _cell_value(name: str, cell: str) -> Any:
+def _cell_value(name: str, cell: str, label_separator: str) -> Any:
     """Return the value of a cell as in JSON. Text that is no number stays text for `_problems`."""
     if name == 'labels':
-        return [label.strip() for label in cell.split(';')] if cell.strip() else []
+        return cell.split(label_separator) if clean(cell) else []
     if name == 'audio' or cell.strip():
         if name not in ('start', 'end'):
             return cell

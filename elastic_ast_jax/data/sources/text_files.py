@@ -3,15 +3,40 @@
 import collections
 import csv
 import difflib
+import functools
 import io
 import json
-from collections.abc import Iterator, Sequence
+import logging
+import os
+import stat
+import types
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax.data.sources.base import DataError
+from elastic_ast_jax.utils.text import join_first
 
-__all__ = ['csv_records', 'csv_rows', 'parse_json', 'read_lines', 'read_text', 'unknown_name']
+__all__ = [
+    'csv_records',
+    'csv_rows',
+    'parse_json',
+    'read_lines',
+    'read_text',
+    'rename',
+    'resembles',
+    'unknown_name',
+    'warn_of_unused',
+    'warn_once',
+]
+
+# Similarity from which a name counts as a typing mistake; 'state' and 'start' are just below it.
+_TYPO = 0.81
+# Characters of a name that messages quote.
+_QUOTED = 80
+# What stands at the beginning of files that were not downloaded.
+_POINTER = b'version https://git-lfs.github.com/spec/v1'
+_PAGES = (b'<!doctype html', b'<html')
 
 
 def read_text(path: Path, kind: str, suffix: str) -> str:
@@ -25,16 +50,12 @@ def read_text(path: Path, kind: str, suffix: str) -> str:
     Raises:
         DataError: The file is missing, a folder, unreadable, or not UTF-8.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f'{path}: no such {kind}: check the path') from error
-    except IsADirectoryError as error:
-        raise DataError(
-            f'{path}: is a folder, not a {kind}: pass the {suffix} file in it'
-        ) from error
-    except OSError as error:
-        raise DataError(f'{path}: the {kind} cannot be read ({error.strerror})') from error
+    data = _read_bytes(path, kind, suffix)
+    beginning = data[:64].lstrip().lower()
+    if beginning.startswith(_POINTER):
+        raise DataError(f'{path}: is a Git LFS pointer, not a {kind}: run git lfs pull')
+    if beginning.startswith(_PAGES):
+        raise DataError(f'{path}: is a web page (HTML), not a {kind}: the download failed')
     try:
         return data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
@@ -42,6 +63,24 @@ def read_text(path: Path, kind: str, suffix: str) -> str:
         raise DataError(
             f'{path}: line {line} is not UTF-8 ({error.reason}): save the {kind} as UTF-8'
         ) from error
+
+
+def _read_bytes(path: Path, kind: str, suffix: str) -> bytes:
+    """Return the bytes of a regular file; see `read_text`."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or a device may never end
+            raise DataError(f'{path}: is no regular file: save the {kind} to a {suffix} file')
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f'{path}: no such {kind}: check the path') from error
+    except IsADirectoryError as error:
+        raise DataError(
+            f'{path}: is a folder, not a {kind}: pass the {suffix} file in it'
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: an impossible path
+        reason = getattr(error, 'strerror', None) or error
+        raise DataError(f'{path}: the {kind} cannot be read ({reason})') from error
 
 
 def read_lines(path: Path, kind: str, suffix: str) -> Iterator[tuple[int, str]]:
@@ -99,55 +138,123 @@ def csv_records(
     required: Sequence[str],
     optional: Sequence[str] = (),
     *,
+    aliases: Mapping[str, str] = types.MappingProxyType({}),
     ignore_others: bool = False,
 ) -> Iterator[tuple[int, dict[str, str] | str]]:
     """Yield the number of each row below the names of the columns, with its cells by column.
 
-    A row with a problem comes with the problem instead.
+    A row with a problem comes with the problem instead. A warning names the columns that are not
+    used, once a file.
 
     Args:
         text: The CSV.
         path: File of the text, for messages.
         required: Columns that must be in the first row.
         optional: Columns that may be in the first row.
-        ignore_others: Allow any other column.
+        aliases: Other names of columns, and the columns that they stand for.
+        ignore_others: Allow any other column without a warning, also one with nearly the name of a
+            column that is used.
 
     Raises:
-        DataError: A column is unknown, missing or repeated.
+        DataError: A column is missing or repeated, or has nearly the name of one that is used.
     """
-    columns = None
+    columns, used = None, (*required, *optional)
     for line, cells in csv_rows(text):
         if isinstance(cells, str):
             yield line, cells
         elif columns is None:
-            columns = cells
-            allowed = (*required, *(columns if ignore_others else optional))
-            _check_columns(columns, allowed, required, path)
+            columns = rename(cells, aliases)
+            allowed = columns if ignore_others else aliases
+            unused = _check_columns(columns, required, optional, allowed, path)
+            if unused and not ignore_others:
+                warn_of_unused('columns', unused, path)
         else:
-            yield line, dict(zip(columns, cells, strict=True))
+            # An unused column may be there twice, such as those without a name.
+            yield (
+                line,
+                {
+                    name: cell
+                    for name, cell in zip(columns, cells, strict=True)
+                    if ignore_others or name in used
+                },
+            )
+
+
+def rename(names: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
+    """Return names with the meanings of aliases, unless the meaning is among the names itself."""
+    return [
+        aliases[name] if name in aliases and aliases[name] not in names else name for name in names
+    ]
 
 
 def unknown_name(kind: str, name: str, allowed: Sequence[str]) -> str:
     """Return a message about an unknown name that shows the nearest allowed one."""
-    nearest = difflib.get_close_matches(name.lower(), allowed, n=1, cutoff=0.0)[0]
-    return f'unknown {kind} {name!r}, the nearest valid one is {nearest!r}'
+    nearest = difflib.get_close_matches(name[:_QUOTED].lower(), allowed, n=1, cutoff=0.0)[0]
+    return f'unknown {kind} {name[:_QUOTED]!r}, the nearest valid one is {nearest!r}'
+
+
+def resembles(name: str, known: Sequence[str]) -> bool:
+    """Return whether a name is most likely meant to be one of those that are known."""
+    name = name[:_QUOTED].lower()
+    return bool(difflib.get_close_matches(name, known, n=1, cutoff=_TYPO)) or any(
+        sorted(name) == sorted(other) for other in known
+    )
+
+
+def warn_of_unused(kind: str, names: Iterable[str], path: Path) -> None:
+    """Warn, once a file, of names that are not used."""
+    listed = join_first([repr(name[:_QUOTED]) for name in dict.fromkeys(names)])
+    warn_once(f'{path}: {kind} that are not used: {listed}')
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, unless this process logged it before."""
+    logging.warning('%s', message)
 
 
 def _check_columns(
-    columns: Sequence[str], allowed: Sequence[str], required: Sequence[str], path: Path
-) -> None:
-    problems = [unknown_name('column', name, allowed) for name in columns if name not in allowed]
-    problems += [f'column {name!r} is missing' for name in required if name not in columns]
+    columns: Sequence[str],
+    required: Sequence[str],
+    optional: Sequence[str],
+    allowed: Collection[str],
+    path: Path,
+) -> list[str]:
+    """Return the columns that are not used; those in `allowed` may have any name.
+
+    Raises:
+        DataError: See `csv_records`.
+    """
+    used = (*required, *optional)
+    unused = [name for name in columns if name not in used]
+    missing = [name for name in required if name not in columns]
+    problems = [
+        unknown_name('column', name, used)
+        for name in unused
+        if name not in allowed and (missing or resembles(name, used))
+    ]
+    problems += [f'column {name!r} is missing' for name in missing]
     problems += [
         f'column {name!r} is there twice'
         for name, count in collections.Counter(columns).items()
-        if count > 1
+        if count > 1 and name in used
     ]
     if problems:
+        separator = _other_separator(columns)
         raise DataError(
-            f'{path}: the first line must name the columns ({", ".join(allowed)}), separated by'
-            f' commas: {"; ".join(problems)}'
+            f'{path}: the first line must name the columns ({", ".join(used)}), separated by'
+            f' commas{separator}: {"; ".join(problems)}'
         )
+    return unused
+
+
+def _other_separator(columns: Sequence[str]) -> str:
+    """Return a remark if the columns are separated by something else than commas."""
+    if len(columns) == 1:
+        for separator, name in ((';', 'semicolons'), ('\t', 'tabs')):
+            if separator in columns[0]:
+                return f' (these are separated by {name}: save the file with commas)'
+    return ''
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -223,6 +223,35 @@ def test_unknown_and_missing_labels_are_refused_by_place(clip):
         sources_base.targets(source, ('cat', 'cat'), 'test')
 
 
+def test_the_loss_says_how_many_labels_a_clip_has(clip):
+    source = open_source(
+        clip(labels=('dog',)),
+        clip('b.wav', labels=('dog', 'cat'), origin='m.csv line 3'),
+        clip('c.wav', labels=(), origin='m.csv line 4'),
+    )
+    names = ('cat', 'dog')
+    assert sources_base.targets(source, names, 'training', 'bce') == [(1,), (1, 0), ()]
+    with pytest.raises(DataError) as error:
+        sources_base.targets(source, names, 'evaluation', 'cross_entropy')
+    message = str(error.value)
+    assert "2 clips of 3 in split 'evaluation'" in message
+    assert (
+        'm.csv line 3 (b.wav): has 2 labels (dog, cat)' in message and 'train.loss=bce' in message
+    )
+    assert 'm.csv line 4 (c.wav): no label: give it one' in message
+    with pytest.raises(DataError, match='no class'):
+        sources_base.targets(open_source(clip(labels=())), (), 'training', 'bce')
+
+
+def test_labels_are_compared_as_people_read_them(clip):
+    source = open_source(clip(labels=('cafe\u0301',)), clip('b.wav', labels=('dog ',)))
+    assert sources_base.targets(source, ('café', 'dog'), 'test') == [(0,), (1,)]
+    old_names = ('cafe\u0301', 'café')  # of a workdir that took them for two classes
+    assert sources_base.targets(open_source(clip(labels=('cafe\u0301',))), old_names, 'test') == [
+        (0,)
+    ]
+
+
 def test_many_unknown_labels_are_counted(clip):
     source = open_source(*[clip(start=i / 100, labels=(f'label{i}',)) for i in range(25)])
     with pytest.raises(DataError, match=r'25 clips of 25 .*') as error:

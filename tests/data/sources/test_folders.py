@@ -1,6 +1,8 @@
 """Folders named by class: what is a clip, what is held out, and what is refused."""
 
+import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -44,7 +46,9 @@ def test_other_files_are_counted_and_hidden_ones_ignored(write, caplog):
         'a/a.wav',
         'b/a.wav',
     )  # with the file that remembers headers in it
-    message, again = (record.getMessage() for record in caplog.records)
+    hidden, message, hidden_again, again = (record.getMessage() for record in caplog.records)
+    assert hidden == hidden_again
+    assert hidden == f'{root}: 2 hidden files and folders are left out: .git, b/.hidden.wav'
     assert message.startswith(f'{root}: 4 files are ignored') and message.endswith(
         ': .csv 2, .md 1, none 1'
     )
@@ -148,3 +152,63 @@ def test_two_folders_with_files_of_the_same_names_share_none(write, tmp_path):
     assert one.keys == two.keys and base.count_shared_clips(one, two) == 0
     (tmp_path / 'link').symlink_to(tmp_path / 'one')
     assert base.count_shared_clips(one, folders.load(tmp_path / 'link', RATE)) == 2
+
+
+def test_what_systems_leave_in_folders_is_hidden(write):
+    root = write('dog/a.wav', 'cat/b.wav', 'dog/.ipynb_checkpoints/a-checkpoint.wav')
+    for name in ('__MACOSX/dog/._a.wav', '__MACOSX/dog/a.wav', 'dog/._a.wav', '@eaDir/a.wav'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b'\0\5\x16\7' * 40)
+    source = folders.load(root, RATE)
+    assert source.keys == ('cat/b.wav', 'dog/a.wav') and source.classes == ('cat', 'dog')
+
+
+@pytest.mark.parametrize('place', ['cat', 'dog/more'])
+def test_a_link_to_a_folder_that_is_not_there_is_refused(write, place):
+    root = write('dog/a.wav')
+    (root / place).symlink_to('/mnt/gone')
+    with pytest.raises(DataError, match='1 link leads to a folder that does not exist') as error:
+        folders.load(root, RATE)
+    assert f'{place} -> /mnt/gone' in str(error.value)
+
+
+def test_a_link_to_a_file_that_is_not_there_is_an_ignored_file(write, caplog):
+    root = write('dog/a.wav')
+    (root / 'README.md').symlink_to('/mnt/gone.md')
+    assert folders.load(root, RATE).keys == ('dog/a.wav',)
+    assert '1 files are ignored' in caplog.text
+    (root / 'dog' / 'b.wav').symlink_to('/mnt/gone.wav')
+    with pytest.raises(DataError, match=r'a link to /mnt/gone\.wav, which does not exist'):
+        folders.load(root, RATE)
+
+
+@pytest.mark.parametrize('link', [os.symlink, os.link], ids=['symbolic', 'hard'])
+def test_one_recording_in_two_class_folders_is_refused(write, link):
+    root = write('dog/a.wav', 'cat/b.wav')
+    link(root / 'dog' / 'a.wav', root / 'cat' / 'a.wav')
+    with pytest.raises(DataError, match='1 problem in 3 clips') as error:
+        folders.load(root, RATE)
+    assert 'dog/a.wav: the same samples are listed before, in cat/a.wav' in str(error.value)
+    assert 'a link to the other' in str(error.value)
+
+
+def test_one_recording_twice_in_a_class_is_reported(write, caplog):
+    root = write('dog/a.wav', 'cat/b.wav')
+    (root / 'dog' / 'c.wav').symlink_to('a.wav')
+    assert len(folders.load(root, RATE)) == 3
+    assert '1 clip is another through a link' in caplog.text and 'dog/c.wav is dog/a.wav' in (
+        caplog.text
+    )
+
+
+def test_a_hard_link_in_the_other_split_is_the_same_clip(write):
+    one, two = write('a/1.wav', root='one'), write('a/2.wav', root='two')
+    os.link(one / 'a' / '1.wav', two / 'a' / '3.wav')
+    assert base.count_shared_clips(folders.load(one, RATE), folders.load(two, RATE)) == 1
+
+
+def test_folders_that_look_alike_are_one_class(write, caplog):
+    names = unicodedata.normalize('NFD', 'café'), 'café', 'Dog', 'dog'
+    source = folders.load(write(*(f'{name}/{i}.wav' for i, name in enumerate(names))), RATE)
+    assert len(source.classes) == 3 and len(set(source.labels)) == 3
+    assert 'class folders that differ only in upper and lower case:\n  Dog and dog' in caplog.text

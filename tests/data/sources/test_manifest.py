@@ -1,4 +1,6 @@
 import json
+import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -161,7 +163,8 @@ def test_wrong_lines_of_json_are_refused(write, row, words):
         ('audio,labels\na.wav,"x\n', 'line 2: is not CSV'),
         ('a.wav,x\n', "unknown column 'a.wav'.*column 'audio' is missing"),
         ('audio;labels\na.wav;x\n', "unknown column 'audio;labels'"),
-        ('audio,labels,begin\n', "unknown column 'begin'"),
+        ('audio,labels,strat\n', "unknown column 'strat', the nearest valid one is 'start'"),
+        ('audio;labels\na.wav;x\n', 'separated by semicolons: save the file with commas'),
         ('audio,labels,labels\n', "column 'labels' is there twice"),
     ],
 )
@@ -271,3 +274,100 @@ def test_classes_are_those_of_the_splits_that_are_used_readable_or_not(write, tm
     assert classes_without_clips(source, label_names(source)) == ['cat', 'owl']
     assert manifest.load(path, 'train', RATE, 'skip').classes == ('dog', 'owl')
     assert manifest.load(path, None, RATE, 'skip').classes == ('cat', 'dog', 'owl', 'typo')
+
+
+# Lists as people keep them
+
+
+def test_a_blank_in_a_split_does_not_count_and_another_case_is_reported(write, caplog):
+    path = write(
+        [
+            {'audio': 'a.wav', 'labels': ['dog'], 'split': 'train'},
+            {'audio': 'b.wav', 'labels': ['cat'], 'split': 'Train'},
+            {'audio': 'c.wav', 'labels': ['dog'], 'split': 'train '},
+            {'audio': 'd.wav', 'labels': ['dog'], 'split': ' test'},
+        ]
+    )
+    for split, keys in (('train', ('a.wav', 'c.wav')), ('test', ('d.wav',))):
+        assert manifest.load(path, split, RATE, sides=('train', 'test ')).keys == keys
+    (record,) = caplog.records  # once for both sides
+    assert record.getMessage() == (
+        f"{path}: 1 line of split 'Train' is used by neither side; the sides are 'train' and 'test'"
+    )
+    csv = write('audio,labels,split\na.wav,x,train \nb.wav,x, test\n', 'm.csv')
+    assert load(csv, 'train').keys == ('a.wav',)
+
+
+@pytest.mark.parametrize('name', ['m.jsonl', 'm.csv'])
+def test_a_blank_in_a_label_and_its_unicode_form_do_not_count(write, name):
+    labels = ['dog ', 'dog', '\tdog', 'café', unicodedata.normalize('NFD', 'café')]
+    files = ['a.wav', 'b.wav', 'c.wav', 'd.wav', 'e.wav']
+    if name == 'm.csv':
+        text = ''.join(f'{file},{label}\n' for file, label in zip(files, labels, strict=True))
+        source = load(write(f'audio,labels\n{text}', name))
+    else:
+        rows = [
+            {'audio': file, 'labels': [label]} for file, label in zip(files, labels, strict=True)
+        ]
+        source = load(write(rows, name))
+    assert source.classes == ('café', 'dog')
+    assert source.labels == (('dog',),) * 3 + (('café',),) * 2
+
+
+def test_a_label_in_two_forms_is_there_twice(write):
+    with pytest.raises(DataError, match='has a label twice'):
+        load(write([{'audio': 'a.wav', 'labels': ['dog', 'dog ']}]))
+
+
+def test_classes_that_differ_by_case_are_reported(write, caplog):
+    load(write('audio,labels\na.wav,Dog\nb.wav,dog\n', 'case.csv'))
+    assert "differ only in upper and lower case: 'Dog' and 'dog'" in caplog.text
+
+
+def test_more_columns_are_named_once_and_not_used(write, caplog):
+    path = write('audio,labels,site,observer,,\na.wav,dog,north,7,,\n', 'more.csv')
+    assert load(path).labels == load(path).labels == (('dog',),)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{path}: columns that are not used: 'site', 'observer', ''"
+    caplog.clear()
+    path = write([{'audio': 'a.wav', 'labels': 'dog', 'duration': 1.0}], 'more.jsonl')
+    assert load(path).keys == ('a.wav',)
+    assert "keys that are not used: 'duration'" in caplog.text
+
+
+def test_the_metadata_of_an_audio_folder_is_a_manifest(write):
+    rows = [{'file_name': 'a.wav', 'label': 'dog'}]
+    for path in (
+        write('file_name,label\na.wav,dog\n', 'metadata.csv'),
+        write(rows, 'metadata.jsonl'),
+        write('file_name,labels\na.wav,dog\n', 'both.csv'),
+    ):
+        source = load(path)
+        assert source.keys == ('a.wav',) and source.labels == (('dog',),)
+    source = load(write('audio,file_name,labels,label\na.wav,x,dog,1\n', 'm.csv'))
+    assert source.keys == ('a.wav',) and source.labels == (('dog',),)
+
+
+def test_a_comma_in_a_label_is_never_silent(write, caplog):
+    path = write('audio,labels\na.wav,"Dog,Bark"\n', 'comma.csv')
+    assert load(path).labels == (('Dog,Bark',),)
+    (record,) = caplog.records
+    assert 'data.label_separator' in record.getMessage()
+    assert manifest.load(path, None, RATE, label_separator=',').labels == (('Dog', 'Bark'),)
+    assert len(caplog.records) == 1
+
+
+def test_files_that_were_not_downloaded_are_named_as_such(write):
+    pointer = 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n'
+    with pytest.raises(DataError, match=r'is a Git LFS pointer, not a manifest: run git lfs pull'):
+        load(write(pointer, 'pointer.csv'))
+    with pytest.raises(DataError, match=r'is a web page \(HTML\), not a manifest'):
+        load(write('\n<!DOCTYPE html><html></html>', 'page.jsonl'))
+
+
+def test_a_manifest_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.csv')
+    with pytest.raises(DataError, match='is no regular file'):
+        load(tmp_path / 'pipe.csv')
+    with pytest.raises(DataError, match='null byte'):
+        load('a\0.csv')

@@ -29,12 +29,13 @@ def test_rows_that_do_not_fit_come_with_what_is_wrong():
     [
         (['a', 'b', 'a'], "'a' is there twice"),
         (['a'], "'b' is missing"),
-        (['a', 'b', 'bd'], "unknown column 'bd', the nearest valid one is 'b'"),
+        (['a', 'bd'], "unknown column 'bd', the nearest valid one is 'b'"),
+        (['a', 'b', 'startt'], "unknown column 'startt', the nearest valid one is 'start'"),
     ],
 )
 def test_columns_are_checked(tmp_path, columns, words):
     with pytest.raises(DataError, match=words):
-        list(text_files.csv_records(','.join(columns), tmp_path, ('a', 'b'), ('c',)))
+        list(text_files.csv_records(','.join(columns), tmp_path, ('a', 'b'), ('c', 'start')))
 
 
 def test_records_have_cells_by_their_columns_and_broken_rows_a_problem(tmp_path):
