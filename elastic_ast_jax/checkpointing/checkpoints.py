@@ -371,7 +371,13 @@ class Checkpoints:
         Raises:
             CheckpointError: The checkpoint does not exist, cannot be read, or is of another model.
         """
-        steps = select_steps(self.directory, selection, self.steps(), self.best_step())
+        steps = select_steps(
+            self.directory,
+            selection,
+            self.steps(),
+            self.best_step(),
+            evaluated=bool(self._scores),
+        )
         item = 'ema' if ema else 'params'
         if is_average(selection):
             return self._average_params(steps, abstract, item)

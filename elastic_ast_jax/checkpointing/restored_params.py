@@ -64,7 +64,12 @@ class Mean:
 
 
 def select_steps(
-    directory: Path | BucketPath, selection: str, steps: Sequence[int], best_step: int | None
+    directory: Path | BucketPath,
+    selection: str,
+    steps: Sequence[int],
+    best_step: int | None,
+    *,
+    evaluated: bool = False,
 ) -> list[int]:
     """Return the steps to average, or else those to try in turn.
 
@@ -73,6 +78,7 @@ def select_steps(
         selection: `'latest'`, `'best'`, a step, `'average:N'` or `'average'`.
         steps: The steps of all checkpoints, ascending.
         best_step: The step of the best evaluation.
+        evaluated: Whether a checkpoint was evaluated, perhaps without a defined score.
 
     Raises:
         CheckpointError: No checkpoint is selected.
@@ -86,6 +92,12 @@ def select_steps(
     if selection == 'latest':
         return list(reversed(steps))
     if selection == 'best':
+        if best_step is None and evaluated:
+            raise CheckpointError(
+                f'{directory}: no evaluation has a score, so none is best: the metric is undefined'
+                ' (NaN), as mAP is if no class has both clips and counter-examples; use latest, or'
+                ' train with another --config.train.metric'
+            )
         if best_step is None:
             raise CheckpointError(f'{directory}: no checkpoint has been evaluated; use latest')
         return [best_step]

@@ -16,8 +16,6 @@ import argparse
 import dataclasses
 from typing import Any
 
-from elastic_ast_jax.cli.types import local_path
-
 __all__ = [
     'Commands',
     'ConfigOptions',
@@ -96,7 +94,6 @@ def add_inputs(parser: argparse.ArgumentParser, nargs: str = '+') -> None:
     parser.add_argument(
         'inputs',
         nargs=nargs,
-        type=local_path,
         metavar='INPUT',
         help='a recording, or a folder of recordings',
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from elastic_ast_jax.cli.commands import UsageError, add_command
+from elastic_ast_jax.cli.hints import hints
 from elastic_ast_jax.utils import gcs
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
@@ -141,7 +142,8 @@ def _parse(words: list[str], name: str) -> _Invocation:
     overrides = [word for word in unparsed if word.startswith('--config.')]
     unknown = [word for word in unparsed if not word.startswith('--config.')]
     if unknown or (overrides and 'overrides' not in fields):
-        parser.error(f'unrecognized arguments: {" ".join(unknown or overrides)}')
+        refused = unknown or overrides
+        parser.error(f'unrecognized arguments: {" ".join(refused)}{hints(words, refused, parser)}')
     if overrides:
         values['overrides'] = tuple(word.removeprefix('--config.') for word in overrides)
     if program is not None:

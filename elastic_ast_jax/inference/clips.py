@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float, Float32
 
-from elastic_ast_jax.audio import fbank, reading
+from elastic_ast_jax.audio import fbank, finding, reading
 from elastic_ast_jax.audio import frontend as audio_frontend
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
 from elastic_ast_jax.audio.windows import Windows, split
+from elastic_ast_jax.inference.inputs import list_inputs, to_array
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.packer import KeptTokens
 from elastic_ast_jax.packing.token_budget import TokenReduction
@@ -85,7 +86,7 @@ class _LongRecording:
 
 
 def read_clips(
-    inputs: Iterable[Any],
+    inputs: Iterable[Any] | os.PathLike,
     frontend: FrontendSpec,
     windows: Windows,
     reduction: TokenReduction | None = None,
@@ -94,7 +95,7 @@ def read_clips(
 
     Args:
         inputs: Paths of recordings of any sample rate, or arrays `[samples]` or
-            `[samples, channels]` at the frontend's sample rate.
+            `[samples, channels]` at the frontend's sample rate. A single one is one input.
         frontend: Frontend of the model.
         windows: How recordings that are too long are split.
         reduction: Reduces the tokens of every clip.
@@ -107,7 +108,7 @@ def read_clips(
             for opened in _ahead(
                 pool,
                 lambda item: _open(*item, frontend, windows, reduction),
-                enumerate(inputs),
+                enumerate(list_inputs(inputs)),
                 _READ_AHEAD,
             ):
                 if isinstance(opened, Clip):
@@ -132,8 +133,8 @@ def _open(
         if isinstance(source, (str, os.PathLike)):
             name = os.fspath(source)
             if os.path.isdir(name):
-                # Raises if the folder holds no recording; `header` raises for any other folder.
-                reading.find_recordings([name])
+                # Says why a folder stayed; `read_header` refuses any other folder.
+                finding.list_folder(name).check(name)
             header = reading.read_header(source)
             samples = int(
                 audio_frontend.resampled_length(header.frames, header.sample_rate, sample_rate)
@@ -151,7 +152,7 @@ def _open(
                 )
             waveform = reading.read(source, sample_rate)
         else:
-            array = np.asarray(source)
+            array = to_array(source, name, sample_rate)
             if array.ndim in (1, 2) and len(array) > windows.max_unsplit:
                 spans = windows.spans(len(array))
                 return _LongRecording(
@@ -159,8 +160,16 @@ def _open(
                 )
             waveform = reading.from_array(array, name, sample_rate, sample_rate)
         return _clip(name, len(waveform), waveform, 0, [(0, len(waveform))], frontend, reduction)
-    except ValueError as error:  # AudioError, or NumPy makes no array of the input
-        return Clip(name, error=str(error))
+    except (OSError, ValueError) as error:
+        return Clip(name, error=_reason(name, error))
+
+
+def _reason(name: str, error: OSError | ValueError) -> str:
+    """Return why an input cannot be used; the message begins with its name."""
+    if isinstance(error, AudioError):
+        return str(error)
+    reason = getattr(error, 'strerror', None) or error
+    return f'{name}: cannot be read ({reason}): check the disk, or get it again'
 
 
 def _slices(
@@ -195,8 +204,8 @@ def _window_clips(
 
     try:
         yield from _ahead(pool, window_clip, decoded, _READ_AHEAD)
-    except AudioError as error:
-        yield Clip(recording.name, error=str(error))
+    except (OSError, ValueError) as error:
+        yield Clip(recording.name, error=_reason(recording.name, error))
 
 
 def _clip(

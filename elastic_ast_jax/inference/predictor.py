@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Float32
 
 from elastic_ast_jax.audio import windows
 from elastic_ast_jax.audio.windows import Windows
@@ -86,7 +86,7 @@ class Predictor:
 
     def predict(
         self,
-        inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']],
+        inputs: Iterable[Any] | os.PathLike,
         top_k: int = 5,
         window: float | None = None,
         overlap: float | None = None,
@@ -96,7 +96,7 @@ class Predictor:
 
         Args:
             inputs: Paths of recordings of any sample rate, or arrays `[samples]` or
-                `[samples, channels]` at the model's sample rate.
+                `[samples, channels]` at the model's sample rate; or a single one of them.
             top_k: Number of classes to return, most probable first.
             window: Length of windows in seconds (default: only recordings that are longer than the
                 model's positions are split, into the longest windows that the model takes).
@@ -118,7 +118,7 @@ class Predictor:
 
     def stream(
         self,
-        inputs: Iterable[Any],
+        inputs: Iterable[Any] | os.PathLike,
         top_k: int = 5,
         window: float | None = None,
         overlap: float | None = None,
@@ -145,7 +145,7 @@ class Predictor:
 
     def timeline(
         self,
-        inputs: Iterable[Any],
+        inputs: Iterable[Any] | os.PathLike,
         top_k: int = 5,
         window: float | None = None,
         overlap: float | None = None,
@@ -182,7 +182,7 @@ class Predictor:
 
     def embed(
         self,
-        inputs: Iterable[str | os.PathLike | Shaped[np.ndarray, '...']],
+        inputs: Iterable[Any] | os.PathLike,
         *,
         timestamps: bool = False,
     ) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ class Predictor:
 
     def stream_embeddings(
         self,
-        inputs: Iterable[Any],
+        inputs: Iterable[Any] | os.PathLike,
         *,
         timestamps: bool = False,
         progress: Progress | None = None,
@@ -383,7 +383,7 @@ class Predictor:
 
     def _scores(
         self,
-        inputs: Iterable[Any],
+        inputs: Iterable[Any] | os.PathLike,
         top_k: int,
         split: Windows,
         reduction: TokenReduction | None,

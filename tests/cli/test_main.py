@@ -73,7 +73,7 @@ def test_main_lists_the_command_modules_of_the_package():
     # Commands of a command: `elastic-ast convert KIND` and `elastic-ast experiment NAME`.
     nested = {name for name in commands if name.startswith('convert_')} | {'fetch_amazon_queen'}
     assert commands - nested == set(COMMANDS)
-    assert modules.keys() - commands == {'main', 'commands', 'output', 'types'}
+    assert modules.keys() - commands == {'main', 'commands', 'hints', 'output', 'types'}
 
 
 def test_each_argument_is_a_field_of_the_options():

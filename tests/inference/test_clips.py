@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.audio.frontend import FrontendSpec
@@ -14,6 +15,13 @@ from elastic_ast_jax.inference import clips
 
 FRONTEND = FrontendSpec(sample_rate=8000, mel_bins=32, patch_frames=4, max_frames=100)
 WINDOWS = make_windows(FRONTEND, 0.5)
+
+
+class Unreadable:
+    """An array of another library that NumPy cannot read."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError('not on this device')
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -99,3 +107,62 @@ def test_a_reader_that_stops_early_leaves_no_threads():
     assert threading.active_count() > before
     recordings.close()
     assert threading.active_count() == before
+
+
+def test_a_single_path_or_array_is_one_input(tmp_path):
+    path = tmp_path / 'a.wav'
+    soundfile.write(path, noise(1000), 8000, subtype='FLOAT')
+    for single in (str(path), path):
+        (clip,) = clips.read_clips(single, FRONTEND, WINDOWS)
+        assert clip.name == str(path) and clip.error is None and clip.samples == 1000
+    stereo = np.stack([noise(1000), noise(1000, 1)], axis=1)
+    for single in (noise(1000), stereo, noise(1000).astype(np.float64)):
+        (clip,) = clips.read_clips(single, FRONTEND, WINDOWS)
+        assert (clip.name, clip.samples, clip.error) == ('array 0', 1000, None)
+    rows = list(clips.read_clips(np.stack([noise(1000), noise(1000)]), FRONTEND, WINDOWS))
+    assert [clip.samples for clip in rows] == [1000, 1000]
+
+
+def test_what_is_no_recording_is_named_and_does_not_stop_the_others(tmp_path):
+    good = noise(1000)
+    wrong = [
+        ((good, 16000), 'is a tuple of samples and a sample rate: pass the samples alone'),
+        ([8000, [0.0, 0.1]], 'is a list of samples and a sample rate'),
+        (torch.zeros(100, requires_grad=True), 'is a Tensor with gradients: pass tensor.detach()'),
+        ({'array': good, 'sampling_rate': 8000}, 'is a dictionary: pass its samples alone'),
+        (b'a.wav', 'is bytes: pass the path of a recording as text'),
+        (None, 'a NoneType that is no array of numbers'),
+        (['a.wav', 'b.wav'], 'a list that is no array of numbers'),
+        ([[0.1], [0.1, 0.2]], 'a list that makes no array (ValueError'),
+        (Unreadable(), 'a Unreadable that makes no array (RuntimeError: not on this device'),
+        (3.0, 'neither [samples] nor [samples, channels]'),
+    ]
+    read = list(clips.read_clips([good, *(source for source, _ in wrong), good], FRONTEND, WINDOWS))
+    assert [clip.name for clip in read] == [f'array {i}' for i in range(len(wrong) + 2)]
+    assert read[0].error is None and read[-1].error is None
+    for clip, (_, part) in zip(read[1:-1], wrong, strict=True):
+        assert clip.error is not None and clip.error.startswith(f'{clip.name}: '), clip.error
+        assert part in clip.error
+
+
+def test_places_that_cannot_be_read_are_errors_of_their_inputs(tmp_path, monkeypatch):
+    gone, broken = tmp_path / 'gone.wav', tmp_path / 'broken.wav'
+    gone.symlink_to('/mnt/gone.wav')
+    soundfile.write(broken, noise(1000), 8000)
+    read_whole = reading.read
+
+    def fail(path, *arguments):
+        if path == str(broken):
+            raise OSError(5, 'Input/output error', path)
+        return read_whole(path, *arguments)
+
+    monkeypatch.setattr(reading, 'read', fail)
+    inputs = ['gs://bucket/a.wav', str(gone), str(broken), '', 'a\0.wav', noise(1000)]
+    errors = [clip.error for clip in clips.read_clips(inputs, FRONTEND, WINDOWS)]
+    assert errors[:4] == [
+        'gs://bucket/a.wav: is an address, and only local files are read: copy the recording here',
+        f'{gone}: no such file, but a link to /mnt/gone.wav, which does not exist: restore it',
+        f'{broken}: cannot be read (Input/output error): check the disk, or get it again',
+        "'': an empty path names no recording: check the command or the list",
+    ]
+    assert errors[4] is not None and 'null byte' in errors[4] and errors[5] is None
