@@ -35,6 +35,17 @@ def pluralize(count: int, singular: str, plural: str | None = None) -> str:
     return f'{count} {singular if count == 1 else plural or singular + "s"}'
 
 
+def shorten(text: str, limit: int) -> str:
+    """Return a text of at most about `limit` characters, shortened in its middle.
+
+    Example:
+        >>> shorten('abcdefghijklmnop', 8)
+        'abcd ... mnop'
+    """
+    half = limit // 2
+    return text if len(text) <= limit else f'{text[:half]} ... {text[-half:]}'
+
+
 def join_first(names: Sequence[str], limit: int = 8) -> str:
     """Return the first names and the number of the others: `a, b and 3 more`."""
     remaining = len(names) - limit

@@ -20,6 +20,7 @@ import numpy as np
 
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError, Header
+from elastic_ast_jax.utils.text import shorten
 
 __all__ = ['cache_path', 'format_problems', 'read_headers', 'replace_cache']
 
@@ -28,6 +29,7 @@ _VERSION = 2
 _THREADS = 8
 _CHUNK = 64  # files a thread takes at a time
 _LISTED = 10
+_LONGEST = 1000  # characters of a problem that is listed
 
 _Entry = tuple[int, int, int, int, int]  # size, mtime_ns, frames, rate, channels
 
@@ -110,8 +112,11 @@ def replace_cache(cache: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def format_problems(problems: Sequence[str]) -> str:
-    """Return the first ten problems, one a line, and the number of the others."""
-    lines = [f'  {problem}' for problem in problems[:_LISTED]]
+    """Return the first ten problems, one a line, and the number of the others.
+
+    Long problems, such as those of absurd names, are shortened in their middle.
+    """
+    lines = [f'  {shorten(problem, _LONGEST)}' for problem in problems[:_LISTED]]
     if len(problems) > _LISTED:
         lines.append(f'  and {len(problems) - _LISTED} more')
     return '\n'.join(lines)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax.data.sources.base import DataError
-from elastic_ast_jax.utils.text import join_first
+from elastic_ast_jax.utils.text import join_first, shorten
 
 __all__ = [
     'csv_records',
@@ -128,7 +128,7 @@ def csv_rows(text: str) -> Iterator[tuple[int, list[str] | str]]:
         if len(cells) == len(columns):
             yield line, cells
         else:
-            names = ', '.join(columns)
+            names = shorten(', '.join(columns), _QUOTED)
             yield line, f'has {len(cells)} cells for the columns {names}: quote cells with commas'
 
 
