@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from elastic_ast_jax.cli.commands import add_command
-from elastic_ast_jax.cli.types import comma_separated_names, local_path, positive_int
+from elastic_ast_jax.cli.types import comma_separated_names, local_path, positive_int, separator
 from elastic_ast_jax.utils.text import format_duration, pluralize
 
 
@@ -83,6 +83,7 @@ class Options:
             default in this process.
         rate: Sample rate in Hz, for a manifest.
         name: Name of the data set, for a manifest.
+        label_separator: Stands between the labels in a cell of a CSV, for a manifest.
     """
 
     data_set: str
@@ -93,6 +94,7 @@ class Options:
     beam: Sequence[str] = ()
     rate: int = 16000
     name: str = ''
+    label_separator: str = ';'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,6 +117,12 @@ def _add_data_set(command: argparse.ArgumentParser, *, is_manifest: bool) -> Non
         command.add_argument('--rate', type=positive_int, help='sample rate in Hz (default 16000)')
         command.add_argument(
             '--name', help='name of the data set (default: the name of the manifest)'
+        )
+        command.add_argument(
+            '--label-separator',
+            type=separator,
+            metavar='TEXT',
+            help='what stands between the labels in a cell of a CSV (default ;)',
         )
     else:
         command.add_argument(
@@ -174,7 +182,11 @@ def run(options: Options) -> None:
     source = Path(options.source)
     if options.data_set == _MANIFEST:
         builder = builder_type(
-            options.source, sample_rate=options.rate, name=options.name, **shared
+            options.source,
+            sample_rate=options.rate,
+            name=options.name,
+            label_separator=options.label_separator,
+            **shared,
         )
         _prepare(builder, source, options.beam, exists=source.exists())
     else:

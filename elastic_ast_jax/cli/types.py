@@ -17,6 +17,7 @@ __all__ = [
     'positive_int',
     'positive_share',
     'seconds',
+    'separator',
     'share',
 ]
 
@@ -103,6 +104,13 @@ flops = _number_type(
 )
 share = _number_type(lambda number: 0 <= number < 1, 'a number from 0 to below 1')
 positive_share = _number_type(lambda number: 0 < number <= 1, 'a number above 0 and at most 1')
+
+
+def separator(text: str) -> str:
+    """Return a text that separates others, which is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' separates nothing: give a character, such as ','")
+    return text
 
 
 def path(text: str) -> str:

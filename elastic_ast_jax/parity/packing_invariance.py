@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -118,10 +119,11 @@ def run(
         as_json: Print JSON.
 
     Returns:
-        The exit code: 1 if a condition fails, or the logits do not depend on the input.
+        The exit code: 1 if a condition fails, the logits do not depend on the input, or an input
+        could not be used. The other inputs are checked all the same.
 
     Raises:
-        PackingCheckError: A recording cannot be used.
+        PackingCheckError: No recording can be used.
         WorkdirError, CheckpointError: See `load_model`.
     """
     # JAX may be in use already, with the devices that it has.
@@ -134,24 +136,31 @@ def run(
     if len(recordings) > _MAX_CLIPS:
         notes = (f'Of {len(recordings)} recordings, {_MAX_CLIPS} are checked, sampled evenly.',)
         recordings = [recordings[i] for i in _sample_evenly(len(recordings))]
-    names, patches = _read(model, recordings)
+    names, patches, errors = _read(model, recordings)
+    for error in errors:
+        print(f'elastic-ast parity: {printable(error)}', file=sys.stderr)
+    if errors and not names:
+        raise PackingCheckError(f'none of {pluralize(len(errors), "input")} can be used')
     report = check_packing(model, names, patches, seed, progress)
     progress.clear()
     report = dataclasses.replace(report, notes=notes + report.notes)
-    return print_report(report, model, as_json=as_json)
+    return print_report(report, model, as_json=as_json) or int(bool(errors))
 
 
-def _read(model: LoadedModel, recordings: Iterable[str]) -> tuple[list[str], list[Patches]]:
-    """Return the names and patches of the clips of recordings."""
+def _read(
+    model: LoadedModel, recordings: Iterable[str]
+) -> tuple[list[str], list[Patches], list[str]]:
+    """Return the names and patches of the clips of recordings, and the errors of the others."""
     frontend = model.config.frontend
     split = windows.make_windows(frontend, model.config.data.overlap)
-    names, patches = [], []
+    names, patches, errors = [], [], []
     for clip in clips.read_clips(recordings, frontend, split):
         if clip.error is not None:
-            raise PackingCheckError(clip.error)
+            errors.append(clip.error)
+            continue
         names.append(clip.name if clip.count == 1 else f'{clip.name}, window {clip.index + 1}')
         patches.append(clip.patches)
-    return names, patches
+    return names, patches, errors
 
 
 def print_report(report: PackingReport, model: LoadedModel, *, as_json: bool = False) -> int:

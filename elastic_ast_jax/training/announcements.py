@@ -1,5 +1,6 @@
 """Describe the data and the devices of a run, and what may be unexpected about them."""
 
+import collections
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -59,4 +60,11 @@ def describe_data(
         yield (
             f'warning: {len(missing)} of {len(data.labels)} classes have no training clip:'
             f' {", ".join(missing)}'
+        )
+    clips = len(evaluation.source.labels)
+    counts = collections.Counter(name for names in evaluation.source.labels for name in set(names))
+    if all(count == clips for count in counts.values()):
+        yield (
+            'warning: no class has both clips and counter-examples in the evaluation split, so mAP,'
+            ' AUC and d-prime are undefined'
         )

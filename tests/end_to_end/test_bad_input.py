@@ -257,11 +257,24 @@ def test_a_label_that_training_does_not_have_in_evaluation(workdir, data, refuse
     )
 
 
-def test_several_labels_with_one_label_loss(data, train_refused):
-    lines = read_manifest(data / 'train.jsonl')
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_several_labels_with_one_label_loss(split, data, train_refused, tmp_path):
+    lines = read_manifest(data / f'{split}.jsonl')
     lines[0]['labels'] = ['low', 'middle']
-    write_manifest(data / 'train.jsonl', lines)
-    train_refused([], lines[0]['audio'], 'has 2 labels', '--config.train.loss=bce')
+    write_manifest(data / f'{split}.jsonl', lines)
+    train_refused(
+        [],
+        f'{split}.jsonl line 1 ({lines[0]["audio"]}): has 2 labels (low, middle)',
+        '--config.train.loss=bce',
+    )
+    assert not (tmp_path / 'run' / 'metrics.jsonl').exists()  # before the first step
+
+
+def test_weights_and_data_that_are_not_there_are_named_before_any_is_read(data, train_refused):
+    (data / 'train.jsonl').write_text('no manifest')
+    train_refused(['init.from=nowhere.pth'], 'nowhere.pth: there is no such file or folder')
+    (data / 'test.jsonl').unlink()
+    train_refused([], 'test.jsonl: no such manifest: check the path, which is data.eval')
 
 
 def test_a_clip_longer_than_the_positions(data, train_refused):
@@ -345,12 +358,13 @@ def test_an_unknown_key_in_the_file(refused, tmp_path):
     ('code', 'part'),
     [
         ('def get_config(:\n', 'line 1'),
+        ('def get_config():\n  return undefined\n', 'mine.py line 2 fails: NameError'),
         ('import nothing_of_this_name\n', 'nothing_of_this_name'),
         ('def get_config():\n  return 3\n', 'get_config'),
         ('CONFIG = 3\n', 'get_config'),
         ('def get_config():\n  return {"train": {"epochs": 3}}\n', 'get_config'),
     ],
-    ids=['syntax', 'import', 'a number', 'nothing', 'a dictionary'],
+    ids=['syntax', 'name', 'import', 'a number', 'nothing', 'a dictionary'],
 )
 def test_a_file_that_is_no_config(code, part, refused, tmp_path):
     refused(config_file(tmp_path, code), tmp_path / 'mine.py', part)

@@ -318,7 +318,8 @@ def test_a_bad_file_is_reported_and_the_rest_is_predicted(trained, command, tmp_
     empty_folder = tmp_path / 'nothing here'
     empty_folder.mkdir()
     good = recordings.test_files[:2]
-    inputs = [good[0], text, missing, empty_folder, good[1]]
+    address = 'gs://bucket/a.wav'
+    inputs = [good[0], text, missing, empty_folder, address, good[1]]
 
     completed = command('predict', trained, *inputs, '--json')
     assert completed.code == 1
@@ -326,7 +327,7 @@ def test_a_bad_file_is_reported_and_the_rest_is_predicted(trained, command, tmp_
     assert [result['path'] for result in results] == list(map(str, inputs))
     assert [list(result) for result in results] == [
         ['path', 'seconds', 'predictions'],
-        *[['path', 'error']] * 3,
+        *[['path', 'error']] * 4,
         ['path', 'seconds', 'predictions'],
     ]
     errors = {
@@ -347,6 +348,7 @@ def test_a_bad_file_is_reported_and_the_rest_is_predicted(trained, command, tmp_
             and problem in errors[name]
             and remedy in errors[name]
         )
+    assert errors['a.wav'].startswith(f'{address}: is an address, and only local files are read')
     # Good recordings have the same results without the bad recordings.
     good_lines = command('predict', trained, *good, '--json').out.splitlines()
     for line, result in zip(good_lines, (results[0], results[-1]), strict=True):

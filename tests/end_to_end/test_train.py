@@ -248,15 +248,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
 
 @pytest.mark.slow
 def test_several_labels_a_clip(recordings, arguments, command, tmp_path):
-    """Train by binary cross-entropy: a clip of two tones has two labels, and gets both."""
+    """Train by binary cross-entropy: a clip of two tones has two labels, one of noise none."""
     for split, clips in (('train', 64), ('test', 16)):
         random, lines = np.random.default_rng(clips), []
         for i in range(clips):
             time = np.arange(random.integers(RATE // 4, RATE)) / RATE
-            labels = [label for label, bit in (('low', 1), ('high', 2)) if (i % 3 + 1) & bit]
+            labels = [label for label, bit in (('low', 1), ('high', 2)) if i % 4 & bit]
             sound = sum(
-                0.3 * np.sin(2 * np.pi * {'low': 300, 'high': 2700}[label] * time)
-                for label in labels
+                (
+                    0.3 * np.sin(2 * np.pi * {'low': 300, 'high': 2700}[label] * time)
+                    for label in labels
+                ),
+                np.zeros(len(time)),
             )
             soundfile.write(
                 tmp_path / f'{split}{i}.wav', sound + 0.02 * random.standard_normal(len(time)), RATE
@@ -271,16 +274,33 @@ def test_several_labels_a_clip(recordings, arguments, command, tmp_path):
     metrics = json.loads((tmp_path / 'run' / 'eval' / 'metrics.json').read_text())
     assert metrics['clips'] == 16 and metrics['mean_average_precision'] > 0.9
     result = command(
-        'predict', tmp_path / 'run', *(tmp_path / f'test{i}.wav' for i in range(3)), '--json'
+        'predict', tmp_path / 'run', *(tmp_path / f'test{i}.wav' for i in range(4)), '--json'
     )
     for line, labels in zip(
-        result.out.splitlines(), ({'low'}, {'high'}, {'low', 'high'}), strict=True
+        result.out.splitlines(), (set(), {'low'}, {'high'}, {'low', 'high'}), strict=True
     ):
         assert {
             entry['label']
             for entry in json.loads(line)['predictions']
             if entry['probability'] > 0.5
         } == labels
+
+
+@pytest.mark.slow
+def test_a_score_that_is_undefined_is_a_dash_and_selects_no_checkpoint(
+    recordings, arguments, command, tmp_path
+):
+    lines = [line | {'labels': []} for line in recordings.test[:3]]
+    file = recordings.folder / 'background.jsonl'
+    file.write_text('\n'.join(map(json.dumps, lines)) + '\n')
+    workdir = tmp_path / 'run'
+    result = command(*arguments(workdir, f'data.eval={file}', 'train.loss=bce', 'train.epochs=1'))
+    assert result.code == 0
+    assert 'mAP, AUC and d-prime are undefined' in result.err
+    assert 'accuracy 0.00 %, mAP – on 3 clips' in result.err and 'nan' not in result.err
+    result = command('evaluate', f'--workdir={workdir}', '--checkpoint=best')
+    assert result.code == 1 and 'no evaluation has a score' in result.err
+    assert 'use latest' in result.err and 'Traceback' not in result.err
 
 
 def damage(checkpoint: pathlib.Path) -> None:

@@ -28,6 +28,7 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
         path: The manifest. Without splits in it, all clips are of split `train`.
         sample_rate: Sample rate in Hz.
         name: Name of the data set. Empty: the name of the file.
+        label_separator: Stands between the labels in a cell of a CSV.
         data_dir: See `ClipBuilder`.
         only: See `ClipBuilder`.
         on_bad_audio: See `ClipBuilder`.
@@ -46,12 +47,13 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
         *,
         sample_rate: int,
         name: str = '',
+        label_separator: str = ';',
         data_dir: str | os.PathLike,
         only: tuple[str, ...] = (),
         on_bad_audio: BadAudio = 'skip',
         **options: Any,
     ):
-        self._path = Path(path)
+        self._path, self._label_separator = Path(path), label_separator
         stem = re.sub(r'[^a-z0-9]+', '_', self._path.stem.lower()).strip('_')
         # The base class declares a name per class.
         self.name = name or stem  # pyright: ignore[reportAttributeAccessIssue]  set per data set
@@ -73,7 +75,7 @@ class ManifestBuilder(ClipBuilder, skip_registration=True):
 
     def layout(self, folder: Path) -> Layout:
         """Return classes and clips of the manifest."""
-        clips, names = manifest.entries(self._path)
+        clips, names = manifest.entries(self._path, self._label_separator)
         splits: dict[str, dict[str, FileClip]] = {}
         problems = []
         for clip, split in zip(clips, names, strict=True):

@@ -21,7 +21,9 @@ from elastic_ast_jax.data.sources.text_files import (
     csv_records,
     parse_json,
     read_text,
+    resembles,
     unknown_name,
+    warn_of_unused,
 )
 from elastic_ast_jax.utils.text import pluralize
 
@@ -47,9 +49,9 @@ def load(
         on_bad_audio: See `FileSource`.
 
     Raises:
-        DataError: One of the files is missing, not UTF-8 or of another form; entries have unknown
-            or missing keys, wrong types, or labels that are not in the CSV (all are counted and the
-            first ten named); or `FileSource` refuses the clips.
+        DataError: One of the files is missing, not UTF-8 or of another form; entries have missing
+            keys, keys of nearly their names, wrong types, or labels that are not in the CSV (all
+            are counted and the first ten named); or `FileSource` refuses the clips.
     """
     path = Path(path)
     names = classes(label_csv)
@@ -157,9 +159,12 @@ def _entries(path: Path) -> list[Any]:
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get('data'), list):
         raise DataError(f'{path}: must be an object with a list under "data", such as {_EXAMPLE}')
-    if len(content) > 1:
-        extra = ', '.join(repr(key) for key in content if key != 'data')
-        raise DataError(f'{path}: has {extra} beside "data": only "data" is known, remove the rest')
+    unused = dict.fromkeys(key for key in content if key != 'data')
+    for entry in content['data']:
+        if isinstance(entry, dict):
+            unused |= dict.fromkeys(key for key in entry if key not in _KEYS)
+    if unused:
+        warn_of_unused('keys', unused, path)
     return content['data']
 
 
@@ -167,7 +172,11 @@ def _problems(entry: Any) -> list[str]:
     """Return the problems of the form of an entry."""
     if not isinstance(entry, dict):
         return ['is not an object with "wav" and "labels"']
-    problems = [unknown_name('key', name, _KEYS) for name in entry if name not in _KEYS]
+    problems = [
+        unknown_name('key', name, _KEYS)
+        for name in entry
+        if name not in _KEYS and resembles(name, _KEYS)
+    ]
     problems += [f'{name} is missing' for name in _KEYS if name not in entry]
     if 'wav' in entry and not (isinstance(entry['wav'], str) and entry['wav'].strip()):
         problems.append(f'wav={entry["wav"]!r} must be the path of a recording')

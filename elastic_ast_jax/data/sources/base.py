@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int64
 from elastic_ast_jax.audio import frontend, reading
 from elastic_ast_jax.audio.reading import AudioError, Header
 from elastic_ast_jax.data.sources import headers, same_file
-from elastic_ast_jax.data.sources.class_names import canonical
+from elastic_ast_jax.data.sources.class_names import ClassNames, canonical
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import join_first, pluralize
 
@@ -313,7 +313,8 @@ def label_names(source: Source) -> tuple[str, ...]:
     """
     if source.classes is not None:
         return source.classes
-    return tuple(sorted({label for labels in source.labels for label in labels}))
+    class_names = ClassNames()
+    return tuple(sorted({class_names.name(label) for labels in source.labels for label in labels}))
 
 
 def classes_without_clips(source: Source, names: Sequence[str]) -> list[str]:
@@ -322,7 +323,9 @@ def classes_without_clips(source: Source, names: Sequence[str]) -> list[str]:
     A model cannot learn them from it.
     """
     present = {label for labels in source.labels for label in labels}
-    return [name for name in names if name not in present]
+    absent = [name for name in names if name not in present]
+    present = set(map(canonical, present)) if absent else set()
+    return [name for name in absent if canonical(name) not in present]
 
 
 def targets(

@@ -32,7 +32,8 @@ def warning(labels: Sequence[str], separator: str) -> str:
         count = pluralize(len(joined), f'label with {name}', f'labels with {name}')
         meaning = f'{known} of them consist of known classes' if mostly else 'each is one class'
         remedy = (
-            f"set data.label_separator='{character}' if it separates labels"
+            f"set data.label_separator='{character}' (prepare: --label-separator) if it separates"
+            ' labels'
             if separator
             else 'write a list if it separates labels: ["dog", "bark"]'
         )

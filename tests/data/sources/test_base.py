@@ -246,6 +246,10 @@ def test_the_loss_says_how_many_labels_a_clip_has(clip):
 def test_labels_are_compared_as_people_read_them(clip):
     source = open_source(clip(labels=('cafe\u0301',)), clip('b.wav', labels=('dog ',)))
     assert sources_base.targets(source, ('café', 'dog'), 'test') == [(0,), (1,)]
+    assert sources_base.classes_without_clips(source, ('café', 'dog', 'owl')) == ['owl']
+    assert sources_base.label_names(
+        open_source(clip(labels=('dog',)), clip('b.wav', labels=('dog ',)))
+    ) == ('dog',)
     old_names = ('cafe\u0301', 'café')  # of a workdir that took them for two classes
     assert sources_base.targets(open_source(clip(labels=('cafe\u0301',))), old_names, 'test') == [
         (0,)
