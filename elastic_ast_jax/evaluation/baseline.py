@@ -19,12 +19,8 @@ from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import stored
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.sources.base import (
-    Source,
-    evenly_spaced,
-    label_names,
-    targets,
-)
+from elastic_ast_jax.data.sources.base import Source, evenly_spaced
+from elastic_ast_jax.data.sources.clip_labels import label_names, targets
 from elastic_ast_jax.evaluation import evaluate, sweep, sweep_axes
 from elastic_ast_jax.evaluation.evaluator import Evaluation
 from elastic_ast_jax.training import metrics

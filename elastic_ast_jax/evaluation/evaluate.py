@@ -15,7 +15,8 @@ from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.schema import Config, Mesh
-from elastic_ast_jax.data.sources.base import Source, classes_without_clips
+from elastic_ast_jax.data.sources.base import Source
+from elastic_ast_jax.data.sources.clip_labels import classes_without_clips
 from elastic_ast_jax.distributed import partitioning, processes, sharding
 from elastic_ast_jax.evaluation import budget_sweep, resized_ast, sweep, sweep_axes
 from elastic_ast_jax.evaluation.curves import class_curves, write_curves

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
-from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source, targets
+from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
+from elastic_ast_jax.data.sources.clip_labels import targets
 from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.distributed import processes, sharding
 from elastic_ast_jax.models import factory

@@ -16,7 +16,8 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.epoch_plan import EpochPlan, Planner
 from elastic_ast_jax.data.sources import length_histogram
-from elastic_ast_jax.data.sources.base import Source, label_names
+from elastic_ast_jax.data.sources.base import Source
+from elastic_ast_jax.data.sources.clip_labels import label_names
 from elastic_ast_jax.data.sources.length_histogram import HistogramError, HistogramSource
 from elastic_ast_jax.data.splits import Split
 from elastic_ast_jax.models import factory, flops

@@ -62,10 +62,12 @@ def make_workload(
 def _planned_workload(config: Config, classes: int | None) -> Workload:
     """Return the clips of the first epoch of training."""
     from elastic_ast_jax.data import splits
-    from elastic_ast_jax.data.sources import base
+    from elastic_ast_jax.data.sources import clip_labels
 
     source = splits.open_source(config, 'train')
     plan = splits.make_train_planner(config, source).epoch(0)
     tokens = plan.clips.tokens
     clips = len(tokens) / len(plan.rows) * config.packing.rows
-    return Workload(tokens, clips, 'the training data', classes or len(base.label_names(source)))
+    return Workload(
+        tokens, clips, 'the training data', classes or len(clip_labels.label_names(source))
+    )

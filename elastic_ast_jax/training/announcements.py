@@ -6,7 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.epoch_plan import Schedule
-from elastic_ast_jax.data.sources.base import Source, classes_without_clips, count_shared_clips
+from elastic_ast_jax.data.sources.base import Source, count_shared_clips
+from elastic_ast_jax.data.sources.clip_labels import classes_without_clips
 from elastic_ast_jax.training.training_data import TrainingData
 
 

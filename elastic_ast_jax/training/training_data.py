@@ -7,7 +7,8 @@ from elastic_ast_jax.checkpointing.workdir import PlanRecord, Workdir, WorkdirEr
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
-from elastic_ast_jax.data.sources.base import Source, label_names, targets
+from elastic_ast_jax.data.sources.base import Source
+from elastic_ast_jax.data.sources.clip_labels import label_names, targets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -168,10 +168,13 @@ def test_all_recordings_that_cannot_be_used_are_reported_at_once(data, train_ref
             ['line 3', 'is not JSON', '{"audio": "a.wav", "labels": ["dog"]}'],
         ),
         (
-            {'audio': 'train/06.wav', 'label': ['low']},
-            ['line 3', "unknown key 'label'", "'labels'", 'labels is missing'],
+            {'audio': 'train/06.wav', 'lables': ['low']},
+            ['line 3', "unknown key 'lables'", "'labels'", 'labels is missing'],
         ),
-        ({'audio': 'train/08.wav', 'labels': []}, ['line 3', 'no label', 'give it at least one']),
+        (
+            {'audio': 'train/08.wav', 'labels': []},
+            ['line 3', 'no label', 'give it one', 'train.loss=bce'],
+        ),
         (
             {'audio': 'train/06.wav', 'labels': ['low'], 'start': '1'},
             ['line 3', "start='1' must be a number of seconds"],

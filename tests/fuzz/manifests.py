@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from elastic_ast_jax.data.sources import audioset_json, base, manifest
+from elastic_ast_jax.data.sources import audioset_json, base, clip_labels, manifest
 from elastic_ast_jax.data.sources.class_names import canonical
 from tests.fuzz import runner, text_damage
 from tests.fuzz.target import Target, random_of
@@ -121,13 +121,17 @@ def _write(path: pathlib.Path, text: str, random: random.Random) -> pathlib.Path
 
 def _check(sides: Sequence[base.FileSource], loss: str) -> str:
     """Check what was opened, and describe it."""
-    names = base.label_names(sides[0])
+    names = clip_labels.label_names(sides[0])
     assert len({canonical(name) for name in names}) == len(names), names
     for source in sides:
         for i, count in enumerate(source.samples.tolist()):
             samples = source.read(i)
             assert len(samples) == count > 0 and np.isfinite(samples).all()
-        assert len(base.targets(source, names, 'any', loss)) == len(source) == len(set(source.keys))
+        assert (
+            len(clip_labels.targets(source, names, 'any', loss))
+            == len(source)
+            == len(set(source.keys))
+        )
     base.count_shared_clips(sides[0], sides[-1])
     return f'{sum(map(len, sides))} clips of {len(names)} classes'
 

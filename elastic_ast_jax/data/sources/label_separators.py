@@ -25,12 +25,16 @@ def warning(labels: Sequence[str], separator: str) -> str:
         joined = [label for label in labels if character in label]
         if character == separator or not joined:
             continue
-        known = _count_known(joined, labels, character)
-        mostly = 2 * known > len(joined)
+        count_of_classes = _count_known(joined, labels, character)
+        mostly = 2 * count_of_classes > len(joined)
         if not mostly and character != ',':
             continue
         count = pluralize(len(joined), f'label with {name}', f'labels with {name}')
-        meaning = f'{known} of them consist of known classes' if mostly else 'each is one class'
+        meaning = (
+            f'{count_of_classes} of them consist of known classes'
+            if mostly
+            else 'each is one class'
+        )
         remedy = (
             f"set data.label_separator='{character}' (prepare: --label-separator) if it separates"
             ' labels'
@@ -45,6 +49,6 @@ def _count_known(joined: Sequence[str], labels: Sequence[str], character: str) -
     """Return how many labels consist of classes that occur alone, or in several such labels."""
     parts = {label: {canonical(part) for part in label.split(character)} for label in joined}
     uses = collections.Counter(part for label in parts for part in parts[label])
-    known = {canonical(label) for label in labels if character not in label}
-    known |= {part for part, count in uses.items() if count > 1}
-    return sum(parts[label] <= known for label in joined)
+    classes = {canonical(label) for label in labels if character not in label}
+    classes |= {part for part, count in uses.items() if count > 1}
+    return sum(parts[label] <= classes for label in joined)

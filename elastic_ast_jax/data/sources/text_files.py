@@ -158,7 +158,7 @@ def csv_records(
     Raises:
         DataError: A column is missing or repeated, or has nearly the name of one that is used.
     """
-    columns, used = None, (*required, *optional)
+    columns, fields = None, (*required, *optional)
     for line, cells in csv_rows(text):
         if isinstance(cells, str):
             yield line, cells
@@ -175,7 +175,7 @@ def csv_records(
                 {
                     name: cell
                     for name, cell in zip(columns, cells, strict=True)
-                    if ignore_others or name in used
+                    if ignore_others or name in fields
                 },
             )
 
@@ -193,11 +193,11 @@ def unknown_name(kind: str, name: str, allowed: Sequence[str]) -> str:
     return f'unknown {kind} {name[:_QUOTED]!r}, the nearest valid one is {nearest!r}'
 
 
-def resembles(name: str, known: Sequence[str]) -> bool:
-    """Return whether a name is most likely meant to be one of those that are known."""
+def resembles(name: str, fields: Sequence[str]) -> bool:
+    """Return whether a name is most likely meant to be one of the fields."""
     name = name[:_QUOTED].lower()
-    return bool(difflib.get_close_matches(name, known, n=1, cutoff=_TYPO)) or any(
-        sorted(name) == sorted(other) for other in known
+    return bool(difflib.get_close_matches(name, fields, n=1, cutoff=_TYPO)) or any(
+        sorted(name) == sorted(other) for other in fields
     )
 
 
@@ -225,24 +225,24 @@ def _check_columns(
     Raises:
         DataError: See `csv_records`.
     """
-    used = (*required, *optional)
-    unused = [name for name in columns if name not in used]
+    fields = (*required, *optional)
+    unused = [name for name in columns if name not in fields]
     missing = [name for name in required if name not in columns]
     problems = [
-        unknown_name('column', name, used)
+        unknown_name('column', name, fields)
         for name in unused
-        if name not in allowed and (missing or resembles(name, used))
+        if name not in allowed and (missing or resembles(name, fields))
     ]
     problems += [f'column {name!r} is missing' for name in missing]
     problems += [
         f'column {name!r} is there twice'
         for name, count in collections.Counter(columns).items()
-        if count > 1 and name in used
+        if count > 1 and name in fields
     ]
     if problems:
         separator = _other_separator(columns)
         raise DataError(
-            f'{path}: the first line must name the columns ({", ".join(used)}), separated by'
+            f'{path}: the first line must name the columns ({", ".join(fields)}), separated by'
             f' commas{separator}: {"; ".join(problems)}'
         )
     return unused

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax.data.sources import audioset_json, base
+from elastic_ast_jax.data.sources import audioset_json, clip_labels
 from elastic_ast_jax.data.sources.base import BadAudio, DataError
 
 RATE = 8000
@@ -56,9 +56,9 @@ def test_all_rows_of_the_csv_are_classes_in_the_order_of_index(write):
         'mid,display_name,index\n/t/c,Music,2\n/m/b,Speech,0\n\n/m/a,"Dog, barking",1\n'
     )
     source = load(path)
-    assert source.classes == base.label_names(source) == NAMES
-    assert base.targets(source, NAMES, 'train') == [(2,)]
-    assert base.classes_without_clips(source, NAMES) == ['Speech', 'Dog, barking']
+    assert source.classes == clip_labels.label_names(source) == NAMES
+    assert clip_labels.targets(source, NAMES, 'train') == [(2,)]
+    assert clip_labels.classes_without_clips(source, NAMES) == ['Speech', 'Dog, barking']
 
 
 @pytest.mark.parametrize(

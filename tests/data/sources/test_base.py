@@ -6,6 +6,7 @@ import soundfile
 
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.data.sources import base as sources_base
+from elastic_ast_jax.data.sources import clip_labels
 from elastic_ast_jax.data.sources.base import DataError, FileClip, FileSource
 
 RATE = 8000
@@ -159,8 +160,8 @@ def test_the_fingerprint_tells_values_apart_that_look_alike_joined():
 
 def test_labels_become_class_numbers(clip):
     source = open_source(clip(labels=('dog', 'cat')), clip('b.wav', labels=('bird',)))
-    assert sources_base.label_names(source) == ('bird', 'cat', 'dog')
-    assert sources_base.targets(source, ('bird', 'cat', 'dog'), 'train') == [(2, 1), (0,)]
+    assert clip_labels.label_names(source) == ('bird', 'cat', 'dog')
+    assert clip_labels.targets(source, ('bird', 'cat', 'dog'), 'train') == [(2, 1), (0,)]
 
 
 def test_classes_are_those_the_data_define_in_their_order(clip):
@@ -168,11 +169,11 @@ def test_classes_are_those_the_data_define_in_their_order(clip):
     source = FileSource(
         [clip(labels=('dog',)), clip('b.wav', labels=('ant',))], RATE, None, classes=names
     )
-    assert sources_base.label_names(source) == names
-    assert sources_base.targets(source, names, 'train') == [(0,), (2,)]
-    assert sources_base.classes_without_clips(source, names) == ['cow', 'bee']
+    assert clip_labels.label_names(source) == names
+    assert clip_labels.targets(source, names, 'train') == [(0,), (2,)]
+    assert clip_labels.classes_without_clips(source, names) == ['cow', 'bee']
     assert (
-        sources_base.classes_without_clips(open_source(clip(labels=('dog', 'ant'))), ('ant', 'dog'))
+        clip_labels.classes_without_clips(open_source(clip(labels=('dog', 'ant'))), ('ant', 'dog'))
         == []
     )
 
@@ -214,13 +215,13 @@ def test_unknown_and_missing_labels_are_refused_by_place(clip):
         clip('c.wav', labels=()),
     )
     with pytest.raises(DataError) as error:
-        sources_base.targets(source, ('cat', 'cow', 'dog'), 'test')
+        clip_labels.targets(source, ('cat', 'cow', 'dog'), 'test')
     message = str(error.value)
     assert "2 clips of 3 in split 'test'" in message
     assert "m.csv line 3 (b.wav): unknown label 'dgo'; the nearest known one is 'dog'" in message
     assert 'c.wav: no label' in message
     with pytest.raises(DataError, match="'cat' is listed twice"):
-        sources_base.targets(source, ('cat', 'cat'), 'test')
+        clip_labels.targets(source, ('cat', 'cat'), 'test')
 
 
 def test_the_loss_says_how_many_labels_a_clip_has(clip):
@@ -230,9 +231,9 @@ def test_the_loss_says_how_many_labels_a_clip_has(clip):
         clip('c.wav', labels=(), origin='m.csv line 4'),
     )
     names = ('cat', 'dog')
-    assert sources_base.targets(source, names, 'training', 'bce') == [(1,), (1, 0), ()]
+    assert clip_labels.targets(source, names, 'training', 'bce') == [(1,), (1, 0), ()]
     with pytest.raises(DataError) as error:
-        sources_base.targets(source, names, 'evaluation', 'cross_entropy')
+        clip_labels.targets(source, names, 'evaluation', 'cross_entropy')
     message = str(error.value)
     assert "2 clips of 3 in split 'evaluation'" in message
     assert (
@@ -240,18 +241,18 @@ def test_the_loss_says_how_many_labels_a_clip_has(clip):
     )
     assert 'm.csv line 4 (c.wav): no label: give it one' in message
     with pytest.raises(DataError, match='no class'):
-        sources_base.targets(open_source(clip(labels=())), (), 'training', 'bce')
+        clip_labels.targets(open_source(clip(labels=())), (), 'training', 'bce')
 
 
 def test_labels_are_compared_as_people_read_them(clip):
     source = open_source(clip(labels=('cafe\u0301',)), clip('b.wav', labels=('dog ',)))
-    assert sources_base.targets(source, ('café', 'dog'), 'test') == [(0,), (1,)]
-    assert sources_base.classes_without_clips(source, ('café', 'dog', 'owl')) == ['owl']
-    assert sources_base.label_names(
+    assert clip_labels.targets(source, ('café', 'dog'), 'test') == [(0,), (1,)]
+    assert clip_labels.classes_without_clips(source, ('café', 'dog', 'owl')) == ['owl']
+    assert clip_labels.label_names(
         open_source(clip(labels=('dog',)), clip('b.wav', labels=('dog ',)))
     ) == ('dog',)
     old_names = ('cafe\u0301', 'café')  # of a workdir that took them for two classes
-    assert sources_base.targets(open_source(clip(labels=('cafe\u0301',))), old_names, 'test') == [
+    assert clip_labels.targets(open_source(clip(labels=('cafe\u0301',))), old_names, 'test') == [
         (0,)
     ]
 
@@ -259,7 +260,7 @@ def test_labels_are_compared_as_people_read_them(clip):
 def test_many_unknown_labels_are_counted(clip):
     source = open_source(*[clip(start=i / 100, labels=(f'label{i}',)) for i in range(25)])
     with pytest.raises(DataError, match=r'25 clips of 25 .*') as error:
-        sources_base.targets(source, ('dog',), 'test')
+        clip_labels.targets(source, ('dog',), 'test')
     assert str(error.value).endswith('and 15 more')
 
 

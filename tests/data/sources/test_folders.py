@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax.data.sources import base, folders
+from elastic_ast_jax.data.sources import base, clip_labels, folders
 from elastic_ast_jax.data.sources.base import DataError
 
 RATE = 8000
@@ -34,7 +34,7 @@ def test_the_folder_below_the_root_is_the_label_and_keys_are_sorted(write):
     assert source.keys == ('a/b/c.ogg', 'b-side/a.wav', 'b/deep/er/a.WAV', 'b/z.flac')
     assert source.labels == (('a',), ('b-side',), ('b',), ('b',))
     assert source.samples.tolist() == [103, 100, 102, 101] and len(source.read(3)) == 101
-    assert base.label_names(source) == ('a', 'b', 'b-side')
+    assert clip_labels.label_names(source) == ('a', 'b', 'b-side')
 
 
 def test_other_files_are_counted_and_hidden_ones_ignored(write, caplog):
@@ -58,7 +58,7 @@ def test_other_files_are_counted_and_hidden_ones_ignored(write, caplog):
 def test_a_folder_without_recordings_is_no_class_and_named(write, caplog):
     root = write('a/a.wav', 'b/a.wav')
     (root / 'empty' / 'deep').mkdir(parents=True)
-    assert base.label_names(folders.load(root, RATE)) == ('a', 'b')
+    assert clip_labels.label_names(folders.load(root, RATE)) == ('a', 'b')
     assert '1 of 3 folders have no recordings and are no classes:\n  empty' in caplog.text
 
 
@@ -85,10 +85,12 @@ def test_both_sides_have_all_classes(write):
     """A class whose only clip is held out is one without training clips, not an unknown one."""
     names = [f'{chr(ord("a") + i)}/0.wav' for i in range(20)]
     train, held = (folders.load(write(*names), RATE, part, 0.3) for part in ('train', 'eval'))
-    classes = base.label_names(train)
-    assert classes == base.label_names(held) and len(classes) == 20
-    assert base.targets(held, classes, 'evaluation')
-    assert base.classes_without_clips(train, classes) == [labels[0] for labels in held.labels]
+    classes = clip_labels.label_names(train)
+    assert classes == clip_labels.label_names(held) and len(classes) == 20
+    assert clip_labels.targets(held, classes, 'evaluation')
+    assert clip_labels.classes_without_clips(train, classes) == [
+        labels[0] for labels in held.labels
+    ]
 
 
 @pytest.mark.parametrize('part, share', [('train', 1 - 1e-12), ('eval', 1e-12)])

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import tensorflow_datasets as tfds
 
-from elastic_ast_jax.data.sources import base, fsdd
+from elastic_ast_jax.data.sources import base, clip_labels, fsdd
 from elastic_ast_jax.data.sources.base import DataError
 from tests.fixtures.prepared import prepare
 
@@ -74,7 +74,9 @@ def test_speakers_who_cannot_be_held_out_are_named(root, tmp_path, held_out, sai
 def test_the_label_is_the_digit(root):
     source = fsdd.load(root, 'test', RATE)
     assert list(source.labels) == [('0',)] * 4 + [('7',)] * 4
-    assert base.label_names(source) == tuple('0123456789')  # also those that have no clip here
+    assert clip_labels.label_names(source) == tuple(
+        '0123456789'
+    )  # also those that have no clip here
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 import soundfile
 
 from elastic_ast_jax.data.sources import manifest
-from elastic_ast_jax.data.sources.base import DataError, classes_without_clips, label_names
+from elastic_ast_jax.data.sources.base import DataError
+from elastic_ast_jax.data.sources.clip_labels import classes_without_clips, label_names
 
 RATE = 8000
 

@@ -15,7 +15,7 @@ import tensorflow_datasets
 from numpy.typing import DTypeLike
 
 from elastic_ast_jax.audio import reading
-from elastic_ast_jax.data.sources import base, tfds
+from elastic_ast_jax.data.sources import base, clip_labels, tfds
 from elastic_ast_jax.data.sources.base import BadAudio, DataError
 from elastic_ast_jax.data.sources.tfds_builder import Features
 from tests.fixtures.prepared import prepare as write
@@ -128,9 +128,9 @@ def test_channels_are_averaged(prepare):
 
 def test_classes_are_those_of_the_class_label_in_its_order(prepare):
     source = load(prepare(clips(2)))
-    assert source.classes == NAMES and base.label_names(source) == NAMES
-    assert base.targets(source, NAMES, 'train') == [(0,), (1,)]
-    assert base.classes_without_clips(source, NAMES) == ['cat']
+    assert source.classes == NAMES and clip_labels.label_names(source) == NAMES
+    assert clip_labels.targets(source, NAMES, 'train') == [(0,), (1,)]
+    assert clip_labels.classes_without_clips(source, NAMES) == ['cat']
 
 
 def test_labels_may_be_several_or_text_or_none(prepare):
@@ -147,7 +147,7 @@ def test_labels_may_be_several_or_text_or_none(prepare):
     assert (
         text.labels == (('sheep',), ('ox',))
         and text.classes is None
-        and base.label_names(text) == ('ox', 'sheep')
+        and clip_labels.label_names(text) == ('ox', 'sheep')
     )
     texts = load(
         prepare(
