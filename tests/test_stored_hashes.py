@@ -14,7 +14,7 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.windows import Windows
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.prepare import lists, shards
-from elastic_ast_jax.data.sources import base, synthetic, tfds, windowed
+from elastic_ast_jax.data.sources import base, synthetic, tfds_reader, windowed
 from elastic_ast_jax.data.sources.base import FileClip
 from elastic_ast_jax.data.sources.tfds_builder import Features
 from elastic_ast_jax.utils.hashing import mapping_hash
@@ -136,7 +136,7 @@ def test_stamps_of_tfds_caches(inputs, expected, monkeypatch):
         def __repr__(self):
             return inputs['whole']
 
-    reader = object.__new__(tfds._Reader)
+    reader = object.__new__(tfds_reader.Reader)
     names = dict(inputs['names'])
     names['sample_rate'] = names.pop('rate')
     reader._names = Features(**names)

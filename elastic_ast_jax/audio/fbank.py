@@ -22,8 +22,10 @@ ENERGY_FLOOR = float(np.finfo(np.float32).eps)
 _LOWEST_HZ = 20.0
 # Kind 'librosa' adds this to a mel magnitude before the logarithm.
 MAGNITUDE_OFFSET = 1e-6
-# Frames per part, so that memory beyond the result does not grow with the clip.
+# Frames per part, and the samples of their transforms, so that memory beyond the result grows
+# neither with the clip nor with the length of the transform.
 _PART = 4096
+_PART_SAMPLES = 1 << 23
 # Version 1 of a spec's hash lists its values by name. Fields of later versions count only if they
 # differ from their first default.
 _LATER_FIELDS = {'kind': 'kaldi', 'fft': 0, 'min_frames': 0}
@@ -129,9 +131,9 @@ def _kaldi(samples, spec, shift):
     all_frames = np.lib.stride_tricks.sliding_window_view(samples, spec.window)[
         : (count - 1) * shift + 1 : shift
     ]
-    parts = []
-    for first in range(0, count, _PART):
-        frames = all_frames[first : first + _PART]
+    parts, size = [], _part_frames(spec)
+    for first in range(0, count, size):
+        frames = all_frames[first : first + size]
         frames = frames - frames.mean(axis=1, keepdims=True)
         before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
         windowed = (frames - np.float32(PREEMPHASIS) * before) * hanning(spec.window)
@@ -146,9 +148,9 @@ def _librosa(samples, spec, shift):
 
     # The padding of librosa would warn of clips that are shorter than the transform.
     padded = np.pad(samples, spec.fft // 2)
-    parts = []
-    for first in range(0, int(spec.frames(len(samples), shift)), _PART):
-        part = padded[first * shift :][: (_PART - 1) * shift + spec.fft]
+    parts, size = [], _part_frames(spec)
+    for first in range(0, int(spec.frames(len(samples), shift)), size):
+        part = padded[first * shift :][: (size - 1) * shift + spec.fft]
         spectrum = librosa.stft(
             part,
             n_fft=spec.fft,
@@ -159,6 +161,11 @@ def _librosa(samples, spec, shift):
         )
         parts.append(np.abs(spectrum).T @ filters(spec))
     return np.log(np.concatenate(parts) + np.float32(MAGNITUDE_OFFSET))
+
+
+def _part_frames(spec: FrontendSpec) -> int:
+    """Return the frames per part."""
+    return max(1, min(_PART, _PART_SAMPLES // spec.fft_length))
 
 
 def normalize(

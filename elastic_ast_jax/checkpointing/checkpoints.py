@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from elastic_ast_jax.checkpointing import vetting
 from elastic_ast_jax.checkpointing.restored_params import (
     CheckpointError,
     Mean,
@@ -121,12 +122,11 @@ class Checkpoints:
         try:
             if isinstance(self.directory, BucketPath):
                 gcs.check_access(self.directory)
+            vetting.check_tree(self.directory)
             yield
-        except Exception as error:
-            if not isinstance(self.directory, BucketPath):
-                raise
+        except Exception as error:  # damaged metadata raise errors of many types
             failure = CheckpointError(
-                f'{self.directory}: cannot be used for checkpoints ({gcs.explain(error)})'
+                f'{self.directory}: cannot be used for checkpoints ({self._reason(error)})'
             )
             raise gcs.with_exit_code(failure, self.directory, error) from error
 
@@ -297,6 +297,10 @@ class Checkpoints:
             failure, restored = None, {}
             try:
                 self._check_shapes(step, 'params', abstract.params)
+                for item in items:
+                    vetting.check_item(
+                        self._item(step, item), jax.tree.leaves(getattr(abstract, item))
+                    )
                 restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             except Exception as error:  # damage raises errors of many types
                 failure = shorten(error)
@@ -321,6 +325,7 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, item: str, abstract: Any) -> None:
         """Raise an error for parameters of another model, before any is read."""
+        vetting.check_item(self._item(step, item), jax.tree.leaves(abstract))
         stored = ocp.StandardCheckpointHandler().metadata(self._item(step, item))
         saved = {
             jax.tree_util.keystr(path): tuple(leaf.shape)
@@ -337,6 +342,8 @@ class Checkpoints:
             raise ValueError(
                 f'of another model, {len(wrong)} parameters differ, such as {wrong[0]}'
             )
+        for path, leaf in _leaves(getattr(stored, 'tree', stored)):
+            vetting.check_chunks(jax.tree_util.keystr(path), leaf)
 
     def _warn(self, failures: dict[int, str], usable_step: int) -> None:
         for step, reason in failures.items():

@@ -12,7 +12,7 @@ from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.distributed import sharding
-from elastic_ast_jax.models import factory
+from elastic_ast_jax.models import factory, memory
 from elastic_ast_jax.models.attention import selection
 from elastic_ast_jax.models.encoder import identity
 
@@ -51,6 +51,7 @@ def load_model(
 
     Raises:
         WorkdirError: It is not a workdir, or this version computes other features.
+        MemoryLimitError: A row of its config takes more memory than such a network may take.
         CheckpointError: No checkpoint can be read.
     """
     files = Workdir(workdir)
@@ -68,6 +69,7 @@ def load_model(
     )
     shape = factory.batch_shape(config, len(metadata.labels))
     abstract = jax.eval_shape(lambda: factory.init_params(network, shape, 0))
+    memory.check_batch(config, len(metadata.labels), memory.params_bytes(abstract))
     one_device = SingleDeviceSharding(jax.local_devices()[0])
     abstract = sharding.with_shardings(
         abstract, one_device if mesh is None else sharding.params_shardings(abstract, mesh)

@@ -12,6 +12,8 @@ from elastic_ast_jax.utils.gcs import BucketPath
 
 # Characters of an error that a message quotes.
 _ERROR_LENGTH = 400
+# Digits of the largest step, and characters of a selection that a message quotes.
+_MAX_DIGITS, _MAX_SHOWN = 18, 60
 
 
 class CheckpointError(UserError):
@@ -101,10 +103,11 @@ def select_steps(
         if best_step is None:
             raise CheckpointError(f'{directory}: no checkpoint has been evaluated; use latest')
         return [best_step]
-    if selection.isdecimal() and int(selection) in steps:
-        return [int(selection)]
+    if (step := _whole_number(selection)) in steps:
+        return [step]
     raise CheckpointError(
-        f'{directory}: no checkpoint {selection}; there are {list(steps)}, latest, best and average'
+        f'{directory}: no checkpoint {selection[:_MAX_SHOWN]}; there are {list(steps)}, latest,'
+        ' best and average'
     )
 
 
@@ -117,20 +120,28 @@ def _averaged_steps(
     directory: Path | BucketPath, selection: str, steps: Sequence[int]
 ) -> list[int]:
     """Return the steps of `'average'` or `'average:N'`."""
-    _, colon, number = selection.partition(':')
+    _, colon, text = selection.partition(':')
     if not colon:
         return list(steps)
-    if not number.isdecimal() or int(number) < 1:
+    selection, number = selection[:_MAX_SHOWN], _whole_number(text)
+    if number < 1:
         raise CheckpointError(
             f'{directory}: {selection}: write average:N with a positive whole number N, such as'
             f' average:{min(3, len(steps))}, or average for all checkpoints'
         )
-    if int(number) > len(steps):
+    if number > len(steps):
         raise CheckpointError(
             f'{directory}: {selection} needs {number} checkpoints, and there are {len(steps)}, of'
             f' steps {list(steps)}: ask for fewer (a run keeps train.max_checkpoints of them)'
         )
-    return list(steps[-int(number) :])
+    return list(steps[-number:])
+
+
+def _whole_number(text: str) -> int:
+    """Return a number of digits, the largest step if it has too many; -1 for another text."""
+    if not text.isdecimal():
+        return -1
+    return int(text) if len(text) <= _MAX_DIGITS else 10**_MAX_DIGITS
 
 
 def describe(steps: Sequence[int], item: str) -> str:

@@ -18,8 +18,6 @@
 | `wandb.json`, `wandb/` | the id of the run at Weights & Biases, and its files |
 """
 
-import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -30,13 +28,17 @@ from typing import Any
 
 from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.checkpointing import workdir_files
+from elastic_ast_jax.checkpointing.run_records import ModelMetadata, PlanRecord, RecordError
+from elastic_ast_jax.checkpointing.workdir_files import RESTORE, WorkdirError
 from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import TokenBudgets
-from elastic_ast_jax.utils import files, gcs
-from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils import bounded, files, gcs
 from elastic_ast_jax.utils.gcs import BucketPath
+
+__all__ = ['ModelMetadata', 'PlanRecord', 'Workdir', 'WorkdirError']
 
 # Keys that may change when a run resumes: they locate data, weights and devices or control logging,
 # and change no result. A run that a damaged recording stopped may resume without it.
@@ -62,38 +64,6 @@ _FREE_KEYS = {
 
 # The last file that Orbax writes into a checkpoint in a bucket.
 _COMPLETE = 'commit_success.txt'
-# Advice for a damaged file of a run.
-_RESTORE = 'restore it or train again'
-
-
-class WorkdirError(UserError):
-    """A workdir that cannot be used; names the path, the fault and the remedy."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelMetadata:
-    """The meaning of the inputs and outputs of a model.
-
-    Attributes:
-        labels: The name of each class.
-        frontend: The fingerprint of its features.
-    """
-
-    labels: tuple[str, ...]
-    frontend: Fingerprint
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanRecord:
-    """The plan of a run.
-
-    Attributes:
-        fingerprint: `data.epoch_plan.Planner.fingerprint` of the training split.
-        epoch_rows: The rows of each epoch; they determine the learning-rate schedule.
-    """
-
-    fingerprint: str
-    epoch_rows: tuple[int, ...]
 
 
 class Workdir:
@@ -126,6 +96,7 @@ class Workdir:
 
         Before the first one a new start may replace config, labels and plan.
         """
+        self.check_inside(self.checkpoints)
         # In a bucket checkpoints have their names before they are complete.
         if isinstance(self.path, BucketPath):
             return any(
@@ -147,6 +118,15 @@ class Workdir:
             WorkdirError: It cannot be written, holds other files, or belongs to a run with another
                 config and a checkpoint; names the differing keys.
         """
+        for place in (
+            self.checkpoints,
+            self.metrics,
+            self.tensorboard,
+            self.evaluations,
+            self.skipped,
+            self.starting_point,
+        ):
+            self.check_inside(place)
         if self._writes:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -213,7 +193,7 @@ class Workdir:
         Raises:
             WorkdirError: It is missing or cannot be read.
         """
-        values = self._read('config.json')
+        values = workdir_files.read_object(self.path, 'config.json')
         try:
             return stored.from_json(values)
         except loading.ConfigError as error:
@@ -225,32 +205,15 @@ class Workdir:
         Raises:
             WorkdirError: They are missing or cannot be read.
         """
-        values = self._read('model.json')
+        file = self.path / 'model.json'
+        values = workdir_files.read_object(self.path, file.name)
         labels, frontend = (
-            self._entry(values, 'model.json', key) for key in ('labels', 'frontend')
+            workdir_files.entry(values, file, key) for key in ('labels', 'frontend')
         )
-        if not (
-            isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
-        ):
-            raise WorkdirError(
-                f'{self.path / "model.json"}: labels must be a list of names; restore it or train'
-                ' again'
-            )
-        spec, golden = (
-            (frontend.get(key) for key in ('spec', 'golden'))
-            if isinstance(frontend, dict)
-            else (None, None)
-        )
-        if not (
-            isinstance(spec, str)
-            and isinstance(golden, list)
-            and all(isinstance(x, float) for x in golden)
-        ):
-            raise WorkdirError(
-                f'{self.path / "model.json"}: the entry frontend is damaged; restore it or train'
-                ' again'
-            )
-        return ModelMetadata(tuple(labels), Fingerprint(spec, tuple(golden)))
+        try:
+            return ModelMetadata.from_json(labels, frontend)
+        except RecordError as error:
+            raise WorkdirError(f'{file}: {error}; {RESTORE}') from error
 
     def set_model_metadata(self, metadata: ModelMetadata) -> None:
         """Store the metadata of a new run, or check them against the stored ones.
@@ -271,9 +234,7 @@ class Workdir:
                     f'missing {missing}, new {new}; use another --workdir'
                 )
             self.check_frontend(metadata.frontend)
-        frontend = {'spec': metadata.frontend.spec, 'golden': metadata.frontend.golden}
-        values = {'labels': metadata.labels, 'frontend': frontend}
-        self._write(self.path / 'model.json', json.dumps(values, indent=2) + '\n')
+        self._write(self.path / 'model.json', json.dumps(metadata.to_json(), indent=2) + '\n')
 
     def check_frontend(self, fingerprint: Fingerprint) -> None:
         """Check that this version computes the features that the model was trained with.
@@ -306,30 +267,19 @@ class Workdir:
         """
         if not (self.path / 'plan.json').exists():
             return None
-        values = self._read('plan.json')
+        file = self.path / 'plan.json'
+        values = workdir_files.read_object(self.path, file.name)
         fingerprint, rows = (
-            self._entry(values, 'plan.json', key) for key in ('fingerprint', 'epoch_rows')
+            workdir_files.entry(values, file, key) for key in ('fingerprint', 'epoch_rows')
         )
-        valid_rows = (
-            isinstance(rows, list)
-            and rows
-            and all(type(count) is int and count > 0 for count in rows)
-        )
-        for key, valid in (
-            ('fingerprint', isinstance(fingerprint, str)),
-            ('epoch_rows', valid_rows),
-        ):
-            if not valid:
-                raise WorkdirError(
-                    f'{self.path / "plan.json"}: the entry {key} is damaged; restore it or train'
-                    ' again in another --workdir'
-                )
-        return PlanRecord(fingerprint, tuple(rows))
+        try:
+            return PlanRecord.from_json(fingerprint, rows)
+        except RecordError as error:
+            raise WorkdirError(f'{file}: {error}; {RESTORE} in another --workdir') from error
 
     def set_plan(self, plan: PlanRecord) -> None:
         """Store the plan of the run."""
-        values = {'fingerprint': plan.fingerprint, 'epoch_rows': plan.epoch_rows}
-        self._write(self.path / 'plan.json', json.dumps(values) + '\n')
+        self._write(self.path / 'plan.json', json.dumps(plan.to_json()) + '\n')
 
     def add_skipped(self, messages: Iterable[str]) -> None:
         """Add messages to the list of skipped clips, each once.
@@ -340,6 +290,7 @@ class Workdir:
         if not lines:
             return
         before = []
+        self.check_inside(self.skipped)
         if self.skipped.exists():
             before = self.skipped.read_text(encoding='utf-8').splitlines()
         lines = dict.fromkeys([*before, *lines])
@@ -363,7 +314,9 @@ class Workdir:
             )
         advice = f'measure again with {measure}'
         try:
-            budgets = token_budget.from_json(self._read('budgets.json', advice))
+            budgets = token_budget.from_json(
+                workdir_files.read_object(self.path, 'budgets.json', advice)
+            )
             for measurement in budgets.measurements:
                 token_budget.check_reduction(measurement.reduction, frontend)
         except ValueError as error:
@@ -394,50 +347,34 @@ class Workdir:
         if not (self.path / 'wandb.json').exists():
             new_id = hashlib.sha256(f'{self.path} {time.time_ns()}'.encode()).hexdigest()[:16]
             self._write(self.path / 'wandb.json', json.dumps({'id': new_id}) + '\n')
-        return str(self._entry(self._read('wandb.json'), 'wandb.json', 'id'))
+        values = workdir_files.read_object(self.path, 'wandb.json')
+        return str(workdir_files.entry(values, self.path / 'wandb.json', 'id'))
+
+    def read_json(self, file: Path | BucketPath) -> Any:
+        """Return the value of a JSON file in the workdir, such as a result of evaluation.
+
+        Raises:
+            OSError: It is missing or unreadable, too large, no regular file, or a link out of the
+                workdir.
+            ValueError: It is no JSON, or nested too deep.
+        """
+        return bounded.parse_json(workdir_files.read_text(self.path, file))
+
+    def check_inside(self, path: Path | BucketPath) -> None:
+        """Check that no link leads from a path of the workdir to another place.
+
+        Raises:
+            WorkdirError: It leads elsewhere.
+        """
+        try:
+            bounded.check_inside(path, self.path)
+        except OSError as error:
+            raise WorkdirError(
+                f'{path}: {error.strerror}: nothing outside of the workdir is read or written;'
+                ' copy the files in its place'
+            ) from error
 
     def _write(self, file: Path | BucketPath, text: str) -> None:
         if self._writes:
+            self.check_inside(file.parent)
             files.write_text(file, text)
-
-    def _read(self, name: str, advice: str = _RESTORE) -> dict[str, Any]:
-        file = self.path / name
-        try:
-            if not self.path.is_dir():
-                names = difflib.get_close_matches(self.path.name, _siblings(self.path), 1)
-                hint = f'; did you mean {self.path.parent / names[0]}?' if names else ''
-                raise WorkdirError(f'{self.path}: there is no such workdir{hint}')
-            data = file.read_bytes()
-        except FileNotFoundError:
-            raise WorkdirError(
-                f'{self.path}: is not a workdir of `elastic-ast train`, or its training never'
-                f' began: {name} is missing'
-            ) from None
-        except OSError as error:
-            failure = WorkdirError(
-                f'{file}: cannot be read ({error.strerror or error}); make it readable, or train'
-                ' again'
-            )
-            raise gcs.with_exit_code(failure, file, error) from error
-        try:
-            values = json.loads(data.decode('utf-8'))
-        except ValueError as error:
-            raise WorkdirError(f'{file}: cannot be read ({error}); {advice}') from error
-        if not isinstance(values, dict):
-            raise WorkdirError(f'{file}: must hold a JSON object; {advice}')
-        return values
-
-    def _entry(self, values: dict[str, Any], name: str, key: str) -> Any:
-        if key not in values:
-            raise WorkdirError(f'{self.path / name}: has no entry {key!r}; {_RESTORE}')
-        return values[key]
-
-
-def _siblings(path: Path | BucketPath) -> list[str]:
-    if isinstance(path, BucketPath):  # a check that each is a folder would take long
-        return [entry.name for entry in path.parent.iterdir()]
-    return (
-        [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
-        if path.parent.is_dir()
-        else []
-    )

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from elastic_ast_jax.config import limits
 from elastic_ast_jax.config.model_sizes import SIZES
 from elastic_ast_jax.config.schema import (
     RENAMED_VALUES,
@@ -28,6 +29,8 @@ _FILES = {
 
 def problems(config: Config) -> list[str]:
     """Return the problems of values and of their combinations, one sentence each."""
+    if absurd := limits.problems(config.flat()):
+        return absurd  # the other checks compute with the values
     return [
         *config.frontend.problems(),
         *_data_problems(config.data),

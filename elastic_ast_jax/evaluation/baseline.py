@@ -63,6 +63,8 @@ def run(
             or all training clips are of the same classes.
     """
     sweep.check_options(kind, points, shifts)
+    if out:
+        Workdir(out).check_inside(Workdir(out).evaluations)
     if out and Workdir(out).has_checkpoint():
         raise UserError(
             f'--out={out}: is the workdir of a trained model, whose config and results would be'

@@ -173,9 +173,10 @@ def group_runs(models: Sequence[tuple[str, Sequence[str]]], key: str) -> list[Gr
 
 def _evaluated_metric(workdir: str, metric: str) -> float:
     """Return the metric on whole clips from the file that evaluation wrote."""
-    file = Workdir(workdir).evaluations / 'metrics.json'
+    stored = Workdir(workdir)
+    file = stored.evaluations / 'metrics.json'
     try:
-        value = json.loads(file.read_text(encoding='utf-8'))[metric]
+        value = stored.read_json(file)[metric]
         return math.nan if value is None else float(value)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CompareError(

@@ -22,6 +22,7 @@ from elastic_ast_jax.evaluation import budget_sweep, resized_ast, sweep, sweep_a
 from elastic_ast_jax.evaluation.curves import class_curves, write_curves
 from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator
 from elastic_ast_jax.evaluation.sweep_axes import SweepKind
+from elastic_ast_jax.models import memory
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.training import factory
 from elastic_ast_jax.training.metrics import Metrics
@@ -101,6 +102,7 @@ def run(
     jax_cache.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
     config = eval_config(workdir.config(), overrides)
+    workdir.check_inside(workdir.evaluations)
     _note_heldout_share(config, progress)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(config.packing.rows, mesh)
@@ -222,7 +224,15 @@ def _report(
 def _make_evaluator(
     model: LoadedModel, config: Config, mesh: jax.sharding.Mesh, source: Source | None = None
 ) -> Evaluator:
-    """Return an evaluator of a model on the evaluation split, which may be open already."""
+    """Return an evaluator of a model on the evaluation split, which may be open already.
+
+    Raises:
+        MemoryLimitError: Its batches take more memory than such a network may take.
+    """
+    rows = len(sharding.local_rows(config.packing.rows, mesh))
+    if jax.default_backend() != 'cpu':  # each accelerator has memory of its own
+        rows = -(-rows // jax.local_device_count())
+    memory.check_batch(config, len(model.labels), memory.params_bytes(model.params), rows)
 
     def apply(params: Any, batch: PackedBatch) -> Any:
         return model.network.apply({'params': params}, batch)

@@ -1,7 +1,6 @@
 """Read the sweeps that evaluation stored in workdirs, and check that they can be compared."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -117,14 +116,15 @@ def read_sweep(
     Raises:
         CompareError: No such sweep, or a file that cannot be read.
     """
-    folder = Workdir(workdir).evaluations
+    stored = Workdir(workdir)
+    folder = stored.evaluations
     option = ' --fixed_length=resized' if resized else ''
     command = f'elastic-ast evaluate --workdir={workdir} --sweep={kind}{option}'
     file = folder / f'{file_stem(kind, resized=resized)}.json'
     if resized and not file.exists():
         file = folder / f'{kind}.json'
     try:
-        sweep = json.loads(file.read_text(encoding='utf-8'))
+        sweep = stored.read_json(file)
     except FileNotFoundError:
         raise CompareError(f'{workdir}: has no {kind} sweep: run {command}') from None
     except (OSError, ValueError) as error:

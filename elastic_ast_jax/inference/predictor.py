@@ -18,7 +18,7 @@ from elastic_ast_jax.inference import batching, clips, embeddings, scores
 from elastic_ast_jax.inference.batching import ClipOutputs, RunBatch
 from elastic_ast_jax.inference.clips import Clip
 from elastic_ast_jax.inference.scores import RecordingScores
-from elastic_ast_jax.models import factory
+from elastic_ast_jax.models import factory, memory
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import Measurement, TokenBudgets, TokenReduction
 from elastic_ast_jax.utils.text import printable
@@ -75,7 +75,13 @@ class Predictor:
         self._workdir = workdir
         self._budgets: TokenBudgets | None = None
         self._params = loaded.params
-        self._shape = factory.batch_shape(self.config, len(self.labels))
+        # Fewer rows than in training change no result.
+        rows = memory.rows_within_limit(
+            self.config, len(self.labels), memory.params_bytes(self._params)
+        )
+        self._shape = factory.batch_shape(
+            self.config, len(self.labels), max(1, min(rows, self.config.packing.rows))
+        )
 
         def outputs(params, batch, fields):
             computed = loaded.network.apply({'params': params}, batch, method='outputs')

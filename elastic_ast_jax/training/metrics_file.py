@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from elastic_ast_jax.utils import bounded
 from elastic_ast_jax.utils.gcs import BucketPath
 
 __all__ = ['open_log', 'read_lines']
@@ -24,6 +25,8 @@ __all__ = ['open_log', 'read_lines']
 _EVENTS = 'events.out.tfevents.'
 # Seconds after which a part is written even if no checkpoint requires it.
 _PATIENCE = 60.0
+# The most bytes of a local file: a million lines.
+_LIMIT = 256 * bounded.MEBIBYTE
 # Parts that are read at the same time: a request takes some 50 ms, and a day has 1440 parts.
 _READERS = 32
 
@@ -37,13 +40,16 @@ def read_lines(file: Path | BucketPath) -> list[str] | None:
         file: The path of `metrics.jsonl` in the workdir, in a folder or a bucket.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read: it is too large, no regular file, or a link out of its folder.
         UnicodeDecodeError: It is not text.
     """
     if isinstance(file, BucketPath):
         parts = _parts(_folder(file))
         return [line for number in sorted(parts) for line in parts[number]] if parts else None
-    return _complete_lines(file.read_text(encoding='utf-8')) if file.exists() else None
+    if not file.exists():
+        return None
+    bounded.check_inside(file, file.parent)
+    return [line for line in bounded.read_lines(file, _LIMIT) if line.endswith('\n')]
 
 
 def open_log(

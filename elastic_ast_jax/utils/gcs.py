@@ -99,6 +99,11 @@ class BucketPath(PurePosixPath):
         with self._file_system() as store:
             return store.cat_file(self._key)
 
+    def file_size(self) -> int:
+        """Return the number of bytes of the object."""
+        with self._file_system() as store:
+            return store.info(self._key)['size']
+
     def read_text(self, encoding: str = 'utf-8') -> str:
         """Return the content as text."""
         return self.read_bytes().decode(encoding)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from elastic_ast_jax.data.prepare.shards import ShardRecord
-from elastic_ast_jax.utils import files
+from elastic_ast_jax.utils import bounded, files
 
 __all__ = ['IndexedFile', 'load', 'save']
 
@@ -69,6 +69,7 @@ def load(folder: str | os.PathLike, split: str) -> dict[str, IndexedFile] | None
     """
     path = _path(folder, split)
     try:
+        bounded.check_regular(path)
         with np.load(path, allow_pickle=False) as stored:
             if int(stored['version']) != _VERSION:
                 raise ValueError(f'it is not of version {_VERSION}')

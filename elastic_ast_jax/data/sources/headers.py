@@ -20,6 +20,7 @@ import numpy as np
 
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError, Header
+from elastic_ast_jax.utils import bounded
 from elastic_ast_jax.utils.text import shorten
 
 __all__ = ['cache_path', 'format_problems', 'read_headers', 'replace_cache']
@@ -142,6 +143,7 @@ def _read_header(name: str, cached: dict[str, _Entry]) -> tuple[Header | AudioEr
 
 def _load(cache: Path) -> dict[str, _Entry]:
     try:
+        bounded.check_regular(cache)
         with np.load(cache, allow_pickle=False) as stored:
             version, names, numbers = (stored[key] for key in ('version', 'names', 'numbers'))
         names = names.tobytes().split(b'\0')[:-1]

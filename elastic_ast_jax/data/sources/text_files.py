@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax.data.sources.base import DataError
+from elastic_ast_jax.utils import bounded
 from elastic_ast_jax.utils.text import join_first, shorten
 
 __all__ = [
@@ -38,6 +39,9 @@ _QUOTED = 80
 _POINTER = b'version https://git-lfs.github.com/spec/v1'
 _PAGES = (b'<!doctype html', b'<html')
 
+# The most bytes of a list: ten million clips.
+_LIMIT = 1024 * bounded.MEBIBYTE
+
 
 def read_text(path: Path, kind: str, suffix: str) -> str:
     """Return the text of a file.
@@ -48,7 +52,8 @@ def read_text(path: Path, kind: str, suffix: str) -> str:
         suffix: Suffix of such files, for messages: '.jsonl or .csv'.
 
     Raises:
-        DataError: The file is missing, a folder, unreadable, or not UTF-8.
+        DataError: The file is missing, a folder or no regular file, too large, unreadable, or not
+            UTF-8.
     """
     data = _read_bytes(path, kind, suffix)
     beginning = data[:64].lstrip().lower()
@@ -71,7 +76,7 @@ def _read_bytes(path: Path, kind: str, suffix: str) -> bytes:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or a device may never end
             raise DataError(f'{path}: is no regular file: save the {kind} to a {suffix} file')
-        return path.read_bytes()
+        return bounded.read_bytes(path, _LIMIT)
     except FileNotFoundError as error:
         raise DataError(f'{path}: no such {kind}: check the path') from error
     except IsADirectoryError as error:

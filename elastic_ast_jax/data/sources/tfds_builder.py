@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from elastic_ast_jax.data.sources import tfds_classes
 from elastic_ast_jax.data.sources.base import DataError
 
 __all__ = [
@@ -55,8 +56,8 @@ def open_builder(name: str, folder: str) -> Any:
             the default of TFDS.
 
     Raises:
-        DataError: There is no such data set, it cannot be prepared, or it is in files of another
-            format.
+        DataError: There is no such data set, it cannot be prepared, it is in files of another
+            format, or it names code that reading it would run.
     """
     # TFDS loads TensorFlow when it first needs it; the next import has loaded it quietly.
     import tensorflow_datasets as tfds
@@ -64,6 +65,8 @@ def open_builder(name: str, folder: str) -> Any:
     from elastic_ast_jax.data.tf import tf
 
     folder = os.path.expanduser(folder)
+    tfds_classes.check_name(name)
+    tfds_classes.check_prepared(name, folder)
     try:
         if folder and tf.io.gfile.exists(os.path.join(folder, 'dataset_info.json')):
             return _check_format(tfds.builder_from_directory(folder))

@@ -1,0 +1,91 @@
+"""Define what a workdir records beside the config: the meaning of the model, and the plan."""
+
+import dataclasses
+from typing import Any
+
+from elastic_ast_jax.audio.fbank import Fingerprint
+
+__all__ = ['ModelMetadata', 'PlanRecord', 'RecordError']
+
+
+class RecordError(ValueError):
+    """Report a damaged entry of a record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelMetadata:
+    """The meaning of the inputs and outputs of a model.
+
+    Attributes:
+        labels: The name of each class.
+        frontend: The fingerprint of its features.
+    """
+
+    labels: tuple[str, ...]
+    frontend: Fingerprint
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `model.json`."""
+        frontend = {'spec': self.frontend.spec, 'golden': self.frontend.golden}
+        return {'labels': self.labels, 'frontend': frontend}
+
+    @classmethod
+    def from_json(cls, labels: Any, frontend: Any) -> 'ModelMetadata':
+        """Return the record of the entries of `model.json`.
+
+        Raises:
+            RecordError: An entry is damaged.
+        """
+        if not (
+            isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
+        ):
+            raise RecordError('labels must be a list of names')
+        spec, golden = (
+            (frontend.get(key) for key in ('spec', 'golden'))
+            if isinstance(frontend, dict)
+            else (None, None)
+        )
+        if not (
+            isinstance(spec, str)
+            and isinstance(golden, list)
+            and all(isinstance(x, float) for x in golden)
+        ):
+            raise RecordError('the entry frontend is damaged')
+        return cls(tuple(labels), Fingerprint(spec, tuple(golden)))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanRecord:
+    """The plan of a run.
+
+    Attributes:
+        fingerprint: `data.epoch_plan.Planner.fingerprint` of the training split.
+        epoch_rows: The rows of each epoch; they determine the learning-rate schedule.
+    """
+
+    fingerprint: str
+    epoch_rows: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `plan.json`."""
+        return {'fingerprint': self.fingerprint, 'epoch_rows': self.epoch_rows}
+
+    @classmethod
+    def from_json(cls, fingerprint: Any, rows: Any) -> 'PlanRecord':
+        """Return the record of the entries of `plan.json`.
+
+        Raises:
+            RecordError: An entry is damaged.
+        """
+        valid_rows = (
+            isinstance(rows, list)
+            and rows
+            and all(type(count) is int and 0 < count < 2**63 for count in rows)
+        )
+        for key, valid in (
+            ('fingerprint', isinstance(fingerprint, str)),
+            ('epoch_rows', valid_rows),
+        ):
+            if not valid:
+                raise RecordError(f'the entry {key} is damaged')
+        return cls(fingerprint, tuple(rows))
