@@ -342,8 +342,6 @@ class Checkpoints:
             raise ValueError(
                 f'of another model, {len(wrong)} parameters differ, such as {wrong[0]}'
             )
-        for path, leaf in _leaves(getattr(stored, 'tree', stored)):
-            vetting.check_chunks(jax.tree_util.keystr(path), leaf)
 
     def _warn(self, failures: dict[int, str], usable_step: int) -> None:
         for step, reason in failures.items():

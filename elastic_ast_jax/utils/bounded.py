@@ -138,7 +138,7 @@ def check_inside(path: Path | BucketPath, folder: Path | BucketPath) -> None:
     root = os.path.realpath(folder)
     try:
         target = os.path.realpath(path, strict=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if not os.path.islink(path):
             return
         raise _os_error(errno.ELOOP, 'is a link that leads nowhere', path) from None

@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import pytest
+import tensorstore
 
 from elastic_ast_jax.checkpointing import vetting
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
@@ -213,15 +214,45 @@ def test_a_network_that_the_checkpoint_does_not_hold_is_refused(workdir):
     assert 'of another model' in refused(workdir, CheckpointError)
 
 
-def test_chunks_beyond_their_array_are_refused():
-    class Storage:
-        chunk_shape, write_shape = (1, 16), (2, 2**40)
+@pytest.mark.parametrize(
+    'values',
+    [
+        {'shape': [2, 16], 'chunks': [2, 2**40]},
+        {'shape': [2, 16], 'chunks': [2]},
+        {'shape': [2, 16], 'chunks': [0, 16]},
+        {'shape': [2], 'chunk_grid': {'configuration': {'chunk_shape': [3]}}},
+        {'shape': 'ab', 'chunks': 'ab'},
+        {'shape': [2]},
+        [],
+    ],
+)
+def test_chunks_that_are_no_parts_of_their_array_are_refused(workdir, values):
+    item = workdir / 'checkpoints/0/params'
+    vetting.check_arrays(item)
+    store = tensorstore.KvStore.open({'driver': 'ocdbt', 'base': f'file://{item}/'}).result()
+    store.write('embed.bias/.zarray', json.dumps(values)).result()
+    with pytest.raises(ValueError, match=r'embed\.bias'):
+        vetting.check_arrays(item)
+    assert 'embed.bias' in refused(workdir, CheckpointError)
 
-    class Metadata:
-        shape, storage = (2, 16), Storage
 
-    with pytest.raises(ValueError, match='chunks of shape'):
-        vetting.check_chunks('kernel', Metadata)
+def test_names_of_arrays_that_are_paths_are_not_opened(workdir, outside):
+    folder, opened = outside
+    item = workdir / 'checkpoints/0/params'
+    values = json.loads((item / '_METADATA').read_text('utf-8'))
+    entry = values['tree_metadata']["('embed', 'bias')"]
+    entry['key_metadata'] = [{'key': f'../../../../{folder.name}/a', 'key_type': 2}]
+    values['use_ocdbt'] = False
+    (item / '_METADATA').write_text(json.dumps(values), encoding='utf-8')
+    assert 'is a path' in refused(workdir, CheckpointError)
+    assert opened() == []
+
+
+def test_damaged_files_of_arrays_print_no_traceback(workdir, capfd):
+    file = workdir / 'checkpoints/0/params/manifest.ocdbt'
+    file.write_bytes(file.read_bytes()[:-20])
+    refused(workdir, CheckpointError)
+    assert 'Traceback' not in capfd.readouterr().err
 
 
 def test_a_run_that_deletes_checkpoints_does_not_disturb_a_reader(workdir, monkeypatch):

@@ -40,9 +40,14 @@ class Configs(Target):
 
         from tests.fixtures import untrained
 
-        data = {'source': 'synthetic', 'synthetic_train': 8, 'synthetic_eval': 4}
+        self._recording, clips = folder / 'recording.wav', folder / 'clips.jsonl'
+        soundfile.write(self._recording, 0.1 * np.sin(np.arange(8000) / 7), 16000)
+        lines = [{'audio': 'recording.wav', 'labels': [label]} for label in ('low', 'middle')]
+        lines[1] |= {'start': 0.1, 'end': 0.4}
+        clips.write_text(''.join(json.dumps(line) + '\n' for line in lines), encoding='utf-8')
+        data = {'source': 'manifest', 'train': str(clips), 'eval': str(clips), 'num_workers': 1}
         self._whole = folder / 'whole'
-        untrained.workdir(self._whole, data=data | {'num_workers': 1})
+        untrained.workdir(self._whole, data=data)
         (self._whole / 'plan.json').write_text(json.dumps(_PLAN), encoding='utf-8')
         lines = ''.join(json.dumps(line) + '\n' for line in _LINES)
         (self._whole / 'metrics.jsonl').write_text(lines, encoding='utf-8')
@@ -51,8 +56,6 @@ class Configs(Target):
         sweep = {'metric': 'accuracy', 'model': 'elastic_ast', 'overrides': [], 'points': [point]}
         (self._whole / 'eval' / 'length.json').write_text(json.dumps(sweep), encoding='utf-8')
         (self._whole / 'eval' / 'metrics.json').write_text('{"accuracy": 0.5}', encoding='utf-8')
-        self._recording = folder / 'recording.wav'
-        soundfile.write(self._recording, 0.1 * np.sin(np.arange(8000) / 7), 16000)
         for name in dict.fromkeys(_COMMANDS):
             self._run(name, shutil.copytree(self._whole, folder / f'warm-{name}'))
 
