@@ -14,11 +14,10 @@ import sys
 from tests.fuzz import byte_damage, command, runner, text_damage
 from tests.fuzz.target import Target, random_of
 
-__all__ = ['Configs']
+__all__ = ['Configs', 'OpenedConfigs']
 
 _FILES = ('model.json', 'plan.json', 'eval/length.json', 'eval/metrics.json', 'metrics.jsonl')
 _METADATA = ('_CHECKPOINT_METADATA', 'params/_METADATA', 'params/manifest.ocdbt')
-_COMMANDS = ('predict',) * 6 + ('embed', 'evaluate', 'evaluate', 'compare', 'lengths', 'convert')
 # Values at the limits of what is accepted, and beyond what any machine holds.
 _SIZES = (2**10, 2**14, 2**17, 2**20, 2**24, 2**31, 2**40, 2**63, 10**18, 10**19, 1e12, 1e300)
 _PLAN = {'fingerprint': 'fedcba9876543210', 'epoch_rows': [4, 4]}
@@ -32,6 +31,7 @@ class Configs(Target):
     """Workdirs of a tiny model with damage in their files."""
 
     inputs_per_child = 150
+    commands = ('predict',) * 6 + ('embed', 'evaluate', 'evaluate', 'compare', 'lengths', 'convert')
 
     def prepare(self, folder: pathlib.Path) -> None:
         """Write a workdir and a recording, and run each command once."""
@@ -56,13 +56,13 @@ class Configs(Target):
         sweep = {'metric': 'accuracy', 'model': 'elastic_ast', 'overrides': [], 'points': [point]}
         (self._whole / 'eval' / 'length.json').write_text(json.dumps(sweep), encoding='utf-8')
         (self._whole / 'eval' / 'metrics.json').write_text('{"accuracy": 0.5}', encoding='utf-8')
-        for name in dict.fromkeys(_COMMANDS):
+        for name in dict.fromkeys(self.commands):
             self._run(name, shutil.copytree(self._whole, folder / f'warm-{name}'))
 
     def make(self, seed: int, index: int, folder: pathlib.Path) -> pathlib.Path:
         """Copy the workdir and damage one file, or the config twice."""
         random = random_of(seed, index)
-        path = folder / random.choice(_COMMANDS)
+        path = folder / random.choice(self.commands)
         shutil.copytree(self._whole, path)
         if random.random() < 0.7:
             _damage_config(path, random)
@@ -93,6 +93,17 @@ class Configs(Target):
             'convert': ('convert', 'to_elasticast_torch', path, f'{path}.safetensors'),
         }[name]
         return command.run(*map(str, arguments))
+
+
+class OpenedConfigs(Configs):
+    """The same workdirs, of which the model is opened and nothing is computed."""
+
+    commands = ('open',)
+
+    def _run(self, name: str, path: pathlib.Path) -> str:
+        from elastic_ast_jax.checkpointing.load_model import load_model
+
+        return f'{name}ed {load_model(path).description}'
 
 
 def _damage_config(path: pathlib.Path, random: random.Random) -> None:
