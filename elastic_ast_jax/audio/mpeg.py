@@ -1,228 +1,181 @@
-"""Find and count the frames of MPEG audio (MP3), and add a missing note of their number.
+"""Compare an MP3 with the note of its length, and give decoders a right one.
 
 An MP3 has no header. Most begin with a frame of silence in which the encoder notes how many frames
-and bytes follow (Xing, Info or VBRI). Without this note, libsndfile estimates the length from the
-bitrate of the first frame and ends there, however much follows. `with_frame_count` counts the
-frames and adds the note.
+and bytes follow (Xing, Info or VBRI). libsndfile ends where this note says. Without it, libsndfile
+estimates the length from the bitrate of the first frame. So the frames are counted here. Where the
+note is missing or wrong, or other bytes lie between the frames, the decoder gets the frames alone,
+behind a right note.
 """
 
 import dataclasses
-import io
-import os
-from collections.abc import Callable
+from typing import NamedTuple
 
-__all__ = [
-    'Stream',
-    'find_stream',
-    'find_truncated_frame',
-    'parse_frame',
-    'skip_id3',
-    'with_frame_count',
-]
+from elastic_ast_jax.audio.inspection import Inspection, Link, Read
+from elastic_ast_jax.audio.mpeg_frames import (
+    Run,
+    Scan,
+    find_frame,
+    parse_frame,
+    samples_per_frame,
+)
+from elastic_ast_jax.audio.spliced import Piece
 
-# Read bytes at a position; the result is shorter only at the end of the file.
-Read = Callable[[int, int], bytes]
+__all__ = ['inspect']
 
-_MAX_TAGS = 16
 _SEARCHED = 65536  # bytes after the tags that may precede the first frame
-_TAIL = 16384  # bytes at the end: more than seven of the longest frames
-_BLOCK = 1 << 20  # bytes read at a time when frames are counted
+_TOLERATED = 2  # fewer frames may be missing: programs differ on whether to count the first one
+_NOTE = 200  # bytes that hold the note of a frame
+# libmpg123 warns if the noted bytes differ by more than one percent from the size of the file.
+_SIZE_TOLERANCE = 0.009
+# Layers 1 and 2 have no note: libsndfile estimates their length by the bitrate of the first frame,
+# and ends there. Frames that are repeated behind the last one keep it from ending too early.
+_REPEATED = 64
 
-# kbit/s of indices 1 to 14, by (version 1, layer). Versions 2 and 2.5 are alike. Index 0 is the
-# free format.
-_KBITS = {
-    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_RATES = (44100, 48000, 32000)  # of version 1
-_DIVISOR = {3: 1, 2: 2, 0: 4}  # of the rate, by the two bits of version 1, 2 and 2.5
+_WRONG = 'the number of MPEG frames that its first frame notes is wrong'
+_SKIPPED = 'bytes between MPEG frames were skipped'
+_CHANGES = 'MPEG audio of several kinds is joined'
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stream:
-    """Describe a stream of MPEG frames in a file.
+class _Note(NamedTuple):
+    """Hold the numbers that an encoder notes in a silent frame.
 
     Attributes:
-        first: Position of its first frame.
-        header: First four bytes of its first frame.
-        promised: Bytes of all frames by its Xing, Info or VBRI header; 0 without one.
-        counted: Whether a Xing or Info header notes the number of frames.
+        end: Position behind the frame.
+        frames: Number of the following frames; 0 if it is not noted.
+        size: Bytes of all frames; 0 if they are not noted.
+        fields: Position of both numbers, in a Xing or Info header that has both; else 0.
     """
 
-    first: int
-    header: bytes
-    promised: int
-    counted: bool
+    end: int
+    frames: int
+    size: int
+    fields: int
 
 
-def skip_id3(read: Read) -> int:
-    """Return the end of the ID3v2 tags that some programs put before recordings of any format."""
-    position = 0
-    for _ in range(_MAX_TAGS):
-        tag = read(position, 10)
-        if tag[:3] != b'ID3' or len(tag) < 10:
-            break
-        length = 0
-        for byte in tag[6:]:
-            length = length << 7 | byte & 0x7F
-        position += 10 + length + (10 if tag[5] & 0x10 else 0)
-    return position
+@dataclasses.dataclass(frozen=True)
+class _Recording:
+    """Frames of one kind behind the note that they begin with, which is none of them."""
+
+    run: Run
+    note: _Note | None
+    frames: int
+    spans: tuple[tuple[int, int], ...]
 
 
-def parse_frame(header: bytes) -> tuple[int, bytes] | None:
-    """Return the length in bytes of a frame, and the kind that all frames of its stream share.
+def inspect(read: Read, start: int, size: int) -> Inspection:
+    """Return what the frames of a file of `size` bytes show, whose tags end at `start`.
 
-    Args:
-        header: First four bytes of the frame.
-
-    Returns:
-        None if the bytes start no frame, or one of the free format, whose length is not noted.
-    """
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
-        return None
-    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
-    index, rate_code = header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer == 4 or index in (0, 15) or rate_code == 3:
-        return None
-    bits = _KBITS[version == 3, layer][index - 1] * 1000
-    hertz = _RATES[rate_code] // _DIVISOR[version]
-    padding = header[2] >> 1 & 1
-    if layer == 1:
-        length = (12 * bits // hertz + padding) * 4
-    else:
-        length = (72 if layer == 3 and version != 3 else 144) * bits // hertz + padding
-    return length, bytes((header[1] & 0xFE, header[2] & 0x0C))
-
-
-def find_stream(read: Read, start: int, size: int) -> Stream | None:
-    """Return the stream in a file of `size` bytes whose tags end at `start`.
-
-    The result is None if the file holds no stream with known frame lengths.
+    The function reads the whole file. The result is empty if it holds no frames of known lengths.
     """
     data = read(start, _SEARCHED)
-    at = _sync(data, 0, ends=start + len(data) == size)
-    if at is None:
-        return None
-    begin = data[at : at + 200]
-    note = _note_position(begin)
-    promised, frames = 0, 0
-    if begin[note : note + 4] in (b'Xing', b'Info'):
-        flags = int.from_bytes(begin[note + 4 : note + 8], 'big')
-        fields = [
-            int.from_bytes(begin[note + 8 + 4 * i : note + 12 + 4 * i], 'big') for i in range(2)
-        ]
-        frames = fields.pop(0) if flags & 1 else 0
-        promised = fields[0] if flags & 2 else 0
-    elif begin[36:40] == b'VBRI':
-        promised = int.from_bytes(begin[46:50], 'big')
-    return Stream(start + at, begin[:4], promised, frames > 0)
+    ends = start + len(data) >= size
+    first = find_frame(data, 0, ends=ends)
+    if first is None and ends:  # perhaps a single frame that lacks its end
+        first = next((i for i in (0, data.find(b'\xff')) if parse_frame(data[i : i + 4])), None)
+    if first is None:
+        return Inspection()
+    scan = Scan(read, start + first, size)
+    recordings = [_behind_note(read, run) for run in scan.runs]
+    recordings = [recording for recording in recordings if recording.frames]
+    if not recordings:
+        return Inspection.truncated('it holds no whole MPEG frame')
+    problem, oddities = _compare(recordings[0], scan, size)
+    if problem:
+        return Inspection.truncated(problem)
+    if scan.skipped:
+        oddities.append((_SKIPPED, f'{scan.skipped} bytes'))
+    if len(recordings) > 1:
+        oddities.append((_CHANGES, f'{len(recordings)} parts'))
+    is_usual = first == 0 and not oddities and _is_usual(recordings[0], size)
+    links = () if is_usual else tuple(map(_link, recordings))
+    return Inspection(oddities=tuple(oddities), links=links)
 
 
-def find_truncated_frame(read: Read, stream: Stream, size: int) -> int | None:
-    """Return the position of the last frame if the file of `size` bytes ends within it, else None.
-
-    Tags may follow the frames.
-    """
-    kind = _frame_kind(stream.header)
-    begin = max(stream.first, size - _TAIL)
-    data = read(begin, size - begin)
-    at = 0 if begin == stream.first else _sync(data, 0, ends=False, kind=kind)
-    if at is None:
-        return None
-    while (parsed := parse_frame(data[at : at + 4])) and parsed[1] == kind:
-        if at + parsed[0] > len(data):
-            return begin + at
-        at += parsed[0]
-    return begin + at if data[at : at + 1] == b'\xff' and len(data) - at < 4 else None
+def _behind_note(read: Read, run: Run) -> _Recording:
+    note = _parse_note(read(run.start, _NOTE), run.start) if run.layer == 3 else None
+    if note is None or not run.frames:
+        return _Recording(run, None, run.frames, tuple(run.spans))
+    end = run.spans[0][1]
+    spans = ((note.end, end),) if note.end < end else ()
+    return _Recording(run, note, run.frames - 1, (*spans, *run.spans[1:]))
 
 
-def with_frame_count(path: str | os.PathLike, size: int) -> io.RawIOBase | None:
-    """Return an MP3 without a number of frames as a file with this note.
+def _compare(
+    recording: _Recording, scan: Scan, size: int
+) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return the problem of a file whose frames are fewer than noted, and its oddities."""
+    note, frames = recording.note, recording.frames
+    if note is None or not (note.frames or note.size):
+        if scan.cut is None:
+            return None, []
+        return (
+            f'its last MPEG frame, at byte {scan.cut}, lacks its end ({size - scan.cut} bytes are'
+            ' present)'
+        ), []
+    present = size - recording.run.start
+    average = (note.size or present) / max(1, note.frames or frames)
+    lacks_bytes = note.size - present >= _TOLERATED * average
+    lacks_frames = note.frames - frames >= _TOLERATED
+    if lacks_bytes and (lacks_frames or not note.frames):
+        return (
+            f'its first frame promises {note.size} bytes of MPEG audio and {present} are present'
+        ), []
+    if lacks_frames and (not note.size or scan.skipped or scan.cut is not None):
+        return (f'its first frame promises {note.frames} MPEG frames and {frames} are present'), []
+    if note.frames in (0, frames):
+        return None, []
+    return None, [(_WRONG, f'{note.frames} noted, {frames} read')]
 
-    The function reads the whole file once to count its frames. The result is None if the file has
-    the note already, or holds no frames.
-    """
-    file = open(path, 'rb', buffering=0)
-    source = _CountedFile(file, size)
-    if source.stream is None or source.stream.counted:
-        source.close()
-        return None
-    return source
+
+def _is_usual(recording: _Recording, size: int) -> bool:
+    """Return whether libsndfile reads a recording right without help."""
+    note = recording.note
+    if note is None or note.frames != recording.frames or len(recording.spans) > 1:
+        return False
+    present = size - recording.run.start
+    return not note.size or abs(note.size - present) <= _SIZE_TOLERANCE * note.size
 
 
-class _CountedFile(io.RawIOBase):
-    """Serve a new Xing frame, followed by the unchanged frames of a file."""
-
-    def __init__(self, file: io.RawIOBase, size: int):
-        self._file, self._position = file, 0
-        self.stream = find_stream(self._read_file, skip_id3(self._read_file), size)
-        if self.stream is None or self.stream.counted:
-            return
-        self._first, count = self.stream.first, _count(self._read_file, self.stream, size)
-        begin = self.stream.header
-        # A frame of the highest bitrate without a checksum has room for the note.
-        header = bytes((begin[0], begin[1] | 1, begin[2] & 0x0F | 0xE0, begin[3]))
-        parsed = parse_frame(header)
-        assert parsed is not None
-        length, _ = parsed
-        content = (
-            b'Xing'
-            + (3).to_bytes(4, 'big')
-            + count.to_bytes(4, 'big')
-            + (length + size - self._first).to_bytes(4, 'big')
+def _link(recording: _Recording) -> Link:
+    """Return the frames of a recording behind a right note."""
+    run, note, spans = recording.run, recording.note, recording.spans
+    length = sum(end - begin for begin, end in spans)
+    if run.layer != 3:
+        samples = recording.frames * samples_per_frame(run.kind)
+        return Link(spans * _REPEATED, samples)
+    count = recording.frames.to_bytes(4, 'big')
+    if note and note.fields:  # the rest of the note says how many samples to drop at both ends
+        size = (note.end - run.start + length).to_bytes(4, 'big')
+        begin: tuple[Piece, ...] = (
+            (run.start, note.fields),
+            count + size,
+            (note.fields + 8, note.end),
         )
-        self._begin = (header + bytes(_note_position(header) - 4) + content).ljust(length, b'\0')
-        self._size = length + size - self._first
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = max(
-            0,
-            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence],
-        )
-        return self._position
-
-    def readinto(self, buffer) -> int:
-        position, count = self._position, len(buffer)
-        data = self._begin[position : position + count]
-        if len(data) < count:
-            data += self._read_file(
-                self._first + position + len(data) - len(self._begin), count - len(data)
-            )
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
-
-    def _read_file(self, position: int, count: int) -> bytes:
-        self._file.seek(position)
-        data = b''
-        while len(data) < count and (part := self._file.read(count - len(data))):
-            data += part
-        return data
-
-
-def _frame_kind(header: bytes) -> bytes:
-    """Return the kind of a frame that is valid."""
+        return Link((*begin, *spans))
+    # A frame of the highest bitrate without a checksum has room for the note.
+    header = bytes((run.header[0], run.header[1] | 1, run.header[2] & 0x0F | 0xE0, run.header[3]))
     parsed = parse_frame(header)
     assert parsed is not None
-    return parsed[1]
+    content = b'Xing' + (3).to_bytes(4, 'big') + count + (parsed[0] + length).to_bytes(4, 'big')
+    frame = (header + bytes(_note_position(header) - 4) + content).ljust(parsed[0], b'\0')
+    return Link((frame, *spans))
+
+
+def _parse_note(begin: bytes, position: int) -> _Note | None:
+    """Return the note in the first bytes of a frame at `position`, or None."""
+    parsed = parse_frame(begin[:4])
+    assert parsed is not None
+    end, at = position + parsed[0], _note_position(begin)
+    if begin[at : at + 4] in (b'Xing', b'Info'):
+        flags = int.from_bytes(begin[at + 4 : at + 8], 'big')
+        fields = [int.from_bytes(begin[at + i : at + i + 4], 'big') for i in (8, 12)]
+        frames = fields.pop(0) if flags & 1 else 0
+        size = fields[0] if flags & 2 else 0
+        return _Note(end, frames, size, position + at + 8 if flags & 3 == 3 else 0)
+    if begin[36:40] == b'VBRI':
+        size, frames = (int.from_bytes(begin[i : i + 4], 'big') for i in (46, 50))
+        return _Note(end, frames, size, 0)
+    return None
 
 
 def _note_position(header: bytes) -> int:
@@ -232,39 +185,3 @@ def _note_position(header: bytes) -> int:
     """
     version1, mono = header[1] >> 3 & 3 == 3, header[3] >> 6 == 3
     return 4 + ((17 if mono else 32) if version1 else (9 if mono else 17))
-
-
-def _count(read: Read, stream: Stream, size: int) -> int:
-    """Return the number of frames of a stream; skip other bytes between them, as decoders do."""
-    kind = _frame_kind(stream.header)
-    count, position, begin, data = 0, stream.first, 0, b''
-    while position + 4 <= size:
-        at = position - begin
-        if at + 4 > len(data):
-            begin, data, at = position, read(position, _BLOCK), 0
-            if len(data) < 4:
-                break
-        parsed = parse_frame(data[at : at + 4])
-        if parsed and parsed[1] == kind:
-            count += 1
-            position += parsed[0]
-            continue
-        next_frame = _sync(data, at, ends=begin + len(data) >= size, kind=kind)
-        position = begin + (next_frame if next_frame is not None else max(at + 1, len(data) - 3))
-    return count
-
-
-def _sync(data: bytes, position: int, *, ends: bool, kind: bytes | None = None) -> int | None:
-    """Return the first frame at or after `position` that a frame of the same kind follows.
-
-    If the file `ends` with the data, the end of the data may follow instead.
-    """
-    while (position := data.find(b'\xff', position)) >= 0:
-        parsed = parse_frame(data[position : position + 4])
-        if parsed and kind in (None, parsed[1]):
-            end = position + parsed[0]
-            following = parse_frame(data[end : end + 4])
-            if (following and following[1] == parsed[1]) or (ends and end + 4 > len(data)):
-                return position
-        position += 1
-    return None

@@ -1,173 +1,165 @@
-"""Read the pages of an OGG file, find a missing end, and join chained recordings.
+"""Read the pages of an OGG file: find missing pages, and the recordings that are chained in it.
 
 A concatenation of OGG files is an OGG file too, as in radio streams. libsndfile silently reads the
-first of these links only. `Chain` reads all of them.
+first of these links only, and no FLAC in OGG: a decoder gets its packets alone, which are a FLAC.
 """
 
-import io
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Literal
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
-import soundfile
-from jaxtyping import Float32
+from elastic_ast_jax.audio import flac
+from elastic_ast_jax.audio.inspection import Inspection, Link, Read
+from elastic_ast_jax.audio.spliced import splice
 
-__all__ = ['Chain', 'ChainError', 'Part', 'last_page_frames', 'links', 'problem']
-
-# Read bytes at a position; the result is shorter only at the end of the file.
-Read = Callable[[int, int], bytes]
+__all__ = ['inspect', 'last_page_frames']
 
 _MAX_PAGE = 27 + 255 + 255 * 255  # bytes of the longest page
 _BEGIN, _END = 2, 4  # flags of a page
+_REVERSED = bytes(int(f'{byte:08b}'[::-1], 2) for byte in range(256))
+_FLAC = b'\x7fFLAC'  # begins the first page of FLAC in OGG
+_FLAC_HEAD = 9  # bytes in front of the FLAC in that page
+_NO_END = 'the last OGG page is not marked as the end of the recording'
+_SKIPPED = 'bytes between OGG pages were skipped'
 
 
-def problem(read: Read, size: int) -> str | None:
-    """Return a message if a file of `size` bytes lacks pages, or None.
+class _Page(NamedTuple):
+    """A page whose content begins at `body`. `end` may exceed the end of the file.
 
-    The last page of each link must be complete and marked as its end.
-    """
-    last, last_end, flags = 0, 0, _END  # start, end and flags of the previous page
-    for position, end, next_flags in _pages(read, size):
-        ended = flags & _END
-        if position > last_end and not (ended and next_flags & _BEGIN):
-            return f'its page at byte {last} is damaged, or pages behind it are missing'
-        if next_flags & _BEGIN and not (ended or flags & _BEGIN):
-            return (
-                f'another recording begins at byte {position}, before the one in front of it has'
-                ' ended'
-            )
-        if end > size:
-            return (
-                f'its last page, at byte {position}, lacks its end ({size - position} bytes are'
-                ' present)'
-            )
-        last, last_end, flags = position, end, next_flags
-    if not flags & _END:
-        return (
-            f'its last page, at byte {last}, is not marked as the end of the recording, so pages'
-            ' behind it are missing'
-        )
-    return None
-
-
-def links(path: str | os.PathLike, size: int) -> list[tuple[int, int]]:
-    """Return start and end in bytes of each recording in a file; most files have one."""
-    begins, last_flags = [], 0
-    with open(path, 'rb') as file:
-        for position, _, flags in _pages(_reader(file), size):
-            # The first pages of parallel streams precede all other pages.
-            if flags & _BEGIN and not last_flags & _BEGIN:
-                begins.append(position)
-            last_flags = flags
-    return list(zip(begins, [*begins[1:], size], strict=True))
-
-
-class ChainError(Exception):
-    """Report recordings that cannot be read as one."""
-
-
-class Part(io.RawIOBase):
-    """Serve the bytes `[begin, end)` of a file as a file."""
-
-    def __init__(self, path: str | os.PathLike, begin: int, end: int):
-        self._file, self._begin, self._end = open(path, 'rb'), begin, end
-        self._file.seek(begin)
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position in the part."""
-        return self._file.tell() - self._begin
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position in the part and return it."""
-        origin = {os.SEEK_SET: self._begin, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}[
-            whence
-        ]
-        return self._file.seek(max(self._begin, origin + offset)) - self._begin
-
-    def readinto(self, buffer) -> int:
-        """Read bytes of the part into a buffer and return their number."""
-        count = max(0, min(len(buffer), self._end - self._file.tell()))
-        return self._file.readinto(memoryview(buffer)[:count])
-
-    def close(self) -> None:
-        """Close the file."""
-        if not self.closed:
-            self._file.close()
-        super().close()
-
-
-class Chain:
-    """Join consecutive recordings, with the methods of `soundfile.SoundFile` that `reading` uses.
-
-    Raises:
-        ChainError: The recordings differ in sample rate or channels.
+    `open` says whether its last packet continues on the next page.
     """
 
-    def __init__(self, files: Sequence[soundfile.SoundFile]):
-        kinds = sorted({(file.samplerate, file.channels) for file in files})
-        if len(kinds) > 1:
-            described = ', '.join(
-                f'{sample_rate} Hz with {channels} channels' for sample_rate, channels in kinds
+    start: int
+    end: int
+    body: int = 0
+    flags: int = 0
+    granule: int = -1
+    serial: int = -1
+    sequence: int = 0
+    open: bool = False
+
+
+@dataclasses.dataclass
+class _Links:
+    """Follow the pages of a file.
+
+    Attributes:
+        begins: Start of each link.
+        last: Last page of each stream of the current link, by serial number.
+        unmarked: The last pages of streams that are not marked as their end.
+        skipped: Bytes that are no page, between pages.
+    """
+
+    begins: list[int] = dataclasses.field(default_factory=list)
+    last: dict[int, _Page] = dataclasses.field(default_factory=dict)
+    previous: _Page | None = None
+    unmarked: list[_Page] = dataclasses.field(default_factory=list)
+    skipped: int = 0
+
+    def add(self, page: _Page) -> str | None:
+        """Add a page; return a message if pages before it are missing."""
+        previous, begins_link = self.previous, False
+        # The first pages of parallel streams precede all other pages.
+        if page.flags & _BEGIN and not (previous and previous.flags & _BEGIN):
+            if previous and (problem := self.finish(page.start)):
+                return problem
+            self.begins.append(page.start)
+            self.last, begins_link = {}, True
+        gap = 0 if previous is None else page.start - previous.end
+        before = self.last.get(page.serial)
+        missing = before is not None and page.sequence != before.sequence + 1 & 0xFFFFFFFF
+        if gap > 0 and not begins_link:
+            if missing or before is None:
+                assert previous is not None
+                return (
+                    f'its page at byte {previous.start} is damaged, or pages behind it are missing'
+                )
+            self.skipped += gap
+        elif missing and before is not None and page.sequence > before.sequence:
+            return (
+                f'pages are missing in front of byte {page.start}: number {before.sequence} is'
+                f' followed by number {page.sequence}'
             )
-            raise ChainError(f'{len(files)} recordings are chained in the file, of {described}')
-        # Index of the current recording, and the frames that remain in it.
-        self._files, self._index, self._remaining = files, 0, files[0].frames
-        self.samplerate, self.channels = kinds[0]
-        self.frames = sum(file.frames for file in files)
-        self.format, self.subtype = files[0].format, files[0].subtype
+        self.last[page.serial] = self.previous = page
+        return None
 
-    def begin_of(self, frame: int) -> int:
-        """Return the first frame of the recording that holds `frame`.
+    def finish(self, position: int) -> str | None:
+        """Return a message if pages at the end of the current link, at `position`, are missing."""
+        for page in self.last.values():
+            if page.open:
+                return f'its page at byte {page.start} ends within a packet'
+            unmarked = not page.flags & _END
+            if unmarked and page is self.previous and page.end < position:
+                return f'its page at byte {page.start} is damaged, or pages behind it are missing'
+            if unmarked:
+                self.unmarked.append(page)
+        return None
 
-        Both are counted from the start of the first recording.
-        """
-        begin = 0
-        for file in self._files:
-            if frame < begin + file.frames:
-                break
-            begin += file.frames
-        return begin
 
-    def seek(self, frame: int) -> None:
-        """Go to the first frame of a recording, see `begin_of`."""
-        index, begin = 0, 0
-        while begin < frame:
-            begin += self._files[index].frames
-            index += 1
-        self._index, self._remaining = index, self._files[index].frames
-        self._files[index].seek(0)
+def inspect(read: Read, size: int) -> Inspection:
+    """Return what the pages of a file of `size` bytes show.
 
-    def read(self, frames: int, dtype: Literal['float32']) -> Float32[np.ndarray, '...']:
-        """Return the next frames; fewer if a recording decodes to less than it promises."""
-        pieces = []
-        while True:
-            count = min(frames, self._remaining)
-            pieces.append(self._files[self._index].read(count, dtype=dtype))
-            frames, self._remaining = frames - len(pieces[-1]), self._remaining - len(pieces[-1])
-            if not frames or len(pieces[-1]) < count or self._index + 1 == len(self._files):
-                return np.concatenate(pieces)
-            self._index += 1
-            self._remaining = self._files[self._index].frames
+    A link must not end within a page or a packet. Programs that edit or stream do not mark its end.
+    """
+    links, flac_pages = _Links(), {}
+    for page in _pages(read, size):
+        if page.end > size:
+            return Inspection.truncated(
+                f'its last page, at byte {page.start}, lacks its end'
+                f' ({size - page.start} bytes are present)'
+            )
+        if problem := links.add(page):
+            return Inspection.truncated(problem)
+        if page.flags & _BEGIN and read(page.body, len(_FLAC)) == _FLAC:
+            flac_pages[len(links.begins), page.serial] = [(page.body + _FLAC_HEAD, page.end)]
+        elif flac_pages and (len(links.begins), page.serial) in flac_pages:
+            flac_pages[len(links.begins), page.serial].append((page.body, page.end))
+    if problem := links.finish(size):
+        return Inspection.truncated(problem)
+    if not links.begins:  # the start is missing, as libsndfile reports
+        return Inspection()
+    oddities = []
+    if links.unmarked:
+        oddities.append((_NO_END, 'all pages that are present are read'))
+    if links.skipped:
+        oddities.append((_SKIPPED, f'{links.skipped} bytes'))
+    ends = [*links.begins[1:], size]
+    marks = [
+        (page.start, _mark_end(read(page.start, page.end - page.start)))
+        for page in sorted(links.unmarked)
+    ]
+    chain = [
+        Link(splice(begin, end, [mark for mark in marks if begin <= mark[0] < end]))
+        for begin, end in zip(links.begins, ends, strict=True)
+    ]
+    for (index, _), pages in flac_pages.items():
+        flac_inspection = flac.inspect_pieces(read, pages)
+        if flac_inspection.problem:
+            return flac_inspection
+        oddities += flac_inspection.oddities
+        chain[index - 1] = flac_inspection.links[0]
+    usual = len(chain) < 2 and not flac_pages and not marks
+    return Inspection(oddities=tuple(oddities), links=() if usual else tuple(chain))
+
+
+def _mark_end(page: bytes) -> bytes:
+    """Return the head of a page with the mark of an end, and a right checksum.
+
+    Decoders need the mark to drop the padding of the last block.
+    """
+    marked = page[:5] + bytes((page[5] | _END,)) + page[6:22] + bytes(4) + page[26:]
+    # The checksum of zlib, with all bits in reverse order and without its inversions.
+    crc = zlib.crc32(marked.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return marked[:22] + int(f'{crc:032b}'[::-1], 2).to_bytes(4, 'little')
 
 
 def last_page_frames(path: str | os.PathLike, size: int) -> int:
     """Return the Vorbis frames that end in the last page of a file."""
     with open(path, 'rb') as file:
-        read = _reader(file)
-        ends = [
-            int.from_bytes(read(position + 6, 8), 'little', signed=True)
-            for position, _, _ in _pages(read, size)
-        ]
-    ends = [0, *(end for end in ends if end >= 0)]  # -1: no packet ends in this page
+        granules = [page.granule for page in _pages(_reader(file), size)]
+    ends = [0, *(granule for granule in granules if granule >= 0)]  # -1: no packet ends in the page
     return ends[-1] - ends[-2]
 
 
@@ -179,17 +171,14 @@ def _reader(file: BinaryIO) -> Read:
     return read
 
 
-def _pages(read: Read, size: int) -> Iterator[tuple[int, int, int]]:
-    """Yield start, end and flags of each page.
-
-    The end of the last page may exceed the end of the file.
-    """
+def _pages(read: Read, size: int) -> Iterator[_Page]:
+    """Yield the pages of a file."""
     position = 0
     while position < size:
         head = read(position, 27 + 255)
         if head[:5] != b'OggS\0':
             if b'OggS\0'.startswith(head):  # a few bytes of a page
-                yield position, size + 1, 0
+                yield _Page(position, size + 1)
                 return
             # Skip bytes that are no page, as libsndfile does. If no page is near, other data
             # follows the recording.
@@ -199,8 +188,18 @@ def _pages(read: Read, size: int) -> Iterator[tuple[int, int, int]]:
             position += offset
             continue
         if len(head) < 27 or len(head) < 27 + head[26]:
-            yield position, size + 1, 0
+            yield _Page(position, size + 1)
             return
-        end = position + 27 + head[26] + sum(head[27 : 27 + head[26]])
-        yield position, end, head[5]
+        lacing = head[27 : 27 + head[26]]
+        end = position + 27 + len(lacing) + sum(lacing)
+        yield _Page(
+            position,
+            end,
+            end - sum(lacing),
+            head[5],
+            int.from_bytes(head[6:14], 'little', signed=True),
+            int.from_bytes(head[14:18], 'little'),
+            int.from_bytes(head[18:22], 'little'),
+            lacing[-1:] == b'\xff',
+        )
         position = end

@@ -4,15 +4,18 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import soundfile
 
-from elastic_ast_jax.audio import containers, mpeg, ogg
+from elastic_ast_jax.audio import containers, decoder_notes, oddities
 from elastic_ast_jax.audio.errors import AudioError
+from elastic_ast_jax.audio.inspection import Inspection
+from elastic_ast_jax.audio.recording import Part, Recording
+from elastic_ast_jax.audio.spliced import SplicedFile
 
-__all__ = ['failure', 'open_recording']
+__all__ = ['failure', 'open_recording', 'raise_if_unreadable']
 
 # Sample rates of sound, from infrasound to ultrasound. Other rates show a damaged header, and would
 # need absurd resampling.
@@ -31,6 +34,8 @@ _WIDTHS = {
 }
 # FLAC compresses most: 65535 frames of silence may take about ten bytes.
 _FRAMES_PER_BYTE = 8192
+_BLOCK = 1 << 20  # bytes read at a time
+_DAMAGED = 'libmpg123 complains of frames here, or in an MP3 that was read at the same time'
 
 
 class _Sequential(soundfile.SoundFile):
@@ -50,8 +55,66 @@ class _Sequential(soundfile.SoundFile):
 
 
 @contextlib.contextmanager
-def open_recording(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | ogg.Chain]:
-    """Yield the open recording, after a check of its header."""
+def open_recording(path: str | os.PathLike) -> Iterator[Recording]:
+    """Yield the open recording, after a check of its header. What is odd about it is a warning.
+
+    Raises:
+        AudioError: See `reading.read_header`.
+    """
+    status = _status(path)
+    inspection = _inspect(path, status, containers.inspect)
+    silence = _silence(str(path)) if inspection.noisy else contextlib.nullcontext
+    with contextlib.ExitStack() as stack:
+        try:
+            with silence():
+                parts = _open_parts(path, inspection, stack)
+                if inspection.unknown and parts[0].file.format == 'MP3':
+                    inspection = _inspect(path, status, containers.inspect_mpeg)
+                    parts = _open_parts(path, inspection, stack)
+        except soundfile.SoundFileRuntimeError as error:
+            raise_if_unreadable(path)
+            raise AudioError(
+                f'{path}: libsndfile cannot read it ({failure(error)}): is it a recording? '
+                'If so, convert it to WAV or FLAC'
+            ) from error
+        for part in parts:
+            if problem := _header_problem(part, status.st_size, path):
+                raise AudioError(f'{path}: {problem}')
+        for kind, detail in inspection.oddities:
+            oddities.report(str(path), kind, f'{kind}: {detail}' if detail else kind)
+        yield Recording(parts, silence, odd=bool(inspection.oddities))
+
+
+def _inspect(
+    path: str | os.PathLike,
+    status: os.stat_result,
+    inspect: Callable[[str | os.PathLike, os.stat_result], Inspection],
+) -> Inspection:
+    """Return an inspection that shows no problem."""
+    try:
+        inspection = inspect(path, status)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if inspection.problem:
+        raise AudioError(f'{path}: {inspection.problem}')
+    return inspection
+
+
+def _silence(name: str) -> Callable[[], contextlib.AbstractContextManager]:
+    """Return a function that turns what libmpg123 writes to standard error into a warning."""
+
+    @contextlib.contextmanager
+    def silence() -> Iterator[None]:
+        with decoder_notes.keep_back() as notes:
+            yield
+        if notes:
+            oddities.report(name, _DAMAGED, f'{_DAMAGED}: {notes[0]}')
+
+    return silence
+
+
+def _status(path: str | os.PathLike) -> os.stat_result:
+    """Return the status of a regular file that is not empty."""
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -74,40 +137,52 @@ def open_recording(path: str | os.PathLike) -> Iterator[soundfile.SoundFile | og
         raise AudioError(
             f'{path}: raw samples without a header, so rate and format are unknown: convert to WAV'
         )
+    return status
+
+
+def _open_parts(
+    path: str | os.PathLike, inspection: Inspection, stack: contextlib.ExitStack
+) -> list[Part]:
+    """Return the recordings of a file; `stack` closes them."""
+    if not inspection.links:
+        file = stack.enter_context(_Sequential(os.fsencode(path)))
+        return [Part(file, file.frames, path)]
+    parts = []
+    for link in inspection.links:
+        pieces = stack.enter_context(SplicedFile(path, link.pieces))
+        file = stack.enter_context(_Sequential(pieces))
+        parts.append(Part(file, file.frames if link.frames is None else link.frames, None))
+    return parts
+
+
+def unreadable(path: str | os.PathLike, error: OSError) -> AudioError:
+    """Return the error of a file that the system cannot read."""
+    if isinstance(error, PermissionError):
+        return AudioError(f'{path}: no permission to read it: change its permissions')
+    return AudioError(f'{path}: cannot be read ({error.strerror}): check the disk, or get it again')
+
+
+def raise_if_unreadable(path: str | os.PathLike) -> None:
+    """Raise the error of the system if a file cannot be read to its end.
+
+    libsndfile opens files itself and loses these errors. A file that it cannot decode is therefore
+    read again.
+
+    Raises:
+        AudioError: The file cannot be read. Its cause is the `OSError`.
+    """
     try:
-        problem = containers.problem(path, status.st_size)
-    except PermissionError as error:
-        raise AudioError(f'{path}: no permission to read it: change its permissions') from error
+        with open(path, 'rb', buffering=0) as file:
+            while file.read(_BLOCK):
+                pass
     except OSError as error:
-        raise AudioError(
-            f'{path}: cannot be read ({error.strerror}): check the disk, or get it again'
-        ) from error
-    if problem:
-        raise AudioError(f'{path}: {problem}')
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(_Sequential(os.fsencode(path)))
-            if file.format == 'MP3' and (measured := mpeg.with_frame_count(path, status.st_size)):
-                file = stack.enter_context(_Sequential(stack.enter_context(measured)))
-            elif file.format == 'OGG' and len(links := ogg.links(path, status.st_size)) > 1:
-                parts = [stack.enter_context(ogg.Part(path, begin, end)) for begin, end in links]
-                file = ogg.Chain([stack.enter_context(_Sequential(part)) for part in parts])
-        except soundfile.SoundFileRuntimeError as error:
-            raise AudioError(
-                f'{path}: libsndfile cannot read it ({failure(error)}): is it a recording? '
-                'If so, convert it to WAV or FLAC'
-            ) from error
-        except ogg.ChainError as error:
-            raise AudioError(f'{path}: {error}: split it, or convert it to WAV or FLAC') from error
-        problem = _header_problem(file, status.st_size)
-        if problem:
-            raise AudioError(f'{path}: {problem}')
-        yield file
+        raise unreadable(path, error) from error
 
 
-def _header_problem(file: soundfile.SoundFile | ogg.Chain, size: int) -> str | None:
+def _header_problem(part: Part, size: int, path: str | os.PathLike) -> str | None:
     """Return the fault of a recording of `size` bytes by its header in libsndfile, or None."""
-    frames, sample_rate, channels = file.frames, file.samplerate, file.channels
+    file, frames = part.file, part.frames
+    sample_rate, channels = file.samplerate, file.channels
     low, high = _RATES
     if not low <= sample_rate <= high or channels < 1:
         return (
@@ -115,6 +190,8 @@ def _header_problem(file: soundfile.SoundFile | ogg.Chain, size: int) -> str | N
             f' {low} to {high} Hz and at least one channel: the file is damaged, or its header must'
             ' be corrected'
         )
+    if file.format == 'RAW' and os.fspath(path).lower().endswith(('.au', '.snd')):
+        return 'its header is missing, so rate and format are unknown: get it again or skip it'
     if frames < 1:
         return 'the recording holds no samples: get it again or skip it'
     if frames >= 1 << 62:  # libsndfile's mark for an unknown length

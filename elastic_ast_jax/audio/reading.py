@@ -1,8 +1,9 @@
 """Read recordings of every format of libsndfile as mono float32 waveforms at any sample rate.
 
 Lengths come first (`read_header`, a few tens of microseconds), samples later (`read`), and both
-agree to the sample. Every fault of a recording is an `AudioError`. No recording is cropped or
-padded to hide a fault.
+agree to the sample. All that a file holds is read; an oddity, such as a wrong length in a header,
+is a warning (see `oddities`). What would give wrong samples or none is an `AudioError`: missing
+pages or frames, NaN, no samples. No recording is cropped or padded to hide a fault.
 """
 
 import dataclasses
@@ -14,11 +15,11 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-from elastic_ast_jax.audio import ogg
 from elastic_ast_jax.audio.errors import AudioError
 from elastic_ast_jax.audio.finding import expand_folders, find_recordings
-from elastic_ast_jax.audio.opening import failure, open_recording
-from elastic_ast_jax.audio.waveforms import check_samples, from_array, join, mix_to_mono, resample
+from elastic_ast_jax.audio.opening import failure, open_recording, raise_if_unreadable
+from elastic_ast_jax.audio.recording import Chain, Recording
+from elastic_ast_jax.audio.waveforms import check_samples, from_array, join, resample
 
 __all__ = [
     'AudioError',
@@ -32,9 +33,6 @@ __all__ = [
 ]
 
 
-# Samples that a decoder of MP3 needs before the first result. An MPEG frame (up to 1152 samples)
-# uses up to 511 bytes of the previous frames, which are 22 frames of the smallest kind.
-_MPEG_MEMORY = 24 * 1152
 # Values (samples times channels) to decode at a time: 4 MiB.
 _DECODED = 1 << 20
 
@@ -47,11 +45,13 @@ class Header:
         frames: Samples per channel, at least one.
         sample_rate: Native sample rate in Hz.
         channels: Channels, at least one.
+        odd: Whether opening it gave a warning.
     """
 
     frames: int
     sample_rate: int
     channels: int
+    odd: bool = dataclasses.field(default=False, compare=False)
 
     @property
     def seconds(self) -> float:
@@ -67,8 +67,8 @@ def read_header(path: str | os.PathLike) -> Header:
             samples. Or its container shows that the end is missing (see `containers`), or its
             header promises more than the file can hold, or an impossible sample rate.
     """
-    with open_recording(path) as file:
-        return Header(file.frames, file.samplerate, file.channels)
+    with open_recording(path) as recording:
+        return Header(recording.frames, recording.samplerate, recording.channels, recording.odd)
 
 
 def read(
@@ -91,19 +91,19 @@ def read(
 
     Raises:
         AudioError: As `read_header`. Or the range is not within the recording, the file decodes to
-            fewer frames than its header promises, or a sample is NaN or infinite. An MP3 without a
-            Xing, Info or VBRI header promises nothing: one that ends early between two frames
-            passes for a whole recording.
+            fewer frames than its header promises, or a sample is NaN or infinite. An OGG without a
+            mark at its end, and an MP3 without a Xing, Info or VBRI header, promise nothing: one
+            that ends early between two pages or frames passes for a whole recording.
     """
-    with open_recording(path) as file:
-        frames = file.frames
+    with open_recording(path) as recording:
+        frames = recording.frames
         end = frames if stop is None else stop
         if not 0 <= start < end <= frames:
             raise AudioError(
                 f'{path}: frames [{start}, {end}) are not in the recording, which has [0,'
                 f' {frames}): choose a range within it that is not empty'
             )
-        return join(_waveform(file, path, sample_rate, start, end))
+        return join(_waveform(recording, path, sample_rate, start, end))
 
 
 def read_blocks(
@@ -125,9 +125,9 @@ def read_blocks(
     """
     if samples < 1:
         raise ValueError(f'blocks of {samples} samples: a block has at least one')
-    with open_recording(path) as file:
+    with open_recording(path) as recording:
         pending, count = [], 0
-        for piece in _waveform(file, path, sample_rate, 0, file.frames):
+        for piece in _waveform(recording, path, sample_rate, 0, recording.frames):
             pending.append(piece)
             count += len(piece)
             if count < samples:
@@ -142,57 +142,38 @@ def read_blocks(
 
 
 def _waveform(
-    file: soundfile.SoundFile | ogg.Chain,
-    path: str | os.PathLike,
-    sample_rate: int,
-    start: int,
-    stop: int,
+    recording: Recording, path: str | os.PathLike, sample_rate: int, start: int, stop: int
 ) -> Iterator[Float32[np.ndarray, '_']]:
     """Yield pieces of frames `[start, stop)` at `sample_rate`, of a few MiB at most."""
-    native_rate = file.samplerate
-    step = max(1, min(_DECODED // file.channels, _DECODED * native_rate // max(1, sample_rate)))
-    yield from resample(
-        _decoded(file, path, start, stop, step), stop - start, str(path), native_rate, sample_rate
-    )
+    name = str(path)
+    for chain, first, last, samples in recording.sections(start, stop, sample_rate):
+        rate = chain.samplerate
+        step = max(1, min(_DECODED // chain.channels, _DECODED * rate // max(1, sample_rate)))
+        pieces = _decoded(chain, path, first, last, step)
+        yield from resample(pieces, samples, name, rate, sample_rate)
 
 
 def _decoded(
-    file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, start: int, stop: int, step: int
+    chain: Chain, path: str | os.PathLike, start: int, stop: int, step: int
 ) -> Iterator[Float32[np.ndarray, '_']]:
     """Yield frames `[start, stop)`, mono at their native rate, `step` at a time."""
-    begin = _exact_seek(file, path, start) if start else 0
-    if begin:
-        file.seek(begin)
-    for first in itertools.chain(range(begin, start, step), range(start, stop, step)):
-        last = min(first + step, stop if first >= start else start)
-        try:
-            block = file.read(last - first, dtype='float32')
-        except soundfile.SoundFileRuntimeError as error:
-            raise AudioError(
-                f'{path}: decoding fails ({failure(error)}): the file is damaged or truncated; '
-                'get it again or skip it'
-            ) from error
-        if len(block) < last - first:
-            raise AudioError(
-                f'{path}: the header promises {file.frames} frames, but decoding ends at frame'
-                f' {first + len(block)}: the file is truncated or its header is wrong; get it'
-                ' again, or convert the rest to WAV or FLAC'
-            )
-        if first >= start:
-            yield check_samples(mix_to_mono(block), str(path), file.samplerate, first)
-
-
-def _exact_seek(file: soundfile.SoundFile | ogg.Chain, path: str | os.PathLike, start: int) -> int:
-    """Return a frame at or before `start` from which decoding is exact.
-
-    Decoding from it gives the same samples as decoding from the start of the recording.
-    """
-    if isinstance(file, ogg.Chain):
-        return file.begin_of(start)
-    if file.format == 'MP3':
-        return max(0, start - _MPEG_MEMORY)
-    if file.subtype == 'VORBIS':
-        # Within the last page, libsndfile 1.2 seeks too far, by the padding of the last block.
-        last_exact = file.frames - ogg.last_page_frames(path, os.path.getsize(path)) - 1
-        return max(0, min(start, last_exact))
-    return start
+    try:
+        begin = chain.seek(start) if start else 0
+        for first in itertools.chain(range(begin, start, step), range(start, stop, step)):
+            last = min(first + step, stop if first >= start else start)
+            block = chain.read(last - first)
+            if len(block) < last - first:
+                raise_if_unreadable(path)
+                raise AudioError(
+                    f'{path}: the header promises {chain.frames} frames, but decoding ends at frame'
+                    f' {first + len(block)}: the file is truncated or its header is wrong; get it'
+                    ' again, or convert the rest to WAV or FLAC'
+                )
+            if first >= start:
+                yield check_samples(block, str(path), chain.samplerate, first)
+    except soundfile.SoundFileRuntimeError as error:
+        raise_if_unreadable(path)
+        raise AudioError(
+            f'{path}: decoding fails ({failure(error)}): the file is damaged or truncated; '
+            'get it again or skip it'
+        ) from error

@@ -1,19 +1,21 @@
 """Turn samples into waveforms: mono, finite, at any sample rate."""
 
-import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import soxr
 from jaxtyping import Float32, Shaped
 
-from elastic_ast_jax.audio import frontend
+from elastic_ast_jax.audio import frontend, oddities
 from elastic_ast_jax.audio.errors import AudioError
 
 __all__ = ['check_samples', 'from_array', 'join', 'mix_to_mono', 'resample']
 
 # Larger samples are no sound in any scale, and their energies overflow float32.
 _MAX_SAMPLE = 1e12
+# Full scale is 1. Mixes of floats exceed it by a few times; integers that were not scaled by more.
+_LOUD = 16.0
+_INTEGERS = (16, 24, 32)
 
 
 def from_array(
@@ -68,7 +70,8 @@ def from_array(
             'convert them to int16, int32 or float32 in [-1, 1]'
         )
     mono = check_samples(mix_to_mono(block), name, sample_rate, 0)
-    return join(resample([mono], len(mono), name, sample_rate, target_rate))
+    length = frontend.resampled_length(len(mono), sample_rate, target_rate)
+    return join(resample([mono], length, name, sample_rate, target_rate))
 
 
 def mix_to_mono(block: Float32[np.ndarray, '...']) -> Float32[np.ndarray, 'samples']:
@@ -89,7 +92,10 @@ def check_samples(
 ) -> Float32[np.ndarray, 'samples']:
     """Return `mono`, which begins at frame `start`, if its samples are finite and plausible."""
     peak = float(np.abs(mono).max(initial=0))
-    if peak <= _MAX_SAMPLE:  # false for NaN
+    if peak <= _LOUD:  # false for NaN
+        return mono
+    if peak <= _MAX_SAMPLE:
+        _report_loud(name, peak)
         return mono
     finite = np.isfinite(mono)
     if not finite.all():
@@ -104,6 +110,16 @@ def check_samples(
     )
 
 
+def _report_loud(name: str, peak: float) -> None:
+    """Warn of samples that were perhaps never divided by full scale."""
+    kind = 'larger than integers as floats? full scale is 1'
+    for bits in _INTEGERS:
+        if peak <= 1 << bits - 1:
+            kind = f'{bits}-bit integers as floats? divide by {1 << bits - 1}'
+            break
+    oddities.report(name, kind, f'samples reach {peak:.0f}: {kind}', warned=1)
+
+
 def resample(
     pieces: Iterable[Float32[np.ndarray, '_']],
     samples: int,
@@ -113,23 +129,37 @@ def resample(
 ) -> Iterator[Float32[np.ndarray, '_']]:
     """Yield pieces of a resampled waveform, equal to librosa's `'soxr_hq'` of the whole.
 
-    `samples` is the number of samples of all pieces together.
+    Args:
+        pieces: The waveform.
+        samples: Samples of the result. Resampling rounds their number: a sample too many is
+            dropped, a sample too few is a zero.
+        name: Name of the recording in messages.
+        native_rate: Sample rate of the pieces in Hz.
+        sample_rate: Sample rate of the result in Hz.
     """
     if sample_rate < 1:
         raise AudioError(
             f'{name}: cannot be resampled to {sample_rate} Hz: choose a positive sample rate'
         )
+    remaining = samples
     if native_rate == sample_rate:
-        yield from pieces
-        return
+        resampled_pieces = iter(pieces)
+    else:
+        resampled_pieces = _resample(pieces, native_rate, sample_rate)
+    for piece in resampled_pieces:
+        yield piece[:remaining]
+        remaining -= min(len(piece), remaining)
+    if remaining:
+        yield np.zeros(remaining, np.float32)  # soxr rounds the count down, librosa up
+
+
+def _resample(
+    pieces: Iterable[Float32[np.ndarray, '_']], native_rate: int, sample_rate: int
+) -> Iterator[Float32[np.ndarray, '_']]:
     stream = soxr.ResampleStream(native_rate, sample_rate, 1, dtype='float32', quality='HQ')
-    remaining = frontend.resampled_length(samples, native_rate, sample_rate)
-    for piece in itertools.chain(pieces, [None]):
-        chunk = np.zeros(0, np.float32) if piece is None else piece
-        resampled = stream.resample_chunk(chunk, piece is None)[:remaining]
-        remaining -= len(resampled)
-        yield resampled
-    yield np.zeros(remaining, np.float32)  # soxr rounds the count down, librosa up
+    for piece in pieces:
+        yield stream.resample_chunk(piece, last=False)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def join(pieces: Iterable[Float32[np.ndarray, '_']]) -> Float32[np.ndarray, 'samples']:

@@ -14,6 +14,7 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from elastic_ast_jax.audio import oddities
 from elastic_ast_jax.cli.commands import UsageError, add_command
 from elastic_ast_jax.cli.hints import hints
 from elastic_ast_jax.utils import gcs
@@ -75,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = _command_name(words)
     run, options = _parse(words, name)
     try:
-        return run(options) or 0
+        try:
+            return run(options) or 0
+        finally:
+            oddities.log_summary()
     except UserError as error:
         # File names in the message may contain control characters; Progress escapes them.
         Progress().write_line(f'elastic-ast {name}: {error}')

@@ -1,13 +1,13 @@
 """Refuse truncated recordings by their headers where possible, and accept unusual complete ones."""
 
-import os
 import struct
 
 import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax.audio import mpeg, reading
+from elastic_ast_jax.audio import mpeg_frames as mpeg
+from elastic_ast_jax.audio import oddities, reading
 from elastic_ast_jax.audio.reading import AudioError
 
 RATE, FRAMES = 16000, 20011
@@ -85,7 +85,8 @@ def test_a_truncated_file_is_an_error_before_decoding(make, save, container, sub
     whole = make(container, subtype)
     header = reading.read_header(save(whole))
     assert len(reading.read(save(whole), RATE)) == header.frames >= FRAMES
-    for cut in CUTS:
+    # Less than two frames may be missing from an MP3.
+    for cut in CUTS[:-2] if container == 'MP3' else CUTS:
         path = save(whole[: int(cut * len(whole))])
         with pytest.raises(AudioError) as error:
             reading.read_header(path)
@@ -111,22 +112,33 @@ def test_the_message_has_both_sizes_and_advice(make, save):
 
 
 @pytest.mark.parametrize('subtype', ['VORBIS', 'OPUS'])
-def test_an_ogg_that_ends_with_any_page_but_the_last_is_refused(make, save, subtype):
+def test_an_ogg_that_ends_with_any_page_but_the_last_is_read_with_a_warning(
+    make, save, subtype, caplog
+):
     whole = make('OGG', subtype, np.tile(SAMPLES, (4, 1)))
+    expected = reading.read(save(whole), RATE)
     pages = [i for i in range(1, len(whole)) if whole.startswith(b'OggS', i)]
     assert len(pages) > 3
-    for end in pages[2:]:
-        with pytest.raises(AudioError, match='not marked as the end'):
-            reading.read_header(save(whole[:end]))
+    for end in pages[3:]:
+        oddities.log_summary()
+        caplog.clear()
+        samples = reading.read(save(whole[:end]), RATE)
+        assert 0 < len(samples) < len(expected)
+        np.testing.assert_allclose(samples, expected[: len(samples)], atol=1e-6)
+        assert caplog.text.count('not marked as the end') == 1
 
 
-def test_an_mp3_that_ends_with_any_frame_but_the_last_is_refused(make, save):
+def test_an_mp3_may_lack_less_than_two_of_the_frames_that_it_notes(make, save):
     whole = make('MP3')
-    for end in mpeg_frames(whole)[4:-1]:
+    *ends, last, _ = mpeg_frames(whole)[4:]
+    for end in ends:
         with pytest.raises(
             AudioError, match=f'promises {len(whole)} bytes of MPEG audio and {end} are present'
         ):
             reading.read_header(save(whole[:end]))
+    for end in (last, last + 40):
+        path = save(whole[:end])
+        assert len(reading.read(path, RATE)) == reading.read_header(path).frames > FRAMES - 2304
 
 
 @pytest.mark.parametrize('mode', ['CONSTANT', 'VARIABLE'])
@@ -222,18 +234,9 @@ def test_all_links_of_a_chained_ogg_are_read(make, save, subtype):
             reading.read(path, RATE, start, min(start + 9000, len(expected))),
             expected[start : start + 9000],
         )
-    for broken in (
-        long[:-300] + short,
-        long[: long.rfind(b'OggS')] + short,
-        long + short[:-300],
-    ):
+    for broken in (long[:-300] + short, long + short[:-300]):
         with pytest.raises(AudioError, match='truncated'):
             reading.read_header(save(broken))
-
-
-def test_links_with_different_channels_are_refused(make, save):
-    with pytest.raises(AudioError, match=r'2 recordings are chained .* 1 channels.* 2 channels'):
-        reading.read_header(save(make('OGG') + make('OGG', None, SAMPLES[:, 0])))
 
 
 def test_absurd_headers_are_refused_before_allocation(make, save):
@@ -244,7 +247,7 @@ def test_absurd_headers_are_refused_before_allocation(make, save):
     for call in (reading.read_header, lambda path: reading.read(path, RATE)):
         with pytest.raises(
             AudioError,
-            match=f'promises 68719476735 frames of 2 channels, which {os.path.getsize(path)} bytes',
+            match=f'promises 68719476735 samples and its last frame ends at sample {FRAMES}',
         ):
             call(path)
     for rate in (1, 99, 10_000_001, 2_000_000_000):

@@ -1,8 +1,8 @@
 """Read headers of many recordings, cached beside the data.
 
 The cache saves opening every file at every start. An entry is valid for one size and modification
-time of the file, so changed files are read again. A cache that cannot be used costs time, never
-correctness.
+time of the file, so changed files are read again. Odd files are read again too, so that each run
+warns of them. A cache that cannot be used costs time, never correctness.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from elastic_ast_jax.utils.text import shorten
 __all__ = ['cache_path', 'format_problems', 'read_headers', 'replace_cache']
 
 _FILE = '.elastic-ast-headers.npz'
-_VERSION = 2
+_VERSION = 3  # 2 had the lengths that headers note, also where these are wrong
 _THREADS = 8
 _CHUNK = 64  # files a thread takes at a time
 _LISTED = 10
@@ -138,6 +138,8 @@ def _read_header(name: str, cached: dict[str, _Entry]) -> tuple[Header | AudioEr
         header = reading.read_header(name)
     except AudioError as error:
         return error, None
+    if header.odd:  # read again at the next start, to warn again
+        return header, None
     return header, (size, mtime_ns, header.frames, header.sample_rate, header.channels)
 
 

@@ -1,0 +1,421 @@
+"""Read all that odd files hold, with a warning; refuse what is no recording, with the reason."""
+
+import contextlib
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from elastic_ast_jax.audio import mpeg_frames, oddities, reading
+from elastic_ast_jax.audio.reading import AudioError
+
+RATE = 16000
+
+
+def tone(seconds, hertz=440.0, rate=RATE):
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(
+        np.float32
+    )
+
+
+def stereo(samples):
+    return np.stack([samples, samples], axis=1)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that gives the bytes of a recording as soundfile writes it."""
+
+    def write(container, samples, rate=RATE, **options):
+        path = tmp_path / 'original'
+        soundfile.write(path, samples, rate, format=container, **options)
+        return path.read_bytes()
+
+    return write
+
+
+@pytest.fixture
+def check(tmp_path, caplog):
+    """Return a function that reads a file, checks length and warning, and returns the waveform."""
+
+    def read(content, seconds, warning, tolerance=0.05, name='recording'):
+        path = tmp_path / name
+        path.write_bytes(content)
+        oddities.log_summary()
+        caplog.clear()
+        header = reading.read_header(path)
+        waveform = reading.read(path, header.sample_rate)
+        assert len(waveform) == header.frames
+        assert abs(header.seconds - seconds) <= tolerance
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == (1 if warning else 0), messages
+        assert header.odd == bool(warning)
+        assert all(warning in message and str(path) in message for message in messages)
+        blocks = np.concatenate(list(reading.read_blocks(path, header.sample_rate, 5000)))
+        np.testing.assert_allclose(blocks, waveform, atol=1e-6)
+        middle = header.frames // 2
+        stop = min(middle + 500, header.frames)
+        part = reading.read(path, header.sample_rate, middle, stop)
+        np.testing.assert_allclose(part, waveform[middle:stop], atol=1e-6)
+        return waveform
+
+    return read
+
+
+@pytest.fixture
+def refuse(tmp_path):
+    """Return a function that checks the error of a file."""
+
+    def read(content, message, name='recording'):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(AudioError, match=message) as error:
+            reading.read(path, RATE)
+        assert str(error.value).startswith(f'{path}: ')
+
+    return read
+
+
+# OGG
+
+
+def ogg_crc(page):
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x04C11DB7 if crc & 0x80000000 else crc << 1) & 0xFFFFFFFF
+    return crc
+
+
+def ogg_page(content, flags, granule, sequence, serial=7, *, open_packet=False):
+    lacing = bytes([255] * (len(content) // 255) + ([] if open_packet else [len(content) % 255]))
+    head = struct.pack('<4sBBqIIIB', b'OggS', 0, flags, granule, serial, sequence, 0, len(lacing))
+    page = head + lacing + content
+    return page[:22] + struct.pack('<I', ogg_crc(page)) + page[26:]
+
+
+def without_end_flag(data):
+    at = data.rfind(b'OggS')
+    page = bytearray(data[at:])
+    page[5] &= ~4
+    page[22:26] = bytes(4)
+    page[22:26] = struct.pack('<I', ogg_crc(page))
+    return data[:at] + bytes(page)
+
+
+@pytest.mark.parametrize('subtype', ['VORBIS', 'OPUS'])
+def test_an_ogg_without_an_end_flag_is_read_whole(make, check, subtype):
+    whole = make('OGG', tone(2.0), subtype=subtype)
+    expected = check(whole, 2.0, '', 0)
+    waveform = check(without_end_flag(whole), 2.0, 'not marked as the end', 0)
+    np.testing.assert_array_equal(waveform, expected)
+
+
+def test_an_ogg_that_lacks_a_part_of_a_page_or_a_page_in_the_middle_is_refused(make, refuse):
+    whole = make('OGG', np.random.default_rng(0).uniform(-0.5, 0.5, 5 * RATE))
+    pages = [i for i in range(len(whole)) if whole.startswith(b'OggS', i)]
+    refuse(whole[: len(whole) * 2 // 3], 'truncated')
+    for first, last in ((3, 4), (4, 6)):
+        refuse(whole[: pages[first]] + whole[pages[last] :], 'truncated: pages are missing')
+    damaged = bytearray(without_end_flag(whole))
+    damaged[pages[-1]] = 0
+    refuse(bytes(damaged), 'damaged, or pages behind it are missing')
+    damaged = bytearray(whole)
+    damaged[pages[3]] = 0
+    refuse(bytes(damaged), 'damaged, or pages behind it are missing')
+
+
+def test_an_ogg_that_ends_within_a_packet_is_refused(refuse):
+    pages = ogg_page(b'\1vorbis', 2, 0, 0) + ogg_page(bytes(510), 0, -1, 1, open_packet=True)
+    refuse(pages, 'ends within a packet')
+
+
+def test_other_bytes_between_pages_are_skipped(make, check):
+    whole = make('OGG', np.random.default_rng(0).uniform(-0.5, 0.5, 2 * RATE))
+    at = [i for i in range(len(whole)) if whole.startswith(b'OggS', i)][3]
+    expected = check(whole, 2.0, '', 0)
+    waveform = check(whole[:at] + b'junk' * 9 + whole[at:], 2.0, 'were skipped: 36 bytes', 0)
+    np.testing.assert_array_equal(waveform, expected)
+
+
+def test_links_of_different_channels_and_rates_are_joined(make, check, tmp_path):
+    mono, two = make('OGG', tone(2.0)), make('OGG', stereo(tone(1.0, 660)))
+    high = make('OGG', tone(1.5, 550, 44100), 44100)
+    alone = {content: check(content, seconds, '', 0) for content, seconds in ((mono, 2), (two, 1))}
+    waveform = check(mono + two, 3.0, '', 0)
+    np.testing.assert_array_equal(waveform, np.concatenate([alone[mono], alone[two]]))
+
+    (tmp_path / 'high').write_bytes(high)
+    (tmp_path / 'chain').write_bytes(mono + high + two)
+    header = reading.read_header(tmp_path / 'chain')
+    assert (header.sample_rate, header.channels) == (44100, 2)
+    assert header.seconds == pytest.approx(4.5, abs=0.001)
+    waveform = reading.read(tmp_path / 'chain', RATE)
+    expected = [alone[mono], reading.read(tmp_path / 'high', RATE), alone[two]]
+    assert len(waveform) == len(np.concatenate(expected))
+    # Each is resampled from its own rate: the first and last are not resampled at all.
+    np.testing.assert_allclose(waveform, np.concatenate(expected), atol=1e-6)
+    for start, stop in ((10_000, 100_000), (100_000, 170_000)):
+        part = reading.read(tmp_path / 'chain', RATE, start, stop)
+        assert len(part) == -(-(stop - start) * RATE // 44100)
+        offset = round(start * RATE / 44100)
+        middle = slice(200, len(part) - 200)
+        np.testing.assert_allclose(part[middle], waveform[offset:][middle], atol=0.03)
+
+
+def ogg_flac(content):
+    """Put a FLAC into OGG as its mapping says: a packet for each block and frame."""
+    at, blocks = 4, []
+    while True:
+        end = at + 4 + int.from_bytes(content[at + 1 : at + 4], 'big')
+        blocks.append(content[at:end])
+        if content[at] & 0x80:
+            break
+        at = end
+    head = b'\x7fFLAC\1\0' + struct.pack('>H', len(blocks) - 1) + b'fLaC' + blocks[0]
+    pages = [ogg_page(head, 2, 0, 0)]
+    pages += [ogg_page(block, 0, 0, i) for i, block in enumerate(blocks[1:], 1)]
+    frames = content[end:]
+    for i in range(0, len(frames), 25500):  # a long packet over several pages
+        last = i + 25500 >= len(frames)
+        number = len(pages)
+        granule = RATE if last else -1
+        pages.append(
+            ogg_page(frames[i : i + 25500], 5 if last else 1, granule, number, open_packet=not last)
+        )
+    return b''.join(pages)
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_flac_in_ogg_is_read(make, check, known):
+    flac = bytearray(make('FLAC', np.random.default_rng(0).uniform(-0.5, 0.5, RATE)))
+    expected = check(bytes(flac), 1.0, '', 0)
+    if not known:
+        flac[21] &= 0xF0
+        flac[22:26] = bytes(4)
+    waveform = check(ogg_flac(bytes(flac)), 1.0, '' if known else 'does not note the length', 0)
+    np.testing.assert_array_equal(waveform, expected)
+    check(ogg_flac(bytes(flac)) * 2, 2.0, '' if known else 'does not note the length', 0)
+
+
+# MP3
+
+
+@pytest.fixture
+def mp3(make):
+    """Return an MP3 of 4 s with a note of its frames: the bytes, and the position of the number."""
+    noise = np.random.default_rng(0).uniform(-0.2, 0.2, 4 * RATE)
+    content = make('MP3', noise, bitrate_mode='VARIABLE', compression_level=0.5)
+    return content, max(content.find(b'Xing'), content.find(b'Info')) + 8
+
+
+def with_frames(mp3, change):
+    content, at = mp3
+    frames = int.from_bytes(content[at : at + 4], 'big') + change
+    return content[:at] + frames.to_bytes(4, 'big') + content[at + 4 :]
+
+
+WRONG = 'that its first frame notes is wrong'
+
+
+def test_frames_behind_those_that_an_mp3_notes_are_read(mp3, check):
+    content, at = mp3
+    whole = check(content, 4.0, '', 0)
+    frames = int.from_bytes(content[at : at + 4], 'big')
+    joined = check(content + content, 8.1, f'{WRONG}: {frames} noted, {2 * frames + 1} read')
+    np.testing.assert_allclose(joined[: len(whole) - 2000], whole[:-2000], atol=1e-6)
+    tagged = content + b'TAG' + bytes(125) + b'ID3\4\0\0\0\0\0\x0a' + bytes(10) + content
+    np.testing.assert_array_equal(check(tagged, 8.1, WRONG), joined)
+    np.testing.assert_array_equal(check(with_frames(mp3, -(frames // 2)), 4.0, WRONG, 0), whole)
+
+
+@pytest.mark.parametrize('change', [1, -1, 500])
+def test_a_wrong_number_of_frames_in_an_mp3_is_a_warning_if_all_bytes_are_present(
+    mp3, check, change
+):
+    whole = check(mp3[0], 4.0, '', 0)
+    np.testing.assert_array_equal(check(with_frames(mp3, change), 4.0, WRONG, 0), whole)
+
+
+def test_missing_frames_in_the_middle_of_an_mp3_are_refused(mp3, refuse, check):
+    content, position, starts = mp3[0], 0, []
+    while parsed := mpeg_frames.parse_frame(content[position : position + 4]):
+        starts.append(position)
+        position += parsed[0]
+    without = content[: starts[20]] + content[starts[24] :]
+    refuse(without, r'promises \d+ bytes of MPEG audio and \d+ are present')
+    damaged = bytearray(content)
+    for start in starts[20:24]:
+        damaged[start] = 0
+    refuse(bytes(damaged), r'promises \d+ MPEG frames and \d+ are present')
+
+
+def test_mp3s_of_different_kinds_are_joined(make, check):
+    low, high = make('MP3', tone(2.0)), make('MP3', stereo(tone(1.0, rate=44100)), 44100)
+    check(low + high + low, 5.0, 'MPEG audio of several kinds is joined', 0.001)
+
+
+def layer2(frames, padding=False):
+    """Return silent MPEG-1 layer II frames of 44.1 kHz and 128 kbit/s."""
+    header = bytes((0xFF, 0xFD, 0x80 | 2 * padding, 0xC0))
+    parsed = mpeg_frames.parse_frame(header)
+    assert parsed is not None
+    return (header + bytes(parsed[0] - 4)) * frames
+
+
+def test_mpeg_layer_2_is_read_to_its_end(check):
+    for content in (
+        layer2(50),
+        layer2(50, padding=True) + layer2(60),
+        layer2(50) + b'TAG' + bytes(125),
+    ):
+        frames = sum(content[i : i + 2] == b'\xff\xfd' for i in range(len(content)))
+        check(content, frames * 1152 / 44100, '', 0, name='recording.mp2')
+
+
+def test_libmpg123_writes_no_notes_for_odd_files(mp3, tmp_path, capfd):
+    content, _ = mp3
+    for changed in (
+        content + content,
+        with_frames(mp3, -40),
+        with_frames(mp3, 1),
+        content + bytes(999),
+        content + b'APETAGEX' + bytes(300),
+        content[: len(content) // 2] + b'junk' * 70 + content[len(content) // 2 :],
+        content[417:],
+    ):
+        (tmp_path / 'a.mp3').write_bytes(changed)
+        with contextlib.suppress(AudioError):
+            reading.read(tmp_path / 'a.mp3', RATE)
+    assert not capfd.readouterr().err
+
+
+# Sizes of zero, and sizes that mean an unknown length
+
+
+def put(content, position, field):
+    return content[:position] + field + content[position + len(field) :]
+
+
+UNFINISHED = {
+    'WAV 0': ('WAV', b'data', 4, [struct.pack('<I', 0)]),
+    'WAV': ('WAV', b'data', 4, [struct.pack('<I', n) for n in (0xFFFFFFFF, 0x7FFFFFFF)]),
+    'WAVEX': ('WAVEX', b'data', 4, [struct.pack('<I', n) for n in (0, 0xFFFFFFFF)]),
+    'RF64': ('RF64', b'ds64', 16, [struct.pack('<Q', n) for n in (0, 2**63 - 1, 2**64 - 1)]),
+    'W64': (
+        'W64',
+        b'data\xf3\xac\xd3\x11',
+        16,
+        [struct.pack('<q', n) for n in (0, -1, 24, 2**63 - 1)],
+    ),
+    'AIFF': ('AIFF', b'SSND', 4, [struct.pack('>I', n) for n in (0, 8, 0xFFFFFFFF)]),
+    'AU': ('AU', b'.snd', 8, [struct.pack('>I', n) for n in (0, 0x7FFFFFFF, 0xFFFFFFFF)]),
+    'CAF': ('CAF', b'data', 4, [struct.pack('>q', n) for n in (0, 4, -1, 2**63 - 1)]),
+    'SVX': ('SVX', b'BODY', 4, [struct.pack('>I', n) for n in (0, 0xFFFFFFFF)]),
+}
+
+
+@pytest.mark.parametrize('case', UNFINISHED)
+def test_samples_behind_a_header_that_was_never_finished_are_read(make, check, case):
+    container, name, offset, fields = UNFINISHED[case]
+    whole = make(container, tone(1.0), subtype='PCM_16')
+    position = whole.find(name) + offset
+    expected = check(whole, 1.0, '', 0)
+    for field in fields:
+        waveform = check(put(whole, position, field), 1.0, 'header was never finished', 0)
+        np.testing.assert_array_equal(waveform, expected)
+
+
+def test_a_recording_without_samples_in_front_of_other_chunks_is_empty(make, refuse):
+    whole = make('WAV', tone(1.0)[:0], subtype='PCM_16')
+    refuse(whole, 'no samples')
+    refuse(whole + b'LIST' + struct.pack('<I', 4) + b'INFO', 'no samples')
+
+
+@pytest.mark.parametrize('samples', [100, RATE, 3 * RATE])
+@pytest.mark.parametrize('noted', ['nothing', 'less'])
+def test_the_samples_of_a_flac_are_counted(make, check, samples, noted):
+    content = make('FLAC', stereo(tone(3.0))[:samples])
+    expected = check(content, samples / RATE, '', 0)
+    field = bytes((content[21] & 0xF0,)) + (samples // 2 if noted == 'less' else 0).to_bytes(
+        4, 'big'
+    )
+    warning = 'notes a wrong length' if noted == 'less' else 'does not note the length'
+    for tail in (b'', b'TAG' + bytes(125)):
+        waveform = check(put(content, 21, field) + tail, samples / RATE, warning, 0)
+        np.testing.assert_array_equal(waveform, expected)
+
+
+def test_a_truncated_flac_is_refused_before_decoding(make, tmp_path):
+    content = make('FLAC', np.random.default_rng(0).uniform(-0.5, 0.5, 3 * RATE))
+    (tmp_path / 'a.flac').write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match='promises 48000 samples and its last frame ends at'):
+        reading.read_header(tmp_path / 'a.flac')
+
+
+# No recordings
+
+
+@pytest.mark.parametrize('name', ['page.mp3', 'page.wav', 'page.snd', 'page.vox'])
+def test_a_web_page_is_named(refuse, name):
+    page = b'<!DOCTYPE html><html><body>404 Not Found</body></html>\n'
+    refuse(page, r'is a web page \(HTML\), not a recording: the download failed', name)
+
+
+def test_a_git_lfs_pointer_is_named(refuse):
+    pointer = b'version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 32044\n' % 0
+    refuse(pointer, r'is a Git LFS pointer: run git lfs pull', 'pointer.wav')
+
+
+def test_bytes_without_a_header_are_not_taken_for_telephone_speech(refuse):
+    for name in ('a.au', 'a.snd'):
+        refuse(bytes(range(256)) * 10, 'header is missing', name)
+
+
+# Scale
+
+
+def test_integers_as_floats_are_a_warning_once_a_run(tmp_path, caplog):
+    oddities.log_summary()
+    caplog.clear()
+    for i in range(12):
+        soundfile.write(tmp_path / f'{i:02}.wav', tone(0.1) * 32767, RATE, subtype='FLOAT')
+        reading.read(tmp_path / f'{i:02}.wav', RATE)
+        reading.read(tmp_path / f'{i:02}.wav', RATE)
+    reading.from_array(tone(0.1) * 32767, 'array 3', RATE, RATE)
+    first = caplog.messages
+    oddities.log_summary()
+    assert first == [
+        f'{tmp_path}/00.wav: samples reach 9830: 16-bit integers as floats? divide by 32768'
+    ]
+    assert caplog.messages[1:] == [
+        '13 recordings: 16-bit integers as floats? divide by 32768'
+        f' ({tmp_path}/00.wav, {tmp_path}/01.wav, {tmp_path}/02.wav and 10 more)'
+    ]
+    reading.from_array(1.5 * tone(0.1), 'mix', RATE, RATE)
+    reading.from_array(np.array([12000], np.int16), 'integers', RATE, RATE)
+    assert len(caplog.messages) == 2
+
+
+def test_each_recording_is_reported_once_and_all_are_summed_up(caplog):
+    oddities.log_summary()
+    caplog.clear()
+    for _ in range(2):
+        for i in range(25):
+            oddities.report(f'{i}.wav', 'is odd', f'is odd in way {i}')
+    oddities.report('a\n.wav', 'is alone')
+    assert caplog.messages[:10] == [f'{i}.wav: is odd in way {i}' for i in range(10)]
+    assert caplog.messages[10:] == ['a\\n.wav: is alone']
+    oddities.log_summary()
+    oddities.log_summary()
+    assert caplog.messages[11:] == ['25 recordings: is odd (0.wav, 1.wav, 2.wav and 22 more)']
+
+
+def test_unseekable_formats_are_read_in_parts(tmp_path):
+    soundfile.write(tmp_path / 'a.xi', tone(0.5), 44100, format='XI', subtype='DPCM_16')
+    whole = reading.read(tmp_path / 'a.xi', 44100)
+    np.testing.assert_array_equal(
+        reading.read(tmp_path / 'a.xi', 44100, 3000, 5000), whole[3000:5000]
+    )
