@@ -5,6 +5,7 @@ character of its own or part of its letter. A class is shown as it was written f
 """
 
 import collections
+import functools
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -20,6 +21,7 @@ def clean(name: str) -> str:
     return name.strip(_BLANKS)
 
 
+@functools.lru_cache(1 << 16)
 def canonical(name: str) -> str:
     """Return a text that is equal for names of the same class."""
     return ' '.join(unicodedata.normalize('NFC', clean(name)).split())

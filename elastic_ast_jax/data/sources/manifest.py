@@ -40,6 +40,8 @@ _REQUIRED = ('audio', 'labels')
 _OPTIONAL = ('start', 'end', 'split')
 _FIELDS = (*_REQUIRED, *_OPTIONAL)
 _ALIASES = {'file_name': 'audio', 'label': 'labels'}
+_FIELD_SET = frozenset(_FIELDS)
+_NAMES = frozenset((*_FIELDS, *_ALIASES))
 _PUBLISHED = re.compile(r'\s*\{\s*"data"\s*:\s*\[')
 _EXAMPLE = '{"audio": "a.wav", "labels": ["dog"]}'
 # Characters of a value that messages quote.
@@ -114,14 +116,14 @@ def entries(path: Path, label_separator: str = ';') -> tuple[list[FileClip], lis
     text = read_text(path, 'manifest', '.jsonl or .csv')
     rows = _csv_rows(text, path, label_separator) if suffix == '.csv' else _json_rows(text, path)
     clips, splits, problems, cells = [], [], [], []
-    class_names = ClassNames()
+    folder, class_names = os.path.abspath(path.parent), ClassNames()
     for line, row in rows:
         row_problems = [row] if isinstance(row, str) else _problems(row)
         if row_problems:
             problems.append(f'line {line}: {"; ".join(row_problems)}')
             continue
         assert not isinstance(row, str)
-        clips.append(_clip(row, line, path, class_names))
+        clips.append(_clip(row, folder, f'{path.name} line {line}', class_names))
         splits.append(None if row.get('split') is None else clean(row['split']))
         cells += row['labels'] if suffix == '.csv' else _single_label(row['labels'])
     if problems:
@@ -136,16 +138,16 @@ def entries(path: Path, label_separator: str = ';') -> tuple[list[FileClip], lis
     return clips, splits
 
 
-def _clip(row: dict[str, Any], line: int, path: Path, class_names: ClassNames) -> FileClip:
+def _clip(row: dict[str, Any], folder: str, origin: str, class_names: ClassNames) -> FileClip:
     """Return the clip of a line without problems."""
     labels = [row['labels']] if isinstance(row['labels'], str) else row['labels']
     return FileClip(
-        path=os.path.join(os.path.abspath(path.parent), row['audio']),
+        path=os.path.join(folder, row['audio']),
         name=row['audio'],
         start=_seconds(row.get('start')),
         end=_seconds(row.get('end')),
         labels=tuple(map(class_names.name, labels)),
-        origin=f'{path.name} line {line}',
+        origin=origin,
     )
 
 
@@ -205,7 +207,7 @@ def _problems(row: dict[str, Any]) -> list[str]:
     problems = [
         unknown_name('key', name, _FIELDS)
         for name in row
-        if name not in (*_FIELDS, *_ALIASES) and resembles(name, _FIELDS)
+        if name not in _NAMES and resembles(name, _FIELDS)
     ]
     problems += [f'{name} is missing' for name in _REQUIRED if name not in row]
     if 'audio' in row and not (isinstance(row['audio'], str) and row['audio'].strip()):
@@ -265,8 +267,9 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
             yield number, f'is not JSON ({error}): write one object a line, such as {_EXAMPLE}'
             continue
         if isinstance(row, dict):
-            row = dict(zip(rename(list(row), _ALIASES), row.values(), strict=True))
-            unused |= dict.fromkeys(name for name in row if name not in _FIELDS)
+            if not row.keys() <= _FIELD_SET:
+                row = dict(zip(rename(list(row), _ALIASES), row.values(), strict=True))
+                unused |= dict.fromkeys(name for name in row if name not in _FIELDS)
             yield number, row
         else:
             yield number, f'{line.strip()[:40]!r} is not an object such as {_EXAMPLE}'

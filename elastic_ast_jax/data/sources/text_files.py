@@ -198,7 +198,8 @@ def unknown_name(kind: str, name: str, allowed: Sequence[str]) -> str:
     return f'unknown {kind} {name[:_QUOTED]!r}, the nearest valid one is {nearest!r}'
 
 
-def resembles(name: str, fields: Sequence[str]) -> bool:
+@functools.lru_cache(1000)
+def resembles(name: str, fields: tuple[str, ...]) -> bool:
     """Return whether a name is most likely meant to be one of the fields."""
     name = name[:_QUOTED].lower()
     return bool(difflib.get_close_matches(name, fields, n=1, cutoff=_TYPO)) or any(
