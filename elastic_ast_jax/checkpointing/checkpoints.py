@@ -6,16 +6,17 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
-from orbax.checkpoint import checkpoint_managers
 
-from elastic_ast_jax.checkpointing import vetting
+from elastic_ast_jax.checkpointing import scores, verification, vetting
+from elastic_ast_jax.checkpointing.digests_item import DigestsSave
+from elastic_ast_jax.checkpointing.orbax_manager import STATE_ITEMS, open_manager
 from elastic_ast_jax.checkpointing.restored_params import (
     CheckpointError,
     Mean,
@@ -27,14 +28,13 @@ from elastic_ast_jax.checkpointing.restored_params import (
     shorten,
 )
 from elastic_ast_jax.checkpointing.train_state import TrainState
+from elastic_ast_jax.checkpointing.verified_restore import UnreadableError, restore_items
 from elastic_ast_jax.distributed import processes
 from elastic_ast_jax.utils import files, gcs
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.gcs import BucketPath
 
 _log = logging.getLogger(__name__)
-# Items of a checkpoint that are fields of the state; the step is the checkpoint's name.
-_STATE = ('params', 'optimizer', 'ema')
 
 
 class SavedCheckpoint(NamedTuple):
@@ -59,7 +59,8 @@ class Checkpoints:
 
     A checkpoint holds the parameters, the state of the optimizer and the moving average, if there
     is one, as separate items, so that prediction reads only what it uses. Its name is its step.
-    With the config it is all that a run needs to resume.
+    With the config it is all that a run needs to resume. Digests of arrays and files are saved with
+    it, and compared when it is restored; see `verification`.
     """
 
     def __init__(
@@ -77,45 +78,30 @@ class Checkpoints:
             CheckpointError: The bucket cannot be used.
         """
         self.directory = files.as_path(directory)
-        preservation_policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(max_checkpoints),
-                _KeepBest(self.best_step),
-            ]
-        )
         self._scores: dict[int, float] = {}
+        self._damaged_scores: dict[int, str] = {}
+        self._noted = False  # that a checkpoint has no digests
         self._completed: list[SavedCheckpoint] = []
         # Of a save in progress: its step, the time of its call, and the seconds until it returned.
         self._saving: tuple[int, float, float] | None = None
         self._finished = 0.0
-        # Orbax warns that a read-only manager is read-only.
-        with self._opening(), _without_warnings(logging.getLogger('absl')):
-            options = ocp.CheckpointManagerOptions(
-                create=not read_only,
+        with self._opening():
+            self._manager = open_manager(
+                self.directory,
+                max_checkpoints=max_checkpoints,
+                is_best=self._is_best,
+                on_written=self._record_time,
                 read_only=read_only,
-                preservation_policy=preservation_policy,
-                cleanup_tmp_directories=not read_only,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._record_time),
             )
-            self._manager = ocp.CheckpointManager(
-                epath.Path(os.fspath(self.directory)),
-                options=options,
-                item_names=(*_STATE, 'score'),
-            )
-            self._scores = {
-                step: score
-                for step in self.steps()
-                if (score := self._read_score(step)) is not None
-            }
+            self._read_scores()
             if not read_only:  # all processes decide by the scores of the first
-                self._scores = {
-                    int(step): score
-                    for step, score in processes.all_gather(self._scores)[0].items()
-                }
+                stored, damaged = processes.all_gather([self._scores, self._damaged_scores])[0]
+                self._scores = {int(step): score for step, score in stored.items()}
+                self._damaged_scores = {int(step): reason for step, reason in damaged.items()}
 
-    def _item(self, step: int, item: str) -> epath.Path:
-        """Return the path of an item of a checkpoint, as Orbax takes it."""
-        return epath.Path(os.fspath(self.directory / str(step) / item))
+    def _folder(self, step: int) -> Path | BucketPath:
+        """Return the folder of a checkpoint."""
+        return self.directory / str(step)
 
     @contextlib.contextmanager
     def _opening(self) -> Iterator[None]:
@@ -151,16 +137,21 @@ class Checkpoints:
         numbers = [(score, step) for step, score in self._scores.items() if not math.isnan(score)]
         return max(numbers, default=(0.0, None))[1]
 
-    def _read_score(self, step: int) -> float | None:
-        """Read the score of a checkpoint; None if it has none, or it is damaged.
+    def _is_best(self, step: int) -> bool:
+        """Return whether a checkpoint is the best one, or may be, since its score is damaged."""
+        return step == self.best_step() or step in self._damaged_scores
 
-        It is an item of its own: Orbax cannot open a directory with damaged metrics of its own.
-        """
-        try:
-            score = ocp.JsonCheckpointHandler().restore(self._item(step, 'score'))['score']
-            return math.nan if score is None else float(score)  # JSON has no NaN
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    def _read_scores(self) -> None:
+        """Read the scores of all checkpoints, with a warning of each that is damaged."""
+        for step in self.steps():
+            try:
+                score = scores.read(self._folder(step), step)
+            except scores.ScoreError as error:
+                self._damaged_scores[step] = str(error)
+                _log.warning('checkpoint %s counts as not evaluated: %s', self._folder(step), error)
+            else:
+                if score is not None:
+                    self._scores[step] = score
 
     def score(self, step: int) -> float | None:
         """Return the score of a checkpoint: NaN if undefined, None if it was not evaluated."""
@@ -180,28 +171,22 @@ class Checkpoints:
         """
         start = time.perf_counter()
         step = int(state.step)
-        number = float(score) if score is not None and math.isfinite(score) else None
-        score_args = None if score is None else ocp.args.JsonSave({'score': number})
         self.wait()
-        is_new_score = score_args is not None and step not in self._scores
+        is_new_score = score is not None and step not in self._scores
         if is_new_score:  # before Orbax decides which checkpoints to delete
-            self._scores[step] = math.nan if number is None else number
+            self._scores[step] = score if math.isfinite(score) else math.nan
+            self._damaged_scores.pop(step, None)
         with self._writing():
             if step not in self._manager.all_steps():
+                trees = _items(state)
                 items: dict[str, Any] = {
-                    item: ocp.args.StandardSave(part)
-                    for item in _STATE
-                    if (part := getattr(state, item)) is not None
+                    item: ocp.args.StandardSave(part) for item, part in trees.items()
                 }
-                if score_args is not None:
-                    items['score'] = score_args
+                items[verification.ITEM] = DigestsSave(self._folder(step), step, trees, score)
                 self._manager.save(step, args=ocp.args.Composite(**items), force=True)
                 self._saving = step, start, time.perf_counter() - start
-            elif is_new_score:
-                with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as writer:
-                    writer.save(
-                        self._item(step, 'score'), args=score_args, force=True
-                    )  # replaces a damaged one
+            elif is_new_score and processes.is_primary():
+                scores.write(self._folder(step), step, score)  # replaces a damaged one
 
     def wait(self) -> None:
         """Wait for the save in progress, if there is one.
@@ -228,11 +213,11 @@ class Checkpoints:
             if not processes.is_primary():  # the first may be deleting older ones
                 return
             try:
-                size = files.folder_bytes(self.directory / str(step))
+                size = files.folder_bytes(self._folder(step))
             except OSError as error:
                 _log.warning(
                     'checkpoint %s: its size cannot be read (%s)',
-                    self.directory / str(step),
+                    self._folder(step),
                     error.strerror or error,
                 )
                 return
@@ -288,25 +273,14 @@ class Checkpoints:
             CheckpointError: None of the checkpoints can be read.
         """
         items = {
-            item: ocp.args.StandardRestore(part)
-            for item in _STATE
-            if (part := getattr(abstract, item)) is not None
+            item: part for item in STATE_ITEMS if (part := getattr(abstract, item)) is not None
         }
         failures: dict[int, str] = {}
         for step in reversed(self.steps()):
-            failure, restored = None, {}
             try:
-                self._check_shapes(step, 'params', abstract.params)
-                for item in items:
-                    vetting.check_item(
-                        self._item(step, item), jax.tree.leaves(getattr(abstract, item))
-                    )
-                restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-            except Exception as error:  # damage raises errors of many types
-                failure = shorten(error)
-            # All processes resume from the same step, which each of them can read.
-            if failed := [text for text in processes.all_gather(failure) if text is not None]:
-                failures[step] = failed[0]
+                restored = self._restore_items(step, items)
+            except UnreadableError as error:  # on all processes, if it is on one
+                failures[step] = str(error)
                 continue
             self._warn(failures, step)
             for damaged in failures:
@@ -315,7 +289,7 @@ class Checkpoints:
             step_array = jax.make_array_from_callback(
                 (), abstract.step.sharding, lambda _, value=value: value
             )
-            return TrainState(step_array, **{item: restored[item] for item in items})
+            return TrainState(step_array, **restored)
         if failures:
             raise CheckpointError(
                 f'{self.directory}: no checkpoint can be read, damaged or of another model:'
@@ -323,31 +297,23 @@ class Checkpoints:
             )
         return None
 
-    def _check_shapes(self, step: int, item: str, abstract: Any) -> None:
-        """Raise an error for parameters of another model, before any is read."""
-        vetting.check_item(self._item(step, item), jax.tree.leaves(abstract))
-        stored = ocp.StandardCheckpointHandler().metadata(self._item(step, item))
-        saved = {
-            jax.tree_util.keystr(path): tuple(leaf.shape)
-            for path, leaf in _leaves(getattr(stored, 'tree', stored))
-        }
-        model = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in _leaves(abstract)}
-        wrong = [
-            f'{name}: {saved.get(name, "missing")} in the checkpoint,'
-            f' {model.get(name, "missing")} in this model'
-            for name in sorted({*saved, *model})
-            if saved.get(name) != model.get(name)
-        ]
-        if wrong:
-            raise ValueError(
-                f'of another model, {len(wrong)} parameters differ, such as {wrong[0]}'
+    def _restore_items(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+        """Return items of a checkpoint, verified; note it if they have no digests."""
+        restored, verified = restore_items(self._manager, self._folder(step), step, items)
+        if not verified and not self._noted:
+            self._noted = True
+            _log.warning(
+                'checkpoint %s was saved without digests, by an earlier version: damage that leaves'
+                ' it readable goes unnoticed',
+                self._folder(step),
             )
+        return restored
 
     def _warn(self, failures: dict[int, str], usable_step: int) -> None:
         for step, reason in failures.items():
             _log.warning(
                 'checkpoint %s is incomplete, using the one before, %d: %s',
-                self.directory / str(step),
+                self._folder(step),
                 usable_step,
                 reason,
             )
@@ -358,9 +324,10 @@ class Checkpoints:
             folder: Any = self.directory / 'damaged'
             folder.mkdir(exist_ok=True)
             number = sum(1 for _ in folder.iterdir())
-            (self.directory / str(step)).rename(folder / f'{step}-{number}')
+            self._folder(step).rename(folder / f'{step}-{number}')
         processes.wait_for_all(f'checkpoint {step} aside')
         self._scores.pop(step, None)
+        self._damaged_scores.pop(step, None)
         self._manager.reload()
 
     def restore_params(self, abstract: Any, selection: str, *, ema: bool = False) -> RestoredParams:
@@ -376,6 +343,11 @@ class Checkpoints:
         Raises:
             CheckpointError: The checkpoint does not exist, cannot be read, or is of another model.
         """
+        if selection == 'best' and self._damaged_scores:
+            raise CheckpointError(
+                f'{self.directory}: which checkpoint is the best is not known, as scores are'
+                f' damaged: {list_failures(self._damaged_scores)}; name a step, or use latest'
+            )
         steps = select_steps(
             self.directory,
             selection,
@@ -389,9 +361,9 @@ class Checkpoints:
         failures: dict[int, str] = {}
         for step in steps:
             try:
-                params = self._read_params(step, abstract, item)
-            except Exception as error:  # see `restore`
-                failures[step] = shorten(error)
+                params = self._restore_items(step, {item: abstract})[item]
+            except UnreadableError as error:
+                failures[step] = str(error)
                 continue
             self._warn(failures, step)
             return RestoredParams(step, params, describe([step], item))
@@ -405,45 +377,15 @@ class Checkpoints:
         mean = Mean(abstract)
         for step in steps:
             try:
-                mean.add(self._read_params(step, abstract, item))
-            except Exception as error:  # see `restore`
+                mean.add(self._restore_items(step, {item: abstract})[item])
+            except UnreadableError as error:
                 raise CheckpointError(
                     f'{self.directory}: checkpoint {step} cannot be read for the average, damaged'
-                    f' or of another model: {shorten(error)}'
+                    f' or of another model: {error}'
                 ) from error
         return RestoredParams(steps[-1], mean.result(), describe(steps, item))
 
-    def _read_params(self, step: int, abstract: Any, item: str) -> Any:
-        self._check_shapes(step, item, abstract)
-        return self._manager.restore(
-            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
-        )[item]
 
-
-@contextlib.contextmanager
-def _without_warnings(logger: logging.Logger) -> Iterator[None]:
-    """Let only errors through a logger in this block."""
-
-    def severe(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    logger.addFilter(severe)
-    try:
-        yield
-    finally:
-        logger.removeFilter(severe)
-
-
-class _KeepBest:
-    """Orbax's preservation policy that keeps the checkpoint with the best evaluation."""
-
-    def __init__(self, best_step: Callable[[], int | None]):
-        self._best_step = best_step
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        best_step = self._best_step()
-        return [checkpoint.step == best_step for checkpoint in checkpoints]
-
-
-def _leaves(tree: Any) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
+def _items(state: TrainState) -> dict[str, Any]:
+    """Return the parts of a state that are items of a checkpoint."""
+    return {item: part for item in STATE_ITEMS if (part := getattr(state, item)) is not None}

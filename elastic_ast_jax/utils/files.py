@@ -35,9 +35,25 @@ def folder_bytes(folder: Path | BucketPath) -> int:
     Raises:
         OSError: The folder cannot be listed.
     """
+    return sum(file_sizes(folder).values())
+
+
+def file_sizes(folder: Path | BucketPath) -> dict[str, int]:
+    """Return the size in bytes of each file in a folder and its subfolders.
+
+    Returns:
+        The sizes by path below the folder, with slashes, sorted.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
     if isinstance(folder, BucketPath):
-        return folder.size()
-    return sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
+        return folder.sizes()
+    return {
+        file.relative_to(folder).as_posix(): file.stat().st_size
+        for file in sorted(folder.rglob('*'))
+        if file.is_file()
+    }
 
 
 @contextlib.contextmanager

@@ -131,10 +131,11 @@ class BucketPath(PurePosixPath):
                 if not missing_ok:
                     raise
 
-    def size(self) -> int:
-        """Return the number of bytes in this folder and its subfolders."""
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each object in this folder, by its path below the folder."""
         with self._file_system() as store:
-            return sum(entry['size'] for entry in store.find(self._key, detail=True).values())
+            entries = store.find(self._key, detail=True)
+        return {key.removeprefix(f'{self._key}/'): entries[key]['size'] for key in sorted(entries)}
 
     def rename(self, target: 'BucketPath') -> None:
         """Move a folder; copy all objects before the first is deleted."""
