@@ -4,6 +4,7 @@ These are WAV, RF64, W64, AIFF, SVX and CAF. A program that crashed, or wrote to
 size of zero or near the largest integer. The samples then reach to the end of the file.
 """
 
+import dataclasses
 import functools
 import struct
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ _UNFINISHED = 'the header was never finished'
 Chunks = Callable[[int], Iterator[tuple[bytes, int, int]]]
 # Chunks to read before the samples, so that a file of tiny chunks takes no long time.
 _MAX_CHUNKS = 10_000
+# The end of the identifiers of formats whose first two bytes are a number as in older headers.
+_SUBFORMAT = bytes.fromhex('000000001000800000aa00389b71')
 _WAVE64 = bytes.fromhex('2e91cf11a5d628db04c10000')
 
 
@@ -35,20 +38,21 @@ def truncation(promised: int, present: int, frame: int) -> Inspection:
     )
 
 
-def unfinished(size: int, position: int = 0, field: bytes = b'') -> Inspection:
+def unfinished(size: int, *fields: tuple[int, bytes]) -> Inspection:
     """Return the inspection of a file whose samples reach to its end.
 
     Args:
         size: Size of the file.
-        position: Position of the size of the samples in the header.
-        field: The size that the decoder must read there. Empty: it reads to the end by itself.
+        fields: Position and bytes of what a decoder must read in its header. None: it reads to the
+            end by itself.
     """
-    links = ()
-    if field:
-        links = (Link(splice(0, size, [(position, field)])),)
-    return Inspection(
-        oddities=((_UNFINISHED, 'the samples reach to the end of the file'),), links=links
-    )
+    oddity = (_UNFINISHED, 'the samples reach to the end of the file')
+    return dataclasses.replace(_changed(size, *fields), oddities=(oddity,))
+
+
+def _changed(size: int, *fields: tuple[int, bytes]) -> Inspection:
+    """Return the inspection of a file in whose header a decoder must read other fields."""
+    return Inspection(links=(Link(splice(0, size, fields)),) if fields else ())
 
 
 def _chunks(
@@ -128,11 +132,11 @@ def _wave(read: Read, start: int, size: int) -> Inspection:
             present = size - position
             if length == 0xFFFFFFFF and promised is not None:
                 if _is_unfinished(chunks, size, position, promised, _UNKNOWN_LONG):
-                    return unfinished(size, ds64, present.to_bytes(8, 'little'))
+                    return unfinished(size, (ds64, present.to_bytes(8, 'little')))
                 return truncation(promised, present, frame)
             if _is_unfinished(chunks, size, position, length):
                 field = struct.pack(f'{order}I', min(present, 0xFFFFFFFF))
-                return unfinished(size, position - 4, b'' if length else field)
+                return unfinished(size, *([] if length else [(position - 4, field)]))
             # Some programs also count the bytes before the samples: all bytes, or those after the
             # RIFF size.
             if length >= UNKNOWN or length - present in (position - start, position - start - 8):
@@ -143,14 +147,23 @@ def _wave(read: Read, start: int, size: int) -> Inspection:
 
 def _wave64(read: Read, start: int, size: int) -> Inspection:
     chunks = functools.partial(_chunks, read, '<16sq', header_bytes=24, align=8)
+    fields = []
     for name, position, length in chunks(start + 40):
-        if name[:4] == b'data':
+        if name[:4] == b'fmt ':
+            content = read(position, 40)
+            # libsndfile takes samples of this form for integers, so it gets the older form.
+            if content[:2] == b'\xfe\xff' and content[26:] == _SUBFORMAT:
+                fields.append((position, content[24:26]))
+        elif name[:4] == b'data':
             present = size - position
             if _is_unfinished(chunks, size, position, length, _UNKNOWN_LONG):
-                return unfinished(size, position - 8, (present + 24).to_bytes(8, 'little'))
+                fields.append((position - 8, (present + 24).to_bytes(8, 'little')))
+                return unfinished(size, *fields)
             # Some programs count the padding to eight bytes without writing it.
-            return truncation(length, present, 8) if present < length - 7 else Inspection()
-    return Inspection()
+            if present < length - 7 and (truncated := truncation(length, present, 8)).problem:
+                return truncated
+            break
+    return _changed(size, *fields)
 
 
 def _iff(read: Read, start: int, size: int) -> Inspection:
@@ -165,7 +178,7 @@ def _iff(read: Read, start: int, size: int) -> Inspection:
             present = size - position - offset
             if _is_unfinished(chunks, size, position + offset, length - offset):
                 field = struct.pack('>I', min(present + offset, 0xFFFFFFFF))
-                return unfinished(size, position - 4, field)
+                return unfinished(size, (position - 4, field))
             if length >= UNKNOWN:
                 return Inspection()
             return truncation(length - offset, present, frame)
@@ -178,7 +191,7 @@ def _caf(read: Read, start: int, size: int) -> Inspection:
         if name == b'data':  # its content begins with the number of edits
             present = size - position - 4
             if _is_unfinished(chunks, size, position + 4, length - 4, _UNKNOWN_LONG):
-                return unfinished(size, position - 8, (present + 4).to_bytes(8, 'big'))
+                return unfinished(size, (position - 8, (present + 4).to_bytes(8, 'big')))
             return truncation(length - 4, present, 1)
     return Inspection()
 

@@ -114,7 +114,7 @@ def _au(head: bytes, start: int, size: int) -> Inspection:
     present = size - start - offset
     if 0 < present != promised and (promised == 0 or present < promised >= chunks.UNKNOWN):
         field = struct.pack(f'{order}I', min(present, 0xFFFFFFFF))
-        return chunks.unfinished(size, start + 8, field)
+        return chunks.unfinished(size, (start + 8, field))
     return chunks.truncation(promised, present, width)
 
 

@@ -1,100 +1,110 @@
-"""Read the pages of an OGG file: find missing pages, and the recordings that are chained in it.
+"""Follow the pages of an OGG file: what is missing, and what a decoder must get of it.
 
 A concatenation of OGG files is an OGG file too, as in radio streams. libsndfile silently reads the
-first of these links only, and no FLAC in OGG: a decoder gets its packets alone, which are a FLAC.
+first of these links only, fails on streams beside the sound, and on FLAC in OGG.
 """
 
 import dataclasses
-import os
-import zlib
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
 
 from elastic_ast_jax.audio import flac
 from elastic_ast_jax.audio.inspection import Inspection, Link, Read
-from elastic_ast_jax.audio.spliced import splice
+from elastic_ast_jax.audio.ogg_pages import BEGIN, END, Page, mark_end, pages
+from elastic_ast_jax.audio.spliced import Piece, splice
 
-__all__ = ['inspect', 'last_page_frames']
+__all__ = ['inspect']
 
-_MAX_PAGE = 27 + 255 + 255 * 255  # bytes of the longest page
-_BEGIN, _END = 2, 4  # flags of a page
-_REVERSED = bytes(int(f'{byte:08b}'[::-1], 2) for byte in range(256))
-_FLAC = b'\x7fFLAC'  # begins the first page of FLAC in OGG
-_FLAC_HEAD = 9  # bytes in front of the FLAC in that page
+_FLAC = b'\x7fFLAC'
+_FLAC_HEAD = 9  # bytes in front of the FLAC in its first page
+_SOUND = (b'\x01vorbis', b'OpusHead', _FLAC)  # how the first packets of streams begin
 _NO_END = 'the last OGG page is not marked as the end of the recording'
 _SKIPPED = 'bytes between OGG pages were skipped'
 
 
-class _Page(NamedTuple):
-    """A page whose content begins at `body`. `end` may exceed the end of the file.
+@dataclasses.dataclass
+class _Stream:
+    """Hold the pages of a stream in a link.
 
-    `open` says whether its last packet continues on the next page.
+    Attributes:
+        first: First bytes of its content.
+        pages: All pages of FLAC; of other kinds the first page of each span.
+        ends: Their ends; of other kinds the end of each span.
+        last: Its last page.
     """
 
-    start: int
-    end: int
-    body: int = 0
-    flags: int = 0
-    granule: int = -1
-    serial: int = -1
-    sequence: int = 0
-    open: bool = False
+    first: bytes
+    starts: list[int]
+    ends: list[int]
+    last: Page
+
+    def add(self, page: Page) -> None:
+        """Add a page."""
+        is_flac = self.first.startswith(_FLAC)
+        if is_flac or self.ends[-1] != page.start:
+            self.starts.append(page.body if is_flac else page.start)
+            self.ends.append(page.end)
+        else:
+            self.ends[-1] = page.end
+        self.last = page
 
 
-@dataclasses.dataclass
 class _Links:
     """Follow the pages of a file.
 
     Attributes:
-        begins: Start of each link.
-        last: Last page of each stream of the current link, by serial number.
-        unmarked: The last pages of streams that are not marked as their end.
+        links: Streams of each link, by serial number.
         skipped: Bytes that are no page, between pages.
     """
 
-    begins: list[int] = dataclasses.field(default_factory=list)
-    last: dict[int, _Page] = dataclasses.field(default_factory=dict)
-    previous: _Page | None = None
-    unmarked: list[_Page] = dataclasses.field(default_factory=list)
-    skipped: int = 0
+    def __init__(self):
+        self.links: list[dict[int, _Stream]] = []
+        self.skipped = 0
+        self._previous: Page | None = None
 
-    def add(self, page: _Page) -> str | None:
-        """Add a page; return a message if pages before it are missing."""
-        previous, begins_link = self.previous, False
+    def add(self, page: Page, first: bytes) -> str | None:
+        """Add a page that begins with `first`; return a message if pages before it are missing."""
+        previous = self._previous
         # The first pages of parallel streams precede all other pages.
-        if page.flags & _BEGIN and not (previous and previous.flags & _BEGIN):
-            if previous and (problem := self.finish(page.start)):
+        begins = bool(page.flags & BEGIN) and not (previous and previous.flags & BEGIN)
+        if begins:
+            if problem := self.finish(page.start):
                 return problem
-            self.begins.append(page.start)
-            self.last, begins_link = {}, True
-        gap = 0 if previous is None else page.start - previous.end
-        before = self.last.get(page.serial)
-        missing = before is not None and page.sequence != before.sequence + 1 & 0xFFFFFFFF
-        if gap > 0 and not begins_link:
-            if missing or before is None:
-                assert previous is not None
-                return (
-                    f'its page at byte {previous.start} is damaged, or pages behind it are missing'
-                )
-            self.skipped += gap
-        elif missing and before is not None and page.sequence > before.sequence:
+            self.links.append({})
+        if not self.links:  # the start is missing, as libsndfile reports
+            return None
+        stream = self.links[-1].get(page.serial)
+        if previous and not begins and (problem := self._missing(page, previous, stream)):
+            return problem
+        if stream is None:
+            start = page.body + _FLAC_HEAD if first.startswith(_FLAC) else page.start
+            self.links[-1][page.serial] = _Stream(first, [start], [page.end], page)
+        else:
+            stream.add(page)
+        self._previous = page
+        return None
+
+    def _missing(self, page: Page, previous: Page, stream: _Stream | None) -> str | None:
+        """Return a message if pages in front of a page are missing."""
+        number = None if stream is None else stream.last.sequence
+        missing = number is not None and page.sequence != number + 1 & 0xFFFFFFFF
+        gap = page.start - previous.end
+        if gap and (missing or number is None):
+            return f'its page at byte {previous.start} is damaged, or pages behind it are missing'
+        if missing and number is not None and page.sequence > number:
             return (
-                f'pages are missing in front of byte {page.start}: number {before.sequence} is'
-                f' followed by number {page.sequence}'
+                f'pages are missing in front of byte {page.start}: number {number} is followed by'
+                f' number {page.sequence}'
             )
-        self.last[page.serial] = self.previous = page
+        self.skipped += gap
         return None
 
     def finish(self, position: int) -> str | None:
         """Return a message if pages at the end of the current link, at `position`, are missing."""
-        for page in self.last.values():
+        for stream in self.links[-1].values() if self.links else ():
+            page = stream.last
             if page.open:
                 return f'its page at byte {page.start} ends within a packet'
-            unmarked = not page.flags & _END
-            if unmarked and page is self.previous and page.end < position:
+            if not page.flags & END and page is self._previous and page.end < position:
                 return f'its page at byte {page.start} is damaged, or pages behind it are missing'
-            if unmarked:
-                self.unmarked.append(page)
         return None
 
 
@@ -103,103 +113,51 @@ def inspect(read: Read, size: int) -> Inspection:
 
     A link must not end within a page or a packet. Programs that edit or stream do not mark its end.
     """
-    links, flac_pages = _Links(), {}
-    for page in _pages(read, size):
+    links = _Links()
+    for page in pages(read, size):
         if page.end > size:
             return Inspection.truncated(
                 f'its last page, at byte {page.start}, lacks its end'
                 f' ({size - page.start} bytes are present)'
             )
-        if problem := links.add(page):
+        if problem := links.add(page, read(page.body, 8) if page.flags & BEGIN else b''):
             return Inspection.truncated(problem)
-        if page.flags & _BEGIN and read(page.body, len(_FLAC)) == _FLAC:
-            flac_pages[len(links.begins), page.serial] = [(page.body + _FLAC_HEAD, page.end)]
-        elif flac_pages and (len(links.begins), page.serial) in flac_pages:
-            flac_pages[len(links.begins), page.serial].append((page.body, page.end))
     if problem := links.finish(size):
         return Inspection.truncated(problem)
-    if not links.begins:  # the start is missing, as libsndfile reports
-        return Inspection()
-    oddities = []
-    if links.unmarked:
-        oddities.append((_NO_END, 'all pages that are present are read'))
-    if links.skipped:
-        oddities.append((_SKIPPED, f'{links.skipped} bytes'))
-    ends = [*links.begins[1:], size]
-    marks = [
-        (page.start, _mark_end(read(page.start, page.end - page.start)))
-        for page in sorted(links.unmarked)
-    ]
-    chain = [
-        Link(splice(begin, end, [mark for mark in marks if begin <= mark[0] < end]))
-        for begin, end in zip(links.begins, ends, strict=True)
-    ]
-    for (index, _), pages in flac_pages.items():
-        flac_inspection = flac.inspect_pieces(read, pages)
-        if flac_inspection.problem:
-            return flac_inspection
-        oddities += flac_inspection.oddities
-        chain[index - 1] = flac_inspection.links[0]
-    usual = len(chain) < 2 and not flac_pages and not marks
-    return Inspection(oddities=tuple(oddities), links=() if usual else tuple(chain))
+    oddities = [(_SKIPPED, f'{links.skipped} bytes')] if links.skipped else []
+    chain, usual = [], len(links.links) < 2
+    for streams in links.links:
+        sounds = [stream for stream in streams.values() if stream.first.startswith(_SOUND)]
+        if not sounds:  # nothing that libsndfile reads, as it reports
+            return Inspection()
+        stream = sounds[0]
+        if stream.first.startswith(_FLAC):
+            inspection = flac.inspect_pieces(
+                read, list(zip(stream.starts, stream.ends, strict=True))
+            )
+            if inspection.problem:
+                return inspection
+            oddities += inspection.oddities
+            chain += inspection.links
+            usual = False
+            continue
+        marked = bool(stream.last.flags & END)
+        usual = usual and marked and len(streams) == 1
+        if not marked:
+            oddities.append((_NO_END, 'all pages that are present are read'))
+        chain.append(Link(_pieces(read, stream)))
+    return Inspection(oddities=tuple(dict(oddities).items()), links=() if usual else tuple(chain))
 
 
-def _mark_end(page: bytes) -> bytes:
-    """Return the head of a page with the mark of an end, and a right checksum.
+def _pieces(read: Read, stream: _Stream) -> tuple[Piece, ...]:
+    """Return the pages of a stream, the last of which is marked as its end.
 
     Decoders need the mark to drop the padding of the last block.
     """
-    marked = page[:5] + bytes((page[5] | _END,)) + page[6:22] + bytes(4) + page[26:]
-    # The checksum of zlib, with all bits in reverse order and without its inversions.
-    crc = zlib.crc32(marked.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return marked[:22] + int(f'{crc:032b}'[::-1], 2).to_bytes(4, 'little')
-
-
-def last_page_frames(path: str | os.PathLike, size: int) -> int:
-    """Return the Vorbis frames that end in the last page of a file."""
-    with open(path, 'rb') as file:
-        granules = [page.granule for page in _pages(_reader(file), size)]
-    ends = [0, *(granule for granule in granules if granule >= 0)]  # -1: no packet ends in the page
-    return ends[-1] - ends[-2]
-
-
-def _reader(file: BinaryIO) -> Read:
-    def read(position: int, count: int) -> bytes:
-        file.seek(position)
-        return file.read(count)
-
-    return read
-
-
-def _pages(read: Read, size: int) -> Iterator[_Page]:
-    """Yield the pages of a file."""
-    position = 0
-    while position < size:
-        head = read(position, 27 + 255)
-        if head[:5] != b'OggS\0':
-            if b'OggS\0'.startswith(head):  # a few bytes of a page
-                yield _Page(position, size + 1)
-                return
-            # Skip bytes that are no page, as libsndfile does. If no page is near, other data
-            # follows the recording.
-            offset = read(position, 2 * _MAX_PAGE).find(b'OggS\0')
-            if offset < 0:
-                return
-            position += offset
-            continue
-        if len(head) < 27 or len(head) < 27 + head[26]:
-            yield _Page(position, size + 1)
-            return
-        lacing = head[27 : 27 + head[26]]
-        end = position + 27 + len(lacing) + sum(lacing)
-        yield _Page(
-            position,
-            end,
-            end - sum(lacing),
-            head[5],
-            int.from_bytes(head[6:14], 'little', signed=True),
-            int.from_bytes(head[14:18], 'little'),
-            int.from_bytes(head[18:22], 'little'),
-            lacing[-1:] == b'\xff',
-        )
-        position = end
+    page, marks = stream.last, []
+    if not page.flags & END:
+        marks = [(page.start, mark_end(read(page.start, page.end - page.start)))]
+    pieces: list[Piece] = []
+    for start, end in zip(stream.starts, stream.ends, strict=True):
+        pieces += splice(start, end, [mark for mark in marks if start <= mark[0] < end])
+    return tuple(pieces)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import soundfile
 
-from elastic_ast_jax.audio import containers, decoder_notes, oddities
+from elastic_ast_jax.audio import containers, decoder_notes, oddities, unread_formats
 from elastic_ast_jax.audio.errors import AudioError
 from elastic_ast_jax.audio.inspection import Inspection
 from elastic_ast_jax.audio.recording import Part, Recording
@@ -73,10 +73,7 @@ def open_recording(path: str | os.PathLike) -> Iterator[Recording]:
                     parts = _open_parts(path, inspection, stack)
         except soundfile.SoundFileRuntimeError as error:
             raise_if_unreadable(path)
-            raise AudioError(
-                f'{path}: libsndfile cannot read it ({failure(error)}): is it a recording? '
-                'If so, convert it to WAV or FLAC'
-            ) from error
+            raise AudioError(f'{path}: {_refusal(path, error)}') from error
         for part in parts:
             if problem := _header_problem(part, status.st_size, path):
                 raise AudioError(f'{path}: {problem}')
@@ -153,6 +150,22 @@ def _open_parts(
         file = stack.enter_context(_Sequential(pieces))
         parts.append(Part(file, file.frames if link.frames is None else link.frames, None))
     return parts
+
+
+def _refusal(path: str | os.PathLike, error: Exception) -> str:
+    """Return why libsndfile cannot read a file, and what to do."""
+    with open(path, 'rb') as file:
+        format_name = unread_formats.name(file.read(unread_formats.HEAD))
+    if format_name is None:
+        return (
+            f'libsndfile cannot read it ({failure(error)}): is it a recording? If so, convert it to'
+            ' WAV or FLAC'
+        )
+    name = os.path.basename(os.fspath(path))
+    return (
+        f'is {format_name}, which libsndfile cannot read ({failure(error)}): convert it, for'
+        f' example with ffmpeg -i {name} {os.path.splitext(name)[0]}.wav'
+    )
 
 
 def unreadable(path: str | os.PathLike, error: OSError) -> AudioError:

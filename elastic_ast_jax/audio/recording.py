@@ -10,7 +10,8 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-from elastic_ast_jax.audio import frontend, ogg
+from elastic_ast_jax.audio import frontend
+from elastic_ast_jax.audio.ogg_pages import last_page_frames
 from elastic_ast_jax.audio.waveforms import mix_to_mono
 
 __all__ = ['Chain', 'Part', 'Recording', 'Section']
@@ -59,7 +60,7 @@ class Part(NamedTuple):
         if self.file.subtype == 'VORBIS' and frame:
             # Within the last page, libsndfile 1.2 seeks too far, by the padding of the last block.
             assert self.path is not None
-            last_page = ogg.last_page_frames(self.path, os.path.getsize(self.path))
+            last_page = last_page_frames(self.path, os.path.getsize(self.path))
             return min(frame, self.frames - last_page - 1)
         return frame
 

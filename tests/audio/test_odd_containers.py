@@ -200,6 +200,17 @@ def test_flac_in_ogg_is_read(make, check, known):
     check(ogg_flac(bytes(flac)) * 2, 2.0, '' if known else 'does not note the length', 0)
 
 
+def test_streams_beside_the_sound_are_left_out(make, check):
+    whole = make('OGG', np.random.default_rng(0).uniform(-0.5, 0.5, 2 * RATE))
+    expected = check(whole, 2.0, '', 0)
+    starts = [i for i in range(len(whole)) if whole.startswith(b'OggS', i)]
+    begin, rest = whole[: starts[1]], whole[starts[1] :]
+    skeleton = [ogg_page(b'fishead\0' + bytes(56), 2, 0, 0), ogg_page(b'fisbone\0', 0, 0, 1)]
+    end = ogg_page(b'', 4, 0, 2)
+    waveform = check(skeleton[0] + begin + skeleton[1] + end + rest, 2.0, '', 0)
+    np.testing.assert_array_equal(waveform, expected)
+
+
 # MP3
 
 
@@ -328,6 +339,24 @@ def test_samples_behind_a_header_that_was_never_finished_are_read(make, check, c
         np.testing.assert_array_equal(waveform, expected)
 
 
+@pytest.mark.parametrize('length', [None, 2**63 - 1])
+def test_extensible_floats_in_w64_are_floats(make, check, length):
+    """libsndfile takes their bits for integers."""
+    whole = make('W64', tone(1.0), subtype='FLOAT')
+    expected = check(whole, 1.0, '', 0)
+    at = whole.find(b'fmt \xf3\xac\xd3\x11')
+    subformat = bytes.fromhex('0300000000001000800000aa00389b71')
+    extension = struct.pack('<HHI', 22, 32, 4) + subformat
+    extensible = b'\xfe\xff' + whole[at + 26 : at + 40] + extension
+    chunk = whole[at : at + 16] + struct.pack('<q', 24 + len(extensible)) + extensible
+    data = whole.find(b'data\xf3\xac\xd3\x11')
+    content = whole[:at] + chunk + whole[data:]
+    if length:
+        content = put(content, len(whole[:at] + chunk) + 16, struct.pack('<q', length))
+    waveform = check(content, 1.0, 'never finished' if length else '', 0)
+    np.testing.assert_array_equal(waveform, expected)
+
+
 def test_a_recording_without_samples_in_front_of_other_chunks_is_empty(make, refuse):
     whole = make('WAV', tone(1.0)[:0], subtype='PCM_16')
     refuse(whole, 'no samples')
@@ -372,6 +401,20 @@ def test_a_git_lfs_pointer_is_named(refuse):
 def test_bytes_without_a_header_are_not_taken_for_telephone_speech(refuse):
     for name in ('a.au', 'a.snd'):
         refuse(bytes(range(256)) * 10, 'header is missing', name)
+
+
+@pytest.mark.parametrize(
+    ('head', 'name'),
+    [
+        (b'\0\0\0\x20ftypM4A ', r'MP4 \(M4A'),
+        (b'\x1aE\xdf\xa3', 'Matroska or WebM'),
+        (b'\xff\xf1\x50\x80', 'AAC'),
+        (b'wvpk', 'WavPack'),
+    ],
+)
+def test_formats_that_libsndfile_does_not_read_are_named(refuse, head, name):
+    command = 'for example with ffmpeg -i a.sound a.wav'
+    refuse(head + bytes(500), f'is {name}.*{command}', 'a.sound')
 
 
 # Scale
