@@ -19,7 +19,16 @@ RATE = 16000
 def main(folder: Path) -> None:
     """Write all files into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ('configs', 'launch', 'docs', 'tests', 'elastic_ast_jax', '.venv', 'README.md'):
+    for name in (
+        'configs',
+        'launch',
+        'docs',
+        'tests',
+        'elastic_ast_jax',
+        '.venv',
+        'README.md',
+        'setup.cfg',
+    ):
         os.symlink(ROOT / name, folder / name)
     sys.path.insert(0, str(ROOT))
     _recordings(folder)
