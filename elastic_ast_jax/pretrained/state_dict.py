@@ -16,6 +16,7 @@ import ml_dtypes  # makes bfloat16 a dtype of NumPy
 import numpy as np
 from jaxtyping import Float32
 
+from elastic_ast_jax.utils import placeholders
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import atomic_write
 from elastic_ast_jax.utils.text import join_first
@@ -83,12 +84,15 @@ def read(path: str | os.PathLike) -> StateDict:
             f'{path}: must end in one of {", ".join(readers)}: rename it to what it is'
         )
     try:
-        with open(path, 'rb'):
-            pass
+        with open(path, 'rb') as file:
+            head = file.read(placeholders.HEAD)
     except OSError as error:
         raise TensorFileError(
             f'{path}: cannot be read ({error.strerror}): check the path'
         ) from error
+    # PyTorch and NumPy write ZIP archives.
+    if problem := placeholders.recognize(head, 'a file of weights', archives=False):
+        raise TensorFileError(f'{path}: {problem}')
     arrays, notes = readers[path.suffix](path)
     if not arrays:
         raise TensorFileError(f'{path}: holds no tensors: give the file of a state dict')

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax.data.sources.base import DataError
-from elastic_ast_jax.utils import bounded
+from elastic_ast_jax.utils import bounded, placeholders
 from elastic_ast_jax.utils.text import join_first, shorten
 
 __all__ = [
@@ -35,10 +35,6 @@ __all__ = [
 _TYPO = 0.81
 # Characters of a name that messages quote.
 _QUOTED = 80
-# What stands at the beginning of files that were not downloaded.
-_POINTER = b'version https://git-lfs.github.com/spec/v1'
-_PAGES = (b'<!doctype html', b'<html')
-
 # The most bytes of a list: ten million clips.
 _LIMIT = 1024 * bounded.MEBIBYTE
 
@@ -56,11 +52,8 @@ def read_text(path: Path, kind: str, suffix: str) -> str:
             UTF-8.
     """
     data = _read_bytes(path, kind, suffix)
-    beginning = data[:64].lstrip().lower()
-    if beginning.startswith(_POINTER):
-        raise DataError(f'{path}: is a Git LFS pointer, not a {kind}: run git lfs pull')
-    if beginning.startswith(_PAGES):
-        raise DataError(f'{path}: is a web page (HTML), not a {kind}: the download failed')
+    if problem := placeholders.recognize(data[: placeholders.HEAD], f'a {kind}'):
+        raise DataError(f'{path}: {problem}')
     try:
         return data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
