@@ -19,7 +19,11 @@ _INTEGERS = (16, 24, 32)
 
 
 def from_array(
-    samples: Shaped[np.ndarray, '...'], name: str, sample_rate: int, target_rate: int
+    samples: Shaped[np.ndarray, '...'],
+    name: str,
+    sample_rate: int,
+    target_rate: int,
+    part: str = '',
 ) -> Float32[np.ndarray, 'samples']:
     """Return the waveform of samples in memory, equal to `read` of a file with these samples.
 
@@ -30,6 +34,7 @@ def from_array(
         name: Name of the recording in messages.
         sample_rate: Sample sample_rate of `samples` in Hz.
         target_rate: Sample rate of the result in Hz.
+        part: Part of the recording that the samples are, for messages: '[8000:16000]'.
 
     Returns:
         `frontend.resampled_length(samples, sample_rate, target_rate)` samples; full scale is
@@ -43,17 +48,17 @@ def from_array(
         samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0])
     ):
         raise AudioError(
-            f'{name}: an array of shape {samples.shape} is neither [samples] nor [samples,'
+            f'{name}{part}: an array of shape {samples.shape} is neither [samples] nor [samples,'
             ' channels]: transpose or flatten it'
         )
     if samples.size == 0:
         raise AudioError(
-            f'{name}: an array of shape {samples.shape} holds no samples: skip the clip'
+            f'{name}{part}: an array of shape {samples.shape} holds no samples: skip the clip'
         )
     if sample_rate < 1:
         raise AudioError(
-            f'{name}: a sample rate of {sample_rate} Hz is not possible: give the rate at which the'
-            ' samples were recorded'
+            f'{name}{part}: a sample rate of {sample_rate} Hz is not possible: give the rate at which'
+            ' the samples were recorded'
         )
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind == 'f':
@@ -66,10 +71,10 @@ def from_array(
     else:
         # 64-bit integers usually hold 16-bit samples, which a division by 2 ** 63 would silence.
         raise AudioError(
-            f'{name}: samples of dtype {samples.dtype} have no known full scale: '
+            f'{name}{part}: samples of dtype {samples.dtype} have no known full scale: '
             'convert them to int16, int32 or float32 in [-1, 1]'
         )
-    mono = check_samples(mix_to_mono(block), name, sample_rate, 0)
+    mono = check_samples(mix_to_mono(block), name, sample_rate, 0, part)
     length = frontend.resampled_length(len(mono), sample_rate, target_rate)
     return join(resample([mono], length, name, sample_rate, target_rate))
 
@@ -88,9 +93,12 @@ def mix_to_mono(block: Float32[np.ndarray, '...']) -> Float32[np.ndarray, 'sampl
 
 
 def check_samples(
-    mono: Float32[np.ndarray, 'samples'], name: str, sample_rate: int, start: int
+    mono: Float32[np.ndarray, 'samples'], name: str, sample_rate: int, start: int, part: str = ''
 ) -> Float32[np.ndarray, 'samples']:
-    """Return `mono`, which begins at frame `start`, if its samples are finite and plausible."""
+    """Return `mono`, which begins at frame `start`, if its samples are finite and plausible.
+
+    Samples that were perhaps never divided by full scale are a warning for the whole recording.
+    """
     peak = float(np.abs(mono).max(initial=0))
     if peak <= _LOUD:  # false for NaN
         return mono
@@ -101,12 +109,12 @@ def check_samples(
     if not finite.all():
         first = start + int(np.argmin(finite))
         raise AudioError(
-            f'{name}: sample {first} (at {first / sample_rate:.3f} s) is NaN or infinite: '
+            f'{name}{part}: sample {first} (at {first / sample_rate:.3f} s) is NaN or infinite: '
             'repair the recording or skip it'
         )
     raise AudioError(
-        f'{name}: samples reach {peak:.3g}, but full scale is 1: repair the recording or leave'
-        ' it out'
+        f'{name}{part}: samples reach {peak:.3g}, but full scale is 1: repair the recording or'
+        ' leave it out'
     )
 
 

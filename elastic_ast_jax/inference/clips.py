@@ -179,7 +179,7 @@ def _slices(
     for start, stop in spans:
         # Messages count samples from the start of the window.
         yield reading.from_array(
-            array[start:stop], f'{name}[{start}:{stop}]', sample_rate, sample_rate
+            array[start:stop], name, sample_rate, sample_rate, f'[{start}:{stop}]'
         )
 
 

@@ -427,7 +427,9 @@ def test_integers_as_floats_are_a_warning_once_a_run(tmp_path, caplog):
         soundfile.write(tmp_path / f'{i:02}.wav', tone(0.1) * 32767, RATE, subtype='FLOAT')
         reading.read(tmp_path / f'{i:02}.wav', RATE)
         reading.read(tmp_path / f'{i:02}.wav', RATE)
-    reading.from_array(tone(0.1) * 32767, 'array 3', RATE, RATE)
+    for start in range(0, 1600, 400):
+        samples = tone(0.1)[start : start + 400] * 32767
+        reading.from_array(samples, 'array 3', RATE, RATE, f'[{start}:{start + 400}]')
     first = caplog.messages
     oddities.log_summary()
     assert first == [
