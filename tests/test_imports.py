@@ -167,7 +167,7 @@ def test_only_data_and_training_import_tensorflow():
     'library, but',
     [
         ('clu', ()),
-        ('torch', ('inference.hear', 'pretrained.state_dict')),
+        ('torch', ('inference.hear', 'pretrained.torch_file')),
         ('safetensors', ('pretrained.state_dict',)),
         ('torchaudio', ()),
         ('transformers', ()),

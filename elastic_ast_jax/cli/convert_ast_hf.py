@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'source',
         type=local_path,
         metavar='DIR',
-        help='directory with config.json, model.safetensors and preprocessor_config.json',
+        help='directory with config.json, preprocessor_config.json and weights',
     )
     parser.add_argument('out', type=path, metavar='OUT', help='the workdir, a new folder')
     parser.add_argument(

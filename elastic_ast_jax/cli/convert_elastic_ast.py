@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'source',
         type=local_path,
         metavar='IN',
-        help='a state dict: .pth, .pt, .safetensors or .npz',
+        help='a state dict: .pth, .pt, .ckpt, .bin, .safetensors or .npz',
     )
     parser.add_argument('out', type=path, metavar='OUT', help='the workdir, a new folder')
     parser.add_argument(

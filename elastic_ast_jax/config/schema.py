@@ -182,8 +182,8 @@ class Model:
 class Init:
     """Initial weights; see `pretrained`."""
 
-    # Weights: a workdir, a Hugging Face folder, .pth, .safetensors or .npz. Empty: random
-    # weights.
+    # Weights: a workdir, a Hugging Face folder, .pth, .ckpt, .bin, .safetensors or .npz. Empty:
+    # random weights.
     from_: str = ''
     # Initialize as the published ElasticAST does, with smaller pooling projections. Requires
     # model.scaled=False.

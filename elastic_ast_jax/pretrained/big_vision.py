@@ -109,7 +109,7 @@ def read(tensors: Tensors) -> PretrainedWeights:
         heads=heads,
         patch=(mels, frames),
         params=params,
-        positions=vit.square_grid(params.pop('positions'), tokens, positions),
+        positions=vit.image_positions(params.pop('positions'), tokens, positions),
         sources=sources,
         unused=unused,
         epsilon=EPSILON,

@@ -18,6 +18,7 @@ from elastic_ast_jax.pretrained.save_workdir import (
     report,
     save,
 )
+from elastic_ast_jax.pretrained.weights import brief
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.text import printable
 
@@ -52,8 +53,8 @@ def run(source: str | os.PathLike, out: str | os.PathLike, *, loss: str | None =
     named_loss = _LOSSES.get(converted.problem_type or '')
     if converted.problem_type and not (loss or named_loss):
         raise ConvertError(
-            f'{os.fspath(source)}: {ast_hf.CONFIG}: problem_type={converted.problem_type!r} must be'
-            f' one of {", ".join(map(repr, _LOSSES))}, or give --loss'
+            f'{os.fspath(source)}: {ast_hf.CONFIG}: problem_type={brief(converted.problem_type)}'
+            f' must be one of {", ".join(map(repr, _LOSSES))}, or give --loss'
         )
     default_loss = 'bce' if model.classes == _MULTI_LABEL_CLASSES else 'cross_entropy'
     config = _config(converted, loss or named_loss or default_loss)

@@ -11,15 +11,18 @@ from elastic_ast_jax.pretrained import (
     big_vision,
     elastic_ast_torch,
     own,
+    shards,
     state_dict,
     vit,
 )
 from elastic_ast_jax.pretrained.ast_hf import CONFIG, WEIGHTS
 from elastic_ast_jax.pretrained.elastic_ast_torch import LayoutError
 from elastic_ast_jax.pretrained.weights import (
+    Geometry,
     PretrainedError,
     PretrainedWeights,
     Tensors,
+    brief,
     read_json_object,
 )
 from elastic_ast_jax.utils import files
@@ -27,9 +30,9 @@ from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.text import join_first
 
 _RECOGNIZED = (
-    "files (.pth, .safetensors, .npz) of a ViT or DeiT in timm's or Hugging Face's names or"
-    " big_vision's, of an SSAST, an AST or an ElasticAST in their authors'; folders of a ViT, DeiT"
-    ' or AST that transformers saved; and workdirs of this project'
+    "files (.pth, .pt, .ckpt, .bin, .safetensors, .npz) of a ViT or DeiT in timm's or Hugging"
+    " Face's names or big_vision's, of an SSAST, an AST or an ElasticAST in their authors'; folders"
+    ' of a ViT, DeiT or AST that transformers saved; and workdirs of this project'
 )
 
 
@@ -45,8 +48,12 @@ def check_exists(path: str | os.PathLike) -> None:
         raise PretrainedError(f'{path}: there is no such file or folder')
 
 
-def read(path: str | os.PathLike) -> PretrainedWeights:
+def read(path: str | os.PathLike, geometry: Geometry | None = None) -> PretrainedWeights:
     """Return the weights at a path. No code in a file is run.
+
+    Args:
+        path: Of a file or folder.
+        geometry: Of the network that is initialized, for weights that do not show their own.
 
     Raises:
         PretrainedError: Nothing is there, or nothing that is recognized, or a network with
@@ -66,18 +73,21 @@ def read(path: str | os.PathLike) -> PretrainedWeights:
     check_exists(path)
     path = Path(path)
     try:
-        return _read_folder(path) if path.is_dir() else _read_file(path)
+        return _read_folder(path, geometry) if path.is_dir() else _read_file(path, geometry)
     except (PretrainedError, LayoutError) as error:
         raise type(error)(f'{path}: {error}') from error
 
 
-def _read_folder(path: Path) -> PretrainedWeights:
+def _read_folder(path: Path, geometry: Geometry | None) -> PretrainedWeights:
     if (path / 'model.json').exists() or (path / 'checkpoints').is_dir():
         return own.read_workdir(path)
+    file = shards.find_weights(path)
     if not (path / CONFIG).exists():
+        if file is not None:
+            return _read_file(file, geometry)
         content = sorted(entry.name for entry in path.iterdir())
         raise PretrainedError(
-            f'is a folder with neither {CONFIG} nor checkpoints; it holds'
+            f'is a folder with neither {CONFIG} nor checkpoints nor {WEIGHTS}; it holds'
             f' {join_first(content) or "nothing"}. Recognized are {_RECOGNIZED}'
         )
     config = read_json_object(path / CONFIG, CONFIG, PretrainedError)
@@ -87,41 +97,42 @@ def _read_folder(path: Path) -> PretrainedWeights:
         return own.read_workdir(path)
     if kind == 'audio-spectrogram-transformer':
         return ast_hf.read(path)
-    if kind not in ('vit', 'deit', None):
+    if kind not in ('vit', 'deit', 'vit_mae', None):
         raise PretrainedError(
-            f'{CONFIG}: model_type={kind!r} is none of vit, deit and'
+            f'{CONFIG}: model_type={brief(kind)} is none of vit, deit, vit_mae and'
             f' audio-spectrogram-transformer. Recognized are {_RECOGNIZED}'
         )
-    if not (path / WEIGHTS).exists():
-        raise PretrainedError(
-            f'has {CONFIG} and no {WEIGHTS}: save_pretrained writes it, in one file with '
-            'max_shard_size="10GB"'
-        )
-    return _read_file(path / WEIGHTS, config if kind else None)
+    if file is None:
+        raise PretrainedError(f'has {CONFIG} and no {WEIGHTS}: save_pretrained writes it')
+    return _read_file(file, geometry, config)
 
 
-def _read_file(path: Path, config: dict[str, Any] | None = None) -> PretrainedWeights:
+def _read_file(
+    path: Path, geometry: Geometry | None, config: dict[str, Any] | None = None
+) -> PretrainedWeights:
     state = state_dict.read(path)
-    weights = _read_tensors(state.tensors, config)
+    weights = _read_tensors(state.tensors, geometry, config)
     return dataclasses.replace(weights, notes=(*state.notes, *weights.notes))
 
 
-def _read_tensors(tensors: Tensors, config: dict[str, Any] | None) -> PretrainedWeights:
+def _read_tensors(
+    tensors: Tensors, geometry: Geometry | None, config: dict[str, Any] | None
+) -> PretrainedWeights:
     names = list(tensors)
     if ast_torch.AST.recognizes(names):
-        return ast_torch.read(tensors)
+        return ast_torch.read(tensors, geometry)
     if vit.TIMM.recognizes(names):
-        return vit.timm(tensors)
+        return vit.timm(tensors, config)
     if any(vit.HUGGING_FACE.with_prefix(prefix, '').recognizes(names) for prefix in vit.PREFIXES):
-        return vit.hugging_face(tensors, config)
+        return vit.hugging_face(tensors, config if config and 'model_type' in config else None)
     if big_vision.recognizes(names):
         return big_vision.read(tensors)
     if elastic_ast_torch.recognizes(names):
         return elastic_ast_torch.read(tensors)
     if ast_hf.NAMES.recognizes(names):
         raise PretrainedError(
-            f'is the {WEIGHTS} of {ast_hf.NAMES.scheme}: give its folder, whose other files hold'
-            ' the rest'
+            f'is the {WEIGHTS} of {ast_hf.NAMES.scheme}: give its folder, whose {CONFIG} shows its'
+            ' heads and the grid of its positions'
         )
     raise PretrainedError(
         f'holds no network that is recognized, but {join_first(names)}.'

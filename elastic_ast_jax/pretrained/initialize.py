@@ -9,20 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import Float32
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config.model_sizes import SIZES
-from elastic_ast_jax.models import position_interpolation
 from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.elastic_ast import ElasticAST
-from elastic_ast_jax.models.position_interpolation import Axis, AxisLookup
-from elastic_ast_jax.pretrained import detect
+from elastic_ast_jax.pretrained import detect, fit_positions
+from elastic_ast_jax.pretrained.fit_positions import Part, describe_sources
 from elastic_ast_jax.pretrained.tensor_map import BLOCKS
 from elastic_ast_jax.pretrained.weights import (
     Params,
-    PositionGrid,
-    PositionTables,
     PretrainedError,
     PretrainedWeights,
 )
@@ -52,10 +48,6 @@ _FEATURES = (
     'std',
     'partial',
 )
-# Prefix tokens of an AST, by their number.
-_PREFIX_NAMES = types.MappingProxyType(
-    {1: 'the class token', 2: 'the class and distillation token'}
-)
 # Tensors of a block's attention in the published code, which counts these instead of blocks.
 _TENSORS_PER_ATTENTION = 6
 
@@ -70,20 +62,6 @@ class InitializedParams(NamedTuple):
 
     params: Params
     report: tuple[str, ...]
-
-
-class _Part(NamedTuple):
-    """One part of the network.
-
-    Attributes:
-        params: Its parameters.
-        origin: For the report.
-        sources: The parts of the weights that they are made of.
-    """
-
-    params: Params
-    origin: str
-    sources: tuple[str, ...] = ()
 
 
 def initialize_params(
@@ -111,7 +89,8 @@ def initialize_params(
         PretrainedError: Nothing that is recognized, or of another size or patch than the network.
         UserError: See `detect.read`.
     """
-    weights = detect.read(path)
+    geometry = fit_positions.network_geometry(network, frontend)
+    weights = detect.read(path, geometry)
     _check_sizes(path, weights, network, frontend)
     leaves: dict[str, Any] = flatten_dict(abstract, sep='/')
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
@@ -119,7 +98,7 @@ def initialize_params(
     weights, query_notes = _rescale_queries(weights, network, quirks=quirks)
     notes += [*query_notes, *_notes_on_features(weights, frontend)]
     parts = {name: _copy(weights, name) for name in ('embed', 'encoder')}
-    parts['positions'] = _positions(weights, network, frontend, quirks=quirks)
+    parts['positions'] = fit_positions.fit(weights, network, geometry, quirks=quirks)
     if 'tokens' in shapes:
         parts['tokens'] = _prefix_part(weights, shapes['tokens'][0])
     if 'pool/query' in shapes:
@@ -127,7 +106,7 @@ def initialize_params(
     parts['norm_head'] = (
         _copy(weights, 'norm_head')
         if 'norm_head/scale' in weights.params
-        else _Part({}, 'newly initialized')
+        else Part({}, 'newly initialized')
     )
     parts['head'] = _head(weights, labels)
     params = {
@@ -135,6 +114,11 @@ def initialize_params(
         for part in parts.values()
         for name, array in part.params.items()
     }
+    if wrong := [name for name, array in params.items() if not np.isfinite(array).all()]:
+        raise PretrainedError(
+            f'{os.fspath(path)}: {join_first(wrong, 3)} would not be finite in float32: the weights'
+            ' are too large, or damaged'
+        )
     used_parts = {name for part in parts.values() for name in part.sources}
     lines = [
         f'{os.fspath(path)}: {weights.kind}, {_describe(weights)}',
@@ -237,134 +221,27 @@ def _notes_on_features(weights: PretrainedWeights, frontend: FrontendSpec) -> li
     return [f'features differ: {", ".join(differences)}'] if differences else []
 
 
-def _copy(weights: PretrainedWeights, part: str) -> _Part:
+def _copy(weights: PretrainedWeights, part: str) -> Part:
     """Return a part as it is in the weights."""
     params = {name: array for name, array in weights.params.items() if name.startswith(f'{part}/')}
-    return _Part(params, _origin(weights.sources[part]), (part,))
+    return Part(params, describe_sources(weights.sources[part]), (part,))
 
 
-def _origin(names: Sequence[str]) -> str:
-    """Return the tensors that a part comes from, in words."""
-    if len(names) <= 3:
-        return f'from {", ".join(names)}'
-    return f'from {len(names)} tensors, {names[0]} to {names[-1]}'
-
-
-def _positions(
-    weights: PretrainedWeights, network: ElasticAST | AST, frontend: FrontendSpec, *, quirks: bool
-) -> _Part:
-    """Return positions on this network's grid."""
-    stride = (
-        network.stride if isinstance(network, AST) else (frontend.patch_mels, frontend.patch_frames)
-    )
-    freq, time = _lookups(weights, network.grid, stride, frontend.mel_bins, quirks=quirks)
-    origin = f'{_origin(weights.sources["positions"])}; {freq.description}; {time.description}'
-    old = weights.positions
-    if isinstance(network, ElasticAST):
-        if isinstance(old, PositionTables):
-            tables = _interpolate_tables(old, freq, time)
-        else:
-            tables = position_interpolation.factorize(
-                _interpolate_grid(old, freq, time), quirks=quirks
-            )
-            origin += '; without those of class tokens' if len(old.tokens) else ''
-            origin += '; averaged over time and over frequency' + (
-                ", the grid's mean in both, as in the published code"
-                if quirks
-                else ", half the grid's mean off each"
-            )
-        params = {'positions/freq': tables[0], 'positions/time': tables[1]}
-        return _Part(params, origin, ('positions',))
-    special = None
-    if isinstance(old, PositionTables):
-        grid = position_interpolation.sum_tables(*_interpolate_tables(old, freq, time))
-        origin += '; frequency and time added'
-    else:
-        grid = _interpolate_grid(old, freq, time)
-        special = _prefix_tokens(old.tokens, network.prefix_tokens)
-    if special is None or not special.any():
-        special = np.zeros((network.prefix_tokens, network.size.width), np.float32)
-        origin += f'; 0 for {_PREFIX_NAMES[network.prefix_tokens]}'
-    positions = np.concatenate([special, grid.reshape(-1, grid.shape[-1])])
-    return _Part({'positions': positions}, origin, ('positions',))
-
-
-def _interpolate_tables(
-    old: PositionTables, freq: AxisLookup, time: AxisLookup
-) -> tuple[Float32[np.ndarray, 'F D'], Float32[np.ndarray, 'T D']]:
-    return (
-        position_interpolation.interpolate(old.freq, freq.positions, 0),
-        position_interpolation.interpolate(old.time, time.positions, 0),
-    )
-
-
-def _interpolate_grid(
-    old: PositionGrid, freq: AxisLookup, time: AxisLookup
-) -> Float32[np.ndarray, 'F T D']:
-    rows = position_interpolation.interpolate(old.table, freq.positions, 0)
-    return position_interpolation.interpolate(rows, time.positions, 1)
-
-
-def _lookups(
-    weights: PretrainedWeights,
-    grid: tuple[int, int],
-    stride: tuple[int, int],
-    mels: int,
-    *,
-    quirks: bool,
-) -> tuple[AxisLookup, AxisLookup]:
-    """Return where the network's frequencies and times lie in the positions of the weights.
-
-    Rows of patches on another number of mel bins lie at the same frequencies where they lie at the
-    same share of the bins. In weights that were trained on audio, the first position is that of a
-    clip's first frame, so a shorter table takes the first ones; with `quirks`, a grid of the same
-    stride takes those in the middle, as of an image.
-    """
-    old = weights.positions
-    old_stride = weights.patch if isinstance(old, PositionTables) else old.stride or stride
-    freq, time = (
-        Axis(*axis)
-        for axis in zip(('frequency', 'time'), old.shape, grid, old_stride, stride, strict=True)
-    )
-    if old.mels and old.mels != mels:
-        rows = position_interpolation.resize(freq)
-    elif old_stride[0] == stride[0]:
-        rows = position_interpolation.center(freq)
-    else:
-        rows = position_interpolation.align_by_distance(freq)
-    if old_stride[1] != stride[1]:
-        return rows, position_interpolation.align_by_distance(time)
-    if time.new_size < time.old_size and (
-        isinstance(old, PositionTables) or (old.stride and not quirks)
-    ):
-        return rows, position_interpolation.take_first(time)
-    return rows, position_interpolation.center(time)
-
-
-def _prefix_part(weights: PretrainedWeights, count: int) -> _Part:
+def _prefix_part(weights: PretrainedWeights, count: int) -> Part:
     """Return the prefix tokens."""
     tokens = weights.params.get('tokens')
-    special = None if tokens is None else _prefix_tokens(tokens, count)
+    special = None if tokens is None else fit_positions.prefix_tokens(tokens, count)
     if tokens is None or special is None:
-        return _Part({}, 'newly initialized')
-    origin = _origin(weights.sources['tokens'])
+        return Part({}, 'newly initialized')
+    origin = describe_sources(weights.sources['tokens'])
     if len(tokens) < count:
         origin += ', the one class token for both'
     elif len(tokens) > count:
         origin += ', the class token alone, as in the published code'
-    return _Part({'tokens': special}, origin, ('tokens',))
+    return Part({'tokens': special}, origin, ('tokens',))
 
 
-def _prefix_tokens(
-    tokens: Float32[np.ndarray, 'K D'], count: int
-) -> Float32[np.ndarray, 'count D'] | None:
-    """Return the vectors of one or two prefix tokens, from one or two; None from none."""
-    if not len(tokens):
-        return None
-    return np.broadcast_to(tokens[:count], (count, tokens.shape[1]))
-
-
-def _pool(weights: PretrainedWeights, *, quirks: bool) -> _Part:
+def _pool(weights: PretrainedWeights, *, quirks: bool) -> Part:
     """Return the attention pooling."""
     if 'pool/query' in weights.params:
         return _copy(weights, 'pool')
@@ -377,25 +254,25 @@ def _pool(weights: PretrainedWeights, *, quirks: bool) -> _Part:
                 np.float32
             )
     published = f', divided by {_TENSORS_PER_ATTENTION} as in the published code' if quirks else ''
-    return _Part(
+    return Part(
         params,
         f"projections from the mean over the {weights.depth} blocks'{published}; the query is newly"
         ' initialized',
     )
 
 
-def _head(weights: PretrainedWeights, labels: Sequence[str]) -> _Part:
+def _head(weights: PretrainedWeights, labels: Sequence[str]) -> Part:
     """Return the head, if it has the same classes."""
     ours = f'newly initialized: this model has {pluralize(len(labels), "class", "classes")}'
     if 'head/kernel' not in weights.params:
-        return _Part({}, ours)
+        return Part({}, ours)
     theirs = weights.labels
     count = weights.params['head/kernel'].shape[-1]
     if theirs is None:
-        return _Part({}, f'{ours}, the weights have {count} without names')
+        return Part({}, f'{ours}, the weights have {count} without names')
     old, new = sorted(set(theirs) - set(labels)), sorted(set(labels) - set(theirs))
     if old or new or len(theirs) != len(labels):
-        return _Part(
+        return Part(
             {},
             f'{ours}, the weights have {count} (only in the weights:'
             f' {join_first(old, 3) or "none"}; only in this model: {join_first(new, 3) or "none"})',
@@ -405,8 +282,8 @@ def _head(weights: PretrainedWeights, labels: Sequence[str]) -> _Part:
         f'head/{leaf}': weights.params[f'head/{leaf}'][..., order] for leaf in ('kernel', 'bias')
     }
     reordered = '' if order == sorted(order) else ', in the order of this model'
-    origin = f'{_origin(weights.sources["head"])}, the same {count} classes{reordered}'
-    return _Part(params, origin, ('head',))
+    origin = f'{describe_sources(weights.sources["head"])}, the same {count} classes{reordered}'
+    return Part(params, origin, ('head',))
 
 
 def _unused_lines(weights: PretrainedWeights, used_parts: set[str]) -> list[str]:

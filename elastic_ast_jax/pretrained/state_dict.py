@@ -5,40 +5,35 @@ hold no code and need no PyTorch.
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import os
-import re
-from collections.abc import Callable, Mapping
+import stat
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes  # makes bfloat16 a dtype of NumPy
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 
+from elastic_ast_jax.pretrained import shards, torch_file, wrappers
+from elastic_ast_jax.pretrained.tensor_error import TensorFileError, damaged
 from elastic_ast_jax.utils import placeholders
-from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import atomic_write
 from elastic_ast_jax.utils.text import join_first
 
 __all__ = ['StateDict', 'TensorFileError', 'read', 'write']
 
-# Prefix of every name under torch.nn.parallel.
-_PARALLEL_PREFIX = 'module.'
-# Keys under which training scripts save a state dict, next to an epoch, for example.
-_NESTED_KEYS = ('model', 'state_dict')
-_INSTALL = 'pip install elastic-ast-jax[convert]'
 _MAX_NAMES = 5
-# Versions of PyTorch before 2.6 (CVE-2025-32434) and before 2.10 (CVE-2026-24747) could be made to
-# run code despite `weights_only=True`.
-_SAFE_TORCH = (2, 10)
-
-
-class TensorFileError(UserError):
-    """A file of tensors that cannot be used.
-
-    The message names the file, what is wrong and what to do.
-    """
+# No name of a network comes near; a file may hold any, and messages list names.
+_MAX_LENGTH = 250
+# Compressed weights keep nearly their size. Zeros shrink a thousandfold, and fill no memory with
+# this room.
+_MAX_EXPANSION, _ROOM = 100, 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +42,7 @@ class StateDict:
 
     Attributes:
         path: Of the file.
-        tensors: Float32 and finite, by name, without the prefix `module.`.
+        tensors: Of the network, float32 and finite, by their names without wrappers.
         notes: On what was changed, one sentence each.
     """
 
@@ -56,51 +51,66 @@ class StateDict:
     notes: tuple[str, ...] = ()
 
 
-def read(path: str | os.PathLike) -> StateDict:
-    """Return the tensors of a file.
+class _Entries(NamedTuple):
+    """What is in a file: a function for each tensor that reads it, other names, and notes."""
 
-    Floats of other widths and whole numbers are converted to float32. A prefix `module.` of all
-    names is dropped. Entries next to a nested state dict are ignored. `notes` lists all three.
+    tensors: Mapping[str, Callable[[], Shaped[np.ndarray, '...']]]
+    ignored: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def read(path: str | os.PathLike) -> StateDict:
+    """Return the tensors of the network in a file, or in the files of an index.
+
+    Names lose what training programs put before them, such as `module.`, `state_dict.model.` or
+    `_orig_mod.`; see `wrappers.find_network`. Entries beside the network are ignored. Floats of
+    other widths and whole numbers are converted to float32. `notes` lists all of it.
 
     Args:
-        path: `.pth` or `.pt` (PyTorch's `torch.save` of a state dict, or of a dictionary that holds
-            one as `model` or `state_dict`), `.safetensors`, or `.npz`.
+        path: `.pth`, `.pth.tar`, `.pt`, `.ckpt` or `.bin` (PyTorch's `torch.save` of a state dict,
+            or of nested dictionaries that hold one), `.safetensors`, `.npz`, or `.index.json` of
+            weights in several files.
 
     Raises:
         TensorFileError: No such file; one of another kind; a damaged or truncated one; a pickle
-            that asks for anything but tensors, none of which was run; entries that are no tensors,
-            or hold no real or finite numbers; a library that is missing, or a PyTorch that is not
-            safe for files of strangers.
+            that asks for anything but tensors, none of which was run; several networks; tensors
+            that hold no real or finite numbers; an index whose files are missing, elsewhere or
+            lack a tensor; a library that is missing, or a PyTorch that is not safe for files of
+            strangers.
     """
     path = Path(path)
-    readers: dict[str, Callable[[Path], tuple[dict[str, Any], list[str]]]] = {
-        '.pth': _read_torch,
-        '.pt': _read_torch,
-        '.safetensors': _read_safetensors,
-        '.npz': _read_npz,
-    }
-    if path.suffix not in readers:
+    with contextlib.ExitStack() as stack:
+        entries = (
+            _read_shards(path, stack)
+            if path.name.endswith(shards.INDEX_SUFFIX)
+            else _read_file(path, stack)
+        )
+        network = _find_network(path, entries)
+        arrays = {name: entries.tensors[source]() for name, source in network.names.items()}
+        tensors, conversions = _convert(path, arrays)
+    return StateDict(path, tensors, (*entries.notes, *network.notes, *conversions))
+
+
+def _find_network(path: Path, entries: _Entries) -> wrappers.NetworkNames:
+    if not entries.tensors:
+        raise TensorFileError(f'{path}: holds no tensors: give the file of a state dict')
+    if long := next((name for name in entries.tensors if len(name) > _MAX_LENGTH), None):
         raise TensorFileError(
-            f'{path}: must end in one of {", ".join(readers)}: rename it to what it is'
+            f'{path}: {long[:80]!r} begins a name of {len(long)} characters: names of a'
+            f' network have at most {_MAX_LENGTH}'
         )
     try:
-        with open(path, 'rb') as file:
-            head = file.read(placeholders.HEAD)
-    except OSError as error:
-        raise TensorFileError(
-            f'{path}: cannot be read ({error.strerror}): check the path'
-        ) from error
-    # PyTorch and NumPy write ZIP archives.
-    if problem := placeholders.recognize(head, 'a file of weights', archives=False):
-        raise TensorFileError(f'{path}: {problem}')
-    arrays, notes = readers[path.suffix](path)
-    if not arrays:
-        raise TensorFileError(f'{path}: holds no tensors: give the file of a state dict')
-    if all(name.startswith(_PARALLEL_PREFIX) for name in arrays):
-        arrays = {name.removeprefix(_PARALLEL_PREFIX): array for name, array in arrays.items()}
-        notes.append(f"dropped '{_PARALLEL_PREFIX}' from all names")
+        return wrappers.find_network(list(entries.tensors), entries.ignored)
+    except wrappers.WrapperError as error:
+        raise TensorFileError(f'{path}: {error}') from error
+
+
+def _convert(
+    path: Path, arrays: Mapping[str, Shaped[np.ndarray, '...']]
+) -> tuple[dict[str, Float32[np.ndarray, '...']], list[str]]:
+    """Return the arrays as float32 and finite, and notes on those of other types."""
     dtypes = collections.Counter(str(array.dtype) for array in arrays.values())
-    notes += [
+    conversions = [
         f'converted {count} of {len(arrays)} tensors from {dtype} to float32'
         for dtype, count in dtypes.items()
         if dtype != 'float32'
@@ -112,7 +122,7 @@ def read(path: str | os.PathLike) -> StateDict:
             ' values that are not finite in float32: the training that made it went wrong, or the'
             ' file is damaged'
         )
-    return StateDict(path, tensors, tuple(notes))
+    return tensors, conversions
 
 
 def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '...']]) -> None:
@@ -136,145 +146,138 @@ def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '..
             raise OSError(str(error)) from error
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
-    try:
-        import torch
-    except ImportError as error:
+def _read_file(path: Path, stack: contextlib.ExitStack) -> _Entries:
+    """Return the entries of one file, which stays open until the stack closes."""
+    if path.suffix not in _READERS:
         raise TensorFileError(
-            f'{path}: reading it needs PyTorch: {_INSTALL}, or save the state dict as .safetensors'
-            ' or .npz where PyTorch is'
+            f'{path}: must end in one of {", ".join(_READERS)}: rename it to what it is'
+        )
+    try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise TensorFileError(f'{path}: is a pipe or a device: give a file')
+        with open(path, 'rb') as file:
+            stand_in = placeholders.recognize(
+                file.read(placeholders.HEAD), 'a file of weights', archives=False
+            )
+    except OSError as error:
+        raise TensorFileError(
+            f'{path}: cannot be read ({error.strerror}): check the path'
         ) from error
-    if tuple(int(part) for part in re.findall(r'\d+', torch.__version__)[:2]) < _SAFE_TORCH:
-        raise TensorFileError(
-            f'{path}: refused, as PyTorch {torch.__version__} can be made to run code by such a'
-            f' file: install {".".join(map(str, _SAFE_TORCH))} or later, or save the state dict as'
-            ' .safetensors'
+    if stand_in is not None:
+        raise TensorFileError(f'{path}: {stand_in}')
+    return _READERS[path.suffix](path, stack)
+
+
+def _read_shards(path: Path, stack: contextlib.ExitStack) -> _Entries:
+    """Return the tensors of all files of an index."""
+    tensors: dict[str, Callable[[], Shaped[np.ndarray, '...']]] = {}
+    ignored: list[str] = []
+    notes: list[str] = []
+    for file, names in shards.read_index(path).items():
+        entries = _read_file(file, stack)
+        if missing := [name for name in names if name not in entries.tensors]:
+            raise TensorFileError(
+                f'{file}: lacks {join_first(missing, _MAX_NAMES)}, which {path.name} says is in it:'
+                ' fetch both again'
+            )
+        tensors |= {name: entries.tensors[name] for name in names}
+        ignored += entries.ignored
+        if unlisted := sorted(entries.tensors.keys() - set(names)):
+            notes.append(
+                f'ignored tensors of {file.name} that {path.name} lacks:'
+                f' {join_first(unlisted, _MAX_NAMES)}'
+            )
+    return _Entries(tensors, ignored, tuple(notes))
+
+
+def _read_torch(path: Path, _stack: contextlib.ExitStack) -> _Entries:
+    return _Entries(*torch_file.read(path))
+
+
+def _read_safetensors(path: Path, stack: contextlib.ExitStack) -> _Entries:
+    from safetensors import safe_open
+
+    with _damage_named(path):
+        file = stack.enter_context(safe_open(path, framework='np'))
+        return _Entries(
+            {
+                name: functools.partial(_safetensors_array, path, file, name)
+                for name in file.keys()  # noqa: SIM118 (no mapping)
+            },
+            [],
         )
+
+
+def _safetensors_array(path: Path, file: Any, name: str) -> Shaped[np.ndarray, '...']:
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # PyTorch raises all kinds of errors on damage
-        raise _load_error(path, error) from error
-    if not isinstance(content, dict):
-        raise TensorFileError(
-            f'{path}: holds a {type(content).__name__} and no state dict: save model.state_dict()'
-        )
-    content, notes = _unnest(content)
-    non_tensors = {
-        str(name): entry
-        for name, entry in content.items()
-        if not (isinstance(name, str) and isinstance(entry, torch.Tensor))
-    }
-    if non_tensors:
-        inner = [name for name, entry in non_tensors.items() if isinstance(entry, dict)]
-        hint = (
-            f'; is {inner[0]!r} the state dict? Save that alone'
-            if inner
-            else ': save model.state_dict() alone'
-        )
-        raise TensorFileError(
-            f'{path}: {join_first(list(non_tensors), _MAX_NAMES)}'
-            f' {"is no tensor" if len(non_tensors) == 1 else "are no tensors"}{hint}'
-        )
-    return {name: _torch_array(path, name, tensor) for name, tensor in content.items()}, notes
-
-
-def _load_error(path: Path, error: Exception) -> TensorFileError:
-    """Return the error for a file that PyTorch does not load."""
-    if requested := re.search(r'GLOBAL\s+([\w.]+)', str(error)):
-        return TensorFileError(
-            f'{path}: refused, as it holds more than tensors: it asks for {requested[1]}, and a'
-            ' pickle can run any code that way. Nothing of it was run. Where you trust it,'
-            ' save the state dict alone: torch.save(model.state_dict(), FILE)'
-        )
-    if 'weights only' in str(error).lower():
-        return TensorFileError(
-            f'{path}: refused, as it is damaged or no file of tensors alone; nothing of it was'
-            ' run. Save the state dict with torch.save(model.state_dict(), FILE)'
-        )
-    return _damaged(path, error)
-
-
-def _torch_array(path: Path, name: str, tensor: Any) -> Any:
-    """Return a tensor of PyTorch as an array."""
-    import torch
-
-    if (
-        tensor.layout == torch.strided
-        and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
-    ):
-        raise TensorFileError(
-            f'{path}: {name}: claims {tensor.numel()} numbers and stores fewer: save it with '
-            'tensor.contiguous()'
-        )
-    try:
-        if tensor.dtype == torch.bfloat16:  # which PyTorch does not convert to NumPy
-            return tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return tensor.detach().numpy()
-    except (TypeError, RuntimeError, NotImplementedError) as error:
-        # Sparse, quantized or without data.
-        raise TensorFileError(
-            f'{path}: {name}: is no plain tensor of numbers ({tensor.layout}, {tensor.dtype}):'
-            ' save it dense, as float32'
-        ) from error
-
-
-def _unnest(content: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
-    """Return the one nested state dict, and a note on what stands next to it.
-
-    A dictionary that holds none, or two, is returned itself.
-    """
-    nested = [name for name in _NESTED_KEYS if isinstance(content.get(name), dict)]
-    if len(nested) != 1:
-        return content, []
-    ignored = [str(name) for name in content if name != nested[0]]
-    note = f"took the state dict '{nested[0]}'"
-    if ignored:
-        note += f'; ignored: {join_first(ignored, _MAX_NAMES)}'
-    return content[nested[0]], [note]
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], list[str]]:
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path), []
+        return file.get_tensor(name)
     except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy does not have
         raise TensorFileError(
-            f'{path}: holds a kind of numbers that NumPy lacks ({error}): save it as float32'
+            f'{path}: {name}: holds a kind of numbers that NumPy lacks ({error}): save it as'
+            ' float32'
         ) from error
     except Exception as error:  # the library's own, and those of absurd sizes
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
-    arrays = {}
+def _read_npz(path: Path, stack: contextlib.ExitStack) -> _Entries:
+    with _damage_named(path):
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise TensorFileError(
+                f'{path}: is a single array and no .npz: write it with numpy.savez(FILE, **tensors)'
+            )
+        stack.enter_context(file)
+        with zipfile.ZipFile(path) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size > _MAX_EXPANSION * path.stat().st_size + _ROOM:
+            raise TensorFileError(
+                f'{path}: expands to {size} bytes, more than {_MAX_EXPANSION} times its size:'
+                ' write it with numpy.savez(FILE, **tensors)'
+            )
+        return _Entries(
+            {name: functools.partial(_npz_array, path, file, name) for name in file.files}, []
+        )
+
+
+def _npz_array(path: Path, file: Any, name: str) -> Shaped[np.ndarray, '...']:
+    with _damage_named(path):
+        array = file[name]
+    if not isinstance(array, np.ndarray):  # bytes of another file
+        raise TensorFileError(
+            f'{path}: {name}: is no array: write the file with numpy.savez(FILE, **tensors)'
+        )
+    # NumPy keeps the bytes of a bfloat16 without its type.
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype('V2') else array
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn errors of zipfile, zlib, NumPy and safetensors into those of a damaged file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise TensorFileError(
-                    f'{path}: is a single array and no .npz: write it with numpy.savez(FILE,'
-                    ' **tensors)'
-                )
-            for name in file.files:
-                arrays[name] = file[name]
-                if not isinstance(arrays[name], np.ndarray):  # bytes of another file
-                    raise TensorFileError(
-                        f'{path}: {name}: is no array: write the file with numpy.savez(FILE,'
-                        ' **tensors)'
-                    )
-                # NumPy keeps the bytes of a bfloat16 without its type.
-                if arrays[name].dtype == np.dtype('V2'):
-                    arrays[name] = arrays[name].view(ml_dtypes.bfloat16)
+        yield
     except TensorFileError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy raise all kinds of errors on damage
+    except Exception as error:  # all kinds of errors on damage
         if 'allow_pickle' in str(error):
             raise TensorFileError(
                 f'{path}: refused, as it holds a pickle, which can run any code. Nothing of it was'
                 ' run. Save arrays of numbers with numpy.savez(FILE, **tensors)'
             ) from error
-        raise _damaged(path, error) from error
-    return arrays, []
+        raise damaged(path, error) from error
+
+
+_READERS: Mapping[str, Callable[[Path, contextlib.ExitStack], _Entries]] = types.MappingProxyType(
+    {
+        '.pth': _read_torch,
+        '.pt': _read_torch,
+        '.ckpt': _read_torch,
+        '.tar': _read_torch,  # timm writes .pth.tar
+        '.bin': _read_torch,
+        '.safetensors': _read_safetensors,
+        '.npz': _read_npz,
+    }
+)
 
 
 def _float32(path: Path, name: str, array: Any) -> Float32[np.ndarray, '...']:
@@ -284,10 +287,3 @@ def _float32(path: Path, name: str, array: Any) -> Float32[np.ndarray, '...']:
         )
     with np.errstate(over='ignore'):  # an overflow is reported as not finite
         return np.asarray(array, np.float32)
-
-
-def _damaged(path: Path, error: Exception) -> TensorFileError:
-    reason = ' '.join(str(error).split())[:200] or type(error).__name__
-    return TensorFileError(
-        f'{path}: is damaged or truncated, or no {path.suffix} file ({reason}): fetch it again'
-    )

@@ -18,6 +18,7 @@ from elastic_ast_jax.pretrained.weights import (
     PretrainedError,
     PretrainedWeights,
     Tensors,
+    brief,
     map_tensors,
     patch_kernel,
     patch_kernel_notes,
@@ -104,6 +105,8 @@ TIMM = VitNames(
         'head_dist.': _IMAGES,
         'pre_logits.': _IMAGES,
         'fc_norm.': 'stands before the head for images',
+        'mask_token': 'replaces hidden patches',
+        'decoder_': 'reconstructs hidden patches',
     },
 )
 HUGGING_FACE = VitNames(
@@ -160,8 +163,12 @@ class VitBody(NamedTuple):
     tokens: int
 
 
-def timm(tensors: Tensors) -> PretrainedWeights:
+def timm(tensors: Tensors, config: Mapping[str, Any] | None = None) -> PretrainedWeights:
     """Return the weights of an image classifier of timm, or of a DeiT of its authors.
+
+    Args:
+        tensors: Of its file.
+        config: Content of timm's config.json, whose image may be no square; None of a file alone.
 
     Raises:
         PretrainedError: Another network's tensors, or too few.
@@ -176,7 +183,28 @@ def timm(tensors: Tensors) -> PretrainedWeights:
             name: reason for name, reason in unused.items() if not name.startswith('fc_norm.')
         }
     body = read_body(tensors, names, unused)
-    return image_weights(body, names, unused, published_heads(body.width), EPSILON, notes)
+    grid = _timm_grid(config or {}, body)
+    return image_weights(body, names, unused, published_heads(body.width), EPSILON, notes, grid)
+
+
+def _timm_grid(config: Mapping[str, Any], body: VitBody) -> tuple[int, int] | None:
+    """Return the grid of the image in a config.json of timm, if it has so many positions."""
+    settings = config.get('model_args'), config.get('pretrained_cfg'), config
+    for section, key in zip(settings, ('img_size', 'input_size', 'input_size'), strict=True):
+        size = section.get(key) if isinstance(section, dict) else None
+        grid = _image_grid(size[1:] if key == 'input_size' and size else size, body.patch)
+        if grid and math.prod(grid) in (len(body.positions) - body.tokens, len(body.positions)):
+            return grid
+    return None
+
+
+def _image_grid(size: Any, patch: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the grid of an image, given by one edge or two; None of anything else."""
+    sides = [size, size] if type(size) is int else size
+    if not isinstance(sides, list) or [type(side) for side in sides] != [int, int]:
+        return None
+    rows, columns = (side // edge for side, edge in zip(sides, patch, strict=True))
+    return (rows, columns) if min(rows, columns) > 0 else None
 
 
 def hugging_face(tensors: Tensors, config: Mapping[str, Any] | None = None) -> PretrainedWeights:
@@ -200,16 +228,33 @@ def hugging_face(tensors: Tensors, config: Mapping[str, Any] | None = None) -> P
     unused = unused_tensors(tensors, dict(names.unused) | _HEADS)
     body = read_body(tensors, names, unused)
     if config is None:
+        if not prefix and body.channels == 1 and body.tokens == 2:  # image or sound
+            raise PretrainedError(
+                'may be an AST of Hugging Face without its head, or a DeiT, whose positions lie'
+                ' elsewhere: give its folder with config.json'
+            )
         return image_weights(body, names, unused, published_heads(body.width), 0.0)
+    heads, epsilon, grid = _read_settings(config, body, names.positions)
+    return image_weights(body, names, unused, heads, epsilon, grid=grid)
+
+
+def _read_settings(
+    config: Mapping[str, Any], body: VitBody, positions: str
+) -> tuple[int, float, tuple[int, int] | None]:
+    """Return heads, epsilon and grid of a config.json of transformers.
+
+    The grid is None if the image is not in it.
+    """
     for key, required in _CONFIG.items():
         if config.get(key, required) != required:
             raise PretrainedError(
-                f'config.json: {key}={config[key]!r} must be {required!r}, as this network has it'
+                f'config.json: {key}={brief(config[key])} must be {required!r}, as this network'
+                ' has it'
             )
     if config.get('num_hidden_layers', body.depth) != body.depth:
         raise PretrainedError(
-            f'config.json: num_hidden_layers={config["num_hidden_layers"]!r}, but the weights have'
-            f' {body.depth} blocks: fetch both again'
+            f'config.json: num_hidden_layers={brief(config["num_hidden_layers"])}, but the weights'
+            f' have {body.depth} blocks: fetch both again'
         )
     heads, epsilon = config.get('num_attention_heads', 12), config.get('layer_norm_eps', 1e-12)
     if (
@@ -219,10 +264,20 @@ def hugging_face(tensors: Tensors, config: Mapping[str, Any] | None = None) -> P
         or not 0 < epsilon < 1
     ):
         raise PretrainedError(
-            f'config.json: num_attention_heads={heads!r} must be a positive whole number, and '
-            f'layer_norm_eps={epsilon!r} one above 0 and below 1'
+            f'config.json: num_attention_heads={brief(heads)} must be a positive whole number,'
+            f' and layer_norm_eps={brief(epsilon)} one above 0 and below 1'
         )
-    return image_weights(body, names, unused, heads, float(epsilon))
+    grid, count = (
+        _image_grid(config.get('image_size'), body.patch),
+        len(body.positions) - body.tokens,
+    )
+    if 'image_size' in config and (grid is None or math.prod(grid) != count):
+        raise PretrainedError(
+            f'config.json: image_size={brief(config["image_size"])} must be the edge of an image,'
+            f' or a list of its height and width, with {count} patches of {body.patch[0]} x'
+            f' {body.patch[1]}, as {positions} has'
+        )
+    return heads, float(epsilon), grid
 
 
 def read_body(
@@ -273,8 +328,13 @@ def image_weights(
     heads: int,
     epsilon: float,
     notes: tuple[str, ...] = (),
+    grid: tuple[int, int] | None = None,
 ) -> PretrainedWeights:
-    """Return weights whose patches are those of a square image."""
+    """Return weights whose patches are those of an image, a square without a grid."""
+    positions = image_positions(body.positions, body.tokens, names.positions, grid)
+    if body.channels == 1 and grid is None:  # it may be a spectrogram
+        rows, columns = positions.shape
+        notes += (f'positions are taken for a square image of {rows} x {columns} patches',)
     return PretrainedWeights(
         kind=names.scheme,
         width=body.width,
@@ -282,7 +342,7 @@ def image_weights(
         heads=heads,
         patch=body.patch,
         params=body.params,
-        positions=square_grid(body.positions, body.tokens, names.positions),
+        positions=positions,
         sources=body.sources,
         unused=unused,
         epsilon=epsilon,
@@ -290,13 +350,19 @@ def image_weights(
     )
 
 
-def square_grid(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -> PositionGrid:
-    """Return the positions of a square image, those of the class tokens apart.
+def image_positions(
+    positions: Float32[np.ndarray, 'n D'],
+    tokens: int,
+    name: str,
+    grid: tuple[int, int] | None = None,
+) -> PositionGrid:
+    """Return the positions of an image, those of the class tokens apart.
 
     Args:
         positions: In the order of the tokens; the class tokens come first, if they have any.
         tokens: Number of class tokens.
         name: Of the tensor, for the error.
+        grid: Rows and columns of patches; None of a square.
 
     Raises:
         PretrainedError: Their number is no square.
@@ -306,11 +372,12 @@ def square_grid(positions: Float32[np.ndarray, 'n D'], tokens: int, name: str) -
     # dropped.
     for before in (tokens, 0) if tokens else (0, 1):
         side = math.isqrt(max(count - before, 0))
-        if side and side**2 == count - before:
+        rows, columns = grid or (side, side)
+        if rows and rows * columns == count - before:
             special = (
                 positions[:tokens] if before == tokens else np.zeros((tokens, width), np.float32)
             )
-            return PositionGrid(positions[before:].reshape(side, side, width), special)
+            return PositionGrid(positions[before:].reshape(rows, columns, width), special)
     raise PretrainedError(
         f'{name} has {count} positions, which with {tokens} class tokens are those of no square'
         ' image'

@@ -6,7 +6,7 @@ import json
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.pretrained.tensor_map import TensorMapping, build_params, find_mismatches
+from elastic_ast_jax.utils import placeholders
 from elastic_ast_jax.utils.errors import UserError
 
 Tensors = Mapping[str, Float32[np.ndarray, '...']]
@@ -24,6 +25,10 @@ Params = dict[str, Float32[np.ndarray, '...']]
 _HEADS = types.MappingProxyType({192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16})
 # LayerNorm's in timm, big_vision and the published code.
 EPSILON = 1e-6
+# Bytes of a JSON file. An index of a network takes a thousandth.
+_MAX_JSON = 2**26
+# Characters of a value in an error.
+_MAX_REPR = 200
 
 
 class PretrainedError(UserError):
@@ -31,6 +36,21 @@ class PretrainedError(UserError):
 
     The message names the tensor or file, the problem and the recognized formats.
     """
+
+
+class Geometry(NamedTuple):
+    """The patches of a network that is initialized.
+
+    Attributes:
+        mels: Mel bins.
+        patch, stride: Size and distance of patches in mel bins and frames.
+        grid: Rows and columns of patches.
+    """
+
+    mels: int
+    patch: tuple[int, int]
+    stride: tuple[int, int]
+    grid: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +227,12 @@ def pop_tables(params: Params, mels: int) -> PositionTables:
     return PositionTables(params.pop('positions/freq'), params.pop('positions/time'), mels)
 
 
+def brief(value: Any) -> str:
+    """Return the value of a JSON file as an error shows it: `repr`, cut off where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MAX_REPR else f'{text[:_MAX_REPR]} ...'
+
+
 def read_json_object(path: Path, name: str, error: type[UserError]) -> dict[str, Any]:
     """Return the object in a JSON file.
 
@@ -216,12 +242,23 @@ def read_json_object(path: Path, name: str, error: type[UserError]) -> dict[str,
         error: Class of the error that is raised.
 
     Raises:
-        UserError: The file cannot be read, is no JSON or holds something else.
+        UserError: The file cannot be read, is no JSON, too large or holds something else.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise error(f'{name} is no file')
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError) as cause:
+        size = path.stat().st_size
+        text = path.read_bytes() if size <= _MAX_JSON else b''
+    except OSError as cause:
         raise error(f'{name} cannot be read as JSON: {cause}') from cause
+    if size > _MAX_JSON:
+        raise error(f'{name} has {size} bytes, more than {_MAX_JSON}: fetch it again')
+    if stand_in := placeholders.recognize(text[: placeholders.HEAD], 'JSON'):
+        raise error(f'{name} {stand_in}')
+    try:
+        content = json.loads(text.decode('utf-8'))
+    except (ValueError, RecursionError) as cause:
+        raise error(f'{name} cannot be read as JSON: {brief(str(cause))}') from cause
     if not isinstance(content, dict):
         raise error(f'{name} must hold a JSON object, not {type(content).__name__}')
     return content

@@ -13,6 +13,7 @@ from elastic_ast_jax.parity import reference
 from elastic_ast_jax.pretrained import ast_hf
 from elastic_ast_jax.pretrained.state_dict import TensorFileError
 from elastic_ast_jax.utils.errors import UserError
+from tests.fixtures import weight_files
 
 STRIDES = [10, 16]
 QUERY = 'audio_spectrogram_transformer.encoder.layer.1.attention.attention.query.weight'
@@ -142,18 +143,22 @@ def test_a_missing_file_is_named(tmp_path, name):
         ast_hf.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    'present, message',
-    [
-        ('pytorch_model.bin', 'a pickle, which may hold code'),
-        ('model.safetensors.index.json', 'index of several files'),
-    ],
-)
-def test_weights_in_another_form_get_advice(tmp_path, present, message):
-    for name in ('config.json', 'preprocessor_config.json', present):
-        (tmp_path / name).write_text('{}')
-    with pytest.raises(ast_hf.AstHfError, match=message):
-        ast_hf.load(tmp_path)
+@pytest.mark.parametrize('form', ['pytorch_model.bin', 'shards', 'shards of pickles'])
+def test_weights_in_every_form_give_the_same(tmp_path, form):
+    """Files of transformers: one pickle, and several files with an index."""
+    torch = pytest.importorskip('torch', reason='it writes the pickles')
+    stored = Stored()
+    file = stored.write(tmp_path) / 'model.safetensors'
+    expected = ast_hf.load(tmp_path)
+    file.unlink()
+    tensors = {name: torch.from_numpy(array) for name, array in stored.tensors.items()}
+    if form == 'pytorch_model.bin':
+        torch.save(tensors, tmp_path / form)
+    else:
+        weight_files.write_shards(tmp_path, stored.tensors, pickles='pickles' in form)
+    loaded = ast_hf.load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, expected.params)
+    assert loaded._replace(params=None) == expected._replace(params=None)
 
 
 def test_a_missing_directory_is_refused(tmp_path):

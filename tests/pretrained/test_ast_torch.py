@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.pretrained import ast_hf, ast_torch, detect
-from elastic_ast_jax.pretrained.weights import PositionGrid, PretrainedError
+from elastic_ast_jax.pretrained.weights import Geometry, PositionGrid, PretrainedError
 from tests.fixtures import weight_files
 from tests.fixtures.weight_files import SIZE, fixed, initialize_from, saved
 
@@ -75,7 +76,7 @@ def test_an_ast_has_a_norm_and_a_head_of_its_own(tmp_path):
     )
     positions = weights.positions
     assert isinstance(positions, PositionGrid)
-    assert positions.table.shape == (12, 5, SIZE.width) and positions.stride == (10, 10)
+    assert positions.table.shape == (12, 101, SIZE.width) and positions.stride == (10, 10)
     initialized = initialize_from(tmp_path / 'weights.npz')
     np.testing.assert_array_equal(
         initialized.params['norm_head/scale'], state['module.mlp_head.0.weight']
@@ -86,20 +87,77 @@ def test_an_ast_has_a_norm_and_a_head_of_its_own(tmp_path):
     )
 
 
+def grid_of(count, patch=(16, 16), geometry=None):
+    """Return mel bins, grid and stride of so many positions."""
+    grid = ast_torch.infer_grid(count, patch, geometry)
+    return grid.mels, grid.grid, grid.stride
+
+
 @pytest.mark.parametrize('stride', [10, 16])
 @pytest.mark.parametrize('frames', [128, 256, 384, 512, 768, 998, 1000, 1024, 2048, 3072])
 def test_the_grid_of_an_ast_is_told_by_its_number_of_positions(frames, stride):
     rows, columns = ((edge - 16) // stride + 1 for edge in (128, frames))
-    assert ast_torch.infer_grid(rows * columns, (16, 16)) == ((rows, columns), (stride, stride))
+    assert grid_of(rows * columns) == (128, (rows, columns), (stride, stride))
 
 
 def test_grids_of_other_published_asts():
-    assert ast_torch.infer_grid(850, (16, 16)) == ((10, 85), (12, 12))
-    assert ast_torch.infer_grid(657, (16, 16)) == ((9, 73), (14, 14))
-    assert ast_torch.infer_grid(512, (128, 2)) == ((1, 512), (128, 2))
+    assert grid_of(850) == (128, (10, 85), (12, 12))
+    assert grid_of(657) == (128, (9, 73), (14, 14))
+    assert grid_of(512, (128, 2)) == (128, (1, 512), (128, 2))
     for count, patch in ((1213, (16, 16)), (0, (16, 16)), (7, (12, 12)), (7, (256, 2))):
         with pytest.raises(PretrainedError, match=f'{count} positions of patches'):
             ast_torch.infer_grid(count, patch)
+
+
+# Of 5 x 24 patches at a stride of 10; rows of a batch hold whole patches.
+NARROW_FRONTEND = FrontendSpec(mel_bins=64, max_frames=250)
+WHOLE_PATCHES = FrontendSpec(mel_bins=64, max_frames=256)
+NARROW = Geometry(64, (16, 16), (10, 10), (5, 24))
+
+
+def test_a_network_of_as_many_patches_has_the_same_grid():
+    """120 positions are 12 x 10 on 128 mel bins, 5 x 24 on 64."""
+    assert grid_of(120, geometry=NARROW) == (64, (5, 24), (10, 10))
+    other = NARROW._replace(grid=(5, 30))
+    assert grid_of(125, geometry=other) == (64, (5, 25), (10, 10))
+    assert grid_of(1212, geometry=other) == (128, (12, 101), (10, 10))
+
+
+@pytest.mark.parametrize('geometry', [None, NARROW._replace(grid=(5, 30))])
+def test_positions_of_several_grids_are_refused(geometry):
+    with pytest.raises(PretrainedError, match=r'may be .*12 x 10') as caught:
+        ast_torch.infer_grid(120, (16, 16), geometry)
+    assert ('5 x 24 (64 mel bins, stride 10 x 10)' in str(caught.value)) == (geometry is not None)
+    assert 'p_input_fdim' in str(caught.value)
+
+
+def test_an_ast_on_64_mel_bins_keeps_its_positions(tmp_path):
+    """A network of the same grid gets the table as it is, any other one is told how to ask."""
+    state = weight_files.ast(5, 24)
+    path = saved(tmp_path, state)
+    initialized = initialize_from(path, fixed(NARROW_FRONTEND), frontend=WHOLE_PATCHES)
+    np.testing.assert_array_equal(initialized.params['positions'], state['module.v.pos_embed'][0])
+    with pytest.raises(PretrainedError, match='120 positions of patches, which may be'):
+        initialize_from(path)
+
+
+def test_the_stored_size_of_the_spectrograms_decides(tmp_path):
+    state = weight_files.ast(5, 24) | {
+        'module.p_input_fdim': np.int64(64),
+        'module.p_input_tdim': np.int64(250),
+    }
+    weights = weight_files.accounted(saved(tmp_path, state), state)
+    assert isinstance(weights.positions, PositionGrid)
+    assert (weights.positions.shape, weights.positions.mels) == ((5, 24), 64)
+    assert weights.positions.stride == (10, 10)
+    assert 'head/kernel' in weights.params
+
+
+def test_an_ast_without_a_head(tmp_path):
+    state = {name: array for name, array in weight_files.ast().items() if 'mlp_head' not in name}
+    initialized = initialize_from(saved(tmp_path, state))
+    assert 'norm_head: newly initialized' in initialized.report
+    assert 'head: newly initialized: this model has 3 classes' in initialized.report
 
 
 def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
@@ -150,3 +208,35 @@ def test_an_ast_of_hugging_face_computes_the_same_from_its_folder(tmp_path):
         line.startswith('head: from') and 'in the order of this model' in line
         for line in initialized.report
     )
+
+
+def test_a_headless_ast_of_hugging_face_starts_a_network(tmp_path):
+    """On 64 mel bins, 5 x 24 patches: the positions are those of the config's grid."""
+    transformers = pytest.importorskip('transformers', reason='it writes the directory')
+    config = transformers.ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_mel_bins=64,
+        max_length=250,
+        initializer_range=0.3,
+    )
+    model = transformers.ASTModel(config)
+    model.embeddings.position_embeddings.data.normal_()
+    model.save_pretrained(tmp_path)
+    initialized = initialize_from(
+        tmp_path, fixed(NARROW_FRONTEND, epsilon=1e-12), frontend=WHOLE_PATCHES
+    )
+    expected = model.embeddings.position_embeddings.detach().numpy()[0]
+    np.testing.assert_array_equal(initialized.params['positions'], expected)
+    assert expected.std() > 0.5
+    assert 'an AST of Hugging Face, without a head' in initialized.report[0]
+    assert any('without preprocessor_config.json' in line for line in initialized.report)
+    shared = initialize_from(tmp_path, frontend=FrontendSpec(mel_bins=64, max_frames=240))
+    assert '5 -> 4 by place' in ' '.join(shared.report)
+    with pytest.raises(ast_hf.AstHfError, match=r'has no preprocessor_config.json'):
+        ast_hf.load(tmp_path)
+    transformers.ASTFeatureExtractor(num_mel_bins=64, max_length=250).save_pretrained(tmp_path)
+    with pytest.raises(ast_hf.AstHfError, match='A model without a head is a starting point'):
+        ast_hf.load(tmp_path)

@@ -10,6 +10,7 @@ from flax.traverse_util import unflatten_dict
 
 from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.models.encoder import Encoder
+from elastic_ast_jax.pretrained import detect
 from elastic_ast_jax.pretrained.weights import PretrainedError
 from tests.fixtures import weight_files
 from tests.fixtures.weight_files import FRONTEND, SIZE, elastic, fixed, initialize_from, saved
@@ -344,3 +345,47 @@ def test_a_config_that_does_not_fit(tmp_path, changes, problem):
     with pytest.raises(PretrainedError, match=problem) as caught:
         initialize_from(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+WIDE = {
+    'Hugging Face': {'model_type': 'vit', 'image_size': [32, 128]},
+    'Hugging Face, masked': {'model_type': 'vit_mae', 'image_size': [32, 128]},
+    'timm': {'architecture': 'vit', 'pretrained_cfg': {'input_size': [3, 32, 128]}},
+    'timm with arguments': {
+        'model_args': {'img_size': [32, 128]},
+        'pretrained_cfg': {'input_size': [3, 224, 224]},
+    },
+}
+
+
+@pytest.mark.parametrize('kind', WIDE)
+def test_the_image_in_a_config_need_not_be_a_square(tmp_path, kind):
+    """Sixteen patches are 2 x 8, and without a config 4 x 4."""
+    state = weight_files.timm(positions=17)
+    if 'Hugging Face' in kind:
+        state = weight_files.hugging_face(state)
+    assert detect.read(saved(tmp_path, state)).positions.shape == (4, 4)
+    saved(tmp_path, state, 'model.safetensors')
+    (tmp_path / 'config.json').write_text(json.dumps(WIDE[kind]))
+    assert detect.read(tmp_path).positions.shape == (2, 8)
+
+
+def test_an_image_of_other_patches_is_refused(tmp_path):
+    saved(tmp_path, weight_files.hugging_face(weight_files.timm()), 'model.safetensors')
+    for size in (224, [48, 64], 'large', None, [48]):
+        config = {'model_type': 'vit', 'image_size': size}
+        (tmp_path / 'config.json').write_text(json.dumps(config))
+        with pytest.raises(PretrainedError, match=r'image_size=.* with 9 patches of 16 x 16'):
+            detect.read(tmp_path)
+
+
+def test_the_decoder_of_a_masked_autoencoder_is_not_used(tmp_path):
+    decoder = ('mask_token', 'decoder_embed.weight', 'decoder_blocks.0.norm1.weight')
+    state = weight_files.timm() | {name: np.ones(3, np.float32) for name in decoder}
+    assert set(decoder) <= weight_files.accounted(saved(tmp_path, state), state).unused.keys()
+
+
+def test_one_channel_without_a_config_may_be_an_ast(tmp_path):
+    state = weight_files.hugging_face(weight_files.timm(2, 1), '')
+    with pytest.raises(PretrainedError, match='may be an AST of Hugging Face without its head'):
+        detect.read(saved(tmp_path, state))
