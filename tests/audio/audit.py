@@ -14,6 +14,7 @@ This needs ffmpeg (Debian package `ffmpeg`).
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -24,7 +25,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from elastic_ast_jax.audio import finding, reading
+from elastic_ast_jax.audio import finding, oddities, reading
 from tests.audio import judges
 
 __all__ = ['COLUMNS', 'Verdict', 'judge', 'recordings_below', 'table']
@@ -172,6 +173,8 @@ class _warnings(logging.Handler):  # noqa: N801  used as a function
 
     def __exit__(self, *_) -> None:
         logging.getLogger().removeHandler(self)
+        # Forget the kinds of oddities, so that each recording gets its own warning.
+        oddities.log_summary()
 
 
 def table(verdicts: list[Verdict]) -> list[list[str]]:
@@ -190,8 +193,12 @@ def table(verdicts: list[Verdict]) -> list[list[str]]:
     return rows
 
 
-def _judge(arguments: tuple[str, str]) -> Verdict:
-    return judge(*arguments)
+def judge_all(folder: str, processes: int) -> Iterator[Verdict]:
+    """Yield the verdict on each recording below a folder, in sorted order."""
+    context = multiprocessing.get_context('spawn')
+    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+        paths = list(recordings_below(folder))
+        yield from pool.map(judge, paths, [folder] * len(paths), chunksize=4)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -202,19 +209,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--jsonl', help='file that receives a line for each recording')
     parser.add_argument('--processes', type=int, default=2, help='(default: 2)')
     options = parser.parse_args(argv)
-    tasks = [(path, options.folder) for path in recordings_below(options.folder)]
-    with concurrent.futures.ProcessPoolExecutor(
-        options.processes, multiprocessing.get_context('spawn')
-    ) as pool:
-        verdicts = list(pool.map(_judge, tasks, chunksize=4))
+    verdicts = []
+    with contextlib.ExitStack() as stack:
+        lines = options.jsonl and stack.enter_context(open(options.jsonl, 'w', 1, 'utf-8'))
+        for verdict in judge_all(options.folder, options.processes):
+            verdicts.append(verdict)
+            if lines:
+                lines.write(json.dumps(dataclasses.asdict(verdict), ensure_ascii=False) + '\n')
     rows = table(verdicts)
     if options.csv:
         with open(options.csv, 'w', encoding='utf-8', newline='') as file:
             csv.writer(file, lineterminator='\n').writerows(rows)
-    if options.jsonl:
-        with open(options.jsonl, 'w', encoding='utf-8') as file:
-            for verdict in verdicts:
-                file.write(json.dumps(dataclasses.asdict(verdict), ensure_ascii=False) + '\n')
     for row in rows:
         print(' | '.join(row))
     for verdict in verdicts:
