@@ -91,12 +91,12 @@ def find_network(names: Sequence[str], ignored: Sequence[str] = ()) -> NetworkNa
     }
     kept, renamed = _saved_names(kept)
     notes += renamed
-    others = [short for short in short_names if not short.startswith(root)]
-    if root and others:
+    outside = [short for short in short_names if not short.startswith(root)]
+    if root and outside:
         notes.append(f"took the tensors below '{root}'{', a moving average' if is_average else ''}")
     elif root:
         notes.append(f"dropped '{root}' from all names")
-    if beside := dict.fromkeys(_diverging_name(name, root) for name in (*ignored, *others)):
+    if beside := dict.fromkeys(_diverging_name(name, root) for name in (*ignored, *outside)):
         notes.append(f'ignored beside the network: {join_first(list(beside), _MAX_NAMES)}')
     return NetworkNames(kept, tuple(notes))
 
