@@ -57,6 +57,9 @@ def _recordings(folder: Path) -> None:
             write(folder / 'mine' / f'{i}.wav', random.uniform(0.3, 2.0))
             entry = {'audio': f'mine/{i}.wav', 'labels': ['ab'[i % 2]], 'split': 'train'}
             manifest.write(json.dumps(entry) + '\n')
+    (folder / 'mine.csv').write_text(
+        'audio,labels\nmine/0.wav,"a,b"\nmine/1.wav,b\nmine/2.wav,a\n', encoding='utf-8'
+    )
     # Names as in the Free Spoken Digit Dataset; recordings 0 to 4 are for testing.
     for speaker in ('george', 'jackson', 'theo', 'lucas', 'nicolas', 'yweweler'):
         for digit in range(10):

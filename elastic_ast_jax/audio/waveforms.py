@@ -57,8 +57,8 @@ def from_array(
         )
     if sample_rate < 1:
         raise AudioError(
-            f'{name}{part}: a sample rate of {sample_rate} Hz is not possible: give the rate at which'
-            ' the samples were recorded'
+            f'{name}{part}: a sample rate of {sample_rate} Hz is not possible: give the rate at'
+            ' which the samples were recorded'
         )
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind == 'f':
