@@ -19,6 +19,7 @@ from elastic_ast_jax.cli.commands import UsageError, add_command
 from elastic_ast_jax.cli.hints import hints
 from elastic_ast_jax.utils import gcs
 from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.interrupts import interrupts_arrive
 from elastic_ast_jax.utils.progress import Progress
 
 __all__ = ['COMMANDS', 'main', 'make_parser']
@@ -74,12 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     _configure_logging()
     words = list(sys.argv[1:] if argv is None else argv)
     name = _command_name(words)
-    run, options = _parse(words, name)
     try:
-        try:
-            return run(options) or 0
-        finally:
-            oddities.log_summary()
+        with interrupts_arrive():
+            run, options = _parse(words, name)
+            try:
+                return run(options) or 0
+            finally:
+                oddities.log_summary()
     except UserError as error:
         # File names in the message may contain control characters; Progress escapes them.
         Progress().write_line(f'elastic-ast {name}: {error}')

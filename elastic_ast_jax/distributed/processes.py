@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.interrupts import interrupts_end_the_process
 
 Result = TypeVar('Result')
 
@@ -32,6 +33,8 @@ COORDINATOR, PROCESSES, PROCESS, AUTO = (
 EXIT_PREEMPTED = 75
 # A process without a heartbeat for this long counts as dead; the others end.
 _HEARTBEAT_SECONDS = 30
+# A process that ends waits as long for the others to end too.
+_SHUTDOWN_SECONDS = 30
 # All processes must have started by then.
 _START_SECONDS = 300
 
@@ -78,13 +81,15 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     # CPU devices of several processes exchange sums with gloo; accelerators have their own ways.
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     try:
-        jax.distributed.initialize(
-            variables.get(COORDINATOR),
-            count,
-            index,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            initialization_timeout=_START_SECONDS,
-        )
+        with interrupts_end_the_process():  # it waits for the others
+            jax.distributed.initialize(
+                variables.get(COORDINATOR),
+                count,
+                index,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                initialization_timeout=_START_SECONDS,
+                shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            )
     except (RuntimeError, ValueError) as error:
         peers = (
             f'{count} processes at {variables[COORDINATOR]}'
