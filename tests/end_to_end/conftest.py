@@ -13,13 +13,13 @@ import sys
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import soundfile
 from jax.experimental.compilation_cache import compilation_cache
 
 from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.training import metrics_log
+from tests.fixtures.stored_runs import different_arrays, logged_lines, stored_arrays
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RATE = 8000
@@ -218,44 +218,18 @@ def python(environment):
 @pytest.fixture(scope='session')
 def saved():
     """`saved(workdir, step)`: all arrays of a checkpoint by path, as Orbax reads them."""
-
-    def read(workdir, step: int) -> dict[str, np.ndarray]:
-        arrays = {}
-        folder = pathlib.Path(workdir, 'checkpoints', str(step))
-        for item in ('params', 'optimizer', *(['ema'] if (folder / 'ema').exists() else [])):
-            with ocp.StandardCheckpointer() as reader:
-                stored = reader.metadata(folder / item)
-                stored = getattr(stored, 'item_metadata', stored)
-                # All in one place, wherever the processes of the run had it.
-                device_sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-                tree = reader.restore(
-                    folder / item,
-                    jax.tree.map(
-                        lambda leaf, device_sharding=device_sharding: jax.ShapeDtypeStruct(
-                            leaf.shape, leaf.dtype, sharding=device_sharding
-                        ),
-                        getattr(stored, 'tree', stored),
-                    ),
-                )
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
-        return arrays
-
-    return read
+    return stored_arrays
 
 
 @pytest.fixture(scope='session')
-def same_bits(saved):
+def same_bits():
     """Return `same_bits(a, b, step)`.
 
     It checks that both workdirs have the same checkpoint of the step, to the last bit.
     """
 
     def check(a, b, step: int) -> None:
-        one, other = saved(a, step), saved(b, step)
-        assert one.keys() == other.keys() and len(one) > 20
-        different = [name for name in one if one[name].tobytes() != other[name].tobytes()]
-        assert not different
+        assert not different_arrays(a, b, step)
 
     return check
 
@@ -263,19 +237,7 @@ def same_bits(saved):
 @pytest.fixture(scope='session')
 def logged():
     """`logged(workdir)`: the lines of `metrics.jsonl` without what depends on the clock."""
-
-    def read(workdir) -> list[dict]:
-        lines = [
-            json.loads(line)
-            for line in pathlib.Path(workdir, 'metrics.jsonl').read_text('utf-8').splitlines()
-        ]
-        return [
-            {key: value for key, value in line.items() if not key.endswith('per_second')}
-            for line in lines
-            if line['kind'] != 'checkpoint'
-        ]
-
-    return read
+    return logged_lines
 
 
 @pytest.fixture
