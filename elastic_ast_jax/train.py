@@ -22,7 +22,6 @@ from elastic_ast_jax.checkpointing.workdir import ModelMetadata, Workdir
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.epoch_plan import Schedule
-from elastic_ast_jax.data.sources import headers
 from elastic_ast_jax.data.sources.base import BadAudio
 from elastic_ast_jax.distributed import processes, sharding
 from elastic_ast_jax.evaluation.evaluator import Evaluator, selection_score
@@ -30,12 +29,14 @@ from elastic_ast_jax.models import factory as model_factory
 from elastic_ast_jax.models import flops
 from elastic_ast_jax.models.attention import selection
 from elastic_ast_jax.packing.batch import PackedBatch
-from elastic_ast_jax.pretrained import detect, initialize
-from elastic_ast_jax.training import compiled_steps, optimizer, wandb_log
+from elastic_ast_jax.pretrained import detect
+from elastic_ast_jax.pretrained.starting_point import starting_params
+from elastic_ast_jax.training import compiled_steps, optimizer, skipped_clips, wandb_log
 from elastic_ast_jax.training import factory as training_factory
-from elastic_ast_jax.training.announcements import describe_data
+from elastic_ast_jax.training.announcements import describe_data, describe_unscored
 from elastic_ast_jax.training.compilations import CompilationCounter
 from elastic_ast_jax.training.compiled_steps import CompiledSteps
+from elastic_ast_jax.training.extension import describe_extensions, prepare_extension
 from elastic_ast_jax.training.metrics_window import MetricsWindow
 from elastic_ast_jax.training.monitor import Monitor
 from elastic_ast_jax.training.profiling import Profile
@@ -46,10 +47,9 @@ from elastic_ast_jax.training.step_reporter import StepReporter
 from elastic_ast_jax.training.training_data import (
     TrainingData,
     open_training_data,
-    stored_schedule,
+    stored_plan,
 )
 from elastic_ast_jax.utils import jax_cache
-from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.progress import Progress, run_on_exit
 from elastic_ast_jax.utils.text import pluralize
 
@@ -112,7 +112,7 @@ class Session:
     preemption: processes.Preemption
 
 
-def run(config: Config, path: str) -> None:
+def run(config: Config, path: str, *, extend: bool = False) -> None:
     """Train in a workdir, from its newest checkpoint if it has one, to the last epoch.
 
     Each of several processes runs this; the first one writes the files and the messages.
@@ -120,15 +120,19 @@ def run(config: Config, path: str) -> None:
     Args:
         config: The configuration.
         path: The workdir.
+        extend: Whether the config may have more epochs than the finished run in the workdir.
 
     Raises:
         Preempted: The process got SIGTERM; a checkpoint of the last step is saved.
     """
     jax_cache.use_compilation_cache()
-    setup = prepare_run(config, path)
+    setup = prepare_run(config, path, extend=extend)
     write_line = setup.progress.write_line
     announce(setup)
-    with Checkpoints(setup.workdir.checkpoints, config.train.max_checkpoints) as checkpoints:
+    with (
+        setup.workdir.expect_present(),
+        Checkpoints(setup.workdir.checkpoints, config.train.max_checkpoints) as checkpoints,
+    ):
         state = restore_or_initialize(setup, checkpoints)
         step = int(state.step)
         if step >= setup.schedule.steps and checkpoints.score(step) is not None:
@@ -157,8 +161,10 @@ def train(session: Session, state: TrainState) -> None:
         TrainingError: A step is not finite.
     """
     setup, monitor, events = session.setup, session.monitor, session.events
+    for line in describe_unscored(session.checkpoints, monitor.step, events.evaluation_due):
+        setup.progress.write_line(line)
     if evaluation_is_missing(session):
-        save(session, state, evaluate=True)
+        evaluate(session, state)
     for batch in session.batches:
         with session.profile.step(monitor.step):
             state, metrics = setup.steps.train_step(state, sharding.shard_batch(batch, setup.mesh))
@@ -166,10 +172,12 @@ def train(session: Session, state: TrainState) -> None:
         session.profile.stop_after(step, monitor.flush_pending)
         log_completed_saves(session)
         if session.preemption.should_stop(step):
-            save(session, state, evaluate=False)  # there may be little time
-            stop_if_unfinished(session, step)
+            save(session, state)
+            stop_if_unfinished(session, step)  # there may be too little time to evaluate
         if events.save_due(step):
-            save(session, state, evaluate=events.evaluation_due(step))
+            save(session, state)
+        if events.evaluation_due(step):
+            evaluate(session, state)
     session.checkpoints.wait()
     log_completed_saves(session)
 
@@ -177,28 +185,34 @@ def train(session: Session, state: TrainState) -> None:
 def evaluation_is_missing(session: Session) -> bool:
     """Return whether the restored state ends an epoch and was not evaluated.
 
-    A run that is preempted at the end of an epoch saves, and has no time to evaluate.
+    A run may end between a checkpoint and its evaluation, as one that is preempted does.
     """
     step = session.monitor.step
     return session.events.evaluation_due(step) and session.checkpoints.score(step) is None
 
 
-def save(session: Session, state: TrainState, *, evaluate: bool) -> None:
-    """Save a state, evaluated first if asked to; nothing is saved after a step that is not finite.
+def save(session: Session, state: TrainState) -> None:
+    """Save a state; nothing is saved after a step that is not finite.
 
     Raises:
         TrainingError: The step that made the state is not finite.
+        WorkdirError: The workdir is gone.
     """
     session.monitor.flush_pending()
-    result = None
-    if evaluate:
-        with session.window.paused():
-            params = state.params if state.ema is None else state.ema
-            metrics = session.setup.evaluator.metrics(params)
-            session.log.log_evaluation(session.monitor.step, metrics)
-            result = selection_score(session.setup.config, metrics)
+    session.setup.workdir.check_present()
     session.log.flush()
-    session.checkpoints.save(state, result)
+    session.checkpoints.save(state)
+
+
+def evaluate(session: Session, state: TrainState) -> None:
+    """Evaluate a state whose checkpoint is saved, and add the score to the checkpoint."""
+    step, config = session.monitor.step, session.setup.config
+    with session.window.paused():
+        params = state.params if state.ema is None else state.ema
+        metrics = session.setup.evaluator.metrics(params)
+        session.log.log_evaluation(step, metrics)
+        session.log.flush()  # a run that resumes after the score does not evaluate again
+        session.checkpoints.add_score(step, selection_score(config, metrics))
 
 
 def log_completed_saves(session: Session) -> None:
@@ -231,8 +245,13 @@ def restore_or_initialize(setup: Setup, checkpoints: Checkpoints) -> TrainState:
     return steps.init_sharded(setup.pretrained) if state is None else state
 
 
-def prepare_run(config: Config, path: str) -> Setup:
+def prepare_run(config: Config, path: str, *, extend: bool = False) -> Setup:
     """Open or begin a workdir, and build everything that the run needs besides its state.
+
+    Args:
+        config: The configuration.
+        path: The workdir.
+        extend: See `run`.
 
     Raises:
         UserError: The config, the data, the devices or the workdir do not fit together.
@@ -241,7 +260,8 @@ def prepare_run(config: Config, path: str) -> Setup:
     if config.train.wandb and processes.is_primary():
         wandb_log.import_wandb(config.train.wandb)  # fails before any work if it is missing
     workdir = Workdir(path, processes.process_index())
-    processes.primary_first('workdir', workdir.prepare, config)
+    prepare = functools.partial(prepare_extension, workdir) if extend else workdir.prepare
+    processes.primary_first('workdir', prepare, config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_rows(config.packing.rows, mesh, config.train.grad_accumulation_steps)
     if config.init.from_ and not workdir.has_checkpoint():
@@ -250,12 +270,17 @@ def prepare_run(config: Config, path: str) -> Setup:
     data = open_training_data(config)
     metadata = ModelMetadata(data.labels, fbank.fingerprint(config.frontend))
     processes.primary_first('model metadata', workdir.set_model_metadata, metadata)
-    schedule = processes.primary_first('plan', stored_schedule, config, workdir, data)
+    plan = processes.primary_first('plan', stored_plan, config, workdir, data)
+    schedule = Schedule(plan.epoch_rows, config.packing.rows)
+    if extensions := describe_extensions(plan):
+        progress.write_line(f'{workdir.path}: {extensions}')
     dtype = selection.compute_dtype(config.model.dtype)
     attend, attention = selection.select_attention_with_reason(
         config.model.attention, config.model.kind, dtype
     )
-    learning_rate = training_factory.learning_rate_schedule(config, schedule.epoch_ends)
+    learning_rate = training_factory.learning_rate_schedule(
+        config, schedule.epoch_ends, plan.extended_after
+    )
     steps = compiled_steps.make_steps(config, len(data.labels), attend, dtype, mesh, learning_rate)
     return Setup(
         config,
@@ -267,41 +292,11 @@ def prepare_run(config: Config, path: str) -> Setup:
         learning_rate,
         attention,
         steps,
-        pretrained=pretrained_params(config, workdir, steps, data.labels, progress),
+        pretrained=starting_params(
+            config, workdir, steps.network, steps.abstract.params, data.labels, progress
+        ),
         evaluator=Evaluator(config, data.labels, steps.eval_step, mesh),
     )
-
-
-def pretrained_params(
-    config: Config,
-    workdir: Workdir,
-    steps: CompiledSteps,
-    labels: tuple[str, ...],
-    progress: Progress,
-) -> Mapping[str, Any]:
-    """Return the parameters that a new run takes from `init.from`, by name.
-
-    A report of them is written to the terminal and to the workdir.
-    """
-    if workdir.has_checkpoint():
-        return {}
-    if processes.is_primary():
-        workdir.starting_point.unlink(missing_ok=True)  # of an earlier start that failed
-    if not config.init.from_:
-        return {}
-    initialized = initialize.initialize_params(
-        config.init.from_,
-        steps.network,
-        steps.abstract.params,
-        labels,
-        config.frontend,
-        quirks=config.init.published_quirks,
-    )
-    for line in initialized.report:
-        progress.write_line(line)
-    if processes.is_primary():
-        write_text(workdir.starting_point, '\n'.join(initialized.report) + '\n')
-    return initialized.params
 
 
 @contextlib.contextmanager
@@ -395,18 +390,11 @@ def announce(setup: Setup) -> None:
 
 
 def report_skipped(setup: Setup, reader: pipeline.RowReader) -> None:
-    """List the clips that were skipped (`data.on_bad_audio='skip'`), here and in the workdir."""
+    """List the clips that this process skipped (`data.on_bad_audio='skip'`)."""
     undecodable = [message for _, message in sorted(reader.skipped.items())]
-    skipped = {
-        'training': [*setup.data.source.skipped, *undecodable],
-        'evaluation': setup.evaluator.skipped,
-    }
-    setup.workdir.add_skipped(
-        f'{split}: {message}' for split, messages in skipped.items() for message in messages
+    skipped_clips.report_skipped(
+        setup.workdir,
+        setup.progress,
+        training=[*setup.data.source.skipped, *undecodable],
+        evaluation=setup.evaluator.skipped,
     )
-    for split, messages in skipped.items():
-        if messages:
-            setup.progress.write_line(
-                f'{len(messages)} {split} clips were skipped (all: {setup.workdir.skipped}):\n'
-                f'{headers.format_problems(messages)}'
-            )

@@ -78,6 +78,7 @@ class Checkpoints:
             CheckpointError: The bucket cannot be used.
         """
         self.directory = files.as_path(directory)
+        self._max_checkpoints = max_checkpoints
         self._scores: dict[int, float] = {}
         self._damaged_scores: dict[int, str] = {}
         self._noted = False  # that a checkpoint has no digests
@@ -157,14 +158,13 @@ class Checkpoints:
         """Return the score of a checkpoint: NaN if undefined, None if it was not evaluated."""
         return self._scores.get(step)
 
-    def save(self, state: TrainState, score: float | None) -> None:
+    def save(self, state: TrainState) -> None:
         """Write a checkpoint in the background, once the one before is written.
 
-        A checkpoint that already exists only gets its score.
+        A checkpoint that already exists stays as it is.
 
         Args:
             state: The state of the run.
-            score: The score of its evaluation, the higher the better; None without an evaluation.
 
         Raises:
             CheckpointError: This one or the one before cannot be written.
@@ -172,21 +172,43 @@ class Checkpoints:
         start = time.perf_counter()
         step = int(state.step)
         self.wait()
-        is_new_score = score is not None and step not in self._scores
-        if is_new_score:  # before Orbax decides which checkpoints to delete
-            self._scores[step] = score if math.isfinite(score) else math.nan
-            self._damaged_scores.pop(step, None)
         with self._writing():
-            if step not in self._manager.all_steps():
-                trees = _items(state)
-                items: dict[str, Any] = {
-                    item: ocp.args.StandardSave(part) for item, part in trees.items()
-                }
-                items[verification.ITEM] = DigestsSave(self._folder(step), step, trees, score)
-                self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-                self._saving = step, start, time.perf_counter() - start
-            elif is_new_score and processes.is_primary():
+            if step in self._manager.all_steps():
+                return
+            trees = _items(state)
+            items: dict[str, Any] = {
+                item: ocp.args.StandardSave(part) for item, part in trees.items()
+            }
+            items[verification.ITEM] = DigestsSave(self._folder(step), step, trees)
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._saving = step, start, time.perf_counter() - start
+
+    def add_score(self, step: int, score: float) -> None:
+        """Add the score of its evaluation to a checkpoint, once the checkpoint is written.
+
+        Checkpoints that the score makes superfluous are deleted first: if the process is killed
+        in between, the checkpoint has no score yet, and the next start evaluates it again.
+
+        Args:
+            step: The step of the checkpoint.
+            score: The score, the higher the better; NaN if it is undefined.
+
+        Raises:
+            CheckpointError: The checkpoint or its score cannot be written.
+        """
+        self.wait()
+        self._scores[step] = score if math.isfinite(score) else math.nan
+        self._damaged_scores.pop(step, None)
+        with self._writing():
+            self._delete_superfluous()
+            if processes.is_primary():
                 scores.write(self._folder(step), step, score)  # replaces a damaged one
+
+    def _delete_superfluous(self) -> None:
+        """Delete all checkpoints but the newest ones and the best one."""
+        for step in self.steps()[: -self._max_checkpoints]:
+            if not self._is_best(step):
+                self._manager.delete(step)
 
     def wait(self) -> None:
         """Wait for the save in progress, if there is one.

@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from elastic_ast_jax.checkpointing import array_digests, scores, verification
+from elastic_ast_jax.checkpointing import array_digests, verification
 from elastic_ast_jax.checkpointing.array_digests import ArrayDigest, HostParts
 from elastic_ast_jax.checkpointing.verification import CheckpointDigests, FileDigest
 from elastic_ast_jax.distributed import processes
@@ -68,8 +68,6 @@ class DigestsHandler(ocp.JsonCheckpointHandler):
         folder = files.as_path(os.fspath(directory.parent))
         if not all((folder / item).is_dir() for item in self._args.items):
             raise RuntimeError(f'{folder}: an item is not complete before its digests')
-        if self._args.score is not None:
-            scores.write(folder, self._args.step, self._args.score)
         text = verification.to_text(
             CheckpointDigests(
                 self._all_totals(directory),
@@ -106,13 +104,11 @@ class DigestsSave(ocp.args.CheckpointArgs):
         folder: The checkpoint when it is complete.
         step: Its step.
         items: Trees of arrays, by the name of their item.
-        score: The score, NaN if it is undefined; None without an evaluation.
     """
 
     folder: Path | BucketPath
     step: int
     items: Mapping[str, Any]
-    score: float | None = None
 
 
 @ocp.args.register_with_handler(DigestsHandler, for_restore=True)

@@ -61,17 +61,20 @@ class PlanRecord:
     Attributes:
         fingerprint: `data.epoch_plan.Planner.fingerprint` of the training split.
         epoch_rows: The rows of each epoch; they determine the learning-rate schedule.
+        extended_after: The epochs after which the run was finished, and was extended by others.
     """
 
     fingerprint: str
     epoch_rows: tuple[int, ...]
+    extended_after: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `plan.json`."""
-        return {'fingerprint': self.fingerprint, 'epoch_rows': self.epoch_rows}
+        values = {'fingerprint': self.fingerprint, 'epoch_rows': self.epoch_rows}
+        return values | ({'extended_after': self.extended_after} if self.extended_after else {})
 
     @classmethod
-    def from_json(cls, fingerprint: Any, rows: Any) -> 'PlanRecord':
+    def from_json(cls, fingerprint: Any, rows: Any, extended_after: Any) -> 'PlanRecord':
         """Return the record of the entries of `plan.json`.
 
         Raises:
@@ -85,7 +88,16 @@ class PlanRecord:
         for key, valid in (
             ('fingerprint', isinstance(fingerprint, str)),
             ('epoch_rows', valid_rows),
+            ('extended_after', _is_ascending(extended_after)),
         ):
             if not valid:
                 raise RecordError(f'the entry {key} is damaged')
-        return cls(fingerprint, tuple(rows))
+        return cls(fingerprint, tuple(rows), tuple(extended_after))
+
+
+def _is_ascending(counts: Any) -> bool:
+    """Return whether a value is a list of ascending whole numbers from 1 on."""
+    return isinstance(counts, list) and all(
+        type(count) is int and count > before
+        for before, count in zip([0, *counts], counts, strict=False)
+    )

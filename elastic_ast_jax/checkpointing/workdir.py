@@ -4,7 +4,7 @@
 |---|---|
 | `config.json` | the resolved configuration |
 | `model.json` | names of the labels, and the fingerprint of the frontend of training |
-| `plan.json` | the fingerprint of the plan, and the rows of each epoch |
+| `plan.json` | the fingerprint of the plan, the rows of each epoch, and extensions of the run |
 | `checkpoints/` | see `checkpoints` |
 | `metrics.jsonl` | a line per logged step, evaluation and checkpoint; in a bucket `metrics/` |
 | `tensorboard/` | the same as TensorBoard events |
@@ -18,11 +18,12 @@
 | `wandb.json`, `wandb/` | the id of the run at Weights & Biases, and its files |
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,18 @@ class Workdir:
             entry.name.isdecimal() for entry in self.checkpoints.iterdir()
         )
 
-    def prepare(self, config: Config) -> None:
+    def newest_step(self) -> int:
+        """Return the step of the newest checkpoint of a run that has one."""
+        return max(
+            int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdecimal()
+        )
+
+    def prepare(self, config: Config, *, extend: bool = False) -> None:
         """Create the workdir of a run, or check that it belongs to the same run.
 
         Args:
             config: The configuration of the run.
+            extend: Whether the stored run may have another number of epochs; it keeps its config.
 
         Raises:
             WorkdirError: It cannot be written, holds other files, or belongs to a run with another
@@ -140,7 +148,7 @@ class Workdir:
                 raise gcs.with_exit_code(failure, self.path, error) from error
         file = self.path / 'config.json'
         if file.exists():
-            self.check_config(config)
+            self.check_config(config, free=('train.epochs',) if extend else ())
         elif not self._writes:
             raise WorkdirError(
                 f'{self.path}: this process cannot see the config.json of the first one: --workdir'
@@ -152,10 +160,51 @@ class Workdir:
                 f'{self.path}: holds other files and no config.json; choose a new or empty'
                 ' --workdir'
             )
-        self._write(file, stored.to_json(config))
+        if not extend:
+            self.set_config(config)
+
+    def check_present(self) -> None:
+        """Check that the folder of a run is still where it was.
+
+        Raises:
+            WorkdirError: It was removed or renamed.
+        """
+        if isinstance(self.path, BucketPath):  # which cannot be renamed
+            return
+        try:
+            (self.path / 'config.json').stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise WorkdirError(
+                f'{self.path}: was removed or renamed during the training: move it back and give'
+                ' the same command again; the steps since its last checkpoint are repeated'
+            ) from None
+
+    @contextlib.contextmanager
+    def expect_present(self) -> Iterator[None]:
+        """Report that the folder is gone instead of an error of this block that comes from it.
+
+        Raises:
+            WorkdirError: The block raises an error, and the folder is gone, see `check_present`.
+        """
+        try:
+            yield
+        except Exception as error:
+            try:
+                self.check_present()
+            except WorkdirError as gone:
+                raise gone from error
+            raise
+
+    def set_config(self, config: Config) -> None:
+        """Store the config of the run."""
+        self._write(self.path / 'config.json', stored.to_json(config))
 
     def check_config(
-        self, config: Config, also: Collection[str] = (), advice: str = 'Use another --workdir'
+        self,
+        config: Config,
+        also: Collection[str] = (),
+        advice: str = 'Use another --workdir',
+        free: Collection[str] = (),
     ) -> None:
         """Check that a config is that of the stored run, if it has a checkpoint.
 
@@ -163,6 +212,7 @@ class Workdir:
             config: The config, with absolute paths.
             also: Keys to compare besides those that change results.
             advice: The advice in the message if they differ.
+            free: Keys that are not compared, besides those that change no result.
 
         Raises:
             WorkdirError: The configs differ (names the keys), or the stored one cannot be read.
@@ -171,13 +221,20 @@ class Workdir:
             return
         new, old = config.flat(), self.config().flat()
         different = [
-            key for key in new if new[key] != old[key] and (key not in _FREE_KEYS or key in also)
+            key
+            for key in new
+            if new[key] != old[key] and key not in free and (key not in _FREE_KEYS or key in also)
         ]
         if different:
             lines = '\n'.join(
                 f'  - {key}: {old[key]!r} stored, {new[key]!r} now' for key in different
             )
             advice = f'{advice}, or the same values'
+            if different == ['train.epochs'] and new['train.epochs'] > old['train.epochs']:
+                advice += (
+                    '. A finished run gets more epochs with elastic-ast train --extend. To start a'
+                    f' new run from its weights, head included, use --config.init.from={self.path}'
+                )
             if (self.path / 'conversion.txt').exists():
                 advice = (
                     'It holds converted weights: train in another --workdir with'
@@ -273,7 +330,7 @@ class Workdir:
             workdir_files.entry(values, file, key) for key in ('fingerprint', 'epoch_rows')
         )
         try:
-            return PlanRecord.from_json(fingerprint, rows)
+            return PlanRecord.from_json(fingerprint, rows, values.get('extended_after', []))
         except RecordError as error:
             raise WorkdirError(f'{file}: {error}; {RESTORE} in another --workdir') from error
 

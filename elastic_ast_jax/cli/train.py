@@ -11,6 +11,7 @@ class Options(ConfigOptions):
     """What is trained, and where the run is stored."""
 
     workdir: str
+    extend: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help='folder of the run; an unfinished run in it is resumed',
     )
+    parser.add_argument(
+        '--extend',
+        action='store_true',
+        help='continue a finished run to the larger train.epochs of the config',
+    )
 
 
 def run(options: Options) -> None:
@@ -30,4 +36,4 @@ def run(options: Options) -> None:
     from elastic_ast_jax.distributed import processes
 
     processes.initialize()
-    train.run(config, options.workdir)
+    train.run(config, options.workdir, extend=options.extend)

@@ -69,7 +69,7 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
     optimizer: Any = None
     state = TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), optimizer)
     with Checkpoints(workdir.checkpoints) as checkpoints:
-        checkpoints.save(state, None)
+        checkpoints.save(state)
 
 
 def check(config: Config, labels: Sequence[str], source: str | os.PathLike) -> None:

@@ -1,9 +1,10 @@
 """Describe the data and the devices of a run, and what may be unexpected about them."""
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
+from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources.base import Source, count_shared_clips
@@ -69,3 +70,21 @@ def describe_data(
             'warning: no class has both clips and counter-examples in the evaluation split, so mAP,'
             ' AUC and d-prime are undefined'
         )
+
+
+def describe_unscored(
+    checkpoints: Checkpoints, step: int, evaluation_due: Callable[[int], bool]
+) -> Iterator[str]:
+    """Yield warnings of checkpoints that were to be evaluated and have no score.
+
+    Args:
+        checkpoints: The checkpoints of the run.
+        step: The step that the run resumes after; its checkpoint is still to be evaluated.
+        evaluation_due: Tells whether an evaluation follows a step.
+    """
+    for earlier in checkpoints.steps():
+        if earlier < step and evaluation_due(earlier) and checkpoints.score(earlier) is None:
+            yield (
+                f'warning: {checkpoints.directory / str(earlier)}: has no score, so that it cannot'
+                f' be the best: evaluate it with --checkpoint={earlier}'
+            )

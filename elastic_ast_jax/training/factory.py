@@ -1,7 +1,9 @@
 """Build the loss, the learning rate and the optimizer of a configuration."""
 
 import math
+from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -16,8 +18,31 @@ def make_loss(config: Config) -> losses.Loss:
     return losses.cross_entropy(config.train.label_smoothing)
 
 
-def learning_rate_schedule(config: Config, epoch_ends: np.ndarray) -> optimizer.Schedule:
-    """Return the learning rate of each step; epoch e ends after `epoch_ends[e]` steps."""
+def learning_rate_schedule(
+    config: Config, epoch_ends: np.ndarray, extended_after: Sequence[int] = ()
+) -> optimizer.Schedule:
+    """Return the learning rate of each step.
+
+    Args:
+        config: The configuration.
+        epoch_ends: The number of steps at the end of each epoch.
+        extended_after: The epochs after which a finished run was extended, ascending. Each of the
+            steps before has the learning rate of the run as it was then.
+    """
+    schedule = _schedule(config, epoch_ends)
+    for epochs in reversed(extended_after):
+        before = _schedule(config, epoch_ends[:epochs])
+        schedule = _join(before, schedule, int(epoch_ends[epochs - 1]))
+    return schedule
+
+
+def _join(before: optimizer.Schedule, after: optimizer.Schedule, step: int) -> optimizer.Schedule:
+    """Return one schedule up to a step, and another one from there on."""
+    return lambda count: jnp.where(count < step, before(count), after(count))
+
+
+def _schedule(config: Config, epoch_ends: np.ndarray) -> optimizer.Schedule:
+    """Return the learning rate of each step of a run that was never extended."""
     settings, steps = config.optimizer, int(epoch_ends[-1])
     warmup = math.ceil(settings.warmup_epochs * steps / len(epoch_ends))
     if settings.schedule == 'published':

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from elastic_ast_jax.checkpointing.workdir import PlanRecord, Workdir, WorkdirError
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.epoch_plan import Planner, Schedule
+from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.clip_labels import label_names, targets
+from elastic_ast_jax.training import extension
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +37,35 @@ def open_training_data(config: Config) -> TrainingData:
     return TrainingData(source, labels, classes, splits.make_train_planner(config, source))
 
 
-def stored_schedule(config: Config, workdir: Workdir, data: TrainingData) -> Schedule:
-    """Return the steps of all epochs: stored when the run begins, checked when it resumes.
+def stored_plan(config: Config, workdir: Workdir, data: TrainingData) -> PlanRecord:
+    """Return the plan of the run: stored when the run begins, checked when it resumes.
+
+    A run with more epochs than its plan is extended, see `extension`.
 
     Raises:
         WorkdirError: The training data are no longer those of the stored plan.
     """
-    fingerprint = data.planner.fingerprint(data.source.fingerprint)
+    fingerprint, epochs = data.planner.fingerprint(data.source.fingerprint), config.train.epochs
     stored = workdir.plan() if workdir.has_checkpoint() else None
     if stored is None:
-        schedule = splits.make_schedule(data.planner, config.packing.rows, config.train.epochs)
-        workdir.set_plan(PlanRecord(fingerprint, schedule.epoch_rows))
-        return schedule
+        plan = PlanRecord(fingerprint, plan_rows(config, data))
+        workdir.set_plan(plan)
+        return plan
     if not data.planner.recognizes(stored.fingerprint, data.source.fingerprint):
         raise WorkdirError(
             f'{workdir.path}: the training data, or the way clips are drawn from them, changed'
             f' since this run began (plan {stored.fingerprint} then, {fingerprint} now): restore'
             ' the data, or train in another --workdir'
         )
-    return Schedule(stored.epoch_rows, config.packing.rows)
+    before = workdir.config().train.epochs
+    plan = extension.first_epochs(stored, before)
+    if before < epochs:
+        plan = extension.extend_plan(plan, plan_rows(config, data))
+        workdir.set_plan(plan)
+        workdir.set_config(config)  # from here on the run is extended
+    return plan
+
+
+def plan_rows(config: Config, data: TrainingData) -> tuple[int, ...]:
+    """Return the rows of each epoch."""
+    return splits.make_schedule(data.planner, config.packing.rows, config.train.epochs).epoch_rows

@@ -71,7 +71,8 @@ def save(directory: Path, width: int) -> None:
             state = jax.tree.map(
                 lambda x: jnp.asarray(random.standard_normal(x.shape), x.dtype), init(width)
             )
-            checkpoints.save(state._replace(step=jnp.int32(step)), step / 4)
+            checkpoints.save(state._replace(step=jnp.int32(step)))
+            checkpoints.add_score(step, step / 4)
 
 
 def place(checkpoint: Path, kind: str, random: np.random.Generator) -> tuple[Path, int, int]:

@@ -81,13 +81,15 @@ def main(action: str, folder: Path) -> None:
     with Checkpoints(folder, 4) as checkpoints:
         if action == 'save':
             for step in (1, 2):
-                checkpoints.save(sharded_state(step, sizes=sizes), None)
+                checkpoints.save(sharded_state(step, sizes=sizes))
             return
         state = checkpoints.restore(abstract(sizes=sizes))
         assert state is not None
         check(state)
         print(json.dumps({'restored': int(state.step)}))
-        checkpoints.save(sharded_state(int(state.step) + 1, sizes=sizes), 0.5)
+        step = int(state.step) + 1
+        checkpoints.save(sharded_state(step, sizes=sizes))
+        checkpoints.add_score(step, 0.5)
 
 
 if __name__ == '__main__':

@@ -103,8 +103,14 @@ def run(directory, scores, keep=3, *, ema=False):
         for score in scores:
             state = after(state)
             copies[int(state.step)] = copy_of(state)
-            checkpoints.save(state, score)
+            save(checkpoints, state, score)
     return copies
+
+
+def save(checkpoints, state, score):
+    checkpoints.save(state)
+    if score is not None:
+        checkpoints.add_score(int(state.step), score)
 
 
 @pytest.fixture(scope='module')
@@ -170,7 +176,7 @@ def test_state_may_be_donated_while_it_is_written(tmp_path):
     state = sharding.init_sharded(large, whole())
     with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
         copy = copy_of(state)
-        checkpoints.save(state, None)
+        checkpoints.save(state)
         last = after(state, steps=3)
     assert not np.array_equal(last.params['kernel'], copy.params['kernel'])
     with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
@@ -182,8 +188,8 @@ def test_state_may_be_donated_while_it_is_written(tmp_path):
 def test_saving_an_existing_step_changes_nothing(saved):
     directory, copies = saved
     with Checkpoints(directory) as checkpoints:
-        checkpoints.save(fresh(steps=1)._replace(step=jnp.int32(3)), None)
-        checkpoints.save(fresh(steps=2), 99.0)
+        checkpoints.save(fresh(steps=1)._replace(step=jnp.int32(3)))
+        checkpoints.save(fresh(steps=2))
     with Checkpoints(directory) as checkpoints:
         assert same(checkpoints.restore(abstract()), copies[3])
         assert checkpoints.best_step() == 2
@@ -198,12 +204,25 @@ def test_a_checkpoint_gets_its_score_later(tmp_path):
             None,
             1,
         )
-        checkpoints.save(state, 0.75)
+        checkpoints.add_score(2, 0.75)
         assert checkpoints.best_step() == 2
         assert not checkpoints.completed_saves()
     with Checkpoints(directory, read_only=True) as checkpoints:
         assert (checkpoints.score(2), checkpoints.best_step()) == (0.75, 2)
         assert same(checkpoints.restore(abstract()), state)
+
+
+@pytest.mark.parametrize('score, kept', [(0.75, [2]), (0.25, [1, 2])])
+def test_a_score_deletes_what_it_makes_superfluous(tmp_path, score, kept):
+    """Also after a kill between the checkpoint and its score."""
+    directory = tmp_path / 'checkpoints'
+    run(directory, [0.5, None], keep=1)
+    with Checkpoints(directory, max_checkpoints=1) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+        checkpoints.add_score(2, score)
+        assert checkpoints.steps() == kept
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.steps() == kept and checkpoints.best_step() == kept[0]
 
 
 # What is kept
@@ -222,7 +241,7 @@ def test_the_best_outlives_a_restart(tmp_path):
         state = restored(checkpoints)
         for score in (None, 0.5, None):
             state = after(state)
-            checkpoints.save(state, score)
+            save(checkpoints, state, score)
     with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 6]
         assert checkpoints.best_step() == 2
@@ -449,7 +468,7 @@ def test_a_damaged_score_is_no_score(saved, content):
         assert checkpoints.best_step() == 3 and checkpoints.steps() == [1, 2, 3]
         state = restored(checkpoints)
         assert same(state, copies[3])
-        checkpoints.save(copies[2], 0.25)  # another one takes its place
+        checkpoints.add_score(2, 0.25)  # another one takes its place
     with Checkpoints(directory, read_only=True) as checkpoints:
         assert checkpoints.score(2) == 0.25
 
@@ -480,7 +499,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_checkpoints_before(small_disk):
         for _ in range(100):
             state = after(state)
             copies[int(state.step)] = copy_of(state)
-            checkpoints.save(state, 0.5)
+            save(checkpoints, state, 0.5)
     with Checkpoints(directory, read_only=True) as checkpoints:
         last = checkpoints.steps()[-1]
         assert 2 < last < 100
@@ -495,7 +514,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_checkpoints_before(small_disk):
     with Checkpoints(directory, max_checkpoints=100) as checkpoints:
         state = restored(checkpoints)
         assert same(state, copies[last])
-        checkpoints.save(after(state), None)
+        checkpoints.save(after(state))
     with Checkpoints(directory, read_only=True) as checkpoints:
         assert checkpoints.steps()[-1] == last + 1
 
@@ -542,7 +561,7 @@ def test_checkpoint_before_a_damaged_one_is_restored(saved, damage, warnings):
         state = restored(checkpoints)
         assert same(state, copies[2])
         assert any(str(directory / '3') in warning for warning in warnings())
-        checkpoints.save(after(state), 0.9)  # the step that was lost can be saved again
+        save(checkpoints, after(state), 0.9)  # the step that was lost can be saved again
     with Checkpoints(directory) as checkpoints:
         assert same(checkpoints.restore(abstract()), copies[3])
         assert checkpoints.best_step() == 3
@@ -576,7 +595,7 @@ def test_remains_of_a_crash_are_no_checkpoint(saved):
         assert checkpoints.steps() == [1, 2, 3]
         state = restored(checkpoints)
         assert same(state, copies[3])
-        checkpoints.save(after(state), None)
+        checkpoints.save(after(state))
     with Checkpoints(directory, read_only=True) as checkpoints:
         assert checkpoints.steps()[-1] == 4
 

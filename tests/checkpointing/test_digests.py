@@ -204,7 +204,7 @@ def test_a_checkpoint_is_not_complete_before_its_digests(saved, monkeypatch):
             pytest.raises(CheckpointError, match='cannot be written'),
             Checkpoints(saved) as checkpoints,
         ):
-            checkpoints.save(state, None)
+            checkpoints.save(state)
     assert restored_step(saved) == 2
 
 

@@ -396,7 +396,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         id='resume-10',
         module='elastic_ast_jax/training/training_data.py',
-        where='stored_schedule: fingerprint of the plan',
+        where='stored_plan: fingerprint of the plan',
         old='if not data.planner.recognizes(stored.fingerprint, data.source.fingerprint):',
         new='if not stored.fingerprint:',
         fault='A run resumes although its training data changed.',
