@@ -179,7 +179,7 @@ class Checkpoints:
             items: dict[str, Any] = {
                 item: ocp.args.StandardSave(part) for item, part in trees.items()
             }
-            items[verification.ITEM] = DigestsSave(self._folder(step), step, trees)
+            items[verification.ITEM] = DigestsSave(self._folder(step), trees)
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._saving = step, start, time.perf_counter() - start
 

@@ -102,12 +102,10 @@ class DigestsSave(ocp.args.CheckpointArgs):
 
     Attributes:
         folder: The checkpoint when it is complete.
-        step: Its step.
         items: Trees of arrays, by the name of their item.
     """
 
     folder: Path | BucketPath
-    step: int
     items: Mapping[str, Any]
 
 
