@@ -16,6 +16,8 @@ import argparse
 import dataclasses
 from typing import Any
 
+from elastic_ast_jax.cli.types import path
+
 __all__ = [
     'Commands',
     'ConfigOptions',
@@ -94,6 +96,7 @@ def add_inputs(parser: argparse.ArgumentParser, nargs: str = '+') -> None:
     parser.add_argument(
         'inputs',
         nargs=nargs,
+        type=path,
         metavar='INPUT',
         help='a recording, or a folder of recordings',
     )

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from elastic_ast_jax.audio.finding import is_hidden
 from elastic_ast_jax.data.prepare.builder import ClipBuilder, manual_instructions
 from elastic_ast_jax.data.prepare.lists import Clips, Layout, Problems, path_inside
 from elastic_ast_jax.data.sources.base import DataError, FileClip
@@ -92,7 +93,7 @@ class SpeechCommandsV2(ClipBuilder, skip_registration=True):
         folders = sorted(
             entry.name
             for entry in folder.iterdir()
-            if entry.is_dir() and not entry.name.startswith(('_', '.'))
+            if entry.is_dir() and not entry.name.startswith('_') and not is_hidden(entry.name)
         )
         unknown = [name for name in folders if name not in _WORDS]
         if unknown:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection
 
+from elastic_ast_jax.audio.finding import is_hidden
 from elastic_ast_jax.data.sources import tfds, tfds_builder
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
 
@@ -58,7 +59,7 @@ def load(
         raise DataError(
             f'{root}: no folder that can be listed ({error.strerror}): {advice}'
         ) from error
-    recordings = [name for name in names if name.lower().endswith('.wav')]
+    recordings = [name for name in names if name.lower().endswith('.wav') and not is_hidden(name)]
     if not recordings:
         raise DataError(f'{root}: no recordings in this folder: {advice}')
     clips, speakers = [], set()

@@ -45,6 +45,11 @@ def test_the_first_five_recordings_of_each_digit_and_speaker_are_for_testing(roo
     assert train.samples[:3].tolist() == [220, 298, 210] and len(train.read(1)) == 298
 
 
+def test_hidden_files_are_left_out(root):
+    (root / '._0_theo_0.wav').touch()  # as macOS leaves beside a recording
+    assert len(fsdd.load(root, 'test', RATE)) == 8
+
+
 def test_speakers_that_are_held_out_are_for_testing_and_nobody_else_is(root):
     train, test = (fsdd.load(root, split, RATE, held_out=('theo',)) for split in ('train', 'test'))
     assert len(train) == len(test) == 10 and base.count_shared_clips(train, test) == 0
