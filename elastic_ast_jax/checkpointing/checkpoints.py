@@ -321,7 +321,7 @@ class Checkpoints:
 
     def _restore_items(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         """Return items of a checkpoint, verified; note it if they have no digests."""
-        restored, verified = restore_items(self._manager, self._folder(step), step, items)
+        restored, verified = restore_items(self._folder(step), items)
         if not verified and not self._noted:
             self._noted = True
             _log.warning(

@@ -1,5 +1,6 @@
 """Restore items of a checkpoint, and accept them only if they are what was saved."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,14 @@ class UnreadableError(Exception):
 
 
 def restore_items(
-    manager: ocp.CheckpointManager, folder: Path | BucketPath, step: int, items: Mapping[str, Any]
+    folder: Path | BucketPath, items: Mapping[str, Any]
 ) -> tuple[dict[str, Any], bool]:
     """Return items of a checkpoint, and whether they were compared with digests.
 
     All processes that share the arrays call it, and all get the same answer.
 
     Args:
-        manager: Orbax's manager of the checkpoints.
         folder: The checkpoint.
-        step: Its step.
         items: Shapes, dtypes and shardings, by the name of the item.
 
     Raises:
@@ -53,7 +52,7 @@ def restore_items(
         for item in _PARAMS:
             if item in items:
                 check_shapes(folder, item, items[item])
-        restored = _restore(manager, step, items)
+        restored = _restore(folder, items)
         if digests is not None:
             arrays = array_digests.digest_parts(array_digests.host_parts(restored))
     except Exception as error:  # damage raises errors of many types
@@ -69,7 +68,7 @@ def restore_items(
 
 def check_shapes(folder: Path | BucketPath, item: str, abstract: Any) -> None:
     """Raise an error for parameters of another model, before any is read."""
-    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(f'{folder / item}'))
+    stored = ocp.StandardCheckpointHandler().metadata(_orbax_path(folder, item))
     saved = {
         jax.tree_util.keystr(path): tuple(leaf.shape)
         for path, leaf in _leaves(getattr(stored, 'tree', stored))
@@ -85,10 +84,21 @@ def check_shapes(folder: Path | BucketPath, item: str, abstract: Any) -> None:
         raise ValueError(f'of another model, {len(wrong)} parameters differ, such as {wrong[0]}')
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
-    args = {item: ocp.args.StandardRestore(abstract) for item, abstract in items.items()}
-    restored = manager.restore(step, args=ocp.args.Composite(**args))
-    return {item: restored[item] for item in items}
+def _restore(folder: Path | BucketPath, items: Mapping[str, Any]) -> dict[str, Any]:
+    """Return items as Orbax reads them.
+
+    Orbax's manager makes the processes wait for each other after it has read. It is not used, as a
+    process that cannot read would leave the others there.
+    """
+    handler = ocp.StandardCheckpointHandler()
+    return {
+        item: handler.restore(_orbax_path(folder, item), args=ocp.args.StandardRestore(abstract))
+        for item, abstract in items.items()
+    }
+
+
+def _orbax_path(folder: Path | BucketPath, item: str) -> epath.Path:
+    return epath.Path(os.fspath(folder / item))
 
 
 def _agree(
