@@ -23,7 +23,7 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from elastic_ast_jax.audio import finding, oddities, reading
 from tests.audio import judges
@@ -193,12 +193,22 @@ def table(verdicts: list[Verdict]) -> list[list[str]]:
     return rows
 
 
-def judge_all(folder: str, processes: int) -> Iterator[Verdict]:
-    """Yield the verdict on each recording below a folder, in sorted order."""
+def judge_all(folder: str, processes: int, judged: Set[str] = frozenset()) -> Iterator[Verdict]:
+    """Yield the verdict on each recording below a folder that is not judged yet, sorted."""
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
-        paths = list(recordings_below(folder))
+        paths = [
+            path for path in recordings_below(folder) if os.path.relpath(path, folder) not in judged
+        ]
         yield from pool.map(judge, paths, [folder] * len(paths), chunksize=4)
+
+
+def _stored(path: str | None) -> list[Verdict]:
+    """Return the verdicts of an earlier run that was stopped."""
+    if not path or not os.path.exists(path):
+        return []
+    with open(path, encoding='utf-8') as file:
+        return [Verdict(**json.loads(line)) for line in file]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -206,13 +216,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m tests.audio.audit')
     parser.add_argument('folder', help='recordings, also in subfolders')
     parser.add_argument('--csv', help='file that receives the table')
-    parser.add_argument('--jsonl', help='file that receives a line for each recording')
+    parser.add_argument(
+        '--jsonl',
+        help='file that receives a line for each recording; an audit that stopped resumes with it',
+    )
     parser.add_argument('--processes', type=int, default=2, help='(default: 2)')
     options = parser.parse_args(argv)
-    verdicts = []
+    verdicts = _stored(options.jsonl)
+    judged = {verdict.path for verdict in verdicts}
     with contextlib.ExitStack() as stack:
-        lines = options.jsonl and stack.enter_context(open(options.jsonl, 'w', 1, 'utf-8'))
-        for verdict in judge_all(options.folder, options.processes):
+        lines = options.jsonl and stack.enter_context(open(options.jsonl, 'a', 1, 'utf-8'))
+        for verdict in judge_all(options.folder, options.processes, judged):
             verdicts.append(verdict)
             if lines:
                 lines.write(json.dumps(dataclasses.asdict(verdict), ensure_ascii=False) + '\n')
