@@ -49,9 +49,9 @@ class _Redirection:
             data = os.pread(self._descriptor, size, 0)
             os.ftruncate(self._descriptor, 0)
         lines = [line for line in data.splitlines() if line.strip()]
-        others = b''.join(line + b'\n' for line in lines if not line.startswith(_PREFIXES))
-        if others:
-            os.write(2, others)
+        foreign = b''.join(line + b'\n' for line in lines if not line.startswith(_PREFIXES))
+        if foreign:
+            os.write(2, foreign)
         return [line.decode(errors='replace') for line in lines if line.startswith(_PREFIXES)]
 
 

@@ -100,12 +100,12 @@ def inspect_pieces(read: Read, pieces: Sequence[tuple[int, int]]) -> Inspection:
     inspection = inspect(read_joined, 0, begins[-1])
     if inspection.problem:
         return inspection
-    (start, end), *others = pieces
+    (start, end), *rest = pieces
     link = Link(tuple(pieces))
     if inspection.links:  # the first piece holds the length
         (_, before), field, _ = inspection.links[0].pieces
         assert isinstance(before, int) and isinstance(field, bytes)
-        link = Link((*splice(start, end, [(start + before, field)]), *others))
+        link = Link((*splice(start, end, [(start + before, field)]), *rest))
     return Inspection(oddities=inspection.oddities, links=(link,))
 
 

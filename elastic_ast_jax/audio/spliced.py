@@ -30,11 +30,8 @@ def splice(start: int, end: int, fields: Iterable[tuple[int, bytes]]) -> tuple[P
 class SplicedFile(io.RawIOBase):
     """Serve pieces of a file in order as a file.
 
-    Decoders call it from C, where errors are lost. An error of the disk therefore ends the file,
-    and `failure` keeps it.
-
-    Attributes:
-        failure: The first error of the disk, or None.
+    Decoders call it from C, where errors are lost. An error of the disk therefore ends the file, so
+    that the decoder fails, and `opening.raise_if_unreadable` finds the reason.
 
     Args:
         path: The file.
@@ -42,7 +39,6 @@ class SplicedFile(io.RawIOBase):
     """
 
     def __init__(self, path: str | os.PathLike, pieces: Sequence[Piece]):
-        self.failure: OSError | None = None
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._pieces, self._position = tuple(pieces), 0
         self._begins = [0]
@@ -96,6 +92,5 @@ class SplicedFile(io.RawIOBase):
         start = piece[0] + offset
         try:
             return os.pread(self._descriptor, min(count, piece[1] - start), start)
-        except OSError as error:
-            self.failure = self.failure or error
+        except OSError:
             return b''

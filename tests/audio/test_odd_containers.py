@@ -1,13 +1,16 @@
 """Read all that odd files hold, with a warning; refuse what is no recording, with the reason."""
 
 import contextlib
+import errno
+import io
+import os
 import struct
 
 import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax.audio import mpeg_frames, oddities, reading
+from elastic_ast_jax.audio import mpeg_frames, oddities, opening, reading
 from elastic_ast_jax.audio.reading import AudioError
 
 RATE = 16000
@@ -456,6 +459,46 @@ def test_each_recording_is_reported_once_and_all_are_summed_up(caplog):
     oddities.log_summary()
     oddities.log_summary()
     assert caplog.messages[11:] == ['25 recordings: is odd (0.wav, 1.wav, 2.wav and 22 more)']
+
+
+def fail_behind(monkeypatch, position):
+    """Let all reads behind a position of a file fail, as a disk or a network does."""
+
+    class Failing(io.FileIO):
+        def read(self, size=-1):
+            if self.tell() + size > position:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    monkeypatch.setattr(opening, 'open', lambda path, *_, **__: Failing(path), raising=False)
+
+
+def test_the_reason_of_the_system_is_named_where_libsndfile_loses_it(make, tmp_path, monkeypatch):
+    content = make('FLAC', np.random.default_rng(0).uniform(-0.5, 0.5, RATE))
+    damaged = put(content, 9000, bytes(40))
+    (tmp_path / 'a.flac').write_bytes(damaged)
+    with pytest.raises(AudioError, match='decoding'):
+        reading.read(tmp_path / 'a.flac', RATE)
+    fail_behind(monkeypatch, 9000)
+    with pytest.raises(AudioError, match=r'cannot be read \(Input/output error\)') as error:
+        reading.read(tmp_path / 'a.flac', RATE)
+    assert isinstance(error.value.__cause__, OSError)
+    assert error.value.__cause__.errno == errno.EIO
+
+
+def test_an_error_of_the_disk_ends_a_spliced_file(make, tmp_path, monkeypatch):
+    content = make('WAV', tone(1.0), subtype='PCM_16')
+    (tmp_path / 'a.wav').write_bytes(put(content, 40, bytes(4)))
+    pread = os.pread
+
+    def fail(descriptor, count, position):
+        if position > 9000:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, count, position)
+
+    monkeypatch.setattr(os, 'pread', fail)
+    with pytest.raises(AudioError, match='decoding ends at frame'):
+        reading.read(tmp_path / 'a.wav', RATE)
 
 
 def test_unseekable_formats_are_read_in_parts(tmp_path):

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from elastic_ast_jax import cli
+from elastic_ast_jax.audio import oddities
 from elastic_ast_jax.cli.main import COMMANDS, main, make_parser
 from elastic_ast_jax.config.loading import load
 from elastic_ast_jax.data import splits
@@ -370,3 +371,11 @@ def test_a_closed_pipe_ends_the_command_quietly():
         ['bash', '-c', f'({command}) | true'], capture_output=True, text=True, timeout=120
     )
     assert 'Traceback' not in process.stderr and 'cannot be written' not in process.stderr
+
+
+def test_odd_recordings_are_summed_up_at_the_end_of_a_command(tmp_path, caplog):
+    oddities.log_summary()
+    for name in ('a.wav', 'b.wav'):
+        oddities.report(name, 'is odd')
+    assert main(['plan', f'--config={tmp_path}/missing.py']) == 1
+    assert caplog.messages[-1] == '2 recordings: is odd (a.wav, b.wav)'

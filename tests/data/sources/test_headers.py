@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from elastic_ast_jax.audio import oddities
 from elastic_ast_jax.audio.reading import AudioError, Header
 from elastic_ast_jax.data.sources import headers
 
@@ -208,3 +209,16 @@ def test_a_cache_is_replaced_as_a_whole_or_not_at_all(tmp_path, caplog):
     headers.replace_cache(place, full)
     assert place.read_bytes() == b'first' and os.listdir(tmp_path) == ['a.json']
     assert 'no space left' in caplog.text
+
+
+def test_odd_recordings_are_reported_at_each_start(tmp_path, cache, caplog):
+    path = write(tmp_path / 'a.wav', 100)
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:40] + bytes(4) + content[44:])  # no size of the samples
+    for _ in range(2):
+        oddities.log_summary()
+        caplog.clear()
+        assert scan([path], cache) == [Header(100, 8000, 1)]
+        assert caplog.messages == [
+            f'{path}: the header was never finished: the samples reach to the end of the file'
+        ]
