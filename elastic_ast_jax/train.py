@@ -127,8 +127,8 @@ def run(config: Config, path: str, *, extend: bool = False) -> None:
     """
     jax_cache.use_compilation_cache()
     setup = prepare_run(config, path, extend=extend)
-    write_line = setup.progress.write_line
     announce(setup)
+    write_line = setup.progress.write_line
     with (
         setup.workdir.expect_present(),
         Checkpoints(setup.workdir.checkpoints, config.train.max_checkpoints) as checkpoints,
@@ -206,13 +206,13 @@ def save(session: Session, state: TrainState) -> None:
 
 def evaluate(session: Session, state: TrainState) -> None:
     """Evaluate a state whose checkpoint is saved, and add the score to the checkpoint."""
-    step, config = session.monitor.step, session.setup.config
+    step, setup = session.monitor.step, session.setup
     with session.window.paused():
-        params = state.params if state.ema is None else state.ema
-        metrics = session.setup.evaluator.metrics(params)
+        metrics = setup.evaluator.metrics(state.params if state.ema is None else state.ema)
         session.log.log_evaluation(step, metrics)
         session.log.flush()  # a run that resumes after the score does not evaluate again
-        session.checkpoints.add_score(step, selection_score(config, metrics))
+        setup.workdir.check_present()
+        session.checkpoints.add_score(step, selection_score(setup.config, metrics))
 
 
 def log_completed_saves(session: Session) -> None:

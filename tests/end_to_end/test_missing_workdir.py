@@ -7,15 +7,20 @@ import pytest
 from elastic_ast_jax.training import metrics_log
 
 
-@pytest.mark.parametrize('step', [2, 7], ids=['before a save', 'before an evaluation'])
-@pytest.mark.parametrize('way', ['removed', 'renamed'])
-def test_a_workdir_that_goes_away_is_named(arguments, command, tmp_path, monkeypatch, way, step):
+@pytest.mark.parametrize(
+    'way, moment',
+    [('removed', (2, 'train')), ('renamed', (7, 'eval'))],
+    ids=['before a checkpoint', 'before a score'],
+)
+def test_a_workdir_that_goes_away_is_named(arguments, command, tmp_path, monkeypatch, way, moment):
     workdir, write = tmp_path / 'run', metrics_log.MetricsLog.write
 
     def write_and_remove(log, at, kind, values):
         write(log, at, kind, values)
-        if (at, kind) == (step, 'train'):
-            shutil.rmtree(workdir) if way == 'removed' else workdir.rename(tmp_path / 'elsewhere')
+        if (at, kind) == moment:
+            workdir.rename(tmp_path / 'elsewhere')
+            if way == 'removed':
+                shutil.rmtree(tmp_path / 'elsewhere')
 
     monkeypatch.setattr(metrics_log.MetricsLog, 'write', write_and_remove)
     result = command(*arguments(workdir))

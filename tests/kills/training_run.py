@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECIPE = pathlib.Path(__file__).with_name('recipe.py')
 LAUNCHER = ROOT / 'launch' / 'local_processes.sh'
 # Seconds that a whole run may take.
-LONGEST = 400.0
+LONGEST = 900.0
 # How a name begins or ends while Orbax writes the checkpoint.
 UNFINISHED = '.orbax-checkpoint-tmp'
 
