@@ -16,6 +16,7 @@ from typing import Any
 
 from elastic_ast_jax.data.sources.base import DataError
 from elastic_ast_jax.utils import bounded, placeholders
+from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import join_first, shorten
 
 __all__ = [
@@ -70,6 +71,8 @@ def _read_bytes(path: Path, kind: str, suffix: str) -> bytes:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or a device may never end
             raise DataError(f'{path}: is no regular file: save the {kind} to a {suffix} file')
         return bounded.read_bytes(path, _LIMIT)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f'{path}: no such {kind}: check the path') from error
     except IsADirectoryError as error:

@@ -368,7 +368,7 @@ def test_files_that_were_not_downloaded_are_named_as_such(write):
 
 def test_a_manifest_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'pipe.csv')
-    with pytest.raises(DataError, match='is no regular file'):
+    with pytest.raises(DataError, match=r'pipe\.csv: is no regular file: save the manifest'):
         load(tmp_path / 'pipe.csv')
     with pytest.raises(DataError, match='null byte'):
         load('a\0.csv')
