@@ -24,6 +24,7 @@ from jax.sharding import SingleDeviceSharding
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.training.step import new_state
+from elastic_ast_jax.utils.gcs import BucketPath
 
 KINDS = ('params', 'optimizer', 'metadata')
 # With this width the values of a checkpoint are files beyond the size up to which files are hashed.
@@ -63,7 +64,7 @@ def abstract(width: int):
     return sharding.with_shardings(jax.eval_shape(lambda: init(width)), device)
 
 
-def save(directory: Path, width: int) -> None:
+def save(directory: Path | BucketPath, width: int) -> None:
     """Save two checkpoints with scores."""
     random = np.random.default_rng(0)
     with Checkpoints(directory, 2) as checkpoints:
