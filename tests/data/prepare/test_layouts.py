@@ -377,7 +377,7 @@ LINE = '{"audio": "a.wav", "labels": ["dog"], "split": "train"}'
         ([LINE, LINE], 'Two Dogs.jsonl line 2 .a.wav.: is listed before, in Two Dogs.jsonl line 1'),
         ([LINE.replace('train', 'my split')], "line 1 .a.wav.: split 'my split' must be letters"),
         ([LINE.replace('train', 'all')], "split 'all' must be letters, digits and _, and not all"),
-        ([LINE.replace('"split"', '"part"')], "line 1: unknown key 'part'"),
+        ([LINE.replace('"split"', '"splits"')], "line 1: unknown key 'splits'"),
     ],
 )
 def test_manifests_that_cannot_be_prepared_are_refused(lines, words, tmp_path):
