@@ -8,8 +8,8 @@ import dataclasses
 
 from elastic_ast_jax.audio import flac
 from elastic_ast_jax.audio.inspection import Inspection, Link, Read
-from elastic_ast_jax.audio.ogg_pages import BEGIN, END, Page, mark_end, pages
-from elastic_ast_jax.audio.spliced import Piece, splice
+from elastic_ast_jax.audio.ogg_pages import BEGIN, END, Page, end_page, pages
+from elastic_ast_jax.audio.spliced import Piece
 
 __all__ = ['inspect']
 
@@ -17,6 +17,7 @@ _FLAC = b'\x7fFLAC'
 _FLAC_HEAD = 9  # bytes in front of the FLAC in its first page
 _SOUND = (b'\x01vorbis', b'OpusHead', _FLAC)  # how the first packets of streams begin
 _NO_END = 'the last OGG page is not marked as the end of the recording'
+_OPEN = 'the last OGG page ends within a packet'
 _SKIPPED = 'bytes between OGG pages were skipped'
 
 
@@ -101,8 +102,6 @@ class _Links:
         """Return a message if pages at the end of the current link, at `position`, are missing."""
         for stream in self.links[-1].values() if self.links else ():
             page = stream.last
-            if page.open:
-                return f'its page at byte {page.start} ends within a packet'
             if not page.flags & END and page is self._previous and page.end < position:
                 return f'its page at byte {page.start} is damaged, or pages behind it are missing'
         return None
@@ -111,7 +110,8 @@ class _Links:
 def inspect(read: Read, size: int) -> Inspection:
     """Return what the pages of a file of `size` bytes show.
 
-    A link must not end within a page or a packet. Programs that edit or stream do not mark its end.
+    A link must not end within a page. Programs that edit or stream do not mark its end, and end it
+    within a packet.
     """
     links = _Links()
     for page in pages(read, size):
@@ -141,23 +141,21 @@ def inspect(read: Read, size: int) -> Inspection:
             chain += inspection.links
             usual = False
             continue
-        marked = bool(stream.last.flags & END)
+        marked = bool(stream.last.flags & END) and not stream.last.open
         usual = usual and marked and len(streams) == 1
-        if not marked:
+        if stream.last.open:
+            oddities.append((_OPEN, 'all whole packets are read'))
+        elif not marked:
             oddities.append((_NO_END, 'all pages that are present are read'))
         chain.append(Link(_pieces(read, stream)))
     return Inspection(oddities=tuple(dict(oddities).items()), links=() if usual else tuple(chain))
 
 
 def _pieces(read: Read, stream: _Stream) -> tuple[Piece, ...]:
-    """Return the pages of a stream, the last of which is marked as its end.
-
-    Decoders need the mark to drop the padding of the last block.
-    """
-    page, marks = stream.last, []
-    if not page.flags & END:
-        marks = [(page.start, mark_end(read(page.start, page.end - page.start)))]
-    pieces: list[Piece] = []
-    for start, end in zip(stream.starts, stream.ends, strict=True):
-        pieces += splice(start, end, [mark for mark in marks if start <= mark[0] < end])
-    return tuple(pieces)
+    """Return the pages of a stream, the last of which is marked as its end."""
+    spans: list[Piece] = list(zip(stream.starts, stream.ends, strict=True))
+    page = stream.last
+    if page.flags & END and not page.open:
+        return tuple(spans)
+    last = end_page(read(page.start, page.end - page.start))
+    return (*spans[:-1], (stream.starts[-1], page.start), last)

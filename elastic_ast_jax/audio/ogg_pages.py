@@ -7,7 +7,7 @@ from typing import BinaryIO, NamedTuple
 
 from elastic_ast_jax.audio.inspection import Read
 
-__all__ = ['BEGIN', 'END', 'Page', 'last_page_frames', 'mark_end', 'pages']
+__all__ = ['BEGIN', 'END', 'Page', 'end_page', 'last_page_frames', 'pages']
 
 BEGIN, END = 2, 4  # flags of a page
 _MAX_PAGE = 27 + 255 + 255 * 255  # bytes of the longest page
@@ -64,15 +64,19 @@ def pages(read: Read, size: int) -> Iterator[Page]:
         position = end
 
 
-def mark_end(page: bytes) -> bytes:
-    """Return the head of a page with the mark of an end, and a right checksum.
+def end_page(page: bytes) -> bytes:
+    """Return a page as the last one of a recording: marked as its end, and without half a packet.
 
     Decoders need the mark to drop the padding of the last block.
     """
-    marked = page[:5] + bytes((page[5] | END,)) + page[6:22] + bytes(4) + page[26:]
+    count = page[26]
+    lacing = page[27 : 27 + count].rstrip(b'\xff')  # a packet that continues ends in such values
+    content = page[27 + count : 27 + count + sum(lacing)]
+    flags, count = page[5] | END, len(lacing)
+    ended = page[:5] + bytes((flags,)) + page[6:22] + bytes((0, 0, 0, 0, count)) + lacing + content
     # The checksum of zlib, with all bits in reverse order and without its inversions.
-    crc = zlib.crc32(marked.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return marked[:22] + int(f'{crc:032b}'[::-1], 2).to_bytes(4, 'little')
+    crc = zlib.crc32(ended.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return ended[:22] + int(f'{crc:032b}'[::-1], 2).to_bytes(4, 'little') + ended[26:]
 
 
 def last_page_frames(path: str | os.PathLike, size: int) -> int:

@@ -130,9 +130,26 @@ def test_an_ogg_that_lacks_a_part_of_a_page_or_a_page_in_the_middle_is_refused(m
     refuse(bytes(damaged), 'damaged, or pages behind it are missing')
 
 
-def test_an_ogg_that_ends_within_a_packet_is_refused(refuse):
-    pages = ogg_page(b'\1vorbis', 2, 0, 0) + ogg_page(bytes(510), 0, -1, 1, open_packet=True)
-    refuse(pages, 'ends within a packet')
+@pytest.mark.parametrize('subtype', ['VORBIS', 'OPUS'])
+def test_an_ogg_that_ends_within_a_packet_is_read_up_to_it(make, check, subtype):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE)
+    whole = make('OGG', samples, subtype=subtype)
+    expected = check(whole, 4.0, '', 0)
+    starts = [i for i in range(len(whole)) if whole.startswith(b'OggS', i)]
+    page = whole[starts[-2] : starts[-1]]
+    lacing = page[27 : 27 + page[26]]
+    content = page[27 + len(lacing) :]
+    # A packet of which 510 bytes are present follows the last one of the page.
+    head = page[:22] + bytes(4) + bytes((len(lacing) + 2,)) + lacing + b'\xff\xff'
+    page = head + content + bytes(510)
+    page = page[:22] + struct.pack('<I', ogg_crc(page)) + page[26:]
+    rate = 48000 if subtype == 'OPUS' else RATE
+    granule = int.from_bytes(page[6:14], 'little')
+    skipped = int.from_bytes(whole[whole.find(b'OpusHead') + 10 :][:2], 'little')
+    seconds = (granule - (skipped if subtype == 'OPUS' else 0)) / rate
+    cut = whole[: starts[-2]] + page
+    waveform = check(cut, seconds, 'the last OGG page ends within a packet', 0.001)
+    np.testing.assert_allclose(waveform, expected[: len(waveform)], atol=1e-6)
 
 
 def test_other_bytes_between_pages_are_skipped(make, check):
