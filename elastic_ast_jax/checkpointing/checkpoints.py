@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from elastic_ast_jax.checkpointing import scores, verification, vetting
 from elastic_ast_jax.checkpointing.digests_item import DigestsSave
-from elastic_ast_jax.checkpointing.orbax_manager import STATE_ITEMS, open_manager
+from elastic_ast_jax.checkpointing.orbax_manager import open_manager, state_items
 from elastic_ast_jax.checkpointing.restored_params import (
     CheckpointError,
     Mean,
@@ -27,6 +27,7 @@ from elastic_ast_jax.checkpointing.restored_params import (
     select_steps,
     shorten,
 )
+from elastic_ast_jax.checkpointing.saved_checkpoint import SavedCheckpoint
 from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.checkpointing.verified_restore import UnreadableError, restore_items
 from elastic_ast_jax.distributed import processes
@@ -35,23 +36,6 @@ from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.gcs import BucketPath
 
 _log = logging.getLogger(__name__)
-
-
-class SavedCheckpoint(NamedTuple):
-    """A checkpoint that is complete.
-
-    Attributes:
-        step: Its step, which is also its name.
-        bytes: The size of its files.
-        seconds: The time from the call of `save` until all files were written, without the final
-            step that marks it as complete.
-        waited: The part of it before `save` returned, in which training waited.
-    """
-
-    step: int
-    bytes: int
-    seconds: float
-    waited: float
 
 
 class Checkpoints:
@@ -175,7 +159,7 @@ class Checkpoints:
         with self._writing():
             if step in self._manager.all_steps():
                 return
-            trees = _items(state)
+            trees = state_items(state)
             items: dict[str, Any] = {
                 item: ocp.args.StandardSave(part) for item, part in trees.items()
             }
@@ -294,9 +278,7 @@ class Checkpoints:
         Raises:
             CheckpointError: None of the checkpoints can be read.
         """
-        items = {
-            item: part for item in STATE_ITEMS if (part := getattr(abstract, item)) is not None
-        }
+        items = state_items(abstract)
         failures: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
@@ -406,8 +388,3 @@ class Checkpoints:
                     f' or of another model: {error}'
                 ) from error
         return RestoredParams(steps[-1], mean.result(), describe(steps, item))
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """Return the parts of a state that are items of a checkpoint."""
-    return {item: part for item in STATE_ITEMS if (part := getattr(state, item)) is not None}

@@ -13,12 +13,18 @@ from orbax.checkpoint import checkpoint_managers
 
 from elastic_ast_jax.checkpointing import verification
 from elastic_ast_jax.checkpointing.digests_item import DigestsHandler
+from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.utils.gcs import BucketPath
 
-__all__ = ['STATE_ITEMS', 'open_manager']
+__all__ = ['STATE_ITEMS', 'open_manager', 'state_items']
 
 # Items of a checkpoint that are fields of the state; the step is the checkpoint's name.
 STATE_ITEMS = ('params', 'optimizer', 'ema')
+
+
+def state_items(state: TrainState) -> dict[str, Any]:
+    """Return the parts of a state that are items of a checkpoint."""
+    return {item: part for item in STATE_ITEMS if (part := getattr(state, item)) is not None}
 
 
 def open_manager(

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from elastic_ast_jax.checkpointing.checkpoints import Checkpoints, SavedCheckpoint
+from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
+from elastic_ast_jax.checkpointing.saved_checkpoint import SavedCheckpoint
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.epoch_plan import Schedule
