@@ -6,8 +6,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -172,38 +172,7 @@ class FileSource:
         cache = None if cache_folder is None else headers.cache_path(cache_folder)
         read = dict(zip(paths, headers.read_headers(paths, cache), strict=True))
 
-        same_files = same_file.group(path for path in paths if isinstance(read[path], Header))
-        problems, skipped, unusable, parts, repeated = [], [], set(), {}, []
-        usable, ranges = [], []  # clips; first and last native frame, native sample rate
-        for clip in clips:
-            header = read[clip.path]
-            if isinstance(header, AudioError):
-                message = f'{clip.origin}: {header}' if clip.origin else str(header)
-                if on_bad_audio == 'skip':
-                    skipped.append(message)
-                elif clip.path not in unusable:  # once for a recording with many parts
-                    unusable.add(clip.path)
-                    problems.append(message)
-                continue
-            try:
-                first, last = clip_frames(clip, header)
-            except DataError as error:
-                problems.append(str(error))
-                continue
-            usable.append(clip)
-            ranges.append((first, last, header.sample_rate))
-            earlier = parts.setdefault((same_files[clip.path], first, last), clip)
-            if earlier is clip:
-                continue
-            is_link = os.path.normpath(clip.path) != os.path.normpath(earlier.path)
-            if is_link and set(clip.labels) == set(earlier.labels):
-                repeated.append(f'{clip.location} is {earlier.location}')
-                continue
-            link = ' (one file is a link to the other)' if is_link else ''
-            problems.append(
-                f'{clip.location}: the same samples are listed before, in {earlier.location}{link}:'
-                ' keep one of them, with the labels of both'
-            )
+        usable, ranges, problems, skipped, repeated = _usable_parts(clips, read, on_bad_audio)
         if problems:
             raise DataError(
                 f'{pluralize(len(problems), "problem")} in {pluralize(len(clips), "clip")}:\n'
@@ -247,6 +216,70 @@ class FileSource:
                 ' start again'
             )
         return samples
+
+
+class _Parts(NamedTuple):
+    """Hold the clips that can be used, and what is wrong with the others.
+
+    Attributes:
+        clips: The clips.
+        ranges: First and last native frame of each, and its native sample rate.
+        problems: Problems of clips.
+        skipped: Problems of clips that are skipped.
+        repeated: Clips that are others through a link, with the same labels.
+    """
+
+    clips: list[FileClip]
+    ranges: list[tuple[int, int, int]]
+    problems: list[str]
+    skipped: list[str]
+    repeated: list[str]
+
+
+def _usable_parts(
+    clips: Sequence[FileClip],
+    read: Mapping[str, Header | AudioError],
+    on_bad_audio: BadAudio,
+) -> _Parts:
+    """Sort the clips by what their headers, by path, say about them."""
+    same_files = same_file.group(
+        path for path, header in read.items() if isinstance(header, Header)
+    )
+    parts, unusable, earlier_clips = _Parts([], [], [], [], []), set(), {}
+    for clip in clips:
+        header = read[clip.path]
+        if isinstance(header, AudioError):
+            message = f'{clip.origin}: {header}' if clip.origin else str(header)
+            if on_bad_audio == 'skip':
+                parts.skipped.append(message)
+            elif clip.path not in unusable:  # once for a recording with many parts
+                unusable.add(clip.path)
+                parts.problems.append(message)
+            continue
+        try:
+            first, last = clip_frames(clip, header)
+        except DataError as error:
+            parts.problems.append(str(error))
+            continue
+        parts.clips.append(clip)
+        parts.ranges.append((first, last, header.sample_rate))
+        earlier = earlier_clips.setdefault((same_files[clip.path], first, last), clip)
+        if earlier is not clip:
+            _note_repetition(clip, earlier, parts)
+    return parts
+
+
+def _note_repetition(clip: FileClip, earlier: FileClip, parts: _Parts) -> None:
+    """Note a clip that has the samples of an earlier one."""
+    is_link = os.path.normpath(clip.path) != os.path.normpath(earlier.path)
+    if is_link and set(clip.labels) == set(earlier.labels):
+        parts.repeated.append(f'{clip.location} is {earlier.location}')
+        return
+    link = ' (one file is a link to the other)' if is_link else ''
+    parts.problems.append(
+        f'{clip.location}: the same samples are listed before, in {earlier.location}{link}: keep'
+        ' one of them, with the labels of both'
+    )
 
 
 def fingerprint(

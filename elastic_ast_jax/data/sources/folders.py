@@ -13,7 +13,7 @@ import os
 from elastic_ast_jax.audio import finding
 from elastic_ast_jax.audio.errors import AudioError
 from elastic_ast_jax.audio.finding import is_hidden
-from elastic_ast_jax.data.sources import headers
+from elastic_ast_jax.data.sources import headers, same_file
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
 from elastic_ast_jax.data.sources.class_names import ClassNames, differ_by_case
 from elastic_ast_jax.utils.text import pluralize
@@ -103,6 +103,7 @@ def load(
         for name in recordings
     ]
     if part is not None:
+        _check_links(root, clips)  # also between the parts
         selected = [clip for clip in clips if held_out(clip.key, eval_share) == (part == 'eval')]
         if not selected:
             raise DataError(
@@ -165,6 +166,25 @@ def _recordings(root: str) -> list[str]:
         raise DataError(f'{error}. The folder must hold {_FORM}') from error
     listing.warn_of_hidden(root)
     return sorted(_below(root, path) for path in listing.recordings)
+
+
+def _check_links(root: str, clips: list[FileClip]) -> None:
+    """Refuse a recording that is in two class folders.
+
+    Raises:
+        DataError: There are some; the first ten are named.
+    """
+    same_files, first_clips, problems = same_file.group(clip.path for clip in clips), {}, []
+    for clip in clips:
+        first = first_clips.setdefault(same_files[clip.path], clip)
+        if first.labels != clip.labels:
+            problems.append(f'{clip.name} is {first.name}')
+    if problems:
+        raise DataError(
+            f'{root}: {pluralize(len(problems), "recording")} in two class folders, through links:'
+            f'\n{headers.format_problems(problems)}\nkeep one of them, or list the recording once'
+            ' in a manifest with both labels'
+        )
 
 
 def _warn_of_other_files(root: str, recordings: list[str]) -> None:

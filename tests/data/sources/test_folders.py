@@ -194,6 +194,16 @@ def test_one_recording_in_two_class_folders_is_refused(write, link):
     assert 'a link to the other' in str(error.value)
 
 
+def test_one_recording_in_two_class_folders_is_refused_across_the_parts_too(write):
+    root = write(*(f'{label}/{i}.wav' for label in ('cat', 'dog') for i in range(20)))
+    for i in range(8):
+        os.symlink(root / 'cat' / f'{i}.wav', root / 'dog' / f'link{i}.wav')
+    for part in ('train', 'eval'):
+        with pytest.raises(DataError, match='8 recordings in two class folders') as error:
+            folders.load(root, RATE, part, 0.5)
+        assert 'dog/link0.wav is cat/0.wav' in str(error.value)
+
+
 def test_one_recording_twice_in_a_class_is_reported(write, caplog):
     root = write('dog/a.wav', 'cat/b.wav')
     (root / 'dog' / 'c.wav').symlink_to('a.wav')
