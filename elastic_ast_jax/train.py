@@ -16,14 +16,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.checkpointing import run_lock
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
+from elastic_ast_jax.checkpointing.run_lock import RunLock
 from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.checkpointing.workdir import ModelMetadata, Workdir
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources.base import BadAudio
-from elastic_ast_jax.distributed import processes, sharding
+from elastic_ast_jax.distributed import agreement, process_view, processes, sharding
 from elastic_ast_jax.evaluation.evaluator import Evaluator, selection_score
 from elastic_ast_jax.models import factory as model_factory
 from elastic_ast_jax.models import flops
@@ -46,6 +48,7 @@ from elastic_ast_jax.training.save_schedule import SaveSchedule
 from elastic_ast_jax.training.step_reporter import StepReporter
 from elastic_ast_jax.training.training_data import (
     TrainingData,
+    check_agreement,
     open_training_data,
     stored_plan,
 )
@@ -126,12 +129,31 @@ def run(config: Config, path: str, *, extend: bool = False) -> None:
         Preempted: The process got SIGTERM; a checkpoint of the last step is saved.
     """
     jax_cache.use_compilation_cache()
-    setup = prepare_run(config, path, extend=extend)
+    with contextlib.ExitStack() as stack:
+        with processes.fail_together():
+            progress = Progress(shown=processes.is_primary())
+            agreement.check(process_view.settings_sections(config, [f'extend={extend}']))
+            lock = stack.enter_context(run_lock.hold(path, progress.write_line))
+            setup = prepare_run(config, path, progress, lock, extend=extend)
+        run_prepared(setup)
+
+
+def run_prepared(setup: Setup) -> None:
+    """Train from the newest checkpoint to the last epoch.
+
+    Raises:
+        Preempted: See `run`.
+    """
+    config = setup.config
     announce(setup)
     write_line = setup.progress.write_line
     with (
         setup.workdir.expect_present(),
-        Checkpoints(setup.workdir.checkpoints, config.train.max_checkpoints) as checkpoints,
+        Checkpoints(
+            setup.workdir.checkpoints,
+            config.train.max_checkpoints,
+            check_lock=setup.workdir.check_lock,
+        ) as checkpoints,
     ):
         state = restore_or_initialize(setup, checkpoints)
         step = int(state.step)
@@ -245,21 +267,25 @@ def restore_or_initialize(setup: Setup, checkpoints: Checkpoints) -> TrainState:
     return steps.init_sharded(setup.pretrained) if state is None else state
 
 
-def prepare_run(config: Config, path: str, *, extend: bool = False) -> Setup:
+def prepare_run(
+    config: Config, path: str, progress: Progress, lock: RunLock, *, extend: bool = False
+) -> Setup:
     """Open or begin a workdir, and build everything that the run needs besides its state.
 
     Args:
         config: The configuration.
         path: The workdir.
+        progress: Writes to the terminal.
+        lock: Holds the workdir.
         extend: See `run`.
 
     Raises:
         UserError: The config, the data, the devices or the workdir do not fit together.
+        DisagreementError: The processes have other data.
     """
-    progress = Progress(shown=processes.is_primary())
     if config.train.wandb and processes.is_primary():
         wandb_log.import_wandb(config.train.wandb)  # fails before any work if it is missing
-    workdir = Workdir(path, processes.process_index())
+    workdir = Workdir(path, processes.process_index(), lock.check)
     prepare = functools.partial(prepare_extension, workdir) if extend else workdir.prepare
     processes.primary_first('workdir', prepare, config)
     mesh = sharding.make_mesh(config.mesh)
@@ -268,6 +294,7 @@ def prepare_run(config: Config, path: str, *, extend: bool = False) -> Setup:
         detect.check_exists(config.init.from_)
     splits.check_paths(config)
     data = open_training_data(config)
+    check_agreement(config, data)
     metadata = ModelMetadata(data.labels, fbank.fingerprint(config.frontend))
     processes.primary_first('model metadata', workdir.set_model_metadata, metadata)
     plan = processes.primary_first('plan', stored_plan, config, workdir, data)
@@ -282,6 +309,8 @@ def prepare_run(config: Config, path: str, *, extend: bool = False) -> Setup:
         config, schedule.epoch_ends, plan.extended_after
     )
     steps = compiled_steps.make_steps(config, len(data.labels), attend, dtype, mesh, learning_rate)
+    evaluator = Evaluator(config, data.labels, steps.eval_step, mesh)
+    agreement.check(process_view.data_sections('evaluation', evaluator.source, ()))
     return Setup(
         config,
         workdir,
@@ -295,7 +324,7 @@ def prepare_run(config: Config, path: str, *, extend: bool = False) -> Setup:
         pretrained=starting_params(
             config, workdir, steps.network, steps.abstract.params, data.labels, progress
         ),
-        evaluator=Evaluator(config, data.labels, steps.eval_step, mesh),
+        evaluator=evaluator,
     )
 
 
@@ -321,6 +350,7 @@ def open_session(setup: Setup, checkpoints: Checkpoints, first_step: int) -> Ite
                 first_step,
                 schedule.steps,
                 progress.write_line,
+                setup.workdir.check_lock,
             )
         )
         preemption = stack.enter_context(processes.Preemption())

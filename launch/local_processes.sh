@@ -40,6 +40,9 @@ processes=${words[0]}
 whole restarts 0
 whole grace 0
 
+# Names this run in the lock of its workdir. A restart may take it over at once.
+job="local_processes.sh $HOSTNAME $$ ${EPOCHSECONDS:-$RANDOM$RANDOM}"
+
 find_port() {  # sets $port to a free port, below the ports of outgoing connections
   port=$((10000 + RANDOM % 20000))
   while (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
@@ -47,8 +50,9 @@ find_port() {  # sets $port to a free port, below the ports of outgoing connecti
   done
 }
 
-set_environment() {  # set_environment NUMBER: sets $environment for a process of this start
+set_environment() {  # set_environment NUMBER START: sets $environment for a process
   environment=("JAX_COORDINATOR_ADDRESS=127.0.0.1:$port" "JAX_NUM_PROCESSES=$processes" "JAX_PROCESS_ID=$1")
+  environment+=("ELASTIC_AST_JOB=$job" "ELASTIC_AST_START=$2")
   if [[ -n $devices ]]; then
     environment+=("JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}"
       "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices")
@@ -58,7 +62,7 @@ set_environment() {  # set_environment NUMBER: sets $environment for a process o
 if [[ -n $dry_run ]]; then
   find_port
   for ((number = 0; number < processes; number++)); do
-    set_environment "$number"
+    set_environment "$number" 1
     quoted env "${environment[@]}" "${command[@]}"
   done
   exit 0
@@ -109,7 +113,7 @@ begin() {  # begin START: starts all processes, each as the leader of a process 
   leaders=() first_code=0 killing=''
   [[ -n $stopped ]] || deadline=''
   for ((number = 0; number < processes; number++)); do
-    set_environment "$number"
+    set_environment "$number" "$1"
     log=$(log_of "$number" "$1")
     set -m  # an own process group, in which SIGINT is not ignored
     (

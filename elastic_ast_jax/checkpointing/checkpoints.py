@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from elastic_ast_jax.checkpointing.restored_params import (
     select_steps,
     shorten,
 )
+from elastic_ast_jax.checkpointing.run_lock import LockLostError
 from elastic_ast_jax.checkpointing.saved_checkpoint import SavedCheckpoint
 from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.checkpointing.verified_restore import UnreadableError, restore_items
@@ -48,7 +49,12 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: str | os.PathLike, max_checkpoints: int = 1, *, read_only: bool = False
+        self,
+        directory: str | os.PathLike,
+        max_checkpoints: int = 1,
+        *,
+        read_only: bool = False,
+        check_lock: Callable[[], None] = lambda: None,
     ):
         """Open the directory.
 
@@ -57,12 +63,15 @@ class Checkpoints:
             max_checkpoints: The number of newest checkpoints to keep, besides the one with the best
                 evaluation.
             read_only: Whether to write and delete nothing.
+            check_lock: Called before each checkpoint is written, and again before it is complete:
+                raises an error if this run may not write, see `run_lock.RunLock.check`.
 
         Raises:
             CheckpointError: The bucket cannot be used.
         """
         self.directory = files.as_path(directory)
         self._max_checkpoints = max_checkpoints
+        self._check_lock = check_lock
         self._scores: dict[int, float] = {}
         self._damaged_scores: dict[int, str] = {}
         self._noted = False  # that a checkpoint has no digests
@@ -75,7 +84,7 @@ class Checkpoints:
                 self.directory,
                 max_checkpoints=max_checkpoints,
                 is_best=self._is_best,
-                on_written=self._record_time,
+                on_written=self._before_commit,
                 read_only=read_only,
             )
             self._read_scores()
@@ -107,6 +116,9 @@ class Checkpoints:
     def __exit__(self, kind: Any, *_: Any) -> None:
         try:
             self._manager.close()  # waits for a save in progress
+        except LockLostError:
+            if kind is None:
+                raise
         except Exception as error:  # a full disk raises errors of many types
             if kind is None:
                 raise self._not_written(error) from error
@@ -156,6 +168,7 @@ class Checkpoints:
         start = time.perf_counter()
         step = int(state.step)
         self.wait()
+        self._check_lock()
         with self._writing():
             if step in self._manager.all_steps():
                 return
@@ -181,6 +194,7 @@ class Checkpoints:
             CheckpointError: The checkpoint or its score cannot be written.
         """
         self.wait()
+        self._check_lock()
         self._scores[step] = score if math.isfinite(score) else math.nan
         self._damaged_scores.pop(step, None)
         with self._writing():
@@ -229,14 +243,20 @@ class Checkpoints:
                 return
             self._completed.append(SavedCheckpoint(step, size, self._finished - start, waited))
 
-    def _record_time(self) -> None:
-        """Record the time; Orbax calls it from the thread that writes, when all is written."""
+    def _before_commit(self) -> None:
+        """Record the time, and check the lock before the checkpoint gets its name.
+
+        Orbax calls it from the thread that writes, when all is written.
+        """
         self._finished = time.perf_counter()
+        self._check_lock()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except LockLostError:
+            raise
         except Exception as error:  # a full disk raises errors of many types, also later
             raise self._not_written(error) from error
 

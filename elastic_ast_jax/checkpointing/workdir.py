@@ -15,6 +15,7 @@
 | `starting_point.txt` | the weights that training started from, with `init.from` |
 | `conversion.txt` | the destination of each tensor of a converted model |
 | `unused.npz` | its tensors without one |
+| `lock/` | which process trains in the workdir, see `run_lock`; in a bucket `lock.json` |
 | `wandb.json`, `wandb/` | the id of the run at Weights & Biases, and its files |
 """
 
@@ -23,9 +24,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.audio.frontend import FrontendSpec
@@ -70,7 +71,12 @@ _COMPLETE = 'commit_success.txt'
 class Workdir:
     """Paths of a workdir, and its small files."""
 
-    def __init__(self, path: str | os.PathLike, process: int = 0):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        process: int = 0,
+        check_lock: Callable[[], None] = lambda: None,
+    ):
         """Locate a local folder, or one in a bucket: `gs://BUCKET/FOLDER`.
 
         Of several processes the first, 0, writes. The others only check the same values.
@@ -78,12 +84,17 @@ class Workdir:
         Args:
             path: The folder.
             process: The index of this process.
+            check_lock: Called before each write: raises an error if this run may not write, see
+                `run_lock.RunLock.check`.
 
         Raises:
             BucketPathError: See `files.as_path`.
         """
         self._writes = process == 0
+        self.check_lock = check_lock
         self.path = files.as_path(path)
+        # Objects in a bucket have conditions, so that one file is enough.
+        self.lock = self.path / ('lock.json' if isinstance(self.path, BucketPath) else 'lock')
         self.checkpoints = self.path / 'checkpoints'
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
@@ -108,6 +119,13 @@ class Workdir:
         return self.checkpoints.is_dir() and any(
             entry.name.isdecimal() for entry in self.checkpoints.iterdir()
         )
+
+    def not_writable(self, error: OSError) -> WorkdirError:
+        """Return the error of a workdir that cannot be written."""
+        failure = WorkdirError(
+            f'{self.path}: cannot be written ({error.strerror}); choose another --workdir'
+        )
+        return cast(WorkdirError, gcs.with_exit_code(failure, self.path, error))
 
     def newest_step(self) -> int:
         """Return the step of the newest checkpoint of a run that has one."""
@@ -136,16 +154,14 @@ class Workdir:
         ):
             self.check_inside(place)
         if self._writes:
+            self.check_lock()
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 probe = self.path / '.writable'
                 probe.touch()
                 probe.unlink()
             except OSError as error:
-                failure = WorkdirError(
-                    f'{self.path}: cannot be written ({error.strerror}); choose another --workdir'
-                )
-                raise gcs.with_exit_code(failure, self.path, error) from error
+                raise self.not_writable(error) from error
         file = self.path / 'config.json'
         if file.exists():
             self.check_config(config, free=('train.epochs',) if extend else ())
@@ -155,7 +171,10 @@ class Workdir:
                 ' must be a folder that all processes share'
             )
         # A crash may leave files that begin with .config.
-        elif any(not entry.name.startswith('.config.') for entry in self.path.iterdir()):
+        elif any(
+            not entry.name.startswith('.config.') and entry != self.lock
+            for entry in self.path.iterdir()
+        ):
             raise WorkdirError(
                 f'{self.path}: holds other files and no config.json; choose a new or empty'
                 ' --workdir'
@@ -351,6 +370,7 @@ class Workdir:
         if self.skipped.exists():
             before = self.skipped.read_text(encoding='utf-8').splitlines()
         lines = dict.fromkeys([*before, *lines])
+        self.check_lock()
         self.skipped.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
 
     def budgets(self, frontend: FrontendSpec) -> TokenBudgets:
@@ -433,5 +453,6 @@ class Workdir:
 
     def _write(self, file: Path | BucketPath, text: str) -> None:
         if self._writes:
+            self.check_lock()
             self.check_inside(file.parent)
             files.write_text(file, text)

@@ -6,11 +6,12 @@ detects them (TPU pods, SLURM, GKE, Open MPI). Without either the process runs a
 runs the same program on the same config and the same workdir.
 """
 
+import contextlib
 import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ COORDINATOR, PROCESSES, PROCESS, AUTO = (
 # Exit code of a run that was asked to stop, has saved, and can be started again: `EX_TEMPFAIL` of
 # sysexits.h.
 EXIT_PREEMPTED = 75
+# Exit code of a process that an unexpected error ended, as of the commands.
+_CRASHED = 70
 # A process without a heartbeat for this long counts as dead; the others end.
 _HEARTBEAT_SECONDS = 30
 # A process that ends waits as long for the others to end too.
@@ -41,6 +44,14 @@ _START_SECONDS = 300
 
 class ProcessesError(UserError):
     """Environment variables that do not name the other processes; lists the allowed values."""
+
+
+class PeerError(UserError):
+    """Another process failed; the exit code is that of the other."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Preempted(UserError):  # noqa: N818  an exit with a checkpoint, not an error
@@ -118,11 +129,16 @@ def is_primary() -> bool:
 
 
 def wait_for_all(point: str) -> None:
-    """Wait until all processes are at this point of the program, which has a unique name."""
-    if not is_single_process():
-        from jax.experimental import multihost_utils
+    """Wait until all processes are at this point of the program, which has a unique name.
 
-        multihost_utils.sync_global_devices(point)
+    Raises:
+        ProcessesError: A process waits at another point.
+        PeerError: See `fail_together`.
+    """
+    points = all_gather(point)
+    if len(set(points)) > 1:
+        listing = ', '.join(f'process {i} at {point!r}' for i, point in enumerate(points))
+        raise ProcessesError(f'the processes run different programs: {listing}')
 
 
 def primary_first(point: str, action: Callable[..., Result], *arguments: Any) -> Result:
@@ -149,7 +165,40 @@ def all_gather(value: Any) -> list[Any]:
     Args:
         value: The value of this process: anything that JSON can hold. Keys of dictionaries become
             strings.
+
+    Raises:
+        PeerError: See `fail_together`.
     """
+    replies = _exchange({'value': value})
+    for i, reply in enumerate(replies):
+        if 'failure' in reply:
+            raise PeerError(f'process {i} failed, so all end: {reply["failure"]}', reply['code'])
+    return [reply['value'] for reply in replies]
+
+
+@contextlib.contextmanager
+def fail_together() -> Iterator[None]:
+    """Let an error of one process in this block end all processes, instead of a wait without end.
+
+    The other processes learn of it in their next call of `all_gather`, or at the end of the block.
+    So this is for work before the first step, between whose steps processes only wait for each
+    other in this module.
+
+    Raises:
+        PeerError: Another process failed.
+    """
+    try:
+        yield
+        wait_for_all('the end of the preparation')
+    except PeerError:
+        raise
+    except Exception as error:
+        _exchange({'failure': str(error), 'code': getattr(error, 'exit_code', _CRASHED)})
+        raise
+
+
+def _exchange(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the values of all processes; their arrays have equal shapes, whatever they hold."""
     text = json.dumps(value).encode()
     if is_single_process():
         return [json.loads(text)]

@@ -15,6 +15,7 @@ from jaxtyping import Float64, Shaped
 from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.audio.reading import AudioError
+from elastic_ast_jax.checkpointing import run_lock
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import stored
 from elastic_ast_jax.config.schema import Config
@@ -93,13 +94,16 @@ def run(
         )
     if out:
         folder = files.as_path(out)
-        if isinstance(result, sweep.Curve):
-            written = sweep.write_curve(
-                result, config, description, 0, (), folder / 'eval', kind='baseline'
-            )
-        else:
-            written = evaluate.write_metrics(evaluations[0], description, 0, (), folder / 'eval')
-        files.write_text(folder / 'config.json', stored.to_json(config))
+        with run_lock.hold(out, progress.write_line):
+            if isinstance(result, sweep.Curve):
+                written = sweep.write_curve(
+                    result, config, description, 0, (), folder / 'eval', kind='baseline'
+                )
+            else:
+                written = evaluate.write_metrics(
+                    evaluations[0], description, 0, (), folder / 'eval'
+                )
+            files.write_text(folder / 'config.json', stored.to_json(config))
         progress.write_line(f'written: {" ".join(map(str, written))}')
     return result
 

@@ -17,7 +17,13 @@ from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.schema import Config, Mesh
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.clip_labels import classes_without_clips
-from elastic_ast_jax.distributed import partitioning, processes, sharding
+from elastic_ast_jax.distributed import (
+    agreement,
+    partitioning,
+    process_view,
+    processes,
+    sharding,
+)
 from elastic_ast_jax.evaluation import budget_sweep, resized_ast, sweep, sweep_axes
 from elastic_ast_jax.evaluation.curves import class_curves, write_curves
 from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator
@@ -118,8 +124,12 @@ def run(
             if kind
             else ()
         )
-    model = load_model(path, checkpoint, mesh)
-    evaluator = _make_evaluator(model, config, mesh)
+    with processes.fail_together():
+        agreement.check(process_view.settings_sections(config))
+        model = load_model(path, checkpoint, mesh)
+        evaluator = _make_evaluator(model, config, mesh)
+        options = [f'checkpoint={model.step}', f'sweep={kind}', f'points={curve_points}']
+        agreement.check(process_view.data_sections('evaluation', evaluator.source, options))
     _warn_of_empty_classes(evaluator, model, progress)
     if kind == 'budget':
         return budget_sweep.run(workdir, points, evaluator, model, overrides, progress)

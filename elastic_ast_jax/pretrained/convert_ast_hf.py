@@ -14,6 +14,7 @@ from elastic_ast_jax.pretrained.save_workdir import (
     REPORT,
     ConvertError,
     check,
+    hold_new,
     new_workdir,
     report,
     save,
@@ -47,7 +48,7 @@ def run(source: str | os.PathLike, out: str | os.PathLike, *, loss: str | None =
         ConvertError: `out` holds a model, or no model is possible with these labels or features.
         WorkdirError, CheckpointError, WriteError: `out` cannot be written.
     """
-    workdir = new_workdir(out)
+    new_workdir(out)  # before the work
     converted = ast_hf.load(source)
     model, frontend = converted.model, converted.frontend
     named_loss = _LOSSES.get(converted.problem_type or '')
@@ -74,9 +75,10 @@ def run(source: str | os.PathLike, out: str | os.PathLike, *, loss: str | None =
     table = [(row.source, row.shape, row.destination()) for row in converted.mappings]
     summary = report(os.fspath(source), notes, table)
     check(config, converted.labels, source)
-    workdir.prepare(config)
-    write_text(workdir.path / REPORT, summary + '\n')
-    save(workdir, config, converted.labels, converted.params)
+    with hold_new(out) as workdir:
+        workdir.prepare(config)
+        write_text(workdir.path / REPORT, summary + '\n')
+        save(workdir, config, converted.labels, converted.params)
     print(summary)
     print(f'written: {printable(str(workdir.path))}')
 

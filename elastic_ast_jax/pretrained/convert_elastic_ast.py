@@ -22,6 +22,7 @@ from elastic_ast_jax.pretrained.save_workdir import (
     REPORT,
     ConvertError,
     check,
+    hold_new,
     new_workdir,
     report,
     save,
@@ -119,7 +120,7 @@ def run(
         ConfigError: Values that do not go together.
         WorkdirError, CheckpointError, WriteError: `out` cannot be written.
     """
-    workdir = new_workdir(out)
+    new_workdir(out)  # before the work
     state = state_dict.read(source)
     try:
         layout = elastic_ast_torch.infer_layout(state.tensors, heads, pool)
@@ -147,10 +148,12 @@ def run(
     ]
     summary = report(str(state.path), notes, tensor_table(layout))
     check(config, names, labels or source)
-    workdir.prepare(config)
-    _save_unused(workdir.path / UNUSED_TENSORS, state.tensors, layout)
-    write_text(workdir.path / REPORT, summary + '\n')
-    save(workdir, config, names, elastic_ast_torch.to_params(state.tensors, layout))
+    params = elastic_ast_torch.to_params(state.tensors, layout)
+    with hold_new(out) as workdir:
+        workdir.prepare(config)
+        _save_unused(workdir.path / UNUSED_TENSORS, state.tensors, layout)
+        write_text(workdir.path / REPORT, summary + '\n')
+        save(workdir, config, names, params)
     print(summary)
     print(f'written: {printable(str(workdir.path))}')
 

@@ -1,7 +1,8 @@
 """Save converted parameters as a workdir."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.checkpointing import run_lock
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.checkpointing.workdir import ModelMetadata, Workdir
@@ -16,7 +18,16 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import printable
 
-__all__ = ['NO_DATA', 'REPORT', 'ConvertError', 'check', 'new_workdir', 'report', 'save']
+__all__ = [
+    'NO_DATA',
+    'REPORT',
+    'ConvertError',
+    'check',
+    'hold_new',
+    'new_workdir',
+    'report',
+    'save',
+]
 
 # `data` of a converted model, which has no data; evaluation prints these values.
 NO_DATA = {
@@ -36,16 +47,32 @@ class ConvertError(UserError):
     """
 
 
-def new_workdir(path: str | os.PathLike) -> Workdir:
+def new_workdir(path: str | os.PathLike, check_lock: Callable[[], None] = lambda: None) -> Workdir:
     """Return the workdir at a path that holds no model.
+
+    Args:
+        path: The workdir.
+        check_lock: See `Workdir`.
 
     Raises:
         ConvertError: It holds a model.
     """
-    workdir = Workdir(path)
+    workdir = Workdir(path, check_lock=check_lock)
     if workdir.has_checkpoint():
         raise ConvertError(f'{workdir.path}: holds a model already: choose another folder')
     return workdir
+
+
+@contextlib.contextmanager
+def hold_new(path: str | os.PathLike) -> Iterator[Workdir]:
+    """Hold a workdir while a model is written into it.
+
+    Raises:
+        ConvertError: It holds a model.
+        LockedError: A run uses it.
+    """
+    with run_lock.hold(path) as lock:
+        yield new_workdir(path, lock.check)
 
 
 def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -> None:
@@ -68,7 +95,7 @@ def save(workdir: Workdir, config: Config, labels: Sequence[str], params: Any) -
     workdir.set_model_metadata(ModelMetadata(tuple(labels), fbank.fingerprint(config.frontend)))
     optimizer: Any = None
     state = TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), optimizer)
-    with Checkpoints(workdir.checkpoints) as checkpoints:
+    with Checkpoints(workdir.checkpoints, check_lock=workdir.check_lock) as checkpoints:
         checkpoints.save(state)
 
 

@@ -51,5 +51,6 @@ def starting_params(
     for line in initialized.report:
         progress.write_line(line)
     if processes.is_primary():
+        workdir.check_lock()
         write_text(workdir.starting_point, '\n'.join(initialized.report) + '\n')
     return initialized.params

@@ -58,6 +58,7 @@ def open_log(
     steps: int,
     *,
     keep_evaluation: bool = True,
+    check_lock: Callable[[], None] = lambda: None,
 ) -> '_LocalLog | _BucketLog':
     """Open the metrics of a run after `steps` steps, and drop the lines of later ones.
 
@@ -66,14 +67,15 @@ def open_log(
         tensorboard: The folder of the events. Profiles in it stay.
         steps: The step that the run starts or resumes after.
         keep_evaluation: Whether to keep the line of an evaluation after this step.
+        check_lock: Called before each write, see `MetricsLog`.
 
     Returns:
         A log with the methods `add(line)`, `flush()`, which writes all lines, and `close()`.
     """
     keep = functools.partial(_is_kept, steps=steps, keep_evaluation=keep_evaluation)
     if isinstance(file, BucketPath) and isinstance(tensorboard, BucketPath):
-        return _BucketLog(file, tensorboard, keep)
-    return _LocalLog(Path(file), Path(tensorboard), keep)
+        return _BucketLog(file, tensorboard, keep, check_lock)
+    return _LocalLog(Path(file), Path(tensorboard), keep, check_lock)
 
 
 def _is_kept(line: str, *, steps: int, keep_evaluation: bool) -> bool:
@@ -85,7 +87,15 @@ def _is_kept(line: str, *, steps: int, keep_evaluation: bool) -> bool:
 class _LocalLog:
     """Appends each line to local files at once."""
 
-    def __init__(self, file: Path, tensorboard: Path, keep: Callable[[str], bool]):
+    def __init__(
+        self,
+        file: Path,
+        tensorboard: Path,
+        keep: Callable[[str], bool],
+        check_lock: Callable[[], None],
+    ):
+        self._check_lock = check_lock
+        check_lock()
         kept_lines = [line for line in read_lines(file) or [] if keep(line)]
         temporary = file.with_name(file.name + '.new')
         temporary.write_text(''.join(kept_lines), encoding='utf-8')
@@ -98,6 +108,7 @@ class _LocalLog:
         _add_scalars(self._events, kept_lines)
 
     def add(self, line: str) -> None:
+        self._check_lock()
         self._stream.write(line)
         self._stream.flush()
         _add_scalars(self._events, [line])
@@ -117,7 +128,15 @@ class _BucketLog:
     start.
     """
 
-    def __init__(self, file: BucketPath, tensorboard: BucketPath, keep: Callable[[str], bool]):
+    def __init__(
+        self,
+        file: BucketPath,
+        tensorboard: BucketPath,
+        keep: Callable[[str], bool],
+        check_lock: Callable[[], None],
+    ):
+        self._check_lock = check_lock
+        check_lock()
         self._folder, self._tensorboard = _folder(file), tensorboard
         self._pending: list[str] = []
         self._next_number = 0
@@ -145,6 +164,7 @@ class _BucketLog:
 
     def flush(self) -> None:
         if self._pending:
+            self._check_lock()
             self._put(self._next_number, self._pending)
             self._next_number, self._pending = self._next_number + 1, []
         self._last_flush = time.monotonic()

@@ -3,9 +3,10 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from elastic_ast_jax.checkpointing.run_lock import LockLostError
 from elastic_ast_jax.training import metrics_file
 from elastic_ast_jax.utils import files, gcs
 from elastic_ast_jax.utils.errors import UserError
@@ -29,6 +30,7 @@ class MetricsLog:
         first_step: int,
         *,
         keep_evaluation: bool = True,
+        check_lock: Callable[[], None] = lambda: None,
     ):
         """Open the log, and drop the lines of steps after `first_step`.
 
@@ -38,6 +40,8 @@ class MetricsLog:
             first_step: The step that the run starts or resumes after.
             keep_evaluation: Whether to keep the line of an evaluation after this step; if not, the
                 run evaluates it again.
+            check_lock: Called before each write: raises an error if this run may not write, see
+                `run_lock.RunLock.check`.
 
         Raises:
             LogError: It cannot be written.
@@ -49,6 +53,7 @@ class MetricsLog:
                 files.as_path(tensorboard),
                 first_step,
                 keep_evaluation=keep_evaluation,
+                check_lock=check_lock,
             )
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
@@ -83,6 +88,8 @@ class MetricsLog:
         """Raise the first failure only, and none that follows from it, such as a failed flush."""
         try:
             yield
+        except LockLostError:
+            raise
         except Exception as error:  # also of the thread in which TensorBoard writes
             if not self._failed:
                 self._failed = True

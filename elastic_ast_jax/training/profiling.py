@@ -31,6 +31,7 @@ class Profile:
         first_step: int,
         last_step: int,
         write_line: Callable[[str], Any],
+        check_lock: Callable[[], None] = lambda: None,
     ):
         """Plan the profile.
 
@@ -40,8 +41,9 @@ class Profile:
             first_step: The step that the run starts or resumes after.
             last_step: The number of steps of the whole run.
             write_line: Called with a message that names the profile.
+            check_lock: Called before the profile is written, see `run_lock.RunLock.check`.
         """
-        self._folder, self._write_line = folder, write_line
+        self._folder, self._write_line, self._check_lock = folder, write_line, check_lock
         self._begin = max(first_step, min(first_step + _WARMUP_STEPS, last_step - steps))
         self._end = min(self._begin + steps, last_step)
         self._running = False
@@ -85,6 +87,7 @@ class Profile:
 
     def _stop(self) -> None:
         self._running = False
+        self._check_lock()
         jax.profiler.stop_trace()
         if isinstance(self._folder, BucketPath):
             for file in filter(Path.is_file, self._trace_folder.rglob('*')):

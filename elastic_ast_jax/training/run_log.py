@@ -132,7 +132,11 @@ def open_logs(
             if processes.is_primary():
                 evaluated = checkpoints.score(first_step) is not None
                 log = MetricsLog(
-                    workdir.metrics, workdir.tensorboard, first_step, keep_evaluation=evaluated
+                    workdir.metrics,
+                    workdir.tensorboard,
+                    first_step,
+                    keep_evaluation=evaluated,
+                    check_lock=workdir.check_lock,
                 )
                 stack.enter_context(run_on_exit(log.close))
                 sinks.append(log)

@@ -9,6 +9,7 @@ from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.clip_labels import label_names, targets
+from elastic_ast_jax.distributed import agreement, process_view
 from elastic_ast_jax.training import extension
 
 
@@ -35,6 +36,18 @@ def open_training_data(config: Config) -> TrainingData:
     labels = label_names(source)
     classes = targets(source, labels, 'training', config.train.loss)
     return TrainingData(source, labels, classes, splits.make_train_planner(config, source))
+
+
+def check_agreement(config: Config, data: TrainingData) -> None:
+    """Check that all processes have the same training data, plan and pretrained weights.
+
+    Raises:
+        DisagreementError: They have not; names the process and the line.
+    """
+    plan = [data.planner.fingerprint(data.source.fingerprint)]
+    agreement.check(process_view.data_sections('training', data.source, plan))
+    if config.init.from_:
+        agreement.check(process_view.weights_sections(config.init.from_))
 
 
 def stored_plan(config: Config, workdir: Workdir, data: TrainingData) -> PlanRecord:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,10 +36,14 @@ _RESERVED = frozenset('*?[]#')
 _MAX_MESSAGE = 300
 # Words of gcsfs and TensorStore when access is denied.
 _ACCESS_DENIED = ('Forbidden', 'PERMISSION_DENIED', 'UNAUTHENTICATED')
+# Answers of the service to requests with a condition.
+_NOT_FOUND, _OTHER_GENERATION = 404, 412
 _LOG_IN = (
     'log in with `gcloud auth application-default login`, or have this account made Storage Object'
     ' User and Storage Legacy Bucket Reader of the bucket'
 )
+
+_clients = threading.local()
 
 
 class BucketPathError(UserError):
@@ -146,13 +151,61 @@ class BucketPath(PurePosixPath):
             for key in keys:
                 store.rm_file(key)
 
+    def generation(self) -> int | None:
+        """Return the generation of the object, which each write changes; None without an object."""
+        with self._blob() as blob, _unless(_NOT_FOUND):
+            blob.reload()
+            return int(blob.generation)
+        return None
+
+    def read_versioned(self) -> tuple[int, bytes] | None:
+        """Return the generation of the object and its content; None if it does not exist."""
+        with self._blob() as blob, _unless(_NOT_FOUND):
+            while True:
+                blob.reload()
+                generation = int(blob.generation)
+                with _unless(_OTHER_GENERATION):  # it was replaced meanwhile
+                    return generation, blob.download_as_bytes(if_generation_match=generation)
+        return None
+
+    def write_if(self, data: bytes, generation: int) -> int | None:
+        """Write the object if it has this generation; 0 means that it does not exist.
+
+        Returns:
+            The new generation; None if the object has another one.
+        """
+        with self._blob() as blob, _unless(_OTHER_GENERATION):
+            blob.upload_from_string(data, if_generation_match=generation)
+            return int(blob.generation)
+        return None
+
+    def unlink_if(self, generation: int) -> bool:
+        """Delete the object if it has this generation; return whether it had."""
+        with self._blob() as blob, _unless(_NOT_FOUND, _OTHER_GENERATION):
+            blob.delete(if_generation_match=generation)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _blob(self) -> Iterator[Any]:
+        """Yield the object of google-cloud-storage, which supports conditions on generations."""
+        with self._explained():
+            bucket, *name = self.parts
+            yield _storage_client().bucket(bucket).blob('/'.join(name))
+
     @contextlib.contextmanager
     def _file_system(self) -> Iterator[Any]:
-        """Yield gcsfs's file system, and raise its errors as `OSError`s with advice."""
-        try:
+        """Yield gcsfs's file system."""
+        with self._explained():
             import fsspec
 
             yield fsspec.filesystem('gcs')
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise the errors of clients as `OSError`s with advice."""
+        try:
+            yield
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, 'no such file or bucket', str(self)) from error
         except Exception as error:  # gcsfs, aiohttp and google-auth define their own
@@ -196,6 +249,25 @@ def check_access(path: BucketPath) -> None:
     from google.cloud import storage
 
     storage.Client().get_bucket(path.parts[0])
+
+
+def _storage_client() -> Any:
+    """Return a client of google-cloud-storage for this thread."""
+    if not hasattr(_clients, 'storage'):
+        from google.cloud import storage
+
+        _clients.storage = storage.Client()
+    return _clients.storage
+
+
+@contextlib.contextmanager
+def _unless(*codes: int) -> Iterator[None]:
+    """Leave this block if google-cloud-storage answers with one of these codes."""
+    try:
+        yield
+    except Exception as error:  # google-api-core defines its own
+        if getattr(error, 'code', None) not in codes:
+            raise
 
 
 def _configure_clients() -> None:

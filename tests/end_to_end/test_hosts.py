@@ -37,9 +37,12 @@ def manifest(recordings, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def group(environment, arguments, manifest):
-    """Return a function that starts a run on some processes, each with some devices."""
+    """Return a function that starts a run on some processes, each with some devices.
 
-    def start(processes, devices, workdir, *overrides):
+    `second` are further words of the second process.
+    """
+
+    def start(processes, devices, workdir, *overrides, second=()):
         with socket.socket() as free:
             free.bind(('127.0.0.1', 0))
             port = free.getsockname()[1]
@@ -58,7 +61,13 @@ def group(environment, arguments, manifest):
                 }
             started.append(
                 subprocess.Popen(
-                    [sys.executable, '-m', 'elastic_ast_jax', *command],
+                    [
+                        sys.executable,
+                        '-m',
+                        'elastic_ast_jax',
+                        *command,
+                        *(second if number == 1 else ()),
+                    ],
                     env=own,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -193,3 +202,42 @@ def test_run_of_four_processes_survives_a_kill_with_the_same_bits(
         json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
     ]
     same_bits(tmp_path / 'whole', tmp_path / 'run', lines[-1]['step'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'override, words',
+    [
+        ('frontend.mean=-3.5', 'has frontend.mean=-3.5, where process 0'),
+        ('augment.freq_mask=7', 'has augment.freq_mask=7, where process 0'),
+        ('train.epochs=11', 'has train.epochs=11, where process 0'),
+        ('data.train={fewer}', 'training clips: process 1'),
+        ('data.train={labels}', 'training clips: process 1'),
+        ('data.eval={other}', 'evaluation clips: process 1'),
+        ('data.eval=nowhere.jsonl', 'no such manifest'),
+    ],
+)
+def test_processes_that_disagree_end_together(
+    group, recordings, manifest, tmp_path, override, words
+):
+    def write(name, split, change):
+        lines = [line | {'audio': str(recordings.folder / line['audio'])} for line in split]
+        file = tmp_path / f'{name}.jsonl'
+        file.write_text('\n'.join(map(json.dumps, change(lines))) + '\n')
+        return file
+
+    files = {
+        'fewer': write('fewer', recordings.train, lambda lines: lines[:-1]),
+        'labels': write(
+            'labels',
+            recordings.train,
+            lambda lines: [lines[0] | {'labels': ['middle']}, *lines[1:]],
+        ),
+        'other': write('other', recordings.test[:11], lambda lines: lines[::-1]),
+    }
+    workdir = tmp_path / 'run'
+    started = group(2, 1, workdir, second=[f'--config.{override.format(**files)}'])
+    outputs = [process.communicate(timeout=200)[1] for process in started]
+    assert [process.returncode for process in started] == [1, 1], outputs
+    assert all(words in output for output in outputs), outputs
+    assert not (workdir / 'checkpoints').exists() and not (workdir / 'lock').exists()

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from elastic_ast_jax.distributed import identity
 from tests.fakes.machine import ROOT
 
 yaml = pytest.importorskip('yaml')
@@ -70,6 +71,19 @@ def test_the_template_is_a_valid_job_set():
     )
     assert container(jobset)['command'] == ['elastic-ast', 'train']
     assert {'name': 'ELASTIC_AST_DISTRIBUTED', 'value': 'auto'} in container(jobset)['env']
+
+
+def test_a_restart_is_known_as_one_of_the_same_job():
+    jobset = yaml.safe_load((ROOT / 'launch' / 'gke.yaml').read_text())
+    fields = {
+        entry['name']: entry['valueFrom']['fieldRef']['fieldPath']
+        for entry in container(jobset)['env']
+        if 'valueFrom' in entry
+    }
+    assert fields == {
+        identity.JOB: "metadata.annotations['jobset.sigs.k8s.io/jobset-uid']",
+        identity.START: "metadata.annotations['jobset.sigs.k8s.io/restart-attempt']",
+    }
 
 
 def test_the_exit_code_decides_the_restart():

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from elastic_ast_jax.distributed.identity import Identity
 from tests.fakes.machine import until
 
 # Records its number, the number of its start and its process id, waits for the other processes of
@@ -83,6 +84,7 @@ def test_each_process_has_its_number_in_the_environment(machine, launch):
         '--xla_force_host_platform_device_count=4'
     }
     assert {environment['JAX_PLATFORMS'] for environment in environments} == {'cpu'}
+    assert {environment['ELASTIC_AST_START'] for environment in environments} == {'1'}
 
 
 def test_the_dry_run_prints_the_commands(machine):
@@ -126,6 +128,8 @@ if start == 0:
         for start in range(2)
     ]
     assert len(ports[0]) == len(ports[1]) == 1 and ports[0] != ports[1]
+    identities = [Identity.current(processes[0, start][1]) for start in range(2)]
+    assert identities[0].is_restarted_by(identities[1])
     assert all_ended(machine)
     assert (machine.folder / 'logs' / 'process1.restart1.log').exists()
 

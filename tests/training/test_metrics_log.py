@@ -7,6 +7,7 @@ import os
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from elastic_ast_jax.checkpointing.run_lock import LockLostError
 from elastic_ast_jax.training.metrics_log import LogError, MetricsLog
 
 
@@ -135,3 +136,20 @@ def test_error_of_a_full_disk_names_folder_and_step(full, tmp_path):
 def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(LogError, match='the log cannot be written at the start'):
         MetricsLog(tmp_path / 'gone' / 'metrics.jsonl', tmp_path / 'gone' / 'tensorboard', 0)
+
+
+def test_nothing_is_written_after_another_run_took_over(tmp_path):
+    def check_lock():
+        if held[0] == 'by another':
+            raise LockLostError('taken over')
+
+    held = ['by this run']
+    opened = MetricsLog(
+        tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', 0, check_lock=check_lock
+    )
+    opened.write(1, 'train', {'loss': 1.0})
+    held[0] = 'by another'
+    with pytest.raises(LockLostError):
+        opened.write(2, 'train', {'loss': 2.0})
+    opened.close()
+    assert [line['step'] for line in lines(tmp_path)] == [1]

@@ -48,6 +48,11 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of the files that hold the clips."""
+        return self._reader.files
+
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
         """Return clip `i`: mono, full scale [-1, 1], `samples[i]` long.
 

@@ -113,6 +113,11 @@ class Reader:
         self._features = tfds.features.FeaturesDict(features)
         self._audio_feature = tfds.features.FeaturesDict({names.audio: audio})
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of the files of the split."""
+        return tuple(path for path, _, _ in self._files)
+
     def audio(self, record: int, name: str) -> Shaped[np.ndarray, '...']:
         """Return the stored samples, with integers of 16 bits as int16.
 
