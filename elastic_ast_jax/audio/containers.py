@@ -3,7 +3,8 @@
 libsndfile reads a truncated WAV or OGG as if it ended at that point, and obeys headers that were
 never finished or are wrong. This module compares the sizes in a header with the size of the file
 (WAV, RF64, W64, AIFF, SVX, AU, CAF and NIST SPHERE), follows the pages of an OGG, counts the frames
-of an MP3 and looks at the last frame of a FLAC. Other containers do not note their size.
+of an MP3, joins the blocks of a VOC and looks at the last frame of a FLAC. Other containers do not
+note their size.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import functools
 import os
 import struct
 
-from elastic_ast_jax.audio import chunks, flac, mpeg, mpeg_frames, ogg
+from elastic_ast_jax.audio import chunks, flac, mpeg, mpeg_frames, ogg, voc
 from elastic_ast_jax.audio.inspection import Inspection, Read
 from elastic_ast_jax.utils import placeholders
 
@@ -68,6 +69,8 @@ def _inspect(path: str | bytes | os.PathLike, size: int) -> Inspection:
             return _au(head, start, size)
         if head[:7] == b'NIST_1A':
             return _nist(read, start, size)
+        if head.startswith(voc.MAGIC):
+            return voc.inspect(read, start, size)
         if head[:4] == b'OggS':
             return ogg.inspect(read, size)
         if head[:4] == b'fLaC':
