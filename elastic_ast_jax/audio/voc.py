@@ -13,8 +13,8 @@ MAGIC = b'Creative Voice '
 _END, _SOUND, _CONTINUATION, _MARKER, _TEXT, _EXTENSION, _NEW_SOUND = 0, 1, 2, 4, 5, 8, 9
 # Bytes of a block in front of the samples, which all blocks of a sound share.
 _FORMAT_BYTES = {_SOUND: 2, _NEW_SOUND: 12, _CONTINUATION: 0}
-# sox notes a few bytes too little for its only block.
-_LEFT = 8
+# sox notes eight bytes too little for its only block; the last one ends the file.
+_LEFT = 9
 _MAX_BLOCKS = 10_000
 _MAX_LENGTH = (1 << 24) - 1
 _PROBLEM = 'is a VOC file of {}, which libsndfile cannot read: convert it, for example with sox'
