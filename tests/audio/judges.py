@@ -4,7 +4,6 @@ All waveforms are mono float32: the mean of the channels, summed in their order,
 """
 
 import dataclasses
-import os
 import re
 import struct
 import subprocess
@@ -84,7 +83,7 @@ def decode_by_libsndfile(path: str, sample_rate: int | None = None) -> Decoded:
         sample_rate: Sample rate of the result; that of the recording if None.
     """
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with soundfile.SoundFile(path) as file:
             blocks = []
             while len(block := file.read(_BLOCK, dtype='float32', always_2d=True)):
                 blocks.append(block)

@@ -5,6 +5,7 @@ python -m tests.fuzz.audio --count 10000
 
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -97,7 +98,7 @@ def original(folder: pathlib.Path, which: int) -> bytes:
     )
     channels = 1 if container in ('SVX', 'XI') else 1 + which % 2
     path = folder / f'original-{which}'
-    options = {'bitrate_mode': 'CONSTANT'} if 'constant' in name else {}
+    options: dict[str, Any] = {'bitrate_mode': 'CONSTANT'} if 'constant' in name else {}
     soundfile.write(
         path, samples[:, :channels], 16000, format=container, subtype=subtype, **options
     )
