@@ -36,8 +36,6 @@ EXIT_PREEMPTED = 75
 _CRASHED = 70
 # A process without a heartbeat for this long counts as dead; the others end.
 _HEARTBEAT_SECONDS = 30
-# A process that ends waits as long for the others to end too.
-_SHUTDOWN_SECONDS = 30
 # All processes must have started by then.
 _START_SECONDS = 300
 
@@ -99,7 +97,6 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
                 index,
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 initialization_timeout=_START_SECONDS,
-                shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
             )
     except (RuntimeError, ValueError) as error:
         peers = (

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -40,22 +39,18 @@ class Run:
         command = [*program, f'--config={RECIPE}', f'--workdir={workdir}']
         if processes > 1:
             launcher = ['bash', str(LAUNCHER), str(processes), '--devices=1', '--restarts=0']
-            command = [*launcher, '--grace=30', f'--logs={log.with_suffix("")}', '--', *command]
+            command = [*launcher, '--grace=30', f'--logs={log}s', '--', *command]
         environment = os.environ | {
             'PYTHONPATH': str(ROOT),
             'JAX_PLATFORMS': 'cpu',
             'TF_CPP_MIN_LOG_LEVEL': '2',
         }
 
-        def limit_files() -> None:
-            if limit:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-
+        if limit:  # without preexec_fn, which may hang in a program of several threads
+            command = ['prlimit', f'--fsize={limit}', *command]
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, 'wb') as output:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, preexec_fn=limit_files
-            )
+            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
     def targets(self) -> dict[int, int]:
         """Return the id of each process of the run that is alive, by number; -1: the launcher."""

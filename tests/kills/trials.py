@@ -88,7 +88,10 @@ def wait_for(run: Run, kill: Kill, undisturbed: Reference) -> bool:
     steps, remains = steps_logged(run.workdir), unfinished(run.workdir)
     if kill.moment == 'start':
         deadline = time.monotonic() + kill.delay * undisturbed.seconds
-        return run.wait_until(lambda: time.monotonic() >= deadline)
+        # A start with compiled programs is shorter than that of the undisturbed run.
+        return run.wait_until(
+            lambda: time.monotonic() >= deadline or steps_logged(run.workdir) > steps
+        )
     if kill.moment == 'evaluation':
         return run.wait_until(lambda: unscored(run.workdir, undisturbed.epoch_ends))
     # The file is shortened at the start, to the step that the run resumes after.
