@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import future
 
 from elastic_ast_jax.checkpointing import array_digests, verification
 from elastic_ast_jax.checkpointing.array_digests import ArrayDigest, HostParts
@@ -39,12 +40,12 @@ class DigestsHandler(ocp.JsonCheckpointHandler):
 
     async def async_save(
         self, directory: epath.Path, item: Any = None, args: Any = None
-    ) -> list[ocp.future.Future]:
+    ) -> list[future.Future]:
         """Keep the host's copies of the arrays, and digest them in the background."""
         parts = list(array_digests.host_parts(args.items))
         self._args = dataclasses.replace(args, items=dict.fromkeys(args.items))
         return [
-            ocp.future.CommitFutureAwaitingContractedSignals(
+            future.CommitFutureAwaitingContractedSignals(
                 self._digest(directory, parts), name='array_digests'
             )
         ]

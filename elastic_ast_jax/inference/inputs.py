@@ -27,7 +27,9 @@ def list_inputs(inputs: Any) -> Iterable[Any]:
     )
     is_single = isinstance(inputs, (str, bytes, os.PathLike, Mapping)) or is_array
     # A pair of samples and rate is one input too, which cannot be used.
-    return [inputs] if is_single or _is_pair(inputs) else inputs
+    if is_single or _is_pair(inputs):
+        return [inputs]
+    return inputs
 
 
 def to_array(source: Any, name: str, sample_rate: int) -> Shaped[np.ndarray, '...']:

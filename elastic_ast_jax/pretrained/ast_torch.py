@@ -122,7 +122,9 @@ def infer_grid(count: int, patch: tuple[int, int], geometry: Geometry | None = N
     """
     if geometry and geometry.patch == patch and math.prod(geometry.grid) == count:
         return geometry
-    bins = list(dict.fromkeys([_MELS, *([geometry.mels] if geometry else [])]))
+    bins = [_MELS]
+    if geometry and geometry.mels != _MELS:
+        bins.append(geometry.mels)
     groups = _STRIDES if patch == _PATCH else ((patch,),)
     for strides in groups:
         candidates = [

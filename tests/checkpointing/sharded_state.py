@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,8 @@ def abstract(step: int = 0, *, sizes: tuple[int, int, int]) -> TrainState:
     mesh = sharding.make_mesh(MeshSettings(*sizes))
     placed = {name: NamedSharding(mesh, PartitionSpec(*axes)) for name, (_, axes) in PARAMS.items()}
     whole = sharding.replicated(mesh)
-    shardings = TrainState(whole, placed, {'mu': placed, 'count': whole})
+    optimizer: Any = {'mu': placed, 'count': whole}
+    shardings = TrainState(whole, placed, optimizer)
     return sharding.with_shardings(jax.eval_shape(lambda: host_state(step)), shardings)
 
 

@@ -155,10 +155,10 @@ def patches_by_numpy(source, planner, plan, position):
     ]
     features = fbank.log_mel(waveform, frontend, int(clips.shift[position]))
     assert len(features) == frames
-    filling = {'edge': 'edge', 'repeat': 'wrap'}.get(frontend.partial)
-    if filling:
+    if frontend.partial in ('edge', 'repeat'):
         held = int(clips.time_patches[position]) * frontend.patch_frames
-        features = np.pad(features, ((0, held - frames), (0, 0)), filling)
+        missing = ((0, held - frames), (0, 0))
+        features = np.pad(features, missing, 'edge' if frontend.partial == 'edge' else 'wrap')
     if planner.spec.augment.time_warp:
         place = np.arange(len(features))
         origin = np.interp(

@@ -32,7 +32,8 @@ def test_many_clips_give_a_thousand_points_with_both_ends(tmp_path):
     assert len(curves[0].thresholds) == MAX_POINTS
     assert curves[0].thresholds[0] == logits[:, 0].max()
     assert curves[0].recall[-1] == curves[0].false_positive_rate[-1] == 1.0
-    (file,) = write_curves(curves, tmp_path)
-    rows = list(csv.DictReader(file.open(encoding='utf-8')))
+    write_curves(curves, tmp_path)
+    lines = (tmp_path / 'curves.csv').read_text('utf-8').splitlines()
+    rows = list(csv.DictReader(lines))
     assert len(rows) == 2 * MAX_POINTS and rows[0]['class'] == 'a'
     assert set(rows[0]) == {'class', 'threshold', 'precision', 'recall', 'false_positive_rate'}

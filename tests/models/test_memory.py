@@ -40,6 +40,7 @@ def test_the_estimate_is_near_what_the_compiler_allocates(attention, sections):
     params = jax.eval_shape(lambda: factory.init_params(network, shape, 0))
     apply = jax.jit(lambda params, batch: network.apply({'params': params}, batch))
     analysis = apply.lower(params, shape.abstract()).compile().memory_analysis()
+    assert analysis is not None
     batch = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shape.abstract()))
     allocated = analysis.temp_size_in_bytes + batch
     assert 0.7 < memory.batch_bytes(config, 3) / allocated < 4

@@ -63,7 +63,7 @@ def test_one_class_token_gives_the_logits_of_pytorch(torch_vit, tmp_path):
     with torch.no_grad():
         pixels = torch.from_numpy(spectrograms.transpose(0, 2, 1)[:, None].copy())
         expected = head(norm(torch_vit(pixels).last_hidden_state[:, 0])).numpy()
-    logits = network.apply(
+    logits: Any = network.apply(
         {'params': unflatten_dict(params, sep='/')}, jnp.asarray(spectrograms), method='classify'
     )
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)

@@ -222,5 +222,5 @@ def test_a_hard_link_in_the_other_split_is_the_same_clip(write):
 def test_folders_that_look_alike_are_one_class(write, caplog):
     names = unicodedata.normalize('NFD', 'café'), 'café', 'Dog', 'dog'
     source = folders.load(write(*(f'{name}/{i}.wav' for i, name in enumerate(names))), RATE)
-    assert len(source.classes) == 3 and len(set(source.labels)) == 3
+    assert source.classes and len(source.classes) == 3 and len(set(source.labels)) == 3
     assert 'class folders that differ only in upper and lower case:\n  Dog and dog' in caplog.text
