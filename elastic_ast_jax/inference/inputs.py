@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Shaped
@@ -29,7 +29,7 @@ def list_inputs(inputs: Any) -> Iterable[Any]:
     # A pair of samples and rate is one input too, which cannot be used.
     if is_single or _is_pair(inputs):
         return [inputs]
-    return inputs
+    return cast(Iterable[Any], inputs)
 
 
 def to_array(source: Any, name: str, sample_rate: int) -> Shaped[np.ndarray, '...']:
