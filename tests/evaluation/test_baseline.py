@@ -95,7 +95,7 @@ def test_a_trained_model_is_not_overwritten(task, tmp_path, capsys):
         (
             ['p300', 'x'],
             'cross_entropy',
-            "has 2 labels, but train.loss='cross_entropy' takes one a clip",
+            "has 2 labels (p300, x), but train.loss='cross_entropy' takes one a clip",
         ),
     ],
 )
