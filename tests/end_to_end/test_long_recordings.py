@@ -268,6 +268,7 @@ def test_results_are_yielded_before_all_inputs_are_read(model):
     assert next(reads) <= 3 * 64
 
 
+@pytest.mark.slow
 def test_progress_appears_during_long_work(trained, command, tmp_path, monkeypatch):
     soundfile.write(tmp_path / 'long.wav', tone(900, 90.0), RATE)
     arguments = ('predict', trained, tmp_path / 'long.wav', '--json', '--overlap=0.9')

@@ -158,6 +158,7 @@ print(report.differences['2 devices'].max())
 """
 
 
+@pytest.mark.slow
 def test_clips_on_several_devices():
     """Run in another process, as JAX fixes the number of devices at its first use."""
     root = pathlib.Path(__file__).parents[2]
@@ -174,6 +175,7 @@ def test_clips_on_several_devices():
     assert float(result.stdout) <= packing_invariance.BOUND
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys, monkeypatch):
     untrained.workdir(tmp_path / 'run')
     random = np.random.default_rng(0)
