@@ -133,6 +133,8 @@ def run(config: Config, path: str, *, extend: bool = False) -> None:
         with processes.fail_together():
             progress = Progress(shown=processes.is_primary())
             agreement.check(process_view.settings_sections(config, [f'extend={extend}']))
+            if config.train.wandb and processes.is_primary():
+                wandb_log.import_wandb(config.train.wandb)  # fails before there is a workdir
             lock = stack.enter_context(run_lock.hold(path, progress.write_line))
             setup = prepare_run(config, path, progress, lock, extend=extend)
         run_prepared(setup)
@@ -283,8 +285,6 @@ def prepare_run(
         UserError: The config, the data, the devices or the workdir do not fit together.
         DisagreementError: The processes have other data.
     """
-    if config.train.wandb and processes.is_primary():
-        wandb_log.import_wandb(config.train.wandb)  # fails before any work if it is missing
     workdir = Workdir(path, processes.process_index(), lock.check)
     prepare = functools.partial(prepare_extension, workdir) if extend else workdir.prepare
     processes.primary_first('workdir', prepare, config)

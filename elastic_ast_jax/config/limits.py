@@ -37,6 +37,8 @@ _LARGEST: Mapping[str, float] = MappingProxyType(
         'data.num_workers': 2**10,
         'train.epochs': 2**20,
         'train.seed': 2**32 - 1,
+        # No size follows from it; training that is not finite stops by itself.
+        'optimizer.learning_rate': 1e30,
     }
 )
 # Samples of an analysis window.

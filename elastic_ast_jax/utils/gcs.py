@@ -209,6 +209,9 @@ class BucketPath(PurePosixPath):
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, 'no such file or bucket', str(self)) from error
         except Exception as error:  # gcsfs, aiohttp and google-auth define their own
+            if getattr(error, 'code', None) == _NOT_FOUND:
+                reason = 'no such file or bucket'
+                raise FileNotFoundError(errno.ENOENT, reason, str(self)) from error
             raise OSError(
                 errno.EACCES if _is_permanent(error) else errno.EIO, explain(error), str(self)
             ) from error

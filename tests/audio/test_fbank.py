@@ -216,6 +216,7 @@ def test_the_fingerprint_is_stable_and_depends_on_every_field():
         'partial': 'floor',
         'max_frames': 512,
         'min_frames': 64,
+        'fixed_frames': 512,
         'kind': 'librosa',
         'fft': 1024,
     }

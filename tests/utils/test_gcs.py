@@ -152,7 +152,7 @@ def test_every_call_explains_missing_access(folder, shelf, tmp_path, status):
         file.touch,
         file.read_text,
         file.unlink,
-        file.size,
+        file.file_size,
         lambda: list(file.iterdir()),
         lambda: file.upload(tmp_path / 'x'),
         lambda: file.rename(folder / 'y'),
