@@ -29,7 +29,7 @@ def test_every_whole_number_has_a_limit(number):
             assert key in refused(**{section: {name: number}})
 
 
-@pytest.mark.parametrize('number', [1e13, -1e300])
+@pytest.mark.parametrize('number', [1e31, -1e300])
 def test_every_fraction_has_a_limit(number):
     for key, value in Config().flat().items():
         section, name = key.split('.')
