@@ -19,14 +19,12 @@ from orbax.checkpoint import future
 from elastic_ast_jax.checkpointing import array_digests, verification
 from elastic_ast_jax.checkpointing.array_digests import ArrayDigest, HostParts
 from elastic_ast_jax.checkpointing.verification import CheckpointDigests, FileDigest
+from elastic_ast_jax.checkpointing.workdir_files import COMPLETE
 from elastic_ast_jax.distributed import processes
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.gcs import BucketPath
 
 __all__ = ['DigestsHandler', 'DigestsRestore', 'DigestsSave']
-
-# The file that Orbax writes into a folder when it is complete.
-_COMPLETE = 'commit_success.txt'
 
 
 class DigestsHandler(ocp.JsonCheckpointHandler):
@@ -127,15 +125,15 @@ def _commit_files(folder: Path | BucketPath, args: DigestsSave) -> dict[str, Fil
     """
     item = next(iter(args.items))
     try:
-        text = (folder / item / _COMPLETE).read_text(encoding='utf-8')
+        text = (folder / item / COMPLETE).read_text(encoding='utf-8')
     except FileNotFoundError:
         return {}
     words, path = text.removesuffix(f'{folder / item}'), f'{folder / item}'
     if words + path != text:
         return {}
     return {
-        f'{verification.ITEM}/{_COMPLETE}': verification.bytes_digest(
+        f'{verification.ITEM}/{COMPLETE}': verification.bytes_digest(
             f'{words}{folder / verification.ITEM}'.encode()
         ),
-        _COMPLETE: verification.bytes_digest(f'{words}{args.folder}'.encode()),
+        COMPLETE: verification.bytes_digest(f'{words}{args.folder}'.encode()),
     }

@@ -32,7 +32,7 @@ from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.checkpointing import workdir_files
 from elastic_ast_jax.checkpointing.run_records import ModelMetadata, PlanRecord, RecordError
-from elastic_ast_jax.checkpointing.workdir_files import RESTORE, WorkdirError
+from elastic_ast_jax.checkpointing.workdir_files import COMPLETE, RESTORE, WorkdirError
 from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.packing import token_budget
@@ -62,10 +62,6 @@ _FREE_KEYS = {
     'mesh.fsdp',
     'mesh.tensor',
 }
-
-
-# The last file that Orbax writes into a checkpoint in a bucket.
-_COMPLETE = 'commit_success.txt'
 
 
 class Workdir:
@@ -111,14 +107,8 @@ class Workdir:
         self.check_inside(self.checkpoints)
         # In a bucket checkpoints have their names before they are complete.
         if isinstance(self.path, BucketPath):
-            return any(
-                (entry / _COMPLETE).exists()
-                for entry in self.checkpoints.iterdir()
-                if entry.name.isdecimal()
-            )
-        return self.checkpoints.is_dir() and any(
-            entry.name.isdecimal() for entry in self.checkpoints.iterdir()
-        )
+            return any((entry / COMPLETE).exists() for entry in self._checkpoint_folders())
+        return self.checkpoints.is_dir() and any(self._checkpoint_folders())
 
     def not_writable(self, error: OSError) -> WorkdirError:
         """Return the error of a workdir that cannot be written."""
@@ -129,9 +119,10 @@ class Workdir:
 
     def newest_step(self) -> int:
         """Return the step of the newest checkpoint of a run that has one."""
-        return max(
-            int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdecimal()
-        )
+        return max(int(entry.name) for entry in self._checkpoint_folders())
+
+    def _checkpoint_folders(self) -> Iterator[Path | BucketPath]:
+        return (entry for entry in self.checkpoints.iterdir() if entry.name.isdecimal())
 
     def prepare(self, config: Config, *, extend: bool = False) -> None:
         """Create the workdir of a run, or check that it belongs to the same run.

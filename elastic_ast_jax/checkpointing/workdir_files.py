@@ -12,6 +12,8 @@ from elastic_ast_jax.utils import bounded, gcs
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.gcs import BucketPath
 
+# The file that Orbax writes into a folder in a bucket when it is complete.
+COMPLETE = 'commit_success.txt'
 # The most bytes of a JSON file: the names of a million classes, the rows of a million epochs.
 _LIMIT = 16 * bounded.MEBIBYTE
 # Advice for a damaged file of a run.

@@ -358,9 +358,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         id='resume-06',
         module='elastic_ast_jax/checkpointing/workdir.py',
-        where='Workdir.has_checkpoint: complete checkpoints',
-        old='entry.name.isdecimal() for',
-        new='True for',
+        where='Workdir._checkpoint_folders: complete checkpoints',
+        old='if entry.name.isdecimal()',
+        new='if True',
         fault='An unfinished checkpoint counts as a checkpoint.',
         tests=('tests/checkpointing/test_workdir.py',),
     ),
