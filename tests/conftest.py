@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import pathlib
+import shutil
 
 import hypothesis
 import jax
@@ -16,6 +18,16 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('EPATH_USE_TF', 'false')
 if 'JAX_PLATFORMS' not in os.environ:
     jax.config.update('jax_platforms', 'cpu')
+# All tests and their processes share compiled programs, and so does the next run. Most of the time
+# of a first run is compilation. A process reads the environment, this one has imported JAX already.
+COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'
+for key, value in {
+    'jax_compilation_cache_dir': str(COMPILED),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+}.items():
+    os.environ[key.upper()] = str(value)
+    jax.config.update(key, value)
 # Make [T] + [R, T] an error: arrays of different ranks must name their axes.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -23,6 +35,13 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # same examples.
 hypothesis.settings.register_profile('repeatable', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('repeatable')
+
+
+def pytest_sessionstart(session):
+    """Remove compiled programs once they fill a gigabyte: most belong to code of the past."""
+    if not hasattr(session.config, 'workerinput') and COMPILED.exists():
+        if sum(file.stat().st_size for file in COMPILED.iterdir()) > 1e9:
+            shutil.rmtree(COMPILED)
 
 
 @pytest.fixture(scope='session')

@@ -19,6 +19,7 @@ from elastic_ast_jax.cli.commands import UsageError, add_command
 from elastic_ast_jax.cli.hints import hints
 from elastic_ast_jax.utils import gcs
 from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.failure_hooks import run_failure_hooks
 from elastic_ast_jax.utils.interrupts import interrupts_arrive
 from elastic_ast_jax.utils.progress import Progress
 
@@ -72,6 +73,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     An error that the user can mend is printed without a traceback.
     """
+    code = _run(argv)
+    run_failure_hooks(code)
+    return code
+
+
+def make_parser(names: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of the program.
+
+    Args:
+        names: The commands whose modules are imported. The others have no arguments.
+    """
+    parser = argparse.ArgumentParser(
+        prog='elastic-ast',
+        description='Audio classification of clips of any length. Each command has its own --help.',
+    )
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    for name, summary in COMMANDS.items():
+        add_command(commands, name, summary, _load(name) if name in names else None)
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
     _configure_logging()
     words = list(sys.argv[1:] if argv is None else argv)
     name = _command_name(words)
@@ -98,22 +121,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:  # a defect, or the loss of another process; launchers restart after both
         traceback.print_exc()
         return _CRASHED
-
-
-def make_parser(names: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
-    """Return the parser of the program.
-
-    Args:
-        names: The commands whose modules are imported. The others have no arguments.
-    """
-    parser = argparse.ArgumentParser(
-        prog='elastic-ast',
-        description='Audio classification of clips of any length. Each command has its own --help.',
-    )
-    commands = parser.add_subparsers(required=True, metavar='COMMAND')
-    for name, summary in COMMANDS.items():
-        add_command(commands, name, summary, _load(name) if name in names else None)
-    return parser
 
 
 def _configure_logging() -> None:

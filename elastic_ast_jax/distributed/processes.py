@@ -10,7 +10,9 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 
 from elastic_ast_jax.utils.errors import UserError
+from elastic_ast_jax.utils.failure_hooks import on_failure
 from elastic_ast_jax.utils.interrupts import interrupts_end_the_process
 
 Result = TypeVar('Result')
@@ -38,6 +41,9 @@ _CRASHED = 70
 _HEARTBEAT_SECONDS = 30
 # All processes must have started by then.
 _START_SECONDS = 300
+# The first process runs the service of the connections. It ends this much later than it fails, since
+# its end aborts processes that are still about to print the same error.
+_LAST_SECONDS = 2
 
 
 class ProcessesError(UserError):
@@ -108,6 +114,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
             f'{peers}: cannot be reached ({_first_line(error)}): check that all run, and that each'
             ' reaches the first one'
         ) from error
+    on_failure(_end_without_waiting)
 
 
 def is_single_process() -> bool:
@@ -237,6 +244,21 @@ class Preemption:
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)
+
+
+def _end_without_waiting(code: int) -> None:
+    """End this process now if it has failed.
+
+    JAX waits five minutes at a regular end of Python for the others, which wait for this process in
+    their next step. They notice a process that is gone.
+    """
+    if code == EXIT_PREEMPTED or is_single_process():
+        return
+    if is_primary():
+        time.sleep(_LAST_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _whole_number(name: str, text: str) -> int:

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from jax.experimental.compilation_cache import compilation_cache
 
 from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.training import metrics_log
@@ -72,24 +71,6 @@ class Recordings:
     @property
     def test_files(self) -> list[str]:
         return [str(self.folder / line['audio']) for line in self.test]
-
-
-@pytest.fixture(scope='session', autouse=True)
-def compiled(tmp_path_factory):
-    """Share one cache of compiled programs among these tests and their processes.
-
-    It is removed at the end.
-    """
-    folder = str(tmp_path_factory.mktemp('compiled'))
-    before = jax.config.values['jax_compilation_cache_dir']
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('JAX_COMPILATION_CACHE_DIR', folder)
-        jax.config.update('jax_compilation_cache_dir', folder)
-        # JAX decides at the first compilation of a process whether there is a cache
-        compilation_cache.reset_cache()
-        yield
-    jax.config.update('jax_compilation_cache_dir', before)
-    compilation_cache.reset_cache()
 
 
 def tone(hertz: float, samples: int, rate: int = RATE, seed: int = 0) -> np.ndarray:
@@ -188,7 +169,7 @@ def command(capsys):
 
 
 @pytest.fixture(scope='session')
-def environment(compiled) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Environment of a process of its own: this checkout's package, no accelerator."""
     return os.environ | {
         'PYTHONPATH': str(ROOT),

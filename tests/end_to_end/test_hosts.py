@@ -241,3 +241,18 @@ def test_processes_that_disagree_end_together(
     assert [process.returncode for process in started] == [1, 1], outputs
     assert all(words in output for output in outputs), outputs
     assert not (workdir / 'checkpoints').exists() and not (workdir / 'lock').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [0, 1])
+def test_a_process_that_ends_alone_ends_the_others(group, tmp_path, number):
+    workdir = tmp_path / 'run'
+    started = group(2, 1, workdir, 'train.epochs=200')
+    metrics, deadline = workdir / 'metrics.jsonl', time.monotonic() + 200
+    while not metrics.exists() or not metrics.read_text():
+        assert time.monotonic() < deadline and started[0].poll() is None
+        time.sleep(0.1)
+    started[number].send_signal(signal.SIGINT)
+    for process in started:
+        process.communicate(timeout=60)
+    assert started[number].returncode == 130 and started[1 - number].returncode != 0

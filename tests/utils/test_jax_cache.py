@@ -12,7 +12,7 @@ def cache_dir():
 def test_compiled_programs_are_stored_in_the_users_cache(tmp_path, monkeypatch):
     before = cache_dir()
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
     try:
         jax_cache.use_compilation_cache()
         assert cache_dir() == str(tmp_path / 'elastic-ast' / 'xla')

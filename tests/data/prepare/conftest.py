@@ -1,3 +1,3 @@
 """The commands are run as the end-to-end tests run them."""
 
-from tests.end_to_end.conftest import command, compiled, environment, python  # noqa: F401
+from tests.end_to_end.conftest import command, environment, python  # noqa: F401
