@@ -13,6 +13,9 @@ fast=(
   tests/pretrained/test_detect.py
 )
 
+# Check every annotated shape and type of the package while the tests run. Tracing takes a third more time.
+shapes=--jaxtyping-packages=elastic_ast_jax,beartype.beartype
+
 case ${1-} in
   -h | --help)
     cat <<'TEXT'
@@ -32,11 +35,11 @@ TEXT
     ;;
   --fast)
     shift
-    set -- -n 2 "${fast[@]}" "$@"
+    set -- "$shapes" -n 2 "${fast[@]}" "$@"
     ;;
   --slow)
     shift
-    set -- -m slow "$@"
+    set -- "$shapes" -m slow "$@"
     ;;
 esac
 

@@ -18,6 +18,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('EPATH_USE_TF', 'false')
 if 'JAX_PLATFORMS' not in os.environ:
     jax.config.update('jax_platforms', 'cpu')
+# Compilation takes longer than what is compiled: skip the optimizations of LLVM.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 # All tests and their processes share compiled programs, and so does the next run. Most of the time
 # of a first run is compilation. A process reads the environment, this one has imported JAX already.
 COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'
@@ -39,8 +41,10 @@ hypothesis.settings.load_profile('repeatable')
 
 def pytest_sessionstart(session):
     """Remove compiled programs once they fill a gigabyte: most belong to code of the past."""
-    if not hasattr(session.config, 'workerinput') and COMPILED.exists():
-        if sum(file.stat().st_size for file in COMPILED.iterdir()) > 1e9:
+    is_worker = hasattr(session.config, 'workerinput')
+    if not is_worker and COMPILED.exists():
+        size = sum(file.stat().st_size for file in COMPILED.iterdir())
+        if size > 1e9:
             shutil.rmtree(COMPILED)
 
 

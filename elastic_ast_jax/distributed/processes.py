@@ -41,8 +41,8 @@ _CRASHED = 70
 _HEARTBEAT_SECONDS = 30
 # All processes must have started by then.
 _START_SECONDS = 300
-# The first process runs the service of the connections. It ends this much later than it fails, since
-# its end aborts processes that are still about to print the same error.
+# The first process ends this much later than it fails: its end aborts all others, which may be
+# about to print the same error.
 _LAST_SECONDS = 2
 
 

@@ -21,6 +21,7 @@ def short(arguments, command, tmp_path):
     return tmp_path / 'short'
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended(
     short, arguments, command, tmp_path, same_bits, logged, stopped, saved
 ):

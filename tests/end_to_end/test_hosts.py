@@ -118,6 +118,7 @@ def same(lines, alone):
             )
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_learn_and_evaluate_as_one(run, alone):
     assert len([line for line in alone if line['kind'] == 'train']) >= 20
     same(run(2, 2), alone)

@@ -9,8 +9,11 @@ from elastic_ast_jax.training import metrics_log
 
 @pytest.mark.parametrize(
     'way, moment',
-    [('removed', (2, 'train')), ('renamed', (7, 'eval'))],
-    ids=['before a checkpoint', 'before a score'],
+    [
+        pytest.param('removed', (2, 'train'), id='before a checkpoint'),
+        # The run that resumes waits for the last sign of life of the one that lost its workdir.
+        pytest.param('renamed', (7, 'eval'), id='before a score', marks=pytest.mark.slow),
+    ],
 )
 def test_a_workdir_that_goes_away_is_named(arguments, command, tmp_path, monkeypatch, way, moment):
     workdir, write = tmp_path / 'run', metrics_log.MetricsLog.write

@@ -131,9 +131,8 @@ def from_manifest(forms, arguments, logged, tmp_path_factory) -> list[dict]:
 @pytest.mark.parametrize(
     'form',
     [
-        'folders',
         'tfds_bytes',
-        *(pytest.param(form, marks=pytest.mark.slow) for form in ('json', 'tfds_audio')),
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ('folders', 'json', 'tfds_audio')),
     ],
 )
 def test_every_form_of_the_clips_gives_the_same_losses_to_the_last_digit(

@@ -140,6 +140,7 @@ def baseline(arguments, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_baseline_trains_in_the_same_loop(baseline, recordings, command, logged):
     history = losses(logged, baseline)
     assert history[-1] < 0.7 * history[0]

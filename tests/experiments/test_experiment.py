@@ -190,6 +190,7 @@ def test_a_folder_that_cannot_be_created_is_reported(finished_experiment, recipe
     )
 
 
+@pytest.mark.slow
 def test_curves_of_other_points_or_clips_are_measured_again(finished_experiment):
     workdir = finished_experiment / 'elastic_ast' / 'seed-0'
     content = json.loads((workdir / 'eval' / 'length.json').read_text())

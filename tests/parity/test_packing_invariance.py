@@ -51,7 +51,10 @@ def check(model, counts=COLUMNS, **more):
     return packing_invariance.check_packing(model, names, clip_patches, **more)
 
 
-@pytest.mark.parametrize('sections', [{}, AST], ids=['elastic', 'ast'])
+@pytest.mark.parametrize(
+    'sections',
+    [pytest.param({}, id='elastic'), pytest.param(AST, id='ast', marks=pytest.mark.slow)],
+)
 def test_a_model_without_leaks_passes(sections):
     report = check(trained(**sections))
     assert report.passed and not report.failed and report.contrast > 0.01

@@ -64,6 +64,7 @@ def lines(capsys, *arguments):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_only_jax_and_its_like_are_needed_and_the_figures_agree():
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
     command = [

@@ -294,20 +294,67 @@ def _text(value: Any) -> str:
 
 
 def run_scenario(
-    scenario: Scenario,
-    checkout: Checkout,
-    folder: Path,
-    in_process: bool = False,
-    short: bool = False,
+    scenario: Scenario, checkout: Checkout, folder: Path, in_process: bool = False
 ) -> dict[str, np.ndarray]:
     """Train and use the model of a scenario in a folder; return its numbers by name.
 
-    `in_process` runs all commands in one process. `short` runs only the training command and uses
-    the model by its Python interface, so that the numbers in files of other commands are missing.
+    `in_process` runs all commands in one process.
 
     The part of a name before the first slash is the kind of the numbers: `plan`, `losses`,
     `evaluation`, `prediction`, `timeline`, `embedding`, `explanation`, the rounded `files`, or the
     `stamp` of the plan.
+    """
+    commands, job = prepare_scenario(scenario, checkout, folder)
+    if not in_process:
+        for name, arguments in commands.items():
+            (folder / f'{name}.txt').write_text(
+                checkout.command(arguments, folder), encoding='utf-8'
+            )
+        commands = {}
+    write_job(folder, job | {'commands': commands})
+    checkout.run([str(HERE / 'probe.py'), 'job.json'], folder)
+    if scenario.explained and not (folder / 'explained.png').stat().st_size:
+        raise RuntimeError('predict --explain draws an empty file')
+    return read_training(folder / 'run') | read_results(folder) | read_probed(folder)
+
+
+def train_scenarios(
+    scenarios: Mapping[str, Scenario], checkout: Checkout, folder: Path
+) -> dict[str, dict[str, np.ndarray]]:
+    """Train the models of scenarios, and use them by their Python interface, in one process.
+
+    Returns:
+        The numbers of each scenario. Those in the files of other commands are missing.
+    """
+    for name, scenario in scenarios.items():
+        (folder / name).mkdir()
+        commands, job = prepare_scenario(scenario, checkout, folder / name)
+        write_job(folder / name, job | {'commands': {'train': commands['train']}})
+    jobs = [f'{name}/job.json' for name in scenarios]
+    checkout.run([str(HERE / 'probe.py'), *jobs], folder)
+    return {
+        name: read_training(folder / name / 'run') | read_probed(folder / name)
+        for name in scenarios
+    }
+
+
+def write_job(folder: Path, job: Mapping[str, Any]) -> None:
+    """Write what `probe` does in a folder."""
+    (folder / 'job.json').write_text(json.dumps(job), encoding='utf-8')
+
+
+def read_probed(folder: Path) -> dict[str, np.ndarray]:
+    """Return the numbers that `probe` wrote."""
+    return dict(np.load(folder / 'probed.npz'))
+
+
+def prepare_scenario(
+    scenario: Scenario, checkout: Checkout, folder: Path
+) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Write the recordings and the config of a scenario.
+
+    Returns:
+        Its commands by name, and the job that reads the numbers of its workdir.
     """
     write_recordings(folder)
     if scenario.recordings == 'fsdd_clips':
@@ -340,28 +387,13 @@ def run_scenario(
     }
     if scenario.explained:
         commands['explain'] = ['predict', 'run', clips[-1], '--explain=explained.png']
-    if short:
-        commands = {'train': commands['train']}
     job = {
-        'commands': {},
         'workdir': 'run',
         'clips': clips,
         'explained': scenario.explained,
         'out': 'probed.npz',
     }
-    if in_process:
-        job['commands'] = commands
-    else:
-        for name, arguments in commands.items():
-            (folder / f'{name}.txt').write_text(
-                checkout.command(arguments, folder), encoding='utf-8'
-            )
-    (folder / 'job.json').write_text(json.dumps(job), encoding='utf-8')
-    checkout.run([str(HERE / 'probe.py'), 'job.json'], folder)
-    if 'explain' in commands and not (folder / 'explained.png').stat().st_size:
-        raise RuntimeError('predict --explain draws an empty file')
-    numbers = read_training(folder / 'run') | ({} if short else read_results(folder))
-    return numbers | dict(np.load(folder / 'probed.npz'))
+    return commands, job
 
 
 def read_training(workdir: Path) -> dict[str, np.ndarray]:

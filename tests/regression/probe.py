@@ -1,7 +1,7 @@
 """Read numbers of a trained model from the package itself, in a process of its own; see `drive`.
 
     python probe.py keys          print the configuration keys that the package knows, as JSON
-    python probe.py JOB.json      run the commands of a job, then write the numbers of its workdir
+    python probe.py JOB.json...   run the commands of jobs in their folders, then write the numbers
 
 The table `PLACES` is all that knows where the package keeps things: newest place first.
 """
@@ -95,12 +95,18 @@ def find(name: str) -> Any:
     )
 
 
-def main(argument: str) -> None:
-    """Print the keys, or do a job."""
-    if argument == 'keys':
+def main(arguments: list[str]) -> None:
+    """Print the keys, or do jobs."""
+    if arguments == ['keys']:
         print(json.dumps(list(find('Config')().flat())))
         return
-    job = json.loads(Path(argument).read_text('utf-8'))
+    for path in map(Path, arguments):
+        with contextlib.chdir(path.parent):
+            do(json.loads(Path(path.name).read_text('utf-8')))
+
+
+def do(job: dict[str, Any]) -> None:
+    """Run the commands of a job, and write the numbers of its workdir."""
     for name, arguments in job['commands'].items():
         with open(f'{name}.txt', 'w', encoding='utf-8') as file, contextlib.redirect_stdout(file):
             code = find('main')(arguments)
@@ -178,4 +184,4 @@ def formula(mels: int, frames: int) -> np.ndarray:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    main([str(Path(word).absolute()) if word != 'keys' else word for word in sys.argv[1:]])

@@ -30,10 +30,14 @@ def recorded() -> dict:
     return json.loads((HERE / 'recorded_508c900.json').read_text('utf-8'))
 
 
-def check(name: str, checkout: drive.Checkout, folder: Path, recorded: dict, short: bool) -> None:
-    numbers = drive.run_scenario(
-        drive.SCENARIOS[name], checkout, folder, in_process=True, short=short
-    )
+@pytest.fixture(scope='module')
+def trained(checkout, tmp_path_factory) -> dict:
+    """Return the numbers of short runs by scenario. The quick start is left to the slow test."""
+    scenarios = {name: drive.SCENARIOS[name] for name in ('manifest', 'mixup', 'epic', 'ast')}
+    return drive.train_scenarios(scenarios, checkout, tmp_path_factory.mktemp('trained'))
+
+
+def check(name: str, numbers: dict, recorded: dict, short: bool = False) -> None:
     now = compare.record({f'{name}/{key}': value for key, value in numbers.items()})
     before = {key: value for key, value in recorded.items() if key.startswith(f'{name}/')}
     if short:
@@ -43,23 +47,24 @@ def check(name: str, checkout: drive.Checkout, folder: Path, recorded: dict, sho
     assert not compare.differences(before, now, TOLERANCE)
 
 
-# The quick start is left to the slow test below, which runs all of its commands.
 @pytest.mark.parametrize('name', ['manifest', 'mixup', 'epic', 'ast'])
-def test_training_and_use(name, checkout, tmp_path, recorded):
-    check(name, checkout, tmp_path, recorded, short=True)
+def test_training_and_use(name, trained, recorded):
+    check(name, trained[name], recorded, short=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [name for name in drive.SCENARIOS if name != 'fsdd'])
 def test_every_command(name, checkout, tmp_path, recorded):
-    check(name, checkout, tmp_path, recorded, short=False)
+    numbers = drive.run_scenario(drive.SCENARIOS[name], checkout, tmp_path, in_process=True)
+    check(name, numbers, recorded)
 
 
 @pytest.mark.skipif(
     'FSDD' not in os.environ, reason='set FSDD to the folder of the FSDD recordings'
 )
 def test_real_speech(checkout, tmp_path, recorded):
-    check('fsdd', checkout, tmp_path, recorded, short=True)
+    numbers = drive.train_scenarios({'fsdd': drive.SCENARIOS['fsdd']}, checkout, tmp_path)
+    check('fsdd', numbers['fsdd'], recorded, short=True)
 
 
 def test_a_changed_number_is_a_difference(recorded):
