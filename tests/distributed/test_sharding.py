@@ -191,10 +191,10 @@ def moved_in_parts():
 def main(meshes):
     results = {name: Run(mesh_of(*meshes[name])).results() for name in meshes}
     if meshes == MESHES:
+        results |= {'refused': refusals(), 'exchanged': exchanged()}
+    else:
         results |= {
             '4 in parts': Run(mesh_of(4), parts=2).results(),
-            'refused': refusals(),
-            'exchanged': exchanged(),
             'moved': moved_in_parts(),
         }
     print(json.dumps(results))
@@ -249,15 +249,16 @@ def test_any_mesh_learns_what_one_device_learns(runs, run_on, mesh):
             )
 
 
-def test_accumulation_on_four_devices_learns_what_one_device_learns(runs):
-    np.testing.assert_allclose(runs['4 in parts']['losses'], runs['1']['losses'], rtol=0, atol=1e-5)
-    assert runs['4 in parts']['compilations'] == [1, 1] and runs['4 in parts'][
-        'rows on a device'
-    ] == [2]
+@pytest.mark.slow
+def test_accumulation_on_four_devices_learns_what_one_device_learns(runs, more_runs):
+    in_parts = more_runs['4 in parts']
+    np.testing.assert_allclose(in_parts['losses'], runs['1']['losses'], rtol=0, atol=1e-5)
+    assert in_parts['compilations'] == [1, 1] and in_parts['rows on a device'] == [2]
 
 
-def test_rows_stay_on_their_device_when_a_batch_is_divided(runs):
-    assert runs['moved'] == []
+@pytest.mark.slow
+def test_rows_stay_on_their_device_when_a_batch_is_divided(more_runs):
+    assert more_runs['moved'] == []
 
 
 @ANY_MESH

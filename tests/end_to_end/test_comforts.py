@@ -87,7 +87,6 @@ def test_run_with_all_options_keeps_its_bits_after_a_restart(
     assert profiles(tmp_path / 'run')
 
 
-@pytest.mark.slow
 def test_wandb_has_one_run_with_the_numbers_of_the_log(comfortable, logged):
     workdir, calls = comfortable
     begun, *lines, finished = calls

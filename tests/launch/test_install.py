@@ -184,16 +184,19 @@ def test_wrong_extras_are_refused(ready):
 def test_fast_runs_tests_of_this_repository(ready):
     assert ready.run('test.sh', '--fast', '-x').returncode == 0
     words = ready.calls()[-1].removesuffix(f' in {ready.root}').split()
-    assert words[:4] == ['-m', 'pytest', '-n', '2'] and words[-1] == '-x'
+    assert words[:2] == ['-m', 'pytest'] and words[3:5] == ['-n', '2'] and words[-1] == '-x'
     assert len(words) > 20
-    assert [word for word in words[4:-1] if not (ROOT / word).exists()] == []
+    assert [word for word in words[5:-1] if not (ROOT / word).exists()] == []
 
 
 @pytest.mark.parametrize(
     ('arguments', 'passed'),
     [
         (['-x', 'tests/packing/test_packer.py'], '-x tests/packing/test_packer.py'),
-        (['--slow', '-x'], '-m slow -x'),
+        (
+            ['--slow', '-x'],
+            '--jaxtyping-packages=elastic_ast_jax,beartype.beartype -m slow -x',
+        ),
     ],
 )
 def test_test_runs_pytest_in_the_root(ready, arguments, passed):

@@ -58,6 +58,7 @@ def failed(comparisons):
 # The report of this package
 
 
+@pytest.mark.slow
 def test_all_rows_pass(json_report):
     code, output = json_report
     assert (code, output['passed']) == (0, True)
@@ -65,6 +66,7 @@ def test_all_rows_pass(json_report):
     assert 'float32 on cpu' in output['where']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_everything_is_compared(json_report, cases, name):
     rows = [
@@ -83,6 +85,7 @@ def test_everything_is_compared(json_report, cases, name):
     assert after and all(what.startswith('logits after 20 steps') for what in after)
 
 
+@pytest.mark.slow
 def test_bounds_are_the_documented_bounds(json_report):
     promised = {'gradient': 1e-4, 'loss': 1e-4, 'logits': 1e-4, 'features': 2e-3}
     for row in json_report[1]['rows']:
@@ -97,6 +100,7 @@ def test_bounds_are_the_documented_bounds(json_report):
     assert all(row['bound'] < 0.1 for row in after)
 
 
+@pytest.mark.slow
 def test_ast_and_the_features_are_compared(json_report):
     rows = [
         (row['model'], row['what'])
@@ -116,6 +120,7 @@ def test_ast_and_the_features_are_compared(json_report):
     ]
 
 
+@pytest.mark.slow
 def test_a_note_lists_first_steps_that_rounding_decides(json_report):
     """With mean pooling there is nothing of the kind."""
     first = [note for note in json_report[1]['notes'] if "Adam's first step" in note]
