@@ -66,7 +66,11 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description='Run the commands that README and docs show.')
     parser.add_argument('folder', nargs='?', type=Path, help='a new folder, where they run')
     parser.add_argument('--quickstart', type=Path, help='workdir of the quick start')
-    parser.add_argument('--only', default='', help='only commands that contain this text')
+    parser.add_argument(
+        '--only',
+        default='',
+        help='only commands with this text in them or in the name of their page',
+    )
     parser.add_argument('--list', action='store_true', help='show the commands, run none')
     options = parser.parse_args(argv)
     settings = tomllib.loads((FOLDER / 'command_runs.toml').read_text(encoding='utf-8'))
@@ -84,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error('FOLDER and --quickstart=WORKDIR are required')
     subprocess.run([sys.executable, FOLDER / 'command_inputs.py', options.folder], check=True)
     shutil.copytree(options.quickstart, options.folder / 'runs' / 'quickstart')
-    chosen = [command for command in commands if options.only in command.text]
+    chosen = [command for command in commands if options.only in f'{command.page}: {command.text}']
     failed = sum(not run(command, settings, options.folder) for command in chosen)
     skipped = sum(bool(command.reason) for command in chosen)
     print(f'{len(chosen) - skipped - failed} passed, {failed} failed, {skipped} skipped')
