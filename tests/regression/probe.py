@@ -184,4 +184,4 @@ def formula(mels: int, frames: int) -> np.ndarray:
 
 
 if __name__ == '__main__':
-    main([str(Path(word).absolute()) if word != 'keys' else word for word in sys.argv[1:]])
+    main(sys.argv[1:])

@@ -199,6 +199,8 @@ def divided(parts):
     [
         ([[0, 1, 2], [3], [4, 5]], 2),  # the parts hold different numbers of clips
         ([[0, 1, 2, 4], [], [3, 5]], 4),  # and some none
+        pytest.param([[0, 1, 2], [3], [4, 5]], 4, marks=pytest.mark.slow),
+        pytest.param([[0, 1, 2, 4], [], [3, 5]], 2, marks=pytest.mark.slow),
     ],
 )
 def test_accumulated_gradient_is_that_of_the_whole_batch(rows, parts):
