@@ -26,7 +26,8 @@ from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources.base import BadAudio
 from elastic_ast_jax.distributed import agreement, process_view, processes, sharding
-from elastic_ast_jax.evaluation.evaluator import Evaluator, selection_score
+from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.evaluation.results import selection_score
 from elastic_ast_jax.models import factory as model_factory
 from elastic_ast_jax.models import flops
 from elastic_ast_jax.models.attention import selection

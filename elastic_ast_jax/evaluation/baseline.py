@@ -22,8 +22,8 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.sources.base import Source, evenly_spaced
 from elastic_ast_jax.data.sources.clip_labels import label_names, targets
-from elastic_ast_jax.evaluation import evaluate, sweep, sweep_axes
-from elastic_ast_jax.evaluation.evaluator import Evaluation
+from elastic_ast_jax.evaluation import metrics_files, sweep, sweep_axes
+from elastic_ast_jax.evaluation.results import Evaluation
 from elastic_ast_jax.training import metrics
 from elastic_ast_jax.training.metrics import Metrics
 from elastic_ast_jax.utils import files, markdown
@@ -100,7 +100,7 @@ def run(
                     result, config, description, 0, (), folder / 'eval', kind='baseline'
                 )
             else:
-                written = evaluate.write_metrics(
+                written = metrics_files.write_metrics(
                     evaluations[0], description, 0, (), folder / 'eval'
                 )
             files.write_text(folder / 'config.json', stored.to_json(config))

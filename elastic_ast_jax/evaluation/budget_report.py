@@ -13,7 +13,7 @@ from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.evaluation import plots
-from elastic_ast_jax.evaluation.evaluator import Evaluation
+from elastic_ast_jax.evaluation.results import Evaluation
 from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric, metric_cells, plot_scale
 from elastic_ast_jax.packing.token_budget import DESCRIPTIONS, Measurement, TokenReduction
 from elastic_ast_jax.utils import markdown, plotting

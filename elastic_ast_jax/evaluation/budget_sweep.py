@@ -29,7 +29,8 @@ from elastic_ast_jax.data.sources.base import DataError
 from elastic_ast_jax.distributed import processes
 from elastic_ast_jax.evaluation import budget_report, latency
 from elastic_ast_jax.evaluation.budget_report import BudgetPoint
-from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator, selection_score
+from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.evaluation.results import Evaluation, selection_score
 from elastic_ast_jax.packing import token_budget
 from elastic_ast_jax.packing.token_budget import (
     Measurement,

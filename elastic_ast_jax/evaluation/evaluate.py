@@ -3,73 +3,41 @@
 The results are the metrics of whole clips, or a sweep of them, as JSON and as tables.
 """
 
-import json
-import types
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 
 from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir
-from elastic_ast_jax.config import loading
-from elastic_ast_jax.config.schema import Config, Mesh
+from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.clip_labels import classes_without_clips
 from elastic_ast_jax.distributed import (
     agreement,
-    partitioning,
     process_view,
     processes,
     sharding,
 )
 from elastic_ast_jax.evaluation import budget_sweep, resized_ast, sweep, sweep_axes
 from elastic_ast_jax.evaluation.curves import class_curves, write_curves
-from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator
+from elastic_ast_jax.evaluation.eval_config import eval_config
+from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.evaluation.metrics_files import summary_table, write_metrics
+from elastic_ast_jax.evaluation.results import Evaluation
 from elastic_ast_jax.evaluation.sweep_axes import SweepKind
 from elastic_ast_jax.models import memory
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.training import factory
-from elastic_ast_jax.training.metrics import Metrics
 from elastic_ast_jax.training.step import make_eval_step
-from elastic_ast_jax.utils import jax_cache, markdown
+from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.errors import UserError
-from elastic_ast_jax.utils.files import write_text
-from elastic_ast_jax.utils.gcs import BucketPath
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import join_first, nan_to_none
+from elastic_ast_jax.utils.text import join_first
 
-__all__ = ['CHANGEABLE', 'eval_config', 'run', 'summary_table', 'write_metrics']
+__all__ = ['run']
 
-# Config keys that evaluation may change: which clips are evaluated, and how their batches are
-# formed. Every other key belongs to the model or has no effect on evaluation.
-CHANGEABLE = (
-    *(f'data.{name}' for name in ('source', 'too_long', 'overlap', 'on_bad_audio', 'num_workers')),
-    *(f'packing.{name}' for name in ('rows', 'tokens', 'slots')),
-    *(f'mesh.{axis}' for axis in partitioning.AXES),
-)
-# Further keys of the section data by which each source finds the evaluation split. `train` says
-# whether both splits come from the same place.
-SPLIT_KEYS = types.MappingProxyType(
-    {
-        'manifest': ('train', 'eval', 'train_split', 'eval_split', 'label_separator'),
-        'json': ('train', 'eval', 'label_csv'),
-        'folders': ('train', 'eval'),
-        'tfds': (
-            'eval_split',
-            'tfds_name',
-            'tfds_dir',
-            'tfds_audio',
-            'tfds_label',
-            'tfds_key',
-            'tfds_rate',
-        ),
-        'fsdd': ('root', 'tfds_dir', 'held_out'),
-        'synthetic': ('synthetic_eval',),
-    }
-)
-_NO_FILE = '(none)'
 # Class names that a warning lists.
 _LISTED_CLASSES = 10
 
@@ -236,13 +204,12 @@ def _make_evaluator(
 ) -> Evaluator:
     """Return an evaluator of a model on the evaluation split, which may be open already.
 
+    Batches have fewer rows if those of the config take more memory than such a network may take.
+
     Raises:
-        MemoryLimitError: Its batches take more memory than such a network may take.
+        MemoryLimitError: A single row on each device takes more.
     """
-    rows = len(sharding.local_rows(config.packing.rows, mesh))
-    if jax.default_backend() != 'cpu':  # each accelerator has memory of its own
-        rows = -(-rows // jax.local_device_count())
-    memory.check_batch(config, len(model.labels), memory.params_bytes(model.params), rows)
+    config = _fit_rows(config, model, mesh)
 
     def apply(params: Any, batch: PackedBatch) -> Any:
         return model.network.apply({'params': params}, batch)
@@ -251,6 +218,22 @@ def _make_evaluator(
     eval_step = make_eval_step(apply, factory.make_loss(config))
     step = sharding.jit_eval_step(eval_step, mesh, shardings)
     return Evaluator(config, model.labels, step, mesh, source)
+
+
+def _fit_rows(config: Config, model: LoadedModel, mesh: jax.sharding.Mesh) -> Config:
+    """Return the config with as many rows as the memory limit allows; they change no result."""
+    shards = sharding.count_row_shards(mesh)
+    rows = config.packing.rows // shards
+    # Accelerators have memory of their own; devices of a CPU share it.
+    sharing = 1
+    if jax.default_backend() == 'cpu':
+        sharing = len(sharding.local_rows(config.packing.rows, mesh)) // rows
+    classes, params = len(model.labels), memory.params_bytes(model.params)
+    fitting = memory.rows_within_limit(config, classes, params) // sharing
+    rows = max(1, min(rows, fitting))
+    memory.check_batch(config, classes, params, rows * sharing)
+    packing = dataclasses.replace(config.packing, rows=rows * shards)
+    return dataclasses.replace(config, packing=packing)
 
 
 def _resized_evaluator(
@@ -274,149 +257,3 @@ def _resized_evaluator(
     )
     evaluator = _make_evaluator(resized_model, resized_config, mesh, source)
     return evaluator, resized_model.params
-
-
-def eval_config(trained: Config, overrides: Iterable[str]) -> Config:
-    """Return the config of a run with the overrides of evaluation.
-
-    If one file or folder serves both splits, a new one serves both splits too.
-
-    Raises:
-        ConfigError: A key that is unknown or belongs to the model, or a value that is not possible.
-    """
-    # The devices may differ from those of training: the default mesh puts a whole model on each.
-    values = trained.flat() | {f'mesh.{axis}': getattr(Mesh, axis) for axis in partitioning.AXES}
-    texts, problems = loading.override_texts(overrides)
-    source = texts.get('data.source', trained.data.source)
-    allowed = (*CHANGEABLE, *(f'data.{name}' for name in SPLIT_KEYS.get(source, ())))
-    fixed = [key for key in texts if key in values and key not in allowed]
-    if fixed:
-        problems.append(
-            f'{", ".join(fixed)} cannot change when a trained model is evaluated; what can, with '
-            f'data.source={source!r}: {", ".join(allowed)}'
-        )
-    if trained.data.train and trained.data.train == trained.data.eval and 'data.eval' in texts:
-        texts.setdefault('data.train', texts['data.eval'])
-    elif (
-        'data.source' in texts and 'train' in SPLIT_KEYS.get(source, ()) and not trained.data.train
-    ):
-        texts.setdefault('data.train', _NO_FILE)  # not read: it only has to differ from data.eval
-    return loading.resolve(values, texts, problems)
-
-
-def summary_table(metrics: Metrics, description: str) -> str:
-    """Return the metrics of the whole split as a Markdown table."""
-    head = ['checkpoint', 'clips', 'accuracy', 'mAP', 'AUC', 'd-prime']
-    cells = [
-        description,
-        str(metrics.clips),
-        markdown.percent(metrics.accuracy),
-        markdown.number(metrics.mean_average_precision),
-        markdown.number(metrics.auc),
-        markdown.number(metrics.d_prime),
-    ]
-    return '\n'.join(markdown.table(head, [cells], 'rrrrrr'))
-
-
-def write_metrics(
-    evaluation: Evaluation,
-    description: str,
-    step: int,
-    overrides: Sequence[str],
-    folder: Path | BucketPath,
-) -> tuple[Path | BucketPath, Path | BucketPath]:
-    """Write `metrics.json` and `metrics.md`; NaN is null or a dash.
-
-    Args:
-        evaluation: Results to write.
-        description: Description of the evaluated parameters.
-        step: Step of the checkpoint.
-        overrides: Config keys that evaluation changed.
-        folder: Folder of the files, made if missing.
-
-    Raises:
-        WriteError: One of the files cannot be written; it keeps its former content.
-    """
-    json_file, table_file = folder / 'metrics.json', folder / 'metrics.md'
-    values = nan_to_none(
-        {
-            'checkpoint': description,
-            'step': step,
-            'overrides': list(overrides),
-            'cropped_clips': evaluation.cropped,
-            'windowed_clips': evaluation.windowed,
-            'skipped': list(evaluation.skipped),
-            **_metrics_values(evaluation.metrics),
-        }
-    )
-    write_text(json_file, json.dumps(values, indent=2) + '\n')
-    write_text(table_file, '\n'.join(_metrics_lines(evaluation, description, overrides)) + '\n')
-    return json_file, table_file
-
-
-def _metrics_values(metrics: Metrics) -> dict[str, Any]:
-    """Return the metrics under the keys that the file has."""
-    return {
-        'clips': metrics.clips,
-        'accuracy': metrics.accuracy,
-        'first_label_accuracy': metrics.first_label_accuracy,
-        'mean_average_precision': metrics.mean_average_precision,
-        'auc': metrics.auc,
-        'd_prime': metrics.d_prime,
-        'classes_without': metrics.classes_without,
-        'classes': [
-            {
-                'label': entry.label,
-                'clips': entry.clips,
-                'accuracy': entry.accuracy,
-                'average_precision': entry.average_precision,
-                'auc': entry.auc,
-                'd_prime': entry.d_prime,
-            }
-            for entry in metrics.classes
-        ],
-    }
-
-
-def _metrics_lines(evaluation: Evaluation, description: str, overrides: Sequence[str]) -> list[str]:
-    """Return the lines of `metrics.md`."""
-    metrics = evaluation.metrics
-    lines = [summary_table(metrics, description), *markdown.override_lines(overrides)]
-    if metrics.first_label_accuracy != metrics.accuracy:
-        lines += [
-            '',
-            'Accuracy by the first label of each clip, as in the published code:'
-            f' {markdown.percent(metrics.first_label_accuracy)}.',
-        ]
-    if evaluation.cropped:
-        lines += [
-            '',
-            'Clips longer than the model takes, of which only the beginning was evaluated:'
-            f' {evaluation.cropped}.',
-        ]
-    if evaluation.windowed:
-        lines += [
-            '',
-            'Clips longer than the model takes, evaluated in windows whose logits were averaged:'
-            f' {evaluation.windowed}.',
-        ]
-    lines += markdown.skipped_lines(evaluation.skipped)
-    if metrics.classes_without:
-        lines += [
-            '',
-            'Classes without an example or a counter-example, which do not count in the means:'
-            f' {metrics.classes_without}.',
-        ]
-    rows = [
-        [
-            markdown.text(entry.label),
-            str(entry.clips),
-            markdown.percent(entry.accuracy),
-            markdown.number(entry.average_precision),
-            markdown.number(entry.auc),
-            markdown.number(entry.d_prime),
-        ]
-        for entry in metrics.classes
-    ]
-    head = ['class', 'clips', 'accuracy', 'AP', 'AUC', 'd-prime']
-    return [*lines, '', *markdown.table(head, rows, 'lrrrrr')]

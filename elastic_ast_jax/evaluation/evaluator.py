@@ -1,7 +1,6 @@
 """Evaluate a model on a split: every clip counts once, whatever its length."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
 from elastic_ast_jax.data.sources.clip_labels import targets
 from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.distributed import processes, sharding
+from elastic_ast_jax.evaluation.results import Evaluation
 from elastic_ast_jax.models import factory
 from elastic_ast_jax.packing.token_budget import TokenReduction
 from elastic_ast_jax.training.metrics import Metrics, compute_metrics
@@ -46,27 +46,6 @@ class EvalSetting:
     windowed: Bool[np.ndarray, 'N']
     tokens: Int64[np.ndarray, 'parts']
     seconds: Float64[np.ndarray, 'N']
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Hold the results of parameters on a split.
-
-    Attributes:
-        metrics: Metrics over the clips that could be read.
-        cropped: Number of these clips of which only a part was used.
-        windowed: Number of these clips that were split into windows, whose logits were averaged.
-        skipped: A message for each clip that was skipped (`data.on_bad_audio='skip'`): clips that
-            could not be opened, then clips that could not be decoded.
-        tokens, seconds: Means over these clips: tokens and seconds of a clip that the model got.
-    """
-
-    metrics: Metrics
-    cropped: int
-    windowed: int
-    skipped: tuple[str, ...]
-    tokens: float = math.nan
-    seconds: float = math.nan
 
 
 class Evaluator:
@@ -308,8 +287,3 @@ class Evaluator:
                 f'{(counts != 1).sum()} of {len(counts)} clips were not evaluated exactly once'
             )
         return logits, errors
-
-
-def selection_score(config: Config, metrics: Metrics) -> float:
-    """Return the metric that selects the best checkpoint."""
-    return getattr(metrics, config.train.selection_metric())

@@ -29,7 +29,8 @@ from elastic_ast_jax.audio.windows import WindowError
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.epoch_plan import PlanError
 from elastic_ast_jax.evaluation import plots
-from elastic_ast_jax.evaluation.evaluator import Evaluation, Evaluator, selection_score
+from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.evaluation.results import Evaluation, selection_score
 from elastic_ast_jax.evaluation.sweep_axes import (
     AXES,
     METRICS,

@@ -13,7 +13,7 @@ import elastic_ast_jax
 from elastic_ast_jax.audio import fbank, reading
 from elastic_ast_jax.checkpointing.load_model import load_model
 from elastic_ast_jax.distributed import sharding
-from elastic_ast_jax.evaluation.evaluate import eval_config
+from elastic_ast_jax.evaluation.eval_config import eval_config
 from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.training.compilations import CompilationCounter
 from elastic_ast_jax.training.factory import make_loss
@@ -104,6 +104,15 @@ def test_the_length_curve(workdir, command, results, clips):
     )
     for name in ('length.json', 'length.md', 'length.png'):
         assert str(workdir / 'eval' / name) in result.err
+
+
+def test_batches_that_take_too_much_memory_have_fewer_rows(workdir, command, results):
+    scores = []
+    for rows in (2, 2**16):
+        evaluated = command('evaluate', f'--workdir={workdir}', f'--config.packing.rows={rows}')
+        assert evaluated.code == 0, evaluated.err
+        scores.append(results('metrics.json')['mean_average_precision'])
+    assert scores[1] == pytest.approx(scores[0], rel=1e-6)
 
 
 def test_a_point_of_the_length_curve_is_what_a_shorter_recording_gives(

@@ -9,14 +9,9 @@ import pytest
 
 from elastic_ast_jax.config import loading, schema
 from elastic_ast_jax.config.loading import ConfigError
-from elastic_ast_jax.evaluation.evaluate import (
-    CHANGEABLE,
-    SPLIT_KEYS,
-    eval_config,
-    summary_table,
-    write_metrics,
-)
-from elastic_ast_jax.evaluation.evaluator import Evaluation, selection_score
+from elastic_ast_jax.evaluation.eval_config import CHANGEABLE, SPLIT_KEYS, eval_config
+from elastic_ast_jax.evaluation.metrics_files import summary_table, write_metrics
+from elastic_ast_jax.evaluation.results import Evaluation, selection_score
 from elastic_ast_jax.training.metrics import compute_metrics
 from elastic_ast_jax.utils.files import WriteError
 

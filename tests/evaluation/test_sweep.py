@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config import loading, schema
 from elastic_ast_jax.evaluation import plots, sweep
-from elastic_ast_jax.evaluation.evaluator import Evaluation
+from elastic_ast_jax.evaluation.results import Evaluation
 from elastic_ast_jax.training.metrics import compute_metrics
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import WriteError
