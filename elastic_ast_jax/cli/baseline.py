@@ -1,4 +1,4 @@
-"""`elastic-ast baseline`: evaluate logistic regression on mean and deviation of log-mels."""
+"""`elastic-ast baseline`: evaluate logistic regression on statistics of log-mels."""
 
 import argparse
 import dataclasses
@@ -15,6 +15,7 @@ class Options(ConfigOptions):
     sweep: Literal['length', 'resolution'] | None = None
     points: tuple[float, ...] | None = None
     shifts: tuple[float, ...] | None = None
+    features: Literal['plain', 'strong'] | None = None
     out: str | None = None
 
 
@@ -34,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='points of --sweep=resolution, as frame shifts in milliseconds',
     )
     parser.add_argument(
+        '--features',
+        choices=('plain', 'strong'),
+        help='fit one baseline: on mean and deviation of each mel bin, or also on differences of'
+        ' frames and thirds of the clip, with regularization and frontend chosen by inner folds'
+        ' (default: both; plain with --sweep)',
+    )
+    parser.add_argument(
         '--out',
         type=path,
         metavar='FOLDER',
@@ -42,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: Options) -> None:
-    """Fit and evaluate the baseline; see `baseline.run`."""
+    """Fit and evaluate the baselines; see `baseline.run`."""
     config = load_config(options)
     from elastic_ast_jax.evaluation import baseline
 
@@ -52,4 +60,5 @@ def run(options: Options) -> None:
         kind=options.sweep,
         points=options.points,
         shifts=options.shifts,
+        features=options.features,
     )

@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, str] = types.MappingProxyType(
         'embed': 'write embeddings of recordings to an .npz file',
         'prepare': 'write a data set, or the recordings of a manifest, to files with random access',
         'plan': 'show how the data fill their batches and what training costs; decode no audio',
-        'baseline': 'evaluate logistic regression on mean and deviation of log-mels, to compare',
+        'baseline': 'evaluate logistic regression on statistics of log-mels, to compare',
         'stats': 'measure mean and deviation of the log-mel of the training split',
         'convert': 'convert weights of other programs to a workdir, or back',
         'parity': 'compare with the PyTorch originals, or clips alone with clips in batches',

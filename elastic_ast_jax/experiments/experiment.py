@@ -194,6 +194,7 @@ class Experiment:
         options = [
             f'--config={self._config}:{self._models[0].variant}',
             f'--out={folder}',
+            '--features=plain',
             *(self._sweep_options() if self._definition.sweep else ()),
             *(f'--config.{text}' for text in self._overrides),
         ]

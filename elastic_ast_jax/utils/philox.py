@@ -35,6 +35,7 @@ class Stream(enum.IntEnum):
     MIX_WEIGHT = 16
     TOKEN_BUDGET = 17
     TOKEN_SHARE = 18
+    FOLD = 19
 
 
 def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarray, 'count']:

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.cli.main import main
-from elastic_ast_jax.evaluation import baseline
+from elastic_ast_jax.config import loading
+from elastic_ast_jax.data import splits
+from elastic_ast_jax.evaluation import clip_statistics
+from elastic_ast_jax.evaluation.clip_statistics import FrameSetting
+from elastic_ast_jax.utils.progress import Progress
 
 RATE = 8000
 CONFIG = """
@@ -44,7 +49,37 @@ def task(tmp_path):
 
 def test_pitches_are_classified(task, capsys):
     assert main(['baseline', f'--config={task}']) == 0
-    assert '24 training clips: accuracy 100.00 %, mAP 1.0000 on 12 clips' in capsys.readouterr().out
+    plain, strong = capsys.readouterr().out.splitlines()
+    assert plain == (
+        'logistic regression on mean and deviation of log-mels, 24 training clips: accuracy'
+        ' 100.00 %, mAP 1.0000 on 12 clips'
+    )
+    assert strong.startswith('logistic regression on statistics of log-mels (')
+    assert strong.endswith('24 training clips: accuracy 100.00 %, mAP 1.0000 on 12 clips')
+
+
+def test_the_strong_baseline_tells_rising_from_falling_tones(task, tmp_path, capsys):
+    """Mean and deviation do not: both have the same frames in another order."""
+    rng, lines = np.random.default_rng(0), []
+    for split, count in (('train', 16), ('test', 10)):
+        for clip in range(count):
+            for label in ('rising', 'falling'):
+                start, slope = rng.uniform(300, 600), rng.uniform(1000, 1400)
+                seconds = np.arange(RATE // 2) / RATE
+                sound = 0.3 * np.sin(2 * np.pi * (start * seconds + slope * seconds**2))
+                sound = sound if label == 'rising' else sound[::-1]
+                name = f'{split}-{label}{clip}.wav'
+                noise = 0.1 * rng.standard_normal(len(sound))
+                soundfile.write(tmp_path / name, sound + noise, RATE)
+                lines.append({'audio': name, 'labels': [label], 'split': split})
+    (tmp_path / 'all.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    assert main(['baseline', f'--config={task}', f'--out={tmp_path / "out"}']) == 0
+    plain, strong = capsys.readouterr().out.splitlines()
+    assert 'accuracy 100.00 %' not in plain and 'accuracy 100.00 %' in strong
+    content = json.loads((tmp_path / 'out' / 'eval' / 'metrics.json').read_text())
+    assert content['checkpoint'] in strong and content['accuracy'] == 1.0
+    frontend = json.loads((tmp_path / 'out' / 'config.json').read_text())['frontend']
+    assert ('configured' in strong) == (frontend['mel_bins'] == 32)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +103,8 @@ def test_sweeps_are_written_for_compare(task, tmp_path, capsys, sweep, key, poin
 
 
 def test_metrics_are_written_for_compare(task, tmp_path):
-    assert main(['baseline', f'--config={task}', f'--out={tmp_path / "out"}']) == 0
+    options = [f'--config={task}', '--features=plain', f'--out={tmp_path / "out"}']
+    assert main(['baseline', *options]) == 0
     content = json.loads((tmp_path / 'out' / 'eval' / 'metrics.json').read_text())
     assert (content['accuracy'], content['step']) == (1.0, 0) and content['checkpoint'].startswith(
         'logistic regression'
@@ -120,45 +156,45 @@ def test_options_that_do_not_go_together_are_refused(task, capsys, options, expe
     assert expected in capsys.readouterr().err
 
 
-def test_several_labels_and_classes_without_examples():
-    rng = np.random.default_rng(1)
-    features = rng.standard_normal((60, 4))
-    classes = [tuple(np.flatnonzero([x > 0, y > 0, False, True]).tolist()) for x, y, *_ in features]
-    score = baseline.fit(features, classes, 4, several=True)
-    scores = score(features)
-    assert scores.shape == (60, 4)
-    assert ((scores[:, 0] > 0) == (features[:, 0] > 0)).mean() > 0.9
-    assert (
-        scores[:, 2:] <= scores[:, :2].min()
-    ).all()  # nothing was learned of a class that no clip has, or all have
-    single = baseline.fit(features, [(int(x > 0) * 3,) for x, *_ in features], 4, several=False)(
-        features
-    )
-    assert (single.argmax(axis=1) == np.where(features[:, 0] > 0, 3, 0)).mean() > 0.9
+def test_strong_features_sweep_in_the_configured_frontend(task, tmp_path):
+    options = ['--sweep=length', '--points=16,96', '--features=strong', f'--out={tmp_path / "out"}']
+    assert main(['baseline', f'--config={task}', *options]) == 0
+    assert json.loads((tmp_path / 'out' / 'config.json').read_text())['frontend']['mel_bins'] == 32
+    content = json.loads((tmp_path / 'out' / 'eval' / 'length.json').read_text())
+    assert 'configured frontend' in content['checkpoint']
 
 
 def test_features_equal_those_of_numpy(task):
-    from elastic_ast_jax.audio import fbank
-    from elastic_ast_jax.config import loading
-    from elastic_ast_jax.data import splits
-    from elastic_ast_jax.evaluation import sweep
-    from elastic_ast_jax.utils.progress import Progress
-
     config = loading.load(str(task))
     source = splits.open_source(config, 'eval')
-    points = sweep.Point(20, 0.0, max_frames=20), sweep.Point(2.0, 0.0, ratio=2.0)
-    clips, (short, coarse) = baseline.clip_features(
-        source, config.frontend, points, np.arange(12)[::5], skip=False, progress=Progress()
+    settings = FrameSetting(max_frames=20), FrameSetting(ratio=2.0)
+    clips, (short, coarse) = clip_statistics.read_statistics(
+        source, config.frontend, settings, np.arange(12)[::5], skip=False, progress=Progress()
     )
     assert clips == [0, 5, 10]
     for row, clip in enumerate(clips):
         waveform = source.read(clip)
         first = fbank.log_mel(waveform[: 200 + 19 * 80], config.frontend)
         assert len(first) == 20
-        np.testing.assert_allclose(
-            short[row], np.concatenate([first.mean(axis=0), first.std(axis=0)]), atol=1e-4
-        )
+        expected = [
+            first.mean(axis=0),
+            first.std(axis=0),
+            (first[1:] - first[:-1]).std(axis=0),
+            first[:6].mean(axis=0),
+            first[6:13].mean(axis=0),
+            first[13:].mean(axis=0),
+        ]
+        np.testing.assert_allclose(short[row], np.concatenate(expected), atol=1e-4)
         every = fbank.log_mel(waveform, config.frontend, 160)
-        np.testing.assert_allclose(
-            coarse[row], np.concatenate([every.mean(axis=0), every.std(axis=0)]), atol=1e-4
-        )
+        moments = np.concatenate([every.mean(axis=0), every.std(axis=0)])
+        np.testing.assert_allclose(coarse[row, :64], moments, atol=1e-4)
+
+
+@pytest.mark.parametrize('frames', [1, 2, 3])
+def test_statistics_of_few_frames_are_finite(frames):
+    log_mel = np.arange(frames * 4, dtype=np.float32).reshape(frames, 4)
+    groups = clip_statistics.log_mel_statistics(log_mel).reshape(clip_statistics.GROUPS, 4)
+    assert np.isfinite(groups).all()
+    np.testing.assert_allclose(groups[0], log_mel.mean(axis=0))
+    np.testing.assert_allclose(groups[2], 0)  # successive frames differ by the same
+    np.testing.assert_allclose(groups[-1], log_mel[-1])

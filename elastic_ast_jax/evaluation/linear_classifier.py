@@ -1,0 +1,167 @@
+"""Fit logistic regressions, and choose the strength of their regularization by inner folds."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy.special import log_expit, log_softmax
+
+from elastic_ast_jax.utils import philox
+
+__all__ = ['DEFAULT_C', 'LinearClassifier', 'choose_c', 'fit', 'truth_table']
+
+# Inverse strength of the L2 penalty, as scikit-learn names it.
+DEFAULT_C = 1.0
+_CHOICES_OF_C = (0.03, 0.1, 0.3, 1.0, 3.0)
+_FOLDS = 5
+# Clips that inner folds are made of, spread evenly; more hardly change the choice.
+_MAX_INNER_CLIPS = 2_000
+_ITERATIONS = 3000
+# Inner folds only rank the choices.
+_INNER_TOLERANCE = 1e-3
+# Lower bound of the standard deviations of features, for clips of one frame and for silence.
+_MIN_DEVIATION = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearClassifier:
+    """Hold a fitted regression.
+
+    Attributes:
+        mean, deviation: Moments of the features of the training clips, `[F]`.
+        weights, biases: `[L, F]` and `[L]`, of the normalized features.
+        learned: Positions of the L learned classes among all C.
+        classes: C.
+        several: A clip may have several classes, or none: one regression for each class.
+    """
+
+    mean: Float64[np.ndarray, 'F']
+    deviation: Float64[np.ndarray, 'F']
+    weights: Float64[np.ndarray, 'L F']
+    biases: Float64[np.ndarray, 'L']
+    learned: Int64[np.ndarray, 'L']
+    classes: int
+    several: bool
+
+    def scores(self, features: Float64[np.ndarray, 'M F']) -> Float64[np.ndarray, 'M C']:
+        """Return the log-probability of each class, or its logit if a clip may have several.
+
+        A class that the training clips do not tell apart comes last.
+        """
+        logits = (features - self.mean) / self.deviation @ self.weights.T + self.biases
+        learned = logits if self.several else log_softmax(logits, axis=1)
+        scores = np.full((len(features), self.classes), learned.min() - 1)
+        scores[:, self.learned] = learned
+        return scores
+
+
+def truth_table(classes: Sequence[tuple[int, ...]], count: int) -> Bool[np.ndarray, 'N C']:
+    """Return which of `count` classes each clip has."""
+    truth = np.zeros((len(classes), count), bool)
+    for row, clip_classes in zip(truth, classes, strict=True):
+        row[list(clip_classes)] = True
+    return truth
+
+
+def fit(
+    features: Float64[np.ndarray, 'N F'],
+    truth: Bool[np.ndarray, 'N C'],
+    *,
+    several: bool,
+    c: float = DEFAULT_C,
+    tolerance: float = 1e-4,
+) -> LinearClassifier:
+    """Fit a regression to normalized features.
+
+    Args:
+        features: Features of the training clips.
+        truth: The classes of each training clip. At least one is not of all clips or of none.
+        several: A clip may have several classes, or none: one regression for each class.
+        c: Inverse strength of the L2 penalty.
+        tolerance: Largest derivative at which the optimizer stops.
+    """
+    from sklearn.linear_model import LogisticRegression  # slow to import
+    from threadpoolctl import threadpool_limits
+
+    mean, deviation = features.mean(axis=0), np.maximum(features.std(axis=0), _MIN_DEVIATION)
+    normalized = (features - mean) / deviation
+    learned = np.flatnonzero(truth.min(axis=0) != truth.max(axis=0))
+    regression = LogisticRegression(C=c, max_iter=_ITERATIONS, tol=tolerance)
+    targets = truth[:, learned].T if several else [truth.argmax(axis=1)]
+    # The matrices are small: threads wait for each other longer than they compute.
+    with threadpool_limits(1, user_api='blas'):
+        fits = [copy.copy(regression.fit(normalized, target)) for target in targets]
+    weights = np.concatenate([fitted.coef_ for fitted in fits])
+    biases = np.concatenate([fitted.intercept_ for fitted in fits])
+    if not several and len(weights) == 1:  # of two classes, scikit-learn keeps the difference
+        weights = np.concatenate([-weights, weights]) / 2
+        biases = np.concatenate([-biases, biases]) / 2
+    return LinearClassifier(
+        mean,
+        deviation,
+        weights,
+        biases,
+        learned,
+        truth.shape[1],
+        several,
+    )
+
+
+def choose_c(
+    features: Float64[np.ndarray, 'N F'], truth: Bool[np.ndarray, 'N C'], *, several: bool
+) -> tuple[float, float]:
+    """Choose the strength of the penalty by cross-validation on the training clips.
+
+    Returns:
+        The inverse strength with the highest mean log-likelihood of clips that a regression did not
+        learn from, and that log-likelihood. If the clips of a fold leave nothing to learn, they are
+        the default and `-inf`.
+    """
+    count = len(features)
+    if count > _MAX_INNER_CLIPS:
+        inner = np.arange(_MAX_INNER_CLIPS) * count // _MAX_INNER_CLIPS
+        features, truth = features[inner], truth[inner]
+    held_out = [_deal_folds(truth) == fold for fold in range(_FOLDS)]
+    if not all(fold.any() and _learnable(truth[~fold], several=several) for fold in held_out):
+        return DEFAULT_C, -np.inf
+    likelihoods = [
+        np.mean([_log_likelihood(features, truth, fold, c, several=several) for fold in held_out])
+        for c in _CHOICES_OF_C
+    ]
+    best = int(np.argmax(likelihoods))
+    return _CHOICES_OF_C[best], float(likelihoods[best])
+
+
+def _deal_folds(truth: Bool[np.ndarray, 'N C']) -> Int64[np.ndarray, 'N']:
+    """Return the fold of each clip. Clips are dealt class by class, so that folds are alike."""
+    order = np.lexsort((philox.words(0, 0, philox.Stream.FOLD, len(truth)), truth.argmax(axis=1)))
+    folds = np.empty(len(truth), np.int64)
+    folds[order] = np.arange(len(truth)) % _FOLDS
+    return folds
+
+
+def _learnable(truth: Bool[np.ndarray, 'N C'], *, several: bool) -> bool:
+    """Return whether clips tell classes apart: one from the others, or two if a clip has one."""
+    differs = truth.min(axis=0) != truth.max(axis=0)
+    return int(differs.sum()) >= (1 if several else 2)
+
+
+def _log_likelihood(
+    features: Float64[np.ndarray, 'N F'],
+    truth: Bool[np.ndarray, 'N C'],
+    held_out: Bool[np.ndarray, 'N'],
+    c: float,
+    *,
+    several: bool,
+) -> float:
+    """Return the mean log-likelihood of the held-out clips, under a fit to the others."""
+    classifier = fit(
+        features[~held_out], truth[~held_out], several=several, c=c, tolerance=_INNER_TOLERANCE
+    )
+    scores, expected = classifier.scores(features[held_out]), truth[held_out]
+    if not several:
+        return float(scores[expected].mean())
+    logits, expected = scores[:, classifier.learned], expected[:, classifier.learned]
+    return float(log_expit(np.where(expected, logits, -logits)).mean())

@@ -1,0 +1,53 @@
+"""Test the regressions of the baselines against their definition, and the choice of the penalty."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from elastic_ast_jax.evaluation.linear_classifier import DEFAULT_C, choose_c, fit, truth_table
+
+
+@pytest.fixture
+def features():
+    return np.random.default_rng(1).standard_normal((60, 4))
+
+
+def test_several_labels_and_classes_without_examples(features):
+    classes = [tuple(np.flatnonzero([x > 0, y > 0, False, True]).tolist()) for x, y, *_ in features]
+    scores = fit(features, truth_table(classes, 4), several=True).scores(features)
+    assert scores.shape == (60, 4)
+    assert ((scores[:, 0] > 0) == (features[:, 0] > 0)).mean() > 0.9
+    # Nothing was learned of a class that no clip has, or all have.
+    assert (scores[:, 2:] <= scores[:, :2].min()).all()
+
+
+@pytest.mark.parametrize('classes', [[0, 3], [0, 1, 3]])
+def test_scores_are_log_probabilities_of_the_learned_classes(features, classes):
+    truth = [classes[n % len(classes)] for n in np.argsort(features[:, 0]) // 7]
+    classifier = fit(features, truth_table([(n,) for n in truth], 4), several=False, c=0.3)
+    scores = classifier.scores(features)
+    normalized = (features - features.mean(axis=0)) / features.std(axis=0)
+    expected = LogisticRegression(C=0.3, max_iter=3000).fit(normalized, truth)
+    np.testing.assert_allclose(
+        scores[:, classes], expected.predict_log_proba(normalized), atol=1e-9
+    )
+    assert (scores[:, 2] < scores[:, classes].min()).all()
+
+
+def test_the_penalty_fits_the_data():
+    """Labels that the features do not explain need a strong one, others a weak one."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((200, 20))
+    noise = truth_table([(int(n),) for n in rng.integers(0, 2, 200)], 2)
+    signal = truth_table([(int(x > 0),) for x in features[:, 0]], 2)
+    of_noise, of_signal = (choose_c(features, truth, several=False) for truth in (noise, signal))
+    assert of_noise[0] < of_signal[0]
+    assert of_noise[1] < of_signal[1] < 0
+    assert choose_c(features, signal, several=True)[0] == of_signal[0]
+    assert choose_c(features, signal, several=False) == of_signal
+
+
+@pytest.mark.parametrize(('clips', 'several'), [(2, False), (4, False), (2, True), (4, True)])
+def test_too_few_clips_for_folds_have_the_usual_penalty(features, clips, several):
+    truth = truth_table([(int(n == 0),) for n in range(clips)], 2)
+    assert choose_c(features[:clips], truth, several=several) == (DEFAULT_C, -np.inf)
