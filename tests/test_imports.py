@@ -19,6 +19,7 @@ ROOMS = (
     '__main__',
     'cli',
     'experiments',
+    'configure',
     'train',
     'parity',
     'evaluation',

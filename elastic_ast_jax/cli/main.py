@@ -28,6 +28,7 @@ __all__ = ['COMMANDS', 'main', 'make_parser']
 # Each command is the module of its name in this room.
 COMMANDS: Mapping[str, str] = types.MappingProxyType(
     {
+        'configure': 'write a config for a folder or a list of recordings',
         'train': 'train a model, or resume its training',
         'evaluate': 'evaluate a trained model on its evaluation split',
         'compare': 'compare runs in a table, or models over a sweep, each by several runs',

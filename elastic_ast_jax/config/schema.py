@@ -28,8 +28,8 @@ class Data:
     # Training data. manifest: a .jsonl or .csv file; json: a JSON file; folders: a folder of
     # class folders.
     train: str = ''
-    # Evaluation data, in the same form. May equal `train` for a manifest with a column `split`,
-    # and for folders.
+    # Evaluation data, in the same form. May equal `train`: see `eval_share`, and the column `split`
+    # of a manifest.
     eval: str = ''
     # Split for training, of tfds, and of a manifest with a column `split`.
     train_split: str = 'train'
@@ -37,7 +37,8 @@ class Data:
     eval_split: str = 'test'
     # manifest: what stands between the labels in a cell of a CSV.
     label_separator: str = ';'
-    # folders, if `train` equals `eval`: share of the clips that is held out.
+    # folders, and a manifest without a column `split`, if `train` equals `eval`: share of the clips
+    # that is held out.
     eval_share: float = 0.2
     # json: the CSV file of the classes, with the columns index, mid and display_name.
     label_csv: str = ''

@@ -83,7 +83,7 @@ def open_source(config: Config, split: Split) -> Source:
         return manifest.load(file, None, sample_rate, bad, label_separator=separator)
     # A class that only evaluation has is a warning, not a wrong label.
     sides = (data.train_split, data.eval_split)
-    return manifest.load(file, name, sample_rate, bad, sides, separator)
+    return manifest.load(file, name, sample_rate, bad, sides, separator, data.eval_share)
 
 
 def make_train_planner(config: Config, source: Source) -> Planner:

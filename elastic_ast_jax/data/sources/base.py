@@ -188,7 +188,7 @@ class FileSource:
 
         native = np.array(ranges, np.int64)
         self.clips = tuple(usable)
-        self._ranges = native[:, :2]
+        self._ranges, self._native_rates = native[:, :2], native[:, 2]
         self.keys = tuple(clip.key for clip in usable)
         self.labels = tuple(clip.labels for clip in usable)
         self.samples = frontend.resampled_length(
@@ -198,6 +198,15 @@ class FileSource:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def native_parts(self) -> list[tuple[int, int, int]]:
+        """Return of each clip the sample rate of its recording, and its first and last frame."""
+        return [
+            (rate, first, last)
+            for rate, (first, last) in zip(
+                self._native_rates.tolist(), self._ranges.tolist(), strict=True
+            )
+        ]
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
         """Return clip `i`: mono, full scale [-1, 1], `samples[i]` long.

@@ -18,24 +18,14 @@ from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, Fil
 from elastic_ast_jax.data.sources.class_names import ClassNames, differ_by_case
 from elastic_ast_jax.utils.text import pluralize
 
-__all__ = ['held_out', 'load']
+__all__ = ['held_out', 'load', 'split_folders']
 
 _FORM = 'a folder for each class, with its recordings in it: dog/rex.wav, cat/tom.wav'
-# Folders of these names are most likely splits, not classes.
-_SPLITS = frozenset(
-    (
-        'train',
-        'training',
-        'test',
-        'testing',
-        'eval',
-        'evaluation',
-        'val',
-        'valid',
-        'validation',
-        'dev',
-    )
-)
+# Folders of these names are most likely splits, not classes; those of evaluation in the order of
+# preference.
+_TRAINING = ('train', 'training')
+_EVALUATION = ('test', 'testing', 'eval', 'evaluation', 'val', 'valid', 'validation', 'dev')
+_SPLITS = frozenset((*_TRAINING, *_EVALUATION))
 
 
 def load(
@@ -115,6 +105,20 @@ def load(
     return FileSource(clips, sample_rate, root, on_bad_audio, classes)
 
 
+def split_folders(root: str | os.PathLike) -> tuple[str, str] | None:
+    """Return the folders of training and evaluation, if a folder has no others than splits.
+
+    Raises:
+        DataError: The folder cannot be listed.
+    """
+    names = {name.lower(): name for name in _list_folders(root)}
+    if not names.keys() <= _SPLITS:
+        return None
+    train = next((names[name] for name in _TRAINING if name in names), None)
+    evaluation = next((names[name] for name in _EVALUATION if name in names), None)
+    return None if train is None or evaluation is None else (train, evaluation)
+
+
 def held_out(key: str, share: float) -> bool:
     """Return whether a clip belongs to the share that is held out for evaluation.
 
@@ -125,16 +129,8 @@ def held_out(key: str, share: float) -> bool:
 
 
 def _class_folders(root: str) -> list[str]:
-    """Return the names of the folders in the root, sorted."""
-    try:
-        with os.scandir(root) as entries:
-            names = sorted(
-                entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)
-            )
-    except OSError as error:
-        raise DataError(
-            f'{root}: no folder that can be listed ({error.strerror}): it must be {_FORM}'
-        ) from error
+    """Return the names of the class folders in the root, sorted."""
+    names = _list_folders(root)
     if names and {name.lower() for name in names} <= _SPLITS:
         raise DataError(
             f'{root}: its folders ({", ".join(names)}) are named like splits, not like classes:'
@@ -142,6 +138,19 @@ def _class_folders(root: str) -> list[str]:
             ' --config.data.eval=FOLDER'
         )
     return names
+
+
+def _list_folders(root: str | os.PathLike) -> list[str]:
+    """Return the names of the folders in the root that are not hidden, sorted."""
+    try:
+        with os.scandir(root) as entries:
+            return sorted(
+                entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)
+            )
+    except OSError as error:
+        raise DataError(
+            f'{root}: no folder that can be listed ({error.strerror}): it must be {_FORM}'
+        ) from error
 
 
 def _recordings(root: str) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any
 from elastic_ast_jax.data.sources import headers, label_separators
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
 from elastic_ast_jax.data.sources.class_names import ClassNames, canonical, clean, differ_by_case
+from elastic_ast_jax.data.sources.folders import held_out
 from elastic_ast_jax.data.sources.text_files import (
     csv_records,
     parse_json,
@@ -55,18 +56,21 @@ def load(
     on_bad_audio: BadAudio = 'error',
     sides: Sequence[str] = (),
     label_separator: str = ';',
+    eval_share: float = 0.0,
 ) -> FileSource:
     """Return the clips of a manifest in its order.
 
     Args:
         path: The manifest.
         split: Take only the lines of this split. Where no line has a split, every clip belongs to
-            every split. None takes all lines.
+            every split, or with `sides` to one of the two. None takes all lines.
         sample_rate: Sample rate in Hz to which everything is resampled.
         on_bad_audio: See `FileSource`.
         sides: The splits of training and evaluation. Their labels are classes, and a warning counts
             the lines of other splits.
         label_separator: See `entries`.
+        eval_share: Share of the clips that the second side gets where no line has a split. A hash
+            of the name of its recording decides the side of a clip.
 
     Raises:
         DataError: The manifest is missing, not UTF-8, empty, or of another suffix; lines do not
@@ -86,6 +90,8 @@ def load(
         if split is None or name is None or name in (split, *sides)
     }
     folder = os.path.abspath(path.parent)
+    if len(set(sides)) > 1 and None in splits:
+        clips = _of_share(clips, eval_share, path, evaluation=split == sides[-1])
     return FileSource(
         _of_split(clips, splits, split, path),
         sample_rate,
@@ -200,6 +206,20 @@ def _of_split(
         listing = ', '.join(f'{name!r} ({count} clips)' for name, count in sorted(counts.items()))
         raise DataError(f'{path}: no line has split {split!r}; the splits are: {listing}')
     return [clip for clip, name in zip(clips, splits, strict=True) if name == split]
+
+
+def _of_share(
+    clips: list[FileClip], eval_share: float, path: Path, *, evaluation: bool
+) -> list[FileClip]:
+    """Return the clips of one side of a manifest without splits; a recording is on one side."""
+    selected = [clip for clip in clips if held_out(clip.name, eval_share) == evaluation]
+    if not selected:
+        raise DataError(
+            f'{path}: has no splits, and none of its {len(clips)} clips is left for'
+            f' {"evaluation" if evaluation else "training"} with data.eval_share={eval_share}:'
+            ' change the share, or give every line a split'
+        )
+    return selected
 
 
 def _problems(row: dict[str, Any]) -> list[str]:

@@ -105,6 +105,28 @@ def test_lines_without_split_belong_to_every_split(write):
     assert load(path, 'train').keys == load(path, 'test').keys == load(path).keys
 
 
+def test_two_sides_divide_a_manifest_without_splits_by_recordings(write):
+    parts = [(0.0, 0.5), (0.5, 1.0)]
+    path = write(
+        [
+            {'audio': f'{name}.wav', 'labels': ['x'], 'start': start, 'end': end}
+            for name in 'abcde'
+            for start, end in parts
+        ]
+    )
+    sides = ('train', 'test')
+    recordings = []
+    for side in sides:
+        source = manifest.load(path, side, RATE, sides=sides, eval_share=0.5)
+        recordings.append({clip.name for clip in source.clips})
+        assert len(source) == 2 * len(recordings[-1])
+    assert not recordings[0] & recordings[1] and len(set.union(*recordings)) == 5
+    with pytest.raises(DataError, match=r'for training with data\.eval_share=1: change the share'):
+        manifest.load(path, 'train', RATE, sides=sides, eval_share=1)
+    same = ('train', 'train')
+    assert len(manifest.load(path, 'train', RATE, sides=same, eval_share=0.5)) == 10
+
+
 def test_a_split_on_some_lines_only_is_refused(write):
     path = write(
         [

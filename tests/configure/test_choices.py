@@ -1,0 +1,139 @@
+"""Test which keys follow from a survey."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+
+from elastic_ast_jax.config import loading
+from elastic_ast_jax.configure.choices import choose, warnings
+from elastic_ast_jax.configure.survey import Survey
+from elastic_ast_jax.data.epoch_plan import Planner
+from elastic_ast_jax.data.sampling import SamplingSpec
+
+USUAL = Survey(
+    seconds=np.linspace(0.2, 1.2, 500),
+    class_clips={'a': 250, 'b': 250},
+    labels=(1, 1),
+    eval_clips=100,
+    native_rate=16000,
+    edge=6000.0,
+    silent=(),
+    duplicates=(),
+)
+
+
+def keys(**changes):
+    """Return the chosen values by dotted key, which must be a valid config."""
+    choices = choose(dataclasses.replace(USUAL, **changes))
+    values = collections.defaultdict(dict, data={'source': 'folders', 'train': 'a', 'eval': 'b'})
+    for choice in choices:
+        values[choice.section][choice.key] = choice.value
+    loading.from_dict(values)
+    return {f'{choice.section}.{choice.key}': choice.value for choice in choices}
+
+
+def reason(key, **changes):
+    choices = choose(dataclasses.replace(USUAL, **changes))
+    return next(choice.reason for choice in choices if f'{choice.section}.{choice.key}' == key)
+
+
+@pytest.mark.parametrize(
+    ('native', 'edge', 'rate'),
+    [
+        (8000, 3900, 8000),
+        (48000, 3000, 8000),
+        (48000, 7000, 16000),
+        (48000, 22000, 48000),
+        (44100, 21000, 44100),
+        (256000, 110000, 256000),
+        (256000, 40000, 96000),
+        (11025, 5500, 11025),
+        (16000, 0, 8000),  # silence
+    ],
+)
+def test_the_sample_rate_keeps_the_energy(native, edge, rate):
+    assert keys(native_rate=native, edge=float(edge))['frontend.sample_rate'] == rate
+    text = reason('frontend.sample_rate', native_rate=native, edge=float(edge))
+    assert ('own' in text) if rate == native else (f'discards what lies above {rate // 2}' in text)
+
+
+@pytest.mark.parametrize(
+    'seconds',
+    [
+        np.full(500, 1.0),
+        np.full(500, 5.0),
+        np.linspace(0.15, 2.3, 469),
+        np.random.default_rng(0).lognormal(1, 0.8, 3000).clip(0.3, 29),
+        np.concatenate([np.full(200, 0.01), np.full(3, 600.0)]),
+        np.full(137, 0.4),
+    ],
+    ids=['equal', 'five seconds', 'digits', 'broad', 'extremes', 'few'],
+)
+def test_rows_are_full_and_steps_are_many(seconds):
+    values = keys(seconds=seconds)
+    config = loading.from_dict(
+        {
+            'data': {'source': 'folders', 'train': 'a', 'eval': 'b'},
+            'frontend': {
+                key.removeprefix('frontend.'): value
+                for key, value in values.items()
+                if key.startswith('frontend.')
+            },
+            'augment': {'ratios': (0.8, 1.0, 1.2), 'token_dropout': 0.1},
+        }
+    )
+    samples = (seconds * config.frontend.sample_rate).astype(np.int64)
+    spec = SamplingSpec(config.augment, shuffle=True, too_long='crop')
+    tokens, slots = values['packing.tokens'], values['packing.slots']
+    planner = Planner([''] * len(samples), samples, config.frontend, spec, 1, tokens, slots)
+    plan = planner.epoch(3)
+    # At least 99 % in the epoch that chose the row, if it has more than a few rows.
+    assert plan.fill(1, tokens) > 0.97
+    assert np.diff(plan.rows.offsets).max() < slots
+    steps = len(plan.rows) * values['train.epochs']
+    assert 450 <= steps <= 4000
+
+
+def test_short_clips_get_more_frames_and_long_ones_windows():
+    assert keys()['frontend.shift_ms'] == 5.0
+    assert keys(seconds=np.full(500, 4.0))['frontend.shift_ms'] == 10.0
+    long = keys(seconds=np.full(50, 600.0))
+    assert long['frontend.max_frames'] == 1248 and long['data.too_long'] == 'window'
+    text = reason('frontend.max_frames', seconds=np.full(50, 600.0))
+    assert 'the longest clip has 600 s' in text
+
+
+@pytest.mark.parametrize(
+    ('labels', 'loss', 'text'),
+    [
+        ((1, 1), 'cross_entropy', 'one label'),
+        ((1, 3), 'bce', 'several labels'),
+        ((0, 1), 'bce', 'background'),
+    ],
+)
+def test_labels_decide_the_loss(labels, loss, text):
+    assert keys(labels=labels)['train.loss'] == loss
+    assert text in reason('train.loss', labels=labels)
+    assert ('train.label_smoothing' in keys(labels=labels)) == (loss == 'cross_entropy')
+
+
+def test_rare_classes_are_sampled_more_often():
+    assert 'data.balanced' not in keys()
+    assert keys(class_clips={'a': 1, 'b': 1000})['data.balanced']
+
+
+def test_warnings_name_what_is_wrong():
+    assert warnings(USUAL) == []
+    wrong = dataclasses.replace(
+        USUAL,
+        seconds=np.full(2, 1.0),
+        class_clips={'a': 1, 'b': 1},
+        silent=('a/quiet.wav',),
+        duplicates=(('a/1.wav', 'b/1.wav'),),
+    )
+    few, of_class, twice, silent = warnings(wrong)
+    assert few.startswith('2 training clips') and 'elastic-ast baseline' in few
+    assert of_class == '2 classes have fewer than 5 training clips: a, b'
+    assert 'a/1.wav and b/1.wav' in twice and 'a/quiet.wav' in silent
