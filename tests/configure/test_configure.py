@@ -52,8 +52,8 @@ def test_a_folder_is_configured_and_trains(sounds, configure, tmp_path, capsys):
     assert config.data.train == config.data.eval == str(sounds)
     assert config.train.loss == 'cross_entropy' and config.frontend.mean != 0
     train, evaluation = (splits.open_source(config, split) for split in ('train', 'eval'))
-    assert f'{len(train)} training clips of 2 classes' in text
-    assert f'evaluation: {len(evaluation)} clips' in text
+    assert f'{len(train.keys)} training clips of 2 classes' in text
+    assert f'evaluation: {len(evaluation.keys)} clips' in text
     options = ['--config.train.epochs=2', '--config.optimizer.warmup_epochs=0.5']
     options += ['--config.model.width=16', '--config.model.depth=1']
     run = [f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}']
@@ -87,7 +87,7 @@ def test_a_manifest_without_splits_holds_out_a_share(sounds, configure, tmp_path
     code, text, config = configure(manifest)
     assert code == 0, text
     train, evaluation = (splits.open_source(config, split) for split in ('train', 'eval'))
-    assert len(train) + len(evaluation) == 40 and 1 <= len(evaluation) <= 16
+    assert len(train.keys) + len(evaluation.keys) == 40 and 1 <= len(evaluation.keys) <= 16
     assert not set(train.keys) & set(evaluation.keys)
 
 
