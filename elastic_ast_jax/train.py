@@ -26,6 +26,7 @@ from elastic_ast_jax.data import pipeline, splits
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources.base import BadAudio
 from elastic_ast_jax.distributed import agreement, process_view, processes, sharding
+from elastic_ast_jax.evaluation import baseline_verdict
 from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.evaluation.results import selection_score
 from elastic_ast_jax.models import factory as model_factory
@@ -170,12 +171,16 @@ def run_prepared(setup: Setup) -> None:
             open_session(setup, checkpoints, step) as session,
         ):
             train(session, state)
+        score = checkpoints.score(setup.schedule.steps)
     train_count = pluralize(compilations.count(setup.steps.train_step), 'time')
     eval_count = pluralize(compilations.count(setup.steps.eval_step), 'time')
     write_line(
         f'{setup.workdir.path}: training is finished, {setup.schedule.steps} steps; the training'
         f' step was compiled {train_count}, the evaluation step {eval_count}'
     )
+    if config.train.compare_baseline and score is not None and processes.is_primary():
+        for line in baseline_verdict.describe(config, score):
+            write_line(line)
 
 
 def train(session: Session, state: TrainState) -> None:

@@ -51,10 +51,8 @@ WITH_TENSORFLOW = {
         'train',
         'evaluation.evaluate',
         'evaluation.evaluator',
-        'evaluation.sweep',
         'evaluation.budget_report',
         'evaluation.budget_sweep',
-        'evaluation.baseline',
     )
 } | {
     f'{PACKAGE}.data.prepare.{name}'

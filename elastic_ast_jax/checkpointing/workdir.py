@@ -58,6 +58,7 @@ _FREE_KEYS = {
     'train.save_every',
     'train.wandb',
     'train.profile_steps',
+    'train.compare_baseline',
     'mesh.data',
     'mesh.fsdp',
     'mesh.tensor',

@@ -220,6 +220,8 @@ class Train:
     max_checkpoints: int = 3
     # Epochs between evaluations. The last epoch is always evaluated.
     eval_every: int = 1
+    # At the end, fit logistic regression to the same clips, and report whether the model wins.
+    compare_baseline: bool = False
     # Project of Weights & Biases that also gets the metrics. Empty: none.
     wandb: str = ''
     # Steps that are profiled, soon after the start, for TensorBoard.

@@ -170,6 +170,7 @@ def _choose_batches(survey: Survey, frontend: FrontendSpec) -> list[Choice]:
         Choice('model', 'size', 'Mi', size_reason),
         Choice('train', 'epochs', epochs, f'about {steps} steps'),
         Choice('train', 'eval_every', max(1, epochs // 10), 'ten evaluations'),
+        Choice('train', 'compare_baseline', not many, 'with logistic regression, at the end'),
         Choice('optimizer', 'learning_rate', 1e-3),
         Choice('optimizer', 'warmup_epochs', round(epochs / 20, 2), 'a twentieth of the run'),
     ]

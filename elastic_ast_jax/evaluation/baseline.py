@@ -104,14 +104,12 @@ def run(
     progress = Progress()
     both: tuple[FeatureSet, ...] = ('plain',) if kind else ('plain', 'strong')
     feature_sets = (features,) if features else both
-    baselines, labels = _fit_baselines(
-        config, feature_sets, progress, own_frontend=kind is not None
+    baselines, evaluations = _fit_and_evaluate(
+        config, feature_sets, sweep_points, progress, own_frontend=kind is not None
     )
-    evaluations = [_evaluate(baseline, labels, sweep_points, progress) for baseline in baselines]
-    progress.clear()
     for baseline, (first, *_) in zip(baselines, evaluations, strict=True):
         if not kind:
-            print(f'{baseline.description}: {_summary(first.metrics)}')
+            print(f'{baseline.description}: {summarize(first.metrics)}')
     if kind:
         result = sweep.Curve(kind, sweep_points, evaluations[-1])
         print(sweep.curve_table(result))
@@ -124,7 +122,38 @@ def run(
     return result
 
 
-def _summary(result: Metrics) -> str:
+def measure(config: Config) -> list[tuple[str, Metrics]]:
+    """Return description and metrics of the plain and the strong baseline, on whole clips.
+
+    Raises:
+        DataError, AudioError, UserError: See `run`.
+    """
+    baselines, evaluations = _fit_and_evaluate(
+        config, ('plain', 'strong'), (_WHOLE,), Progress(), own_frontend=False
+    )
+    return [
+        (baseline.description, evaluation.metrics)
+        for baseline, (evaluation,) in zip(baselines, evaluations, strict=True)
+    ]
+
+
+def _fit_and_evaluate(
+    config: Config,
+    feature_sets: Sequence[FeatureSet],
+    points: Sequence[sweep.Point],
+    progress: Progress,
+    *,
+    own_frontend: bool,
+) -> tuple[list[Baseline], list[tuple[Evaluation, ...]]]:
+    """Return fitted regressions, and the results of each at the points; see `_fit_baselines`."""
+    baselines, labels = _fit_baselines(config, feature_sets, progress, own_frontend=own_frontend)
+    evaluations = [_evaluate(baseline, labels, points, progress) for baseline in baselines]
+    progress.clear()
+    return baselines, evaluations
+
+
+def summarize(result: Metrics) -> str:
+    """Return accuracy, mAP and the number of clips as text."""
     return (
         f'accuracy {markdown.percent(result.accuracy)}, mAP'
         f' {markdown.number(result.mean_average_precision)} on {result.clips} clips'

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import jax
 
+from elastic_ast_jax.audio.windows import WindowError
 from elastic_ast_jax.checkpointing.load_model import LoadedModel, load_model
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.data.epoch_plan import PlanError
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.clip_labels import classes_without_clips
 from elastic_ast_jax.distributed import (
@@ -34,7 +36,7 @@ from elastic_ast_jax.training.step import make_eval_step
 from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import join_first
+from elastic_ast_jax.utils.text import join_first, pluralize
 
 __all__ = ['run']
 
@@ -109,7 +111,7 @@ def run(
             _resized_evaluator(model, config, point, mesh, evaluator.source)
             for point in curve_points
         ]
-    curve = sweep.evaluate_curve(kind, curve_points, evaluators, progress)
+    curve = _evaluate_curve(kind, curve_points, evaluators, progress)
     _write_sweep(workdir, curve, model, overrides, resized=resized, progress=progress)
     return curve
 
@@ -158,6 +160,40 @@ def _evaluate_whole(
         print(summary_table(evaluation.metrics, model.description))
         _report(evaluation.skipped, files, overwrites=overwrites, progress=progress)
     return evaluation
+
+
+def _evaluate_curve(
+    kind: SweepKind,
+    points: Sequence[sweep.Point],
+    evaluators: Sequence[tuple[Evaluator, Any]],
+    progress: Progress,
+) -> sweep.Curve:
+    """Evaluate at each point.
+
+    Args:
+        kind: `'length'` or `'resolution'`.
+        points: The points.
+        evaluators: Evaluator and parameters of each point.
+        progress: Shows the current point.
+
+    Raises:
+        PlanError, WindowError: A clip does not fit at one of the points; nothing is evaluated.
+    """
+    settings = []
+    for point, (evaluator, _) in zip(points, evaluators, strict=True):
+        try:
+            settings.append(evaluator.setting(point.ratio, point.max_frames))
+        except (PlanError, WindowError) as error:
+            raise type(error)(
+                f'--sweep={kind} at {point.x:g} (a frame shift of {point.physical:g} ms): {error}'
+            ) from error
+    evaluations = []
+    for number, (point, (evaluator, params)) in enumerate(zip(points, evaluators, strict=True), 1):
+        progress.show(f'{kind} {point.x:g}, point {number} of {len(points)}')
+        setting = settings.pop(0)  # a setting may hold recordings: release it after use
+        evaluations.append(evaluator.evaluate(params, setting))
+    progress.write_line(f'{kind}: {pluralize(len(points), "point")}, each with every clip once')
+    return sweep.Curve(kind, tuple(points), tuple(evaluations))
 
 
 def _write_sweep(

@@ -25,11 +25,8 @@ from typing import Any
 import numpy as np
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
-from elastic_ast_jax.audio.windows import WindowError
 from elastic_ast_jax.config.schema import Config
-from elastic_ast_jax.data.epoch_plan import PlanError
 from elastic_ast_jax.evaluation import plots
-from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.evaluation.results import Evaluation, selection_score
 from elastic_ast_jax.evaluation.sweep_axes import (
     AXES,
@@ -43,8 +40,7 @@ from elastic_ast_jax.utils import markdown, plotting
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.gcs import BucketPath
-from elastic_ast_jax.utils.progress import Progress
-from elastic_ast_jax.utils.text import nan_to_none, pluralize
+from elastic_ast_jax.utils.text import nan_to_none
 
 # Points of the paper's curves, from its evaluation notebooks; lengths in frames.
 PAPER_LENGTHS = (256, 384, 400, *range(512, 1537, 128), 1600, *range(1664, 3073, 128))
@@ -199,40 +195,6 @@ def _resolution(frontend: FrontendSpec, ratio: int | float) -> Point:
             ' ratios'
         )
     return Point(float(ratio), frontend.rounded_shift_ms(float(ratio)), ratio=float(ratio))
-
-
-def evaluate_curve(
-    kind: SweepKind,
-    points: Sequence[Point],
-    evaluators: Sequence[tuple[Evaluator, Any]],
-    progress: Progress,
-) -> Curve:
-    """Evaluate at each point.
-
-    Args:
-        kind: `'length'` or `'resolution'`.
-        points: The points.
-        evaluators: Evaluator and parameters of each point.
-        progress: Shows the current point.
-
-    Raises:
-        PlanError, WindowError: A clip does not fit at one of the points; nothing is evaluated.
-    """
-    settings = []
-    for point, (evaluator, _) in zip(points, evaluators, strict=True):
-        try:
-            settings.append(evaluator.setting(point.ratio, point.max_frames))
-        except (PlanError, WindowError) as error:
-            raise type(error)(
-                f'--sweep={kind} at {point.x:g} (a frame shift of {point.physical:g} ms): {error}'
-            ) from error
-    evaluations = []
-    for number, (point, (evaluator, params)) in enumerate(zip(points, evaluators, strict=True), 1):
-        progress.show(f'{kind} {point.x:g}, point {number} of {len(points)}')
-        setting = settings.pop(0)  # a setting may hold recordings: release it after use
-        evaluations.append(evaluator.evaluate(params, setting))
-    progress.write_line(f'{kind}: {pluralize(len(points), "point")}, each with every clip once')
-    return Curve(kind, tuple(points), tuple(evaluations))
 
 
 def curve_table(curve: Curve) -> str:

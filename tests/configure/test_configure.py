@@ -58,8 +58,11 @@ def test_a_folder_is_configured_and_trains(sounds, configure, tmp_path, capsys):
     options += ['--config.model.width=16', '--config.model.depth=1']
     run = [f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}']
     assert main(['train', *run, *options]) == 0
-    assert main(['baseline', f'--config={tmp_path / "mine.py"}']) == 0
-    assert 'accuracy 100.00 %' in capsys.readouterr().out
+    *_, plain, strong, verdict = capsys.readouterr().err.splitlines()
+    assert 'mean and deviation' in plain and 'accuracy 100.00 %' in plain
+    assert 'statistics' in strong and 'accuracy 100.00 %' in strong
+    assert verdict.startswith('the model does not win: accuracy ')
+    assert verdict.endswith('falls') and 'logistic regression 1.0000' in verdict
 
 
 def test_folders_of_splits_are_used_as_such(sounds, configure, tmp_path):
