@@ -315,7 +315,8 @@ def prepare_run(
         config, schedule.epoch_ends, plan.extended_after
     )
     steps = compiled_steps.make_steps(config, len(data.labels), attend, dtype, mesh, learning_rate)
-    evaluator = Evaluator(config, data.labels, steps.eval_step, mesh)
+    selection_source = splits.open_source(config, splits.selection_split(config))
+    evaluator = Evaluator(config, data.labels, steps.eval_step, mesh, selection_source)
     agreement.check(process_view.data_sections('evaluation', evaluator.source, ()))
     return Setup(
         config,

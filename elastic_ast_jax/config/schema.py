@@ -40,6 +40,9 @@ class Data:
     # folders, and a manifest without a column `split`, if `train` equals `eval`: share of the clips
     # that is held out.
     eval_share: float = 0.2
+    # Share of the training clips that checkpoints are selected on, instead of the evaluation split.
+    # 0: none.
+    validation_share: float = 0.0
     # json: the CSV file of the classes, with the columns index, mid and display_name.
     label_csv: str = ''
     # fsdd: folder of the recordings. Empty: the data set `spoken_digit` of TensorFlow Datasets.

@@ -175,7 +175,7 @@ def _data_problems(data: Data) -> list[str]:
         )
     checks.at_least(1, 'synthetic_train', 'synthetic_eval')
     checks.at_least(0, 'num_workers', 'tfds_rate')
-    checks.below_one('overlap')
+    checks.below_one('overlap', 'validation_share')
     checks.need(
         data.label_separator,
         "data.label_separator='' must not be empty: it is ';' or ',' as a rule",

@@ -75,7 +75,7 @@ def take(config: Config) -> Survey:
     names = label_names(source)
     counts = collections.Counter(label for labels in source.labels for label in labels)
     numbers = [len(labels) for labels in source.labels]
-    rates = collections.Counter(rate for rate, _, _ in source.native_parts())
+    rates = collections.Counter(rate for _, _, rate in source.native_parts())
     edge, silent = _measure_energy(source)
     return Survey(
         seconds=source.samples / source.sample_rate,
@@ -122,7 +122,7 @@ def _measure_energy(source: FileSource) -> tuple[float, tuple[str, ...]]:
     selected = evenly_spaced(source, _DECODED_CLIPS).tolist()
     parts = source.native_parts()
     for number, clip in enumerate(selected, 1):
-        rate, first, last = parts[clip]
+        first, last, rate = parts[clip]
         last = min(last, first + int(_DECODED_SECONDS * rate))
         try:
             waveform = reading.read(source.clips[clip].path, rate, first, last)

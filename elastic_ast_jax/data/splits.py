@@ -12,12 +12,12 @@ from elastic_ast_jax.config.schema import Augment, Config
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.sampling import SamplingSpec, balanced_weights
 from elastic_ast_jax.data.sources import audioset_json, folders, fsdd, manifest, tfds, tfds_builder
-from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
+from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileSource, Source
 from elastic_ast_jax.data.sources.synthetic import SyntheticSource
 from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.packing.token_budget import TokenReduction
 
-Split = Literal['train', 'eval']
+Split = Literal['train', 'validation', 'eval']
 # What the keys of each source name that training reads.
 _PATHS = {
     'manifest': {'data.train': 'manifest', 'data.eval': 'manifest'},
@@ -48,9 +48,42 @@ def check_paths(config: Config) -> None:
 def open_source(config: Config, split: Split) -> Source:
     """Open the clips of a split: lengths and labels, and audio only if TFDS stores no lengths.
 
+    With `data.validation_share`, a part of the training clips is the split `'validation'`. A hash
+    of the name of its recording decides the part of a clip.
+
     Raises:
         DataError: The data cannot be used; says why.
     """
+    share = config.data.validation_share
+    if split == 'eval' or not share:
+        return _open_whole(config, 'eval' if split == 'eval' else 'train')
+    source = _open_whole(config, 'train')
+    if not isinstance(source, FileSource):
+        raise DataError(
+            f'data.validation_share={share:g} needs recordings in files, not'
+            f' data.source={config.data.source!r}: set it to 0'
+        )
+    selected = [
+        i
+        for i, clip in enumerate(source.clips)
+        # Not the hash of the name alone, which may have decided between training and evaluation.
+        if folders.held_out(f'validation {clip.name}', share) == (split == 'validation')
+    ]
+    if not selected:
+        raise DataError(
+            f'none of {len(source)} training clips is left for {split} with'
+            f' data.validation_share={share:g}: change the share'
+        )
+    return source.select(selected)
+
+
+def selection_split(config: Config) -> Split:
+    """Return the split that checkpoints are selected on during training."""
+    return 'validation' if config.data.validation_share else 'eval'
+
+
+def _open_whole(config: Config, split: Literal['train', 'eval']) -> Source:
+    """Open a split without regard to a validation split."""
     if missing := validation.missing_data(config):
         raise DataError('; '.join(missing))
     data, sample_rate = config.data, config.frontend.sample_rate

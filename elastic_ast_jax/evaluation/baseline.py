@@ -22,6 +22,7 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.sources.base import Source, evenly_spaced
 from elastic_ast_jax.data.sources.clip_labels import label_names, targets
+from elastic_ast_jax.data.splits import Split
 from elastic_ast_jax.evaluation import linear_classifier, metrics_files, sweep, sweep_axes
 from elastic_ast_jax.evaluation.clip_statistics import (
     GROUPS,
@@ -125,11 +126,18 @@ def run(
 def measure(config: Config) -> list[tuple[str, Metrics]]:
     """Return description and metrics of the plain and the strong baseline, on whole clips.
 
+    The clips are those that checkpoints are selected on during training.
+
     Raises:
         DataError, AudioError, UserError: See `run`.
     """
     baselines, evaluations = _fit_and_evaluate(
-        config, ('plain', 'strong'), (_WHOLE,), Progress(), own_frontend=False
+        config,
+        ('plain', 'strong'),
+        (_WHOLE,),
+        Progress(),
+        split=splits.selection_split(config),
+        own_frontend=False,
     )
     return [
         (baseline.description, evaluation.metrics)
@@ -143,11 +151,12 @@ def _fit_and_evaluate(
     points: Sequence[sweep.Point],
     progress: Progress,
     *,
+    split: Split = 'eval',
     own_frontend: bool,
 ) -> tuple[list[Baseline], list[tuple[Evaluation, ...]]]:
     """Return fitted regressions, and the results of each at the points; see `_fit_baselines`."""
     baselines, labels = _fit_baselines(config, feature_sets, progress, own_frontend=own_frontend)
-    evaluations = [_evaluate(baseline, labels, points, progress) for baseline in baselines]
+    evaluations = [_evaluate(baseline, labels, split, points, progress) for baseline in baselines]
     progress.clear()
     return baselines, evaluations
 
@@ -287,13 +296,15 @@ def _read(
 def _evaluate(
     baseline: Baseline,
     labels: Sequence[str],
+    split: Split,
     points: Sequence[sweep.Point],
     progress: Progress,
 ) -> tuple[Evaluation, ...]:
-    """Return the results on the evaluation split at each point."""
+    """Return the results on a split at each point."""
     config = baseline.config
-    frontend, source = config.frontend, splits.open_source(config, 'eval')
-    classes = targets(source, labels, 'evaluation', config.train.loss)
+    frontend, source = config.frontend, splits.open_source(config, split)
+    name = 'evaluation' if split == 'eval' else split
+    classes = targets(source, labels, name, config.train.loss)
     clips, features = _read(config, source, points, None, progress)
     evaluations = []
     for point, values in zip(points, features, strict=True):

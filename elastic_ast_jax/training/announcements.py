@@ -45,19 +45,20 @@ def describe_data(
         schedule: The steps of the run.
     """
     plan, packing = data.planner.epoch(0), config.packing
+    name = 'validation' if config.data.validation_share else 'evaluation'
     yield (
-        f'{len(data.source.keys)} training clips, {len(evaluation.source.keys)} evaluation clips;'
+        f'{len(data.source.keys)} training clips, {len(evaluation.source.keys)} {name} clips;'
         f' {schedule.steps} steps of {packing.rows} rows of {packing.tokens} tokens,'
         f' {100 * plan.fill(packing.rows, packing.tokens):.2f} % full'
     )
-    for split, count in (('training', plan.clips.cropped), ('evaluation', evaluation.cropped)):
+    for split, count in (('training', plan.clips.cropped), (name, evaluation.cropped)):
         if count:
             limit = config.frontend.max_frames
             yield f'warning: {count} {split} clips are cropped to {limit} frames'
     if evaluation.windowed:
-        yield f'{evaluation.windowed} evaluation clips are evaluated in several windows'
+        yield f'{evaluation.windowed} {name} clips are evaluated in several windows'
     if shared := count_shared_clips(data.source, evaluation.source):
-        yield f'warning: {shared} clips are in both the training and the evaluation split'
+        yield f'warning: {shared} clips are in both the training and the {name} split'
     if missing := classes_without_clips(data.source, data.labels):
         yield (
             f'warning: {len(missing)} of {len(data.labels)} classes have no training clip:'
@@ -67,7 +68,7 @@ def describe_data(
     counts = collections.Counter(name for names in evaluation.source.labels for name in set(names))
     if all(count == clips for count in counts.values()):
         yield (
-            'warning: no class has both clips and counter-examples in the evaluation split, so mAP,'
+            f'warning: no class has both clips and counter-examples in the {name} split, so mAP,'
             ' AUC and d-prime are undefined'
         )
 

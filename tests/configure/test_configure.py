@@ -1,6 +1,7 @@
 """Test `elastic-ast configure`: the file that it writes trains, and bad data are explained."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -56,9 +57,14 @@ def test_a_folder_is_configured_and_trains(sounds, configure, tmp_path, capsys):
     assert f'evaluation: {len(evaluation.keys)} clips' in text
     options = ['--config.train.epochs=2', '--config.optimizer.warmup_epochs=0.5']
     options += ['--config.model.width=16', '--config.model.depth=1']
+    options += ['--config.data.validation_share=0.3']
     run = [f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}']
     assert main(['train', *run, *options]) == 0
-    *_, plain, strong, verdict = capsys.readouterr().err.splitlines()
+    first, *_, plain, strong, verdict = capsys.readouterr().err.splitlines()
+    validation = int(re.search(r'(\d+) validation clips', first)[1])
+    assert 0 < validation < len(train.keys)
+    assert f'{len(train.keys) - validation} training clips' in first
+    assert f'on {validation} clips' in plain and f'on {validation} clips' in strong
     assert 'mean and deviation' in plain and 'accuracy 100.00 %' in plain
     assert 'statistics' in strong and 'accuracy 100.00 %' in strong
     assert verdict.startswith('the model does not win: accuracy ')

@@ -1,5 +1,6 @@
 """Define sources: the clips of one split, with lengths and labels before a sample is read."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -7,7 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -186,27 +187,34 @@ class FileSource:
                 headers.format_problems(repeated),
             )
 
-        native = np.array(ranges, np.int64)
-        self.clips = tuple(usable)
-        self._ranges, self._native_rates = native[:, :2], native[:, 2]
-        self.keys = tuple(clip.key for clip in usable)
-        self.labels = tuple(clip.labels for clip in usable)
+        self._hold(usable, np.array(ranges, np.int64))
+
+    def _hold(self, clips: Sequence[FileClip], parts: Int64[np.ndarray, 'N 3']) -> None:
+        """Set the clips; of each, first and last native frame, and native sample rate."""
+        self.clips, self._parts = tuple(clips), parts
+        self.keys = tuple(clip.key for clip in clips)
+        self.labels = tuple(clip.labels for clip in clips)
         self.samples = frontend.resampled_length(
-            native[:, 1] - native[:, 0], native[:, 2], sample_rate
+            parts[:, 1] - parts[:, 0], parts[:, 2], self.sample_rate
         )
-        self.fingerprint = fingerprint(self.keys, self.samples, self.labels, sample_rate)
+        self.fingerprint = fingerprint(self.keys, self.samples, self.labels, self.sample_rate)
+
+    def select(self, clips: Sequence[int]) -> Self:
+        """Return a source of some of the clips, with the same classes.
+
+        Args:
+            clips: Their indices, at least one.
+        """
+        selected = copy.copy(self)
+        selected._hold([self.clips[i] for i in clips], self._parts[list(clips)])
+        return selected
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def native_parts(self) -> list[tuple[int, int, int]]:
-        """Return of each clip the sample rate of its recording, and its first and last frame."""
-        return [
-            (rate, first, last)
-            for rate, (first, last) in zip(
-                self._native_rates.tolist(), self._ranges.tolist(), strict=True
-            )
-        ]
+        """Return of each clip its first and last frame, and the sample rate of its recording."""
+        return [(first, last, rate) for first, last, rate in self._parts.tolist()]
 
     def read(self, i: int) -> Float32[np.ndarray, 'samples']:
         """Return clip `i`: mono, full scale [-1, 1], `samples[i]` long.
@@ -215,7 +223,7 @@ class FileSource:
             AudioError: See `reading.read`.
             DataError: The recording was changed after its header was read.
         """
-        first, last = self._ranges[i].tolist()
+        first, last, _ = self._parts[i].tolist()
         samples = reading.read(self.clips[i].path, self.sample_rate, first, last)
         if len(samples) != self.samples[i]:
             raise DataError(
