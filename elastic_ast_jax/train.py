@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from elastic_ast_jax.audio import fbank
-from elastic_ast_jax.checkpointing import run_lock
+from elastic_ast_jax.checkpointing import late_callbacks, run_lock
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.checkpointing.run_lock import RunLock
 from elastic_ast_jax.checkpointing.train_state import TrainState
@@ -153,6 +153,7 @@ def run_prepared(setup: Setup) -> None:
     write_line = setup.progress.write_line
     with (
         setup.workdir.expect_present(),
+        late_callbacks.silenced(),
         Checkpoints(
             setup.workdir.checkpoints,
             config.train.max_checkpoints,

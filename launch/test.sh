@@ -16,6 +16,7 @@ fast=(
 # Check every annotated shape and type of the package while the tests run. Tracing takes a third more time.
 shapes=--jaxtyping-packages=elastic_ast_jax,beartype.beartype
 
+slow=
 case ${1-} in
   -h | --help)
     cat <<'TEXT'
@@ -39,11 +40,21 @@ TEXT
     ;;
   --slow)
     shift
-    set -- "$shapes" -m slow "$@"
+    slow=1
     ;;
 esac
 
 bash "$root/launch/install.sh" test
 unset PYTHONHOME PYTHONPATH  # packages of an active environment must not shadow those of .venv
 cd "$root"
-exec .venv/bin/python -m pytest "$@"
+if [[ -z $slow ]]; then
+  exec .venv/bin/python -m pytest "$@"
+fi
+
+# Tests that measure time run one at a time, in programs that are optimized. 5: there are none.
+status=0 alone=0
+.venv/bin/python -m pytest "$shapes" -m 'slow and not alone' -n 2 --dist loadfile "$@" || status=$?
+XLA_FLAGS='' .venv/bin/python -m pytest -m 'slow and alone' "$@" || alone=$?
+[[ $status != 5 ]] || exit "$alone"
+[[ $status == 0 && $alone != 5 ]] || exit "$status"
+exit "$alone"

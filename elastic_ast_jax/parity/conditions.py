@@ -80,7 +80,7 @@ def make_conditions(
         attends: Implementations of attention by name.
     """
     lengths = [len(patches) for patches in clips]
-    base = _row_shape(model, 1.0, max(lengths))
+    base = _row_shape(model, 1.0, lengths)
     yield f'alone, padded to {base.tokens} tokens', Condition(base, [[i] for i in range(count)])
     for number in range(_ARRANGEMENTS):
         yield (
@@ -88,7 +88,7 @@ def make_conditions(
             Condition(base, _arrange(lengths, base, random)),
         )
     for share in (0.5, 1.5, 2.0):
-        shape = _row_shape(model, share, max(lengths))
+        shape = _row_shape(model, share, lengths)
         if shape.tokens != base.tokens:
             yield (
                 f'rows of {shape.tokens} tokens',
@@ -197,10 +197,15 @@ def _arrange(
     return [[int(order[i]) for i in row] for row in rows]
 
 
-def _row_shape(model: LoadedModel, share: float, longest: int) -> BatchShape:
-    """Return a row of about this share of the config's tokens; rows of AST fit whole clips."""
+def _row_shape(model: LoadedModel, share: float, lengths: Sequence[int]) -> BatchShape:
+    """Return a row of about this share of the config's tokens; rows of AST fit whole clips.
+
+    Of a row that is far longer than all clips together, only twice their tokens count: the rest is
+    padding, and the memory of the reference attention grows with the square of the row.
+    """
     shape = factory.batch_shape(model.config, len(model.labels), rows=1)
-    tokens = max(longest, int(shape.tokens * share))
+    longest = max(lengths)
+    tokens = max(longest, int(min(shape.tokens, 2 * sum(lengths)) * share))
     if isinstance(model.network, AST):
         slots = max(1, tokens // longest)
         return dataclasses.replace(shape, tokens=slots * longest, slots=slots)

@@ -15,7 +15,6 @@ from elastic_ast_jax.perf.compiled_step import (
     CompiledStep,
     CompileError,
     compile_step,
-    device_name,
     format_gib,
     report,
 )
@@ -72,9 +71,7 @@ def run(
     results = {}
     for name, lower in (('train', _lower_train), ('evaluate', _lower_evaluate)):
         progress.write_line(f'compiling the {name} step')
-        results[name] = compile_step(
-            lambda lower=lower: lower(steps, mesh), chips.peak.memory / chips.cores
-        )
+        results[name] = compile_step(lambda lower=lower: lower(steps, mesh), chips.peak.memory)
     print(report(chips, results))
     print(f'\n{_describe_flops(workload, steps, chips)}')
     fits = all(result.fits for result in results.values())
@@ -162,7 +159,7 @@ def _search(
     """Print the most rows of a device whose training step fits, with and without remat."""
     mesh = sharding.make_mesh(config.mesh, topology.devices)
     row_multiple = sharding.count_row_shards(mesh) * config.train.grad_accumulation_steps
-    device_bytes = topology.peak.memory / topology.cores
+    device_bytes = topology.peak.memory
     table_rows, fitting_rows = [], []
     for remat in (False, True):
 
@@ -199,7 +196,7 @@ def _search(
     head = [
         'topology',
         'remat',
-        f'rows per {device_name(topology)} that fit',
+        'rows per chip that fit',
         'rows of a batch',
         'memory',
     ]

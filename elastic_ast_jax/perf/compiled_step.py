@@ -98,7 +98,6 @@ def compile_step(
 
 def report(topology: Topology, results: dict[str, CompiledStep]) -> str:
     """Return memory and communication of each step as Markdown tables."""
-    device = device_name(topology)
     memory_rows, traffic_rows = [], []
     for name, result in results.items():
         sizes = [
@@ -111,7 +110,7 @@ def report(topology: Topology, results: dict[str, CompiledStep]) -> str:
                 'yes' if result.fits else 'no',
                 '–' if result.needed is None else format_gib(result.needed),
                 *sizes,
-                format_gib(result.limit or topology.peak.memory / topology.cores),
+                format_gib(result.limit or topology.peak.memory),
                 f'{result.seconds:.0f} s',
             ]
         )
@@ -122,14 +121,14 @@ def report(topology: Topology, results: dict[str, CompiledStep]) -> str:
     memory_head = [
         'step',
         'fits',
-        f'per {device}',
+        'per chip',
         'arguments',
         'temporaries',
         'outputs',
         'of',
         'compiled in',
     ]
-    traffic_head = ['step', 'collective', 'times a step', f'bytes per {device}']
+    traffic_head = ['step', 'collective', 'times a step', 'bytes per chip']
     return '\n'.join(
         [
             *markdown.table(memory_head, memory_rows, 'llrrrrrr'),
@@ -137,11 +136,6 @@ def report(topology: Topology, results: dict[str, CompiledStep]) -> str:
             *markdown.table(traffic_head, traffic_rows, 'llrr'),
         ]
     )
-
-
-def device_name(topology: Topology) -> str:
-    """Return what memory is counted of: a chip, or its share of a core."""
-    return 'chip' if topology.cores == 1 else f'1/{topology.cores} chip'
 
 
 def format_gib(size: float) -> str:

@@ -39,19 +39,13 @@ class Topology:
         name: Name such as `v5e:16x16`.
         chips: Number of chips.
         peak: Peak figures of one chip.
-        devices: JAX devices. A device is a chip, except for v4: libtpu's compiler has a device for
-            each of the two cores of a chip, with half of its memory; on the hardware they are one.
+        devices: JAX devices, one for each chip.
     """
 
     name: str
     chips: int
     peak: Peak
     devices: tuple[Any, ...]
-
-    @property
-    def cores(self) -> int:
-        """Return the number of devices of a chip."""
-        return len(self.devices) // self.chips
 
 
 def prepare() -> None:
@@ -131,11 +125,14 @@ def load_topology(name: str) -> Topology:
         if math.prod(sizes) < 4
         else _HOST
     )
+    # By default, libtpu has a device for each of the two cores of a v4 chip; the hardware has one.
+    chip = {'chip_config_name': 'megacore'} if generation == 'v4' else {}
     try:
         description = topologies.get_topology_desc(
             platform='tpu',
             topology_name=f'{generation}:{"x".join(map(str, sizes))}',
             chips_per_host_bounds=host,
+            **chip,
         )
     except jax.errors.JaxRuntimeError as error:
         raise TopologyError(

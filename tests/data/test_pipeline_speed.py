@@ -48,6 +48,7 @@ print(json.dumps(speeds[1:]))
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_one_core_makes_2500_seconds_of_audio_a_second(tmp_path):
     """Read 16 kHz WAV clips of 10 s, with SpecAugment, into packed batches.
 

@@ -76,8 +76,9 @@ def test_a_stopped_run_resumes_bit_for_bit(
 ):
     with stopped(13):
         assert command(*arguments(RUN)).code == 130
-    # At the checkpoints of the steps 3, 6, 7, 9 and 12, and at the end.
-    assert len(shelf.under(f'{NAME}/metrics')) == 6
+    # At the checkpoints of the steps 3, 6, 7, 9 and 12, after the evaluation of step 7, and at the
+    # end.
+    assert len(shelf.under(f'{NAME}/metrics')) == 7
     assert [line['step'] for line in logged(fetch_run()) if line['kind'] == 'train'] == [
         *range(1, 14)
     ]

@@ -17,6 +17,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_prediction_from_the_shell_is_quick(tmp_path):
     noise = np.random.default_rng(0).standard_normal((2, 160000)) * 0.1
     for name, samples in zip('ab', noise, strict=True):

@@ -173,7 +173,8 @@ def test_runs_on_other_data_are_refused(finished_experiment, recipe):
     )
     assert (
         process.returncode == 1
-        and "data.train: '' there" in process.stderr
+        and "data.train: '' stored, '" in process.stderr
+        and "other.jsonl' now" in process.stderr
         and 'Give another --out' in process.stderr
     )
 

@@ -17,7 +17,7 @@ case "$1 $2" in
     eval "${PIP_DOES-true}"
     exit
     ;;
-  '-m pytest') echo "$@ in $PWD" >> 'LOG'; exit ;;
+  '-m pytest') echo "$@ in $PWD" >> 'LOG'; eval "${PYTEST_DOES-true}"; exit ;;
   '-c import pip') exit ;;
   '-c import platform'*) echo "${PLATFORM-TESTED_ON}"; exit ;;
 esac

@@ -193,15 +193,30 @@ def test_fast_runs_tests_of_this_repository(ready):
     ('arguments', 'passed'),
     [
         (['-x', 'tests/packing/test_packer.py'], '-x tests/packing/test_packer.py'),
-        (
-            ['--slow', '-x'],
-            '--jaxtyping-packages=elastic_ast_jax,beartype.beartype -m slow -x',
-        ),
     ],
 )
 def test_test_runs_pytest_in_the_root(ready, arguments, passed):
     assert ready.run('test.sh', *arguments).returncode == 0
     assert ready.calls()[-1] == f'-m pytest {passed} in {ready.root}'
+
+
+def test_slow_tests_that_measure_time_run_one_at_a_time(ready):
+    assert ready.run('test.sh', '--slow', '-x').returncode == 0
+    together, alone = ready.calls()[-2:]
+    shapes = '--jaxtyping-packages=elastic_ast_jax,beartype.beartype'
+    parallel = f'{shapes} -m slow and not alone -n 2 --dist loadfile -x'
+    assert together == f'-m pytest {parallel} in {ready.root}'
+    assert alone == f'-m pytest -m slow and alone -x in {ready.root}'
+
+
+@pytest.mark.parametrize(
+    ('codes', 'code'),
+    [((0, 0), 0), ((1, 0), 1), ((0, 1), 1), ((5, 0), 0), ((0, 5), 0), ((5, 1), 1), ((1, 5), 1)],
+)
+def test_either_part_of_the_slow_tests_can_fail_or_be_empty(ready, codes, code):
+    together, alone = codes
+    does = f'case "$*" in *not*) exit {together} ;; *) exit {alone} ;; esac'
+    assert ready.run('test.sh', '--slow', PYTEST_DOES=does).returncode == code
 
 
 @pytest.mark.parametrize('arguments', [['--fast'], ['one', 'two']])

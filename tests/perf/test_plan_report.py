@@ -334,6 +334,7 @@ def test_a_topology_is_refused_before_anything_is_planned(capsys, recipe):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_million_clips_are_planned_within_a_minute(capsys):
     path = str(Path(QUICKSTART).with_name('audioset.py'))
     plan.run(load(path), recipe=path, lengths='recipe')

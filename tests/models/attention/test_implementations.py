@@ -158,6 +158,7 @@ def test_blocked_needs_no_memory_for_all_pairs():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about processors')
 def test_blocked_is_at_least_2_5_times_as_fast_as_the_reference_with_16_clips_a_row():
     inputs, compiled = long_rows(rows=2, heads=3)
