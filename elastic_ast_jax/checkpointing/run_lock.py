@@ -247,7 +247,10 @@ class RunLock:
                     f' {successor.describe()} has taken over the workdir; this run stops, and'
                     ' writes nothing more'
                 )
-        return f'{self.path}: the lock of this run is gone; the run stops, and writes nothing more'
+        return (
+            f'{self.path}: the lock of this run is gone: another run has taken over the workdir and'
+            ' has ended, or the lock was deleted; this run stops, and writes nothing more'
+        )
 
 
 @contextlib.contextmanager

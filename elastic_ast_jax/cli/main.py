@@ -131,6 +131,11 @@ def _configure_logging() -> None:
     # Orbax logs through absl. It warns of directories that are opened for reading only, and logs
     # the traceback of what it raises.
     logging.getLogger('absl').addFilter(lambda record: record.levelno > logging.ERROR)
+    # Of a save that fails in several parts, Orbax raises the first error. Later, perhaps at the
+    # end of the program, asyncio logs that nobody asked for the others.
+    logging.getLogger('asyncio').addFilter(
+        lambda record: 'exception was never retrieved' not in record.getMessage()
+    )
 
 
 def _command_name(words: Sequence[str]) -> str:

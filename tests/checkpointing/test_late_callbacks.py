@@ -1,6 +1,5 @@
 """Test which errors are printed while a checkpoint is written."""
 
-import logging
 import sys
 import types
 from typing import Any
@@ -18,19 +17,14 @@ def printed(monkeypatch):
     return errors
 
 
-def test_only_callbacks_of_a_closed_loop_are_silent(printed, caplog):
-    before, logger = sys.unraisablehook, logging.getLogger('asyncio')
+def test_only_callbacks_of_a_closed_loop_are_silent(printed):
+    before = sys.unraisablehook
     with late_callbacks.silenced():
         for error in (RuntimeError('Event loop is closed'), RuntimeError('other'), OSError('x')):
             unraisable: Any = types.SimpleNamespace(exc_type=type(error), exc_value=error)
             sys.unraisablehook(unraisable)
-        logger.error('Task exception was never retrieved\nfuture: <Task>')
-        logger.error('something else')
     assert [str(unraisable.exc_value) for unraisable in printed] == ['other', 'x']
-    assert [record.getMessage() for record in caplog.records] == ['something else']
     assert sys.unraisablehook is before
-    logger.error('Task exception was never retrieved')
-    assert len(caplog.records) == 2
 
 
 def test_a_hook_that_was_set_meanwhile_stays(printed):

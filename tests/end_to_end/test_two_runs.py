@@ -149,6 +149,6 @@ def test_a_suspended_run_that_was_taken_over_writes_nothing(
     first.send_signal(signal.SIGCONT)
     assert first.wait(timeout=60) == 1
     assert complete_files(workdir) == before
-    assert 'on elsewhere has taken over' in log.read_text()
+    assert 'another run has taken over the workdir and has ended' in log.read_text()
     assert 'Traceback' not in log.read_text()
     same_bits(undisturbed, workdir, last_step(undisturbed))
