@@ -358,6 +358,7 @@ def test_synthesize_writes_clips_of_all_lengths_and_a_manifest(tmp_path, capsys)
                 f'--config={ROOT / "configs" / "manifest.py"}',
                 f'--config.data.train={manifest}',
                 f'--config.data.eval={manifest}',
+                '--config.data.eval_share=0.5',
             ]
         )
         == 0

@@ -61,7 +61,7 @@ def test_a_folder_is_configured_and_trains(sounds, configure, tmp_path, capsys):
     run = [f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}']
     assert main(['train', *run, *options]) == 0
     first, *_, plain, strong, verdict = capsys.readouterr().err.splitlines()
-    validation = int(re.search(r'(\d+) validation clips', first)[1])
+    (validation,) = map(int, re.findall(r'(\d+) validation clips', first))
     assert 0 < validation < len(train.keys)
     assert f'{len(train.keys) - validation} training clips' in first
     assert f'on {validation} clips' in plain and f'on {validation} clips' in strong

@@ -213,6 +213,10 @@ def _of_share(
 ) -> list[FileClip]:
     """Return the clips of one side of a manifest without splits; a recording is on one side."""
     selected = [clip for clip in clips if held_out(clip.name, eval_share) == evaluation]
+    warn_once(
+        f'{path}: has no splits and serves both sides: the recordings of data.eval_share='
+        f'{eval_share:g} are held out for evaluation; other manifests can be given for each side'
+    )
     if not selected:
         raise DataError(
             f'{path}: has no splits, and none of its {len(clips)} clips is left for'
