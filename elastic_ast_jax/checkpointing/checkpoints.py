@@ -121,7 +121,8 @@ class Checkpoints:
                 raise
         except Exception as error:  # a full disk raises errors of many types
             if kind is None:
-                self._check_lock()
+                with contextlib.suppress(OSError):
+                    self._check_lock()
                 raise self._not_written(error) from error
             # The error that ended the run is raised, not this one.
             _log.warning('%s', self._not_written(error))
@@ -259,7 +260,8 @@ class Checkpoints:
         except LockLostError:
             raise
         except Exception as error:  # a full disk raises errors of many types, also later
-            self._check_lock()  # a run that took over has removed what was being written
+            with contextlib.suppress(OSError):
+                self._check_lock()  # a run that took over has removed what was being written
             raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> UserError:

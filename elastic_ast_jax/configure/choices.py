@@ -12,6 +12,7 @@ from elastic_ast_jax.config.schema import Augment
 from elastic_ast_jax.configure.survey import Survey
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.sampling import SamplingSpec
+from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import join_first, pluralize
 
 __all__ = ['Choice', 'choose', 'warnings']
@@ -85,7 +86,7 @@ def warnings(survey: Survey) -> list[str]:
         )
     if survey.silent:
         texts.append(
-            f'{pluralize(len(survey.silent), "clip is", "clips are")} silent:'
+            f'{pluralize(len(survey.silent), "clip is", "clips are")} silent in the middle 10 s:'
             f' {join_first(survey.silent)}'
         )
     return texts
@@ -99,6 +100,11 @@ def _choose_frontend(survey: Survey) -> tuple[FrontendSpec, list[Choice]]:
     bare = FrontendSpec(
         sample_rate=rate, mel_bins=64 if rate <= 8000 else 128, shift_ms=5.0 if short else 10.0
     )
+    if bare.problems() or bare.shift(min(_RATIOS)) < 1:
+        raise UserError(
+            f'recordings of {rate} Hz are too slow for a frame shift of {bare.shift_ms:g} ms: write'
+            ' a config by hand, as configs/manifest.py, with a larger frontend.shift_ms'
+        )
     seconds = _WINDOW_SECONDS if windowed else longest
     frames = int(bare.frames(math.ceil(seconds * rate), bare.shift(min(_RATIOS))))
     max_frames = -(-frames // bare.patch_frames) * bare.patch_frames
@@ -132,10 +138,11 @@ def _choose_frontend(survey: Survey) -> tuple[FrontendSpec, list[Choice]]:
 
 def _choose_rate(survey: Survey) -> tuple[int, str]:
     """Return a sample rate that keeps the energy of the clips, and why."""
-    native, needed = survey.native_rate, 2 * _MARGIN * survey.edge
+    (lowest, native), needed = survey.native_rates, 2 * _MARGIN * survey.edge
     rate = min((rate for rate in _RATES if needed <= rate < native), default=native)
     if rate == native:
-        return rate, "the recordings' own"
+        own = "the recordings' own"
+        return rate, own if lowest == native else f'{own}, which have {lowest} Hz and more'
     return rate, (
         f'resampling from {native} Hz discards what lies above {rate // 2} Hz: nine of ten clips'
         f' have 99.5 % of their energy below {survey.edge:.0f} Hz'
@@ -170,7 +177,7 @@ def _choose_batches(survey: Survey, frontend: FrontendSpec) -> list[Choice]:
         Choice('model', 'size', 'Mi', size_reason),
         Choice('train', 'epochs', epochs, f'about {steps} steps'),
         Choice('train', 'eval_every', max(1, epochs // 10), 'ten evaluations'),
-        Choice('train', 'compare_baseline', not many, 'with logistic regression, at the end'),
+        Choice('train', 'compare_baseline', True, 'with logistic regression, at the end'),
         Choice('optimizer', 'learning_rate', 1e-3),
         Choice('optimizer', 'warmup_epochs', round(epochs / 20, 2), 'a twentieth of the run'),
     ]

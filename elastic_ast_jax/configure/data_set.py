@@ -1,11 +1,13 @@
 """Tell what a path holds: class folders, folders of splits, or a manifest."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from elastic_ast_jax.configure.choices import Choice
-from elastic_ast_jax.data.sources import folders
+from elastic_ast_jax.data.sources import folders, manifest
 from elastic_ast_jax.data.sources.base import DataError
+from elastic_ast_jax.data.sources.folders import EVALUATION, TRAINING
 
 __all__ = ['data_keys']
 
@@ -25,11 +27,12 @@ def data_keys(data: str, evaluation: str | None = None) -> list[Choice]:
     """
     path = Path(data)
     if path.is_dir():
-        source = 'folders'
-        if evaluation is None and (parts := folders.split_folders(path)):
-            data, evaluation = (os.path.join(path, part) for part in parts)
+        source, splits = 'folders', folders.split_folders(path)
+        if evaluation is None and splits:
+            data, evaluation = (os.path.join(path, part) for part in _choose_splits(data, splits))
+            splits = ()
     elif path.is_file() and path.suffix.lower() in _MANIFESTS:
-        source = 'manifest'
+        source, splits = 'manifest', manifest.split_names(path)
     elif path.exists():
         raise DataError(
             f'{data}: is neither a folder of recordings nor a manifest ({", ".join(_MANIFESTS)})'
@@ -40,13 +43,36 @@ def data_keys(data: str, evaluation: str | None = None) -> list[Choice]:
     choices = [Choice('data', 'source', source), Choice('data', 'train', train)]
     if evaluation is not None:
         return [*choices, Choice('data', 'eval', os.path.abspath(evaluation))]
-    reason = 'the same: a part is held out'
-    share = 'every fifth clip, chosen by a hash of its name'
-    if source == 'manifest':
-        reason += ', by the column split if there is one'
-        share += '; of no effect with a column split'
+    if splits:
+        train_split, eval_split = _choose_splits(data, splits)
+        return [
+            *choices,
+            Choice('data', 'eval', train, 'the same: its column split divides it'),
+            Choice('data', 'train_split', train_split),
+            Choice('data', 'eval_split', eval_split),
+        ]
     return [
         *choices,
-        Choice('data', 'eval', train, reason),
-        Choice('data', 'eval_share', _EVAL_SHARE, share),
+        Choice('data', 'eval', train, 'the same: a part is held out'),
+        Choice('data', 'eval_share', _EVAL_SHARE, 'every fifth, chosen by a hash of its name'),
     ]
+
+
+def _choose_splits(data: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return the names of the splits of training and evaluation.
+
+    Raises:
+        DataError: One of them is missing.
+    """
+    train, evaluation = (
+        next((name for name in usual if name in map(str.lower, names)), None)
+        for usual in (TRAINING, EVALUATION)
+    )
+    if train is None or evaluation is None:
+        raise DataError(
+            f'{data}: has the splits {", ".join(names)}, and none for'
+            f' {"training" if train is None else "evaluation"}: give DATA and --eval=DATA, or name'
+            f' the splits {TRAINING[0]} and {EVALUATION[0]}'
+        )
+    by_name = {name.lower(): name for name in names}
+    return by_name[train], by_name[evaluation]

@@ -41,18 +41,21 @@ class Survey:
         seconds: Length of each training clip.
         class_clips: Number of training clips of each class.
         labels: Number of labels of the training clip with the fewest, and of that with the most.
+        label_sets: Number of different sets of labels of the training clips.
         eval_clips: Number of evaluation clips.
-        native_rate: The most common sample rate of the training recordings.
+        native_rates: Lowest sample rate of the training clips, and that which nine of ten of them
+            do not exceed.
         edge: Frequency in Hz below which nine of ten clips have 99.5 % of their energy.
-        silent: Keys of decoded training clips without sound.
+        silent: Keys of decoded training clips without sound in their middle ten seconds.
         duplicates: Pairs of a training and an evaluation recording with the same content.
     """
 
     seconds: Float64[np.ndarray, 'N']
     class_clips: dict[str, int]
     labels: tuple[int, int]
+    label_sets: int
     eval_clips: int
-    native_rate: int
+    native_rates: tuple[int, int]
     edge: float
     silent: tuple[str, ...]
     duplicates: tuple[tuple[str, str], ...]
@@ -75,14 +78,15 @@ def take(config: Config) -> Survey:
     names = label_names(source)
     counts = collections.Counter(label for labels in source.labels for label in labels)
     numbers = [len(labels) for labels in source.labels]
-    rates = collections.Counter(rate for _, _, rate in source.native_parts())
+    rates = np.sort([rate for _, _, rate in source.native_parts()])
     edge, silent = _measure_energy(source)
     return Survey(
         seconds=source.samples / source.sample_rate,
         class_clips={name: counts[name] for name in names},
         labels=(min(numbers), max(numbers)),
+        label_sets=len(set(map(frozenset, source.labels))),
         eval_clips=len(evaluation),
-        native_rate=rates.most_common(1)[0][0],
+        native_rates=(int(rates[0]), int(rates[int(_CLIPS_WITHIN * (len(rates) - 1))])),
         edge=edge,
         silent=silent,
         duplicates=_find_duplicates(source, evaluation),
@@ -123,7 +127,9 @@ def _measure_energy(source: FileSource) -> tuple[float, tuple[str, ...]]:
     parts = source.native_parts()
     for number, clip in enumerate(selected, 1):
         first, last, rate = parts[clip]
-        last = min(last, first + int(_DECODED_SECONDS * rate))
+        # The middle of a long recording: there may be silence before the sound.
+        surplus = max(0, last - first - int(_DECODED_SECONDS * rate)) // 2
+        first, last = first + surplus, last - surplus
         try:
             waveform = reading.read(source.clips[clip].path, rate, first, last)
         except AudioError as error:

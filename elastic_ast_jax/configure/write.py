@@ -43,8 +43,8 @@ def run(data: str, out: str, evaluation: str | None = None, *, skip: bool = Fals
     if skip:
         keys.append(Choice('data', 'on_bad_audio', 'skip'))
     surveyed = survey.take(_config(keys))
-    if len(surveyed.class_clips) < 2:
-        label = ''.join(surveyed.class_clips) or 'none'
+    if surveyed.label_sets < 2:
+        label = ', '.join(surveyed.class_clips) or 'none'
         raise UserError(
             f'{data}: all {surveyed.clips} training clips have the same labels, {label}: there is'
             ' nothing to tell apart'

@@ -1,5 +1,6 @@
 """Open the source and make the planner of a split from a configuration."""
 
+import os
 from pathlib import Path
 from typing import Literal, cast
 
@@ -63,18 +64,19 @@ def open_source(config: Config, split: Split) -> Source:
             f'data.validation_share={share:g} needs recordings in files, not'
             f' data.source={config.data.source!r}: set it to 0'
         )
-    selected = [
-        i
-        for i, clip in enumerate(source.clips)
-        # Not the hash of the name alone, which may have decided between training and evaluation.
-        if folders.held_out(f'validation {clip.name}', share) == (split == 'validation')
-    ]
+    # Not the names alone, whose hashes may have decided between training and evaluation.
+    names = [f'validation {os.path.normpath(clip.name)}' for clip in source.clips]
+    validation = split == 'validation'
+    selected = [i for i, name in enumerate(names) if folders.held_out(name, share) == validation]
     if not selected:
         raise DataError(
             f'none of {len(source)} training clips is left for {split} with'
             f' data.validation_share={share:g}: change the share'
         )
-    return source.select(selected)
+    part = source.select(selected)
+    if validation:
+        part.skipped = ()  # they are reported with the training clips
+    return part
 
 
 def selection_split(config: Config) -> Split:

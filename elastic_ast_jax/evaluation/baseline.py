@@ -20,7 +20,7 @@ from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import stored
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.sources.base import Source, evenly_spaced
+from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.clip_labels import label_names, targets
 from elastic_ast_jax.data.splits import Split
 from elastic_ast_jax.evaluation import linear_classifier, metrics_files, sweep, sweep_axes
@@ -265,14 +265,20 @@ def _read_training_clips(config: Config, progress: Progress) -> _TrainingClips:
     source = splits.open_source(config, 'train')
     labels = label_names(source)
     classes = targets(source, labels, 'training', config.train.loss)
+    _check_classes(classes, labels)
+    clips, (features,) = _read(config, source, [_WHOLE], _MAX_TRAINING_CLIPS, progress)
+    read = [classes[clip] for clip in clips]
+    _check_classes(read, labels)  # some clips may be skipped
+    return _TrainingClips(config, features, read, tuple(labels))
+
+
+def _check_classes(classes: Sequence[tuple[int, ...]], labels: Sequence[str]) -> None:
     if len(set(classes)) < 2:
-        label = ', '.join(source.labels[0]) or 'none'
+        label = ', '.join(labels[n] for n in classes[0]) or 'none'
         raise UserError(
             f'all {len(classes)} training clips have the same labels, {label}: there is nothing to'
             ' tell apart'
         )
-    clips, (features,) = _read(config, source, [_WHOLE], _MAX_TRAINING_CLIPS, progress)
-    return _TrainingClips(config, features, [classes[clip] for clip in clips], tuple(labels))
 
 
 def _read(
@@ -287,7 +293,7 @@ def _read(
         source,
         config.frontend,
         [FrameSetting(point.ratio, point.max_frames) for point in points],
-        evenly_spaced(source, limit),
+        linear_classifier.sample(len(source.keys), limit or len(source.keys)),
         skip=config.data.on_bad_audio == 'skip',
         progress=progress,
     )

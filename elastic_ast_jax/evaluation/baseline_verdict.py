@@ -1,10 +1,12 @@
 """Compare a trained model with logistic regression on the same clips."""
 
+import math
 from collections.abc import Iterator
 
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.evaluation import baseline
 from elastic_ast_jax.evaluation.results import selection_score
+from elastic_ast_jax.utils.errors import UserError
 
 __all__ = ['describe']
 
@@ -15,20 +17,23 @@ def describe(config: Config, score: float) -> Iterator[str]:
     Args:
         config: The config of the model.
         score: The metric of the model that selects checkpoints.
-
-    Raises:
-        DataError, AudioError, UserError: See `baseline.run`.
     """
-    best = -float('inf')
-    for description, metrics in baseline.measure(config):
-        yield f'{description}: {baseline.summarize(metrics)}'
-        best = max(best, selection_score(config, metrics))
-    metric = config.train.selection_metric().replace('_', ' ')
-    if score > best:
-        yield f'the model wins: {metric} {score:.4f}, logistic regression {best:.4f}'
+    try:
+        results = baseline.measure(config)
+    except UserError as error:  # training is finished all the same
+        yield f'warning: no comparison with logistic regression: {error}'
         return
-    yield (
-        f'the model does not win: {metric} {score:.4f}, logistic regression {best:.4f}. What may'
-        ' help: more recordings, pretrained weights (init.from), and more epochs if the training'
-        ' loss still falls'
-    )
+    for description, metrics in results:
+        yield f'{description}: {baseline.summarize(metrics)}'
+    metric = config.train.selection_metric().replace('_', ' ')
+    best = max(selection_score(config, metrics) for _, metrics in results)
+    if math.isnan(score) or math.isnan(best):
+        yield f'no comparison with logistic regression: {metric} is undefined on these clips'
+    elif score > best:
+        yield f'the model wins: {metric} {score:.4f}, logistic regression {best:.4f}'
+    else:
+        yield (
+            f'the model does not win: {metric} {score:.4f}, logistic regression {best:.4f}. What'
+            ' may help: more recordings, pretrained weights (init.from), and more epochs if the'
+            ' training loss still falls'
+        )

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.schema import Config, Mesh
+from elastic_ast_jax.data.sources import manifest
 from elastic_ast_jax.distributed import partitioning
 
 __all__ = ['CHANGEABLE', 'SPLIT_KEYS', 'eval_config']
@@ -59,7 +60,10 @@ def eval_config(trained: Config, overrides: Iterable[str]) -> Config:
             f'data.source={source!r}: {", ".join(allowed)}'
         )
     if trained.data.train and trained.data.train == trained.data.eval and 'data.eval' in texts:
-        texts.setdefault('data.train', texts['data.eval'])
+        other = texts['data.eval']
+        # All clips of another manifest are evaluated, unless it says which.
+        whole = source == 'manifest' and not manifest.has_splits(other)
+        texts.setdefault('data.train', _NO_FILE if whole else other)
     elif (
         'data.source' in texts and 'train' in SPLIT_KEYS.get(source, ()) and not trained.data.train
     ):

@@ -4,6 +4,7 @@ The results are the metrics of whole clips, or a sweep of them, as JSON and as t
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -265,7 +266,16 @@ def _fit_rows(config: Config, model: LoadedModel, mesh: jax.sharding.Mesh) -> Co
     if jax.default_backend() == 'cpu':
         sharing = len(sharding.local_rows(config.packing.rows, mesh)) // rows
     classes, params = len(model.labels), memory.params_bytes(model.params)
+    # All processes use the same number of rows.
     fitting = memory.rows_within_limit(config, classes, params) // sharing
+    fitting = min(processes.all_gather(fitting))
+    if 0 < fitting < rows:
+        logging.warning(
+            'packing.rows=%d takes too much memory for this network: %d rows are used, which'
+            ' changes no result',
+            config.packing.rows,
+            fitting * shards,
+        )
     rows = max(1, min(rows, fitting))
     memory.check_batch(config, classes, params, rows * sharing)
     packing = dataclasses.replace(config.packing, rows=rows * shards)

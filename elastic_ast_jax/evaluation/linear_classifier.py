@@ -10,7 +10,7 @@ from scipy.special import log_expit, log_softmax
 
 from elastic_ast_jax.utils import philox
 
-__all__ = ['DEFAULT_C', 'LinearClassifier', 'choose_c', 'fit', 'truth_table']
+__all__ = ['DEFAULT_C', 'LinearClassifier', 'choose_c', 'fit', 'sample', 'truth_table']
 
 # Inverse strength of the L2 penalty, as scikit-learn names it.
 DEFAULT_C = 1.0
@@ -33,6 +33,7 @@ class LinearClassifier:
         mean, deviation: Moments of the features of the training clips, `[F]`.
         weights, biases: `[L, F]` and `[L]`, of the normalized features.
         learned: Positions of the L learned classes among all C.
+        always: Positions of the classes that all training clips have, if a clip may have several.
         classes: C.
         several: A clip may have several classes, or none: one regression for each class.
     """
@@ -42,19 +43,28 @@ class LinearClassifier:
     weights: Float64[np.ndarray, 'L F']
     biases: Float64[np.ndarray, 'L']
     learned: Int64[np.ndarray, 'L']
+    always: Int64[np.ndarray, '_']
     classes: int
     several: bool
 
     def scores(self, features: Float64[np.ndarray, 'M F']) -> Float64[np.ndarray, 'M C']:
         """Return the log-probability of each class, or its logit if a clip may have several.
 
-        A class that the training clips do not tell apart comes last.
+        A class of no training clip comes last, and a class of all of them first.
         """
         logits = (features - self.mean) / self.deviation @ self.weights.T + self.biases
         learned = logits if self.several else log_softmax(logits, axis=1)
         scores = np.full((len(features), self.classes), learned.min() - 1)
         scores[:, self.learned] = learned
+        scores[:, self.always] = learned.max() + 1
         return scores
+
+
+def sample(count: int, limit: int) -> Int64[np.ndarray, 'n']:
+    """Return at most `limit` of `count` positions, ascending: all, or a random sample."""
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.argsort(philox.words(0, 1, philox.Stream.FOLD, count))[:limit])
 
 
 def truth_table(classes: Sequence[tuple[int, ...]], count: int) -> Bool[np.ndarray, 'N C']:
@@ -104,6 +114,7 @@ def fit(
         weights,
         biases,
         learned,
+        np.flatnonzero(truth.min(axis=0)),
         truth.shape[1],
         several,
     )
@@ -121,7 +132,7 @@ def choose_c(
     """
     count = len(features)
     if count > _MAX_INNER_CLIPS:
-        inner = np.arange(_MAX_INNER_CLIPS) * count // _MAX_INNER_CLIPS
+        inner = sample(count, _MAX_INNER_CLIPS)
         features, truth = features[inner], truth[inner]
     held_out = [_deal_folds(truth) == fold for fold in range(_FOLDS)]
     if not all(fold.any() and _learnable(truth[~fold], several=several) for fold in held_out):

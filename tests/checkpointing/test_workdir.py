@@ -111,6 +111,7 @@ def test_keys_that_change_no_result_may_differ(workdir):
             'save_every': 5,
             'wandb': 'project',
             'profile_steps': 3,
+            'compare_baseline': True,
         },
     )
     workdir.prepare(free)
@@ -150,6 +151,7 @@ def test_further_keys_can_be_compared(workdir):
             'train.save_every',
             'train.wandb',
             'train.profile_steps',
+            'train.compare_baseline',
             'mesh.data',
             'mesh.fsdp',
             'mesh.tensor',

@@ -11,13 +11,15 @@ from elastic_ast_jax.configure.choices import choose, warnings
 from elastic_ast_jax.configure.survey import Survey
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.sampling import SamplingSpec
+from elastic_ast_jax.utils.errors import UserError
 
 USUAL = Survey(
     seconds=np.linspace(0.2, 1.2, 500),
     class_clips={'a': 250, 'b': 250},
     labels=(1, 1),
+    label_sets=2,
     eval_clips=100,
-    native_rate=16000,
+    native_rates=(16000, 16000),
     edge=6000.0,
     silent=(),
     duplicates=(),
@@ -54,8 +56,8 @@ def reason(key, **changes):
     ],
 )
 def test_the_sample_rate_keeps_the_energy(native, edge, rate):
-    assert keys(native_rate=native, edge=float(edge))['frontend.sample_rate'] == rate
-    text = reason('frontend.sample_rate', native_rate=native, edge=float(edge))
+    assert keys(native_rates=(native, native), edge=float(edge))['frontend.sample_rate'] == rate
+    text = reason('frontend.sample_rate', native_rates=(native, native), edge=float(edge))
     assert ('own' in text) if rate == native else (f'discards what lies above {rate // 2}' in text)
 
 
@@ -94,6 +96,17 @@ def test_rows_are_full_and_steps_are_many(seconds):
     assert np.diff(plan.rows.offsets).max() < slots
     steps = len(plan.rows) * values['train.epochs']
     assert 450 <= steps <= 4000
+
+
+def test_recordings_of_several_rates_keep_the_energy_of_the_highest():
+    assert keys(native_rates=(8000, 48000), edge=20000.0)['frontend.sample_rate'] == 44100
+    text = reason('frontend.sample_rate', native_rates=(8000, 48000), edge=23000.0)
+    assert text == "the recordings' own, which have 8000 Hz and more"
+
+
+def test_rates_below_a_frame_shift_are_refused():
+    with pytest.raises(UserError, match='recordings of 100 Hz are too slow'):
+        keys(native_rates=(100, 100), edge=40.0)
 
 
 def test_short_clips_get_more_frames_and_long_ones_windows():

@@ -100,6 +100,42 @@ def test_a_manifest_without_splits_holds_out_a_share(sounds, configure, tmp_path
     assert not set(train.keys) & set(evaluation.keys)
 
 
+def test_splits_of_other_names_are_used(sounds, configure, tmp_path):
+    manifest = write_list(tmp_path / 'all.jsonl', sounds, lambda clip: [clip.parent.name], 'Train')
+    code, text, _ = configure(manifest)
+    assert code == 1 and 'has the splits Train, and none for evaluation' in text
+    other = write_list(tmp_path / 'other', sounds, lambda clip: [clip.parent.name], 'val')
+    # Parts of the same recordings.
+    lines = [json.loads(line) | {'start': 0.0, 'end': 0.1} for line in other.open()]
+    text = '\n'.join([manifest.read_text(), *map(json.dumps, lines)])
+    manifest.write_text(text)
+    code, text, config = configure(manifest)
+    assert code == 0, text
+    assert (config.data.train_split, config.data.eval_split) == ('Train', 'val')
+
+
+def test_one_class_and_background_are_configured(sounds, configure, tmp_path):
+    labels = {'low': ['hum'], 'high': []}
+    manifest = write_list(tmp_path / 'all.jsonl', sounds, lambda clip: labels[clip.parent.name])
+    code, text, config = configure(manifest, f'--eval={manifest}')
+    assert code == 0 and config.train.loss == 'bce', text
+
+
+def test_a_verdict_that_is_not_possible_is_a_warning(sounds, configure, tmp_path, capsys):
+    """Training is finished: its end is no error."""
+    code, _, config = configure(sounds)
+    assert code == 0 and config.train.compare_baseline
+    same = write_list(tmp_path / 'same.jsonl', sounds, lambda clip: ['a'])
+    options = ['train.epochs=1', 'model.width=16', 'model.depth=1', 'data.source=manifest']
+    options += [f'data.train={same}', 'optimizer.warmup_epochs=0.5']
+    options += [f'data.eval={same}', 'data.eval_share=0.5']
+    words = [f'--config.{option}' for option in options]
+    run = [f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}']
+    assert main(['train', *run, *words]) == 0
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith('warning: no comparison with logistic regression: all ')
+
+
 def test_several_labels_and_background(sounds, configure, tmp_path):
     labels = {'low': ['hum', 'tone'], 'high': []}
     manifest = write_list(tmp_path / 'all.jsonl', sounds, lambda clip: labels[clip.parent.name])

@@ -47,7 +47,8 @@ def test_a_survey_counts_files_and_finds_duplicates(tmp_path):
     surveyed = survey.take(config)
     assert surveyed.class_clips == {'a': 1, 'b': 1} and surveyed.labels == (0, 1)
     assert surveyed.seconds.tolist() == pytest.approx([4000 / 48000, 2, 1], abs=1e-3)
-    assert (surveyed.clips, surveyed.eval_clips, surveyed.native_rate) == (3, 2, 11025)
+    assert (surveyed.clips, surveyed.eval_clips, surveyed.native_rates) == (3, 2, (11025, 11025))
+    assert surveyed.label_sets == 3
     assert surveyed.silent == ('silent.wav',)
     assert surveyed.duplicates == (('two.wav', 'copy.wav'),)
     assert surveyed.edge > 15000  # of the noise at 48 kHz

@@ -1,6 +1,7 @@
 """Test how one set of clips is divided into training, validation and evaluation."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -50,6 +51,20 @@ def test_recordings_are_on_one_side_and_every_clip_is_used(manifest):
     assert 0.15 < len(names['validation']) / (40 - len(names['eval'])) < 0.45
     assert len({source.fingerprint for source in opened.values()}) == 3
     assert all(source.classes == ('0', '1') for source in opened.values())
+
+
+def test_two_spellings_of_a_path_are_one_recording(manifest):
+    path = pathlib.Path(manifest)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[::2]:
+        line['audio'] = f'./{line["audio"]}'
+    other = path.with_name('spelled.jsonl')
+    other.write_text('\n'.join(map(json.dumps, lines)))
+    names = [
+        {clip.name.removeprefix('./') for clip in source.clips}
+        for source in sources(str(other), validation_share=0.3).values()
+    ]
+    assert sum(map(len, names)) == 40
 
 
 def test_evaluation_does_not_depend_on_the_validation_share(manifest):

@@ -40,6 +40,16 @@ def test_a_manifest_that_serves_both_splits_moves_as_one():
     assert config.data.train == config.data.eval == '/b/all.csv'
 
 
+def test_all_clips_of_another_manifest_without_splits_are_evaluated(tmp_path):
+    before = trained(train='/a/all.csv', eval='/a/all.csv')
+    (tmp_path / 'whole.csv').write_text('audio,labels\na.wav,x\n')
+    (tmp_path / 'divided.csv').write_text('audio,labels,split\na.wav,x,test\n')
+    config = eval_config(before, [f'data.eval={tmp_path}/whole.csv'])
+    assert config.data.train != config.data.eval == f'{tmp_path}/whole.csv'
+    config = eval_config(before, [f'data.eval={tmp_path}/divided.csv'])
+    assert config.data.train == config.data.eval == f'{tmp_path}/divided.csv'
+
+
 @pytest.mark.parametrize(
     'override', ['model.depth=2', 'frontend.max_frames=2048', 'train.loss=bce', 'augment.mixup=1']
 )

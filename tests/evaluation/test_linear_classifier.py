@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from elastic_ast_jax.evaluation.linear_classifier import DEFAULT_C, choose_c, fit, truth_table
+from elastic_ast_jax.evaluation.linear_classifier import (
+    DEFAULT_C,
+    choose_c,
+    fit,
+    sample,
+    truth_table,
+)
 
 
 @pytest.fixture
@@ -17,8 +23,8 @@ def test_several_labels_and_classes_without_examples(features):
     scores = fit(features, truth_table(classes, 4), several=True).scores(features)
     assert scores.shape == (60, 4)
     assert ((scores[:, 0] > 0) == (features[:, 0] > 0)).mean() > 0.9
-    # Nothing was learned of a class that no clip has, or all have.
-    assert (scores[:, 2:] <= scores[:, :2].min()).all()
+    # A class that no clip has comes last, and one that all have first.
+    assert (scores[:, 2] < scores[:, :2].min()).all() and (scores[:, 3] > scores.max() - 1e-9).all()
 
 
 @pytest.mark.parametrize('classes', [[0, 3], [0, 1, 3]])
@@ -45,6 +51,17 @@ def test_the_penalty_fits_the_data():
     assert of_noise[1] < of_signal[1] < 0
     assert choose_c(features, signal, several=True)[0] == of_signal[0]
     assert choose_c(features, signal, several=False) == of_signal
+
+
+def test_clips_in_turn_are_sampled_of_every_class(features):
+    assert (sample(5, 5) == np.arange(5)).all()
+    positions = sample(20_000, 2_000)
+    assert len(np.unique(positions)) == 2_000 and (np.diff(positions) > 0).all()
+    assert 0.4 < (positions % 2).mean() < 0.6
+    many = np.random.default_rng(0).standard_normal((4_000, 2))
+    truth = truth_table([(n % 2,) for n in range(4_000)], 2)
+    many[:, 0] += 10 * truth[:, 0]
+    assert choose_c(many, truth, several=False)[1] > -0.1
 
 
 @pytest.mark.parametrize(('clips', 'several'), [(2, False), (4, False), (2, True), (4, True)])

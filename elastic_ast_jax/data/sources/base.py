@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -199,7 +199,7 @@ class FileSource:
         )
         self.fingerprint = fingerprint(self.keys, self.samples, self.labels, self.sample_rate)
 
-    def select(self, clips: Sequence[int]) -> Self:
+    def select(self, clips: Sequence[int]) -> 'FileSource':
         """Return a source of some of the clips, with the same classes.
 
         Args:

@@ -18,14 +18,14 @@ from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, Fil
 from elastic_ast_jax.data.sources.class_names import ClassNames, differ_by_case
 from elastic_ast_jax.utils.text import pluralize
 
-__all__ = ['held_out', 'load', 'split_folders']
+__all__ = ['EVALUATION', 'TRAINING', 'held_out', 'load', 'split_folders']
 
 _FORM = 'a folder for each class, with its recordings in it: dog/rex.wav, cat/tom.wav'
 # Folders of these names are most likely splits, not classes; those of evaluation in the order of
 # preference.
-_TRAINING = ('train', 'training')
-_EVALUATION = ('test', 'testing', 'eval', 'evaluation', 'val', 'valid', 'validation', 'dev')
-_SPLITS = frozenset((*_TRAINING, *_EVALUATION))
+TRAINING = ('train', 'training')
+EVALUATION = ('test', 'testing', 'eval', 'evaluation', 'val', 'valid', 'validation', 'dev')
+_SPLITS = frozenset((*TRAINING, *EVALUATION))
 
 
 def load(
@@ -105,18 +105,14 @@ def load(
     return FileSource(clips, sample_rate, root, on_bad_audio, classes)
 
 
-def split_folders(root: str | os.PathLike) -> tuple[str, str] | None:
-    """Return the folders of training and evaluation, if a folder has no others than splits.
+def split_folders(root: str | os.PathLike) -> tuple[str, ...]:
+    """Return the folders in the root if all of them are named like splits, or else none.
 
     Raises:
         DataError: The folder cannot be listed.
     """
-    names = {name.lower(): name for name in _list_folders(root)}
-    if not names.keys() <= _SPLITS:
-        return None
-    train = next((names[name] for name in _TRAINING if name in names), None)
-    evaluation = next((names[name] for name in _EVALUATION if name in names), None)
-    return None if train is None or evaluation is None else (train, evaluation)
+    names = _list_folders(root)
+    return tuple(names) if {name.lower() for name in names} <= _SPLITS else ()
 
 
 def held_out(key: str, share: float) -> bool:

@@ -35,7 +35,7 @@ from elastic_ast_jax.data.sources.text_files import (
 )
 from elastic_ast_jax.utils.text import join_first, pluralize
 
-__all__ = ['entries', 'load']
+__all__ = ['entries', 'has_splits', 'load', 'split_names']
 
 _REQUIRED = ('audio', 'labels')
 _OPTIONAL = ('start', 'end', 'split')
@@ -144,6 +144,24 @@ def entries(path: Path, label_separator: str = ';') -> tuple[list[FileClip], lis
     return clips, splits
 
 
+def split_names(path: Path) -> tuple[str, ...]:
+    """Return the splits of a manifest, in their order of appearance.
+
+    Raises:
+        DataError: See `entries`.
+    """
+    _, splits = entries(path)
+    return tuple(dict.fromkeys(name for name in splits if name is not None))
+
+
+def has_splits(path: str | os.PathLike) -> bool:
+    """Return whether a manifest has splits, or cannot be read, which opening it reports."""
+    try:
+        return bool(split_names(Path(path)))
+    except DataError:
+        return True
+
+
 def _clip(row: dict[str, Any], folder: str, origin: str, class_names: ClassNames) -> FileClip:
     """Return the clip of a line without problems."""
     labels = [row['labels']] if isinstance(row['labels'], str) else row['labels']
@@ -212,7 +230,9 @@ def _of_share(
     clips: list[FileClip], eval_share: float, path: Path, *, evaluation: bool
 ) -> list[FileClip]:
     """Return the clips of one side of a manifest without splits; a recording is on one side."""
-    selected = [clip for clip in clips if held_out(clip.name, eval_share) == evaluation]
+    selected = [
+        clip for clip in clips if held_out(os.path.normpath(clip.name), eval_share) == evaluation
+    ]
     warn_once(
         f'{path}: has no splits and serves both sides: the recordings of data.eval_share='
         f'{eval_share:g} are held out for evaluation; other manifests can be given for each side'
