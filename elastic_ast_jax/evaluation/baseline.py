@@ -256,7 +256,7 @@ def _fit_strong(training: Sequence[_TrainingClips]) -> Baseline:
     return Baseline(classifier, 'strong', clips.config, description)
 
 
-def _select(values: Float64[np.ndarray, 'N F'], features: FeatureSet) -> Float64[np.ndarray, 'N F']:
+def _select(values: Float64[np.ndarray, 'N F'], features: FeatureSet) -> Float64[np.ndarray, 'N _']:
     """Return the values that a baseline uses: all, or the moments, which come first."""
     return values if features == 'strong' else values[:, : values.shape[1] // GROUPS * MOMENTS]
 

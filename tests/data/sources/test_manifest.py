@@ -121,8 +121,10 @@ def test_two_sides_divide_a_manifest_without_splits_by_recordings(write):
         recordings.append({clip.name for clip in source.clips})
         assert len(source) == 2 * len(recordings[-1])
     assert not recordings[0] & recordings[1] and len(set.union(*recordings)) == 5
-    with pytest.raises(DataError, match=r'for training with data\.eval_share=1: change the share'):
-        manifest.load(path, 'train', RATE, sides=sides, eval_share=1)
+    with pytest.raises(
+        DataError, match=r'for training with data\.eval_share=1.0: change the share'
+    ):
+        manifest.load(path, 'train', RATE, sides=sides, eval_share=1.0)
     same = ('train', 'train')
     assert len(manifest.load(path, 'train', RATE, sides=same, eval_share=0.5)) == 10
 
