@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -121,9 +121,7 @@ class Checkpoints:
                 raise
         except Exception as error:  # a full disk raises errors of many types
             if kind is None:
-                with contextlib.suppress(OSError):
-                    self._check_lock()
-                raise self._not_written(error) from error
+                self._raise_not_written(error)
             # The error that ended the run is raised, not this one.
             _log.warning('%s', self._not_written(error))
 
@@ -260,9 +258,18 @@ class Checkpoints:
         except LockLostError:
             raise
         except Exception as error:  # a full disk raises errors of many types, also later
-            with contextlib.suppress(OSError):
-                self._check_lock()  # a run that took over has removed what was being written
-            raise self._not_written(error) from error
+            self._raise_not_written(error)
+
+    def _raise_not_written(self, error: Exception) -> NoReturn:
+        """Raise why a checkpoint cannot be written.
+
+        Raises:
+            LockLostError: A run that took over has removed what was being written.
+            CheckpointError: There is another reason.
+        """
+        with contextlib.suppress(OSError):
+            self._check_lock()
+        raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> UserError:
         full = os.strerror(errno.ENOSPC)  # TensorStore quotes it within its messages
