@@ -1,6 +1,7 @@
 """Open the source and make the planner of a split from a configuration."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
 
@@ -19,6 +20,12 @@ from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.packing.token_budget import TokenReduction
 
 Split = Literal['train', 'validation', 'eval']
+# Names of the splits in messages.
+NAMES: Mapping[Split, str] = {
+    'train': 'training',
+    'validation': 'validation',
+    'eval': 'evaluation',
+}
 # What the keys of each source name that training reads.
 _PATHS = {
     'manifest': {'data.train': 'manifest', 'data.eval': 'manifest'},

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.checkpointing import run_lock
@@ -156,7 +156,15 @@ def _fit_and_evaluate(
 ) -> tuple[list[Baseline], list[tuple[Evaluation, ...]]]:
     """Return fitted regressions, and the results of each at the points; see `_fit_baselines`."""
     baselines, labels = _fit_baselines(config, feature_sets, progress, own_frontend=own_frontend)
-    evaluations = [_evaluate(baseline, labels, split, points, progress) for baseline in baselines]
+    read: dict[FrontendSpec, _EvaluationClips] = {}
+    for baseline in baselines:
+        if baseline.config.frontend not in read:
+            clips = _read_evaluation_clips(baseline.config, labels, split, points, progress)
+            read[baseline.config.frontend] = clips
+    evaluations = [
+        _evaluate(baseline, read[baseline.config.frontend], labels, points)
+        for baseline in baselines
+    ]
     progress.clear()
     return baselines, evaluations
 
@@ -299,29 +307,55 @@ def _read(
     )
 
 
-def _evaluate(
-    baseline: Baseline,
+class _EvaluationClips(NamedTuple):
+    """Hold the evaluation clips of a frontend that can be decoded.
+
+    Attributes:
+        samples: Length of each clip.
+        classes: Classes of each clip.
+        features: Features of the clips at each point.
+        skipped: See `Evaluation`.
+    """
+
+    samples: Int64[np.ndarray, 'N']
+    classes: list[tuple[int, ...]]
+    features: list[Float64[np.ndarray, 'N F']]
+    skipped: tuple[str, ...]
+
+
+def _read_evaluation_clips(
+    config: Config,
     labels: Sequence[str],
     split: Split,
     points: Sequence[sweep.Point],
     progress: Progress,
-) -> tuple[Evaluation, ...]:
-    """Return the results on a split at each point."""
-    config = baseline.config
-    frontend, source = config.frontend, splits.open_source(config, split)
-    name = 'evaluation' if split == 'eval' else split
-    classes = targets(source, labels, name, config.train.loss)
+) -> _EvaluationClips:
+    source = splits.open_source(config, split)
+    classes = targets(source, labels, splits.NAMES[split], config.train.loss)
     clips, features = _read(config, source, points, None, progress)
+    return _EvaluationClips(
+        source.samples[clips], [classes[clip] for clip in clips], features, source.skipped
+    )
+
+
+def _evaluate(
+    baseline: Baseline,
+    clips: _EvaluationClips,
+    labels: Sequence[str],
+    points: Sequence[sweep.Point],
+) -> tuple[Evaluation, ...]:
+    """Return the results at each point."""
+    frontend = baseline.config.frontend
     evaluations = []
-    for point, values in zip(points, features, strict=True):
-        frames = frontend.frames(source.samples[clips], frontend.shift(point.ratio))
+    for point, values in zip(points, clips.features, strict=True):
+        frames = frontend.frames(clips.samples, frontend.shift(point.ratio))
         scores = baseline.classifier.scores(_select(values, baseline.features))
         evaluations.append(
             Evaluation(
-                metrics.compute_metrics(scores, [classes[clip] for clip in clips], labels),
+                metrics.compute_metrics(scores, clips.classes, labels),
                 int((frames > point.max_frames).sum()) if point.max_frames else 0,
                 0,
-                source.skipped,
+                clips.skipped,
             )
         )
     return tuple(evaluations)

@@ -134,7 +134,8 @@ def choose_c(
     if count > _MAX_INNER_CLIPS:
         inner = sample(count, _MAX_INNER_CLIPS)
         features, truth = features[inner], truth[inner]
-    held_out = [_deal_folds(truth) == fold for fold in range(_FOLDS)]
+    folds = _deal_folds(truth)
+    held_out = [folds == fold for fold in range(_FOLDS)]
     if not all(fold.any() and _learnable(truth[~fold], several=several) for fold in held_out):
         return DEFAULT_C, -np.inf
     likelihoods = [

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.data import splits
 from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources.base import Source, count_shared_clips
 from elastic_ast_jax.data.sources.clip_labels import classes_without_clips
@@ -45,7 +46,7 @@ def describe_data(
         schedule: The steps of the run.
     """
     plan, packing = data.planner.epoch(0), config.packing
-    name = 'validation' if config.data.validation_share else 'evaluation'
+    name = splits.NAMES[splits.selection_split(config)]
     yield (
         f'{len(data.source.keys)} training clips, {len(evaluation.source.keys)} {name} clips;'
         f' {schedule.steps} steps of {packing.rows} rows of {packing.tokens} tokens,'
