@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-from elastic_ast_jax.cli import fetch_amazon_queen
+from elastic_ast_jax.cli import fetch_amazon_queen, fetch_small_data
 from elastic_ast_jax.cli.commands import UsageError, add_command, describe
 from elastic_ast_jax.cli.types import comma_separated_ints, positive_int
 from elastic_ast_jax.experiments.definitions import EXPERIMENTS, Definition
@@ -90,6 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'amazon_queen',
         'fetch the dialogues of a computer game, the data of configs/amazon_queen.py',
         fetch_amazon_queen,
+    )
+    add_command(
+        commands,
+        'fetch_small_data',
+        'fetch classification tasks of a few hundred real recordings each',
+        fetch_small_data,
     )
 
 
