@@ -315,7 +315,9 @@ def prepare_run(
     learning_rate = training_factory.learning_rate_schedule(
         config, schedule.epoch_ends, plan.extended_after
     )
-    steps = compiled_steps.make_steps(config, len(data.labels), attend, dtype, mesh, learning_rate)
+    steps = compiled_steps.make_steps(
+        config, len(data.labels), attend, dtype, mesh, learning_rate, data.weights
+    )
     selection_source = splits.open_source(config, splits.selection_split(config))
     evaluator = Evaluator(config, data.labels, steps.eval_step, mesh, selection_source)
     agreement.check(process_view.data_sections('evaluation', evaluator.source, ()))

@@ -209,6 +209,9 @@ class Train:
     metric: str = 'auto'
     # Share of the target that is spread over all classes.
     label_smoothing: float = 0.0
+    # Weights of classes in the loss. 'none'; 'balanced': rare classes count as much as others.
+    # Excludes data.balanced.
+    class_weights: str = 'none'
     # Parts of a batch that are computed one after another: less memory, the same gradient.
     grad_accumulation_steps: int = 1
     # Decay of the moving average of the parameters, used by evaluation and prediction. 0: none.

@@ -237,6 +237,7 @@ def _train_problems(train: Train) -> list[str]:
     checks.at_least(0, 'save_every', 'profile_steps')
     checks.below_one('label_smoothing', 'ema')
     checks.one_of('loss', ('cross_entropy', 'bce'))
+    checks.one_of('class_weights', ('none', 'balanced'))
     checks.one_of('metric', ('auto', 'accuracy', 'mean_average_precision'))
     checks.need(
         not (train.loss == 'bce' and train.label_smoothing),
@@ -310,6 +311,11 @@ def _combination_problems(config: Config) -> list[str]:
         texts.append(
             f"augment.mixup={augment.mixup} makes fractions of labels: set train.loss='bce', or"
             ' augment.mixup=0'
+        )
+    if config.train.class_weights == 'balanced' and config.data.balanced:
+        texts.append(
+            "train.class_weights='balanced' and data.balanced=True both favor rare classes: set one"
+            " of them to 'none' or False"
         )
     if augment.cut_seconds and augment.prefix_frames:
         texts.append(

@@ -65,6 +65,9 @@ def describe_data(
             f'warning: {len(missing)} of {len(data.labels)} classes have no training clip:'
             f' {", ".join(missing)}'
         )
+    if data.weights is not None:
+        low, high = data.weights.positive.min(), data.weights.positive.max()
+        yield f'class weights in the loss: from {low:.3g} to {high:.3g}'
     clips = len(evaluation.source.labels)
     counts = collections.Counter(name for names in evaluation.source.labels for name in set(names))
     if all(count == clips for count in counts.values()):

@@ -16,6 +16,7 @@ from elastic_ast_jax.models.attention.interface import Attend
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.training import factory as training_factory
 from elastic_ast_jax.training import freezing
+from elastic_ast_jax.training.class_weights import ClassWeights
 from elastic_ast_jax.training.optimizer import Schedule
 from elastic_ast_jax.training.step import make_eval_step, make_train_step, new_state
 
@@ -56,7 +57,13 @@ class CompiledSteps(NamedTuple):
 
 
 def make_steps(
-    config: Config, classes: int, attend: Attend, dtype: Any, mesh: Mesh, learning_rate: Schedule
+    config: Config,
+    classes: int,
+    attend: Attend,
+    dtype: Any,
+    mesh: Mesh,
+    learning_rate: Schedule,
+    weights: ClassWeights | None = None,
 ) -> CompiledSteps:
     """Return the jitted steps of a configuration.
 
@@ -67,6 +74,7 @@ def make_steps(
         dtype: The dtype of the computation.
         mesh: The devices; they may be absent if the steps are only compiled.
         learning_rate: The learning rate of each step.
+        weights: The weights of classes in the loss of training; evaluation has none.
 
     Raises:
         PartitionError: A mesh axis does not divide a dimension of a parameter.
@@ -80,11 +88,8 @@ def make_steps(
         dtype,
         constrain=sharding.activation_constraint(mesh),
     )
-    shape, loss, optimizer = (
-        model_factory.batch_shape(config, classes),
-        training_factory.make_loss(config),
-        training_factory.make_optimizer(config, learning_rate),
-    )
+    shape = model_factory.batch_shape(config, classes)
+    optimizer = training_factory.make_optimizer(config, learning_rate)
     use_ema = config.train.ema > 0
 
     def apply(params, batch):
@@ -103,8 +108,14 @@ def make_steps(
     abstract = jax.eval_shape(init, {})
     shardings = sharding.state_shardings(abstract, params, mesh)
     step = make_train_step(
-        apply, loss, optimizer, config.train.grad_accumulation_steps, config.train.ema, frozen
+        apply,
+        training_factory.make_loss(config, weights),
+        optimizer,
+        config.train.grad_accumulation_steps,
+        config.train.ema,
+        frozen,
     )
+    eval_step = make_eval_step(apply, training_factory.make_loss(config))
     return CompiledSteps(
         network,
         shape,
@@ -113,5 +124,5 @@ def make_steps(
         abstract,
         shardings,
         sharding.jit_train_step(step, mesh, shardings),
-        sharding.jit_eval_step(make_eval_step(apply, loss), mesh, shardings.params),
+        sharding.jit_eval_step(eval_step, mesh, shardings.params),
     )

@@ -9,13 +9,23 @@ import optax
 
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.training import losses, optimizer
+from elastic_ast_jax.training.class_weights import ClassWeights
 
 
-def make_loss(config: Config) -> losses.Loss:
-    """Return the loss per clip."""
-    if config.train.loss == 'bce':
+def make_loss(config: Config, weights: ClassWeights | None = None) -> losses.Loss:
+    """Return the loss per clip.
+
+    Args:
+        config: The configuration.
+        weights: The weights of classes; None: all count alike.
+    """
+    if config.train.loss != 'bce':
+        return losses.cross_entropy(
+            config.train.label_smoothing, None if weights is None else weights.positive
+        )
+    if weights is None or weights.negative is None:
         return losses.binary_cross_entropy
-    return losses.cross_entropy(config.train.label_smoothing)
+    return losses.weighted_binary_cross_entropy(weights.positive, weights.negative)
 
 
 def learning_rate_schedule(

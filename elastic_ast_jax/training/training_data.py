@@ -11,6 +11,7 @@ from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.clip_labels import label_names, targets
 from elastic_ast_jax.distributed import agreement, process_view
 from elastic_ast_jax.training import extension
+from elastic_ast_jax.training.class_weights import ClassWeights, class_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,14 @@ class TrainingData:
         labels: The name of each class.
         targets: The classes of each clip.
         planner: Plans the batches of an epoch.
+        weights: The weights of classes in the loss; None: all count alike.
     """
 
     source: Source
     labels: tuple[str, ...]
     targets: Sequence[tuple[int, ...]]
     planner: Planner
+    weights: ClassWeights | None
 
 
 def open_training_data(config: Config) -> TrainingData:
@@ -35,7 +38,9 @@ def open_training_data(config: Config) -> TrainingData:
     source = splits.open_source(config, 'train')
     labels = label_names(source)
     classes = targets(source, labels, 'training', config.train.loss)
-    return TrainingData(source, labels, classes, splits.make_train_planner(config, source))
+    planner = splits.make_train_planner(config, source)
+    weights = class_weights(config, classes, len(labels))
+    return TrainingData(source, labels, classes, planner, weights)
 
 
 def check_agreement(config: Config, data: TrainingData) -> None:
@@ -45,6 +50,7 @@ def check_agreement(config: Config, data: TrainingData) -> None:
         DisagreementError: They have not; names the process and the line.
     """
     plan = [data.planner.fingerprint(data.source.fingerprint)]
+    plan += data.weights.lines() if data.weights else []
     agreement.check(process_view.data_sections('training', data.source, plan))
     if config.init.from_:
         agreement.check(process_view.weights_sections(config.init.from_))
