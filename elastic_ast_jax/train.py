@@ -40,6 +40,7 @@ from elastic_ast_jax.training import factory as training_factory
 from elastic_ast_jax.training.announcements import describe_data, describe_unscored
 from elastic_ast_jax.training.compilations import CompilationCounter
 from elastic_ast_jax.training.compiled_steps import CompiledSteps
+from elastic_ast_jax.training.early_stopping import EarlyStopping
 from elastic_ast_jax.training.extension import describe_extensions, prepare_extension
 from elastic_ast_jax.training.metrics_window import MetricsWindow
 from elastic_ast_jax.training.monitor import Monitor
@@ -99,6 +100,7 @@ class Session:
         checkpoints: Saves states.
         events: Decides when to save and to evaluate.
         batches: The batches of the remaining steps.
+        stopping: Ends a run that no longer improves.
         monitor: Checks and reports each step, one step behind the device.
         window: Averages the steps since the last log line.
         log: Writes to the logs.
@@ -110,6 +112,7 @@ class Session:
     checkpoints: Checkpoints
     events: SaveSchedule
     batches: Iterator[PackedBatch]
+    stopping: EarlyStopping
     monitor: Monitor
     window: MetricsWindow
     log: RunLog
@@ -162,41 +165,51 @@ def run_prepared(setup: Setup) -> None:
     ):
         state = restore_or_initialize(setup, checkpoints)
         step = int(state.step)
-        if step >= setup.schedule.steps and checkpoints.score(step) is not None:
-            write_line(f'{setup.workdir.path}: training is finished, {step} steps; nothing to do')
+        stopping = EarlyStopping(setup.workdir, config, setup.schedule.steps, step)
+        ends_here = step >= setup.schedule.steps or stopping.ends_after(step)
+        if ends_here and checkpoints.score(step) is not None:
+            length = stopping.describe_length(step, checkpoints.best_step())
+            write_line(f'{setup.workdir.path}: training is finished, {length}; nothing to do')
             return
         if step:
             write_line(f'{setup.workdir.path}: resuming after step {step}')
         with (
             CompilationCounter() as compilations,
-            open_session(setup, checkpoints, step) as session,
+            open_session(setup, checkpoints, stopping, step) as session,
         ):
-            train(session, state)
-        score = checkpoints.score(setup.schedule.steps)
+            step = train(session, state)
+        best_step = checkpoints.best_step()
+        length = stopping.describe_length(step, best_step)
+        is_best = best_step is not None and stopping.ends_after(step)
+        score = checkpoints.score(best_step if is_best else step)
     train_count = pluralize(compilations.count(setup.steps.train_step), 'time')
     eval_count = pluralize(compilations.count(setup.steps.eval_step), 'time')
     write_line(
-        f'{setup.workdir.path}: training is finished, {setup.schedule.steps} steps; the training'
-        f' step was compiled {train_count}, the evaluation step {eval_count}'
+        f'{setup.workdir.path}: training is finished, {length}; the training step was'
+        f' compiled {train_count}, the evaluation step {eval_count}'
     )
     if config.train.compare_baseline and score is not None and processes.is_primary():
         for line in baseline_verdict.describe(config, score):
             write_line(line)
 
 
-def train(session: Session, state: TrainState) -> None:
-    """Train from a state to the last step.
+def train(session: Session, state: TrainState) -> int:
+    """Train from a state to the last step, or until evaluations no longer improve.
+
+    Returns:
+        The step that the run ends after.
 
     Raises:
         Preempted: The run was asked to stop; a checkpoint of the last step is saved.
         TrainingError: A step is not finite.
     """
     setup, monitor, events = session.setup, session.monitor, session.events
+    stopping = session.stopping
     for line in describe_unscored(session.checkpoints, monitor.step, events.evaluation_due):
         setup.progress.write_line(line)
     if evaluation_is_missing(session):
         evaluate(session, state)
-    for batch in session.batches:
+    for batch in () if stopping.ends_after(monitor.step) else session.batches:
         with session.profile.step(monitor.step):
             state, metrics = setup.steps.train_step(state, sharding.shard_batch(batch, setup.mesh))
         step = monitor.on_step_dispatched(batch, metrics)
@@ -209,8 +222,11 @@ def train(session: Session, state: TrainState) -> None:
             save(session, state)
         if events.evaluation_due(step):
             evaluate(session, state)
+        if stopping.ends_after(step):
+            break
     session.checkpoints.wait()
     log_completed_saves(session)
+    return monitor.step
 
 
 def evaluation_is_missing(session: Session) -> bool:
@@ -241,9 +257,14 @@ def evaluate(session: Session, state: TrainState) -> None:
     with session.window.paused():
         metrics = setup.evaluator.metrics(state.params if state.ema is None else state.ema)
         session.log.log_evaluation(step, metrics)
-        session.log.flush()  # a run that resumes after the score does not evaluate again
+        score = selection_score(setup.config, metrics)
         setup.workdir.check_present()
-        session.checkpoints.add_score(step, selection_score(setup.config, metrics))
+        session.stopping.add(step, score)
+        if session.stopping.ends_after(step):
+            count = session.stopping.history.evaluations_without_improvement()
+            session.log.log_early_end(step, count)
+        session.log.flush()  # a run that resumes after the score does not evaluate again
+        session.checkpoints.add_score(step, score)
 
 
 def log_completed_saves(session: Session) -> None:
@@ -339,12 +360,15 @@ def prepare_run(
 
 
 @contextlib.contextmanager
-def open_session(setup: Setup, checkpoints: Checkpoints, first_step: int) -> Iterator[Session]:
+def open_session(
+    setup: Setup, checkpoints: Checkpoints, stopping: EarlyStopping, first_step: int
+) -> Iterator[Session]:
     """Open the parts that the loop uses, and close them however it ends.
 
     Args:
         setup: The fixed parts of the run.
         checkpoints: Its checkpoints.
+        stopping: Ends the run early.
         first_step: The step that it starts or resumes after.
     """
     config, schedule, progress = setup.config, setup.schedule, setup.progress
@@ -374,6 +398,7 @@ def open_session(setup: Setup, checkpoints: Checkpoints, first_step: int) -> Ite
             checkpoints,
             events,
             batches,
+            stopping,
             Monitor(setup.data.source.keys, reporter.report, first_step),
             reporter.window,
             log,

@@ -1,11 +1,12 @@
-"""Define what a workdir records beside the config: the meaning of the model, and the plan."""
+"""Define what a workdir records beside the config: meaning of the model, plan, and scores."""
 
 import dataclasses
+import math
 from typing import Any
 
 from elastic_ast_jax.audio.fbank import Fingerprint
 
-__all__ = ['ModelMetadata', 'PlanRecord', 'RecordError']
+__all__ = ['ModelMetadata', 'PlanRecord', 'RecordError', 'ScoreHistory']
 
 
 class RecordError(ValueError):
@@ -93,6 +94,57 @@ class PlanRecord:
             if not valid:
                 raise RecordError(f'the entry {key} is damaged')
         return cls(fingerprint, tuple(rows), tuple(extended_after))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreHistory:
+    """The scores of all evaluations of a run, also of checkpoints that were deleted.
+
+    Attributes:
+        scores: Step and score of each evaluation, by step; NaN if the score is undefined.
+    """
+
+    scores: tuple[tuple[int, float], ...] = ()
+
+    def up_to(self, step: int) -> 'ScoreHistory':
+        """Return the history until a step, with it."""
+        return ScoreHistory(tuple(entry for entry in self.scores if entry[0] <= step))
+
+    def add(self, step: int, score: float) -> 'ScoreHistory':
+        """Return the history with a new last score, which replaces those from its step on."""
+        return ScoreHistory((*self.up_to(step - 1).scores, (step, score)))
+
+    def evaluations_without_improvement(self) -> int:
+        """Return the number of last evaluations without a score above all earlier ones."""
+        best, count = -math.inf, 0
+        for _, score in self.scores:
+            count = 0 if score > best else count + 1
+            best = score if score > best else best
+        return count
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `scores.json`."""
+        return {
+            'scores': [[step, None if math.isnan(score) else score] for step, score in self.scores]
+        }
+
+    @classmethod
+    def from_json(cls, scores: Any) -> 'ScoreHistory':
+        """Return the record of the entry of `scores.json`.
+
+        Raises:
+            RecordError: It is damaged.
+        """
+        if not (
+            isinstance(scores, list)
+            and all(isinstance(entry, list) and len(entry) == 2 for entry in scores)
+            and _is_ascending([step for step, _ in scores])
+            and all(type(score) in (int, float, type(None)) for _, score in scores)
+        ):
+            raise RecordError('the entry scores is damaged')
+        return cls(
+            tuple((step, math.nan if score is None else float(score)) for step, score in scores)
+        )
 
 
 def _is_ascending(counts: Any) -> bool:

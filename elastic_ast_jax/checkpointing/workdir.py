@@ -5,6 +5,7 @@
 | `config.json` | the resolved configuration |
 | `model.json` | names of the labels, and the fingerprint of the frontend of training |
 | `plan.json` | the fingerprint of the plan, the rows of each epoch, and extensions of the run |
+| `scores.json` | the score of every evaluation, with `train.patience` |
 | `checkpoints/` | see `checkpoints` |
 | `metrics.jsonl` | a line per logged step, evaluation and checkpoint; in a bucket `metrics/` |
 | `tensorboard/` | the same as TensorBoard events |
@@ -31,7 +32,12 @@ from typing import Any, cast
 from elastic_ast_jax.audio.fbank import Fingerprint
 from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.checkpointing import workdir_files
-from elastic_ast_jax.checkpointing.run_records import ModelMetadata, PlanRecord, RecordError
+from elastic_ast_jax.checkpointing.run_records import (
+    ModelMetadata,
+    PlanRecord,
+    RecordError,
+    ScoreHistory,
+)
 from elastic_ast_jax.checkpointing.workdir_files import COMPLETE, RESTORE, WorkdirError
 from elastic_ast_jax.config import loading, stored
 from elastic_ast_jax.config.schema import Config
@@ -63,6 +69,8 @@ _FREE_KEYS = {
     'mesh.fsdp',
     'mesh.tensor',
 }
+# Keys that `--extend` may change.
+_EXTENDED_KEYS = ('train.epochs', 'train.patience')
 
 
 class Workdir:
@@ -130,7 +138,8 @@ class Workdir:
 
         Args:
             config: The configuration of the run.
-            extend: Whether the stored run may have another number of epochs; it keeps its config.
+            extend: Whether the stored run may have another number of epochs and another patience;
+                it keeps its config.
 
         Raises:
             WorkdirError: It cannot be written, holds other files, or belongs to a run with another
@@ -156,7 +165,7 @@ class Workdir:
                 raise self.not_writable(error) from error
         file = self.path / 'config.json'
         if file.exists():
-            self.check_config(config, free=('train.epochs',) if extend else ())
+            self.check_config(config, free=_EXTENDED_KEYS if extend else ())
         elif not self._writes:
             raise WorkdirError(
                 f'{self.path}: this process cannot see the config.json of the first one: --workdir'
@@ -245,6 +254,11 @@ class Workdir:
                 advice += (
                     '. A finished run gets more epochs with elastic-ast train --extend. To start a'
                     f' new run from its weights, head included, use --config.init.from={self.path}'
+                )
+            if different == ['train.patience']:
+                advice += (
+                    '. A run that ended early continues with elastic-ast train --extend and a'
+                    ' larger train.patience, or 0'
                 )
             if (self.path / 'conversion.txt').exists():
                 advice = (
@@ -348,6 +362,27 @@ class Workdir:
     def set_plan(self, plan: PlanRecord) -> None:
         """Store the plan of the run."""
         self._write(self.path / 'plan.json', json.dumps(plan.to_json()) + '\n')
+
+    def score_history(self) -> ScoreHistory:
+        """Return the scores of all evaluations; none are stored without `train.patience`.
+
+        Raises:
+            WorkdirError: They are damaged.
+        """
+        file = self.path / 'scores.json'
+        if not file.exists():
+            return ScoreHistory()
+        scores = workdir_files.entry(
+            workdir_files.read_object(self.path, file.name), file, 'scores'
+        )
+        try:
+            return ScoreHistory.from_json(scores)
+        except RecordError as error:
+            raise WorkdirError(f'{file}: {error}; {RESTORE} in another --workdir') from error
+
+    def set_score_history(self, history: ScoreHistory) -> None:
+        """Store the scores of all evaluations."""
+        self._write(self.path / 'scores.json', json.dumps(history.to_json()) + '\n')
 
     def add_skipped(self, messages: Iterable[str]) -> None:
         """Add messages to the list of skipped clips, each once.

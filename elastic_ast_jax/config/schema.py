@@ -226,6 +226,9 @@ class Train:
     max_checkpoints: int = 3
     # Epochs between evaluations. The last epoch is always evaluated.
     eval_every: int = 1
+    # Training ends after this many evaluations in a row without a better metric. 0: never. Requires
+    # data.validation_share.
+    patience: int = 0
     # At the end, fit logistic regression to the same clips, and report whether the model wins.
     compare_baseline: bool = False
     # Project of Weights & Biases that also gets the metrics. Empty: none.

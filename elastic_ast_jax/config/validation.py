@@ -234,7 +234,7 @@ def _train_problems(train: Train) -> list[str]:
     checks.at_least(
         1, 'epochs', 'log_every', 'max_checkpoints', 'eval_every', 'grad_accumulation_steps'
     )
-    checks.at_least(0, 'save_every', 'profile_steps')
+    checks.at_least(0, 'save_every', 'profile_steps', 'patience')
     checks.below_one('label_smoothing', 'ema')
     checks.one_of('loss', ('cross_entropy', 'bce'))
     checks.one_of('class_weights', ('none', 'balanced'))
@@ -316,6 +316,12 @@ def _combination_problems(config: Config) -> list[str]:
         texts.append(
             "train.class_weights='balanced' and data.balanced=True both favor rare classes: set one"
             " of them to 'none' or False"
+        )
+    if config.train.patience > 0 and config.data.validation_share == 0:
+        texts.append(
+            f'train.patience={config.train.patience} needs clips that are neither trained on nor'
+            ' evaluated in the end: hold out a part of the training clips with'
+            ' data.validation_share=0.2, or set train.patience=0'
         )
     if augment.cut_seconds and augment.prefix_frames:
         texts.append(

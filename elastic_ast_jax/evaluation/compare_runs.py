@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
+from elastic_ast_jax.checkpointing.run_length import run_steps
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config.schema import Packing
-from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.evaluation.sweep_axes import METRICS, format_metric, plot_scale
 from elastic_ast_jax.training import metrics_file
 from elastic_ast_jax.utils import files, markdown, plotting
@@ -45,7 +45,7 @@ class Run:
         evaluations: Step and metric of each evaluation during training, in order; NaN where the
             metric is undefined.
         steps: Steps that the log has.
-        planned: Steps of the whole run.
+        planned: Steps of the whole run, until it ended early if it did.
         seconds: Duration of training by the logged speeds, so without evaluation; NaN if the log
             lacks speeds.
     """
@@ -94,7 +94,7 @@ def read_run(workdir: str) -> Run:
             f'{workdir}: was not trained here, so there is nothing to compare: its '
             f'{"metrics.jsonl" if plan else "plan.json"} is missing'
         )
-    planned = Schedule(plan.epoch_rows, config.packing.rows).steps
+    planned = run_steps(folder, config, plan)
     return Run(workdir, config.flat(), metric, evaluations, steps, planned, seconds)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from elastic_ast_jax.checkpointing.run_length import run_steps
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
-from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.utils.text import format_duration, pluralize, printable
 
 # Seconds between a signal that was passed on and the kill of processes that ignore it.
@@ -51,7 +51,7 @@ class Run:
 
 
 def is_finished(workdir: Path) -> bool:
-    """Return whether the last step of a run has a checkpoint with an evaluation.
+    """Return whether the step that a run ends after has a checkpoint with an evaluation.
 
     A workdir that cannot be read is not finished: training reports why.
     """
@@ -60,11 +60,11 @@ def is_finished(workdir: Path) -> bool:
 
 
 def total_steps(workdir: Path) -> int:
-    """Return the steps of a run; 0 if it did not start, or cannot be read."""
+    """Return the step that a run ends after; 0 if it did not start, or cannot be read."""
     folder = Workdir(workdir)
     try:
         record = folder.plan()
-        return Schedule(record.epoch_rows, folder.config().packing.rows).steps if record else 0
+        return run_steps(folder, folder.config(), record) if record else 0
     except WorkdirError:
         return 0
 

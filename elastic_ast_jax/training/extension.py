@@ -3,6 +3,9 @@
 The plan of the run records at which epochs it was extended. Each extension has its own schedule of
 the learning rate: up to the last step of the run as it was, the learning rates are those of the
 run as it was; from there on, those of a run with all epochs.
+
+A run that ended early (`train.patience`) has steps left. It continues with a larger patience, or
+none, and the same epochs: nothing but the decision to end changes.
 """
 
 import itertools
@@ -21,14 +24,14 @@ def prepare_extension(workdir: Workdir, config: Config) -> None:
 
     Raises:
         WorkdirError: The run has not begun or is not finished, it has more epochs than the config,
-            or something else than the number of epochs differs.
+            or something else than the number of epochs and `train.patience` differs.
     """
     plan = workdir.plan() if workdir.has_checkpoint() else None
     if plan is None:
         raise WorkdirError(f'{workdir.path}: holds no run that could be extended; omit --extend')
     workdir.prepare(config, extend=True)
     stored = workdir.config()
-    before, now = stored.train.epochs, config.train.epochs
+    before, now, patience = stored.train.epochs, config.train.epochs, stored.train.patience
     if now < before:
         raise WorkdirError(
             f'{workdir.path}: train.epochs={now} is less than the {before} epochs of this run:'
@@ -42,6 +45,7 @@ def prepare_extension(workdir: Workdir, config: Config) -> None:
         raise WorkdirError(
             f'{workdir.path}: step {step} of {steps} is the last one that is saved: finish the run'
             f' with train.epochs={before}, then extend it'
+            + (', with --extend and train.patience=0 if it ended early' if patience else '')
         )
     if now == before:
         workdir.set_config(config)

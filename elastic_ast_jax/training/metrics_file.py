@@ -81,7 +81,9 @@ def open_log(
 def _is_kept(line: str, *, steps: int, keep_evaluation: bool) -> bool:
     entry = json.loads(line)
     step = entry.get('of_step', entry['step'])  # a checkpoint is logged some steps later
-    return step < steps or (step == steps and (keep_evaluation or entry['kind'] != 'eval'))
+    return step < steps or (
+        step == steps and (keep_evaluation or entry['kind'] not in ('eval', 'stop'))
+    )
 
 
 class _LocalLog:

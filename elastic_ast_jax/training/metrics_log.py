@@ -57,7 +57,7 @@ class MetricsLog:
             )
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """Log numbers of a `kind` ('train', 'eval' or 'checkpoint') after `step` steps.
+        """Log numbers of a `kind` ('train', 'eval', 'stop' or 'checkpoint') after `step` steps.
 
         Raises:
             LogError: It cannot be written.

@@ -87,6 +87,10 @@ class RunLog:
             f' mAP {markdown.number(metrics.mean_average_precision)} on {metrics.clips} clips'
         )
 
+    def log_early_end(self, step: int, evaluations: int) -> None:
+        """Log that the run ends after `step` steps, and its evaluations without improvement."""
+        self._write(step, 'stop', {'evaluations_without_improvement': evaluations})
+
     def log_checkpoint(self, step: int, checkpoint: SavedCheckpoint) -> None:
         """Log and report a completed checkpoint, some steps after its own."""
         values = checkpoint._asdict()
