@@ -35,6 +35,7 @@ _LARGEST: Mapping[str, float] = MappingProxyType(
         'model.depth': 2**10,
         'model.heads': 2**10,
         'data.num_workers': 2**10,
+        'data.folds': 2**10,
         'train.epochs': 2**20,
         'train.seed': 2**32 - 1,
         # No size follows from it; training that is not finite stops by itself.

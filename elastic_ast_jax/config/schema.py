@@ -43,6 +43,20 @@ class Data:
     # Share of the training clips that checkpoints are selected on, instead of the evaluation split.
     # 0: none.
     validation_share: float = 0.0
+    # Clips that no split divides. 'column:NAME': those with one value in this column of a manifest;
+    # 'pattern:REGEX': those whose path has one text in the group of this regular expression. Empty:
+    # the parts of a recording.
+    group: str = ''
+    # Number of folds that the training clips are divided into. Evaluation uses one, training the
+    # others, and `eval` is not read. 0: none.
+    folds: int = 0
+    # Fold that is evaluated, from 1 to `folds`.
+    fold: int = 0
+    # Seed of the division into folds.
+    fold_seed: int = 0
+    # Clips that are divided into folds. 'train': those of `train`, without the evaluation clips of
+    # a column `split` or of fsdd; 'all': with them.
+    folds_from: str = 'train'
     # json: the CSV file of the classes, with the columns index, mid and display_name.
     label_csv: str = ''
     # fsdd: folder of the recordings. Empty: the data set `spoken_digit` of TensorFlow Datasets.

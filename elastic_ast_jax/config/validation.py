@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from elastic_ast_jax.config import limits
+from elastic_ast_jax.config import divisions, limits
 from elastic_ast_jax.config.model_sizes import SIZES
 from elastic_ast_jax.config.schema import (
     RENAMED_VALUES,
@@ -34,6 +34,7 @@ def problems(config: Config) -> list[str]:
     return [
         *config.frontend.problems(),
         *_data_problems(config.data),
+        *divisions.problems(config.data),
         *augment_problems(config.augment),
         *_packing_problems(config.packing),
         *_model_problems(config.model),
@@ -64,7 +65,9 @@ def missing_data(config: Config) -> list[str]:
         f'data.{key} is empty: give {_FILES[data.source][0]} with'
         f' --config.data.{key}={_FILES[data.source][1]}'
         for key in ('train', 'eval')
-        if data.source in _FILES and not getattr(data, key)
+        if data.source in _FILES
+        and not getattr(data, key)
+        and not (key == 'eval' and data.folds)  # which is not read
     ]
     if data.source == 'json' and not data.label_csv:
         texts.append(

@@ -1,6 +1,5 @@
 """Open the source and make the planner of a split from a configuration."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
@@ -10,11 +9,13 @@ from jaxtyping import Float64
 
 from elastic_ast_jax.audio import windows
 from elastic_ast_jax.config import validation
-from elastic_ast_jax.config.schema import Augment, Config
+from elastic_ast_jax.config.schema import Augment, Config, Data
+from elastic_ast_jax.data import folds
 from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.sampling import SamplingSpec, balanced_weights
 from elastic_ast_jax.data.sources import audioset_json, folders, fsdd, manifest, tfds, tfds_builder
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileSource, Source
+from elastic_ast_jax.data.sources.grouping import common_groups, group_names, hold_out
 from elastic_ast_jax.data.sources.synthetic import SyntheticSource
 from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.packing.token_budget import TokenReduction
@@ -57,24 +58,44 @@ def open_source(config: Config, split: Split) -> Source:
     """Open the clips of a split: lengths and labels, and audio only if TFDS stores no lengths.
 
     With `data.validation_share`, a part of the training clips is the split `'validation'`. A hash
-    of the name of its recording decides the part of a clip.
+    of the name of its recording decides the part of a clip, or with `data.group` the hashes and
+    sizes of groups. With `data.folds`, the evaluation split is one fold of the training clips, and
+    the other splits are parts of the others; see `folds`.
 
     Raises:
         DataError: The data cannot be used; says why.
     """
-    share = config.data.validation_share
-    if split == 'eval' or not share:
-        return _open_whole(config, 'eval' if split == 'eval' else 'train')
-    source = _open_whole(config, 'train')
+    data = config.data
+    source = (
+        _open_divisible(config)
+        if data.folds
+        else _open_whole(config, 'eval' if split == 'eval' else 'train')
+    )
+    if (split != 'eval' or data.folds) and data.group and isinstance(source, FileSource):
+        group_names(source.clips, data.group)  # all clips have one
+    if data.folds:
+        source = _select_fold(config, source, evaluation=split == 'eval')
+    if split == 'eval' or not data.validation_share:
+        return source
+    return _select_validation(config, source, split)
+
+
+def _select_validation(config: Config, source: Source, split: Split) -> FileSource:
+    """Return the training clips that are validated on, or the others."""
+    data, share = config.data, config.data.validation_share
     if not isinstance(source, FileSource):
         raise DataError(
             f'data.validation_share={share:g} needs recordings in files, not'
-            f' data.source={config.data.source!r}: set it to 0'
+            f' data.source={data.source!r}: set it to 0'
         )
+    names, validation = group_names(source.clips, data.group), split == 'validation'
     # Not the names alone, whose hashes may have decided between training and evaluation.
-    names = [f'validation {os.path.normpath(clip.name)}' for clip in source.clips]
-    validation = split == 'validation'
-    selected = [i for i, name in enumerate(names) if folders.held_out(name, share) == validation]
+    held = (
+        hold_out(names, source.labels, share, 'validation ')
+        if data.group
+        else [folders.held_out(f'validation {name}', share) for name in names]
+    )
+    selected = [i for i, is_held in enumerate(held) if is_held == validation]
     if not selected:
         raise DataError(
             f'none of {len(source)} training clips is left for {split} with'
@@ -86,9 +107,71 @@ def open_source(config: Config, split: Split) -> Source:
     return part
 
 
+def _select_fold(config: Config, source: Source, *, evaluation: bool) -> FileSource:
+    """Return the clips of a fold, or those of the other folds."""
+    data = config.data
+    if not isinstance(source, FileSource):
+        raise DataError(
+            f'data.folds={data.folds} needs recordings in files, not data.source={data.source!r}:'
+            ' set it to 0'
+        )
+    numbers = folds.fold_numbers(
+        source.keys,
+        group_names(source.clips, data.group),
+        source.labels,
+        data.folds,
+        data.fold_seed,
+    )
+    part = source.select(np.flatnonzero((numbers == data.fold) == evaluation).tolist())
+    if evaluation:
+        part.skipped = ()  # they are reported with the training clips
+    return part
+
+
+def _open_divisible(config: Config) -> Source:
+    """Open the clips that are divided into folds."""
+    if missing := validation.missing_data(config):
+        raise DataError('; '.join(missing))
+    data, sample_rate = config.data, config.frontend.sample_rate
+    bad = cast(BadAudio, data.on_bad_audio)
+    if data.source == 'folders':
+        return folders.load(data.train, sample_rate, None, 0.0, bad)
+    if data.source == 'json':
+        return audioset_json.load(data.train, data.label_csv, sample_rate, bad)
+    both = data.folds_from == 'all'
+    if data.source == 'fsdd' and data.root:
+        name = 'all' if both else 'train'
+        return fsdd.load(data.root, name, sample_rate, bad, data.held_out)
+    if data.source != 'manifest':
+        return _open_whole(config, 'train')
+    sides = (data.train_split, data.eval_split) if both else (data.train_split,)
+    separate = bool(data.eval) and not _is_shared(data)
+    return manifest.load(
+        data.train,
+        None if separate else sides,
+        sample_rate,
+        bad,
+        () if separate else sides,
+        data.label_separator,
+        group=data.group,
+    )
+
+
+def _is_shared(data: Data) -> bool:
+    """Return whether one manifest or folder serves training and evaluation."""
+    return Path(data.train).absolute() == Path(data.eval).absolute()
+
+
 def selection_split(config: Config) -> Split:
     """Return the split that checkpoints are selected on during training."""
     return 'validation' if config.data.validation_share else 'eval'
+
+
+def shared_groups(config: Config, a: Source, b: Source) -> list[str]:
+    """Return the groups of `data.group` that have clips in both sources."""
+    if not (isinstance(a, FileSource) and isinstance(b, FileSource)):
+        return []
+    return common_groups(a.clips, b.clips, config.data.group)
 
 
 def _open_whole(config: Config, split: Literal['train', 'eval']) -> Source:
@@ -117,15 +200,16 @@ def _open_whole(config: Config, split: Literal['train', 'eval']) -> Source:
         return tfds.load(data.tfds_name, data.tfds_dir, name, sample_rate, features, bad)
     if data.source == 'json':
         return audioset_json.load(file, data.label_csv, sample_rate, bad)
-    shared = Path(data.train).absolute() == Path(data.eval).absolute()
+    shared = _is_shared(data)
     if data.source == 'folders':
-        return folders.load(file, sample_rate, split if shared else None, data.eval_share, bad)
-    separator = data.label_separator
+        part = split if shared else None
+        return folders.load(file, sample_rate, part, data.eval_share, bad, data.group)
+    separator, group = data.label_separator, data.group
     if not shared:
-        return manifest.load(file, None, sample_rate, bad, label_separator=separator)
+        return manifest.load(file, None, sample_rate, bad, (), separator, group=group)
     # A class that only evaluation has is a warning, not a wrong label.
     sides = (data.train_split, data.eval_split)
-    return manifest.load(file, name, sample_rate, bad, sides, separator, data.eval_share)
+    return manifest.load(file, name, sample_rate, bad, sides, separator, data.eval_share, group)
 
 
 def make_train_planner(config: Config, source: Source) -> Planner:

@@ -36,6 +36,7 @@ _PACKAGES = (
     'orbax-checkpoint',
     'numpy',
     'scipy',
+    'scikit-learn',
     'soundfile',
     'soxr',
     'librosa',

@@ -4,7 +4,7 @@ import types
 from collections.abc import Iterable
 
 from elastic_ast_jax.config import loading
-from elastic_ast_jax.config.schema import Config, Mesh
+from elastic_ast_jax.config.schema import Config, Data, Mesh
 from elastic_ast_jax.data.sources import manifest
 from elastic_ast_jax.distributed import partitioning
 
@@ -21,9 +21,9 @@ CHANGEABLE = (
 # whether both splits come from the same place.
 SPLIT_KEYS = types.MappingProxyType(
     {
-        'manifest': ('train', 'eval', 'train_split', 'eval_split', 'label_separator'),
+        'manifest': ('train', 'eval', 'train_split', 'eval_split', 'label_separator', 'group'),
         'json': ('train', 'eval', 'label_csv'),
-        'folders': ('train', 'eval'),
+        'folders': ('train', 'eval', 'group'),
         'tfds': (
             'eval_split',
             'tfds_name',
@@ -43,7 +43,8 @@ _NO_FILE = '(none)'
 def eval_config(trained: Config, overrides: Iterable[str]) -> Config:
     """Return the config of a run with the overrides of evaluation.
 
-    If one file or folder serves both splits, a new one serves both splits too.
+    If one file or folder serves both splits, a new one serves both splits too. A run of a fold
+    evaluates all of another file or folder.
 
     Raises:
         ConfigError: A key that is unknown or belongs to the model, or a value that is not possible.
@@ -52,6 +53,10 @@ def eval_config(trained: Config, overrides: Iterable[str]) -> Config:
     values = trained.flat() | {f'mesh.{axis}': getattr(Mesh, axis) for axis in partitioning.AXES}
     texts, problems = loading.override_texts(overrides)
     source = texts.get('data.source', trained.data.source)
+    if 'data.source' in texts:
+        values['data.group'] = ''
+    if 'data.source' in texts or 'data.eval' in texts:  # other clips than those of the folds
+        values |= {f'data.{key}': getattr(Data, key) for key in ('folds', 'fold', 'folds_from')}
     allowed = (*CHANGEABLE, *(f'data.{name}' for name in SPLIT_KEYS.get(source, ())))
     fixed = [key for key in texts if key in values and key not in allowed]
     if fixed:
@@ -62,7 +67,9 @@ def eval_config(trained: Config, overrides: Iterable[str]) -> Config:
     if trained.data.train and trained.data.train == trained.data.eval and 'data.eval' in texts:
         other = texts['data.eval']
         # All clips of another manifest are evaluated, unless it says which.
-        whole = source == 'manifest' and not manifest.has_splits(other)
+        whole = trained.data.folds > 0
+        if source == 'manifest':
+            whole = not manifest.has_splits(other)
         texts.setdefault('data.train', _NO_FILE if whole else other)
     elif (
         'data.source' in texts and 'train' in SPLIT_KEYS.get(source, ()) and not trained.data.train

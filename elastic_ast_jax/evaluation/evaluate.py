@@ -118,7 +118,12 @@ def run(
 
 
 def _note_heldout_share(config: Config, progress: Progress) -> None:
-    if config.data.source == 'folders' and config.data.train == config.data.eval:
+    if config.data.folds:
+        progress.write_line(
+            f'fold {config.data.fold} of {config.data.folds} of {config.data.train or "the data"}'
+            ' is evaluated'
+        )
+    elif config.data.source == 'folders' and config.data.train == config.data.eval:
         share = config.data.eval_share
         progress.write_line(
             f'{config.data.eval}: the held-out share data.eval_share={share:g} of this folder is'

@@ -11,6 +11,7 @@ from elastic_ast_jax.data.epoch_plan import Schedule
 from elastic_ast_jax.data.sources.base import Source, count_shared_clips
 from elastic_ast_jax.data.sources.clip_labels import classes_without_clips
 from elastic_ast_jax.training.training_data import TrainingData
+from elastic_ast_jax.utils.text import join_first, pluralize
 
 
 @runtime_checkable
@@ -52,6 +53,13 @@ def describe_data(
         f' {schedule.steps} steps of {packing.rows} rows of {packing.tokens} tokens,'
         f' {100 * plan.fill(packing.rows, packing.tokens):.2f} % full'
     )
+    if config.data.folds:
+        yield f'fold {config.data.fold} of {config.data.folds} is the evaluation split'
+    if groups := splits.shared_groups(config, data.source, evaluation.source):
+        yield (
+            f'warning: {pluralize(len(groups), "group")} of data.group with clips in both the'
+            f' training and the {name} split: {join_first(groups)}'
+        )
     for split, count in (('training', plan.clips.cropped), (name, evaluation.cropped)):
         if count:
             limit = config.frontend.max_frames

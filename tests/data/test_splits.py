@@ -85,6 +85,28 @@ def test_selected_clips_are_read_as_themselves(manifest):
         assert source.native_parts()[i] == (start * RATE, end * RATE, RATE)
 
 
+def test_groups_are_on_one_side(manifest):
+    """Ten groups of four recordings."""
+    rule = 'pattern:([0-9])[.]wav'
+    opened = sources(manifest, validation_share=0.2, eval_share=0.3, group=rule)
+    groups = {
+        split: {clip.name.removesuffix('.wav')[-1] for clip in source.clips}
+        for split, source in opened.items()
+    }
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 10
+    assert [len(groups[split]) for split in groups] == [6, 1, 3]
+    config = loading.from_dict({'data': {'train': manifest, 'eval': manifest, 'group': rule}})
+    assert splits.shared_groups(config, opened['train'], opened['eval']) == []
+    assert len(splits.shared_groups(config, opened['train'], opened['train'])) == 6
+
+
+def test_a_pattern_that_does_not_match_is_an_error(manifest):
+    with pytest.raises(DataError, match='80 of 80 clips have no group'):
+        sources(manifest, group='pattern:speaker_([0-9])')
+    with pytest.raises(DataError, match="belong to one group, 'wav'"):
+        sources(manifest, group='pattern:[.](wav)')
+
+
 def test_a_share_that_leaves_nothing_and_sources_without_files_are_refused(manifest):
     with pytest.raises(DataError, match=r'none of \d+ training clips is left for validation'):
         sources(manifest, validation_share=1e-6)

@@ -102,6 +102,18 @@ def test_other_data_need_no_training_split():
     assert config.data.eval == '/b' != config.data.train
 
 
+def test_a_run_of_a_fold_evaluates_all_other_data():
+    values = {'source': 'folders', 'train': '/a', 'folds': 5, 'fold': 2, 'group': 'pattern:(.)'}
+    for evaluation in ('', '/a'):
+        run = loading.from_dict({'data': values | {'eval': evaluation}})
+        same = eval_config(run, ['data.train=/moved'])
+        assert (same.data.train, same.data.folds, same.data.fold) == ('/moved', 5, 2)
+        other = eval_config(run, ['data.eval=/b'])
+        assert (other.data.eval, other.data.folds, other.data.fold) == ('/b', 0, 0)
+        assert other.data.train != '/b'  # so that no share is held out
+        assert eval_config(run, ['data.source=tfds', 'data.tfds_name=x']).data.group == ''
+
+
 def test_files_describe_the_evaluation(tmp_path):
     metrics = compute_metrics(
         np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), [(0,), (1,)], ('a|b', 'c')

@@ -114,6 +114,7 @@ class FileClip:
         labels: Names of its classes.
         origin: Place of the clip in a list, for messages: 'manifest.jsonl line 7'. Empty without a
             list.
+        group: Name of the clips that belong together, from a column of the list. Empty without one.
     """
 
     path: str
@@ -122,6 +123,7 @@ class FileClip:
     end: float | None
     labels: tuple[str, ...]
     origin: str
+    group: str = ''
 
     @property
     def key(self) -> str:

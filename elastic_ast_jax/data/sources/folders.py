@@ -13,7 +13,7 @@ import os
 from elastic_ast_jax.audio import finding
 from elastic_ast_jax.audio.errors import AudioError
 from elastic_ast_jax.audio.finding import is_hidden
-from elastic_ast_jax.data.sources import headers, same_file
+from elastic_ast_jax.data.sources import grouping, headers, same_file
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
 from elastic_ast_jax.data.sources.class_names import ClassNames, differ_by_case
 from elastic_ast_jax.utils.text import pluralize
@@ -34,6 +34,7 @@ def load(
     part: str | None = None,
     eval_share: float = 0.0,
     on_bad_audio: BadAudio = 'error',
+    group: str = '',
 ) -> FileSource:
     """Return the recordings below class folders in the order of their paths.
 
@@ -50,6 +51,7 @@ def load(
         part: `'train'` or `'eval'` for one part of a folder that serves both. None: all clips.
         eval_share: Share of the clips that is held out for evaluation, if `part` is given.
         on_bad_audio: See `FileSource`.
+        group: `data.group`: whole groups are in a part. Empty: recordings are.
 
     Raises:
         DataError: The folder, or one below it, is missing or cannot be listed; it has no class
@@ -94,7 +96,7 @@ def load(
     ]
     if part is not None:
         _check_links(root, clips)  # also between the parts
-        selected = [clip for clip in clips if held_out(clip.key, eval_share) == (part == 'eval')]
+        selected = _part(clips, eval_share, group, evaluation=part == 'eval')
         if not selected:
             raise DataError(
                 f'{root}: none of the {len(clips)} clips is left for part {part!r} with '
@@ -122,6 +124,17 @@ def held_out(key: str, share: float) -> bool:
     """
     number = int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8], 'big')
     return number < share * 2**64
+
+
+def _part(
+    clips: list[FileClip], eval_share: float, group: str, *, evaluation: bool
+) -> list[FileClip]:
+    """Return the clips of one part of a folder that serves both."""
+    if not group:
+        return [clip for clip in clips if held_out(clip.key, eval_share) == evaluation]
+    names = grouping.group_names(clips, group)
+    held = grouping.hold_out(names, [clip.labels for clip in clips], eval_share)
+    return [clip for clip, is_held in zip(clips, held, strict=True) if is_held == evaluation]
 
 
 def _class_folders(root: str) -> list[str]:

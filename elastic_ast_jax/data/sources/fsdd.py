@@ -37,7 +37,7 @@ def load(
     Args:
         root: Folder with the recordings, `{digit}_{speaker}_{index}.wav`. Files that are not WAV
             are ignored.
-        split: `'test'` is indices 0 to 4, `'train'` the rest.
+        split: `'test'` is indices 0 to 4, `'train'` the rest, `'all'` both.
         sample_rate: Sample rate in Hz to which everything is resampled.
         on_bad_audio: See `FileSource`.
         held_out: Held-out speakers. If there are any, `'test'` is their recordings, and `'train'`
@@ -139,13 +139,13 @@ def load_tfds(
 
 
 def _check_split(split: str) -> None:
-    if split not in ('train', 'test'):
-        raise DataError(f"FSDD has no split {split!r}: use 'train' or 'test'")
+    if split not in ('train', 'test', 'all'):
+        raise DataError(f"FSDD has no split {split!r}: use 'train', 'test' or 'all'")
 
 
 def _is_of(match: re.Match, split: str, held_out: Collection[str]) -> bool:
     test = match['speaker'] in held_out if held_out else int(match['index']) < _TEST_INDICES
-    return test == (split == 'test')
+    return split == 'all' or test == (split == 'test')
 
 
 def _check_speakers(held_out: Collection[str], speakers: Collection[str]) -> None:

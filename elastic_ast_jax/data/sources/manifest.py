@@ -16,15 +16,19 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from elastic_ast_jax.config.divisions import parse_group
 from elastic_ast_jax.data.sources import headers, label_separators
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
 from elastic_ast_jax.data.sources.class_names import ClassNames, canonical, clean, differ_by_case
 from elastic_ast_jax.data.sources.folders import held_out
+from elastic_ast_jax.data.sources.grouping import group_names, hold_out
 from elastic_ast_jax.data.sources.text_files import (
     csv_records,
+    csv_rows,
     parse_json,
     read_text,
     rename,
@@ -51,19 +55,21 @@ _QUOTED = 200
 
 def load(
     path: str | os.PathLike,
-    split: str | None,
+    split: str | Sequence[str] | None,
     sample_rate: int,
     on_bad_audio: BadAudio = 'error',
     sides: Sequence[str] = (),
     label_separator: str = ';',
     eval_share: float = 0.0,
+    group: str = '',
 ) -> FileSource:
     """Return the clips of a manifest in its order.
 
     Args:
         path: The manifest.
-        split: Take only the lines of this split. Where no line has a split, every clip belongs to
-            every split, or with `sides` to one of the two. None takes all lines.
+        split: Take only the lines of this split, or of several. Where no line has a split, every
+            clip belongs to every split, or with a single split and `sides` to one of the two. None
+            takes all lines.
         sample_rate: Sample rate in Hz to which everything is resampled.
         on_bad_audio: See `FileSource`.
         sides: The splits of training and evaluation. Their labels are classes, and a warning counts
@@ -71,6 +77,8 @@ def load(
         label_separator: See `entries`.
         eval_share: Share of the clips that the second side gets where no line has a split. A hash
             of the name of its recording decides the side of a clip.
+        group: `data.group`: with a column, the clips have its values as groups. Of a manifest
+            without splits, whole groups are on a side.
 
     Raises:
         DataError: The manifest is missing, not UTF-8, empty, or of another suffix; lines do not
@@ -79,21 +87,25 @@ def load(
             requested split; or `FileSource` refuses the clips.
     """
     path = Path(path)
-    clips, splits = entries(path, label_separator)
-    split, sides = None if split is None else clean(split), [clean(name) for name in sides]
+    rule = parse_group(group)
+    clips, splits = entries(path, label_separator, rule.column if rule else '')
+    chosen = None
+    if split is not None:
+        chosen = [clean(name) for name in ([split] if isinstance(split, str) else split)]
+    sides = [clean(name) for name in sides]
     if sides:
         _warn_of_unused_splits(splits, sides, path)
     names = {
         label
         for clip, name in zip(clips, splits, strict=True)
         for label in clip.labels
-        if split is None or name is None or name in (split, *sides)
+        if chosen is None or name is None or name in (*chosen, *sides)
     }
     folder = os.path.abspath(path.parent)
-    if len(set(sides)) > 1 and None in splits:
-        clips = _of_share(clips, eval_share, path, evaluation=split == sides[-1])
+    if len(set(sides)) > 1 and None in splits and isinstance(split, str):
+        clips = _of_share(clips, eval_share, path, group, evaluation=chosen == sides[-1:])
     return FileSource(
-        _of_split(clips, splits, split, path),
+        _of_splits(clips, splits, chosen, path),
         sample_rate,
         folder,
         on_bad_audio,
@@ -101,7 +113,9 @@ def load(
     )
 
 
-def entries(path: Path, label_separator: str = ';') -> tuple[list[FileClip], list[str | None]]:
+def entries(
+    path: Path, label_separator: str = ';', group_column: str = ''
+) -> tuple[list[FileClip], list[str | None]]:
     """Return the clips of a manifest in its order, and the split of each.
 
     Either all clips have a split, or none has.
@@ -109,6 +123,7 @@ def entries(path: Path, label_separator: str = ';') -> tuple[list[FileClip], lis
     Args:
         path: The manifest.
         label_separator: Stands between the labels in a cell of a CSV.
+        group_column: Column with the group of a clip. Empty: clips have no group.
 
     Raises:
         DataError: See `load`, for the problems of the manifest itself.
@@ -120,16 +135,22 @@ def entries(path: Path, label_separator: str = ';') -> tuple[list[FileClip], lis
             f' {suffix!r}'
         )
     text = read_text(path, 'manifest', '.jsonl or .csv')
-    rows = _csv_rows(text, path, label_separator) if suffix == '.csv' else _json_rows(text, path)
+    rows = (
+        _csv_rows(text, path, label_separator, group_column)
+        if suffix == '.csv'
+        else _json_rows(text, path, group_column)
+    )
     clips, splits, problems, cells = [], [], [], []
     folder, class_names = os.path.abspath(path.parent), ClassNames()
     for line, row in rows:
-        row_problems = [row] if isinstance(row, str) else _problems(row)
+        row_problems = [row] if isinstance(row, str) else _problems(row, group_column)
         if row_problems:
             problems.append(f'line {line}: {"; ".join(row_problems)}')
             continue
         assert not isinstance(row, str)
-        clips.append(_clip(row, folder, f'{path.name} line {line}', class_names))
+        group = row.get(group_column) if group_column else None
+        clip = _clip(row, folder, f'{path.name} line {line}', class_names)
+        clips.append(clip if group is None else replace(clip, group=clean(str(group))))
         splits.append(None if row.get('split') is None else clean(row['split']))
         cells += row['labels'] if suffix == '.csv' else _single_label(row['labels'])
     if problems:
@@ -214,25 +235,31 @@ def _warn_of_unused_splits(splits: Sequence[str | None], sides: Sequence[str], p
         warn_once(f'{path}: {unused} {verb} used by neither side; the sides are {names}')
 
 
-def _of_split(
-    clips: list[FileClip], splits: list[str | None], split: str | None, path: Path
+def _of_splits(
+    clips: list[FileClip], splits: list[str | None], chosen: Sequence[str] | None, path: Path
 ) -> list[FileClip]:
     counts = collections.Counter(splits)
-    if split is None or None in counts:
+    if chosen is None or None in counts:
         return clips
-    if split not in counts:
-        listing = ', '.join(f'{name!r} ({count} clips)' for name, count in sorted(counts.items()))
-        raise DataError(f'{path}: no line has split {split!r}; the splits are: {listing}')
-    return [clip for clip, name in zip(clips, splits, strict=True) if name == split]
+    for split in chosen:
+        if split not in counts:
+            names = sorted((name, count) for name, count in counts.items() if name is not None)
+            listing = ', '.join(f'{name!r} ({count} clips)' for name, count in names)
+            raise DataError(f'{path}: no line has split {split!r}; the splits are: {listing}')
+    return [clip for clip, name in zip(clips, splits, strict=True) if name in chosen]
 
 
 def _of_share(
-    clips: list[FileClip], eval_share: float, path: Path, *, evaluation: bool
+    clips: list[FileClip], eval_share: float, path: Path, group: str, *, evaluation: bool
 ) -> list[FileClip]:
-    """Return the clips of one side of a manifest without splits; a recording is on one side."""
-    selected = [
-        clip for clip in clips if held_out(os.path.normpath(clip.name), eval_share) == evaluation
-    ]
+    """Return the clips of one side of a manifest without splits; a group is on one side."""
+    names = group_names(clips, group)
+    held = (
+        hold_out(names, [clip.labels for clip in clips], eval_share)
+        if group
+        else [held_out(name, eval_share) for name in names]
+    )
+    selected = [clip for clip, is_held in zip(clips, held, strict=True) if is_held == evaluation]
     warn_once(
         f'{path}: has no splits and serves both sides: the recordings of data.eval_share='
         f'{eval_share:g} are held out for evaluation; other manifests can be given for each side'
@@ -246,13 +273,16 @@ def _of_share(
     return selected
 
 
-def _problems(row: dict[str, Any]) -> list[str]:
+def _problems(row: dict[str, Any], group_column: str) -> list[str]:
     """Return the problems of the fields of a line."""
     problems = [
         unknown_name('key', name, _FIELDS)
         for name in row
-        if name not in _NAMES and resembles(name, _FIELDS)
+        if name not in _NAMES and name != group_column and resembles(name, _FIELDS)
     ]
+    group = row.get(group_column) if group_column else None
+    if group is not None and type(group) not in (str, int, float, bool):
+        problems.append(f'{group_column}={_quote(group)} must be text or a number')
     problems += [f'{name} is missing' for name in _REQUIRED if name not in row]
     if 'audio' in row and not (isinstance(row['audio'], str) and row['audio'].strip()):
         problems.append(f'audio={_quote(row["audio"])} must be the path of a recording')
@@ -288,7 +318,9 @@ def _seconds(value: int | float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _json_rows(
+    text: str, path: Path, group_column: str
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield line numbers with their objects, or with the problem of the line."""
     if text.lstrip().startswith('['):
         raise DataError(
@@ -301,6 +333,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
             'pass --config.data.source=json and --config.data.label_csv=FILE.csv'
         )
     unused: dict[str, None] = {}
+    used = (*_FIELDS, group_column) if group_column else _FIELDS
     # Not splitlines: a JSON string may hold characters that splitlines takes for line ends.
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip():
@@ -313,7 +346,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
         if isinstance(row, dict):
             if not row.keys() <= _FIELD_SET:
                 row = dict(zip(rename(list(row), _ALIASES), row.values(), strict=True))
-                unused |= dict.fromkeys(name for name in row if name not in _FIELDS)
+                unused |= dict.fromkeys(name for name in row if name not in used)
             yield number, row
         else:
             yield number, f'{line.strip()[:40]!r} is not an object such as {_EXAMPLE}'
@@ -322,10 +355,17 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | st
 
 
 def _csv_rows(
-    text: str, path: Path, label_separator: str
+    text: str, path: Path, label_separator: str, group_column: str
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield line numbers with the fields as in JSON, or with the problem of the line."""
-    for line, record in csv_records(text, path, _REQUIRED, _OPTIONAL, aliases=_ALIASES):
+    optional, aliases = _OPTIONAL, _ALIASES
+    if group_column:
+        optional = (*optional, group_column)
+        _, header = next(csv_rows(text), (0, []))
+        if group_column in header:  # other columns may have nearly its name
+            others = [name for name in header if not resembles(name, _FIELDS)]
+            aliases = {name: name for name in others} | aliases
+    for line, record in csv_records(text, path, _REQUIRED, optional, aliases=aliases):
         if not isinstance(record, str):
             record = {
                 name: _cell_value(name, cell, label_separator) for name, cell in record.items()

@@ -96,7 +96,7 @@ def test_wav_files_of_other_names_are_refused(root, name):
 
 
 def test_an_unknown_split_is_refused(root):
-    with pytest.raises(DataError, match="no split 'val': use 'train' or 'test'"):
+    with pytest.raises(DataError, match="no split 'val': use 'train', 'test' or 'all'"):
         fsdd.load(root, 'val', RATE)
 
 
