@@ -180,8 +180,9 @@ def run_prepared(setup: Setup) -> None:
             step = train(session, state)
         best_step = checkpoints.best_step()
         length = stopping.describe_length(step, best_step)
-        is_best = best_step is not None and stopping.ends_after(step)
-        score = checkpoints.score(best_step if is_best else step)
+        if best_step is not None and stopping.ends_after(step):
+            step = best_step
+        score = checkpoints.score(step)
     train_count = pluralize(compilations.count(setup.steps.train_step), 'time')
     eval_count = pluralize(compilations.count(setup.steps.eval_step), 'time')
     write_line(

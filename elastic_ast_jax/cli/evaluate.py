@@ -18,6 +18,7 @@ class Options:
     shifts: tuple[float, ...] | None = None
     fixed_length: Literal['own', 'resized'] = 'own'
     curves: bool = False
+    predictions: bool = False
     checkpoint: str = 'latest'
     overrides: tuple[str, ...] = ()
 
@@ -57,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='write eval/curves.csv too: precision, recall and false positive rate of each class at'
         ' every threshold (at most 1,000)',
     )
+    parser.add_argument(
+        '--predictions',
+        action='store_true',
+        help='write eval/predictions.csv too: labels and the probability of each class of every'
+        ' clip',
+    )
     add_checkpoint(parser)
 
 
@@ -75,4 +82,5 @@ def run(options: Options) -> None:
         shifts=options.shifts,
         resized=options.fixed_length == 'resized',
         curves=options.curves,
+        predictions=options.predictions,
     )

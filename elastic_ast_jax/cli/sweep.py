@@ -1,4 +1,4 @@
-"""`elastic-ast sweep`: train what the `sweep()` of a config file yields."""
+"""`elastic-ast sweep`: train what the `sweep()` of a config file yields, or each of some folds."""
 
 import argparse
 import dataclasses
@@ -20,6 +20,7 @@ class Options:
         slurm: Submit a job array instead.
         sbatch: Options of `sbatch`.
         only_print: Print the commands, and start nothing.
+        folds: Train and evaluate each of so many folds instead of what `sweep()` yields.
         array: The commands of a job array, of which this process runs one.
         program: The words after `--`, which replace `elastic-ast train`; None without `--`.
     """
@@ -31,6 +32,7 @@ class Options:
     slurm: bool = False
     sbatch: Sequence[str] = ()
     only_print: bool = False
+    folds: int | None = None
     array: str | None = None
     program: tuple[str, ...] | None = None
 
@@ -83,6 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='print the commands, and start nothing',
     )
+    parser.add_argument(
+        '--folds',
+        type=positive_int,
+        metavar='K',
+        help='cross-validation: train and evaluate each of K folds of the training clips, and write'
+        ' folds.csv, folds.md and out_of_fold.csv; sweep() is not used',
+    )
     parser.add_argument('--array', metavar='FILE', help=argparse.SUPPRESS)  # a task of a job array
 
 
@@ -93,13 +102,17 @@ def run(options: Options) -> int | None:
     if options.array:
         sweep.run_array_task(options.array)
         return None
-    return sweep.run(
-        options.config,
-        options.out,
-        overrides=options.overrides,
-        program=options.program or sweep.TRAIN,
-        jobs=options.local,
-        slurm=options.slurm,
-        sbatch_options=options.sbatch,
-        only_print=options.only_print,
+    place = sweep.Place(
+        options.program or sweep.TRAIN,
+        options.local,
+        options.slurm,
+        tuple(options.sbatch),
+        options.only_print,
+    )
+    if options.folds is None:
+        return sweep.run(options.config, options.out, overrides=options.overrides, place=place)
+    from elastic_ast_jax.experiments import cross_validation
+
+    return cross_validation.run(
+        options.config, options.out, options.folds, overrides=options.overrides, place=place
     )

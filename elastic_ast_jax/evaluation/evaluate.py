@@ -28,6 +28,7 @@ from elastic_ast_jax.evaluation.curves import class_curves, write_curves
 from elastic_ast_jax.evaluation.eval_config import eval_config
 from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.evaluation.metrics_files import summary_table, write_metrics
+from elastic_ast_jax.evaluation.predictions_file import write_predictions
 from elastic_ast_jax.evaluation.results import Evaluation
 from elastic_ast_jax.evaluation.sweep_axes import SweepKind
 from elastic_ast_jax.models import memory
@@ -55,6 +56,7 @@ def run(
     *,
     resized: bool = False,
     curves: bool = False,
+    predictions: bool = False,
 ) -> Evaluation | sweep.Curve | tuple[budget_sweep.BudgetPoint, ...]:
     """Evaluate a workdir, print the result and write its files into `eval/`.
 
@@ -70,12 +72,14 @@ def run(
         resized: Run an AST at the length of each point of a sweep, with its positions resized; see
             `sweep`.
         curves: Write precision, recall and false positive rate of each class too; see `curves`.
+        predictions: Write the probabilities of every clip too; see `predictions_file`.
     """
     sweep.check_options(kind, points, shifts)
     if resized and kind not in ('length', 'resolution'):
         raise UserError('--fixed_length is for sweeps: add --sweep=length or --sweep=resolution')
-    if curves and kind:
-        raise UserError('--curves is of whole clips: leave out --sweep')
+    for option, chosen in (('curves', curves), ('predictions', predictions)):
+        if chosen and kind:
+            raise UserError(f'--{option} is of whole clips: leave out --sweep')
     jax_cache.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
     config = eval_config(workdir.config(), overrides)
@@ -105,7 +109,9 @@ def run(
     if kind == 'budget':
         return budget_sweep.run(workdir, points, evaluator, model, overrides, progress)
     if kind is None:
-        return _evaluate_whole(workdir, evaluator, model, overrides, progress, curves=curves)
+        return _evaluate_whole(
+            workdir, evaluator, model, overrides, progress, curves=curves, predictions=predictions
+        )
     evaluators = [(evaluator, model.params)] * len(curve_points)
     if resized:
         evaluators = [
@@ -149,6 +155,7 @@ def _evaluate_whole(
     progress: Progress,
     *,
     curves: bool,
+    predictions: bool,
 ) -> Evaluation:
     """Evaluate whole clips; the primary process prints and writes the metrics."""
     logits, clips = evaluator.decodable_logits(model.params)
@@ -158,8 +165,13 @@ def _evaluate_whole(
         files = write_metrics(
             evaluation, model.description, model.step, overrides, workdir.evaluations
         )
+        targets = [evaluator.targets[clip] for clip in clips]
+        if predictions:
+            keys, loss = [evaluator.source.keys[clip] for clip in clips], model.config.train.loss
+            files += write_predictions(
+                keys, targets, logits[clips], model.labels, loss, workdir.evaluations
+            )
         if curves:
-            targets = [evaluator.targets[clip] for clip in clips]
             files += write_curves(
                 class_curves(logits[clips], targets, model.labels), workdir.evaluations
             )

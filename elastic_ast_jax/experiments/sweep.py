@@ -33,6 +33,29 @@ _MAX_NAME = 120
 _LISTED_RUNS = 3
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where and how runs are trained.
+
+    Attributes:
+        program: The command that trains a run; it receives the arguments of `elastic-ast train`.
+        jobs: Number of runs at a time on this machine.
+        slurm: Submit a job array instead.
+        sbatch_options: Options of `sbatch`.
+        only_print: Print the commands, and start nothing.
+    """
+
+    program: tuple[str, ...] = TRAIN
+    jobs: int = 1
+    slurm: bool = False
+    sbatch_options: tuple[str, ...] = ()
+    only_print: bool = False
+
+
+# On this machine, one run at a time.
+_HERE = Place()
+
+
 class SweepError(UserError):
     """Report a sweep that cannot be run, with every problem of every run."""
 
@@ -42,11 +65,7 @@ def run(
     out: str | os.PathLike,
     *,
     overrides: Sequence[str] = (),
-    program: Sequence[str] = TRAIN,
-    jobs: int = 1,
-    slurm: bool = False,
-    sbatch_options: Sequence[str] = (),
-    only_print: bool = False,
+    place: Place = _HERE,
 ) -> int:
     """Train every run of a sweep that is not finished.
 
@@ -54,11 +73,7 @@ def run(
         config: A config file with `sweep()`, `FILE` or `FILE:ARG`.
         out: Folder of the workdirs.
         overrides: `section.key=value` each, of every run.
-        program: The command that trains a run; it receives the arguments of `elastic-ast train`.
-        jobs: Number of runs at a time on this machine.
-        slurm: Submit a job array instead.
-        sbatch_options: Options of `sbatch`.
-        only_print: Print the commands, and start nothing.
+        place: Where the runs are trained.
 
     Returns:
         The exit code: 0 if every run is finished or submitted, 1 if one failed.
@@ -67,28 +82,40 @@ def run(
         SweepError, ConfigError: The sweep is not possible. Nothing was started.
     """
     folder = Path(out).absolute()
-    runs = plan_runs(config, overrides, folder)
-    commands = [run.command(program, config) for run in runs if not run.finished]
+    return train_runs(plan_runs(config, overrides, folder), config, folder, place)
+
+
+def train_runs(runs: Sequence[Run], config: str, out: Path, place: Place) -> int:
+    """Train those of some runs that are not finished; see `run`."""
+    commands = [run.command(place.program, config) for run in runs if not run.finished]
     for run in runs:
         if run.finished:
             print(f'# finished: {printable(str(run.workdir))}')
     if not commands:
         return 0
-    if slurm:
-        return submit(commands, folder, sbatch_options, only_print=only_print)
-    if only_print:
+    if place.slurm:
+        return submit(commands, out, place.sbatch_options, only_print=place.only_print)
+    if place.only_print:
         print('\n'.join(map(shlex.join, commands)))
         return 0
-    return LocalRuns(jobs).work([run for run in runs if not run.finished], commands)
+    return LocalRuns(place.jobs).work([run for run in runs if not run.finished], commands)
 
 
-def plan_runs(config: str, common: Sequence[str], out: Path) -> list[Run]:
+def plan_runs(
+    config: str,
+    common: Sequence[str],
+    out: Path,
+    varied: Sequence[Any] | None = None,
+    varied_by: str = 'sweep()',
+) -> list[Run]:
     """Return the runs of a sweep, all of them checked.
 
     Args:
         config: Config file with `sweep()`, `FILE` or `FILE:ARG`.
         common: Overrides of every run.
         out: Folder of the workdirs.
+        varied: Overrides of each run. None: those that `sweep()` yields.
+        varied_by: What they come from, for messages.
 
     Raises:
         SweepError: The runs have problems; the message lists all.
@@ -97,7 +124,7 @@ def plan_runs(config: str, common: Sequence[str], out: Path) -> list[Run]:
     runs: list[Run] = []
     problems: dict[str, list[str]] = {}
     common_keys, _ = loading.override_texts(common)
-    for number, overrides in enumerate(_yielded_overrides(config)):
+    for number, overrides in enumerate(_yielded_overrides(config) if varied is None else varied):
         if not (
             isinstance(overrides, Mapping)
             and overrides
@@ -109,7 +136,7 @@ def plan_runs(config: str, common: Sequence[str], out: Path) -> list[Run]:
         name = run_name(overrides)
         run, run_problems = _check_run(config, common, overrides, name, out)
         run_problems += [
-            f'{key} is varied by sweep(): leave --config.{key} out'
+            f'{key} is varied by {varied_by}: leave --config.{key} out'
             for key in overrides
             if key in common_keys
         ]

@@ -42,8 +42,14 @@ def test_a_group_is_in_one_fold_and_the_order_does_not_count(seed, folds, groups
     assert set(numbers) == set(range(1, folds + 1))
     assert len(set(zip(names, numbers.tolist(), strict=True))) == groups
     order = random.permutation(len(names))
-    shuffled = [[values[i] for i in order] for values in (keys(len(names)), names, labels)]
-    assert fold_numbers(*shuffled, folds, seed).tolist() == numbers[order].tolist()
+    shuffled = fold_numbers(
+        [keys(len(names))[i] for i in order],
+        [names[i] for i in order],
+        [labels[i] for i in order],
+        folds,
+        seed,
+    )
+    assert shuffled.tolist() == numbers[order].tolist()
 
 
 def test_another_seed_is_another_division():

@@ -56,7 +56,7 @@ def test_cross_entropy_multiplies_the_loss_of_a_clip():
 
 def test_weighted_binary_cross_entropy_is_its_formula():
     labels = RANDOM.random((2, 3, 4)).astype(np.float32)
-    positive, negative = np.float32([2, 0.5, 1, 3]), np.float32([1, 0.2, 1, 4])
+    positive, negative = np.array([[2, 0.5, 1, 3], [1, 0.2, 1, 4]], np.float32)
     probability = 1 / (1 + np.exp(-np.float64(LOGITS)))
     expected = positive * labels * np.log(probability)
     expected = -(expected + negative * (1 - labels) * np.log(1 - probability)).mean(axis=-1)
