@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from elastic_ast_jax.checkpointing.checkpoints import Checkpoints
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.experiments.local_runs import is_finished, total_steps
 
@@ -62,6 +63,28 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
     same_bits(ended, tmp_path / 'run', last)
     assert logged(ended) == logged(tmp_path / 'run')
     assert Workdir(ended).score_history() == Workdir(tmp_path / 'run').score_history()
+
+
+def test_a_kill_between_the_two_scores_changes_nothing(
+    ended, arguments, command, tmp_path, same_bits, logged, monkeypatch
+):
+    """The history has the last score, the checkpoint not yet: it is evaluated again."""
+    last, add_score = evaluated(logged(ended))[-1], Checkpoints.add_score
+
+    def stop_at_last(checkpoints, step, score):
+        if step == last:
+            raise KeyboardInterrupt
+        add_score(checkpoints, step, score)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, 'add_score', stop_at_last)
+        assert command(*arguments(tmp_path / 'run', *STILL)).code == 130
+    assert Workdir(tmp_path / 'run').score_history().scores[-1][0] == last
+    assert not is_finished(tmp_path / 'run')
+    result = command(*arguments(tmp_path / 'run', *STILL))
+    assert result.code == 0 and f'training is finished, {last} of ' in result.err
+    same_bits(ended, tmp_path / 'run', last)
+    assert logged(ended) == logged(tmp_path / 'run')
 
 
 def test_the_verdict_follows_an_early_end(arguments, command, tmp_path):

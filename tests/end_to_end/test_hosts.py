@@ -257,3 +257,20 @@ def test_a_process_that_ends_alone_ends_the_others(group, tmp_path, number):
     for process in started:
         process.communicate(timeout=60)
     assert started[number].returncode == 130 and started[1 - number].returncode != 0
+
+
+@pytest.mark.slow
+def test_processes_end_early_after_the_same_step(run):
+    """No parameter changes, so that the second evaluation is no better than the first."""
+    still = (
+        'train.patience=1',
+        'train.eval_every=1',
+        'data.validation_share=0.3',
+        'optimizer.learning_rate=1e-30',
+    )
+    single, several = (
+        [(line['step'], line['kind']) for line in run(processes, 2 // processes, *still)]
+        for processes in (1, 2)
+    )
+    assert several == single and single[-1][1] == 'stop'
+    assert [kind for _, kind in single].count('eval') == 2
