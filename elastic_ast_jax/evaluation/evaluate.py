@@ -77,8 +77,8 @@ def run(
     sweep.check_options(kind, points, shifts)
     if resized and kind not in ('length', 'resolution'):
         raise UserError('--fixed_length is for sweeps: add --sweep=length or --sweep=resolution')
-    for option, chosen in (('curves', curves), ('predictions', predictions)):
-        if chosen and kind:
+    for option, enabled in (('curves', curves), ('predictions', predictions)):
+        if enabled and kind:
             raise UserError(f'--{option} is of whole clips: leave out --sweep')
     jax_cache.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
@@ -167,9 +167,13 @@ def _evaluate_whole(
         )
         targets = [evaluator.targets[clip] for clip in clips]
         if predictions:
-            keys, loss = [evaluator.source.keys[clip] for clip in clips], model.config.train.loss
             files += write_predictions(
-                keys, targets, logits[clips], model.labels, loss, workdir.evaluations
+                [evaluator.source.keys[clip] for clip in clips],
+                targets,
+                logits[clips],
+                model.labels,
+                model.config.train.loss,
+                workdir.evaluations,
             )
         if curves:
             files += write_curves(

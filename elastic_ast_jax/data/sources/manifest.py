@@ -89,9 +89,9 @@ def load(
     path = Path(path)
     rule = parse_group(group)
     clips, splits = entries(path, label_separator, rule.column if rule else '')
-    chosen = None
+    selected_splits = None
     if split is not None:
-        chosen = [clean(name) for name in ([split] if isinstance(split, str) else split)]
+        selected_splits = [clean(name) for name in ([split] if isinstance(split, str) else split)]
     sides = [clean(name) for name in sides]
     if sides:
         _warn_of_unused_splits(splits, sides, path)
@@ -99,13 +99,13 @@ def load(
         label
         for clip, name in zip(clips, splits, strict=True)
         for label in clip.labels
-        if chosen is None or name is None or name in (*chosen, *sides)
+        if selected_splits is None or name is None or name in (*selected_splits, *sides)
     }
     folder = os.path.abspath(path.parent)
     if len(set(sides)) > 1 and None in splits and isinstance(split, str):
-        clips = _of_share(clips, eval_share, path, group, evaluation=chosen == sides[-1:])
+        clips = _of_share(clips, eval_share, path, group, evaluation=selected_splits == sides[-1:])
     return FileSource(
-        _of_splits(clips, splits, chosen, path),
+        _of_splits(clips, splits, selected_splits, path),
         sample_rate,
         folder,
         on_bad_audio,
@@ -236,17 +236,20 @@ def _warn_of_unused_splits(splits: Sequence[str | None], sides: Sequence[str], p
 
 
 def _of_splits(
-    clips: list[FileClip], splits: list[str | None], chosen: Sequence[str] | None, path: Path
+    clips: list[FileClip],
+    splits: list[str | None],
+    selected_splits: Sequence[str] | None,
+    path: Path,
 ) -> list[FileClip]:
     counts = collections.Counter(splits)
-    if chosen is None or None in counts:
+    if selected_splits is None or None in counts:
         return clips
-    for split in chosen:
+    for split in selected_splits:
         if split not in counts:
             names = sorted((name, count) for name, count in counts.items() if name is not None)
             listing = ', '.join(f'{name!r} ({count} clips)' for name, count in names)
             raise DataError(f'{path}: no line has split {split!r}; the splits are: {listing}')
-    return [clip for clip, name in zip(clips, splits, strict=True) if name in chosen]
+    return [clip for clip, name in zip(clips, splits, strict=True) if name in selected_splits]
 
 
 def _of_share(
@@ -333,7 +336,7 @@ def _json_rows(
             'pass --config.data.source=json and --config.data.label_csv=FILE.csv'
         )
     unused: dict[str, None] = {}
-    used = (*_FIELDS, group_column) if group_column else _FIELDS
+    fields = (*_FIELDS, group_column) if group_column else _FIELDS
     # Not splitlines: a JSON string may hold characters that splitlines takes for line ends.
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip():
@@ -346,7 +349,7 @@ def _json_rows(
         if isinstance(row, dict):
             if not row.keys() <= _FIELD_SET:
                 row = dict(zip(rename(list(row), _ALIASES), row.values(), strict=True))
-                unused |= dict.fromkeys(name for name in row if name not in used)
+                unused |= dict.fromkeys(name for name in row if name not in fields)
             yield number, row
         else:
             yield number, f'{line.strip()[:40]!r} is not an object such as {_EXAMPLE}'
@@ -363,8 +366,8 @@ def _csv_rows(
         optional = (*optional, group_column)
         _, header = next(csv_rows(text), (0, []))
         if group_column in header:  # other columns may have nearly its name
-            others = [name for name in header if not resembles(name, _FIELDS)]
-            aliases = {name: name for name in others} | aliases
+            free_columns = [name for name in header if not resembles(name, _FIELDS)]
+            aliases = {name: name for name in free_columns} | aliases
     for line, record in csv_records(text, path, _REQUIRED, optional, aliases=aliases):
         if not isinstance(record, str):
             record = {
