@@ -25,7 +25,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -249,17 +249,7 @@ class Workdir:
             lines = '\n'.join(
                 f'  - {key}: {old[key]!r} stored, {new[key]!r} now' for key in different
             )
-            advice = f'{advice}, or the same values'
-            if different == ['train.epochs'] and new['train.epochs'] > old['train.epochs']:
-                advice += (
-                    '. A finished run gets more epochs with elastic-ast train --extend. To start a'
-                    f' new run from its weights, head included, use --config.init.from={self.path}'
-                )
-            if different == ['train.patience']:
-                advice += (
-                    '. A run that ended early continues with elastic-ast train --extend and a'
-                    ' larger train.patience, or 0'
-                )
+            advice = f'{advice}, or the same values{self._advice(different, new, old)}'
             if (self.path / 'conversion.txt').exists():
                 advice = (
                     'It holds converted weights: train in another --workdir with'
@@ -268,6 +258,22 @@ class Workdir:
             raise WorkdirError(
                 f'{self.path}: belongs to a run with another config:\n{lines}\n{advice}'
             )
+
+    def _advice(
+        self, different: Collection[str], new: Mapping[str, Any], old: Mapping[str, Any]
+    ) -> str:
+        """Return a sentence about keys that `--extend` may change, or an empty text."""
+        if different == ['train.epochs'] and new['train.epochs'] > old['train.epochs']:
+            return (
+                '. A finished run gets more epochs with elastic-ast train --extend. To start a'
+                f' new run from its weights, head included, use --config.init.from={self.path}'
+            )
+        if different == ['train.patience']:
+            return (
+                '. A run that ended early continues with elastic-ast train --extend and a larger'
+                ' train.patience, or 0'
+            )
+        return ''
 
     def config(self) -> Config:
         """Return the stored config.

@@ -54,13 +54,18 @@ def fold_numbers(
         classes = [''] * len(classes)  # no class could be in every fold
     numbers = np.zeros(len(keys), np.int64)
     numbers[order] = _divide(classes, [groups[i] for i in order], folds, seed)
+    _check_sizes(numbers, folds)
+    return numbers
+
+
+def _check_sizes(numbers: Int64[np.ndarray, 'N'], folds: int) -> None:
+    """Refuse a division with a fold that has no clip."""
     sizes = np.bincount(numbers, minlength=folds + 1)[1:]
     if not sizes.all():
         raise DataError(
             f'data.folds={folds}: fold {int(sizes.argmin()) + 1} gets no clip, as the groups differ'
             ' much in size: lower data.folds, or change data.fold_seed'
         )
-    return numbers
 
 
 def _divide(

@@ -53,13 +53,7 @@ def describe_data(
         f' {schedule.steps} steps of {packing.rows} rows of {packing.tokens} tokens,'
         f' {100 * plan.fill(packing.rows, packing.tokens):.2f} % full'
     )
-    if config.data.folds:
-        yield f'fold {config.data.fold} of {config.data.folds} is the evaluation split'
-    if groups := splits.shared_groups(config, data.source, evaluation.source):
-        yield (
-            f'warning: {pluralize(len(groups), "group")} of data.group with clips in both the'
-            f' training and the {name} split: {join_first(groups)}'
-        )
+    yield from _describe_division(config, data.source, evaluation.source, name)
     for split, count in (('training', plan.clips.cropped), (name, evaluation.cropped)):
         if count:
             limit = config.frontend.max_frames
@@ -82,6 +76,19 @@ def describe_data(
         yield (
             f'warning: no class has both clips and counter-examples in the {name} split, so mAP,'
             ' AUC and d-prime are undefined'
+        )
+
+
+def _describe_division(
+    config: Config, training: Source, evaluation: Source, name: str
+) -> Iterator[str]:
+    """Yield the fold of a run, and a warning of groups that are divided."""
+    if config.data.folds:
+        yield f'fold {config.data.fold} of {config.data.folds} is the evaluation split'
+    if groups := splits.shared_groups(config, training, evaluation):
+        yield (
+            f'warning: {pluralize(len(groups), "group")} of data.group with clips in both the'
+            f' training and the {name} split: {join_first(groups)}'
         )
 
 

@@ -97,11 +97,7 @@ def hold_out(
             f'all {pluralize(len(groups), "clip")} belong to one group, {groups[0]!r}, so that none'
             ' can be held out: check data.group'
         )
-    group_labels: dict[str, collections.Counter[str]] = {
-        name: collections.Counter() for name in sizes
-    }
-    for name, clip_labels in zip(groups, labels, strict=True):
-        group_labels[name].update(set(clip_labels))
+    group_labels = _count_labels(groups, labels)
     remaining = sum(group_labels.values(), collections.Counter())
     order = sorted(sizes, key=lambda name: (_hash(salt + name), name))
     target, count, held = share * len(groups), 0, set()
@@ -118,6 +114,16 @@ def hold_out(
     if not held:
         held.add(min(order, key=lambda name: (takes_a_class(name), abs(sizes[name] - target))))
     return [name in held for name in groups]
+
+
+def _count_labels(
+    groups: Sequence[str], labels: Sequence[tuple[str, ...]]
+) -> dict[str, collections.Counter[str]]:
+    """Return the clips of each label, by group."""
+    counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in groups}
+    for name, clip_labels in zip(groups, labels, strict=True):
+        counts[name].update(set(clip_labels))
+    return counts
 
 
 def _hash(text: str) -> bytes:
