@@ -168,7 +168,7 @@ def _evaluate_whole(
         targets = [evaluator.targets[clip] for clip in clips]
         if predictions:
             files += write_predictions(
-                [evaluator.source.keys[clip] for clip in clips],
+                [evaluator.source.keys[int(clip)] for clip in clips],
                 targets,
                 logits[clips],
                 model.labels,
