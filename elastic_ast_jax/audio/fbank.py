@@ -13,13 +13,12 @@ import json
 import numpy as np
 from jaxtyping import Float, Float32
 
-from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.audio.frontend import FrontendSpec, hertz_to_mel
 from elastic_ast_jax.utils.hashing import text_hash
 
 PREEMPHASIS = 0.97
 # Smallest mel energy: the resolution of float32 at 1.
 ENERGY_FLOOR = float(np.finfo(np.float32).eps)
-_LOWEST_HZ = 20.0
 # Kind 'librosa' adds this to a mel magnitude before the logarithm.
 MAGNITUDE_OFFSET = 1e-6
 # Frames per part, and the samples of their transforms, so that memory beyond the result grows
@@ -46,18 +45,26 @@ def hann(window: int) -> Float32[np.ndarray, 'window']:
 def filters(spec: FrontendSpec) -> Float32[np.ndarray, 'spectrum mels']:
     """Return the mel filters of a spec over the bins of a real FFT of `spec.fft_length`."""
     make = _htk_filters if spec.kind == 'librosa' else mel_filters
-    return make(spec.sample_rate, spec.fft_length, spec.mel_bins)
+    return make(
+        spec.sample_rate, spec.fft_length, spec.mel_bins, spec.lowest_hertz, spec.highest_hertz
+    )
 
 
 @functools.lru_cache(maxsize=8)
 def _htk_filters(
-    sample_rate: int, fft_length: int, bins: int
+    sample_rate: int, fft_length: int, bins: int, lowest_hertz: float, highest_hertz: float
 ) -> Float32[np.ndarray, 'spectrum mels']:
-    """Return HTK's triangles, linear in Hz, from 0 Hz to half the sample rate."""
+    """Return HTK's triangles, linear in Hz, between two frequencies."""
     import librosa  # costs more than a second
 
     triangles = librosa.filters.mel(
-        sr=sample_rate, n_fft=fft_length, n_mels=bins, htk=True, norm=None
+        sr=sample_rate,
+        n_fft=fft_length,
+        n_mels=bins,
+        fmin=lowest_hertz,
+        fmax=highest_hertz,
+        htk=True,
+        norm=None,
     ).T.copy()
     triangles.setflags(write=False)  # callers share the cached array
     return triangles
@@ -65,20 +72,21 @@ def _htk_filters(
 
 @functools.lru_cache(maxsize=8)
 def mel_filters(
-    sample_rate: int, fft_length: int, bins: int
+    sample_rate: int,
+    fft_length: int,
+    bins: int,
+    lowest_hertz: float = 20.0,
+    highest_hertz: float = 0.0,
 ) -> Float32[np.ndarray, 'spectrum mels']:
     """Return Kaldi's triangular mel filters over the bins of a real FFT.
 
-    They reach from 20 Hz to half the sample rate. Kaldi's triangles are linear in mel, not in Hz:
-    `mel(f) = 1127 ln(1 + f / 700)`.
+    They reach from `lowest_hertz` to `highest_hertz`, or to half the sample rate if that is 0.
+    Kaldi's triangles are linear in mel, not in Hz; see `frontend.hertz_to_mel`.
     """
-
-    def mel(hertz):
-        return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)
-
-    edges = np.linspace(mel(_LOWEST_HZ), mel(sample_rate / 2), bins + 2)
+    highest_hertz = highest_hertz or sample_rate / 2
+    edges = np.linspace(hertz_to_mel(lowest_hertz), hertz_to_mel(highest_hertz), bins + 2)
     lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
-    spectrum = mel(np.arange(fft_length // 2) * sample_rate / fft_length)[:, None]
+    spectrum = hertz_to_mel(np.arange(fft_length // 2) * sample_rate / fft_length)[:, None]
     triangles = np.minimum(
         (spectrum - lower) / (center - lower), (upper - spectrum) / (upper - center)
     )
@@ -90,10 +98,7 @@ def mel_filters(
 
 def center_frequencies(spec: FrontendSpec) -> Float[np.ndarray, 'mels']:
     """Return the center of each mel filter in Hz; both kinds use evenly spaced mels."""
-    lowest, highest = 1127.0 * np.log1p(
-        np.array([0.0 if spec.kind == 'librosa' else _LOWEST_HZ, spec.sample_rate / 2]) / 700.0
-    )
-    return 700.0 * np.expm1(np.linspace(lowest, highest, spec.mel_bins + 2)[1:-1] / 1127.0)
+    return spec.filter_edges()[1:-1]
 
 
 def log_mel(

@@ -12,9 +12,25 @@ import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 # A product such as 10.0 * 2.3 may be a rounding error below the exact integer.
 _ROUNDING = 1e-6
+# Lowest frequency of the mel filters in Hz where `f_min` is 0, as in AST and in EPIC-SOUNDS.
+_LOWEST_HZ = {'kaldi': 20.0, 'librosa': 0.0}
+# Largest share of mel filters without a frequency of the transform, where a range is chosen. AST's
+# frontend has one of 128.
+_MOST_EMPTY = 0.05
+
+
+def hertz_to_mel(hertz: Any) -> Any:
+    """Return frequencies in mel: `1127 ln(1 + f / 700)`, as in Kaldi and HTK."""
+    return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)
+
+
+def mel_to_hertz(mels: Any) -> Any:
+    """Return mels in Hz; see `hertz_to_mel`."""
+    return 700.0 * np.expm1(np.asarray(mels, np.float64) / 1127.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +46,9 @@ class FrontendSpec:
         fft: Length of the Fourier transform of kind `'librosa'`. Kind `'kaldi'` requires 0: the
             window's next power of two.
         mel_bins: Number of mel bins (F of a log-mel `[frames, mels]`).
+        f_min: Lowest frequency of the mel filters in Hz. 0: that of the kind, 20 Hz (`'kaldi'`) or
+            0 Hz (`'librosa'`).
+        f_max: Highest frequency of the mel filters in Hz. 0: half the sample rate.
         mean: Mean of the log-mel. The model gets `(log_mel - mean) / (2 * std)` (AST's convention).
         std: Standard deviation of the log-mel.
         patch_mels: Mel bins of a patch. Patches do not overlap.
@@ -62,11 +81,17 @@ class FrontendSpec:
     min_frames: int = 0
     fixed_frames: int = 0
     max_frames: int = 1024
+    f_min: float = 0.0
+    f_max: float = 0.0
 
     def hash_values(self) -> dict[str, Any]:
         """Return the values of a stored hash by frozen names, which outlive renamed fields."""
         # A later key enters only with another value than its default, so that stored hashes hold.
-        later = {'fixed_frames': self.fixed_frames} if self.fixed_frames else {}
+        later = {
+            name: value
+            for name in ('fixed_frames', 'f_min', 'f_max')
+            if (value := getattr(self, name))
+        }
         return later | {
             'kind': self.kind,
             'sample_rate': self.sample_rate,
@@ -124,7 +149,58 @@ class FrontendSpec:
             )
         if not math.isfinite(self.mean):
             problems.append(f'frontend.mean={self.mean} must be finite')
-        return problems or self._size_problems()
+        return (problems + self._range_problems()) or self._size_problems()
+
+    def _range_problems(self) -> list[str]:
+        """Return the faults of the frequency range."""
+        problems, nyquist = [], self.sample_rate / 2
+        for name in ('f_min', 'f_max'):
+            if not 0 <= getattr(self, name) < math.inf:
+                default = 'half the sample rate' if name == 'f_max' else "the kind's own"
+                problems.append(
+                    f'frontend.{name}={getattr(self, name)} must be a frequency in Hz, or 0 for'
+                    f' {default}'
+                )
+        if problems or not 0 < self.sample_rate < math.inf or self.kind not in _LOWEST_HZ:
+            return problems
+        if self.f_max > nyquist:
+            problems.append(
+                f'frontend.f_max={self.f_max:g} is above {nyquist:g} Hz, half of'
+                f' frontend.sample_rate={self.sample_rate}: lower it, set it to 0 for'
+                f' {nyquist:g} Hz, or raise the sample rate'
+            )
+        elif self.lowest_hertz >= self.highest_hertz:
+            end = f'frontend.f_max={self.f_max:g}' if self.f_max else 'half the sample rate'
+            problems.append(
+                f'frontend.f_min={self.f_min:g} gives mel filters from {self.lowest_hertz:g} Hz,'
+                f' which must be below their end, {self.highest_hertz:g} Hz ({end})'
+            )
+        return problems
+
+    def _filter_problems(self) -> list[str]:
+        """Return the fault of a chosen range whose mel filters fall between frequencies."""
+        empty = self.count_empty_filters()
+        if not (self.f_min or self.f_max) or empty <= _MOST_EMPTY * self.mel_bins:
+            return []
+        fit = next(
+            (
+                bins
+                for bins in range(self.mel_bins - self.patch_mels, 0, -self.patch_mels)
+                if not dataclasses.replace(self, mel_bins=bins).count_empty_filters()
+            ),
+            0,
+        )
+        fewer = f'frontend.mel_bins={fit}, ' if fit else ''
+        samples = math.ceil(self.sample_rate / self.narrowest_filter_hertz)
+        longer = f'frontend.window_ms={math.ceil(1000 * samples / self.sample_rate)} or longer'
+        if self.kind == 'librosa':
+            longer = f'frontend.fft={samples + samples % 2} or more'
+        return [
+            f'frontend.mel_bins={self.mel_bins} from {self.lowest_hertz:g} to'
+            f' {self.highest_hertz:g} Hz are too narrow: {empty} of the filters have no frequency'
+            f' of the transform, which are {self.sample_rate / self.fft_length:.4g} Hz apart: use'
+            f' {fewer}{longer}, or a wider range'
+        ]
 
     def _size_problems(self) -> list[str]:
         """Return the faults of sizes that do not fit together."""
@@ -158,7 +234,36 @@ class FrontendSpec:
                 f'frontend.fft={self.fft} is shorter than the window of {self.window} samples: set'
                 ' it to 2048, say'
             )
-        return problems
+        return problems or self._filter_problems()
+
+    @property
+    def lowest_hertz(self) -> float:
+        """Return the lower end of the lowest mel filter in Hz."""
+        return float(self.f_min or _LOWEST_HZ[self.kind])
+
+    @property
+    def highest_hertz(self) -> float:
+        """Return the upper end of the highest mel filter in Hz."""
+        return float(self.f_max or self.sample_rate / 2)
+
+    @property
+    def narrowest_filter_hertz(self) -> float:
+        """Return the width of the lowest mel filter in Hz, which is the narrowest."""
+        edges = self.filter_edges()
+        return float(edges[2] - edges[0])
+
+    def count_empty_filters(self) -> int:
+        """Return the number of mel filters that hold no frequency of the transform.
+
+        Their mel bins are the floor of the log-mel in every clip.
+        """
+        edges = self.filter_edges() * self.fft_length / self.sample_rate
+        return int((np.floor(edges[:-2] + _ROUNDING) + 1 >= edges[2:] - _ROUNDING).sum())
+
+    def filter_edges(self) -> Float64[np.ndarray, 'edges']:
+        """Return the ends and centers of all mel filters in Hz, `[mel_bins + 2]`."""
+        lowest, highest = hertz_to_mel([self.lowest_hertz, self.highest_hertz])
+        return mel_to_hertz(np.linspace(lowest, highest, self.mel_bins + 2))
 
     @property
     def window(self) -> int:

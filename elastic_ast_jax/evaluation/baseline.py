@@ -231,7 +231,7 @@ def _fit_baselines(
 def _same_log_mels(frontend: FrontendSpec) -> bool:
     """Return whether a frontend computes the log-mels of the default one."""
     default = FrontendSpec()
-    keys = ('sample_rate', 'window_ms', 'shift_ms', 'fft', 'mel_bins')
+    keys = ('sample_rate', 'window_ms', 'shift_ms', 'fft', 'mel_bins', 'f_min', 'f_max')
     return all(getattr(frontend, key) == getattr(default, key) for key in keys)
 
 

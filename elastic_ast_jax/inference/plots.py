@@ -1,6 +1,7 @@
 """Plot the timeline and the explanation of a recording."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,10 @@ _TICKS = (
 _MAX_TICKS = 13
 _MINUTE = 60
 # Frequencies to mark.
-_HERTZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
+_HERTZ = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
+# Those of a range that has fewer than this many of them.
+_FINE_HERTZ = tuple(digit * 10**power for power in range(6) for digit in range(1, 10))
+_FEWEST_TICKS = 3
 # Color of attention; the spectrogram below it is gray.
 _ATTENTION = (1.0, 0.35, 0.0)
 
@@ -269,8 +273,15 @@ def _hertz_ticks(hertz: Float[np.ndarray, 'mels']) -> tuple[list[float], list[st
 
     Ticks are not closer than their labels are high.
     """
+    ticks = _ticks_at(_HERTZ, hertz)
+    return ticks if len(ticks[0]) >= _FEWEST_TICKS else _ticks_at(_FINE_HERTZ, hertz)
+
+
+def _ticks_at(
+    marks: Sequence[int], hertz: Float[np.ndarray, 'mels']
+) -> tuple[list[float], list[str]]:
     positions, labels = [], []
-    for mark in _HERTZ:
+    for mark in marks:
         if hertz[0] <= mark <= hertz[-1]:
             position = float(np.interp(mark, hertz, np.arange(len(hertz)) + 0.5))
             if not positions or position - positions[-1] > 0.05 * len(hertz):

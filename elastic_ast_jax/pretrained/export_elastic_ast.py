@@ -74,6 +74,12 @@ def run(path: str | os.PathLike, out: str | os.PathLike, *, checkpoint: str = 'l
             f'LayerNorms have epsilon {model.network.epsilon:g} here and {LAYER_NORM_EPSILON:g} in'
             ' the published code: results differ by that'
         )
+    if frontend.f_min or frontend.f_max:
+        notes.append(
+            f'log-mels from {frontend.lowest_hertz:g} to {frontend.highest_hertz:g} Hz: call'
+            ' torchaudio.compliance.kaldi.fbank with'
+            f' low_freq={frontend.lowest_hertz:g}, high_freq={frontend.highest_hertz:g}'
+        )
     if shapes := elastic_ast_torch.unused_tensors(layout):
         file = files.as_path(path) / UNUSED_TENSORS
         exists = file.exists()

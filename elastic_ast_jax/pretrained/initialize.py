@@ -44,6 +44,8 @@ _FEATURES = (
     'shift_ms',
     'fft',
     'mel_bins',
+    'f_min',
+    'f_max',
     'mean',
     'std',
     'partial',

@@ -79,9 +79,7 @@ def exact(waveform, spec, shift):
     """Compute the definition step by step in float64."""
     samples = waveform.astype(np.float64) - waveform.astype(np.float64).mean()
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.window) / (spec.window - 1))
-    filters = audio_fbank.mel_filters(spec.sample_rate, spec.fft_length, spec.mel_bins).astype(
-        np.float64
-    )
+    filters = audio_fbank.filters(spec).astype(np.float64)
     rows = []
     for start in range(0, len(samples) - spec.window + 1, shift):
         frame = samples[start : start + spec.window]
@@ -195,6 +193,69 @@ def test_filters_equal_kaldi():
         filters[0, 0] = 1.0  # callers share the cached array
 
 
+RANGES = [
+    FrontendSpec(f_min=1000.0),
+    FrontendSpec(f_max=4000.0),
+    FrontendSpec(sample_rate=22050, f_min=2400.0, f_max=9000.0),
+    FrontendSpec(sample_rate=256_000, window_ms=4.0, shift_ms=2.0, f_min=20e3, f_max=110e3),
+    FrontendSpec(sample_rate=1000, window_ms=250.0, mel_bins=64, f_min=10.0, f_max=250.0),
+]
+
+
+@pytest.mark.filterwarnings('ignore:At least one mel filter')
+@pytest.mark.parametrize('spec', RANGES)
+def test_filters_of_a_range_equal_those_of_transformers(spec):
+    """An independent implementation of Kaldi's triangles."""
+    audio_utils = pytest.importorskip(
+        'transformers.audio_utils', reason='pip install elastic-ast-jax[convert]'
+    )
+    expected = audio_utils.mel_filter_bank(
+        num_frequency_bins=spec.fft_length // 2 + 1,
+        num_mel_filters=spec.mel_bins,
+        min_frequency=spec.f_min or 20.0,
+        max_frequency=spec.f_max or spec.sample_rate / 2,
+        sampling_rate=spec.sample_rate,
+        mel_scale='kaldi',
+        triangularize_in_mel_space=True,
+    )
+    # Kaldi ignores the Nyquist bin.
+    np.testing.assert_allclose(audio_fbank.filters(spec)[:-1], expected[:-1], rtol=0, atol=1e-6)
+    hertz = np.arange(spec.fft_length // 2 + 1) * spec.sample_rate / spec.fft_length
+    outside = (hertz <= spec.lowest_hertz) | (hertz >= spec.highest_hertz)
+    assert not audio_fbank.filters(spec)[outside].any()
+
+
+@pytest.mark.parametrize(
+    'spec', [*RANGES, dataclasses.replace(EPIC, f_min=300.0), dataclasses.replace(EPIC, f_max=8e3)]
+)
+def test_a_range_is_the_same_in_the_graph(spec):
+    waveform = np.random.default_rng(3).uniform(-0.5, 0.5, spec.sample_rate).astype(np.float32)
+    shift = spec.shift()
+    features = audio_fbank.log_mel(waveform, spec)
+    (in_graph,) = by_graph([waveform], [shift], spec)
+    if spec.kind == 'kaldi':
+        assert_near(in_graph, features)
+        np.testing.assert_allclose(features, exact(waveform, spec, shift), rtol=0, atol=2e-3)
+    else:
+        np.testing.assert_allclose(in_graph, features, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize('spec', [SPEC, EPIC], ids=['kaldi', 'librosa'])
+def test_the_own_range_written_out_changes_no_feature(spec):
+    whole = dataclasses.replace(spec, f_max=spec.sample_rate / 2, f_min=spec.lowest_hertz)
+    assert np.array_equal(audio_fbank.filters(whole), audio_fbank.filters(spec))
+    assert np.array_equal(
+        audio_fbank.center_frequencies(whole), audio_fbank.center_frequencies(spec)
+    )
+
+
+def test_librosa_filters_begin_and_end_at_the_range():
+    spec = dataclasses.replace(EPIC, f_min=300.0, f_max=8000.0)
+    hertz = np.arange(spec.fft_length // 2 + 1) * spec.sample_rate / spec.fft_length
+    used = hertz[audio_fbank.filters(spec).any(axis=1)]
+    assert 300 < used[0] < 350 and 7900 < used[-1] < 8000
+
+
 def test_normalization_follows_ast():
     spec = dataclasses.replace(SPEC, mean=-3.0, std=2.0)
     log_mel = np.array([[-3.0, 1.0, -7.0]], np.float32)
@@ -219,6 +280,8 @@ def test_the_fingerprint_is_stable_and_depends_on_every_field():
         'fixed_frames': 512,
         'kind': 'librosa',
         'fft': 1024,
+        'f_min': 50.0,
+        'f_max': 7000.0,
     }
     assert changes.keys() == {field.name for field in dataclasses.fields(SPEC)}
     prints = {

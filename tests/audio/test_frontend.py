@@ -1,12 +1,15 @@
 """Test the laws of the integer arithmetic from samples to tokens."""
 
 import dataclasses
+import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.audio.frontend import FrontendSpec, resampled_length
 from elastic_ast_jax.packing.token_dropout import tokens_after_dropout
 
@@ -90,6 +93,65 @@ def test_fixed_frames_are_those_of_the_published_code_at_every_ratio():
     assert FrontendSpec(partial='zero').hash_values() == {
         name: value for name, value in spec.hash_values().items() if name != 'fixed_frames'
     }
+
+
+def test_a_range_enters_the_hash_only_if_it_is_set():
+    assert FrontendSpec().hash_values().keys() & {'f_min', 'f_max'} == set()
+    assert FrontendSpec(f_min=50.0).hash_values() == {**FrontendSpec().hash_values(), 'f_min': 50.0}
+    assert FrontendSpec(f_max=7e3).hash_values() == {**FrontendSpec().hash_values(), 'f_max': 7e3}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'text'),
+    [
+        ({'f_min': -1.0}, 'frontend.f_min=-1.0 must be a frequency in Hz, or 0'),
+        ({'f_max': math.nan}, 'frontend.f_max=nan must be a frequency in Hz, or 0'),
+        ({'f_max': 8001.0}, 'frontend.f_max=8001 is above 8000 Hz, half of frontend.sample_rate'),
+        ({'f_min': 4000.0, 'f_max': 4000.0}, 'must be below their end, 4000 Hz'),
+        ({'f_min': 8000.0}, 'must be below their end, 8000 Hz (half the sample rate)'),
+        ({'f_max': 15.0}, 'gives mel filters from 20 Hz, which must be below their end, 15 Hz'),
+    ],
+)
+def test_a_range_that_is_none_is_explained(changes, text):
+    (problem,) = FrontendSpec(**changes).problems()
+    assert text in problem
+
+
+def test_filters_without_a_frequency_are_refused_with_what_to_do():
+    narrow = FrontendSpec(sample_rate=8000, f_max=1000.0)
+    (problem,) = narrow.problems()
+    empty = int((~fbank.filters(narrow).any(axis=0)).sum())
+    assert empty > 6 and f'{empty} of the filters have no frequency' in problem
+    bins = int(re.search(r'use frontend\.mel_bins=(\d+)', problem)[1])
+    assert dataclasses.replace(narrow, mel_bins=bins).problems() == []
+    window = float(re.search(r'frontend\.window_ms=(\d+) or longer', problem)[1])
+    longer = dataclasses.replace(narrow, window_ms=window)
+    assert longer.problems() == [] and longer.count_empty_filters() == 0
+    epic = FrontendSpec(kind='librosa', sample_rate=24000, window_ms=10.0, fft=512, f_max=1000.0)
+    (problem,) = epic.problems()
+    fft = int(re.search(r'frontend\.fft=(\d+) or more', problem)[1])
+    assert dataclasses.replace(epic, fft=fft).problems() == []
+
+
+def test_filters_of_the_own_range_are_never_refused():
+    """Stored models have them, also where their lowest bins are empty."""
+    spec = FrontendSpec(sample_rate=4000)
+    assert spec.count_empty_filters() > 6 and spec.problems() == []
+
+
+@pytest.mark.filterwarnings('ignore:Empty filters')
+@pytest.mark.parametrize(
+    'spec',
+    [
+        FrontendSpec(),
+        FrontendSpec(sample_rate=8000),
+        FrontendSpec(sample_rate=8000, f_max=700.0),
+        FrontendSpec(sample_rate=48000, f_min=3000.0, mel_bins=512),
+        FrontendSpec(kind='librosa', sample_rate=24000, window_ms=10.0, fft=512),
+    ],
+)
+def test_empty_filters_are_counted(spec):
+    assert spec.count_empty_filters() == (~fbank.filters(spec).any(axis=0)).sum()
 
 
 def test_a_clip_that_repeats_starts_over():

@@ -454,6 +454,8 @@ def test_the_report_counts_its_problems():
         ),
         (['frontend.sample_rate=0'], ['frontend.sample_rate=0 must be positive']),
         (['frontend.std=0'], ['frontend.std=0.0 must be positive']),
+        (['frontend.f_min=-2'], ['frontend.f_min=-2.0 must be a frequency in Hz', '0 for']),
+        (['frontend.f_max=90000'], ['frontend.f_max=90000 is above', 'or raise the sample rate']),
         (
             ['frontend.mel_bins=70'],
             ['frontend.mel_bins=70 is not a multiple of frontend.patch_mels=16', 'use 64'],

@@ -10,6 +10,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.patches import StepPatch
 
 from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.checkpointing.load_model import LoadedModel
 from elastic_ast_jax.cli import predict
 from elastic_ast_jax.cli.main import main
@@ -257,8 +258,33 @@ def test_centers_of_mel_filters_are_their_peaks():
     for frontend in (
         untrained.settings().frontend,
         untrained.settings(frontend={'kind': 'librosa', 'fft': 2048}).frontend,
+        FrontendSpec(sample_rate=32000, f_min=3000.0, f_max=9000.0),
     ):
         filters, hertz = fbank.filters(frontend), fbank.center_frequencies(frontend)
         peaks = filters.argmax(axis=0) * frontend.sample_rate / frontend.fft_length
         apart = frontend.sample_rate / frontend.fft_length
         assert (np.abs(peaks - hertz)[8:] <= apart).all()
+
+
+@pytest.mark.parametrize(
+    ('frontend', 'marks'),
+    [
+        (FrontendSpec(), ['50', '200', '500', '1000', '2000', '5000']),
+        (FrontendSpec(sample_rate=22050, f_min=2600.0, f_max=9000.0), ['3000', '4000', '5000']),
+        (
+            FrontendSpec(sample_rate=256_000, window_ms=4.0, f_min=15e3, f_max=120e3),
+            ['20000', '50000', '100000'],
+        ),
+        (
+            FrontendSpec(sample_rate=1000, window_ms=250.0, mel_bins=64, f_min=8.0, f_max=250.0),
+            ['20', '50', '100', '200'],
+        ),
+    ],
+)
+def test_frequencies_are_marked_where_they_are(frontend, marks):
+    hertz = fbank.center_frequencies(frontend)
+    positions, labels = plots._hertz_ticks(hertz)
+    assert set(marks) <= set(labels)
+    for position, label in zip(positions, labels, strict=True):
+        bin_centers = np.arange(len(hertz)) + 0.5
+        assert np.interp(position, bin_centers, hertz) == pytest.approx(float(label))

@@ -177,6 +177,17 @@ def test_patches_that_are_no_squares_cannot_be_exported(tmp_path):
     assert not (tmp_path / 'back.safetensors').exists()
 
 
+def test_an_exported_model_names_its_frequencies(tmp_path, capsys):
+    untrained(tmp_path / 'whole')
+    export_elastic_ast.run(tmp_path / 'whole', tmp_path / 'whole.safetensors')
+    assert 'low_freq' not in capsys.readouterr().out
+    frontend = {'sample_rate': 32000, 'f_min': 2500.0, 'f_max': 9000.0}
+    untrained(tmp_path / 'model', frontend=frontend)
+    export_elastic_ast.run(tmp_path / 'model', tmp_path / 'back.safetensors')
+    text = capsys.readouterr().out
+    assert 'log-mels from 2500 to 9000 Hz' in text and 'low_freq=2500, high_freq=9000' in text
+
+
 # Options
 
 
