@@ -75,7 +75,7 @@ class Setup:
         attention: The attention that was selected, in words.
         steps: The compiled steps.
         pretrained: Parameters that do not start from random numbers, by name.
-        evaluator: Evaluates parameters on the evaluation split.
+        evaluator: Evaluates parameters on the split that selects checkpoints.
     """
 
     config: Config
@@ -340,9 +340,9 @@ def prepare_run(
     steps = compiled_steps.make_steps(
         config, len(data.labels), attend, dtype, mesh, learning_rate, data.weights
     )
-    selection_source = splits.open_source(config, splits.selection_split(config))
-    evaluator = Evaluator(config, data.labels, steps.eval_step, mesh, selection_source)
-    agreement.check(process_view.data_sections('evaluation', evaluator.source, ()))
+    split = splits.selection_split(config)
+    evaluator = Evaluator(config, data.labels, steps.eval_step, mesh, split=split)
+    agreement.check(process_view.data_sections(evaluator.split_name, evaluator.source, ()))
     return Setup(
         config,
         workdir,
@@ -461,6 +461,8 @@ def report_skipped(setup: Setup, reader: pipeline.RowReader) -> None:
     skipped_clips.report_skipped(
         setup.workdir,
         setup.progress,
-        training=[*setup.data.source.skipped, *undecodable],
-        evaluation=setup.evaluator.skipped,
+        {
+            splits.NAMES['train']: [*setup.data.source.skipped, *undecodable],
+            setup.evaluator.split_name: setup.evaluator.skipped,
+        },
     )

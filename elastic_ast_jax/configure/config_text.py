@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 
 from elastic_ast_jax.config.schema import Config
-from elastic_ast_jax.configure.choices import Choice
+from elastic_ast_jax.configure.choice import Choice
 
 __all__ = ['config_text']
 

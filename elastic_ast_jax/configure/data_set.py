@@ -3,19 +3,28 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from elastic_ast_jax.configure.choices import Choice
+from elastic_ast_jax.configure.choice import Choice
 from elastic_ast_jax.data.sources import folders, manifest
 from elastic_ast_jax.data.sources.base import DataError
 from elastic_ast_jax.data.sources.folders import EVALUATION, TRAINING
+from elastic_ast_jax.utils.text import join_first
 
-__all__ = ['data_keys']
+__all__ = ['DataSet', 'find_data']
 
 _EVAL_SHARE = 0.2
 _MANIFESTS = ('.jsonl', '.json', '.csv')
 
 
-def data_keys(data: str, evaluation: str | None = None) -> list[Choice]:
+class DataSet(NamedTuple):
+    """Hold the keys of the section `data`, and notes on what of the data is not used."""
+
+    keys: list[Choice]
+    notes: tuple[str, ...] = ()
+
+
+def find_data(data: str, evaluation: str | None = None) -> DataSet:
     """Return the keys of the section `data` for a folder or a manifest.
 
     Args:
@@ -25,11 +34,13 @@ def data_keys(data: str, evaluation: str | None = None) -> list[Choice]:
     Raises:
         DataError: There is no such folder or file, or it is of another kind.
     """
-    path = Path(data)
+    path, notes = Path(data), ()
     if path.is_dir():
         source, splits = 'folders', folders.split_folders(path)
         if evaluation is None and splits:
-            data, evaluation = (os.path.join(path, part) for part in _choose_splits(data, splits))
+            names = _choose_splits(data, splits)
+            notes = _note_unused(data, splits, names)
+            data, evaluation = (os.path.join(path, part) for part in names)
             splits = ()
     elif path.is_file() and path.suffix.lower() in _MANIFESTS:
         source, splits = 'manifest', manifest.split_names(path)
@@ -40,22 +51,41 @@ def data_keys(data: str, evaluation: str | None = None) -> list[Choice]:
     else:
         raise DataError(f'{data}: no such folder or manifest')
     train = os.path.abspath(data)
-    choices = [Choice('data', 'source', source), Choice('data', 'train', train)]
+    keys = [Choice('data', 'source', source), Choice('data', 'train', train)]
     if evaluation is not None:
-        return [*choices, Choice('data', 'eval', os.path.abspath(evaluation))]
+        keys.append(Choice('data', 'eval', os.path.abspath(evaluation)))
+        if splits and source == 'manifest' and os.path.abspath(evaluation) != train:
+            notes = (
+                f'{data}: all of its splits, {", ".join(splits)}, are training clips, since'
+                ' --eval names other data for evaluation',
+            )
+        return DataSet(keys, notes)
     if splits:
+        # Opening the manifest warns of other splits.
         train_split, eval_split = _choose_splits(data, splits)
-        return [
-            *choices,
+        keys += [
             Choice('data', 'eval', train, 'the same: its column split divides it'),
             Choice('data', 'train_split', train_split),
             Choice('data', 'eval_split', eval_split),
         ]
-    return [
-        *choices,
+        return DataSet(keys)
+    keys += [
         Choice('data', 'eval', train, 'the same: a part is held out'),
         Choice('data', 'eval_share', _EVAL_SHARE, 'every fifth, chosen by a hash of its name'),
     ]
+    return DataSet(keys)
+
+
+def _note_unused(data: str, splits: Sequence[str], used: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on splits that are neither training nor evaluation."""
+    unused = [name for name in splits if name not in used]
+    if not unused:
+        return ()
+    verb = 'is' if len(unused) == 1 else 'are'
+    return (
+        f'{data}: the split {join_first(unused)} {verb} not used; training is {used[0]},'
+        f' evaluation {used[1]}',
+    )
 
 
 def _choose_splits(data: str, names: Sequence[str]) -> tuple[str, str]:

@@ -2,17 +2,20 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.config.schema import Config
-from elastic_ast_jax.configure import choices, survey
-from elastic_ast_jax.configure.choices import Choice
+from elastic_ast_jax.configure import choices, findings, survey
+from elastic_ast_jax.configure.choice import Choice
 from elastic_ast_jax.configure.config_text import config_text
-from elastic_ast_jax.configure.data_set import data_keys
+from elastic_ast_jax.configure.data_set import find_data
 from elastic_ast_jax.configure.survey import Survey
 from elastic_ast_jax.data import log_mel_stats, splits
+from elastic_ast_jax.data.sources import clip_labels
+from elastic_ast_jax.data.sources.base import FileSource
 from elastic_ast_jax.utils import files
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import pluralize
@@ -39,21 +42,21 @@ def run(data: str, out: str, evaluation: str | None = None, *, skip: bool = Fals
     """
     if os.path.lexists(out):
         raise UserError(f'--out={out}: exists: remove it, or give another name')
-    keys = data_keys(data, evaluation)
-    if skip:
-        keys.append(Choice('data', 'on_bad_audio', 'skip'))
-    surveyed = survey.take(_config(keys))
-    if surveyed.label_sets < 2:
-        label = ', '.join(surveyed.class_clips) or 'none'
-        raise UserError(
-            f'{data}: all {surveyed.clips} training clips have the same labels, {label}: there is'
-            ' nothing to tell apart'
-        )
+    data_keys, notes = find_data(data, evaluation)
+    keys = [*data_keys, *([Choice('data', 'on_bad_audio', 'skip')] if skip else [])]
+    source, held_out = survey.open_sources(_config(keys))
+    clip_labels.check_distinct(source.labels, f'{data}: ')
+    surveyed = survey.take(source, held_out)
     keys += choices.choose(surveyed)
-    keys += _measure(_config(keys))
+    config = _config(keys)
+    # Training would refuse labels of evaluation that training clips do not have.
+    clip_labels.targets(
+        held_out, clip_labels.label_names(source), splits.NAMES['eval'], config.train.loss
+    )
+    keys += _measure(source.resampled(config.frontend.sample_rate), config)
     _config(keys)  # is valid
     files.write_text(Path(out), config_text(_summary(surveyed), keys))
-    _report(surveyed, out)
+    _report(surveyed, notes, out)
 
 
 def _config(keys: list[Choice]) -> Config:
@@ -68,9 +71,8 @@ def _config(keys: list[Choice]) -> Config:
     return loading.from_dict(values)
 
 
-def _measure(config: Config) -> list[Choice]:
+def _measure(source: FileSource, config: Config) -> list[Choice]:
     """Return mean and deviation of the log-mel of the training clips."""
-    source = splits.open_source(config, 'train')
     skip = config.data.on_bad_audio == 'skip'
     stats = log_mel_stats.measure(source, config.frontend, skip=skip, clips=_MEASURED_CLIPS)
     reason = f'of the log-mel of {pluralize(stats.clips, "training clip")}'
@@ -88,10 +90,12 @@ def _summary(surveyed: Survey) -> str:
     )
 
 
-def _report(surveyed: Survey, out: str) -> None:
-    for text in choices.warnings(surveyed):
+def _report(surveyed: Survey, notes: Sequence[str], out: str) -> None:
+    for text in (*notes, *findings.warnings(surveyed)):
         logging.warning('%s', text)
     print(_summary(surveyed))
+    if loudness := findings.loudness(surveyed):
+        print(loudness)
     print(f'evaluation: {pluralize(surveyed.eval_clips, "clip")}')
     print(f'written: {out}; the comments give the reasons. Next:')
     print(f'  elastic-ast train --config={out} --workdir=WORKDIR')

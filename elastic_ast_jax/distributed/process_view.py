@@ -70,7 +70,7 @@ def data_sections(split: str, source: Source, plan: Iterable[str]) -> Iterator[S
     Files are described by their names and their sizes, as their folders list them.
 
     Args:
-        split: 'training' or 'evaluation'.
+        split: 'training', 'validation' or 'evaluation'.
         source: The split.
         plan: Lines that describe its plan, such as its fingerprint.
     """

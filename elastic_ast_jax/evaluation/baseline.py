@@ -20,8 +20,8 @@ from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.config import stored
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
+from elastic_ast_jax.data.sources import clip_labels
 from elastic_ast_jax.data.sources.base import Source
-from elastic_ast_jax.data.sources.clip_labels import label_names, targets
 from elastic_ast_jax.data.splits import Split
 from elastic_ast_jax.evaluation import linear_classifier, metrics_files, sweep, sweep_axes
 from elastic_ast_jax.evaluation.clip_statistics import (
@@ -271,22 +271,12 @@ def _select(values: Float64[np.ndarray, 'N F'], features: FeatureSet) -> Float64
 
 def _read_training_clips(config: Config, progress: Progress) -> _TrainingClips:
     source = splits.open_source(config, 'train')
-    labels = label_names(source)
-    classes = targets(source, labels, 'training', config.train.loss)
-    _check_classes(classes, labels)
+    labels = clip_labels.label_names(source)
+    classes = clip_labels.targets(source, labels, 'training', config.train.loss)
+    clip_labels.check_distinct(source.labels)
     clips, (features,) = _read(config, source, [_WHOLE], _MAX_TRAINING_CLIPS, progress)
-    read = [classes[clip] for clip in clips]
-    _check_classes(read, labels)  # some clips may be skipped
-    return _TrainingClips(config, features, read, tuple(labels))
-
-
-def _check_classes(classes: Sequence[tuple[int, ...]], labels: Sequence[str]) -> None:
-    if len(set(classes)) < 2:
-        label = ', '.join(labels[n] for n in classes[0]) or 'none'
-        raise UserError(
-            f'all {len(classes)} training clips have the same labels, {label}: there is nothing to'
-            ' tell apart'
-        )
+    clip_labels.check_distinct([source.labels[clip] for clip in clips])  # some may be skipped
+    return _TrainingClips(config, features, [classes[clip] for clip in clips], tuple(labels))
 
 
 def _read(
@@ -331,7 +321,7 @@ def _read_evaluation_clips(
     progress: Progress,
 ) -> _EvaluationClips:
     source = splits.open_source(config, split)
-    classes = targets(source, labels, splits.NAMES[split], config.train.loss)
+    classes = clip_labels.targets(source, labels, splits.NAMES[split], config.train.loss)
     clips, features = _read(config, source, points, None, progress)
     return _EvaluationClips(
         source.samples[clips], [classes[clip] for clip in clips], features, source.skipped

@@ -14,6 +14,7 @@ from elastic_ast_jax.data.epoch_plan import Planner, Schedule
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
 from elastic_ast_jax.data.sources.clip_labels import targets
 from elastic_ast_jax.data.sources.windowed import WindowSource
+from elastic_ast_jax.data.splits import Split
 from elastic_ast_jax.distributed import processes, sharding
 from elastic_ast_jax.evaluation.results import Evaluation
 from elastic_ast_jax.models import factory
@@ -49,10 +50,11 @@ class EvalSetting:
 
 
 class Evaluator:
-    """Evaluate parameters on the evaluation split, which is opened and compiled for once.
+    """Evaluate parameters on a split, which is opened and compiled for once.
 
     Attributes:
         source, targets: Clips of the split and their classes.
+        split_name: Name of the split in messages.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Evaluator:
         step: Callable,
         mesh: Mesh,
         source: Source | None = None,
+        split: Split = 'eval',
     ):
         """Open and plan the split.
 
@@ -71,14 +74,16 @@ class Evaluator:
             step: A compiled `eval_step`, see `sharding.jit_eval_step`.
             mesh: Devices that the step runs on.
             source: The split, if it is open already.
+            split: Which split it is.
 
         Raises:
             DataError: A label that training does not have, a number of labels that the loss does
                 not take, or anything else wrong with the data.
             PlanError: A clip that does not fit.
         """
-        self.source: Source = splits.open_source(config, 'eval') if source is None else source
-        self.targets = targets(self.source, labels, 'evaluation', config.train.loss)
+        self.source: Source = splits.open_source(config, split) if source is None else source
+        self.split_name = splits.NAMES[split]
+        self.targets = targets(self.source, labels, self.split_name, config.train.loss)
         self._config, self._labels, self._step, self._mesh = config, tuple(labels), step, mesh
         self._rows = sharding.local_rows(config.packing.rows, mesh)
         self._shape = factory.batch_shape(config, len(labels), len(self._rows))
@@ -197,7 +202,7 @@ class Evaluator:
         decodable = np.setdiff1d(np.arange(len(self.targets)), list(undecodable))
         if not len(decodable):
             raise DataError(
-                'no clip of the evaluation split can be decoded; the first:'
+                f'no clip of the {self.split_name} split can be decoded; the first:'
                 f' {undecodable[min(undecodable)]}'
             )
         return logits, decodable

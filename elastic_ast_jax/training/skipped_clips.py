@@ -1,6 +1,6 @@
 """List the clips that a run skipped (`data.on_bad_audio='skip'`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from elastic_ast_jax.checkpointing.workdir import Workdir
 from elastic_ast_jax.data.sources import headers
@@ -8,17 +8,15 @@ from elastic_ast_jax.utils.progress import Progress
 
 
 def report_skipped(
-    workdir: Workdir, progress: Progress, training: Sequence[str], evaluation: Sequence[str]
+    workdir: Workdir, progress: Progress, skipped: Mapping[str, Sequence[str]]
 ) -> None:
     """List the clips that were skipped, on the terminal and in the workdir.
 
     Args:
         workdir: The workdir of the run.
         progress: Writes to the terminal.
-        training: A message for each clip of the training split.
-        evaluation: A message for each clip of the evaluation split.
+        skipped: By the name of a split, a message for each of its clips.
     """
-    skipped = {'training': training, 'evaluation': evaluation}
     workdir.add_skipped(
         f'{split}: {message}' for split, messages in skipped.items() for message in messages
     )

@@ -6,8 +6,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.config import loading
-from elastic_ast_jax.configure.choices import choose, warnings
+from elastic_ast_jax.configure.choices import choose
+from elastic_ast_jax.configure.findings import loudness, warnings
+from elastic_ast_jax.configure.levels import Level
+from elastic_ast_jax.configure.spectrum import Band
 from elastic_ast_jax.configure.survey import Survey
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.sampling import SamplingSpec
@@ -52,7 +56,7 @@ def reason(key, **changes):
         (256000, 110000, 256000),
         (256000, 40000, 96000),
         (11025, 5500, 11025),
-        (16000, 0, 8000),  # silence
+        (16000, 0, 16000),  # silence
     ],
 )
 def test_the_sample_rate_keeps_the_energy(native, edge, rate):
@@ -137,6 +141,56 @@ def test_rare_classes_are_sampled_more_often():
     assert keys(class_clips={'a': 1, 'b': 1000})['data.balanced']
 
 
+@pytest.mark.parametrize(
+    ('native', 'edge', 'band', 'expected'),
+    [
+        # rate, f_min, f_max, window, shift, mel bins
+        (48000, 8000, Band(3000, 8000), (22050, 2700, 0, 25, 10, 128)),
+        (48000, 23000, Band(3000, 8000), (22050, 2700, 0, 25, 10, 128)),  # with noise
+        (48000, 23000, Band(100, 2000), (8000, 0, 2200, 25, 10, 64)),
+        (48000, 23000, Band(100, 20000), (48000, 0, 0, 25, 10, 128)),
+        (48000, 23000, Band(20, 23000), (48000, 0, 0, 25, 10, 128)),
+        (256000, 125000, Band(30000, 90000), (256000, 27000, 0, 4, 2, 128)),
+        (8000, 3900, Band(4, 200), (1000, 3.6, 220, 200, 50, 64)),
+        (2000, 900, Band(20, 40), (1000, 18, 120, 200, 50, 32)),
+        (8000, 150, None, (8000, 0, 0, 25, 10, 64)),
+        # What the sounds of a rare class need, beyond the energy of nine of ten clips.
+        (48000, 6000, Band(3000, 9000), (22050, 2700, 0, 25, 10, 128)),
+        (2000, 900, None, (2000, 0, 0, 50, 20, 64)),
+    ],
+)
+def test_a_range_is_chosen_where_it_leaves_out_much(native, edge, band, expected):
+    changes = {
+        'native_rates': (native, native),
+        'edge': float(edge),
+        'band': band,
+        'seconds': np.full(500, 5.0),
+    }
+    values = {'frontend.f_min': 0, 'frontend.f_max': 0, 'frontend.window_ms': 25} | keys(**changes)
+    names = ('sample_rate', 'f_min', 'f_max', 'window_ms', 'shift_ms', 'mel_bins')
+    assert tuple(values[f'frontend.{name}'] for name in names) == expected
+    spec = FrontendSpec(**{name: values[f'frontend.{name}'] for name in names})
+    assert spec.problems() == []
+    assert not (values['frontend.f_min'] or values['frontend.f_max']) or (
+        spec.count_empty_filters() == 0
+    )
+
+
+def test_frames_of_other_windows_follow_from_the_lengths_of_clips():
+    bats = {'native_rates': (256000, 256000), 'edge': 9e4, 'band': Band(3e4, 9e4)}
+    short = keys(**bats, seconds=np.full(50, 0.1))
+    assert short['frontend.shift_ms'] == 1.0 and short['augment.ratios'] == (1.0, 2.0)
+    long = keys(**bats, seconds=np.full(50, 60.0))
+    assert long['frontend.shift_ms'] == 2.0 and long['augment.ratios'] == (1.0, 1.5)
+    assert long['frontend.max_frames'] == 1008  # windows of 2 s
+    text = reason('frontend.max_frames', **bats, seconds=np.full(50, 60.0))
+    assert text == '2 s at the smallest frame shift; the longest clip has 60 s'
+
+
+def level(rms, clipped=0.0):
+    return Level(rms + 6, rms, clipped)
+
+
 def test_warnings_name_what_is_wrong():
     assert warnings(USUAL) == []
     wrong = dataclasses.replace(
@@ -150,3 +204,53 @@ def test_warnings_name_what_is_wrong():
     assert few.startswith('2 training clips') and 'elastic-ast baseline' in few
     assert of_class == '2 classes have fewer than 5 training clips: a, b'
     assert 'a/1.wav and b/1.wav' in twice and 'a/quiet.wav' in silent
+
+
+@pytest.mark.parametrize(
+    ('changes', 'text'),
+    [
+        (
+            {'class_clips': {'a': 500, 'b': 0}},
+            '1 class has no training clip, so that a model cannot learn it: b',
+        ),
+        (
+            {'eval_class_clips': {'a': 0, 'b': 0}},
+            '2 classes have no evaluation clip, so that their accuracy is not measured: a, b',
+        ),
+        (
+            {'contradictions': (('a/1.wav', 'b/1.wav'),)},
+            '1 training recording has the content of another one, but other labels: a/1.wav and'
+            ' b/1.wav',
+        ),
+        (
+            {'clip_levels': {'quiet.wav': level(-70), 'loud.wav': level(-12)}},
+            'the loudness of clips differs by 58 dB, from -70 dB of full scale (quiet.wav) to -12'
+            ' dB (loud.wav): quiet clips may be little but noise',
+        ),
+        (
+            {'clip_levels': {'a.wav': level(-12, 0.01), 'b.wav': level(-12, 0.0005)}},
+            '1 clip is clipped at full scale often, which adds frequencies: a.wav',
+        ),
+        (
+            {'rate_clips': {8000: 20, 48000: 30}},
+            'the recordings have several sample rates: 20 clips of 8000 Hz, 30 clips of 48000 Hz.'
+            ' What lies above 4000 Hz is missing in some: if classes differ in their rates, a model'
+            ' may learn those instead of the sounds',
+        ),
+        (
+            {'seconds': np.array([0.01] * 300 + [600.0])},
+            '300 training clips are shorter than a frame of 25 ms, and padded with silence; the'
+            ' longest has 600 s',
+        ),
+    ],
+)
+def test_a_warning_is_one_line(changes, text):
+    assert warnings(dataclasses.replace(USUAL, **changes)) == [text]
+
+
+def test_usual_loudness_is_no_warning():
+    usual = {'a.wav': level(-50), 'b.wav': level(-12, 0.0005)}
+    surveyed = dataclasses.replace(USUAL, clip_levels=usual, rate_clips={16000: 500})
+    assert warnings(surveyed) == []
+    assert loudness(surveyed) == 'loudness: -50 to -12 dB of full scale (RMS), peaks up to -6.0 dB'
+    assert loudness(USUAL) == ''

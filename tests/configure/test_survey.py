@@ -8,7 +8,7 @@ import soundfile
 
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.configure import survey
-from elastic_ast_jax.configure.survey import band_edge
+from elastic_ast_jax.configure.spectrum import band_edge
 
 
 @pytest.mark.parametrize('sample_rate', [8000, 48000, 256000])
@@ -44,7 +44,7 @@ def test_a_survey_counts_files_and_finds_duplicates(tmp_path):
     manifest = tmp_path / 'all.jsonl'
     manifest.write_text('\n'.join(lines))
     config = loading.from_dict({'data': {'train': str(manifest), 'eval': str(manifest)}})
-    surveyed = survey.take(config)
+    surveyed = survey.take(*survey.open_sources(config))
     assert surveyed.class_clips == {'a': 1, 'b': 1} and surveyed.labels == (0, 1)
     assert surveyed.seconds.tolist() == pytest.approx([4000 / 48000, 2, 1], abs=1e-3)
     assert (surveyed.clips, surveyed.eval_clips, surveyed.native_rates) == (3, 2, (11025, 11025))

@@ -211,6 +211,13 @@ class FileSource:
         selected._hold([self.clips[i] for i in clips], self._parts[list(clips)])
         return selected
 
+    def resampled(self, sample_rate: int) -> 'FileSource':
+        """Return a source of the same clips at another sample rate in Hz."""
+        source = copy.copy(self)
+        source.sample_rate = sample_rate
+        source._hold(self.clips, self._parts)
+        return source
+
     def __len__(self) -> int:
         return len(self.clips)
 

@@ -9,7 +9,7 @@ from elastic_ast_jax.data.sources.base import DataError, FileSource, Source
 from elastic_ast_jax.data.sources.class_names import ClassNames, canonical
 from elastic_ast_jax.utils.text import join_first, pluralize
 
-__all__ = ['classes_without_clips', 'label_names', 'targets']
+__all__ = ['check_distinct', 'classes_without_clips', 'label_names', 'targets']
 
 # The fewest and the most labels of a clip, by `train.loss`.
 _LABELS_OF_LOSS = {'cross_entropy': (1, 1), 'bce': (0, math.inf)}
@@ -35,6 +35,24 @@ def classes_without_clips(source: Source, names: Sequence[str]) -> list[str]:
     absent = [name for name in names if name not in present]
     present = set(map(canonical, present)) if absent else set()
     return [name for name in absent if canonical(name) not in present]
+
+
+def check_distinct(labels: Sequence[Sequence[str]], prefix: str = '') -> None:
+    """Check that training clips have different labels.
+
+    Args:
+        labels: Labels of each clip, at least one clip.
+        prefix: Stands before the error.
+
+    Raises:
+        DataError: All clips have the same labels.
+    """
+    if len(set(map(frozenset, labels))) < 2:
+        names = ', '.join(labels[0]) or 'none'
+        raise DataError(
+            f'{prefix}all {len(labels)} training clips have the same labels, {names}: there is'
+            ' nothing to tell apart; add clips of another class'
+        )
 
 
 def targets(
