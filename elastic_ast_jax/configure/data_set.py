@@ -76,15 +76,15 @@ def find_data(data: str, evaluation: str | None = None) -> DataSet:
     return DataSet(keys)
 
 
-def _note_unused(data: str, splits: Sequence[str], used: Sequence[str]) -> tuple[str, ...]:
+def _note_unused(data: str, splits: Sequence[str], sides: Sequence[str]) -> tuple[str, ...]:
     """Return a note on splits that are neither training nor evaluation."""
-    unused = [name for name in splits if name not in used]
+    unused = [name for name in splits if name not in sides]
     if not unused:
         return ()
     verb = 'is' if len(unused) == 1 else 'are'
     return (
-        f'{data}: the split {join_first(unused)} {verb} not used; training is {used[0]},'
-        f' evaluation {used[1]}',
+        f'{data}: the split {join_first(unused)} {verb} not used; training is {sides[0]},'
+        f' evaluation {sides[1]}',
     )
 
 

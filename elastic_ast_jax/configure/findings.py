@@ -72,7 +72,7 @@ def _describe_copies(survey: Survey) -> Iterator[str]:
             f' evaluation, which flatters the result: {join_first(pairs)}'
         )
     if survey.contradictions:
-        pairs = [f'{one} and {other}' for one, other in survey.contradictions]
+        pairs = [f'{first} and {second}' for first, second in survey.contradictions]
         yield (
             f'{pluralize(len(pairs), "training recording has", "training recordings have")} the'
             f' content of another one, but other labels: {join_first(pairs)}'

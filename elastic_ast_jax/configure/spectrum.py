@@ -175,20 +175,20 @@ def summarize(
     stands_out = loud >= noise + _least_contrast(edges)  # not where it is NaN
     loudest = np.where(stands_out, loud, -np.inf).max(axis=1, keepdims=True)
     stands_out &= loud >= loudest - _LEAKAGE
-    heard = np.flatnonzero(stands_out.any(axis=1))
-    if not len(heard):
+    audible = np.flatnonzero(stands_out.any(axis=1)).tolist()
+    if not audible:
         return EnergyRange(0.0, None)
-    bands = [_hull(stands_out[clip], edges) for clip in heard]
+    bands = [_hull(stands_out[clip], edges) for clip in audible]
     leaked = np.convolve(steady, np.ones(3), 'same') > 0  # also where a steady sound leaks to
     excess = np.where(leaked, 0.0, np.nan_to_num(mean) - 10 ** (floor / 10)).clip(0)
     clip_edges = [
         min(_edge_of(excess[clip], edges), band.high)
-        for clip, band in zip(heard, bands, strict=True)
+        for clip, band in zip(audible, bands, strict=True)
     ]
     edge = float(np.quantile(clip_edges, _CLIPS_WITHIN))
-    if len(heard) < max(_FEWEST_CLIPS, _SMALLEST_SHARE * len(clips)):
+    if len(audible) < max(_FEWEST_CLIPS, _SMALLEST_SHARE * len(clips)):
         return EnergyRange(edge, None)
-    return EnergyRange(edge, _common_band(bands, [labels[clip] for clip in heard]))
+    return EnergyRange(edge, _common_band(bands, [labels[clip] for clip in audible]))
 
 
 def _noise_around(
@@ -209,7 +209,7 @@ def _noise_around(
 
 def _least_contrast(edges: Float64[np.ndarray, 'edges']) -> Float64[np.ndarray, 'bands']:
     """Return the decibels above quiet noise from which a loud band is no noise."""
-    rate = 2 * edges[-1]
+    rate = round(2 * edges[-1])
     frequencies = np.diff(edges) * _frame_samples(rate) / rate
     return _ABOVE_NOISE + _QUIET_TO_LOUD * _NOISE_DEVIATION / np.sqrt(frequencies)
 
@@ -244,7 +244,7 @@ def _emphasis(
     return 1 + _PREEMPHASIS**2 - 2 * _PREEMPHASIS * np.cos(np.pi * hertz / edges[-1])
 
 
-def _frame_samples(sample_rate: float) -> int:
+def _frame_samples(sample_rate: int) -> int:
     """Return the samples of a frame, a power of two."""
     needed = max(_SHORTEST_FRAME, math.ceil(sample_rate / _LARGEST_SPACING))
     return 1 << (needed - 1).bit_length()

@@ -117,19 +117,25 @@ def test_a_range_that_is_none_is_explained(changes, text):
     assert text in problem
 
 
+def number_after(text, problem):
+    match = re.search(re.escape(text) + r'(\d+)', problem)
+    assert match is not None
+    return int(match[1])
+
+
 def test_filters_without_a_frequency_are_refused_with_what_to_do():
     narrow = FrontendSpec(sample_rate=8000, f_max=1000.0)
     (problem,) = narrow.problems()
     empty = int((~fbank.filters(narrow).any(axis=0)).sum())
     assert empty > 6 and f'{empty} of the filters have no frequency' in problem
-    bins = int(re.search(r'use frontend\.mel_bins=(\d+)', problem)[1])
+    bins = number_after('use frontend.mel_bins=', problem)
     assert dataclasses.replace(narrow, mel_bins=bins).problems() == []
-    window = float(re.search(r'frontend\.window_ms=(\d+) or longer', problem)[1])
+    window = float(number_after(', frontend.window_ms=', problem))
     longer = dataclasses.replace(narrow, window_ms=window)
     assert longer.problems() == [] and longer.count_empty_filters() == 0
     epic = FrontendSpec(kind='librosa', sample_rate=24000, window_ms=10.0, fft=512, f_max=1000.0)
     (problem,) = epic.problems()
-    fft = int(re.search(r'frontend\.fft=(\d+) or more', problem)[1])
+    fft = number_after(' frontend.fft=', problem)
     assert dataclasses.replace(epic, fft=fft).problems() == []
 
 

@@ -25,7 +25,7 @@ TRAIN = [
 def write_classes(root, clips=20, seconds=0.2, **pitches):
     for name, pitch in (pitches or {'low': 300, 'high': 2500}).items():
         for clip in range(clips):
-            write_tone(root / name / f'{clip}.wav', pitch, seconds, [clip, pitch])
+            write_tone(root / name / f'{clip}.wav', pitch, seconds, 1000 * clip + pitch)
     return root
 
 

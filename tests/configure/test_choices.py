@@ -166,10 +166,14 @@ def test_a_range_is_chosen_where_it_leaves_out_much(native, edge, band, expected
         'band': band,
         'seconds': np.full(500, 5.0),
     }
-    values = {'frontend.f_min': 0, 'frontend.f_max': 0, 'frontend.window_ms': 25} | keys(**changes)
+    values = {'frontend.f_min': 0.0, 'frontend.f_max': 0.0, 'frontend.window_ms': 25.0} | keys(
+        **changes
+    )
     names = ('sample_rate', 'f_min', 'f_max', 'window_ms', 'shift_ms', 'mel_bins')
     assert tuple(values[f'frontend.{name}'] for name in names) == expected
-    spec = FrontendSpec(**{name: values[f'frontend.{name}'] for name in names})
+    spec = dataclasses.replace(
+        FrontendSpec(), **{name: values[f'frontend.{name}'] for name in names}
+    )
     assert spec.problems() == []
     assert not (values['frontend.f_min'] or values['frontend.f_max']) or (
         spec.count_empty_filters() == 0

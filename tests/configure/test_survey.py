@@ -8,7 +8,9 @@ import soundfile
 
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.configure import survey
+from elastic_ast_jax.configure.copies import find_copies
 from elastic_ast_jax.configure.spectrum import band_edge
+from elastic_ast_jax.data.sources import folders
 
 
 @pytest.mark.parametrize('sample_rate', [8000, 48000, 256000])
@@ -52,3 +54,41 @@ def test_a_survey_counts_files_and_finds_duplicates(tmp_path):
     assert surveyed.silent == ('silent.wav',)
     assert surveyed.duplicates == (('two.wav', 'copy.wav'),)
     assert surveyed.edge > 15000  # of the noise at 48 kHz
+    assert surveyed.band is None  # of so few clips
+    assert surveyed.rate_clips == {11025: 2, 48000: 1}
+    assert surveyed.eval_class_clips == {'a': 1, 'b': 2}
+    assert surveyed.clip_levels.keys() == {'one.wav', 'two.wav'}
+    assert surveyed.clip_levels['two.wav'].rms == pytest.approx(-3.01, abs=0.01)
+    assert surveyed.contradictions == ()
+
+
+def test_copies_in_training_contradict_only_with_other_labels(tmp_path):
+    rng, lines = np.random.default_rng(0), []
+    for name in ('one', 'two', 'test'):
+        soundfile.write(tmp_path / f'{name}.wav', 0.1 * rng.standard_normal(4000), 16000)
+    for copy, original in (('same', 'one'), ('other', 'one'), ('again', 'two'), ('eval', 'other')):
+        (tmp_path / f'{copy}.wav').write_bytes((tmp_path / f'{original}.wav').read_bytes())
+    labels = {'one': 'a', 'same': 'a', 'other': 'b', 'two': 'b', 'again': 'b'}
+    for name, label in labels.items():
+        lines.append({'audio': f'{name}.wav', 'labels': [label], 'split': 'train'})
+    for name in ('test', 'eval'):
+        lines.append({'audio': f'{name}.wav', 'labels': ['a'], 'split': 'test'})
+    manifest = tmp_path / 'all.jsonl'
+    manifest.write_text('\n'.join(map(json.dumps, lines)))
+    config = loading.from_dict({'data': {'train': str(manifest), 'eval': str(manifest)}})
+    copies = find_copies(*survey.open_sources(config))
+    assert copies.contradictions == (('one.wav', 'other.wav'),)
+    assert copies.shared == (('one.wav', 'eval.wav'),)
+
+
+def test_a_source_at_another_rate_is_one_opened_at_it(tmp_path):
+    for clip in range(4):
+        path = tmp_path / 'data' / 'ab'[clip % 2] / f'{clip}.wav'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * np.random.default_rng(clip).standard_normal(4001), 16000)
+    source, other = (folders.load(tmp_path / 'data', rate) for rate in (16000, 11025))
+    resampled = source.resampled(11025)
+    assert resampled.fingerprint == other.fingerprint != source.fingerprint
+    assert resampled.samples.tolist() == other.samples.tolist()
+    assert np.array_equal(resampled.read(2), other.read(2))
+    assert source.sample_rate == 16000 and len(source.read(2)) == 4001
