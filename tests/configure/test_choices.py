@@ -163,7 +163,7 @@ def test_a_range_is_chosen_where_it_leaves_out_much(native, edge, band, expected
     changes = {
         'native_rates': (native, native),
         'edge': float(edge),
-        'band': band,
+        'band': band and Band(*map(float, band)),
         'seconds': np.full(500, 5.0),
     }
     values = {'frontend.f_min': 0.0, 'frontend.f_max': 0.0, 'frontend.window_ms': 25.0} | keys(
