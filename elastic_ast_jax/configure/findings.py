@@ -119,6 +119,6 @@ def loudness(survey: Survey) -> str:
     if not survey.clip_levels:
         return ''
     rms = [level.rms for level in survey.clip_levels.values()]
-    peak = max(level.peak for level in survey.clip_levels.values())
+    peak = round(max(level.peak for level in survey.clip_levels.values()), 1) + 0.0  # no -0.0
     low, high = math.floor(np.min(rms)), math.ceil(np.max(rms))
     return f'loudness: {low} to {high} dB of full scale (RMS), peaks up to {peak:.1f} dB'
