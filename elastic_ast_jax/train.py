@@ -28,6 +28,7 @@ from elastic_ast_jax.data.sources.base import BadAudio
 from elastic_ast_jax.distributed import agreement, process_view, processes, sharding
 from elastic_ast_jax.evaluation import baseline_verdict
 from elastic_ast_jax.evaluation.evaluator import Evaluator
+from elastic_ast_jax.evaluation.fitted_statistics import fit_statistics
 from elastic_ast_jax.evaluation.results import selection_score
 from elastic_ast_jax.models import factory as model_factory
 from elastic_ast_jax.models import flops
@@ -353,11 +354,28 @@ def prepare_run(
         learning_rate,
         attention,
         steps,
-        pretrained=starting_params(
-            config, workdir, steps.network, steps.abstract.params, data.labels, progress
-        ),
+        pretrained=initial_params(config, workdir, data, steps, mesh, progress),
         evaluator=evaluator,
     )
+
+
+def initial_params(
+    config: Config,
+    workdir: Workdir,
+    data: TrainingData,
+    steps: CompiledSteps,
+    mesh: Mesh,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Return the parameters of a new run that do not start from random numbers, by name."""
+    params = starting_params(
+        config, workdir, steps.network, steps.abstract.params, data.labels, progress
+    )
+    if not config.model.statistics or workdir.has_checkpoint():
+        return params
+    layer = fit_statistics(config, data.labels, data.source, mesh)
+    progress.write_line(layer.report)
+    return {**params, **layer.params}
 
 
 @contextlib.contextmanager
@@ -449,9 +467,10 @@ def announce(setup: Setup) -> None:
         write_line(line)
     write_line(f'{sharding.describe(setup.mesh)}; {setup.attention}')
     if setup.steps.frozen:
+        reasons = [f'train.freeze={",".join(config.train.freeze)}'] if config.train.freeze else []
+        reasons += ['model.statistics=True'] if config.model.statistics else []
         write_line(
-            f'{len(setup.steps.frozen)} parameters stay as they are:'
-            f' train.freeze={",".join(config.train.freeze)}'
+            f'{len(setup.steps.frozen)} parameters stay as they are: {" and ".join(reasons)}'
         )
 
 

@@ -23,7 +23,8 @@ RENAMED_VALUES = {'model.attention': {'plain': 'reference'}}
 class Data:
     """Source of the clips."""
 
-    # One of 'manifest', 'json' (AudioSet-style), 'folders', 'tfds', 'fsdd', 'synthetic'.
+    # One of 'manifest', 'json' (AudioSet-style), 'folders', 'tfds', 'fsdd', 'synthetic',
+    # 'presets' (synthesized sounds of all kinds, see `synthesis`).
     source: str = 'manifest'
     # Training data. manifest: a .jsonl or .csv file; json: a JSON file; folders: a folder of
     # class folders.
@@ -75,9 +76,9 @@ class Data:
     tfds_key: str = ''
     # tfds: sample rate in Hz, if the data set does not declare it.
     tfds_rate: int = 0
-    # synthetic: number of training clips.
+    # synthetic and presets: number of training clips.
     synthetic_train: int = 6000
-    # synthetic: number of evaluation clips.
+    # synthetic and presets: number of evaluation clips.
     synthetic_eval: int = 400
     # Clips beyond frontend.max_frames. 'error': refuse; 'crop': training at random, evaluation
     # from the start; 'window': training at random, evaluation averages the logits of windows.
@@ -167,6 +168,9 @@ class Model:
     heads: int = 0
     # 'attention' or 'mean'.
     pool: str = 'attention'
+    # elastic_ast: average the logits with those of logistic regression on statistics of the
+    # log-mel, which is fitted to the training clips before the first step.
+    statistics: bool = False
     # ast: distance of patches in mel bins and frames. Published ASTs have 10, or 16.
     stride: tuple[int, ...] = (16, 16)
     # ast: its length, if that is no whole number of patches. 0: frontend.max_frames.

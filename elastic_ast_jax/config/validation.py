@@ -166,7 +166,7 @@ class _Checks:
 
 def _data_problems(data: Data) -> list[str]:
     checks = _Checks('data', data)
-    checks.one_of('source', (*_FILES, 'tfds', 'fsdd', 'synthetic'))
+    checks.one_of('source', (*_FILES, 'tfds', 'fsdd', 'synthetic', 'presets'))
     checks.one_of('too_long', ('error', 'crop', 'window'))
     checks.one_of('on_bad_audio', ('error', 'skip'))
     for name in ('train', 'eval', 'root', 'label_csv'):
@@ -367,6 +367,8 @@ def _ast_problems(config: Config) -> list[str]:
     texts = []
     if model.pool != Model.pool:
         texts.append(f"model.pool={model.pool!r} goes with model.kind='elastic_ast': leave it out")
+    if model.statistics:
+        texts.append("model.statistics=True goes with model.kind='elastic_ast': leave it out")
     if config.init.published_quirks:
         texts.append(
             "init.published_quirks=True goes with model.kind='elastic_ast': the published AST has"

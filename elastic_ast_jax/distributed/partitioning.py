@@ -45,6 +45,8 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ('*/mlp/down/kernel', ('hidden', 'width')),
     ('head/kernel', ('width', 'classes')),
     ('head/bias', ('classes',)),
+    ('statistics/kernel', ('small', 'classes')),
+    ('statistics/bias', ('classes',)),
     ('embed/bias', ('small',)),
     ('*/out/bias', ('small',)),
     ('*/mlp/down/bias', ('small',)),

@@ -65,6 +65,7 @@ class Evaluator:
         mesh: Mesh,
         source: Source | None = None,
         split: Split = 'eval',
+        width: int = 0,
     ):
         """Open and plan the split.
 
@@ -75,6 +76,7 @@ class Evaluator:
             mesh: Devices that the step runs on.
             source: The split, if it is open already.
             split: Which split it is.
+            width: Number of values that the step returns for each clip. 0: one for each class.
 
         Raises:
             DataError: A label that training does not have, a number of labels that the loss does
@@ -85,6 +87,7 @@ class Evaluator:
         self.split_name = splits.NAMES[split]
         self.targets = targets(self.source, labels, self.split_name, config.train.loss)
         self._config, self._labels, self._step, self._mesh = config, tuple(labels), step, mesh
+        self._width = width or len(labels)
         self._rows = sharding.local_rows(config.packing.rows, mesh)
         self._shape = factory.batch_shape(config, len(labels), len(self._rows))
         self._undecodable: dict[int, str] = {}
@@ -239,7 +242,7 @@ class Evaluator:
         """
         part_logits, part_errors = self._part_logits(params, setting)
         lengths = setting.parts.samples.astype(np.float64)
-        sums = np.zeros((len(self.targets), len(self._labels)))
+        sums = np.zeros((len(self.targets), self._width))
         np.add.at(sums, setting.owner, part_logits * lengths[:, None])
         logits = (sums / np.bincount(setting.owner, lengths)[:, None]).astype(np.float32)
         # Of several parts that cannot be decoded, the clip gets the message of the first.
@@ -267,7 +270,7 @@ class Evaluator:
             self._rows.start,
             cast(BadAudio, self._config.data.on_bad_audio),
         )
-        logits = np.zeros((len(setting.owner), len(self._labels)), np.float32)
+        logits = np.zeros((len(setting.owner), self._width), np.float32)
         counts = np.zeros(len(setting.owner), np.int64)
         for batch in pipeline.iterate_batches(
             reader, 0, setting.schedule.steps, self._config.data.num_workers or None

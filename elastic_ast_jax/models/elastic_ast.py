@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from elastic_ast_jax.config.model_sizes import Size
 from elastic_ast_jax.models import pooling
 from elastic_ast_jax.models.attention import interface
+from elastic_ast_jax.models.clip_statistics import clip_statistics
 from elastic_ast_jax.models.encoder import (
     LAYER_NORM_EPSILON,
     Constrain,
@@ -37,6 +38,9 @@ class ElasticAST(nn.Module):
         attend: The attention; every implementation gives the same result.
         pool: `'attention'` (one learned query, then a norm) or `'mean'` (the mean of a clip's
             tokens, then a norm).
+        statistics: Whether the logits are the mean of two: those of the pooled tokens, and those
+            of a linear layer on statistics of the log-mel. Training changes the former only.
+        patch_frames: Frames of a patch, for the statistics.
         scaled: Attention logits times 1/sqrt(head width), or unscaled as in the published code.
         scan, remat: See `Encoder`.
         dtype: Of the computation; parameters, softmax and logits are float32.
@@ -49,6 +53,8 @@ class ElasticAST(nn.Module):
     grid: tuple[int, int]
     attend: interface.Attend = interface.reference
     pool: str = 'attention'
+    statistics: bool = False
+    patch_frames: int = 16
     scaled: bool = True
     scan: bool = False
     remat: bool = False
@@ -91,4 +97,12 @@ class ElasticAST(nn.Module):
         else:
             raise ValueError(f"pool={self.pool!r} must be 'attention' or 'mean'")
         pooled = layer_norm('norm_head', jnp.float32, self.epsilon)(pooled)
-        return ModelOutputs(dense(self.classes, 'head', jnp.float32)(pooled), pooled, x, shares)
+        logits = dense(self.classes, 'head', jnp.float32)(pooled)
+        if not self.statistics:
+            return ModelOutputs(logits, pooled, x, shares)
+        patch_frames = self.patch_frames
+        statistics = clip_statistics(batch, members, self.grid[0], patch_frames)
+        linear = nn.Dense(
+            self.classes, kernel_init=nn.initializers.zeros, precision='highest', name='statistics'
+        )
+        return ModelOutputs((logits + linear(statistics)) / 2, pooled, x, shares, statistics)

@@ -72,8 +72,17 @@ def make_model(
             **common,
         )
     return ElasticAST(
-        grid=(frontend.mel_patches, frontend.max_time_patches), pool=model.pool, **common
+        grid=(frontend.mel_patches, frontend.max_time_patches),
+        pool=model.pool,
+        statistics=model.statistics,
+        patch_frames=frontend.patch_frames,
+        **common,
     )
+
+
+def without_statistics(network: Network) -> Network:
+    """Return the network whose logits are those of the pooled tokens alone."""
+    return network.clone(statistics=False) if isinstance(network, ElasticAST) else network
 
 
 def init_params(network: Network, shape: BatchShape, seed: int) -> Any:

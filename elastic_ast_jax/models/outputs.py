@@ -15,9 +15,11 @@ class ModelOutputs(NamedTuple):
         shares: The share of each token in its clip's pooled vector, per head of the pooling (one
             for the mean); sums to 1 over the clip's tokens, 0 in padding. None of a model that
             does not pool the tokens of patches.
+        statistics: Statistics of each slot's log-mel; None of a model without them.
     """
 
     logits: Float[Array, 'R S C']
     pooled: Float[Array, 'R S D']
     tokens: Float[Array, 'R T D']
     shares: Float[Array, 'R T H'] | None
+    statistics: Float[Array, 'R S F'] | None = None

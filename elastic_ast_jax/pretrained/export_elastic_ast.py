@@ -51,6 +51,11 @@ def run(path: str | os.PathLike, out: str | os.PathLike, *, checkpoint: str = 'l
             f'{os.fspath(path)}: has patches of {frontend.patch_mels} x {frontend.patch_frames},'
             ' and those of the published code are squares: it cannot be converted'
         )
+    if model.network.statistics:
+        raise ConvertError(
+            f'{os.fspath(path)}: has model.statistics=True, and the published code has no such'
+            ' layer: its logits would be others'
+        )
     layout = Layout(
         config.model.resolved_size(),
         len(model.labels),

@@ -34,6 +34,7 @@ _UNUSED_PARTS = types.MappingProxyType(
         'tokens': 'this model has no class tokens',
         'pool': 'this model pools otherwise',
         'head': 'its classes differ, or have no names',
+        'statistics': 'it is fitted to the training clips',
     }
 )
 # Settings of the frontend that decide the meaning of a spectrogram's value.

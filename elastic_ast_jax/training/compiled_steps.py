@@ -95,12 +95,16 @@ def make_steps(
     def apply(params, batch):
         return network.apply({'params': params}, batch)
 
+    def apply_trained(params, batch):
+        return model_factory.without_statistics(network).apply({'params': params}, batch)
+
     def init_params(pretrained: Mapping[str, Any]):
         random = flatten_dict(model_factory.init_params(network, shape, config.train.seed), sep='/')
         return unflatten_dict(random | dict(pretrained), sep='/')
 
     params = jax.eval_shape(init_params, {})
-    frozen = freezing.frozen_names(params, config.train.freeze)
+    fitted = ('statistics',) if config.model.statistics else ()
+    frozen = freezing.frozen_names(params, (*config.train.freeze, *fitted))
 
     def init(pretrained: Mapping[str, Any]) -> TrainState:
         return new_state(init_params(pretrained), optimizer, ema=use_ema, frozen=frozen)
@@ -108,7 +112,7 @@ def make_steps(
     abstract = jax.eval_shape(init, {})
     shardings = sharding.state_shardings(abstract, params, mesh)
     step = make_train_step(
-        apply,
+        apply_trained,
         training_factory.make_loss(config, weights),
         optimizer,
         config.train.grad_accumulation_steps,
