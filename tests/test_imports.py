@@ -33,6 +33,7 @@ ROOMS = (
     'data',
     'packing',
     'config',
+    'synthesis',
     'audio',
     'utils',
 )

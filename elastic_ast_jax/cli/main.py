@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = types.MappingProxyType(
     {
         'configure': 'write a config for a folder or a list of recordings',
         'train': 'train a model, or resume its training',
+        'pretrain': 'train an encoder on synthesized sounds, and write it to a file',
         'evaluate': 'evaluate a trained model on its evaluation split',
         'compare': 'compare runs in a table, or models over a sweep, each by several runs',
         'predict': 'classify recordings with a trained model',

@@ -16,6 +16,7 @@ from elastic_ast_jax.data.sampling import SamplingSpec, balanced_weights
 from elastic_ast_jax.data.sources import audioset_json, folders, fsdd, manifest, tfds, tfds_builder
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileSource, Source
 from elastic_ast_jax.data.sources.grouping import common_groups, group_names, hold_out
+from elastic_ast_jax.data.sources.presets import PresetSource
 from elastic_ast_jax.data.sources.synthetic import SyntheticSource
 from elastic_ast_jax.data.sources.windowed import WindowSource
 from elastic_ast_jax.packing.token_budget import TokenReduction
@@ -185,6 +186,10 @@ def _open_whole(config: Config, split: Literal['train', 'eval']) -> Source:
         return SyntheticSource(
             'train' if split == 'train' else 'test', clips, config.train.seed, sample_rate
         )
+    if data.source == 'presets':
+        clips = data.synthetic_train if split == 'train' else data.synthetic_eval
+        part = 'train' if split == 'train' else 'test'
+        return PresetSource(part, clips, config.train.seed, sample_rate)
     if data.source == 'fsdd':
         name = 'train' if split == 'train' else 'test'
         if data.root:

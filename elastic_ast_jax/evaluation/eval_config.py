@@ -35,6 +35,7 @@ SPLIT_KEYS = types.MappingProxyType(
         ),
         'fsdd': ('root', 'tfds_dir', 'held_out'),
         'synthetic': ('synthetic_eval',),
+        'presets': ('synthetic_eval',),
     }
 )
 _NO_FILE = '(none)'

@@ -10,6 +10,7 @@ from elastic_ast_jax.pretrained import (
     ast_torch,
     big_vision,
     elastic_ast_torch,
+    encoder_file,
     own,
     shards,
     state_dict,
@@ -32,7 +33,7 @@ from elastic_ast_jax.utils.text import join_first
 _RECOGNIZED = (
     "files (.pth, .pt, .ckpt, .bin, .safetensors, .npz) of a ViT or DeiT in timm's or Hugging"
     " Face's names or big_vision's, of an SSAST, an AST or an ElasticAST in their authors'; folders"
-    ' of a ViT, DeiT or AST that transformers saved; and workdirs of this project'
+    ' of a ViT, DeiT or AST that transformers saved; and workdirs and encoders of this project'
 )
 
 
@@ -111,6 +112,8 @@ def _read_file(
     path: Path, geometry: Geometry | None, config: dict[str, Any] | None = None
 ) -> PretrainedWeights:
     state = state_dict.read(path)
+    if encoder_file.recognizes(path, state.tensors):
+        return encoder_file.read(path, state.tensors)
     weights = _read_tensors(state.tensors, geometry, config)
     return dataclasses.replace(weights, notes=(*state.notes, *weights.notes))
 

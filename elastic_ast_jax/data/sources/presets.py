@@ -1,0 +1,96 @@
+"""Render a data set of random sounds, labelled with their parameters.
+
+Each clip is a preset of its own, rendered when it is read. Everything is a pure function of (seed,
+split, clip): a run over many clips never hears the same sound twice, and adding clips changes none
+of the others.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from elastic_ast_jax.synthesis.attributes import ATTRIBUTES, attributes
+from elastic_ast_jax.synthesis.draws import Draws
+from elastic_ast_jax.synthesis.presets import draw_preset
+from elastic_ast_jax.synthesis.rendering import render
+from elastic_ast_jax.synthesis.rooms import draw_room
+from elastic_ast_jax.synthesis.sounds import Room, Sound
+
+__all__ = ['PresetSource']
+
+# Part of the fingerprint: raise it with any change of the sounds.
+VERSION = 1
+_SPLITS = ('train', 'test')
+# What a stream of random words is for. Streams of other sources have smaller numbers.
+_PRESET, _SOUND = 8, 9
+# Longest silence before and after a sound, as a share of it.
+_SILENCE = 0.2
+_SHORTEST, _LONGEST = 0.1, 5.0
+_PEAKS_DB = (-30.0, 0.0)
+
+
+class PresetSource:
+    """Hold the clips of one split of presets: a `Source`.
+
+    Args:
+        split: `'train'` or `'test'`. They share no sound.
+        clips: Number of clips.
+        seed: The sounds of another seed are others.
+        sample_rate: Sample rate in Hz.
+    """
+
+    classes = ATTRIBUTES
+    skipped = ()
+
+    def __init__(self, split: str, clips: int, seed: int, sample_rate: int) -> None:
+        self.sample_rate, self._seed = sample_rate, seed
+        self._split = 1 + _SPLITS.index(split)
+        self.keys = [f'presets/{split}/{clip:07d}' for clip in range(clips)]
+        self.labels: list[tuple[str, ...]] = []
+        samples = []
+        for clip in map(self._draw, range(clips)):
+            self.labels.append(attributes(clip.sound, clip.room, clip.family, clip.seconds))
+            samples.append(clip.samples)
+        self.samples = np.array(samples, np.int64)
+        content = f'presets version={VERSION} seed={seed} split={split} clips={clips}'
+        self.fingerprint = hashlib.sha256(f'{content} rate={sample_rate}'.encode()).hexdigest()
+
+    def read(self, i: int) -> Float32[np.ndarray, 'samples']:
+        """Render clip `i`, the same bits each time. Safe to call from several threads."""
+        clip = self._draw(i)
+        draws = self._draws(_SOUND, i)
+        waveform = render(
+            clip.sound,
+            clip.room,
+            int(clip.seconds * self.sample_rate),
+            int(clip.silence * self.sample_rate),
+            clip.samples,
+            self.sample_rate,
+            draws,
+        )
+        return waveform * np.float32(10 ** (draws.uniform(*_PEAKS_DB) / 20))
+
+    def _draw(self, i: int) -> '_Clip':
+        draws = self._draws(_PRESET, i)
+        family, sound = draw_preset(draws)
+        room = draw_room(draws)
+        seconds = min(max(sound.total_seconds, _SHORTEST), _LONGEST)
+        before, after = (_SILENCE * seconds * draws.uniform() ** 2 for _ in range(2))
+        samples = int((before + seconds + after) * self.sample_rate) + 1
+        return _Clip(family, sound, room, seconds, before, samples)
+
+    def _draws(self, purpose: int, index: int) -> Draws:
+        return Draws((self._seed, self._split << 60 | purpose << 56 | index))
+
+
+class _Clip(NamedTuple):
+    """Hold the parameters of a clip: its sound, the silence before it, and its length."""
+
+    family: str
+    sound: Sound
+    room: Room
+    seconds: float
+    silence: float
+    samples: int
