@@ -54,6 +54,7 @@ WITH_TENSORFLOW = {
         'evaluation.evaluator',
         'evaluation.budget_report',
         'evaluation.budget_sweep',
+        'evaluation.fitted_statistics',
     )
 } | {
     f'{PACKAGE}.data.prepare.{name}'

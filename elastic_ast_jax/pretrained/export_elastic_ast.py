@@ -46,15 +46,15 @@ def run(path: str | os.PathLike, out: str | os.PathLike, *, checkpoint: str = 'l
             f'{os.fspath(path)}: is a fixed-length AST, and the published code is of ElasticAST:'
             ' give the workdir of one'
         )
-    if frontend.patch_mels != frontend.patch_frames:
-        raise ConvertError(
-            f'{os.fspath(path)}: has patches of {frontend.patch_mels} x {frontend.patch_frames},'
-            ' and those of the published code are squares: it cannot be converted'
-        )
     if model.network.statistics:
         raise ConvertError(
             f'{os.fspath(path)}: has model.statistics=True, and the published code has no such'
             ' layer: its logits would be others'
+        )
+    if frontend.patch_mels != frontend.patch_frames:
+        raise ConvertError(
+            f'{os.fspath(path)}: has patches of {frontend.patch_mels} x {frontend.patch_frames},'
+            ' and those of the published code are squares: it cannot be converted'
         )
     layout = Layout(
         config.model.resolved_size(),

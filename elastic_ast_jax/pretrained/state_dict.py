@@ -26,8 +26,10 @@ from elastic_ast_jax.utils import placeholders
 from elastic_ast_jax.utils.files import atomic_write
 from elastic_ast_jax.utils.text import join_first
 
-__all__ = ['StateDict', 'TensorFileError', 'read', 'write']
+__all__ = ['StateDict', 'TensorFileError', 'read', 'read_metadata', 'write']
 
+# Metadata that PyTorch's loaders look for.
+_PYTORCH = types.MappingProxyType({'format': 'pt'})
 _MAX_NAMES = 5
 # No name of a network comes near; a file may hold any, and messages list names.
 _MAX_LENGTH = 250
@@ -125,8 +127,19 @@ def _convert(
     return tensors, conversions
 
 
-def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '...']]) -> None:
-    """Write a `.safetensors` file of contiguous float32 tensors, whole or not at all.
+def write(
+    path: str | os.PathLike,
+    tensors: Mapping[str, Float32[np.ndarray, '...']],
+    metadata: Mapping[str, str] = _PYTORCH,
+    dtype: Any = np.float32,
+) -> None:
+    """Write a `.safetensors` file of contiguous tensors, whole or not at all.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        metadata: Texts by name.
+        dtype: Of the tensors in the file.
 
     Raises:
         TensorFileError: The path ends in something else, or the library is missing.
@@ -137,13 +150,20 @@ def write(path: str | os.PathLike, tensors: Mapping[str, Float32[np.ndarray, '..
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
+    contiguous = {name: np.ascontiguousarray(array, dtype) for name, array in tensors.items()}
     with atomic_write(path) as temporary:
         try:
-            # PyTorch's loaders look for this metadata.
-            save_file(contiguous, temporary, metadata={'format': 'pt'})
+            save_file(contiguous, temporary, metadata=dict(metadata))
         except SafetensorError as error:  # the library's own class, for a full disk, say
             raise OSError(str(error)) from error
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Return the metadata of a `.safetensors` file that `read` accepts."""
+    from safetensors import safe_open
+
+    with safe_open(path, 'numpy') as file:
+        return file.metadata() or {}
 
 
 def _read_file(path: Path, stack: contextlib.ExitStack) -> _Entries:

@@ -6,7 +6,8 @@ between its frames; noise is filtered frame by frame and overlapped (Serra & Smi
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from scipy import fft, signal
+from scipy import signal
+from scipy.fft import next_fast_len
 
 from elastic_ast_jax.synthesis.draws import Draws
 from elastic_ast_jax.synthesis.sounds import Resonance, Room, Sound
@@ -186,12 +187,12 @@ def _noise(
         return np.zeros(frames * hop, np.float32)
     white = _white(draws, (frames + 1) * hop)
     pieces = np.lib.stride_tricks.sliding_window_view(white, size)[::hop][:frames]
-    window = signal.get_window('hann', size).astype(np.float32)
-    spectrum = fft.rfft(pieces * window, axis=1)
-    octaves = np.log2(np.maximum(fft.rfftfreq(size, 1 / sample_rate), _LOWEST) / _LOWEST)
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)  # Hann
+    spectrum = np.fft.rfft(pieces * window, axis=1)
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / sample_rate), _LOWEST) / _LOWEST)
     gain = _envelope(np.broadcast_to(octaves, spectrum.shape), controls.hiss)
     gain = gain * controls.noise[:, None]
-    pieces = fft.irfft(spectrum * gain.astype(np.float32), size, axis=1)
+    pieces = np.fft.irfft(spectrum * gain.astype(np.float32), size, axis=1)
     total = np.zeros((frames + 1) * hop, np.float32)
     total[: frames * hop] += pieces[:, :hop].reshape(-1)
     total[hop:] += pieces[:, hop:].reshape(-1)
@@ -211,13 +212,13 @@ def _place(
         waveform = waveform + wet.astype(np.float32)
     power = np.sqrt(np.mean(waveform**2)) if length else 0.0
     noise = _white(draws, length) * np.float32(max(power, 1e-6) * 10 ** (room.noise_db / 20))
-    size = fft.next_fast_len(length, real=True)
-    hertz = fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
+    size = next_fast_len(length, real=True) or length
+    hertz = np.fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
     octaves = np.log2(np.maximum(hertz, 50.0) / 1000)
-    spectrum = fft.rfft(noise, size) * 10 ** (room.noise_tilt * octaves / 20)
-    spectrum += fft.rfft(waveform, size)
+    spectrum = np.fft.rfft(noise, size) * 10 ** (room.noise_tilt * octaves / 20)
+    spectrum += np.fft.rfft(waveform, size)
     if room.lowpass:
         spectrum = spectrum / (1 + (hertz / room.lowpass) ** 12)
     if room.highpass:
         spectrum = spectrum * (1 - 1 / (1 + (hertz / room.highpass) ** 6))
-    return fft.irfft(spectrum, size)[:length].astype(np.float32)
+    return np.fft.irfft(spectrum, size)[:length].astype(np.float32)

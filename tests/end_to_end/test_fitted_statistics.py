@@ -52,7 +52,7 @@ def test_another_run_starts_from_it_and_fits_its_own(fitted, arguments, command,
 
 def test_the_published_code_has_no_such_layer(fitted, command, tmp_path):
     out = tmp_path / 'model.safetensors'
-    outcome = command('convert', 'to_elasticast_torch', fitted, f'--out={out}')
+    outcome = command('convert', 'to_elasticast_torch', fitted, out)
     assert outcome.code == 1 and 'model.statistics=True' in outcome.err
     assert not out.exists()
 

@@ -76,6 +76,9 @@ def test_the_ending_of_the_file_is_checked_first(command, tmp_path):
         ({'frontend': '{"mel_bins": '}, 'has a frontend in its metadata that is none'),
         ({'frontend': '{"colour": 1}'}, 'has a frontend in its metadata that is none'),
         ({'heads': 'many'}, "has the number of heads 'many'"),
+        ({'heads': '3'}, 'has 3 heads, over which its width 16 does not divide'),
+        ({'epsilon': 'small'}, "has the epsilon 'small'"),
+        ({'frontend': '{"mel_bins": 7}'}, 'has a frontend in its metadata that is none'),
     ],
 )
 def test_damaged_metadata_are_named(encoder, tmp_path, metadata, message):
@@ -95,5 +98,18 @@ def test_missing_tensors_are_named(encoder, tmp_path):
     with safe_open(encoder, 'numpy') as file:
         tensors, metadata = {'positions/freq': file.get_tensor('positions/freq')}, file.metadata()
     save_file(tensors, tmp_path / 'other.safetensors', metadata)
-    with pytest.raises(PretrainedError, match="lacks 'embed/kernel'"):
+    with pytest.raises(PretrainedError, match='missing: embed/kernel'):
+        detect.read(tmp_path / 'other.safetensors')
+
+
+@pytest.mark.parametrize('name', ['pool/query', 'encoder/blocks/mlp/up/kernel', 'positions/time'])
+def test_tensors_of_other_shapes_are_named(encoder, tmp_path, name):
+    from safetensors.numpy import save_file
+
+    with safe_open(encoder, 'numpy') as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    tensors[name] = tensors[name][..., :-1].copy()
+    save_file(tensors, tmp_path / 'other.safetensors', metadata)
+    with pytest.raises(PretrainedError, match=f'{name} has the shape'):
         detect.read(tmp_path / 'other.safetensors')

@@ -1,5 +1,7 @@
 """Test statistics of log-mels from patches, against those of whole log-mels."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -80,10 +82,10 @@ def test_logits_are_the_mean_of_both_layers(batch):
     network = ElasticAST(
         Size(16, 1, 2), 3, (2, 8), interface.reference, statistics=True, patch_frames=16
     )
-    params = network.init(jax.random.key(0), batch)['params']
+    params: Any = network.init(jax.random.key(0), batch)['params']
     kernel = np.random.default_rng(1).normal(size=params['statistics']['kernel'].shape)
     params['statistics']['kernel'] = jax.numpy.asarray(kernel, jax.numpy.float32)
-    outputs = network.apply({'params': params}, batch, method='outputs')
+    outputs: Any = network.apply({'params': params}, batch, method='outputs')
     alone = without_statistics(network).apply({'params': params}, batch)
     expected = (np.asarray(alone) + statistics(batch) @ kernel) / 2
     np.testing.assert_allclose(outputs.logits, expected, atol=1e-4)

@@ -15,6 +15,7 @@ from elastic_ast_jax.synthesis.rendering import render
 from elastic_ast_jax.synthesis.sounds import Part, Resonance, Room, Sound
 
 RATE = 16000
+DRY = Room()
 FLAT = Resonance(1000.0, 8.0, 1.0)
 PART = Part(
     share=1.0,
@@ -43,7 +44,7 @@ TONE = Sound(
 )
 
 
-def rendered(sound, room=Room(), start=0, length=8000):
+def rendered(sound, room=DRY, start=0, length=8000):
     return render(sound, room, 8000, start, max(length, start + 8000), RATE, Draws((0, 0)))
 
 
