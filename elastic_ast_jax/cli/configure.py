@@ -13,6 +13,7 @@ class Options:
     data: str
     out: str
     eval: str | None = None
+    group: str = ''
     skip_bad_audio: bool = False
 
 
@@ -35,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ' split says)',
     )
     parser.add_argument(
+        '--group',
+        metavar='GROUP',
+        help='which recordings belong together, column:NAME or pattern:REGEX; see data.group',
+    )
+    parser.add_argument(
         '--skip_bad_audio', action='store_true', help='skip recordings that cannot be used'
     )
 
@@ -43,4 +49,6 @@ def run(options: Options) -> None:
     """Write the config; see `write.run`."""
     from elastic_ast_jax.configure import write
 
-    write.run(options.data, options.out, options.eval, skip=options.skip_bad_audio)
+    write.run(
+        options.data, options.out, options.eval, group=options.group, skip=options.skip_bad_audio
+    )

@@ -28,6 +28,7 @@ _GOOD_FILL = 0.99
 _ROW_FACTORS = (1.0, 1.25, 1.5, 2.0)
 # Training clips above which a larger network is worth the time.
 _MANY_CLIPS = 20_000
+_STATISTICS = 'with logistic regression beside the network: each knows something else'
 # Clips of the largest class for each clip of the smallest.
 _UNBALANCED = 4.0
 
@@ -73,6 +74,7 @@ def _choose_batches(
         ),
         Choice('packing', 'slots', slots, 'more than the clips of the fullest row'),
         Choice('model', 'size', 'Mi', size_reason),
+        Choice('model', 'statistics', not many, _STATISTICS if not many else 'there are many clips'),
         Choice('train', 'epochs', epochs, f'about {steps} steps'),
         Choice('train', 'eval_every', max(1, epochs // 10), 'ten evaluations'),
         Choice('train', 'compare_baseline', True, 'with logistic regression, at the end'),

@@ -24,12 +24,13 @@ class DataSet(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def find_data(data: str, evaluation: str | None = None) -> DataSet:
+def find_data(data: str, evaluation: str | None = None, group: str = '') -> DataSet:
     """Return the keys of the section `data` for a folder or a manifest.
 
     Args:
         data: A folder of class folders, a folder of splits with class folders, or a manifest.
         evaluation: The same for the evaluation split. None: it is a part of `data`.
+        group: See `data.group`.
 
     Raises:
         DataError: There is no such folder or file, or it is of another kind.
@@ -52,6 +53,8 @@ def find_data(data: str, evaluation: str | None = None) -> DataSet:
         raise DataError(f'{data}: no such folder or manifest')
     train = os.path.abspath(data)
     keys = [Choice('data', 'source', source), Choice('data', 'train', train)]
+    if group:
+        keys.append(Choice('data', 'group', group, 'no split and no fold divides a group'))
     if evaluation is not None:
         keys.append(Choice('data', 'eval', os.path.abspath(evaluation)))
         if splits and source == 'manifest' and os.path.abspath(evaluation) != train:
@@ -71,7 +74,12 @@ def find_data(data: str, evaluation: str | None = None) -> DataSet:
         return DataSet(keys)
     keys += [
         Choice('data', 'eval', train, 'the same: a part is held out'),
-        Choice('data', 'eval_share', _EVAL_SHARE, 'every fifth, chosen by a hash of its name'),
+        Choice(
+            'data',
+            'eval_share',
+            _EVAL_SHARE,
+            f'every fifth, chosen by a hash of its {"group" if group else "name"}',
+        ),
     ]
     return DataSet(keys)
 

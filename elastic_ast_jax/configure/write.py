@@ -26,13 +26,16 @@ __all__ = ['run']
 _MEASURED_CLIPS = 500
 
 
-def run(data: str, out: str, evaluation: str | None = None, *, skip: bool = False) -> None:
+def run(
+    data: str, out: str, evaluation: str | None = None, *, group: str = '', skip: bool = False
+) -> None:
     """Write a config for recordings, and print a summary and the next command.
 
     Args:
         data: A folder of class folders, or a manifest.
         out: The config file to write.
         evaluation: The same as `data` for the evaluation split. None: a part is held out.
+        group: See `data.group`.
         skip: Skip recordings that cannot be used.
 
     Raises:
@@ -42,7 +45,7 @@ def run(data: str, out: str, evaluation: str | None = None, *, skip: bool = Fals
     """
     if os.path.lexists(out):
         raise UserError(f'--out={out}: exists: remove it, or give another name')
-    data_keys, notes = find_data(data, evaluation)
+    data_keys, notes = find_data(data, evaluation, group)
     keys = [*data_keys, *([Choice('data', 'on_bad_audio', 'skip')] if skip else [])]
     source, held_out = survey.open_sources(_config(keys))
     clip_labels.check_distinct(source.labels, f'{data}: ')

@@ -60,7 +60,8 @@ def test_a_folder_is_configured_and_trains(sounds, configure, tmp_path, capsys):
     options += ['--config.data.validation_share=0.3']
     run = [f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}']
     assert main(['train', *run, *options]) == 0
-    first, *_, plain, strong, verdict = capsys.readouterr().err.splitlines()
+    fitted, first, *_, plain, strong, verdict = capsys.readouterr().err.splitlines()
+    assert fitted.startswith('statistics: logistic regression')
     (validation,) = map(int, re.findall(r'(\d+) validation clips', first))
     assert 0 < validation < len(train.keys)
     assert f'{len(train.keys) - validation} training clips' in first
@@ -69,6 +70,16 @@ def test_a_folder_is_configured_and_trains(sounds, configure, tmp_path, capsys):
     assert 'statistics' in strong and 'accuracy 100.00 %' in strong
     assert verdict.startswith('the model does not win: accuracy ')
     assert verdict.endswith('falls') and 'logistic regression 1.0000' in verdict
+
+
+def test_groups_are_not_divided(sounds, configure):
+    code, text, config = configure(sounds, r'--group=pattern:(\d)\.wav')
+    assert code == 0 and config.data.group == r'pattern:(\d)\.wav'
+    sides = [
+        {key.rpartition('.')[0][-1] for key in splits.open_source(config, split).keys}
+        for split in ('train', 'eval')
+    ]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
 
 
 def test_folders_of_splits_are_used_as_such(sounds, configure, tmp_path):
