@@ -373,7 +373,7 @@ def initial_params(
     )
     if not config.model.statistics or workdir.has_checkpoint():
         return params
-    layer = fit_statistics(config, data.labels, data.source, mesh)
+    layer = fit_statistics(config, data.labels, data.source, mesh, progress)
     progress.write_line(layer.report)
     return {**params, **layer.params}
 

@@ -40,9 +40,10 @@ def run(options: Options) -> None:
     from elastic_ast_jax.distributed import processes
     from elastic_ast_jax.pretrained import encoder_file
 
+    encoder_file.check_config(config)
     processes.initialize()
     train.run(config, options.workdir)
     if processes.is_primary():
-        size, digest = encoder_file.write(options.workdir, options.out, config)
+        size, digest = encoder_file.write(options.workdir, options.out)
         print(f'{options.out}: {size / 1e6:.1f} MB, SHA-256 {digest}')
         print(f'start from it with --config.init.from={options.out}')

@@ -350,6 +350,11 @@ def _elastic_ast_problems(config: Config) -> list[str]:
         )
         if value != getattr(Model, key)
     ]
+    if model.statistics and config.frontend.partial != 'pad':
+        texts.append(
+            f'model.statistics=True counts frames, and frontend.partial={config.frontend.partial!r}'
+            " fills a clip's last patch with frames that are not 0: set frontend.partial='pad'"
+        )
     if config.init.published_quirks and model.scaled:
         texts.append(
             'init.published_quirks=True goes with unscaled attention, as the published code has it:'

@@ -74,7 +74,9 @@ def _choose_batches(
         ),
         Choice('packing', 'slots', slots, 'more than the clips of the fullest row'),
         Choice('model', 'size', 'Mi', size_reason),
-        Choice('model', 'statistics', not many, _STATISTICS if not many else 'there are many clips'),
+        Choice(
+            'model', 'statistics', not many, _STATISTICS if not many else 'there are many clips'
+        ),
         Choice('train', 'epochs', epochs, f'about {steps} steps'),
         Choice('train', 'eval_every', max(1, epochs // 10), 'ten evaluations'),
         Choice('train', 'compare_baseline', True, 'with logistic regression, at the end'),

@@ -168,6 +168,16 @@ def selection_split(config: Config) -> Split:
     return 'validation' if config.data.validation_share else 'eval'
 
 
+def groups_of(config: Config, source: Source) -> list[str]:
+    """Return the group of each clip: that of `data.group`, or the recording it is a part of.
+
+    It is empty if clips are not in files.
+    """
+    if not isinstance(source, FileSource):
+        return []
+    return group_names(source.clips, config.data.group)
+
+
 def shared_groups(config: Config, a: Source, b: Source) -> list[str]:
     """Return the groups of `data.group` that have clips in both sources."""
     if not (isinstance(a, FileSource) and isinstance(b, FileSource)):

@@ -196,12 +196,13 @@ def _write(
 
 
 class _TrainingClips(NamedTuple):
-    """Hold the training clips of a frontend: their features, and which classes they have."""
+    """Hold the training clips of a frontend: their features, classes and groups."""
 
     config: Config
     features: Float64[np.ndarray, 'N F']
     classes: list[tuple[int, ...]]
     labels: tuple[str, ...]
+    groups: list[str]
 
 
 def _fit_baselines(
@@ -252,7 +253,8 @@ def _fit_strong(training: Sequence[_TrainingClips]) -> Baseline:
     choices = []
     for clips in training:
         truth = linear_classifier.truth_table(clips.classes, len(clips.labels))
-        choices.append((*linear_classifier.choose_c(clips.features, truth, several=several), truth))
+        c, score = linear_classifier.choose_c(clips.features, truth, clips.groups, several=several)
+        choices.append((c, score, truth))
     best = max(range(len(training)), key=lambda n: choices[n][1])
     clips, (c, _, truth) = training[best], choices[best]
     classifier = linear_classifier.fit(clips.features, truth, several=several, c=c)
@@ -276,7 +278,14 @@ def _read_training_clips(config: Config, progress: Progress) -> _TrainingClips:
     clip_labels.check_distinct(source.labels)
     clips, (features,) = _read(config, source, [_WHOLE], _MAX_TRAINING_CLIPS, progress)
     clip_labels.check_distinct([source.labels[clip] for clip in clips])  # some may be skipped
-    return _TrainingClips(config, features, [classes[clip] for clip in clips], tuple(labels))
+    groups = splits.groups_of(config, source)
+    return _TrainingClips(
+        config,
+        features,
+        [classes[clip] for clip in clips],
+        tuple(labels),
+        [groups[clip] for clip in clips] if groups else [],
+    )
 
 
 def _read(

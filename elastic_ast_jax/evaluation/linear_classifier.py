@@ -121,9 +121,19 @@ def fit(
 
 
 def choose_c(
-    features: Float64[np.ndarray, 'N F'], truth: Bool[np.ndarray, 'N C'], *, several: bool
+    features: Float64[np.ndarray, 'N F'],
+    truth: Bool[np.ndarray, 'N C'],
+    groups: Sequence[str] = (),
+    *,
+    several: bool,
 ) -> tuple[float, float]:
     """Choose the strength of the penalty by cross-validation on the training clips.
+
+    Args:
+        features: Features of the training clips.
+        truth: The classes of each training clip.
+        groups: What no fold divides: the group of each clip. Empty: each clip is its own.
+        several: See `fit`.
 
     Returns:
         The inverse strength with the highest mean log-likelihood of clips that a regression did not
@@ -134,7 +144,8 @@ def choose_c(
     if count > _MAX_INNER_CLIPS:
         inner = sample(count, _MAX_INNER_CLIPS)
         features, truth = features[inner], truth[inner]
-    folds = _deal_folds(truth)
+        groups = [groups[i] for i in inner] if groups else ()
+    folds = _deal_groups(truth, groups) if len(set(groups)) < len(groups) else _deal_folds(truth)
     held_out = [folds == fold for fold in range(_FOLDS)]
     if not all(fold.any() and _learnable(truth[~fold], several=several) for fold in held_out):
         return DEFAULT_C, -np.inf
@@ -152,6 +163,26 @@ def _deal_folds(truth: Bool[np.ndarray, 'N C']) -> Int64[np.ndarray, 'N']:
     folds = np.empty(len(truth), np.int64)
     folds[order] = np.arange(len(truth)) % _FOLDS
     return folds
+
+
+def _deal_groups(truth: Bool[np.ndarray, 'N C'], groups: Sequence[str]) -> Int64[np.ndarray, 'N']:
+    """Return the fold of each clip, by whole groups.
+
+    The largest group is dealt first. Each goes to the fold with the fewest clips of its most
+    frequent class, and among equal ones to that with the fewest clips.
+    """
+    names, of_clip = np.unique(np.array(groups), return_inverse=True)
+    classes = truth.argmax(axis=1)
+    sizes = np.bincount(of_clip)
+    words = philox.words(0, 0, philox.Stream.FOLD, len(names))
+    folds, counts = np.empty(len(names), np.int64), np.zeros((_FOLDS, truth.shape[1]), np.int64)
+    for group in np.lexsort((words, -sizes)):
+        of_class = np.bincount(classes[of_clip == group], minlength=truth.shape[1])
+        most = of_class.argmax()
+        fold = min(range(_FOLDS), key=lambda n: (counts[n, most], counts[n].sum()))
+        folds[group] = fold
+        counts[fold] += of_class
+    return folds[of_clip]
 
 
 def _learnable(truth: Bool[np.ndarray, 'N C'], *, several: bool) -> bool:

@@ -66,12 +66,12 @@ def _thirds(
     """Return the third of its clip that each frame is in."""
     patch_frames = real.shape[2]
     belongs = members.astype(jnp.float32)
-    ends = batch.time_pos * patch_frames + real.sum(axis=2).astype(jnp.int32)
+    inside = real.sum(axis=2).astype(jnp.int32)
+    ends = jnp.where(inside > 0, batch.time_pos * patch_frames + inside, 0)
     count = jnp.where(members, ends[..., None], 1).max(axis=1)  # [R, S]
     bounds = jnp.stack([k * count // _THIRDS for k in range(1, _THIRDS)], axis=-1)  # [R, S, 2]
     bounds = jnp.einsum('rts,rsb->rtb', belongs, bounds.astype(jnp.float32), precision='highest')
-    inside = jnp.arange(patch_frames)[None, None]
-    number = batch.time_pos[..., None] * patch_frames + inside
+    number = batch.time_pos[..., None] * patch_frames + jnp.arange(patch_frames)[None, None]
     third = (number[..., None] >= bounds[:, :, None]).sum(axis=3)
     return jax.nn.one_hot(third, _THIRDS)
 

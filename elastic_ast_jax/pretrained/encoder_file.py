@@ -1,6 +1,6 @@
 """Write and read encoders of this project in one file: safetensors of float16, without classes.
 
-The metadata of the file name its frontend, heads, origin and the configuration of its training.
+The metadata hold the config of the run that trained the encoder, as its workdir stores it.
 """
 
 import dataclasses
@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from elastic_ast_jax.audio.frontend import FrontendSpec
 from elastic_ast_jax.checkpointing.load_model import load_model
-from elastic_ast_jax.config import stored
-from elastic_ast_jax.config.model_sizes import Size
-from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.config import loading, stored
+from elastic_ast_jax.config.schema import Config, Init
 from elastic_ast_jax.models import factory
+from elastic_ast_jax.models.attention import interface
 from elastic_ast_jax.models.elastic_ast import ElasticAST
-from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.pretrained import state_dict
 from elastic_ast_jax.pretrained.weights import (
     PretrainedError,
@@ -31,68 +29,76 @@ from elastic_ast_jax.pretrained.weights import (
     flatten_params,
     group_by_part,
     pop_tables,
-    shape_of,
 )
 from elastic_ast_jax.utils.text import join_first
 
-__all__ = ['read', 'recognizes', 'write']
+__all__ = ['check_config', 'read', 'recognizes', 'write']
 
-_FORMAT = 'elastic-ast encoder 1'
+# The only entry of the metadata: the library orders several at random.
+_ENTRY = 'elastic_ast'
 _SCHEME = 'an encoder of this project'
 # Parts that belong to the classes of the run.
 _CLASS_PARTS = ('head', 'statistics')
-# Of a number in float16.
-_LARGEST = float(np.finfo(np.float16).max)
-_SETTINGS = ('format', 'frontend', 'heads', 'scaled', 'epsilon', 'origin')
+# Sources that need no path.
+_NO_PATHS = ('synthetic', 'presets')
+_LARGEST = float(jnp.finfo(jnp.float16).max)
 
 
-def write(workdir: str | os.PathLike, out: str | os.PathLike, config: Config) -> tuple[int, str]:
+def check_config(config: Config) -> None:
+    """Check that a run trains an encoder that `write` accepts.
+
+    Raises:
+        PretrainedError: It trains a fixed-length AST.
+    """
+    if config.model.kind != 'elastic_ast':
+        raise PretrainedError(
+            f'model.kind={config.model.kind!r} has a class token instead of an encoder with'
+            " pooling: set model.kind='elastic_ast'"
+        )
+
+
+def write(workdir: str | os.PathLike, out: str | os.PathLike) -> tuple[int, str]:
     """Write the encoder of a workdir's newest checkpoint.
 
     Args:
         workdir: A workdir of an ElasticAST.
         out: The file, `.safetensors`.
-        config: The configuration of its training, which the file records.
 
     Returns:
-        The size of the file in bytes, and its SHA-256 in hexadecimal.
+        The size of the file in bytes, and its SHA-256 in hexadecimal. Equal encoders of equal
+        configs have equal files.
 
     Raises:
-        PretrainedError: The workdir has another network.
+        PretrainedError: The workdir has another network, or numbers that float16 does not hold.
         TensorFileError: The file has another ending.
         WorkdirError, CheckpointError: See `load_model.load_model`.
         WriteError: The file cannot be written.
     """
     model = load_model(workdir)
-    network = model.network
-    if not isinstance(network, ElasticAST):
-        raise PretrainedError(f'{os.fspath(workdir)}: is no ElasticAST: no encoder to write')
-    params = flatten_params(jax.device_get(model.params))
+    check_config(model.config)
     tensors = {
         name: array
-        for name, array in sorted(params.items())
-        if name.partition('/')[0] not in _CLASS_PARTS
+        for name, array in flatten_params(jax.device_get(model.params)).items()
+        if not _is_of_classes(name)
     }
-    if large := [name for name, array in tensors.items() if np.abs(array).max() > _LARGEST]:
-        raise PretrainedError(f'{large[0]} has values beyond float16')
-    frontend = dataclasses.asdict(model.config.frontend)
+    if large := [name for name, array in tensors.items() if not abs(array).max() <= _LARGEST]:
+        raise PretrainedError(
+            f'{os.fspath(workdir)}: {join_first(large, 3)} has numbers beyond float16: training'
+            ' diverged; lower optimizer.learning_rate'
+        )
     metadata = {
-        'format': _FORMAT,
-        'frontend': json.dumps(frontend, sort_keys=True),
-        'heads': str(network.size.heads),
-        'scaled': str(int(network.scaled)),
-        'epsilon': repr(network.epsilon),
-        'config': stored.to_json(config),
-        'origin': f'{config.data.source}, seed {config.train.seed}, {model.description}',
+        'config': _sections(model.config),
+        'origin': f'trained on data.source={model.config.data.source!r}, {model.description}',
     }
-    state_dict.write(out, tensors, metadata, np.float16)
+    text = json.dumps(metadata, sort_keys=True)
+    state_dict.write(out, tensors, {_ENTRY: text}, jnp.float16)
     data = Path(out).read_bytes()
     return len(data), hashlib.sha256(data).hexdigest()
 
 
 def recognizes(path: Path, tensors: Tensors) -> bool:
     """Return whether a file holds an encoder that `write` wrote."""
-    return 'positions/freq' in tensors and path.suffix == '.safetensors'
+    return path.suffix == '.safetensors' and _ENTRY in state_dict.read_metadata(path)
 
 
 def read(path: Path, tensors: Tensors) -> PretrainedWeights:
@@ -103,15 +109,17 @@ def read(path: Path, tensors: Tensors) -> PretrainedWeights:
         tensors: Its tensors.
 
     Raises:
-        PretrainedError: Metadata are missing or damaged.
+        PretrainedError: The metadata are damaged, or tensors are missing, left over or of other
+            shapes.
     """
-    settings = _settings(path)
-    frontend = _frontend(settings['frontend'])
-    size = _size(tensors, int(settings['heads']))
-    _check_tensors(tensors, size, frontend)
+    config, origin = _read_metadata(path)
+    network = factory.make_model(config, 1, interface.reference, jnp.float32)
+    assert isinstance(network, ElasticAST)
+    _check_tensors(tensors, network, config)
     params = dict(tensors)
+    size, frontend = network.size, config.frontend
     return PretrainedWeights(
-        kind=f'{_SCHEME}, {settings["origin"]}',
+        kind=f'{_SCHEME}, {origin}',
         width=size.width,
         depth=size.depth,
         heads=size.heads,
@@ -119,34 +127,43 @@ def read(path: Path, tensors: Tensors) -> PretrainedWeights:
         positions=pop_tables(params, frontend.mel_bins),
         params=params,
         sources=group_by_part({name: name for name in tensors}),
-        scaled=settings['scaled'] == '1',
-        epsilon=float(settings['epsilon']),
+        scaled=network.scaled,
+        epsilon=network.epsilon,
         frontend=frontend,
     )
 
 
-def _size(tensors: Tensors, heads: int) -> Size:
-    width = shape_of(_SCHEME, tensors, 'embed/kernel', 2)[1]
-    depth = shape_of(_SCHEME, tensors, 'encoder/blocks/mlp/up/bias', 2)[0]
-    if not heads or width % heads:
-        raise PretrainedError(f'has {heads} heads, over which its width {width} does not divide')
-    return Size(width, depth, heads)
+def _is_of_classes(name: str) -> bool:
+    return name.partition('/')[0] in _CLASS_PARTS
 
 
-def _check_tensors(tensors: Tensors, size: Size, frontend: FrontendSpec) -> None:
+def _sections(config: Config) -> dict[str, Any]:
+    """Return the sections of a stored config, without those that name paths of this machine."""
+    sections = json.loads(stored.to_json(dataclasses.replace(config, init=Init())))
+    if config.data.source not in _NO_PATHS:
+        del sections['data']
+    return sections
+
+
+def _read_metadata(path: Path) -> tuple[Config, str]:
+    try:
+        values = json.loads(state_dict.read_metadata(path)[_ENTRY])
+        stored_config, origin = values['config'], values['origin']
+        if not isinstance(stored_config, Mapping) or not isinstance(origin, str):
+            raise TypeError('a text and an object are expected')
+        config = stored.from_json({'data': {'source': _NO_PATHS[0]}, **stored_config})
+    except (ValueError, TypeError, KeyError, RecursionError, loading.ConfigError) as error:
+        raise PretrainedError(f'is {_SCHEME} with damaged metadata: {str(error)[:500]}') from error
+    check_config(config)
+    return config, origin[:200]
+
+
+def _check_tensors(tensors: Tensors, network: ElasticAST, config: Config) -> None:
     """Check that all tensors of such an encoder are there, and no others."""
-    grid = (frontend.mel_patches, frontend.max_time_patches)
-    pool = 'attention' if 'pool/query' in tensors else 'mean'
-    shape = BatchShape(1, 1, 1, frontend.patch_size, 1)
-    params = jax.eval_shape(
-        lambda: factory.init_params(ElasticAST(size, 1, grid, pool=pool), shape, 0)
-    )
+    shape = factory.batch_shape(config, 1, rows=1)
+    params = jax.eval_shape(lambda: factory.init_params(network, shape, 0))
     leaves: dict[str, Any] = dict(flatten_dict(params, sep='/'))
-    expected = {
-        name: leaf.shape
-        for name, leaf in leaves.items()
-        if name.partition('/')[0] not in _CLASS_PARTS
-    }
+    expected = {name: leaf.shape for name, leaf in leaves.items() if not _is_of_classes(name)}
     actual = {name: tensor.shape for name, tensor in tensors.items()}
     wrong = [
         f'{name} has the shape {actual.get(name, "of nothing")}, expected'
@@ -156,30 +173,3 @@ def _check_tensors(tensors: Tensors, size: Size, frontend: FrontendSpec) -> None
     ]
     if wrong:
         raise PretrainedError(f'is {_SCHEME}, but {join_first(wrong, 3)}')
-
-
-def _settings(path: Path) -> Mapping[str, str]:
-    settings = state_dict.read_metadata(path)
-    if missing := [name for name in _SETTINGS if name not in settings]:
-        raise PretrainedError(f'is an encoder without the metadata {", ".join(missing)}')
-    if settings['format'] != _FORMAT:
-        raise PretrainedError(f'has the format {settings["format"][:80]!r}, not {_FORMAT!r}')
-    if not (settings['heads'].isdecimal() and len(settings['heads']) < 6):
-        raise PretrainedError(f'has the number of heads {settings["heads"][:80]!r}')
-    try:
-        float(settings['epsilon'])
-    except ValueError as error:
-        raise PretrainedError(f'has the epsilon {settings["epsilon"][:80]!r}') from error
-    return settings
-
-
-def _frontend(text: str) -> FrontendSpec:
-    try:
-        values: dict[str, Any] = json.loads(text)
-        frontend = FrontendSpec(**values)
-        problems = frontend.problems()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise PretrainedError(f'has a frontend in its metadata that is none: {error}') from error
-    if problems:
-        raise PretrainedError(f'has a frontend in its metadata that is none: {problems[0]}')
-    return frontend

@@ -84,24 +84,24 @@ def attributes(sound: Sound, room: Room, family: str, seconds: float) -> tuple[s
 
 def _whole(sound: Sound, seconds: float) -> Iterator[tuple[str, float]]:
     """Yield parameters of a sound, in units of their ranges."""
+    stretch = seconds / sound.total_seconds  # rendering stretches a sound to its clip
     yield 'seconds', _octaves(seconds, 0.1)
     yield 'repeats', float(sound.repeats)
     if sound.repeats > 1:
-        period = seconds * (sound.seconds + sound.gap) / sound.total_seconds
-        yield 'period', _octaves(period, 0.05)
+        yield 'period', _octaves((sound.seconds + sound.gap) * stretch, 0.05)
     longest = max(sound.parts, key=lambda part: part.share)
     yield 'attack', _octaves(longest.attack, 0.01)
     yield 'decay', longest.decay / 1.5
     rate, depth = sound.tremolo
     if depth > 0.2:
-        yield 'tremolo', _octaves(rate, 2.0)
+        yield 'tremolo', _octaves(rate / stretch, 2.0)
     rate, depth = sound.vibrato
     if depth > 0.1:
-        yield 'vibrato', _octaves(rate, 3.0)
+        yield 'vibrato', _octaves(rate / stretch, 3.0)
     if any(part.tone > _QUIET for part in sound.parts):
         yield 'tilt', -sound.tilt / 4
         yield 'partials', _octaves(float(len(sound.ratios)), 1.0)
-        yield 'damping', _octaves(longest.damping, 0.1)
+        yield 'damping', _octaves(longest.damping / stretch, 0.1)
         yield 'inharmonic', float(any(abs(ratio - round(ratio)) > 0.1 for ratio in sound.ratios))
 
 

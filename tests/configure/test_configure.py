@@ -73,7 +73,7 @@ def test_a_folder_is_configured_and_trains(sounds, configure, tmp_path, capsys):
 
 
 def test_groups_are_not_divided(sounds, configure):
-    code, text, config = configure(sounds, r'--group=pattern:(\d)\.wav')
+    code, _, config = configure(sounds, r'--group=pattern:(\d)\.wav')
     assert code == 0 and config.data.group == r'pattern:(\d)\.wav'
     sides = [
         {key.rpartition('.')[0][-1] for key in splits.open_source(config, split).keys}
@@ -139,7 +139,7 @@ def test_a_verdict_that_is_not_possible_is_a_warning(sounds, configure, tmp_path
     same = write_list(tmp_path / 'same.jsonl', sounds, lambda clip: ['a'])
     options = ['train.epochs=1', 'model.width=16', 'model.depth=1', 'data.source=manifest']
     options += [f'data.train={same}', 'optimizer.warmup_epochs=0.5']
-    options += [f'data.eval={same}', 'data.eval_share=0.5']
+    options += [f'data.eval={same}', 'data.eval_share=0.5', 'model.statistics=False']
     words = [f'--config.{option}' for option in options]
     run = [f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}']
     assert main(['train', *run, *words]) == 0

@@ -142,6 +142,12 @@ def test_processes_and_devices_learn_and_evaluate_as_one(run, alone, processes, 
 
 
 @pytest.mark.slow
+def test_processes_share_fitted_statistics(run):
+    options = ('model.statistics=True', 'train.epochs=2', 'train.eval_every=1')
+    same(run(2, 2, *options), run(1, 1, *options))
+
+
+@pytest.mark.slow
 def test_run_of_two_processes_resumes_on_one_after_a_kill(group, alone, tmp_path):
     """The batches are the same, and the losses but for rounding."""
     workdir = tmp_path / 'run'

@@ -68,3 +68,17 @@ def test_clips_in_turn_are_sampled_of_every_class(features):
 def test_too_few_clips_for_folds_have_the_usual_penalty(features, clips, several):
     truth = truth_table([(int(n == 0),) for n in range(clips)], 2)
     assert choose_c(features[:clips], truth, several=several) == (DEFAULT_C, -np.inf)
+
+
+def test_inner_folds_do_not_divide_groups():
+    """Every group has its own features and one class, so clips of a known group are easy."""
+    random = np.random.default_rng(2)
+    centers = random.standard_normal((12, 8))
+    of_clip = np.repeat(np.arange(12), 6)
+    features = centers[of_clip] + 0.01 * random.standard_normal((72, 8))
+    truth = truth_table([(int(group % 3),) for group in of_clip], 3)
+    groups = [f'speaker {group}' for group in of_clip]
+    _, by_clip = choose_c(features, truth, several=False)
+    _, by_group = choose_c(features, truth, groups, several=False)
+    assert by_clip > -0.1 and by_group < -0.5
+    assert choose_c(features, truth, [str(n) for n in range(72)], several=False)[1] == by_clip

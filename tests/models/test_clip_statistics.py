@@ -74,6 +74,20 @@ def test_statistics_do_not_depend_on_companions(batch):
     np.testing.assert_allclose(alone[1, 0], values[1, 1], rtol=1e-5, atol=1e-6)
 
 
+def test_patches_of_padding_do_not_count():
+    """A clip may be padded to a shortest length by whole patches."""
+    log_mel = log_mels()[2]
+    longer = np.concatenate([log_mel, np.zeros((96 - len(log_mel), 32), np.float32)])
+    shape = BatchShape(rows=1, tokens=24, slots=1, patch_size=256, classes=3)
+    values = []
+    for clip in (log_mel, longer):
+        batch = packer.fill_batch([[0]], [patches(clip)], 2, shape)
+        batch = jax.tree.map(jax.numpy.asarray, batch)
+        members = pooling.membership(batch.segment_ids, 1)
+        values.append(np.asarray(clip_statistics.clip_statistics(batch, members, 2, 16)))
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-5, atol=1e-6)
+
+
 def test_statistics_of_empty_slots_are_finite(batch):
     assert np.isfinite(statistics(batch)).all()
 
