@@ -73,7 +73,7 @@ def fit_statistics(
     if len(source.keys) > _MAX_CLIPS:
         selected = linear_classifier.sample(len(source.keys), _MAX_CLIPS)
         source = SelectedSource(source, selected)
-        groups = [groups[clip] for clip in selected] if groups else []
+        groups = [groups[clip] for clip in selected.tolist()] if groups else []
     evaluator = _open(config, labels, source, mesh)
     features, clips = evaluator.decodable_logits(None)
     features = features[clips].astype(np.float64)

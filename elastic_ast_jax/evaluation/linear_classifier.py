@@ -144,7 +144,8 @@ def choose_c(
     if count > _MAX_INNER_CLIPS:
         inner = sample(count, _MAX_INNER_CLIPS)
         features, truth = features[inner], truth[inner]
-        groups = [groups[i] for i in inner] if groups else ()
+        indices: list[int] = inner.tolist()
+        groups = [groups[i] for i in indices] if groups else ()
     folds = _deal_groups(truth, groups) if len(set(groups)) < len(groups) else _deal_folds(truth)
     held_out = [folds == fold for fold in range(_FOLDS)]
     if not all(fold.any() and _learnable(truth[~fold], several=several) for fold in held_out):

@@ -17,7 +17,8 @@ class SelectedSource:
     """
 
     def __init__(self, source: Source, clips: Int64[np.ndarray, 'n']) -> None:
-        self._source, self._clips = source, clips.tolist()
+        self._source = source
+        self._clips: list[int] = clips.tolist()
         self.keys = [source.keys[clip] for clip in self._clips]
         self.samples = source.samples[clips]
         self.labels = [source.labels[clip] for clip in self._clips]
