@@ -166,7 +166,9 @@ def run_prepared(setup: Setup) -> None:
     ):
         state = restore_or_initialize(setup, checkpoints)
         step = int(state.step)
-        stopping = EarlyStopping(setup.workdir, config, setup.schedule.steps, step)
+        stopping = EarlyStopping(
+            setup.workdir, config, setup.schedule.steps, step, checkpoints.all_scores()
+        )
         ends_here = step >= setup.schedule.steps or stopping.ends_after(step)
         if ends_here and checkpoints.score(step) is not None:
             length = stopping.describe_length(step, checkpoints.best_step())
@@ -181,9 +183,8 @@ def run_prepared(setup: Setup) -> None:
             step = train(session, state)
         best_step = checkpoints.best_step()
         length = stopping.describe_length(step, best_step)
-        if best_step is not None and stopping.ends_after(step):
-            step = best_step
-        score = checkpoints.score(step)
+        selected = best_step if stopping.ends_after(step) else None
+        score = checkpoints.score(step if selected is None else selected)
     train_count = pluralize(compilations.count(setup.steps.train_step), 'time')
     eval_count = pluralize(compilations.count(setup.steps.eval_step), 'time')
     write_line(
@@ -191,7 +192,7 @@ def run_prepared(setup: Setup) -> None:
         f' compiled {train_count}, the evaluation step {eval_count}'
     )
     if config.train.compare_baseline and score is not None and processes.is_primary():
-        for line in baseline_verdict.describe(config, score):
+        for line in baseline_verdict.describe(config, score, is_selected=selected is not None):
             write_line(line)
 
 

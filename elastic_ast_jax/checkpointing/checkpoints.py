@@ -154,6 +154,10 @@ class Checkpoints:
         """Return the score of a checkpoint: NaN if undefined, None if it was not evaluated."""
         return self._scores.get(step)
 
+    def all_scores(self) -> dict[int, float]:
+        """Return the score of each evaluated checkpoint, by step; NaN if undefined."""
+        return {step: self._scores[step] for step in self.steps() if step in self._scores}
+
     def save(self, state: TrainState) -> None:
         """Write a checkpoint in the background, once the one before is written.
 

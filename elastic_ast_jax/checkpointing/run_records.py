@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from elastic_ast_jax.audio.fbank import Fingerprint
@@ -113,6 +114,10 @@ class ScoreHistory:
     def add(self, step: int, score: float) -> 'ScoreHistory':
         """Return the history with a new last score, which replaces those from its step on."""
         return ScoreHistory((*self.up_to(step - 1).scores, (step, score)))
+
+    def merge(self, scores: Mapping[int, float]) -> 'ScoreHistory':
+        """Return the history with the scores of further steps."""
+        return ScoreHistory(tuple(sorted((dict(scores) | dict(self.scores)).items())))
 
     def evaluations_without_improvement(self) -> int:
         """Return the number of last evaluations without a score above all earlier ones."""

@@ -4,6 +4,9 @@ Whether a run ends is a function of the scores of its evaluations, which the wor
 run that resumes ends after the same step. All processes decide by the scores of the first.
 """
 
+import types
+from collections.abc import Mapping
+
 from elastic_ast_jax.checkpointing.run_length import is_exhausted
 from elastic_ast_jax.checkpointing.run_records import ScoreHistory
 from elastic_ast_jax.checkpointing.workdir import Workdir
@@ -21,7 +24,14 @@ class EarlyStopping:
         history: The scores so far; empty without patience.
     """
 
-    def __init__(self, workdir: Workdir, config: Config, steps: int, first_step: int):
+    def __init__(
+        self,
+        workdir: Workdir,
+        config: Config,
+        steps: int,
+        first_step: int,
+        checkpoints: Mapping[int, float] = types.MappingProxyType({}),
+    ):
         """Read the scores of the run; all processes call it.
 
         Args:
@@ -29,13 +39,18 @@ class EarlyStopping:
             config: Its config. With `train.patience=0` nothing is read, stored or ended.
             steps: The steps of all epochs.
             first_step: The step that the run starts or resumes after. Later scores are dropped.
+            checkpoints: The scores of its checkpoints, by step. A run that had no patience before
+                (`--extend`) has no other scores.
         """
         self._workdir, self._train, self._steps = workdir, config.train, steps
         self.history = ScoreHistory()
         if config.train.patience:
             with processes.fail_together():
                 if processes.is_primary():
-                    self.history = workdir.score_history().up_to(first_step)
+                    stored = workdir.score_history().up_to(first_step)
+                    self.history = stored.merge(checkpoints).up_to(first_step)
+                    if self.history != stored:
+                        workdir.set_score_history(self.history)
                 self._share(self.history)
 
     def add(self, step: int, score: float) -> None:

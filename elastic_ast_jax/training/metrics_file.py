@@ -62,6 +62,8 @@ def open_log(
 ) -> '_LocalLog | _BucketLog':
     """Open the metrics of a run after `steps` steps, and drop the lines of later ones.
 
+    The line of an early end is dropped too: a run that opens its log has not ended.
+
     Args:
         file: See `read_lines`.
         tensorboard: The folder of the events. Profiles in it stay.
@@ -80,10 +82,10 @@ def open_log(
 
 def _is_kept(line: str, *, steps: int, keep_evaluation: bool) -> bool:
     entry = json.loads(line)
+    if entry['kind'] == 'stop':  # of a run that continues
+        return False
     step = entry.get('of_step', entry['step'])  # a checkpoint is logged some steps later
-    return step < steps or (
-        step == steps and (keep_evaluation or entry['kind'] not in ('eval', 'stop'))
-    )
+    return step < steps or (step == steps and (keep_evaluation or entry['kind'] != 'eval'))
 
 
 class _LocalLog:

@@ -91,6 +91,20 @@ def test_the_verdict_follows_an_early_end(arguments, command, tmp_path):
     result = command(*arguments(tmp_path / 'run', *STILL, 'train.compare_baseline=true'))
     assert result.code == 0 and 'logistic regression' in result.err
     assert result.err.index('training is finished') < result.err.index('logistic regression')
+    assert '(the best of its evaluations on these clips, which favors it), logistic' in result.err
+
+
+def test_a_run_without_patience_gets_it_with_its_scores(arguments, command, tmp_path, logged):
+    run, without = tmp_path / 'run', [text for text in STILL if 'patience' not in text]
+    short = [text.replace('epochs=6', 'epochs=3') for text in without]
+    first = command(*arguments(run, *short, 'train.compare_baseline=true'))
+    assert first.code == 0 and 'which favors it' not in first.err  # the last score is compared
+    three = [*without, 'train.compare_baseline=true', 'train.patience=3']
+    extended = command(*arguments(run, *three), '--extend')
+    assert extended.code == 0, extended.err
+    steps = evaluated(logged(run))
+    assert len(steps) == 4 and is_finished(run) and total_steps(run) == steps[-1]
+    assert [step for step, _ in Workdir(run).score_history().scores] == steps
 
 
 def test_only_a_larger_patience_continues_a_run(arguments, command, tmp_path, logged):
@@ -110,5 +124,5 @@ def test_only_a_larger_patience_continues_a_run(arguments, command, tmp_path, lo
     assert continued.code == 0 and f'resuming after step {last}' in continued.err
     assert len(evaluated(logged(run))) == 4
     kinds = [line['kind'] for line in logged(run)]
-    assert kinds.count('stop') == 2  # the end that was lifted, and the new one
+    assert kinds.count('stop') == 1 and kinds[-1] == 'stop'  # not the end that was lifted
     assert json.loads((run / 'config.json').read_text())['train']['patience'] == 3

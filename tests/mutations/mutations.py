@@ -368,7 +368,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         id='resume-07',
         module='elastic_ast_jax/training/metrics_file.py',
         where='_is_kept: lines of the last step',
-        old="step == steps and (keep_evaluation or entry['kind'] not in ('eval', 'stop'))",
+        old="step == steps and (keep_evaluation or entry['kind'] != 'eval')",
         new='step == steps',
         fault='A step that is evaluated again has two lines of its evaluation.',
         tests=('tests/training/test_metrics_file.py',),

@@ -86,6 +86,19 @@ def test_the_steps_of_a_run_count_until_its_early_end(workdir):
     assert run_steps(workdir, config_with(0), plan) == 20
 
 
+def test_a_run_that_gets_patience_has_the_scores_of_its_checkpoints(workdir):
+    scores = {10: 0.5, 30: 0.4, 40: math.nan, 50: 0.9}
+    stopping = EarlyStopping(workdir, config_with(2), STEPS, 40, scores)
+    assert stopping.ends_after(40)
+    assert [step for step, _ in workdir.score_history().scores] == [10, 30, 40]
+    assert run_steps(workdir, config_with(2), PlanRecord('f', (80, 80))) == 40
+    stopping = EarlyStopping(workdir, config_with(3), STEPS, 40, scores | {10: 0.1})
+    assert not stopping.ends_after(40)
+    assert stopping.history.scores[0] == (10, 0.5)  # a stored score stays
+    EarlyStopping(Workdir(workdir.path / 'other'), config_with(0), STEPS, 40, scores)
+    assert not (workdir.path / 'other').exists()
+
+
 @pytest.mark.parametrize('scores', [5, [[10]], [[10, 0.5], [10, 0.6]], [[10, 'a']], [['a', 0.5]]])
 def test_damaged_scores_are_refused(workdir, scores):
     (workdir.path / 'scores.json').write_text(json.dumps({'scores': scores}))
