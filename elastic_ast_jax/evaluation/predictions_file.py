@@ -33,7 +33,8 @@ def write_predictions(
 
     Args:
         keys: Key of each clip.
-        truths: Classes of each clip.
+        truths: Classes of each clip. Their names are separated by `;` in the file; a `;` and a
+            backslash in a name have a backslash before them.
         logits: Logits of each clip.
         labels: Name of each class.
         loss: `train.loss`: with `'bce'` probabilities are sigmoids, otherwise a softmax.
@@ -47,7 +48,7 @@ def write_predictions(
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow([*_COLUMNS, *(f'{SCORE}{label}' for label in labels)])
     for key, classes, row in zip(keys, truths, scores.tolist(), strict=True):
-        truth = ';'.join(labels[number] for number in classes)
+        truth = ';'.join(_escape(labels[number]) for number in classes)
         writer.writerow([key, truth, *map('{:.6g}'.format, row)])
     files.write_text(folder / NAME, text.getvalue())
     return (folder / NAME,)
@@ -68,3 +69,7 @@ def read_predictions(folder: Path) -> Iterator[list[str]]:
     if not rows or tuple(rows[0][:2]) != _COLUMNS:
         raise UserError(f'{file}: does not begin with the columns {", ".join(_COLUMNS)}')
     yield from rows
+
+
+def _escape(label: str) -> str:
+    return label.replace('\\', '\\\\').replace(';', '\\;')

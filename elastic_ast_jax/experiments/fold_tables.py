@@ -49,14 +49,14 @@ class _Fold:
     Attributes:
         number: The fold, from 1 on.
         clips: Clips that were evaluated.
-        skipped: Clips that could not be read.
+        skipped: A message for each clip that could not be read.
         checkpoint: The checkpoint that was evaluated.
         metrics: The metrics of the model and of each baseline, by their keys; NaN if undefined.
     """
 
     number: int
     clips: int
-    skipped: int
+    skipped: tuple[str, ...]
     checkpoint: str
     metrics: Mapping[str, Mapping[str, float]]
 
@@ -91,7 +91,7 @@ def _read(result: FoldFiles) -> _Fold:
     return _Fold(
         result.number,
         model['clips'],
-        len(model['skipped']),
+        tuple(model['skipped']),
         model['checkpoint'],
         {
             name: {key: math.nan if values[key] is None else values[key] for key in METRICS}
@@ -150,8 +150,12 @@ def _markdown(folds: Sequence[_Fold], config: Config) -> list[str]:
             for fold in folds
         )
         lines += ['', f'The model wins against both baselines in {wins} of {len(folds)} folds.']
-    if skipped := sum(fold.skipped for fold in folds):
-        lines += ['', f'{pluralize(skipped, "clip")} could not be read and were skipped.']
+    # Every fold lists the clips that cannot be opened, which belong to none.
+    if skipped := len({message for fold in folds for message in fold.skipped}):
+        lines += [
+            '',
+            f'{pluralize(skipped, "clip")} could not be read: skipped, and not in out_of_fold.csv.',
+        ]
     return lines
 
 

@@ -143,9 +143,11 @@ def test_folds_are_trained_and_measured_once(folder):
 # Tables
 
 
-def write_metrics(folder: Path, accuracy: float | None, clips: int = 2, skipped: int = 0) -> None:
+def write_metrics(
+    folder: Path, accuracy: float | None, clips: int = 2, skipped: tuple[str, ...] = ()
+) -> None:
     folder.mkdir(parents=True)
-    values = {'clips': clips, 'skipped': ['x'] * skipped, 'checkpoint': 'step 9'}
+    values = {'clips': clips, 'skipped': skipped, 'checkpoint': 'step 9'}
     values |= dict.fromkeys(('mean_average_precision', 'auc', 'd_prime'), 0.5)
     (folder / 'metrics.json').write_text(json.dumps(values | {'accuracy': accuracy}))
 
@@ -155,7 +157,7 @@ def results(tmp_path):
     files = []
     for number, accuracy in enumerate((0.5, 0.75, None), 1):
         folder = tmp_path / str(number)
-        write_metrics(folder, accuracy, skipped=number - 1)
+        write_metrics(folder, accuracy, skipped=('x', 'y', 'z')[:2] if number < 3 else ('x', 'z'))
         baselines = {'plain': tmp_path / f'plain{number}', 'strong': tmp_path / f'strong{number}'}
         for path in baselines.values():
             write_metrics(path / 'eval', 0.6)
@@ -180,7 +182,10 @@ def test_tables_have_the_mean_the_spread_and_the_baselines(results, tmp_path, ca
     assert '| 2 | 2 | 75.00 % | 60.00 % | 60.00 % |' in text
     assert '| mean | 6 | 62.50 % ± 17.68 % | 60.00 % ± 0.00 % | 60.00 % ± 0.00 % |' in text
     assert 'wins against both baselines in 1 of 3 folds' in text
-    assert 'Undefined in 1 fold' in text and '3 clips could not be read' in text
+    assert (
+        'Undefined in 1 fold' in text
+        and '3 clips could not be read: skipped, and not in out' in text
+    )
     assert 'Checkpoint: the last.' in text
     rows = table(tmp_path / 'folds.csv')
     assert rows[2]['accuracy'] == '' and rows[3]['accuracy'] == '0.625'
@@ -210,6 +215,15 @@ def test_probabilities_of_several_classes_are_sigmoids(tmp_path):
     assert table(tmp_path / 'predictions.csv') == [
         {'key': 'a', 'truth': '', 'score:x': '0.5', 'score:y': '1'}
     ]
+
+
+def test_a_label_with_a_semicolon_is_told_from_two_labels(tmp_path):
+    labels = ('a;b', 'a', 'b', 'c\\')
+    predictions_file.write_predictions(
+        ['1', '2', '3'], [(0,), (1, 2), (3, 2)], np.zeros((3, 4)), labels, 'bce', tmp_path
+    )
+    truths = [row['truth'] for row in table(tmp_path / 'predictions.csv')]
+    assert truths == ['a\\;b', 'a;b', 'c\\\\;b']
 
 
 def test_a_clip_in_two_folds_and_damaged_results_are_refused(results, tmp_path):
