@@ -82,8 +82,8 @@ def _fold_problems(data: Data) -> list[str]:
     if not data.folds:
         return [
             f'data.{key}={value!r} goes with data.folds: set data.folds, or leave it out'
-            for key, value in (('fold', data.fold), ('folds_from', data.folds_from))
-            if value != getattr(Data, key)
+            for key in ('fold', 'fold_seed', 'folds_from')
+            if (value := getattr(data, key)) != getattr(Data, key)
         ]
     texts = []
     if data.folds < 2:

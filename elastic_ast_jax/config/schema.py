@@ -49,7 +49,7 @@ class Data:
     # the parts of a recording.
     group: str = ''
     # Number of folds that the training clips are divided into. Evaluation uses one, training the
-    # others, and `eval` is not read. 0: none.
+    # others, and the clips of another file or folder in `eval` are not used. 0: none.
     folds: int = 0
     # Fold that is evaluated, from 1 to `folds`.
     fold: int = 0

@@ -67,7 +67,7 @@ def missing_data(config: Config) -> list[str]:
         for key in ('train', 'eval')
         if data.source in _FILES
         and not getattr(data, key)
-        and not (key == 'eval' and data.folds)  # which is not read
+        and not (key == 'eval' and data.folds)  # whose clips are not used
     ]
     if data.source == 'json' and not data.label_csv:
         texts.append(

@@ -63,6 +63,8 @@ def open_source(config: Config, split: Split) -> Source:
     sizes of groups. With `data.folds`, the evaluation split is one fold of the training clips, and
     the other splits are parts of the others; see `folds`.
 
+    Clips that are skipped have no part: each part of a set of clips lists them all.
+
     Raises:
         DataError: The data cannot be used; says why.
     """
@@ -102,10 +104,7 @@ def _select_validation(config: Config, source: Source, split: Split) -> FileSour
             f'none of {len(source)} training clips is left for {split} with'
             f' data.validation_share={share:g}: change the share'
         )
-    part = source.select(selected)
-    if validation:
-        part.skipped = ()  # they are reported with the training clips
-    return part
+    return source.select(selected)
 
 
 def _select_fold(config: Config, source: Source, *, evaluation: bool) -> FileSource:
@@ -123,10 +122,7 @@ def _select_fold(config: Config, source: Source, *, evaluation: bool) -> FileSou
         data.folds,
         data.fold_seed,
     )
-    part = source.select(np.flatnonzero((numbers == data.fold) == evaluation).tolist())
-    if evaluation:
-        part.skipped = ()  # they are reported with the training clips
-    return part
+    return source.select(np.flatnonzero((numbers == data.fold) == evaluation).tolist())
 
 
 def _open_divisible(config: Config) -> Source:
@@ -155,6 +151,19 @@ def _open_divisible(config: Config) -> Source:
         () if separate else sides,
         data.label_separator,
         group=data.group,
+    )
+
+
+def divides_by_all_clips(data: Data) -> bool:
+    """Return whether the side of a clip, training or evaluation, depends on the other clips too.
+
+    Then a clip that is added may move others to the other side. A manifest that is divided by a
+    column `split`, or by the hashes of paths, has no such clips.
+    """
+    if data.folds or not (data.group and _is_shared(data)):
+        return data.folds > 0
+    return data.source == 'folders' or (
+        data.source == 'manifest' and not manifest.has_splits(data.train)
     )
 
 

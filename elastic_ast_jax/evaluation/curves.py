@@ -13,6 +13,7 @@ from sklearn.metrics import roc_curve
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.gcs import BucketPath
 
+NAME = 'curves.csv'
 # Thresholds of a class, at most, as in the published code.
 MAX_POINTS = 1000
 _COLUMNS = ('class', 'threshold', 'precision', 'recall', 'false_positive_rate')
@@ -79,5 +80,5 @@ def write_curves(
     writer.writerow(_COLUMNS)
     for label, *columns in curves:
         writer.writerows([label, *map('{:.6g}'.format, row)] for row in zip(*columns, strict=True))
-    write_text(folder / 'curves.csv', text.getvalue())
-    return (folder / 'curves.csv',)
+    write_text(folder / NAME, text.getvalue())
+    return (folder / NAME,)

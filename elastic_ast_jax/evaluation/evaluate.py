@@ -24,10 +24,12 @@ from elastic_ast_jax.distributed import (
     sharding,
 )
 from elastic_ast_jax.evaluation import budget_sweep, resized_ast, sweep, sweep_axes
+from elastic_ast_jax.evaluation.curves import NAME as CURVES
 from elastic_ast_jax.evaluation.curves import class_curves, write_curves
-from elastic_ast_jax.evaluation.eval_config import eval_config
+from elastic_ast_jax.evaluation.eval_config import eval_config, names_other_data
 from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.evaluation.metrics_files import summary_table, write_metrics
+from elastic_ast_jax.evaluation.predictions_file import NAME as PREDICTIONS
 from elastic_ast_jax.evaluation.predictions_file import write_predictions
 from elastic_ast_jax.evaluation.results import Evaluation
 from elastic_ast_jax.evaluation.sweep_axes import SweepKind
@@ -35,6 +37,7 @@ from elastic_ast_jax.models import memory
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.training import factory
 from elastic_ast_jax.training.step import make_eval_step
+from elastic_ast_jax.training.training_data import check_division
 from elastic_ast_jax.utils import jax_cache
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
@@ -82,7 +85,8 @@ def run(
             raise UserError(f'--{option} is of whole clips: leave out --sweep')
     jax_cache.use_compilation_cache()
     workdir, progress = Workdir(path), Progress(shown=processes.is_primary())
-    config = eval_config(workdir.config(), overrides)
+    trained = workdir.config()
+    config = eval_config(trained, overrides)
     workdir.check_inside(workdir.evaluations)
     _note_heldout_share(config, progress)
     mesh = sharding.make_mesh(config.mesh)
@@ -101,6 +105,8 @@ def run(
         )
     with processes.fail_together():
         agreement.check(process_view.settings_sections(config))
+        if not names_other_data(trained, overrides):
+            check_division(trained, config, workdir)
         model = load_model(path, checkpoint, mesh)
         evaluator = _make_evaluator(model, config, mesh)
         options = [f'checkpoint={model.step}', f'sweep={kind}', f'points={curve_points}']
@@ -162,6 +168,9 @@ def _evaluate_whole(
     evaluation = evaluator.summarize(logits, clips)
     if processes.is_primary():
         overwrites = (workdir.evaluations / 'metrics.json').exists()
+        # First, so that no crash leaves files of an earlier evaluation beside the new metrics.
+        for name in (PREDICTIONS, CURVES):
+            (workdir.evaluations / name).unlink(missing_ok=True)
         files = write_metrics(
             evaluation, model.description, model.step, overrides, workdir.evaluations
         )

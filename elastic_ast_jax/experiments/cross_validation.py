@@ -20,6 +20,7 @@ from elastic_ast_jax.experiments import fold_tables, sweep
 from elastic_ast_jax.experiments.fold_tables import BASELINES, FoldFiles
 from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished, total_steps
 from elastic_ast_jax.experiments.sweep import SweepError
+from elastic_ast_jax.training import training_data
 from elastic_ast_jax.utils.text import printable
 
 __all__ = ['run']
@@ -62,7 +63,7 @@ def run(
             print(shlex.join(command))
         return 0
     if unfinished and not place.slurm:
-        _check_division(configs[0])
+        _check_division(runs, configs)
     code = sweep.train_runs(runs, config, folder, place)
     if code or place.only_print or (place.slurm and unfinished):
         return code
@@ -97,15 +98,20 @@ def _measurements(
     return _evaluations(runs, configs) + _baselines(runs, configs, config, out)
 
 
-def _check_division(config: Config) -> None:
+def _check_division(runs: Sequence[Run], configs: Sequence[Config]) -> None:
     """Open both sides of a fold, before any training starts.
 
     Raises:
         DataError: The data cannot be opened or divided.
+        WorkdirError: A finished fold was trained on other clips.
     """
-    splits.check_paths(config)
+    splits.check_paths(configs[0])
     for split in ('train', 'eval'):
-        splits.open_source(config, split)
+        splits.open_source(configs[0], split)
+    for run, config in zip(runs, configs, strict=True):
+        if run.finished:
+            workdir = Workdir(run.workdir)
+            training_data.check_division(workdir.config(), config, workdir)
 
 
 def _checkpoint(config: Config, workdir: Path) -> tuple[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from elastic_ast_jax.checkpointing.workdir import PlanRecord, Workdir, WorkdirError
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.data.epoch_plan import Planner
+from elastic_ast_jax.data.epoch_plan import PlanError, Planner
 from elastic_ast_jax.data.sources.base import Source
 from elastic_ast_jax.data.sources.clip_labels import label_names, targets
 from elastic_ast_jax.distributed import agreement, process_view
@@ -83,6 +83,45 @@ def stored_plan(config: Config, workdir: Workdir, data: TrainingData) -> PlanRec
         workdir.set_plan(plan)
         workdir.set_config(config)  # from here on the run is extended
     return plan
+
+
+def check_division(trained: Config, evaluated: Config, workdir: Workdir) -> None:
+    """Check that evaluation divides the clips as training did, where that depends on all clips.
+
+    Otherwise clips that were trained on could be evaluated. A model without a plan, such as a
+    converted one, is not checked.
+
+    Args:
+        trained: The config of the run.
+        evaluated: The same with the places that its clips have now.
+        workdir: The workdir of the run.
+
+    Raises:
+        WorkdirError: The clips are not those of training, or the plan is damaged.
+        DataError: The data cannot be used; says why.
+    """
+    if not splits.divides_by_all_clips(trained.data):
+        return
+    stored = workdir.plan()
+    if stored is None:
+        return
+    # The plan has how training treats long clips, whatever evaluation does with them.
+    data = dataclasses.replace(evaluated.data, too_long=trained.data.too_long)
+    config = dataclasses.replace(trained, data=data)
+    source = splits.open_source(config, 'train')
+    try:
+        planner = splits.make_train_planner(config, source)
+        is_same = planner.recognizes(stored.fingerprint, source.fingerprint)
+    except PlanError:  # a clip that training would have refused
+        is_same = False
+    if not is_same:
+        rule = f'data.folds={data.folds}' if data.folds else f'data.group={data.group!r}'
+        raise WorkdirError(
+            f'{workdir.path}: the clips of {data.train or data.root} changed since training, and'
+            f' {rule} divides them by all clips, so that clips that were trained on could be'
+            ' evaluated: restore the data, evaluate others with --config.data.eval=FILE, or train'
+            ' in another --workdir'
+        )
 
 
 def plan_rows(config: Config, data: TrainingData) -> tuple[int, ...]:

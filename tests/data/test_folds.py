@@ -181,6 +181,7 @@ def test_fsdd_divides_its_training_clips_or_all(tmp_path):
 @pytest.mark.parametrize(
     ('data', 'problem'),
     [
+        ({'fold_seed': 5}, r'data\.fold_seed=5 goes with data\.folds: set data\.folds, or leave'),
         ({'folds': 1, 'fold': 1}, r'data\.folds=1 must be at least 2, or 0'),
         ({'folds': -3}, r'data\.folds=-3 must be at least 2'),
         (

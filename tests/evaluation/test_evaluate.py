@@ -9,7 +9,12 @@ import pytest
 
 from elastic_ast_jax.config import loading, schema
 from elastic_ast_jax.config.loading import ConfigError
-from elastic_ast_jax.evaluation.eval_config import CHANGEABLE, SPLIT_KEYS, eval_config
+from elastic_ast_jax.evaluation.eval_config import (
+    CHANGEABLE,
+    SPLIT_KEYS,
+    eval_config,
+    names_other_data,
+)
 from elastic_ast_jax.evaluation.metrics_files import summary_table, write_metrics
 from elastic_ast_jax.evaluation.results import Evaluation, selection_score
 from elastic_ast_jax.training.metrics import compute_metrics
@@ -112,6 +117,49 @@ def test_a_run_of_a_fold_evaluates_all_other_data():
         assert (other.data.eval, other.data.folds, other.data.fold) == ('/b', 0, 0)
         assert other.data.train != '/b'  # so that no share is held out
         assert eval_config(run, ['data.source=tfds', 'data.tfds_name=x']).data.group == ''
+
+
+@pytest.mark.parametrize(
+    ('data', 'override'),
+    [
+        ({'train': '/a.csv', 'eval': '', 'folds': 5, 'fold': 2}, 'data.group=column:x'),
+        ({'train': '/a.csv', 'eval': '', 'folds': 5, 'fold': 2}, 'data.train_split=test'),
+        ({'train': '/a.csv', 'eval': '', 'folds': 5, 'fold': 2}, 'data.eval_split=train'),
+        ({'train': '/a', 'eval': '/a', 'source': 'folders', 'group': 'pattern:(.)'}, 'data.group='),
+        ({'train': 'all.csv', 'eval': 'all.csv', 'group': 'column:x'}, 'data.group='),
+        ({'train': 'all.csv', 'eval': 'all.csv'}, 'data.eval_split=train'),
+    ],
+)
+def test_the_clips_of_a_run_are_not_divided_in_another_way(data, override, tmp_path, monkeypatch):
+    """Otherwise clips that were trained on would be evaluated."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'all.csv').write_text('audio,labels,x\na.wav,x,1\n')
+    (tmp_path / 'splits.csv').write_text('audio,labels,split\na.wav,x,test\n')
+    run = trained(**data)
+    with pytest.raises(ConfigError, match='would divide the clips in another way than training'):
+        eval_config(run, [override])
+    key, _, value = override.partition('=')
+    config = eval_config(run, [override, 'data.eval=/b.jsonl'])
+    assert config.flat()[key] == value and config.data.folds == 0
+    assert eval_config(run, [f'{key}={run.flat()[key]}']).data.fold == run.data.fold
+    assert names_other_data(run, ['data.eval=/b']) and not names_other_data(run, [override])
+
+
+def test_a_side_of_a_manifest_with_splits_and_a_group_of_other_data_may_change(tmp_path):
+    (tmp_path / 'splits.csv').write_text('audio,labels,split\na.wav,x,test\n')
+    path = f'{tmp_path}/splits.csv'
+    run = trained(train=path, eval=path)
+    assert eval_config(run, ['data.eval_split=other']).data.eval_split == 'other'
+    assert eval_config(trained(group='column:x'), ['data.group=']).data.group == ''
+
+
+def test_naming_the_same_source_does_not_leave_the_fold():
+    """Otherwise a share of the folder would be evaluated, most of which was trained on."""
+    values = {'source': 'folders', 'train': '/a', 'eval': '/a', 'folds': 5, 'fold': 2}
+    run = trained(**values, fold_seed=3, group='pattern:(.)')
+    assert eval_config(run, ['data.source=folders']).data == run.data
+    other = eval_config(run, ['data.source=tfds', 'data.tfds_name=x']).data
+    assert (other.folds, other.fold, other.fold_seed, other.group) == (0, 0, 0, '')
 
 
 def test_files_describe_the_evaluation(tmp_path):
