@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,12 @@ def test_folds_are_trained_and_measured_once(folder):
     again = sweep(folder, *options, '--config.train.compare_baseline=true')
     assert again.stdout.count('started:') == 1 and 'data.fold=2+data.folds=2, eval' in again.stdout
     assert table(folder / 'cv' / 'out_of_fold.csv') == clips
+    # No fold is trained on other data than the finished ones.
+    shutil.rmtree(folder / 'cv' / 'data.fold=2+data.folds=2')
+    soundfile.write(folder / 'sounds' / 'a' / 's4_24.wav', np.full(3000, 0.1), 8000)
+    again = sweep(folder, *options, '--config.train.compare_baseline=true')
+    assert again.returncode == 1 and 'changed since training' in again.stderr, again.stderr
+    assert not (folder / 'cv' / 'data.fold=2+data.folds=2').exists()
 
 
 # Tables
