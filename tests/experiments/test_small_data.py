@@ -49,10 +49,14 @@ def tar_file(files: dict[str, bytes], links: dict[str, str] | None = None) -> by
     return file.getvalue()
 
 
-def zip_file(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+def zip_file(
+    files: dict[str, bytes],
+    links: dict[str, str] | None = None,
+    method: int = zipfile.ZIP_STORED,
+) -> bytes:
     """Return a zip archive of files and symbolic links."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w') as archive:
+    with zipfile.ZipFile(file, 'w', method) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
         for name, target in (links or {}).items():
@@ -81,6 +85,12 @@ def write(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def damage(data: bytes) -> bytes:
+    """Return a zip archive of one file of lzma, whose content is inverted."""
+    start, stop = data.index(b'.wav') + 4 + 9, data.index(b'PK\x01\x02')
+    return data[:start] + bytes(255 - byte for byte in data[start:stop]) + data[stop:]
 
 
 def names_of(archive: Path) -> list[str]:
@@ -129,6 +139,8 @@ def test_an_archive_in_a_package_counts_as_a_folder(tmp_path):
         ('a.tgz', gzip.compress(tar_file({'a.wav': os.urandom(9999)}))[:-5000]),
         ('a.whl', b'no archive'),
         ('a.whl', zip_file({'a.pk3': b'no archive'})),
+        ('a.whl', damage(zip_file({'a.wav': b'1' * 99}, method=zipfile.ZIP_LZMA))),
+        ('a.whl', zip_file({'\xe4.wav': b'1'}).replace('\xe4'.encode(), b'\xff\xff')),
     ],
 )
 def test_a_damaged_archive_is_named(tmp_path, name, data):
@@ -140,12 +152,50 @@ def test_a_damaged_archive_is_named(tmp_path, name, data):
 def test_files_and_nested_archives_have_a_limit(tmp_path, monkeypatch):
     archive = write(tmp_path / 'a.whl', zip_file({'long.wav': b'0' * 101}))
     monkeypatch.setattr(packages, '_MAX_FILE_BYTES', 100)
-    with pytest.raises(PackageError, match=r'a\.whl: .*long\.wav has more than 100 bytes'):
+    with pytest.raises(PackageError, match=r'a\.whl: long\.wav: more than 100 bytes'):
         names_of(archive)
     monkeypatch.setattr(packages, '_MAX_NESTED_BYTES', 100)
     nested = zip_file({'a.wav': b'0' * 101})
     archive = write(tmp_path / 'b.whl', zip_file({'pak.pk3': nested}))
-    with pytest.raises(PackageError, match=r'pak\.pk3 has more than 100 bytes'):
+    with pytest.raises(PackageError, match=r'pak\.pk3: more than 100 bytes'):
+        names_of(archive)
+
+
+def test_a_nested_archive_is_copied_up_to_the_limit(tmp_path, monkeypatch):
+    copy = io.BytesIO()
+    monkeypatch.setattr(copy, 'close', lambda: None, raising=False)
+    monkeypatch.setattr(packages.tempfile, 'TemporaryFile', lambda: copy)
+    monkeypatch.setattr(packages, '_MAX_NESTED_BYTES', 100)
+    archive = write(tmp_path / 'a.whl', zip_file({'pak.pk3': b'0' * 99_999}))
+    with pytest.raises(PackageError, match=r'pak\.pk3: more than 100 bytes'):
+        names_of(archive)
+    assert len(copy.getvalue()) == 101
+
+
+@pytest.mark.parametrize('name', ['5.wav', 'pak.pk3'])
+@pytest.mark.parametrize(
+    'kind, make', [('whl', zip_file), ('tgz', lambda files: gzip.compress(tar_file(files)))]
+)
+def test_all_files_of_a_package_have_a_limit(tmp_path, monkeypatch, name, kind, make):
+    last = zip_file({'5.wav': b'0' * 20}) if name == 'pak.pk3' else b'0' * 20
+    files = {f'{number}.wav': b'0' * 20 for number in range(4)} | {name: last}
+    archive = write(tmp_path / f'a.{kind}', make(files))
+    monkeypatch.setattr(packages, '_MAX_PACKAGE_BYTES', 100)
+    assert len(names_of(archive)) == 5
+    monkeypatch.setattr(packages, '_MAX_PACKAGE_BYTES', 99)
+    with pytest.raises(PackageError, match=r'all of its files: more than 99 bytes.*delete the'):
+        names_of(archive)
+    with pytest.raises(PackageError):  # files that are not read count
+        list(archived_files(archive, lambda path: False))
+
+
+def test_a_fault_of_the_machine_is_no_reason_to_delete(tmp_path, monkeypatch):
+    def no_file():
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(packages.tempfile, 'TemporaryFile', no_file)
+    archive = write(tmp_path / 'a.whl', zip_file({'pak.pk3': zip_file({})}))
+    with pytest.raises(PackageError, match=r'cannot be unpacked \(.*No space left on device\)$'):
         names_of(archive)
 
 
@@ -213,6 +263,15 @@ def test_a_task_is_fetched_once(sounds, tmp_path, capsys):
     shutil.rmtree(tmp_path / 'out' / 'downloads')
     assert main(command) == 0  # nothing is downloaded
     assert 'duplicates' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('text', ['[]', '3', 'null', '{', '{}'])
+def test_a_record_of_another_kind_is_incomplete(sounds, tmp_path, text):
+    fetch.fetch(tmp_path / 'out')
+    write(tmp_path / 'out' / 'animals' / 'packages.json', text.encode())
+    assert not fetch.is_complete(fetch.TASKS['animals'], tmp_path / 'out')
+    fetch.fetch(tmp_path / 'out')
+    assert fetch.is_complete(fetch.TASKS['animals'], tmp_path / 'out')
 
 
 def test_equal_clips_are_removed(sounds, tmp_path):

@@ -92,7 +92,9 @@ def is_complete(task: Task, folder: Path) -> bool:
         content = json.loads((folder / task.name / PACKAGES).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return False
-    return content.get('content') == task.content and (folder / task.name / MANIFEST).is_file()
+    if not isinstance(content, dict) or content.get('content') != task.content:
+        return False
+    return (folder / task.name / MANIFEST).is_file()
 
 
 def fetch_task(task: Task, folder: Path) -> None:

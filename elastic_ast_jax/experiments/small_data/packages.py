@@ -6,8 +6,10 @@ skipped.
 """
 
 import contextlib
+import lzma
 import re
 import shutil
+import struct
 import subprocess
 import tarfile
 import tempfile
@@ -27,7 +29,20 @@ _NESTED = '.pk3'
 _MAX_NESTED_BYTES = 1 << 30
 # The longest clip of the tasks has two megabytes.
 _MAX_FILE_BYTES = 64 << 20
+# The files of the largest package of the tasks have 0.93 GB, with those of archives in it.
+_MAX_PACKAGE_BYTES = 4 << 30
+_BLOCK_BYTES = 1 << 20
 _SECONDS = 1800
+# What the standard library raises for damaged archives, beside OSError.
+_DAMAGES = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    ValueError,
+)
 _BAD_NAME = re.compile(r'[\\\0-\x1f]')
 
 
@@ -40,10 +55,12 @@ class _ArchivedFile(NamedTuple):
 
     Attributes:
         name: Path in the archive, with slashes and without `..`.
+        size: Bytes of its content, which are not exceeded in reading it.
         file: Its content, to read before the next one.
     """
 
     name: str
+    size: int
     file: IO[bytes]
 
 
@@ -137,21 +154,29 @@ def archived_files(archive: Path, select: Callable[[str], bool]) -> Iterator[tup
         select: Says of a path whether the file is read.
 
     Raises:
-        PackageError: It is damaged or of another kind, or a file has more than 64 MiB.
+        PackageError: It is damaged or of another kind, a file to read has more than 64 MiB, or all
+            files have more than 4 GiB.
     """
     try:
         with contextlib.closing(_members(archive)) as members:
+            total = 0
             for member in members:
+                total += member.size
+                if total > _MAX_PACKAGE_BYTES:
+                    raise _too_large('all of its files', _MAX_PACKAGE_BYTES)
                 if not select(member.name):
                     continue
                 data = member.file.read(_MAX_FILE_BYTES + 1)
                 if len(data) > _MAX_FILE_BYTES:
-                    raise PackageError(f'{member.name} has more than {_MAX_FILE_BYTES} bytes')
+                    raise _too_large(member.name, _MAX_FILE_BYTES)
                 yield member.name, data
     except PackageError as error:
         raise PackageError(f'{archive}: {error}') from error
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except _DAMAGES as error:
         raise PackageError(f'{archive}: cannot be unpacked ({error}): delete it') from error
+    except OSError as error:  # of the machine, unless it has no number
+        advice = '' if error.errno else ': delete it'
+        raise PackageError(f'{archive}: cannot be unpacked ({error}){advice}') from error
     except (NotImplementedError, RuntimeError) as error:  # a kind of zip that Python cannot read
         raise PackageError(f'{archive}: cannot be unpacked ({error})') from error
 
@@ -199,7 +224,7 @@ def _tar_files(archive: tarfile.TarFile) -> Iterator[_ArchivedFile]:
     for member in archive:
         name = member.name.removeprefix('./')
         if member.isreg() and _stays_inside(name) and (file := archive.extractfile(member)):
-            yield _ArchivedFile(name, file)
+            yield _ArchivedFile(name, member.size, file)
 
 
 def _zip_files(file: IO[bytes]) -> Iterator[_ArchivedFile]:
@@ -208,16 +233,23 @@ def _zip_files(file: IO[bytes]) -> Iterator[_ArchivedFile]:
             is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
             if not is_link and _stays_inside(member.filename):
                 with archive.open(member) as content:
-                    yield _ArchivedFile(member.filename, content)
+                    yield _ArchivedFile(member.filename, member.file_size, content)
 
 
 def _nested(member: _ArchivedFile) -> Iterator[_ArchivedFile]:
     """Yield the files of an archive in an archive."""
     with tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(member.file, copy)
+        while block := member.file.read(min(_BLOCK_BYTES, _MAX_NESTED_BYTES + 1 - copy.tell())):
+            copy.write(block)
         if copy.tell() > _MAX_NESTED_BYTES:
-            raise PackageError(f'{member.name} has more than {_MAX_NESTED_BYTES} bytes')
+            raise _too_large(member.name, _MAX_NESTED_BYTES)
         yield from _zip_files(copy)
+
+
+def _too_large(name: str, limit: int) -> PackageError:
+    return PackageError(
+        f'{name}: more than {limit} bytes, which no package of the tasks needs: delete the package'
+    )
 
 
 def _stays_inside(name: str) -> bool:
