@@ -100,5 +100,5 @@ class Sound:
 
     @property
     def total_seconds(self) -> float:
-        """Length of all repetitions."""
+        """Return the length of all repetitions in seconds."""
         return self.repeats * self.seconds + (self.repeats - 1) * self.gap

@@ -77,8 +77,6 @@ def test_partials_have_their_frequencies():
 
 
 def test_pitch_glides():
-    waveform = rendered(with_part(end=12.0))
-    assert strongest(waveform[:1600]) < 520 * 3
     single = dataclasses.replace(with_part(end=12.0), ratios=(1.0,), levels=(1.0,))
     waveform = rendered(single)
     assert strongest(waveform[:1600]) == pytest.approx(440 * 2 ** (0.1), rel=0.05)
