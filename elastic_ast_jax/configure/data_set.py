@@ -35,53 +35,61 @@ def find_data(data: str, evaluation: str | None = None, group: str = '') -> Data
     Raises:
         DataError: There is no such folder or file, or it is of another kind.
     """
-    path, notes = Path(data), ()
-    if path.is_dir():
-        source, splits = 'folders', folders.split_folders(path)
-        if evaluation is None and splits:
-            names = _choose_splits(data, splits)
-            notes = _note_unused(data, splits, names)
-            data, evaluation = (os.path.join(path, part) for part in names)
-            splits = ()
-    elif path.is_file() and path.suffix.lower() in _MANIFESTS:
-        source, splits = 'manifest', manifest.split_names(path)
-    elif path.exists():
-        raise DataError(
-            f'{data}: is neither a folder of recordings nor a manifest ({", ".join(_MANIFESTS)})'
-        )
-    else:
-        raise DataError(f'{data}: no such folder or manifest')
+    source, splits = _recognize(data)
+    notes = ()
+    if source == 'folders' and evaluation is None and splits:
+        names = _choose_splits(data, splits)
+        notes = _note_unused(data, splits, names)
+        data, evaluation = (os.path.join(data, name) for name in names)
     train = os.path.abspath(data)
     keys = [Choice('data', 'source', source), Choice('data', 'train', train)]
     if group:
         keys.append(Choice('data', 'group', group, 'no split and no fold divides a group'))
-    if evaluation is not None:
-        keys.append(Choice('data', 'eval', os.path.abspath(evaluation)))
-        if splits and source == 'manifest' and os.path.abspath(evaluation) != train:
-            notes = (
-                f'{data}: all of its splits, {", ".join(splits)}, are training clips, since'
-                ' --eval names other data for evaluation',
-            )
-        return DataSet(keys, notes)
+    if evaluation is None:
+        return DataSet(keys + _divide(data, splits, group))
+    keys.append(Choice('data', 'eval', os.path.abspath(evaluation)))
+    if splits and source == 'manifest' and os.path.abspath(evaluation) != train:
+        notes = (
+            f'{data}: all of its splits, {", ".join(splits)}, are training clips, since --eval'
+            ' names other data for evaluation',
+        )
+    return DataSet(keys, notes)
+
+
+def _recognize(data: str) -> tuple[str, Sequence[str]]:
+    """Return `data.source` of a folder or a manifest, and the names of its splits.
+
+    Raises:
+        DataError: There is no such folder or file, or it is of another kind.
+    """
+    path = Path(data)
+    if path.is_dir():
+        return 'folders', folders.split_folders(path)
+    if path.is_file() and path.suffix.lower() in _MANIFESTS:
+        return 'manifest', manifest.split_names(path)
+    if path.exists():
+        raise DataError(
+            f'{data}: is neither a folder of recordings nor a manifest ({", ".join(_MANIFESTS)})'
+        )
+    raise DataError(f'{data}: no such folder or manifest')
+
+
+def _divide(data: str, splits: Sequence[str], group: str) -> list[Choice]:
+    """Return the keys that divide the same data into training and evaluation."""
+    train = os.path.abspath(data)
     if splits:
         # Opening the manifest warns of other splits.
         train_split, eval_split = _choose_splits(data, splits)
-        keys += [
+        return [
             Choice('data', 'eval', train, 'the same: its column split divides it'),
             Choice('data', 'train_split', train_split),
             Choice('data', 'eval_split', eval_split),
         ]
-        return DataSet(keys)
-    keys += [
+    reason = f'every fifth, chosen by a hash of its {"group" if group else "name"}'
+    return [
         Choice('data', 'eval', train, 'the same: a part is held out'),
-        Choice(
-            'data',
-            'eval_share',
-            _EVAL_SHARE,
-            f'every fifth, chosen by a hash of its {"group" if group else "name"}',
-        ),
+        Choice('data', 'eval_share', _EVAL_SHARE, reason),
     ]
-    return DataSet(keys)
 
 
 def _note_unused(data: str, splits: Sequence[str], sides: Sequence[str]) -> tuple[str, ...]:

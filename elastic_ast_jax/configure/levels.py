@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-__all__ = ['Level', 'is_silent', 'measure_level']
+__all__ = ['SILENT_PEAK', 'Level', 'is_silent', 'measure_level']
 
-# Peak below which a clip is silent: half a step of 16 bits.
-_SILENT = 2.0**-16
+# Peak below which samples are digital silence: half a step of 16 bits.
+SILENT_PEAK = 2.0**-16
 # Least size of a sample that may be clipped: full scale, less one step of 7 bits.
 _FULL_SCALE = 0.984
 
@@ -30,7 +30,7 @@ class Level(NamedTuple):
 
 def is_silent(waveform: Shaped[np.ndarray, 'samples']) -> bool:
     """Return whether no sample reaches half a step of 16 bits."""
-    return bool(np.abs(waveform).max() < _SILENT)
+    return bool(np.abs(waveform).max() < SILENT_PEAK)
 
 
 def measure_level(waveform: Shaped[np.ndarray, 'samples']) -> Level:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 
+from elastic_ast_jax.configure.levels import SILENT_PEAK
+
 __all__ = ['Band', 'ClipBands', 'EnergyRange', 'band_edge', 'band_edges', 'clip_bands', 'summarize']
 
 # Share of a clip's energy below its band edge, after the pre-emphasis of the log-mel.
@@ -41,8 +43,6 @@ _AROUND_OCTAVES, _AROUND_BANDS, _AROUND_QUANTILE = 2.0, 9, 0.25
 _CLIPS_WITHIN = 0.9
 # Clips with a band that a clear range needs: so many, and this share of all.
 _FEWEST_CLIPS, _SMALLEST_SHARE = 10, 0.5
-# Frame whose samples are all below this is digital silence: half a step of 16 bits.
-_SILENT = 2.0**-16
 # Power that every band has, far below the noise of 24 bits.
 _TINY = 1e-20
 # Frames that are transformed at once.
@@ -58,6 +58,8 @@ class Band(NamedTuple):
 
 class ClipBands(NamedTuple):
     """Hold the power of the bands of a clip, and NaN above half the sample rate.
+
+    All bands of a silent clip are NaN.
 
     Attributes:
         quiet: Decibels in its quiet frames.
@@ -122,16 +124,13 @@ def clip_bands(
     Frames of digital silence do not count.
 
     Args:
-        waveform: Samples, which are not all zero.
+        waveform: Samples of the clip.
         sample_rate: Their rate in Hz.
         edges: Edges of the bands in Hz; see `band_edges`. The pre-emphasis is that of twice the
             last one, so that clips of different rates can be compared.
     """
     count = _frame_samples(sample_rate)
-    samples = np.asarray(waveform, np.float64)
-    samples = np.pad(samples, (0, max(0, count - len(samples))))
-    frames = np.lib.stride_tricks.sliding_window_view(samples, count)[:: count // 2]
-    frames = frames[np.abs(frames).max(axis=1) >= _SILENT]
+    frames = _audible_frames(waveform, count)
     window = np.hanning(count)
     hertz = np.arange(count // 2 + 1) * sample_rate / count
     weight = _emphasis(hertz, edges) / ((window**2).sum() * sample_rate)
@@ -139,6 +138,9 @@ def clip_bands(
     inside = np.flatnonzero(
         (edges[1:] <= sample_rate / 2) & (np.diff(starts, append=len(hertz)) > 0)
     )
+    values = np.full((3, len(edges) - 1), np.nan)
+    if not len(frames) or not len(inside):
+        return ClipBands(*values)
     stop = int(np.searchsorted(hertz, edges[inside[-1] + 1]))
     parts = []
     for first in range(0, len(frames), _PART):
@@ -148,11 +150,26 @@ def clip_bands(
         parts.append(sums / np.diff(starts[inside], append=stop))
     power = np.sort(np.concatenate(parts), axis=0) + _TINY
     loud = math.ceil(_LOUD * len(power))
-    values = np.full((3, len(edges) - 1), np.nan)
     values[0, inside] = 10 * np.log10(np.quantile(power, _QUIET, axis=0))
     values[1, inside] = 10 * np.log10(power[-loud:].mean(axis=0))
     values[2, inside] = power.mean(axis=0)
     return ClipBands(*values)
+
+
+def _audible_frames(
+    waveform: Shaped[np.ndarray, 'samples'], count: int
+) -> Float64[np.ndarray, 'frames count']:
+    """Return frames of `count` samples that are not digital silence.
+
+    They overlap by half; the last one ends with the clip, so that each sample is in a frame. A
+    shorter clip is padded with zeros.
+    """
+    samples = np.asarray(waveform, np.float64)
+    samples = np.pad(samples, (0, max(0, count - len(samples))))
+    last = len(samples) - count
+    starts = np.append(np.arange(0, last, count // 2), last)
+    frames = np.lib.stride_tricks.sliding_window_view(samples, count)[starts]
+    return frames[np.abs(frames).max(axis=1) >= SILENT_PEAK]
 
 
 def summarize(
@@ -163,11 +180,14 @@ def summarize(
     """Return where the sounds of clips lie that stand out from noise.
 
     Args:
-        clips: The bands of each clip, at least one.
+        clips: The bands of each clip, at least one; those of a clip that is not silent reach up to
+            the last edge.
         labels: Labels of each clip.
         edges: Edges of the bands in Hz.
     """
     quiet, loud, mean = (np.stack(values) for values in zip(*clips, strict=True))
+    if np.isnan(quiet).all():
+        return EnergyRange(0.0, None)
     floor = np.nanquantile(quiet, _QUIET, axis=0)
     around = _noise_around(floor, edges)
     steady = floor >= around + _ABOVE_AROUND

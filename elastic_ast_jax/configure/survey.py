@@ -6,11 +6,11 @@ only as files and by its classes, for warnings: no choice depends on its sounds 
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from elastic_ast_jax.audio import reading
 from elastic_ast_jax.audio.reading import AudioError
@@ -143,15 +143,43 @@ def _open(config: Config, split: splits.Split) -> FileSource:
 def _measure_sounds(source: FileSource) -> _Sounds:
     """Measure a sample of the clips.
 
-    Clips that cannot be decoded do not count, unless none can be.
+    Raises:
+        AudioError: None of the clips can be decoded.
     """
-    progress = Progress()
-    selected = evenly_spaced(source, _DECODED_CLIPS).tolist()
-    parts = source.native_parts()
-    bands_hertz = spectrum.band_edges(max(parts[clip][2] for clip in selected))
     edges, bands, labels, silent, clip_levels = [], [], [], [], {}
+    bands_hertz = np.empty(0)
+    for clip, rate, waveform in _decode_sample(source):
+        if levels.is_silent(waveform):
+            silent.append(source.keys[clip])
+            continue
+        if not edges:  # no other clip that has sound has a higher rate
+            bands_hertz = spectrum.band_edges(rate)
+        edges.append(spectrum.band_edge(waveform, rate))
+        bands.append(spectrum.clip_bands(waveform, rate, bands_hertz))
+        labels.append(source.labels[clip])
+        clip_levels[source.keys[clip]] = levels.measure_level(waveform)
+    if not edges:
+        return _Sounds(0.0, None, tuple(silent), clip_levels)
+    energy = spectrum.summarize(bands, labels, bands_hertz)
+    edge = max(float(np.quantile(edges, _CLIPS_WITHIN)), energy.edge)
+    return _Sounds(edge, energy.band, tuple(silent), clip_levels)
+
+
+def _decode_sample(
+    source: FileSource,
+) -> Iterator[tuple[int, int, Float32[np.ndarray, 'samples']]]:
+    """Yield number, sample rate, and waveform of a sample of the clips.
+
+    Clips of the highest sample rate come first. Those that cannot be decoded are left out.
+
+    Raises:
+        AudioError: None of the clips can be decoded.
+    """
+    progress, decoded = Progress(), 0
     failure: AudioError | None = None
-    for number, clip in enumerate(selected, 1):
+    parts = source.native_parts()
+    selected = evenly_spaced(source, _DECODED_CLIPS).tolist()
+    for number, clip in enumerate(sorted(selected, key=lambda clip: -parts[clip][2]), 1):
         first, last, rate = parts[clip]
         # The middle of a long recording: there may be silence before the sound.
         surplus = max(0, last - first - int(_DECODED_SECONDS * rate)) // 2
@@ -160,19 +188,9 @@ def _measure_sounds(source: FileSource) -> _Sounds:
         except AudioError as error:
             failure = error
             continue
-        if levels.is_silent(waveform):
-            silent.append(source.keys[clip])
-        else:
-            edges.append(spectrum.band_edge(waveform, rate))
-            bands.append(spectrum.clip_bands(waveform, rate, bands_hertz))
-            labels.append(source.labels[clip])
-            clip_levels[source.keys[clip]] = levels.measure_level(waveform)
+        decoded += 1
+        yield clip, rate, waveform
         progress.show(f'{number} of {len(selected)} clips')
     progress.clear()
-    if not edges:
-        if failure is not None and not silent:
-            raise failure
-        return _Sounds(0.0, None, tuple(silent), clip_levels)
-    energy = spectrum.summarize(bands, labels, bands_hertz)
-    edge = max(float(np.quantile(edges, _CLIPS_WITHIN)), energy.edge)
-    return _Sounds(edge, energy.band, tuple(silent), clip_levels)
+    if failure is not None and not decoded:
+        raise failure

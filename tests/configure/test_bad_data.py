@@ -153,7 +153,16 @@ def some_silence(root):
         write_sound(root / 'low' / f'{clip}.wav', np.zeros(3000))
 
 
+def clicks_after_silence(root):
+    """Write clips as of an MP3 encoder's delay, with sound in a part of a frame at the end."""
+    for clip in range(8):
+        sound = np.zeros(1500)
+        sound[1100:] = 0.1 * np.random.default_rng(clip).standard_normal(400)
+        write_sound(root / 'low' / f'{clip}.wav', sound)
+
+
 FAULTS = [
+    (clicks_after_silence, []),
     (one_clip_of_a_class, ['fewer than 5 training clips: rare', 'have no evaluation clip', 'rare']),
     (uneven_classes, ['1 class has', 'high']),
     (lengths_apart, ['shorter than a frame of 25 ms', 'the longest has 600 s']),

@@ -1,9 +1,14 @@
 """Test which frequencies stand out from noise: calls do, noise and recorders do not."""
 
+import warnings
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from elastic_ast_jax.configure import spectrum
+from elastic_ast_jax.configure.levels import is_silent
 from tests.configure.recordings import calls
 
 RATE = 48000
@@ -167,3 +172,48 @@ def test_clips_of_several_rates_are_compared_at_their_frequencies():
     assert np.isnan(bands[0].loud[edges[1:] > 12000]).all()
     assert np.isfinite(bands[1].loud).all()
     assert_birds(spectrum.summarize(bands, [('a',)] * 20, edges).band)
+
+
+RATES = (1, 100, 1000, 8000, 16000, 48000, 384_000)
+
+
+@st.composite
+def short_clips(draw):
+    """Draw sample rate and samples of a clip of up to three frames, of silence and sound."""
+    rate = draw(st.sampled_from(RATES))
+    frame = max(1024, 1 << (rate // 32 - 1).bit_length())
+    lengths = {1, 2, frame // 2, frame - 1, frame, frame + 1, frame * 3 // 2, 3 * frame - 1}
+    samples = draw(st.sampled_from(sorted(lengths)))
+    first, last = sorted(draw(st.tuples(*[st.integers(0, samples)] * 2)))
+    sound = np.zeros(samples, np.float32)
+    noise = np.random.default_rng(samples).uniform(-1, 1, last - first)
+    sound[first:last] = draw(st.sampled_from([1.0, 1e-3, 2e-5])) * noise
+    return rate, sound
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(short_clips(), min_size=1, max_size=12))
+def test_short_clips_are_measured(clips):
+    """No clip raises or warns, and sound has numbers in all bands up to half of its rate."""
+    top = max([rate for rate, sound in clips if not is_silent(sound)], default=384_000)
+    clips = [(rate, sound) for rate, sound in clips if rate <= top]
+    edges = spectrum.band_edges(top)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        bands = [spectrum.clip_bands(sound, rate, edges) for rate, sound in clips]
+        edge, band = spectrum.summarize(bands, [('a',)] * len(clips), edges)
+        own_edges = [spectrum.band_edge(sound, rate) for rate, sound in clips]
+    assert 0 <= edge <= top / 2 and np.isfinite(own_edges).all()
+    assert band is None or 0 < band.low < band.high <= top / 2
+    for (rate, sound), measured in zip(clips, bands, strict=True):
+        covered = (edges[1:] <= rate / 2) & (not is_silent(sound))
+        for values in measured:
+            assert (np.isfinite(values) == covered).all()
+
+
+@pytest.mark.parametrize('samples', [1025, 1500, 1536, 2000])
+def test_the_end_of_a_clip_counts(samples):
+    sound = np.zeros(samples)
+    sound[-400:] = 0.1 * np.random.default_rng(samples).standard_normal(400)
+    measured = spectrum.clip_bands(sound, 16000, spectrum.band_edges(16000))
+    assert (measured.loud > -120).all()

@@ -1,10 +1,13 @@
 """Test the measured energy of sounds, and what a survey sees of files."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.configure import survey
@@ -92,3 +95,83 @@ def test_a_source_at_another_rate_is_one_opened_at_it(tmp_path):
     assert resampled.samples.tolist() == other.samples.tolist()
     assert np.array_equal(resampled.read(2), other.read(2))
     assert source.sample_rate == 16000 and len(source.read(2)) == 4001
+
+
+def take(root, sounds):
+    """Survey clips, given as sample rate and samples, of the class `a` of a folder."""
+    for number, (rate, sound) in enumerate(sounds):
+        path = root / 'a' / f'{number}.wav'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sound, rate, 'FLOAT')
+    source = folders.load(root, 16000)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        return survey.take(source, source)
+
+
+def late(samples, start, stop=None, channels=1):
+    """Return digital silence with noise in a range of samples."""
+    sound = np.zeros((samples, channels))
+    sound[start:stop] = 0.1 * np.random.default_rng(samples).standard_normal(
+        sound[start:stop].shape
+    )
+    return sound
+
+
+@pytest.mark.parametrize('start', [1100, 1499])
+def test_a_short_clip_that_begins_with_silence_is_measured(tmp_path, start):
+    """The sound is in less than half a frame at the end."""
+    surveyed = take(tmp_path, [(16000, late(1500, start))] * 2)
+    assert surveyed.silent == () and len(surveyed.clip_levels) == 2
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1000, 16000, 48000]),
+            st.sampled_from([1, 2, 512, 1024, 1025, 1500, 2047, 3000]),
+            st.sampled_from([0.0, 0.5, 0.999, 1.0]),
+            st.sampled_from([1, 2]),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_short_clips_are_surveyed(tmp_path_factory, clips):
+    """Nothing raises or warns, and all numbers are finite: `start` is a share of the samples."""
+    sounds = [
+        (rate, late(samples, int(start * samples), channels=channels))
+        for rate, samples, start, channels in clips
+    ]
+    surveyed = take(tmp_path_factory.mktemp('clips'), sounds)
+    silent = sum(start == 1 for _, _, start, _ in clips)
+    assert len(surveyed.silent) == silent
+    assert len(surveyed.clip_levels) == len(clips) - silent
+    assert 0 <= surveyed.edge <= 24000 and surveyed.band is None
+    levels = surveyed.clip_levels.values()
+    assert np.isfinite([value for level in levels for value in level]).all()
+
+
+def test_channels_that_cancel_are_silent(tmp_path):
+    left = late(2000, 0)
+    surveyed = take(tmp_path, [(16000, np.hstack([left, -left])), (16000, left)])
+    assert surveyed.silent == ('a/0.wav',)
+
+
+@pytest.mark.parametrize('fault', ['silent', 'damaged'])
+def test_a_clip_of_a_high_rate_without_sound_changes_nothing(tmp_path, fault):
+    rng, seconds = np.random.default_rng(0), np.arange(16000) / 16000
+    sounds = []
+    for number in range(12):
+        call = np.sin(2 * np.pi * 2500 * seconds) * (abs(seconds - 0.5) < 0.1)
+        hum = np.sin(2 * np.pi * 100 * seconds + number)
+        sounds.append((16000, 0.1 * (call + hum) + 1e-4 * rng.standard_normal(16000)))
+    alone = take(tmp_path / 'alone', sounds)
+    other = late(96000, 0) if fault == 'damaged' else np.zeros(96000)
+    sounds.append((96000, other))
+    if fault == 'damaged':
+        other[50000] = np.nan
+    surveyed = take(tmp_path / 'mixed', sounds)
+    assert surveyed.band == alone.band is not None and surveyed.edge == alone.edge
+    assert surveyed.silent == (('a/12.wav',) if fault == 'silent' else ())
