@@ -60,8 +60,9 @@ def test_a_folder_is_configured_and_trains(sounds, configure, tmp_path, capsys):
     options += ['--config.data.validation_share=0.3']
     run = [f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}']
     assert main(['train', *run, *options]) == 0
-    fitted, first, *_, plain, strong, verdict = capsys.readouterr().err.splitlines()
-    assert fitted.startswith('statistics: logistic regression')
+    lines = capsys.readouterr().err.splitlines()
+    fitted = next(line for line in lines if line.startswith('statistics: logistic regression, '))
+    first, *_, plain, strong, verdict = lines[lines.index(fitted) + 1 :]
     (validation,) = map(int, re.findall(r'(\d+) validation clips', first))
     assert 0 < validation < len(train.keys)
     assert f'{len(train.keys) - validation} training clips' in first
