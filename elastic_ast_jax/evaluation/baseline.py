@@ -8,7 +8,7 @@ like a model: on whole clips, or over a sweep, which `elastic-ast compare` draws
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -145,6 +145,34 @@ def measure(config: Config) -> list[tuple[str, Metrics]]:
     ]
 
 
+def cross_validate(config: Config, folds: Mapping[int, int]) -> list[Metrics]:
+    """Return the metrics of the plain and the strong baseline on held-out folds.
+
+    Args:
+        config: Config of data and frontend.
+        folds: The fold of each clip of the training split that is used, by its position. A fold is
+            scored by regressions that learned from the other folds.
+
+    Raises:
+        DataError, AudioError, UserError: See `run`.
+    """
+    training = _read_training(config, ('strong',), Progress(), own_frontend=False)
+    divided = [n for n, clip in enumerate(training[0].clips) if clip in folds]
+    training = [clips.select(divided) for clips in training]
+    numbers = np.array([folds[clip] for clip in training[0].clips])
+    metrics_of: list[Metrics] = []
+    for fit in (_fit_plain, _fit_strong):
+        scores = np.zeros((len(numbers), len(training[0].labels)))
+        for number in np.unique(numbers):
+            held = np.flatnonzero(numbers == number)
+            learned_from = np.flatnonzero(numbers != number)
+            fitted = fit([clips.select(learned_from.tolist()) for clips in training])
+            (values,) = (c.features for c in training if c.config is fitted.config)
+            scores[held] = fitted.classifier.scores(_select(values[held], fitted.features))
+        metrics_of.append(metrics.compute_metrics(scores, training[0].classes, training[0].labels))
+    return metrics_of
+
+
 def _fit_and_evaluate(
     config: Config,
     feature_sets: Sequence[FeatureSet],
@@ -196,13 +224,32 @@ def _write(
 
 
 class _TrainingClips(NamedTuple):
-    """Hold the training clips of a frontend: their features, classes and groups."""
+    """Hold the training clips of a frontend.
+
+    Attributes:
+        config: The config of the frontend.
+        clips: The position of each clip in the split.
+        features: Its statistics.
+        classes: Its classes.
+        labels: Names of all classes.
+        groups: The group of each clip; empty if each is its own.
+    """
 
     config: Config
+    clips: list[int]
     features: Float64[np.ndarray, 'N F']
     classes: list[tuple[int, ...]]
     labels: tuple[str, ...]
     groups: list[str]
+
+    def select(self, some: Sequence[int]) -> '_TrainingClips':
+        """Return some of the clips."""
+        return self._replace(
+            clips=[self.clips[n] for n in some],
+            features=self.features[list(some)],
+            classes=[self.classes[n] for n in some],
+            groups=[self.groups[n] for n in some] if self.groups else [],
+        )
 
 
 def _fit_baselines(
@@ -220,13 +267,25 @@ def _fit_baselines(
         progress: Shows how many clips are read.
         own_frontend: Fit the strong baseline to the config's frontend only.
     """
+    training = _read_training(config, feature_sets, progress, own_frontend=own_frontend)
+    fit = {'plain': _fit_plain, 'strong': _fit_strong}
+    progress.show('fitting')
+    return [fit[features](training) for features in feature_sets], training[0].labels
+
+
+def _read_training(
+    config: Config,
+    feature_sets: Sequence[FeatureSet],
+    progress: Progress,
+    *,
+    own_frontend: bool,
+) -> list[_TrainingClips]:
+    """Read the training clips at the config's frontend, and at the default one if it is tried."""
     training = [_read_training_clips(config, progress)]
     if 'strong' in feature_sets and not own_frontend and not _same_log_mels(config.frontend):
         default = dataclasses.replace(config, frontend=FrontendSpec())
         training.append(_read_training_clips(default, progress))
-    fit = {'plain': _fit_plain, 'strong': _fit_strong}
-    progress.show('fitting')
-    return [fit[features](training) for features in feature_sets], training[0].labels
+    return training
 
 
 def _same_log_mels(frontend: FrontendSpec) -> bool:
@@ -281,6 +340,7 @@ def _read_training_clips(config: Config, progress: Progress) -> _TrainingClips:
     groups = splits.groups_of(config, source)
     return _TrainingClips(
         config,
+        clips,
         features,
         [classes[clip] for clip in clips],
         tuple(labels),

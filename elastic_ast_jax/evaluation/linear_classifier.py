@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -10,7 +12,19 @@ from scipy.special import log_expit, log_softmax
 
 from elastic_ast_jax.utils import philox
 
-__all__ = ['DEFAULT_C', 'LinearClassifier', 'choose_c', 'fit', 'sample', 'truth_table']
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+__all__ = [
+    'DEFAULT_C',
+    'LinearClassifier',
+    'choose_c',
+    'deal_folds',
+    'fit',
+    'learnable',
+    'sample',
+    'truth_table',
+]
 
 # Inverse strength of the L2 penalty, as scikit-learn names it.
 DEFAULT_C = 1.0
@@ -92,25 +106,72 @@ def fit(
         c: Inverse strength of the L2 penalty.
         tolerance: Largest derivative at which the optimizer stops.
     """
-    from sklearn.linear_model import LogisticRegression  # slow to import
-    from threadpoolctl import threadpool_limits
+    return _fit(_normalize(features), truth, several=several, c=c, tolerance=tolerance)
 
+
+class _Normalized(NamedTuple):
+    """Hold normalized features of clips.
+
+    Attributes:
+        mean, deviation: Moments of the features.
+        coordinates: The coordinates of each clip in the basis.
+        basis: Orthonormal rows. None: the normalized features are the coordinates.
+    """
+
+    mean: Float64[np.ndarray, 'F']
+    deviation: Float64[np.ndarray, 'F']
+    coordinates: Float64[np.ndarray, 'N r']
+    basis: Float64[np.ndarray, 'r F'] | None
+
+
+def _normalize(features: Float64[np.ndarray, 'N F']) -> _Normalized:
+    """Return normalized features, of few clips as coordinates in the space that they span.
+
+    The L2 penalty is the same in all orthonormal bases, and weights are 0 outside of the space. So
+    few clips of many features are fitted in fewer coordinates.
+    """
     mean, deviation = features.mean(axis=0), np.maximum(features.std(axis=0), _MIN_DEVIATION)
     normalized = (features - mean) / deviation
+    if len(features) >= features.shape[1]:
+        return _Normalized(mean, deviation, normalized, None)
+    basis, coordinates = np.linalg.qr(normalized.T)
+    return _Normalized(mean, deviation, coordinates.T, basis.T)
+
+
+@functools.cache
+def _blas_threads() -> 'ThreadpoolController':
+    """Return what limits the threads of linear algebra; looking for its libraries takes a while."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def _fit(
+    normalized: _Normalized,
+    truth: Bool[np.ndarray, 'N C'],
+    *,
+    several: bool,
+    c: float,
+    tolerance: float,
+) -> LinearClassifier:
+    """Fit a regression; see `fit`."""
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     learned = np.flatnonzero(truth.min(axis=0) != truth.max(axis=0))
     regression = LogisticRegression(C=c, max_iter=_ITERATIONS, tol=tolerance)
     targets = truth[:, learned].T if several else [truth.argmax(axis=1)]
     # The matrices are small: threads wait for each other longer than they compute.
-    with threadpool_limits(1, user_api='blas'):
-        fits = [copy.copy(regression.fit(normalized, target)) for target in targets]
+    with _blas_threads().limit(limits=1, user_api='blas'):
+        fits = [copy.copy(regression.fit(normalized.coordinates, target)) for target in targets]
     weights = np.concatenate([fitted.coef_ for fitted in fits])
+    weights = weights if normalized.basis is None else weights @ normalized.basis
     biases = np.concatenate([fitted.intercept_ for fitted in fits])
     if not several and len(weights) == 1:  # of two classes, scikit-learn keeps the difference
         weights = np.concatenate([-weights, weights]) / 2
         biases = np.concatenate([-biases, biases]) / 2
     return LinearClassifier(
-        mean,
-        deviation,
+        normalized.mean,
+        normalized.deviation,
         weights,
         biases,
         learned,
@@ -146,20 +207,34 @@ def choose_c(
         features, truth = features[inner], truth[inner]
         indices: list[int] = inner.tolist()
         groups = [groups[i] for i in indices] if groups else ()
-    folds = _deal_groups(truth, groups) if len(set(groups)) < len(groups) else _deal_folds(truth)
+    folds = deal_folds(truth, groups)
     held_out = [folds == fold for fold in range(_FOLDS)]
-    if not all(fold.any() and _learnable(truth[~fold], several=several) for fold in held_out):
+    if not all(fold.any() and learnable(truth[~fold], several=several) for fold in held_out):
         return DEFAULT_C, -np.inf
-    likelihoods = [
-        np.mean([_log_likelihood(features, truth, fold, c, several=several) for fold in held_out])
-        for c in _CHOICES_OF_C
-    ]
+    likelihoods = np.mean(
+        [_log_likelihoods(features, truth, fold, several=several) for fold in held_out], axis=0
+    )
     best = int(np.argmax(likelihoods))
     return _CHOICES_OF_C[best], float(likelihoods[best])
 
 
-def _deal_folds(truth: Bool[np.ndarray, 'N C']) -> Int64[np.ndarray, 'N']:
-    """Return the fold of each clip. Clips are dealt class by class, so that folds are alike."""
+def deal_folds(
+    truth: Bool[np.ndarray, 'N C'], groups: Sequence[str] = ()
+) -> Int64[np.ndarray, 'N']:
+    """Return the inner fold of each clip, from 0 to 4; a fold may be empty.
+
+    Args:
+        truth: The classes of each clip.
+        groups: The group of each clip, which no fold divides. Empty: each clip is its own.
+    """
+    return _deal_groups(truth, groups) if len(set(groups)) < len(groups) else _deal_clips(truth)
+
+
+def _deal_clips(truth: Bool[np.ndarray, 'N C']) -> Int64[np.ndarray, 'N']:
+    """Return the fold of each clip, from 0 on.
+
+    Clips are dealt class by class, so that folds are alike.
+    """
     order = np.lexsort((philox.words(0, 0, philox.Stream.FOLD, len(truth)), truth.argmax(axis=1)))
     folds = np.empty(len(truth), np.int64)
     folds[order] = np.arange(len(truth)) % _FOLDS
@@ -186,26 +261,29 @@ def _deal_groups(truth: Bool[np.ndarray, 'N C'], groups: Sequence[str]) -> Int64
     return folds[of_clip]
 
 
-def _learnable(truth: Bool[np.ndarray, 'N C'], *, several: bool) -> bool:
+def learnable(truth: Bool[np.ndarray, 'N C'], *, several: bool) -> bool:
     """Return whether clips tell classes apart: one from the others, or two if a clip has one."""
     differs = truth.min(axis=0) != truth.max(axis=0)
     return int(differs.sum()) >= (1 if several else 2)
 
 
-def _log_likelihood(
+def _log_likelihoods(
     features: Float64[np.ndarray, 'N F'],
     truth: Bool[np.ndarray, 'N C'],
     held_out: Bool[np.ndarray, 'N'],
-    c: float,
     *,
     several: bool,
-) -> float:
-    """Return the mean log-likelihood of the held-out clips, under a fit to the others."""
-    classifier = fit(
-        features[~held_out], truth[~held_out], several=several, c=c, tolerance=_INNER_TOLERANCE
-    )
-    scores, expected = classifier.scores(features[held_out]), truth[held_out]
-    if not several:
-        return float(scores[expected].mean())
-    logits, expected = scores[:, classifier.learned], expected[:, classifier.learned]
-    return float(log_expit(np.where(expected, logits, -logits)).mean())
+) -> list[float]:
+    """Return the mean log-likelihood of the held-out clips for each choice of C."""
+    normalized = _normalize(features[~held_out])
+    likelihoods = []
+    for c in _CHOICES_OF_C:
+        classifier = _fit(
+            normalized, truth[~held_out], several=several, c=c, tolerance=_INNER_TOLERANCE
+        )
+        scores, expected = classifier.scores(features[held_out]), truth[held_out]
+        if several:
+            logits, expected = scores[:, classifier.learned], expected[:, classifier.learned]
+            scores, expected = log_expit(np.where(expected, logits, -logits)), ...
+        likelihoods.append(float(scores[expected].mean()))
+    return likelihoods

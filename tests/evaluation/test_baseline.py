@@ -10,7 +10,7 @@ from elastic_ast_jax.audio import fbank
 from elastic_ast_jax.cli.main import main
 from elastic_ast_jax.config import loading
 from elastic_ast_jax.data import splits
-from elastic_ast_jax.evaluation import clip_statistics
+from elastic_ast_jax.evaluation import baseline, clip_statistics
 from elastic_ast_jax.evaluation.clip_statistics import FrameSetting
 from elastic_ast_jax.utils.progress import Progress
 
@@ -56,6 +56,22 @@ def test_pitches_are_classified(task, capsys):
     )
     assert strong.startswith('logistic regression on statistics of log-mels (')
     assert strong.endswith('24 training clips: accuracy 100.00 %, mAP 1.0000 on 12 clips')
+
+
+def test_folds_are_scored_by_the_others(task):
+    """A class whose training clips are in one fold is never right, as others do not know it."""
+    config = loading.load(str(task))
+    labels = splits.open_source(config, 'train').labels
+    mixed = {clip: clip % 2 for clip in range(len(labels))}
+    alone = {clip: int(names == ('p900',)) for clip, names in enumerate(labels)}
+    alone |= {clip: clip % 3 + 1 for clip, fold in alone.items() if not fold}
+    for result in baseline.cross_validate(config, mixed):
+        assert result.accuracy == 1 and result.clips == 24
+    for result in baseline.cross_validate(config, alone):
+        by_label = {entry.label: entry.accuracy for entry in result.classes}
+        assert by_label['p900'] < 1 and by_label['p300'] == 1
+    some = {clip: clip // 2 % 2 for clip in range(0, len(labels), 2)}
+    assert {one.clips for one in baseline.cross_validate(config, some)} == {12}
 
 
 def test_the_strong_baseline_tells_rising_from_falling_tones(task, tmp_path, capsys):

@@ -40,6 +40,24 @@ def test_scores_are_log_probabilities_of_the_learned_classes(features, classes):
     assert (scores[:, 2] < scores[:, classes].min()).all()
 
 
+@pytest.mark.parametrize('several', [False, True])
+def test_few_clips_of_many_features_are_fitted_alike(several):
+    """Their regression equals that of scikit-learn in all features."""
+    rng = np.random.default_rng(2)
+    features = rng.standard_normal((25, 60)) * rng.uniform(0.1, 5, 60)
+    classes = rng.integers(0, 3, 25)
+    classifier = fit(
+        features, truth_table([(int(n),) for n in classes], 3), several=several, tolerance=1e-9
+    )
+    normalized = (features - features.mean(axis=0)) / features.std(axis=0)
+    for number in range(3 if several else 1):
+        target = classes == number if several else classes
+        expected = LogisticRegression(tol=1e-9, max_iter=3000).fit(normalized, target)
+        rows = slice(number, number + 1) if several else slice(None)
+        np.testing.assert_allclose(classifier.weights[rows], expected.coef_, atol=1e-6)
+        np.testing.assert_allclose(classifier.biases[rows], expected.intercept_, atol=1e-6)
+
+
 def test_the_penalty_fits_the_data():
     """Labels that the features do not explain need a strong one, others a weak one."""
     rng = np.random.default_rng(0)
