@@ -35,7 +35,7 @@ def find_data(data: str, evaluation: str | None = None, group: str = '') -> Data
     Raises:
         DataError: There is no such folder or file, or it is of another kind.
     """
-    source, splits = _recognize(data)
+    source, splits = _recognize(data, group)
     notes = ()
     if source == 'folders' and evaluation is None and splits:
         names = _choose_splits(data, splits)
@@ -56,7 +56,7 @@ def find_data(data: str, evaluation: str | None = None, group: str = '') -> Data
     return DataSet(keys, notes)
 
 
-def _recognize(data: str) -> tuple[str, Sequence[str]]:
+def _recognize(data: str, group: str) -> tuple[str, Sequence[str]]:
     """Return `data.source` of a folder or a manifest, and the names of its splits.
 
     Raises:
@@ -66,7 +66,7 @@ def _recognize(data: str) -> tuple[str, Sequence[str]]:
     if path.is_dir():
         return 'folders', folders.split_folders(path)
     if path.is_file() and path.suffix.lower() in _MANIFESTS:
-        return 'manifest', manifest.split_names(path)
+        return 'manifest', manifest.split_names(path, group)
     if path.exists():
         raise DataError(
             f'{data}: is neither a folder of recordings nor a manifest ({", ".join(_MANIFESTS)})'

@@ -25,6 +25,8 @@ def fold_numbers(
     labels: Sequence[tuple[str, ...]],
     folds: int,
     seed: int,
+    *,
+    option: str = 'data.folds',
 ) -> Int64[np.ndarray, 'N']:
     """Return the fold of each clip, from 1 on.
 
@@ -36,6 +38,7 @@ def fold_numbers(
         labels: Labels of each clip.
         folds: Number of folds, at least 2.
         seed: Decides among the divisions that are equally good.
+        option: What sets the number of folds, for messages.
 
     Raises:
         DataError: There are fewer groups than folds, or a fold gets no clip.
@@ -43,28 +46,30 @@ def fold_numbers(
     names = set(groups)
     if len(names) < folds:
         raise DataError(
-            f'data.folds={folds} is more than the {pluralize(len(names), "group")} of clips that'
-            f' stay together, by recording or by data.group ({join_first(sorted(names))}): lower'
-            ' data.folds'
+            f'{option}={folds} is more than the {pluralize(len(names), "group")} of clips that'
+            f' stay together, by recording or by group ({join_first(sorted(names))}): lower'
+            f' {option}'
         )
     order = sorted(range(len(keys)), key=keys.__getitem__)
     classes = _rarest_labels([labels[i] for i in order])
-    _warn_of_small_classes([labels[i] for i in order], [groups[i] for i in order], folds)
+    _warn_of_small_classes(
+        [labels[i] for i in order], [groups[i] for i in order], f'{option}={folds}', folds
+    )
     if max(collections.Counter(classes).values()) < folds:
         classes = [''] * len(classes)  # no class could be in every fold
     numbers = np.zeros(len(keys), np.int64)
     numbers[order] = _divide(classes, [groups[i] for i in order], folds, seed)
-    _check_sizes(numbers, folds)
+    _check_sizes(numbers, folds, option)
     return numbers
 
 
-def _check_sizes(numbers: Int64[np.ndarray, 'N'], folds: int) -> None:
+def _check_sizes(numbers: Int64[np.ndarray, 'N'], folds: int, option: str) -> None:
     """Refuse a division with a fold that has no clip."""
     sizes = np.bincount(numbers, minlength=folds + 1)[1:]
     if not sizes.all():
         raise DataError(
-            f'data.folds={folds}: fold {int(sizes.argmin()) + 1} gets no clip, as the groups differ'
-            ' much in size: lower data.folds, or change data.fold_seed'
+            f'{option}={folds}: fold {int(sizes.argmin()) + 1} gets no clip, as the groups differ'
+            f' much in size: lower {option}, or change data.fold_seed'
         )
 
 
@@ -96,7 +101,7 @@ def _rarest_labels(labels: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _warn_of_small_classes(
-    labels: Sequence[tuple[str, ...]], groups: Sequence[str], folds: int
+    labels: Sequence[tuple[str, ...]], groups: Sequence[str], setting: str, folds: int
 ) -> None:
     """Warn of classes that are missing in a fold, as they are in fewer groups than folds."""
     groups_of: dict[str, set[str]] = {}
@@ -106,7 +111,7 @@ def _warn_of_small_classes(
     small = sorted(name for name, members in groups_of.items() if len(members) < folds)
     if small:
         warn_once(
-            f'data.folds={folds}: {pluralize(len(small), "class is", "classes are")} in fewer'
+            f'{setting}: {pluralize(len(small), "class is", "classes are")} in fewer'
             f' recordings or groups than there are folds, so that some folds have no clip of them:'
             f' {join_first([repr(name) for name in small])}'
         )

@@ -92,8 +92,35 @@ def initialize_params(
         PretrainedError: Nothing that is recognized, or of another size or patch than the network.
         UserError: See `detect.read`.
     """
+    weights = detect.read(path, fit_positions.network_geometry(network, frontend))
+    return initialize_from(weights, path, network, abstract, labels, frontend, quirks=quirks)
+
+
+def initialize_from(
+    weights: PretrainedWeights,
+    path: str | os.PathLike,
+    network: ElasticAST | AST,
+    abstract: Any,
+    labels: Sequence[str],
+    frontend: FrontendSpec,
+    *,
+    quirks: bool = False,
+) -> InitializedParams:
+    """Return the parameters that a network is initialized with, from weights that are read.
+
+    Args:
+        weights: The weights.
+        path: Where they are from, for the report.
+        network: See `initialize_params`, also of the following.
+        abstract: Shapes of the parameters.
+        labels: Names of the classes.
+        frontend: Of the network's spectrograms.
+        quirks: As the published code initializes an ElasticAST.
+
+    Raises:
+        PretrainedError: See `initialize_params`.
+    """
     geometry = fit_positions.network_geometry(network, frontend)
-    weights = detect.read(path, geometry)
     _check_sizes(path, weights, network, frontend)
     leaves: dict[str, Any] = flatten_dict(abstract, sep='/')
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}

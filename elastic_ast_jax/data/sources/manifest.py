@@ -165,13 +165,21 @@ def entries(
     return clips, splits
 
 
-def split_names(path: Path) -> tuple[str, ...]:
+def split_names(path: Path, group: str = '') -> tuple[str, ...]:
     """Return the splits of a manifest, in their order of appearance.
+
+    Args:
+        path: The manifest.
+        group: `data.group`, whose column is used. The check of the config names a wrong one.
 
     Raises:
         DataError: See `entries`.
     """
-    _, splits = entries(path)
+    try:
+        rule = parse_group(group)
+    except ValueError:
+        rule = None
+    _, splits = entries(path, group_column=rule.column if rule else '')
     return tuple(dict.fromkeys(name for name in splits if name is not None))
 
 
