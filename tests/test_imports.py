@@ -19,6 +19,7 @@ ROOMS = (
     '__main__',
     'cli',
     'experiments',
+    'probing',
     'configure',
     'train',
     'parity',
@@ -55,6 +56,10 @@ WITH_TENSORFLOW = {
         'evaluation.budget_report',
         'evaluation.budget_sweep',
         'evaluation.fitted_statistics',
+        'probing.cross_validation',
+        'probing.features',
+        'probing.probe',
+        'probing.save',
     )
 } | {
     f'{PACKAGE}.data.prepare.{name}'

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = types.MappingProxyType(
     {
         'configure': 'write a config for a folder or a list of recordings',
         'train': 'train a model, or resume its training',
+        'probe': 'fit classifiers to a frozen encoder, without training',
         'pretrain': 'train an encoder on synthesized sounds, and write it to a file',
         'evaluate': 'evaluate a trained model on its evaluation split',
         'compare': 'compare runs in a table, or models over a sweep, each by several runs',

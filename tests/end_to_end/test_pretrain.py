@@ -59,6 +59,17 @@ def test_a_run_starts_from_it(encoder, arguments, command, tmp_path):
     assert 'head: newly initialized' in report
 
 
+def test_it_is_probed(encoder, recordings, command, tmp_path):
+    data = recordings.folder / 'train.jsonl'
+    outcome = command('probe', encoder, data, f'--out={tmp_path / "probed"}', '--folds=2')
+    assert outcome.code == 0 and 'an encoder of this project' in outcome.out
+    params, probed = (
+        load_model(run).params for run in (encoder.parent / 'run', tmp_path / 'probed')
+    )
+    kernel = np.asarray(params['embed']['kernel'], np.float16).astype(np.float32)
+    np.testing.assert_array_equal(probed['embed']['kernel'], kernel)
+
+
 def test_another_size_is_refused(encoder, arguments, command, tmp_path):
     outcome = command(*arguments(tmp_path / 'run', 'model.depth=3', f'init.from={encoder}'))
     assert outcome.code == 1 and 'model.depth=2' in outcome.err

@@ -1,0 +1,1 @@
+"""Fit classifiers to the embeddings of a frozen encoder (`elastic-ast probe`)."""
