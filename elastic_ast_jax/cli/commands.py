@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from elastic_ast_jax.cli.types import path
+from elastic_ast_jax.cli.types import local_path, path
 
 __all__ = [
     'Commands',
@@ -25,6 +25,7 @@ __all__ = [
     'add_checkpoint',
     'add_command',
     'add_config',
+    'add_data',
     'add_inputs',
     'describe',
     'load_config',
@@ -89,6 +90,31 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add `--checkpoint`."""
     parser.add_argument('--checkpoint', help='latest (default), best, a step, average or average:N')
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the data set of a command that makes its own config, and how it is divided."""
+    parser.add_argument(
+        'data',
+        type=local_path,
+        metavar='DATA',
+        help='a folder with a folder of recordings for each class, or a manifest',
+    )
+    parser.add_argument(
+        '--eval',
+        type=local_path,
+        metavar='DATA',
+        help='the same for evaluation (default: a fifth of DATA is held out, or what its column'
+        ' split says)',
+    )
+    parser.add_argument(
+        '--group',
+        metavar='GROUP',
+        help='which recordings belong together, column:NAME or pattern:REGEX; see data.group',
+    )
+    parser.add_argument(
+        '--skip_bad_audio', action='store_true', help='skip recordings that cannot be used'
+    )
 
 
 def add_inputs(parser: argparse.ArgumentParser, nargs: str = '+') -> None:

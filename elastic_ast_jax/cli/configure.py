@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from elastic_ast_jax.cli.commands import add_data
 from elastic_ast_jax.cli.types import local_path
 
 
@@ -19,29 +20,9 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        'data',
-        type=local_path,
-        metavar='DATA',
-        help='a folder with a folder of recordings for each class, or a manifest',
-    )
+    add_data(parser)
     parser.add_argument(
         '--out', required=True, type=local_path, metavar='FILE', help='the config file to write'
-    )
-    parser.add_argument(
-        '--eval',
-        type=local_path,
-        metavar='DATA',
-        help='the same for evaluation (default: a fifth of DATA is held out, or what its column'
-        ' split says)',
-    )
-    parser.add_argument(
-        '--group',
-        metavar='GROUP',
-        help='which recordings belong together, column:NAME or pattern:REGEX; see data.group',
-    )
-    parser.add_argument(
-        '--skip_bad_audio', action='store_true', help='skip recordings that cannot be used'
     )
 
 

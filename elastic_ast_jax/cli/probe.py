@@ -3,8 +3,8 @@
 import argparse
 import dataclasses
 
-from elastic_ast_jax.cli.commands import UsageError, describe
-from elastic_ast_jax.cli.types import local_path, path, positive_int
+from elastic_ast_jax.cli.commands import UsageError, add_data, describe
+from elastic_ast_jax.cli.types import path, positive_int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,39 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='WEIGHTS',
         help='a workdir, or an encoder that elastic-ast pretrain wrote',
     )
-    parser.add_argument(
-        'data',
-        type=local_path,
-        metavar='DATA',
-        help='a folder with a folder of recordings for each class, or a manifest',
-    )
+    add_data(parser)
     parser.add_argument(
         '--out',
         type=path,
         metavar='WORKDIR',
-        help='write logistic regression on embedding and statistics as a model, for predict and'
-        ' other commands',
-    )
-    parser.add_argument(
-        '--eval',
-        type=local_path,
-        metavar='DATA',
-        help='the same for evaluation (default: a fifth of DATA is held out, or what its column'
-        ' split says)',
+        help='write the best logistic regression as a model, for predict and other commands',
     )
     parser.add_argument(
         '--folds',
         type=positive_int,
         metavar='K',
         help='folds of the cross-validation of the training clips (default: 5)',
-    )
-    parser.add_argument(
-        '--group',
-        metavar='GROUP',
-        help='which recordings belong together, column:NAME or pattern:REGEX; see data.group',
-    )
-    parser.add_argument(
-        '--skip_bad_audio', action='store_true', help='skip recordings that cannot be used'
     )
 
 

@@ -4,7 +4,7 @@ They are those of the network that is saved, so that the classifier fits into it
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,17 @@ from elastic_ast_jax.pretrained.weights import Params
 from elastic_ast_jax.probing.encoder import ProbedEncoder
 from elastic_ast_jax.training.step import EvalOutputs, StepMetrics
 
-__all__ = ['CLASS_PARTS', 'ClipFeatures', 'FrozenNetwork', 'make_network', 'measure_clips']
+__all__ = [
+    'CLASS_PARTS',
+    'ClipFeatures',
+    'Features',
+    'FrozenNetwork',
+    'make_network',
+    'measure_clips',
+]
 
+# Kinds of features of a clip.
+Features = Literal['embedding', 'statistics', 'both']
 # Parts of the network that hold the classifier.
 CLASS_PARTS = ('head', 'statistics')
 

@@ -1,10 +1,11 @@
-"""Compare classifiers on a frozen encoder with baselines, and save the one on all features."""
+"""Compare classifiers on a frozen encoder with baselines, and save the best regression."""
 
 import functools
 import logging
 import math
 import os
-from collections.abc import Mapping
+import types
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.evaluation import baseline, linear_classifier
+from elastic_ast_jax.evaluation.fitted_statistics import linear_layer
 from elastic_ast_jax.evaluation.linear_classifier import LinearClassifier
 from elastic_ast_jax.evaluation.results import selection_score
 from elastic_ast_jax.probing import classifiers, cross_validation
@@ -20,19 +22,27 @@ from elastic_ast_jax.probing.classifiers import FittedClassifier
 from elastic_ast_jax.probing.cross_validation import Fit
 from elastic_ast_jax.probing.data import ProbedData, open_data
 from elastic_ast_jax.probing.encoder import ProbedEncoder, read_encoder
-from elastic_ast_jax.probing.features import ClipFeatures, make_network, measure_clips
-from elastic_ast_jax.probing.save import save_classifier
+from elastic_ast_jax.probing.features import ClipFeatures, Features, make_network, measure_clips
+from elastic_ast_jax.probing.save import class_layers, save_classifier
 from elastic_ast_jax.training.metrics import compute_metrics
 from elastic_ast_jax.utils import jax_cache, markdown
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import pluralize, printable
 
-__all__ = ['Row', 'run']
+__all__ = ['Row', 'best_regression', 'run']
 
 # More clips hardly change the regression, and take long to cross-validate.
 _MAX_TRAINING_CLIPS, _MAX_VALIDATED_CLIPS = 20_000, 2_000
 _BOTH = 'logistic regression on both'
+# Classifiers that layers of the network can hold, by their names.
+_REGRESSIONS: Mapping[str, Features] = types.MappingProxyType(
+    {
+        'logistic regression on the embedding': 'embedding',
+        'logistic regression on statistics': 'statistics',
+        _BOTH: 'both',
+    }
+)
 
 
 class Row(NamedTuple):
@@ -54,7 +64,7 @@ class Row(NamedTuple):
 class _Method(NamedTuple):
     """Hold a way to classify: the features that it takes, and how it is fitted."""
 
-    features: str
+    features: Features
     fit: Fit
 
 
@@ -99,15 +109,28 @@ def run(
     held_out = measure_clips(config, labels, frozen, opened.evaluation, 'eval')
     _check_learnable(train, data, several=config.train.loss == 'bce')
     with threadpool_limits(1, user_api='blas'):  # the matrices are small
-        rows, regression = _compare(opened, train, held_out, folds)
+        rows, regressions = _compare(opened, train, held_out, folds)
     print('\n'.join(_table_lines(opened, encoder, train, held_out, rows, folds)))
     if out is not None:
+        name = best_regression(rows)
+        regression, features = regressions[name], _REGRESSIONS[name]
         assert isinstance(regression.scorer, LinearClassifier)
-        report = f'{_BOTH}, {pluralize(len(train.clips), "training clip")}, {regression.setting}'
-        save_classifier(out, config, labels, frozen, regression.scorer, train.both, report)
-        print(f'written: {printable(out)}, {_BOTH}. Next:')
+        layer = linear_layer(regression.scorer, getattr(train, features))
+        report = f'{name}, {pluralize(len(train.clips), "training clip")}, {regression.setting}'
+        save_classifier(out, config, labels, frozen, class_layers(layer, features, train), report)
+        print(f'written: {printable(out)}, {name}, the best regression by folds. Next:')
         print(f'  elastic-ast predict {printable(out)} RECORDING')
     return rows
+
+
+def best_regression(rows: Sequence[Row]) -> str:
+    """Return the name of the regression with the best folds, of equal ones that with more features.
+
+    The evaluation clips decide nothing.
+    """
+    validated = {row.name: row.validated for row in rows if row.name in _REGRESSIONS}
+    known = {name: value for name, value in validated.items() if not math.isnan(value)}
+    return max(reversed(known), key=known.__getitem__) if known else _BOTH
 
 
 def _check_learnable(train: ClipFeatures, data: str, *, several: bool) -> None:
@@ -119,11 +142,7 @@ def _check_learnable(train: ClipFeatures, data: str, *, several: bool) -> None:
 def _methods(*, several: bool) -> Mapping[str, _Method]:
     """Return the classifiers by their names."""
     regression = functools.partial(classifiers.fit_regression, several=several)
-    methods = {
-        'logistic regression on the embedding': _Method('embedding', regression),
-        'logistic regression on statistics': _Method('statistics', regression),
-        _BOTH: _Method('both', regression),
-    }
+    methods = {name: _Method(features, regression) for name, features in _REGRESSIONS.items()}
     if several:
         return methods
     return methods | {
@@ -134,19 +153,19 @@ def _methods(*, several: bool) -> Mapping[str, _Method]:
 
 def _compare(
     opened: ProbedData, train: ClipFeatures, held_out: ClipFeatures, folds: int
-) -> tuple[list[Row], FittedClassifier]:
-    """Return the rows of all classifiers, and the fitted regression on both kinds of features."""
+) -> tuple[list[Row], dict[str, FittedClassifier]]:
+    """Return the rows of all classifiers, and the fitted ones by their names."""
     config, progress = opened.config, Progress()
     several = config.train.loss == 'bce'
     validated = train.select(linear_classifier.sample(len(train.clips), _MAX_VALIDATED_CLIPS))
     numbers = cross_validation.divide(validated, folds, several=several)
-    rows, regressions = [], {}
+    rows, by_name = [], {}
     for name, method in _methods(several=several).items():
         progress.show(name)
         features = getattr(validated, method.features)
         scores = cross_validation.held_out_scores(method.fit, features, validated, numbers)
         fitted = method.fit(getattr(train, method.features), train.truth, train.groups)
-        regressions[name] = fitted
+        by_name[name] = fitted
         evaluated = fitted.scorer.scores(getattr(held_out, method.features))
         rows.append(
             Row(
@@ -157,7 +176,7 @@ def _compare(
             )
         )
     progress.clear()
-    return rows + _baseline_rows(config, validated, numbers), regressions[_BOTH]
+    return rows + _baseline_rows(config, validated, numbers), by_name
 
 
 def _score(

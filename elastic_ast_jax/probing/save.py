@@ -1,18 +1,16 @@
-"""Save a regression on embedding and statistics as the last layers of a network."""
+"""Save a regression as the last layers of a network."""
 
 import os
 from collections.abc import Sequence
 
 import numpy as np
 from flax.traverse_util import unflatten_dict
-from jaxtyping import Float64
+from jaxtyping import Float32
 
 from elastic_ast_jax.config.schema import Config
-from elastic_ast_jax.evaluation.fitted_statistics import linear_layer
-from elastic_ast_jax.evaluation.linear_classifier import LinearClassifier
 from elastic_ast_jax.pretrained import save_workdir
 from elastic_ast_jax.pretrained.weights import Params
-from elastic_ast_jax.probing.features import FrozenNetwork
+from elastic_ast_jax.probing.features import ClipFeatures, Features, FrozenNetwork
 from elastic_ast_jax.utils.files import write_text
 
 __all__ = ['class_layers', 'save_classifier']
@@ -22,20 +20,29 @@ _LAYERS = 2
 
 
 def class_layers(
-    classifier: LinearClassifier, features: Float64[np.ndarray, 'N F'], width: int
+    layer: tuple[Float32[np.ndarray, 'F C'], Float32[np.ndarray, 'C']],
+    features: Features,
+    clips: ClipFeatures,
 ) -> Params:
     """Return the layers `head` and `statistics` whose mean of logits is a regression.
 
     Args:
-        classifier: A regression on the embedding, and on the statistics after it.
-        features: Those of the training clips.
-        width: The number of values of the embedding.
+        layer: Kernel and bias of the regression.
+        features: The features that it takes; `'both'` are the embedding, then the statistics.
+        clips: Clips that have these features.
     """
-    kernel, bias = linear_layer(classifier, features)
+    kernel, bias = layer
+    width, count = clips.embedding.shape[1], clips.statistics.shape[1]
+    nothing = np.zeros((width + count, len(bias)), np.float32)
+    whole = {
+        'embedding': lambda: np.concatenate([kernel, nothing[width:]]),
+        'statistics': lambda: np.concatenate([nothing[:width], kernel]),
+        'both': lambda: kernel,
+    }[features]()
     return {
-        'head/kernel': _LAYERS * kernel[:width],
+        'head/kernel': _LAYERS * whole[:width],
         'head/bias': _LAYERS * bias,
-        'statistics/kernel': _LAYERS * kernel[width:],
+        'statistics/kernel': _LAYERS * whole[width:],
         'statistics/bias': np.zeros_like(bias),
     }
 
@@ -45,8 +52,7 @@ def save_classifier(
     config: Config,
     labels: Sequence[str],
     frozen: FrozenNetwork,
-    classifier: LinearClassifier,
-    features: Float64[np.ndarray, 'N F'],
+    layers: Params,
     report: str,
 ) -> None:
     """Write a workdir whose logits are those of a regression.
@@ -56,8 +62,7 @@ def save_classifier(
         config: The config of the network.
         labels: Names of the classes.
         frozen: The network and its encoder.
-        classifier: A regression on embedding and statistics.
-        features: Embedding and statistics of the training clips.
+        layers: Those that classify; see `class_layers`.
         report: A line on the regression.
 
     Raises:
@@ -65,8 +70,7 @@ def save_classifier(
         LockedError: A run uses it.
         WorkdirError, CheckpointError: It cannot be written.
     """
-    width = config.model.resolved_size().width
-    params = {**frozen.params, **class_layers(classifier, features, width)}
+    params = {**frozen.params, **layers}
     save_workdir.check(config, labels, out)
     with save_workdir.hold_new(out) as workdir:
         save_workdir.save(workdir, config, labels, unflatten_dict(params, sep='/'))

@@ -20,7 +20,8 @@ from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.probing import classifiers, probe
 from elastic_ast_jax.probing.data import open_data
 from elastic_ast_jax.probing.encoder import read_encoder
-from elastic_ast_jax.probing.features import make_network, measure_clips
+from elastic_ast_jax.probing.features import ClipFeatures, make_network, measure_clips
+from elastic_ast_jax.probing.save import class_layers
 from elastic_ast_jax.training import factory
 from elastic_ast_jax.training.step import make_eval_step
 from tests.fixtures import untrained
@@ -87,15 +88,18 @@ def evaluated_logits(workdir, source):
     return Evaluator(model.config, model.labels, step, mesh, source).logits(model.params)
 
 
-def regression_on_both(encoder, data, several=False):
-    """Return the opened data, and a regression's scores of training and evaluation clips."""
+def best_regression(encoder, data, rows, several=False):
+    """Return the opened data, and the best regression's scores of training and evaluation clips."""
+    features = probe.best_regression(rows).rpartition(' ')[2]
     opened = open_data(read_encoder(encoder), str(data))
     config, labels = opened.config, opened.labels
     frozen = make_network(config, labels, read_encoder(encoder))
     train = measure_clips(config, labels, frozen, opened.train, 'train')
     held_out = measure_clips(config, labels, frozen, opened.evaluation, 'eval')
-    fitted = classifiers.fit_regression(train.both, train.truth, train.groups, several=several)
-    return opened, *(fitted.scorer.scores(clips.both) for clips in (train, held_out))
+    own = getattr(train, features)
+    fitted = classifiers.fit_regression(own, train.truth, train.groups, several=several)
+    values = [getattr(clips, features) for clips in (train, held_out)]
+    return opened, *(fitted.scorer.scores(value) for value in values)
 
 
 class Probed(NamedTuple):
@@ -134,15 +138,15 @@ def probed(probe_pitches):
 
 
 def test_logits_of_the_workdir_are_scores_of_the_regression(encoder, probed):
-    opened, of_training, scores = regression_on_both(encoder, probed.data)
+    opened, of_training, scores = best_regression(encoder, probed.data, probed.rows)
     assert (opened.train.samples > 96 * RATE // 100).any()  # several windows
     for source, expected in ((opened.train, of_training), (opened.evaluation, scores)):
         logits = evaluated_logits(probed.workdir, source)
         np.testing.assert_allclose(log_softmax(logits, axis=1), expected, atol=1e-4)
     truth = [opened.labels.index(name) for (name,) in opened.evaluation.labels]
     right = float((logits.argmax(axis=1) == truth).mean())
-    assert probed.rows[2].name == f'{LOGISTIC}both'
-    assert probed.rows[2].evaluated == right > 0.9
+    (best,) = (row for row in probed.rows if row.name == probe.best_regression(probed.rows))
+    assert best.evaluated == right > 0.9
 
 
 def test_the_encoder_stays_and_mean_and_deviation_are_measured(encoder, probed):
@@ -153,7 +157,53 @@ def test_the_encoder_stays_and_mean_and_deviation_are_measured(encoder, probed):
     assert new.config.frontend.max_frames == old.config.frontend.max_frames
     assert new.config.model.statistics and new.labels == ('high', 'low', 'middle')
     report = (probed.workdir / 'starting_point.txt').read_text()
-    assert 'head, statistics: logistic regression on both, 24 training clips, C=' in report
+    best = probe.best_regression(probed.rows)
+    assert f'head, statistics: {best}, 24 training clips, C=' in report
+    assert f'written: {probed.workdir}, {best}, the best regression by folds' in probed.text
+
+
+@pytest.mark.parametrize(
+    ('validated', 'best'),
+    [
+        ((0.5, 0.9, 0.8), 'statistics'),
+        ((0.9, 0.7, 0.8), 'the embedding'),
+        ((0.5, 0.9, 0.9), 'both'),
+        ((float('nan'), float('nan'), 0.1), 'both'),
+        ((float('nan'),) * 3, 'both'),
+    ],
+)
+def test_folds_choose_the_regression(validated, best):
+    names = ('the embedding', 'statistics', 'both')
+    rows = [
+        probe.Row(f'{LOGISTIC}{name}', '', value, 1 - value)
+        for name, value in zip(names, validated, strict=True)
+    ]
+    others = [probe.Row('small head on both', '', 1.0, 1.0)]
+    assert probe.best_regression([*rows, *others]) == f'{LOGISTIC}{best}'
+
+
+@pytest.mark.parametrize('features', ['embedding', 'statistics', 'both'])
+def test_layers_hold_a_regression_on_some_features(features):
+    random = np.random.default_rng(0)
+    embedding, statistics = random.standard_normal((5, 3)), random.standard_normal((5, 4))
+    names, nothing = ('',) * 5, ((),) * 5
+    clips = ClipFeatures(
+        embedding,
+        statistics,
+        np.eye(5, 2, dtype=bool),
+        nothing,
+        np.arange(5),
+        names,
+        names,
+        nothing,
+    )
+    values = getattr(clips, features)
+    kernel = random.standard_normal((values.shape[1], 2)).astype(np.float32)
+    bias = random.standard_normal(2).astype(np.float32)
+    layers = class_layers((kernel, bias), features, clips)
+    head = embedding @ layers['head/kernel'] + layers['head/bias']
+    beside = statistics @ layers['statistics/kernel'] + layers['statistics/bias']
+    np.testing.assert_allclose((head + beside) / 2, values @ kernel + bias, atol=1e-6)
 
 
 def test_all_classifiers_are_compared(probed):
@@ -192,7 +242,7 @@ def test_clips_of_several_labels_or_none(encoder, sounds, tmp_path, capsys):
         f'{LOGISTIC}{features}' for features in ('the embedding', 'statistics', 'both')
     ]
     assert len(rows) == 5 and rows[2].evaluated > 0.8
-    opened, scores, _ = regression_on_both(encoder, data, several=True)
+    opened, scores, _ = best_regression(encoder, data, rows, several=True)
     assert opened.config.train.loss == 'bce'
     logits = evaluated_logits(tmp_path / 'out', opened.train)
     np.testing.assert_allclose(logits, scores, atol=1e-4)
@@ -206,7 +256,7 @@ def test_a_class_without_training_clips_comes_last(encoder, sounds, tmp_path):
         split=lambda name, clip: 'train' if name != 'high' and clip % 3 else 'test',
     )
     rows = probe.run(str(encoder), str(data), str(tmp_path / 'out'), folds=2)
-    opened, _, scores = regression_on_both(encoder, data)
+    opened, _, scores = best_regression(encoder, data, rows)
     assert opened.labels == ('high', 'low', 'middle')
     logits = evaluated_logits(tmp_path / 'out', opened.evaluation)
     assert logits.argmax(axis=1).all() and scores.argmax(axis=1).all()
