@@ -6,11 +6,10 @@ It is the logistic regression of `baseline`, on the statistics that the network 
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Float32, Float64
+from jaxtyping import Array, Float, Float32, Float64
 
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data import splits
@@ -23,7 +22,7 @@ from elastic_ast_jax.evaluation.evaluator import Evaluator
 from elastic_ast_jax.evaluation.linear_classifier import LinearClassifier
 from elastic_ast_jax.models import clip_statistics, pooling
 from elastic_ast_jax.packing.batch import PackedBatch
-from elastic_ast_jax.training.step import EvalOutputs, StepMetrics
+from elastic_ast_jax.training.step import make_values_step
 from elastic_ast_jax.utils.progress import Progress
 from elastic_ast_jax.utils.text import pluralize
 
@@ -100,13 +99,11 @@ def _open(config: Config, labels: tuple[str, ...], source: Source, mesh: Mesh) -
     """Return an evaluator whose logits are the statistics of each clip."""
     frontend = config.frontend
 
-    def statistics_step(params: Any, batch: PackedBatch) -> EvalOutputs:
+    def statistics(_: Any, batch: PackedBatch) -> Float[Array, 'R S F']:
         members = pooling.membership(batch.segment_ids, batch.valid.shape[1])
-        values = clip_statistics.clip_statistics(
+        return clip_statistics.clip_statistics(
             batch, members, frontend.mel_patches, frontend.patch_frames
         )
-        nothing = StepMetrics(*[jax.numpy.zeros(())] * len(StepMetrics._fields))
-        return EvalOutputs(values, batch.clip_id, batch.valid, nothing)
 
     # Training may crop or shorten clips that are too long to be evaluated whole.
     if config.data.too_long == 'error':
@@ -114,7 +111,7 @@ def _open(config: Config, labels: tuple[str, ...], source: Source, mesh: Mesh) -
     return Evaluator(
         config,
         labels,
-        sharding.jit_eval_step(statistics_step, mesh, None),
+        sharding.jit_eval_step(make_values_step(statistics), mesh),
         mesh,
         source,
         split='train',

@@ -112,7 +112,7 @@ def _read_file(
     path: Path, geometry: Geometry | None, config: dict[str, Any] | None = None
 ) -> PretrainedWeights:
     state = state_dict.read(path)
-    if encoder_file.recognizes(path, state.tensors):
+    if encoder_file.recognizes(path):
         return encoder_file.read(path, state.tensors)
     weights = _read_tensors(state.tensors, geometry, config)
     return dataclasses.replace(weights, notes=(*state.notes, *weights.notes))

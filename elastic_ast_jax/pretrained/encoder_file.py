@@ -96,7 +96,7 @@ def write(workdir: str | os.PathLike, out: str | os.PathLike) -> tuple[int, str]
     return len(data), hashlib.sha256(data).hexdigest()
 
 
-def recognizes(path: Path, tensors: Tensors) -> bool:
+def recognizes(path: Path) -> bool:
     """Return whether a file holds an encoder that `write` wrote."""
     return path.suffix == '.safetensors' and _ENTRY in state_dict.read_metadata(path)
 

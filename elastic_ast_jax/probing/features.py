@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Array, Bool, Float, Float64, Int64
 
 from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.data.sources.base import FileSource
@@ -25,7 +25,7 @@ from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.pretrained import initialize
 from elastic_ast_jax.pretrained.weights import Params
 from elastic_ast_jax.probing.encoder import ProbedEncoder
-from elastic_ast_jax.training.step import EvalOutputs, StepMetrics
+from elastic_ast_jax.training.step import make_values_step
 
 __all__ = [
     'CLASS_PARTS',
@@ -179,13 +179,11 @@ def _make_evaluator(
     """Return the evaluator whose values of a clip are its features, of one device."""
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
 
-    def features_step(params: Any, batch: PackedBatch) -> EvalOutputs:
+    def features(params: Any, batch: PackedBatch) -> Float[Array, 'R S F']:
         outputs: Any = network.apply({'params': params}, batch, method='outputs')
-        values = jnp.concatenate([outputs.pooled, outputs.statistics], axis=-1)
-        nothing = StepMetrics(*[jnp.zeros(())] * len(StepMetrics._fields))
-        return EvalOutputs(values, batch.clip_id, batch.valid, nothing)
+        return jnp.concatenate([outputs.pooled, outputs.statistics], axis=-1)
 
-    step = sharding.jit_eval_step(features_step, mesh)
+    step = sharding.jit_eval_step(make_values_step(features), mesh)
     frontend = config.frontend
     width = config.model.resolved_size().width + clip_statistics.GROUPS * frontend.mel_bins
     return Evaluator(config, labels, step, mesh, source, split, width)

@@ -32,10 +32,6 @@ class Draws:
         """Return a number whose logarithm is uniform."""
         return low * (high / low) ** self.uniform()
 
-    def factor(self, octaves: Number) -> float:
-        """Return a factor whose logarithm is uniform between plus and minus `octaves`."""
-        return 2.0 ** self.uniform(-octaves, octaves)
-
     def integer(self, low: int, high: int) -> int:
         """Return an integer from low to high, both included."""
         return low + math.floor(self.uniform() * (high - low + 1))

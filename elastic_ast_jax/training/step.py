@@ -54,6 +54,11 @@ class StepMetrics(NamedTuple):
     parameter_norm: Float[Any, '']
 
 
+def _no_metrics() -> StepMetrics:
+    """Return the sums over no clips."""
+    return StepMetrics(*[jnp.zeros(())] * len(StepMetrics._fields))
+
+
 def _batch_metrics(logits: Array, batch: PackedBatch, loss: losses.Loss) -> StepMetrics:
     valid = batch.valid.astype(jnp.float32)
     return StepMetrics(
@@ -107,7 +112,7 @@ def make_train_step(
         else:
             zeros = (
                 jax.tree.map(jnp.zeros_like, trained),
-                StepMetrics(*[jnp.zeros(())] * len(StepMetrics._fields)),
+                _no_metrics(),
             )
             (gradients, metrics), _ = jax.lax.scan(
                 lambda total, part: (jax.tree.map(jnp.add, total, gradient(trained, part)), None),
@@ -142,7 +147,7 @@ class EvalOutputs(NamedTuple):
     """The logits of a global batch and its clips; one process alone has only some of its rows.
 
     Attributes:
-        logits: The logits of each slot.
+        logits: The logits of each slot, or other values; see `make_values_step`.
         clip_id, valid: The clip of each slot, and whether it has one.
         metrics: Sums over the clips.
     """
@@ -166,3 +171,18 @@ def make_eval_step(apply: Apply, loss: losses.Loss):
         return EvalOutputs(logits, batch.clip_id, batch.valid, _batch_metrics(logits, batch, loss))
 
     return eval_step
+
+
+def make_values_step(values: Apply):
+    """Return `step(params, batch) -> EvalOutputs` with other values instead of logits.
+
+    An `Evaluator` collects them clip by clip. There are no metrics.
+
+    Args:
+        values: `values(params, batch)` returns a vector for each slot.
+    """
+
+    def values_step(params: Any, batch: PackedBatch) -> EvalOutputs:
+        return EvalOutputs(values(params, batch), batch.clip_id, batch.valid, _no_metrics())
+
+    return values_step
