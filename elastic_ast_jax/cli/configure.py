@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from elastic_ast_jax.cli.commands import add_data
-from elastic_ast_jax.cli.types import local_path
+from elastic_ast_jax.cli.types import local_path, minutes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class Options:
     eval: str | None = None
     group: str = ''
     skip_bad_audio: bool = False
+    minutes: float = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out', required=True, type=local_path, metavar='FILE', help='the config file to write'
     )
+    parser.add_argument(
+        '--minutes',
+        type=minutes,
+        metavar='MINUTES',
+        help='about how long the training takes at most on two processor cores; it has at least 500'
+        ' steps and 10 epochs (default 10)',
+    )
 
 
 def run(options: Options) -> None:
@@ -31,5 +39,10 @@ def run(options: Options) -> None:
     from elastic_ast_jax.configure import write
 
     write.run(
-        options.data, options.out, options.eval, group=options.group, skip=options.skip_bad_audio
+        options.data,
+        options.out,
+        options.eval,
+        group=options.group,
+        skip=options.skip_bad_audio,
+        minutes=options.minutes,
     )

@@ -11,6 +11,7 @@ __all__ = [
     'comma_separated_numbers',
     'flops',
     'local_path',
+    'minutes',
     'named_workdirs',
     'non_negative_int',
     'path',
@@ -20,6 +21,8 @@ __all__ = [
     'separator',
     'share',
 ]
+
+_WEEK = 7 * 24 * 60
 
 
 def positive_int(text: str) -> int:
@@ -99,6 +102,9 @@ def _number_type(is_allowed: Callable[[float], bool], description: str) -> Calla
 
 
 seconds = _number_type(lambda number: 0 < number < math.inf, 'a positive number of seconds')
+minutes = _number_type(
+    lambda number: 0 < number <= _WEEK, f'a positive number of minutes, at most {_WEEK} (a week)'
+)
 flops = _number_type(
     lambda number: 0 < number < math.inf, 'a positive number of operations a second'
 )

@@ -13,16 +13,20 @@ from elastic_ast_jax.configure.survey import Survey
 from elastic_ast_jax.data.epoch_plan import Planner
 from elastic_ast_jax.data.sampling import SamplingSpec
 
-__all__ = ['choose']
+__all__ = ['MINUTES', 'choose']
+
+# Minutes of a training on two processor cores.
+MINUTES = 10.0
 
 _TOKEN_DROPOUT = 0.1
 # Clips of a step: one of 32, within these bounds.
 _CLIPS_PART, _FEWEST_CLIPS, _MOST_CLIPS = 32, 8, 64
 # Tokens of a step that two processor cores train in about half a second.
 _STEP_TOKENS = 1024
-# Optimizer steps of a run, and the tokens that two processor cores train in about ten minutes.
-_STEPS, _FEWEST_STEPS, _RUN_TOKENS = 3000, 500, 2_000_000
-_FEWEST_EPOCHS = 10
+# The most optimizer steps, and the tokens that two processor cores train, for each minute of a run.
+_STEPS_A_MINUTE, _TOKENS_A_MINUTE = 300, 200_000
+# Fewer learn little, however long they take.
+_FEWEST_STEPS, _FEWEST_EPOCHS = 500, 10
 _GOOD_FILL = 0.99
 # Rows that are tried, relative to the tokens of a step.
 _ROW_FACTORS = (1.0, 1.25, 1.5, 2.0)
@@ -33,8 +37,13 @@ _STATISTICS = 'with logistic regression beside the network: each knows something
 _UNBALANCED = 4.0
 
 
-def choose(survey: Survey) -> list[Choice]:
-    """Choose all keys but the data, and mean and deviation of the log-mel."""
+def choose(survey: Survey, minutes: float = MINUTES) -> list[Choice]:
+    """Choose all keys but the data, and mean and deviation of the log-mel.
+
+    Args:
+        survey: What is known of the clips.
+        minutes: About how long the training takes at most on two processor cores.
+    """
     frontend, ratios, choices = choose_frontend(survey)
     augment = [
         Choice('augment', 'ratios', ratios, 'other frame shifts are other tempi'),
@@ -42,12 +51,12 @@ def choose(survey: Survey) -> list[Choice]:
         Choice('augment', 'freq_mask', frontend.mel_bins * 3 // 8),
         Choice('augment', 'time_mask', 0.2),
     ]
-    batches = _choose_batches(survey, frontend, ratios)
+    batches = _choose_batches(survey, frontend, ratios, minutes)
     return [*choices, *augment, *batches, *_choose_loss(survey)]
 
 
 def _choose_batches(
-    survey: Survey, frontend: FrontendSpec, ratios: tuple[float, ...]
+    survey: Survey, frontend: FrontendSpec, ratios: tuple[float, ...], minutes: float
 ) -> list[Choice]:
     """Choose rows, tokens and slots, the size, and the number of epochs."""
     samples = np.ceil(survey.seconds * frontend.sample_rate).astype(np.int64)
@@ -59,9 +68,7 @@ def _choose_batches(
     tokens, slots, fill = _choose_row(samples, frontend, ratios, clips * mean_tokens)
     step_tokens = tokens * fill
     clips = step_tokens / mean_tokens
-    steps = max(_FEWEST_STEPS, min(_STEPS, round(_RUN_TOKENS / step_tokens)))
-    epochs = max(_FEWEST_EPOCHS, math.ceil(steps * clips / survey.clips))
-    steps = math.ceil(survey.clips / clips) * epochs
+    epochs, length_reason = _choose_length(survey.clips, clips, step_tokens, minutes)
     many = survey.clips > _MANY_CLIPS
     size_reason = 'fast on a processor' + ('; with an accelerator, try Ti' if many else '')
     return [
@@ -77,12 +84,35 @@ def _choose_batches(
         Choice(
             'model', 'statistics', not many, _STATISTICS if not many else 'there are many clips'
         ),
-        Choice('train', 'epochs', epochs, f'about {steps} steps'),
+        Choice('train', 'epochs', epochs, length_reason),
         Choice('train', 'eval_every', max(1, epochs // 10), 'ten evaluations'),
         Choice('train', 'compare_baseline', True, 'with logistic regression, at the end'),
         Choice('optimizer', 'learning_rate', 1e-3),
         Choice('optimizer', 'warmup_epochs', round(epochs / 20, 2), 'a twentieth of the run'),
     ]
+
+
+def _choose_length(
+    clips: int, step_clips: float, step_tokens: float, minutes: float
+) -> tuple[int, str]:
+    """Return the number of epochs, and its reason.
+
+    Args:
+        clips: Number of training clips.
+        step_clips: Mean clips of a step.
+        step_tokens: Mean tokens of a step.
+        minutes: About how long the run takes at most, unless it has the fewest steps or epochs.
+    """
+    steps_a_minute = min(_STEPS_A_MINUTE, _TOKENS_A_MINUTE / step_tokens)
+    steps = round(steps_a_minute * minutes)
+    epochs = math.ceil(max(_FEWEST_STEPS, steps) * step_clips / clips)
+    is_fewest = steps < _FEWEST_STEPS or epochs < _FEWEST_EPOCHS
+    epochs = max(_FEWEST_EPOCHS, epochs)
+    steps = math.ceil(clips / step_clips) * epochs
+    limit = f'in about {minutes:g} minutes on two processor cores'
+    if is_fewest:
+        limit = f'the fewest, in about {steps / steps_a_minute:.0f} minutes, not {minutes:g}'
+    return epochs, f'about {steps} steps, {limit}'
 
 
 def _mean_tokens(

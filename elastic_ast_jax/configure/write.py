@@ -27,7 +27,13 @@ _MEASURED_CLIPS = 500
 
 
 def run(
-    data: str, out: str, evaluation: str | None = None, *, group: str = '', skip: bool = False
+    data: str,
+    out: str,
+    evaluation: str | None = None,
+    *,
+    group: str = '',
+    skip: bool = False,
+    minutes: float = choices.MINUTES,
 ) -> None:
     """Write a config for recordings, and print a summary and the next command.
 
@@ -37,6 +43,7 @@ def run(
         evaluation: The same as `data` for the evaluation split. None: a part is held out.
         group: See `data.group`.
         skip: Skip recordings that cannot be used.
+        minutes: See `choices.choose`.
 
     Raises:
         UserError: The file exists, the data cannot be used, or all clips have the same labels.
@@ -50,7 +57,7 @@ def run(
     source, held_out = survey.open_sources(_config(keys))
     clip_labels.check_distinct(source.labels, f'{data}: ')
     surveyed = survey.take(source, held_out)
-    keys += choices.choose(surveyed)
+    keys += choices.choose(surveyed, minutes)
     config = _config(keys)
     # Training would refuse labels of evaluation that training clips do not have.
     clip_labels.targets(

@@ -182,6 +182,8 @@ def test_the_package_is_the_program_too(command, capsys, monkeypatch):
         ),
         (['predict', 'run', 'a.wav', '--window=0'], "'0'"),
         (['embed', 'run', 'a.wav', '--out=gs://b/a.npz'], "'gs://b/a.npz' must be a local path"),
+        (['configure', 'a', '--out=b', '--minutes=0'], "'0' must be a positive number of minutes"),
+        (['configure', 'a', '--out=b', '--minutes=inf'], 'at most 10080 (a week)'),
         (['predict', 'run', 'a.wav', '--window=1,2'], "'1,2' must be a positive number of seconds"),
         (['predict', 'run', 'a.wav', '--overlap=1'], "'1' must be a number from 0 to below 1"),
         (['evaluate', '--workdir=run', '--sweep=size'], "invalid choice: 'size'"),

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -100,6 +101,38 @@ def test_rows_are_full_and_steps_are_many(seconds):
     assert np.diff(plan.rows.offsets).max() < slots
     steps = len(plan.rows) * values['train.epochs']
     assert 450 <= steps <= 4000
+
+
+@pytest.mark.parametrize(
+    ('minutes', 'seconds', 'steps', 'text'),
+    [
+        (0.5, 0.2, 500, 'the fewest, in about 2 minutes, not 0.5'),
+        (2.0, 0.2, 600, 'in about 2 minutes on two processor cores'),
+        (10.0, 0.2, 3000, 'in about 10 minutes on two processor cores'),
+        (25.0, 0.2, 7500, 'in about 25 minutes on two processor cores'),
+        # Steps of about 1,000 tokens.
+        (4.0, 1.0, 780, 'in about 4 minutes on two processor cores'),
+        (10.0, 1.0, 1950, 'in about 10 minutes on two processor cores'),
+    ],
+)
+def test_steps_follow_from_the_minutes(minutes, seconds, steps, text):
+    survey = dataclasses.replace(USUAL, seconds=np.full(500, seconds))
+    choices = choose(survey, minutes)
+    (epochs,) = (choice for choice in choices if choice.key == 'epochs')
+    (number,) = map(int, re.findall(r'about (\d+) steps', epochs.reason))
+    assert 0.9 * steps < number < 1.1 * steps and epochs.reason.endswith(text)
+    assert minutes != 10 or choices == choose(survey)
+
+
+def test_long_clips_have_fewer_steps():
+    long = dataclasses.replace(USUAL, seconds=np.full(500, 30.0))
+    epochs = {
+        minutes: next(c for c in choose(long, minutes) if c.key == 'epochs')
+        for minutes in (10.0, 40.0, 80.0)
+    }
+    assert epochs[10].value == 10 and 'the fewest, in about' in epochs[10].reason
+    assert epochs[80].value == pytest.approx(2 * epochs[40].value, rel=0.05)
+    assert 'in about 80 minutes on two' in epochs[80].reason
 
 
 def test_recordings_of_several_rates_keep_the_energy_of_the_highest():

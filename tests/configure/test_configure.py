@@ -83,6 +83,15 @@ def test_groups_are_not_divided(sounds, configure):
     assert sides[0] and sides[1] and not sides[0] & sides[1]
 
 
+def test_the_length_of_the_training_is_an_option(sounds, configure, tmp_path):
+    code, _, config = configure(sounds)
+    (tmp_path / 'mine.py').unlink()
+    shorter_code, _, shorter = configure(sounds, '--minutes=2.5')
+    assert code == shorter_code == 0
+    assert shorter.train.epochs == pytest.approx(config.train.epochs / 4, rel=0.02)
+    assert 'in about 2.5 minutes on two processor cores' in (tmp_path / 'mine.py').read_text()
+
+
 def test_folders_of_splits_are_used_as_such(sounds, configure, tmp_path):
     for name in ('Train', 'test', 'valid'):
         shutil.copytree(sounds, tmp_path / 'all' / name)
