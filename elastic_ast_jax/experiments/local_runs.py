@@ -85,7 +85,7 @@ class LocalRuns:
     terminal; and its share of the processors, as small models do not use several.
     """
 
-    def __init__(self, size: int, name: str = 'elastic-ast sweep'):
+    def __init__(self, size: int, name: str):
         """Set up `size` runs at a time; `name` starts the messages."""
         self._size, self._name = size, name
         self._signals: list[int] = []

@@ -43,6 +43,7 @@ class Place:
         slurm: Submit a job array instead.
         sbatch_options: Options of `sbatch`.
         only_print: Print the commands, and start nothing.
+        name: Name of the command that runs them, for messages.
     """
 
     program: tuple[str, ...] = TRAIN
@@ -50,6 +51,7 @@ class Place:
     slurm: bool = False
     sbatch_options: tuple[str, ...] = ()
     only_print: bool = False
+    name: str = 'elastic-ast sweep'
 
 
 # On this machine, one run at a time.
@@ -98,7 +100,8 @@ def train_runs(runs: Sequence[Run], config: str, out: Path, place: Place) -> int
     if place.only_print:
         print('\n'.join(map(shlex.join, commands)))
         return 0
-    return LocalRuns(place.jobs).work([run for run in runs if not run.finished], commands)
+    runner = LocalRuns(place.jobs, place.name)
+    return runner.work([run for run in runs if not run.finished], commands)
 
 
 def plan_runs(
@@ -107,6 +110,7 @@ def plan_runs(
     out: Path,
     varied: Sequence[Any] | None = None,
     varied_by: str = 'sweep()',
+    names: Sequence[str] = (),
 ) -> list[Run]:
     """Return the runs of a sweep, all of them checked.
 
@@ -116,6 +120,7 @@ def plan_runs(
         out: Folder of the workdirs.
         varied: Overrides of each run. None: those that `sweep()` yields.
         varied_by: What they come from, for messages.
+        names: Name of each run. Empty: named by their overrides.
 
     Raises:
         SweepError: The runs have problems; the message lists all.
@@ -133,7 +138,7 @@ def plan_runs(
             problem = f'sweep() yields {overrides!r}, which is no dictionary of overrides'
             problems.setdefault(problem, []).append(f'run {number}')
             continue
-        name = run_name(overrides)
+        name = names[number] if names else run_name(overrides)
         run, run_problems = _check_run(config, common, overrides, name, out)
         run_problems += [
             f'{key} is varied by {varied_by}: leave --config.{key} out'

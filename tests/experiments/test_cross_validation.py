@@ -71,12 +71,16 @@ def test_the_commands_of_all_folds_are_printed(folder):
     lines = [shlex.split(line) for line in process.stdout.splitlines()]
     assert [line[3] for line in lines] == ['train'] * 3 + ['evaluate'] * 3 + ['baseline'] * 6
     for number, line in enumerate(lines[:3], 1):
-        assert line[-2:] == ['--config.data.folds=3', f'--config.data.fold={number}']
+        fold = ['--config.data.folds=3', f'--config.data.fold={number}']
+        # Training fits no baselines: they are measured afterwards, once.
+        assert line[-3:] == [*fold, '--config.train.compare_baseline=false']
+        for command in lines[4 + 2 * number : 6 + 2 * number]:
+            assert command[-3:] == ['--config.train.compare_baseline=true', *fold]
     workdir = folder / 'cv' / 'data.fold=2+data.folds=3'
     assert lines[4][4:] == [f'--workdir={workdir}', '--checkpoint=latest', '--predictions']
     assert not (folder / 'cv').exists()
     best = sweep(folder, '--folds=2', '--print', '--config.data.validation_share=0.2').stdout
-    assert best.count('--checkpoint=best') == 2
+    assert best.count('--checkpoint=best') == 2 and 'compare_baseline' not in best
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,12 @@ def test_folds_are_trained_and_measured_once(folder):
             if row['fold'] == number
         ]
         assert np.mean(right) == pytest.approx(float(rows[int(number) - 1]['accuracy']))
+    logs = [path.read_text() for path in sorted((folder / 'cv' / 'logs').iterdir())]
+    assert len(logs) == 8 and sum('mean and deviation' in text for text in logs) == 2
+    # A fold that compared with the baselines by itself, as earlier versions did, is the same run.
+    stored = folder / 'cv' / 'data.fold=1+data.folds=2' / 'config.json'
+    assert '"compare_baseline": false' in stored.read_text()
+    stored.write_text(stored.read_text().replace('_baseline": false', '_baseline": true'))
     before = {path: path.stat().st_mtime_ns for path in folder.glob('cv/data*/**/*')}
     again = sweep(folder, *options, '--config.train.compare_baseline=true')
     assert again.returncode == 0 and 'started:' not in again.stdout
