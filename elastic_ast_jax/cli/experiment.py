@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-from elastic_ast_jax.cli import fetch_amazon_queen, fetch_small_data
+from elastic_ast_jax.cli import fetch_amazon_queen, fetch_small_data, small_data
 from elastic_ast_jax.cli.commands import UsageError, add_command, describe
 from elastic_ast_jax.cli.types import comma_separated_ints, positive_int
 from elastic_ast_jax.experiments.definitions import EXPERIMENTS, Definition
@@ -96,6 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'fetch_small_data',
         'fetch classification tasks of a few hundred real recordings each',
         fetch_small_data,
+    )
+    add_command(
+        commands,
+        'small_data',
+        'compare models and logistic regression on tasks of a few hundred recordings each',
+        small_data,
     )
 
 

@@ -11,7 +11,7 @@ from elastic_ast_jax.experiments import fold_tables, sweep
 from elastic_ast_jax.experiments.measured_runs import MeasuredRuns
 from elastic_ast_jax.experiments.sweep import SweepError
 
-__all__ = ['plan', 'run']
+__all__ = ['plan', 'run', 'work']
 
 
 def run(
@@ -40,15 +40,7 @@ def run(
         for command in runs.commands(place.program):
             print(shlex.join(command))
         return 0
-    if runs.unfinished and not place.slurm:
-        runs.check_division()
-    code = runs.train(place)
-    if code or place.only_print or (place.slurm and runs.unfinished):
-        return code
-    if code := runs.measure(place):
-        return code
-    fold_tables.write(runs.files(), runs.configs[0], folder)
-    return 0
+    return work(runs, folder, place)
 
 
 def plan(config: str, folder: Path, folds: int, overrides: Sequence[str] = ()) -> MeasuredRuns:
@@ -61,3 +53,16 @@ def plan(config: str, folder: Path, folds: int, overrides: Sequence[str] = ()) -
         raise SweepError(f'--folds={folds}: a cross-validation has at least 2 folds')
     varied = [{'data.folds': folds, 'data.fold': number} for number in range(1, folds + 1)]
     return MeasuredRuns(config, folder, varied, overrides=overrides, varied_by=f'--folds={folds}')
+
+
+def work(runs: MeasuredRuns, folder: Path, place: sweep.Place) -> int:
+    """Train and measure folds, and write their tables into a folder; see `run`."""
+    if runs.unfinished and not place.slurm:
+        runs.check_division()
+    code = runs.train(place)
+    if code or place.only_print or (place.slurm and runs.unfinished):
+        return code
+    if code := runs.measure(place):
+        return code
+    fold_tables.write(runs.files(), runs.configs[0], folder)
+    return 0

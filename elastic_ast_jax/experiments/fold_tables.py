@@ -17,7 +17,7 @@ from elastic_ast_jax.utils import files, markdown
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import pluralize, printable
 
-__all__ = ['BASELINES', 'FoldFiles', 'write']
+__all__ = ['BASELINES', 'FoldFiles', 'read_metrics', 'write']
 
 # The features of each baseline, and its name in tables.
 BASELINES: Mapping[str, str] = {
@@ -85,9 +85,9 @@ def write(results: Sequence[FoldFiles], config: Config, out: Path) -> None:
 
 
 def _read(result: FoldFiles) -> _Fold:
-    model = _read_metrics(result.evaluation)
+    model = read_metrics(result.evaluation)
     metrics = {_MODEL: model}
-    metrics |= {name: _read_metrics(path / 'eval') for name, path in result.baselines.items()}
+    metrics |= {name: read_metrics(path / 'eval') for name, path in result.baselines.items()}
     return _Fold(
         result.number,
         model['clips'],
@@ -100,8 +100,12 @@ def _read(result: FoldFiles) -> _Fold:
     )
 
 
-def _read_metrics(folder: Path) -> dict:
-    """Return the values of `metrics.json` in a folder of evaluations."""
+def read_metrics(folder: Path) -> dict:
+    """Return the values of `metrics.json` in a folder of evaluations.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     file = folder / 'metrics.json'
     try:
         values = json.loads(file.read_text(encoding='utf-8'))

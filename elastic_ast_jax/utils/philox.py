@@ -36,6 +36,7 @@ class Stream(enum.IntEnum):
     TOKEN_BUDGET = 17
     TOKEN_SHARE = 18
     FOLD = 19
+    TRAINING_SUBSET = 20
 
 
 def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarray, 'count']:

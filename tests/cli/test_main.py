@@ -72,7 +72,7 @@ def test_main_lists_the_command_modules_of_the_package():
     }
     commands = {name for name, module in modules.items() if hasattr(module, 'add_arguments')}
     # Commands of a command: `elastic-ast convert KIND` and `elastic-ast experiment NAME`.
-    nested = {name for name in commands if name.startswith(('convert_', 'fetch_'))}
+    nested = {name for name in commands if name.startswith(('convert_', 'fetch_'))} | {'small_data'}
     assert commands - nested == set(COMMANDS)
     assert modules.keys() - commands == {'main', 'commands', 'hints', 'output', 'types'}
 
@@ -115,6 +115,7 @@ def test_help_names_every_command(capsys):
         ('experiment length', ['CONFIG', '--seeds', '--config.section.key=value']),
         ('experiment amazon_queen', ['FOLDER', 'PACKAGE.deb', 'License']),
         ('experiment fetch_small_data', ['FOLDER', '--tasks', 'Licenses']),
+        ('experiment small_data', ['FOLDER', '--fsdd', '--minutes', '--config.section.key=value']),
     ],
 )
 def test_help_of_a_command_shows_its_options(capsys, command, options):

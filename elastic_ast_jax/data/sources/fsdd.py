@@ -16,10 +16,10 @@ from elastic_ast_jax.audio.finding import is_hidden
 from elastic_ast_jax.data.sources import tfds, tfds_builder
 from elastic_ast_jax.data.sources.base import BadAudio, DataError, FileClip, FileSource
 
-__all__ = ['load', 'load_tfds']
+__all__ = ['NAME', 'TEST_INDICES', 'load', 'load_tfds']
 
-_NAME = re.compile(r'(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav', re.IGNORECASE)
-_TEST_INDICES = 5
+NAME = re.compile(r'(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)\.wav', re.IGNORECASE)
+TEST_INDICES = 5
 _DIGITS = tuple('0123456789')
 _DATA_SET = 'spoken_digit'
 _FEATURES = tfds_builder.Features(key='audio/filename')
@@ -64,7 +64,7 @@ def load(
         raise DataError(f'{root}: no recordings in this folder: {advice}')
     clips, speakers = [], set()
     for name in recordings:
-        match = _NAME.fullmatch(name)
+        match = NAME.fullmatch(name)
         if not match:
             raise DataError(
                 f'{os.path.join(root, name)}: FSDD has no recording of this name: move the file'
@@ -79,7 +79,7 @@ def load(
     if not clips:
         raise DataError(
             f"{root}: none of the {len(recordings)} recordings is of split {split!r} ('test' is"
-            f" indices 0 to {_TEST_INDICES - 1}, 'train' the rest): {advice}"
+            f" indices 0 to {TEST_INDICES - 1}, 'train' the rest): {advice}"
         )
     return FileSource(clips, sample_rate, root, on_bad_audio, _DIGITS)
 
@@ -110,7 +110,7 @@ def load_tfds(
     speakers, other_names = set(), []
 
     def keep(name: str) -> bool:
-        match = _NAME.fullmatch(name)
+        match = NAME.fullmatch(name)
         if not match:
             other_names.append(name)
             return False
@@ -144,7 +144,7 @@ def _check_split(split: str) -> None:
 
 
 def _is_of(match: re.Match, split: str, held_out: Collection[str]) -> bool:
-    test = match['speaker'] in held_out if held_out else int(match['index']) < _TEST_INDICES
+    test = match['speaker'] in held_out if held_out else int(match['index']) < TEST_INDICES
     return split == 'all' or test == (split == 'test')
 
 

@@ -237,7 +237,7 @@ def _row(task: Task, folder: Path) -> list[str]:
         join_first([str(rate) for rate, _ in rates.most_common()], 4),
         str(len({row['group'] for row in rows})),
         task.group,
-        'development' if task.development else 'held back',
+        task.role,
     ]
 
 

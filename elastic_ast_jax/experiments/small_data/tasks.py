@@ -117,6 +117,16 @@ class Task:
     content: str
     development: bool = False
 
+    @property
+    def has_groups(self) -> bool:
+        """Return whether groups of several clips exist, which can be held out."""
+        return not self.group.startswith('none: ')
+
+    @property
+    def role(self) -> str:
+        """Return what the task is for, in a word of tables."""
+        return 'development' if self.development else 'held back'
+
 
 def _debian(license_name: str, **versions: str) -> tuple[Package, ...]:
     """Return Debian packages of one license; underscores of their names stand for hyphens."""
