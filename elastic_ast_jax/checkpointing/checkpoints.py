@@ -102,13 +102,22 @@ class Checkpoints:
         try:
             if isinstance(self.directory, BucketPath):
                 gcs.check_access(self.directory)
-            vetting.check_tree(self.directory)
+            self._check_tree()
             yield
+        except CheckpointError:
+            raise
         except Exception as error:  # damaged metadata raise errors of many types
             failure = CheckpointError(
                 f'{self.directory}: cannot be used for checkpoints ({self._reason(error)})'
             )
             raise gcs.with_exit_code(failure, self.directory, error) from error
+
+    def _check_tree(self) -> None:
+        try:
+            vetting.check_tree(self.directory)
+        except OSError as error:
+            place = error.filename or self.directory
+            raise CheckpointError(f'{place}: {error.strerror or error}') from error
 
     def __enter__(self) -> 'Checkpoints':
         return self

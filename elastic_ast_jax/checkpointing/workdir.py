@@ -121,6 +121,11 @@ class Workdir:
 
     def not_writable(self, error: OSError) -> WorkdirError:
         """Return the error of a workdir that cannot be written."""
+        if workdir_files.leads_nowhere(self.path):
+            return WorkdirError(
+                f'{self.path}: is a link to {os.readlink(self.path)}, which does not exist: create'
+                ' that folder, or remove the link'
+            )
         failure = WorkdirError(
             f'{self.path}: cannot be written ({error.strerror}); choose another --workdir'
         )
@@ -479,10 +484,7 @@ class Workdir:
         try:
             bounded.check_inside(path, self.path)
         except OSError as error:
-            raise WorkdirError(
-                f'{path}: {error.strerror}: nothing outside of the workdir is read or written;'
-                ' copy the files in its place'
-            ) from error
+            raise WorkdirError(f'{path}: {error.strerror}') from error
 
     def _write(self, file: Path | BucketPath, text: str) -> None:
         if self._writes:

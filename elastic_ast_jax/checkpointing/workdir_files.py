@@ -79,6 +79,11 @@ def read_object(folder: Path | BucketPath, name: str, advice: str = RESTORE) -> 
     return values
 
 
+def leads_nowhere(path: Path | BucketPath) -> bool:
+    """Return whether a path is a link to something that does not exist."""
+    return not isinstance(path, BucketPath) and path.is_symlink() and not path.exists()
+
+
 def entry(values: dict[str, Any], file: Path | BucketPath, key: str) -> Any:
     """Return an entry of the object in a file.
 

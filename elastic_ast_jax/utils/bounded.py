@@ -143,7 +143,12 @@ def check_inside(path: Path | BucketPath, folder: Path | BucketPath) -> None:
             return
         raise _os_error(errno.ELOOP, 'is a link that leads nowhere', path) from None
     if os.path.commonpath([root, target]) != root:
-        raise _os_error(errno.ELOOP, f'is a link that leaves {folder}', path)
+        raise _os_error(
+            errno.ELOOP,
+            f'is a link that leaves {folder}, and nothing outside of it is opened: move the files'
+            f' back; to store a workdir on another disk, link {folder} itself',
+            path,
+        )
 
 
 def check_regular(path: str | os.PathLike) -> None:

@@ -117,8 +117,32 @@ def test_folders_that_are_links_are_not_opened(workdir, outside, name):
     folder, opened = outside
     (workdir / name).rename(folder / 'moved')
     (workdir / name).symlink_to(folder / 'moved')
-    assert 'is a link' in refused(workdir)
+    message = refused(workdir)
+    assert f'{workdir / name}: is a link' in message and 'Errno' not in message
     assert opened() == []
+    if name == 'checkpoints':
+        assert f'to store a workdir on another disk, link {workdir} itself' in message
+
+
+def test_a_workdir_on_another_disk_is_opened_and_written_through_a_link(whole, tmp_path):
+    (tmp_path / 'scratch').mkdir()
+    shutil.copytree(whole, tmp_path / 'scratch' / 'run')
+    link = tmp_path / 'run'
+    link.symlink_to('scratch/run')
+    assert load_model(link).step == 0
+    with Checkpoints(link / 'checkpoints') as checkpoints:
+        assert checkpoints.steps() == [0]
+    stored = Workdir(link)
+    stored.prepare(stored.config())
+    stored.check_inside(stored.evaluations)
+
+
+def test_a_link_to_a_missing_folder_is_named(whole, tmp_path):
+    link = tmp_path / 'run'
+    link.symlink_to(tmp_path / 'scratch')
+    config = Workdir(whole).config()
+    with pytest.raises(WorkdirError, match=r'is a link to .*scratch, which does not exist'):
+        Workdir(link).prepare(config)
 
 
 def test_results_are_neither_read_nor_written_through_links(workdir, outside):

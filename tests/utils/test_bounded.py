@@ -118,8 +118,9 @@ def test_links_may_not_leave_the_folder(tmp_path):
     bounded.check_inside(tmp_path / 'named' / 'link', tmp_path / 'named')
     for name, target in (('out', '../secret'), ('far', '/etc/passwd'), ('up', '..')):
         (folder / name).symlink_to(target)
-        with pytest.raises(OSError, match='is a link that leaves'):
+        with pytest.raises(OSError, match='is a link that leaves') as caught:
             bounded.check_inside(folder / name, folder)
+        assert f'to store a workdir on another disk, link {folder} itself' in str(caught.value)
     (folder / 'dangling').symlink_to('/nowhere/at/all')
     with pytest.raises(OSError, match='leads nowhere'):
         bounded.check_inside(folder / 'dangling', folder)
