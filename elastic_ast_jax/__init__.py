@@ -3,8 +3,7 @@
 `load(workdir)` returns a trained model. The command `elastic-ast` trains, evaluates and converts.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers take it for true; importing typing takes several milliseconds
 if TYPE_CHECKING:
     from elastic_ast_jax.inference.predictor import load
 
@@ -13,7 +12,7 @@ __all__ = ['__version__', 'load']
 __version__ = '0.1.0'
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == 'load':  # imported on demand, so that the command line starts without JAX
         from elastic_ast_jax.inference.predictor import load
 

@@ -20,7 +20,11 @@ from elastic_ast_jax.cli.hints import hints
 from elastic_ast_jax.utils import gcs
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.failure_hooks import run_failure_hooks
-from elastic_ast_jax.utils.interrupts import interrupts_arrive
+from elastic_ast_jax.utils.interrupts import (
+    INTERRUPTED,
+    interrupts_arrive,
+    interrupts_end_imports,
+)
 from elastic_ast_jax.utils.progress import Progress
 
 __all__ = ['COMMANDS', 'main', 'make_parser']
@@ -54,7 +58,6 @@ COMMANDS: Mapping[str, str] = types.MappingProxyType(
 _BROKEN_PIPE = 141
 # `EX_SOFTWARE` of sysexits.h; 1 is for what the user can mend.
 _CRASHED = 70
-_INTERRUPTED = 130
 
 
 class _Invocation(NamedTuple):
@@ -102,7 +105,7 @@ def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = _command_name(words)
     try:
-        with interrupts_arrive():
+        with interrupts_end_imports(), interrupts_arrive():
             run, options = _parse(words, name)
             try:
                 return run(options) or 0
@@ -120,7 +123,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f'elastic-ast {name}: {file}: cannot be written or read ({reason})', file=sys.stderr)
         return gcs.exit_code(error)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except Exception:  # a defect, or the loss of another process; launchers restart after both
         traceback.print_exc()
         return _CRASHED
