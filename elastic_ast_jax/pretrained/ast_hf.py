@@ -19,7 +19,7 @@ from elastic_ast_jax.config.model_sizes import Size
 from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.pretrained import ast_hf_settings as settings
 from elastic_ast_jax.pretrained import shards, state_dict, tensor_map, vit
-from elastic_ast_jax.pretrained.ast_hf_settings import CONFIG, PATCH, PREPROCESSOR, AstHfError
+from elastic_ast_jax.pretrained.ast_hf_settings import CONFIG, PREPROCESSOR, AstHfError
 from elastic_ast_jax.pretrained.shards import WEIGHTS
 from elastic_ast_jax.pretrained.state_dict import StateDict
 from elastic_ast_jax.pretrained.tensor_map import TensorMapping, build_params, find_mismatches
@@ -37,7 +37,7 @@ from elastic_ast_jax.utils.text import join_first
 NAMES = vit.HUGGING_FACE.with_prefix('audio_spectrogram_transformer.', 'an AST of Hugging Face')
 # Names of a model without a head; those of a plain ViT are the same.
 _HEADLESS = vit.HUGGING_FACE.with_prefix('', NAMES.scheme)
-_HEAD = 'classifier.'
+HEAD = 'classifier.'
 # Names in a message; a state dict of another model has hundreds.
 _MAX_NAMES = 5
 
@@ -86,7 +86,7 @@ def read(directory: str | os.PathLike) -> PretrainedWeights:
     name, tensors = files.name, files.state.tensors
     values = settings.architecture(files.config, name)
     labels = None
-    if any(tensor.startswith(_HEAD) for tensor in tensors):
+    if any(tensor.startswith(HEAD) for tensor in tensors):
         labels = settings.class_names(
             files.config, _count_classes(tensors, name), f'{name}: {CONFIG}'
         )
@@ -200,7 +200,7 @@ def _network(values: Mapping[str, Any], classes: int) -> AST:
         classes,
         mels=values['num_mel_bins'],
         frames=values['max_length'],
-        patch=(PATCH, PATCH),
+        patch=(values['patch_size'], values['patch_size']),
         stride=(values['frequency_stride'], values['time_stride']),
         epsilon=float(values['layer_norm_eps']),
     )
@@ -275,10 +275,6 @@ def _mappings(model: AST, names: VitNames) -> tuple[TensorMapping, ...]:
     """Return every tensor that an AST of this size has, and where it goes."""
     width, depth, heads = model.size.width, model.size.depth, model.size.heads
     tokens = model.prefix_tokens + math.prod(model.grid)
-    head = [
-        *tensor_map.layer_norm(f'{_HEAD}layernorm', 'norm_head', width),
-        *tensor_map.linear(f'{_HEAD}dense', model.classes, width, ['head']),
-    ]
     return (
         *(
             TensorMapping(name, (1, 1, width), ('tokens',), (width,), i)
@@ -288,5 +284,13 @@ def _mappings(model: AST, names: VitNames) -> tuple[TensorMapping, ...]:
         *tensor_map.linear(names.patches, width, (1, *model.patch), ['embed']),
         *names.block_mappings(width, depth, heads),
         *tensor_map.layer_norm(names.norm, 'encoder/norm', width),
-        *(head if model.classes else ()),
+        *(head_mappings(model.classes, width) if model.classes else ()),
     )
+
+
+def head_mappings(classes: int, width: int) -> list[TensorMapping]:
+    """Return the mappings of the head's norm and linear layer."""
+    return [
+        *tensor_map.layer_norm(f'{HEAD}layernorm', 'norm_head', width),
+        *tensor_map.linear(f'{HEAD}dense', classes, width, ['head']),
+    ]

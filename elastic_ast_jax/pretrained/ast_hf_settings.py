@@ -10,7 +10,7 @@ from elastic_ast_jax.pretrained.weights import brief
 from elastic_ast_jax.utils.errors import UserError
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
-PATCH = 16
+MODEL_TYPE = 'audio-spectrogram-transformer'
 # Values that transformers takes for a key that is missing.
 _CONFIG_DEFAULTS = types.MappingProxyType(
     {
@@ -60,16 +60,11 @@ def architecture(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         AstHfError: Values that this project would compute differently.
     """
     values = _with_defaults(config, _CONFIG_DEFAULTS, f'{name}: {CONFIG}')
-    frames, mels = values['max_length'], values['num_mel_bins']
-    if values['patch_size'] != PATCH:
-        raise AstHfError(
-            f'{name}: {CONFIG}: patch_size={values["patch_size"]} must be {PATCH}, the one size'
-            ' that is converted'
-        )
-    if frames < PATCH or mels < PATCH:
+    frames, mels, patch = values['max_length'], values['num_mel_bins'], values['patch_size']
+    if frames < patch or mels < patch:
         raise AstHfError(
             f'{name}: max_length={frames} and num_mel_bins={mels} must be at least'
-            f' patch_size={PATCH}'
+            f' patch_size={patch}'
         )
     _check_architecture(config, values, f'{name}: {CONFIG}')
     return values
@@ -108,8 +103,8 @@ def read_frontend(
             f'{name}: {PREPROCESSOR}: sampling_rate={preprocessor["sampling_rate"]} must be from'
             f' {_SAMPLE_RATES[0]} to {_SAMPLE_RATES[1]} Hz'
         )
-    frames, mels = values['max_length'], values['num_mel_bins']
-    whole = -(-frames // PATCH) * PATCH
+    frames, mels, patch = values['max_length'], values['num_mel_bins'], values['patch_size']
+    whole = -(-frames // patch) * patch
     # Without normalization: (x - 0) / (2 * 0.5).
     mean, std = (
         (preprocessor['mean'], preprocessor['std']) if preprocessor['do_normalize'] else (0.0, 0.5)
@@ -119,8 +114,8 @@ def read_frontend(
         mel_bins=mels,
         mean=float(mean),
         std=float(std),
-        patch_mels=PATCH,
-        patch_frames=PATCH,
+        patch_mels=patch,
+        patch_frames=patch,
         partial='zero',
         min_frames=whole,
         max_frames=whole,
@@ -138,8 +133,9 @@ def _with_defaults(
     Whole numbers must be positive.
     """
     values = {key: content.get(key, default) for key, default in defaults.items()}
-    if values.get('patch_size') == [PATCH, PATCH]:
-        values['patch_size'] = PATCH
+    patch = values.get('patch_size')
+    if isinstance(patch, list) and len(patch) == 2 and patch[0] == patch[1]:
+        values['patch_size'] = patch[0]
     for key, default in defaults.items():
         value, kind = values[key], type(default)
         if kind is int and (type(value) is not int or not 0 < value < _LIMIT):
@@ -161,10 +157,8 @@ def _with_defaults(
 def _check_architecture(config: Mapping[str, Any], values: dict[str, Any], name: str) -> None:
     """Refuse an architecture that this project would compute differently."""
     kind = config.get('model_type')
-    if kind != 'audio-spectrogram-transformer':
-        raise AstHfError(
-            f"{name}: model_type={brief(kind)} must be 'audio-spectrogram-transformer'"
-        )
+    if kind != MODEL_TYPE:
+        raise AstHfError(f'{name}: model_type={brief(kind)} must be {MODEL_TYPE!r}')
     width, heads = values['hidden_size'], values['num_attention_heads']
     if width % heads:
         raise AstHfError(

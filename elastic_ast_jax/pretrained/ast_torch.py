@@ -73,7 +73,7 @@ def read(tensors: Tensors, geometry: Geometry | None = None) -> PretrainedWeight
         grid = _stored_grid(tensors, body.patch, count, whole=is_ssast)
     else:
         grid = infer_grid(count, body.patch, geometry)
-        notes += (_grid_note(count, grid),)
+        notes += (grid_note(count, grid),)
     if is_ssast and not has_head:
         params |= {
             f'norm_head/{leaf}': params[f'encoder/norm/{leaf}'] for leaf in ('scale', 'bias')
@@ -96,14 +96,21 @@ def read(tensors: Tensors, geometry: Geometry | None = None) -> PretrainedWeight
     )
 
 
-def _grid_note(count: int, grid: Geometry) -> str:
+def grid_note(count: int, grid: Geometry) -> str:
+    """Return the note on a grid that was inferred."""
     return (
         f'{count} positions are taken for {grid.grid[0]} x {grid.grid[1]}, patches at every'
         f' {grid.stride[0]} of {grid.mels} mel bins and every {grid.stride[1]} frames'
     )
 
 
-def infer_grid(count: int, patch: tuple[int, int], geometry: Geometry | None = None) -> Geometry:
+def infer_grid(
+    count: int,
+    patch: tuple[int, int],
+    geometry: Geometry | None = None,
+    positions: str = AST.positions,
+    advice: str = _ADVICE,
+) -> Geometry:
     """Return the grid of an AST's patches from their number.
 
     The number shows neither mel bins nor stride. A network of the same patches and as many is taken
@@ -116,6 +123,8 @@ def infer_grid(count: int, patch: tuple[int, int], geometry: Geometry | None = N
         count: Number of patches.
         patch: Their size in mel bins and frames.
         geometry: Of the network that is initialized; None if there is none.
+        positions: Name of the positions, for errors.
+        advice: What makes the grid known, for errors.
 
     Raises:
         PretrainedError: No grid fits, or several, none of which is clearly rounder.
@@ -135,14 +144,17 @@ def infer_grid(count: int, patch: tuple[int, int], geometry: Geometry | None = N
         ]
         candidates.sort(key=lambda candidate: candidate[0], reverse=True)
         if len(candidates) > 1 and candidates[0][0] < _CLEARLY_ROUNDER * candidates[1][0]:
-            raise _ambiguous(count, [grid for _, grid in candidates])
+            grids = _listed([grid for _, grid in candidates])
+            raise PretrainedError(
+                f'{positions} has {count} positions of patches, which may be {grids}: {advice}'
+            )
         if candidates:
             return candidates[0][1]
     tried = ', '.join(f'{down} x {along}' for strides in groups for down, along in strides)
     raise PretrainedError(
-        f'{AST.positions} has {count} positions of patches, and no grid of patches of {patch[0]} x'
+        f'{positions} has {count} positions of patches, and no grid of patches of {patch[0]} x'
         f' {patch[1]} on {" or ".join(map(str, bins))} mel bins has so many, at strides of {tried}:'
-        f' {_ADVICE}'
+        f' {advice}'
     )
 
 
@@ -167,14 +179,11 @@ def _roundness(grid: Geometry) -> int:
     return max(number & -number for number in range(frames, frames + grid.stride[1]))
 
 
-def _ambiguous(count: int, grids: Sequence[Geometry]) -> PretrainedError:
-    listed = ', '.join(
+def _listed(grids: Sequence[Geometry]) -> str:
+    return ', '.join(
         f'{grid.grid[0]} x {grid.grid[1]} ({grid.mels} mel bins, stride {grid.stride[0]} x'
         f' {grid.stride[1]})'
         for grid in grids
-    )
-    return PretrainedError(
-        f'{AST.positions} has {count} positions of patches, which may be {listed}: {_ADVICE}'
     )
 
 

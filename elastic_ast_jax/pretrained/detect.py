@@ -7,6 +7,7 @@ from typing import Any
 
 from elastic_ast_jax.pretrained import (
     ast_hf,
+    ast_hf_file,
     ast_torch,
     big_vision,
     elastic_ast_torch,
@@ -16,8 +17,9 @@ from elastic_ast_jax.pretrained import (
     state_dict,
     vit,
 )
-from elastic_ast_jax.pretrained.ast_hf import CONFIG, WEIGHTS
+from elastic_ast_jax.pretrained.ast_hf_settings import CONFIG, MODEL_TYPE
 from elastic_ast_jax.pretrained.elastic_ast_torch import LayoutError
+from elastic_ast_jax.pretrained.shards import WEIGHTS
 from elastic_ast_jax.pretrained.weights import (
     Geometry,
     PretrainedError,
@@ -96,7 +98,7 @@ def _read_folder(path: Path, geometry: Geometry | None) -> PretrainedWeights:
     if kind is None and 'frontend' in config:
         # A workdir whose training never began, which its reader says.
         return own.read_workdir(path)
-    if kind == 'audio-spectrogram-transformer':
+    if kind == MODEL_TYPE:
         return ast_hf.read(path)
     if kind not in ('vit', 'deit', 'vit_mae', None):
         raise PretrainedError(
@@ -114,8 +116,19 @@ def _read_file(
     state = state_dict.read(path)
     if encoder_file.recognizes(path):
         return encoder_file.read(path, state.tensors)
+    if ast_hf.NAMES.recognizes(list(state.tensors)) and _has_config(path):
+        return ast_hf.read(path.parent)
     weights = _read_tensors(state.tensors, geometry, config)
     return dataclasses.replace(weights, notes=(*state.notes, *weights.notes))
+
+
+def _has_config(path: Path) -> bool:
+    """Return whether the weights of an AST lie in its folder, beside the config."""
+    config = path.parent / CONFIG
+    if shards.find_weights(path.parent) != path or not config.exists():
+        return False
+    values = read_json_object(config, CONFIG, PretrainedError)
+    return values.get('model_type') == MODEL_TYPE
 
 
 def _read_tensors(
@@ -133,10 +146,7 @@ def _read_tensors(
     if elastic_ast_torch.recognizes(names):
         return elastic_ast_torch.read(tensors)
     if ast_hf.NAMES.recognizes(names):
-        raise PretrainedError(
-            f'is the {WEIGHTS} of {ast_hf.NAMES.scheme}: give its folder, whose {CONFIG} shows its'
-            ' heads and the grid of its positions'
-        )
+        return ast_hf_file.read(tensors, geometry)
     raise PretrainedError(
         f'holds no network that is recognized, but {join_first(names)}.'
         f' Recognized are {_RECOGNIZED}'

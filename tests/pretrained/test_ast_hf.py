@@ -196,7 +196,10 @@ def test_truncated_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     'change, message',
     [
-        ({'patch_size': 8}, 'patch_size=8 must be 16'),
+        ({'patch_size': 8}, r'projection.weight has the shape \[32, 1, 16, 16\]'),
+        ({'patch_size': 64}, 'num_mel_bins=32 must be at least patch_size=64'),
+        ({'patch_size': 24}, 'mel_bins=32'),
+        ({'patch_size': 0}, 'patch_size=0 must be a positive whole number'),
         ({'patch_size': [16, 8]}, r'patch_size=\[16, 8\] must be'),
         ({'model_type': 'vit'}, "model_type='vit' must be 'audio-spectrogram-transformer'"),
         ({'hidden_act': 'relu'}, "hidden_act='relu' must be 'gelu'"),
@@ -296,8 +299,11 @@ def test_an_ast_without_a_classifier_is_refused():
 
 
 @pytest.mark.parametrize('width, depth, heads', [(64, 2, 4), (192, 3, 3)])
-@pytest.mark.parametrize('stride', [(10, 10), (16, 16), (16, 10)])
-def test_a_new_model_gives_equal_logits(tmp_path, width, depth, heads, stride):
+@pytest.mark.parametrize(
+    ('stride', 'patch'),
+    [((10, 10), 16), ((16, 16), 16), ((16, 10), 16), ((16, 20), 32), ((12, 24), 8)],
+)
+def test_a_new_model_gives_equal_logits(tmp_path, width, depth, heads, stride, patch):
     torch = pytest.importorskip('torch', reason='transformers computes with it')
     transformers = pytest.importorskip('transformers', reason='the reference')
     pytest.importorskip('safetensors', reason='transformers writes the weights with it')
@@ -308,6 +314,7 @@ def test_a_new_model_gives_equal_logits(tmp_path, width, depth, heads, stride):
         num_attention_heads=heads,
         intermediate_size=4 * width,
         num_labels=35,
+        patch_size=patch,
         frequency_stride=stride[0],
         time_stride=stride[1],
     )

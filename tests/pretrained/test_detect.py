@@ -151,9 +151,14 @@ def test_unrecognized_tensors_and_all_schemes_are_listed(tmp_path):
     )
 
 
-def test_an_ast_of_hugging_face_needs_its_folder(tmp_path):
-    state = weight_files.hugging_face(weight_files.timm(2, 1), 'audio_spectrogram_transformer.')
-    assert_refused(saved(tmp_path, state), 'AST of Hugging Face: give its folder')
+def test_an_ast_of_hugging_face_whose_grid_is_not_known_needs_its_folder(tmp_path):
+    timm = weight_files.timm(2, 1, positions=13)
+    state = weight_files.hugging_face(timm, 'audio_spectrogram_transformer.')
+    path = saved(tmp_path, {name: array for name, array in state.items() if 'classi' not in name})
+    position = 'audio_spectrogram_transformer.embeddings.position_embeddings'
+    assert_refused(
+        path, f'{position} has 11 positions of patches', 'give its folder, whose config.json'
+    )
 
 
 def test_paths_without_weights_are_refused(tmp_path):
