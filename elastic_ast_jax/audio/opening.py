@@ -131,8 +131,11 @@ def _status(path: str | os.PathLike) -> os.stat_result:
     if not status.st_size:
         raise AudioError(f'{path}: the file is empty (0 bytes): get it again or skip it')
     if os.fspath(path).lower().endswith('.raw'):
+        unread = unread_formats.from_extension(path)
+        assert unread is not None
         raise AudioError(
-            f'{path}: raw samples without a header, so rate and format are unknown: convert to WAV'
+            f'{path}: is {unread.name}, so rate and format are unknown: convert it, for example'
+            f' with {unread_formats.command(path, unread)}'
         )
     return status
 
@@ -155,16 +158,15 @@ def _open_parts(
 def _refusal(path: str | os.PathLike, error: Exception) -> str:
     """Return why libsndfile cannot read a file, and what to do."""
     with open(path, 'rb') as file:
-        format_name = unread_formats.name(file.read(unread_formats.HEAD))
-    if format_name is None:
+        unread = unread_formats.recognize(path, file.read(unread_formats.HEAD))
+    if unread is None:
         return (
             f'libsndfile cannot read it ({failure(error)}): is it a recording? If so, convert it to'
             ' WAV or FLAC'
         )
-    name = os.path.basename(os.fspath(path))
     return (
-        f'is {format_name}, which libsndfile cannot read ({failure(error)}): convert it, for'
-        f' example with ffmpeg -i {name} {os.path.splitext(name)[0]}.wav'
+        f'is {unread.name}, which libsndfile cannot read ({failure(error)}): convert it, for'
+        f' example with {unread_formats.command(path, unread)}'
     )
 
 

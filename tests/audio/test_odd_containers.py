@@ -4,7 +4,10 @@ import contextlib
 import errno
 import io
 import os
+import shlex
+import shutil
 import struct
+import subprocess
 
 import numpy as np
 import pytest
@@ -435,6 +438,46 @@ def test_bytes_without_a_header_are_not_taken_for_telephone_speech(refuse):
 def test_formats_that_libsndfile_does_not_read_are_named(refuse, head, name):
     command = 'for example with ffmpeg -i a.sound a.wav'
     refuse(head + bytes(500), f'is {name}.*{command}', 'a.sound')
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('a.g722', r'is G\.722 .* always of 16000 Hz.* ffmpeg -f g722 -i a\.g722 a\.wav$'),
+        ('a.G722', r'ffmpeg -f g722 -i a\.G722 a\.wav$'),
+        ('a.g726', r'is G\.726 .* ffmpeg -f g726 -code_size 4 -ar 8000 -i a\.g726 a\.wav \(set'),
+        ('a.g726le', 'ffmpeg -f g726le -code_size 4 -ar 8000'),
+        ('a.ulaw', r'is mu-law .* -f mulaw -ar 8000 -i a\.ulaw a\.wav \(set -ar to its sample'),
+        ('a b.pcm', r"raw samples .* -f s16le -ar 16000 -ac 1 -i 'a b\.pcm' 'a b\.wav' \(set -f"),
+        ('-a.raw', r'so rate and format are unknown: .* -i \./-a\.raw \./-a\.wav'),
+    ],
+)
+def test_sound_without_a_header_is_named_by_its_extension(refuse, name, message):
+    for content in (b'\xfa' * 500, b'\xff\xf1' * 250):
+        refuse(content, message, name)
+
+
+@pytest.mark.parametrize(('codec', 'name'), [(0x45, 'G.726'), (0x28F, 'G.722'), (0xFF, 'AAC')])
+def test_codecs_in_wav_that_libsndfile_does_not_read_are_named(refuse, codec, name):
+    form = struct.pack('<HHIIHHH', codec, 1, 8000, 4000, 1, 4, 0)
+    head = b'RIFF' + struct.pack('<I', 538) + b'WAVEfmt ' + struct.pack('<I', 18) + form
+    content = head + b'data' + struct.pack('<I', 500) + bytes(500)
+    refuse(content, f'is {name} in WAV, .*ffmpeg -i a.wav a_pcm.wav', 'a.wav')
+
+
+def test_ffmpeg_reads_sound_without_a_header_as_the_message_says(refuse, tmp_path):
+    if not shutil.which('ffmpeg'):
+        pytest.skip('ffmpeg is not installed')
+    soundfile.write(tmp_path / 'tone.wav', tone(1.0), RATE)
+    for name, rate in (('a.g722', 16000), ('a.g726', 8000)):
+        options = ['-ar', str(rate), '-f', name.partition('.')[2]]
+        encode = ['ffmpeg', '-v', 'error', '-i', 'tone.wav', *options, name]
+        subprocess.run(encode, cwd=tmp_path, check=True, timeout=60)
+        with pytest.raises(AudioError) as error:
+            reading.read(tmp_path / name, RATE)
+        command = str(error.value).partition('for example with ')[2].partition(' (')[0]
+        subprocess.run([*shlex.split(command), '-y'], cwd=tmp_path, check=True, timeout=60)
+        assert reading.read_header(tmp_path / 'a.wav') == reading.Header(rate, rate, 1)
 
 
 # Scale
