@@ -6,7 +6,7 @@ first of these links only, fails on streams beside the sound, and on FLAC in OGG
 
 import dataclasses
 
-from elastic_ast_jax.audio import flac
+from elastic_ast_jax.audio import flac, opus_pages
 from elastic_ast_jax.audio.inspection import Inspection, Link, Read
 from elastic_ast_jax.audio.ogg_pages import BEGIN, END, Page, end_page, pages
 from elastic_ast_jax.audio.spliced import Piece
@@ -14,10 +14,12 @@ from elastic_ast_jax.audio.spliced import Piece
 __all__ = ['inspect']
 
 _FLAC = b'\x7fFLAC'
+_OPUS = b'OpusHead'
 _FLAC_HEAD = 9  # bytes in front of the FLAC in its first page
-_SOUND = (b'\x01vorbis', b'OpusHead', _FLAC)  # how the first packets of streams begin
+_SOUND = (b'\x01vorbis', _OPUS, _FLAC)  # how the first packets of streams begin
 _NO_END = 'the last OGG page is not marked as the end of the recording'
 _OPEN = 'the last OGG page ends within a packet'
+_EARLY = 'the first OGG page of sound holds more than its time allows'
 _SKIPPED = 'bytes between OGG pages were skipped'
 
 
@@ -36,6 +38,11 @@ class _Stream:
     starts: list[int]
     ends: list[int]
     last: Page
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Return start and end of its pages, as far as they are apart."""
+        return list(zip(self.starts, self.ends, strict=True))
 
     def add(self, page: Page) -> None:
         """Add a page."""
@@ -132,9 +139,7 @@ def inspect(read: Read, size: int) -> Inspection:
             return Inspection()
         stream = sounds[0]
         if stream.first.startswith(_FLAC):
-            inspection = flac.inspect_pieces(
-                read, list(zip(stream.starts, stream.ends, strict=True))
-            )
+            inspection = flac.inspect_pieces(read, stream.spans)
             if inspection.problem:
                 return inspection
             oddities += inspection.oddities
@@ -147,15 +152,21 @@ def inspect(read: Read, size: int) -> Inspection:
             oddities.append((_OPEN, 'all whole packets are read'))
         elif not marked:
             oddities.append((_NO_END, 'all pages that are present are read'))
-        chain.append(Link(_pieces(read, stream)))
+        time = 0
+        if stream.first.startswith(_OPUS):
+            time = opus_pages.first_time(read, stream.spans)
+        if time < 0:
+            oddities.append((_EARLY, 'all of it is read'))
+        usual = usual and not time
+        pieces = opus_pages.shifted(read, stream.spans, time) if time else _pieces(read, stream)
+        chain.append(Link(pieces))
     return Inspection(oddities=tuple(dict(oddities).items()), links=() if usual else tuple(chain))
 
 
 def _pieces(read: Read, stream: _Stream) -> tuple[Piece, ...]:
     """Return the pages of a stream, the last of which is marked as its end."""
-    spans: list[Piece] = list(zip(stream.starts, stream.ends, strict=True))
     page = stream.last
     if page.flags & END and not page.open:
-        return tuple(spans)
+        return tuple(stream.spans)
     last = end_page(read(page.start, page.end - page.start))
-    return (*spans[:-1], (stream.starts[-1], page.start), last)
+    return (*stream.spans[:-1], (stream.starts[-1], page.start), last)

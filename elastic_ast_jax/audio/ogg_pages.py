@@ -7,7 +7,16 @@ from typing import BinaryIO, NamedTuple
 
 from elastic_ast_jax.audio.inspection import Read
 
-__all__ = ['BEGIN', 'END', 'Page', 'end_page', 'last_page_frames', 'pages']
+__all__ = [
+    'BEGIN',
+    'END',
+    'Page',
+    'end_page',
+    'lacing_of',
+    'last_page_frames',
+    'pages',
+    'with_granule',
+]
 
 BEGIN, END = 2, 4  # flags of a page
 _MAX_PAGE = 27 + 255 + 255 * 255  # bytes of the longest page
@@ -30,9 +39,8 @@ class Page(NamedTuple):
     open: bool = False
 
 
-def pages(read: Read, size: int) -> Iterator[Page]:
-    """Yield the pages of a file."""
-    position = 0
+def pages(read: Read, size: int, position: int = 0) -> Iterator[Page]:
+    """Yield the pages of a file of `size` bytes from a position on."""
     while position < size:
         head = read(position, 27 + 255)
         if head[:5] != b'OggS\0':
@@ -64,6 +72,16 @@ def pages(read: Read, size: int) -> Iterator[Page]:
         position = end
 
 
+def lacing_of(read: Read, page: Page) -> bytes:
+    """Return the lengths of the parts of the packets in a page."""
+    return read(page.start + 27, page.body - page.start - 27)
+
+
+def with_granule(page: bytes, granule: int) -> bytes:
+    """Return a page at another time."""
+    return _with_checksum(page[:6] + granule.to_bytes(8, 'little') + page[14:])
+
+
 def end_page(page: bytes) -> bytes:
     """Return a page as the last one of a recording: marked as its end, and without half a packet.
 
@@ -73,10 +91,15 @@ def end_page(page: bytes) -> bytes:
     lacing = page[27 : 27 + count].rstrip(b'\xff')  # a packet that continues ends in such values
     content = page[27 + count : 27 + count + sum(lacing)]
     flags, count = page[5] | END, len(lacing)
-    ended = page[:5] + bytes((flags,)) + page[6:22] + bytes((0, 0, 0, 0, count)) + lacing + content
-    # The checksum of zlib, with all bits in reverse order and without its inversions.
-    crc = zlib.crc32(ended.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return ended[:22] + int(f'{crc:032b}'[::-1], 2).to_bytes(4, 'little') + ended[26:]
+    head = page[:5] + bytes((flags,)) + page[6:26] + bytes((count,))
+    return _with_checksum(head + lacing + content)
+
+
+def _with_checksum(page: bytes) -> bytes:
+    """Return a page with its checksum: zlib's, with all bits reversed and without inversions."""
+    cleared = page[:22] + bytes(4) + page[26:]
+    crc = zlib.crc32(cleared.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return page[:22] + int(f'{crc:032b}'[::-1], 2).to_bytes(4, 'little') + page[26:]
 
 
 def last_page_frames(path: str | os.PathLike, size: int) -> int:

@@ -188,6 +188,65 @@ def test_links_of_different_channels_and_rates_are_joined(make, check, tmp_path)
         np.testing.assert_allclose(part[middle], waveform[offset:][middle], atol=0.03)
 
 
+def at_other_times(data, shift):
+    """Return an OGG whose pages of sound are later, as in a part of a recording that was copied."""
+    changed, starts = b'', [i for i in range(len(data)) if data.startswith(b'OggS', i)]
+    for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
+        page = data[start:end]
+        granule = int.from_bytes(page[6:14], 'little', signed=True)
+        if granule > 0:
+            page = (
+                page[:6] + struct.pack('<q', granule + shift) + page[14:22] + bytes(4) + page[26:]
+            )
+            page = page[:22] + struct.pack('<I', ogg_crc(page)) + page[26:]
+        changed += page
+    return changed
+
+
+@pytest.mark.parametrize('shift', [5000, -20_000, 48_000 * 3600])
+def test_an_opus_that_begins_at_another_time_is_read_whole(make, check, shift):
+    whole = make('OGG', np.random.default_rng(0).uniform(-0.5, 0.5, 3 * RATE), subtype='OPUS')
+    expected = check(whole, 3.0, '', 0)
+    warning = 'holds more than its time allows' if shift < 0 else ''
+    changed = at_other_times(whole, shift)
+    np.testing.assert_array_equal(check(changed, 3.0, warning, 0), expected)
+    if not warning:
+        unmarked = check(without_end_flag(changed), 3.0, 'not marked as the end', 0)
+        np.testing.assert_array_equal(unmarked, expected)
+
+
+@pytest.mark.parametrize('rate', [RATE, 48000])
+def test_an_opus_of_one_page_is_read_to_the_sample(make, check, rate):
+    whole = make('OGG', tone(0.3, rate=rate), rate, subtype='OPUS')
+    expected = check(whole, 0.3, '', 0)
+    assert len(expected) == 0.3 * rate
+    # The end of the page, which may be earlier than the last sample, is later than all of them.
+    waveform = check(at_other_times(whole, 9600), 0.3, '', 0.03)
+    assert len(waveform) >= len(expected)
+    np.testing.assert_array_equal(waveform[: len(expected)], expected)
+    shorter = check(at_other_times(whole, -4800), 0.2, '', 0)
+    np.testing.assert_array_equal(shorter, expected[: len(shorter)])
+
+
+@pytest.mark.parametrize('cut', [['-t', '0.3'], ['-ss', '1', '-t', '0.5'], ['-ss', '0.5']])
+@pytest.mark.parametrize('order', ['before', 'after'])
+def test_a_copied_part_of_an_opus_is_read_as_ffmpeg_does(make, tmp_path, cut, order):
+    if not shutil.which('ffmpeg'):
+        pytest.skip('ffmpeg is not installed')
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * 48000)
+    (tmp_path / 'whole.opus').write_bytes(make('OGG', noise, 48000, subtype='OPUS'))
+    source = ['-i', 'whole.opus']
+    words = [*cut, *source] if order == 'before' else [*source, *cut]
+    for command in (
+        [*words, '-c', 'copy', 'part.opus'],
+        ['-i', 'part.opus', '-c:a', 'pcm_f32le', 'part.wav'],
+    ):
+        arguments = ['ffmpeg', '-v', 'error', *command]
+        subprocess.run(arguments, cwd=tmp_path, check=True, timeout=60)
+    waveform = reading.read(tmp_path / 'part.opus', 48000)
+    np.testing.assert_allclose(waveform, reading.read(tmp_path / 'part.wav', 48000), atol=1e-5)
+
+
 def ogg_flac(content):
     """Put a FLAC into OGG as its mapping says: a packet for each block and frame."""
     at, blocks = 4, []
