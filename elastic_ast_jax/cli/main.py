@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from elastic_ast_jax.audio import oddities
 from elastic_ast_jax.cli.commands import UsageError, add_command
 from elastic_ast_jax.cli.hints import hints
+from elastic_ast_jax.distributed import early_failures
 from elastic_ast_jax.utils import gcs
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.failure_hooks import run_failure_hooks
@@ -54,6 +55,8 @@ COMMANDS: Mapping[str, str] = types.MappingProxyType(
     }
 )
 
+# Commands that several processes run together.
+DISTRIBUTED = frozenset({'train', 'evaluate', 'pretrain'})
 # The exit code of a shell for a program that a closed pipe ended.
 _BROKEN_PIPE = 141
 # `EX_SOFTWARE` of sysexits.h; 1 is for what the user can mend.
@@ -79,8 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     An error that the user can mend is printed without a traceback.
     """
-    code = _run(argv)
-    run_failure_hooks(code)
+    words = list(sys.argv[1:] if argv is None else argv)
+    failure = ''
+    try:
+        code, failure = _run(words)
+    except SystemExit as end:  # of argparse
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        _end_others(words, 'its command line is refused', code)
+        raise
+    _end_others(words, failure, code)
     return code
 
 
@@ -100,33 +110,41 @@ def make_parser(names: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _end_others(words: Sequence[str], failure: str, code: int) -> None:
+    """End the other processes of a run if this one failed, and this one without a wait for them."""
+    if code and _command_name(words) in DISTRIBUTED:
+        early_failures.announce(failure, code)
+    run_failure_hooks(code)
+
+
+def _run(words: list[str]) -> tuple[int, str]:
+    """Run a command; return its exit code and what the other processes must know of a failure."""
     _configure_logging()
-    words = list(sys.argv[1:] if argv is None else argv)
     name = _command_name(words)
     try:
         with interrupts_end_imports(), interrupts_arrive():
             run, options = _parse(words, name)
             try:
-                return run(options) or 0
+                return run(options) or 0, ''
             finally:
                 oddities.log_summary()
     except UserError as error:
         # File names in the message may contain control characters; Progress escapes them.
         Progress().write_line(f'elastic-ast {name}: {error}')
-        return error.exit_code
+        return error.exit_code, str(error)
     except BrokenPipeError:  # the reader of the output closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+        return _BROKEN_PIPE, 'the reader of its output is gone'
     except OSError as error:  # such as a read-only folder or a full disk
         file, reason = error.filename or 'the output', error.strerror or error
-        print(f'elastic-ast {name}: {file}: cannot be written or read ({reason})', file=sys.stderr)
-        return gcs.exit_code(error)
+        failure = f'{file}: cannot be written or read ({reason})'
+        print(f'elastic-ast {name}: {failure}', file=sys.stderr)
+        return gcs.exit_code(error), failure
     except KeyboardInterrupt:
-        return INTERRUPTED
-    except Exception:  # a defect, or the loss of another process; launchers restart after both
+        return INTERRUPTED, ''
+    except Exception as error:  # a defect, or the loss of another process; launchers restart
         traceback.print_exc()
-        return _CRASHED
+        return _CRASHED, f'{type(error).__name__}: {error}'
 
 
 def _configure_logging() -> None:

@@ -1,9 +1,7 @@
 """Run several processes as one program: connect them, pick the one that writes, stop them together.
 
-The environment names the other processes: `JAX_COORDINATOR_ADDRESS` (host:port),
-`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` together, or `ELASTIC_AST_DISTRIBUTED=auto` where JAX
-detects them (TPU pods, SLURM, GKE, Open MPI). Without either the process runs alone. Every process
-runs the same program on the same config and the same workdir.
+The environment names the other processes, see `environment`. Every process runs the same program on
+the same config and the same workdir.
 """
 
 import contextlib
@@ -20,18 +18,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from elastic_ast_jax.distributed import environment
+from elastic_ast_jax.distributed.environment import Peers, ProcessesError
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.failure_hooks import on_failure
 from elastic_ast_jax.utils.interrupts import interrupts_end_the_process
 
 Result = TypeVar('Result')
 
-COORDINATOR, PROCESSES, PROCESS, AUTO = (
-    'JAX_COORDINATOR_ADDRESS',
-    'JAX_NUM_PROCESSES',
-    'JAX_PROCESS_ID',
-    'ELASTIC_AST_DISTRIBUTED',
-)
 # Exit code of a run that was asked to stop, has saved, and can be started again: `EX_TEMPFAIL` of
 # sysexits.h.
 EXIT_PREEMPTED = 75
@@ -41,13 +35,14 @@ _CRASHED = 70
 _HEARTBEAT_SECONDS = 30
 # All processes must have started by then.
 _START_SECONDS = 300
+# JAX aborts a process that could not connect, with a stack of C++. A message ends it before, so JAX
+# waits this much longer.
+_LATER_SECONDS = 60
+# A process that failed before it joined the others waits for them this long, to tell them.
+FAILED_SECONDS = 60
 # The first process ends this much later than it fails: its end aborts all others, which may be
 # about to print the same error.
 _LAST_SECONDS = 2
-
-
-class ProcessesError(UserError):
-    """Environment variables that do not name the other processes; lists the allowed values."""
 
 
 class PeerError(UserError):
@@ -64,52 +59,62 @@ class Preempted(UserError):  # noqa: N818  an exit with a checkpoint, not an err
     exit_code = EXIT_PREEMPTED
 
 
-def initialize(environment: Mapping[str, str] = os.environ) -> None:
+_joined = threading.Event()
+
+
+def initialize(variables: Mapping[str, str] = os.environ) -> None:
     """Connect to the other processes, if the environment names any.
 
     Call it before any other use of JAX.
 
     Raises:
         ProcessesError: Variables are missing or wrong, or processes cannot be reached.
+        PeerError: Another process failed before it got here.
     """
-    variables = {
-        name: environment[name]
-        for name in (COORDINATOR, PROCESSES, PROCESS)
-        if environment.get(name)
-    }
-    auto = environment.get(AUTO, '')
-    if auto not in ('', 'auto'):
-        raise ProcessesError(f"{AUTO}={auto!r} must be 'auto', or not be set")
-    if not auto and not (variables.keys() - {COORDINATOR}):
+    peers = environment.read(variables)
+    if peers is None:
         return
-    if not auto and len(variables) < 3:
-        missing = [name for name in (COORDINATOR, PROCESSES, PROCESS) if name not in variables]
-        raise ProcessesError(
-            f'{" and ".join(variables)} without {" and ".join(missing)}: set all three, or'
-            f' {AUTO}=auto alone'
-        )
-    count, index = None, None
-    if len(variables) == 3:
-        count, index = (_whole_number(name, variables[name]) for name in (PROCESSES, PROCESS))
-        if not 0 <= index < count:
-            raise ProcessesError(f'{PROCESS}={index} must be from 0 to below {PROCESSES}={count}')
+    advice = 'check that all run, and that each reaches the first one'
+    reason = f'{peers}: cannot be reached within {_START_SECONDS} seconds: {advice}'
+    with _end_after(_START_SECONDS, _CRASHED, f'elastic-ast: {reason}'):
+        _connect(peers)
+    wait_for_all('the start')
+
+
+def has_joined() -> bool:
+    """Return whether this process has connected to the others, or tried to."""
+    return _joined.is_set()
+
+
+def join_as_failed(peers: Peers, failure: str, code: int) -> None:
+    """Connect to the other processes to end them; call it instead of `initialize`.
+
+    Args:
+        peers: The processes.
+        failure: Why this process ends.
+        code: The exit code of all.
+    """
+    try:
+        with _end_after(FAILED_SECONDS, code):
+            _connect(peers)
+            _exchange({'failure': failure, 'code': code})
+    except Exception:  # they fail in a way of their own
+        _end_now(code)
+
+
+def _connect(peers: Peers) -> None:
+    """Connect to the other processes."""
+    _joined.set()
     # CPU devices of several processes exchange sums with gloo; accelerators have their own ways.
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     try:
         with interrupts_end_the_process():  # it waits for the others
             jax.distributed.initialize(
-                variables.get(COORDINATOR),
-                count,
-                index,
+                *peers,
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-                initialization_timeout=_START_SECONDS,
+                initialization_timeout=_START_SECONDS + _LATER_SECONDS,
             )
     except (RuntimeError, ValueError) as error:
-        peers = (
-            f'{count} processes at {variables[COORDINATOR]}'
-            if len(variables) == 3
-            else f'the processes of {AUTO}=auto'
-        )
         raise ProcessesError(
             f'{peers}: cannot be reached ({_first_line(error)}): check that all run, and that each'
             ' reaches the first one'
@@ -256,15 +261,31 @@ def _end_without_waiting(code: int) -> None:
         return
     if is_primary():
         time.sleep(_LAST_SECONDS)
+    _end_now(code)
+
+
+@contextlib.contextmanager
+def _end_after(seconds: float, code: int, message: str = '') -> Iterator[None]:
+    """End the process if this block takes longer."""
+
+    def end() -> None:
+        if message:
+            print(message, file=sys.stderr)
+        _end_now(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_now(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _whole_number(name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise ProcessesError(f'{name}={text!r} must be a whole number')
-    return int(text)
 
 
 def _first_line(error: Exception) -> str:

@@ -470,8 +470,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         id='sharding-08',
-        module='elastic_ast_jax/distributed/processes.py',
-        where='initialize: index of a process',
+        module='elastic_ast_jax/distributed/environment.py',
+        where='read: index of a process',
         old='if not 0 <= index < count:',
         new='if not 0 <= index <= count:',
         fault='The index of a process may equal the number of processes.',
@@ -479,8 +479,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         id='sharding-09',
-        module='elastic_ast_jax/distributed/processes.py',
-        where='initialize: a coordinator alone',
+        module='elastic_ast_jax/distributed/environment.py',
+        where='read: a coordinator alone',
         old='if not auto and not (variables.keys() - {COORDINATOR}):',
         new='if not auto and not variables:',
         fault='The address of a coordinator alone, which schedulers set for every job, is refused.',
