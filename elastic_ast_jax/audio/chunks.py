@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from elastic_ast_jax.audio.inspection import Inspection, Link, Read
 from elastic_ast_jax.audio.spliced import splice
 
-__all__ = ['INSPECTORS', 'UNKNOWN', 'truncation', 'unfinished']
+__all__ = ['INSPECTORS', 'UNKNOWN', 'caf_ends', 'truncation', 'unfinished']
 
 # Programs that write to a pipe do not know the size. They note a number near the largest integer of
 # 31, 32 or 63 bits.
@@ -194,6 +194,13 @@ def _caf(read: Read, start: int, size: int) -> Inspection:
                 return unfinished(size, (position - 8, (present + 4).to_bytes(8, 'big')))
             return truncation(length - 4, present, 1)
     return Inspection()
+
+
+def caf_ends(read: Read, start: int) -> Iterator[int]:
+    """Yield the end of each chunk of a CAF."""
+    for _, position, length in _chunks(read, '>4sq', start + 8, align=1):
+        if 0 <= length < _UNKNOWN_LONG:
+            yield position + length
 
 
 Inspector = Callable[[Read, int, int], Inspection]

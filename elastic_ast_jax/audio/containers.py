@@ -12,7 +12,7 @@ import functools
 import os
 import struct
 
-from elastic_ast_jax.audio import chunks, flac, mpeg, mpeg_frames, ogg, voc
+from elastic_ast_jax.audio import chunks, flac, joined, mpeg, mpeg_frames, ogg, voc
 from elastic_ast_jax.audio.inspection import Inspection, Read
 from elastic_ast_jax.utils import placeholders
 
@@ -54,31 +54,43 @@ def _inspect_long(path: str | bytes, size: int, _mtime_ns: int, _inode: int) -> 
 
 def _inspect(path: str | bytes | os.PathLike, size: int) -> Inspection:
     with _File(path) as file:
-        read = file.read
-        start = mpeg_frames.skip_id3(read)
-        if start >= size:
-            return Inspection(
-                f'the file is truncated: its ID3 tag takes {start} bytes and {size} are present;'
-                ' get it again or skip it'
-            )
-        head = read(start, 16)
-        for is_container, inspect_container in chunks.INSPECTORS:
-            if is_container(head):
-                return inspect_container(read, start, size)
-        if head[:4] in (b'.snd', b'dns.'):
-            return _au(head, start, size)
-        if head[:7] == b'NIST_1A':
-            return _nist(read, start, size)
-        if head.startswith(voc.MAGIC):
-            return voc.inspect(read, start, size)
-        if head[:4] == b'OggS':
-            return ogg.inspect(read, size)
-        if head[:4] == b'fLaC':
-            return flac.inspect(read, start, size)
-        if start or mpeg_frames.parse_frame(head):
-            return dataclasses.replace(mpeg.inspect(read, start, size), noisy=True)
-        problem = placeholders.recognize(read(0, placeholders.HEAD), 'a recording')
-        return Inspection(problem, unknown=True, noisy=True)
+        parts = joined.parts(file.read, size)
+        if len(parts) == 1:
+            return _inspect_part(file.read, size)
+        return joined.combine(
+            [
+                (_inspect_part(joined.part_of(file.read, start, end), end - start), start, end)
+                for start, end in parts
+            ]
+        )
+
+
+def _inspect_part(read: Read, size: int) -> Inspection:
+    """Return what the bytes of a single recording show."""
+    start = mpeg_frames.skip_id3(read)
+    if start >= size:
+        return Inspection(
+            f'the file is truncated: its ID3 tag takes {start} bytes and {size} are present;'
+            ' get it again or skip it'
+        )
+    head = read(start, 16)
+    for is_container, inspect_container in chunks.INSPECTORS:
+        if is_container(head):
+            return inspect_container(read, start, size)
+    if head[:4] in (b'.snd', b'dns.'):
+        return _au(head, start, size)
+    if head[:7] == b'NIST_1A':
+        return _nist(read, start, size)
+    if head.startswith(voc.MAGIC):
+        return voc.inspect(read, start, size)
+    if head[:4] == b'OggS':
+        return ogg.inspect(read, size)
+    if head[:4] == b'fLaC':
+        return flac.inspect(read, start, size)
+    if start or mpeg_frames.parse_frame(head):
+        return dataclasses.replace(mpeg.inspect(read, start, size), noisy=True)
+    problem = placeholders.recognize(read(0, placeholders.HEAD), 'a recording')
+    return Inspection(problem, unknown=True, noisy=True)
 
 
 class _File:

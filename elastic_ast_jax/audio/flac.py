@@ -11,7 +11,7 @@ from typing import NamedTuple
 from elastic_ast_jax.audio.inspection import Inspection, Link, Read
 from elastic_ast_jax.audio.spliced import splice
 
-__all__ = ['inspect', 'inspect_pieces']
+__all__ = ['inspect', 'inspect_pieces', 'next_marks']
 
 _MAX_BLOCKS = 1000  # of metadata before the first frame
 _MAX_HEADER = 16  # bytes of the longest frame header
@@ -19,6 +19,14 @@ _SLACK = 1024  # bytes of tags that may follow the last frame
 _WINDOW = 1 << 16  # bytes at the end that are searched; then four times as many, up to all
 _UNKNOWN = 'the FLAC header does not note the length'
 _WRONG = 'the FLAC header notes a wrong length'
+
+
+# How recordings begin that may follow: FLAC with the header of its first block, and others.
+_MARKS = (b'fLaC\0\0\0\x22', b'fLaC\x80\0\0\x22', b'OggS\0\2', b'RIFF', b'FORM', b'caff')
+_MARK_BYTES = 8  # of the longest
+_SMALL = 1 << 16  # bytes of a file that is searched whole
+_BLOCK = 1 << 20  # bytes searched at a time
+_PROBES = (3, 5)  # eighths of the file
 
 
 def _crc8_table() -> bytes:
@@ -74,6 +82,56 @@ def inspect(read: Read, start: int, size: int) -> Inspection:
     kind, detail = (_WRONG, f'{total} samples noted, ') if total else (_UNKNOWN, '')
     link = Link(splice(0, size, [(position, field)]))
     return Inspection(oddities=((kind, f'{detail}{last.last} counted'),), links=(link,))
+
+
+def next_marks(read: Read, start: int, size: int) -> Iterator[int]:
+    """Yield where other recordings may begin behind the FLAC at `start` in a file of `size` bytes.
+
+    A long file is read whole only if its last frame, or frames in its middle, are not where the
+    header lets them be.
+    """
+    if size - start > _SMALL and _is_single(read, start, size):
+        return
+    position = start + _MARK_BYTES
+    while position < size:
+        data = read(position, _BLOCK)
+        yield from (position + i for i in sorted({*_marks(data)}))
+        position += _BLOCK - _MARK_BYTES + 1
+
+
+def _marks(data: bytes) -> Iterator[int]:
+    for mark in _MARKS:
+        at = -1
+        while (at := data.find(mark, at + 1)) >= 0:
+            yield at
+
+
+def _is_single(read: Read, start: int, size: int) -> bool:
+    """Return whether the numbers of frames are those of a single stream, as far as a look shows."""
+    info = read(start + 8, 34)
+    total = int.from_bytes(info[13:18], 'big') & 0xFFFFFFFFF
+    block, largest = int.from_bytes(info[:2], 'big'), int.from_bytes(info[7:10], 'big')
+    begin = _first_frame(read, start + 4)
+    header = read(begin, _MAX_HEADER)
+    if not total or not block or not largest or len(header) < 6 or header[:1] != b'\xff':
+        return False
+    tail = max(begin, size - largest - _SLACK)
+    is_another = any(mark in read(tail, size - tail) for mark in _MARKS)
+    if is_another or all(frame.last != total for frame in _frames(read, tail, size, header)):
+        return False
+    # Sample and position of frames, which rise together: a frame has at most `largest` bytes.
+    places = [(0, begin)]
+    for eighth in _PROBES:
+        at = begin + (size - begin) * eighth // 8
+        frame = next(_frames(read, at, min(size, at + largest + _MAX_HEADER), header), None)
+        if frame is None:
+            return False
+        places.append((frame.first, at + frame.position))
+    places.append((total, size - _SLACK))
+    return all(
+        sample < later and later_at - at <= ((later - sample) // block + 1) * largest
+        for (sample, at), (later, later_at) in itertools.pairwise(places)
+    )
 
 
 def inspect_pieces(read: Read, pieces: Sequence[tuple[int, int]]) -> Inspection:

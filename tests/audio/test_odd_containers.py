@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from elastic_ast_jax.audio import mpeg_frames, oddities, opening, reading
+from elastic_ast_jax.audio import joined, mpeg_frames, oddities, opening, reading
 from elastic_ast_jax.audio.reading import AudioError
 
 RATE = 16000
@@ -464,6 +464,76 @@ def test_a_truncated_flac_is_refused_before_decoding(make, tmp_path):
     (tmp_path / 'a.flac').write_bytes(content[: len(content) // 2])
     with pytest.raises(AudioError, match='promises 48000 samples and its last frame ends at'):
         reading.read_header(tmp_path / 'a.flac')
+
+
+# Joined recordings
+
+JOINED = 'several recordings are joined in one file: {} parts, all of which are read'
+CONTAINERS = ['WAV', 'WAVEX', 'RF64', 'W64', 'AIFF', 'AU', 'CAF', 'FLAC']
+
+
+@pytest.mark.parametrize('container', CONTAINERS)
+def test_joined_recordings_of_several_rates_are_read_each_from_its_own(
+    make, check, tmp_path, container
+):
+    """As chained OGG and joined MP3s; libsndfile reads the first one, noise, or nothing."""
+    low = make(container, tone(1.0), subtype='PCM_16')
+    two = make(container, stereo(tone(0.5, 660)), subtype='PCM_16')
+    high = make(container, tone(1.5, 550, 44100), 44100, subtype='PCM_16')
+    alone = {content: check(content, seconds, '', 0) for content, seconds in ((low, 1), (two, 0.5))}
+    waveform = check(low + two, 1.5, JOINED.format(2), 0)
+    np.testing.assert_array_equal(waveform, np.concatenate([alone[low], alone[two]]))
+
+    (tmp_path / 'high').write_bytes(high)
+    expected = [alone[low], reading.read(tmp_path / 'high', RATE), alone[two]]
+    (tmp_path / 'joined').write_bytes(low + high + two)
+    header = reading.read_header(tmp_path / 'joined')
+    assert (header.sample_rate, header.channels, header.odd) == (44100, 2, True)
+    waveform = reading.read(tmp_path / 'joined', RATE)
+    np.testing.assert_allclose(waveform, np.concatenate(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize('first', ['WAV', 'FLAC', 'AU', 'AIFF'])
+def test_joined_recordings_of_several_containers(make, check, refuse, first):
+    content, last = make(first, tone(1.0)), make('WAV', tone(3.0))
+    tag = b'ID3\4\0\0\0\0\0\x0a' + bytes(10)
+    whole = content + tag + make('FLAC', tone(2.0)) + tag + make('OGG', tone(1.0))
+    check(whole, 4.0, JOINED.format(3), 0)
+    whole = content + make('FLAC', tone(2.0)) + last
+    check(whole, 6.0, JOINED.format(3), 0)
+    refuse(whole[:-1000], r'part 3 of 3 joined recordings, at byte \d+: .* truncated')
+
+
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 20 * RATE)
+SOUNDS = {
+    'noise': NOISE,
+    'silence': np.zeros(20 * RATE),
+    'swell': NOISE * np.linspace(0, 1, 20 * RATE) ** 3,
+    'silence and noise': np.where(np.arange(20 * RATE) < 15 * RATE, 0, NOISE),
+    'tone': tone(20.0),
+}
+
+
+@pytest.mark.parametrize('first', SOUNDS)
+@pytest.mark.parametrize('second', SOUNDS)
+def test_flacs_of_equal_lengths_that_are_joined_are_noticed(make, tmp_path, first, second):
+    """The last frame ends where the header of the first one says."""
+    parts = [make('FLAC', SOUNDS[name]) for name in (first, second)]
+    for chosen in ([parts[0]] * 2, parts, [*parts, parts[0]]):
+        (tmp_path / 'a.flac').write_bytes(b''.join(chosen))
+        assert reading.read_header(tmp_path / 'a.flac').frames == len(chosen) * 20 * RATE
+
+
+@pytest.mark.parametrize('sound', SOUNDS)
+def test_a_single_flac_is_not_read_whole_for_its_length(make, sound):
+    content, reads = make('FLAC', SOUNDS[sound]), []
+
+    def read(position, count):
+        reads.append(len(content[position : position + count]))
+        return content[position : position + count]
+
+    assert joined.parts(read, len(content)) == [(0, len(content))]
+    assert sum(reads) < 1 << 17
 
 
 # No recordings
