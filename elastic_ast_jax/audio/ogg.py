@@ -6,7 +6,7 @@ first of these links only, fails on streams beside the sound, and on FLAC in OGG
 
 import dataclasses
 
-from elastic_ast_jax.audio import flac, opus_pages
+from elastic_ast_jax.audio import flac, ogg_packets, ogg_times
 from elastic_ast_jax.audio.inspection import Inspection, Link, Read
 from elastic_ast_jax.audio.ogg_pages import BEGIN, END, Page, end_page, pages
 from elastic_ast_jax.audio.spliced import Piece
@@ -14,9 +14,8 @@ from elastic_ast_jax.audio.spliced import Piece
 __all__ = ['inspect']
 
 _FLAC = b'\x7fFLAC'
-_OPUS = b'OpusHead'
 _FLAC_HEAD = 9  # bytes in front of the FLAC in its first page
-_SOUND = (b'\x01vorbis', _OPUS, _FLAC)  # how the first packets of streams begin
+_SOUND = (*ogg_packets.HEADERS, _FLAC)  # how the first packets of streams begin
 _NO_END = 'the last OGG page is not marked as the end of the recording'
 _OPEN = 'the last OGG page ends within a packet'
 _EARLY = 'the first OGG page of sound holds more than its time allows'
@@ -152,13 +151,11 @@ def inspect(read: Read, size: int) -> Inspection:
             oddities.append((_OPEN, 'all whole packets are read'))
         elif not marked:
             oddities.append((_NO_END, 'all pages that are present are read'))
-        time = 0
-        if stream.first.startswith(_OPUS):
-            time = opus_pages.first_time(read, stream.spans)
+        time = ogg_times.first_time(read, stream.spans, stream.first)
         if time < 0:
             oddities.append((_EARLY, 'all of it is read'))
         usual = usual and not time
-        pieces = opus_pages.shifted(read, stream.spans, time) if time else _pieces(read, stream)
+        pieces = ogg_times.shifted(read, stream.spans, time) if time else _pieces(read, stream)
         chain.append(Link(pieces))
     return Inspection(oddities=tuple(dict(oddities).items()), links=() if usual else tuple(chain))
 

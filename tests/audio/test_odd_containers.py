@@ -203,9 +203,11 @@ def at_other_times(data, shift):
     return changed
 
 
-@pytest.mark.parametrize('shift', [5000, -20_000, 48_000 * 3600])
-def test_an_opus_that_begins_at_another_time_is_read_whole(make, check, shift):
-    whole = make('OGG', np.random.default_rng(0).uniform(-0.5, 0.5, 3 * RATE), subtype='OPUS')
+@pytest.mark.parametrize('subtype', ['VORBIS', 'OPUS'])
+@pytest.mark.parametrize('shift', [5000, -1500, 48_000 * 3600])
+def test_an_ogg_that_begins_at_another_time_is_read_whole(make, check, subtype, shift):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * RATE)
+    whole = make('OGG', noise, subtype=subtype)
     expected = check(whole, 3.0, '', 0)
     warning = 'holds more than its time allows' if shift < 0 else ''
     changed = at_other_times(whole, shift)
@@ -228,22 +230,32 @@ def test_an_opus_of_one_page_is_read_to_the_sample(make, check, rate):
     np.testing.assert_array_equal(shorter, expected[: len(shorter)])
 
 
-@pytest.mark.parametrize('cut', [['-t', '0.3'], ['-ss', '1', '-t', '0.5'], ['-ss', '0.5']])
+# Of Vorbis of one page, ffmpeg loses the last block.
+@pytest.mark.parametrize(
+    ('subtype', 'cut'),
+    [
+        ('OPUS', ['-t', '0.3']),
+        ('OPUS', ['-ss', '1', '-t', '0.5']),
+        ('OPUS', ['-ss', '0.5']),
+        ('VORBIS', ['-ss', '0.5']),
+        ('VORBIS', ['-ss', '1', '-t', '1.5']),
+    ],
+)
 @pytest.mark.parametrize('order', ['before', 'after'])
-def test_a_copied_part_of_an_opus_is_read_as_ffmpeg_does(make, tmp_path, cut, order):
+def test_a_copied_part_of_an_ogg_is_read_as_ffmpeg_does(make, tmp_path, subtype, cut, order):
     if not shutil.which('ffmpeg'):
         pytest.skip('ffmpeg is not installed')
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * 48000)
-    (tmp_path / 'whole.opus').write_bytes(make('OGG', noise, 48000, subtype='OPUS'))
-    source = ['-i', 'whole.opus']
+    (tmp_path / 'whole.ogg').write_bytes(make('OGG', noise, 48000, subtype=subtype))
+    source = ['-i', 'whole.ogg']
     words = [*cut, *source] if order == 'before' else [*source, *cut]
     for command in (
-        [*words, '-c', 'copy', 'part.opus'],
-        ['-i', 'part.opus', '-c:a', 'pcm_f32le', 'part.wav'],
+        [*words, '-c', 'copy', 'part.ogg'],
+        ['-i', 'part.ogg', '-c:a', 'pcm_f32le', 'part.wav'],
     ):
         arguments = ['ffmpeg', '-v', 'error', *command]
         subprocess.run(arguments, cwd=tmp_path, check=True, timeout=60)
-    waveform = reading.read(tmp_path / 'part.opus', 48000)
+    waveform = reading.read(tmp_path / 'part.ogg', 48000)
     np.testing.assert_allclose(waveform, reading.read(tmp_path / 'part.wav', 48000), atol=1e-5)
 
 

@@ -1,12 +1,13 @@
-"""Let the time of an Opus stream in OGG begin at zero.
+"""Let the time of a stream of Opus or Vorbis in OGG begin at zero.
 
-A page notes the time of its end in samples at 48 kHz. In a part of a recording that was copied, and
-in a stream that was joined late, the first time differs from the samples of the first page.
-libsndfile then refuses the file, or reads too much at its start and too little at its end.
+A page notes the time of its end in samples. In a part of a recording that was copied, and in a
+stream that was joined late, the first time differs from the samples of the first page. libsndfile
+then refuses the file, or drops samples within it and at its end.
 """
 
 from collections.abc import Iterator, Sequence
 
+from elastic_ast_jax.audio import ogg_packets
 from elastic_ast_jax.audio.inspection import Read
 from elastic_ast_jax.audio.ogg_pages import END, Page, end_page, lacing_of, pages, with_granule
 from elastic_ast_jax.audio.spliced import Piece
@@ -14,15 +15,9 @@ from elastic_ast_jax.audio.spliced import Piece
 __all__ = ['first_time', 'shifted']
 
 Spans = Sequence[tuple[int, int]]
-# Packets in front of the sound: its description and its tags.
-_HEADERS = 2
-# Samples of a frame at 48 kHz, by the kind of the packet.
-_SPEECH = (480, 960, 1920, 2880)
-_HYBRID = (480, 960)
-_MUSIC = (120, 240, 480, 960)
 
 
-def first_time(read: Read, spans: Spans) -> int:
+def first_time(read: Read, spans: Spans, first: bytes) -> int:
     """Return the time of the first sample of a stream, which is 0 in a whole recording.
 
     The end of a stream may be earlier than its last sample, so a stream of one page whose time is
@@ -31,18 +26,29 @@ def first_time(read: Read, spans: Spans) -> int:
     Args:
         read: Reads the file.
         spans: Start and end of the bytes of its pages.
+        first: How its first packet begins, which says whether it is Opus or Vorbis.
     """
-    packets, samples = 0, 0
-    begin = b''  # of a packet that continues
+    kind = next(kind for kind in ogg_packets.HEADERS if first.startswith(kind))
+    headers, packet = [b''], b''
+    count, samples = None, 0
     for page in _pages(read, spans):
         position = page.body
         for length, is_whole in _parts(lacing_of(read, page)):
-            begin = begin or read(position, 2)
+            if count is None:
+                headers[-1] += read(position, length)
+            else:
+                packet = packet or read(position, 2 if length else 0)
             position += length
-            if is_whole:
-                samples += _samples(begin) if packets >= _HEADERS and length else 0
-                packets, begin = packets + 1, b''
-        if packets > _HEADERS and page.granule >= 0:
+            if not is_whole:
+                continue
+            if count is not None:
+                samples += count(packet) if packet else 0
+                packet = b''
+            elif len(headers) < ogg_packets.HEADERS[kind]:
+                headers.append(b'')
+            elif (count := ogg_packets.counter(headers)) is None:
+                return 0
+        if count is not None and samples and page.granule >= 0:
             time = page.granule - samples
             return max(0, time) if page.end == spans[-1][1] else time
     return 0
@@ -83,17 +89,3 @@ def _parts(lacing: bytes) -> Iterator[tuple[int, bool]]:
             length = 0
     if lacing[-1:] == b'\xff':
         yield length, False
-
-
-def _samples(begin: bytes) -> int:
-    """Return the samples at 48 kHz of a packet with these first two bytes."""
-    kind, count = begin[0] >> 3, begin[0] & 3
-    if kind < 12:
-        frame = _SPEECH[kind & 3]
-    elif kind < 16:
-        frame = _HYBRID[kind & 1]
-    else:
-        frame = _MUSIC[kind & 3]
-    if count == 3:
-        return frame * (begin[1] & 63 if len(begin) > 1 else 0)
-    return frame * (1 if count == 0 else 2)
