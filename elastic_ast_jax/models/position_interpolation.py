@@ -98,6 +98,22 @@ def align_by_distance(axis: Axis) -> AxisLookup:
     )
 
 
+def align_by_frequency(
+    axis: Axis, old: Float64[np.ndarray, 'old'], new: Float64[np.ndarray, 'new']
+) -> AxisLookup:
+    """Place each row of patches at its frequency; one beyond the old rows takes the nearest.
+
+    Args:
+        axis: The axis of frequency.
+        old: The centers of its rows in mel in the old network, ascending.
+        new: The same in the new network.
+    """
+    return AxisLookup(
+        np.interp(new, old, np.arange(axis.old_size, dtype=np.float64)),
+        f'{axis.name} {axis.old_size} -> {axis.new_size} by frequency',
+    )
+
+
 def interpolate(
     table: Float32[np.ndarray, '...'], positions: Float64[np.ndarray, 'n'], axis: int
 ) -> Float32[np.ndarray, '...']:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
-from elastic_ast_jax.audio.frontend import FrontendSpec
+from elastic_ast_jax.audio import fbank
+from elastic_ast_jax.audio.frontend import FrontendSpec, hertz_to_mel
 from elastic_ast_jax.models import position_interpolation
 from elastic_ast_jax.models.ast import AST
 from elastic_ast_jax.models.elastic_ast import ElasticAST
@@ -55,17 +56,17 @@ def network_geometry(network: ElasticAST | AST, frontend: FrontendSpec) -> Geome
 
 
 def fit(
-    weights: PretrainedWeights, network: ElasticAST | AST, geometry: Geometry, *, quirks: bool
+    weights: PretrainedWeights, network: ElasticAST | AST, frontend: FrontendSpec, *, quirks: bool
 ) -> Part:
     """Return positions on a network's grid.
 
     Args:
         weights: With positions on their own grid.
         network: The network to train.
-        geometry: Of the network; see `network_geometry`.
+        frontend: Of its spectrograms.
         quirks: See `initialize.initialize_params`.
     """
-    freq, time = _lookups(weights, geometry, quirks=quirks)
+    freq, time = _lookups(weights, network, frontend, quirks=quirks)
     origin = (
         f'{describe_sources(weights.sources["positions"])}; {freq.description}; {time.description}'
     )
@@ -116,16 +117,17 @@ def _interpolate_grid(
 
 
 def _lookups(
-    weights: PretrainedWeights, geometry: Geometry, *, quirks: bool
+    weights: PretrainedWeights, network: ElasticAST | AST, frontend: FrontendSpec, *, quirks: bool
 ) -> tuple[AxisLookup, AxisLookup]:
     """Return where the network's frequencies and times lie in the positions of the weights.
 
-    Rows of patches on another number of mel bins lie at the same frequencies where they lie at the
-    same share of the bins. In weights that were trained on audio, the first position is that of a
-    clip's first frame, so a shorter table takes the first ones; with `quirks`, a grid of the same
+    Rows of patches lie at their frequencies where both frontends are known, and otherwise at the
+    same share of the mel bins. In weights that were trained on audio, the first position is that of
+    a clip's first frame, so a shorter table takes the first ones; with `quirks`, a grid of the same
     stride takes those in the middle, as of an image.
     """
-    old, stride = weights.positions, geometry.stride
+    old, geometry = weights.positions, network_geometry(network, frontend)
+    stride = geometry.stride
     old_stride = weights.patch if isinstance(old, PositionTables) else old.stride or stride
     freq, time = (
         Axis(*axis)
@@ -133,7 +135,11 @@ def _lookups(
             ('frequency', 'time'), old.shape, geometry.grid, old_stride, stride, strict=True
         )
     )
-    if old.mels and old.mels != geometry.mels:
+    old_centers = _row_centers(weights.frontend, weights.patch[0], freq.old_stride, freq.old_size)
+    centers = _row_centers(frontend, geometry.patch[0], freq.new_stride, freq.new_size)
+    if old_centers is not None and centers is not None and not _are_equal(old_centers, centers):
+        rows = position_interpolation.align_by_frequency(freq, old_centers, centers)
+    elif old.mels and old.mels != geometry.mels:
         rows = position_interpolation.resize(freq)
     elif old_stride[0] == stride[0]:
         rows = position_interpolation.center(freq)
@@ -146,6 +152,20 @@ def _lookups(
     ):
         return rows, position_interpolation.take_first(time)
     return rows, position_interpolation.center(time)
+
+
+def _row_centers(
+    frontend: FrontendSpec | None, height: int, stride: int, rows: int
+) -> Float64[np.ndarray, 'rows'] | None:
+    """Return the mean of the filters' centers in mel of each row of patches; None if unknown."""
+    if frontend is None or (rows - 1) * stride + height > frontend.mel_bins:
+        return None
+    mels = hertz_to_mel(fbank.center_frequencies(frontend))
+    return np.array([mels[row * stride :][:height].mean() for row in range(rows)])
+
+
+def _are_equal(old: Float64[np.ndarray, 'old'], new: Float64[np.ndarray, 'new']) -> bool:
+    return len(old) == len(new) and np.allclose(old, new)
 
 
 def prefix_tokens(

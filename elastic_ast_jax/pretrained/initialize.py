@@ -120,7 +120,6 @@ def initialize_from(
     Raises:
         PretrainedError: See `initialize_params`.
     """
-    geometry = fit_positions.network_geometry(network, frontend)
     _check_sizes(path, weights, network, frontend)
     leaves: dict[str, Any] = flatten_dict(abstract, sep='/')
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
@@ -128,7 +127,7 @@ def initialize_from(
     weights, query_notes = _rescale_queries(weights, network, quirks=quirks)
     notes += [*query_notes, *_notes_on_features(weights, frontend)]
     parts = {name: _copy(weights, name) for name in ('embed', 'encoder')}
-    parts['positions'] = fit_positions.fit(weights, network, geometry, quirks=quirks)
+    parts['positions'] = fit_positions.fit(weights, network, frontend, quirks=quirks)
     if 'tokens' in shapes:
         parts['tokens'] = _prefix_part(weights, shapes['tokens'][0])
     if 'pool/query' in shapes:

@@ -174,6 +174,19 @@ def test_other_mel_bins_resize_the_table_of_frequencies(workdir):
     )
 
 
+def test_rows_of_patches_lie_at_their_frequencies(workdir):
+    """Half the sample rate ends at mel 2146 instead of 2840, and both begin at mel 32."""
+    path, params = workdir
+    lower = dataclasses.replace(FEATURES, sample_rate=8000)
+    initialized = initialize_from(path, elastic(lower), untrained.LABELS, frontend=lower)
+    freq, old = initialized.params['positions/freq'], params['positions/freq']
+    np.testing.assert_array_equal(freq[0], old[0])  # below all of the weights
+    step = (2146.06 - 31.75) / (2840.02 - 31.75)  # mels of a bin, relative to those of the weights
+    place = (step * (16.5 + 8) - 8.5) / 16  # the middle of the filters 17 to 32, counted from 1
+    np.testing.assert_allclose(freq[1], (1 - place) * old[0] + place * old[1], atol=1e-4)
+    assert 'frequency 2 -> 2 by frequency' in report_line(initialized, 'positions:')
+
+
 def test_features_that_differ_are_noted(workdir):
     changed = dataclasses.replace(FEATURES, mean=-5.0, sample_rate=8000)
     initialized = initialize_from(workdir[0], elastic(changed), untrained.LABELS, frontend=changed)
