@@ -127,6 +127,13 @@ class Augment:
     # Value of masks. 'zero': log-mel 0; 'mean': the mean log-mel of the clip (paper, on
     # EPIC-SOUNDS).
     mask_fill: str = 'zero'
+    # Spectrograms move up or down by less than this many mel bins, as another pitch or a smaller
+    # body does. 0: never.
+    mel_shift: float = 0.0
+    # Share of clips that begin at a random frame, with the frames before it at their end.
+    roll: float = 0.0
+    # Share of clips that get white noise, 5 to 40 dB below their level.
+    noise: float = 0.0
     # Share of clips whose waveform and labels are mixed with those of another clip. Requires
     # train.loss='bce'. Paper, on AudioSet: 0.5.
     mixup: float = 0.0
@@ -200,12 +207,16 @@ class Model:
         )
 
 
+# The value of `init.from` that names the encoder in the package; './starter' is a file or folder.
+STARTER = 'starter'
+
+
 @dataclasses.dataclass(frozen=True)
 class Init:
     """Initial weights; see `pretrained`."""
 
-    # Weights: a workdir, a Hugging Face folder, .pth, .ckpt, .bin, .safetensors or .npz. Empty:
-    # random weights.
+    # Weights: a workdir, a Hugging Face folder, .pth, .ckpt, .bin, .safetensors or .npz. 'starter':
+    # the encoder in the package, trained on synthesized sounds. Empty: random weights.
     from_: str = ''
     # Initialize as the published ElasticAST does, with smaller pooling projections. Requires
     # model.scaled=False.

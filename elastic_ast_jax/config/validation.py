@@ -83,7 +83,14 @@ def augment_problems(augment: Augment) -> list[str]:
     """Return the problems of the augmentation's own values, one sentence each."""
     checks = _Checks('augment', augment)
     checks.at_least(
-        0, 'prefix_frames', 'cut_seconds', 'crop_seconds', 'freq_mask', 'freq_masks', 'time_masks'
+        0,
+        'prefix_frames',
+        'cut_seconds',
+        'crop_seconds',
+        'freq_mask',
+        'freq_masks',
+        'time_masks',
+        'mel_shift',
     )
     checks.below_one('token_dropout', 'random_token_dropout', 'time_mask', 'time_warp')
     checks.need(
@@ -91,7 +98,8 @@ def augment_problems(augment: Augment) -> list[str]:
         f'augment.random_token_dropout={augment.random_token_dropout} replaces'
         f' augment.token_dropout={augment.token_dropout}: set one of them to 0',
     )
-    checks.within('mixup', 0, 1)
+    for name in ('mixup', 'roll', 'noise'):
+        checks.within(name, 0, 1)
     checks.positive('mixup_beta')
     checks.one_of('mask_fill', ('zero', 'mean'))
     checks.need(
@@ -279,6 +287,11 @@ def _clip_problems(config: Config) -> list[str]:
     checks.need(
         augment.freq_mask <= front.mel_bins,
         f'augment.freq_mask={augment.freq_mask} is more than frontend.mel_bins={front.mel_bins}',
+    )
+    checks.need(
+        augment.mel_shift <= front.mel_bins / 2,
+        f'augment.mel_shift={augment.mel_shift} is more than half of'
+        f' frontend.mel_bins={front.mel_bins}',
     )
     if front.problems():
         return checks.problems

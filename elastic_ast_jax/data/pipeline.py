@@ -92,6 +92,8 @@ def _normalized_features(reader: RowReader, inputs: dict[str, Tensor]) -> Tensor
     """Return the warped, masked and normalized log-mels of a row, float32 `[frames, mels]`."""
     frontend, augment = reader.planner.frontend, reader.planner.spec.augment
     features = fbank_tf.log_mel(inputs['samples'], inputs['frame_start'], frontend, reader.block)
+    if augment.mel_shift:
+        features = _shift_mels(features, tf.gather(inputs['mel_shift'], inputs['frame_clip']))
     if augment.time_warp:
         before = inputs['frame_from']
         after = tf.minimum(before + 1, tf.size(before) - 1)
@@ -108,6 +110,23 @@ def _normalized_features(reader: RowReader, inputs: dict[str, Tensor]) -> Tensor
         masked = inputs['frame_real'][:, None] / (2 * frontend.std) - keep
         fill += masked * _clip_means(features, inputs)[:, None]
     return features * keep + fill
+
+
+def _shift_mels(features: Tensor, shift: Tensor) -> Tensor:
+    """Return log-mels `[frames, mels]` that are moved up by mel bins `[frames]`.
+
+    It is linear between two bins; the bins at the ends repeat.
+    """
+    last = features.shape[1] - 1
+    place = tf.range(last + 1, dtype=tf.float32)[None, :] - shift[:, None]
+    place = tf.clip_by_value(place, 0.0, float(last))
+    low = tf.floor(place)
+    below = tf.cast(low, tf.int32)
+    above = tf.minimum(below + 1, last)
+    part = place - low
+    return (1 - part) * tf.gather(features, below, batch_dims=1) + part * tf.gather(
+        features, above, batch_dims=1
+    )
 
 
 def _clip_means(features: Tensor, inputs: dict[str, Tensor]) -> Tensor:

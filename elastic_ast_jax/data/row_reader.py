@@ -23,6 +23,8 @@ from elastic_ast_jax.data.sources.base import BadAudio, DataError, Source
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import NO_CLIP, BatchShape
 from elastic_ast_jax.packing.token_dropout import kept_token_indices
+from elastic_ast_jax.utils import philox
+from elastic_ast_jax.utils.philox import Stream
 
 # The clip ids of a row that could not be read.
 FAILED_ROW = NO_CLIP - 1
@@ -60,6 +62,7 @@ class RowInputs:
             without time warp.
         frame_part: Time warp: how far that place is on the way to the next frame, `[f]`. Empty
             without time warp.
+        mel_shift: Mel bins that the frames of a clip move up, `[n]`.
         band_keep: 0 under the frequency masks of a clip, 1 elsewhere, `[n, mels]`.
         patch: The patch of each token, `[t]`. Patches are numbered along the frames of the row, the
             mel patches of a column together.
@@ -78,6 +81,7 @@ class RowInputs:
     frame_clip: np.ndarray = _array(np.int32)
     frame_from: np.ndarray = _array(np.int32)
     frame_part: np.ndarray = _array(np.float32)
+    mel_shift: np.ndarray = _array(np.float32)
     band_keep: np.ndarray = _array(np.float32, rank=2)
     patch: np.ndarray = _array(np.int32)
     segment_ids: np.ndarray = _array(np.int32)
@@ -172,12 +176,13 @@ class RowReader:
 
     def _read_row(self, plan: EpochPlan, positions: np.ndarray) -> RowInputs:
         clips, frontend = plan.clips, self.planner.frontend
-        samples, readable = self._read_samples(clips, positions)
+        samples, readable = self._read_samples(plan, positions)
         positions = positions[readable]
         columns = clips.time_patches[positions]
         return RowInputs(
             samples=samples,
             **self._lay_out_frames(clips, positions, columns * frontend.patch_frames),
+            mel_shift=clips.mel_shift[positions].astype(np.float32),
             band_keep=_outside_masks(
                 clips.freq_start[positions],
                 clips.freq_width[positions],
@@ -188,18 +193,18 @@ class RowReader:
         )
 
     def _read_samples(
-        self, clips: SampledClips, positions: np.ndarray
+        self, plan: EpochPlan, positions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the samples of a row, clip after clip, and a mask of the readable clips."""
-        frontend, sizes = self.planner.frontend, self._blocks(clips, positions) * self.block
+        clips, frontend = plan.clips, self.planner.frontend
+        sizes = self._blocks(clips, positions) * self.block
         samples = np.zeros(max(int(sizes.sum()), frontend.window), np.float32)
         readable, start = np.zeros(len(positions), bool), 0
         for i, position in enumerate(positions):
-            readable[i] = self._write_waveform(
-                clips,
-                int(position),
-                samples[start + frontend.lead_samples :][: clips.samples[position]],
-            )
+            waveform = samples[start + frontend.lead_samples :][: clips.samples[position]]
+            readable[i] = self._write_waveform(clips, int(position), waveform)
+            if readable[i] and clips.noise[position]:
+                self._add_noise(plan, int(position), waveform)
             start += int(sizes[i]) * int(readable[i])
         return samples[: max(start, frontend.window)], readable
 
@@ -227,6 +232,20 @@ class RowReader:
             mean = waveform.mean() if centered else np.float32(0)
         np.subtract(waveform[clips.start[position] :][: len(out)], mean, out=out)
         return True
+
+    def _add_noise(self, plan: EpochPlan, position: int, waveform: np.ndarray) -> None:
+        """Add white noise to the waveform of a clip, in place."""
+        count = len(waveform)
+        words = philox.words_at(
+            self.planner.seed, plan.epoch, Stream.NOISE_SAMPLES, position, -(-count // 4)
+        )
+        noise = philox.white_noise(words, count)
+        if (
+            self.planner.frontend.kind == 'kaldi'
+        ):  # zeros follow a clip that is shorter than a window
+            noise -= noise.mean()
+        level = plan.clips.noise[position] * np.sqrt(np.mean(np.square(waveform)))
+        waveform += np.float32(level) * noise
 
     def _read_clip(self, clip: int) -> np.ndarray | None:
         """Return the whole waveform of a clip, or None if it cannot be read and is skipped."""
@@ -270,7 +289,9 @@ class RowReader:
         frames = clips.frames[positions][owner]
         repeats = self.planner.frontend.repeats_frames
         real = (number < frames) | repeats
+        roll = clips.roll[positions][owner]
         source_frame = self.planner.frontend.repeated_frames(number, frames)
+        source_frame = np.where(real, (source_frame + roll) % frames, source_frame)
         start = (np.cumsum(blocks) - blocks)[owner] + source_frame * (
             clips.shift[positions] // self.block
         )[owner]

@@ -21,6 +21,8 @@ from elastic_ast_jax.utils import philox
 from elastic_ast_jax.utils.philox import Stream
 
 NO_PARTNER = -1
+# Levels of noise relative to the clip's.
+_NOISE_DB = (-40.0, -5.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,9 @@ class SamplingSpec:
             for name, value in (
                 ('random_token_dropout', augment.random_token_dropout),
                 ('crop_seconds', augment.crop_seconds),
+                ('mel_shift', augment.mel_shift),
+                ('roll', augment.roll),
+                ('noise', augment.noise),
             )
             if value
         }
@@ -131,6 +136,9 @@ class SampledClips:
         time_width: SpecAugment: frames of each mask; 0 for no mask.
         warp_from: SpecAugment: the frame that the time warp moves.
         warp_to: SpecAugment: the place that it moves to; equal to `warp_from` for no warp.
+        mel_shift: Mel bins that the spectrogram moves up.
+        roll: The frame that comes first; those before it follow at the end.
+        noise: Level of the noise relative to the clip's; 0 for none.
         cropped: Number of clips cropped to the frontend's `max_frames`.
     """
 
@@ -149,6 +157,9 @@ class SampledClips:
     time_width: Int64[np.ndarray, 'N M']
     warp_from: Float64[np.ndarray, 'N']
     warp_to: Float64[np.ndarray, 'N']
+    mel_shift: Float64[np.ndarray, 'N']
+    roll: Int64[np.ndarray, 'N']
+    noise: Float64[np.ndarray, 'N']
     cropped: int
 
 
@@ -234,6 +245,9 @@ def sample_epoch(
         time_width=time_width,
         warp_from=warp_from,
         warp_to=warp_to,
+        mel_shift=(2 * random.uniform(Stream.MEL_SHIFT) - 1) * augment.mel_shift,
+        roll=_sample_roll(random, augment, frames),
+        noise=_sample_noise(random, augment),
         cropped=int(too_long.sum()) if spec.too_long == 'crop' else 0,
     )
 
@@ -350,6 +364,21 @@ def _sample_warp(
     limit = np.minimum(limit, (size - 1) // 2)
     frame = np.floor(limit + point * (size - 2 * limit))
     return frame, frame + np.trunc((2 * distance - 1) * limit)
+
+
+def _sample_roll(
+    random: _Random, augment: Augment, frames: Int64[np.ndarray, 'N']
+) -> Int64[np.ndarray, 'N']:
+    """Return the first frame of each clip: 0, or any of its frames."""
+    rolls = random.uniform(Stream.ROLL) < augment.roll
+    return np.where(rolls, random.integers(Stream.ROLL_FRAMES, frames), 0)
+
+
+def _sample_noise(random: _Random, augment: Augment) -> Float64[np.ndarray, 'N']:
+    """Return the level of the noise of each clip, relative to its own; 0 for none."""
+    low, high = _NOISE_DB
+    level = 10 ** ((low + (high - low) * random.uniform(Stream.NOISE_LEVEL)) / 20)
+    return np.where(random.uniform(Stream.NOISE) < augment.noise, level, 0.0)
 
 
 def _sample_partners(

@@ -11,6 +11,7 @@ from scipy.fft import next_fast_len
 
 from elastic_ast_jax.synthesis.draws import Draws
 from elastic_ast_jax.synthesis.sounds import Resonance, Room, Sound
+from elastic_ast_jax.utils import philox
 
 __all__ = ['render']
 
@@ -173,9 +174,8 @@ def _partials(
 
 
 def _white(draws: Draws, count: int) -> Float32[np.ndarray, 'count']:
-    """Return uniform noise of variance 1, the same on any machine."""
-    words = draws.words(-(-count // 4)).astype('<u8').view('<i2')[:count]
-    return words.astype(np.float32) * np.float32(3**0.5 / 32768)
+    """Return noise of variance 1."""
+    return philox.white_noise(draws.words(-(-count // 4)), count)
 
 
 def _noise(

@@ -7,7 +7,7 @@ methods of `numpy.random.Generator` may change from one NumPy version to the nex
 import enum
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt64
+from jaxtyping import Float32, Float64, Int64, UInt64
 
 
 class Stream(enum.IntEnum):
@@ -37,6 +37,12 @@ class Stream(enum.IntEnum):
     TOKEN_SHARE = 18
     FOLD = 19
     TRAINING_SUBSET = 20
+    MEL_SHIFT = 21
+    ROLL = 22
+    ROLL_FRAMES = 23
+    NOISE = 24
+    NOISE_LEVEL = 25
+    NOISE_SAMPLES = 26
 
 
 def words(seed: int, epoch: int, stream: Stream, count: int) -> UInt64[np.ndarray, 'count']:
@@ -58,6 +64,12 @@ def words_at(
 def uniform(word: UInt64[np.ndarray, 'n']) -> Float64[np.ndarray, 'n']:
     """Return uniform numbers in [0, 1) from the upper 53 bits."""
     return (word >> np.uint64(11)) * 2.0**-53
+
+
+def white_noise(word: UInt64[np.ndarray, 'n'], count: int) -> Float32[np.ndarray, 'count']:
+    """Return uniform noise of variance 1: four samples from each word, the same on any machine."""
+    samples = word.astype('<u8').view('<i2')[:count]
+    return samples.astype(np.float32) * np.float32(3**0.5 / 32768)
 
 
 def integers(word: UInt64[np.ndarray, 'n'], count):

@@ -26,6 +26,8 @@ from elastic_ast_jax.inference.clips import to_patches
 from elastic_ast_jax.packing import packer
 from elastic_ast_jax.packing.batch import BatchShape, PackedBatch, validate
 from elastic_ast_jax.packing.token_dropout import kept_token_indices
+from elastic_ast_jax.utils import philox
+from elastic_ast_jax.utils.philox import Stream
 from tests.data.specs import replaced, sampling_spec
 
 CLASSES, TOKENS, SLOTS, ROWS = 5, 160, 5, 2
@@ -150,11 +152,19 @@ def patches_by_numpy(source, planner, plan, position):
     start, samples, frames = (
         int(getattr(clips, name)[position]) for name in ('start', 'samples', 'frames')
     )
-    waveform = mixed_by_numpy(source, clips, position, frontend.kind == 'kaldi')[
-        start : start + samples
-    ]
+    waveform = mixed_by_numpy(source, clips, position, frontend.kind == 'kaldi')
+    if frontend.kind == 'kaldi':  # the mean counts neither in the clip nor in the level of noise
+        waveform = waveform - waveform.mean()
+    waveform = waveform[start : start + samples]
+    waveform = with_noise_by_numpy(waveform, planner, plan, position)
     features = fbank.log_mel(waveform, frontend, int(clips.shift[position]))
     assert len(features) == frames
+    if clips.roll[position]:
+        features = np.roll(features, -int(clips.roll[position]), axis=0)
+    if planner.spec.augment.mel_shift:
+        bins = np.arange(features.shape[1])
+        origin = bins - clips.mel_shift[position]
+        features = np.stack([np.interp(origin, bins, frame) for frame in features])
     if frontend.partial in ('edge', 'repeat'):
         held = int(clips.time_patches[position]) * frontend.patch_frames
         missing = ((0, held - frames), (0, 0))
@@ -184,6 +194,18 @@ def patches_by_numpy(source, planner, plan, position):
         frontend.patch_frames,
         int(clips.time_patches[position]),
     )
+
+
+def with_noise_by_numpy(waveform, planner, plan, position):
+    """The waveform of a sampled clip with its noise."""
+    level = plan.clips.noise[position]
+    if not level:
+        return waveform
+    words = philox.words_at(
+        planner.seed, plan.epoch, Stream.NOISE_SAMPLES, position, -(-len(waveform) // 4)
+    )
+    rms = np.sqrt(np.mean(waveform.astype(np.float64) ** 2))
+    return (waveform + level * rms * philox.white_noise(words, len(waveform))).astype(np.float32)
 
 
 def mixed_by_numpy(source, clips, position, centred):
@@ -259,6 +281,21 @@ CASES = {
         'spec': sampling_spec(
             balanced=True, mixup=0.6, too_long='crop', cut_seconds=0.3, token_dropout=0.1
         ),
+    },
+    'as for small data': {
+        'spec': sampling_spec(
+            shuffle=True,
+            ratios=(1.0, 1.2),
+            mel_shift=3.0,
+            roll=0.7,
+            noise=0.7,
+            time_warp=0.1,
+            freq_mask=8,
+        ),
+    },
+    'as for small data, from EPIC-SOUNDS': {
+        'frontend': EPIC,
+        'spec': replaced(EPIC_DRAWS, mel_shift=3.0, roll=0.7, noise=0.7),
     },
     'as of a published AST': {
         'frontend': dataclasses.replace(FRONTEND, partial='zero', min_frames=112),

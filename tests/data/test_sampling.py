@@ -34,6 +34,9 @@ EVERYTHING = sampling_spec(
     time_mask=0.1875,
     time_warp=0.05,
     mixup=0.5,
+    mel_shift=4.0,
+    roll=0.5,
+    noise=0.5,
 )
 
 # From a few samples to longer than the frontend's 1024 frames.
@@ -95,6 +98,9 @@ def test_the_defaults_draw_nothing():
         ('time_mask', 0.0, {'time_start', 'time_width'}),
         ('time_warp', 0.0, {'warp_from', 'warp_to'}),
         ('mixup', 0.0, {'partner', 'weight'}),
+        ('mel_shift', 0.0, {'mel_shift'}),
+        ('roll', 0.0, {'roll'}),
+        ('noise', 0.0, {'noise'}),
     ],
 )
 def test_leaving_one_thing_out_changes_nothing_else(field, value, changes):
@@ -417,3 +423,18 @@ def test_without_a_warp_frames_stay():
 def test_a_spec_that_cannot_be_drawn_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         sampling_spec(**{field: value})
+
+
+def test_pitch_beginning_and_noise_have_their_ranges():
+    spec = sampling_spec(mel_shift=4.0, roll=0.25, noise=0.75)
+    clips = sample_epoch(np.full(8000, RATE), FRONTEND, spec, 0, 0)
+    assert -4 <= clips.mel_shift.min() < -3.9 and 3.9 < clips.mel_shift.max() < 4
+    rolled = clips.roll > 0
+    assert abs(rolled.mean() - 0.25) < 0.03
+    assert clips.roll.max() < clips.frames[0] and clips.roll[rolled].mean() == pytest.approx(
+        clips.frames[0] / 2, rel=0.05
+    )
+    noisy = clips.noise > 0
+    assert abs(noisy.mean() - 0.75) < 0.03
+    decibels = 20 * np.log10(clips.noise[noisy])
+    assert -40 <= decibels.min() < -39 and -6 < decibels.max() < -5
