@@ -340,7 +340,14 @@ def prepare_run(
         config, schedule.epoch_ends, plan.extended_after
     )
     steps = compiled_steps.make_steps(
-        config, len(data.labels), attend, dtype, mesh, learning_rate, data.weights
+        config,
+        len(data.labels),
+        attend,
+        dtype,
+        mesh,
+        learning_rate,
+        data.weights,
+        training_factory.thaw_step(config, schedule.epoch_ends),
     )
     split = splits.selection_split(config)
     evaluator = Evaluator(config, data.labels, steps.eval_step, mesh, split=split)
@@ -467,8 +474,11 @@ def announce(setup: Setup) -> None:
     for line in describe_data(config, setup.data, setup.evaluator, setup.schedule):
         write_line(line)
     write_line(f'{sharding.describe(setup.mesh)}; {setup.attention}')
+    freeze, freeze_epochs = ','.join(config.train.freeze), config.train.freeze_epochs
+    if freeze_epochs:
+        write_line(f'train.freeze={freeze}: constant for the first {freeze_epochs:g} epochs')
     if setup.steps.frozen:
-        reasons = [f'train.freeze={",".join(config.train.freeze)}'] if config.train.freeze else []
+        reasons = [f'train.freeze={freeze}'] if freeze and not freeze_epochs else []
         reasons += ['model.statistics=True'] if config.model.statistics else []
         write_line(
             f'{len(setup.steps.frozen)} parameters stay as they are: {" and ".join(reasons)}'

@@ -185,6 +185,9 @@ class Model:
     # ast: learned tokens before the patches. 2: class and distillation token (DeiT); 1: class
     # token (ViT).
     prefix_tokens: int = 2
+    # Stochastic depth: the share of clips that skip a branch of the last block in training, less
+    # in the blocks before. Source: Huang et al. (2016).
+    drop_path: float = 0.0
     # Epsilon of every LayerNorm.
     eps: float = 1e-6
     # Divide attention logits by sqrt(head width). False: as in the published code.
@@ -247,6 +250,8 @@ class Train:
     ema: float = 0.0
     # Parameters that stay constant: prefixes of names, such as encoder.
     freeze: tuple[str, ...] = ()
+    # Epochs after which the parameters of freeze are trained too. 0: never.
+    freeze_epochs: float = 0.0
     # Steps between lines in metrics.jsonl.
     log_every: int = 10
     # Steps between checkpoints. 0: at the end of each epoch only.

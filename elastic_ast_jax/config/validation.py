@@ -216,6 +216,7 @@ def _model_problems(model: Model) -> list[str]:
             ' another width',
         )
     checks.one_of('pool', ('attention', 'mean'))
+    checks.below_one('drop_path')
     checks.positive('eps')
     checks.one_of(
         'attention', ('auto', 'reference', 'blocked', 'splash', 'pallas', 'tokamax', 'cudnn')
@@ -245,7 +246,12 @@ def _train_problems(train: Train) -> list[str]:
     checks.at_least(
         1, 'epochs', 'log_every', 'max_checkpoints', 'eval_every', 'grad_accumulation_steps'
     )
-    checks.at_least(0, 'save_every', 'profile_steps', 'patience')
+    checks.at_least(0, 'save_every', 'profile_steps', 'patience', 'freeze_epochs')
+    checks.need(
+        not train.freeze_epochs or bool(train.freeze),
+        f'train.freeze_epochs={train.freeze_epochs} is the time that parameters stay constant: name'
+        ' them with train.freeze, or set it to 0',
+    )
     checks.below_one('label_smoothing', 'ema')
     checks.one_of('loss', ('cross_entropy', 'bce'))
     checks.one_of('class_weights', ('none', 'balanced'))

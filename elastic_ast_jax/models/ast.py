@@ -53,7 +53,8 @@ class AST(nn.Module):
         attend: The attention; every implementation gives the same result.
         scaled, scan, remat, dtype: See `ElasticAST`.
         epsilon: Of every LayerNorm; Hugging Face's ASTs have 1e-12.
-        constrain: See `encoder.Place`.
+        constrain: See `encoder.Constrain`.
+        drop_path: See `Encoder`.
     """
 
     size: Size
@@ -70,6 +71,7 @@ class AST(nn.Module):
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
     constrain: Constrain = identity
+    drop_path: float = 0.0
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -156,6 +158,7 @@ class AST(nn.Module):
             self.dtype,
             self.epsilon,
             self.constrain,
+            self.drop_path,
             name='encoder',
         )
         x = encoder(x, jnp.ones(x.shape[:2], jnp.int32))

@@ -45,7 +45,8 @@ class ElasticAST(nn.Module):
         scan, remat: See `Encoder`.
         dtype: Of the computation; parameters, softmax and logits are float32.
         epsilon: Of every LayerNorm.
-        constrain: See `encoder.Place`.
+        constrain: See `encoder.Constrain`.
+        drop_path: See `Encoder`.
     """
 
     size: Size
@@ -61,6 +62,7 @@ class ElasticAST(nn.Module):
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
     constrain: Constrain = identity
+    drop_path: float = 0.0
 
     def __call__(self, batch: PackedBatch) -> Float[Array, 'R S C']:
         """Return the logits of each clip slot; those of an empty slot have no meaning."""
@@ -84,6 +86,7 @@ class ElasticAST(nn.Module):
             self.dtype,
             self.epsilon,
             self.constrain,
+            self.drop_path,
             name='encoder',
         )
         x = encoder(x, batch.segment_ids)

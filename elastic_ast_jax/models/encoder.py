@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -15,6 +16,8 @@ from elastic_ast_jax.models.attention import interface
 # A constraint on the sharding of activations; it does not change their values.
 Constrain = Callable[[Array], Array]
 LAYER_NORM_EPSILON = 1e-6
+# The random numbers of stochastic depth. A network that is applied without them drops nothing.
+DROP_PATH = 'drop_path'
 MLP_RATIO = 4
 
 # As ViT in JAX: by fan-in and fan-out. A fixed 0.02 suits width 768 and is far too small for narrow
@@ -84,7 +87,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Apply attention, then an MLP, each to a normalized input and with a residual connection."""
+    """Apply attention, then an MLP, each to a normalized input and with a residual connection.
+
+    With random numbers `DROP_PATH`, a clip drops each of the two with some probability (stochastic
+    depth, Huang et al., 2016), and those that are kept count more, so that the mean is the same.
+    """
 
     heads: int
     attend: interface.Attend
@@ -95,17 +102,41 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
+        self,
+        x: Float[Array, 'R T D'],
+        segment_ids: Int[Array, 'R T'],
+        dropped: Float[Array, ''] | None = None,
     ) -> tuple[Float[Array, 'R T D'], None]:
-        """Return the block's output, and nothing more to stack."""
+        """Return the block's output, and nothing more to stack.
+
+        Args:
+            x: The tokens.
+            segment_ids: The clip of each.
+            dropped: The probability that a clip drops attention, or the MLP. None: 0.
+        """
         attention = SelfAttention(
             self.heads, self.attend, self.scaled, self.dtype, name='attention'
         )
         normed = layer_norm('norm_attention', self.dtype, self.epsilon)(x)
-        x = self.constrain(x + attention(normed, segment_ids))
+        x = self.constrain(x + self._drop(attention(normed, segment_ids), segment_ids, dropped))
         normed = layer_norm('norm_mlp', self.dtype, self.epsilon)(x)
-        x = self.constrain(x + Mlp(self.dtype, name='mlp')(normed))
+        mlp = Mlp(self.dtype, name='mlp')
+        x = self.constrain(x + self._drop(mlp(normed), segment_ids, dropped))
         return x, None
+
+    def _drop(
+        self,
+        branch: Float[Array, 'R T D'],
+        segment_ids: Int[Array, 'R T'],
+        dropped: Float[Array, ''] | None,
+    ) -> Float[Array, 'R T D']:
+        """Return a branch that is 0 in some clips, and larger in the others."""
+        if dropped is None or not self.has_rng(DROP_PATH):
+            return branch
+        rows, tokens = segment_ids.shape  # a row has at most as many clips as tokens
+        kept = jax.random.bernoulli(self.make_rng(DROP_PATH), 1 - dropped, (rows, tokens + 1))
+        factor = jnp.take_along_axis(kept, segment_ids, axis=1) / (1 - dropped)
+        return branch * factor[..., None].astype(branch.dtype)
 
 
 class Encoder(nn.Module):
@@ -124,6 +155,8 @@ class Encoder(nn.Module):
         dtype: Of the computation.
         epsilon: Of every LayerNorm.
         constrain: See `Constrain`.
+        drop_path: The probability that a clip drops a branch of the last block; that of the blocks
+            before falls linearly to 0 in the first.
     """
 
     depth: int
@@ -135,18 +168,21 @@ class Encoder(nn.Module):
     dtype: Any = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
     constrain: Constrain = identity
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(
         self, x: Float[Array, 'R T D'], segment_ids: Int[Array, 'R T']
     ) -> Float[Array, 'R T D']:
         """Return the encoder's output at each token."""
+        drops = self.drop_path > 0 and self.has_rng(DROP_PATH)
+        dropped = (jnp.linspace(0.0, self.drop_path, self.depth),) if drops else ()
         block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
         blocks = nn.scan(
             block,
             variable_axes={'params': 0},
-            split_rngs={'params': True},
-            in_axes=cast(Any, nn.broadcast),  # which Flax's annotation does not allow
+            split_rngs={'params': True, DROP_PATH: True},
+            in_axes=cast(Any, (nn.broadcast, 0)[: 1 + drops]),  # which Flax's annotation lacks
             length=self.depth,
             unroll=1 if self.scan else self.depth,
         )
@@ -159,5 +195,5 @@ class Encoder(nn.Module):
             self.constrain,
             name='blocks',
         )
-        x, _ = blocks(self.constrain(x), segment_ids)
+        x, _ = blocks(self.constrain(x), segment_ids, *dropped)
         return layer_norm('norm', self.dtype, self.epsilon)(x)

@@ -58,6 +58,7 @@ def make_model(
         dtype=dtype,
         epsilon=model.eps,
         constrain=constrain,
+        drop_path=model.drop_path,
     )
     if model.kind == 'ast':
         patch = frontend.patch_mels, frontend.patch_frames

@@ -13,11 +13,12 @@ from elastic_ast_jax.config.schema import Config
 from elastic_ast_jax.distributed import sharding
 from elastic_ast_jax.models import factory as model_factory
 from elastic_ast_jax.models.attention.interface import Attend
+from elastic_ast_jax.models.encoder import DROP_PATH
 from elastic_ast_jax.packing.batch import BatchShape
 from elastic_ast_jax.training import factory as training_factory
 from elastic_ast_jax.training import freezing
 from elastic_ast_jax.training.class_weights import ClassWeights
-from elastic_ast_jax.training.optimizer import Schedule
+from elastic_ast_jax.training.optimizer import Schedule, with_thawing
 from elastic_ast_jax.training.step import make_eval_step, make_train_step, new_state
 
 _NO_PARAMS: Mapping[str, Any] = types.MappingProxyType({})
@@ -64,6 +65,7 @@ def make_steps(
     mesh: Mesh,
     learning_rate: Schedule,
     weights: ClassWeights | None = None,
+    thaw_step: int = 0,
 ) -> CompiledSteps:
     """Return the jitted steps of a configuration.
 
@@ -75,6 +77,7 @@ def make_steps(
         mesh: The devices; they may be absent if the steps are only compiled.
         learning_rate: The learning rate of each step.
         weights: The weights of classes in the loss of training; evaluation has none.
+        thaw_step: The step from which the parameters of `train.freeze` are trained. 0: never.
 
     Raises:
         PartitionError: A mesh axis does not divide a dimension of a parameter.
@@ -89,22 +92,28 @@ def make_steps(
         constrain=sharding.activation_constraint(mesh),
     )
     shape = model_factory.batch_shape(config, classes)
-    optimizer = training_factory.make_optimizer(config, learning_rate)
     use_ema = config.train.ema > 0
 
     def apply(params, batch):
         return network.apply({'params': params}, batch)
 
-    def apply_trained(params, batch):
-        return model_factory.without_statistics(network).apply({'params': params}, batch)
+    def apply_trained(params, batch, *key):
+        rngs = {DROP_PATH: key[0]} if key else {}
+        trained = model_factory.without_statistics(network)
+        return trained.apply({'params': params}, batch, rngs=rngs)
 
     def init_params(pretrained: Mapping[str, Any]):
         random = flatten_dict(model_factory.init_params(network, shape, config.train.seed), sep='/')
         return unflatten_dict(random | dict(pretrained), sep='/')
 
     params = jax.eval_shape(init_params, {})
-    fitted = ('statistics',) if config.model.statistics else ()
-    frozen = freezing.frozen_names(params, (*config.train.freeze, *fitted))
+    frozen = freezing.frozen_names(params, config.train.freeze)
+    fitted = freezing.frozen_names(params, ('statistics',) if config.model.statistics else ())
+    optimizer = training_factory.make_optimizer(config, learning_rate)
+    if thaw_step:
+        optimizer = with_thawing(optimizer, frozen - fitted, thaw_step)
+        frozen = fitted
+    frozen |= fitted
 
     def init(pretrained: Mapping[str, Any]) -> TrainState:
         return new_state(init_params(pretrained), optimizer, ema=use_ema, frozen=frozen)
@@ -118,6 +127,7 @@ def make_steps(
         config.train.grad_accumulation_steps,
         config.train.ema,
         frozen,
+        config.train.seed if config.model.drop_path else None,
     )
     eval_step = make_eval_step(apply, training_factory.make_loss(config))
     return CompiledSteps(

@@ -64,6 +64,12 @@ def _schedule(config: Config, epoch_ends: np.ndarray) -> optimizer.Schedule:
     return optimizer.cosine_schedule(settings.learning_rate, steps, warmup)
 
 
+def thaw_step(config: Config, epoch_ends: np.ndarray) -> int:
+    """Return the step from which the parameters of `train.freeze` are trained; 0 for never."""
+    bounds = np.concatenate([[0], epoch_ends])
+    return math.ceil(np.interp(config.train.freeze_epochs, np.arange(len(bounds)), bounds))
+
+
 def make_optimizer(config: Config, schedule: optimizer.Schedule) -> optax.GradientTransformation:
     """Return the optimizer: clipping, then the update, then its scale by layer."""
     settings = config.optimizer

@@ -1,12 +1,13 @@
 """Build optimizers and learning-rate schedules."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Int
 
 Schedule = Callable[[Any], Any]
@@ -80,6 +81,45 @@ def with_layer_decay(
 
     scale = optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
     return optax.chain(optimizer, scale)
+
+
+class ThawingState(NamedTuple):
+    """Count the steps of an optimizer that holds parameters in the first ones."""
+
+    count: Int[jax.Array, '']
+    inner: optax.OptState
+
+
+def with_thawing(
+    optimizer: optax.GradientTransformation, frozen: Collection[str], steps: int
+) -> optax.GradientTransformation:
+    """Hold parameters in the first steps, without gradients, moments and weight decay of theirs.
+
+    Args:
+        optimizer: The optimizer.
+        frozen: The dotted names of the parameters.
+        steps: The number of steps.
+    """
+
+    def hold(count: Int[jax.Array, ''], updates: Any) -> Any:
+        factor = (count >= steps).astype(jnp.float32)
+        flat = flatten_dict(updates, sep='.')
+        return unflatten_dict(
+            {
+                name: update * factor.astype(update.dtype) if name in frozen else update
+                for name, update in flat.items()
+            },
+            sep='.',
+        )
+
+    def init(params: Any) -> ThawingState:
+        return ThawingState(jnp.zeros((), jnp.int32), optimizer.init(params))
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, ThawingState]:
+        updates, inner = optimizer.update(hold(state.count, gradients), state.inner, params)
+        return hold(state.count, updates), ThawingState(state.count + 1, inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 def cosine_schedule(peak: float, steps: int, warmup_steps: int) -> Schedule:

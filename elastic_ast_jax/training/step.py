@@ -12,7 +12,8 @@ from elastic_ast_jax.checkpointing.train_state import TrainState
 from elastic_ast_jax.packing.batch import PackedBatch
 from elastic_ast_jax.training import freezing, losses
 
-Apply = Callable[[Any, PackedBatch], Any]
+# Functions of parameters and a batch; of a random key too, if the step has a seed.
+Apply = Callable[..., Any]
 
 
 def new_state(
@@ -78,6 +79,7 @@ def make_train_step(
     accumulate: int = 1,
     ema: float = 0.0,
     frozen: frozenset[str] = freezing.NONE_FROZEN,
+    seed: int | None = None,
 ):
     """Return `train_step(state, batch) -> (state, metrics)`: one update by the mean loss of clips.
 
@@ -96,28 +98,32 @@ def make_train_step(
             `min(ema, (1 + n) / (10 + n))`, so that the first parameters are soon forgotten.
         frozen: The names of the parameters that stay as they are, see `freezing`. They do not
             count in the norm of the gradient.
+        seed: If there is one, `apply` gets a random key as a third argument, which is a function
+            of the seed, the number of the step and that of the part.
     """
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
         trained, fixed = freezing.split(state.params, frozen)
         clips = jnp.maximum(batch.valid.astype(jnp.float32).sum(), 1.0)
 
-        def mean_loss(trained, part):
-            metrics = _batch_metrics(apply(freezing.merge(trained, fixed), part), part, loss)
+        def mean_loss(trained, part, *key):
+            logits = apply(freezing.merge(trained, fixed), part, *key)
+            metrics = _batch_metrics(logits, part, loss)
             return metrics.loss / clips, metrics
 
         gradient = jax.grad(mean_loss, has_aux=True)
+        keys = _part_keys(seed, state.step, accumulate)
         if accumulate == 1:
-            gradients, metrics = gradient(trained, batch)
+            gradients, metrics = gradient(trained, batch, *(key[0] for key in keys))
         else:
             zeros = (
                 jax.tree.map(jnp.zeros_like, trained),
                 _no_metrics(),
             )
             (gradients, metrics), _ = jax.lax.scan(
-                lambda total, part: (jax.tree.map(jnp.add, total, gradient(trained, part)), None),
+                lambda total, part: (jax.tree.map(jnp.add, total, gradient(trained, *part)), None),
                 zeros,
-                _parts(batch, accumulate),
+                (_parts(batch, accumulate), *keys),
             )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, trained)
         params = freezing.merge(optax.apply_updates(trained, updates), fixed)
@@ -132,6 +138,13 @@ def make_train_step(
         return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
     return train_step
+
+
+def _part_keys(seed: int | None, step: Int[Array, ''], parts: int) -> tuple[Array, ...]:
+    """Return the random keys of the parts of a step, as one array; none without a seed."""
+    if seed is None:
+        return ()
+    return (jax.random.split(jax.random.fold_in(jax.random.key(seed), step), parts),)
 
 
 def _parts(batch: PackedBatch, count: int) -> PackedBatch:

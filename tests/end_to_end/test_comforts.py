@@ -1,6 +1,7 @@
 """Test options of training together.
 
-They are accumulation, moving average, frozen parameters, layer decay, W&B and a profile.
+They are accumulation, moving average, frozen parameters, layer decay, stochastic depth,
+augmentation, W&B and a profile.
 """
 
 import json
@@ -20,6 +21,10 @@ ALL = (
     'train.ema=0.9',
     'train.freeze=embed,positions.time',
     'optimizer.layer_decay=0.8',
+    'model.drop_path=0.2',
+    'augment.mel_shift=2',
+    'augment.roll=0.5',
+    'augment.noise=0.5',
     'train.wandb=tones',
     'train.profile_steps=2',
 )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from elastic_ast_jax.config.model_sizes import SIZES, Size
+from elastic_ast_jax.models import encoder
 from elastic_ast_jax.models.attention import blocked, interface
 from elastic_ast_jax.models.elastic_ast import ElasticAST
 from elastic_ast_jax.packing import packer
@@ -192,6 +193,29 @@ def test_scan_and_remat_change_neither_logits_nor_gradients(unrolled, scan, rema
         np.testing.assert_allclose(
             leaf, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max())
         )
+
+
+def test_stochastic_depth_drops_branches_of_whole_clips(unrolled):
+    """The first block drops nothing, the last one attention, MLP, both or none of a clip."""
+    dropping = REFERENCE.clone(drop_path=0.5)
+    assert np.array_equal(
+        jax.jit(dropping.apply)({'params': unrolled.params}, batch_of(ROWS)),
+        logits_of(REFERENCE)(unrolled.params, batch_of(ROWS)),
+    )  # nothing is dropped without random numbers
+
+    @jax.jit
+    def dropped(key):
+        variables, rngs = {'params': unrolled.params}, {encoder.DROP_PATH: key}
+        return dropping.apply(variables, batch_of(ROWS), rngs=rngs)
+
+    keys = jax.random.split(jax.random.key(0), 60)
+    results = np.stack([by_clip(dropped(key), batch_of(ROWS), len(CLIPS)) for key in keys])
+    assert np.array_equal(results[0], by_clip(dropped(keys[0]), batch_of(ROWS), len(CLIPS)))
+    for clip in range(len(CLIPS)):
+        distinct = np.unique(results[:, clip].round(4), axis=0)
+        assert len(distinct) == 4
+    patterns = {tuple((result[:, 0] == results[0][:, 0]).tolist()) for result in results}
+    assert len(patterns) > 30  # each clip decides alone
 
 
 @pytest.fixture(scope='module')

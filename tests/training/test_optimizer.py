@@ -159,6 +159,22 @@ def test_layer_decay_of_1_is_the_optimizer_itself():
     assert optimizer.with_layer_decay(sgd, 1.0, 12) is sgd
 
 
+def test_thawed_parameters_train_from_their_step_on():
+    """Until then they have neither decay nor moments, and the others train as ever."""
+    params: Any = {'embed': {'kernel': jnp.full(3, 2.0)}, 'head': {'kernel': jnp.full(3, 2.0)}}
+    inner = optimizer.adamw(lambda _: 0.1, 0.9, 0.99, 1e-8, weight_decay=0.5)
+    update = optimizer.with_thawing(inner, ['embed.kernel'], steps=2)
+    state, expected = update.init(params), inner.init(params)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    for step in range(4):
+        updates, state = jax.jit(update.update)(gradients, state, params)
+        others, expected = inner.update(gradients, expected, params)
+        np.testing.assert_allclose(updates['head']['kernel'], others['head']['kernel'], rtol=1e-6)
+        assert bool(updates['embed']['kernel'].any()) == (step >= 2)
+        moments = optax.tree.get(state.inner, 'nu')['embed']['kernel']
+        assert bool(moments.any()) == (step >= 2)
+
+
 # Schedules
 
 

@@ -361,3 +361,27 @@ def test_gradient_norm_excludes_frozen_parameters():
     assert norm < 0.99 * everything
     actual = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), fresh().params, state.params)
     assert_near(freezing.split(actual, frozen)[0], trained)
+
+
+# Random numbers of a step
+
+
+def test_the_key_of_a_step_is_a_function_of_seed_and_step_and_part():
+    keys = []
+
+    def noisy(params, batch, key):
+        jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), jax.random.key_data(key))
+        return apply(params, batch)
+
+    batch = make_batch([[0, 1, 2], [3], [4, 5], []], height=4)
+    for parts in (1, 2):
+        step = jax.jit(
+            make_train_step(noisy, LOSSES[False], optax.sgd(1.0), accumulate=parts, seed=3)
+        )
+        for _ in range(2):  # the same state twice
+            step(fresh(), batch)
+        step(fresh()._replace(step=jnp.ones((), jnp.int32)), batch)
+        jax.effects_barrier()
+        first, again, other = (set(keys[i * parts : (i + 1) * parts]) for i in range(3))
+        assert len(first) == parts and first == again and not first & other
+        keys.clear()
