@@ -80,6 +80,8 @@ class Data:
     synthetic_train: int = 6000
     # synthetic and presets: number of evaluation clips.
     synthetic_eval: int = 400
+    # presets: number of presets, of which each clip is a take.
+    synthetic_presets: int = 2000
     # Clips beyond frontend.max_frames. 'error': refuse; 'crop': training at random, evaluation
     # from the start; 'window': training at random, evaluation averages the logits of windows.
     too_long: str = 'error'

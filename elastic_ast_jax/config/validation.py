@@ -184,7 +184,7 @@ def _data_problems(data: Data) -> list[str]:
             f'data.{name}={path!r} is no local path: copy the data here, or mount the bucket'
             ' (gcsfuse) and give its folder',
         )
-    checks.at_least(1, 'synthetic_train', 'synthetic_eval')
+    checks.at_least(1, 'synthetic_train', 'synthetic_eval', 'synthetic_presets')
     checks.at_least(0, 'num_workers', 'tfds_rate')
     checks.below_one('overlap', 'validation_share')
     checks.need(

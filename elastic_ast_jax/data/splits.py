@@ -208,7 +208,8 @@ def _open_whole(config: Config, split: Literal['train', 'eval']) -> Source:
     if data.source == 'presets':
         clips = data.synthetic_train if split == 'train' else data.synthetic_eval
         part = 'train' if split == 'train' else 'test'
-        return PresetSource(part, clips, config.train.seed, sample_rate)
+        presets, seed = data.synthetic_presets, config.train.seed
+        return PresetSource(part, clips, presets, seed, sample_rate)
     if data.source == 'fsdd':
         name = 'train' if split == 'train' else 'test'
         if data.root:

@@ -13,6 +13,7 @@ from elastic_ast_jax.synthesis.draws import Draws
 from elastic_ast_jax.synthesis.presets import FAMILIES
 from elastic_ast_jax.synthesis.rendering import render
 from elastic_ast_jax.synthesis.sounds import Part, Resonance, Room, Sound
+from elastic_ast_jax.synthesis.variations import vary
 
 RATE = 16000
 DRY = Room()
@@ -127,7 +128,7 @@ def test_rooms_echo_and_microphones_are_deaf():
 
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_clips_are_a_function_of_their_number(split):
-    few, many = (PresetSource(split, count, 3, RATE) for count in (5, 20))
+    few, many = (PresetSource(split, count, 7, 3, RATE) for count in (5, 20))
     assert isinstance(few, Source)
     assert list(few.keys) == list(many.keys)[:5] and few.labels == many.labels[:5]
     for clip in range(5):
@@ -138,8 +139,8 @@ def test_clips_are_a_function_of_their_number(split):
 
 
 def test_splits_and_seeds_share_no_sound():
-    sources = [PresetSource('train', 3, 0, RATE), PresetSource('test', 3, 0, RATE)]
-    sources.append(PresetSource('train', 3, 1, RATE))
+    sources = [PresetSource('train', 3, 2, 0, RATE), PresetSource('test', 3, 2, 0, RATE)]
+    sources.append(PresetSource('train', 3, 2, 1, RATE))
     digests = {
         hashlib.sha256(source.read(clip).tobytes()).hexdigest()
         for source in sources
@@ -150,12 +151,36 @@ def test_splits_and_seeds_share_no_sound():
 
 
 def test_all_attributes_are_listed_once():
-    source = PresetSource('train', 400, 0, RATE)
-    assert len(set(ATTRIBUTES)) == len(ATTRIBUTES)
-    assert {name for names in source.labels for name in names} <= set(ATTRIBUTES)
+    source = PresetSource('train', 400, 50, 0, RATE)
+    assert len(set(source.classes)) == len(source.classes) == 50 + len(ATTRIBUTES)
+    assert {name for names in source.labels for name in names} <= set(source.classes)
     assert all(len(set(names)) == len(names) for names in source.labels)
-    families = {name.split()[1] for names in source.labels for name in names[:1]}
+    assert {names[0] for names in source.labels} == set(source.classes[:50])
+    families = {name.split()[1] for names in source.labels for name in names[1:2]}
     assert families == set(FAMILIES)
+
+
+def test_takes_of_a_preset_differ_and_are_alike():
+    """The family stays, pitch and length move within their ranges, and nothing else is shared."""
+    source = PresetSource('train', 60, 3, 0, RATE)
+    for preset in source.classes[:3]:
+        clips = [i for i, names in enumerate(source.labels) if names[0] == preset]
+        assert len(clips) > 10
+        assert len({source.labels[i][1] for i in clips}) == 1
+        assert len({int(source.samples[i]) for i in clips}) == len(clips)
+
+
+def test_variations_stay_within_their_factors():
+    sound = dataclasses.replace(TONE, repeats=3, gap=0.1, tremolo=(5.0, 0.5))
+    takes = [vary(sound, Draws((0, i))) for i in range(500)]
+    semitones = 12 * np.log2([take.hertz / sound.hertz for take in takes])
+    assert 6.5 < np.abs(semitones).max() <= 7 and abs(semitones.mean()) < 0.6
+    tempos = np.array([take.seconds / sound.seconds for take in takes])
+    assert 0.66 < tempos.min() < 0.7 and 1.45 < tempos.max() < 1.51
+    assert {take.repeats for take in takes} == {2, 3, 4}
+    sizes = np.array([take.parts[0].hiss.hertz / 1000 for take in takes])
+    assert sizes.min() > 1 / (1.2 * 1.05) - 1e-9 and sizes.max() < 1.2 * 1.05 + 1e-9
+    assert {take.tremolo[1] for take in takes} == {0.5}
 
 
 def test_attributes_follow_the_parameters():
