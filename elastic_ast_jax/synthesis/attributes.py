@@ -23,7 +23,7 @@ _HISS_HERTZ = (200, 400, 800, 1500, 2500, 4000, 6000)
 _OF_SOUND = types.MappingProxyType(
     {
         'seconds': 6,
-        'repeats': 7,
+        'repeats': 6,
         'period': 6,
         'attack': 6,
         'decay': 6,
@@ -33,7 +33,7 @@ _OF_SOUND = types.MappingProxyType(
         'partials': 6,
         'damping': 7,
         'inharmonic': 2,
-        'echo': 5,
+        'echo': 4,
         'background': 5,
         'lowpass': 2,
     }
@@ -86,7 +86,7 @@ def _whole(sound: Sound, seconds: float) -> Iterator[tuple[str, float]]:
     """Yield parameters of a sound, in units of their ranges."""
     stretch = seconds / sound.total_seconds  # rendering stretches a sound to its clip
     yield 'seconds', _octaves(seconds, 0.1)
-    yield 'repeats', float(sound.repeats)
+    yield 'repeats', float(sound.repeats - 1)
     if sound.repeats > 1:
         yield 'period', _octaves((sound.seconds + sound.gap) * stretch, 0.05)
     longest = max(sound.parts, key=lambda part: part.share)

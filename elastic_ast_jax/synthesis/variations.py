@@ -7,21 +7,15 @@ from elastic_ast_jax.synthesis.sounds import Part, Resonance, Sound
 
 __all__ = ['vary']
 
-# Largest change of the pitch in semitones, and of the glides within a sound.
+# Largest changes of the pitch and of the pitches within a sound, in semitones.
 _PITCH, _GLIDE = 7.0, 1.0
-# Largest factors, up or down. `_SIZE` moves all resonances together, as a larger or smaller body.
-_TEMPO, _SIZE, _RHYTHM, _PLACE, _WIDTH, _LEVEL, _PARTIAL, _SPEED = (
-    1.5,
-    1.2,
-    1.3,
-    1.05,
-    1.25,
-    1.5,
-    1.6,
-    1.2,
-)
 # Largest change of the slope of the partials in dB an octave.
 _TILT = 3.0
+# Largest factors, up or down. The size moves all resonances together, as a larger or smaller body.
+_TEMPO, _SIZE = 1.5, 1.2
+_RHYTHM, _SPEED = 1.3, 1.2
+_PLACE, _WIDTH = 1.05, 1.25
+_LEVEL, _PARTIAL = 1.5, 1.6
 
 
 def vary(sound: Sound, draws: Draws) -> Sound:
