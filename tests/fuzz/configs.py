@@ -42,8 +42,11 @@ class Configs(Target):
 
         self._recording, clips = folder / 'recording.wav', folder / 'clips.jsonl'
         soundfile.write(self._recording, 0.1 * np.sin(np.arange(8000) / 7), 16000)
-        lines = [{'audio': 'recording.wav', 'labels': [label]} for label in ('low', 'middle')]
-        lines[1] |= {'start': 0.1, 'end': 0.4}
+        lines = [
+            {'audio': 'recording.wav', 'labels': [label], 'split': split, **part}
+            for split in ('train', 'test')
+            for label, part in (('low', {}), ('middle', {'start': 0.1, 'end': 0.4}))
+        ]
         clips.write_text(''.join(json.dumps(line) + '\n' for line in lines), encoding='utf-8')
         data = {'source': 'manifest', 'train': str(clips), 'eval': str(clips), 'num_workers': 1}
         self._whole = folder / 'whole'
