@@ -51,7 +51,7 @@ if [[ -z $slow ]]; then
   exec .venv/bin/python -m pytest "$@"
 fi
 
-# Tests that measure time run one at a time, in programs that are optimized. 5: there are none.
+# Tests that measure time, or train for minutes, run one at a time, in programs that are optimized. 5: there are none.
 status=0 alone=0
 .venv/bin/python -m pytest "$shapes" -m 'slow and not alone' -n 2 --dist loadfile "$@" || status=$?
 XLA_FLAGS='' .venv/bin/python -m pytest -m 'slow and alone' "$@" || alone=$?

@@ -16,6 +16,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(
         'FSDD' not in os.environ, reason='set FSDD to the folder of the FSDD recordings'
