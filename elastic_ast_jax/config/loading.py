@@ -19,7 +19,7 @@ from typing import Any
 from elastic_ast_jax.config import config_files, validation
 from elastic_ast_jax.config.config_files import load_module
 from elastic_ast_jax.config.errors import ConfigError
-from elastic_ast_jax.config.schema import RENAMED_KEYS, Config, key_name
+from elastic_ast_jax.config.schema import RENAMED_KEYS, STARTER, Config, key_name
 
 __all__ = [
     'DATA_PATHS',
@@ -150,7 +150,9 @@ def absolute_paths(config: Config) -> Config:
         for key, value in config.flat().items()
         if key in DATA_PATHS
     }
-    init = dataclasses.replace(config.init, from_=_absolute(config.init.from_))
+    init = config.init
+    if init.from_ != STARTER:
+        init = dataclasses.replace(init, from_=_absolute(init.from_))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **data), init=init)
 
 

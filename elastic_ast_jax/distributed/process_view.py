@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from elastic_ast_jax.config.schema import Config
+from elastic_ast_jax.config.schema import STARTER, Config
 from elastic_ast_jax.data.sources.base import FileSource, Source
 from elastic_ast_jax.data.sources.tfds import TfdsSource
 from elastic_ast_jax.distributed.agreement import Section
@@ -97,7 +97,9 @@ def data_sections(split: str, source: Source, plan: Iterable[str]) -> Iterator[S
 def weights_sections(path: str) -> Iterator[Section]:
     """Yield the files of pretrained weights, or the path of what is not on this host."""
     place = Path(path)
-    if (place / 'checkpoints').is_dir():  # a run, which may be training now
+    if path == STARTER:  # the packages are compared elsewhere
+        lines = [path]
+    elif (place / 'checkpoints').is_dir():  # a run, which may be training now
         lines = sorted(os.listdir(place / 'checkpoints'))
     elif place.is_dir():
         lines = _tree_lines(place)

@@ -14,6 +14,7 @@ from elastic_ast_jax.pretrained import (
     encoder_file,
     own,
     shards,
+    starter,
     state_dict,
     vit,
 )
@@ -46,6 +47,7 @@ def check_exists(path: str | os.PathLike) -> None:
         PretrainedError: Nothing is there.
         BucketPathError: See `files.as_path`.
     """
+    path = starter.locate(path)
     place = files.as_path(path)
     if not isinstance(place, BucketPath) and not Path(path).exists():
         raise PretrainedError(f'{path}: there is no such file or folder')
@@ -55,7 +57,7 @@ def read(path: str | os.PathLike, geometry: Geometry | None = None) -> Pretraine
     """Return the weights at a path. No code in a file is run.
 
     Args:
-        path: Of a file or folder.
+        path: Of a file or folder, or `'starter'`.
         geometry: Of the network that is initialized, for weights that do not show their own.
 
     Raises:
@@ -65,6 +67,7 @@ def read(path: str | os.PathLike, geometry: Geometry | None = None) -> Pretraine
             cannot be used.
         BucketPathError: See `files.as_path`.
     """
+    path = starter.locate(path)
     place = files.as_path(path)
     if isinstance(place, BucketPath):
         if not (place / CONFIG).exists():

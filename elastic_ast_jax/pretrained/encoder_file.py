@@ -32,7 +32,7 @@ from elastic_ast_jax.pretrained.weights import (
 )
 from elastic_ast_jax.utils.text import join_first
 
-__all__ = ['check_config', 'read', 'recognizes', 'write']
+__all__ = ['check_config', 'read', 'read_metadata', 'recognizes', 'write']
 
 # The only entry of the metadata: the library orders several at random.
 _ENTRY = 'elastic_ast'
@@ -112,7 +112,7 @@ def read(path: Path, tensors: Tensors) -> PretrainedWeights:
         PretrainedError: The metadata are damaged, or tensors are missing, left over or of other
             shapes.
     """
-    config, origin = _read_metadata(path)
+    config, origin = read_metadata(path)
     network = factory.make_model(config, 1, interface.reference, jnp.float32)
     assert isinstance(network, ElasticAST)
     _check_tensors(tensors, network, config)
@@ -145,7 +145,12 @@ def _sections(config: Config) -> dict[str, Any]:
     return sections
 
 
-def _read_metadata(path: Path) -> tuple[Config, str]:
+def read_metadata(path: Path) -> tuple[Config, str]:
+    """Return the config of the run that trained an encoder, and its origin in words.
+
+    Raises:
+        PretrainedError: The metadata are damaged.
+    """
     try:
         values = json.loads(state_dict.read_metadata(path)[_ENTRY])
         stored_config, origin = values['config'], values['origin']

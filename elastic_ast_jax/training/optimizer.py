@@ -103,7 +103,7 @@ def with_thawing(
 
     def hold(count: Int[jax.Array, ''], updates: Any) -> Any:
         factor = (count >= steps).astype(jnp.float32)
-        flat = flatten_dict(updates, sep='.')
+        flat: dict[str, Any] = flatten_dict(updates, sep='.')
         return unflatten_dict(
             {
                 name: update * factor.astype(update.dtype) if name in frozen else update
@@ -115,8 +115,8 @@ def with_thawing(
     def init(params: Any) -> ThawingState:
         return ThawingState(jnp.zeros((), jnp.int32), optimizer.init(params))
 
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, ThawingState]:
-        updates, inner = optimizer.update(hold(state.count, gradients), state.inner, params)
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, ThawingState]:
+        updates, inner = optimizer.update(hold(state.count, updates), state.inner, params)
         return hold(state.count, updates), ThawingState(state.count + 1, inner)
 
     return optax.GradientTransformation(init, update)

@@ -167,6 +167,8 @@ def test_thawed_parameters_train_from_their_step_on():
     state, expected = update.init(params), inner.init(params)
     gradients = jax.tree.map(jnp.ones_like, params)
     for step in range(4):
+        updates: Any
+        others: Any
         updates, state = jax.jit(update.update)(gradients, state, params)
         others, expected = inner.update(gradients, expected, params)
         np.testing.assert_allclose(updates['head']['kernel'], others['head']['kernel'], rtol=1e-6)
