@@ -197,7 +197,8 @@ def test_scan_and_remat_change_neither_logits_nor_gradients(unrolled, scan, rema
 
 def test_stochastic_depth_drops_branches_of_whole_clips(unrolled):
     """The first block drops nothing, the last one attention, MLP, both or none of a clip."""
-    dropping, batch = REFERENCE.clone(drop_path=0.5), batch_of(ROWS)
+    dropping: Any = REFERENCE.clone(drop_path=0.5)
+    batch = batch_of(ROWS)
     without = logits_of(dropping)(unrolled.params, batch)  # no random numbers
     assert np.array_equal(without, logits_of(unrolled.model)(unrolled.params, batch))
 
