@@ -81,7 +81,9 @@ def test_layers_under_scan_and_remat_are_calls_one_after_another(case):
     middle = case.output(x, x, x)
     np.testing.assert_allclose(output, case.output(middle, middle, middle), rtol=0, atol=1e-6)
     inner = sum(case.gradients(middle, middle, middle, case.gradient))
-    np.testing.assert_allclose(gradient, sum(case.gradients(x, x, x, inner)), rtol=0, atol=1e-5)
+    expected = sum(case.gradients(x, x, x, inner))
+    largest = float(np.abs(expected).max())  # the rounding of processors differs
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-6 * largest)
 
 
 def largest_array(function, *arguments):
