@@ -107,13 +107,13 @@ def make_steps(
         return unflatten_dict(random | dict(pretrained), sep='/')
 
     params = jax.eval_shape(init_params, {})
-    frozen = freezing.frozen_names(params, config.train.freeze)
-    fitted = freezing.frozen_names(params, ('statistics',) if config.model.statistics else ())
+    fitted = ('statistics',) if config.model.statistics else ()
+    frozen = freezing.frozen_names(params, (*config.train.freeze, *fitted))
     optimizer = training_factory.make_optimizer(config, learning_rate)
     if thaw_step:
-        optimizer = with_thawing(optimizer, frozen - fitted, thaw_step)
-        frozen = fitted
-    frozen |= fitted
+        never_trained = freezing.frozen_names(params, fitted)
+        optimizer = with_thawing(optimizer, frozen - never_trained, thaw_step)
+        frozen = never_trained
 
     def init(pretrained: Mapping[str, Any]) -> TrainState:
         return new_state(init_params(pretrained), optimizer, ema=use_ema, frozen=frozen)

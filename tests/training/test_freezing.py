@@ -1,9 +1,14 @@
 """Test that parameters are frozen by prefixes of their names, in whole parts."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elastic_ast_jax.training import freezing
+from elastic_ast_jax.config import loading
+from elastic_ast_jax.distributed import sharding
+from elastic_ast_jax.models.attention import interface
+from elastic_ast_jax.training import compiled_steps, freezing
 from elastic_ast_jax.utils.errors import UserError
 
 PARAMS = {
@@ -64,3 +69,17 @@ def test_merge_inverts_split(prefixes):
     )  # and nothing else
     if frozen:
         assert 'encoder' not in trained and set(trained['positions']) == {'freq'}
+
+
+def test_fitted_statistics_count_among_all_that_is_frozen():
+    freeze = ['embed', 'positions', 'encoder', 'pool', 'norm_head', 'head']
+    config = loading.from_dict(
+        {
+            'data': {'source': 'synthetic'},
+            'model': {'width': 16, 'depth': 1, 'heads': 2, 'statistics': True},
+            'train': {'freeze': freeze},
+        }
+    )
+    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
+    with pytest.raises(UserError, match='freezes all'):
+        compiled_steps.make_steps(config, 3, interface.reference, jnp.float32, mesh, lambda _: 1e-3)
