@@ -289,9 +289,10 @@ class RowReader:
         frames = clips.frames[positions][owner]
         repeats = self.planner.frontend.repeats_frames
         real = (number < frames) | repeats
-        roll = clips.roll[positions][owner]
         source_frame = self.planner.frontend.repeated_frames(number, frames)
-        source_frame = np.where(real, (source_frame + roll) % frames, source_frame)
+        if self.planner.spec.augment.roll:
+            rolled = (source_frame + clips.roll[positions][owner]) % frames
+            source_frame = np.where(real, rolled, source_frame)
         start = (np.cumsum(blocks) - blocks)[owner] + source_frame * (
             clips.shift[positions] // self.block
         )[owner]

@@ -89,8 +89,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Apply attention, then an MLP, each to a normalized input and with a residual connection.
 
-    With random numbers `DROP_PATH`, a clip drops each of the two with some probability (stochastic
-    depth, Huang et al., 2016), and those that are kept count more, so that the mean is the same.
+    A clip may drop each of the two at random (stochastic depth, Huang et al., 2016). Those that are
+    kept count more, so that the mean is the same.
     """
 
     heads: int
@@ -112,7 +112,8 @@ class Block(nn.Module):
         Args:
             x: The tokens.
             segment_ids: The clip of each.
-            dropped: The probability that a clip drops attention, or the MLP. None: 0.
+            dropped: The probability that a clip drops attention, or the MLP, which takes random
+                numbers `DROP_PATH`. None: 0.
         """
         attention = SelfAttention(
             self.heads, self.attend, self.scaled, self.dtype, name='attention'
@@ -131,7 +132,7 @@ class Block(nn.Module):
         dropped: Float[Array, ''] | None,
     ) -> Float[Array, 'R T D']:
         """Return a branch that is 0 in some clips, and larger in the others."""
-        if dropped is None or not self.has_rng(DROP_PATH):
+        if dropped is None:
             return branch
         rows, tokens = segment_ids.shape  # a row has at most as many clips as tokens
         kept = jax.random.bernoulli(self.make_rng(DROP_PATH), 1 - dropped, (rows, tokens + 1))

@@ -33,7 +33,8 @@ def read(tensors: Tensors, geometry: Geometry | None = None) -> PretrainedWeight
     """
     names = ast_hf.NAMES
     head = _head(tensors) if any(name.startswith(ast_hf.HEAD) for name in tensors) else ()
-    body = vit.read_body(tensors, names, vit.unused_tensors(tensors, names.unused), head)
+    unused = vit.unused_tensors(tensors, names.unused)
+    body = vit.read_body(tensors, names, unused, head)
     count = len(body.positions) - body.tokens
     grid = ast_torch.infer_grid(count, body.patch, geometry, names.positions, _ADVICE)
     table = body.positions[body.tokens :].reshape(*grid.grid, body.width)
@@ -46,7 +47,7 @@ def read(tensors: Tensors, geometry: Geometry | None = None) -> PretrainedWeight
         params=body.params,
         positions=PositionGrid(table, body.positions[: body.tokens], grid.stride, grid.mels),
         sources=body.sources,
-        unused=vit.unused_tensors(tensors, names.unused),
+        unused=unused,
         notes=(
             ast_torch.grid_note(count, grid),
             f'without {CONFIG}, epsilon and classes are not known: the folder holds them',

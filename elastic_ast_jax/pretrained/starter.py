@@ -8,13 +8,13 @@ from importlib import resources
 
 from elastic_ast_jax.config.schema import STARTER
 
-__all__ = ['FILE', 'locate']
+__all__ = ['locate']
 
-FILE = 'starter.safetensors'
+_FILE = 'starter.safetensors'
 
 
 def locate(path: str | os.PathLike) -> str | os.PathLike:
     """Return the path of weights: that of the file in the package for `'starter'`."""
     if os.fspath(path) != STARTER:
         return path
-    return str(resources.files('elastic_ast_jax.pretrained').joinpath(FILE))
+    return str(resources.files('elastic_ast_jax.pretrained').joinpath(_FILE))
