@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,13 @@ from elastic_ast_jax.evaluation import published
 from elastic_ast_jax.evaluation.sweep_axes import AXES, SweepKind, file_stem
 from elastic_ast_jax.experiments import variants
 from elastic_ast_jax.experiments.definitions import Definition
-from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished, total_steps
+from elastic_ast_jax.experiments.local_runs import (
+    LocalRuns,
+    Run,
+    is_finished,
+    own_command,
+    total_steps,
+)
 from elastic_ast_jax.experiments.variants import ExperimentError, Model
 
 BASELINE = 'logistic regression'
@@ -141,7 +146,7 @@ class Experiment:
                     f'--workdir={run.workdir}',
                     *(f'--config.{text}' for text in self._run_overrides(model, seed)),
                 ]
-                missing.append((run, _command('train', *options)))
+                missing.append((run, own_command('train', *options)))
         return missing
 
     def _step_tokens(self, model: Model, seed: int) -> int:
@@ -172,7 +177,7 @@ class Experiment:
                         *self._sweep_options(),
                         f'--fixed_length={length_mode}',
                     ]
-                    missing.append((run, _command('evaluate', *options)))
+                    missing.append((run, own_command('evaluate', *options)))
         return missing
 
     def _length_modes(self, model: Model | None = None) -> tuple[str, ...]:
@@ -199,7 +204,7 @@ class Experiment:
             *(f'--config.{text}' for text in self._overrides),
         ]
         run = Run(f'{BASELINE}, {folder.name}', folder, log, ())
-        return run, _command('baseline', *options)
+        return run, own_command('baseline', *options)
 
     def _has_baseline(self) -> bool:
         """Return whether the baseline was measured on the same data and features."""
@@ -242,7 +247,7 @@ class Experiment:
         groups.append(f'--beside={BASELINE}={self._baseline_folder()}')
         if not sweep:
             return _run(
-                _command('compare', *groups, f'--over={self._definition.over}', f'--out={out}')
+                own_command('compare', *groups, f'--over={self._definition.over}', f'--out={out}')
             )
         failed = 0
         for length_mode in self._length_modes():
@@ -250,7 +255,7 @@ class Experiment:
             # The paper's ASTs were run at the length of each point.
             if self._task in published.DATA_SETS[sweep] and length_mode == 'resized':
                 options.append(f'--published={self._task}')
-            failed |= _run(_command('compare', *groups, *options))
+            failed |= _run(own_command('compare', *groups, *options))
         return failed
 
 
@@ -273,11 +278,6 @@ def _has_sweep(workdir: Path, stem: str, points: Sequence[int], step: int) -> bo
             and not sweep['overrides']
         )
     return False
-
-
-def _command(name: str, *options: str) -> list[str]:
-    """Return a command of `elastic-ast`, with the Python of this process."""
-    return [sys.executable, '-m', 'elastic_ast_jax', name, *options]
 
 
 def _run(command: Sequence[str]) -> int:

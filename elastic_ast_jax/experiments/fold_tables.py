@@ -17,7 +17,7 @@ from elastic_ast_jax.utils import files, markdown
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.text import pluralize, printable
 
-__all__ = ['BASELINES', 'FoldFiles', 'read_metrics', 'write']
+__all__ = ['BASELINES', 'FoldFiles', 'csv_cell', 'read_metrics', 'write']
 
 # The features of each baseline, and its name in tables.
 BASELINES: Mapping[str, str] = {
@@ -172,14 +172,15 @@ def _csv(folds: Sequence[_Fold]) -> str:
     writer.writerow(['fold', 'clips', 'checkpoint', *names])
     for fold in folds:
         values = [fold.metrics[name][metric] for name, metric in columns]
-        writer.writerow([fold.number, fold.clips, fold.checkpoint, *map(_cell, values)])
+        writer.writerow([fold.number, fold.clips, fold.checkpoint, *map(csv_cell, values)])
     moments = [_moments(folds, name, metric) for name, metric in columns]
     for label, values in zip(('mean', 'deviation'), zip(*moments, strict=True), strict=True):
-        writer.writerow([label, '', '', *map(_cell, values)])
+        writer.writerow([label, '', '', *map(csv_cell, values)])
     return text.getvalue()
 
 
-def _cell(value: float) -> str:
+def csv_cell(value: float) -> str:
+    """Return a number in full, or nothing if it is undefined."""
     return '' if math.isnan(value) else repr(value)
 
 

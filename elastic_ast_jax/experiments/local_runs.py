@@ -78,6 +78,11 @@ class _Process(NamedTuple):
     processors: set[int]
 
 
+def own_command(name: str, *options: str) -> list[str]:
+    """Return a command of `elastic-ast`, with the Python of this process."""
+    return [sys.executable, '-m', 'elastic_ast_jax', name, *options]
+
+
 class LocalRuns:
     """Run some commands at a time.
 

@@ -6,7 +6,6 @@ Nothing is repeated: neither the training of a finished run, nor an evaluation o
 import contextlib
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,13 @@ from elastic_ast_jax.data import splits
 from elastic_ast_jax.evaluation import predictions_file
 from elastic_ast_jax.experiments import sweep
 from elastic_ast_jax.experiments.fold_tables import BASELINES, FoldFiles
-from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished, total_steps
+from elastic_ast_jax.experiments.local_runs import (
+    LocalRuns,
+    Run,
+    is_finished,
+    own_command,
+    total_steps,
+)
 from elastic_ast_jax.experiments.sweep import SweepError
 from elastic_ast_jax.training import training_data
 from elastic_ast_jax.utils.text import printable
@@ -144,7 +149,7 @@ class MeasuredRuns:
                 if _is_evaluated(run.workdir / 'eval', step):
                     continue
             options = [f'--workdir={run.workdir}', f'--checkpoint={name}', '--predictions']
-            tasks.append((_task(run, 'evaluation'), _command('evaluate', *options)))
+            tasks.append((_task(run, 'evaluation'), own_command('evaluate', *options)))
         return tasks
 
     def _baselines(self) -> list[Task]:
@@ -160,7 +165,7 @@ class MeasuredRuns:
                         *(f'--config.{override}' for override in run.overrides),
                     ]
                     task = _task(run, f'{features} baseline')
-                    tasks.append((task, _command('baseline', *options)))
+                    tasks.append((task, own_command('baseline', *options)))
         return tasks
 
     def _baseline_folders(self, number: int) -> dict[str, Path]:
@@ -210,8 +215,3 @@ def _task(run: Run, task: str) -> Run:
     """Return what a command is about a run."""
     log = run.log.with_name(f'{run.name}-{task.replace(" ", "-")}.log')
     return Run(f'{run.name}, {task}', run.workdir, log, ())
-
-
-def _command(name: str, *options: str) -> list[str]:
-    """Return a command of `elastic-ast`, with the Python of this process."""
-    return [sys.executable, '-m', 'elastic_ast_jax', name, *options]

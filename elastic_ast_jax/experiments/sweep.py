@@ -20,13 +20,13 @@ from typing import Any
 
 from elastic_ast_jax.checkpointing.workdir import Workdir, WorkdirError
 from elastic_ast_jax.config import config_files, loading
-from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished
+from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, is_finished, own_command
 from elastic_ast_jax.utils.errors import UserError
 from elastic_ast_jax.utils.files import write_text
 from elastic_ast_jax.utils.text import join_first, pluralize, printable
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = (sys.executable, '-m', 'elastic_ast_jax', 'train')
+TRAIN = tuple(own_command('train'))
 _SBATCH_SCRIPT = 'launch/slurm.sbatch'
 _MAX_NAME = 120
 # Names of runs that a message lists.

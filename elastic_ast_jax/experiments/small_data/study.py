@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elastic_ast_jax.experiments import cross_validation, sweep
-from elastic_ast_jax.experiments.local_runs import LocalRuns, Run
+from elastic_ast_jax.experiments.local_runs import LocalRuns, Run, own_command
 from elastic_ast_jax.experiments.measured_runs import MeasuredRuns
 from elastic_ast_jax.experiments.small_data import study_table
 from elastic_ast_jax.experiments.small_data.study_table import Row
@@ -122,13 +122,14 @@ class Study:
 
     def _configure(self, task: StudyTask) -> int:
         """Write the config of a task; return the exit code."""
-        command = [
-            *(sys.executable, '-m', 'elastic_ast_jax', 'configure', str(task.manifest)),
+        command = own_command(
+            'configure',
+            str(task.manifest),
             f'--out={self._config(task)}',
             f'--minutes={self.minutes:g}',
             *([f'--eval={task.evaluation}'] if task.evaluation else []),
             *([f'--group={task.group}'] if task.group else []),
-        ]
+        )
         folder = self.out / task.name
         run = Run(f'{task.name}, config', folder, folder / 'logs' / 'config.log', ())
         return LocalRuns(1, _NAME).work([run], [command])

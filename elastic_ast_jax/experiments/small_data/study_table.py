@@ -6,11 +6,10 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from elastic_ast_jax.experiments.fold_tables import FoldFiles, read_metrics
+from elastic_ast_jax.experiments.fold_tables import FoldFiles, csv_cell, read_metrics
 from elastic_ast_jax.experiments.small_data.study_tasks import StudyTask
 from elastic_ast_jax.utils import files, markdown
 from elastic_ast_jax.utils.errors import UserError
@@ -181,13 +180,9 @@ def _csv(rows: Sequence[Row]) -> str:
             [
                 *(row.task.name, row.task.role, row.task.clips, row.task.classes),
                 *(len(row.clips), sum(row.clips)),
-                *map(_number, values),
+                *map(csv_cell, values),
                 *('' if math.isnan(count) else f'{count:.0f}' for count in errors),
-                _number(row.reduction()),
+                csv_cell(row.reduction()),
             ]
         )
     return text.getvalue()
-
-
-def _number(value: float) -> Any:
-    return '' if math.isnan(value) else repr(value)
